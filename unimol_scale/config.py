@@ -1,0 +1,208 @@
+"""Strict configuration: YAML and ``key=value`` overrides into nested frozen dataclasses, and back. Imports no torch.
+
+Every component keeps its own frozen, keyword-only dataclass beside its code and validates it in ``__post_init__`` by
+raising ``ConfigError``. This file turns text into those dataclasses. An unknown key, a missing key and a value of the
+wrong type are each a ``ConfigError`` with the dotted path, the file and line, and the nearest valid name.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from unimol_scale.errors import ConfigError, nearest
+
+ConfigT = TypeVar("ConfigT")
+Tree = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the values of a tree came from, so that an error can point at the line.
+
+    Attributes:
+        name: file name or another word for the source, such as "command line".
+        lines: dotted path of a key → its line in that file, from 1.
+    """
+
+    name: str
+    lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def describe(self, path: str) -> str:
+        """Return "file:line: path", as exact as it is known."""
+        line = self.lines.get(path)
+        return f"{self.name}{f':{line}' if line else ''}: {path or '(top level)'}"
+
+
+def read_yaml(path: Path) -> tuple[Tree, Origin]:
+    """Read a YAML mapping with the line of every key.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    if not path.is_file():
+        raise ConfigError(f"configuration file {path} does not exist")
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, not a {type(tree).__name__}")
+    lines: dict[str, int] = {}
+    _collect_lines(node, "", lines)
+    return tree, Origin(name=str(path), lines=lines)
+
+
+def _collect_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        path = f"{prefix}.{key.value}" if prefix else str(key.value)
+        lines[path] = key.start_mark.line + 1
+        _collect_lines(value, path, lines)
+
+
+def parse_overrides(assignments: Sequence[str]) -> Tree:
+    """Turn ``["train.lr=1e-3", "model.layers=4"]`` into a nested tree; values are read as YAML scalars.
+
+    Raises:
+        ConfigError: an assignment has no ``=``, or its value is not YAML.
+    """
+    tree: Tree = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"{assignment!r} is not of the form key=value (such as train.learning_rate=1e-4)")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: {text!r} is not a valid value: {error}") from error
+        *parents, leaf = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{path}: {parent!r} is given both as a value and as a group of keys")
+        node[leaf] = value
+    return tree
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Tree:
+    """Return ``base`` with the values of ``change`` laid over it, mapping by mapping; neither argument is modified."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, path: str = "") -> ConfigT:
+    """Build a dataclass from a tree, strictly.
+
+    Args:
+        config_type: a frozen dataclass; fields may be bool, int, float, str, Path, Literal, Optional, tuples and
+            mappings of those, and further dataclasses.
+        tree: keys → values.
+        origin: named in errors.
+        path: dotted path of this dataclass inside the whole configuration.
+
+    Raises:
+        ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(config_type)
+    values: Tree = {}
+    for key, value in tree.items():
+        key_path = f"{path}.{key}" if path else str(key)
+        if key not in fields:
+            raise ConfigError(f"{origin.describe(key_path)}: unknown key {key!r}; {nearest(str(key), fields)}")
+        values[key] = _convert(value, hints[key], origin, key_path)
+    for name, field in fields.items():
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if name not in values and not has_default:
+            raise ConfigError(f"{origin.describe(path)}: the key {name!r} is required")
+    try:
+        return config_type(**values)
+    except ConfigError as error:
+        prefix = origin.describe(path)
+        message = str(error)
+        raise ConfigError(message if message.startswith(origin.name) else f"{prefix}: {message}") from error
+
+
+def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: ANN401
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return build(typing.cast(type[Any], hint), value, origin, path)
+        raise _type_error(value, "a group of keys", origin, path)
+    outer = typing.get_origin(hint)
+    if outer in (Union, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        (inner,) = (choice for choice in typing.get_args(hint) if choice is not type(None))
+        return _convert(value, inner, origin, path)
+    if outer is Literal:
+        choices = typing.get_args(hint)
+        if value in choices:
+            return value
+        raise ConfigError(f"{origin.describe(path)}: unknown value {value!r}; {nearest(str(value), choices)}")
+    if outer is tuple:
+        if not isinstance(value, list | tuple):
+            raise _type_error(value, "a list", origin, path)
+        element = typing.get_args(hint)[0]
+        return tuple(_convert(item, element, origin, f"{path}[{i}]") for i, item in enumerate(value))
+    if outer in (dict, Mapping) or outer is not None:
+        if not isinstance(value, Mapping):
+            raise _type_error(value, "a group of keys", origin, path)
+        element = typing.get_args(hint)[1]
+        return {str(key): _convert(item, element, origin, f"{path}.{key}") for key, item in value.items()}
+    return _convert_scalar(value, hint, origin, path)
+
+
+def _convert_scalar(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: ANN401
+    if hint is Any:
+        return value
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    if hint is float and not isinstance(value, bool):
+        # YAML reads 1e-4 (no dot) as text: a trap of the format, not a mistake of the user.
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif hint is int and isinstance(value, float | str) and not isinstance(value, bool):
+        try:
+            if float(value) == int(float(value)):
+                return int(float(value))
+        except (ValueError, OverflowError):
+            pass
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise _type_error(value, {float: "a number", int: "a whole number"}.get(hint, hint.__name__), origin, path)
+
+
+def _type_error(value: object, wanted: str, origin: Origin, path: str) -> ConfigError:
+    return ConfigError(f"{origin.describe(path)}: expected {wanted}, got {value!r}")
+
+
+def to_tree(config: Any) -> Any:  # noqa: ANN401
+    """Return a dataclass as plain dicts, lists and scalars that YAML and JSON can hold."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_tree(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): to_tree(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_tree(item) for item in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def to_yaml(config: Any) -> str:  # noqa: ANN401
+    """Return a dataclass as YAML text that ``build`` reads back to an equal dataclass."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
