@@ -1,0 +1,193 @@
+"""Arrow shards: one file, one record batch, columns read as views of the memory map. Imports NumPy and Arrow only.
+
+``ColumnViews`` also serves the LMDB backend, which decodes its records into the same Arrow columns.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from unimol_scale.errors import StoreError
+from unimol_scale.store.schema import (
+    ATOM_VOCABULARIES,
+    BOND_VOCABULARIES,
+    PLANAR_SCALE,
+    ConformerOrigin,
+    Int32,
+    Int64,
+    MoleculeColumns,
+    arrow_schema,
+    ragged_indices,
+)
+
+SUFFIX = ".arrow"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnViews:
+    """The columns of one record batch as NumPy views; nothing is copied.
+
+    Attributes:
+        batch: the record batch, which owns the memory.
+        atom_offsets: [R + 1] first atom of each of the R molecules; likewise for bonds, coordinate rows, conformers.
+        coordinates: [rows, 3] as stored: int16 units or float32 Å.
+        planar_coordinates: [atoms, 2] int16 units of ``PLANAR_SCALE``.
+    """
+
+    batch: pa.RecordBatch
+    atom_offsets: Int32
+    bond_offsets: Int32
+    coordinate_offsets: Int32
+    conformer_offsets: Int32
+    atomic_number: npt.NDArray[np.uint8]
+    atom_features: npt.NDArray[np.uint8]
+    bond_index: npt.NDArray[np.uint16]
+    bond_features: npt.NDArray[np.uint8]
+    coordinates: npt.NDArray[Any]
+    planar_coordinates: npt.NDArray[np.int16]
+    conformer_origin: npt.NDArray[np.uint8]
+
+    @staticmethod
+    def of(batch: pa.RecordBatch) -> "ColumnViews":
+        """Return the views of a batch that has the schema of ``arrow_schema``."""
+        return ColumnViews(
+            batch=batch,
+            atom_offsets=_offsets(batch["atomic_number"]),
+            bond_offsets=_offsets(batch["bond_index"]),
+            coordinate_offsets=_offsets(batch["coordinates"]),
+            conformer_offsets=_offsets(batch["conformer_origin"]),
+            **{
+                name: _values(batch[name])
+                for name in (
+                    "atomic_number",
+                    "atom_features",
+                    "bond_index",
+                    "bond_features",
+                    "coordinates",
+                    "planar_coordinates",
+                    "conformer_origin",
+                )
+            },
+        )
+
+    def gather(self, rows: Int64, conformers: Int64 | None, coordinate_scale: float | None) -> MoleculeColumns:
+        """Return the molecules ``rows`` [B] with the conformers ``conformers`` [B] (None: the first of each)."""
+        atom_starts, bond_starts = self.atom_offsets[rows], self.bond_offsets[rows]
+        num_atoms = self.atom_offsets[rows + 1] - atom_starts
+        num_bonds = self.bond_offsets[rows + 1] - bond_starts
+        chosen = np.zeros(len(rows), np.int64) if conformers is None else conformers
+        atoms = ragged_indices(atom_starts, num_atoms)
+        bonds = ragged_indices(bond_starts, num_bonds)
+        points = ragged_indices(self.coordinate_offsets[rows] + chosen * num_atoms, num_atoms)
+        coordinates = self.coordinates[points].astype(np.float32)
+        if coordinate_scale is not None:
+            coordinates *= np.float32(coordinate_scale)
+        planar = np.zeros((len(atoms), 3), np.float32)
+        planar[:, :2] = self.planar_coordinates[atoms] * np.float32(PLANAR_SCALE)
+        return MoleculeColumns(
+            num_atoms=num_atoms,
+            num_bonds=num_bonds,
+            atomic_number=self.atomic_number[atoms],
+            atom_features=self.atom_features[atoms],
+            bond_index=self.bond_index[bonds].astype(np.int32),
+            bond_features=self.bond_features[bonds],
+            coordinates=coordinates,
+            planar_coordinates=planar,
+            conformer_origin=self.conformer_origin[self.conformer_offsets[rows] + chosen],
+        )
+
+    def check(self) -> None:
+        """Decode every record and compare the columns with each other and with the vocabularies.
+
+        Raises:
+            StoreError: says which column contradicts the others.
+        """
+        num_atoms, num_conformers = np.diff(self.atom_offsets), np.diff(self.conformer_offsets)
+        num_bonds = np.diff(self.bond_offsets)
+        if len(num_atoms) and min(num_atoms.min(), num_conformers.min(), num_bonds.min() + 1) < 1:
+            raise StoreError("a molecule has no atom or no conformer")
+        for name, expected in (
+            ("atom_features", num_atoms),
+            ("planar_coordinates", num_atoms),
+            ("bond_features", num_bonds),
+            ("coordinates", num_atoms * num_conformers),
+            ("energy", num_conformers),
+        ):
+            if not np.array_equal(np.diff(_offsets(self.batch[name])), expected):
+                raise StoreError(f"the column {name} has another number of rows than its molecule")
+        if np.any(self.bond_index >= np.repeat(num_atoms, num_bonds)[:, None]):
+            raise StoreError("a bond names an atom that its molecule does not have")
+        for name, values, vocabularies in (
+            ("atom_features", self.atom_features, ATOM_VOCABULARIES),
+            ("bond_features", self.bond_features, BOND_VOCABULARIES),
+        ):
+            if np.any(values >= np.array([len(words) for words in vocabularies.values()])):
+                raise StoreError(f"the column {name} holds a code outside its vocabulary")
+        if np.any(self.conformer_origin > max(ConformerOrigin)) or np.any(self.atomic_number == 0):
+            raise StoreError("an atomic number or a conformer origin is outside its range")
+        if not np.all(np.isfinite(self.coordinates)):
+            raise StoreError("a coordinate is not finite")
+        self.batch.validate(full=True)
+
+
+def _offsets(column: pa.ListArray) -> Int32:
+    assert column.offset == 0, "shards are written as whole batches"
+    offsets: Int32 = column.offsets.to_numpy()
+    return offsets
+
+
+def _values(column: pa.ListArray) -> npt.NDArray[Any]:
+    values = column.values
+    if not pa.types.is_fixed_size_list(values.type):
+        flat: npt.NDArray[Any] = values.to_numpy()
+        return flat
+    triples: npt.NDArray[Any] = values.values.to_numpy().reshape(-1, values.type.list_size)
+    return triples
+
+
+class ArrowShard:
+    """A memory-mapped Arrow shard, open for reading.
+
+    Args:
+        path: the shard file.
+        coordinate_scale: Å per unit, from the manifest.
+
+    Raises:
+        StoreError: the file is not an Arrow file of one batch with the expected columns.
+    """
+
+    def __init__(self, path: Path, coordinate_scale: float | None) -> None:
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            if reader.schema != arrow_schema(coordinate_scale) or reader.num_record_batches != 1:
+                raise StoreError(f"{path}: its columns are not those of the store's schema")
+            self._views = ColumnViews.of(reader.get_batch(0))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StoreError(f"{path} is not a readable Arrow shard: {error}") from error
+
+    @property
+    def num_atoms(self) -> Int32:
+        """Heavy (or all) atoms of each molecule, int32 [R]."""
+        return np.diff(self._views.atom_offsets)
+
+    @property
+    def num_conformers(self) -> Int32:
+        """Conformers of each molecule, int32 [R]."""
+        return np.diff(self._views.conformer_offsets)
+
+    def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
+        """Return views that contain the molecules ``rows``, and where in them they stand."""
+        return self._views, rows
+
+    def close(self) -> None:
+        """Arrow unmaps when the last view is gone; nothing to do here."""
+
+
+def write(path: Path, batch: pa.RecordBatch) -> None:
+    """Write one batch as an Arrow IPC file, uncompressed so that it can be read in place."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)

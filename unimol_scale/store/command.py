@@ -1,0 +1,64 @@
+"""The verbs ``store info``, ``store verify`` and ``store convert``. Imports the store only when a verb runs."""
+
+import argparse
+from pathlib import Path
+
+EXIT_DAMAGED = 1
+
+
+def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb ``store`` with its sub-verbs to the command line."""
+    store = verbs.add_parser("store", help="look at, check or convert a conformer store")
+    actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    info = actions.add_parser("info", help="print what a store holds and how it was made")
+    info.add_argument("directory", type=Path, metavar="DIR")
+    info.set_defaults(run=run_info)
+
+    verify = actions.add_parser("verify", help="hash every shard again and decode every record; status 1 if damaged")
+    verify.add_argument("directory", type=Path, metavar="DIR")
+    verify.set_defaults(run=run_verify)
+
+    convert = actions.add_parser("convert", help="write the same store in the other file format")
+    convert.add_argument("directory", type=Path, metavar="DIR")
+    convert.add_argument("--backend", choices=("arrow", "lmdb"), required=True)
+    convert.add_argument("--output", type=Path, required=True, metavar="DIR")
+    convert.set_defaults(run=run_convert)
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    """Print the manifest as a table."""
+    from rich.console import Console
+
+    from unimol_scale.store.maintain import describe
+    from unimol_scale.store.shards import open_store
+
+    Console(highlight=False).print(describe(open_store(arguments.directory)))
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Check every shard; name each bad one."""
+    from unimol_scale.store.maintain import verify
+    from unimol_scale.store.shards import open_store
+
+    store = open_store(arguments.directory)
+    damages = verify(store)
+    for damage in damages:
+        print(f"damaged: {damage}")
+    shards = sum(len(split.shards) for split in store.manifest.splits.values())
+    if damages:
+        print(f"{store.path}: {len(damages)} of {shards} shards are damaged; rebuild the store or restore them")
+        return EXIT_DAMAGED
+    print(f"{store.path}: {shards} shards, {store.manifest.counts.stored:,} molecules, all intact")
+    return 0
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Write the store again in another format."""
+    from unimol_scale.store.maintain import convert
+    from unimol_scale.store.shards import open_store
+
+    converted = convert(open_store(arguments.directory), arguments.backend, arguments.output)
+    print(f"{converted.path}: {converted.manifest.counts.stored:,} molecules as {arguments.backend}")
+    return 0

@@ -1,0 +1,98 @@
+"""LMDB shards: one file, one key a molecule, its value the same Arrow columns for one row. Imports LMDB and Arrow only.
+
+Keys: the row as 8 big-endian bytes; ``schema`` (Arrow schema message); ``num_atoms`` and ``num_conformers`` (little-
+endian int32 of all rows, so that sizes are known without decoding records).
+"""
+
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pyarrow as pa
+
+from unimol_scale.errors import StoreError
+from unimol_scale.store.arrow_backend import ColumnViews
+from unimol_scale.store.schema import Int32, Int64, arrow_schema
+
+SUFFIX = ".lmdb"
+SCHEMA_KEY = b"schema"
+NUM_ATOMS_KEY = b"num_atoms"
+NUM_CONFORMERS_KEY = b"num_conformers"
+INT32 = np.dtype("<i4")
+PAGE = 4096
+
+
+class LmdbShard:
+    """An LMDB shard, open for reading; without locks, since a committed shard never changes.
+
+    Args:
+        path: the shard file.
+        coordinate_scale: Å per unit, from the manifest.
+
+    Raises:
+        StoreError: the file is not an LMDB file with the expected keys.
+    """
+
+    def __init__(self, path: Path, coordinate_scale: float | None) -> None:
+        self._path = path
+        self._schema = arrow_schema(coordinate_scale)
+        try:
+            self._environment = lmdb.open(
+                str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1
+            )
+        except lmdb.Error as error:
+            raise StoreError(f"{path} is not a readable LMDB shard: {error}") from error
+        if self._get([SCHEMA_KEY])[0] != self._schema.serialize().to_pybytes():
+            raise StoreError(f"{path}: its columns are not those of the store's schema")
+        self.num_atoms: Int32 = np.frombuffer(self._get([NUM_ATOMS_KEY])[0], INT32)
+        self.num_conformers: Int32 = np.frombuffer(self._get([NUM_CONFORMERS_KEY])[0], INT32)
+
+    def _get(self, keys: list[bytes]) -> list[bytes]:
+        values: list[bytes] = []
+        try:
+            with self._environment.begin() as transaction:
+                for key in keys:
+                    value = transaction.get(key)
+                    if value is None:
+                        raise StoreError(f"{self._path} has no key {key!r}")
+                    values.append(value)
+        except lmdb.Error as error:
+            raise StoreError(f"{self._path} is damaged: {error}") from error
+        return values
+
+    def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
+        """Decode the molecules ``rows``; return their columns and where in them they stand."""
+        values = self._get([row_key(row) for row in rows.tolist()])
+        try:
+            batches = [pa.ipc.read_record_batch(pa.py_buffer(value), self._schema) for value in values]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StoreError(f"{self._path} holds a record that does not decode: {error}") from error
+        return ColumnViews.of(pa.concat_batches(batches)), np.arange(len(rows), dtype=np.int64)
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._environment.close()
+
+
+def row_key(row: int) -> bytes:
+    """Return the key of a row; byte order is row order."""
+    return row.to_bytes(8, "big")
+
+
+def write(path: Path, batch: pa.RecordBatch) -> None:
+    """Write one batch as an LMDB file, in one transaction in key order: the same batch gives the same bytes."""
+    rows = [batch.slice(row, 1).serialize().to_pybytes() for row in range(batch.num_rows)]
+    # Records over half a page take whole pages of their own; the map is sparse, so generous costs nothing.
+    map_size = 64 * PAGE + sum(2 * PAGE + len(row) for row in rows)
+    environment = lmdb.open(str(path), subdir=False, lock=False, map_size=map_size, sync=False)
+    views = ColumnViews.of(batch)
+    try:
+        with environment.begin(write=True) as transaction:
+            for row, value in enumerate(rows):
+                transaction.put(row_key(row), value, append=True)
+            transaction.put(NUM_ATOMS_KEY, np.diff(views.atom_offsets).astype(INT32).tobytes())
+            transaction.put(NUM_CONFORMERS_KEY, np.diff(views.conformer_offsets).astype(INT32).tobytes())
+            transaction.put(SCHEMA_KEY, batch.schema.serialize().to_pybytes())
+        environment.sync(True)
+    finally:
+        environment.close()

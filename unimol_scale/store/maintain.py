@@ -1,0 +1,153 @@
+"""What is done to a whole store: describe, verify, convert. Imports the store and rich."""
+
+import dataclasses
+import functools
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from unimol_scale.errors import StoreError
+from unimol_scale.store.arrow_backend import ColumnViews
+from unimol_scale.store.manifest import MANIFEST_NAME, Backend, ShardEntry, SplitEntry
+from unimol_scale.store.shards import (
+    Store,
+    commit_file,
+    hash_file,
+    open_store,
+    read_shard,
+    write_manifest,
+    write_shard,
+)
+
+LOG_INTERVAL_S = 5.0
+# Written beside the shards by the builder; a converted store takes them along.
+SIDE_FILES = ("failures.parquet", "report.md", "*.png")
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+    """Yield items with a progress bar on a terminal, or a line every few seconds elsewhere."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress:
+            yield from progress.track(items, total=total, description=label)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - last > LOG_INTERVAL_S:
+            last = time.monotonic()
+            console.print(f"{label}: {done} of {total}", highlight=False)
+
+
+def describe(store: Store) -> Table:
+    """Return what ``store info`` prints."""
+    manifest = store.manifest
+    table = Table(title=str(store.path), show_header=False, title_justify="left")
+    stored_as = "float32" if manifest.coordinate_scale is None else f"int16, {manifest.coordinate_scale} Å"
+    counts = manifest.counts
+    rows = {
+        "source": f"{manifest.source}, seed {manifest.seed}",
+        "rows read": f"{counts.read:,} = {counts.stored:,} stored + {counts.duplicates:,} duplicates "
+        f"+ {counts.failed:,} failed",
+    }
+    for name, split in manifest.splits.items():
+        shards = split.shards
+        atoms, conformers, size = (sum(getattr(s, key) for s in shards) for key in ("atoms", "conformers", "bytes"))
+        rows[name] = (
+            f"{split.rows:,} molecules, {conformers:,} conformers, {atoms / max(split.rows, 1):.1f} atoms each, "
+            f"{len(shards)} shards, {size / 2**20:.1f} MiB ({size / max(split.rows, 1):.0f} bytes a molecule)"
+        )
+    rows |= {
+        "format": f"{manifest.backend}, schema {manifest.schema_version}, coordinates {stored_as}",
+        "hydrogens": "kept" if manifest.hydrogens else "removed",
+        "conformers": ", ".join(f"{key} {value}" for key, value in manifest.conformer_recipe.items()),
+        "parameters": ", ".join(f"{key} {value}" for key, value in manifest.parameters.items()),
+        "versions": ", ".join(f"{key} {value}" for key, value in manifest.versions.items()),
+        "manifest hash": store.manifest_sha256,
+    }
+    for key, value in rows.items():
+        table.add_row(key, value)
+    return table
+
+
+def verify(store: Store) -> list[str]:
+    """Hash every shard again and decode every record.
+
+    Returns:
+        One line for each bad shard: its file and what is wrong; empty when the store is intact.
+    """
+    damages = []
+    entries = [(split, entry) for split in store.manifest.splits.values() for entry in split.shards]
+    for _, entry in track(entries, len(entries), "verifying shards"):
+        try:
+            _verify_shard(store, entry)
+        except StoreError as error:
+            damages.append(f"{entry.file}: {error}")
+    return damages
+
+
+def _verify_shard(store: Store, entry: ShardEntry) -> None:
+    path = store.path / entry.file
+    if not path.is_file():
+        raise StoreError("the file is missing")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise StoreError(f"the file has {size} bytes, the manifest says {entry.bytes}")
+    if hash_file(path) != entry.sha256:
+        raise StoreError("its bytes have changed since it was written (SHA-256 differs)")
+    batch = read_shard(store, entry)
+    views = ColumnViews.of(batch)
+    views.check()
+    found = (batch.num_rows, int(views.atom_offsets[-1]), int(views.conformer_offsets[-1]))
+    if found != (entry.rows, entry.atoms, entry.conformers):
+        raise StoreError(f"it holds {found} rows, atoms and conformers; the manifest says otherwise")
+
+
+def prepare_output(output: Path) -> None:
+    """Make sure that a directory may be filled.
+
+    Raises:
+        StoreError: it exists and is not empty; nothing is touched.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise StoreError(f"{output} exists and holds something else; choose another --output or empty it yourself")
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def convert(store: Store, backend: Backend, output: Path) -> Store:
+    """Write the store in another format; converting back gives the first shards' bytes again.
+
+    Args:
+        store: what to read.
+        backend: format to write.
+        output: a directory that is absent or empty.
+
+    Raises:
+        StoreError: the output holds something, or a shard can not be read.
+    """
+    prepare_output(output)
+    splits = {}
+    for name, split in store.manifest.splits.items():
+        entries = []
+        for entry in track(split.shards, len(split.shards), f"converting {name}"):
+            file = Path(entry.file).with_suffix("").as_posix()
+            entries.append(write_shard(output, file, read_shard(store, entry), backend))
+        splits[name] = SplitEntry(shards=tuple(entries), size_histogram=split.size_histogram)
+    for pattern in SIDE_FILES:
+        for side in sorted(store.path.glob(pattern)):
+            commit_file(output / side.name, functools.partial(_copy, side))
+    assert not (output / MANIFEST_NAME).exists()
+    write_manifest(output, dataclasses.replace(store.manifest, backend=backend, splits=splits))
+    return open_store(output)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)

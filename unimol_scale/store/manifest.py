@@ -1,0 +1,150 @@
+"""The manifest of a store: what is in it, how it was made, and each shard's hash. Imports only the project.
+
+``manifest.json`` is written last; a directory without it is an unfinished build.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from unimol_scale import config
+from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.store.schema import SCHEMA_VERSION
+
+MANIFEST_NAME = "manifest.json"
+BUILD_COMMAND = "python conformer_gen/build.py --source sample"
+
+Backend = Literal["arrow", "lmdb"]
+SplitName = Literal["train", "valid"]
+SPLITS: tuple[SplitName, ...] = ("train", "valid")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One shard file.
+
+    Attributes:
+        file: path relative to the store.
+        rows: molecules.
+        atoms: atoms of those molecules, each counted once however many conformers it has.
+        conformers: conformers of those molecules.
+        bytes: file size.
+        sha256: hash of the file's bytes, hexadecimal.
+    """
+
+    file: str
+    rows: int
+    atoms: int
+    conformers: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitEntry:
+    """One split: its shards in order, and how many molecules it has of each size (atoms as text → molecules)."""
+
+    shards: tuple[ShardEntry, ...]
+    size_histogram: Mapping[str, int]
+
+    @property
+    def rows(self) -> int:
+        """Molecules in the split."""
+        return sum(shard.rows for shard in self.shards)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What became of the rows of the source: read = stored + duplicates + failed."""
+
+    read: int
+    stored: int
+    duplicates: int
+    failed: int
+
+    def __post_init__(self) -> None:
+        if self.read != self.stored + self.duplicates + self.failed:
+            raise ConfigError(f"counts do not add up: read must be stored + duplicates + failed in {self}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole of ``manifest.json``.
+
+    Attributes:
+        schema_version: of the columns on disk.
+        backend: file format of the shards.
+        coordinate_scale: Å per unit of int16 coordinates; None when they are float32 Å.
+        planar_scale: Å per unit of the int16 depiction.
+        source: name of the source of the molecules.
+        seed: of the build.
+        hydrogens: whether hydrogens are atoms of the records.
+        conformer_recipe: how coordinates were made, parameter by parameter.
+        parameters: every other parameter of the build.
+        versions: of the libraries whose output depends on their version, such as RDKit.
+        counts: what became of the source's rows.
+        splits: "train" and "valid".
+    """
+
+    backend: Backend
+    coordinate_scale: float | None
+    planar_scale: float
+    source: str
+    seed: int
+    hydrogens: bool
+    conformer_recipe: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    versions: Mapping[str, str]
+    counts: Counts
+    splits: Mapping[str, SplitEntry]
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """Return the text of ``manifest.json``; equal manifests give equal text."""
+        return json.dumps(config.to_tree(self), indent=1, ensure_ascii=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str, path: Path) -> "Manifest":
+        """Read a manifest back.
+
+        Args:
+            text: what ``to_json`` returned.
+            path: named in errors.
+
+        Raises:
+            StoreError: the text is damaged or was written for another version of the schema.
+        """
+        try:
+            tree = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise StoreError(f"{path} is damaged: {error}; rebuild the store") from error
+        version = tree.get("schema_version") if isinstance(tree, dict) else None
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: schema version {version!r} is not supported (this program reads {SCHEMA_VERSION}); "
+                "rebuild the store with this version, or use the version that wrote it"
+            )
+        try:
+            return config.build(Manifest, tree, config.Origin(name=str(path)))
+        except ConfigError as error:
+            raise StoreError(f"{error}; the manifest is damaged, rebuild the store") from error
+
+
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """Read the manifest of the store at ``path``; return it and its text.
+
+    Raises:
+        StoreError: no store there, an unfinished one, or one that this version can not read.
+    """
+    if not path.is_dir():
+        raise StoreError(f"no store at {path}; make one with: {BUILD_COMMAND}")
+    file = path / MANIFEST_NAME
+    if not file.is_file():
+        raise StoreError(
+            f"the store at {path} is unfinished (it has no {MANIFEST_NAME}); run the command that began it again, "
+            f"it resumes, or make a new store with: {BUILD_COMMAND}"
+        )
+    text = file.read_text(encoding="utf-8")
+    return Manifest.from_json(text, file), text

@@ -1,0 +1,249 @@
+"""What a store holds: vocabularies, one molecule as a record, many as flat columns. Imports NumPy and Arrow only.
+
+The Arrow schema here is the format on disk, of both backends. Shapes use n atoms, m bonds and k conformers of one
+molecule; B molecules with A atoms and E bonds in all.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from unimol_scale.errors import StoreError
+
+SCHEMA_VERSION = 1
+COORDINATE_SCALE = 0.001  # Å per unit of the int16 coordinates of force-field conformers: ±32.767 Å around the centre
+PLANAR_SCALE = 0.01  # Å per unit of the int16 depiction: long chains are drawn at full length, ±327 Å
+INT16_LIMIT = 32767
+
+MISC = "misc"
+# Codes are positions in these lists, in the order of the Open Graph Benchmark (OGB) and of the released weights; a
+# value outside a list that ends in "misc" takes that last code.
+ATOM_VOCABULARIES: dict[str, tuple[str, ...]] = {
+    "chirality": ("UNSPECIFIED", "TETRAHEDRAL_CW", "TETRAHEDRAL_CCW", "OTHER", MISC),
+    "degree": (*map(str, range(11)), MISC),
+    "formal_charge": (*map(str, range(-5, 6)), MISC),
+    "num_hydrogens": (*map(str, range(9)), MISC),
+    "radical_electrons": (*map(str, range(5)), MISC),
+    "hybridization": ("SP", "SP2", "SP3", "SP3D", "SP3D2", MISC),
+    "is_aromatic": ("False", "True"),
+    "is_in_ring": ("False", "True"),
+}
+BOND_VOCABULARIES: dict[str, tuple[str, ...]] = {
+    "bond_type": ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", MISC),
+    "stereo": ("NONE", "Z", "E", "CIS", "TRANS", "ANY"),
+    "is_conjugated": ("False", "True"),
+}
+NUM_ATOM_FEATURES = len(ATOM_VOCABULARIES)
+NUM_BOND_FEATURES = len(BOND_VOCABULARIES)
+
+UInt8 = npt.NDArray[np.uint8]
+UInt16 = npt.NDArray[np.uint16]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+
+class ConformerOrigin(enum.IntEnum):
+    """How the coordinates of a conformer came about."""
+
+    FILE = 0  # read from the source, method unknown
+    DFT = 1  # read from the source, density functional theory
+    MMFF = 2  # ETKDG, then MMFF94 to convergence
+    MMFF_UNCONVERGED = 3
+    UFF = 4  # ETKDG, then UFF to convergence, where MMFF94 has no parameters
+    UFF_UNCONVERGED = 5
+    ETKDG = 6  # no force field has parameters
+    FLAT = 7  # a 2D depiction delivered as a conformer by the source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoleculeRecord:
+    """One molecule; its atom order is that of ``smiles``.
+
+    Attributes:
+        id: name given by the source, or made from the row number.
+        smiles: canonical, isomeric, without explicit hydrogens.
+        atomic_number: [n].
+        atom_features: [n, 8] raw codes of ``ATOM_VOCABULARIES``.
+        bond_index: [m, 2] atom numbers; each bond once.
+        bond_features: [m, 3] raw codes of ``BOND_VOCABULARIES``.
+        coordinates: [k, n, 3] Å, each conformer centred on its mean; k ≥ 1.
+        planar_coordinates: [n, 2] Å, the 2D depiction, centred.
+        conformer_origin: [k] codes of ``ConformerOrigin``.
+        energy: [k] kcal/mol; NaN where no force field gave one.
+        scaffold: hash of the Murcko scaffold, 64 bits.
+        key: hash of ``smiles``, 64 bits.
+    """
+
+    id: str
+    smiles: str
+    atomic_number: UInt8
+    atom_features: UInt8
+    bond_index: UInt16
+    bond_features: UInt8
+    coordinates: Float32
+    planar_coordinates: Float32
+    conformer_origin: UInt8
+    energy: Float32
+    scaffold: int
+    key: int
+
+    def __post_init__(self) -> None:
+        n, m, k = len(self.atomic_number), len(self.bond_index), len(self.coordinates)
+        assert min(n, k) > 0, "a record has at least one atom and one conformer"
+        expected = {
+            "atom_features": (n, NUM_ATOM_FEATURES),
+            "bond_index": (m, 2),
+            "bond_features": (m, NUM_BOND_FEATURES),
+            "coordinates": (k, n, 3),
+            "planar_coordinates": (n, 2),
+            "conformer_origin": (k,),
+            "energy": (k,),
+        }
+        for name, shape in expected.items():
+            assert getattr(self, name).shape == shape, f"{name} is {getattr(self, name).shape}, expected {shape}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoleculeColumns:
+    """B molecules as flat columns: what ``StoreSplit.gather`` returns. Nothing is padded.
+
+    Attributes:
+        num_atoms: int32 [B].
+        num_bonds: int32 [B].
+        atomic_number: uint8 [A].
+        atom_features: uint8 [A, 8] raw codes.
+        bond_index: int32 [E, 2] atom numbers within the molecule, from 0; each bond once.
+        bond_features: uint8 [E, 3] raw codes.
+        coordinates: float32 [A, 3] Å, centred per molecule.
+        planar_coordinates: float32 [A, 3] Å, centred per molecule, z = 0.
+        conformer_origin: uint8 [B] codes of ``ConformerOrigin``, of the conformer chosen.
+    """
+
+    num_atoms: Int32
+    num_bonds: Int32
+    atomic_number: UInt8
+    atom_features: UInt8
+    bond_index: Int32
+    bond_features: UInt8
+    coordinates: Float32
+    planar_coordinates: Float32
+    conformer_origin: UInt8
+
+    def take(self, order: Int64) -> "MoleculeColumns":
+        """Return the molecules at the positions ``order`` [B'], in that order."""
+        atoms = ragged_indices(_starts(self.num_atoms)[order], self.num_atoms[order])
+        bonds = ragged_indices(_starts(self.num_bonds)[order], self.num_bonds[order])
+        return MoleculeColumns(
+            num_atoms=self.num_atoms[order],
+            num_bonds=self.num_bonds[order],
+            atomic_number=self.atomic_number[atoms],
+            atom_features=self.atom_features[atoms],
+            bond_index=self.bond_index[bonds],
+            bond_features=self.bond_features[bonds],
+            coordinates=self.coordinates[atoms],
+            planar_coordinates=self.planar_coordinates[atoms],
+            conformer_origin=self.conformer_origin[order],
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence["MoleculeColumns"]) -> "MoleculeColumns":
+        """Return the molecules of all parts, one part after another."""
+        names = [field.name for field in dataclasses.fields(MoleculeColumns)]
+        return MoleculeColumns(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+def ragged_indices(starts: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Int64:
+    """Return the positions of B runs laid end to end: run b is starts[b], starts[b] + 1, …, lengths[b] of them."""
+    lengths = lengths.astype(np.int64, copy=False)
+    shift = starts.astype(np.int64, copy=False) - _starts(lengths)
+    return np.repeat(shift, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
+
+
+def _starts(lengths: npt.NDArray[Any]) -> Int64:
+    ends: Int64 = np.cumsum(lengths, dtype=np.int64)
+    return ends - lengths.astype(np.int64, copy=False)
+
+
+def arrow_schema(coordinate_scale: float | None) -> pa.Schema:
+    """Return the schema on disk.
+
+    Args:
+        coordinate_scale: Å per unit when coordinates are int16, None when they are float32 Å.
+    """
+    number = pa.float32() if coordinate_scale is None else pa.int16()
+    columns = {
+        "id": pa.string(),
+        "smiles": pa.string(),
+        "atomic_number": _list(pa.uint8()),
+        "atom_features": _list(pa.list_(_item(pa.uint8()), NUM_ATOM_FEATURES)),
+        "bond_index": _list(pa.list_(_item(pa.uint16()), 2)),
+        "bond_features": _list(pa.list_(_item(pa.uint8()), NUM_BOND_FEATURES)),
+        "coordinates": _list(pa.list_(_item(number), 3)),  # conformer after conformer: k·n triples
+        "planar_coordinates": _list(pa.list_(_item(pa.int16()), 2)),
+        "conformer_origin": _list(pa.uint8()),
+        "energy": _list(pa.float32()),
+        "scaffold": pa.uint64(),
+        "key": pa.uint64(),
+    }
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+
+
+def _item(kind: pa.DataType) -> pa.Field:
+    return pa.field("item", kind, nullable=False)
+
+
+def _list(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(_item(kind))
+
+
+def encode(records: Sequence[MoleculeRecord], coordinate_scale: float | None) -> pa.RecordBatch:
+    """Return records as one Arrow batch.
+
+    Raises:
+        StoreError: a coordinate does not fit in 16 bits at that scale.
+    """
+    schema = arrow_schema(coordinate_scale)
+    columns: dict[str, pa.Array] = {}
+    for field in schema:
+        values = [getattr(record, field.name) for record in records]
+        if field.name == "coordinates":
+            values = [
+                quantise(v.reshape(-1, 3), coordinate_scale, record.id)
+                for v, record in zip(values, records, strict=True)
+            ]
+        elif field.name == "planar_coordinates":
+            values = [quantise(v, PLANAR_SCALE, record.id) for v, record in zip(values, records, strict=True)]
+        columns[field.name] = _array(values, field.type)
+    return pa.record_batch(list(columns.values()), schema=schema)
+
+
+def quantise(coordinates: Float32, scale: float | None, name: str) -> npt.NDArray[Any]:
+    """Return coordinates in Å as int16 multiples of ``scale``, or unchanged when it is None.
+
+    Raises:
+        StoreError: a value is not finite or does not fit; names the molecule ``name``.
+    """
+    limit = np.inf if scale is None else INT16_LIMIT * scale
+    if not np.all(np.abs(coordinates) < limit):
+        raise StoreError(f"molecule {name!r} reaches beyond ±{limit:.1f} Å of its centre or is not finite")
+    return coordinates if scale is None else np.rint(coordinates / np.float32(scale)).astype(np.int16)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind)
+    offsets = np.zeros(len(values) + 1, dtype=np.int32)
+    np.cumsum([len(value) for value in values], out=offsets[1:])
+    item = kind.value_type
+    width = item.list_size if pa.types.is_fixed_size_list(item) else None
+    scalar = item.value_type if width else item
+    flat = np.concatenate(values).reshape(-1) if values else np.zeros(0)
+    leaves = pa.array(flat.astype(scalar.to_pandas_dtype(), copy=False), scalar)
+    items = pa.FixedSizeListArray.from_arrays(leaves, type=item) if width else leaves
+    return pa.ListArray.from_arrays(pa.array(offsets), items, type=kind)

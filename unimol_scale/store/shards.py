@@ -1,0 +1,296 @@
+"""A store: open it, gather molecules from it, commit shards to it. Imports the backends, NumPy and Arrow.
+
+Every file is written under a temporary name, flushed to disk and renamed, so a file that has its name is complete.
+"""
+
+import collections
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from unimol_scale.errors import StoreError, nearest
+from unimol_scale.store import arrow_backend, lmdb_backend
+from unimol_scale.store.arrow_backend import ColumnViews
+from unimol_scale.store.manifest import (
+    MANIFEST_NAME,
+    Backend,
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+    read_manifest,
+)
+from unimol_scale.store.schema import Int32, Int64, MoleculeColumns
+
+TEMPORARY_SUFFIX = ".tmp"
+BACKENDS: dict[Backend, Any] = {"arrow": arrow_backend, "lmdb": lmdb_backend}
+READ_CHUNK = 1 << 20
+
+
+class Shard(Protocol):
+    """What a backend offers for reading."""
+
+    @property
+    def num_atoms(self) -> Int32:
+        """Atoms of each molecule, int32 [R]."""
+
+    @property
+    def num_conformers(self) -> Int32:
+        """Conformers of each molecule, int32 [R]."""
+
+    def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
+        """Return columns that contain the molecules ``rows``, and where in them they stand."""
+
+    def close(self) -> None:
+        """Release the file."""
+
+
+def open_shard(path: Path, backend: Backend, coordinate_scale: float | None) -> Shard:
+    """Open one shard for reading.
+
+    Raises:
+        StoreError: it is not a shard of that backend.
+    """
+    opener = arrow_backend.ArrowShard if backend == "arrow" else lmdb_backend.LmdbShard
+    return opener(path, coordinate_scale)
+
+
+class StoreSplit:
+    """The molecules of one split, numbered from 0 in store order. Safe to pickle: files are reopened in each process.
+
+    Args:
+        path: the store.
+        entry: the split's shards.
+        backend: format of the shards.
+        coordinate_scale: Å per unit of int16 coordinates, None for float32.
+    """
+
+    def __init__(self, path: Path, entry: SplitEntry, backend: Backend, coordinate_scale: float | None) -> None:
+        self._path = path
+        self._entry = entry
+        self._backend: Backend = backend
+        self._scale = coordinate_scale
+        # First row of each shard, and the row after the last.
+        self._bounds: Int64 = np.cumsum([0, *(shard.rows for shard in entry.shards)], dtype=np.int64)
+        self._open: dict[int, Shard] = {}
+        self._owner = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    def _shard(self, number: int) -> Shard:
+        if self._owner != os.getpid():  # an LMDB environment must not cross a fork
+            self._open, self._owner = {}, os.getpid()
+        if number not in self._open:
+            entry = self._entry.shards[number]
+            file = self._path / entry.file
+            size = file.stat().st_size if file.is_file() else None
+            if size != entry.bytes:
+                found = "is missing" if size is None else f"has {size} bytes instead of {entry.bytes}"
+                raise StoreError(f"shard {file} {found}; rebuild the store (unimol-scale store verify checks the rest)")
+            self._open[number] = open_shard(file, self._backend, self._scale)
+        return self._open[number]
+
+    @property
+    def num_atoms(self) -> Int32:
+        """Atoms of every molecule, int32 [M]."""
+        return self._collect(lambda shard: shard.num_atoms)
+
+    @property
+    def num_conformers(self) -> Int32:
+        """Conformers of every molecule, int32 [M]."""
+        return self._collect(lambda shard: shard.num_conformers)
+
+    def _collect(self, column: Callable[[Shard], Int32]) -> Int32:
+        parts = [column(self._shard(number)) for number in range(len(self._entry.shards))]
+        return np.concatenate([np.zeros(0, np.int32), *parts])
+
+    def _locate(self, indices: Int64) -> Iterator[tuple[Int64, ColumnViews, Int64]]:
+        """Yield for each shard concerned: positions in ``indices``, its columns, and the rows in those columns."""
+        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"molecule indices must be in [0, {len(self)}), got {indices.min()}…{indices.max()}")
+        numbers = np.searchsorted(self._bounds, indices, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            positions = np.flatnonzero(numbers == number)
+            views, rows = self._shard(number).views(indices[positions] - self._bounds[number])
+            yield positions, views, rows
+
+    def gather(self, indices: Int64, conformers: Int64 | None = None) -> MoleculeColumns:
+        """Return molecules in the order asked for.
+
+        Args:
+            indices: [B] molecules, with repeats if you like; B ≥ 1.
+            conformers: [B] which conformer of each; None takes the first.
+
+        Raises:
+            IndexError: a molecule or a conformer that does not exist.
+            StoreError: a shard is missing or damaged.
+        """
+        indices = np.asarray(indices, np.int64)
+        assert len(indices) > 0, "gather needs at least one molecule"
+        chosen = np.zeros(len(indices), np.int64) if conformers is None else np.asarray(conformers, np.int64)
+        parts, order = [], []
+        for positions, views, rows in self._locate(indices):
+            parts.append(views.gather(rows, chosen[positions], self._scale))
+            order.append(positions)
+        if len(parts) == 1:
+            return parts[0]
+        return MoleculeColumns.concatenate(parts).take(np.argsort(np.concatenate(order), kind="stable"))
+
+    def _text(self, indices: Int64, column: str) -> list[str]:
+        values = [""] * len(indices)
+        for positions, views, rows in self._locate(np.asarray(indices, np.int64)):
+            for position, text in zip(positions, views.batch[column].take(pa.array(rows)).to_pylist(), strict=True):
+                values[position] = text
+        return values
+
+    def ids(self, indices: Int64) -> list[str]:
+        """Return the names that the source gave the molecules ``indices`` [B]."""
+        return self._text(indices, "id")
+
+    def smiles(self, indices: Int64) -> list[str]:
+        """Return the canonical SMILES of the molecules ``indices`` [B]; their atom order is the records'."""
+        return self._text(indices, "smiles")
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return one whole column of the split, such as "scaffold", in store order. Reads every record of LMDB."""
+        chunks = []
+        for number, entry in enumerate(self._entry.shards):
+            views, _ = self._shard(number).views(np.arange(entry.rows))
+            chunks.append(views.batch[name])
+        return pa.chunked_array(chunks)
+
+
+class Store:
+    """A finished store. Open one with ``open_store``.
+
+    Attributes:
+        path: its directory.
+        manifest: what is in it.
+        manifest_sha256: hash of ``manifest.json``; it names the data of a run, since it covers every shard's hash.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, text: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.manifest_sha256 = hashlib.sha256(text.encode()).hexdigest()
+
+    def split(self, name: str) -> StoreSplit:
+        """Return "train" or "valid".
+
+        Raises:
+            StoreError: the store has no such split.
+        """
+        if name not in self.manifest.splits:
+            raise StoreError(f"the store at {self.path} has no split {name!r}; {nearest(name, self.manifest.splits)}")
+        manifest = self.manifest
+        return StoreSplit(self.path, manifest.splits[name], manifest.backend, manifest.coordinate_scale)
+
+
+def open_store(path: Path | str) -> Store:
+    """Open a finished store for reading; its files are opened when first needed.
+
+    Raises:
+        StoreError: missing, unfinished, or of an unsupported schema version.
+    """
+    path = Path(path)
+    return Store(path, *read_manifest(path))
+
+
+def commit_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file so that it is complete or absent: temporary name, flush to disk, rename, flush the directory.
+
+    Args:
+        path: final name; its directory is made.
+        write: writes the content to the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    try:
+        write(temporary)
+        _flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def commit_text(path: Path, text: str) -> None:
+    """Write a text file, complete or absent."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    commit_file(path, write)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_shard(root: Path, file: str, batch: pa.RecordBatch, backend: Backend) -> ShardEntry:
+    """Commit one shard and return its line of the manifest.
+
+    Args:
+        root: the store.
+        file: path within the store, without suffix.
+        batch: columns of ``arrow_schema``.
+        backend: file format.
+    """
+    module = BACKENDS[backend]
+    path = root / f"{file}{module.SUFFIX}"
+    commit_file(path, lambda temporary: module.write(temporary, batch))
+    views = ColumnViews.of(batch)
+    return ShardEntry(
+        file=path.relative_to(root).as_posix(),
+        rows=batch.num_rows,
+        atoms=int(views.atom_offsets[-1]),
+        conformers=int(views.conformer_offsets[-1]),
+        bytes=path.stat().st_size,
+        sha256=hash_file(path),
+    )
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def size_histogram(num_atoms: Iterable[int]) -> dict[str, int]:
+    """Return atoms (as text, ascending) → molecules."""
+    counts = collections.Counter(num_atoms)
+    return {str(size): counts[size] for size in sorted(counts)}
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Commit ``manifest.json``, which makes the directory a finished store: call it last."""
+    commit_text(root / MANIFEST_NAME, manifest.to_json())
+
+
+def read_shard(store: Store, entry: ShardEntry) -> pa.RecordBatch:
+    """Return all records of one shard as one batch.
+
+    Raises:
+        StoreError: the shard is missing or does not decode.
+    """
+    shard = open_shard(store.path / entry.file, store.manifest.backend, store.manifest.coordinate_scale)
+    with contextlib.closing(shard):
+        views, _ = shard.views(np.arange(len(shard.num_atoms)))
+        return views.batch
