@@ -1,0 +1,1 @@
+"""unimol-scale: large-scale molecular pretraining, from conformer store to scaling law."""

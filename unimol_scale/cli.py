@@ -1,0 +1,46 @@
+"""The ``unimol-scale`` command: finds the verb, runs it, and turns errors into one line and an exit status.
+
+Every room owns its verbs in its ``command.py``, which declares arguments and imports what is heavy only when it runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from unimol_scale.errors import UnimolScaleError
+from unimol_scale.scaling import command as scaling_command
+from unimol_scale.store import command as store_command
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every verb."""
+    parser = argparse.ArgumentParser(prog="unimol-scale", description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for command in (scaling_command, store_command):
+        command.add_verbs(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        0 when the work asked for is done, 2 for an error that the user can mend, 130 after Ctrl-C.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except UnimolScaleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

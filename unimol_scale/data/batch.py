@@ -1,0 +1,79 @@
+"""One padded batch of clean molecules, and moving dataclasses of tensors between devices.
+
+Padding happens here and nowhere else. Shapes: B molecules, A atoms (padded to the largest of the batch).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unimol_scale.data.features import dense_bonds, pad, shortest_paths
+from unimol_scale.store.schema import MoleculeColumns
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoleculeBatch:
+    """Clean molecules as padded arrays; nothing mutates them.
+
+    Attributes:
+        num_atoms_B: int32.
+        valid_BA: bool, true at real atoms.
+        atomic_number_BA: uint8, 0 at padding.
+        atom_features_BA8: uint8, raw codes.
+        degree_BA: uint8, bonds of each atom in the stored graph.
+        bond_features_BAA3: uint8, 0 where no bond, else raw code + 1.
+        path_BAA: int16, shortest path in bonds; ``PATH_UNREACHABLE`` between fragments.
+        coordinates_BA3: float32, Å, of the conformer chosen; 0 at padding.
+        planar_BA3: float32, Å, the 2D depiction in the plane z = 0; 0 at padding.
+    """
+
+    num_atoms_B: npt.NDArray[np.int32]
+    valid_BA: npt.NDArray[np.bool_]
+    atomic_number_BA: npt.NDArray[np.uint8]
+    atom_features_BA8: npt.NDArray[np.uint8]
+    degree_BA: npt.NDArray[np.uint8]
+    bond_features_BAA3: npt.NDArray[np.uint8]
+    path_BAA: npt.NDArray[np.int16]
+    coordinates_BA3: npt.NDArray[np.float32]
+    planar_BA3: npt.NDArray[np.float32]
+
+
+def collate(columns: MoleculeColumns) -> MoleculeBatch:
+    """Pad ragged columns of B molecules into one batch, without a Python loop over molecules."""
+    num_atoms_B = columns.num_atoms
+    B, A = len(num_atoms_B), int(num_atoms_B.max())
+    valid_BA = np.arange(A)[None, :] < num_atoms_B[:, None]
+    bonds_BAA3, degree_BA = dense_bonds(columns, A)
+    return MoleculeBatch(
+        num_atoms_B=num_atoms_B,
+        valid_BA=valid_BA,
+        atomic_number_BA=pad(columns.atomic_number, valid_BA),
+        atom_features_BA8=pad(columns.atom_features, valid_BA),
+        degree_BA=degree_BA,
+        bond_features_BAA3=bonds_BAA3,
+        path_BAA=shortest_paths(bonds_BAA3[..., 0] > 0),
+        coordinates_BA3=pad(columns.coordinates, valid_BA),
+        planar_BA3=pad(columns.planar_coordinates, valid_BA),
+    )
+
+
+def to_device(value: T, device: torch.device, *, non_blocking: bool = True) -> T:
+    """Return a copy of a dataclass, mapping or tensor with every tensor inside on ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=non_blocking)  # type: ignore[return-value]
+    if isinstance(value, Mapping):
+        moved = {key: to_device(item, device, non_blocking=non_blocking) for key, item in value.items()}
+        return moved  # type: ignore[return-value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: to_device(getattr(value, field.name), device, non_blocking=non_blocking)
+            for field in dataclasses.fields(value)
+        }
+        return type(value)(**fields)
+    return value

@@ -1,0 +1,69 @@
+"""Corruptions of a clean batch: masked tokens, noised coordinates, alignment, hidden features. NumPy only.
+
+Every draw comes from the molecule's own key, so a corruption is the same on any rank and in any micro-batch. Shapes:
+B molecules, A atoms (padded).
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from unimol_scale.data.streams import MoleculeKeys
+
+# One stream per kind of draw; a number never changes its meaning, or old runs could not be resumed.
+STREAM_MASK_COUNT = 0
+STREAM_MASK_ORDER = 1
+STREAM_NOISE = 2
+STREAM_HIDE = 3
+STREAM_FLAT = 4
+STREAM_CONFORMER = 5
+
+Bool = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+
+
+def choose_masked(keys: MoleculeKeys, valid_BA: Bool, fraction: float) -> Bool:
+    """Choose tokens to mask, bool [B, A]: ``fraction`` of each molecule's atoms, the count rounded stochastically."""
+    count_B = valid_BA.sum(axis=1)
+    target_B = np.floor(fraction * count_B + keys.uniform(STREAM_MASK_COUNT, 1)[:, 0])
+    order_BA = np.where(valid_BA, keys.uniform(STREAM_MASK_ORDER, valid_BA.shape[1]), np.inf)
+    rank_BA = order_BA.argsort(axis=1).argsort(axis=1)
+    return (rank_BA < target_B[:, None]) & valid_BA
+
+
+def chosen_molecules(keys: MoleculeKeys, stream: int, probability: float) -> Bool:
+    """Choose whole molecules, bool [B], each with ``probability``."""
+    chosen: Bool = keys.uniform(stream, 1)[:, 0] < probability
+    return chosen
+
+
+def add_noise(keys: MoleculeKeys, coordinates_BA3: Float32, valid_BA: Bool, std: float) -> Float32:
+    """Return coordinates plus Gaussian noise of standard deviation ``std`` Å on every axis of every real atom."""
+    B, A, _ = coordinates_BA3.shape
+    noise_BA3 = keys.normal(STREAM_NOISE, 3 * A).reshape(B, A, 3) * std
+    noised: Float32 = (coordinates_BA3 + noise_BA3 * valid_BA[..., None]).astype(np.float32)
+    return noised
+
+
+def align(moving_BA3: Float32, fixed_BA3: Float32, valid_BA: Bool) -> Float32:
+    """Move each molecule rigidly onto another geometry of itself, least squares over its atoms (Kabsch 1976).
+
+    Args:
+        moving_BA3: Å, to be rotated and translated.
+        fixed_BA3: Å, the geometry to meet.
+        valid_BA: real atoms.
+
+    Returns:
+        float32 [B, A, 3], 0 at padding. Reflections are never used, so chirality survives.
+    """
+    weight_BA1 = valid_BA[..., None].astype(np.float64)
+    count_B11 = weight_BA1.sum(axis=1, keepdims=True)
+    moving = moving_BA3.astype(np.float64) * weight_BA1
+    fixed = fixed_BA3.astype(np.float64) * weight_BA1
+    fixed_mean = fixed.sum(axis=1, keepdims=True) / count_B11
+    moving = (moving - moving.sum(axis=1, keepdims=True) / count_B11) * weight_BA1
+    covariance_B33 = moving.transpose(0, 2, 1) @ ((fixed - fixed_mean) * weight_BA1)
+    u_B33, _, vt_B33 = np.linalg.svd(covariance_B33)
+    sign_B = np.where(np.linalg.det(u_B33 @ vt_B33) < 0, -1.0, 1.0)
+    u_B33[:, :, 2] *= sign_B[:, None]
+    aligned: Float32 = ((moving @ (u_B33 @ vt_B33) + fixed_mean) * weight_BA1).astype(np.float32)
+    return aligned

@@ -1,0 +1,225 @@
+"""Steps of training and batches of validation, read from a store, corrupted by an objective, loaded ahead by workers.
+
+An item of the dataset is one micro-batch, addressed by (step, slot): workers may prepare them in any order and the
+result is the same. Reading never touches RDKit.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from unimol_scale.data.batch import MoleculeBatch, collate
+from unimol_scale.data.corrupt import STREAM_CONFORMER
+from unimol_scale.data.order import Int32, Int64, MicroBatchPlan, global_batch, plan_micro_batches
+from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.errors import ConfigError
+from unimol_scale.store.shards import StoreSplit, open_store
+
+SampleT = TypeVar("SampleT")
+# What an objective does to a clean batch.
+Corruption = Callable[[MoleculeBatch, MoleculeKeys], SampleT]
+# Validation draws from its own seed, whatever the run's: runs of different seeds are scored on the same corruptions.
+VALIDATION_SEED = 20_240_614
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How batches are made from a store.
+
+    Attributes:
+        path: the store.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included: the memory budget.
+        workers: loader processes of each rank; 0 loads in the rank itself.
+        prefetch: micro-batches each worker prepares ahead.
+        validation_molecules: most molecules of the validation split that are scored.
+        validation_repeats: corruptions of each validation molecule; more make the loss less noisy.
+    """
+
+    path: Path
+    max_pairs: int = 40_000
+    workers: int = 1
+    prefetch: int = 8
+    validation_molecules: int = 10_000
+    validation_repeats: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_pairs", "prefetch", "validation_molecules", "validation_repeats"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise ConfigError(f"data.workers must not be negative, got {self.workers}")
+
+
+class MicroBatchDataset(Dataset[SampleT], Generic[SampleT]):
+    """Micro-batches of one rank, addressed by (step, slot).
+
+    Args:
+        split: the molecules.
+        corruption: of the objective.
+        plan: step → molecules, epochs and micro-batch plan; pure.
+        rank: of this process.
+        seed: of the run, for corruptions.
+    """
+
+    def __init__(
+        self,
+        split: StoreSplit,
+        corruption: Corruption[SampleT],
+        plan: "StepPlanner",
+        rank: int,
+        seed: int,
+    ) -> None:
+        self._split = split
+        self._corruption = corruption
+        self._plan = plan
+        self._rank = rank
+        self._seed = seed
+
+    def __getitem__(self, address: tuple[int, int]) -> SampleT:
+        """Return micro-batch ``slot`` of ``step``: gathered, padded and corrupted."""
+        step, slot = address
+        molecule_G, epoch_G, plan = self._plan(step)
+        members = plan.of_rank(self._rank)[slot]
+        keys = MoleculeKeys(seed=self._seed, epoch_B=epoch_G[members], molecule_B=molecule_G[members])
+        conformers = choose_conformers(keys, self._plan.num_conformers[keys.molecule_B])
+        return self._corruption(collate(self._split.gather(keys.molecule_B, conformers)), keys)
+
+
+def choose_conformers(keys: MoleculeKeys, num_conformers_B: Int32) -> Int64:
+    """Draw one conformer of each molecule for this epoch, int64 [B]."""
+    u_B = keys.uniform(STREAM_CONFORMER, 1)[:, 0]
+    return np.floor(u_B * num_conformers_B).astype(np.int64)
+
+
+class StepPlanner:
+    """The pure map step → (molecules, epochs, micro-batches) of one split; remembers the last step it planned."""
+
+    def __init__(self, split: StoreSplit, *, batch_size: int, seed: int, world_size: int, max_pairs: int) -> None:
+        self._num_atoms = split.num_atoms
+        self.num_conformers = split.num_conformers
+        self._batch_size = batch_size
+        self._seed = seed
+        self._world_size = world_size
+        self._max_pairs = max_pairs
+        self._last: tuple[int, tuple[Int64, Int64, MicroBatchPlan]] | None = None
+
+    @property
+    def num_molecules(self) -> int:
+        """Molecules in the split."""
+        return len(self._num_atoms)
+
+    def __call__(self, step: int) -> tuple[Int64, Int64, MicroBatchPlan]:
+        """Return the molecules [G], their epochs [G] and the micro-batch plan of a step."""
+        if self._last is None or self._last[0] != step:
+            molecule_G, epoch_G = global_batch(self.num_molecules, self._batch_size, self._seed, step)
+            plan = plan_micro_batches(self._num_atoms[molecule_G], self._world_size, self._max_pairs)
+            self._last = (step, (molecule_G, epoch_G, plan))
+        return self._last[1]
+
+    def num_atoms_of(self, step: int) -> Int32:
+        """Return the atoms of the molecules of a step, [G]."""
+        sizes: Int32 = self._num_atoms[self(step)[0]]
+        return sizes
+
+
+class ValidationPlanner(StepPlanner):
+    """The same map for validation: step r is corruption r of a fixed choice of molecules."""
+
+    def __call__(self, step: int) -> tuple[Int64, Int64, MicroBatchPlan]:
+        """Return the same molecules for every step, with the step as their epoch, and the micro-batch plan."""
+        molecule_G, _ = global_batch(self.num_molecules, self._batch_size, self._seed, 0)
+        plan = plan_micro_batches(self._num_atoms[molecule_G], self._world_size, self._max_pairs)
+        return molecule_G, np.full(len(molecule_G), step, dtype=np.int64), plan
+
+
+class _Addresses(Sampler[tuple[int, int]]):
+    """The micro-batches of consecutive steps, in order."""
+
+    def __init__(self, planner: StepPlanner, first: int, last: int) -> None:
+        self._planner, self._first, self._last = planner, first, last
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for step in range(self._first, self._last):
+            yield from ((step, slot) for slot in range(self._planner(step)[2].per_rank))
+
+
+class StepLoader(Generic[SampleT]):
+    """Iterates over steps; each is the list of this rank's micro-batches, prepared ahead by worker processes."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        planner: StepPlanner,
+        split: StoreSplit,
+        corruption: Corruption[SampleT],
+        *,
+        rank: int,
+        seed: int,
+    ) -> None:
+        self._config = config
+        self._planner = planner
+        self._dataset = MicroBatchDataset(split, corruption, planner, rank, seed)
+
+    def steps(self, first: int, last: int) -> Iterator[list[SampleT]]:
+        """Yield the micro-batches of the steps first, …, last − 1."""
+        workers = self._config.workers
+        loader = DataLoader(
+            self._dataset,
+            batch_size=None,
+            sampler=_Addresses(self._planner, first, last),
+            num_workers=workers,
+            prefetch_factor=self._config.prefetch if workers else None,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context="forkserver" if workers else None,
+        )
+        samples = iter(loader)
+        for step in range(first, last):
+            yield [next(samples) for _ in range(self._planner(step)[2].per_rank)]
+
+
+def training_loader(
+    config: DataConfig,
+    corruption: Corruption[SampleT],
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+) -> StepLoader[SampleT]:
+    """Return the loader of training steps.
+
+    Raises:
+        StoreError: the store is missing, unfinished, damaged or has no training molecules.
+        ConfigError: the global batch does not divide among the ranks.
+    """
+    if batch_size % world_size:
+        raise ConfigError(f"train.global_batch_size {batch_size} is not a multiple of the {world_size} ranks")
+    split = open_store(config.path).split("train")
+    planner = StepPlanner(
+        split, batch_size=batch_size, seed=seed, world_size=world_size, max_pairs=config.max_pairs
+    )
+    return StepLoader(config, planner, split, corruption, rank=rank, seed=seed)
+
+
+def validation_loader(
+    config: DataConfig, corruption: Corruption[SampleT], *, rank: int, world_size: int
+) -> StepLoader[SampleT]:
+    """Return the loader of validation; its step r is corruption r of the fixed validation molecules.
+
+    Raises:
+        StoreError: the store is missing, unfinished, damaged or has no validation molecules.
+    """
+    split = open_store(config.path).split("valid")
+    planner = ValidationPlanner(
+        split,
+        batch_size=min(config.validation_molecules, len(split)),
+        seed=VALIDATION_SEED,
+        world_size=world_size,
+        max_pairs=config.max_pairs,
+    )
+    return StepLoader(config, planner, split, corruption, rank=rank, seed=VALIDATION_SEED)

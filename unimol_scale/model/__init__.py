@@ -1,0 +1,1 @@
+"""The two-track atom/pair Transformer of Uni-Mol2: encodings in, atom and pair representations out."""

@@ -1,0 +1,168 @@
+"""Counts of the model's parameters, FLOPs and memory, from its configuration alone. Imports no torch.
+
+The trainer's MFU, the planner and the compute axis of the scaling laws all come from here; tests hold these counts
+against the built model and against torch's own FLOP counter.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from unimol_scale.data import vocabulary as vocab
+from unimol_scale.model.presets import ModelConfig
+
+# A training step is one forward pass and a backward pass of twice its matrix products.
+TRAINING_TO_FORWARD = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterCount:
+    """Parameters by group: everything a scaling law might want to count or leave out.
+
+    Attributes:
+        embedding: token, feature, path and kernel tables and maps, and the layer norms of the input.
+        atom_track: attention and feed-forward network of the atoms.
+        pair_track: outer product, triangle update, feed-forward network and attention bias of the pairs.
+        heads: the heads of the objective.
+    """
+
+    embedding: int
+    atom_track: int
+    pair_track: int
+    heads: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.embedding + self.atom_track + self.pair_track + self.heads
+
+    @property
+    def non_embedding(self) -> int:
+        """Parameters of the layers alone."""
+        return self.atom_track + self.pair_track
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the groups and their total, ready for JSON."""
+        return {
+            "embedding": self.embedding,
+            "atom_track": self.atom_track,
+            "pair_track": self.pair_track,
+            "heads": self.heads,
+            "total": self.total,
+        }
+
+
+def count_parameters(config: ModelConfig) -> ParameterCount:
+    """Count the parameters of the backbone and of the denoising objective's heads."""
+    d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
+    gaussians = vocab.NUM_GAUSSIANS
+    embedding = (
+        (vocab.NUM_TOKENS + vocab.NUM_ATOM_CODES + vocab.NUM_DEGREE_CODES + 1) * d
+        + (vocab.NUM_BOND_CODES + vocab.NUM_PATH_CODES + 1) * p
+        + 2 * vocab.NUM_PAIR_TYPES
+        + gaussians * (gaussians + 1)
+        + (gaussians + 1) * p
+        + 2 * d
+        + 2 * p
+    )
+    feed_forward = 2 * d + d * config.ffn_width + config.ffn_width + config.ffn_width * d + d
+    attention = 2 * d + 4 * d * d + d
+    bias = p * heads + heads
+    outer_product = 2 * d + 2 * h * (d + 1) + h * h * p + p
+    triangle = 2 * p + 2 * (2 * h * (p + 1)) + 2 * h + (h + 1) * p + (p + 1) * p
+    pair_feed_forward = 2 * p + 2 * p * (p + 1)
+    token_head = d * (d + 1) + 2 * d + (d + 1) * vocab.NUM_TOKENS
+    coordinate_head = 2 * d + 2 * p + 3 * d * d + d + bias
+    return ParameterCount(
+        embedding=embedding,
+        atom_track=config.layers * (attention + feed_forward),
+        pair_track=config.layers * (bias + outer_product + triangle + pair_feed_forward),
+        heads=token_head + coordinate_head,
+    )
+
+
+def forward_flops(config: ModelConfig, num_atoms: int) -> float:
+    """FLOPs of one forward pass for one molecule of ``num_atoms`` atoms without padding, as implemented here.
+
+    Counts matrix products (two per multiply-add); elementwise work is memory-bound and not counted, as usual for MFU.
+    """
+    d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
+    n = num_atoms + 1
+    pairs = n * n
+    kernel = num_atoms * num_atoms * 2 * vocab.NUM_GAUSSIANS * (vocab.NUM_GAUSSIANS + p)
+    attention = 2 * n * 4 * d * d + 2 * 2 * pairs * d + 2 * pairs * p * heads
+    feed_forward = 2 * n * 2 * d * config.ffn_width
+    outer_product = 2 * n * d * 2 * h + 2 * n * h * h * p + 2 * pairs * h * p
+    triangle = 2 * pairs * p * 4 * h + 2 * 2 * n * pairs * h + 2 * pairs * h * p + 2 * pairs * p * p
+    pair_feed_forward = 2 * pairs * 2 * p * p
+    layer = attention + feed_forward + outer_product + triangle + pair_feed_forward
+    token_head = 2 * num_atoms * (d * d + d * vocab.NUM_TOKENS)
+    atom_pairs = num_atoms * num_atoms
+    coordinate_head = 2 * num_atoms * 3 * d * d + 2 * num_atoms * d + 2 * atom_pairs * (d + p * heads + 3)
+    return float(kernel + config.layers * layer + token_head + coordinate_head)
+
+
+def training_flops(config: ModelConfig, num_atoms: int) -> float:
+    """FLOPs of one training step for one molecule: forward and backward, recomputation not counted."""
+    return TRAINING_TO_FORWARD * forward_flops(config, num_atoms)
+
+
+def mean_training_flops(config: ModelConfig, histogram: Mapping[int, int]) -> float:
+    """Mean training FLOPs of a molecule over a histogram of atom counts (atoms → molecules)."""
+    molecules = sum(histogram.values())
+    return sum(training_flops(config, n) * count for n, count in histogram.items()) / molecules
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes one rank needs, by part."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All parts."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def activation_bytes(config: ModelConfig, molecules: int, num_atoms: int, bytes_per_value: int) -> float:
+    """Bytes kept between forward and backward for one micro-batch of equal molecules.
+
+    Per layer the atom track keeps about 14 tensors of width D and the attention weights twice; the pair track keeps
+    about 12 of width P (norms, projections, gates, products) and 8 of width h. With activation checkpointing only the
+    inputs of the recomputed layers and one layer's inside are alive at a time.
+    """
+    d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
+    n = num_atoms + 1
+    layer = n * (12 * d + 2 * config.ffn_width) + n * n * (12 * p + 8 * h + 3 * heads) + n * h * p
+    layer_input = n * d + n * n * p
+    recomputed = config.layers // config.checkpoint_every if config.checkpoint_every else 0
+    kept = config.layers - recomputed + (1 if recomputed else 0)
+    embedding = n * n * (4 * p + 6 * vocab.NUM_GAUSSIANS)
+    heads_bytes = n * (6 * d + 2 * vocab.NUM_TOKENS) + n * n * (2 * p + 3 * heads + 8)
+    return float(molecules * bytes_per_value * (layer * kept + layer_input * recomputed + embedding + heads_bytes))
+
+
+def memory_per_rank(
+    parameters: int, *, world_size: int, zero_stage: int, bf16: bool, activations: float
+) -> MemoryEstimate:
+    """Bytes per rank under ZeRO with AdamW and fp32 master weights (16 bytes a parameter, shared as the stage says).
+
+    Args:
+        parameters: number of parameters.
+        world_size: ranks that share them.
+        zero_stage: 0 shares nothing, 1 the optimizer, 2 also the gradients, 3 also the weights.
+        bf16: half-width weights and gradients beside fp32 master weights.
+        activations: bytes of one micro-batch, from ``activation_bytes``.
+    """
+    width = 2 if bf16 else 4
+    share = [1 / world_size if zero_stage >= stage else 1.0 for stage in (1, 2, 3)]
+    # Two Adam moments and the fp32 master copy, which DeepSpeed keeps in fp32 runs too.
+    return MemoryEstimate(
+        weights=parameters * width * share[2],
+        gradients=parameters * width * share[1],
+        optimizer=parameters * 12 * share[0],
+        activations=activations,
+    )

@@ -1,0 +1,59 @@
+"""The two-track backbone: encodings, input norms and the stack of layers. No norm follows the last layer.
+
+Shapes: B molecules, A atoms, N = A + 1 nodes (virtual node first), D atom channels, P pair channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from unimol_scale.model.encodings import AtomEncoding, ModelInput, PairEncoding
+from unimol_scale.model.layers import TwoTrackLayer
+from unimol_scale.model.presets import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Representation:
+    """What the backbone says of a batch; values at padding are arbitrary.
+
+    Attributes:
+        atom_BND: nodes, virtual node first.
+        pair_BNNP: pairs of nodes.
+        valid_BN: bool, true at real nodes.
+    """
+
+    atom_BND: Tensor
+    pair_BNNP: Tensor
+    valid_BN: Tensor
+
+
+class TwoTrackBackbone(nn.Module):
+    """Two-track atom/pair Transformer (Uni-Mol2, arXiv 2406.14969)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.atom_encoding = AtomEncoding(config)
+        self.pair_encoding = PairEncoding(config)
+        self.atom_norm = nn.LayerNorm(config.atom_width)
+        self.pair_norm = nn.LayerNorm(config.pair_width)
+        self.layers = nn.ModuleList(TwoTrackLayer(config) for _ in range(config.layers))
+
+    def forward(self, batch: ModelInput) -> Representation:
+        """Return atom [B, N, D] and pair [B, N, N, P] representations."""
+        valid_BN = torch.nn.functional.pad(batch.valid_BA, (1, 0), value=True)
+        if self.config.normalize_by == "molecule":
+            count_B = valid_BN.sum(dim=1, dtype=torch.float32)
+        else:
+            count_B = torch.full_like(valid_BN[:, 0], valid_BN.shape[1], dtype=torch.float32)
+        atom_BND = self.atom_norm(self.atom_encoding(batch))
+        pair_BNNP = self.pair_norm(self.pair_encoding(batch))
+        every = self.config.checkpoint_every if torch.is_grad_enabled() else 0
+        for index, layer in enumerate(self.layers):
+            if every and index % every == 0:
+                atom_BND, pair_BNNP = checkpoint(layer, atom_BND, pair_BNNP, valid_BN, count_B, use_reentrant=False)
+            else:
+                atom_BND, pair_BNNP = layer(atom_BND, pair_BNNP, valid_BN, count_B)
+        return Representation(atom_BND=atom_BND, pair_BNNP=pair_BNNP, valid_BN=valid_BN)

@@ -1,0 +1,177 @@
+"""From a corrupted batch of integers and coordinates to the model's first atom and pair representations.
+
+Shapes: B molecules, A atoms (padded), N = A + 1 nodes (virtual node first), D atom channels, P pair channels,
+G Gaussians. Distances, their map and the Gaussian kernel are computed in fp32 whatever the engine's dtype: bf16 steps
+near 8 Å are as wide as the kernel's spacing.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimol_scale.data import vocabulary as vocab
+from unimol_scale.model.layers import Embedding, Linear
+from unimol_scale.model.presets import ModelConfig
+
+# The reference's π; the released weights were trained with it.
+REFERENCE_PI = 3.14159
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInput:
+    """What the backbone sees of a batch, after corruption. Padding atoms have token 0.
+
+    Attributes:
+        token_BA: uint8, atomic number, ``TOKEN_MASK`` or 0.
+        atom_features_BA8: uint8, raw codes of the store.
+        degree_BA: uint8, number of bonds inside the molecule's graph.
+        bond_features_BAA3: uint8, 0 where no bond, else raw code + 1.
+        path_BAA: int16, shortest path in bonds, ``PATH_UNREACHABLE`` between fragments.
+        hidden_B: bool, true where all atom, bond, degree and path features of the molecule are hidden.
+        coordinates_BA3: fp32, Å.
+    """
+
+    token_BA: Tensor
+    atom_features_BA8: Tensor
+    degree_BA: Tensor
+    bond_features_BAA3: Tensor
+    path_BAA: Tensor
+    hidden_B: Tensor
+    coordinates_BA3: Tensor
+
+    @property
+    def valid_BA(self) -> Tensor:
+        """Bool, true at real atoms."""
+        return self.token_BA != vocab.TOKEN_PADDING
+
+
+def encode_atom_features(batch: ModelInput) -> Tensor:
+    """Return the reference's integers [B, A, 8], int64: raw code v of feature k → v + 3 + 16k, hidden 1, padding 0."""
+    k_8 = torch.arange(vocab.NUM_ATOM_FEATURES, device=batch.token_BA.device)
+    code_BA8 = batch.atom_features_BA8.long() + vocab.ATOM_FEATURE_OFFSET + vocab.ATOM_FEATURE_STRIDE * k_8
+    code_BA8 = torch.where(batch.hidden_B[:, None, None], vocab.HIDDEN, code_BA8)
+    return code_BA8 * batch.valid_BA.unsqueeze(-1)
+
+
+def encode_degree(batch: ModelInput) -> Tensor:
+    """Return the reference's integers [B, A], int64: degree + 2, hidden 1, padding 0."""
+    code_BA = torch.where(batch.hidden_B[:, None], vocab.HIDDEN, batch.degree_BA.long() + vocab.DEGREE_OFFSET)
+    return code_BA * batch.valid_BA
+
+
+def encode_bonds(batch: ModelInput) -> Tensor:
+    """Return the reference's integers [B, A, A, 3], int64: code v of feature k → v + 4 + 16k, no bond 2, hidden 1."""
+    k_3 = torch.arange(vocab.NUM_BOND_FEATURES, device=batch.token_BA.device)
+    stored_BAA3 = batch.bond_features_BAA3.long()
+    code_BAA3 = stored_BAA3 - 1 + vocab.BOND_FEATURE_OFFSET + vocab.BOND_FEATURE_STRIDE * k_3
+    code_BAA3 = torch.where(stored_BAA3 == 0, vocab.NO_BOND, code_BAA3)
+    code_BAA3 = torch.where(batch.hidden_B[:, None, None, None], vocab.HIDDEN, code_BAA3)
+    return code_BAA3 * _valid_pairs(batch).unsqueeze(-1)
+
+
+def encode_paths(batch: ModelInput) -> Tensor:
+    """Return the reference's integers [B, A, A], int64: distance + 1, hidden 511, padding 0."""
+    code_BAA = torch.where(batch.hidden_B[:, None, None], vocab.PATH_HIDDEN, batch.path_BAA.long() + vocab.PATH_OFFSET)
+    return code_BAA * _valid_pairs(batch)
+
+
+def encode_pair_types(batch: ModelInput, kind: str) -> tuple[Tensor, Tensor]:
+    """Return the codes that choose the distance map: [B, A] for the pair's first atom, [B, A] for its second.
+
+    ``element`` takes the token as corrupted, so that a masked atom's element can not be read off its distances;
+    ``chirality`` takes the first encoded atom feature, as the public reference does. Both int64, 0 at padding.
+    """
+    type_BA = batch.token_BA.long() if kind == "element" else encode_atom_features(batch)[..., 0]
+    valid_BA = batch.valid_BA
+    first_BA = (type_BA + vocab.PAIR_TYPE_FIRST_OFFSET) * valid_BA
+    return first_BA, (type_BA + vocab.PAIR_TYPE_SECOND_OFFSET) * valid_BA
+
+
+def _valid_pairs(batch: ModelInput) -> Tensor:
+    return batch.valid_BA[:, :, None] & batch.valid_BA[:, None, :]
+
+
+def pairwise_distances(coordinates_BA3: Tensor) -> Tensor:
+    """Return |r_i − r_j| [B, A, A] in Å, fp32, with a finite gradient on the diagonal (where it is exactly zero)."""
+    delta_BAA3 = coordinates_BA3.float()[:, :, None] - coordinates_BA3.float()[:, None, :]
+    square_BAA = delta_BAA3.square().sum(-1)
+    # √ has an infinite slope at zero: put one there for the root and take it away from the result.
+    zero_BAA = square_BAA == 0
+    return torch.where(zero_BAA, 0.0, square_BAA.masked_fill(zero_BAA, 1.0).sqrt())
+
+
+class AtomEncoding(nn.Module):
+    """Sum of token, feature and degree embeddings; a learned vector for the virtual node."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        D = config.atom_width
+        self.token = Embedding(vocab.NUM_TOKENS, D, padding_idx=0)
+        self.features = Embedding(vocab.NUM_ATOM_CODES, D, padding_idx=0)
+        self.degree = Embedding(vocab.NUM_DEGREE_CODES, D, padding_idx=0)
+        self.virtual_node = Embedding(1, D)
+
+    def forward(self, batch: ModelInput) -> Tensor:
+        """Return [B, N, D]."""
+        B, _ = batch.token_BA.shape
+        atom_BAD = self.token(batch.token_BA.long()) + self.degree(encode_degree(batch))
+        atom_BAD = atom_BAD + self.features(encode_atom_features(batch)).sum(dim=2)
+        virtual_B1D = self.virtual_node(batch.token_BA.new_zeros(B, 1, dtype=torch.long))
+        return torch.cat([virtual_B1D, atom_BAD], dim=1)
+
+
+class GaussianKernel(nn.Module):
+    """Distances, mapped per pair type, spread over fixed Gaussians and projected to the pair width."""
+
+    centres_G: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        G = vocab.NUM_GAUSSIANS
+        self.pair_type = config.pair_type
+        # The map starts as the plain distance: each of a pair's two codes contributes half of the factor.
+        self.scale = Embedding(vocab.NUM_PAIR_TYPES, 1, padding_idx=0, fill=0.5)
+        self.shift = Embedding(vocab.NUM_PAIR_TYPES, 1, padding_idx=0, fill=0.0)
+        self.hidden = Linear(G, G, init="he")
+        self.out = Linear(G, config.pair_width)
+        # linspace, because DeepSpeed's construction context casts what torch.tensor makes to bf16 and leaves this.
+        centres_G = torch.linspace(0, config.kernel_max_distance, G, dtype=torch.float32)
+        self.register_buffer("centres_G", centres_G, persistent=False)
+        self.spacing = config.kernel_max_distance / (G - 1)
+
+    def forward(self, batch: ModelInput) -> Tensor:
+        """Return [B, A, A, P]."""
+        first_BA, second_BA = encode_pair_types(batch, self.pair_type)
+        scale_BA1 = self.scale(first_BA).abs()
+        scale_BAA = scale_BA1.float() + self.scale(second_BA).abs().float().transpose(1, 2)
+        shift_BAA = self.shift(first_BA).float() + self.shift(second_BA).float().transpose(1, 2)
+        mapped_BAA = scale_BAA * pairwise_distances(batch.coordinates_BA3) + shift_BAA
+        offset_BAAG = (mapped_BAA.unsqueeze(-1) - self.centres_G.float()) / self.spacing
+        density_BAAG = torch.exp(-0.5 * offset_BAAG.square()) / (math.sqrt(2 * REFERENCE_PI) * self.spacing)
+        out_BAAP: Tensor = self.out(F.gelu(self.hidden(density_BAAG.to(scale_BA1.dtype))))
+        return out_BAAP
+
+
+class PairEncoding(nn.Module):
+    """Mean of the bond-feature embeddings, plus path embedding, plus distance kernel; one vector for virtual pairs."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        P = config.pair_width
+        self.bonds = Embedding(vocab.NUM_BOND_CODES, P, padding_idx=0)
+        self.path = Embedding(vocab.NUM_PATH_CODES, P, padding_idx=0)
+        self.distance = GaussianKernel(config)
+        self.virtual_pair = Embedding(1, P)
+
+    def forward(self, batch: ModelInput) -> Tensor:
+        """Return [B, N, N, P]."""
+        B, A = batch.token_BA.shape
+        pair_BAAP = self.bonds(encode_bonds(batch)).mean(dim=3) + self.path(encode_paths(batch))
+        pair_BAAP = pair_BAAP + self.distance(batch)
+        virtual_P = self.virtual_pair(batch.token_BA.new_zeros(1, dtype=torch.long))
+        pair_BNNP = virtual_P.expand(B, A + 1, A + 1, -1).clone()
+        pair_BNNP[:, 1:, 1:] = pair_BAAP
+        return pair_BNNP
