@@ -1,0 +1,1 @@
+"""Molecules in, conformer store out: RDKit on Ray. Imports no torch; shares only the store with the trainer."""

@@ -1,0 +1,196 @@
+"""One molecule → ``MoleculeRecord`` or ``EmbedFailure``: a pure function of molecule and seed. Imports RDKit.
+
+ETKDGv3 embedding (Wang, Witek, Landrum, Riniker 2020), then MMFF94, else UFF where MMFF94 has no parameters, else the
+embedded geometry as it is; the record says which. Chemistry never raises here: what fails is returned.
+"""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
+
+from conformer_gen.graph import molecule_graph
+from unimol_scale.errors import ConfigError
+from unimol_scale.store.schema import (
+    COORDINATE_SCALE,
+    INT16_LIMIT,
+    PLANAR_SCALE,
+    ConformerOrigin,
+    Float32,
+    MoleculeRecord,
+    UInt8,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """How coordinates are made.
+
+    Attributes:
+        conformers: wanted for each molecule; a molecule that yields fewer, but one, is kept.
+        hydrogens: keep hydrogens as atoms of the record.
+        timeout_s: seconds for one embedding try of one fragment.
+        max_iterations: of the force field; 200, RDKit's default, leaves most drug-sized molecules unconverged.
+    """
+
+    conformers: int = 1
+    hydrogens: bool = False
+    timeout_s: int = 30
+    max_iterations: int = 2000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.conformers <= 255:
+            raise ConfigError(f"conformers must be 1 to 255, got {self.conformers}")
+        if self.timeout_s < 1 or self.max_iterations < 1:
+            raise ConfigError("timeout_s and max_iterations must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CuratedMolecule:
+    """What embedding starts from.
+
+    Attributes:
+        id: name given by the source.
+        smiles: canonical SMILES; its atom order is the record's.
+        key: hash of ``smiles``, 64 bits; also seeds the embedding.
+        scaffold: hash of the Murcko scaffold, 64 bits.
+        coordinates: [n, 3] Å from the source in the order of ``smiles``, or None to make conformers.
+    """
+
+    id: str
+    smiles: str
+    key: int
+    scaffold: int
+    coordinates: Float32 | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedFailure:
+    """Why a molecule has no record: a short reason to count by, and the detail of this one."""
+
+    reason: str
+    detail: str
+
+
+class _FailedError(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.failure = EmbedFailure(reason=reason, detail=detail)
+
+
+def stable_hash(*parts: str | int) -> int:
+    """Return 64 bits that depend on the parts alone, on every machine and version: BLAKE2b, little-endian."""
+    text = "\n".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def embed_molecule(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> MoleculeRecord | EmbedFailure:
+    """Make the record of one molecule.
+
+    Args:
+        molecule: a curated molecule.
+        config: how to embed.
+        seed: of the build; the conformers depend on it and on the molecule, on nothing else.
+
+    Returns:
+        The record, or why there is none.
+    """
+    with rdBase.BlockLogs():
+        try:
+            return _embed(molecule, config, seed)
+        except _FailedError as failed:
+            return failed.failure
+        # RDKit reports broken invariants as RuntimeError and refused chemistry as ValueError.
+        except (RuntimeError, ValueError) as error:
+            return EmbedFailure(reason="rdkit_error", detail=_first_line(error))
+
+
+def _embed(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> MoleculeRecord:
+    heavy = Chem.MolFromSmiles(molecule.smiles)
+    if heavy is None:
+        raise _FailedError("not_reparsed", "RDKit does not read its own canonical SMILES back")
+    full = Chem.AddHs(heavy)
+    basis = full if config.hydrogens else heavy
+    if molecule.coordinates is not None:
+        coordinates = molecule.coordinates[None]
+        origin = np.array([ConformerOrigin.FILE], np.uint8)
+        energy = np.full(1, np.nan, np.float32)
+    else:
+        _place(full, config, stable_hash(seed, molecule.key) & 0x7FFFFFFF)
+        origin, energy = _minimise(full, config.max_iterations)
+        positions = [conformer.GetPositions()[: basis.GetNumAtoms()] for conformer in full.GetConformers()]
+        coordinates = np.stack(positions)
+    graph = molecule_graph(basis)
+    return MoleculeRecord(
+        id=molecule.id,
+        smiles=molecule.smiles,
+        coordinates=_centred(coordinates, COORDINATE_SCALE, "conformer"),
+        planar_coordinates=_centred(_depiction(basis), PLANAR_SCALE, "depiction"),
+        conformer_origin=origin,
+        energy=energy,
+        scaffold=molecule.scaffold,
+        key=molecule.key,
+        **dataclasses.asdict(graph),
+    )
+
+
+def _place(full: Chem.Mol, config: EmbedConfig, seed: int) -> None:
+    """Embed; a second try starts from random coordinates, which saves what distance geometry can not start."""
+    problem = "no conformer satisfies the distance bounds"
+    for random_coordinates in (False, True):
+        parameters: Any = rdDistGeom.ETKDGv3()
+        parameters.randomSeed = seed
+        parameters.numThreads = 1
+        parameters.timeout = config.timeout_s
+        parameters.useRandomCoords = random_coordinates
+        try:
+            if len(rdDistGeom.EmbedMultipleConfs(full, config.conformers, parameters)):
+                return
+        except (RuntimeError, ValueError) as error:
+            problem = _first_line(error)
+    raise _FailedError("no_conformer", f"ETKDGv3 failed twice ({config.timeout_s} s each at most): {problem}")
+
+
+def _minimise(full: Chem.Mol, max_iterations: int) -> tuple[UInt8, Float32]:
+    """Minimise all conformers in place; return their origins and energies (kcal/mol)."""
+    helpers = rdForceFieldHelpers
+    if helpers.MMFFHasAllMoleculeParams(full):
+        results = helpers.MMFFOptimizeMoleculeConfs(full, numThreads=1, maxIters=max_iterations)
+        converged, unconverged = ConformerOrigin.MMFF, ConformerOrigin.MMFF_UNCONVERGED
+    elif helpers.UFFHasAllMoleculeParams(full):
+        results = helpers.UFFOptimizeMoleculeConfs(full, numThreads=1, maxIters=max_iterations)
+        converged, unconverged = ConformerOrigin.UFF, ConformerOrigin.UFF_UNCONVERGED
+    else:
+        results, converged, unconverged = [], ConformerOrigin.ETKDG, ConformerOrigin.ETKDG
+    if not results or any(status < 0 for status, _ in results):  # no force field could be set up
+        count = full.GetNumConformers()
+        return np.full(count, ConformerOrigin.ETKDG, np.uint8), np.full(count, np.nan, np.float32)
+    origins = [converged if status == 0 else unconverged for status, _ in results]
+    return np.array(origins, np.uint8), np.array([energy for _, energy in results], np.float32)
+
+
+def _depiction(basis: Chem.Mol) -> Float32:
+    flat = Chem.Mol(basis)
+    rdDepictor.Compute2DCoords(flat)
+    positions: Float32 = flat.GetConformer().GetPositions()[:, :2]
+    return positions
+
+
+def _centred(coordinates: Float32, scale: float, what: str) -> Float32:
+    """Return coordinates [..., n, d] around their mean over atoms, as float32 Å."""
+    centred: Float32 = (coordinates - coordinates.mean(axis=-2, keepdims=True)).astype(np.float32)
+    if not np.all(np.isfinite(centred)):
+        raise _FailedError("not_finite", f"the {what} has coordinates that are not numbers")
+    reach, limit = float(np.abs(centred).max()), (INT16_LIMIT - 1) * scale
+    if reach > limit:
+        raise _FailedError(
+            "out_of_range", f"the {what} reaches {reach:.1f} Å from its centre; the store holds ±{limit:.1f} Å"
+        )
+    return centred
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
