@@ -1,0 +1,265 @@
+"""From finished runs to what a report shows: law, held-out error, loss terms, predictions. Imports no torch."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from unimol_scale.errors import ConfigError, RunError, nearest
+from unimol_scale.scaling.fit import Fit, FitConfig, Interval, fit_law
+from unimol_scale.scaling.laws import LAW_NAMES, Law, Variable, make_law
+from unimol_scale.scaling.points import ParameterGroup, Points, columns_at, distinct, make_points
+from unimol_scale.scaling.records import RunRecord
+from unimol_scale.scaling.select import Candidate, Selection, candidate_laws, choose_law, hold_out_mask
+
+SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+SAME_BUDGET = 0.05  # a law without D speaks of the budget of its runs, give or take this share
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisConfig:
+    """What to do with a set of runs.
+
+    Attributes:
+        law: "auto" or one of the laws.
+        variable: column of a one-variable law; None to take the one that varies (compute when N and D both do).
+        hold_out: see ``select.hold_out_mask``.
+        parameters: which parameters N counts.
+        predict: requests of the form SIZE@MOLECULES.
+        fit: settings of every fit.
+    """
+
+    law: str = "auto"
+    variable: Variable | None = None
+    hold_out: str = "largest"
+    parameters: ParameterGroup = "total"
+    predict: tuple[str, ...] = ()
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        """Check names."""
+        if self.law not in ("auto", *LAW_NAMES):
+            raise ConfigError(f"unknown law {self.law!r}; {nearest(self.law, ('auto', *LAW_NAMES))}")
+        if self.variable is not None and self.law not in ("power", "saturating"):
+            raise ConfigError(f"--variable belongs to the laws in one variable (power, saturating), not to {self.law}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A held-out run against its prediction; ``relative_error`` is prediction / loss − 1."""
+
+    name: str
+    loss: float
+    predicted: float
+    interval: Interval | None
+    relative_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The loss predicted for a model and a budget; ``notes`` say what the prediction leans on."""
+
+    request: str
+    parameters: float
+    molecules: float
+    loss: float
+    interval: Interval | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermLaw:
+    """The law of one loss term: a fit and its held-out checks, or the obstacle that prevented one."""
+
+    term: str
+    points: Points | None
+    fit: Fit | None
+    checks: tuple[Check, ...]
+    obstacle: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Everything that the report shows.
+
+    Attributes:
+        config: what was asked.
+        records: the runs, in the order of ``points``.
+        notes: runs left out, and why.
+        points: one point a run.
+        held_out: which points the fit did not see, bool [n].
+        selection: the law and why it was chosen.
+        fit: of the law to the points that were not held out.
+        checks: the held-out runs.
+        terms: the law of every loss term.
+        predictions: one for each request.
+    """
+
+    config: AnalysisConfig
+    records: tuple[RunRecord, ...]
+    notes: tuple[str, ...]
+    points: Points
+    held_out: np.ndarray
+    selection: Selection
+    fit: Fit
+    checks: tuple[Check, ...]
+    terms: tuple[TermLaw, ...]
+    predictions: tuple[Prediction, ...]
+
+    @property
+    def held_out_error(self) -> float | None:
+        """Mean |relative error| of the held-out runs; None when nothing was held out."""
+        return float(np.mean([abs(check.relative_error) for check in self.checks])) if self.checks else None
+
+
+def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: AnalysisConfig) -> Analysis:
+    """Fit the law, test it on what was held out, and do the same for every loss term.
+
+    Args:
+        records: runs that may be compared.
+        notes: runs left out, passed on to the report.
+        config: what to do.
+
+    Raises:
+        RunError: the runs do not determine the law that was asked for, or a prediction is not possible.
+    """
+    points = make_points(records, config.parameters)
+    held_out = hold_out_mask(points, config.hold_out)
+    selection, fit = _fit(points.take(~held_out), config)
+    names = sorted({name for record in records for name in record.terms})
+    return Analysis(
+        config=config,
+        records=tuple(records),
+        notes=tuple(notes),
+        points=points,
+        held_out=held_out,
+        selection=selection,
+        fit=fit,
+        checks=_checks(fit, points.take(held_out)),
+        terms=tuple(_term_law(name, records, held_out, config) for name in names),
+        predictions=tuple(_predict(request, fit, points, records, config) for request in config.predict),
+    )
+
+
+def _fit(points: Points, config: AnalysisConfig) -> tuple[Selection, Fit]:
+    laws = _laws(points, config)
+    if len(laws) == 1 and config.law != "auto":
+        law = laws[0]
+        selection = Selection(law=law, reason="it was asked for", candidates=(Candidate(law=law),))
+    else:
+        selection = choose_law(laws, points, config.fit)
+    return selection, fit_law(selection.law, points, config.fit)
+
+
+def _laws(points: Points, config: AnalysisConfig) -> list[Law]:
+    if config.law == "auto":
+        return candidate_laws(points)
+    if config.variable is None:
+        fitting: list[Law] = [law for law in candidate_laws(points) if law.name == config.law]
+        if fitting:
+            return fitting
+    return [make_law(config.law, config.variable or "N")]
+
+
+def _checks(fit: Fit, points: Points) -> tuple[Check, ...]:
+    if not len(points):
+        return ()
+    predicted = fit.predict(points.columns)
+    band = fit.band(points.columns)
+    return tuple(
+        Check(
+            name=name,
+            loss=float(points.loss[i]),
+            predicted=float(predicted[i]),
+            interval=None if band is None else (float(band[0][i]), float(band[1][i])),
+            relative_error=float(predicted[i] / points.loss[i] - 1),
+        )
+        for i, name in enumerate(points.names)
+    )
+
+
+def _term_law(name: str, records: Sequence[RunRecord], held_out: np.ndarray, config: AnalysisConfig) -> TermLaw:
+    """Fit one loss term; terms have floors of their own, so each chooses its own law under ``--law auto``."""
+    try:
+        points = make_points(records, config.parameters, name)
+    except RunError as error:
+        return TermLaw(term=name, points=None, fit=None, checks=(), obstacle=str(error))
+    try:
+        _, fit = _fit(points.take(~held_out), config)
+    except RunError as error:
+        return TermLaw(term=name, points=points, fit=None, checks=(), obstacle=str(error))
+    return TermLaw(term=name, points=points, fit=fit, checks=_checks(fit, points.take(held_out)), obstacle=None)
+
+
+def parse_count(text: str) -> float | None:
+    """Return a positive number such as "1.1e9", "838M" or "1_000"; None if the text is not one."""
+    match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMBT]?)", text.strip())
+    if match is None:
+        return None
+    value = float(match.group(1)) * SUFFIXES[match.group(2)]
+    return value if value > 0 else None
+
+
+def parameters_of_size(name: str, records: Sequence[RunRecord], group: ParameterGroup) -> float:
+    """Return the parameter count of a size: of the runs that have it, else of the preset, else the number itself.
+
+    Raises:
+        RunError: it is none of these.
+    """
+    for record in records:
+        if record.size == name:
+            return float(make_points([replace(record, loss=1.0)], group).columns["N"][0])
+    # Late, because only requests for a size that no run has need the model's arithmetic.
+    from unimol_scale.model.accounting import count_parameters
+    from unimol_scale.model.presets import PRESETS
+
+    if name in PRESETS:
+        count = count_parameters(PRESETS[name])
+        return float(count.total if group == "total" else count.total - count.embedding)
+    number = parse_count(name)
+    if number is None:
+        raise RunError(f"unknown size {name!r}; give a number of parameters such as 1.1e9, or {nearest(name, PRESETS)}")
+    return number
+
+
+def _predict(
+    request: str, fit: Fit, points: Points, records: Sequence[RunRecord], config: AnalysisConfig
+) -> Prediction:
+    size, separator, budget = request.partition("@")
+    molecules = parse_count(budget)
+    if not separator or molecules is None:
+        raise RunError(f"--predict {request!r} is not SIZE@MOLECULES, such as 1.1B@838M or 1.1e9@8.38e8")
+    parameters = parameters_of_size(size, records, config.parameters)
+    _check_request(request, fit.law, points, {"N": parameters, "D": molecules})
+    columns = columns_at(points, np.array([parameters]), np.array([molecules]))
+    band = fit.band(columns)
+    notes = [
+        f"{name} is {ratio:.3g} times the largest that was run"
+        for name, value in (("N", parameters), ("D", molecules))
+        if name in fit.law.variables or "C" in fit.law.variables
+        if (ratio := value / points.columns[name].max()) > 1.01
+    ]
+    if "C" in fit.law.variables and int(distinct(points.columns["N"]).max()) > 0:
+        notes.append("its FLOPs per molecule are interpolated in N from the runs' own")
+    return Prediction(
+        request=request,
+        parameters=parameters,
+        molecules=molecules,
+        loss=float(fit.predict(columns)[0]),
+        interval=None if band is None else (float(band[0][0]), float(band[1][0])),
+        notes=tuple(notes),
+    )
+
+
+def _check_request(request: str, law: Law, points: Points, wanted: Mapping[str, float]) -> None:
+    """Refuse a prediction about a variable that the law does not have, unless it stays where the runs were."""
+    if law.variables != ("N",) and law.variables != ("D",):
+        return
+    absent = "D" if law.variables == ("N",) else "N"
+    usual = float(np.median(points.columns[absent]))
+    if abs(wanted[absent] / usual - 1) > SAME_BUDGET:
+        raise RunError(
+            f"--predict {request}: the law {law.label} says nothing about another {absent}; its runs had "
+            f"{absent} = {usual:.6g}. Ask for that, or train runs that differ in {absent} (three values or more)"
+        )

@@ -1,0 +1,240 @@
+"""The functional forms of scaling laws: formula, source and meaning of every parameter. Imports NumPy and errors only.
+
+Every law here is a sum of terms ``coefficient · variable^(sign · exponent)``, one of which may be a constant. That
+shared shape is what lets fit.py solve the coefficients exactly for given exponents. Variables are named columns:
+
+    N   parameters                      M    parameters in millions
+    D   molecules seen in training      S    optimiser steps
+    C   FLOPs, from the run's own log   MS   M · S
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from unimol_scale.errors import RunError, nearest
+
+FloatArray = npt.NDArray[np.float64]
+Columns = Mapping[str, FloatArray]
+Variable = Literal["N", "D", "C"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One summand: ``coefficient · variable^(sign · exponent)``, or ``coefficient`` alone when it has no variable.
+
+    Attributes:
+        coefficient: name of the multiplier, which is never negative.
+        exponent: name of the exponent as its paper writes it; None for the constant term.
+        variable: name of the column; None for the constant term.
+        sign: −1 where the paper writes A/N^α, +1 where it writes α·M^β with a negative β.
+    """
+
+    coefficient: str
+    exponent: str | None = None
+    variable: str | None = None
+    sign: int = -1
+
+
+@dataclass(frozen=True)
+class Law:
+    """Base of the laws; a subclass gives the name, the formula, the source and the terms."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+
+    @property
+    def formula(self) -> str:
+        """The law as one line of text."""
+        raise NotImplementedError
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The summands, the constant one first if there is one."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """Name for people, such as "chinchilla" or "power in N"."""
+        return self.name
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the columns that the law reads."""
+        return tuple(term.variable for term in self.terms if term.variable is not None)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of the formula."""
+        names: list[str] = []
+        for term in self.terms:
+            names += [term.coefficient] if term.exponent is None else [term.coefficient, term.exponent]
+        return tuple(names)
+
+    def predict(self, parameters: Mapping[str, float] | Mapping[str, FloatArray], columns: Columns) -> FloatArray:
+        """Evaluate the law.
+
+        Args:
+            parameters: name → value, as the formula writes them; arrays broadcast against the columns.
+            columns: column name → float [n].
+
+        Returns:
+            Predicted loss, float [n].
+
+        Raises:
+            RunError: a column that the law needs is not there.
+        """
+        missing = [name for name in self.variables if name not in columns]
+        if missing:
+            raise RunError(
+                f"the law {self.label} needs the columns {', '.join(missing)}, which these points do not have"
+            )
+        total: FloatArray = np.zeros(1)
+        for term in self.terms:
+            value: FloatArray = np.asarray(parameters[term.coefficient], dtype=np.float64)
+            if term.variable is not None and term.exponent is not None:
+                value = value * columns[term.variable] ** (term.sign * np.asarray(parameters[term.exponent]))
+            total = total + value
+        return total
+
+
+@dataclass(frozen=True)
+class Chinchilla(Law):
+    """L(N, D) = E + A/N^α + B/D^β, from Hoffmann et al., 2022 (arXiv 2203.15556), equation 2.
+
+    E is the loss that no model and no amount of data can undercut; A/N^α is the price of a finite model; B/D^β that of
+    finite data. Needs runs that differ in both N and D.
+    """
+
+    name: ClassVar[str] = "chinchilla"
+    source: ClassVar[str] = "Hoffmann et al. 2022, arXiv 2203.15556, equation 2"
+
+    @property
+    def formula(self) -> str:
+        """The law as one line of text."""
+        return "L = E + A/N^alpha + B/D^beta"
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """E, then the parameter term, then the data term."""
+        return (
+            Term(coefficient="E"),
+            Term(coefficient="A", exponent="alpha", variable="N"),
+            Term(coefficient="B", exponent="beta", variable="D"),
+        )
+
+
+@dataclass(frozen=True)
+class Power(Law):
+    """L(X) = A/X^α in one variable X, from Kaplan et al., 2020 (arXiv 2001.08361), equations 1.1 to 1.3.
+
+    Attributes:
+        variable: the column X: "N", "D" or "C".
+    """
+
+    name: ClassVar[str] = "power"
+    source: ClassVar[str] = "Kaplan et al. 2020, arXiv 2001.08361, equations 1.1-1.3"
+    variable: Variable = "N"
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+        return f"power in {self.variable}"
+
+    @property
+    def formula(self) -> str:
+        """The law as one line of text."""
+        return f"L = A/{self.variable}^alpha"
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The single power."""
+        return (Term(coefficient="A", exponent="alpha", variable=self.variable),)
+
+
+@dataclass(frozen=True)
+class Saturating(Law):
+    """L(X) = E + A/X^α in one variable X, from Henighan et al., 2020 (arXiv 2010.14701), equation 1.1.
+
+    Attributes:
+        variable: the column X: "N", "D" or "C".
+    """
+
+    name: ClassVar[str] = "saturating"
+    source: ClassVar[str] = "Henighan et al. 2020, arXiv 2010.14701, equation 1.1"
+    variable: Variable = "N"
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+        return f"saturating in {self.variable}"
+
+    @property
+    def formula(self) -> str:
+        """The law as one line of text."""
+        return f"L = E + A/{self.variable}^alpha"
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The floor, then the power."""
+        return (Term(coefficient="E"), Term(coefficient="A", exponent="alpha", variable=self.variable))
+
+
+@dataclass(frozen=True)
+class UniMol2(Law):
+    """L(M, S, C) = α_m·M^β_m + α_s·S^β_s + α_c·C^β_c with C = M·S, from Uni-Mol2 (arXiv 2406.14969), section 4.
+
+    M is in millions of parameters and S in optimiser steps at one batch size, so that "C" is not a count of FLOPs; the
+    column is called MS here to keep the two apart. The β are negative.
+    """
+
+    name: ClassVar[str] = "unimol2"
+    source: ClassVar[str] = "Uni-Mol2, arXiv 2406.14969, scaling law in M, S and C = M*S"
+    published: ClassVar[Mapping[str, float]] = {
+        "alpha_m": 2.660,
+        "beta_m": -1.137,
+        "alpha_s": 1.848,
+        "beta_s": -0.225,
+        "alpha_c": 0.588,
+        "beta_c": -1.479,
+    }
+
+    @property
+    def formula(self) -> str:
+        """The law as one line of text."""
+        return "L = alpha_m*M^beta_m + alpha_s*S^beta_s + alpha_c*(M*S)^beta_c"
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Model, steps, and their product."""
+        return tuple(
+            Term(coefficient=f"alpha_{key}", exponent=f"beta_{key}", variable=variable, sign=1)
+            for key, variable in (("m", "M"), ("s", "S"), ("c", "MS"))
+        )
+
+
+LAW_NAMES = ("chinchilla", "power", "saturating", "unimol2")
+
+
+def make_law(name: str, variable: Variable = "N") -> Law:
+    """Return a law by name.
+
+    Args:
+        name: one of ``LAW_NAMES``.
+        variable: the column of a one-variable law; the others ignore it.
+
+    Raises:
+        RunError: there is no such law.
+    """
+    if name == "chinchilla":
+        return Chinchilla()
+    if name == "power":
+        return Power(variable)
+    if name == "saturating":
+        return Saturating(variable)
+    if name == "unimol2":
+        return UniMol2()
+    raise RunError(f"unknown law {name!r}; {nearest(name, LAW_NAMES)}")

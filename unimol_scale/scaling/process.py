@@ -1,0 +1,107 @@
+"""Runs one command in its own process group, passes its output through, leaves no orphans. Standard library only."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+GRACE_SECONDS = 60.0  # a run saves a checkpoint when it is told to stop
+
+
+def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+    """Run a command, copy what it prints to standard output and to a log, and return its exit status.
+
+    Whatever ends this call, Ctrl-C and SIGTERM included, the whole group has ended before it returns: a launcher that
+    is killed alone leaves its ranks behind.
+
+    Args:
+        command: program and arguments.
+        environment: of the command.
+        log: file that the output is appended to.
+
+    Returns:
+        The exit status; negative for a signal.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM came in.
+    """
+    with log.open("ab") as file, _terminate_as_interrupt():
+        # The group begins with the command itself; a signal to it can not hit this process.
+        process = subprocess.Popen(
+            command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        assert process.stdout is not None
+        copier = threading.Thread(target=_copy, args=(process.stdout, file), daemon=True)
+        copier.start()
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            _stop_group(process, signal.SIGTERM)
+            raise
+        finally:
+            _stop_group(process, signal.SIGKILL)
+            copier.join(timeout=5.0)
+    return status
+
+
+def _copy(source: IO[bytes], log: IO[bytes]) -> None:
+    for line in source:
+        log.write(line)
+        log.flush()
+        sys.stdout.write(line.decode("utf-8", errors="replace"))
+        sys.stdout.flush()
+
+
+def _stop_group(process: "subprocess.Popen[bytes]", first: signal.Signals) -> None:
+    """Signal the group and wait for its end; SIGKILL after a grace, or at a second Ctrl-C."""
+    try:
+        if _signal_group(process, first):
+            _wait_group(process, GRACE_SECONDS)
+    except KeyboardInterrupt:
+        pass
+    if _signal_group(process, signal.SIGKILL):
+        _wait_group(process, GRACE_SECONDS)
+
+
+def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
+    """Signal the group; return whether it still had a member."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+        return False
+    return True
+
+
+def _wait_group(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        process.poll()  # reaps the leader, which would otherwise keep the group alive as a zombie
+        try:
+            os.killpg(process.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return
+        time.sleep(0.05)
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does, for as long as the context lasts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may, and only it is interrupted
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
