@@ -162,7 +162,7 @@ class StepLoader(Generic[SampleT]):
         seed: int,
     ) -> None:
         self._config = config
-        self._planner = planner
+        self.planner = planner
         self._dataset = MicroBatchDataset(split, corruption, planner, rank, seed)
 
     def steps(self, first: int, last: int) -> Iterator[list[SampleT]]:
@@ -171,7 +171,7 @@ class StepLoader(Generic[SampleT]):
         loader = DataLoader(
             self._dataset,
             batch_size=None,
-            sampler=_Addresses(self._planner, first, last),
+            sampler=_Addresses(self.planner, first, last),
             num_workers=workers,
             prefetch_factor=self._config.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
@@ -179,7 +179,7 @@ class StepLoader(Generic[SampleT]):
         )
         samples = iter(loader)
         for step in range(first, last):
-            yield [next(samples) for _ in range(self._planner(step)[2].per_rank)]
+            yield [next(samples) for _ in range(self.planner(step)[2].per_rank)]
 
 
 def training_loader(

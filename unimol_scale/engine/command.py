@@ -1,0 +1,98 @@
+"""The command behind ``launch/pretrain.py``: read settings, say the plan, train, leave in order."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.engine import zero
+from unimol_scale.engine.plan import describe
+from unimol_scale.engine.run_config import PretrainConfig, resolve
+from unimol_scale.engine.trainer import SUMMARY_NAME, Trainer, run_is_finished
+from unimol_scale.errors import UnimolScaleError
+from unimol_scale.objectives.registry import OBJECTIVE_NAMES
+
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the pretraining command."""
+    parser = argparse.ArgumentParser(
+        prog="pretrain.py",
+        description="Pretrain a two-track Transformer on a conformer store, with DeepSpeed ZeRO.",
+        epilog="Any setting can follow as key=value, for example train.steps=1000 train.learning_rate=3e-4.",
+    )
+    parser.add_argument("--size", required=True, metavar="NAME", help="a preset: 0.1M … 4M, 42M … 1.1B")
+    parser.add_argument("--objective", metavar="NAME", help=f"what is learnt: {', '.join(OBJECTIVE_NAMES)}")
+    parser.add_argument("--data", metavar="DIR", help="conformer store (default: the one store under data/)")
+    parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/SIZE-OBJECTIVE-seedN)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on from the newest intact checkpoint of the run folder (default: on)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print parameters, memory and steps, and stop")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
+    parser.add_argument("assignments", nargs="*", metavar="key=value", help="any setting, by its dotted path")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status of this rank."""
+    arguments = build_parser().parse_args(argv)
+    is_main = os.environ.get("RANK", "0") == "0"
+    try:
+        config = resolve(arguments.size, arguments.config, _flags(arguments), arguments.assignments)
+        if arguments.dry_run:
+            if is_main:
+                print(describe(config, int(os.environ.get("WORLD_SIZE", "1"))))
+            return 0
+        if run_is_finished(config.output):
+            if is_main:
+                print(f"{config.output} is finished already; nothing to do (another --output starts anew)")
+            return 0
+        return _train(config, resume=arguments.resume)
+    except UnimolScaleError as error:
+        if is_main:
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _train(config: PretrainConfig, *, resume: bool) -> int:
+    ranks = zero.start_ranks()
+    try:
+        summary = Trainer(config, ranks).run(resume=resume)
+    except UnimolScaleError as error:
+        # Raised alike on every rank, or by rank 0 alone before the others go on: no rank may wait for another now.
+        if ranks.is_main:
+            print(f"error: {error}", file=sys.stderr)
+        zero.abandon(EXIT_USER_ERROR)
+    except BaseException:
+        print(f"rank {ranks.rank} failed:\n{traceback.format_exc()}", file=sys.stderr)
+        zero.abandon(EXIT_FAILED)
+    zero.part()
+    if ranks.is_main:
+        final = summary["final"]["valid/loss"]
+        print(
+            f"{config.name}: {summary['steps']} steps, {summary['molecules']:,} molecules in "
+            f"{summary['seconds']:.0f} s, validation loss {final:.4f} → {config.output / SUMMARY_NAME}"
+        )
+    return 0
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags that were given, as a tree of settings."""
+    flags: dict[str, Any] = {}
+    if arguments.objective is not None:
+        flags["objective"] = {"name": arguments.objective}
+    if arguments.data is not None:
+        flags["data"] = {"path": arguments.data}
+    if arguments.output is not None:
+        flags["output"] = arguments.output
+    return flags

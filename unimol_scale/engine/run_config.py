@@ -1,0 +1,165 @@
+"""What a pretraining run is: every setting, resolved from size, files and the command line. Imports no DeepSpeed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unimol_scale.config import Origin, build, merge, parse_overrides, read_yaml, to_tree
+from unimol_scale.data.dataset import DataConfig
+from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.model.presets import ModelConfig, preset
+from unimol_scale.objectives.registry import ObjectiveConfig
+from unimol_scale.store.manifest import MANIFEST_NAME
+
+STORE_HINT = "python conformer_gen/build.py --source sample makes one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how fast and how often. The defaults are the paper's (Uni-Mol2, FACTS of arXiv 2406.14969).
+
+    Attributes:
+        steps: optimizer steps.
+        global_batch_size: molecules of one step over all ranks.
+        learning_rate: at its peak.
+        warmup_steps: of linear warm-up from zero.
+        schedule: after warm-up: ``linear`` or ``cosine`` decay to zero at the last step, or ``constant``.
+        beta1: of AdamW.
+        beta2: of AdamW.
+        weight_decay: of AdamW.
+        gradient_clip: largest norm of the whole gradient.
+        precision: ``bf16`` with fp32 master weights, or ``fp32``.
+        log_every: steps between log events.
+        validate_every: steps between validations; also before the first step and after the last.
+        checkpoint_every: steps between checkpoints; also after the last.
+        keep_checkpoints: newest checkpoints kept.
+    """
+
+    steps: int = 810_000
+    global_batch_size: int = 1024
+    learning_rate: float = 1e-4
+    warmup_steps: int = 100_000
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 1e-4
+    gradient_clip: float = 1.0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    log_every: int = 10
+    validate_every: int = 10_000
+    checkpoint_every: int = 1_000
+    keep_checkpoints: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "global_batch_size", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "gradient_clip"):
+            if getattr(self, name) <= 0.0:
+                raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ConfigError(
+                f"train.warmup_steps {self.warmup_steps} must be between 0 and train.steps {self.steps}; "
+                "a short run needs a short warm-up"
+            )
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"train.{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.weight_decay < 0.0:
+            raise ConfigError(f"train.weight_decay must not be negative, got {self.weight_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroConfig:
+    """How DeepSpeed shares the model among ranks.
+
+    Attributes:
+        stage: 0 shares nothing, 1 the optimizer states, 2 also the gradients, 3 also the weights.
+        config: a JSON file of DeepSpeed settings laid over the ones made from this configuration.
+    """
+
+    stage: Literal[0, 1, 2, 3] = 3
+    config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A whole run; ``config.yaml`` of a run folder holds one, resolved.
+
+    Attributes:
+        size: name of the preset that ``model`` started from.
+        output: run folder.
+        seed: of initialisation, order and corruption.
+        model: dimensions and options of the Transformer.
+        data: store and batches.
+        objective: what is learnt.
+        train: optimizer and schedule.
+        zero: DeepSpeed.
+    """
+
+    size: str
+    output: Path
+    data: DataConfig
+    model: ModelConfig
+    seed: int = 0
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of its folder."""
+        return self.output.name
+
+    @property
+    def objective_sha256(self) -> str:
+        """Hash of what is predicted and how it is corrupted; runs that differ in it can not be compared."""
+        settings = {"name": self.objective.name, "settings": to_tree(getattr(self.objective, self.objective.name))}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def resolve(
+    size: str, config_file: Path | None, flags: Mapping[str, Any], assignments: Sequence[str]
+) -> PretrainConfig:
+    """Lay preset, file, flags and ``key=value`` assignments over one another, later ones winning.
+
+    Args:
+        size: preset that the model starts from.
+        config_file: YAML with any of the keys of ``PretrainConfig``.
+        flags: tree of what was given by its own flag.
+        assignments: ``train.steps=100`` and the like.
+
+    Raises:
+        ConfigError: an unknown key, a wrong value, or no or several stores to train on.
+    """
+    tree: dict[str, Any] = {"size": size, "model": to_tree(preset(size))}
+    origin = Origin(name="command line")
+    if config_file is not None:
+        from_file, origin = read_yaml(config_file)
+        tree = merge(tree, from_file)
+    tree = merge(merge(tree, flags), parse_overrides(assignments))
+    if tree["size"] != size:
+        raise ConfigError(f"{origin.describe('size')}: the size {tree['size']!r} contradicts --size {size}")
+    tree.setdefault("output", f"runs/{size}-{tree.get('objective', {}).get('name', 'denoise')}-seed{tree.get('seed', 0)}")
+    data = tree.setdefault("data", {})
+    if isinstance(data, dict) and "path" not in data:
+        data["path"] = find_store(Path("data"))
+    return build(PretrainConfig, tree, origin)
+
+
+def find_store(root: Path) -> Path:
+    """Return the one finished store under a directory.
+
+    Raises:
+        StoreError: there is none, or more than one.
+    """
+    stores = sorted(path.parent for path in root.glob(f"*/{MANIFEST_NAME}"))
+    if len(stores) == 1:
+        return stores[0]
+    if not stores:
+        raise StoreError(f"no finished conformer store under {root}/; {STORE_HINT}, or name one with --data DIR")
+    names = ", ".join(str(store) for store in stores)
+    raise StoreError(f"{len(stores)} conformer stores under {root}/ ({names}); choose one with --data DIR")

@@ -1,0 +1,29 @@
+"""What this device can do at best: the measured matrix-product peak that MFU is a share of."""
+
+import time
+
+import torch
+
+# Large enough to fill the device, small enough to take a fraction of a second.
+_CPU_SIZE, _CUDA_SIZE = 1536, 8192
+_REPEATS = 5
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the FLOP/s of the best of a few square matrix products on this rank's device and threads."""
+    size = _CUDA_SIZE if device.type == "cuda" else _CPU_SIZE
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(_REPEATS):
+        _synchronise(device)
+        start = time.perf_counter()
+        torch.mm(a, b)
+        _synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
