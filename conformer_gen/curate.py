@@ -108,15 +108,13 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
 
 def _parse(row: SourceMolecule) -> Chem.Mol | Rejected:
     if row.block:
-        molecule = Chem.MolFromMolBlock(row.block)
-        if molecule is None:
-            return Rejected(reason="not_parsed", detail="RDKit can not read this SDF record")
-        return molecule
+        from_file: Chem.Mol | None = Chem.MolFromMolBlock(row.block)
+        return from_file or Rejected(reason="not_parsed", detail="RDKit can not read this SDF record")
     if not row.smiles:
         return Rejected(reason="empty", detail="the row has no SMILES")
-    molecule = Chem.MolFromSmiles(row.smiles)
-    if molecule is not None:
-        return molecule
+    from_smiles: Chem.Mol | None = Chem.MolFromSmiles(row.smiles)
+    if from_smiles is not None:
+        return from_smiles
     raw = Chem.MolFromSmiles(row.smiles, sanitize=False)
     if raw is None:
         return Rejected(reason="not_parsed", detail="this is not a SMILES")
@@ -135,7 +133,9 @@ def _largest_fragment(molecule: Chem.Mol) -> Chem.Mol:
     fragments = Chem.GetMolFrags(molecule, asMols=True)
     if len(fragments) <= 1:
         return molecule
-    return min(fragments, key=lambda fragment: (-fragment.GetNumHeavyAtoms(), Chem.MolToSmiles(fragment)))
+    ranked = sorted(fragments, key=lambda fragment: (-fragment.GetNumHeavyAtoms(), Chem.MolToSmiles(fragment)))
+    largest: Chem.Mol = ranked[0]
+    return largest
 
 
 def first_occurrences(keys: UInt64) -> Bool:

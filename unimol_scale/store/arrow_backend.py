@@ -170,6 +170,11 @@ class ArrowShard:
             raise StoreError(f"{path} is not a readable Arrow shard: {error}") from error
 
     @property
+    def batch(self) -> pa.RecordBatch:
+        """All records of the shard, memory-mapped."""
+        return self._views.batch
+
+    @property
     def num_atoms(self) -> Int32:
         """Heavy (or all) atoms of each molecule, int32 [R]."""
         return np.diff(self._views.atom_offsets)

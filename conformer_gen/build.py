@@ -1,0 +1,95 @@
+"""Build a conformer store: python conformer_gen/build.py --source sample. Arguments in, exit status out; no logic.
+
+python conformer_gen/build.py --source zinc20 --input tranches/ --workers 16
+python conformer_gen/build.py --config configs/build/sample.yaml embed.conformers=4
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unimol_scale import config as strict
+from unimol_scale.errors import UnimolScaleError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command; each flag is short for a key of ``BuildConfig``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--source", metavar="S", help="sample, zinc20, smiles, csv, parquet or sdf")
+    add("--input", type=Path, nargs="+", metavar="PATH", help="files or directories of that source")
+    add("--output", type=Path, metavar="DIR", help="where the store goes (default: data/<source>)")
+    add("--backend", help="arrow (default) or lmdb")
+    add("--conformers", type=int, metavar="K", help="conformers of each molecule (default 1)")
+    add("--seed", type=int, metavar="N", help="of conformers and split (default 0)")
+    add("--workers", type=int, metavar="N", help="processes of a local Ray (default: all cores)")
+    add("--ray-address", metavar="A", help="use a running Ray cluster; its nodes must share the output directory")
+    add("--limit", type=int, metavar="N", help="read only the first N rows")
+    add("--hydrogens", action="store_true", default=None, help="keep hydrogens as atoms")
+    add("--config", type=Path, metavar="FILE", help="YAML with the keys of configs/build/sample.yaml")
+    add("--dry-run", action="store_true", help="print what would be done: rows, core-hours, bytes")
+    add("overrides", nargs="*", metavar="key=value", help="any other key, such as curate.valid_fraction=0.1")
+    return parser
+
+
+def config_tree(arguments: argparse.Namespace) -> tuple[dict[str, Any], strict.Origin]:
+    """Lay the command line over the file; return the keys and where they came from."""
+    tree, origin = strict.read_yaml(arguments.config) if arguments.config else ({}, strict.Origin(name="command line"))
+    flags = {
+        ("source", "name"): arguments.source,
+        ("source", "input"): arguments.input,
+        ("source", "limit"): arguments.limit,
+        ("embed", "conformers"): arguments.conformers,
+        ("embed", "hydrogens"): arguments.hydrogens,
+        ("output",): arguments.output,
+        ("backend",): arguments.backend,
+        ("seed",): arguments.seed,
+        ("workers",): arguments.workers,
+        ("ray_address",): arguments.ray_address,
+    }
+    tree = strict.merge(tree, strict.parse_overrides(arguments.overrides))
+    for path, value in flags.items():
+        if value is not None:
+            tree = strict.merge(tree, {path[0]: {path[1]: value} if len(path) == 2 else value})
+    return tree, origin
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command; errors propagate."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.source is None and arguments.config is None:
+        parser.error("--source is required, such as --source sample, which needs no download")
+    # RDKit and Ray take a second to import; --help and usage errors should not wait for them.
+    from conformer_gen.config import BuildConfig
+
+    config = strict.build(BuildConfig, *config_tree(arguments))
+    from conformer_gen import driver
+
+    if arguments.dry_run:
+        print(driver.estimate(config))
+        return 0
+    result = driver.build(config)
+    print(result.describe())
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 when the store is finished, 2 for an error that the user can mend, 130 after Ctrl-C."""
+    try:
+        return run(argv)
+    except UnimolScaleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

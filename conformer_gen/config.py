@@ -1,0 +1,70 @@
+"""The configuration of a build: every key of ``configs/build/*.yaml`` and of ``key=value``. Imports no Ray."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from conformer_gen.curate import CurateConfig
+from conformer_gen.embed import EmbedConfig
+from conformer_gen.sources import SourceConfig
+from unimol_scale.errors import ConfigError
+from unimol_scale.store.manifest import Backend
+
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """A whole build.
+
+    Attributes:
+        source: where molecules come from.
+        curate: which are kept and how they are split.
+        embed: how they get coordinates.
+        output: the store's directory; None means data/<source>.
+        backend: file format of the shards.
+        seed: of conformers and split.
+        workers: processes of a local Ray; None means the cores this process may use.
+        ray_address: of a running Ray cluster to use instead of a local one.
+        task_size: rows of the source in one task.
+        shard_rows: molecules in one shard.
+        limit_s: seconds after which a worker that is still at one molecule is killed.
+    """
+
+    source: SourceConfig
+    curate: CurateConfig = dataclasses.field(default_factory=CurateConfig)
+    embed: EmbedConfig = dataclasses.field(default_factory=EmbedConfig)
+    output: Path | None = None
+    backend: Backend = "arrow"
+    seed: int = 0
+    workers: int | None = None
+    ray_address: str | None = None
+    task_size: int = 500
+    shard_rows: int = 50_000
+    limit_s: float = 180.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ConfigError(f"seed must be 0 to 2^63 - 1, got {self.seed}")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers must be at least 1, got {self.workers}")
+        if not 1 <= self.task_size <= 99_999:
+            raise ConfigError(f"task_size must be 1 to 99,999, got {self.task_size}")
+        if self.shard_rows < 1:
+            raise ConfigError(f"shard_rows must be at least 1, got {self.shard_rows}")
+        if self.limit_s <= 2 * self.embed.timeout_s:
+            raise ConfigError("limit_s must exceed two embedding tries: raise it, or lower embed.timeout_s")
+        if self.source.name == "sdf" and (self.embed.hydrogens or self.embed.conformers != 1):
+            raise ConfigError(
+                "the source 'sdf' keeps the file's one heavy-atom geometry: no --hydrogens, --conformers 1"
+            )
+
+    @property
+    def directory(self) -> Path:
+        """Where the store goes."""
+        return self.output or Path("data") / self.source.name
+
+    @property
+    def num_workers(self) -> int:
+        """Worker processes of a local Ray."""
+        return self.workers or len(os.sched_getaffinity(0))
