@@ -15,6 +15,8 @@ from unimol_scale.scaling.points import Points, distinct
 from unimol_scale.scaling.solver import Problem, Solution, grid_starts, make_problem, minimise, residuals_and_jacobian
 
 GRID_CELLS = 1000
+SCREENING_ITERATIONS = 30
+NUM_FINALISTS = 3
 BOOTSTRAP_CHUNK = 250  # draws solved together; more does not fit in the processor's cache
 MAX_CONDITION = 1e6
 COLLINEAR = 0.9999
@@ -127,10 +129,9 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
     if reason is not None:
         raise RunError(f"the law {law.label} ({law.formula}) can not be fitted to these runs: {reason}")
     problem = make_problem(law, points.columns, points.loss, config.huber_delta, config.exponent_bounds)
-    starts = grid_starts(problem, GRID_CELLS, config.starts)
-    weights = np.ones((len(starts), len(points)))
-    solution = minimise(problem, starts, weights, config.tolerance, config.max_iterations)
-    best = int(np.argmin(solution.objective))
+    solution = _solve(problem, config)
+    # Of two that are level to rounding, the one that met the tolerance.
+    best = int(np.argmin(np.where(solution.converged, 1.0, 1.0 + 1e-9) * solution.objective))
     theta = solution.theta[best]
     _check_solution(law, problem, solution, best)
     residual, jacobian = residuals_and_jacobian(problem, theta[None])
@@ -185,6 +186,16 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
                     f"{one} and {two} rise and fall together in every run, so that their effects can not be told apart"
                 )
     return None
+
+
+def _solve(problem: Problem, config: FitConfig) -> Solution:
+    """Polish the best grid cells for a while, then the best of those to the end."""
+    starts = grid_starts(problem, GRID_CELLS, config.starts)
+    weights = np.ones((len(starts), len(problem.log_loss)))
+    screened = minimise(problem, starts, weights, config.tolerance, min(SCREENING_ITERATIONS, config.max_iterations))
+    finalists = np.argsort(screened.objective, kind="stable")[:NUM_FINALISTS]
+    chosen = screened.theta[finalists]
+    return minimise(problem, chosen, weights[: len(chosen)], config.tolerance, config.max_iterations)
 
 
 def _check_solution(law: Law, problem: Problem, solution: Solution, best: int) -> None:

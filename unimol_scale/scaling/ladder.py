@@ -168,7 +168,7 @@ def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
     """
     if config.launcher == "deepspeed":
         # The one beside this interpreter: another environment's would train with other versions.
-        launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", str(config.ranks)]
+        launcher = [str(Path(sys.executable).parent / "deepspeed"), "-q", "--num_gpus", str(config.ranks)]
         launcher += ["--master_port", str(port)]
     else:
         launcher = [sys.executable]

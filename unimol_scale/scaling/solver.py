@@ -1,7 +1,9 @@
 """Robust regression of log loss on a sum of power terms, for many weightings of the points at once. Imports NumPy only.
 
 For one weighting w the solver minimises Σ_i w_i · huber(log prediction_i − log loss_i), the *sum* of the Huber
-losses of Hoffmann et al. 2022: an average makes the usual stopping tests fire before the minimum. Unknowns are the log
+losses of Hoffmann et al. 2022: an average makes the usual stopping tests fire before the minimum. Where noise is larger
+than the quadratic zone this loss is flat between, say, two seeds of one size, and any curve between them would be a
+minimum; a trace of least squares (TIE_BREAK) chooses among those. Unknowns are the log
 of every coefficient at the geometric centre of the data, which keeps coefficients positive and the unknowns of one
 size, and the exponents. The bootstrap is one call with a row of weights per draw.
 """
@@ -16,6 +18,8 @@ from unimol_scale.scaling.laws import Columns, FloatArray, Law
 # Shapes: W weightings, n points, K terms, J exponents, P = K + J unknowns (log coefficients first).
 
 NEGLIGIBLE = 1e-6  # a term below this share of the smallest loss, at the centre of the data, counts as absent
+TIE_BREAK = 1e-4  # weight of r²/2 beside the Huber loss
+SCALED_IDENTITY = 0.1
 DAMPING_FLOOR, DAMPING_CEILING = 1e-10, 1e12
 
 
@@ -121,11 +125,11 @@ def residuals_and_jacobian(problem: Problem, theta: FloatArray) -> tuple[FloatAr
 
 
 def huber_sum(problem: Problem, residual: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return Σ_i w_i · huber(residual_i), float [W]."""
-    delta = problem.huber_delta
+    """Return Σ_i w_i · (huber(residual_i) + TIE_BREAK · residual_i² / 2), float [W]."""
     size = np.abs(residual)
-    clipped = np.minimum(size, delta)
-    result: FloatArray = (weights * clipped * (size - 0.5 * clipped)).sum(axis=1)
+    clipped = np.minimum(size, problem.huber_delta)
+    penalty = clipped * (size - 0.5 * clipped) + 0.5 * TIE_BREAK * size**2
+    result: FloatArray = (weights * penalty).sum(axis=1)
     return result
 
 
@@ -204,7 +208,8 @@ def minimise(
     """Minimise the summed Huber loss from given starts, by a damped Newton method with bounds.
 
     The Newton matrix holds the points inside the quadratic zone only; the damping adds the matrix of iteratively
-    reweighted least squares, whose steps always descend, until the step is accepted.
+    reweighted least squares, whose steps descend, until the step is accepted. A part of its diagonal is added once
+    more: where two terms are almost alike, the matrix alone does not hold back a step along their trade-off.
 
     Args:
         problem: the points.
@@ -229,7 +234,8 @@ def minimise(
         open_rows = open_rows[still]
         if not len(open_rows):
             break
-        step = _step(newton + damping[open_rows, None, None] * reweighted, gradient, free)
+        damper = reweighted * (1.0 + SCALED_IDENTITY * np.eye(reweighted.shape[1]))
+        step = _step(newton + damping[open_rows, None, None] * damper, gradient, free)
         trial = np.clip(theta[open_rows] + step, problem.lower, problem.upper)
         trial_residual, trial_jacobian = residuals_and_jacobian(problem, trial)
         trial_objective = huber_sum(problem, trial_residual, weights[open_rows])
@@ -248,10 +254,10 @@ def _curvature(
     """Return the gradient [W, P], the Newton matrix and the reweighted matrix, both [W, P, P]."""
     delta = problem.huber_delta
     size = np.abs(residual)
-    pull = weights * np.clip(residual, -delta, delta)
+    pull = weights * (np.clip(residual, -delta, delta) + TIE_BREAK * residual)
     gradient = (jacobian @ pull[:, :, None])[:, :, 0]
     across = jacobian.transpose(0, 2, 1)
-    newton = (jacobian * (weights * (size <= delta))[:, None, :]) @ across
+    newton = (jacobian * (weights * ((size <= delta) + TIE_BREAK))[:, None, :]) @ across
     reweighted = (jacobian * (weights * delta / np.maximum(size, delta))[:, None, :]) @ across
     return gradient, newton, reweighted
 

@@ -1,0 +1,102 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "scaling"))
+
+from simulated_runs import write_ladder, write_run
+
+from unimol_scale.cli import main
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return write_ladder(tmp_path / "runs", steps=(200, 800, 3200), noise=0.001)
+
+
+def test_fit_prints_the_law_and_writes_the_report(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit-scaling-law", "runs", "--predict", "42M@1M", "--bootstrap", "100"]) == 0
+    output = capsys.readouterr().out
+    folder = tmp_path / "reports" / "scaling-law"
+    law = json.loads((folder / "law.json").read_text())
+    assert law["law"]["name"] == "chinchilla"
+    assert f"{law['law']['parameters']['alpha']:.5g}" in output
+    assert f"held-out error: {law['held_out_error']:.2%}" in output
+    assert f"{law['predictions'][0]['loss']:.5g}" in output
+    assert "reports/scaling-law/report.md" in output
+    assert (folder / "report.md").is_file()
+
+
+def test_a_skipped_run_is_told_and_the_rest_is_fitted(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(runs / "late", "4M", 6400, summary={"status": "stopped"})
+    assert main(["fit-scaling-law", str(runs), "--bootstrap", "0", "--output", str(tmp_path / "report")]) == 0
+    output = capsys.readouterr().out
+    assert "late: left out, its status is 'stopped'" in output
+    assert "late: left out" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_table_is_fitted_with_named_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n:.0f},{3.0 + 2000 / n**0.5:.6f}" for n in (1e5, 3e5, 1e6, 3e6, 1e7, 3e7)]
+    (tmp_path / "t.csv").write_text("size,D,loss\n" + "\n".join(row.replace(",", ",1e6,") for row in rows) + "\n")
+    arguments = ["fit-scaling-law", str(tmp_path / "t.csv"), "--column", "N=size", "--law", "saturating"]
+    assert main([*arguments, "--hold-out", "none", "--output", str(tmp_path / "report")]) == 0
+    law = json.loads((tmp_path / "report" / "law.json").read_text())["law"]
+    assert law["parameters"]["E"] == pytest.approx(3.0, rel=1e-4)
+    assert law["parameters"]["alpha"] == pytest.approx(0.5, rel=1e-4)
+    assert "saturating in N" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["runs", "--hold-out", "most"], "--hold-out most"),
+        (["runs", "--predict", "1M"], "not SIZE@MOLECULES"),
+        (["runs", "--column", "N"], "not KEY=HEADER"),
+        (["runs", "--law", "unimol2", "--variable", "N"], "--variable belongs"),
+        (["runs", "--output", "runs/0.1M-200-0/summary.json"], "can not be written"),
+    ],
+)
+def test_a_mistake_ends_with_status_2_and_one_line(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(runs.parent)
+    assert main(["fit-scaling-law", *arguments, "--bootstrap", "0"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_an_unknown_law_is_refused_by_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit-scaling-law", "runs", "--law", "cubic"])
+    assert "chinchilla" in capsys.readouterr().err
+
+
+def test_ladder_dry_run_prints_the_plan_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "l.yaml").write_text("name: l\ndata: data/sample\nranks: 2\nsizes: [0.1M, 1M]\nsteps: [10, 20]\n")
+    assert main(["ladder", "l.yaml", "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert "4 runs" in output
+    assert output.count("launch/pretrain.py --size") == 4
+    assert "to be trained" in output
+    assert list(tmp_path.iterdir()) == [tmp_path / "l.yaml"]
+
+
+def test_ladder_mistakes_end_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ladder", str(tmp_path / "none.yaml")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    (tmp_path / "l.yaml").write_text("name: l\ndata: d\nsizes: [2.1M]\nsteps: [10]\n")
+    assert main(["ladder", str(tmp_path / "l.yaml")]) == 2
+    assert "unknown size '2.1M'" in capsys.readouterr().err

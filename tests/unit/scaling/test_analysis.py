@@ -1,0 +1,178 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from simulated_runs import BATCH, SIZES, chinchilla, write_ladder
+
+from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.scaling.analysis import Analysis, AnalysisConfig, analyse, parameters_of_size, parse_count
+from unimol_scale.scaling.fit import FitConfig
+from unimol_scale.scaling.points import columns_at, distinct, make_points
+from unimol_scale.scaling.records import read_runs
+from unimol_scale.scaling.report import write_report
+from unimol_scale.scaling.select import hold_out_mask
+
+QUICK = FitConfig(bootstrap=100)
+
+
+def run(folder: Path, **settings: object) -> Analysis:
+    records, notes = read_runs([folder])
+    return analyse(records, notes, AnalysisConfig(**{"fit": QUICK, **settings}))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ladder(tmp_path_factory.mktemp("joint"), steps=(200, 800, 3200), noise=0.001)
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ladder(tmp_path_factory.mktemp("flat"), noise=0.0005)
+
+
+def test_auto_takes_the_joint_law_when_sizes_and_budgets_vary(joint: Path) -> None:
+    analysis = run(joint, hold_out="none")
+    assert analysis.fit.law.name == "chinchilla"
+    assert {candidate.law.name for candidate in analysis.selection.candidates} >= {"chinchilla", "unimol2", "power"}
+    assert analysis.fit.parameters["alpha"] == pytest.approx(0.4, rel=0.1)
+
+
+def test_auto_takes_a_law_in_n_when_there_is_one_budget(flat: Path) -> None:
+    analysis = run(flat)
+    # The simulated law has a floor at a fixed budget, which a pure power can not follow over a decade.
+    assert analysis.fit.law.label == "saturating in N"
+    assert "left-out sizes" in analysis.selection.reason
+    power = run(flat, law="power")
+    assert analysis.held_out_error < power.held_out_error
+
+
+def test_auto_takes_the_pure_power_when_that_is_the_truth(tmp_path: Path) -> None:
+    write_ladder(tmp_path, law=lambda n, d: 12.0 / n**0.2, noise=0.002, seeds=(0, 1))
+    assert run(tmp_path, hold_out="none").fit.law.label == "power in N"
+
+
+def test_the_held_out_size_is_predicted_and_was_not_fitted(joint: Path) -> None:
+    analysis = run(joint)
+    assert {check.name for check in analysis.checks} == {"4M-200-0", "4M-800-0", "4M-3200-0"}
+    assert analysis.fit.num_points == 15
+    assert 0 < analysis.held_out_error < 0.01
+
+
+@pytest.mark.parametrize(("rule", "sizes"), [("largest", 1), ("2", 2), ("0.5", 3), ("0.34", 3), ("none", 0)])
+def test_hold_out_takes_whole_sizes_from_the_top(joint: Path, rule: str, sizes: int) -> None:
+    points = make_points(read_runs([joint])[0], "total")
+    mask = hold_out_mask(points, rule)
+    chosen = np.unique(points.columns["N"][mask])
+    assert list(chosen) == sorted(SIZES.values())[len(SIZES) - sizes :]
+    assert mask.sum() == 3 * sizes
+
+
+@pytest.mark.parametrize("rule", ["6", "many", "-1", "0", "1.5"])
+def test_a_hold_out_that_makes_no_sense_is_refused(joint: Path, rule: str) -> None:
+    with pytest.raises(RunError, match="--hold-out"):
+        run(joint, hold_out=rule)
+
+
+def test_too_few_sizes_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    write_ladder(tmp_path, sizes=["1M"])
+    with pytest.raises(RunError, match=r"leaves nothing to fit.*1 model size"):
+        run(tmp_path)
+    with pytest.raises(RunError, match=r"no law can be fitted.*train more sizes"):
+        run(tmp_path, hold_out="none")
+
+
+def test_a_law_that_one_budget_can_not_determine_is_refused_by_name(flat: Path) -> None:
+    with pytest.raises(RunError, match=r"chinchilla.*D is constant"):
+        run(flat, law="chinchilla")
+
+
+def test_prediction_of_a_preset_without_runs_uses_its_count(joint: Path) -> None:
+    analysis = run(joint, predict=("42M@1M",), hold_out="none")
+    (prediction,) = analysis.predictions
+    assert prediction.parameters == 43_788_112
+    assert prediction.loss == pytest.approx(chinchilla(43_788_112, 1e6), rel=0.05)
+    assert prediction.interval[0] < prediction.loss < prediction.interval[1]
+    assert any("N is 11.6 times the largest" in note for note in prediction.notes)
+
+
+def test_prediction_of_a_size_that_was_run_uses_the_runs_count(joint: Path) -> None:
+    records, _ = read_runs([joint])
+    assert parameters_of_size("1M", records, "total") == SIZES["1M"]
+    assert parameters_of_size("7e6", records, "total") == 7e6
+    with pytest.raises(RunError, match=r"unknown size '1\.1G'.*did you mean '1\.1B'"):
+        parameters_of_size("1.1G", records, "total")
+
+
+@pytest.mark.parametrize(("request_", "message"), [("1M", "not SIZE@MOLECULES"), ("1M@lots", "not SIZE@MOLECULES")])
+def test_a_malformed_request_is_refused(joint: Path, request_: str, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        run(joint, predict=(request_,))
+
+
+def test_a_law_in_n_refuses_to_speak_about_another_budget(flat: Path) -> None:
+    assert run(flat, predict=(f"4M@{400 * BATCH}",)).predictions[0].loss > 0
+    with pytest.raises(RunError, match="says nothing about another D"):
+        run(flat, predict=("4M@1B",))
+
+
+def test_a_law_in_compute_predicts_through_the_runs_flops_per_molecule(joint: Path) -> None:
+    points = make_points(read_runs([joint])[0], "total")
+    columns = columns_at(points, np.array([5e5, 5e7]), np.array([1e5, 1e5]))
+    np.testing.assert_allclose(columns["C"], 150.0 * np.array([5e5, 5e7]) ** 0.95 * 1e5, rtol=1e-6)
+    np.testing.assert_allclose(columns["S"], 1e5 / BATCH)
+
+
+def test_distinct_values_are_one_within_a_percent() -> None:
+    assert distinct(np.array([200.0, 100.0, 100.5, 400.0])).tolist() == [1, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("838M", 8.38e8), ("1.1e9", 1.1e9), ("12_000", 12000.0), ("1B", 1e9), ("0", None), ("-1", None)]
+)
+def test_counts_are_read_with_their_suffix(text: str, value: float | None) -> None:
+    assert parse_count(text) == value
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--variable belongs to the laws in one variable"):
+        AnalysisConfig(law="chinchilla", variable="N")
+    with pytest.raises(ConfigError, match="did you mean 'power'"):
+        AnalysisConfig(law="powr")
+
+
+def test_the_report_holds_the_numbers_and_every_picture(joint: Path, tmp_path: Path) -> None:
+    analysis = run(joint, predict=("42M@1M",))
+    report = write_report(analysis, tmp_path / "report")
+    text = report.read_text()
+    tree = json.loads((tmp_path / "report" / "law.json").read_text())
+    assert tree["law"]["parameters"] == dict(analysis.fit.parameters)  # full precision
+    assert tree["held_out_error"] == analysis.held_out_error
+    assert [point["name"] for point in tree["points"] if point["held_out"]] == [check.name for check in analysis.checks]
+    assert set(tree["terms"]) == {"token", "coordinate", "distance"}
+    pictures = {path.name for path in report.parent.glob("*.png")}
+    expected = {"loss_vs_N.png", "loss_vs_D.png", "loss_vs_C.png", "residuals.png", "curves.png", "terms.png"}
+    assert pictures == expected
+    for name in expected:
+        assert f"]({name})" in text
+        assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
+    assert f"{analysis.held_out_error:.2%}" in text
+
+
+def test_no_picture_is_drawn_against_a_constant(flat: Path, tmp_path: Path) -> None:
+    write_report(run(flat), tmp_path)
+    assert not (tmp_path / "loss_vs_D.png").exists()
+    assert (tmp_path / "loss_vs_N.png").exists()
+
+
+def test_a_loss_term_that_no_law_fits_is_reported_and_not_hidden(tmp_path: Path) -> None:
+    write_ladder(tmp_path / "runs", noise=0.001)
+    for summary in (tmp_path / "runs").glob("*/summary.json"):
+        tree = json.loads(summary.read_text())
+        tree["final"]["valid/loss/token"] = 0.0
+        summary.write_text(json.dumps(tree))
+    analysis = run(tmp_path / "runs")
+    (token,) = [term for term in analysis.terms if term.term == "token"]
+    assert token.fit is None
+    assert "token is 0.0" in token.obstacle
+    assert token.obstacle in write_report(analysis, tmp_path / "report").read_text()

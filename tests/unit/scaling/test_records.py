@@ -1,0 +1,163 @@
+import json
+from pathlib import Path
+
+import pytest
+from simulated_runs import BATCH, EMBEDDING, SIZES, chinchilla, write_ladder, write_run
+
+from unimol_scale.errors import RunError
+from unimol_scale.scaling.points import make_points
+from unimol_scale.scaling.records import read_csv, read_runs
+
+
+def test_a_run_folder_is_read_at_the_end_of_its_schedule(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "one", "1M", 100, seed=3)
+    (record,), notes = read_runs([tmp_path / "runs"])
+    assert notes == []
+    assert (record.name, record.size, record.seed, record.steps) == ("one", "1M", 3, 100)
+    assert record.molecules == 100 * BATCH
+    assert record.loss == pytest.approx(chinchilla(SIZES["1M"], 100 * BATCH))
+    assert record.terms["token"] == pytest.approx(record.loss * 0.5)
+    assert record.flops == pytest.approx(150.0 * SIZES["1M"] ** 0.95 * 100 * BATCH)
+    losses = [loss for _, loss in record.curve]
+    assert len(losses) == 10
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] == record.loss
+
+
+def test_n_counts_the_parameters_that_were_asked_for(tmp_path: Path) -> None:
+    write_ladder(tmp_path, sizes=["0.1M"])
+    records, _ = read_runs([tmp_path])
+    assert make_points(records, "total").columns["N"][0] == SIZES["0.1M"]
+    assert make_points(records, "non-embedding").columns["N"][0] == SIZES["0.1M"] - EMBEDDING
+
+
+def test_a_resumed_run_counts_the_later_line_of_a_step(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one", "1M", 100)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 100, "molecules": 100 * BATCH, "valid/loss": 9.0}) + "\n")
+    (record,), _ = read_runs([tmp_path])
+    assert len(record.curve) == 10
+    assert record.curve[-1] == (100 * BATCH, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"status": "stopped"}, "stopped"), ({"status": "failed"}, "failed"), ({"diverged": True}, "diverged")],
+)
+def test_a_run_that_is_no_use_is_left_out_with_a_note(tmp_path: Path, change: dict[str, object], word: str) -> None:
+    write_run(tmp_path / "good", "1M", 100)
+    write_run(tmp_path / "bad", "2M", 100, summary=change)
+    records, notes = read_runs([tmp_path])
+    assert [record.name for record in records] == ["good"]
+    assert len(notes) == 1
+    assert "bad" in notes[0]
+    assert word in notes[0]
+
+
+def test_a_run_without_summary_is_left_out_with_a_note(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", "1M", 100)
+    (write_run(tmp_path / "running", "2M", 100) / "summary.json").unlink()
+    records, notes = read_runs([tmp_path])
+    assert len(records) == 1
+    assert "running" in notes[0]
+
+
+@pytest.mark.parametrize("key", ["objective", "objective_sha256", "validation_sha256"])
+def test_runs_that_differ_in_what_the_loss_means_are_refused(tmp_path: Path, key: str) -> None:
+    write_run(tmp_path / "a", "1M", 100)
+    write_run(tmp_path / "b", "2M", 100, summary={key: "other"})
+    with pytest.raises(RunError, match=rf"differ in {key}.*b has other"):
+        read_runs([tmp_path])
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "1M", 100)
+    write_run(tmp_path / "b", "1M", 100)
+    with pytest.raises(RunError, match="same size, budget and seed"):
+        read_runs([tmp_path])
+    with pytest.raises(RunError, match="same name"):
+        read_runs([tmp_path / "a", tmp_path / "a"])
+
+
+def test_missing_and_empty_directories_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist"):
+        read_runs([tmp_path / "nowhere"])
+    with pytest.raises(RunError, match=r"holds no run .*unimol-scale ladder"):
+        read_runs([tmp_path])
+    write_run(tmp_path / "a", "1M", 100, summary={"status": "failed"})
+    with pytest.raises(RunError, match=r"no finished run.*\n.*'failed'"):
+        read_runs([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flops": None}, "'flops' must be a number"),
+        ({"seed": None}, "lacks the key 'seed'"),
+        ({"steps": "many"}, "'steps' is 'many', not of type int"),
+        ({"final": {}}, "'valid/loss' must be a number"),
+        ({"schema_version": 2}, "schema_version is 2"),
+    ],
+)
+def test_a_damaged_summary_names_the_file_and_the_key(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    write_run(tmp_path / "a", "1M", 100, summary=change)
+    with pytest.raises(RunError, match=rf"summary\.json.*{message}"):
+        read_runs([tmp_path])
+
+
+def test_text_that_is_not_json_names_the_line(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", "1M", 100)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "val')
+    with pytest.raises(RunError, match=r"metrics\.jsonl:21 is not JSON"):
+        read_runs([tmp_path])
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0, -1.0, float("inf")])
+def test_losses_must_be_positive_and_finite(tmp_path: Path, value: float) -> None:
+    write_run(tmp_path / "a", "1M", 100, summary={"final": {"valid/loss": value}})
+    records, _ = read_runs([tmp_path])
+    with pytest.raises(RunError, match=r"loss is .*finite values above zero"):
+        make_points(records, "total")
+
+
+def test_steps_of_different_batch_sizes_are_not_one_column(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "1M", 100)
+    write_run(tmp_path / "b", "2M", 100, summary={"global_batch_size": 128})
+    records, _ = read_runs([tmp_path])
+    assert "S" not in make_points(records, "total").columns
+
+
+def test_a_table_is_read_by_its_headers(tmp_path: Path) -> None:
+    table = tmp_path / "losses.csv"
+    table.write_text("size,flop,loss,who\n1e6,6e12,2.5,a\n2e6,24e12,2.0,b\n")
+    one, two = read_csv(table, {"N": "size", "C": "flop", "D": "C/(6N)", "name": "who"})
+    assert (one.name, one.parameters, one.molecules, one.flops, one.loss) == ("a", 1e6, 1e6, 6e12, 2.5)
+    assert two.molecules == 2e6
+
+
+def test_a_table_without_compute_has_none(tmp_path: Path) -> None:
+    table = tmp_path / "losses.csv"
+    table.write_text("N,D,loss\n1e6,1e6,2.5\n")
+    (record,) = read_csv(table, {})
+    assert record.flops is None
+    assert record.name == "row 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "headers", "message"),
+    [
+        ("N,loss\n1,1\n", {}, r"no column 'D' for D; name it with --column D=HEADER"),
+        ("size,D,loss\n1,1,1\n", {"N": "sise"}, "no column 'sise' for N.*did you mean 'size'"),
+        ("N,D,loss\n1,1,1\n", {"M": "N"}, "unknown column 'M'"),
+        ("N,D,loss\n1,1,low\n", {}, r"losses\.csv:2: 'loss' must be a number, not 'low'"),
+        ("N,D,loss\n1,1\n", {}, r"losses\.csv:2: 'loss' must be a number, not ''"),
+        ("N,D,loss\n1,1,2\n1,1,2\n", {}, "duplicate run"),
+        ("N,loss\n1,1\n", {"D": "C/(6N)"}, "no column 'C' for C"),
+    ],
+)
+def test_a_bad_table_says_what_is_wrong(tmp_path: Path, text: str, headers: dict[str, str], message: str) -> None:
+    table = tmp_path / "losses.csv"
+    table.write_text(text)
+    with pytest.raises(RunError, match=message):
+        read_runs([table], headers)
