@@ -47,7 +47,7 @@ class MoleculeBatch:
 def collate(columns: MoleculeColumns) -> MoleculeBatch:
     """Pad ragged columns of B molecules into one batch, without a Python loop over molecules."""
     num_atoms_B = columns.num_atoms
-    B, A = len(num_atoms_B), int(num_atoms_B.max())
+    A = int(num_atoms_B.max())
     valid_BA = np.arange(A)[None, :] < num_atoms_B[:, None]
     bonds_BAA3, degree_BA = dense_bonds(columns, A)
     return MoleculeBatch(

@@ -27,7 +27,8 @@ def choose_masked(keys: MoleculeKeys, valid_BA: Bool, fraction: float) -> Bool:
     target_B = np.floor(fraction * count_B + keys.uniform(STREAM_MASK_COUNT, 1)[:, 0])
     order_BA = np.where(valid_BA, keys.uniform(STREAM_MASK_ORDER, valid_BA.shape[1]), np.inf)
     rank_BA = order_BA.argsort(axis=1).argsort(axis=1)
-    return (rank_BA < target_B[:, None]) & valid_BA
+    masked_BA: Bool = (rank_BA < target_B[:, None]) & valid_BA
+    return masked_BA
 
 
 def chosen_molecules(keys: MoleculeKeys, stream: int, probability: float) -> Bool:

@@ -200,9 +200,7 @@ def training_loader(
     if batch_size % world_size:
         raise ConfigError(f"train.global_batch_size {batch_size} is not a multiple of the {world_size} ranks")
     split = open_store(config.path).split("train")
-    planner = StepPlanner(
-        split, batch_size=batch_size, seed=seed, world_size=world_size, max_pairs=config.max_pairs
-    )
+    planner = StepPlanner(split, batch_size=batch_size, seed=seed, world_size=world_size, max_pairs=config.max_pairs)
     return StepLoader(config, planner, split, corruption, rank=rank, seed=seed)
 
 

@@ -67,8 +67,11 @@ def global_batch(num_molecules: int, batch_size: int, seed: int, step: int) -> t
 class MicroBatchPlan:
     """How a global batch is cut: ``members[m]`` are positions in the batch; micro-batch m runs on rank m % ranks.
 
+    Every rank runs the same number of micro-batches, or ZeRO-3 would hang. A batch that does not divide among the ranks
+    leaves some with one too few; these run a filler whose result does not count. Training batches always divide.
+
     Attributes:
-        members: equal-cost micro-batches, larger molecules last; a multiple of the number of ranks.
+        members: equal-cost micro-batches, larger molecules last.
         world_size: number of ranks.
     """
 
@@ -77,12 +80,17 @@ class MicroBatchPlan:
 
     @property
     def per_rank(self) -> int:
-        """Micro-batches on every rank: the same number, or ZeRO-3 would hang."""
-        return len(self.members) // self.world_size
+        """Micro-batches that every rank runs."""
+        return -(-len(self.members) // self.world_size)
+
+    def num_counted(self, rank: int) -> int:
+        """Return how many of a rank's micro-batches count; the rest are fillers."""
+        return len(self.members[rank :: self.world_size])
 
     def of_rank(self, rank: int) -> tuple[Int64, ...]:
-        """Return the micro-batches of one rank, in the order they run."""
-        return self.members[rank :: self.world_size]
+        """Return the micro-batches of one rank, in the order they run, fillers last."""
+        share = self.members[rank :: self.world_size]
+        return share + self.members[:1] * (self.per_rank - len(share))
 
 
 def pair_cost(num_atoms: Int32, count: int) -> int:
@@ -102,10 +110,8 @@ def plan_micro_batches(num_atoms: Int32, world_size: int, max_pairs: int) -> Mic
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included.
 
     Raises:
-        ConfigError: the batch does not divide among the ranks, or its largest molecule alone exceeds the budget.
+        ConfigError: the largest molecule alone exceeds the budget.
     """
-    if len(num_atoms) < world_size:
-        raise ConfigError(f"a global batch of {len(num_atoms)} molecules can not feed {world_size} ranks")
     largest = (int(num_atoms.max()) + 1) ** 2
     if largest > max_pairs:
         raise ConfigError(
@@ -143,7 +149,8 @@ def _cut(cost: Int64, limit: int) -> list[tuple[int, int]]:
 def _split_costliest(bounds: list[tuple[int, int]], cost: Int64) -> list[tuple[int, int]]:
     """Halve the micro-batch of the largest cost that has more than one molecule."""
     worst = max(
-        (i for i, (a, b) in enumerate(bounds) if b - a > 1), key=lambda i: (bounds[i][1] - bounds[i][0]) * cost[bounds[i][1] - 1]
+        (i for i, (a, b) in enumerate(bounds) if b - a > 1),
+        key=lambda i: (bounds[i][1] - bounds[i][0]) * cost[bounds[i][1] - 1],
     )
     a, b = bounds[worst]
     middle = (a + b) // 2

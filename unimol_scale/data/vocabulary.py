@@ -1,7 +1,7 @@
 """The integers that enter the embeddings: one table for every offset of Uni-Mol2's input encoding. Imports no torch.
 
-Source: the public Uni-Mol2 reference, whose released weights depend on these numbers. A raw feature code v (the store's,
-Open Graph Benchmark order) of atom feature k becomes v + 1 + 16k + 2; a hidden feature becomes 1; padding 0.
+Source: the public Uni-Mol2 reference, whose released weights depend on these numbers. A raw feature code v (the
+store's, Open Graph Benchmark order) of atom feature k becomes v + 1 + 16k + 2; a hidden feature becomes 1; padding 0.
 """
 
 # Tokens: the atomic number itself, between padding and mask.

@@ -1,7 +1,6 @@
 """What a run tells the world: progress for people, metrics.jsonl and TensorBoard for tools. Used by rank 0 only."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -32,7 +31,7 @@ def drop_events_after(path: Path, step: int) -> None:
             kept.append(line)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 class RunLog:

@@ -1,12 +1,10 @@
 """Checkpoints on disk: complete or absent, hashed, verified, newest valid first. Knows files, not what is in them.
 
-The writer fills ``tmp-step-…``; a manifest with the size and SHA-256 of every file is written last inside it, the folder
-is renamed to ``step-…``, and ``latest`` is replaced by rename. A kill at any moment leaves older checkpoints untouched.
+The writer fills ``tmp-step-…``; a manifest with the size and SHA-256 of every file is written last inside it, the
+folder is renamed to ``step-…``, and ``latest`` is replaced by rename. A kill at any moment leaves older ones untouched.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -14,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.errors import CheckpointError
+from unimol_scale.store.shards import commit_text, flush, hash_file
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
-_READ_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +47,9 @@ def hash_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     """Flush files to disk and return name → size and SHA-256."""
     entries = {}
     for name in names:
-        digest = hashlib.sha256()
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
-            while chunk := file.read(_READ_CHUNK):
-                digest.update(chunk)
-            entries[name] = {"bytes": file.tell(), "sha256": digest.hexdigest()}
+        path = folder / name
+        flush(path)
+        entries[name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
     return entries
 
 
@@ -68,27 +63,12 @@ def publish(root: Path, step: int, files: dict[str, dict[str, Any]], meta: dict[
         meta: recorded with it.
     """
     temporary, final = temporary_folder(root, step), root / folder_name(step)
-    write_atomically(temporary / MANIFEST, json.dumps({"step": step, "meta": meta, "files": files}, indent=1))
+    commit_text(temporary / MANIFEST, json.dumps({"step": step, "meta": meta, "files": files}, indent=1))
     if final.exists():  # written again after a resume from before it
         shutil.rmtree(final)
     temporary.rename(final)
-    write_atomically(root / LATEST, final.name)
+    commit_text(root / LATEST, final.name)
     return CheckpointInfo(path=final, step=step, meta=meta)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that it holds the old text or the new one, whatever happens."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def verify(folder: Path) -> CheckpointInfo:
@@ -104,10 +84,10 @@ def verify(folder: Path) -> CheckpointInfo:
     for name, entry in manifest["files"].items():
         if not (folder / name).is_file():
             raise CheckpointError(f"checkpoint {folder}: {name} is missing")
-        found = hash_files(folder, [name])[name]
-        if found["bytes"] != entry["bytes"]:
-            raise CheckpointError(f"checkpoint {folder}: {name} has {found['bytes']} bytes, not {entry['bytes']}")
-        if found["sha256"] != entry["sha256"]:
+        size = (folder / name).stat().st_size
+        if size != entry["bytes"]:
+            raise CheckpointError(f"checkpoint {folder}: {name} has {size} bytes, not {entry['bytes']}")
+        if hash_file(folder / name) != entry["sha256"]:
             raise CheckpointError(f"checkpoint {folder}: {name} is damaged (its SHA-256 differs)")
     return CheckpointInfo(path=folder, step=manifest["step"], meta=manifest["meta"])
 

@@ -54,7 +54,14 @@ class TrainConfig:
     keep_checkpoints: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("steps", "global_batch_size", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "steps",
+            "global_batch_size",
+            "log_every",
+            "validate_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "gradient_clip"):
@@ -143,7 +150,9 @@ def resolve(
     tree = merge(merge(tree, flags), parse_overrides(assignments))
     if tree["size"] != size:
         raise ConfigError(f"{origin.describe('size')}: the size {tree['size']!r} contradicts --size {size}")
-    tree.setdefault("output", f"runs/{size}-{tree.get('objective', {}).get('name', 'denoise')}-seed{tree.get('seed', 0)}")
+    tree.setdefault(
+        "output", f"runs/{size}-{tree.get('objective', {}).get('name', 'denoise')}-seed{tree.get('seed', 0)}"
+    )
     data = tree.setdefault("data", {})
     if isinstance(data, dict) and "path" not in data:
         data["path"] = find_store(Path("data"))

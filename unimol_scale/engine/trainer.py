@@ -20,7 +20,6 @@ from unimol_scale.data.batch import to_device
 from unimol_scale.data.dataset import VALIDATION_SEED, StepPlanner, training_loader, validation_loader
 from unimol_scale.engine import checkpoint
 from unimol_scale.engine.callbacks import RunLog
-from unimol_scale.engine.checkpoint import write_atomically
 from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.throughput import matmul_peak
@@ -29,7 +28,7 @@ from unimol_scale.errors import CheckpointError, RunError, StoreError
 from unimol_scale.model.accounting import count_parameters, training_flops
 from unimol_scale.objectives.base import Sample, total_loss
 from unimol_scale.objectives.registry import build_objective
-from unimol_scale.store.shards import open_store
+from unimol_scale.store.shards import commit_text, open_store
 
 SUMMARY_SCHEMA_VERSION = 1
 CONFIG_NAME = "config.yaml"
@@ -115,9 +114,7 @@ class Trainer:
         if not self._ranks.is_main:
             self._fit(model, None, peak)
             return {}
-        with RunLog(
-            self._config.output, self._config.name, self._config.train.steps, self._progress.step
-        ) as log:
+        with RunLog(self._config.output, self._config.name, self._config.train.steps, self._progress.step) as log:
             if found is not None:
                 log.say(f"resumed from {found.path} (step {found.step})")
             self._fit(model, log, peak)
@@ -130,11 +127,11 @@ class Trainer:
             if output.is_dir() and any(output.iterdir()) and not (output / CONFIG_NAME).is_file():
                 raise StoreError(f"the run folder {output} holds something else; choose another --output")
             self._checkpoints.mkdir(parents=True, exist_ok=True)
-            write_atomically(output / CONFIG_NAME, to_yaml(self._config))
+            commit_text(output / CONFIG_NAME, to_yaml(self._config))
         self._ranks.barrier()
 
     def _find_checkpoint(self, resume: bool) -> checkpoint.CheckpointInfo | None:
-        found = None
+        found: checkpoint.CheckpointInfo | None = None
         if self._ranks.is_main:
             found, problems = checkpoint.newest_valid(self._checkpoints)
             for problem in problems:
@@ -238,10 +235,13 @@ class Trainer:
         weights = self._objective.weights
         totals, counts = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)
         model.train(False)
-        for samples in self._valid_loader.steps(0, self._config.data.validation_repeats):
-            for sample in samples:
-                for name, value in model.forward(to_device(sample, self._ranks.device)).items():
-                    totals[name] += value.item()
+        planner, repeats = self._valid_loader.planner, self._config.data.validation_repeats
+        for repeat, samples in enumerate(self._valid_loader.steps(0, repeats)):
+            counted = planner(repeat)[2].num_counted(self._ranks.rank)
+            for slot, sample in enumerate(samples):
+                sums = model.forward(to_device(sample, self._ranks.device))
+                for name in weights if slot < counted else ():
+                    totals[name] += sums[name].item()
                     counts[name] += sample.counts[name]
         model.train(True)
         terms = means(self._ranks.sum(totals), self._ranks.sum(counts))
@@ -254,8 +254,7 @@ class Trainer:
             log.event({**asdict(self._progress), **event})
             parts = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
             log.say(
-                f"step {self._progress.step}  validation loss {loss:.4f}  ({parts})  "
-                f"{time.monotonic() - started:.1f} s"
+                f"step {self._progress.step}  validation loss {loss:.4f}  ({parts})  {time.monotonic() - started:.1f} s"
             )
 
     def _save(self, model: ZeroModel, log: RunLog | None) -> None:
@@ -301,7 +300,7 @@ class Trainer:
             "world_size": self._ranks.world_size,
             "diverged": not math.isfinite(final) or final > DIVERGED_FACTOR * best,
         }
-        write_atomically(config.output / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")
+        commit_text(config.output / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")
         return summary
 
     def _validation_sha256(self) -> str:

@@ -1,8 +1,8 @@
 """The only file that knows DeepSpeed: start ranks, build a sharded model, step it, save it and load it.
 
-Traps handled here, each measured: no shared-memory op is compiled at start, plain ``python`` needs the ranks' variables,
-gradients of a variable number of micro-batches need explicit boundaries, and gloo ranks abort at exit unless they part
-in order.
+Traps handled here, each measured: no shared-memory op is compiled at start, plain ``python`` needs the ranks'
+variables, gradients of a variable number of micro-batches need explicit boundaries, and gloo ranks abort at exit unless
+they part in order.
 """
 
 import json

@@ -100,7 +100,8 @@ def pairwise_distances(coordinates_BA3: Tensor) -> Tensor:
     square_BAA = delta_BAA3.square().sum(-1)
     # √ has an infinite slope at zero: put one there for the root and take it away from the result.
     zero_BAA = square_BAA == 0
-    return torch.where(zero_BAA, 0.0, square_BAA.masked_fill(zero_BAA, 1.0).sqrt())
+    distance_BAA: Tensor = torch.where(zero_BAA, 0.0, square_BAA.masked_fill(zero_BAA, 1.0).sqrt())
+    return distance_BAA
 
 
 class AtomEncoding(nn.Module):
@@ -172,6 +173,6 @@ class PairEncoding(nn.Module):
         pair_BAAP = self.bonds(encode_bonds(batch)).mean(dim=3) + self.path(encode_paths(batch))
         pair_BAAP = pair_BAAP + self.distance(batch)
         virtual_P = self.virtual_pair(batch.token_BA.new_zeros(1, dtype=torch.long))
-        pair_BNNP = virtual_P.expand(B, A + 1, A + 1, -1).clone()
+        pair_BNNP: Tensor = virtual_P.expand(B, A + 1, A + 1, -1).clone()
         pair_BNNP[:, 1:, 1:] = pair_BAAP
         return pair_BNNP

@@ -224,9 +224,7 @@ class TwoTrackLayer(nn.Module):
         self.dropout = config.dropout
         self.triangle_dropout = config.triangle_dropout
 
-    def forward(
-        self, atom_BND: Tensor, pair_BNNP: Tensor, valid_BN: Tensor, count_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, valid_BN: Tensor, count_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return the updated nodes [B, N, D] and pairs [B, N, N, P].
 
         Args:

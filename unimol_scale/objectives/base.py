@@ -1,8 +1,8 @@
 """What every objective offers to the trainer.
 
-An objective has two halves. ``corrupt`` runs in the loader's processes: clean batch and keys in, a ``Sample`` of tensors
-out. ``build_model`` makes the module that turns a sample into one *sum* for each loss term. The trainer divides each sum
-by the term's count over all ranks and micro-batches, so that a loss does not depend on how a batch was cut.
+An objective has two halves. ``corrupt`` runs in the loader's processes: clean batch and keys in, a ``Sample`` of
+tensors out. ``build_model`` makes the module that turns a sample into one *sum* for each loss term. The trainer divides
+each sum by the term's count over all ranks and micro-batches, so that a loss does not depend on how a batch was cut.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The denoising objective of Uni-Mol2: masked tokens, noised coordinates and their distances.
 
-Source: arXiv 2406.14969, section on pretraining, and its public reference. Shapes: B molecules, A atoms (padded), M masked
-atoms, N = A + 1 nodes, D atom channels.
+Source: arXiv 2406.14969, section on pretraining, and its public reference. Shapes: B molecules, A atoms (padded),
+M masked atoms, N = A + 1 nodes, D atom channels.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimol_scale.data import corrupt
+from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
-from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.encodings import ModelInput, pairwise_distances
 from unimol_scale.model.heads import CoordinateHead, TokenHead
@@ -134,7 +134,7 @@ class DenoiseModel(nn.Module):
     def forward(self, sample: DenoiseSample) -> dict[str, Tensor]:
         """Return the sum of each term over the micro-batch, fp32 scalars.
 
-        token: cross-entropy (nats) over masked tokens. coordinate: L1 over xyz, mean over a molecule's atoms (Å), summed
+        token: cross-entropy (nats) over masked tokens. coordinate: L1 over xyz, mean over its atoms (Å), summed
         over molecules. distance: L1 mean over a molecule's n² pairs (Å), summed over molecules.
         """
         representation = self.backbone(sample.input)

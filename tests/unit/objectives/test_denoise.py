@@ -1,0 +1,113 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tests.molecules import random_columns
+from tests.unit.data.test_streams import keys
+from unimol_scale.data.batch import collate
+from unimol_scale.data.vocabulary import TOKEN_MASK
+from unimol_scale.errors import ConfigError
+from unimol_scale.model.presets import preset
+from unimol_scale.objectives.base import total_loss
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective, coordinate_loss, distance_loss
+
+SIZES = [9, 4, 17, 1, 2, 12]
+
+
+def sample(config=None, sizes=SIZES, epoch=0):
+    objective = DenoiseObjective(config or DenoiseConfig())
+    return objective, objective.corrupt(collate(random_columns(sizes)), keys(range(len(sizes)), epoch))
+
+
+def test_targets_are_the_clean_molecule_and_inputs_hide_it():
+    _, made = sample(DenoiseConfig(mask_fraction=0.5))
+    assert made.masked_BA.any()
+    assert (made.input.token_BA[made.masked_BA] == TOKEN_MASK).all()
+    shown = made.input.valid_BA & ~made.masked_BA
+    assert torch.equal(made.input.token_BA[shown], made.atomic_number_BA[shown])
+    moved = (made.input.coordinates_BA3 - made.clean_BA3)[made.input.valid_BA].abs()
+    assert 0.01 < moved.mean() < 0.3
+
+
+def test_flat_geometry_is_given_only_with_shown_features_and_is_its_own_target():
+    _, made = sample(DenoiseConfig(hide_features=0.5, flat_geometry=1.0), sizes=[6] * 40)
+    flat = (made.clean_BA3[..., 2] == 0).all(1)
+    assert torch.equal(flat, ~made.input.hidden_B)
+    assert 5 < int(flat.sum()) < 35
+
+
+def test_a_batch_cut_into_pieces_gives_the_same_loss():
+    torch.manual_seed(0)
+    objective = DenoiseObjective(DenoiseConfig())
+    model = objective.build_model(preset("0.1M"))
+    whole = objective.corrupt(collate(random_columns(SIZES)), keys(range(len(SIZES))))
+    full = total_loss(model(whole), whole.counts, objective.weights)
+    columns = random_columns(SIZES)
+    parts = []
+    for members in ([0, 2], [1, 3, 4, 5]):
+        batch = collate(columns.take(np.array(members)))
+        parts.append(objective.corrupt(batch, keys(members)))
+    pieces = sum(total_loss(model(part), whole.counts, objective.weights) for part in parts)
+    assert {name: sum(p.counts[name] for p in parts) for name in whole.counts} == whole.counts
+    torch.testing.assert_close(pieces, full, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [[1], [1, 1], [2]])
+def test_the_smallest_molecules_give_finite_losses_and_gradients(sizes):
+    objective, made = sample(DenoiseConfig(mask_fraction=0.0), sizes=sizes)
+    model = objective.build_model(preset("0.1M"))
+    loss = total_loss(model(made), made.counts, objective.weights)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_losses_are_zero_at_the_target_and_in_ångström_elsewhere():
+    clean = torch.randn(2, 4, 3)
+    valid = torch.tensor([[True] * 4, [True, True, False, False]])
+    assert coordinate_loss(clean, clean, valid) == 0
+    assert distance_loss(clean, clean, valid) == 0
+    shifted = clean + torch.tensor([1.0, 0.0, 0.0])
+    assert coordinate_loss(shifted, clean, valid).item() == pytest.approx(2.0)  # 1 Å for each of two molecules
+    assert distance_loss(shifted, clean, valid).item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_every_parameter_gets_a_gradient_once_the_residual_branches_have_opened():
+    torch.manual_seed(0)
+    objective, made = sample(DenoiseConfig(mask_fraction=0.5, hide_features=0.5), sizes=[9, 14, 7, 11])
+    model = objective.build_model(preset("0.1M"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    total_loss(model(made), made.counts, objective.weights).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A bias added alike to all keys of an attention can not change it.
+    assert [name for name in silent if not name.endswith("pair_bias.bias")] == []
+
+
+def test_the_model_overfits_thirty_two_molecules():
+    torch.manual_seed(0)
+    objective = DenoiseObjective(DenoiseConfig(hide_features=0.0, flat_geometry=0.0))
+    columns = random_columns([5 + i % 6 for i in range(32)])
+    made = objective.corrupt(collate(columns), keys(range(32)))
+    config = dataclasses.replace(preset("0.2M"), layers=2)
+    model = objective.build_model(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = total_loss(model(made), made.counts, objective.weights)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.15 * losses[0]
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match="mask_fraction must be in"):
+        DenoiseConfig(mask_fraction=1.5)
+    with pytest.raises(ConfigError, match="at least one of the loss weights"):
+        DenoiseConfig(token_weight=0, coordinate_weight=0, distance_weight=0)

@@ -1,0 +1,242 @@
+"""The public Uni-Mol2 checkpoint format: its tensor names and layouts, to and from this model's.
+
+Source: the names and shapes of the released files (``shorest_path_encoder`` is spelt as there). Our model fuses what is
+always used together: q, k, v; the value and gate maps of the triangle update; and it keeps the outer product's map in
+the layout of its two-step evaluation. Conversions are exact both ways. Files are read without running any code.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimol_scale.data import vocabulary as vocab
+from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.model.presets import ModelConfig
+
+Tensors = Mapping[str, Tensor]
+# A buffer of the public model that is a constant here.
+GAUSSIAN_CENTRES = "se3_invariant_kernel.gaussian.mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How one of our tensors stands in a released file.
+
+    Attributes:
+        ours: name in ``DenoiseModel``.
+        theirs: names in a released file, in the order that ``join`` takes them.
+        join: theirs → ours.
+        split: ours → theirs.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    join: Callable[[list[Tensor]], Tensor]
+    split: Callable[[Tensor], list[Tensor]]
+
+
+def _same(ours: str, theirs: str) -> Rule:
+    return Rule(ours=ours, theirs=(theirs,), join=lambda parts: parts[0], split=lambda whole: [whole])
+
+
+def _stacked(ours: str, theirs: tuple[str, ...]) -> Rule:
+    count = len(theirs)
+    return Rule(ours=ours, theirs=theirs, join=torch.cat, split=lambda whole: list(whole.chunk(count)))
+
+
+def _affine(ours: str, theirs: str) -> list[Rule]:
+    return [_same(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in ("weight", "bias")]
+
+
+def _outer_product(ours: str, theirs: str, config: ModelConfig) -> Rule:
+    h, P = config.pair_hidden, config.pair_width
+
+    def join(parts: list[Tensor]) -> Tensor:
+        return parts[0].reshape(P, h, h).permute(1, 2, 0).reshape(h, h * P)
+
+    def split(whole: Tensor) -> list[Tensor]:
+        return [whole.reshape(h, h, P).permute(2, 0, 1).reshape(P, h * h)]
+
+    return Rule(ours=ours, theirs=(theirs,), join=join, split=split)
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    """Return one rule for each parameter of the denoising model."""
+    kernel = "backbone.pair_encoding.distance"
+    coordinate, movement = "coordinate_head", "movement_pred_head"
+    found = [
+        _same("backbone.atom_encoding.token.weight", "embed_tokens.weight"),
+        _same("backbone.atom_encoding.features.weight", "atom_feature.atom_encoder.weight"),
+        _same("backbone.atom_encoding.degree.weight", "atom_feature.degree_encoder.weight"),
+        _same("backbone.atom_encoding.virtual_node.weight", "atom_feature.vnode_encoder.weight"),
+        _same("backbone.pair_encoding.bonds.weight", "edge_feature.edge_encoder.weight"),
+        _same("backbone.pair_encoding.path.weight", "edge_feature.shorest_path_encoder.weight"),
+        _same("backbone.pair_encoding.virtual_pair.weight", "edge_feature.vnode_virtual_distance.weight"),
+        _same(f"{kernel}.scale.weight", "se3_invariant_kernel.gaussian.mul.weight"),
+        _same(f"{kernel}.shift.weight", "se3_invariant_kernel.gaussian.bias.weight"),
+        *_affine(f"{kernel}.hidden", "se3_invariant_kernel.out_proj.layer1"),
+        *_affine(f"{kernel}.out", "se3_invariant_kernel.out_proj.layer2"),
+        *_affine("backbone.atom_norm", "encoder.layer_norm"),
+        *_affine("backbone.pair_norm", "encoder.pair_layer_norm"),
+        *_affine("token_head.norm", "lm_head.layer_norm"),
+        *_affine("token_head.dense", "lm_head.dense"),
+        *_affine("token_head.out", "lm_head"),
+        *_affine(f"{coordinate}.atom_norm", f"{movement}.layer_norm"),
+        *_affine(f"{coordinate}.pair_norm", f"{movement}.pair_layer_norm"),
+        *_affine(f"{coordinate}.pair_bias", f"{movement}.linear_bias"),
+        _stacked(f"{coordinate}.qkv.weight", tuple(f"{movement}.{name}_proj.weight" for name in "qkv")),
+        Rule(
+            ours=f"{coordinate}.force",
+            theirs=(f"{movement}.force_proj1.weight",),
+            join=lambda parts: parts[0].reshape(-1),
+            split=lambda whole: [whole.reshape(1, -1)],
+        ),
+    ]
+    for index in range(config.layers):
+        found += _layer_rules(f"backbone.layers.{index}", f"encoder.layers.{index}", config)
+    return found
+
+
+def _layer_rules(ours: str, theirs: str, config: ModelConfig) -> list[Rule]:
+    attention, triangle = f"{theirs}.self_attn", f"{theirs}.pair_tri_mul"
+    gated = tuple(f"{triangle}.linear_ab_{kind}" for kind in "pg")
+    return [
+        *_affine(f"{ours}.attention_norm", f"{theirs}.self_attn_layer_norm"),
+        _stacked(f"{ours}.attention.qkv.weight", tuple(f"{attention}.linear_{name}.weight" for name in "qkv")),
+        *_affine(f"{ours}.attention.pair_bias", f"{attention}.linear_bias"),
+        *_affine(f"{ours}.attention.out", f"{attention}.linear_o"),
+        *_affine(f"{ours}.ffn_norm", f"{theirs}.final_layer_norm"),
+        *_affine(f"{ours}.ffn.up", f"{theirs}.ffn.linear_1"),
+        *_affine(f"{ours}.ffn.down", f"{theirs}.ffn.linear_2"),
+        *_affine(f"{ours}.outer_product_norm", f"{theirs}.x_layer_norm_opm"),
+        *_affine(f"{ours}.outer_product.project", f"{theirs}.opm.linear_in"),
+        _outer_product(f"{ours}.outer_product.weight", f"{theirs}.opm.linear_out.weight", config),
+        _same(f"{ours}.outer_product.bias", f"{theirs}.opm.linear_out.bias"),
+        *_affine(f"{ours}.triangle_norm", f"{theirs}.pair_layer_norm_trimul"),
+        _stacked(f"{ours}.triangle.project.weight", tuple(f"{name}.weight" for name in gated)),
+        _stacked(f"{ours}.triangle.project.bias", tuple(f"{name}.bias" for name in gated)),
+        *_affine(f"{ours}.triangle.norm", f"{triangle}.layer_norm_out"),
+        *_affine(f"{ours}.triangle.out", f"{triangle}.linear_z"),
+        *_affine(f"{ours}.triangle.gate", f"{triangle}.linear_g"),
+        *_affine(f"{ours}.pair_ffn_norm", f"{theirs}.pair_layer_norm_ffn"),
+        *_affine(f"{ours}.pair_ffn.up", f"{theirs}.pair_ffn.linear_1"),
+        *_affine(f"{ours}.pair_ffn.down", f"{theirs}.pair_ffn.linear_2"),
+    ]
+
+
+def read_official_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Read a released file without running code from it; return its tensors and its ``config``, {} if it has none.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, holds code, or has no tensors under ``model``.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"checkpoint {path} can not be read as weights only (truncated, or it holds code): {reason}"
+        ) from error
+    tensors = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"checkpoint {path} has no tensors under 'model'; is it a released Uni-Mol2 file?")
+    config = content.get("config")
+    return tensors, config if isinstance(config, dict) else {}
+
+
+def infer_config(tensors: Tensors, heads: int | None = None) -> ModelConfig:
+    """Return the dimensions of a released model from the shapes of its tensors.
+
+    Args:
+        tensors: released name → tensor.
+        heads: attention heads, if the file says; else from the pair-bias map.
+
+    Raises:
+        CheckpointError: a tensor that decides a dimension is missing or has another rank.
+    """
+    layers = {int(m.group(1)) for name in tensors if (m := re.match(r"encoder\.layers\.(\d+)\.", name))}
+    needed = {
+        "encoder.layers.0.ffn.linear_1.weight": 2,
+        "encoder.layers.0.opm.linear_in.weight": 2,
+        "encoder.layers.0.self_attn.linear_bias.weight": 2,
+    }
+    for name, rank in needed.items():
+        if name not in tensors:
+            raise CheckpointError(f"the tensor {name!r} is missing; this is not a released Uni-Mol2 checkpoint")
+        if tensors[name].dim() != rank:
+            raise CheckpointError(f"the tensor {name!r} has shape {tuple(tensors[name].shape)}, expected {rank} axes")
+    ffn_width, atom_width = tensors["encoder.layers.0.ffn.linear_1.weight"].shape
+    bias_heads, pair_width = tensors["encoder.layers.0.self_attn.linear_bias.weight"].shape
+    try:
+        return ModelConfig(
+            layers=len(layers),
+            atom_width=atom_width,
+            heads=heads or bias_heads,
+            ffn_width=ffn_width,
+            pair_width=pair_width,
+            pair_hidden=tensors["encoder.layers.0.opm.linear_in.weight"].shape[0] // 2,
+            normalize_by="padded",
+            pair_type="chirality",
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"the tensors describe no valid model: {error}") from error
+
+
+def from_official(tensors: Tensors, template: Tensors, config: ModelConfig) -> dict[str, Tensor]:
+    """Return released tensors under our names and layouts, ready for ``load_state_dict``.
+
+    Args:
+        tensors: released name → tensor.
+        template: state of the model to load into, its shapes are what counts; the meta device will do.
+        config: of that model.
+
+    Raises:
+        CheckpointError: a tensor is missing, surplus or of another shape; names it.
+    """
+    expected = _released_shapes(template, config)
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"the tensor {name!r} is missing")
+        if tuple(tensors[name].shape) != shape:
+            raise CheckpointError(f"the tensor {name!r} has shape {tuple(tensors[name].shape)}, expected {shape}")
+    surplus = sorted(set(tensors) - set(expected) - {GAUSSIAN_CENTRES})
+    if surplus:
+        raise CheckpointError(f"{len(surplus)} tensors belong to no part of the model, the first is {surplus[0]!r}")
+    centres = tensors.get(GAUSSIAN_CENTRES)
+    if centres is not None:
+        ours = torch.linspace(0, config.kernel_max_distance, vocab.NUM_GAUSSIANS)
+        if centres.shape != ours.shape or not torch.allclose(centres.float(), ours, atol=1e-2):
+            raise CheckpointError(f"the tensor {GAUSSIAN_CENTRES!r} is not linspace(0, {config.kernel_max_distance})")
+    return {rule.ours: rule.join([tensors[name] for name in rule.theirs]).contiguous() for rule in rules(config)}
+
+
+def to_official(state: Tensors, config: ModelConfig) -> dict[str, Tensor]:
+    """Return the tensors of a ``DenoiseModel`` under the released names and layouts.
+
+    Raises:
+        CheckpointError: a tensor is missing; names it.
+    """
+    released: dict[str, Tensor] = {}
+    for rule in rules(config):
+        if rule.ours not in state:
+            raise CheckpointError(f"the tensor {rule.ours!r} is missing")
+        for name, part in zip(rule.theirs, rule.split(state[rule.ours]), strict=True):
+            released[name] = part.contiguous()
+    released[GAUSSIAN_CENTRES] = torch.linspace(0, config.kernel_max_distance, vocab.NUM_GAUSSIANS)
+    return released
+
+
+def _released_shapes(template: Tensors, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return released name → shape of a model whose state, on any device, is ``template``."""
+    return {
+        name: tuple(part.shape)
+        for rule in rules(config)
+        for name, part in zip(rule.theirs, rule.split(template[rule.ours]), strict=True)
+    }
