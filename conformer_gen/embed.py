@@ -32,20 +32,23 @@ class EmbedConfig:
     Attributes:
         conformers: wanted for each molecule; a molecule that yields fewer, but one, is kept.
         hydrogens: keep hydrogens as atoms of the record.
-        timeout_s: seconds for one embedding try of one fragment.
+        attempts: of the embedder for each conformer, from each kind of start. Every molecule of the NCI sample that
+            embeds at all needs 8 or fewer; a count stops hopeless ones at the same point on every machine.
+        timeout_s: seconds for embedding from one kind of start, for what a count does not stop.
         max_iterations: of the force field; 200, RDKit's default, leaves most drug-sized molecules unconverged.
     """
 
     conformers: int = 1
     hydrogens: bool = False
+    attempts: int = 64
     timeout_s: int = 30
     max_iterations: int = 2000
 
     def __post_init__(self) -> None:
         if not 1 <= self.conformers <= 255:
             raise ConfigError(f"conformers must be 1 to 255, got {self.conformers}")
-        if self.timeout_s < 1 or self.max_iterations < 1:
-            raise ConfigError("timeout_s and max_iterations must be at least 1")
+        if min(self.attempts, self.timeout_s, self.max_iterations) < 1:
+            raise ConfigError("attempts, timeout_s and max_iterations must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,19 +142,24 @@ def _embed(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> Molecul
 
 def _place(full: Chem.Mol, config: EmbedConfig, seed: int) -> None:
     """Embed; a second try starts from random coordinates, which saves what distance geometry can not start."""
-    problem = "no conformer satisfies the distance bounds"
+    problem = ""
     for random_coordinates in (False, True):
         parameters: Any = rdDistGeom.ETKDGv3()
         parameters.randomSeed = seed
         parameters.numThreads = 1
+        parameters.maxIterations = config.attempts
         parameters.timeout = config.timeout_s
         parameters.useRandomCoords = random_coordinates
         try:
-            if len(rdDistGeom.EmbedMultipleConfs(full, config.conformers, parameters)):
+            rdDistGeom.EmbedMultipleConfs(full, config.conformers, parameters)
+            if (
+                full.GetNumConformers()
+            ):  # not the ids it returns: after a timeout they name conformers that are not there
                 return
+            problem = "no conformer satisfies the distance bounds"
         except (RuntimeError, ValueError) as error:
             problem = _first_line(error)
-    raise _FailedError("no_conformer", f"ETKDGv3 failed twice ({config.timeout_s} s each at most): {problem}")
+    raise _FailedError("no_conformer", f"ETKDGv3 failed from both kinds of start: {problem}")
 
 
 def _minimise(full: Chem.Mol, max_iterations: int) -> tuple[UInt8, Float32]:

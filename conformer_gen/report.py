@@ -24,6 +24,7 @@ from unimol_scale.store.shards import Store, commit_file, commit_text, read_shar
 INK, ACCENT, SOFT = "#1f3a5f", "#d1603d", "#8fa8c8"
 FIGURE_INCHES, DOTS_PER_INCH = (7.0, 3.6), 130
 TOP_SCAFFOLDS = 10
+LOG_RATIO = 50  # largest bar to smallest, from which a linear scale hides the smallest
 ORIGIN_LABELS = {
     ConformerOrigin.FILE: "from the source",
     ConformerOrigin.DFT: "DFT, from the source",
@@ -134,17 +135,21 @@ def _draw(path: Path, draw: Callable[[Axes], None]) -> None:
 
 
 def _draw_sizes(axes: Axes, statistics: Statistics) -> None:
-    for (name, sizes), colour in zip(statistics.sizes.items(), (SOFT, ACCENT), strict=False):
-        if sizes:
-            axes.bar(
-                list(sizes), list(sizes.values()), width=1.0, color=colour, label=f"{name}, {sum(sizes.values()):,}"
-            )
+    for (name, sizes), colour in zip(statistics.sizes.items(), (SOFT, ACCENT), strict=True):
+        total = sum(sizes.values())
+        if not total:
+            continue
+        atoms = np.arange(max(sizes) + 2)
+        share = np.array([100 * sizes.get(int(size), 0) / total for size in atoms])
+        filled = colour == SOFT
+        axes.stairs(share[:-1], atoms - 0.5, fill=filled, color=colour, linewidth=1.5, label=f"{name}, {total:,}")
     axes.set_title("Atoms per molecule", loc="left", color=INK)
     axes.set_xlabel("atoms in the record")
-    axes.set_ylabel("molecules")
+    axes.set_ylabel("% of the split's molecules")
     axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, title="molecules")
 
 
 def _draw_elements(axes: Axes, statistics: Statistics) -> None:
@@ -175,9 +180,13 @@ def _draw_bars(axes: Axes, counts: dict[str, int], unit: str, title: str) -> Non
     bars = axes.barh(names, values, color=SOFT, height=0.6)
     axes.bar_label(bars, [f"{value:,}" for value in values], padding=4, color=INK)
     axes.set_title(title, loc="left", color=INK)
-    axes.set_xlabel(f"{unit} (log scale)")
-    axes.set_xscale("log")
-    axes.set_xlim(0.7, max(values) * 4)
+    if max(values) > LOG_RATIO * min(values):
+        axes.set_xscale("log")
+        axes.set_xlim(0.7, max(values) * 4)
+        axes.set_xlabel(f"{unit} (log scale)")
+    else:
+        axes.set_xlim(0, max(values) * 1.12)
+        axes.set_xlabel(unit)
     axes.grid(axis="x", alpha=0.3)
 
 

@@ -140,6 +140,10 @@ class StoreSplit:
         chosen = np.zeros(len(indices), np.int64) if conformers is None else np.asarray(conformers, np.int64)
         parts, order = [], []
         for positions, views, rows in self._locate(indices):
+            available = views.conformer_offsets[rows + 1] - views.conformer_offsets[rows]
+            if np.any(wrong := (chosen[positions] < 0) | (chosen[positions] >= available)):
+                at = positions[wrong][0]
+                raise IndexError(f"molecule {indices[at]} has {available[wrong][0]} conformers, not one {chosen[at]}")
             parts.append(views.gather(rows, chosen[positions], self._scale))
             order.append(positions)
         if len(parts) == 1:
@@ -217,11 +221,11 @@ def commit_file(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
         write(temporary)
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush(path.parent)
+    flush(path.parent)
 
 
 def commit_text(path: Path, text: str) -> None:
@@ -233,7 +237,8 @@ def commit_text(path: Path, text: str) -> None:
     commit_file(path, write)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Force a file or a directory entry to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

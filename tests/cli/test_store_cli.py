@@ -1,0 +1,79 @@
+"""``unimol-scale store info|verify|convert`` as a user calls them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from store_samples import random_record, write_store
+
+from unimol_scale.cli import main
+from unimol_scale.store.shards import Store
+
+RECORDS = [random_record(number) for number in range(12)]
+
+
+@pytest.fixture(params=["arrow", "lmdb"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return write_store(tmp_path / "store", RECORDS[:9], RECORDS[9:], backend=request.param)
+
+
+def test_info_prints_counts_and_recipe(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "info", str(store.path)]) == 0
+    output = capsys.readouterr().out
+    assert "12 stored" in output
+    assert "9 molecules" in output
+    assert store.manifest.backend in output
+
+
+def test_verify_passes_an_intact_store(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "verify", str(store.path)]) == 0
+    assert "4 shards, 12 molecules, all intact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(_flip(path.read_bytes())), "SHA-256 differs"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "the manifest says"),
+        (Path.unlink, "missing"),
+    ],
+)
+def test_verify_names_the_damaged_shard_and_fails(
+    store: Store, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], said: str
+) -> None:
+    bad = store.manifest.splits["train"].shards[1].file
+    damage(store.path / bad)
+    assert main(["store", "verify", str(store.path)]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("damaged")]
+    assert len(lines) == 1
+    assert bad in lines[0]
+    assert said in lines[0]
+
+
+def _flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def test_convert_writes_the_other_format(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = {"arrow": "lmdb", "lmdb": "arrow"}[store.manifest.backend]
+    output = tmp_path / "other"
+    assert main(["store", "convert", str(store.path), "--backend", other, "--output", str(output)]) == 0
+    assert "12 molecules" in capsys.readouterr().out
+    assert main(["store", "verify", str(output)]) == 0
+
+
+def test_convert_does_not_touch_a_directory_with_something_in_it(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    command = ["store", "convert", str(store.path), "--backend", "arrow", "--output", str(tmp_path / "full")]
+    assert main(command) == 2
+    assert "something else" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+def test_a_missing_store_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "info", str(tmp_path / "nowhere")]) == 2
+    assert "make one with" in capsys.readouterr().err
