@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "scaling"))
 from simulated_runs import write_ladder, write_run
 
 from unimol_scale.cli import main
+from unimol_scale.scaling.laws import LAW_NAMES
 
 
 @pytest.fixture
@@ -78,7 +80,17 @@ def test_a_mistake_ends_with_status_2_and_one_line(
 def test_an_unknown_law_is_refused_by_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["fit-scaling-law", "runs", "--law", "cubic"])
-    assert "chinchilla" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert all(name in error for name in LAW_NAMES)
+
+
+def test_the_scaling_room_imports_no_torch() -> None:
+    modules = ", ".join(f"unimol_scale.scaling.{name}" for name in ("command", "ladder", "plot", "report"))
+    code = (
+        f"import sys, {modules}, unimol_scale.model.accounting; "
+        "assert not {'torch', 'ray', 'rdkit', 'deepspeed'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_ladder_dry_run_prints_the_plan_and_starts_nothing(

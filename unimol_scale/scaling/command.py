@@ -116,7 +116,8 @@ def _run_fit(arguments: argparse.Namespace) -> int:
     for warning in analysis.fit.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     if analysis.held_out_error is not None:
-        console.print(f"held-out error: {analysis.held_out_error:.2%} (mean over {len(analysis.checks)} runs)")
+        runs = f"mean over {len(analysis.checks)} runs" if len(analysis.checks) > 1 else analysis.checks[0].name
+        console.print(f"held-out error: {analysis.held_out_error:.2%} ({runs})", markup=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)
     return 0
 

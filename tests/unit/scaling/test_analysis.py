@@ -7,11 +7,12 @@ from simulated_runs import BATCH, SIZES, chinchilla, write_ladder
 
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.analysis import Analysis, AnalysisConfig, analyse, parameters_of_size, parse_count
-from unimol_scale.scaling.fit import FitConfig
+from unimol_scale.scaling.fit import FitConfig, fit_law
+from unimol_scale.scaling.laws import Power, Saturating
 from unimol_scale.scaling.points import columns_at, distinct, make_points
 from unimol_scale.scaling.records import read_runs
 from unimol_scale.scaling.report import write_report
-from unimol_scale.scaling.select import hold_out_mask
+from unimol_scale.scaling.select import held_out_error, hold_out_mask
 
 QUICK = FitConfig(bootstrap=100)
 
@@ -50,6 +51,19 @@ def test_auto_takes_a_law_in_n_when_there_is_one_budget(flat: Path) -> None:
 def test_auto_takes_the_pure_power_when_that_is_the_truth(tmp_path: Path) -> None:
     write_ladder(tmp_path, law=lambda n, d: 12.0 / n**0.2, noise=0.002, seeds=(0, 1))
     assert run(tmp_path, hold_out="none").fit.law.label == "power in N"
+
+
+def test_the_error_that_chooses_a_law_is_of_sizes_it_did_not_see(flat: Path) -> None:
+    points = make_points(read_runs([flat])[0], "total")
+    law, config = Power("N"), FitConfig(bootstrap=0)
+    by_hand = []
+    for i in range(len(points)):
+        out = np.arange(len(points)) == i
+        predicted = fit_law(law, points.take(~out), config).predict(points.take(out).columns)
+        by_hand.append(abs(predicted[0] / points.loss[i] - 1))
+    assert held_out_error(law, points, config) == pytest.approx(np.mean(by_hand), rel=1e-6)
+    # One size less would leave too few to fit: no number is better than one from the points themselves.
+    assert held_out_error(Saturating("N"), points.take(np.arange(len(points)) < 3), config) is None
 
 
 def test_the_held_out_size_is_predicted_and_was_not_fitted(joint: Path) -> None:

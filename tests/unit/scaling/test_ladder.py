@@ -14,13 +14,26 @@ from unimol_scale.scaling import ladder
 
 # Stands in for launch/pretrain.py: reads the command line as that does and leaves the same files. Marker files in
 # the folder of the store make it fail, stop early or hang.
-PRETRAIN = """
+PRETRAIN = '''
 import argparse, json, os, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, {helpers!r})
 from simulated_runs import write_run
 import yaml
 
+# A rank that takes its time to save when it is told to stop.
+RANK = """
+import signal, sys, time
+from pathlib import Path
+data = Path(sys.argv[1])
+def save(*_):
+    time.sleep(0.5)
+    (data / "saved").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+(data / "ready").touch()
+time.sleep(600)
+"""
 parser = argparse.ArgumentParser()
 for name in ("size", "objective", "data", "output"):
     parser.add_argument("--" + name, required=True)
@@ -34,7 +47,9 @@ print("training", arguments.size, "threads", os.environ["OMP_NUM_THREADS"])
 if (data / "fail").exists():
     sys.exit("rank 1 died: out of molecules")
 if (data / "hang").exists():
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    child = subprocess.Popen([sys.executable, "-c", RANK, str(data)])
+    while not (data / "ready").exists():
+        time.sleep(0.05)
     (data / "pids.txt").write_text(f"{{os.getpid()}} {{child.pid}}")
     time.sleep(600)
 if (data / "early").exists():
@@ -47,7 +62,7 @@ for key, value in settings.items():
     if key.startswith("train."):
         nested["train"][key[6:]] = yaml.safe_load(value)
 (output / "config.yaml").write_text(yaml.safe_dump(nested))
-"""
+'''
 
 
 @pytest.fixture
@@ -151,7 +166,9 @@ def test_missing_store_or_script_is_told_before_anything_starts(place: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_ladder_leaves_no_process_behind(place: Path, number: signal.Signals) -> None:
+def test_a_signal_to_the_ladder_lets_every_rank_save_and_leaves_none_behind(
+    place: Path, number: signal.Signals
+) -> None:
     (place / "store" / "hang").touch()
     command = [sys.executable, "-m", "unimol_scale.cli", "ladder", "ladder.yaml"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -166,6 +183,7 @@ def test_a_signal_to_the_ladder_leaves_no_process_behind(place: Path, number: si
     assert "interrupted" in errors
     for pid in map(int, note.read_text().split()):
         assert _gone(pid), f"process {pid} survived"
+    assert (place / "store" / "saved").exists()  # the rank, not the launcher alone, was told and was given the time
 
 
 def _gone(pid: int) -> bool:
