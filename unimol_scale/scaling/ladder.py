@@ -322,9 +322,9 @@ def plan_table(config: LadderConfig, rungs: Sequence[Rung]) -> Table:
 
 def result_table(results: Sequence[Result]) -> Table:
     """Return what the ladder did as a table."""
-    table = Table(
-        "run", "parameters", "molecules", "validation loss", "this time", title="Ladder", title_justify="left"
-    )
+    table = Table(title="Ladder", title_justify="left")
+    for name in ("run", "parameters", "molecules", "validation loss", "this time"):
+        table.add_column(name, overflow="fold")
     for result in results:
         action = result.action if result.action == "skipped" else f"{result.action}, {result.seconds:.0f} s"
         if isinstance(result.outcome, str):

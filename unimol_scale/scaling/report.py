@@ -198,8 +198,8 @@ def _candidate_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     for candidate in analysis.selection.candidates:
         error = "" if candidate.held_out_error is None else f"{candidate.held_out_error:.2%}"
         aicc = "" if candidate.aicc is None else f"{candidate.aicc:.1f}"
-        chosen = "chosen" if candidate.law == analysis.selection.law else candidate.obstacle or ""
-        rows.append([candidate.law.label, error, aicc, chosen])
+        note = candidate.obstacle or ("" if error else "too few runs to leave a size out")
+        rows.append([candidate.law.label, error, aicc, "chosen" if candidate.law == analysis.selection.law else note])
     return ["law", "mean error on left-out sizes", "AICc", "note"], rows
 
 
