@@ -32,3 +32,12 @@ def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task_size=SAMPLE_TASK_SIZE,
     )
     return driver.build(config).store.path
+
+
+@pytest.fixture(scope="session")
+def shared_golden(shared_data: Path) -> Path:
+    """Reference outputs of the public model; tests that need them are skipped where they are absent."""
+    golden = shared_data.parent / "golden" / "official-a"
+    if not golden.is_dir():
+        pytest.skip("the reference outputs of the public model are not here")
+    return golden

@@ -45,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status of this rank."""
-    arguments = build_parser().parse_args(argv)
+    # Intermixed: settings may stand before, between and after the flags.
+    arguments = build_parser().parse_intermixed_args(argv)
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         config = resolve(arguments.size, arguments.config, _flags(arguments), arguments.assignments)

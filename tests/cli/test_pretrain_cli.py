@@ -1,0 +1,97 @@
+"""What a user sees of the pretraining command when it does not train: plans and errors."""
+
+import json
+
+import pytest
+
+from unimol_scale.engine.command import build_parser, main
+
+
+def test_the_flags_are_the_agreed_ones():
+    flags = {flag for action in build_parser()._actions for flag in action.option_strings}
+    assert flags == {
+        "-h", "--help", "--size", "--objective", "--data", "--output", "--config", "--resume", "--no-resume",
+        "--dry-run", "--local_rank",
+    }  # fmt: skip
+
+
+def run(capsys, *arguments):
+    status = main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_dry_run_of_the_largest_model_prints_the_plan_and_touches_nothing(capsys, sample_store, tmp_path):
+    output = tmp_path / "run"
+    status, out, _ = run(capsys, "--size", "1.1B", "--dry-run", "--data", sample_store, "--output", output)
+    assert status == 0
+    assert "1,129,209,696" in out
+    for part in ("embedding", "atom track", "pair track", "heads", "optimizer", "activations", "steps", "FLOPs"):
+        assert part in out
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "1.1b"], "did you mean '1.1B'"),
+        (["--size", "0.1M", "train.step=5"], "did you mean 'steps'"),
+        (["--size", "0.1M", "train.steps=many"], "train.steps: expected a whole number, got 'many'"),
+        (["--size", "0.1M", "train.precision=fp23"], "did you mean 'fp32'"),
+        (["--size", "0.1M", "--objective", "denoyse"], "did you mean 'denoise'"),
+        (["--size", "0.1M", "model.heads=5"], "multiple of model.heads"),
+        (["--size", "0.1M", "train.steps=10"], "warmup_steps 100000 must be between 0 and train.steps 10"),
+        (["--size", "0.1M", "train.steps"], "is not of the form key=value"),
+        (["--size", "0.1M", "--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
+    ],
+)
+def test_wrong_settings_are_named_with_the_nearest_valid_one(capsys, arguments, message):
+    status, _, err = run(capsys, *arguments, "--data", "unused", "--dry-run")
+    assert status == 2
+    assert message in err
+
+
+def test_a_wrong_key_in_a_file_is_named_with_its_line(capsys, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("train:\n  steps: 10\n  warmup_steps: 1\n  learning_rat: 0.1\n")
+    status, _, err = run(capsys, "--size", "0.1M", "--config", file, "--data", "unused", "--dry-run")
+    assert status == 2
+    assert f"{file}:4" in err
+    assert "did you mean 'learning_rate'" in err
+
+
+def test_a_missing_store_names_the_command_that_makes_one(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, "--size", "0.1M", "--dry-run")
+    assert status == 2
+    assert "python conformer_gen/build.py --source sample" in err
+
+
+def test_settings_may_stand_anywhere_and_the_last_one_wins(capsys, sample_store):
+    status, out, _ = run(
+        capsys,
+        "train.steps=7",
+        "--size",
+        "0.1M",
+        "train.warmup_steps=1",
+        "--dry-run",
+        "--data",
+        sample_store,
+        "train.steps=9",
+    )
+    assert status == 0
+    assert "9 of 1,024 molecules" in out
+
+
+def test_an_unfinished_store_is_refused(capsys, tmp_path):
+    (tmp_path / "store" / "train").mkdir(parents=True)
+    status, _, err = run(capsys, "--size", "0.1M", "--dry-run", "--data", tmp_path / "store")
+    assert status == 2
+    assert "manifest.json" in err
+
+
+def test_a_finished_run_is_not_done_again(capsys, sample_store, tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished"}))
+    status, out, _ = run(capsys, "--size", "0.1M", "--data", sample_store, "--output", tmp_path)
+    assert status == 0
+    assert "finished already" in out
