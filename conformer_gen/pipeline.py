@@ -251,16 +251,16 @@ def _curate_jobs(config: BuildConfig, done: Iterable[Piece]) -> Iterator[Job]:
     for row in read_source(config.source):
         rows.append(row)
         if len(rows) == config.task_size:
-            yield from _missing(chunk, tuple(range(len(rows))), tuple(rows), len(rows), covered)
+            yield from missing_jobs(chunk, tuple(range(len(rows))), tuple(rows), len(rows), covered)
             rows, chunk = [], chunk + 1
     if rows:
-        yield from _missing(chunk, tuple(range(len(rows))), tuple(rows), len(rows), covered)
+        yield from missing_jobs(chunk, tuple(range(len(rows))), tuple(rows), len(rows), covered)
 
 
 def _embed_jobs(selection: Selection, task_size: int, done: Iterable[Piece]) -> Iterator[Job]:
     covered = _covered(done)
     for chunk, positions in selection.kept:
-        yield from _missing(chunk, positions, (), task_size, covered)
+        yield from missing_jobs(chunk, positions, (), task_size, covered)
 
 
 def _covered(done: Iterable[Piece]) -> dict[int, list[Piece]]:
@@ -270,7 +270,7 @@ def _covered(done: Iterable[Piece]) -> dict[int, list[Piece]]:
     return covered
 
 
-def _missing(
+def missing_jobs(
     chunk: int,
     positions: tuple[int, ...],
     rows: tuple[SourceMolecule, ...],

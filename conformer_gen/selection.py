@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 
 from conformer_gen.config import BuildConfig
 from conformer_gen.curate import UInt64, choose_valid, first_occurrences
-from conformer_gen.worker import CURATED, done_pieces
+from conformer_gen.worker import CURATED, CURATED_SCHEMA, done_pieces
+
+EMPTY = CURATED_SCHEMA.empty_table().select(["position", "key", "scaffold"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,23 +39,22 @@ class Selection:
 def select(work: Path, config: BuildConfig) -> Selection:
     """Read the hashes of all curated rows and choose."""
     pieces = done_pieces(work, CURATED)
-    columns = ["position", "key", "scaffold"]
-    tables = [pq.read_table(piece.path(work, CURATED), columns=columns) for piece in pieces]
-    chunks = np.repeat([piece.chunk for piece in pieces], [table.num_rows for table in tables])
-    if not len(chunks):
-        return Selection(num_read=0, num_rejected=0, num_kept=0, kept=[], valid_groups=np.zeros(0, np.uint64))
-    table = pa.concat_tables(tables)
+    tables = [pq.read_table(piece.path(work, CURATED), columns=EMPTY.column_names) for piece in pieces]
+    chunks = np.repeat(
+        np.array([piece.chunk for piece in pieces], np.int64), np.array([table.num_rows for table in tables], np.int64)
+    )
+    table = pa.concat_tables([EMPTY, *tables])
     good = table["key"].is_valid().to_numpy()
     usable = table.filter(pa.array(good))
     keep = first_occurrences(usable["key"].to_numpy())
     groups = usable["scaffold" if config.curate.split == "scaffold" else "key"].to_numpy()[keep]
     positions, chunks = usable["position"].to_numpy()[keep], chunks[good][keep]
     names, starts = np.unique(chunks, return_index=True)
-    parts = np.split(positions, starts[1:])
+    parts = np.split(positions, starts[1:]) if len(names) else []
     return Selection(
         num_read=table.num_rows,
         num_rejected=int(np.count_nonzero(~good)),
         num_kept=len(positions),
-        kept=[(int(name), tuple(part.tolist())) for name, part in zip(names, parts, strict=True) if len(part)],
+        kept=[(int(name), tuple(part.tolist())) for name, part in zip(names, parts, strict=True)],
         valid_groups=choose_valid(groups, config.curate.valid_fraction, config.seed),
     )

@@ -1,0 +1,66 @@
+"""The builder's command line; no Ray is started."""
+
+from pathlib import Path
+
+import pytest
+
+from conformer_gen.build import build_parser, config_tree, main
+from conformer_gen.config import BuildConfig
+from unimol_scale import config as strict
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "build"
+
+
+def parse(*arguments: str) -> BuildConfig:
+    return strict.build(BuildConfig, *config_tree(build_parser().parse_args(arguments)))
+
+
+def test_the_flags_are_the_agreed_ones() -> None:
+    flags = {option for action in build_parser()._actions for option in action.option_strings}
+    assert flags == {
+        "-h",
+        *("--help", "--source", "--input", "--output", "--backend", "--conformers", "--seed", "--workers"),
+        *("--ray-address", "--limit", "--hydrogens", "--config", "--dry-run"),
+    }
+
+
+def test_the_commented_file_says_the_defaults() -> None:
+    from_file = parse("--config", str(CONFIGS / "sample.yaml"))
+    assert from_file == parse("--source", "sample", "--output", "data/sample")
+    assert from_file.directory == parse("--source", "sample").directory
+
+
+def test_flags_win_over_overrides_and_those_over_the_file() -> None:
+    file = str(CONFIGS / "zinc20.yaml")
+    assert parse("--config", file).embed.conformers == 10
+    assert parse("--config", file, "embed.conformers=3").embed.conformers == 3
+    assert parse("--config", file, "--conformers", "2", "embed.conformers=3").embed.conformers == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "zinc"], "did you mean 'zinc20'"),
+        (["--source", "zinc20"], "needs --input"),
+        (["--source", "sample", "--backend", "arow"], "did you mean 'arrow'"),
+        (["--source", "sample", "embed.conformer=2"], "did you mean 'conformers'"),
+        (["--source", "sample", "--conformers", "0"], "1 to 255"),
+        (["--source", "zinc20", "--input", "nowhere.smi", "--dry-run"], "does not exist"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_a_dry_run_counts_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--source", "sample", "--dry-run"]) == 0
+    assert "4,999 rows from 1 file" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

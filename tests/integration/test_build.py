@@ -1,0 +1,132 @@
+"""Whole builds on a local Ray: deterministic, complete, and not stopped by what kills a worker or the driver."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from conformer_gen import driver
+from conformer_gen.config import BuildConfig
+from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule
+from conformer_gen.sources import SourceConfig
+from unimol_scale.errors import ConformerError, SourceError
+from unimol_scale.store.maintain import verify
+from unimol_scale.store.schema import MoleculeRecord
+from unimol_scale.store.shards import open_store
+
+pytestmark = pytest.mark.ray
+SCRIPT = Path(__file__).parents[2] / "conformer_gen" / "build.py"
+ALKANES = ["C" * length for length in range(1, 25)]
+
+
+def config_of(tmp_path: Path, lines: list[str], **keys: object) -> BuildConfig:
+    path = tmp_path / "input.smi"
+    path.write_text("\n".join(f"{smiles} id{number}" for number, smiles in enumerate(lines)))
+    settings: dict[str, object] = {"workers": 2, "task_size": 8, "output": tmp_path / "store"} | keys
+    return BuildConfig(source=SourceConfig(name="smiles", input=(path,)), **settings)
+
+
+def failures(store: Path) -> list[dict[str, str]]:
+    return pq.read_table(store / "failures.parquet").to_pylist()
+
+
+def test_the_sample_store_is_complete_and_intact(sample_store: Path) -> None:
+    store = open_store(sample_store)
+    counts = store.manifest.counts
+    assert counts.read == 205
+    assert counts.stored == len(store.split("train")) + len(store.split("valid")) > 195
+    assert verify(store) == []
+    assert {path.name for path in sample_store.iterdir()} >= {"report.md", "atoms.png", "failures.parquet", "train"}
+    assert not (sample_store / ".build").exists()
+    scaffolds = [set(store.split(name).column("scaffold").to_pylist()) for name in ("train", "valid")]
+    assert scaffolds[1]
+    assert not scaffolds[0] & scaffolds[1]
+
+
+def test_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Path) -> None:
+    """The store of ``sample_store`` (one worker) again: two workers, killed with SIGKILL in mid-embedding, resumed."""
+    output = tmp_path / "store"
+    keys = ["--limit", "205", "--workers", "2", "--output", str(output), "task_size=20"]
+    command = [sys.executable, str(SCRIPT), "--source", "sample", *keys]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list((output / ".build" / "embedded").glob("0*.arrow"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, "the build ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (output / "manifest.json").exists()
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert (output / "manifest.json").read_bytes() == (sample_store / "manifest.json").read_bytes()
+    assert verify(open_store(output)) == []
+    assert (output / "failures.parquet").read_bytes() == (sample_store / "failures.parquet").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert "finished before" in again.stdout
+    other = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True, check=False)
+    assert other.returncode == 2
+    assert "seed is 0 there and 1 here" in other.stderr
+
+
+def deadly(crash: str, hang: str) -> Callable[[CuratedMolecule, EmbedConfig, int], MoleculeRecord | EmbedFailure]:
+    """An embedder with two planted molecules; nested, so that Ray ships it by value."""
+
+    def embed(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> MoleculeRecord | EmbedFailure:
+        if molecule.smiles == crash:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if molecule.smiles == hang:
+            time.sleep(1000)
+        return embed_molecule(molecule, config, seed)
+
+    return embed
+
+
+def test_molecules_that_kill_or_hang_their_worker_are_failures_and_the_rest_is_there(tmp_path: Path) -> None:
+    config = config_of(tmp_path, ALKANES, embed=EmbedConfig(timeout_s=1), limit_s=3.0)
+    store = driver.build(config, deadly(crash=ALKANES[5], hang=ALKANES[12])).store
+    assert {(row["id"], row["stage"], row["reason"]) for row in failures(store.path)} == {
+        ("id5", "embed", "worker_died"),
+        ("id12", "embed", "too_slow"),
+    }
+    assert store.manifest.counts.stored == len(ALKANES) - 2
+    stored = [smiles for name in ("train", "valid") for smiles in _all_smiles(store.split(name))]
+    assert sorted(stored) == sorted(set(ALKANES) - {ALKANES[5], ALKANES[12]})
+
+
+def _all_smiles(split: object) -> list[str]:
+    return split.smiles(np.arange(len(split)))
+
+
+def test_every_row_is_accounted_for(tmp_path: Path) -> None:
+    lines = ["CCO", "OCC", "not-a-smiles", "c1ccccc1O", "*C", "N#[C][Co]([C]#N)([C]#N)([C]#N)([C]#N)[C]#N", "CCN.Cl"]
+    store = driver.build(config_of(tmp_path, lines, backend="lmdb", workers=1)).store
+    counts = store.manifest.counts
+    assert (counts.read, counts.stored, counts.duplicates, counts.failed) == (7, 3, 1, 3)
+    assert [(row["id"], row["smiles"], row["stage"], row["reason"]) for row in failures(store.path)] == [
+        ("id2", "not-a-smiles", "curate", "not_parsed"),
+        ("id4", "*C", "curate", "dummy_atom"),
+        ("id5", lines[5], "embed", "no_conformer"),
+    ]
+
+
+def test_a_build_without_a_usable_molecule_leaves_reasons_and_no_store(tmp_path: Path) -> None:
+    config = config_of(tmp_path, ["nonsense", "*"], workers=1)
+    with pytest.raises(SourceError, match="none of the 2 rows"):
+        driver.build(config)
+    assert len(failures(config.directory)) == 2
+    assert not (config.directory / "manifest.json").exists()
+
+    def refuse(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> EmbedFailure:
+        return EmbedFailure(reason="refused", detail="by the test")
+
+    (tmp_path / "second").mkdir()
+    with pytest.raises(ConformerError, match="none of 1 molecules got a conformer"):
+        driver.build(config_of(tmp_path / "second", ["CCO"], workers=1), refuse)

@@ -1,0 +1,111 @@
+"""One molecule in, one record or one typed failure out."""
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
+from unimol_scale.errors import ConfigError
+from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord
+
+CONFIG = EmbedConfig()
+DRUG = "CC(=O)Nc1ccc(O)cc1"
+
+
+def molecule(smiles: str, **keys: object) -> CuratedMolecule:
+    return CuratedMolecule(id="x", smiles=smiles, key=stable_hash(smiles), scaffold=1, **keys)
+
+
+def record(smiles: str, config: EmbedConfig = CONFIG, seed: int = 0) -> MoleculeRecord:
+    result = embed_molecule(molecule(smiles), config, seed)
+    assert isinstance(result, MoleculeRecord), result
+    return result
+
+
+def test_a_record_has_the_geometry_of_its_molecule() -> None:
+    made = record(DRUG)
+    basis = Chem.MolFromSmiles(DRUG)
+    assert made.atomic_number.tolist() == [atom.GetAtomicNum() for atom in basis.GetAtoms()]
+    assert made.conformer_origin.tolist() == [ConformerOrigin.MMFF]
+    assert np.isfinite(made.energy).all()
+    np.testing.assert_allclose(made.coordinates.mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(made.planar_coordinates.mean(axis=0), 0, atol=1e-5)
+    ends = made.coordinates[0][made.bond_index.astype(int)]
+    lengths = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
+    assert ((lengths > 1.15) & (lengths < 1.6)).all()  # Å, bonds between C, N and O
+
+
+def test_the_seed_and_the_molecule_decide_and_nothing_else() -> None:
+    first, again, other = record(DRUG), record(DRUG), record(DRUG, seed=1)
+    np.testing.assert_array_equal(first.coordinates, again.coordinates)
+    assert not np.array_equal(first.coordinates, other.coordinates)
+
+
+def test_several_conformers_differ() -> None:
+    made = record("CCCCCCO", EmbedConfig(conformers=3))
+    assert made.coordinates.shape == (3, 7, 3)
+    assert len(np.unique(made.energy)) == 3
+
+
+def test_hydrogens_come_after_the_heavy_atoms_if_asked_for() -> None:
+    made = record("CO", EmbedConfig(hydrogens=True))
+    assert made.atomic_number.tolist() == [6, 8, 1, 1, 1, 1]
+    assert made.coordinates.shape == (1, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "origin"),
+    [("C[Se]C", ConformerOrigin.UFF), ("CCO", ConformerOrigin.MMFF)],
+)
+def test_the_origin_says_which_force_field_had_parameters(smiles: str, origin: ConformerOrigin) -> None:
+    assert record(smiles).conformer_origin.tolist() == [origin]
+
+
+def test_without_any_force_field_the_embedded_geometry_stays_and_has_no_energy() -> None:
+    made = record("O=[As]O")
+    assert made.conformer_origin.tolist() == [ConformerOrigin.ETKDG]
+    assert np.isnan(made.energy).all()
+
+
+def test_stopping_early_is_recorded_as_not_converged() -> None:
+    made = record("CCCCCCCCCC(=O)NCCCCCCO", EmbedConfig(max_iterations=2))
+    assert made.conformer_origin.tolist() == [ConformerOrigin.MMFF_UNCONVERGED]
+
+
+@pytest.mark.parametrize(
+    ("smiles", "reason"),
+    [
+        ("N#[C][Co]([C]#N)([C]#N)([C]#N)([C]#N)[C]#N", "no_conformer"),
+        ("C1=[N+]2CC[N+]3=Cc4ccccc4[O][Zn]23[O]c2ccccc21", "no_conformer"),
+        ("this is no SMILES", "not_reparsed"),
+    ],
+)
+def test_what_can_not_be_embedded_is_a_failure_with_a_reason(smiles: str, reason: str) -> None:
+    result = embed_molecule(molecule(smiles), CONFIG, 0)
+    assert isinstance(result, EmbedFailure)
+    assert result.reason == reason
+    assert result.detail
+
+
+def test_geometry_from_the_file_is_kept_and_centred() -> None:
+    given = np.array([[0, 0, 0], [1.5, 0, 0], [2.0, 1.4, 0]], np.float32)
+    result = embed_molecule(molecule("CCO", coordinates=given), CONFIG, 0)
+    assert isinstance(result, MoleculeRecord)
+    np.testing.assert_allclose(result.coordinates[0], given - given.mean(axis=0), atol=1e-6)
+    assert result.conformer_origin.tolist() == [ConformerOrigin.FILE]
+    assert np.isnan(result.energy).all()
+
+
+@pytest.mark.parametrize(("wrong", "reason"), [(np.nan, "not_finite"), (100.0, "out_of_range")])
+def test_coordinates_that_can_not_be_stored_are_a_failure(wrong: float, reason: str) -> None:
+    given = np.array([[0, 0, 0], [1.5, 0, 0], [2.0, wrong, 0]], np.float32)
+    result = embed_molecule(molecule("CCO", coordinates=given), CONFIG, 0)
+    assert isinstance(result, EmbedFailure)
+    assert result.reason == reason
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="1 to 255"):
+        EmbedConfig(conformers=0)
+    with pytest.raises(ConfigError, match="at least 1"):
+        EmbedConfig(timeout_s=0)
