@@ -1,6 +1,7 @@
 """A build from beginning to end: claim the directory, run the stages, assemble, report, commit. The order of things."""
 
 import dataclasses
+import errno
 import itertools
 import shutil
 import time
@@ -10,6 +11,7 @@ from conformer_gen.config import BuildConfig
 from conformer_gen.embed import embed_molecule
 from conformer_gen.sources import input_files, read_source
 from conformer_gen.worker import Embedder, EmbedJob
+from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import Manifest
 from unimol_scale.store.shards import Store, open_store, write_manifest
 
@@ -59,6 +61,15 @@ def build(config: BuildConfig, embedder: Embedder = embed_molecule) -> BuildResu
         ConformerError: no molecule got a conformer.
         StoreError: the output directory is not free, or can not be written.
     """
+    try:
+        return _build(config, embedder)
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        remedy = "the disk is full: make room and run the same command again, it resumes" if full else str(error)
+        raise StoreError(f"the build can not write to {config.directory}: {remedy}") from error
+
+
+def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
     began = time.monotonic()
     output = config.directory
     plan = assemble.plan_build(config)

@@ -6,7 +6,6 @@ so a build that was killed goes on with what is missing, and the result does not
 
 import collections
 import dataclasses
-import errno
 import itertools
 import logging
 import os
@@ -100,7 +99,7 @@ class Stage:
         """Run all jobs.
 
         Raises:
-            StoreError: a task could not write its files.
+            OSError: a task could not write its files.
         """
         running: dict[ray.ObjectRef, Job] = {}
         while True:
@@ -130,9 +129,8 @@ class Stage:
         except LOST:
             return self._died(job)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, OSError):
-                what = "the disk is full" if error.cause.errno == errno.ENOSPC else str(error.cause)
-                raise StoreError(f"the build can not write its files: {what}; make room and run it again") from error
+            if isinstance(error.cause, OSError):  # of the file system; the driver says what to do about it
+                raise error.cause from error
             raise
 
     def _died(self, job: Job) -> int:
@@ -201,7 +199,8 @@ def run_stages(config: BuildConfig, work: Path, job: EmbedJob) -> Outcome:
 
     Raises:
         SourceError: no row is a usable molecule.
-        StoreError: Ray does not start, or files can not be written.
+        StoreError: Ray does not start.
+        OSError: files can not be written.
     """
     start_ray(config.num_workers, config.ray_address)
     try:

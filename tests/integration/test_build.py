@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 
 from conformer_gen import driver
 from conformer_gen.config import BuildConfig
@@ -18,7 +20,7 @@ from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embe
 from conformer_gen.sources import SourceConfig
 from unimol_scale.errors import ConformerError, SourceError
 from unimol_scale.store.maintain import verify
-from unimol_scale.store.schema import MoleculeRecord
+from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord
 from unimol_scale.store.shards import open_store
 
 pytestmark = pytest.mark.ray
@@ -130,3 +132,31 @@ def test_a_build_without_a_usable_molecule_leaves_reasons_and_no_store(tmp_path:
     (tmp_path / "second").mkdir()
     with pytest.raises(ConformerError, match="none of 1 molecules got a conformer"):
         driver.build(config_of(tmp_path / "second", ["CCO"], workers=1), refuse)
+
+
+def test_geometry_of_an_sdf_is_kept(tmp_path: Path) -> None:
+    blocks = []
+    for number, smiles in enumerate(["OCCc1ccccn1", "CC(N)=O", "OCC1CN1"]):
+        molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        rdDistGeom.EmbedMolecule(molecule, number)
+        blocks.append(Chem.MolToMolBlock(molecule) + "$$$$\n")
+    (tmp_path / "three.sdf").write_text("".join(blocks))
+    source = SourceConfig(name="sdf", input=(tmp_path / "three.sdf",))
+    store = driver.build(BuildConfig(source=source, output=tmp_path / "store", workers=1)).store
+    assert store.manifest.coordinate_scale is None
+    found = 0
+    for name in ("train", "valid"):
+        split = store.split(name)
+        for index in range(len(split)):
+            columns, smiles = split.gather(np.array([index])), split.smiles(np.array([index]))[0]
+            number = int(split.ids(np.array([index]))[0].split(":")[1])
+            original = Chem.MolFromMolBlock(blocks[number - 1])
+            order = list(original.GetSubstructMatch(Chem.MolFromSmiles(smiles)))
+            expected = original.GetConformer().GetPositions()[order]
+            # Lengths do not see the centring; none of these molecules has heavy atoms that could be swapped.
+            bonds = columns.bond_index
+            lengths = [np.linalg.norm(p[bonds[:, 0]] - p[bonds[:, 1]], axis=1) for p in (columns.coordinates, expected)]
+            np.testing.assert_allclose(*lengths, atol=1e-5)
+            assert columns.conformer_origin.tolist() == [ConformerOrigin.FILE]
+            found += 1
+    assert found == 3

@@ -94,5 +94,7 @@ def write(path: Path, batch: pa.RecordBatch) -> None:
             transaction.put(NUM_CONFORMERS_KEY, np.diff(views.conformer_offsets).astype(INT32).tobytes())
             transaction.put(SCHEMA_KEY, batch.schema.serialize().to_pybytes())
         environment.sync(True)
+    except lmdb.Error as error:
+        raise StoreError(f"{path} can not be written: {error}") from error
     finally:
         environment.close()

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -51,6 +51,8 @@ def describe(store: Store) -> Table:
     """Return what ``store info`` prints."""
     manifest = store.manifest
     table = Table(title=str(store.path), show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
     stored_as = "float32" if manifest.coordinate_scale is None else f"int16, {manifest.coordinate_scale} Å"
     counts = manifest.counts
     rows = {
@@ -68,14 +70,19 @@ def describe(store: Store) -> Table:
     rows |= {
         "format": f"{manifest.backend}, schema {manifest.schema_version}, coordinates {stored_as}",
         "hydrogens": "kept" if manifest.hydrogens else "removed",
-        "conformers": ", ".join(f"{key} {value}" for key, value in manifest.conformer_recipe.items()),
-        "parameters": ", ".join(f"{key} {value}" for key, value in manifest.parameters.items()),
-        "versions": ", ".join(f"{key} {value}" for key, value in manifest.versions.items()),
+        "conformers": _listed(manifest.conformer_recipe),
+        "parameters": _listed(manifest.parameters),
+        "versions": _listed(manifest.versions),
         "manifest hash": store.manifest_sha256,
     }
     for key, value in rows.items():
         table.add_row(key, value)
     return table
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    texts = {key: ", ".join(value) if isinstance(value, list) else str(value) for key, value in values.items()}
+    return "\n".join(f"{key}: {text}" for key, text in texts.items() if values[key] is not None)
 
 
 def verify(store: Store) -> list[str]:

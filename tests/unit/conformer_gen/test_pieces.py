@@ -1,5 +1,6 @@
 """The arithmetic of resuming and bisecting, and who may use an output directory; no Ray is started."""
 
+import errno
 import itertools
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conformer_gen import assemble
+from conformer_gen import assemble, driver
 from conformer_gen.config import BuildConfig
 from conformer_gen.pipeline import Job, bisect, missing_jobs
 from conformer_gen.sources import SourceConfig
@@ -102,3 +103,12 @@ def test_the_plan_names_no_path_and_no_worker_count(tmp_path: Path) -> None:
 def test_impossible_builds_are_refused(keys: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         BuildConfig(source=SourceConfig(name="sample"), **keys)
+
+
+def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(driver.assemble, "claim", full)
+    with pytest.raises(StoreError, match="the disk is full: make room and run the same command again"):
+        driver.build(BuildConfig(source=SourceConfig(name="sample"), output=tmp_path))
