@@ -44,6 +44,7 @@ def test_the_sample_store_is_complete_and_intact(sample_store: Path) -> None:
     counts = store.manifest.counts
     assert counts.read == 205
     assert counts.stored == len(store.split("train")) + len(store.split("valid")) > 195
+    assert 0 < len(store.split("valid")) <= 0.06 * counts.stored
     assert verify(store) == []
     assert {path.name for path in sample_store.iterdir()} >= {"report.md", "atoms.png", "failures.parquet", "train"}
     assert not (sample_store / ".build").exists()
