@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python conformer_gen/build.py --source sample
 	$(BIN)/unimol-scale ladder configs/ladder/sample.yaml
-	$(BIN)/unimol-scale fit-scaling-law runs/sample
+	$(BIN)/unimol-scale fit-scaling-law runs/
 
 test: setup
 	$(BIN)/python -m pytest

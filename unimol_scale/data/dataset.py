@@ -101,6 +101,7 @@ class StepPlanner:
 
     def __init__(self, split: StoreSplit, *, batch_size: int, seed: int, world_size: int, max_pairs: int) -> None:
         self._num_atoms = split.num_atoms
+        plan_micro_batches(self._num_atoms[self._num_atoms.argmax() :][:1], 1, max_pairs)  # fails now rather than later
         self.num_conformers = split.num_conformers
         self._batch_size = batch_size
         self._seed = seed
