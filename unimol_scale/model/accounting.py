@@ -54,7 +54,7 @@ class ParameterCount:
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """Count the parameters of the backbone and of the denoising objective's heads."""
     d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
-    gaussians = vocab.NUM_GAUSSIANS
+    gaussians = config.gaussians
     embedding = (
         (vocab.NUM_TOKENS + vocab.NUM_ATOM_CODES + vocab.NUM_DEGREE_CODES + 1) * d
         + (vocab.NUM_BOND_CODES + vocab.NUM_PATH_CODES + 1) * p
@@ -88,7 +88,7 @@ def forward_flops(config: ModelConfig, num_atoms: int) -> float:
     d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
     n = num_atoms + 1
     pairs = n * n
-    kernel = num_atoms * num_atoms * 2 * vocab.NUM_GAUSSIANS * (vocab.NUM_GAUSSIANS + p)
+    kernel = num_atoms * num_atoms * 2 * config.gaussians * (config.gaussians + p)
     attention = 2 * n * 4 * d * d + 2 * 2 * pairs * d + 2 * pairs * p * heads
     feed_forward = 2 * n * 2 * d * config.ffn_width
     outer_product = 2 * n * d * 2 * h + 2 * n * h * h * p + 2 * pairs * h * p
@@ -140,7 +140,7 @@ def activation_bytes(config: ModelConfig, molecules: int, num_atoms: int, bytes_
     layer_input = n * d + n * n * p
     recomputed = config.layers // config.checkpoint_every if config.checkpoint_every else 0
     kept = config.layers - recomputed + (1 if recomputed else 0)
-    embedding = n * n * (4 * p + 6 * vocab.NUM_GAUSSIANS)
+    embedding = n * n * (4 * p + 6 * config.gaussians)
     heads_bytes = n * (6 * d + 2 * vocab.NUM_TOKENS) + n * n * (2 * p + 3 * heads + 8)
     return float(molecules * bytes_per_value * (layer * kept + layer_input * recomputed + embedding + heads_bytes))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unimol_scale.model.encodings import AtomEncoding, ModelInput, PairEncoding
-from unimol_scale.model.layers import TwoTrackLayer
+from unimol_scale.model.layers import NodeMasks, TwoTrackLayer
 from unimol_scale.model.presets import ModelConfig
 
 
@@ -50,10 +50,11 @@ class TwoTrackBackbone(nn.Module):
             count_B = torch.full_like(valid_BN[:, 0], valid_BN.shape[1], dtype=torch.float32)
         atom_BND = self.atom_norm(self.atom_encoding(batch))
         pair_BNNP = self.pair_norm(self.pair_encoding(batch))
+        masks = NodeMasks.of(valid_BN, count_B, atom_BND.dtype)
         every = self.config.checkpoint_every if torch.is_grad_enabled() else 0
         for index, layer in enumerate(self.layers):
             if every and index % every == 0:
-                atom_BND, pair_BNNP = checkpoint(layer, atom_BND, pair_BNNP, valid_BN, count_B, use_reentrant=False)
+                atom_BND, pair_BNNP = checkpoint(layer, atom_BND, pair_BNNP, masks, use_reentrant=False)
             else:
-                atom_BND, pair_BNNP = layer(atom_BND, pair_BNNP, valid_BN, count_B)
+                atom_BND, pair_BNNP = layer(atom_BND, pair_BNNP, masks)
         return Representation(atom_BND=atom_BND, pair_BNNP=pair_BNNP, valid_BN=valid_BN)

@@ -5,19 +5,15 @@ G Gaussians. Distances, their map and the Gaussian kernel are computed in fp32 w
 near 8 Å are as wide as the kernel's spacing.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimol_scale.data import vocabulary as vocab
-from unimol_scale.model.layers import Embedding, Linear
+from unimol_scale.model.kernels import GaussianKernelFunction
+from unimol_scale.model.layers import Embedding, linear_parameters
 from unimol_scale.model.presets import ModelConfig
-
-# The reference's π; the released weights were trained with it.
-REFERENCE_PI = 3.14159
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +127,13 @@ class GaussianKernel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        G = vocab.NUM_GAUSSIANS
+        G = config.gaussians
         self.pair_type = config.pair_type
         # The map starts as the plain distance: each of a pair's two codes contributes half of the factor.
         self.scale = Embedding(vocab.NUM_PAIR_TYPES, 1, padding_idx=0, fill=0.5)
         self.shift = Embedding(vocab.NUM_PAIR_TYPES, 1, padding_idx=0, fill=0.0)
-        self.hidden = Linear(G, G, init="he")
-        self.out = Linear(G, config.pair_width)
+        self.hidden_weight, self.hidden_bias = linear_parameters(G, G, "he")
+        self.out_weight, self.out_bias = linear_parameters(config.pair_width, G)
         # linspace, because DeepSpeed's construction context casts what torch.tensor makes to bf16 and leaves this.
         centres_G = torch.linspace(0, config.kernel_max_distance, G, dtype=torch.float32)
         self.register_buffer("centres_G", centres_G, persistent=False)
@@ -146,14 +142,14 @@ class GaussianKernel(nn.Module):
     def forward(self, batch: ModelInput) -> Tensor:
         """Return [B, A, A, P]."""
         first_BA, second_BA = encode_pair_types(batch, self.pair_type)
-        scale_BA1 = self.scale(first_BA).abs()
-        scale_BAA = scale_BA1.float() + self.scale(second_BA).abs().float().transpose(1, 2)
+        scale_BAA = self.scale(first_BA).abs().float() + self.scale(second_BA).abs().float().transpose(1, 2)
         shift_BAA = self.shift(first_BA).float() + self.shift(second_BA).float().transpose(1, 2)
         mapped_BAA = scale_BAA * pairwise_distances(batch.coordinates_BA3) + shift_BAA
-        offset_BAAG = (mapped_BAA.unsqueeze(-1) - self.centres_G.float()) / self.spacing
-        density_BAAG = torch.exp(-0.5 * offset_BAAG.square()) / (math.sqrt(2 * REFERENCE_PI) * self.spacing)
-        out_BAAP: Tensor = self.out(F.gelu(self.hidden(density_BAAG.to(scale_BA1.dtype))))
-        return out_BAAP
+        out_RP: Tensor = GaussianKernelFunction.apply(
+            mapped_BAA.reshape(-1), self.centres_G.float(), self.spacing,
+            self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias,
+        )  # fmt: skip
+        return out_RP.view(*mapped_BAA.shape, -1)
 
 
 class PairEncoding(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.backbone import Representation
-from unimol_scale.model.layers import ChannelFirstLinear, Linear
+from unimol_scale.model.kernels import NORM_EPSILON, channel_first_linear
+from unimol_scale.model.layers import Linear, attention_weights, linear_parameters, norm_parameters
 from unimol_scale.model.presets import ModelConfig
 
 
@@ -42,13 +43,11 @@ class CoordinateHead(nn.Module):
         D = config.atom_width
         self.heads = config.heads
         self.dropout = config.attention_dropout
-        self.atom_norm = nn.LayerNorm(D)
-        self.pair_norm = nn.LayerNorm(config.pair_width)
-        self.qkv = Linear(D, 3 * D, bias=False)
-        self.pair_bias = ChannelFirstLinear(config.pair_width, config.heads)
-        self.force = nn.Parameter(torch.empty(D))
-        with torch.no_grad():
-            self.force.zero_()
+        self.atom_norm_weight, self.atom_norm_bias = norm_parameters(D)
+        self.pair_norm_weight, self.pair_norm_bias = norm_parameters(config.pair_width)
+        self.qkv_weight, _ = linear_parameters(3 * D, D, bias=False)
+        self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
+        self.force = nn.Parameter(torch.zeros(D))
 
     def forward(self, representation: Representation, coordinates_BA3: Tensor) -> Tensor:
         """Return predicted coordinates [B, A, 3], Å, fp32.
@@ -57,17 +56,21 @@ class CoordinateHead(nn.Module):
             representation: of the backbone; the virtual node takes no part.
             coordinates_BA3: input coordinates, Å.
         """
-        atom_BAD = self.atom_norm(representation.atom_BND[:, 1:])
-        pair_BAAP = self.pair_norm(representation.pair_BNNP[:, 1:, 1:])
+        atom_BAD = representation.atom_BND[:, 1:]
+        pair_BAAP = representation.pair_BNNP[:, 1:, 1:]
         B, A, D = atom_BAD.shape
-        q_BHAd, k_BHAd, v_BHAd = self.qkv(atom_BAD).view(B, A, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        valid_BA = representation.valid_BN[:, 1:]
-        bias_BHAA = self.pair_bias(pair_BAAP).masked_fill(~valid_BA[:, None, None, :], -math.inf)
-        logits_BHAA = torch.matmul(q_BHAd * (D // self.heads) ** -0.5, k_BHAd.transpose(2, 3)) + bias_BHAA
-        attention_BHAA = F.dropout(logits_BHAA.float().softmax(dim=-1), self.dropout, self.training)
+        atom_BAD = F.layer_norm(atom_BAD, [D], self.atom_norm_weight, self.atom_norm_bias, NORM_EPSILON)
+        pair_BAAP = F.layer_norm(
+            pair_BAAP, pair_BAAP.shape[-1:], self.pair_norm_weight, self.pair_norm_bias, NORM_EPSILON
+        )
+        padding_B1A = ~representation.valid_BN[:, None, 1:]
+        mask_B1A = torch.zeros_like(padding_B1A, dtype=atom_BAD.dtype).masked_fill(padding_B1A, -math.inf)
+        bias_BHAA = channel_first_linear(pair_BAAP, self.pair_weight, self.pair_bias)
+        weights_MAA, value_MAd = attention_weights(F.linear(atom_BAD, self.qkv_weight), bias_BHAA, mask_B1A)
+        attention_BHAA = F.dropout(weights_MAA, self.dropout, self.training).view(B, self.heads, A, A)
         force_H1d = self.force.view(self.heads, 1, -1)
-        strength_BHA = (v_BHAd * force_H1d).float().sum(-1)
-        weight_BAA = torch.einsum("bhij,bhj->bij", attention_BHAA, strength_BHA)
+        strength_BHA = (value_MAd.view(B, self.heads, A, -1) * force_H1d).float().sum(-1)
+        weight_BAA = (attention_BHAA * strength_BHA.unsqueeze(2)).sum(1)
         # Σ_j w_ij (r_j − r_i) = Σ_j w_ij r_j − r_i Σ_j w_ij, without the [A, A, 3] differences.
         r_BA3 = coordinates_BA3.float()
         return r_BA3 + torch.matmul(weight_BAA, r_BA3) - r_BA3 * weight_BAA.sum(-1, keepdim=True)

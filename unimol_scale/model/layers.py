@@ -1,17 +1,25 @@
 """One layer of the two-track Transformer (Uni-Mol2, FACTS of arXiv 2406.14969 and its public reference).
 
 Shapes: B molecules, N nodes (virtual node first, then atoms, padded), D atom channels, P pair channels, H heads,
-h hidden pair channels. Every module uses only parameters that it owns, because ZeRO-3 fetches weights module by module,
-and initialises them in its own constructor.
+h hidden pair channels, d channels of one head. A module is a whole residual branch, its layer norm included, and owns
+every parameter that it uses: ZeRO-3 fetches weights module by module, and each module costs it time.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimol_scale.model.kernels import (
+    NORM_EPSILON,
+    FeedForwardFunction,
+    OuterProductFunction,
+    TriangleFunction,
+    channel_first_linear,
+)
 from unimol_scale.model.presets import ModelConfig
 
 Init = Literal["lecun", "he", "zero", "gate"]
@@ -81,102 +89,125 @@ class Embedding(nn.Embedding):
             self.weight[self.padding_idx].zero_()
 
 
-class ChannelFirstLinear(nn.Module):
-    """A linear map of the pair track whose result is [B, C, N, N]: what batched products over nodes want.
+def linear_parameters(
+    out_features: int, in_features: int, init: Init = "lecun", *, bias: bool = True
+) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Return an initialised weight [out, in] and bias [out] for a module that owns them."""
+    weight = nn.Parameter(torch.empty(out_features, in_features))
+    shift = nn.Parameter(torch.empty(out_features)) if bias else None
+    initialise(weight, shift, init)
+    return weight, shift
 
-    One matrix product writes that layout directly, where a linear layer and a permute would copy.
-    """
 
-    def __init__(self, in_features: int, out_features: int, *, inits: tuple[Init, ...] = ("lecun",)) -> None:
-        """Build the map; each of ``inits`` initialises an equal share of the output channels."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.empty(out_features))
-        share = out_features // len(inits)
-        for part, init in enumerate(inits):
-            rows = slice(part * share, (part + 1) * share)
-            initialise(self.weight[rows], self.bias[rows], init)
-
-    def forward(self, pair_BNNP: Tensor) -> Tensor:
-        """Map [B, N, N, P] to [B, C, N, N]."""
-        B, N, _, P = pair_BNNP.shape
-        columns_BPQ = pair_BNNP.reshape(B, N * N, P).transpose(1, 2)
-        result_BCQ = torch.matmul(self.weight, columns_BPQ) + self.bias[:, None]
-        return result_BCQ.view(B, -1, N, N)
+def norm_parameters(width: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Return the weight, one, and bias, zero, of a layer norm for a module that owns them."""
+    return nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
 
 
 class PairBiasedAttention(nn.Module):
-    """Self-attention of the nodes with one additive bias per head from the pair representation."""
+    """Self-attention of the nodes with one additive bias per head from the pair representation, after a layer norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         D = config.atom_width
         self.heads = config.heads
         self.dropout = config.attention_dropout
-        self.qkv = Linear(D, 3 * D, bias=False)
-        self.pair_bias = ChannelFirstLinear(config.pair_width, config.heads)
-        self.out = Linear(D, D, init="zero")
+        self.norm_weight, self.norm_bias = norm_parameters(D)
+        self.qkv_weight, _ = linear_parameters(3 * D, D, bias=False)
+        self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
+        self.out_weight, self.out_bias = linear_parameters(D, D, "zero")
 
-    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, padding_BN: Tensor) -> Tensor:
-        """Return [B, N, D]; keys where ``padding_BN`` is true are not attended to."""
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, key_mask_B1N: Tensor) -> Tensor:
+        """Return the update [B, N, D].
+
+        Args:
+            atom_BND: nodes.
+            pair_BNNP: pairs.
+            key_mask_B1N: 0 at real nodes, −inf at padding.
+        """
         B, N, D = atom_BND.shape
-        q_BHNd, k_BHNd, v_BHNd = self.qkv(atom_BND).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        bias_BHNN = self.pair_bias(pair_BNNP).masked_fill(padding_BN[:, None, None, :], -math.inf)
-        mixed_BHNd = F.scaled_dot_product_attention(
-            q_BHNd, k_BHNd, v_BHNd, attn_mask=bias_BHNN, dropout_p=self.dropout if self.training else 0.0
-        )
-        out_BND: Tensor = self.out(mixed_BHNd.transpose(1, 2).reshape(B, N, D))
-        return out_BND
+        normal_BND = F.layer_norm(atom_BND, [D], self.norm_weight, self.norm_bias, NORM_EPSILON)
+        bias_BHNN = channel_first_linear(pair_BNNP, self.pair_weight, self.pair_bias)
+        qkv_BN3D = F.linear(normal_BND, self.qkv_weight)
+        weights_MNN, value_MNd = attention_weights(qkv_BN3D, bias_BHNN, key_mask_B1N)
+        weights_MNN = F.dropout(weights_MNN.to(value_MNd.dtype), self.dropout, self.training)
+        mixed_BND = torch.bmm(weights_MNN, value_MNd).view(B, self.heads, N, -1).transpose(1, 2).reshape(B, N, D)
+        return F.linear(mixed_BND, self.out_weight, self.out_bias)
+
+
+def attention_weights(qkv_BN3D: Tensor, bias_BHNN: Tensor, key_mask_B1N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return softmax(q·kᵀ/√d + bias + mask) [B·H, N, N], fp32, and the values [B·H, N, d].
+
+    Args:
+        qkv_BN3D: queries, keys and values, each of H heads of d channels.
+        bias_BHNN: per head.
+        key_mask_B1N: 0 at real nodes, −inf at padding.
+    """
+    B, H, N, _ = bias_BHNN.shape
+    q, k, v = qkv_BN3D.view(B, N, 3, H, -1).permute(2, 0, 3, 1, 4).reshape(3, B * H, N, -1).unbind(0)
+    masked_MNN = (bias_BHNN + key_mask_B1N.unsqueeze(1)).view(B * H, N, N)
+    logits_MNN = torch.baddbmm(masked_MNN, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+    return logits_MNN.softmax(dim=-1, dtype=torch.float32), v
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU, Linear."""
+    """LayerNorm, Linear, GELU, Linear, over the last axis: of the atom track and of the pair track."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = Linear(width, hidden, init="he")
-        self.down = Linear(hidden, width, init="zero")
+        self.norm_weight, self.norm_bias = norm_parameters(width)
+        self.up_weight, self.up_bias = linear_parameters(hidden, width, "he")
+        self.down_weight, self.down_bias = linear_parameters(width, hidden, "zero")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the same shape."""
-        out: Tensor = self.down(F.gelu(self.up(x)))
+    def forward(self, x: Tensor, *, residual: bool) -> Tensor:
+        """Return the update, added to the input if ``residual``; the same shape as the input."""
+        out: Tensor = FeedForwardFunction.apply(
+            x,
+            self.norm_weight,
+            self.norm_bias,
+            self.up_weight,
+            self.up_bias,
+            self.down_weight,
+            self.down_bias,
+            residual,
+        )
         return out
 
 
 class OuterProduct(nn.Module):
-    """Update of the pairs from the outer product of their two nodes, without forming the outer product.
-
-    z_ij = Σ_cd a_ic b_jd W_cd is evaluated as T_i = a_i·W, z_ij = T_i·b_j: 2hP + 2h²P/n operations a pair instead of
-    2h²P, and no n²h² tensor.
-    """
+    """Update of the pairs from the outer product of their two nodes, after a layer norm of the nodes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        h, P = config.pair_hidden, config.pair_width
-        self.hidden = h
-        self.project = Linear(config.atom_width, 2 * h)
+        D, h, P = config.atom_width, config.pair_hidden, config.pair_width
+        self.norm_weight, self.norm_bias = norm_parameters(D)
+        self.project_weight, self.project_bias = linear_parameters(2 * h, D)
         # Row c, column (d, p): the layout that makes a·W one matrix product.
         self.weight = nn.Parameter(torch.empty(h, h * P))
         self.bias = nn.Parameter(torch.empty(P))
         initialise(self.weight, self.bias, "zero")
 
-    def forward(self, atom_BND: Tensor, valid_BN1: Tensor, count_B11: Tensor) -> Tensor:
-        """Return [B, N, N, P].
+    def forward(
+        self, atom_BND: Tensor, pair_BNNP: Tensor, valid_BN1: Tensor, count_B11: Tensor, *, residual: bool
+    ) -> Tensor:
+        """Return the update [B, N, N, P], added to the pairs if ``residual``.
 
         Args:
-            atom_BND: normalised nodes.
+            atom_BND: nodes.
+            pair_BNNP: pairs.
             valid_BN1: 1 at real nodes, 0 at padding.
             count_B11: the n of the 1/n scaling, fp32.
+            residual: whether to add the pairs.
         """
-        B, N, _ = atom_BND.shape
-        h = self.hidden
         # The reference scales a and b by n^-1/2 each and divides by (eps + 1/n): the product keeps 1/(1 + eps n).
         undo_B11 = 1.0 / (OUTER_PRODUCT_EPSILON + 1.0 / count_B11)
-        a_BNh, b_BNh = (self.project(atom_BND) * valid_BN1).split(h, dim=-1)
+        normal_BND = F.layer_norm(atom_BND, atom_BND.shape[-1:], self.norm_weight, self.norm_bias, NORM_EPSILON)
+        projected_BNk = F.linear(normal_BND, self.project_weight, self.project_bias) * valid_BN1
+        a_BNh, b_BNh = projected_BNk.chunk(2, dim=-1)
         b_BNh = b_BNh * (undo_B11 / count_B11).to(b_BNh.dtype)
-        T_BNhP = torch.matmul(a_BNh, self.weight).view(B, N, h, -1)
         constant_B11P = (self.bias * undo_B11.to(self.bias.dtype)).unsqueeze(1)
-        return torch.matmul(b_BNh.unsqueeze(1), T_BNhP) + constant_B11P
+        out: Tensor = OuterProductFunction.apply(pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual)
+        return out
 
 
 class TriangleUpdate(nn.Module):
@@ -185,24 +216,64 @@ class TriangleUpdate(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         P, h = config.pair_width, config.pair_hidden
+        self.norm_weight, self.norm_bias = norm_parameters(P)
         # Values of a and b, then their gates: one map, so that the normalised pairs are read once.
-        self.project = ChannelFirstLinear(P, 4 * h, inits=("lecun", "gate"))
-        self.norm = nn.LayerNorm(h)
-        self.out = Linear(h, P, init="zero")
-        self.gate = Linear(P, P, init="gate")
+        self.project_weight, self.project_bias = linear_parameters(4 * h, P)
+        initialise(self.project_weight[2 * h :], self.project_bias[2 * h :], "gate")
+        self.inner_weight, self.inner_bias = norm_parameters(h)
+        self.out_weight, self.out_bias = linear_parameters(P, h, "zero")
+        self.gate_weight, self.gate_bias = linear_parameters(P, P, "gate")
 
-    def forward(self, pair_BNNP: Tensor, scale_B1NN: Tensor) -> Tensor:
-        """Return [B, N, N, P].
+    def forward(self, pair_BNNP: Tensor, scale_B1NN: Tensor, *, residual: bool) -> Tensor:
+        """Return the update [B, N, N, P], added to the input if ``residual``.
 
         Args:
-            pair_BNNP: normalised pairs.
+            pair_BNNP: pairs.
             scale_B1NN: n^-1/2 at pairs of real nodes, 0 elsewhere.
+            residual: whether to add the input.
         """
-        value_BcNN, gate_BcNN = self.project(pair_BNNP).chunk(2, dim=1)
-        a_BhNN, b_BhNN = (value_BcNN * torch.sigmoid(gate_BcNN) * scale_B1NN).chunk(2, dim=1)
-        mixed_BhNN = torch.matmul(a_BhNN, b_BhNN.transpose(2, 3)) + torch.matmul(a_BhNN.transpose(2, 3), b_BhNN)
-        out_BNNP: Tensor = self.out(self.norm(mixed_BhNN.permute(0, 2, 3, 1))) * self.gate(pair_BNNP)
-        return out_BNNP
+        out: Tensor = TriangleFunction.apply(
+            pair_BNNP, scale_B1NN, self.norm_weight, self.norm_bias, self.project_weight, self.project_bias,
+            self.inner_weight, self.inner_bias, self.out_weight, self.out_bias, self.gate_weight, self.gate_bias,
+            residual,
+        )  # fmt: skip
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeMasks:
+    """What the layers need to know of padding and size; made once a batch.
+
+    Attributes:
+        valid_BN1: 1 at real nodes, 0 at padding.
+        key_mask_B1N: 0 at real nodes, −inf at padding.
+        scale_B1NN: n^-1/2 at pairs of real nodes, 0 elsewhere.
+        count_B11: the n of the 1/n scalings, fp32.
+    """
+
+    valid_BN1: Tensor
+    key_mask_B1N: Tensor
+    scale_B1NN: Tensor
+    count_B11: Tensor
+
+    @staticmethod
+    def of(valid_BN: Tensor, count_B: Tensor, dtype: torch.dtype) -> "NodeMasks":
+        """Make the masks.
+
+        Args:
+            valid_BN: bool, true at real nodes.
+            count_B: the n of the 1/n scalings, fp32.
+            dtype: of the representations.
+        """
+        valid_BN1 = valid_BN.unsqueeze(-1).to(dtype)
+        scale_BNN = valid_BN1 * valid_BN.unsqueeze(1) * count_B.rsqrt()[:, None, None].to(dtype)
+        key_mask_BN = torch.zeros_like(valid_BN, dtype=dtype).masked_fill(~valid_BN, -math.inf)
+        return NodeMasks(
+            valid_BN1=valid_BN1,
+            key_mask_B1N=key_mask_BN.unsqueeze(1),
+            scale_B1NN=scale_BNN.unsqueeze(1),
+            count_B11=count_B[:, None, None],
+        )
 
 
 class TwoTrackLayer(nn.Module):
@@ -210,47 +281,34 @@ class TwoTrackLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        D, P = config.atom_width, config.pair_width
-        self.attention_norm = nn.LayerNorm(D)
         self.attention = PairBiasedAttention(config)
-        self.ffn_norm = nn.LayerNorm(D)
-        self.ffn = FeedForward(D, config.ffn_width)
-        self.outer_product_norm = nn.LayerNorm(D)
+        self.ffn = FeedForward(config.atom_width, config.ffn_width)
         self.outer_product = OuterProduct(config)
-        self.triangle_norm = nn.LayerNorm(P)
         self.triangle = TriangleUpdate(config)
-        self.pair_ffn_norm = nn.LayerNorm(P)
-        self.pair_ffn = FeedForward(P, P)
+        self.pair_ffn = FeedForward(config.pair_width, config.pair_width)
         self.dropout = config.dropout
         self.triangle_dropout = config.triangle_dropout
 
-    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, valid_BN: Tensor, count_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the updated nodes [B, N, D] and pairs [B, N, N, P].
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: NodeMasks) -> tuple[Tensor, Tensor]:
+        """Return the updated nodes [B, N, D] and pairs [B, N, N, P]."""
+        # Where nothing is dropped, the pair updates add themselves to their input and save a pass over memory.
+        fused = not (self.training and self.dropout)
+        fused_triangle = not (self.training and self.triangle_dropout)
 
-        Args:
-            atom_BND: nodes, virtual node first.
-            pair_BNNP: pairs.
-            valid_BN: bool, true at real nodes.
-            count_B: fp32, the n of the 1/n scalings.
-        """
-        dtype = atom_BND.dtype
-        valid_BN1 = valid_BN.unsqueeze(-1).to(dtype)
-        scale_BNN = valid_BN1 * valid_BN.unsqueeze(1) * count_B.rsqrt()[:, None, None].to(dtype)
-
-        atom_BND = atom_BND + self._drop(self.attention(self.attention_norm(atom_BND), pair_BNNP, ~valid_BN))
-        atom_BND = atom_BND + self._drop(self.ffn(self.ffn_norm(atom_BND)))
-        update_BNNP = self.outer_product(self.outer_product_norm(atom_BND), valid_BN1, count_B[:, None, None])
-        pair_BNNP = pair_BNNP + self._drop(update_BNNP)
-        update_BNNP = self.triangle(self.triangle_norm(pair_BNNP), scale_BNN.unsqueeze(1))
-        pair_BNNP = pair_BNNP + self._drop_rows(update_BNNP)
-        pair_BNNP = pair_BNNP + self._drop(self.pair_ffn(self.pair_ffn_norm(pair_BNNP)))
+        atom_BND = atom_BND + self._drop(self.attention(atom_BND, pair_BNNP, masks.key_mask_B1N))
+        atom = self.ffn(atom_BND, residual=fused)
+        atom_BND = atom if fused else atom_BND + self._drop(atom)
+        pair = self.outer_product(atom_BND, pair_BNNP, masks.valid_BN1, masks.count_B11, residual=fused)
+        pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
+        pair = self.triangle(pair_BNNP, masks.scale_B1NN, residual=fused_triangle)
+        pair_BNNP = pair if fused_triangle else pair_BNNP + self._drop_rows(pair)
+        pair = self.pair_ffn(pair_BNNP, residual=fused)
+        pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
         return atom_BND, pair_BNNP
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def _drop_rows(self, pair_BNNP: Tensor) -> Tensor:
-        if not (self.training and self.triangle_dropout):
-            return pair_BNNP
-        keep_BN1P = F.dropout(torch.ones_like(pair_BNNP[:, :, :1]), self.triangle_dropout, training=True)
+        keep_BN1P = F.dropout(torch.ones_like(pair_BNNP[:, :, :1]), self.triangle_dropout, self.training)
         return pair_BNNP * keep_BN1P

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimol_scale.data import vocabulary as vocab
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.presets import ModelConfig
 
@@ -53,6 +52,11 @@ def _affine(ours: str, theirs: str) -> list[Rule]:
     return [_same(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in ("weight", "bias")]
 
 
+def _owned(ours: str, theirs: str) -> list[Rule]:
+    """Weight and bias that a fused module of ours owns itself."""
+    return [_same(f"{ours}_{kind}", f"{theirs}.{kind}") for kind in ("weight", "bias")]
+
+
 def _outer_product(ours: str, theirs: str, config: ModelConfig) -> Rule:
     h, P = config.pair_hidden, config.pair_width
 
@@ -79,17 +83,17 @@ def rules(config: ModelConfig) -> list[Rule]:
         _same("backbone.pair_encoding.virtual_pair.weight", "edge_feature.vnode_virtual_distance.weight"),
         _same(f"{kernel}.scale.weight", "se3_invariant_kernel.gaussian.mul.weight"),
         _same(f"{kernel}.shift.weight", "se3_invariant_kernel.gaussian.bias.weight"),
-        *_affine(f"{kernel}.hidden", "se3_invariant_kernel.out_proj.layer1"),
-        *_affine(f"{kernel}.out", "se3_invariant_kernel.out_proj.layer2"),
+        *_owned(f"{kernel}.hidden", "se3_invariant_kernel.out_proj.layer1"),
+        *_owned(f"{kernel}.out", "se3_invariant_kernel.out_proj.layer2"),
         *_affine("backbone.atom_norm", "encoder.layer_norm"),
         *_affine("backbone.pair_norm", "encoder.pair_layer_norm"),
         *_affine("token_head.norm", "lm_head.layer_norm"),
         *_affine("token_head.dense", "lm_head.dense"),
         *_affine("token_head.out", "lm_head"),
-        *_affine(f"{coordinate}.atom_norm", f"{movement}.layer_norm"),
-        *_affine(f"{coordinate}.pair_norm", f"{movement}.pair_layer_norm"),
-        *_affine(f"{coordinate}.pair_bias", f"{movement}.linear_bias"),
-        _stacked(f"{coordinate}.qkv.weight", tuple(f"{movement}.{name}_proj.weight" for name in "qkv")),
+        *_owned(f"{coordinate}.atom_norm", f"{movement}.layer_norm"),
+        *_owned(f"{coordinate}.pair_norm", f"{movement}.pair_layer_norm"),
+        *_owned(f"{coordinate}.pair", f"{movement}.linear_bias"),
+        _stacked(f"{coordinate}.qkv_weight", tuple(f"{movement}.{name}_proj.weight" for name in "qkv")),
         Rule(
             ours=f"{coordinate}.force",
             theirs=(f"{movement}.force_proj1.weight",),
@@ -106,26 +110,26 @@ def _layer_rules(ours: str, theirs: str, config: ModelConfig) -> list[Rule]:
     attention, triangle = f"{theirs}.self_attn", f"{theirs}.pair_tri_mul"
     gated = tuple(f"{triangle}.linear_ab_{kind}" for kind in "pg")
     return [
-        *_affine(f"{ours}.attention_norm", f"{theirs}.self_attn_layer_norm"),
-        _stacked(f"{ours}.attention.qkv.weight", tuple(f"{attention}.linear_{name}.weight" for name in "qkv")),
-        *_affine(f"{ours}.attention.pair_bias", f"{attention}.linear_bias"),
-        *_affine(f"{ours}.attention.out", f"{attention}.linear_o"),
-        *_affine(f"{ours}.ffn_norm", f"{theirs}.final_layer_norm"),
-        *_affine(f"{ours}.ffn.up", f"{theirs}.ffn.linear_1"),
-        *_affine(f"{ours}.ffn.down", f"{theirs}.ffn.linear_2"),
-        *_affine(f"{ours}.outer_product_norm", f"{theirs}.x_layer_norm_opm"),
-        *_affine(f"{ours}.outer_product.project", f"{theirs}.opm.linear_in"),
+        *_owned(f"{ours}.attention.norm", f"{theirs}.self_attn_layer_norm"),
+        _stacked(f"{ours}.attention.qkv_weight", tuple(f"{attention}.linear_{name}.weight" for name in "qkv")),
+        *_owned(f"{ours}.attention.pair", f"{attention}.linear_bias"),
+        *_owned(f"{ours}.attention.out", f"{attention}.linear_o"),
+        *_owned(f"{ours}.ffn.norm", f"{theirs}.final_layer_norm"),
+        *_owned(f"{ours}.ffn.up", f"{theirs}.ffn.linear_1"),
+        *_owned(f"{ours}.ffn.down", f"{theirs}.ffn.linear_2"),
+        *_owned(f"{ours}.outer_product.norm", f"{theirs}.x_layer_norm_opm"),
+        *_owned(f"{ours}.outer_product.project", f"{theirs}.opm.linear_in"),
         _outer_product(f"{ours}.outer_product.weight", f"{theirs}.opm.linear_out.weight", config),
         _same(f"{ours}.outer_product.bias", f"{theirs}.opm.linear_out.bias"),
-        *_affine(f"{ours}.triangle_norm", f"{theirs}.pair_layer_norm_trimul"),
-        _stacked(f"{ours}.triangle.project.weight", tuple(f"{name}.weight" for name in gated)),
-        _stacked(f"{ours}.triangle.project.bias", tuple(f"{name}.bias" for name in gated)),
-        *_affine(f"{ours}.triangle.norm", f"{triangle}.layer_norm_out"),
-        *_affine(f"{ours}.triangle.out", f"{triangle}.linear_z"),
-        *_affine(f"{ours}.triangle.gate", f"{triangle}.linear_g"),
-        *_affine(f"{ours}.pair_ffn_norm", f"{theirs}.pair_layer_norm_ffn"),
-        *_affine(f"{ours}.pair_ffn.up", f"{theirs}.pair_ffn.linear_1"),
-        *_affine(f"{ours}.pair_ffn.down", f"{theirs}.pair_ffn.linear_2"),
+        *_owned(f"{ours}.triangle.norm", f"{theirs}.pair_layer_norm_trimul"),
+        _stacked(f"{ours}.triangle.project_weight", tuple(f"{name}.weight" for name in gated)),
+        _stacked(f"{ours}.triangle.project_bias", tuple(f"{name}.bias" for name in gated)),
+        *_owned(f"{ours}.triangle.inner", f"{triangle}.layer_norm_out"),
+        *_owned(f"{ours}.triangle.out", f"{triangle}.linear_z"),
+        *_owned(f"{ours}.triangle.gate", f"{triangle}.linear_g"),
+        *_owned(f"{ours}.pair_ffn.norm", f"{theirs}.pair_layer_norm_ffn"),
+        *_owned(f"{ours}.pair_ffn.up", f"{theirs}.pair_ffn.linear_1"),
+        *_owned(f"{ours}.pair_ffn.down", f"{theirs}.pair_ffn.linear_2"),
     ]
 
 
@@ -211,7 +215,7 @@ def from_official(tensors: Tensors, template: Tensors, config: ModelConfig) -> d
         raise CheckpointError(f"{len(surplus)} tensors belong to no part of the model, the first is {surplus[0]!r}")
     centres = tensors.get(GAUSSIAN_CENTRES)
     if centres is not None:
-        ours = torch.linspace(0, config.kernel_max_distance, vocab.NUM_GAUSSIANS)
+        ours = torch.linspace(0, config.kernel_max_distance, config.gaussians)
         if centres.shape != ours.shape or not torch.allclose(centres.float(), ours, atol=1e-2):
             raise CheckpointError(f"the tensor {GAUSSIAN_CENTRES!r} is not linspace(0, {config.kernel_max_distance})")
     return {rule.ours: rule.join([tensors[name] for name in rule.theirs]).contiguous() for rule in rules(config)}
@@ -229,7 +233,7 @@ def to_official(state: Tensors, config: ModelConfig) -> dict[str, Tensor]:
             raise CheckpointError(f"the tensor {rule.ours!r} is missing")
         for name, part in zip(rule.theirs, rule.split(state[rule.ours]), strict=True):
             released[name] = part.contiguous()
-    released[GAUSSIAN_CENTRES] = torch.linspace(0, config.kernel_max_distance, vocab.NUM_GAUSSIANS)
+    released[GAUSSIAN_CENTRES] = torch.linspace(0, config.kernel_max_distance, config.gaussians)
     return released
 
 

@@ -24,6 +24,7 @@ class ModelConfig:
         dropout: probability after each residual branch of the atom track and the pair feed-forward network.
         attention_dropout: probability on attention weights.
         triangle_dropout: probability on the triangle update, one draw shared by a row.
+        gaussians: number of fixed centres of the distance kernel.
         kernel_max_distance: last centre of the Gaussian distance kernel, Å.
         checkpoint_every: recompute activations in the backward pass of every k-th layer; 0 keeps all of them.
     """
@@ -39,6 +40,7 @@ class ModelConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     triangle_dropout: float = 0.25
+    gaussians: int = 128
     kernel_max_distance: float = 9.0
     checkpoint_every: int = 0
 
@@ -51,6 +53,8 @@ class ModelConfig:
         for name in ("dropout", "attention_dropout", "triangle_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"model.{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.gaussians < 2:
+            raise ConfigError(f"model.gaussians must be at least 2, got {self.gaussians}")
         if self.kernel_max_distance <= 0:
             raise ConfigError(f"model.kernel_max_distance must be positive (Å), got {self.kernel_max_distance}")
         if self.checkpoint_every < 0:
@@ -73,6 +77,7 @@ def _small(layers: int, atom_width: int, pair_width: int, pair_hidden: int) -> M
         ffn_width=atom_width,
         pair_width=pair_width,
         pair_hidden=pair_hidden,
+        gaussians=32,
         dropout=0.0,
         attention_dropout=0.0,
         triangle_dropout=0.0,

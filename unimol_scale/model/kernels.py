@@ -1,0 +1,301 @@
+"""The pair track's three updates as single differentiable operations that keep little for the backward pass.
+
+Pair tensors dominate memory and traffic. Written with autograd, one layer keeps about a dozen n²·P tensors; here each
+update keeps its input and what is narrower than P, and recomputes the rest. Gradients are by hand and tested against
+autograd in fp64. Only matrix products, layer norms and elementwise operations of torch are used, so the same code runs
+on CPUs and GPUs, in fp32 and bf16.
+
+Shapes: B molecules, N nodes, Q = N² pairs, R = B·N² rows, P pair channels, h hidden channels, C output channels,
+G Gaussians.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NORM_EPSILON = 1e-5
+# The reference's π; the released weights were trained with it.
+REFERENCE_PI = 3.14159
+_aten = torch.ops.aten
+
+
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    normal, mean, rstd = torch.native_layer_norm(x, [x.shape[-1]], weight, bias, NORM_EPSILON)
+    return normal, mean, rstd
+
+
+def _normalise_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x, grad_weight, grad_bias = _aten.native_layer_norm_backward(
+        grad, x, [x.shape[-1]], mean, rstd, weight, bias, [True, True, True]
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor) -> Tensor:
+    """Map [B, N, N, P] to [B, C, N, N]: the layout that batched products over nodes want, written without a permute."""
+    B, N, _, P = pair_BNNP.shape
+    columns_BPQ = pair_BNNP.reshape(B, N * N, P).transpose(1, 2)
+    return torch.baddbmm(bias_C[:, None], weight_CP.expand(B, -1, -1), columns_BPQ).view(B, -1, N, N)
+
+
+class FeedForwardFunction(torch.autograd.Function):
+    """y = [x +] W₂·GELU(W₁·LN(x) + b₁) + b₂ over the last axis; keeps x and the hidden layer before GELU."""
+
+    @staticmethod
+    def forward(  # noqa: D102, PLR0913
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        up_weight: Tensor,
+        up_bias: Tensor,
+        down_weight: Tensor,
+        down_bias: Tensor,
+        residual: bool,
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        normal, mean, rstd = _normalise(rows, norm_weight, norm_bias)
+        hidden = torch.addmm(up_bias, normal, up_weight.t())
+        update = torch.addmm(down_bias, F.gelu(hidden), down_weight.t())
+        if residual:
+            update += rows
+        ctx.save_for_backward(rows, mean, rstd, hidden, norm_weight, norm_bias, up_weight, down_weight)
+        ctx.residual = residual
+        return update.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        rows, mean, rstd, hidden, norm_weight, norm_bias, up_weight, down_weight = ctx.saved_tensors
+        grad_rows = grad.reshape(rows.shape)
+        grad_down = grad_rows.t() @ F.gelu(hidden)
+        grad_hidden = _aten.gelu_backward(grad_rows @ down_weight, hidden)
+        normal, _, _ = _normalise(rows, norm_weight, norm_bias)
+        grad_up = grad_hidden.t() @ normal
+        grad_x, grad_norm_weight, grad_norm_bias = _normalise_backward(
+            grad_hidden @ up_weight, rows, mean, rstd, norm_weight, norm_bias
+        )
+        if ctx.residual:
+            grad_x += grad_rows
+        return (
+            grad_x.view_as(grad),
+            grad_norm_weight,
+            grad_norm_bias,
+            grad_up,
+            grad_hidden.sum(0),
+            grad_down,
+            grad_rows.sum(0),
+            None,
+        )
+
+
+class GaussianKernelFunction(torch.autograd.Function):
+    """y = W₂·GELU(W₁·g(x) + b₁) + b₂, with g_k(x) the normal density of x around centre k; one x for each row.
+
+    The densities are evaluated in fp32 and recomputed in the backward pass; x and the hidden layer are kept.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,  # noqa: ANN401
+        x_R: Tensor,
+        centres_G: Tensor,
+        spacing: float,
+        up_weight: Tensor,
+        up_bias: Tensor,
+        down_weight: Tensor,
+        down_bias: Tensor,
+    ) -> Tensor:
+        _, density_RG = _densities(x_R, centres_G, spacing)
+        hidden = torch.addmm(up_bias, density_RG.to(up_weight.dtype), up_weight.t())
+        ctx.save_for_backward(x_R, centres_G, hidden, up_weight, down_weight)
+        ctx.spacing = spacing
+        return torch.addmm(down_bias, F.gelu(hidden), down_weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        x_R, centres_G, hidden, up_weight, down_weight = ctx.saved_tensors
+        grad_down = grad.t() @ F.gelu(hidden)
+        grad_hidden = _aten.gelu_backward(grad @ down_weight, hidden)
+        offset_RG, density_RG = _densities(x_R, centres_G, ctx.spacing)
+        grad_up = grad_hidden.t() @ density_RG.to(grad_hidden.dtype)
+        # d density / d x = −density · (x − centre) / spacing².
+        slope_RG = offset_RG.mul_(density_RG).mul_((grad_hidden @ up_weight).float())
+        grad_x = slope_RG.sum(1).div_(-ctx.spacing)
+        return grad_x, None, None, grad_up, grad_hidden.sum(0), grad_down, grad.sum(0)
+
+
+def _densities(x_R: Tensor, centres_G: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
+    """Return the offsets (x − centre) / spacing and the normal densities, both fp32 [R, G]."""
+    offset_RG = (x_R / spacing)[:, None] - centres_G / spacing
+    log_norm = -math.log(math.sqrt(2 * REFERENCE_PI) * spacing)
+    density_RG = torch.addcmul(x_R.new_full((1, 1), log_norm), offset_RG, offset_RG, value=-0.5).exp_()
+    return offset_RG, density_RG
+
+
+class OuterProductFunction(torch.autograd.Function):
+    """z_ij = [x_ij +] Σ_cd a_ic b_jd W_cd + k, without the outer product and without keeping T_i = a_i·W.
+
+    The two-step contraction takes 2hP + 2h²P/n operations a pair instead of 2h²P.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,  # noqa: ANN401
+        pair_BNNP: Tensor,
+        a_BNh: Tensor,
+        b_BNh: Tensor,
+        weight_hX: Tensor,
+        constant_B11P: Tensor,
+        residual: bool,
+    ) -> Tensor:
+        B, N, h = a_BNh.shape
+        P = pair_BNNP.shape[-1]
+        T_MhP = (a_BNh.reshape(B * N, h) @ weight_hX).view(B * N, h, P)
+        b_MNh = b_BNh.unsqueeze(1).expand(B, N, N, h).reshape(B * N, N, h)
+        if residual:
+            update = torch.baddbmm(pair_BNNP.reshape(B * N, N, P), b_MNh, T_MhP)
+        else:
+            update = torch.bmm(b_MNh, T_MhP)
+        update_BNNP = update.view(B, N, N, P)
+        update_BNNP += constant_B11P
+        ctx.save_for_backward(a_BNh, b_BNh, weight_hX)
+        ctx.residual = residual
+        return update_BNNP
+
+    @staticmethod
+    def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        a_BNh, b_BNh, weight_hX = ctx.saved_tensors
+        B, N, h = a_BNh.shape
+        P = grad_BNNP.shape[-1]
+        grad_MNP = grad_BNNP.reshape(B * N, N, P)
+        a_Mh = a_BNh.reshape(B * N, h)
+        T_MhP = (a_Mh @ weight_hX).view(B * N, h, P)
+        grad_b_BNh = torch.bmm(grad_MNP, T_MhP.transpose(1, 2)).view(B, N, N, h).sum(1)
+        b_MhN = b_BNh.transpose(1, 2).unsqueeze(1).expand(B, N, h, N).reshape(B * N, h, N)
+        grad_T_MX = torch.bmm(b_MhN, grad_MNP, out=T_MhP).view(B * N, h * P)
+        grad_a_BNh = (grad_T_MX @ weight_hX.t()).view(B, N, h)
+        return (
+            grad_BNNP if ctx.residual else None,
+            grad_a_BNh,
+            grad_b_BNh,
+            a_Mh.t() @ grad_T_MX,
+            grad_BNNP.sum((1, 2), keepdim=True),
+            None,
+        )
+
+
+class TriangleFunction(torch.autograd.Function):
+    """y = [x +] (W_o·LN(A·Bᵀ + Aᵀ·B) + b_o) ∘ (W_g·LN(x) + b_g), with A, B gated maps of LN(x), scaled by s.
+
+    Keeps x, the maps of A and B before gating (4h channels) and their product (h channels).
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102, PLR0913
+        ctx: Any,  # noqa: ANN401
+        x_BNNP: Tensor,
+        scale_B1NN: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        project_weight: Tensor,
+        project_bias: Tensor,
+        inner_weight: Tensor,
+        inner_bias: Tensor,
+        out_weight: Tensor,
+        out_bias: Tensor,
+        gate_weight: Tensor,
+        gate_bias: Tensor,
+        residual: bool,
+    ) -> Tensor:
+        B, N, _, P = x_BNNP.shape
+        rows = x_BNNP.reshape(-1, P)
+        normal, mean, rstd = _normalise(rows, norm_weight, norm_bias)
+        project_BcNN = channel_first_linear(normal.view(B, N, N, P), project_weight, project_bias)
+        a, b = _gated(project_BcNN, scale_B1NN)
+        product_BhNN = torch.baddbmm(a @ b.transpose(1, 2), a.transpose(1, 2), b).view(B, -1, N, N)
+        product_Rh = product_BhNN.permute(0, 2, 3, 1).reshape(B * N * N, -1)
+        inner, _, _ = _normalise(product_Rh, inner_weight, inner_bias)
+        update = torch.addmm(out_bias, inner, out_weight.t())
+        gate = torch.addmm(gate_bias, normal, gate_weight.t())
+        update = torch.addcmul(rows, update, gate) if residual else update.mul_(gate)
+        ctx.save_for_backward(
+            rows, mean, rstd, project_BcNN, product_Rh, scale_B1NN, norm_weight, norm_bias, project_weight,
+            inner_weight, inner_bias, out_weight, out_bias, gate_weight, gate_bias,
+        )  # fmt: skip
+        ctx.residual = residual
+        return update.view_as(x_BNNP)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        (
+            rows, mean, rstd, project_BcNN, product_Rh, scale_B1NN, norm_weight, norm_bias, project_weight,
+            inner_weight, inner_bias, out_weight, out_bias, gate_weight, gate_bias,
+        ) = ctx.saved_tensors  # fmt: skip
+        B, N, _, P = grad_BNNP.shape
+        grad = grad_BNNP.reshape(rows.shape)
+        normal, _, _ = _normalise(rows, norm_weight, norm_bias)
+        inner, inner_mean, inner_rstd = _normalise(product_Rh, inner_weight, inner_bias)
+
+        # y = o ∘ g: first through g, then through o.
+        grad_gate = torch.addmm(out_bias, inner, out_weight.t()).mul_(grad)
+        grad_normal = grad_gate @ gate_weight
+        grad_gate_weight, grad_gate_bias = grad_gate.t() @ normal, grad_gate.sum(0)
+        grad_out = torch.addmm(gate_bias, normal, gate_weight.t()).mul_(grad)
+        grad_out_weight, grad_out_bias = grad_out.t() @ inner, grad_out.sum(0)
+        grad_product_Rh, grad_inner_weight, grad_inner_bias = _normalise_backward(
+            grad_out @ out_weight, product_Rh, inner_mean, inner_rstd, inner_weight, inner_bias
+        )
+
+        # M = A·Bᵀ + Aᵀ·B: dA = dM·B + B·dMᵀ, dB = dMᵀ·A + A·dM.
+        a, b = _gated(project_BcNN, scale_B1NN)
+        h = product_Rh.shape[1]
+        dM = grad_product_Rh.view(B, N, N, h).permute(0, 3, 1, 2).reshape(B * h, N, N)
+        grad_a = torch.baddbmm(dM @ b, b, dM.transpose(1, 2))
+        grad_b = torch.baddbmm(dM.transpose(1, 2) @ a, a, dM)
+        grad_project_BcQ = _gated_backward(grad_a, grad_b, project_BcNN, scale_B1NN).view(B, 4 * h, N * N)
+
+        grad_project_weight = torch.bmm(grad_project_BcQ, normal.view(B, N * N, P)).sum(0)
+        grad_project_bias = grad_project_BcQ.sum((0, 2))
+        grad_normal = torch.baddbmm(
+            grad_normal.view(B, N * N, P), grad_project_BcQ.transpose(1, 2), project_weight.expand(B, -1, -1)
+        )
+        grad_x, grad_norm_weight, grad_norm_bias = _normalise_backward(
+            grad_normal.view(rows.shape), rows, mean, rstd, norm_weight, norm_bias
+        )
+        if ctx.residual:
+            grad_x += grad
+        return (
+            grad_x.view_as(grad_BNNP), None, grad_norm_weight, grad_norm_bias, grad_project_weight, grad_project_bias,
+            grad_inner_weight, grad_inner_bias, grad_out_weight, grad_out_bias, grad_gate_weight, grad_gate_bias, None,
+        )  # fmt: skip
+
+
+def _gated(project_BcNN: Tensor, scale_B1NN: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A and B, both [B·h, N, N]: value ∘ sigmoid(gate) ∘ scale. Channels are values of A, B, gates of A, B."""
+    value_BkNN, gate_BkNN = project_BcNN.chunk(2, dim=1)
+    gated_BkNN = torch.sigmoid(gate_BkNN).mul_(value_BkNN).mul_(scale_B1NN)
+    B, k, N, _ = gated_BkNN.shape
+    a_BhNN, b_BhNN = gated_BkNN.chunk(2, dim=1)
+    return a_BhNN.reshape(B * k // 2, N, N), b_BhNN.reshape(B * k // 2, N, N)
+
+
+def _gated_backward(grad_a: Tensor, grad_b: Tensor, project_BcNN: Tensor, scale_B1NN: Tensor) -> Tensor:
+    """Return the gradient of the maps before gating, [B, 4h, N, N]."""
+    B, c, N, _ = project_BcNN.shape
+    value_BkNN, gate_BkNN = project_BcNN.chunk(2, dim=1)
+    sigmoid_BkNN = torch.sigmoid(gate_BkNN)
+    result_BcNN = torch.empty_like(project_BcNN)
+    grad_value_BkNN, grad_gate_BkNN = result_BcNN.chunk(2, dim=1)
+    h = c // 4
+    torch.mul(grad_a.view(B, h, N, N), sigmoid_BkNN[:, :h], out=grad_value_BkNN[:, :h])
+    torch.mul(grad_b.view(B, h, N, N), sigmoid_BkNN[:, h:], out=grad_value_BkNN[:, h:])
+    grad_value_BkNN.mul_(scale_B1NN)
+    # d sigmoid = sigmoid (1 − sigmoid); grad_value already holds grad · sigmoid · scale.
+    torch.mul(grad_value_BkNN, value_BkNN, out=grad_gate_BkNN)
+    grad_gate_BkNN.mul_(sigmoid_BkNN.neg_().add_(1.0))
+    return result_BcNN
