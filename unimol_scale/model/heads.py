@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.backbone import Representation
 from unimol_scale.model.kernels import NORM_EPSILON, channel_first_linear
-from unimol_scale.model.layers import Linear, attention_weights, linear_parameters, norm_parameters
+from unimol_scale.model.layers import Linear, attention_weights, linear_parameters, norm_parameters, weight_parameter
 from unimol_scale.model.presets import ModelConfig
 
 
@@ -45,7 +45,7 @@ class CoordinateHead(nn.Module):
         self.dropout = config.attention_dropout
         self.atom_norm_weight, self.atom_norm_bias = norm_parameters(D)
         self.pair_norm_weight, self.pair_norm_bias = norm_parameters(config.pair_width)
-        self.qkv_weight, _ = linear_parameters(3 * D, D, bias=False)
+        self.qkv_weight = weight_parameter(3 * D, D)
         self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
         self.force = nn.Parameter(torch.zeros(D))
 

@@ -157,10 +157,8 @@ class OuterProductFunction(torch.autograd.Function):
         P = pair_BNNP.shape[-1]
         T_MhP = (a_BNh.reshape(B * N, h) @ weight_hX).view(B * N, h, P)
         b_MNh = b_BNh.unsqueeze(1).expand(B, N, N, h).reshape(B * N, N, h)
-        if residual:
-            update = torch.baddbmm(pair_BNNP.reshape(B * N, N, P), b_MNh, T_MhP)
-        else:
-            update = torch.bmm(b_MNh, T_MhP)
+        pair_MNP = pair_BNNP.reshape(B * N, N, P)
+        update = torch.baddbmm(pair_MNP, b_MNh, T_MhP) if residual else torch.bmm(b_MNh, T_MhP)
         update_BNNP = update.view(B, N, N, P)
         update_BNNP += constant_B11P
         ctx.save_for_backward(a_BNh, b_BNh, weight_hX)

@@ -25,7 +25,7 @@ from unimol_scale.model.presets import ModelConfig
 Init = Literal["lecun", "he", "zero", "gate"]
 # Divides the outer product in the reference; kept because the released weights were trained with it.
 OUTER_PRODUCT_EPSILON = 1e-3
-EMBEDDING_STD = 0.02
+EMBEDDING_STD = 0.1
 # A normal distribution cut at two standard deviations has this standard deviation.
 TRUNCATED_STD = 0.87962566103423978
 
@@ -72,7 +72,7 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """An embedding table drawn from N(0, 0.02), or filled with one value; row 0 is zero when it is padding."""
+    """An embedding table drawn from N(0, 0.1), or filled with one value; row 0 is zero when it is padding."""
 
     def __init__(self, rows: int, width: int, *, padding_idx: int | None = None, fill: float | None = None) -> None:
         self.fill = fill
@@ -89,14 +89,18 @@ class Embedding(nn.Embedding):
             self.weight[self.padding_idx].zero_()
 
 
-def linear_parameters(
-    out_features: int, in_features: int, init: Init = "lecun", *, bias: bool = True
-) -> tuple[nn.Parameter, nn.Parameter | None]:
-    """Return an initialised weight [out, in] and bias [out] for a module that owns them."""
+def weight_parameter(out_features: int, in_features: int, init: Init = "lecun") -> nn.Parameter:
+    """Return an initialised weight [out, in] for a module that owns it."""
     weight = nn.Parameter(torch.empty(out_features, in_features))
-    shift = nn.Parameter(torch.empty(out_features)) if bias else None
-    initialise(weight, shift, init)
-    return weight, shift
+    initialise(weight, None, init)
+    return weight
+
+
+def linear_parameters(out_features: int, in_features: int, init: Init = "lecun") -> tuple[nn.Parameter, nn.Parameter]:
+    """Return an initialised weight [out, in] and bias [out] for a module that owns them."""
+    weight, bias = nn.Parameter(torch.empty(out_features, in_features)), nn.Parameter(torch.empty(out_features))
+    initialise(weight, bias, init)
+    return weight, bias
 
 
 def norm_parameters(width: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -113,7 +117,7 @@ class PairBiasedAttention(nn.Module):
         self.heads = config.heads
         self.dropout = config.attention_dropout
         self.norm_weight, self.norm_bias = norm_parameters(D)
-        self.qkv_weight, _ = linear_parameters(3 * D, D, bias=False)
+        self.qkv_weight = weight_parameter(3 * D, D)
         self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
         self.out_weight, self.out_bias = linear_parameters(D, D, "zero")
 
