@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from unimol_scale.checkpoints import command as checkpoint_command
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.scaling import command as scaling_command
 from unimol_scale.store import command as store_command
@@ -19,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every verb."""
     parser = argparse.ArgumentParser(prog="unimol-scale", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for command in (scaling_command, store_command):
+    for command in (checkpoint_command, scaling_command, store_command):
         command.add_verbs(verbs)
     return parser
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from unimol_scale.data import vocabulary as vocab
+from unimol_scale.errors import StoreError
 from unimol_scale.model.kernels import GaussianKernelFunction
 from unimol_scale.model.layers import Embedding, linear_parameters
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,44 @@ class ModelInput:
     def valid_BA(self) -> Tensor:
         """Bool, true at real atoms."""
         return self.token_BA != vocab.TOKEN_PADDING
+
+
+def check_input(batch: ModelInput) -> None:
+    """Refuse a batch from outside whose integers have no embedding; stores need no such check.
+
+    Raises:
+        StoreError: a token, feature, degree or path out of its vocabulary, a molecule without atoms or with more than
+            paths can be told apart for, or a coordinate that is not finite; names the molecule's position in the batch.
+    """
+    sizes_B = batch.valid_BA.sum(1)
+    atom_8 = torch.tensor([len(values) for values in ATOM_VOCABULARIES.values()])
+    bond_3 = torch.tensor([len(values) for values in BOND_VOCABULARIES.values()])
+    max_degree = vocab.NUM_DEGREE_CODES - 1 - vocab.DEGREE_OFFSET
+    ranges = (
+        ("number of atoms", sizes_B, 1, vocab.MAX_PATH + 1),
+        ("atomic number", batch.token_BA, 0, vocab.TOKEN_MASK),
+        ("degree", batch.degree_BA, 0, max_degree),
+        ("shortest path", batch.path_BAA, 0, vocab.PATH_UNREACHABLE),
+        *_by_feature(batch.atom_features_BA8, list(ATOM_VOCABULARIES), atom_8 - 1),
+        *_by_feature(batch.bond_features_BAA3, list(BOND_VOCABULARIES), bond_3),
+    )
+    for name, values, low, high in ranges:
+        wrong = (values < low) | (values > high)
+        if wrong.any():
+            index = wrong.nonzero()[0].tolist()
+            shown = f"{low} to {high - 1} and the mask {high}" if name == "atomic number" else f"{low} to {high}"
+            raise StoreError(
+                f"molecule {index[0]} of the batch: {name} {int(values[tuple(index)])} at {index[1:]} is out of range "
+                f"(valid: {shown})"
+            )
+    finite_BA = torch.isfinite(batch.coordinates_BA3).all(-1) | ~batch.valid_BA
+    if not finite_BA.all():
+        molecule, atom = (~finite_BA).nonzero()[0].tolist()
+        raise StoreError(f"molecule {molecule} of the batch: the coordinates of atom {atom} are not finite")
+
+
+def _by_feature(values: Tensor, names: list[str], highest: Tensor) -> list[tuple[str, Tensor, int, int]]:
+    return [(f"feature {name}", values[..., k], 0, int(highest[k])) for k, name in enumerate(names)]
 
 
 def encode_atom_features(batch: ModelInput) -> Tensor:
@@ -145,7 +185,7 @@ class GaussianKernel(nn.Module):
         scale_BAA = self.scale(first_BA).abs().float() + self.scale(second_BA).abs().float().transpose(1, 2)
         shift_BAA = self.shift(first_BA).float() + self.shift(second_BA).float().transpose(1, 2)
         mapped_BAA = scale_BAA * pairwise_distances(batch.coordinates_BA3) + shift_BAA
-        out_RP: Tensor = GaussianKernelFunction.apply(
+        out_RP: Tensor = GaussianKernelFunction.apply(  # type: ignore[no-untyped-call]
             mapped_BAA.reshape(-1), self.centres_G.float(), self.spacing,
             self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias,
         )  # fmt: skip

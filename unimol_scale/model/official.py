@@ -2,14 +2,12 @@
 
 Source: the names and shapes of the released files (``shorest_path_encoder`` is spelt as there). Our model fuses what is
 always used together: q, k, v; the value and gate maps of the triangle update; and it keeps the outer product's map in
-the layout of its two-step evaluation. Conversions are exact both ways. Files are read without running any code.
+the layout of its two-step evaluation. Conversions are exact both ways; ``released_file.py`` reads the files.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +18,17 @@ from unimol_scale.model.presets import ModelConfig
 Tensors = Mapping[str, Tensor]
 # A buffer of the public model that is a constant here.
 GAUSSIAN_CENTRES = "se3_invariant_kernel.gaussian.mean"
+# Dimensions by the names they have in a released file's configuration → in ours.
+DIMENSIONS = {
+    "encoder_layers": "layers",
+    "encoder_embed_dim": "atom_width",
+    "encoder_attention_heads": "heads",
+    "encoder_ffn_embed_dim": "ffn_width",
+    "pair_embed_dim": "pair_width",
+    "pair_hidden_dim": "pair_hidden",
+}
+# What a released file does not say because its reader knows it: a model that differs can not be written as one.
+FIXED = {"gaussians": 128, "kernel_max_distance": 9.0, "normalize_by": "padded", "pair_type": "chirality"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,28 +142,6 @@ def _layer_rules(ours: str, theirs: str, config: ModelConfig) -> list[Rule]:
     ]
 
 
-def read_official_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """Read a released file without running code from it; return its tensors and its ``config``, {} if it has none.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, holds code, or has no tensors under ``model``.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"checkpoint {path} can not be read as weights only (truncated, or it holds code): {reason}"
-        ) from error
-    tensors = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError(f"checkpoint {path} has no tensors under 'model'; is it a released Uni-Mol2 file?")
-    config = content.get("config")
-    return tensors, config if isinstance(config, dict) else {}
-
-
 def infer_config(tensors: Tensors, heads: int | None = None) -> ModelConfig:
     """Return the dimensions of a released model from the shapes of its tensors.
 
@@ -166,6 +153,10 @@ def infer_config(tensors: Tensors, heads: int | None = None) -> ModelConfig:
         CheckpointError: a tensor that decides a dimension is missing or has another rank.
     """
     layers = {int(m.group(1)) for name in tensors if (m := re.match(r"encoder\.layers\.(\d+)\.", name))}
+    if layers and (gaps := sorted(set(range(max(layers))) - layers)):
+        raise CheckpointError(
+            f"the tensors 'encoder.layers.{gaps[0]}.*' are missing, though layer {max(layers)} is there"
+        )
     needed = {
         "encoder.layers.0.ffn.linear_1.weight": 2,
         "encoder.layers.0.opm.linear_in.weight": 2,
@@ -202,7 +193,7 @@ def from_official(tensors: Tensors, template: Tensors, config: ModelConfig) -> d
         config: of that model.
 
     Raises:
-        CheckpointError: a tensor is missing, surplus or of another shape; names it.
+        CheckpointError: a tensor is missing, surplus, of another shape, not of floating point or not finite; names it.
     """
     expected = _released_shapes(template, config)
     for name, shape in expected.items():
@@ -210,6 +201,7 @@ def from_official(tensors: Tensors, template: Tensors, config: ModelConfig) -> d
             raise CheckpointError(f"the tensor {name!r} is missing")
         if tuple(tensors[name].shape) != shape:
             raise CheckpointError(f"the tensor {name!r} has shape {tuple(tensors[name].shape)}, expected {shape}")
+        check_values(name, tensors[name])
     surplus = sorted(set(tensors) - set(expected) - {GAUSSIAN_CENTRES})
     if surplus:
         raise CheckpointError(f"{len(surplus)} tensors belong to no part of the model, the first is {surplus[0]!r}")
@@ -221,8 +213,13 @@ def from_official(tensors: Tensors, template: Tensors, config: ModelConfig) -> d
     return {rule.ours: rule.join([tensors[name] for name in rule.theirs]).contiguous() for rule in rules(config)}
 
 
-def to_official(state: Tensors, config: ModelConfig) -> dict[str, Tensor]:
+def to_official(state: Tensors, config: ModelConfig, constants: bool = True) -> dict[str, Tensor]:
     """Return the tensors of a ``DenoiseModel`` under the released names and layouts.
+
+    Args:
+        state: of the model; gradients by parameter name will do.
+        config: of the model.
+        constants: add the released model's buffers.
 
     Raises:
         CheckpointError: a tensor is missing; names it.
@@ -233,8 +230,54 @@ def to_official(state: Tensors, config: ModelConfig) -> dict[str, Tensor]:
             raise CheckpointError(f"the tensor {rule.ours!r} is missing")
         for name, part in zip(rule.theirs, rule.split(state[rule.ours]), strict=True):
             released[name] = part.contiguous()
-    released[GAUSSIAN_CENTRES] = torch.linspace(0, config.kernel_max_distance, config.gaussians)
+    if constants:
+        released[GAUSSIAN_CENTRES] = torch.linspace(0, config.kernel_max_distance, config.gaussians)
     return released
+
+
+def check_values(name: str, tensor: Tensor) -> None:
+    """Refuse a weight that is no finite floating-point number.
+
+    Raises:
+        CheckpointError: names the tensor and its first such value.
+    """
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"the tensor {name!r} holds {tensor.dtype}, expected floating point")
+    finite = torch.isfinite(tensor).flatten()
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        bad = int((~finite).sum())
+        value = tensor.flatten()[first].item()
+        raise CheckpointError(
+            f"the tensor {name!r} has {bad} values that are not finite, the first is {value} at {first}"
+        )
+
+
+def released_dimensions(config: ModelConfig) -> dict[str, int]:
+    """Return the dimensions under the names of a released file's configuration.
+
+    Raises:
+        CheckpointError: the model is not one that a released file can describe; says which options differ.
+    """
+    other = [
+        f"{name}={getattr(config, name)} (not {value})"
+        for name, value in FIXED.items()
+        if getattr(config, name) != value
+    ]
+    if other:
+        raise CheckpointError(f"the released format can not express a model with {', '.join(other)}; use safetensors")
+    return {theirs: getattr(config, ours) for theirs, ours in DIMENSIONS.items()}
+
+
+def check_dimensions(config: ModelConfig, stated: Mapping[str, object]) -> None:
+    """Hold the dimensions that a released file states, as many as it does, against those of its tensors.
+
+    Raises:
+        CheckpointError: they differ; names the dimension.
+    """
+    for theirs, found in released_dimensions(config).items():
+        if stated.get(theirs, found) != found:
+            raise CheckpointError(f"the file says {theirs} {stated[theirs]}, but its tensors have {found}")
 
 
 def _released_shapes(template: Tensors, config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,149 @@
+"""The verbs ``checkpoint info``, ``verify``, ``import`` and ``export``. Imports torch only when a verb runs."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from unimol_scale.checkpoints.parity import Difference
+    from unimol_scale.objectives.denoise import DenoiseModel
+
+EXIT_DIFFERENT = 1
+
+
+def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb ``checkpoint`` with its sub-verbs to the command line."""
+    checkpoint = verbs.add_parser("checkpoint", help="look at, check or convert the weights of a model")
+    actions = checkpoint.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    info = actions.add_parser("info", help="print what a checkpoint holds")
+    info.add_argument("checkpoint", type=Path, metavar="PATH", help="a directory of ours or a released file")
+    info.set_defaults(run=run_info)
+
+    verify = actions.add_parser("verify", help="compare with another implementation's outputs; status 1 if they differ")
+    verify.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a directory of ours or a released file")
+    verify.add_argument("--reference", type=Path, required=True, metavar="NPZ", help="batch/* arrays and outputs")
+    verify.add_argument("--features", type=Path, metavar="NPZ", help="default: features.npz beside the reference")
+    verify.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the weights (default: fp32)")
+    verify.add_argument(
+        "--tolerance", type=float, metavar="X", help="largest relative difference (default: 2e-5, in bf16 5e-2)"
+    )
+    verify.set_defaults(run=run_verify)
+
+    importer = actions.add_parser("import", help="read a released file, write a directory of ours")
+    importer.add_argument("checkpoint", type=Path, metavar="RELEASED")
+    importer.add_argument("--output", type=Path, required=True, metavar="DIR")
+    importer.set_defaults(run=run_import)
+
+    export = actions.add_parser("export", help="write a checkpoint in the released format or as safetensors")
+    export.add_argument("checkpoint", type=Path, metavar="DIR_OR_FILE")
+    export.add_argument("--format", choices=("official", "safetensors"), required=True)
+    export.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="a file, for safetensors a directory"
+    )
+    export.set_defaults(run=run_export)
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    """Print format, sizes, parameters by group, dtype, hash and options."""
+    from rich.console import Console
+
+    from unimol_scale.checkpoints.pretrained import from_pretrained
+
+    Console(highlight=False).print(_describe(from_pretrained(arguments.checkpoint), arguments.checkpoint))
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Run the model on the reference's batch; print the largest difference per output."""
+    import torch
+    from rich.console import Console
+
+    from unimol_scale.checkpoints.parity import DEFAULT_TOLERANCE, cast_parameters, compare
+    from unimol_scale.checkpoints.pretrained import from_pretrained
+    from unimol_scale.checkpoints.reference import read_reference
+    from unimol_scale.errors import ConfigError
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
+    tolerance: float = DEFAULT_TOLERANCE[dtype] if arguments.tolerance is None else arguments.tolerance
+    if not tolerance >= 0.0:
+        raise ConfigError(f"--tolerance must not be negative, got {tolerance}")
+    reference = read_reference(arguments.reference, arguments.features)
+    model = cast_parameters(from_pretrained(arguments.checkpoint), dtype)
+    differences = compare(model, reference)
+    Console(highlight=False).print(_difference_table(differences, tolerance, arguments.dtype))
+    failed = [difference.output for difference in differences if not difference.within(tolerance)]
+    if failed:
+        print(f"{arguments.checkpoint}: {len(failed)} of {len(differences)} differ: {', '.join(failed)}")
+        return EXIT_DIFFERENT
+    compared = sum(difference.value is not None for difference in differences)
+    print(f"{arguments.checkpoint}: all {compared} agree within {tolerance:g}")
+    return 0
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    """Released file → directory of ours."""
+    from unimol_scale.checkpoints.pretrained import load_official_checkpoint, save_pretrained
+
+    save_pretrained(load_official_checkpoint(arguments.checkpoint), arguments.output)
+    print(f"{arguments.output}: written")
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """Any checkpoint → released file, or directory of ours."""
+    from unimol_scale.checkpoints.pretrained import from_pretrained, save_official, save_pretrained
+
+    model = from_pretrained(arguments.checkpoint)
+    save = save_official if arguments.format == "official" else save_pretrained
+    save(model, arguments.output)
+    print(f"{arguments.output}: written")
+    return 0
+
+
+def _describe(model: "DenoiseModel", path: Path) -> "Table":
+    from rich.table import Table
+
+    from unimol_scale.checkpoints.pretrained import CONFIG_NAME, OBJECTIVE, WEIGHTS_NAME
+    from unimol_scale.config import to_tree
+    from unimol_scale.model.accounting import count_parameters
+    from unimol_scale.store.shards import hash_file
+
+    file = path / WEIGHTS_NAME if path.is_dir() else path
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
+    rows = {
+        "format": f"safetensors + {CONFIG_NAME}" if path.is_dir() else "released Uni-Mol2 file",
+        "objective": OBJECTIVE,
+        "bytes": f"{file.stat().st_size:,}",
+        "sha256": hash_file(file),
+        "dtype in memory": ", ".join(dtypes),
+    }
+    for group, count in count_parameters(model.backbone.config).as_dict().items():
+        rows[f"parameters, {group.replace('_', ' ')}"] = f"{count:,}"
+    rows |= {f"model.{name}": str(value) for name, value in to_tree(model.backbone.config).items()}
+    table = Table(title=str(path), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _difference_table(differences: list["Difference"], tolerance: float, dtype: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"Largest relative difference ({dtype}, tolerance {tolerance:g})")
+    table.add_column("output")
+    table.add_column("difference", justify="right")
+    table.add_column("")
+    table.add_column("largest at", overflow="fold")
+    for difference in differences:
+        if difference.value is None:
+            table.add_row(difference.output, "absent", "", "")
+            continue
+        shown = f"{difference.value:.0f} unequal" if difference.exact else f"{difference.value:.1e}"
+        verdict = "ok" if difference.within(tolerance) else "DIFFERS"
+        table.add_row(difference.output, shown, verdict, difference.note)
+    return table

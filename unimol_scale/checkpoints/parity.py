@@ -1,0 +1,195 @@
+"""Runs a model on a reference's batch and measures how far each output lies from the reference's.
+
+Differences are relative: the largest absolute difference over the largest absolute value of the reference, at real
+atoms and pairs only (what stands at padding is arbitrary). Integers are compared for equality.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimol_scale.checkpoints.reference import Array, Reference
+from unimol_scale.errors import CheckpointError, nearest
+from unimol_scale.model import encodings
+from unimol_scale.model.encodings import ModelInput, pairwise_distances
+from unimol_scale.model.official import to_official
+from unimol_scale.objectives.base import total_loss
+from unimol_scale.objectives.denoise import DenoiseModel
+
+DEFAULT_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-2}
+WEIGHTS = {"token": 1.0, "coordinate": 1.0, "distance": 1.0}  # of the reference
+LOSSES = {"masked_token_loss": "token", "coord_loss": "coordinate", "dist_loss": "distance"}
+# A gradient that is zero by symmetry (of a bias added to every key) is rounding noise on both sides, so a norm counts
+# as at least this share of the largest one. In bf16 all small gradients are noisy: rounding the weights alone moves
+# that of the distance map, a sum over all pairs whose terms cancel, by 8 %; there the largest is the measure of all.
+GRADIENT_FLOOR = {torch.float32: 5e-3, torch.bfloat16: 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far one output is from the reference.
+
+    Attributes:
+        output: what was compared.
+        value: relative difference; for integers the number of unequal ones; None where the reference has none.
+        exact: whether only 0 will do.
+        note: where it is largest.
+    """
+
+    output: str
+    value: float | None
+    exact: bool = False
+    note: str = ""
+
+    def within(self, tolerance: float) -> bool:
+        """Whether it passes; what is absent does."""
+        return self.value is None or self.value <= (0.0 if self.exact else tolerance)  # NaN does not
+
+
+def cast_parameters(model: DenoiseModel, dtype: torch.dtype) -> DenoiseModel:
+    """Cast the parameters in place, and not the kernel's centres, as a training engine does."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def compare(model: DenoiseModel, reference: Reference) -> list[Difference]:
+    """Compare every integer, output, loss and gradient norm of a reference with the model's, in that order.
+
+    Args:
+        model: in evaluation mode; the dtype of its parameters is that of the comparison. Gradients are overwritten.
+        reference: from ``read_reference``.
+
+    Raises:
+        CheckpointError: an output has another shape, or the gradient norms are of other tensors.
+    """
+    return [
+        *_compare_integers(model, reference),
+        *_compare_outputs(model, reference),
+        *_compare_losses(model, reference),
+    ]
+
+
+def _codes(batch: ModelInput, pair_type: str) -> dict[str, Tensor]:
+    first_BA, second_BA = encodings.encode_pair_types(batch, pair_type)
+    pairs_BAA = batch.valid_BA[:, :, None] & batch.valid_BA[:, None]
+    types = (first_BA[:, :, None].expand(pairs_BAA.shape), second_BA[:, None].expand(pairs_BAA.shape))
+    return {
+        "atom_feat": encodings.encode_atom_features(batch),
+        "degree": encodings.encode_degree(batch),
+        "edge_feat": encodings.encode_bonds(batch),
+        "shortest_path": encodings.encode_paths(batch),
+        "pair_type": torch.stack(types, dim=-1) * pairs_BAA[..., None],
+    }
+
+
+def _compare_integers(model: DenoiseModel, reference: Reference) -> Iterator[Difference]:
+    batch = reference.sample.input
+    sizes = batch.valid_BA.sum(1).tolist()
+    codes = {name: code.numpy() for name, code in _codes(batch, model.backbone.config.pair_type).items()}
+    for name, code in codes.items():
+        atom_axes = 1 if name in ("atom_feat", "degree") else 2
+        unequal, note, seen = 0, "", False
+        if name in reference.batch:
+            seen = True
+            unequal += _unequal(code, reference.batch[name], f"batch/{name}")
+            note = "in the batch" if unequal else ""
+        for index, size in enumerate(sizes):
+            if (key := f"{index}/{name}") in reference.features:
+                seen = True
+                if extra := _unequal(code[index][(slice(size),) * atom_axes], reference.features[key], key):
+                    note = note or f"in the features of molecule {index}"
+                    unequal += extra
+        yield Difference(output=f"integers {name}", value=float(unequal) if seen else None, exact=True, note=note)
+
+
+def _unequal(found: Array, expected: Array, name: str) -> int:
+    if found.shape != expected.shape:
+        raise CheckpointError(f"the reference's {name} has shape {expected.shape}, the batch needs {found.shape}")
+    return int((found != expected).sum())
+
+
+def _compare_outputs(model: DenoiseModel, reference: Reference) -> Iterator[Difference]:
+    sample = reference.sample
+    with torch.no_grad():
+        found = model.backbone(sample.input)
+        logits_MV = model.token_head(found.atom_BND[:, 1:][sample.masked_BA])
+        predicted_BA3 = model.coordinate_head(found, sample.input.coordinates_BA3)
+    nodes_BN, atoms_BA = found.valid_BN, sample.input.valid_BA
+    everything_M = torch.ones(len(logits_MV), dtype=torch.bool)
+    outputs = {
+        "x": ("atom representation (x)", found.atom_BND, nodes_BN),
+        "pair": ("pair representation (pair)", found.pair_BNNP, nodes_BN[:, :, None] & nodes_BN[:, None]),
+        "logits_masked": ("masked-token logits", logits_MV, everything_M),
+        "coord": ("coordinates (coord)", predicted_BA3, atoms_BA),
+        "distance": (
+            "distances (distance)", pairwise_distances(predicted_BA3), atoms_BA[:, :, None] & atoms_BA[:, None],
+        ),
+    }  # fmt: skip
+    for key, (label, value, real) in outputs.items():
+        if key not in reference.outputs:
+            yield Difference(output=label, value=None)
+            continue
+        expected = reference.outputs[key]
+        if tuple(value.shape) != expected.shape:
+            raise CheckpointError(
+                f"the reference's {key!r} has shape {expected.shape}, this model gives {tuple(value.shape)}"
+            )
+        if not real.any():
+            yield Difference(output=label, value=0.0, note="empty")
+            continue
+        mine = value.double()[real].numpy()
+        theirs = expected.astype(np.float64)[real.numpy()]
+        error = np.abs(mine - theirs)
+        first = int(real.nonzero()[int(error.reshape(len(error), -1).max(1).argmax())][0])
+        note = f"molecule {first}" if key != "logits_masked" else f"masked token {first}"
+        yield Difference(output=label, value=_ratio(float(error.max()), float(np.abs(theirs).max())), note=note)
+
+
+def _compare_losses(model: DenoiseModel, reference: Reference) -> Iterator[Difference]:
+    sample, norms = reference.sample, reference.gradient_norms
+    model.zero_grad(set_to_none=True)
+    with torch.set_grad_enabled(norms is not None):
+        sums = model(sample)
+        loss = total_loss(sums, sample.counts, WEIGHTS)
+    found = {name: sums[term].item() / max(sample.counts[term], 1.0) for name, term in LOSSES.items()}
+    for name, value in {"loss": loss.item(), **found}.items():
+        if name in reference.outputs:
+            expected = float(reference.outputs[name])
+            yield Difference(output=name, value=_ratio(abs(value - expected), abs(expected)))
+        else:
+            yield Difference(output=name, value=None)
+    if norms is None:
+        yield Difference(output="gradient norms", value=None)
+        return
+    torch.autograd.backward(loss)
+    yield _compare_gradients(model, norms)
+
+
+def _compare_gradients(model: DenoiseModel, norms: Mapping[str, float]) -> Difference:
+    state = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+    gradients = to_official(state, model.backbone.config, constants=False)
+    for name in norms:
+        if name not in gradients:
+            raise CheckpointError(f"the reference has a gradient norm of {name!r}; {nearest(name, gradients)}")
+    for name in gradients:
+        if name not in norms:
+            raise CheckpointError(f"the reference has no gradient norm of the tensor {name!r}")
+    floor = GRADIENT_FLOOR[next(model.parameters()).dtype] * max(norms.values())
+    differences = {
+        name: _ratio(abs(gradient.double().norm().item() - norms[name]), max(norms[name], floor))
+        for name, gradient in gradients.items()
+    }
+    worst = max(differences, key=lambda name: math.inf if math.isnan(differences[name]) else differences[name])
+    label = f"gradient norms of {len(gradients)} tensors"
+    return Difference(output=label, value=differences[worst], note=worst)
+
+
+def _ratio(error: float, scale: float) -> float:
+    if error == 0.0:
+        return 0.0
+    return error / scale if scale else math.inf

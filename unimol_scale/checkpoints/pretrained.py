@@ -1,0 +1,220 @@
+"""Loads and saves pretrained models: files in the released format, and our own directories.
+
+Our own format is ``model.safetensors`` and, written after it, ``config.json`` with the model's configuration and the
+size and SHA-256 of the tensors. Nothing here runs code from a file. A model is complete when a function returns it:
+whatever is wrong with a file is found before any of it is loaded.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unimol_scale.config import Origin, build, to_tree
+from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.model.encodings import GaussianKernel
+from unimol_scale.model.official import (
+    check_dimensions,
+    check_values,
+    from_official,
+    infer_config,
+    released_dimensions,
+    to_official,
+)
+from unimol_scale.model.presets import ModelConfig
+from unimol_scale.model.released_file import read_official_file
+from unimol_scale.objectives.denoise import DenoiseModel
+from unimol_scale.store.shards import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
+
+FORMAT_VERSION = 1
+OBJECTIVE = "denoise"
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedConfig:
+    """What ``config.json`` says.
+
+    Attributes:
+        format_version: of the directory's layout.
+        objective: whose heads the model has.
+        model: dimensions and options.
+        weights_bytes: size of ``model.safetensors``.
+        weights_sha256: of its bytes, hexadecimal.
+    """
+
+    format_version: int
+    objective: str
+    model: ModelConfig
+    weights_bytes: int
+    weights_sha256: str
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(
+                f"format_version {self.format_version} is not {FORMAT_VERSION}, the one this version reads"
+            )
+        if self.objective != OBJECTIVE:
+            raise ConfigError(f"objective {self.objective!r} is not {OBJECTIVE!r}, the one this version reads")
+
+
+def from_pretrained(path: Path | str) -> DenoiseModel:
+    """Load a model, in evaluation mode, on the CPU.
+
+    Args:
+        path: a directory that ``save_pretrained`` wrote (weights keep their dtype), or a file in the released format.
+
+    Raises:
+        CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's; names the
+            file, the tensor or the byte.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return load_official_checkpoint(path)
+    config = read_config(path)
+    file = path / WEIGHTS_NAME
+    size = file.stat().st_size if file.is_file() else None
+    if size != config.weights_bytes:
+        found = "is missing" if size is None else f"has {size} bytes, expected {config.weights_bytes}"
+        raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} {found}")
+    if hash_file(file) != config.weights_sha256:
+        raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} is damaged (its SHA-256 differs from {CONFIG_NAME})")
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} is no safetensors file: {error}") from error
+    try:
+        model = empty_model(config.model)
+        _check_tensors(tensors, model.state_dict())
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    return _filled(model, tensors)
+
+
+def load_official_checkpoint(path: Path | str) -> DenoiseModel:
+    """Load a file in the released Uni-Mol2 format: fp32, evaluation mode, ``padded`` and ``chirality``.
+
+    Raises:
+        CheckpointError: see ``from_pretrained``.
+    """
+    tensors, stated = read_official_file(Path(path))
+    try:
+        config = infer_config(tensors)
+        check_dimensions(config, stated)
+        model = empty_model(config)
+        state = from_official(tensors, model.state_dict(), config)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    return _filled(model, {name: tensor.float() for name, tensor in state.items()})
+
+
+def save_pretrained(model: DenoiseModel, directory: Path | str) -> None:
+    """Write a model as a directory that ``from_pretrained`` reads back bit for bit.
+
+    The directory is a checkpoint from the moment ``config.json`` is in it, which is last.
+
+    Raises:
+        CheckpointError: the directory holds something already, or a weight is not finite.
+    """
+    directory = Path(directory)
+    _refuse_occupied(directory)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():
+        check_values(name, tensor)
+    file = directory / WEIGHTS_NAME
+    commit_file(file, lambda temporary: save_file(tensors, temporary))
+    config = PretrainedConfig(
+        format_version=FORMAT_VERSION,
+        objective=OBJECTIVE,
+        model=model.backbone.config,
+        weights_bytes=file.stat().st_size,
+        weights_sha256=hash_file(file),
+    )
+    commit_text(directory / CONFIG_NAME, json.dumps(to_tree(config), indent=2) + "\n")
+
+
+def save_official(model: DenoiseModel, path: Path | str) -> None:
+    """Write a model as a file in the released format: ``model``, ``config`` with its dimensions, ``args`` None.
+
+    Raises:
+        CheckpointError: the format can not express the model, the file exists, or a weight is not finite.
+    """
+    path = Path(path)
+    config = model.backbone.config
+    dimensions = released_dimensions(config)
+    if path.exists():
+        raise CheckpointError(f"{path} exists already; choose another output")
+    tensors = to_official({name: tensor.detach() for name, tensor in model.state_dict().items()}, config)
+    for name, tensor in tensors.items():
+        check_values(name, tensor)
+    # Parts of a fused tensor share its memory, which torch.save would write once for each.
+    content = {"model": {name: t.clone() for name, t in tensors.items()}, "config": dimensions, "args": None}
+    commit_file(path, lambda temporary: torch.save(content, temporary))
+
+
+def read_config(directory: Path) -> PretrainedConfig:
+    """Read ``config.json``, strictly: every key must be there and known.
+
+    Raises:
+        CheckpointError: it is missing or wrong; names the key.
+    """
+    path = directory / CONFIG_NAME
+    try:
+        tree: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{directory} is no checkpoint: it has no {CONFIG_NAME}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} can not be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} must hold a mapping of keys to values")
+    options = tree.get("model")
+    if isinstance(options, dict):  # a default in place of a lost option would be another model
+        lost = sorted({field.name for field in dataclasses.fields(ModelConfig)} - set(options))
+        if lost:
+            raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} lacks model.{lost[0]}")
+    try:
+        return build(PretrainedConfig, tree, Origin(name=str(path)))
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {directory}: {error}") from error
+
+
+def empty_model(config: ModelConfig) -> DenoiseModel:
+    """Return a model whose parameters are only shapes (meta device)."""
+    with torch.device("meta"):
+        return DenoiseModel(config)
+
+
+def _filled(model: DenoiseModel, state: Mapping[str, Tensor]) -> DenoiseModel:
+    model.load_state_dict(state, strict=True, assign=True)
+    # The centres are a constant, not a weight, so no file has them.
+    model.backbone.pair_encoding.distance.centres_G = GaussianKernel(model.backbone.config).centres_G
+    return model.eval()
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for name, template in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"the tensor {name!r} is missing")
+        if tensors[name].shape != template.shape:
+            found, wanted = tuple(tensors[name].shape), tuple(template.shape)
+            raise CheckpointError(f"the tensor {name!r} has shape {found}, expected {wanted}")
+        check_values(name, tensors[name])
+    if surplus := sorted(set(tensors) - set(expected)):
+        raise CheckpointError(f"{len(surplus)} tensors belong to no part of the model, the first is {surplus[0]!r}")
+
+
+def _refuse_occupied(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file; choose another output")
+    names = {p.name for p in directory.iterdir()} if directory.exists() else set()
+    # What an interrupted save left behind may be written again.
+    others = sorted(name for name in names if name != WEIGHTS_NAME and not name.endswith(TEMPORARY_SUFFIX))
+    if others:
+        raise CheckpointError(f"{directory} already holds {others[0]!r}; choose an empty or new directory")
