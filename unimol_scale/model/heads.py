@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.backbone import Representation
-from unimol_scale.model.kernels import NORM_EPSILON, channel_first_linear
+from unimol_scale.model.kernels import NORM_EPSILON, channel_first_linear, linear
 from unimol_scale.model.layers import Linear, attention_weights, linear_parameters, norm_parameters, weight_parameter
 from unimol_scale.model.presets import ModelConfig
 
@@ -66,7 +66,7 @@ class CoordinateHead(nn.Module):
         padding_B1A = ~representation.valid_BN[:, None, 1:]
         mask_B1A = torch.zeros_like(padding_B1A, dtype=atom_BAD.dtype).masked_fill(padding_B1A, -math.inf)
         bias_BHAA = channel_first_linear(pair_BAAP, self.pair_weight, self.pair_bias)
-        weights_MAA, value_MAd = attention_weights(F.linear(atom_BAD, self.qkv_weight), bias_BHAA, mask_B1A)
+        weights_MAA, value_MAd = attention_weights(linear(atom_BAD, self.qkv_weight), bias_BHAA, mask_B1A)
         attention_BHAA = F.dropout(weights_MAA, self.dropout, self.training).view(B, self.heads, A, A)
         force_H1d = self.force.view(self.heads, 1, -1)
         strength_BHA = (value_MAd.view(B, self.heads, A, -1) * force_H1d).float().sum(-1)

@@ -20,6 +20,8 @@ NORM_EPSILON = 1e-5
 # The reference's π; the released weights were trained with it.
 REFERENCE_PI = 3.14159
 _aten = torch.ops.aten
+# Below this width the two matrix libraries are equally fast.
+ONEDNN_MIN_WIDTH = 128
 
 
 def _normalise(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,9 +38,60 @@ def _normalise_backward(
     return grad_x, grad_weight, grad_bias
 
 
+def product(a_RK: Tensor, b_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
+    """Return a·b (+ bias), by the faster of the matrix libraries that torch has.
+
+    On a CPU in fp32 torch calls MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN, which torch uses
+    for bf16, has AVX-512 kernels and ran 2.2 times as fast on such a machine, from widths of a hundred on [measured].
+    """
+    if _onednn_is_faster(a_RK, b_KC):
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(a_RK, b_KC.t(), bias_C, "none", [], "")
+        return result
+    return a_RK @ b_KC if bias_C is None else torch.addmm(bias_C, a_RK, b_KC)
+
+
+def _onednn_is_faster(a_RK: Tensor, b_KC: Tensor) -> bool:
+    return (
+        a_RK.device.type == "cpu"
+        and a_RK.dtype == torch.float32
+        and min(*a_RK.shape, *b_KC.shape) >= ONEDNN_MIN_WIDTH
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+class LinearFunction(torch.autograd.Function):
+    """y = x·Wᵀ (+ b) over the last axis, by ``product`` in both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401, D102
+        rows = x.reshape(-1, x.shape[-1])
+        ctx.save_for_backward(rows, weight)
+        ctx.has_bias = bias is not None
+        return product(rows, weight.t(), bias).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        rows, weight = ctx.saved_tensors
+        grad_rows = grad.reshape(-1, grad.shape[-1])
+        grad_bias = grad_rows.sum(0) if ctx.has_bias else None
+        return product(grad_rows, weight).view(*grad.shape[:-1], -1), product(grad_rows.t(), rows), grad_bias
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x·Wᵀ (+ b) over the last axis of x."""
+    result: Tensor = LinearFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return result
+
+
 def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor) -> Tensor:
-    """Map [B, N, N, P] to [B, C, N, N]: the layout that batched products over nodes want, written without a permute."""
+    """Map [B, N, N, P] to [B, C, N, N]: the layout that batched products over nodes want."""
     B, N, _, P = pair_BNNP.shape
+    pair_RP = pair_BNNP.reshape(-1, P)
+    # ``product`` has no gradient of its own: only functions that bring theirs may take it.
+    if not torch.is_grad_enabled() and _onednn_is_faster(pair_RP, weight_CP.t()):
+        mapped_RC = product(pair_RP, weight_CP.t(), bias_C)
+        return mapped_RC.view(B, N * N, -1).transpose(1, 2).contiguous().view(B, -1, N, N)
     columns_BPQ = pair_BNNP.reshape(B, N * N, P).transpose(1, 2)
     return torch.baddbmm(bias_C[:, None], weight_CP.expand(B, -1, -1), columns_BPQ).view(B, -1, N, N)
 
@@ -60,8 +113,8 @@ class FeedForwardFunction(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         normal, mean, rstd = _normalise(rows, norm_weight, norm_bias)
-        hidden = torch.addmm(up_bias, normal, up_weight.t())
-        update = torch.addmm(down_bias, F.gelu(hidden), down_weight.t())
+        hidden = product(normal, up_weight.t(), up_bias)
+        update = product(F.gelu(hidden), down_weight.t(), down_bias)
         if residual:
             update += rows
         ctx.save_for_backward(rows, mean, rstd, hidden, norm_weight, norm_bias, up_weight, down_weight)
@@ -72,12 +125,12 @@ class FeedForwardFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
         rows, mean, rstd, hidden, norm_weight, norm_bias, up_weight, down_weight = ctx.saved_tensors
         grad_rows = grad.reshape(rows.shape)
-        grad_down = grad_rows.t() @ F.gelu(hidden)
-        grad_hidden = _aten.gelu_backward(grad_rows @ down_weight, hidden)
+        grad_down = product(grad_rows.t(), F.gelu(hidden))
+        grad_hidden = _aten.gelu_backward(product(grad_rows, down_weight), hidden)
         normal, _, _ = _normalise(rows, norm_weight, norm_bias)
-        grad_up = grad_hidden.t() @ normal
+        grad_up = product(grad_hidden.t(), normal)
         grad_x, grad_norm_weight, grad_norm_bias = _normalise_backward(
-            grad_hidden @ up_weight, rows, mean, rstd, norm_weight, norm_bias
+            product(grad_hidden, up_weight), rows, mean, rstd, norm_weight, norm_bias
         )
         if ctx.residual:
             grad_x += grad_rows
@@ -111,20 +164,20 @@ class GaussianKernelFunction(torch.autograd.Function):
         down_bias: Tensor,
     ) -> Tensor:
         _, density_RG = _densities(x_R, centres_G, spacing)
-        hidden = torch.addmm(up_bias, density_RG.to(up_weight.dtype), up_weight.t())
+        hidden = product(density_RG.to(up_weight.dtype), up_weight.t(), up_bias)
         ctx.save_for_backward(x_R, centres_G, hidden, up_weight, down_weight)
         ctx.spacing = spacing
-        return torch.addmm(down_bias, F.gelu(hidden), down_weight.t())
+        return product(F.gelu(hidden), down_weight.t(), down_bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
         x_R, centres_G, hidden, up_weight, down_weight = ctx.saved_tensors
-        grad_down = grad.t() @ F.gelu(hidden)
-        grad_hidden = _aten.gelu_backward(grad @ down_weight, hidden)
+        grad_down = product(grad.t(), F.gelu(hidden))
+        grad_hidden = _aten.gelu_backward(product(grad, down_weight), hidden)
         offset_RG, density_RG = _densities(x_R, centres_G, ctx.spacing)
-        grad_up = grad_hidden.t() @ density_RG.to(grad_hidden.dtype)
+        grad_up = product(grad_hidden.t(), density_RG.to(grad_hidden.dtype))
         # d density / d x = −density · (x − centre) / spacing².
-        slope_RG = offset_RG.mul_(density_RG).mul_((grad_hidden @ up_weight).float())
+        slope_RG = offset_RG.mul_(density_RG).mul_(product(grad_hidden, up_weight).float())
         grad_x = slope_RG.sum(1).div_(-ctx.spacing)
         return grad_x, None, None, grad_up, grad_hidden.sum(0), grad_down, grad.sum(0)
 
@@ -176,7 +229,7 @@ class OuterProductFunction(torch.autograd.Function):
         grad_b_BNh = torch.bmm(grad_MNP, T_MhP.transpose(1, 2)).view(B, N, N, h).sum(1)
         b_MhN = b_BNh.transpose(1, 2).unsqueeze(1).expand(B, N, h, N).reshape(B * N, h, N)
         grad_T_MX = torch.bmm(b_MhN, grad_MNP, out=T_MhP).view(B * N, h * P)
-        grad_a_BNh = (grad_T_MX @ weight_hX.t()).view(B, N, h)
+        grad_a_BNh = product(grad_T_MX, weight_hX.t()).view(B, N, h)
         return (
             grad_BNNP if ctx.residual else None,
             grad_a_BNh,
@@ -218,8 +271,8 @@ class TriangleFunction(torch.autograd.Function):
         product_BhNN = torch.baddbmm(a @ b.transpose(1, 2), a.transpose(1, 2), b).view(B, -1, N, N)
         product_Rh = product_BhNN.permute(0, 2, 3, 1).reshape(B * N * N, -1)
         inner, _, _ = _normalise(product_Rh, inner_weight, inner_bias)
-        update = torch.addmm(out_bias, inner, out_weight.t())
-        gate = torch.addmm(gate_bias, normal, gate_weight.t())
+        update = product(inner, out_weight.t(), out_bias)
+        gate = product(normal, gate_weight.t(), gate_bias)
         update = torch.addcmul(rows, update, gate) if residual else update.mul_(gate)
         ctx.save_for_backward(
             rows, mean, rstd, project_BcNN, product_Rh, scale_B1NN, norm_weight, norm_bias, project_weight,
@@ -234,19 +287,19 @@ class TriangleFunction(torch.autograd.Function):
             rows, mean, rstd, project_BcNN, product_Rh, scale_B1NN, norm_weight, norm_bias, project_weight,
             inner_weight, inner_bias, out_weight, out_bias, gate_weight, gate_bias,
         ) = ctx.saved_tensors  # fmt: skip
-        B, N, _, P = grad_BNNP.shape
+        B, N = grad_BNNP.shape[:2]
         grad = grad_BNNP.reshape(rows.shape)
         normal, _, _ = _normalise(rows, norm_weight, norm_bias)
         inner, inner_mean, inner_rstd = _normalise(product_Rh, inner_weight, inner_bias)
 
         # y = o ∘ g: first through g, then through o.
-        grad_gate = torch.addmm(out_bias, inner, out_weight.t()).mul_(grad)
-        grad_normal = grad_gate @ gate_weight
-        grad_gate_weight, grad_gate_bias = grad_gate.t() @ normal, grad_gate.sum(0)
-        grad_out = torch.addmm(gate_bias, normal, gate_weight.t()).mul_(grad)
-        grad_out_weight, grad_out_bias = grad_out.t() @ inner, grad_out.sum(0)
+        grad_gate = product(inner, out_weight.t(), out_bias).mul_(grad)
+        grad_normal = product(grad_gate, gate_weight)
+        grad_gate_weight, grad_gate_bias = product(grad_gate.t(), normal), grad_gate.sum(0)
+        grad_out = product(normal, gate_weight.t(), gate_bias).mul_(grad)
+        grad_out_weight, grad_out_bias = product(grad_out.t(), inner), grad_out.sum(0)
         grad_product_Rh, grad_inner_weight, grad_inner_bias = _normalise_backward(
-            grad_out @ out_weight, product_Rh, inner_mean, inner_rstd, inner_weight, inner_bias
+            product(grad_out, out_weight), product_Rh, inner_mean, inner_rstd, inner_weight, inner_bias
         )
 
         # M = A·Bᵀ + Aᵀ·B: dA = dM·B + B·dMᵀ, dB = dMᵀ·A + A·dM.
@@ -256,14 +309,11 @@ class TriangleFunction(torch.autograd.Function):
         grad_a = torch.baddbmm(dM @ b, b, dM.transpose(1, 2))
         grad_b = torch.baddbmm(dM.transpose(1, 2) @ a, a, dM)
         grad_project_BcQ = _gated_backward(grad_a, grad_b, project_BcNN, scale_B1NN).view(B, 4 * h, N * N)
-
-        grad_project_weight = torch.bmm(grad_project_BcQ, normal.view(B, N * N, P)).sum(0)
-        grad_project_bias = grad_project_BcQ.sum((0, 2))
-        grad_normal = torch.baddbmm(
-            grad_normal.view(B, N * N, P), grad_project_BcQ.transpose(1, 2), project_weight.expand(B, -1, -1)
-        )
+        grad_project_Rc = grad_project_BcQ.transpose(1, 2).reshape(-1, 4 * h)
+        grad_project_weight, grad_project_bias = product(grad_project_Rc.t(), normal), grad_project_Rc.sum(0)
+        grad_normal += product(grad_project_Rc, project_weight)
         grad_x, grad_norm_weight, grad_norm_bias = _normalise_backward(
-            grad_normal.view(rows.shape), rows, mean, rstd, norm_weight, norm_bias
+            grad_normal, rows, mean, rstd, norm_weight, norm_bias
         )
         if ctx.residual:
             grad_x += grad

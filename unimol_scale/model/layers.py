@@ -19,6 +19,7 @@ from unimol_scale.model.kernels import (
     OuterProductFunction,
     TriangleFunction,
     channel_first_linear,
+    linear,
 )
 from unimol_scale.model.presets import ModelConfig
 
@@ -47,9 +48,9 @@ def fill_truncated_normal(weight: Tensor, std: float) -> None:
 def initialise(weight: Tensor, bias: Tensor | None, init: Init, gain: float = 1.0) -> None:
     """Initialise a linear map [out, in] in place.
 
-    ``lecun`` keeps the variance, ``he`` doubles it for a following GELU, ``gate`` makes a multiplicative gate start at one.
-    ``gain`` scales the standard deviation. The last map of a residual branch takes layers^-1/2, so that the sum of all
-    branches starts about as large as their input: branches that start at zero learnt visibly later [measured].
+    ``lecun`` keeps the variance, ``he`` doubles it for a following GELU, ``gate`` makes a gate start at
+    one. ``gain`` scales the standard deviation. The last map of a residual branch takes layers^-1/2, so that the sum of
+    all branches starts about as large as their input: branches that start at zero learnt visibly later [measured].
     """
     if init == "gate":
         weight.zero_()
@@ -107,7 +108,7 @@ def linear_parameters(
 
 def residual_gain(config: ModelConfig) -> float:
     """Return the gain of the last map of a residual branch: layers^-1/2."""
-    return config.layers**-0.5
+    return 1.0 / math.sqrt(config.layers)
 
 
 def norm_parameters(width: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -139,11 +140,11 @@ class PairBiasedAttention(nn.Module):
         B, N, D = atom_BND.shape
         normal_BND = F.layer_norm(atom_BND, [D], self.norm_weight, self.norm_bias, NORM_EPSILON)
         bias_BHNN = channel_first_linear(pair_BNNP, self.pair_weight, self.pair_bias)
-        qkv_BN3D = F.linear(normal_BND, self.qkv_weight)
+        qkv_BN3D = linear(normal_BND, self.qkv_weight)
         weights_MNN, value_MNd = attention_weights(qkv_BN3D, bias_BHNN, key_mask_B1N)
         weights_MNN = F.dropout(weights_MNN.to(value_MNd.dtype), self.dropout, self.training)
         mixed_BND = torch.bmm(weights_MNN, value_MNd).view(B, self.heads, N, -1).transpose(1, 2).reshape(B, N, D)
-        return F.linear(mixed_BND, self.out_weight, self.out_bias)
+        return linear(mixed_BND, self.out_weight, self.out_bias)
 
 
 def attention_weights(qkv_BN3D: Tensor, bias_BHNN: Tensor, key_mask_B1N: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +215,7 @@ class OuterProduct(nn.Module):
         # The reference scales a and b by n^-1/2 each and divides by (eps + 1/n): the product keeps 1/(1 + eps n).
         undo_B11 = 1.0 / (OUTER_PRODUCT_EPSILON + 1.0 / count_B11)
         normal_BND = F.layer_norm(atom_BND, atom_BND.shape[-1:], self.norm_weight, self.norm_bias, NORM_EPSILON)
-        projected_BNk = F.linear(normal_BND, self.project_weight, self.project_bias) * valid_BN1
+        projected_BNk = linear(normal_BND, self.project_weight, self.project_bias) * valid_BN1
         a_BNh, b_BNh = projected_BNk.chunk(2, dim=-1)
         b_BNh = b_BNh * (undo_B11 / count_B11).to(b_BNh.dtype)
         constant_B11P = (self.bias * undo_B11.to(self.bias.dtype)).unsqueeze(1)

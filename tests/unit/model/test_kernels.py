@@ -12,6 +12,7 @@ from unimol_scale.model.kernels import (
     GaussianKernelFunction,
     OuterProductFunction,
     TriangleFunction,
+    linear,
 )
 
 B, N, P, h = 2, 5, 6, 3
@@ -105,3 +106,22 @@ def test_gaussian_kernel():
     ):
         # The gradient of x passes through fp32, like everything geometric.
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [16, 160])  # narrow and wide go through different matrix libraries
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_in_single_precision(width, bias):
+    x = torch.randn(3, 70, width, requires_grad=True)
+    weight = torch.randn(width + 8, width, requires_grad=True)
+    shift = torch.randn(width + 8, requires_grad=True) if bias else None
+    arguments = [a for a in (x, weight, shift) if a is not None]
+    found, expected = (
+        linear(x, weight, shift),
+        F.linear(x.double(), weight.double(), None if shift is None else shift.double()),
+    )
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    direction = torch.randn_like(found)
+    ours = torch.autograd.grad((found * direction).sum(), arguments)
+    theirs = torch.autograd.grad((expected * direction).sum(), arguments)
+    for got, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
