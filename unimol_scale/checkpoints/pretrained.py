@@ -5,9 +5,10 @@ size and SHA-256 of the tensors. Nothing here runs code from a file. A model is 
 whatever is wrong with a file is found before any of it is loaded.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def save_pretrained(model: DenoiseModel, directory: Path | str) -> None:
     The directory is a checkpoint from the moment ``config.json`` is in it, which is last.
 
     Raises:
-        CheckpointError: the directory holds something already, or a weight is not finite.
+        CheckpointError: the directory holds something already or can not be written, or a weight is not finite.
     """
     directory = Path(directory)
     _refuse_occupied(directory)
@@ -129,22 +130,24 @@ def save_pretrained(model: DenoiseModel, directory: Path | str) -> None:
     for name, tensor in tensors.items():
         check_values(name, tensor)
     file = directory / WEIGHTS_NAME
-    commit_file(file, lambda temporary: save_file(tensors, temporary))
-    config = PretrainedConfig(
-        format_version=FORMAT_VERSION,
-        objective=OBJECTIVE,
-        model=model.backbone.config,
-        weights_bytes=file.stat().st_size,
-        weights_sha256=hash_file(file),
-    )
-    commit_text(directory / CONFIG_NAME, json.dumps(to_tree(config), indent=2) + "\n")
+    with _writing(directory):
+        commit_file(file, lambda temporary: save_file(tensors, temporary))
+        config = PretrainedConfig(
+            format_version=FORMAT_VERSION,
+            objective=OBJECTIVE,
+            model=model.backbone.config,
+            weights_bytes=file.stat().st_size,
+            weights_sha256=hash_file(file),
+        )
+        commit_text(directory / CONFIG_NAME, json.dumps(to_tree(config), indent=2) + "\n")
 
 
 def save_official(model: DenoiseModel, path: Path | str) -> None:
     """Write a model as a file in the released format: ``model``, ``config`` with its dimensions, ``args`` None.
 
     Raises:
-        CheckpointError: the format can not express the model, the file exists, or a weight is not finite.
+        CheckpointError: the format can not express the model, the file exists or can not be written, or a weight is not
+            finite.
     """
     path = Path(path)
     config = model.backbone.config
@@ -156,7 +159,8 @@ def save_official(model: DenoiseModel, path: Path | str) -> None:
         check_values(name, tensor)
     # Parts of a fused tensor share its memory, which torch.save would write once for each.
     content = {"model": {name: t.clone() for name, t in tensors.items()}, "config": dimensions, "args": None}
-    commit_file(path, lambda temporary: torch.save(content, temporary))
+    with _writing(path):
+        commit_file(path, lambda temporary: torch.save(content, temporary))
 
 
 def read_config(directory: Path) -> PretrainedConfig:
@@ -208,6 +212,15 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
         check_values(name, tensors[name])
     if surplus := sorted(set(tensors) - set(expected)):
         raise CheckpointError(f"{len(surplus)} tensors belong to no part of the model, the first is {surplus[0]!r}")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Make one clear error of a file system, or a library on top of it, that refuses."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} can not be written: {error}") from error
 
 
 def _refuse_occupied(directory: Path) -> None:

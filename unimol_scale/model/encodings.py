@@ -51,7 +51,7 @@ def check_input(batch: ModelInput) -> None:
 
     Raises:
         StoreError: a token, feature, degree or path out of its vocabulary, a molecule without atoms or with more than
-            paths can be told apart for, or a coordinate that is not finite; names the molecule's position in the batch.
+            the path vocabulary allows, or a coordinate that is not finite; names the molecule's position in the batch.
     """
     sizes_B = batch.valid_BA.sum(1)
     atom_8 = torch.tensor([len(values) for values in ATOM_VOCABULARIES.values()])

@@ -99,6 +99,13 @@ def test_nothing_is_written_over(saved, model, tmp_path):
     assert_equal(model, from_pretrained(saved))
 
 
+def test_a_place_that_can_not_be_written_is_one_error(model, tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    for save, content in ((save_pretrained, model), (save_official, DenoiseModel(RELEASED))):
+        with pytest.raises(CheckpointError, match="file/inside can not be written"):
+            save(content, tmp_path / "file" / "inside")
+
+
 def rewrite(saved, change):
     """Change the tensors and make size and hash fit again."""
     file = saved / "model.safetensors"
