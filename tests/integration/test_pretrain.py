@@ -88,6 +88,21 @@ def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(uninterrupted, sa
     assert "finished already" in again.stdout
 
 
+def test_bf16_under_stage_three_with_recomputed_layers_follows_fp32(uninterrupted, sample_store, tmp_path):
+    half = ["train.precision=bf16", "model.checkpoint_every=1"]
+    done = launched.pretrain(*SETTINGS, *half, "--data", sample_store, "--output", tmp_path / "bf16", ranks=2)
+    assert done.returncode == 0, done.stdout
+    single, mixed = launched.losses(uninterrupted, "loss"), launched.losses(tmp_path / "bf16", "loss")
+    # Rounding to 8 bits moves the losses, and no more than that: the seed draws the same fp32 weights for both.
+    assert mixed == pytest.approx(single, rel=0.05)
+    assert mixed != single
+    for term in ("coordinate", "distance"):  # geometry stays fp32
+        key = f"loss/{term}"
+        assert launched.losses(tmp_path / "bf16", key)[1] == pytest.approx(
+            launched.losses(uninterrupted, key)[1], rel=0.02
+        )
+
+
 def test_a_rank_that_dies_takes_the_run_down(sample_store, tmp_path):
     arguments = [*SETTINGS, "--data", sample_store, "--output", tmp_path / "run", "train.steps=100000"]
     process = launched.start(*arguments, ranks=2)

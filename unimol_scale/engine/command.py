@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Pretrain a two-track Transformer on a conformer store, with DeepSpeed ZeRO.",
         epilog="Any setting can follow as key=value, for example train.steps=1000 train.learning_rate=3e-4.",
     )
-    parser.add_argument("--size", required=True, metavar="NAME", help="a preset: 0.1M … 4M, 42M … 1.1B")
+    parser.add_argument("--size", required=True, metavar="NAME", help="a preset: 0.03M … 4M, 42M … 1.1B")
     parser.add_argument("--objective", metavar="NAME", help=f"what is learnt: {', '.join(OBJECTIVE_NAMES)}")
     parser.add_argument("--data", metavar="DIR", help="conformer store (default: the one store under data/)")
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/SIZE-OBJECTIVE-seedN)")

@@ -128,21 +128,30 @@ class MemoryEstimate:
 
 
 def activation_bytes(config: ModelConfig, molecules: int, num_atoms: int, bytes_per_value: int) -> float:
-    """Bytes kept between forward and backward for one micro-batch of equal molecules.
+    """Bytes that one micro-batch of equal molecules needs at its peak, above weights, gradients and optimizer.
 
-    Per layer the atom track keeps about 14 tensors of width D and the attention weights twice; the pair track keeps
-    about 12 of width P (norms, projections, gates, products) and 8 of width h. With activation checkpointing only the
-    inputs of the recomputed layers and one layer's inside are alive at a time.
+    Counted from what ``kernels`` keeps for the backward pass, with dropout off. Of a layer: its input, what stands
+    before and after the triangle update and the hidden layer of the pair network (4P a pair), the gated maps and their
+    product (5h), the attention weights in fp32 (H). On top of what is kept comes the work space of one triangle
+    update's backward pass. With activation checkpointing only the inputs of the recomputed layers are kept, and the
+    inside of one layer at a time.
+
+    Args:
+        config: of the model.
+        molecules: in the micro-batch.
+        num_atoms: of each.
+        bytes_per_value: 4 in fp32, 2 in bf16.
     """
     d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
-    n = num_atoms + 1
-    layer = n * (12 * d + 2 * config.ffn_width) + n * n * (12 * p + 8 * h + 3 * heads) + n * h * p
-    layer_input = n * d + n * n * p
-    recomputed = config.layers // config.checkpoint_every if config.checkpoint_every else 0
-    kept = config.layers - recomputed + (1 if recomputed else 0)
-    embedding = n * n * (4 * p + 6 * config.gaussians)
-    heads_bytes = n * (6 * d + 2 * vocab.NUM_TOKENS) + n * n * (2 * p + 3 * heads + 8)
-    return float(molecules * bytes_per_value * (layer * kept + layer_input * recomputed + embedding + heads_bytes))
+    n, v = num_atoms + 1, bytes_per_value
+    attention = n * n * heads * (4 if v == 4 else 4 + v)
+    layer = v * (n * n * (4 * p + 5 * h) + n * (8 * d + config.ffn_width + 6 * h)) + attention
+    layer_input = v * (n * d + n * n * p)
+    recomputed = -(-config.layers // config.checkpoint_every) if config.checkpoint_every else 0
+    inside = config.layers - recomputed + (1 if recomputed else 0)
+    ends = v * n * n * (3 * p + config.gaussians) + 4 * n * n * heads
+    work_space = v * n * n * (6 * p + 8 * h)
+    return float(molecules * (layer * inside + layer_input * recomputed + ends + work_space))
 
 
 def memory_per_rank(

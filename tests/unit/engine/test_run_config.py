@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 
@@ -66,12 +67,12 @@ def test_the_learning_rate_warms_up_peaks_and_decays(schedule):
     assert rates[0] == pytest.approx(0.2)
     assert max(rates) == pytest.approx(2.0)
     assert rates[10] == pytest.approx(2.0)
-    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(rates[:10]))
     if schedule == "constant":
         assert rates[99] == 2.0
     else:
         assert rates[99] < 0.05
-        assert all(a >= b for a, b in zip(rates[10:99], rates[11:], strict=True))
+        assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_bad_training_settings_are_refused():
