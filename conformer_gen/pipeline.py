@@ -56,9 +56,9 @@ class Job:
         """Return the jobs between consecutive bounds (indices into ``positions``, from 0 to their number)."""
         jobs = []
         for start, stop in itertools.pairwise(bounds):
-            first = self.piece.first if start == 0 else self.positions[start]
-            last = self.piece.last if stop == len(self.positions) else self.positions[stop]
             if start < stop:
+                first = self.piece.first if start == 0 else self.positions[start]
+                last = self.piece.last if stop == len(self.positions) else self.positions[stop]
                 piece = Piece(self.piece.chunk, first, last)
                 jobs.append(Job(piece=piece, positions=self.positions[start:stop], rows=self.rows[start:stop]))
         return jobs

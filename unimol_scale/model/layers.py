@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,15 +34,16 @@ TRUNCATED_STD = 0.87962566103423978
 
 @torch.no_grad()
 def fill_truncated_normal(weight: Tensor, std: float) -> None:
-    """Fill with a normal distribution cut at two standard deviations, drawn in fp32 whatever the weight's dtype.
+    """Fill with a normal distribution cut at two standard deviations, drawn in fp32 on the CPU whatever the weight is.
 
-    ZeRO-3 builds modules in bf16, where torch's own in-place draws come out biased.
+    Inside DeepSpeed's construction context torch.empty makes bf16 even when fp32 is asked for, and draws in bf16 come out
+    biased; memory from NumPy escapes it. Drawing on the CPU gives the same weights on every device.
     """
     if weight.device.type == "meta":
         return
-    draw = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
-    nn.init.trunc_normal_(draw, std=std / TRUNCATED_STD, a=-2 * std / TRUNCATED_STD, b=2 * std / TRUNCATED_STD)
-    weight.copy_(draw)
+    draw = torch.from_numpy(np.empty(tuple(weight.shape), dtype=np.float32))
+    scale = std / TRUNCATED_STD
+    weight.copy_(nn.init.trunc_normal_(draw, std=scale, a=-2 * scale, b=2 * scale))
 
 
 @torch.no_grad()
