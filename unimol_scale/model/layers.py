@@ -36,8 +36,8 @@ TRUNCATED_STD = 0.87962566103423978
 def fill_truncated_normal(weight: Tensor, std: float) -> None:
     """Fill with a normal distribution cut at two standard deviations, drawn in fp32 on the CPU whatever the weight is.
 
-    Inside DeepSpeed's construction context torch.empty makes bf16 even when fp32 is asked for, and draws in bf16 come out
-    biased; memory from NumPy escapes it. Drawing on the CPU gives the same weights on every device.
+    Inside DeepSpeed's construction context torch.empty makes bf16 even when fp32 is asked for, and draws in bf16 come
+    out biased; memory from NumPy escapes it. Drawing on the CPU gives the same weights on every device.
     """
     if weight.device.type == "meta":
         return
