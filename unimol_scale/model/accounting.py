@@ -150,7 +150,7 @@ def activation_bytes(config: ModelConfig, molecules: int, num_atoms: int, bytes_
     recomputed = -(-config.layers // config.checkpoint_every) if config.checkpoint_every else 0
     inside = config.layers - recomputed + (1 if recomputed else 0)
     ends = v * n * n * (3 * p + config.gaussians) + 4 * n * n * heads
-    work_space = v * n * n * (6 * p + 8 * h)
+    work_space = v * n * n * (5 * p + 8 * h)
     return float(molecules * (layer * inside + layer_input * recomputed + ends + work_space))
 
 

@@ -1,0 +1,25 @@
+"""The planner's memory of a micro-batch, against what a fresh process really takes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unimol_scale.model.accounting import activation_bytes
+from unimol_scale.model.presets import preset
+
+PROBE = Path(__file__).resolve().parents[2] / "memory_probe.py"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be measured on Linux only")
+@pytest.mark.parametrize(
+    ("size", "layers", "atoms", "molecules", "every", "dtype"),
+    [("84M", 2, 32, 8, 0, "fp32"), ("84M", 4, 32, 4, 1, "fp32"), ("84M", 2, 32, 8, 0, "bf16")],
+)
+def test_estimated_activations_are_within_fifteen_percent(size, layers, atoms, molecules, every, dtype):
+    command = [sys.executable, PROBE, size, layers, atoms, molecules, every, dtype]
+    output = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, timeout=120).stdout
+    config = preset(size, layers=layers, checkpoint_every=every)
+    estimate = activation_bytes(config, molecules, atoms, 2 if dtype == "bf16" else 4)
+    assert estimate == pytest.approx(int(output.split()[-1]), rel=0.15)
