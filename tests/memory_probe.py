@@ -1,4 +1,4 @@
-"""Prints the bytes that a step of a fresh process added at its peak: SIZE LAYERS ATOMS MOLECULES CHECKPOINT_EVERY DTYPE."""
+"""Prints what a step of a fresh process added at its peak, bytes: SIZE LAYERS ATOMS MOLECULES CHECKPOINT_EVERY DTYPE."""
 
 import ctypes
 import sys
