@@ -1,4 +1,4 @@
-"""Prints what a step of a fresh process added at its peak, bytes: SIZE LAYERS ATOMS MOLECULES CHECKPOINT_EVERY DTYPE."""
+"""Bytes a step of a fresh process adds at its peak: SIZE LAYERS ATOMS MOLECULES CHECKPOINT_EVERY fp32|bf16."""
 
 import ctypes
 import sys
