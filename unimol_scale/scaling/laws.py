@@ -8,6 +8,7 @@ shared shape is what lets fit.py solve the coefficients exactly for given expone
     C   FLOPs, from the run's own log   MS   M · S
 """
 
+import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -40,21 +41,21 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Law:
+class Law(abc.ABC):
     """Base of the laws; a subclass gives the name, the formula, the source and the terms."""
 
     name: ClassVar[str]
     source: ClassVar[str]
 
     @property
+    @abc.abstractmethod
     def formula(self) -> str:
         """The law as one line of text."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def terms(self) -> tuple[Term, ...]:
         """The summands, the constant one first if there is one."""
-        raise NotImplementedError
 
     @property
     def label(self) -> str:
