@@ -24,7 +24,7 @@ from conformer_gen import worker
 from conformer_gen.config import BuildConfig
 from conformer_gen.curate import UInt64
 from conformer_gen.selection import Selection
-from conformer_gen.sources import input_files
+from conformer_gen.sources.reader import has_geometry, input_files, label_units
 from conformer_gen.worker import CURATED, EMBEDDED, FAILURES
 from unimol_scale import config as strict
 from unimol_scale.errors import ConformerError, SourceError, StoreError
@@ -38,7 +38,7 @@ from unimol_scale.store.manifest import (
     SplitEntry,
     read_manifest,
 )
-from unimol_scale.store.schema import COORDINATE_SCALE, PLANAR_SCALE
+from unimol_scale.store.schema import COORDINATE_SCALE, PLANAR_SCALE, Layout
 from unimol_scale.store.shards import commit_file, commit_text, size_histogram, write_shard
 
 WORK_NAME = ".build"
@@ -54,7 +54,7 @@ def plan_build(config: BuildConfig) -> Tree:
     Raises:
         SourceError: an input is missing.
     """
-    geometry_from_file = config.source.name == "sdf"
+    geometry_from_file = has_geometry(config.source)
     recipe = (
         {"method": "from file"} if geometry_from_file else {"method": "ETKDGv3, MMFF94, else UFF, else as embedded"}
     )
@@ -65,6 +65,7 @@ def plan_build(config: BuildConfig) -> Tree:
         "backend": config.backend,
         "coordinate_scale": None if geometry_from_file else COORDINATE_SCALE,
         "planar_scale": PLANAR_SCALE,
+        "labels": dict(label_units(config.source)),
         "source": config.source.name,
         "seed": config.seed,
         "hydrogens": config.embed.hydrogens,
@@ -209,12 +210,12 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
 
 def _write_splits(output: Path, config: BuildConfig, plan: Tree, valid_groups: UInt64) -> list[SplitEntry]:
     """Deal the records of all pieces, in order, into shards of ``shard_rows`` molecules (a split's last has fewer)."""
-    scale = plan["coordinate_scale"]
+    layout = Layout(plan["coordinate_scale"], tuple(plan["labels"]))
     writers = [_SplitWriter(output, name, config) for name in SPLITS]
     column = "scaffold" if config.curate.split == "scaffold" else "key"
     work = output / WORK_NAME
     for piece in worker.done_pieces(work, EMBEDDED):
-        batch = ArrowShard(piece.path(work, EMBEDDED), scale).batch
+        batch = ArrowShard(piece.path(work, EMBEDDED), layout).batch
         is_valid = np.isin(batch[column].to_numpy(), valid_groups)
         for writer, chosen in zip(writers, (~is_valid, is_valid), strict=True):
             writer.add(batch.take(pa.array(np.flatnonzero(chosen))))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conformer_gen.curate import CurateConfig
 from conformer_gen.embed import EmbedConfig
-from conformer_gen.sources import SourceConfig
+from conformer_gen.sources.reader import SourceConfig
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
 

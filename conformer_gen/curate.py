@@ -12,7 +12,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from conformer_gen.embed import stable_hash
-from conformer_gen.sources import SourceMolecule
+from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32
 
@@ -50,12 +50,14 @@ class Curated:
     Attributes:
         smiles: canonical, isomeric, largest fragment, no hydrogens as atoms, no atom maps.
         scaffold_smiles: Murcko scaffold without stereo; empty for molecules without rings.
-        coordinates: [n, 3] Å in the order of ``smiles`` where the source has geometry.
+        conformers: [k, n, 3] Å in the order of ``smiles`` where the source has geometry.
+        origins: [k] codes of ``ConformerOrigin``; empty where conformers are to be made.
     """
 
     smiles: str
     scaffold_smiles: str
-    coordinates: Float32 | None
+    conformers: Float32 | None = None
+    origins: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,21 +90,22 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
         return Rejected(reason="no_heavy_atom", detail="nothing but hydrogen")
     if heavy > config.max_atoms:
         return Rejected(reason="too_many_atoms", detail=f"{heavy} heavy atoms, at most {config.max_atoms} are allowed")
-    if row.block and not (molecule.GetNumConformers() and molecule.GetConformer().Is3D()):
+    if row.origin is not None and not (molecule.GetNumConformers() and molecule.GetConformer().Is3D()):
         return Rejected(
             reason="no_geometry", detail="the record has no 3D coordinates; use a SMILES source to make them"
         )
     for atom in molecule.GetAtoms():
         atom.SetAtomMapNum(0)  # a label of the source, not part of the molecule
     smiles = Chem.MolToSmiles(molecule)
-    coordinates = None
-    if row.block:
-        order = list(molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
-        coordinates = molecule.GetConformer().GetPositions()[order].astype(np.float32)
+    if row.origin is None:
+        return Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(molecule))
+    order = list(molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
+    positions = [conformer.GetPositions()[order] for conformer in molecule.GetConformers()]
     return Curated(
         smiles=smiles,
         scaffold_smiles=scaffold_smiles(molecule),
-        coordinates=coordinates,
+        conformers=np.stack(positions).astype(np.float32),
+        origins=(row.origin,) * len(positions),
     )
 
 

@@ -9,10 +9,11 @@ import time
 from conformer_gen import assemble, pipeline, report
 from conformer_gen.config import BuildConfig
 from conformer_gen.embed import embed_molecule
-from conformer_gen.sources import input_files, read_source
+from conformer_gen.sources.reader import input_files, read_source
 from conformer_gen.worker import Embedder, EmbedJob
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import Manifest
+from unimol_scale.store.schema import Layout
 from unimol_scale.store.shards import Store, open_store, write_manifest
 
 # Of drug-sized molecules (~20 heavy atoms), measured on one core: for the estimate of --dry-run only.
@@ -76,7 +77,12 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
     if assemble.claim(output, plan, config.task_size):
         return BuildResult(store=open_store(output), seconds=None, molecules=0)
     work = output / assemble.WORK_NAME
-    job = EmbedJob(config=config.embed, seed=config.seed, coordinate_scale=plan["coordinate_scale"], embedder=embedder)
+    job = EmbedJob(
+        config=config.embed,
+        seed=config.seed,
+        layout=Layout(plan["coordinate_scale"], tuple(plan["labels"])),
+        embedder=embedder,
+    )
     with assemble.locked(output):
         outcome = pipeline.run_stages(config, work.absolute(), job)
         manifest = assemble.assemble(output, config, plan, outcome.selection)

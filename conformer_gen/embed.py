@@ -19,6 +19,7 @@ from unimol_scale.store.schema import (
     INT16_LIMIT,
     PLANAR_SCALE,
     ConformerOrigin,
+    ConformerStereo,
     Float32,
     MoleculeRecord,
     UInt8,
@@ -60,14 +61,18 @@ class CuratedMolecule:
         smiles: canonical SMILES; its atom order is the record's.
         key: hash of ``smiles``, 64 bits; also seeds the embedding.
         scaffold: hash of the Murcko scaffold, 64 bits.
-        coordinates: [n, 3] Å from the source in the order of ``smiles``, or None to make conformers.
+        conformers: [k, n, 3] Å from the source in the order of ``smiles``, or None to make them.
+        origins: [k] codes of ``ConformerOrigin`` of ``conformers``.
+        labels: carried along.
     """
 
     id: str
     smiles: str
     key: int
     scaffold: int
-    coordinates: Float32 | None = None
+    conformers: Float32 | None = None
+    origins: tuple[int, ...] = ()
+    labels: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,10 +122,10 @@ def _embed(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> Molecul
         raise _FailedError("not_reparsed", "RDKit does not read its own canonical SMILES back")
     full = Chem.AddHs(heavy)
     basis = full if config.hydrogens else heavy
-    if molecule.coordinates is not None:
-        coordinates = molecule.coordinates[None]
-        origin = np.array([ConformerOrigin.FILE], np.uint8)
-        energy = np.full(1, np.nan, np.float32)
+    if molecule.conformers is not None:
+        coordinates = molecule.conformers
+        origin = np.array(molecule.origins, np.uint8)
+        energy = np.full(len(origin), np.nan, np.float32)
     else:
         _place(full, config, stable_hash(seed, molecule.key) & 0x7FFFFFFF)
         origin, energy = _minimise(full, config.max_iterations)
@@ -133,7 +138,9 @@ def _embed(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> Molecul
         coordinates=_centred(coordinates, COORDINATE_SCALE, "conformer"),
         planar_coordinates=_centred(_depiction(basis), PLANAR_SCALE, "depiction"),
         conformer_origin=origin,
+        conformer_stereo=np.full(len(origin), ConformerStereo.AS_GIVEN, np.uint8),
         energy=energy,
+        labels=molecule.labels,
         scaffold=molecule.scaffold,
         key=molecule.key,
         **dataclasses.asdict(graph),

@@ -22,7 +22,8 @@ from conformer_gen.assemble import require_molecules
 from conformer_gen.config import BuildConfig
 from conformer_gen.progress import StageProgress
 from conformer_gen.selection import Selection, select
-from conformer_gen.sources import SourceMolecule, read_source
+from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.reader import read_source
 from conformer_gen.worker import CURATED, EMBEDDED, EmbedJob, Piece
 from unimol_scale.errors import StoreError
 

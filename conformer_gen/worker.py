@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from conformer_gen.curate import CurateConfig, Curated, curate_molecule
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
-from conformer_gen.sources import SourceMolecule
+from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.store import arrow_backend
-from unimol_scale.store.schema import MoleculeRecord, encode
+from unimol_scale.store.schema import Layout, MoleculeRecord, encode
 from unimol_scale.store.shards import commit_file
 
 CURATED, EMBEDDED, FAILURES = "curated", "embedded", "failures"
@@ -36,7 +36,9 @@ CURATED_SCHEMA = pa.schema(
         "smiles": pa.string(),  # canonical; as given for a rejected row
         "key": pa.uint64(),
         "scaffold": pa.uint64(),
-        "coordinates": pa.list_(pa.float32()),
+        "conformers": pa.list_(pa.float32()),  # [k, n, 3] Å of a source with geometry, flat; null without
+        "origins": pa.list_(pa.uint8()),  # [k]
+        "labels": pa.list_(pa.float64()),
         "reason": pa.string(),  # null for a molecule
         "detail": pa.string(),
     }
@@ -135,7 +137,7 @@ def curate_piece(
     table = []
     for position, row in zip(positions, rows, strict=True):
         starting(position)
-        table.append({"position": position, "id": row.id, **_curated_columns(row, config)})
+        table.append({"position": position, "id": row.id, "labels": row.labels, **_curated_columns(row, config)})
     _commit_table(piece.path(work, CURATED), pa.Table.from_pylist(table, CURATED_SCHEMA))
     return len(table)
 
@@ -148,7 +150,8 @@ def _curated_columns(row: SourceMolecule, config: CurateConfig) -> dict[str, obj
         "smiles": result.smiles,
         "key": stable_hash(result.smiles),
         "scaffold": stable_hash(result.scaffold_smiles),
-        "coordinates": None if result.coordinates is None else result.coordinates.ravel(),
+        "conformers": None if result.conformers is None else result.conformers.ravel(),
+        "origins": result.origins,
     }
 
 
@@ -176,7 +179,7 @@ def read_chunk(work: Path, chunk: int) -> pa.Table:
 def _molecules(work: Path, chunk: int, positions: Sequence[int]) -> Iterable[tuple[int, CuratedMolecule]]:
     table = read_chunk(work, chunk)
     for row in table.take(pa.array(np.asarray(positions, np.int64))).to_pylist():
-        flat = row["coordinates"]
+        flat, origins = row["conformers"], tuple(row["origins"])
         yield (
             row["position"],
             CuratedMolecule(
@@ -184,7 +187,9 @@ def _molecules(work: Path, chunk: int, positions: Sequence[int]) -> Iterable[tup
                 smiles=row["smiles"],
                 key=row["key"],
                 scaffold=row["scaffold"],
-                coordinates=None if flat is None else np.array(flat, np.float32).reshape(-1, 3),
+                conformers=None if flat is None else np.array(flat, np.float32).reshape(len(origins), -1, 3),
+                origins=origins,
+                labels=tuple(row["labels"]),
             ),
         )
 
@@ -196,13 +201,13 @@ class EmbedJob:
     Attributes:
         config: how to embed.
         seed: of the build.
-        coordinate_scale: Å per unit of int16 coordinates, None for float32.
+        layout: of the records.
         embedder: the function that makes one record.
     """
 
     config: EmbedConfig
     seed: int
-    coordinate_scale: float | None
+    layout: Layout
     embedder: Embedder = embed_molecule
 
 
@@ -219,7 +224,7 @@ def embed_piece(
             failures.append(_failure(position, molecule, result.reason, result.detail))
         else:
             records.append(result)
-    _commit_embedded(work, piece, records, failures, job.coordinate_scale)
+    _commit_embedded(work, piece, records, failures, job.layout)
     return len(positions)
 
 
@@ -227,7 +232,7 @@ def bury_molecules(work: Path, piece: Piece, positions: Sequence[int], job: Embe
     """Commit a piece whose molecules killed their worker in embedding as failures."""
     molecules = _molecules(work, piece.chunk, positions)
     failures = [_failure(position, molecule, why, DEATHS[why]) for position, molecule in molecules]
-    _commit_embedded(work, piece, [], failures, job.coordinate_scale)
+    _commit_embedded(work, piece, [], failures, job.layout)
 
 
 def _failure(position: int, molecule: CuratedMolecule, reason: str, detail: str) -> dict[str, object]:
@@ -242,10 +247,10 @@ def _failure(position: int, molecule: CuratedMolecule, reason: str, detail: str)
 
 
 def _commit_embedded(
-    work: Path, piece: Piece, records: list[MoleculeRecord], failures: list[dict[str, object]], scale: float | None
+    work: Path, piece: Piece, records: list[MoleculeRecord], failures: list[dict[str, object]], layout: Layout
 ) -> None:
     _commit_table(piece.path(work, FAILURES), pa.Table.from_pylist(failures, FAILURE_SCHEMA))
-    batch = encode(records, scale)
+    batch = encode(records, layout)
     commit_file(piece.path(work, EMBEDDED), lambda path: arrow_backend.write(path, batch))
 
 

@@ -23,7 +23,7 @@ def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished store of about 200 real molecules (sample source, seed 0), built once; do not write into it."""
     from conformer_gen import driver
     from conformer_gen.config import BuildConfig
-    from conformer_gen.sources import SourceConfig
+    from conformer_gen.sources.reader import SourceConfig
 
     config = BuildConfig(
         source=SourceConfig(name="sample", limit=SAMPLE_ROWS),

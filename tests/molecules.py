@@ -25,4 +25,5 @@ def random_columns(num_atoms: list[int], seed: int = 0) -> MoleculeColumns:
         coordinates=coordinates,
         planar_coordinates=planar,
         conformer_origin=np.zeros(len(sizes), dtype=np.uint8),
+        labels=np.empty((len(sizes), 0)),
     )

@@ -1,6 +1,6 @@
 """Random records, and stores made of them, for the tests of the store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,14 @@ from unimol_scale.store.schema import (
     BOND_VOCABULARIES,
     COORDINATE_SCALE,
     PLANAR_SCALE,
+    Layout,
     MoleculeRecord,
     encode,
 )
 from unimol_scale.store.shards import Store, open_store, size_histogram, write_manifest, write_shard
 
 
-def random_record(number: int, max_atoms: int = 12, max_conformers: int = 3) -> MoleculeRecord:
+def random_record(number: int, max_atoms: int = 12, max_conformers: int = 3, num_labels: int = 0) -> MoleculeRecord:
     """A record that is well-formed and means nothing; the same number gives the same record."""
     rng = np.random.default_rng(number)
     n, k = int(rng.integers(1, max_atoms + 1)), int(rng.integers(1, max_conformers + 1))
@@ -37,9 +38,11 @@ def random_record(number: int, max_atoms: int = 12, max_conformers: int = 3) -> 
         coordinates=rng.normal(0, 5, (k, n, 3)).astype(np.float32),
         planar_coordinates=rng.normal(0, 5, (n, 2)).astype(np.float32),
         conformer_origin=rng.integers(0, 8, k).astype(np.uint8),
+        conformer_stereo=rng.integers(0, 3, k).astype(np.uint8),
         energy=rng.normal(0, 50, k).astype(np.float32),
         scaffold=int(rng.integers(0, 2**64, dtype=np.uint64)),
         key=number,
+        labels=tuple(rng.normal(0, 1, num_labels).tolist()),
     )
 
 
@@ -51,14 +54,17 @@ def write_store(
     backend: Backend = "arrow",
     shard_rows: int = 4,
     coordinate_scale: float | None = COORDINATE_SCALE,
+    labels: Mapping[str, str] | None = None,
 ) -> Store:
-    """Write a finished store in several shards."""
+    """Write a finished store in several shards; ``labels`` are names and units."""
+    labels = labels or {}
+    layout = Layout(coordinate_scale, tuple(labels))
     splits = {}
     for name, records in (("train", train), ("valid", valid)):
         parts = [records[start : start + shard_rows] for start in range(0, len(records), shard_rows)]
         splits[name] = SplitEntry(
             shards=tuple(
-                write_shard(root, f"{name}/shard-{number:05d}", encode(part, coordinate_scale), backend)
+                write_shard(root, f"{name}/shard-{number:05d}", encode(part, layout), backend)
                 for number, part in enumerate(parts)
             ),
             size_histogram=size_histogram(len(record.atomic_number) for record in records),
@@ -70,6 +76,7 @@ def write_store(
             backend=backend,
             coordinate_scale=coordinate_scale,
             planar_scale=PLANAR_SCALE,
+            labels=labels,
             source="test",
             seed=0,
             hydrogens=False,

@@ -60,6 +60,7 @@ def make_sample(molecules, outputs) -> DenoiseSample:
         coordinates=empty,
         planar_coordinates=empty,
         conformer_origin=np.zeros(len(graphs), dtype=np.uint8),
+        labels=np.empty((len(graphs), 0)),
     )
     batch = collate(columns)
     target = torch.from_numpy(outputs["batch/target_token"].astype(np.int64))

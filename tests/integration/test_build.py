@@ -17,7 +17,7 @@ from rdkit.Chem import rdDistGeom
 from conformer_gen import driver
 from conformer_gen.config import BuildConfig
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule
-from conformer_gen.sources import SourceConfig
+from conformer_gen.sources.reader import SourceConfig
 from unimol_scale.errors import ConformerError, SourceError
 from unimol_scale.store.maintain import verify
 from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord

@@ -22,10 +22,13 @@ from unimol_scale.store.shards import open_store
 @given(data=st.data())
 def test_gather_returns_the_records_asked_for(backend: Backend, scale: float | None, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 15), label="molecules")
-    records = [random_record(data.draw(st.integers(0, 10_000))) for _ in range(count)]
+    labels = data.draw(st.sampled_from([{}, {"gap": "eV", "log S": ""}]), label="labels")
+    records = [random_record(data.draw(st.integers(0, 10_000)), num_labels=len(labels)) for _ in range(count)]
     shard_rows = data.draw(st.integers(1, count), label="rows in a shard")
     with tempfile.TemporaryDirectory() as folder:
-        store = write_store(Path(folder), records, backend=backend, shard_rows=shard_rows, coordinate_scale=scale)
+        store = write_store(
+            Path(folder), records, backend=backend, shard_rows=shard_rows, coordinate_scale=scale, labels=labels
+        )
         split = pickle.loads(pickle.dumps(store.split("train")))
         assert split.num_atoms.tolist() == [len(record.atomic_number) for record in records]
         assert split.num_conformers.tolist() == [len(record.coordinates) for record in records]
@@ -47,6 +50,7 @@ def test_gather_returns_the_records_asked_for(backend: Backend, scale: float | N
         assert not columns.planar_coordinates[:, 2].any()
         origins = [r.conformer_origin[c] for r, c in zip(wanted, conformers, strict=True)]
         assert columns.conformer_origin.tolist() == origins
+        assert columns.labels.tolist() == [list(record.labels) for record in wanted]
 
 
 @settings(max_examples=10, deadline=None)

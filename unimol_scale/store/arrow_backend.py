@@ -15,10 +15,14 @@ from unimol_scale.errors import StoreError
 from unimol_scale.store.schema import (
     ATOM_VOCABULARIES,
     BOND_VOCABULARIES,
+    LABEL_PREFIX,
     PLANAR_SCALE,
     ConformerOrigin,
+    ConformerStereo,
+    Float64,
     Int32,
     Int64,
+    Layout,
     MoleculeColumns,
     arrow_schema,
     ragged_indices,
@@ -36,6 +40,7 @@ class ColumnViews:
         atom_offsets: [R + 1] first atom of each of the R molecules; likewise for bonds, coordinate rows, conformers.
         coordinates: [rows, 3] as stored: int16 units or float32 Å.
         planar_coordinates: [atoms, 2] int16 units of ``PLANAR_SCALE``.
+        labels: [R] of each label, float64.
     """
 
     batch: pa.RecordBatch
@@ -50,6 +55,7 @@ class ColumnViews:
     coordinates: npt.NDArray[Any]
     planar_coordinates: npt.NDArray[np.int16]
     conformer_origin: npt.NDArray[np.uint8]
+    labels: tuple[Float64, ...]
 
     @staticmethod
     def of(batch: pa.RecordBatch) -> "ColumnViews":
@@ -60,6 +66,7 @@ class ColumnViews:
             bond_offsets=_offsets(batch["bond_index"]),
             coordinate_offsets=_offsets(batch["coordinates"]),
             conformer_offsets=_offsets(batch["conformer_origin"]),
+            labels=tuple(batch[name].to_numpy() for name in batch.schema.names if name.startswith(LABEL_PREFIX)),
             **{
                 name: _values(batch[name])
                 for name in (
@@ -98,6 +105,9 @@ class ColumnViews:
             coordinates=coordinates,
             planar_coordinates=planar,
             conformer_origin=self.conformer_origin[self.conformer_offsets[rows] + chosen],
+            labels=np.stack([label[rows] for label in self.labels], axis=1)
+            if self.labels
+            else np.empty((len(rows), 0)),
         )
 
     def check(self) -> None:
@@ -115,6 +125,7 @@ class ColumnViews:
             ("planar_coordinates", num_atoms),
             ("bond_features", num_bonds),
             ("coordinates", num_atoms * num_conformers),
+            ("conformer_stereo", num_conformers),
             ("energy", num_conformers),
         ):
             if not np.array_equal(np.diff(_offsets(self.batch[name])), expected):
@@ -129,6 +140,8 @@ class ColumnViews:
                 raise StoreError(f"the column {name} holds a code outside its vocabulary")
         if np.any(self.conformer_origin > max(ConformerOrigin)) or np.any(self.atomic_number == 0):
             raise StoreError("an atomic number or a conformer origin is outside its range")
+        if np.any(_values(self.batch["conformer_stereo"]) > max(ConformerStereo)):
+            raise StoreError("a conformer's stereo is outside its range")
         if not np.all(np.isfinite(self.coordinates)):
             raise StoreError("a coordinate is not finite")
         self.batch.validate(full=True)
@@ -154,16 +167,16 @@ class ArrowShard:
 
     Args:
         path: the shard file.
-        coordinate_scale: Å per unit, from the manifest.
+        layout: of the store, from the manifest.
 
     Raises:
         StoreError: the file is not an Arrow file of one batch with the expected columns.
     """
 
-    def __init__(self, path: Path, coordinate_scale: float | None) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            if reader.schema != arrow_schema(coordinate_scale) or reader.num_record_batches != 1:
+            if reader.schema != arrow_schema(layout) or reader.num_record_batches != 1:
                 raise StoreError(f"{path}: its columns are not those of the store's schema")
             self._views = ColumnViews.of(reader.get_batch(0))
         except (pa.ArrowInvalid, OSError) as error:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
-from unimol_scale.store.schema import Int32, Int64, arrow_schema
+from unimol_scale.store.schema import Int32, Int64, Layout, arrow_schema
 
 SUFFIX = ".lmdb"
 SCHEMA_KEY = b"schema"
@@ -27,15 +27,15 @@ class LmdbShard:
 
     Args:
         path: the shard file.
-        coordinate_scale: Å per unit, from the manifest.
+        layout: of the store, from the manifest.
 
     Raises:
         StoreError: the file is not an LMDB file with the expected keys.
     """
 
-    def __init__(self, path: Path, coordinate_scale: float | None) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         self._path = path
-        self._schema = arrow_schema(coordinate_scale)
+        self._schema = arrow_schema(layout)
         try:
             self._environment = lmdb.open(
                 str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1

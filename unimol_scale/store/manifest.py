@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from unimol_scale import config
 from unimol_scale.errors import ConfigError, StoreError
-from unimol_scale.store.schema import SCHEMA_VERSION
+from unimol_scale.store.schema import SCHEMA_VERSION, Layout
 
 MANIFEST_NAME = "manifest.json"
 BUILD_COMMAND = "python conformer_gen/build.py --source sample"
@@ -80,6 +80,7 @@ class Manifest:
         planar_scale: Å per unit of the int16 depiction.
         source: name of the source of the molecules.
         seed: of the build.
+        labels: names of the label columns, in their order, and the unit of each.
         hydrogens: whether hydrogens are atoms of the records.
         conformer_recipe: how coordinates were made, parameter by parameter.
         parameters: every other parameter of the build.
@@ -99,7 +100,13 @@ class Manifest:
     versions: Mapping[str, str]
     counts: Counts
     splits: Mapping[str, SplitEntry]
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def layout(self) -> Layout:
+        """What the columns on disk depend on."""
+        return Layout(self.coordinate_scale, tuple(self.labels))
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``; equal manifests give equal text."""

@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from unimol_scale.errors import StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COORDINATE_SCALE = 0.001  # Å per unit of the int16 coordinates of force-field conformers: ±32.767 Å around the centre
 PLANAR_SCALE = 0.01  # Å per unit of the int16 depiction: long chains are drawn at full length, ±327 Å
 INT16_LIMIT = 32767
+LABEL_PREFIX = "label:"  # of the column of a label
 
 MISC = "misc"
 # Codes are positions in these lists, in the order of the Open Graph Benchmark (OGB) and of the released weights; a
@@ -46,6 +47,7 @@ UInt16 = npt.NDArray[np.uint16]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 
 class ConformerOrigin(enum.IntEnum):
@@ -59,6 +61,27 @@ class ConformerOrigin(enum.IntEnum):
     UFF_UNCONVERGED = 5
     ETKDG = 6  # no force field has parameters
     FLAT = 7  # a 2D depiction delivered as a conformer by the source
+
+
+class ConformerStereo(enum.IntEnum):
+    """How the stereo of a conformer compares with that of its SMILES."""
+
+    AS_GIVEN = 0  # the SMILES gives every stereo element, and the conformer has them
+    OPEN = 1  # the SMILES leaves some open, so conformers may be different stereoisomers; those it gives are there
+    CHANGED = 2  # an element that the SMILES gives is another one in the conformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What the columns on disk depend on beside the schema version.
+
+    Attributes:
+        coordinate_scale: Å per unit when coordinates are int16, None when they are float32 Å.
+        labels: names of the label columns, in order.
+    """
+
+    coordinate_scale: float | None = COORDINATE_SCALE
+    labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,9 +98,11 @@ class MoleculeRecord:
         coordinates: [k, n, 3] Å, each conformer centred on its mean; k ≥ 1.
         planar_coordinates: [n, 2] Å, the 2D depiction, centred.
         conformer_origin: [k] codes of ``ConformerOrigin``.
+        conformer_stereo: [k] codes of ``ConformerStereo``.
         energy: [k] kcal/mol; NaN where no force field gave one.
         scaffold: hash of the Murcko scaffold, 64 bits.
         key: hash of ``smiles``, 64 bits.
+        labels: one number for each label of the store, in their order and units; NaN where it is missing.
     """
 
     id: str
@@ -89,9 +114,11 @@ class MoleculeRecord:
     coordinates: Float32
     planar_coordinates: Float32
     conformer_origin: UInt8
+    conformer_stereo: UInt8
     energy: Float32
     scaffold: int
     key: int
+    labels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         n, m, k = len(self.atomic_number), len(self.bond_index), len(self.coordinates)
@@ -103,6 +130,7 @@ class MoleculeRecord:
             "coordinates": (k, n, 3),
             "planar_coordinates": (n, 2),
             "conformer_origin": (k,),
+            "conformer_stereo": (k,),
             "energy": (k,),
         }
         for name, shape in expected.items():
@@ -123,6 +151,7 @@ class MoleculeColumns:
         coordinates: float32 [A, 3] Å, centred per molecule.
         planar_coordinates: float32 [A, 3] Å, centred per molecule, z = 0.
         conformer_origin: uint8 [B] codes of ``ConformerOrigin``, of the conformer chosen.
+        labels: float64 [B, L] in the order and units of the manifest; NaN where missing.
     """
 
     num_atoms: Int32
@@ -134,6 +163,7 @@ class MoleculeColumns:
     coordinates: Float32
     planar_coordinates: Float32
     conformer_origin: UInt8
+    labels: Float64
 
     def take(self, order: Int64) -> "MoleculeColumns":
         """Return the molecules at the positions ``order`` [B'], in that order."""
@@ -149,6 +179,7 @@ class MoleculeColumns:
             coordinates=self.coordinates[atoms],
             planar_coordinates=self.planar_coordinates[atoms],
             conformer_origin=self.conformer_origin[order],
+            labels=self.labels[order],
         )
 
     @staticmethod
@@ -170,13 +201,9 @@ def _starts(lengths: npt.NDArray[Any]) -> Int64:
     return ends - lengths.astype(np.int64, copy=False)
 
 
-def arrow_schema(coordinate_scale: float | None) -> pa.Schema:
-    """Return the schema on disk.
-
-    Args:
-        coordinate_scale: Å per unit when coordinates are int16, None when they are float32 Å.
-    """
-    number = pa.float32() if coordinate_scale is None else pa.int16()
+def arrow_schema(layout: Layout) -> pa.Schema:
+    """Return the schema on disk: the fixed columns, then one float64 column for each label."""
+    number = pa.float32() if layout.coordinate_scale is None else pa.int16()
     columns = {
         "id": pa.string(),
         "smiles": pa.string(),
@@ -187,9 +214,11 @@ def arrow_schema(coordinate_scale: float | None) -> pa.Schema:
         "coordinates": _list(pa.list_(_item(number), 3)),  # conformer after conformer: k·n triples
         "planar_coordinates": _list(pa.list_(_item(pa.int16()), 2)),
         "conformer_origin": _list(pa.uint8()),
+        "conformer_stereo": _list(pa.uint8()),
         "energy": _list(pa.float32()),
         "scaffold": pa.uint64(),
         "key": pa.uint64(),
+        **{f"{LABEL_PREFIX}{name}": pa.float64() for name in layout.labels},
     }
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
@@ -202,24 +231,28 @@ def _list(kind: pa.DataType) -> pa.DataType:
     return pa.list_(_item(kind))
 
 
-def encode(records: Sequence[MoleculeRecord], coordinate_scale: float | None) -> pa.RecordBatch:
-    """Return records as one Arrow batch.
+def encode(records: Sequence[MoleculeRecord], layout: Layout) -> pa.RecordBatch:
+    """Return records, each with a label for each of the layout's, as one Arrow batch.
 
     Raises:
-        StoreError: a coordinate does not fit in 16 bits at that scale.
+        StoreError: a coordinate does not fit in 16 bits at the layout's scale.
     """
-    schema = arrow_schema(coordinate_scale)
+    schema = arrow_schema(layout)
     columns: dict[str, pa.Array] = {}
     for field in schema:
+        if field.name.startswith(LABEL_PREFIX):
+            continue
         values = [getattr(record, field.name) for record in records]
         if field.name == "coordinates":
             values = [
-                quantise(v.reshape(-1, 3), coordinate_scale, record.id)
+                quantise(v.reshape(-1, 3), layout.coordinate_scale, record.id)
                 for v, record in zip(values, records, strict=True)
             ]
         elif field.name == "planar_coordinates":
             values = [quantise(v, PLANAR_SCALE, record.id) for v, record in zip(values, records, strict=True)]
         columns[field.name] = _array(values, field.type)
+    for at, name in enumerate(layout.labels):
+        columns[f"{LABEL_PREFIX}{name}"] = pa.array([record.labels[at] for record in records], pa.float64())
     return pa.record_batch(list(columns.values()), schema=schema)
 
 

@@ -26,7 +26,7 @@ from unimol_scale.store.manifest import (
     SplitEntry,
     read_manifest,
 )
-from unimol_scale.store.schema import Int32, Int64, MoleculeColumns
+from unimol_scale.store.schema import Int32, Int64, Layout, MoleculeColumns
 
 TEMPORARY_SUFFIX = ".tmp"
 BACKENDS: dict[Backend, Any] = {"arrow": arrow_backend, "lmdb": lmdb_backend}
@@ -51,14 +51,14 @@ class Shard(Protocol):
         """Release the file."""
 
 
-def open_shard(path: Path, backend: Backend, coordinate_scale: float | None) -> Shard:
+def open_shard(path: Path, backend: Backend, layout: Layout) -> Shard:
     """Open one shard for reading.
 
     Raises:
         StoreError: it is not a shard of that backend.
     """
     opener = arrow_backend.ArrowShard if backend == "arrow" else lmdb_backend.LmdbShard
-    return opener(path, coordinate_scale)
+    return opener(path, layout)
 
 
 class StoreSplit:
@@ -68,14 +68,14 @@ class StoreSplit:
         path: the store.
         entry: the split's shards.
         backend: format of the shards.
-        coordinate_scale: Å per unit of int16 coordinates, None for float32.
+        layout: of the records.
     """
 
-    def __init__(self, path: Path, entry: SplitEntry, backend: Backend, coordinate_scale: float | None) -> None:
+    def __init__(self, path: Path, entry: SplitEntry, backend: Backend, layout: Layout) -> None:
         self._path = path
         self._entry = entry
         self._backend: Backend = backend
-        self._scale = coordinate_scale
+        self._layout = layout
         # First row of each shard, and the row after the last.
         self._bounds: Int64 = np.cumsum([0, *(shard.rows for shard in entry.shards)], dtype=np.int64)
         self._open: dict[int, Shard] = {}
@@ -97,7 +97,7 @@ class StoreSplit:
             if size != entry.bytes:
                 found = "is missing" if size is None else f"has {size} bytes instead of {entry.bytes}"
                 raise StoreError(f"shard {file} {found}; rebuild the store (unimol-scale store verify checks the rest)")
-            self._open[number] = open_shard(file, self._backend, self._scale)
+            self._open[number] = open_shard(file, self._backend, self._layout)
         return self._open[number]
 
     @property
@@ -144,7 +144,7 @@ class StoreSplit:
             if np.any(wrong := (chosen[positions] < 0) | (chosen[positions] >= available)):
                 at = positions[wrong][0]
                 raise IndexError(f"molecule {indices[at]} has {available[wrong][0]} conformers, not one {chosen[at]}")
-            parts.append(views.gather(rows, chosen[positions], self._scale))
+            parts.append(views.gather(rows, chosen[positions], self._layout.coordinate_scale))
             order.append(positions)
         if len(parts) == 1:
             return parts[0]
@@ -197,7 +197,7 @@ class Store:
         if name not in self.manifest.splits:
             raise StoreError(f"the store at {self.path} has no split {name!r}; {nearest(name, self.manifest.splits)}")
         manifest = self.manifest
-        return StoreSplit(self.path, manifest.splits[name], manifest.backend, manifest.coordinate_scale)
+        return StoreSplit(self.path, manifest.splits[name], manifest.backend, manifest.layout)
 
 
 def open_store(path: Path | str) -> Store:
@@ -295,7 +295,7 @@ def read_shard(store: Store, entry: ShardEntry) -> pa.RecordBatch:
     Raises:
         StoreError: the shard is missing or does not decode.
     """
-    shard = open_shard(store.path / entry.file, store.manifest.backend, store.manifest.coordinate_scale)
+    shard = open_shard(store.path / entry.file, store.manifest.backend, store.manifest.layout)
     with contextlib.closing(shard):
         views, _ = shard.views(np.arange(len(shard.num_atoms)))
         return views.batch

@@ -89,7 +89,7 @@ def test_what_can_not_be_embedded_is_a_failure_with_a_reason(smiles: str, reason
 
 def test_geometry_from_the_file_is_kept_and_centred() -> None:
     given = np.array([[0, 0, 0], [1.5, 0, 0], [2.0, 1.4, 0]], np.float32)
-    result = embed_molecule(molecule("CCO", coordinates=given), CONFIG, 0)
+    result = embed_molecule(molecule("CCO", conformers=given[None], origins=(ConformerOrigin.FILE,)), CONFIG, 0)
     assert isinstance(result, MoleculeRecord)
     np.testing.assert_allclose(result.coordinates[0], given - given.mean(axis=0), atol=1e-6)
     assert result.conformer_origin.tolist() == [ConformerOrigin.FILE]
@@ -99,7 +99,7 @@ def test_geometry_from_the_file_is_kept_and_centred() -> None:
 @pytest.mark.parametrize(("wrong", "reason"), [(np.nan, "not_finite"), (100.0, "out_of_range")])
 def test_coordinates_that_can_not_be_stored_are_a_failure(wrong: float, reason: str) -> None:
     given = np.array([[0, 0, 0], [1.5, 0, 0], [2.0, wrong, 0]], np.float32)
-    result = embed_molecule(molecule("CCO", coordinates=given), CONFIG, 0)
+    result = embed_molecule(molecule("CCO", conformers=given[None], origins=(ConformerOrigin.FILE,)), CONFIG, 0)
     assert isinstance(result, EmbedFailure)
     assert result.reason == reason
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conformer_gen import assemble, driver
 from conformer_gen.config import BuildConfig
 from conformer_gen.pipeline import Job, bisect, missing_jobs
-from conformer_gen.sources import SourceConfig
+from conformer_gen.sources.reader import SourceConfig
 from conformer_gen.worker import Piece, read_hint
 from unimol_scale.errors import ConfigError, StoreError
 

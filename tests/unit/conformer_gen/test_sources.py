@@ -9,7 +9,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from conformer_gen.sources import SourceConfig, SourceName, read_source
+from conformer_gen.sources.reader import SourceConfig, SourceName, read_source
 from unimol_scale.errors import ConfigError, SourceError
 
 

@@ -10,7 +10,7 @@ from store_samples import random_record, write_store
 
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Backend, Counts
-from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES, encode
+from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES, Layout, encode
 from unimol_scale.store.shards import commit_file, open_store
 
 RECORDS = [random_record(number) for number in range(10)]
@@ -91,10 +91,10 @@ def test_an_empty_split_has_length_zero(tmp_path: Path) -> None:
 def test_coordinates_that_do_not_fit_in_16_bits_are_an_error() -> None:
     far = dataclasses.replace(RECORDS[0], coordinates=RECORDS[0].coordinates + 40)
     with pytest.raises(StoreError, match="'molecule-0' reaches beyond ±32"):
-        encode([far], 0.001)
+        encode([far], Layout(0.001))
     missing = dataclasses.replace(RECORDS[0], coordinates=RECORDS[0].coordinates * np.nan)
     with pytest.raises(StoreError, match="not finite"):
-        encode([missing], None)
+        encode([missing], Layout(None))
 
 
 def test_a_record_whose_columns_disagree_is_a_programming_error() -> None:

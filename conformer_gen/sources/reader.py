@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
 
+from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.errors import ConfigError, SourceError, nearest
+from unimol_scale.store.schema import ConformerOrigin
 
 SourceName = Literal["sample", "zinc20", "smiles", "csv", "parquet", "sdf"]
 SUFFIXES: dict[str, tuple[str, ...]] = {
@@ -56,15 +58,6 @@ class SourceConfig:
             raise ConfigError(f"the source {self.name!r} needs --input FILE_OR_DIR")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SourceMolecule:
-    """One row of a source: a SMILES, or an SDF block with the geometry to be kept."""
-
-    id: str
-    smiles: str = ""
-    block: str = ""
-
-
 def input_files(config: SourceConfig) -> list[Path]:
     """Return the files to read, in the order in which they are read.
 
@@ -89,6 +82,16 @@ def input_files(config: SourceConfig) -> list[Path]:
         if config.name == "zinc20" and ZINC22_NAME.match(file.name):
             raise SourceError(f"{file} is named as a ZINC22 tranche; that is another layout, use --source smiles")
     return files
+
+
+def has_geometry(config: SourceConfig) -> bool:
+    """Return whether the source's own coordinates are kept."""
+    return config.name == "sdf"
+
+
+def label_units(config: SourceConfig) -> dict[str, str]:
+    """Return the names of the labels that rows of the source carry, in their order, and their units."""
+    return {}
 
 
 def read_source(config: SourceConfig) -> Iterator[SourceMolecule]:
@@ -232,5 +235,7 @@ def _read_sdf(path: Path) -> Iterator[SourceMolecule]:
                 continue
             if any(part.strip() for part in lines):
                 number += 1
-                yield SourceMolecule(id=lines[0].strip() or f"{_stem(path)}:{number}", block="".join(lines))
+                yield SourceMolecule(
+                    id=lines[0].strip() or f"{_stem(path)}:{number}", block="".join(lines), origin=ConformerOrigin.FILE
+                )
             lines = []

@@ -1,0 +1,1 @@
+"""Where molecules come from: files in, one ``SourceMolecule`` a row out."""

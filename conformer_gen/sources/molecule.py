@@ -1,0 +1,41 @@
+"""What every source yields: one row, as the source has it. Imports NumPy only."""
+
+import dataclasses
+
+from unimol_scale.store.schema import Float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Coordinates that come with a row and are kept, not made again.
+
+    Attributes:
+        symbols: element of each of n atoms, hydrogens included as the source has them.
+        positions: [k, n, 3] Å.
+        origins: [k] codes of ``ConformerOrigin``.
+    """
+
+    symbols: tuple[str, ...]
+    positions: Float32
+    origins: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceMolecule:
+    """One row of a source; everything it lacks is empty.
+
+    Attributes:
+        id: name given by the source, or made from file and row.
+        smiles: of the molecule; with coordinates in ChemAxon's extension where ``origin`` is given.
+        block: MDL mol block, whose graph and coordinates are kept.
+        geometry: coordinates beside ``smiles``.
+        origin: code of ``ConformerOrigin`` of the coordinates in ``smiles`` or ``block``; None: to be made.
+        labels: one number for each label of the source, NaN where it is missing.
+    """
+
+    id: str
+    smiles: str = ""
+    block: str = ""
+    geometry: Geometry | None = None
+    origin: int | None = None
+    labels: tuple[float, ...] = ()
