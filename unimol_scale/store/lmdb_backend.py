@@ -1,8 +1,8 @@
 """LMDB shards: one file, one key a block of molecules, its value the same Arrow columns. Imports LMDB and Arrow only.
 
 Keys: the first row of a block as 8 big-endian bytes; ``schema`` (Arrow schema message); ``num_atoms`` and
-``num_conformers`` (little-endian int32 of all rows, so that sizes are known without decoding records). Every block but
-the last has ``BLOCK_ROWS`` molecules.
+``num_conformers`` (little-endian int32 of all rows, so that sizes are known without decoding records); ``block_rows``
+(decimal), the molecules of every block but the last.
 """
 
 from pathlib import Path
@@ -19,6 +19,7 @@ SUFFIX = ".lmdb"
 SCHEMA_KEY = b"schema"
 NUM_ATOMS_KEY = b"num_atoms"
 NUM_CONFORMERS_KEY = b"num_conformers"
+BLOCK_ROWS_KEY = b"block_rows"
 INT32 = np.dtype("<i4")
 PAGE = 4096
 # Each block costs ~2 kB of message header and page padding; each molecule read costs the decoding of its block.
@@ -47,6 +48,7 @@ class LmdbShard:
             raise StoreError(f"{path} is not a readable LMDB shard: {error}") from error
         if self._get([SCHEMA_KEY])[0] != self._schema.serialize().to_pybytes():
             raise StoreError(f"{path}: its columns are not those of the store's schema")
+        self._block_rows = int(self._get([BLOCK_ROWS_KEY])[0])
         self.num_atoms: Int32 = np.frombuffer(self._get([NUM_ATOMS_KEY])[0], INT32)
         self.num_conformers: Int32 = np.frombuffer(self._get([NUM_CONFORMERS_KEY])[0], INT32)
 
@@ -65,14 +67,14 @@ class LmdbShard:
 
     def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
         """Decode the blocks that hold the molecules ``rows``; return their columns and where in them they stand."""
-        numbers, block_of_row = np.unique(rows // BLOCK_ROWS, return_inverse=True)
-        values = self._get([block_key(number) for number in (numbers * BLOCK_ROWS).tolist()])
+        numbers, block_of_row = np.unique(rows // self._block_rows, return_inverse=True)
+        values = self._get([block_key(number) for number in (numbers * self._block_rows).tolist()])
         try:
             batches = [pa.ipc.read_record_batch(pa.py_buffer(value), self._schema) for value in values]
         except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(f"{self._path} holds a block that does not decode: {error}") from error
         starts = np.cumsum([0, *(batch.num_rows for batch in batches)], dtype=np.int64)
-        return ColumnViews.of(pa.concat_batches(batches)), starts[block_of_row] + rows % BLOCK_ROWS
+        return ColumnViews.of(pa.concat_batches(batches)), starts[block_of_row] + rows % self._block_rows
 
     def close(self) -> None:
         """Unmap the file."""
@@ -98,6 +100,7 @@ def write(path: Path, batch: pa.RecordBatch) -> None:
                 transaction.put(block_key(first), block, append=True)
             transaction.put(NUM_ATOMS_KEY, np.diff(views.atom_offsets).astype(INT32).tobytes())
             transaction.put(NUM_CONFORMERS_KEY, np.diff(views.conformer_offsets).astype(INT32).tobytes())
+            transaction.put(BLOCK_ROWS_KEY, str(BLOCK_ROWS).encode())
             transaction.put(SCHEMA_KEY, batch.schema.serialize().to_pybytes())
         environment.sync(True)
     except lmdb.Error as error:

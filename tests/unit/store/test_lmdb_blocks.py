@@ -71,9 +71,9 @@ def test_a_bit_flipped_in_any_block_is_found(arrow: Store, tmp_path: Path) -> No
 def test_a_shard_without_one_of_its_blocks_says_which(arrow: Store, tmp_path: Path) -> None:
     store = convert(arrow, "lmdb", tmp_path / "lmdb")
     file = store.path / store.manifest.splits["train"].shards[0].file
-    with contextlib.closing(lmdb.open(str(file), subdir=False, lock=False)) as environment:
-        with environment.begin(write=True) as transaction:
-            assert transaction.delete(BLOCK_ROWS.to_bytes(8, "big"))
+    environment = lmdb.open(str(file), subdir=False, lock=False)
+    with contextlib.closing(environment), environment.begin(write=True) as transaction:
+        assert transaction.delete(BLOCK_ROWS.to_bytes(8, "big"))
     with contextlib.closing(LmdbShard(file, store.manifest.layout)) as shard:
         assert shard.views(np.array([BLOCK_ROWS - 1]))[1].tolist() == [BLOCK_ROWS - 1]
         with pytest.raises(StoreError, match=r"shard-00000\.lmdb has no key b"):
