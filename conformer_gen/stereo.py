@@ -128,18 +128,23 @@ def _volumes(centres: Int64, coordinates: Float32 | Float64) -> Float64:
     """Return six times the signed volume of the neighbours' tetrahedra, [k, c] Å³; positive is counter-clockwise."""
     corners = np.where(centres < coordinates.shape[1], centres, centres[:, :1])[:, 1:]
     points = coordinates[:, corners].astype(np.float64)
-    first, second, third = np.moveaxis(points[:, :, :3] - points[:, :, 3:], 2, 0)
-    volumes: Float64 = np.einsum("kcx,kcx->kc", first, np.cross(second, third))
+    volumes: Float64 = np.linalg.det(points[:, :, :3] - points[:, :, 3:])
     return volumes
 
 
 def _alignments(paths: Int64, coordinates: Float32 | Float64) -> Float64:
-    """Return how far the two stereo atoms lie on one side of their bond, [k, d] Å²; negative is opposite sides."""
+    """Return how far the two stereo atoms lie on one side of their bond, [k, d] Å⁴; negative is opposite sides."""
     points = coordinates[:, paths].astype(np.float64)
     axis = points[:, :, 2] - points[:, :, 1]
     one, other = points[:, :, 0] - points[:, :, 1], points[:, :, 3] - points[:, :, 2]
-    alignments: Float64 = np.einsum("kdx,kdx->kd", np.cross(one, axis), np.cross(other, axis))
+    # The product of the parts of both that are perpendicular to the axis, times its squared length.
+    alignments: Float64 = _dot(one, other) * _dot(axis, axis) - _dot(one, axis) * _dot(other, axis)
     return alignments
+
+
+def _dot(one: Float64, other: Float64) -> Float64:
+    product: Float64 = np.einsum("kdx,kdx->kd", one, other)
+    return product
 
 
 def _same_isomer(full: Chem.Mol, elements: _Elements, hands: Int64, sides: Int64) -> bool:

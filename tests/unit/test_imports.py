@@ -16,6 +16,7 @@ ONLY_IN = {
     "rdkit": ["conformer_gen", "unimol_scale/downstream"],
     "ray": ["conformer_gen/pipeline.py", "conformer_gen/curate.py"],
     "deepspeed": ["unimol_scale/engine/zero.py"],
+    "nvmolkit": ["conformer_gen/nvmolkit_engine.py"],
 }
 
 
