@@ -57,8 +57,8 @@ class _Samples:
 def read_rates(path: Path) -> list[StageRate]:
     """Return the rate of every stage with samples at two times or more, in their order; none if there is no file.
 
-    A line is {"seconds": since its run began, "stage": name, "molecules": done by then}. Time that runs backwards is another
-    run. A line that is cut off, which a killed run leaves, is passed over.
+    A line is {"seconds": since its run began, "stage": name, "molecules": done by then}. Time that runs backwards is
+    another run. A line that is cut off, which a killed run leaves, is passed over.
     """
     stages: dict[str, _Samples] = {}
     run, clock = 0, 0.0
