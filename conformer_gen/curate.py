@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,8 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from conformer_gen.embed import stable_hash
-from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.geometry import conformer_origins, ordered_coordinates, parse_row
+from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32
 
@@ -30,17 +32,28 @@ class CurateConfig:
         max_atoms: heavy atoms; larger molecules are rejected, since a pair track costs their square.
         split: "scaffold" puts all molecules of a Murcko scaffold on one side; "random" looks at each molecule.
         valid_fraction: of the distinct molecules that goes to validation, 0 to 0.5.
+        target: molecules to draw from the distinct ones; None, or no fewer than there are, keeps all.
+        temperature: τ of P_scaffold = softmax(P_i / τ), P_i the share of the molecules that have scaffold i, by which
+            they are drawn (Uni-Mol2: 0.005): small favours large scaffolds, large makes all scaffolds alike.
     """
 
     max_atoms: int = 128
     split: Literal["scaffold", "random"] = "scaffold"
     valid_fraction: float = 0.05
+    target: int | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_atoms <= 1000:
             raise ConfigError(f"max_atoms must be 1 to 1000, got {self.max_atoms}")
         if not 0.0 <= self.valid_fraction <= 0.5:
             raise ConfigError(f"valid_fraction must be 0 to 0.5, got {self.valid_fraction}")
+        if (self.target is None) != (self.temperature is None):
+            raise ConfigError("curate.target and curate.temperature need each other: give both, or neither")
+        if self.target is not None and self.target < 1:
+            raise ConfigError(f"target must be at least 1, got {self.target}")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature must be above 0 and finite, got {self.temperature}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +63,8 @@ class Curated:
     Attributes:
         smiles: canonical, isomeric, largest fragment, no hydrogens as atoms, no atom maps.
         scaffold_smiles: Murcko scaffold without stereo; empty for molecules without rings.
-        conformers: [k, n, 3] Å in the order of ``smiles`` where the source has geometry.
+        conformers: [k, n, 3] Å where the source has geometry: heavy atoms in the order of ``smiles``, followed by the
+            hydrogens, in the order of RDKit's ``AddHs``, if the source has all of them.
         origins: [k] codes of ``ConformerOrigin``; empty where conformers are to be made.
     """
 
@@ -58,14 +72,6 @@ class Curated:
     scaffold_smiles: str
     conformers: Float32 | None = None
     origins: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A row that is not: a short reason to count by, and the detail of this one."""
-
-    reason: str
-    detail: str
 
 
 def curate_molecule(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
@@ -78,10 +84,11 @@ def curate_molecule(row: SourceMolecule, config: CurateConfig) -> Curated | Reje
 
 
 def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
-    parsed = _parse(row)
+    parsed = parse_row(row)
     if isinstance(parsed, Rejected):
         return parsed
-    molecule = _largest_fragment(Chem.RemoveAllHs(parsed))
+    fragment = _largest_fragment(parsed)
+    molecule = Chem.RemoveAllHs(fragment)
     dummies = sum(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms())
     heavy = molecule.GetNumHeavyAtoms()
     if dummies:
@@ -90,39 +97,19 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
         return Rejected(reason="no_heavy_atom", detail="nothing but hydrogen")
     if heavy > config.max_atoms:
         return Rejected(reason="too_many_atoms", detail=f"{heavy} heavy atoms, at most {config.max_atoms} are allowed")
-    if row.origin is not None and not (molecule.GetNumConformers() and molecule.GetConformer().Is3D()):
-        return Rejected(
-            reason="no_geometry", detail="the record has no 3D coordinates; use a SMILES source to make them"
-        )
     for atom in molecule.GetAtoms():
         atom.SetAtomMapNum(0)  # a label of the source, not part of the molecule
     smiles = Chem.MolToSmiles(molecule)
-    if row.origin is None:
+    origins = conformer_origins(row, fragment)
+    if not origins:
         return Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(molecule))
     order = list(molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
-    positions = [conformer.GetPositions()[order] for conformer in molecule.GetConformers()]
     return Curated(
         smiles=smiles,
         scaffold_smiles=scaffold_smiles(molecule),
-        conformers=np.stack(positions).astype(np.float32),
-        origins=(row.origin,) * len(positions),
+        conformers=ordered_coordinates(fragment, order),
+        origins=origins,
     )
-
-
-def _parse(row: SourceMolecule) -> Chem.Mol | Rejected:
-    if row.block:
-        from_file: Chem.Mol | None = Chem.MolFromMolBlock(row.block)
-        return from_file or Rejected(reason="not_parsed", detail="RDKit can not read this SDF record")
-    if not row.smiles:
-        return Rejected(reason="empty", detail="the row has no SMILES")
-    from_smiles: Chem.Mol | None = Chem.MolFromSmiles(row.smiles)
-    if from_smiles is not None:
-        return from_smiles
-    raw = Chem.MolFromSmiles(row.smiles, sanitize=False)
-    if raw is None:
-        return Rejected(reason="not_parsed", detail="this is not a SMILES")
-    problems = [problem.Message() for problem in Chem.DetectChemistryProblems(raw)]
-    return Rejected(reason="not_sanitised", detail="; ".join(problems) or "RDKit refuses its chemistry")
 
 
 def scaffold_smiles(molecule: Chem.Mol) -> str:

@@ -87,7 +87,8 @@ class CuratedMolecule:
         smiles: canonical SMILES; its atom order is the record's.
         key: hash of ``smiles``, 64 bits; also seeds the embedding.
         scaffold: hash of the Murcko scaffold, 64 bits.
-        conformers: [k, n, 3] Å from the source in the order of ``smiles``, or None to make them.
+        conformers: [k, n, 3] Å from the source, or None to make them; heavy atoms in the order of ``smiles``, then,
+            where the source has all of them, the hydrogens in the order of ``AddHs``.
         origins: [k] codes of ``ConformerOrigin`` of ``conformers``.
         labels: carried along.
     """
@@ -197,10 +198,13 @@ def _record_from_file(
     """Return the record of given geometry, all of it: what the file says is flagged, never dropped."""
     assert molecule.conformers is not None
     origin = np.array(molecule.origins, np.uint8)
+    basis = full if config.hydrogens else heavy
+    if molecule.conformers.shape[1] < basis.GetNumAtoms():
+        raise _FailedError("no_hydrogens", "the source has no coordinates for every hydrogen")
     return _record(
         molecule,
-        basis=full if config.hydrogens else heavy,
-        coordinates=molecule.conformers,
+        basis=basis,
+        coordinates=molecule.conformers[:, : basis.GetNumAtoms()],
         origin=origin,
         stereo=compare_stereo(full, molecule.conformers, flat=origin == ConformerOrigin.FLAT),
         energy=np.full(len(origin), np.nan, np.float32),

@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
-from rdkit import Chem
-from rdkit.Chem import rdDistGeom
 
 from conformer_gen.curate import CurateConfig, Curated, Rejected, choose_valid, curate_molecule, first_occurrences
 from conformer_gen.embed import stable_hash
 from conformer_gen.sources.molecule import SourceMolecule
-from unimol_scale.store.schema import ConformerOrigin
 
 
 def curate(smiles: str, **keys: int) -> Curated | Rejected:
@@ -59,28 +56,6 @@ def test_the_scaffold_forgets_side_chains_and_stereo() -> None:
         if isinstance(result := curate(smiles), Curated)
     }
     assert scaffolds == {"C1CCOCC1"}
-
-
-def test_geometry_of_the_file_follows_the_canonical_atom_order() -> None:
-    molecule = Chem.AddHs(Chem.MolFromSmiles("OC(=O)c1ccccc1N"))
-    rdDistGeom.EmbedMolecule(molecule, 7)
-    shuffled = Chem.RenumberAtoms(molecule, np.random.default_rng(0).permutation(molecule.GetNumAtoms()).tolist())
-    result = curate_molecule(
-        SourceMolecule(id="x", block=Chem.MolToMolBlock(shuffled), origin=ConformerOrigin.FILE), CurateConfig()
-    )
-    assert isinstance(result, Curated)
-    assert result.conformers is not None
-    basis = Chem.MolFromSmiles(result.smiles)
-    match = molecule.GetSubstructMatch(basis)
-    expected = molecule.GetConformer().GetPositions()[list(match)]
-    np.testing.assert_allclose(result.conformers[0], expected, atol=1e-4)
-
-
-def test_a_flat_sdf_record_is_not_taken_for_geometry() -> None:
-    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
-    result = curate_molecule(SourceMolecule(id="x", block=block, origin=ConformerOrigin.FILE), CurateConfig())
-    assert isinstance(result, Rejected)
-    assert result.reason == "no_geometry"
 
 
 def test_first_occurrences() -> None:
