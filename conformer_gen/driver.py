@@ -6,7 +6,7 @@ import itertools
 import shutil
 import time
 
-from conformer_gen import assemble, pipeline, report
+from conformer_gen import assemble, nvmolkit_engine, pipeline, report, workspace
 from conformer_gen.config import BuildConfig
 from conformer_gen.embed import embed_molecule
 from conformer_gen.sources.reader import input_files, read_source
@@ -58,6 +58,7 @@ def build(config: BuildConfig, embedder: Embedder = embed_molecule) -> BuildResu
         embedder: makes one record; another one than RDKit's may be given.
 
     Raises:
+        ConfigError: the engine asked for can not work here.
         SourceError: an input is missing, or holds no usable molecule.
         ConformerError: no molecule got a conformer.
         StoreError: the output directory is not free, or can not be written.
@@ -72,21 +73,24 @@ def build(config: BuildConfig, embedder: Embedder = embed_molecule) -> BuildResu
 
 def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
     began = time.monotonic()
+    if config.embed.engine == "nvmolkit":
+        nvmolkit_engine.require_gpus(config.embed)
     output = config.directory
-    plan = assemble.plan_build(config)
-    if assemble.claim(output, plan, config.task_size):
+    plan = workspace.plan_build(config)
+    if workspace.claim(output, plan, config.task_size):
         return BuildResult(store=open_store(output), seconds=None, molecules=0)
-    work = output / assemble.WORK_NAME
+    work = output / workspace.WORK_NAME
     job = EmbedJob(
         config=config.embed,
         seed=config.seed,
         layout=Layout(plan["coordinate_scale"], tuple(plan["labels"])),
         embedder=embedder,
     )
-    with assemble.locked(output):
-        outcome = pipeline.run_stages(config, work.absolute(), job)
-        manifest = assemble.assemble(output, config, plan, outcome.selection)
-        report.write_report(_unfinished_store(config, manifest), output / assemble.FAILURES_NAME)
+    with workspace.locked(output):
+        with pipeline.on_ray(config):
+            outcome = pipeline.run_stages(config, work.absolute(), job)
+            manifest = assemble.assemble(output, config, plan, outcome.selection, pipeline.runner(config))
+        report.write_report(_unfinished_store(config, manifest), output / assemble.FAILURES_NAME, work)
         write_manifest(output, manifest)
         shutil.rmtree(work)
     return BuildResult(store=open_store(output), seconds=time.monotonic() - began, molecules=outcome.num_embedded)
