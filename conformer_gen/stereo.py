@@ -157,10 +157,14 @@ def _same_isomer(full: Chem.Mol, elements: _Elements, hands: Int64, sides: Int64
     for bond in elements.bonds[sides != elements.sides]:
         turned = other.GetBondWithIdx(int(bond))
         turned.SetStereo(OPPOSITE[turned.GetStereo()])
+    # RDKit writes double bonds by the directions of the bonds beside them, which still are the old ones.
+    for single in other.GetBonds():
+        single.SetBondDir(Chem.BondDir.NONE)
+    Chem.SetDoubleBondNeighborDirections(other)
     return _canonical(other) == _canonical(full)
 
 
 def _canonical(molecule: Chem.Mol) -> str:
-    # Twice, since tags that were set by hand are perceived anew only on reading.
-    smiles: str = Chem.MolToSmiles(Chem.MolFromSmiles(Chem.MolToSmiles(molecule)))
-    return smiles
+    written: str = Chem.MolToSmiles(molecule)
+    read = Chem.MolFromSmiles(written)  # tags that were set by hand are ranked anew only on reading
+    return written if read is None else str(Chem.MolToSmiles(read))
