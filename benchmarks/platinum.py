@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -79,7 +80,7 @@ def by_builder(smiles: str, conformers: int, seed: int) -> Chem.Mol | None:
 def by_plain_rdkit(smiles: str, conformers: int, seed: int) -> Chem.Mol | None:
     """Return the heavy atoms with conformers as one writes it at first, from the seed that the builder uses."""
     full = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    parameters = rdDistGeom.ETKDGv3()
+    parameters: Any = rdDistGeom.ETKDGv3()
     parameters.randomSeed = stable_hash(seed, stable_hash(smiles)) & 0x7FFFFFFF
     try:
         rdDistGeom.EmbedMultipleConfs(full, conformers, parameters)

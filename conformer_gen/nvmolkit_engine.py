@@ -4,6 +4,8 @@ The GPU embeds (ETKDGv3, random starting coordinates, the only kind it has) and 
 that is the CPU's own code: its minimiser goes on from the GPU's minimum and says whether it converged and at what
 energy, then stereo, pruning and record as ever. What the GPU does not deliver in full, the CPU makes from the start.
 
+What CUDA allocates on the host counts towards ``task_memory``; workers share the GPUs, pieces take them in turn.
+
 nvmolkit takes one seed for a whole batch, so the coordinates of a molecule depend on the piece it is in; the CPU
 engine's promise, that only seed and molecule matter, does not hold here. Nothing in this file has been timed, or run on
 a GPU: its tests stand in for nvmolkit, whose interface is that of version 0.6.
