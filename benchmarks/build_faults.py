@@ -178,10 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         [
             "# A build under fire",
             "",
-            f"{options.rows:,} rows of `{options.source}` {' '.join(Path(name).name for name in options.input)}".rstrip()
-            + "; "
+            f"{options.rows:,} rows of {' '.join([options.source, *(Path(name).name for name in options.input)])}; "
             f"{datetime.date.today():%Y-%m-%d}; {_processor()}, {len(os.sched_getaffinity(0))} cores.",
-            f"`benchmarks/build_faults.py --rows {options.rows} --kills {options.kills} --seed {options.seed}` made this.",
+            f"Options: `--rows {options.rows} --kills {options.kills} --seed {options.seed}`.",
             "",
             "| build | seconds | starts | kills | files | files unlike the first build's | manifest SHA-256 |",
             "|---|---|---|---|---|---|---|",
