@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conformer_gen.pictures import ORIGIN_LABELS, STEREO_LABELS, draw_all
+from conformer_gen.progress import SAMPLES_NAME
 from conformer_gen.rates import read_rates
 from conformer_gen.selection import Selection, read_selection
 from conformer_gen.tallies import Tallies, tally
@@ -14,7 +15,6 @@ from unimol_scale.store.manifest import Manifest
 from unimol_scale.store.shards import Store, commit_text
 
 REPORT_NAME = "report.md"
-PROGRESS_NAME = "progress.jsonl"
 MOST_CAUSES = 20
 LONGEST_CELL = 60  # characters
 Lines = list[str]
@@ -31,7 +31,7 @@ def write_report(store: Store, failures: Path, work: Path) -> None:
     selection = read_selection(work)
     assert selection is not None, "a store is assembled from a selection"
     tallies = tally(store, failures)
-    pictures = draw_all(tallies, selection, read_rates(work / PROGRESS_NAME), store.path)
+    pictures = draw_all(tallies, selection, read_rates(work / SAMPLES_NAME), store.path)
     commit_text(store.path / REPORT_NAME, "\n".join(_report(store.manifest, selection, tallies, pictures)))
 
 
