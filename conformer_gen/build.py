@@ -21,8 +21,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command; each flag is short for a key of ``BuildConfig``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--source", metavar="S", help="sample, zinc20, smiles, csv, parquet or sdf")
-    add("--input", type=Path, nargs="+", metavar="PATH", help="files or directories of that source")
+    add("--source", metavar="S", help="sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9 or unimol-lmdb")
+    add("--input", nargs="+", metavar="PATH", help="files, directories, URLs, .uri lists; zinc20: C[A-D]AA too")
     add("--output", type=Path, metavar="DIR", help="where the store goes (default: data/<source>)")
     add("--backend", help="arrow (default) or lmdb")
     add("--conformers", type=int, metavar="K", help="conformers of each molecule (default 1)")

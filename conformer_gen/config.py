@@ -6,7 +6,8 @@ from pathlib import Path
 
 from conformer_gen.curate import CurateConfig
 from conformer_gen.embed import EmbedConfig
-from conformer_gen.sources.reader import SourceConfig
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.reader import may_lack_geometry
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
 
@@ -59,10 +60,8 @@ class BuildConfig:
             raise ConfigError(f"task_memory must be at least {SMALLEST_TASK_MEMORY} (MiB), got {self.task_memory}")
         if self.limit_s <= 2 * self.embed.timeout_s:
             raise ConfigError("limit_s must exceed two embedding tries: raise it, or lower embed.timeout_s")
-        if self.source.name == "sdf" and (self.embed.hydrogens or self.embed.conformers != 1):
-            raise ConfigError(
-                "the source 'sdf' keeps the file's one heavy-atom geometry: no --hydrogens, --conformers 1"
-            )
+        if not may_lack_geometry(self.source) and self.embed.conformers != 1:
+            raise ConfigError(f"the source {self.source.name!r} keeps the geometry of its files: no --conformers")
 
     @property
     def directory(self) -> Path:

@@ -9,7 +9,8 @@ import time
 from conformer_gen import assemble, nvmolkit_engine, pipeline, report, workspace
 from conformer_gen.config import BuildConfig
 from conformer_gen.embed import embed_molecule
-from conformer_gen.sources.reader import input_files, read_source
+from conformer_gen.sources.locations import locate
+from conformer_gen.sources.reader import read_source
 from conformer_gen.worker import Embedder, EmbedJob
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import Manifest
@@ -106,12 +107,14 @@ def estimate(config: BuildConfig) -> str:
     Raises:
         SourceError: an input is missing or unreadable.
     """
-    files = input_files(config.source)
+    files = locate(config.source)
     rows = sum(1 for _ in read_source(config.source))
     conformers = config.embed.conformers
     hours = rows * (FIRST_CONFORMER_S + NEXT_CONFORMER_S * (conformers - 1)) / 3600
     size = rows * (BYTES_WITHOUT_COORDINATES + BYTES_OF_CONFORMER * conformers)
-    names = ", ".join(file.name for file in itertools.islice(files, 3)) + (", …" if len(files) > 3 else "")
+    names = ", ".join(file.rsplit("/", 1)[-1] for file in itertools.islice(files, 3)) + (
+        ", …" if len(files) > 3 else ""
+    )
     return "\n".join(
         [
             f"would read {rows:,} rows from {len(files)} file{'s' if len(files) != 1 else ''} ({names})",

@@ -31,6 +31,7 @@ from conformer_gen.worker import EmbedJob
 from unimol_scale.errors import StoreError
 
 OBJECT_STORE_BYTES = 100 * 2**20  # arguments of the tasks in flight; results go to files
+DOWNLOADS = "downloads"  # in the work directory
 IN_FLIGHT_PER_CPU = 3  # enough that no worker waits for the driver
 
 
@@ -157,7 +158,7 @@ def _curate_jobs(config: BuildConfig, work: Path, skip: Callable[[int], None]) -
     def chunks() -> Iterator[tuple[int, list[SourceMolecule]]]:
         rows: list[SourceMolecule] = []
         chunk = 0
-        for row in read_source(config.source):
+        for row in read_source(config.source, work / DOWNLOADS):
             rows.append(row)
             if len(rows) == config.task_size:
                 yield chunk, rows

@@ -16,7 +16,8 @@ from rdkit import rdBase
 
 from conformer_gen import nvmolkit_engine
 from conformer_gen.config import BuildConfig
-from conformer_gen.sources.reader import has_geometry, input_files, label_units
+from conformer_gen.sources.locations import describe
+from conformer_gen.sources.reader import check_source, has_geometry, label_units, may_lack_geometry
 from unimol_scale import config as strict
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, read_manifest
@@ -32,16 +33,18 @@ def plan_build(config: BuildConfig) -> Tree:
     """Return everything that the content of the store depends on, as the fields of its manifest.
 
     Raises:
-        SourceError: an input is missing.
+        SourceError: an input is missing, or is not what it claims to be.
     """
+    check_source(config.source)
     geometry_from_file = has_geometry(config.source)
-    recipe = (
-        {"method": "from file"} if geometry_from_file else {"method": "ETKDGv3, MMFF94, else UFF, else as embedded"}
-    )
-    if not geometry_from_file:
+    methods = ["from file"] * geometry_from_file
+    recipe: Tree = {}
+    if may_lack_geometry(config.source):
+        methods.append("ETKDGv3, MMFF94, else UFF, else as embedded")
         recipe |= strict.to_tree(config.embed)
         del recipe["hydrogens"]
         del recipe["gpus"]  # of this machine
+    recipe["method"] = "; where there is none: ".join(methods)
     return {
         "backend": config.backend,
         "coordinate_scale": None if geometry_from_file else COORDINATE_SCALE,
@@ -52,8 +55,7 @@ def plan_build(config: BuildConfig) -> Tree:
         "hydrogens": config.embed.hydrogens,
         "conformer_recipe": recipe,
         "parameters": {
-            # Names and sizes, not paths: a store does not say on which machine it was made.
-            "inputs": [f"{file.name} ({file.stat().st_size} bytes)" for file in input_files(config.source)],
+            "inputs": describe(config.source),
             "limit": config.source.limit,
             "smiles_column": config.source.smiles_column,
             "id_column": config.source.id_column,
