@@ -34,8 +34,9 @@ from rich.console import Console
 from conformer_gen.config import BuildConfig
 from conformer_gen.curate import CurateConfig, Curated, curate_molecule
 from conformer_gen.embed import EmbedConfig
+from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.reader import SourceConfig, SourceName, read_source
+from conformer_gen.sources.reader import read_source
 from unimol_scale.store.maintain import convert
 from unimol_scale.store.shards import Store, open_store
 
@@ -92,7 +93,7 @@ def configure(
     path = folder / f"{name}.smi"
     path.write_text("".join(f"{row.smiles}\t{row.id}\n" for row in rows))
     return BuildConfig(
-        source=SourceConfig(name="smiles", input=(path,)),
+        source=SourceConfig(name="smiles", input=(str(path),)),
         embed=EmbedConfig(conformers=conformers),
         output=folder / name,
         workers=workers,
@@ -220,8 +221,7 @@ def parse() -> argparse.Namespace:
 
 def run(options: argparse.Namespace, folder: Path) -> list[str]:
     """Measure everything; return the lines of the tables."""
-    source: SourceName = options.source
-    rows = list(read_source(SourceConfig(name=source, input=(options.input,), limit=options.rows)))
+    rows = list(read_source(SourceConfig(name=options.source, input=(str(options.input),), limit=options.rows)))
     many = grown(rows, GROWTH * len(rows))
     draw = random.Random(SEED)
     curated = [curate_molecule(row, CurateConfig()) for row in draw.sample(rows, min(options.sample, len(rows)))]

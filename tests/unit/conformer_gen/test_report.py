@@ -39,8 +39,8 @@ def finish(root: Path, backend: Backend = "arrow", failed: list[tuple[str, ...]]
         num_read=30,
         num_rejected=1,
         num_duplicates=4,
-        num_not_sampled=0,
-        num_kept=25,
+        num_not_sampled=7,
+        num_kept=18,
         num_valid=6,
         num_scaffolds=12,
         num_single_scaffolds=5,
@@ -106,6 +106,7 @@ def test_the_report_shows_every_picture_that_it_names_and_the_numbers(finished: 
     named = {line.split("(")[-1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     names = ["atoms", "elements", "scaffolds", "origins", "conformers", "failures"]
     assert named == {path.name for path in store.path.glob("*.png")} == {f"{name}.png" for name in names}
+    assert "failed + 7 not sampled." in text
     assert "| train | 17 | 73.9% |" in text
     assert "6 Murcko scaffolds, none of them also in train" in text
     assert "| `c1ccccc1` | 9 |" in text
