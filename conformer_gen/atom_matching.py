@@ -27,8 +27,8 @@ def match_atoms(molecule: Chem.Mol, geometry: Geometry) -> list[int] | None:
 
     Args:
         molecule: from a SMILES, with all hydrogens as atoms.
-        geometry: of the same atoms. Its first conformer that is no depiction tells the bonds; where all are
-            depictions, atoms that stand in the order of the SMILES are taken to be those.
+        geometry: of the same atoms. Atoms in the order of the SMILES need one conformer with its bonds; else the
+            first that is no depiction tells the bonds. Where all are depictions, the order of the SMILES is taken.
 
     Returns:
         The order; None if elements or bonds differ. Of several matches, one that has the stereo of the SMILES if
@@ -41,10 +41,10 @@ def match_atoms(molecule: Chem.Mol, geometry: Geometry) -> list[int] | None:
         return None
     if not solid:
         return list(range(len(symbols)))
+    if in_order and any(_has_bonds_of(molecule, geometry, conformer) for conformer in solid):
+        return list(range(len(symbols)))
     positions = geometry.positions[solid[0]].astype(np.float64)
     relative = _relative_distances(geometry.symbols, positions)
-    if in_order and _agree(_bonds(molecule), relative):
-        return list(range(len(symbols)))
     order = _match_bonds(molecule, geometry.symbols, positions, relative)
     return order and _with_given_stereo(molecule, order, positions)
 
@@ -73,6 +73,14 @@ def _relative_distances(symbols: Sequence[str], positions: Float64) -> Float64:
 
 def _bonds(molecule: Chem.Mol) -> Bonds:
     return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()]
+
+
+def _has_bonds_of(molecule: Chem.Mol, geometry: Geometry, conformer: int) -> bool:
+    relative = _relative_distances(geometry.symbols, geometry.positions[conformer].astype(np.float64))
+    for fragment in Chem.GetMolFrags(molecule):  # each embedded on its own, they may lie upon each other
+        outside = np.setdiff1d(np.arange(len(relative)), fragment)
+        relative[np.ix_(fragment, outside)] = np.inf
+    return _agree(_bonds(molecule), relative)
 
 
 def _agree(bonds: Bonds, relative: Float64) -> bool:

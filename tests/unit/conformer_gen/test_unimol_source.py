@@ -10,8 +10,11 @@ from typing import Any
 import lmdb
 import numpy as np
 import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 
-from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.curate import CurateConfig, Curated, curate_molecule
+from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from conformer_gen.sources.unimol import read_unimol, unimol_labels
 from unimol_scale.errors import SourceError
 from unimol_scale.store.schema import ConformerOrigin
@@ -155,3 +158,45 @@ def test_the_real_file_is_read_whole_with_its_flat_conformers_marked(shared_data
     assert {key: count for key, count in flat.items() if count > 1} == {"140": 11, "5": 11, "95": 11, "142": 4}
     assert max(len(geometry.symbols) for geometry in geometries.values()) == 276
     assert {len(row.labels) for row in found} == {2}
+
+
+def embedded(smiles: str) -> tuple[list[str], np.ndarray]:
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(molecule, randomSeed=1) == 0
+    return [atom.GetSymbol() for atom in molecule.GetAtoms()], molecule.GetConformer().GetPositions()
+
+
+def curated(tmp_path: Path, smiles: str, atoms: list[str], *conformers: np.ndarray) -> Curated | Rejected:
+    (row,) = rows(tmp_path, {"atoms": atoms, "coordinates": list(conformers), "smi": smiles})
+    return curate_molecule(row, CurateConfig())
+
+
+def test_fragments_that_lie_upon_each_other_are_told_apart(tmp_path: Path) -> None:
+    atoms, positions = embedded("CCO.CC(=O)O")
+    shift = positions[3:7].mean(axis=0) - positions[:3].mean(axis=0)
+    first = Chem.GetMolFrags(Chem.AddHs(Chem.MolFromSmiles("CCO.CC(=O)O")))[0]
+    positions[list(first)] += shift
+    found = curated(tmp_path, "CCO.CC(=O)O", atoms, positions)
+    assert isinstance(found, Curated), found
+    assert found.smiles == "CC(=O)O"
+
+
+def test_one_stretched_conformer_among_others_is_no_other_molecule(tmp_path: Path) -> None:
+    atoms, positions = embedded("CCO")
+    stretched = positions.copy()
+    stretched[3] += 0.4 * (positions[3] - positions[0])
+    found = curated(tmp_path, "CCO", atoms, stretched, positions)
+    assert isinstance(found, Curated), found
+    assert isinstance(curated(tmp_path, "CCO", atoms, positions[[1, 2, 0, *range(3, 9)]]), Rejected)
+
+
+def test_every_molecule_of_the_real_file_is_matched_to_its_smiles(shared_data: Path) -> None:
+    kept = {}
+    for row in read_unimol(shared_data / "uni-mol-lmdb" / "clintox_valid.lmdb"):
+        found = curate_molecule(row, CurateConfig(max_atoms=256))
+        assert isinstance(found, Curated), (row.id, found)
+        assert found.conformers is not None
+        assert found.origins == (row.geometry.origins if row.geometry else None)
+        kept[found.smiles] = found.conformers.shape
+    assert len(kept) == 148
+    assert {shape[0] for shape in kept.values()} == {11}
