@@ -34,8 +34,6 @@ def distinct(heavy: Chem.Mol, coordinates: Float64, order: Int64, threshold: flo
         threshold: Å of root-mean-square deviation after the best alignment over the molecule's symmetries (RDKit's
             GetBestRMS, at most ``MAX_MATCHES`` of them).
     """
-    if len(order) < 2:
-        return order
     carrier = Chem.Mol(heavy)
     carrier.RemoveAllConformers()
     for positions in coordinates[order]:

@@ -105,8 +105,9 @@ def turning_over(monkeypatch: pytest.MonkeyPatch, which: slice) -> None:
     monkeypatch.setattr(embed, "_minimise", minimise_and_turn)
 
 
-def test_conformers_whose_stereo_changed_are_dropped_or_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
-    turning_over(monkeypatch, slice(0, 1))
+@pytest.mark.parametrize("turned", [0, 1, 2])
+def test_conformers_whose_stereo_changed_are_dropped_or_flagged(turned: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    turning_over(monkeypatch, slice(turned, turned + 1))
     flagged = record_of(CHIRAL, conformers=3, stereo="keep")
     assert sorted(flagged.conformer_stereo.tolist()) == [0, 0, ConformerStereo.CHANGED]
     dropped = record_of(CHIRAL, conformers=3)

@@ -85,9 +85,14 @@ def test_a_depiction_shows_double_bonds_and_no_centres() -> None:
     assert codes("C[C@H](N)C(=O)O", of="C[C@H](N)C(=O)O", flat=True) == [OPEN, OPEN]
 
 
-def test_a_centre_that_lies_flat_has_lost_its_stereo() -> None:
-    full, coordinates = embedded("C[C@H](N)C(=O)O")
+@pytest.mark.parametrize("smiles", [CHIRAL[0], "C[C@H](O)[C@@H](C)O"])
+def test_a_centre_that_lies_flat_has_lost_its_stereo(smiles: str) -> None:
+    full, coordinates = embedded(smiles)
     assert compare_stereo(full, coordinates * [1, 1, 0], np.zeros(2, bool)).tolist() == [CHANGED, CHANGED]
+
+
+def test_double_bonds_that_trade_places_make_the_same_molecule() -> None:
+    assert codes("C/C=C/C=C\\C", of="C/C=C\\C=C\\C") == [AS_GIVEN, AS_GIVEN]
 
 
 def test_the_arrangement_around_a_metal_is_not_judged() -> None:
