@@ -244,14 +244,17 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
         raise ConformerError(
             f"none of {selection.num_kept:,} molecules got a conformer; {output / FAILURES_NAME} has the reasons"
         )
-    duplicates = selection.num_read - selection.num_rejected - selection.num_kept
-    if selection.num_read != stored + duplicates + failed:
+    duplicates, not_sampled = selection.num_duplicates, selection.num_not_sampled
+    if selection.num_read != stored + duplicates + failed + not_sampled:
         raise StoreError(
             f"{output / WORK_NAME} does not hold what was selected: {selection.num_read:,} rows were read, but "
-            f"{stored:,} are stored + {duplicates:,} duplicates + {failed:,} failed; was it changed by hand? "
+            f"{stored:,} are stored + {duplicates:,} duplicates + {failed:,} failed + "
+            f"{not_sampled:,} not sampled; was it changed by hand? "
             f"delete {output} and build again"
         )
-    counts = Counts(read=selection.num_read, stored=stored, duplicates=duplicates, failed=failed)
+    counts = Counts(
+        read=selection.num_read, stored=stored, duplicates=duplicates, failed=failed, not_sampled=not_sampled
+    )
     return strict.build(
         Manifest,
         {**plan, "counts": dataclasses.asdict(counts), "splits": strict.to_tree(splits)},

@@ -1,27 +1,23 @@
-"""Which molecules enter a store, in which form and which split. Imports RDKit.
+"""Which rows are molecules for a store, and in which form: looks at one row. Imports RDKit.
 
-``curate_molecule`` looks at one row; ``first_occurrences`` and ``choose_valid`` look at the hashes of all of them.
+What only the whole set can tell (duplicates, sample, split) is chosen in whole_set.py.
 """
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from conformer_gen.embed import stable_hash
 from conformer_gen.geometry import conformer_origins, ordered_coordinates, parse_row
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32
 
-UInt64 = npt.NDArray[np.uint64]
-Bool = npt.NDArray[np.bool_]
-# A scaffold larger than this part of the validation budget stays in train, so that validation sees many scaffolds.
-LARGEST_SCAFFOLD_SHARE = 4
+# RDKit counts what it takes for unpaired electrons from usual valences, which dative bonds to metals do not have.
+NON_METALS = {1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55), 85, 86}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +26,13 @@ class CurateConfig:
 
     Attributes:
         max_atoms: heavy atoms; larger molecules are rejected, since a pair track costs their square.
+        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
+        radicals: "reject" neutral molecules with unpaired electrons, most of which are SMILES with a hydrogen
+            forgotten, such as C[S](=O)=O; or "keep" them. Always kept: radical ions; metals, whose count of unpaired
+            electrons means little; and rows that bring their own geometry, which needs no valences.
+        exclude: files (SMILES, CSV, Parquet or SDF) of molecules that must not enter the store, such as benchmarks.
+        exclude_by: what an excluded molecule takes with it: the same "molecule" whatever its stereo, isotopes and
+            charges; all with its Murcko "scaffold", if it has rings; or "both".
         split: "scaffold" puts all molecules of a Murcko scaffold on one side; "random" looks at each molecule.
         valid_fraction: of the distinct molecules that goes to validation, 0 to 0.5.
         target: molecules to draw from the distinct ones; None, or no fewer than there are, keeps all.
@@ -38,6 +41,10 @@ class CurateConfig:
     """
 
     max_atoms: int = 128
+    fragments: Literal["largest", "reject"] = "largest"
+    radicals: Literal["reject", "keep"] = "reject"
+    exclude: tuple[Path, ...] = ()
+    exclude_by: Literal["molecule", "scaffold", "both"] = "molecule"
     split: Literal["scaffold", "random"] = "scaffold"
     valid_fraction: float = 0.05
     target: int | None = None
@@ -87,29 +94,53 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
     parsed = parse_row(row)
     if isinstance(parsed, Rejected):
         return parsed
-    fragment = _largest_fragment(parsed)
+    fragments = len(Chem.GetMolFrags(parsed))
+    if fragments > 1 and config.fragments == "reject":
+        return Rejected(reason="several_fragments", detail=f"{fragments} fragments; curate.fragments=largest takes one")
+    fragment = _largest_fragment(parsed) if fragments > 1 else parsed
     molecule = Chem.RemoveAllHs(fragment)
-    dummies = sum(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms())
+    smiles = _canonical_smiles(molecule)
+    origins = conformer_origins(row, fragment)
+    if (rejected := _unusable(molecule, smiles, config, has_geometry=bool(origins))) is not None:
+        return rejected
+    curated = Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(molecule))
+    if not origins:
+        return curated
+    order = list(molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
+    return dataclasses.replace(curated, conformers=ordered_coordinates(fragment, order), origins=origins)
+
+
+def _canonical_smiles(molecule: Chem.Mol) -> str:
+    """Return the canonical SMILES without atom maps, a label of the source; ``molecule`` loses them too."""
+    smiles: str = Chem.MolToSmiles(molecule)
+    if ":" not in smiles:  # of atom maps only, in SMILES that RDKit writes
+        return smiles
+    for atom in molecule.GetAtoms():
+        atom.SetAtomMapNum(0)
+    unmapped: str = Chem.MolToSmiles(molecule)
+    return unmapped
+
+
+def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geometry: bool) -> Rejected | None:
     heavy = molecule.GetNumHeavyAtoms()
-    if dummies:
+    if "*" in smiles:
+        dummies = sum(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms())
         return Rejected(reason="dummy_atom", detail=f"{dummies} atoms are not elements (attachment points)")
     if heavy == 0:
         return Rejected(reason="no_heavy_atom", detail="nothing but hydrogen")
     if heavy > config.max_atoms:
         return Rejected(reason="too_many_atoms", detail=f"{heavy} heavy atoms, at most {config.max_atoms} are allowed")
-    for atom in molecule.GetAtoms():
-        atom.SetAtomMapNum(0)  # a label of the source, not part of the molecule
-    smiles = Chem.MolToSmiles(molecule)
-    origins = conformer_origins(row, fragment)
-    if not origins:
-        return Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(molecule))
-    order = list(molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
-    return Curated(
-        smiles=smiles,
-        scaffold_smiles=scaffold_smiles(molecule),
-        conformers=ordered_coordinates(fragment, order),
-        origins=origins,
-    )
+    # An atom with other than its usual number of hydrogens is in brackets.
+    if config.radicals == "reject" and not has_geometry and "[" in smiles and not Chem.GetFormalCharge(molecule):
+        unpaired = [atom for atom in molecule.GetAtoms() if atom.GetNumRadicalElectrons()]
+        if unpaired and all(atom.GetAtomicNum() in NON_METALS for atom in molecule.GetAtoms()):
+            electrons = sum(atom.GetNumRadicalElectrons() for atom in unpaired)
+            symbols = ", ".join(sorted({atom.GetSymbol() for atom in unpaired}))
+            return Rejected(
+                reason="radical",
+                detail=f"{electrons} unpaired electrons on {symbols}: is a hydrogen missing? curate.radicals=keep",
+            )
+    return None
 
 
 def scaffold_smiles(molecule: Chem.Mol) -> str:
@@ -121,48 +152,6 @@ def scaffold_smiles(molecule: Chem.Mol) -> str:
 def _largest_fragment(molecule: Chem.Mol) -> Chem.Mol:
     """Return the fragment with the most heavy atoms; among equals the first in the order of their SMILES."""
     fragments = Chem.GetMolFrags(molecule, asMols=True)
-    if len(fragments) <= 1:
-        return molecule
     ranked = sorted(fragments, key=lambda fragment: (-fragment.GetNumHeavyAtoms(), Chem.MolToSmiles(fragment)))
     largest: Chem.Mol = ranked[0]
     return largest
-
-
-def first_occurrences(keys: UInt64) -> Bool:
-    """Return which of the molecules are the first with their key, [M]."""
-    _, first = np.unique(keys, return_index=True)
-    keep = np.zeros(len(keys), bool)
-    keep[first] = True
-    return keep
-
-
-def choose_valid(groups: UInt64, fraction: float, seed: int) -> UInt64:
-    """Choose the groups that make up the validation split.
-
-    Groups are visited in the order of a hash of group and seed, and taken while they fit into what is left of the
-    budget of ``fraction`` of the molecules (at least one molecule, where there are two groups).
-
-    Args:
-        groups: [M] scaffold hash (scaffold split) or molecule hash (random split) of every distinct molecule.
-        fraction: of the molecules.
-        seed: of the build.
-
-    Returns:
-        The hashes chosen, sorted.
-    """
-    names, counts = np.unique(groups, return_counts=True)
-    if fraction == 0 or len(names) < 2:
-        return names[:0]
-    budget = max(1, round(fraction * len(groups)))
-    largest = max(int(counts.min()), budget // LARGEST_SCAFFOLD_SHARE)
-    candidates = names[counts <= largest]
-    sizes = dict(zip(candidates.tolist(), counts[counts <= largest].tolist(), strict=True))
-    chosen: list[int] = []
-    left = max(budget, int(counts.min()))
-    for name in sorted(sizes, key=lambda name: stable_hash(seed, name)):
-        if sizes[name] <= left and len(chosen) < len(names) - 1:
-            chosen.append(name)
-            left -= sizes[name]
-        if left == 0:
-            break
-    return np.array(sorted(chosen), np.uint64)

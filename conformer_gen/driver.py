@@ -42,8 +42,7 @@ class BuildResult:
         splits = ", ".join(f"{split.rows:,} {name}" for name, split in self.store.manifest.splits.items())
         lines = [
             f"store: {self.store.path}",
-            f"{counts.read:,} rows read = {counts.stored:,} stored ({splits}) + {counts.duplicates:,} duplicates "
-            f"+ {counts.failed:,} failed",
+            f"{counts.read:,} rows read = {counts.stored:,} stored ({splits}) + {counts.left_out}",
         ]
         if self.seconds is None:
             return "\n".join([*lines, "finished before: nothing to do"])

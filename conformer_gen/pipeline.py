@@ -19,6 +19,7 @@ import ray
 import unimol_scale
 from conformer_gen import assemble, worker
 from conformer_gen.config import BuildConfig
+from conformer_gen.exclusions import read_exclusions
 from conformer_gen.pieces import CURATED, EMBEDDED, Piece, beside, done_pieces
 from conformer_gen.progress import SAMPLES_NAME, SampleLog, StageProgress
 from conformer_gen.ray_selection import select
@@ -112,10 +113,10 @@ def run_stages(config: BuildConfig, work: Path, job: EmbedJob) -> Outcome:
 
 
 def _curate_stage(config: BuildConfig, work: Path) -> Stage:
-    curate = config.curate
+    curate, exclusions = config.curate, read_exclusions(config.curate)
 
     def task(work: Path, job: Job, starting: Starting) -> int:
-        return worker.curate_piece(work, job.piece, job.positions, job.rows, curate, starting)
+        return worker.curate_piece(work, job.piece, job.positions, job.rows, curate, exclusions, starting)
 
     def bury(job: Job, why: str) -> None:
         worker.bury_rows(work, job.piece, job.positions, job.rows, why)

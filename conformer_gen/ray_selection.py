@@ -70,12 +70,15 @@ class RayData:
 
     def each(self, function: Callable[[T], pa.Table], items: Sequence[T]) -> Iterator[pa.Table]:
         """Yield the function's table of every item."""
-        yield from _tables(self._read(function, items))
+        if items:
+            yield from _tables(self._read(function, items))
 
     def shuffle(
         self, read: Callable[[T], pa.Table], items: Sequence[T], reduce: Callable[[pa.Table], pa.Table], buckets: int
     ) -> Iterator[pa.Table]:
         """Bring the rows that were read together by their column "bucket"; yield the result of each bucket."""
+        if not items:
+            return
         grouped = self._read(read, items).groupby(BUCKET, num_partitions=buckets)
         yield from _tables(grouped.map_groups(reduce, batch_format="pyarrow", memory=TASK_MEMORY_BYTES))
 

@@ -40,7 +40,7 @@ def _report(manifest: Manifest, selection: Selection, tallies: Tallies, pictures
         return [f"![{pictures[name]}]({name}.png)", ""] if name in pictures else []
 
     return [
-        *_summary(manifest, selection),
+        *_summary(manifest),
         "## Splits",
         "",
         *_splits(manifest, tallies),
@@ -65,14 +65,13 @@ def _report(manifest: Manifest, selection: Selection, tallies: Tallies, pictures
     ]
 
 
-def _summary(manifest: Manifest, selection: Selection) -> Lines:
+def _summary(manifest: Manifest) -> Lines:
     counts = manifest.counts
-    left_out = f" + {selection.num_not_sampled:,} not sampled" if selection.num_not_sampled else ""
     return [
         f"# Conformer store from {manifest.source}",
         "",
-        f"{counts.read:,} rows read = {counts.stored:,} stored + {counts.duplicates:,} duplicates + {counts.failed:,} "
-        f"failed{left_out}. RDKit {manifest.versions['rdkit']}, seed {manifest.seed}, format {manifest.backend}.",
+        f"{counts.read:,} rows read = {counts.stored:,} stored + {counts.left_out}. "
+        f"RDKit {manifest.versions['rdkit']}, seed {manifest.seed}, format {manifest.backend}.",
         "",
     ]
 

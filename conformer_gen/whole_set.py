@@ -81,6 +81,8 @@ class InProcess:
         self, read: Callable[[T], pa.Table], items: Sequence[T], reduce: Callable[[pa.Table], pa.Table], buckets: int
     ) -> Iterator[pa.Table]:
         """Bring the rows that were read together by their column "bucket"; yield the result of each bucket."""
+        if not items:
+            return
         table = pa.concat_tables(map(read, items))
         dealt = table[BUCKET].to_numpy()
         for bucket in np.unique(dealt).tolist():

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from conformer_gen import nvmolkit_engine
 from conformer_gen.curate import CurateConfig, Curated, curate_molecule
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
+from conformer_gen.exclusions import NO_EXCLUSIONS, Exclusions
 from conformer_gen.pieces import CURATED, EMBEDDED, FAILURES, Piece, chunk_pieces
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.watch import Starting, ignore_start
@@ -55,19 +56,22 @@ def curate_piece(
     positions: Sequence[int],
     rows: Sequence[SourceMolecule],
     config: CurateConfig,
+    exclusions: Exclusions = NO_EXCLUSIONS,
     starting: Starting = ignore_start,
 ) -> int:
     """Curate rows and commit the piece's file; return how many rows there were."""
     table = []
     for position, row in zip(positions, rows, strict=True):
         starting(position)
-        table.append({"position": position, "id": row.id, "labels": row.labels, **_curated_columns(row, config)})
+        table.append(
+            {"position": position, "id": row.id, "labels": row.labels, **_curated_columns(row, config, exclusions)}
+        )
     _commit_table(piece.path(work, CURATED), pa.Table.from_pylist(table, CURATED_SCHEMA))
     return len(table)
 
 
-def _curated_columns(row: SourceMolecule, config: CurateConfig) -> dict[str, object]:
-    result = curate_molecule(row, config)
+def _curated_columns(row: SourceMolecule, config: CurateConfig, exclusions: Exclusions) -> dict[str, object]:
+    result = exclusions.check(curate_molecule(row, config))
     if not isinstance(result, Curated):
         return {"smiles": row.smiles or None, "reason": result.reason, "detail": result.detail}
     return {

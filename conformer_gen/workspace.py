@@ -16,6 +16,7 @@ from rdkit import rdBase
 
 from conformer_gen import nvmolkit_engine
 from conformer_gen.config import BuildConfig
+from conformer_gen.exclusions import describe_files
 from conformer_gen.sources.locations import describe
 from conformer_gen.sources.reader import check_source, has_geometry, label_units, may_lack_geometry
 from unimol_scale import config as strict
@@ -60,6 +61,7 @@ def plan_build(config: BuildConfig) -> Tree:
             "smiles_column": config.source.smiles_column,
             "id_column": config.source.id_column,
             **strict.to_tree(config.curate),
+            "exclude": describe_files(config.curate),
             "shard_rows": config.shard_rows,
             "limit_s": config.limit_s,
         },

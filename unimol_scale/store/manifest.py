@@ -57,16 +57,33 @@ class SplitEntry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of the rows of the source: read = stored + duplicates + failed."""
+    """What became of the rows of the source: read = stored + duplicates + failed + not_sampled.
+
+    Attributes:
+        read: rows of the source.
+        stored: molecules in the store.
+        duplicates: rows whose molecule came before.
+        failed: rows that are no molecule, or an excluded one, and molecules without a conformer.
+        not_sampled: molecules left out by temperature sampling.
+    """
 
     read: int
     stored: int
     duplicates: int
     failed: int
+    not_sampled: int = 0
 
     def __post_init__(self) -> None:
-        if self.read != self.stored + self.duplicates + self.failed:
-            raise ConfigError(f"counts do not add up: read must be stored + duplicates + failed in {self}")
+        if self.read != self.stored + self.duplicates + self.failed + self.not_sampled:
+            raise ConfigError(
+                f"counts do not add up: read must be stored + duplicates + failed + not_sampled in {self}"
+            )
+
+    @property
+    def left_out(self) -> str:
+        """What was read and is not stored, in words."""
+        sampling = f" + {self.not_sampled:,} not sampled" if self.not_sampled else ""
+        return f"{self.duplicates:,} duplicates + {self.failed:,} failed{sampling}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
