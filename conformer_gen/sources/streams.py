@@ -80,8 +80,8 @@ def _read_one(name: str, unpacked: "_Unpacked", read: Reader) -> Iterator[Source
 
 def _read_archive(path: Path, outer: "_Unpacked", suffixes: Sequence[str], read: Reader) -> Iterator[SourceMolecule]:
     num_members, problem = 0, ""
+    pipe: Any = _Pipe(outer)
     try:
-        pipe: Any = outer  # of a file's methods tarfile calls read alone
         with tarfile.open(fileobj=pipe, mode="r|") as archive:
             for entry in archive:
                 base = entry.name.rsplit("/", 1)[-1]
@@ -97,10 +97,29 @@ def _read_archive(path: Path, outer: "_Unpacked", suffixes: Sequence[str], read:
                     return
     except tarfile.TarError as error:
         problem = str(error)
+    if any(pipe.tail):
+        problem = problem or "the archive has no end: members may be missing"
     if outer.problem or problem:
         yield SourceMolecule(id=f"{stem(path.name)}:truncated", problem=f"{path}: {outer.problem or problem}")
     elif not num_members:
         raise SourceError(f"{path} holds no {', '.join(suffixes)} file")
+
+
+class _Pipe:
+    """What tarfile reads from; it takes an archive that is cut off between two members for a whole one.
+
+    Attributes:
+        tail: the last bytes read; a whole archive ends with zeros.
+    """
+
+    def __init__(self, unpacked: "_Unpacked") -> None:
+        self._unpacked = unpacked
+        self.tail = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._unpacked.read(size)
+        self.tail = (self.tail + data)[-tarfile.BLOCKSIZE :]
+        return data
 
 
 class _Member(io.RawIOBase):

@@ -49,6 +49,8 @@ def _letters(pattern: str, text: str, meaning: str, allowed: str) -> list[str]:
     for first, last in re.findall(r"([A-Z])(?:-([A-Z]))?", text):
         if last:
             # A range may span letters that are not in use, such as [A-E] of reactivity; its ends may not.
+            if last < first:
+                raise SourceError(f"tranche {pattern}: the range {first}-{last} runs backwards")
             wanted |= {chr(code) for code in range(ord(first), ord(last) + 1)} & set(allowed) | {first, last}
         else:
             wanted.add(first)
