@@ -40,6 +40,7 @@ class ColumnViews:
         atom_offsets: [R + 1] first atom of each of the R molecules; likewise for bonds, coordinate rows, conformers.
         coordinates: [rows, 3] as stored: int16 units or float32 Å.
         planar_coordinates: [atoms, 2] int16 units of ``PLANAR_SCALE``.
+        conformer_origin, conformer_stereo: [conformers] codes.
         labels: [R] of each label, float64.
     """
 
@@ -55,6 +56,7 @@ class ColumnViews:
     coordinates: npt.NDArray[Any]
     planar_coordinates: npt.NDArray[np.int16]
     conformer_origin: npt.NDArray[np.uint8]
+    conformer_stereo: npt.NDArray[np.uint8]
     labels: tuple[Float64, ...]
 
     @staticmethod
@@ -77,6 +79,7 @@ class ColumnViews:
                     "coordinates",
                     "planar_coordinates",
                     "conformer_origin",
+                    "conformer_stereo",
                 )
             },
         )
@@ -140,10 +143,12 @@ class ColumnViews:
                 raise StoreError(f"the column {name} holds a code outside its vocabulary")
         if np.any(self.conformer_origin > max(ConformerOrigin)) or np.any(self.atomic_number == 0):
             raise StoreError("an atomic number or a conformer origin is outside its range")
-        if np.any(_values(self.batch["conformer_stereo"]) > max(ConformerStereo)):
+        if np.any(self.conformer_stereo > max(ConformerStereo)):
             raise StoreError("a conformer's stereo is outside its range")
         if not np.all(np.isfinite(self.coordinates)):
             raise StoreError("a coordinate is not finite")
+        if any(np.any(np.isinf(label)) for label in self.labels):
+            raise StoreError("a label is infinite")
         self.batch.validate(full=True)
 
 

@@ -30,6 +30,9 @@ class ShardEntry:
         rows: molecules.
         atoms: atoms of those molecules, each counted once however many conformers it has.
         conformers: conformers of those molecules.
+        origins: name of a ``ConformerOrigin`` → conformers of it.
+        stereo: name of a ``ConformerStereo`` → conformers of it.
+        labelled: name of a label → molecules that have it.
         bytes: file size.
         sha256: hash of the file's bytes, hexadecimal.
     """
@@ -38,6 +41,9 @@ class ShardEntry:
     rows: int
     atoms: int
     conformers: int
+    origins: Mapping[str, int]
+    stereo: Mapping[str, int]
+    labelled: Mapping[str, int]
     bytes: int
     sha256: str
 
