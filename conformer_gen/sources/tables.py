@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from conformer_gen.sources.columns import ID_NAMES, find_column, find_labels, find_smiles, number
 from conformer_gen.sources.config import SourceConfig
@@ -18,6 +18,14 @@ PARQUET_ROWS = 10_000
 QUOTED = re.compile(r'"[^"]*"')
 
 
+class Record(NamedTuple):
+    """One record of a table: the names of its columns, its fields, and what is wrong with it, if anything."""
+
+    names: list[str]
+    fields: list[str]
+    problem: str = ""
+
+
 def read_csv(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecule]:
     """Yield one row for each record of a table with commas, semicolons or tabs; blank lines are none.
 
@@ -25,28 +33,34 @@ def read_csv(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecul
         SourceError: a column is not there, or a label is no number.
     """
     columns: _Columns | None = None
-    for at, (names, fields) in enumerate(csv_records(stream), start=1):
-        columns = columns or _Columns(stream.name, names, config)
-        yield columns.row(fields, at, stream.stem)
+    for at, record in enumerate(csv_records(stream), start=1):
+        columns = columns or _Columns(stream.name, record.names, config)
+        yield columns.row(record, at, stream.stem)
 
 
-def csv_records(stream: TextStream) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield the names of the columns and the fields of each record.
-
-    Raises:
-        SourceError: the table can not be taken apart.
-    """
-    header = next((line for line in stream.text if line.strip()), "")
+def csv_records(stream: TextStream) -> Iterator[Record]:
+    """Yield the records of a table; lines that can not be taken apart are one record with a problem."""
+    skipped = 1
+    header = ""
+    for header in stream.text:
+        if header.strip():
+            break
+        skipped += 1
     delimiter = max(",\t;", key=QUOTED.sub("", header).count)
     names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
     reader = csv.reader(stream.text, delimiter=delimiter)
-    try:
-        yield from ((names, fields) for fields in reader if fields)
-    except csv.Error as error:
-        raise SourceError(
-            f"{stream.name}: the record that begins before line {reader.line_num + 1} can not be read ({error}); "
-            "a quote there may not be closed"
-        ) from error
+    while True:
+        line = skipped + reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:  # the reader goes on with the next line
+            lines = f"lines {line} to {skipped + reader.line_num}"
+            yield Record(names, [], f"{stream.name}: {lines} can not be read ({error}): is a quote not closed?")
+            continue
+        if fields is None:
+            return
+        if fields:
+            yield Record(names, fields)
 
 
 class _Columns:
@@ -57,13 +71,16 @@ class _Columns:
         self._labels = list(zip(config.labels, find_labels(where, names, config.labels), strict=True))
         self._needed = max([self._smiles, *(place for _, place in self._labels)]) + 1
 
-    def row(self, fields: list[str], at: int, table: str) -> SourceMolecule:
+    def row(self, record: Record, at: int, table: str) -> SourceMolecule:
         """Return the row of record ``at``; one with too few or too many fields may have its columns mixed up."""
+        fields = record.fields
         name = fields[self._id].strip() if self._id is not None and self._id < len(fields) else ""
         smiles = fields[self._smiles].strip() if self._smiles < len(fields) else ""
         name = name or f"{table}:{at}"
-        if len(fields) < self._needed or any(field.strip() for field in fields[self._width :]):
-            problem = f"row {at} of {self._where} has {len(fields)} fields, the header has {self._width}"
+        if record.problem or len(fields) < self._needed or any(field.strip() for field in fields[self._width :]):
+            problem = (
+                record.problem or f"row {at} of {self._where} has {len(fields)} fields, the header has {self._width}"
+            )
             return SourceMolecule(id=name, smiles=smiles, problem=problem)
         labels = tuple(
             number(fields[place], f"{self._where}: row {at}, column {label!r}") for label, place in self._labels
