@@ -48,8 +48,8 @@ class Watched:
     peak_bytes: int
     anonymous_bytes: int
 
-    def rate(self, stage: str) -> float:
-        """Return molecules/s of a stage at steady state."""
+    def rate(self, stage: str) -> float | None:
+        """Return molecules/s of a stage at steady state, None if it was too short for one."""
         return steady_rate(self.samples[stage])
 
 
@@ -106,20 +106,16 @@ def read_samples(text: str) -> dict[str, list[tuple[float, int]]]:
     return samples
 
 
-def steady_rate(samples: Sequence[tuple[float, int]]) -> float:
+def steady_rate(samples: Sequence[tuple[float, int]]) -> float | None:
     """Return molecules/s in the middle of a stage: the slope of the line through its samples.
 
     Only samples at which molecules were added count, since those in between tell of tasks that are half done.
-
-    Raises:
-        SystemExit: the stage was too short.
+    Returns None if there are fewer than two.
     """
     total = samples[-1][1]
     steps = [(s, n) for (_, before), (s, n) in itertools.pairwise(samples) if n > before]
     middle = np.array([(s, n) for s, n in steps if STEADY[0] * total <= n <= STEADY[1] * total])
-    if len(middle) < 2:
-        raise SystemExit(f"a stage of {total} molecules is too short to see its rate; raise --rows")
-    return float(np.polyfit(middle[:, 0], middle[:, 1], 1)[0])
+    return float(np.polyfit(middle[:, 0], middle[:, 1], 1)[0]) if len(middle) > 1 else None
 
 
 def labelled(smiles: str, number: int) -> str:

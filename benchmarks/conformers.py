@@ -101,19 +101,22 @@ def configure(
     )
 
 
-def speed_table(stage: str, loop: Loop, plain: Plain, rate: float, workers: int) -> list[str]:
+def speed_table(stage: str, loop: Loop, plain: Plain, rate: float | None, workers: int) -> list[str]:
     """Return the table of one stage; ``rate`` is the builder's."""
     alone, together = statistics.mean(plain.alone), statistics.mean(plain.together)
 
     def spread(values: list[float]) -> str:
         return " and ".join(f"{value:,.1f}" for value in values)
 
+    def ratio(to: float) -> str:
+        return f"**{rate / to:.3f}**" if rate else "–"
+
     rows = [
         (f"plain loop, one process ({spread(plain.alone)})", f"{alone:,.1f}", ""),
         (f"plain loop, {workers} processes at once ({spread(plain.together)})", f"{together:,.1f}", ""),
-        (f"the builder, {workers} workers", f"**{rate:,.1f}**", ""),
-        (f"the builder / (one process × {workers})", "", f"**{rate / (alone * workers):.3f}**"),
-        (f"the builder / {workers} processes at once", "", f"**{rate / together:.3f}**"),
+        (f"the builder, {workers} workers", f"**{rate:,.1f}**" if rate else "the stage was too short to see", ""),
+        (f"the builder / (one process × {workers})", "", ratio(alone * workers)),
+        (f"the builder / {workers} processes at once", "", ratio(together)),
     ]
     return [f"## {stage}, beside `{loop.__name__}`", "", *table(("", "molecules/s", "ratio"), rows)]
 

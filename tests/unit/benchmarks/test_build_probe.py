@@ -20,8 +20,7 @@ def test_the_rate_is_that_of_the_middle() -> None:
     middle = [(10.0 + s, 50 * (s * 20 // 50)) for s in range(51)]
     samples = [(0.0, 0), *middle, (100.0, 1010), (200.0, 1020)]
     assert steady_rate(samples) == pytest.approx(20, rel=0.02)
-    with pytest.raises(SystemExit, match="too short"):
-        steady_rate([(0.0, 0), (1.0, 500), (2.0, 1000)])
+    assert steady_rate([(0.0, 0), (1.0, 500), (2.0, 1000)]) is None
 
 
 def test_samples_of_stages_are_told_apart_and_a_half_written_line_waits() -> None:
