@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from conformer_gen import worker
 from conformer_gen.config import BuildConfig
 from conformer_gen.pieces import CURATED, EMBEDDED, FAILURES, Piece, done_pieces, group_pieces, groups
+from conformer_gen.progress import StageProgress
 from conformer_gen.selection import Selection
-from conformer_gen.workspace import WORK_NAME, Tree
+from conformer_gen.workspace import WORK_NAME, Tree, layout_of
 from unimol_scale import config as strict
 from unimol_scale.errors import ConformerError, SourceError, StoreError
 from unimol_scale.store.arrow_backend import ArrowShard, ColumnViews
@@ -232,13 +233,14 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
         StoreError: the pieces do not hold what was selected.
     """
     failed = commit_failures(output, run)
-    layout = Layout(plan["coordinate_scale"], tuple(plan["labels"]))
+    layout = layout_of(plan)
     root = output.absolute()
     jobs = (
         ShardJob(output=root, plan=shard, layout=layout, backend=config.backend)
         for shard in plan_shards(done_pieces(root / WORK_NAME, EMBEDDED), config.shard_rows)
     )
-    splits = _splits(run(make_shard, jobs))
+    with StageProgress("writing shards", selection.num_kept) as progress:
+        splits = _splits(_counted(run(make_shard, jobs), progress))
     stored = sum(split.rows for split in splits.values())
     if not stored:
         raise ConformerError(
@@ -260,6 +262,13 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
         {**plan, "counts": dataclasses.asdict(counts), "splits": strict.to_tree(splits)},
         strict.Origin(name="build"),
     )
+
+
+def _counted(written: Iterable[WrittenShard], progress: StageProgress) -> Iterator[WrittenShard]:
+    for shard in written:
+        progress.advance(shard.entry.rows)
+        progress.tick()
+        yield shard
 
 
 def _splits(written: Iterable[WrittenShard]) -> dict[str, SplitEntry]:

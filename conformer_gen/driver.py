@@ -2,24 +2,16 @@
 
 import dataclasses
 import errno
-import itertools
 import shutil
 import time
 
 from conformer_gen import assemble, nvmolkit_engine, pipeline, report, workspace
 from conformer_gen.config import BuildConfig
 from conformer_gen.embed import embed_molecule
-from conformer_gen.sources.locations import locate
-from conformer_gen.sources.reader import read_source
 from conformer_gen.worker import Embedder, EmbedJob
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import Manifest
-from unimol_scale.store.schema import Layout
 from unimol_scale.store.shards import Store, open_store, write_manifest
-
-# Of drug-sized molecules (~20 heavy atoms), measured on one core: for the estimate of --dry-run only.
-FIRST_CONFORMER_S, NEXT_CONFORMER_S = 0.020, 0.012
-BYTES_WITHOUT_COORDINATES, BYTES_OF_CONFORMER = 550, 125
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +75,7 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
     job = EmbedJob(
         config=config.embed,
         seed=config.seed,
-        layout=Layout(plan["coordinate_scale"], tuple(plan["labels"])),
+        layout=workspace.layout_of(plan),
         embedder=embedder,
     )
     with workspace.locked(output):
@@ -98,27 +90,3 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
 
 def _unfinished_store(config: BuildConfig, manifest: Manifest) -> Store:
     return Store(config.directory, manifest, manifest.to_json())
-
-
-def estimate(config: BuildConfig) -> str:
-    """Return what a build would take, from the number of rows alone; touches nothing.
-
-    Raises:
-        SourceError: an input is missing or unreadable.
-    """
-    files = locate(config.source)
-    rows = sum(1 for _ in read_source(config.source))
-    conformers = config.embed.conformers
-    hours = rows * (FIRST_CONFORMER_S + NEXT_CONFORMER_S * (conformers - 1)) / 3600
-    size = rows * (BYTES_WITHOUT_COORDINATES + BYTES_OF_CONFORMER * conformers)
-    names = ", ".join(file.rsplit("/", 1)[-1] for file in itertools.islice(files, 3)) + (
-        ", …" if len(files) > 3 else ""
-    )
-    return "\n".join(
-        [
-            f"would read {rows:,} rows from {len(files)} file{'s' if len(files) != 1 else ''} ({names})",
-            f"would take about {hours:,.2f} core-hours, {hours / config.num_workers:,.2f} h with "
-            f"{config.num_workers} workers (if molecules have about 20 heavy atoms)",
-            f"would write about {size / 2**20:,.1f} MiB to {config.directory}, and twice that while building",
-        ]
-    )

@@ -22,7 +22,7 @@ from conformer_gen.sources.reader import check_source, has_geometry, label_units
 from unimol_scale import config as strict
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, read_manifest
-from unimol_scale.store.schema import COORDINATE_SCALE, PLANAR_SCALE
+from unimol_scale.store.schema import COORDINATE_SCALE, PLANAR_SCALE, Layout
 from unimol_scale.store.shards import commit_text
 
 WORK_NAME = ".build"
@@ -64,9 +64,15 @@ def plan_build(config: BuildConfig) -> Tree:
             "exclude": describe_files(config.curate),
             "shard_rows": config.shard_rows,
             "limit_s": config.limit_s,
+            "task_memory": config.task_memory,
         },
         "versions": {"rdkit": rdBase.rdkitVersion} | nvmolkit_engine.versions(config.embed),
     }
+
+
+def layout_of(plan: Tree) -> Layout:
+    """Return the layout of the records that the plan describes."""
+    return Layout(plan["coordinate_scale"], tuple(plan["labels"]))
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
