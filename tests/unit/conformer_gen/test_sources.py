@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 from rdkit import Chem
 
+from conformer_gen.config import BuildConfig
 from conformer_gen.sources.config import SourceConfig, SourceName
 from conformer_gen.sources.reader import read_source
+from unimol_scale import config as strict
 from unimol_scale.errors import ConfigError, SourceError
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def rows(name: SourceName, *paths: Path, **keys: str) -> list[tuple[str, str]]:
@@ -136,3 +140,13 @@ def test_a_source_without_its_input_is_a_configuration_error() -> None:
         SourceConfig(name="qm9", input=("x",), labels={"gap": "Ha"})
     with pytest.raises(ConfigError, match="smiles_column and id_column are for"):
         SourceConfig(name="sdf", input=("x",), smiles_column="smiles")
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "build").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_build_file_is_a_valid_configuration(path: Path) -> None:
+    config = strict.build(BuildConfig, *strict.read_yaml(path))
+    assert config.source.name == path.stem
+    if path.stem == "sample":  # the file that shows every key with its default
+        assert strict.to_tree(config) == strict.to_tree(BuildConfig(source=SourceConfig(name="sample"))) | {
+            "output": "data/sample"
+        }

@@ -239,3 +239,13 @@ def test_qm9_as_parquet(shared_data: Path) -> None:
         assert result.conformers is not None
         assert result.conformers.shape == (1, full.GetNumAtoms(), 3)
         assert max(bond_lengths(full, result.conformers[0])) < 1.8
+
+
+def test_targets_of_uni_mols_records_are_labels_if_asked_for(shared_data: Path) -> None:
+    path = shared_data / "uni-mol-lmdb" / "clintox_valid.lmdb"
+    rows = read("unimol-lmdb", path, labels={"target_0": "", "target_1": ""})
+    assert len(rows) == 148
+    assert {label for row in rows for label in row.labels} == {0.0, 1.0}
+    assert {row.labels for row in read("unimol-lmdb", path)} == {()}
+    with pytest.raises(SourceError, match="has the targets target_0, target_1"):
+        check_source(config_of("unimol-lmdb", path, labels={"toxic": ""}))
