@@ -206,7 +206,7 @@ def _record_from_file(
         basis=basis,
         coordinates=molecule.conformers[:, : basis.GetNumAtoms()],
         origin=origin,
-        stereo=compare_stereo(full, molecule.conformers, flat=origin == ConformerOrigin.FLAT),
+        stereo=compare_stereo(molecule.smiles, full, molecule.conformers, flat=origin == ConformerOrigin.FLAT),
         energy=np.full(len(origin), np.nan, np.float32),
     )
 
@@ -216,7 +216,7 @@ def _record_from_embedding(
 ) -> MoleculeRecord:
     origin, energy = _minimise(full, config.max_iterations)
     coordinates = np.stack([conformer.GetPositions() for conformer in full.GetConformers()])
-    stereo = compare_stereo(full, coordinates, flat=np.zeros(len(coordinates), bool))
+    stereo = compare_stereo(molecule.smiles, full, coordinates, flat=np.zeros(len(coordinates), bool))
     kept = _choose(heavy, coordinates, stereo, energy, config)
     basis = full if config.hydrogens else heavy
     return _record(

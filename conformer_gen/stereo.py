@@ -57,21 +57,22 @@ class _Elements:
     all_judged: bool
 
 
-def compare_stereo(full: Chem.Mol, coordinates: Float32 | Float64, flat: Bool) -> UInt8:
+def compare_stereo(smiles: str, full: Chem.Mol, coordinates: Float32 | Float64, flat: Bool) -> UInt8:
     """Compare conformers with the stereo that the SMILES gives.
 
     Without hydrogens, a centre stands in for its own hydrogen, which lies on its far side from the three other
     neighbours.
 
     Args:
-        full: the molecule, read from its SMILES and then given hydrogens, which come last.
+        smiles: of the molecule.
+        full: the molecule, read from ``smiles`` and then given hydrogens, which come last.
         coordinates: [k, n, 3] Å of all its atoms, or of all but the hydrogens.
         flat: [k] whether a conformer is a depiction; it can only show double bonds.
 
     Returns:
         [k] codes of ``ConformerStereo``.
     """
-    elements = _given(full)
+    elements = _given(smiles, full)
     hands = np.sign(_volumes(elements.centres, coordinates)).astype(np.int64)
     hands[flat] = elements.hands
     sides = np.sign(_alignments(elements.paths, coordinates)).astype(np.int64)
@@ -84,10 +85,11 @@ def compare_stereo(full: Chem.Mol, coordinates: Float32 | Float64, flat: Bool) -
     return np.where(differs, ConformerStereo.CHANGED, codes).astype(np.uint8)
 
 
-def _given(full: Chem.Mol) -> _Elements:
+def _given(smiles: str, full: Chem.Mol) -> _Elements:
     centres, hands, bonds, paths, sides = [], [], [], [], []
     all_judged = True
-    for atom in full.GetAtoms():
+    # Looking at each atom and bond costs more than all the rest, and most molecules give nothing.
+    for atom in full.GetAtoms() if "@" in smiles else ():
         tag = atom.GetChiralTag()
         if tag == Chem.ChiralType.CHI_UNSPECIFIED:
             continue
@@ -97,7 +99,7 @@ def _given(full: Chem.Mol) -> _Elements:
             hands.append(TETRAHEDRAL[tag])
         else:
             all_judged = False
-    for bond in full.GetBonds():
+    for bond in full.GetBonds() if "/" in smiles or "\\" in smiles else ():
         if bond.GetStereo() in DOUBLE:
             first, last = bond.GetStereoAtoms()
             bonds.append(bond.GetIdx())
