@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
+import ray.exceptions
 
 from conformer_gen.config import BuildConfig
 from conformer_gen.selection import Selection, read_selection
@@ -37,22 +38,23 @@ def select(work: Path, config: BuildConfig, bucket_rows: int = BUCKET_ROWS) -> S
     if selection is not None:
         return selection
     passes = Passes(work=work, config=config, bucket_rows=bucket_rows)
-    if passes.num_buckets(passes.num_rows()) > 1:
-        return passes.run(RayData())
     try:
-        ray.get(_run_in_process.remote(passes))
+        if passes.num_buckets(passes.num_rows()) > 1:
+            return passes.run(RayData())
+        done: Selection = ray.get(_run_in_process.remote(passes))
+        return done
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OSError):
-            raise error.cause from error
+        cause: BaseException | None = error
+        while cause is not None:  # Ray Data wraps what a task raised, more than once
+            if isinstance(cause, OSError):
+                raise cause from error
+            cause = getattr(cause, "cause", None) or cause.__cause__
         raise
-    selection = read_selection(work)
-    assert selection is not None
-    return selection
 
 
 @ray.remote(num_cpus=1, memory=TASK_MEMORY_BYTES)  # type: ignore[untyped-decorator]
-def _run_in_process(passes: Passes) -> None:
-    passes.run(InProcess())
+def _run_in_process(passes: Passes) -> Selection:
+    return passes.run(InProcess())
 
 
 class RayData:
