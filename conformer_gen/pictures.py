@@ -249,7 +249,8 @@ def _rate_figure(rates: Sequence[StageRate]) -> Figure:
         if rate.resumed:
             axes.plot([], [], color=CONTRAST, linewidth=1.1, linestyle="--", label="resumed")
             axes.legend(frameon=False, fontsize=8, loc="lower right")
-        axes.set_title(f"{rate.stage}: {rate.molecules / length:,.0f} molecules/s", fontsize=10)
+        average = rate.molecules / length
+        axes.set_title(f"{rate.stage}: {average:,.{0 if average >= 10 else 1}f} molecules/s", fontsize=10)
         axes.set_xlabel(f"work on this stage ({name})")
         axes.set_ylim(0, 1.1 * float(rate.rates.max()))
         axes.set_xlim(0, length / unit)

@@ -16,7 +16,7 @@ from unimol_scale.store.shards import Store, commit_text
 
 REPORT_NAME = "report.md"
 MOST_CAUSES = 20
-LONGEST_CELL = 60  # characters
+LONGEST_CELL = 90  # characters
 Lines = list[str]
 
 
