@@ -47,10 +47,7 @@ def require_gpus(config: EmbedConfig) -> None:
     try:
         import nvmolkit.embedMolecules  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f"embed.engine nvmolkit: nvmolkit can not be imported here ({error}). Install it on a machine with NVIDIA "
-            f"GPUs by {INSTALL}; it needs the one version of RDKit that it was made for. Or use embed.engine rdkit"
-        ) from error
+        raise _missing(error) from error
     for gpu in config.gpus:
         problem = _probe(gpu)
         if problem:
@@ -61,8 +58,22 @@ def require_gpus(config: EmbedConfig) -> None:
 
 
 def versions(config: EmbedConfig) -> dict[str, str]:
-    """Return what a store names beside RDKit: the version of nvmolkit where it is the engine."""
-    return {"nvmolkit": importlib.metadata.version("nvmolkit")} if config.engine == "nvmolkit" else {}
+    """Return what a store names beside RDKit: the version of nvmolkit where it is the engine.
+
+    Raises:
+        ConfigError: it is, and is not installed.
+    """
+    try:
+        return {"nvmolkit": importlib.metadata.version("nvmolkit")} if config.engine == "nvmolkit" else {}
+    except ImportError as error:
+        raise _missing(error) from error
+
+
+def _missing(error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"embed.engine nvmolkit: nvmolkit can not be imported here ({error}). Install it on a machine with NVIDIA GPUs "
+        f"by {INSTALL}; it needs the one version of RDKit that it was made for. Or use embed.engine rdkit"
+    )
 
 
 def _probe(gpu: int) -> str:

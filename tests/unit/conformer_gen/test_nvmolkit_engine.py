@@ -1,6 +1,8 @@
 """The GPU engine against a stand-in for nvmolkit 0.6 that embeds, comes short, refuses and raises as told."""
 
 import dataclasses
+import importlib.metadata
+import importlib.util
 import sys
 import types
 from pathlib import Path
@@ -12,13 +14,16 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from conformer_gen import worker
+from conformer_gen.config import BuildConfig
 from conformer_gen.curate import CurateConfig
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
-from conformer_gen.nvmolkit_engine import embed_molecules, require_gpus
+from conformer_gen.nvmolkit_engine import embed_molecules, require_gpus, versions
 from conformer_gen.pieces import EMBEDDED, FAILURES, Piece, done_pieces
 from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.reader import SourceConfig
 from conformer_gen.watch import NOWHERE
 from conformer_gen.worker import EmbedJob
+from conformer_gen.workspace import plan_build
 from unimol_scale.errors import ConfigError, ConformerError
 from unimol_scale.store.schema import ConformerOrigin, Layout, MoleculeRecord
 
@@ -163,6 +168,23 @@ def test_a_build_is_refused_before_it_starts_where_nvmolkit_is_not_installed(mon
     monkeypatch.setitem(sys.modules, "nvmolkit", None)
     with pytest.raises(ConfigError, match=r"pip install 'unimol-scale\[nvmolkit\]'"):
         require_gpus(CONFIG)
+
+
+def test_a_store_names_the_version_of_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert versions(EmbedConfig()) == {}
+    monkeypatch.setattr(importlib.metadata, "version", {"nvmolkit": "0.6.0"}.__getitem__)
+    assert versions(CONFIG) == {"nvmolkit": "0.6.0"}
+    monkeypatch.undo()
+    if importlib.util.find_spec("nvmolkit") is None:
+        with pytest.raises(ConfigError, match="nvmolkit can not be imported here"):
+            versions(CONFIG)
+
+
+def test_the_plan_of_a_build_names_the_engine_and_not_the_gpus_of_this_machine() -> None:
+    source = SourceConfig(name="sample")
+    plans = [plan_build(BuildConfig(source=source, embed=EmbedConfig(gpus=gpus))) for gpus in ((0,), (1, 2))]
+    assert plans[0] == plans[1]
+    assert plans[0]["conformer_recipe"]["engine"] == "rdkit"
 
 
 def test_a_build_is_refused_before_it_starts_where_a_gpu_does_not_answer(gpu: Gpu) -> None:
