@@ -1,5 +1,6 @@
 """The report counts what is in the store, shows why rows failed, and says the same of the same store."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from conformer_gen.report import write_report
 from conformer_gen.selection import Selection, commit_selection
 from conformer_gen.tallies import energy_histogram, tally
 from tests.store_samples import random_record, write_store
-from unimol_scale.store.manifest import Backend
+from unimol_scale.store.manifest import Backend, Counts
 from unimol_scale.store.schema import MoleculeRecord
 from unimol_scale.store.shards import Store
 
@@ -101,12 +102,14 @@ def test_failures_are_counted_by_cause_with_an_example(finished: Finished) -> No
 
 def test_the_report_shows_every_picture_that_it_names_and_the_numbers(finished: Finished) -> None:
     store, failures, work = finished
-    write_report(store, failures, work)
+    counts = Counts(read=30, stored=23, duplicates=0, failed=0, not_sampled=7)
+    write_report(Store(store.path, dataclasses.replace(store.manifest, counts=counts), ""), failures, work)
     text = (store.path / "report.md").read_text()
     named = {line.split("(")[-1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     names = ["atoms", "elements", "scaffolds", "origins", "conformers", "failures"]
     assert named == {path.name for path in store.path.glob("*.png")} == {f"{name}.png" for name in names}
-    assert "failed + 7 not sampled." in text
+    assert "30 rows read = 23 stored + " in text
+    assert "7 not sampled" in text
     assert "| train | 17 | 73.9% |" in text
     assert "6 Murcko scaffolds, none of them also in train" in text
     assert "| `c1ccccc1` | 9 |" in text
