@@ -4,12 +4,16 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 from curated_rows import config, random_rows, selected, write
 
-from conformer_gen import ray_selection
+from conformer_gen import driver, ray_selection
+from conformer_gen.config import BuildConfig
+from conformer_gen.curate import CurateConfig
 from conformer_gen.selection import SELECTED, Selection, read_selection
+from conformer_gen.sources.config import SourceConfig
 from conformer_gen.whole_set import InProcess, Passes
 
 pytestmark = pytest.mark.ray
@@ -62,3 +66,25 @@ def test_a_fault_of_the_disk_comes_out_as_what_it_is(cpus: int, bucket_rows: int
     with pytest.raises(OSError, match=SELECTED):
         ray_selection.select(tmp_path, BUILD, bucket_rows)
     assert read_selection(tmp_path) is None
+
+
+def test_a_build_accounts_for_what_is_excluded_and_what_is_not_sampled(tmp_path: Path) -> None:
+    benchmark, source = tmp_path / "benchmark.smi", tmp_path / "input.smi"
+    benchmark.write_text("OC(=O)Cc1ccccc1\n")
+    alkanes = ["C" * length for length in range(1, 13)]
+    source.write_text("\n".join(["[O-]C(=O)Cc1ccccc1 salt", "CC(=O)O.[Na] two", "CC(=O)O again", *alkanes]))
+    curate = CurateConfig(exclude=(benchmark,), target=8, temperature=1.0)
+    store = driver.build(
+        BuildConfig(
+            source=SourceConfig(name="smiles", input=(str(source),)),
+            curate=curate,
+            output=tmp_path / "store",
+            workers=1,
+        )
+    ).store
+    counts = store.manifest.counts
+    assert (counts.read, counts.stored, counts.duplicates, counts.failed, counts.not_sampled) == (15, 8, 1, 1, 5)
+    (failure,) = pq.read_table(store.path / "failures.parquet").to_pylist()
+    assert (failure["id"], failure["stage"], failure["reason"]) == ("salt", "curate", "excluded")
+    assert store.manifest.parameters["exclude"][0].startswith("benchmark.smi (16 bytes, sha256 ")
+    assert "5 not sampled" in (store.path / "report.md").read_text()

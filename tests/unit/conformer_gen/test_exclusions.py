@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from conformer_gen.config import BuildConfig
 from conformer_gen.curate import CurateConfig, Curated, Rejected, curate_molecule
 from conformer_gen.exclusions import NO_EXCLUSIONS, Exclusions, describe_files, read_exclusions
+from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
-from unimol_scale.errors import SourceError
+from conformer_gen.workspace import claim, plan_build
+from unimol_scale.errors import SourceError, StoreError
 
 ALANINE = "C[C@H](N)C(=O)O"
 PHENYLACETATE = "[O-]C(=O)Cc1ccccc1"
@@ -83,3 +86,16 @@ def test_a_list_that_excludes_nothing_is_an_error(tmp_path: Path) -> None:
     odd.write_text("CCO")
     with pytest.raises(SourceError, match="must end in"):
         read_exclusions(CurateConfig(exclude=(odd,)))
+
+
+def test_a_build_is_not_resumed_with_another_list(tmp_path: Path) -> None:
+    listed, output = tmp_path / "benchmark.smi", tmp_path / "store"
+    build = BuildConfig(source=SourceConfig(name="sample"), curate=CurateConfig(exclude=(listed,)))
+    listed.write_text("CCO\n")
+    plan = plan_build(build)
+    assert str(tmp_path) not in str(plan)  # a store does not say on which machine it was made
+    assert not claim(output, plan, task_size=500)
+    assert not claim(output, plan_build(build), task_size=500)
+    listed.write_text("CCN\n")
+    with pytest.raises(StoreError, match=r"exclude is \['benchmark.smi"):
+        claim(output, plan_build(build), task_size=500)
