@@ -45,8 +45,9 @@ class EmbedConfig:
         timeout_s: seconds for embedding from one kind of start, for what a count does not stop.
         max_iterations: of the force field; 200, RDKit's default, leaves most drug-sized molecules unconverged.
         stereo: "drop" leaves out conformers whose stereo is not what the SMILES gives, since their features would be
-            another molecule's; it costs nothing (none of 3,846 from 1,940 molecules of the NCI set, ZINC20, ChEMBL and
-            macrocycles was). "keep" flags them. Geometry from a file is flagged, never dropped.
+            another molecule's; it costs nothing (none of 3,846 conformers of the NCI set, ZINC20, ChEMBL, inorganics
+            and macrocycles was). "keep" flags them. Geometry from a file is flagged, never dropped: there it happens
+            (4 of 1,999 DFT geometries of PCQM4Mv2, double bonds in rings of 8 and more).
         energy_window: kcal/mol; conformers further above the molecule's lowest one are left out. None keeps all.
         rmsd_prune: Å; a conformer this near to one of lower energy is left out. None keeps all.
         engine: "rdkit" on CPUs, or "nvmolkit" on NVIDIA GPUs (see ``nvmolkit_engine``).
