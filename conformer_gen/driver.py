@@ -83,6 +83,7 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
             outcome = pipeline.run_stages(config, work.absolute(), job)
             manifest = assemble.assemble(output, config, plan, outcome.selection, pipeline.runner(config))
         report.write_report(_unfinished_store(config, manifest), output / assemble.FAILURES_NAME, work)
+        workspace.sweep(output)
         write_manifest(output, manifest)
         shutil.rmtree(work)
     return BuildResult(store=open_store(output), seconds=time.monotonic() - began, molecules=outcome.num_embedded)

@@ -46,7 +46,7 @@ def select(work: Path, config: BuildConfig, bucket_rows: int = BUCKET_ROWS) -> S
     except ray.exceptions.RayTaskError as error:
         cause: BaseException | None = error
         while cause is not None:  # Ray Data wraps what a task raised, more than once
-            if isinstance(cause, OSError):
+            if isinstance(cause, OSError) and not isinstance(cause, ray.exceptions.RayTaskError):
                 raise cause from error
             cause = getattr(cause, "cause", None) or cause.__cause__
         raise

@@ -151,6 +151,17 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
         workspace.claim(tmp_path, plan(tmp_path), 500)
 
 
+def test_what_a_killed_process_left_half_written_does_not_stay_in_the_store(tmp_path: Path) -> None:
+    names = ["report.md", "train/shard-00000.arrow", "valid/shard-00000.lmdb"]
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("whole")
+        path.with_name(f".{path.name}.12345678.tmp").write_text("half")
+    workspace.sweep(tmp_path)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == names
+
+
 def test_two_builds_do_not_share_a_directory(tmp_path: Path) -> None:
     workspace.claim(tmp_path, plan(tmp_path), 500)
     with workspace.locked(tmp_path), pytest.raises(StoreError, match="another process"), workspace.locked(tmp_path):
