@@ -1,5 +1,7 @@
 """Downloads from a server that stalls, hangs up, answers wrongly or changes its files, and from an object store."""
 
+import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -105,6 +107,45 @@ def test_a_file_that_changes_between_tries_is_started_anew(
 
     server.answers["/a"] = changing
     assert fetched(server, tmp_path, "/a") == [new]
+
+
+def part_of(handler: Handler, content: bytes, etag: str, end: int | None = None) -> None:
+    """Answer a Range request without a look at its If-Range condition."""
+    start = int(handler.headers["Range"].removeprefix("bytes=").rstrip("-"))
+    body = content[start:end]
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(content)}")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("ETag", etag)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def test_a_changed_file_is_not_put_together_from_two_versions(server: Server, tmp_path: Path) -> None:
+    new = DATA[::-1]
+
+    def careless(handler: Handler, number: int) -> None:
+        if number == 0:
+            handler.send(DATA, etag='"1"', cut_at=HALF)
+        elif "Range" in handler.headers:
+            part_of(handler, new, '"2"')
+        else:
+            handler.send(new, etag='"2"')
+
+    server.answers["/a"] = careless
+    assert fetched(server, tmp_path, "/a") == [new]
+
+
+def test_a_part_that_ends_early_is_not_taken_for_the_rest(server: Server, tmp_path: Path) -> None:
+    def short_parts(handler: Handler, number: int) -> None:
+        if number == 0:
+            handler.send(DATA, etag='"1"', cut_at=HALF)
+        else:
+            part_of(handler, DATA, '"1"', end=HALF + 1000 if number == 1 else None)
+
+    server.answers["/a"] = short_parts
+    assert fetched(server, tmp_path, "/a") == [DATA]
+    assert server.ranges("/a") == ["", f"bytes={HALF}-", f"bytes={HALF + 1000}-"]
 
 
 def test_a_file_that_becomes_shorter_is_started_anew(server: Server, tmp_path: Path) -> None:
@@ -242,9 +283,6 @@ def test_an_object_store_is_read_from_where_it_stopped(tmp_path: Path) -> None:
 
     body = transport.open("memory://bucket/a.smi", 0, None)
     (tmp_path / "a.smi.part").write_bytes(DATA[:HALF])
-    import dataclasses
-    import json
-
     (tmp_path / "a.smi.part.json").write_text(json.dumps(dataclasses.asdict(body.version)))
     run(threading.Event())
     assert target.read_bytes() == DATA
