@@ -93,7 +93,7 @@ def _agree(bonds: Bonds, relative: Float64) -> bool:
 def _match_bonds(molecule: Chem.Mol, symbols: Sequence[str], positions: Float64, relative: Float64) -> list[int] | None:
     first, second = np.triu_indices(len(relative), 1)
     closest = np.argsort(relative[first, second], kind="stable")[: molecule.GetNumBonds()]
-    bonds = list(zip(first[closest].tolist(), second[closest].tolist(), strict=True))
+    bonds = sorted(zip(first[closest].tolist(), second[closest].tolist(), strict=True))
     if not _agree(bonds, relative):
         return None
     wanted = _Skeleton([atom.GetSymbol() for atom in molecule.GetAtoms()], _bonds(molecule))

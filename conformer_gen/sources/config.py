@@ -45,6 +45,8 @@ class SourceConfig:
             raise ConfigError("the source 'sample' ships with RDKit and takes no --input")
         if self.name != "sample" and not self.input:
             raise ConfigError(f"the source {self.name!r} needs --input FILE_OR_DIR")
+        if "://" not in self.base_url:
+            raise ConfigError(f"base_url must be a URL such as {ZINC20_URL}, got {self.base_url!r}")
         if self.labels and self.name not in WITH_CHOSEN_LABELS:
             raise ConfigError(
                 f"labels can be chosen for {', '.join(WITH_CHOSEN_LABELS)}, not for {self.name!r}, which has "

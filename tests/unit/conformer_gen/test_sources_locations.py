@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from file_server import serve
 
 from conformer_gen.sources import locations
 from conformer_gen.sources.config import SourceConfig
@@ -101,3 +102,15 @@ def test_urls_and_files_are_read_in_their_order(tmp_path: Path, monkeypatch: pyt
         ([f"{base}/CDAA.smi", f"{base}/CDAB.smi"], tmp_path / "d", True),
         (["s3://bucket/last.smi"], tmp_path / "d", True),
     ]
+
+
+def test_tranches_come_from_a_server_and_missing_ones_are_passed_over_if_asked(tmp_path: Path) -> None:
+    with serve() as server:
+        for code in ("CDAA", "CDAC"):
+            content = f"smiles zinc_id\n{'C' * 5} {code}\n".encode()
+            server.answers[f"/2D/CD/{code}.smi"] = lambda handler, _, content=content: handler.send(content)
+        base = f"{server.url}/2D"
+        config = zinc("CDA[A-C]", base_url=base, missing_ok=True)
+        assert [row.id for row in read_source(config, tmp_path)] == ["CDAA", "CDAC"]
+        with pytest.raises(SourceError, match=r"CDAB\.smi"):
+            list(read_source(zinc("CDA[A-C]", base_url=base), tmp_path / "again"))

@@ -43,6 +43,7 @@ def test_csv_and_parquet_find_or_take_their_columns(tmp_path: Path) -> None:
     "text",
     [
         "smiles;name;y\nCCO;a, b;1\n",
+        'smiles;"note, long, very long, in words, unread";name;y\nCCO;;a, b;1\n',
         "smiles\tname\ty\nCCO\ta, b\t1\n",
         'smiles,name,y\r\n"CCO","a, b",1\r\n\r\n',
         '\ufeff"smiles","name",y\nCCO,"a, b",1',
