@@ -31,7 +31,7 @@ def read_sdf(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecul
 
 
 def records(stream: TextStream) -> Iterator[str]:
-    """Yield the text of each record; the last may lack its ``$$$$``, and text without a mol block is none."""
+    """Yield the text of each record; the last may lack its ``$$$$``."""
     lines: list[str] = []
     for line in stream.text:
         if line.startswith(RECORD_END):
