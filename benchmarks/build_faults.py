@@ -4,7 +4,8 @@
 
 One worker; two workers; two workers with ``--kills`` SIGKILLs at random moments, each at the driver, at a worker that
 is at work, or at everything at once as when a machine loses power. After a driver is gone the same command is run
-again. Moments and victims come from ``--seed``; moments are spread over the time that the undisturbed build took.
+again. Moments and victims come from ``--seed``. A moment is a number of finished pieces of work, not a time, so that it
+falls into the build on a fast machine and on a slow one.
 
 Writes a table to benchmarks/results/build_faults.md and ends with status 0 only if the three stores are equal and every
 kill found its victim. Linux only: processes are found through /proc.
@@ -26,6 +27,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from conformer_gen.pieces import CURATED, EMBEDDED, done_pieces
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPT = REPOSITORY / "conformer_gen" / "build.py"
 VICTIMS = ("worker", "driver", "machine")
@@ -36,9 +39,9 @@ POLL_S = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """A SIGKILL to come: seconds of building after which, and at whom."""
+    """A SIGKILL to come: after how many finished pieces of work, and at whom."""
 
-    at_s: float
+    pieces: int
     victim: str
 
 
@@ -51,12 +54,15 @@ class Outcome:
     kills: list[Kill] = dataclasses.field(default_factory=list)
 
 
-def plan_kills(number: int, seconds: float, seed: int) -> list[Kill]:
-    """Return kills in the order of their moments, every kind of victim about equally often."""
+def plan_kills(number: int, rows: int, task_size: int, seed: int) -> list[Kill]:
+    """Return kills in the order of their moments, every kind of victim about equally often.
+
+    Every row is curated and, but for duplicates, embedded; the last pieces are left alone, lest a build ends first.
+    """
     generator = random.Random(seed)
     victims = [VICTIMS[at % len(VICTIMS)] for at in range(number)]
     generator.shuffle(victims)
-    moments = sorted(generator.uniform(0.05, 0.95) * seconds for _ in range(number))
+    moments = sorted(generator.sample(range(2 * -(-rows // task_size) - 3), number))
     return [Kill(moment, victim) for moment, victim in zip(moments, victims, strict=True)]
 
 
@@ -74,7 +80,7 @@ def build(arguments: Sequence[str], output: Path, kills: Sequence[Kill] = ()) ->
         outcome.starts += 1
         with tempfile.TemporaryFile() as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {name: value})
-            died = _watch(process, mark.encode(), outcome, waiting)
+            died = _watch(process, mark.encode(), output / ".build", outcome, waiting)
             if process.returncode == 0:
                 return outcome
             if not died:
@@ -82,16 +88,21 @@ def build(arguments: Sequence[str], output: Path, kills: Sequence[Kill] = ()) ->
                 raise subprocess.CalledProcessError(process.returncode, command, log.read().decode())
 
 
-def _watch(process: "subprocess.Popen[bytes]", mark: bytes, outcome: Outcome, waiting: list[Kill]) -> bool:
+def _watch(process: "subprocess.Popen[bytes]", mark: bytes, work: Path, outcome: Outcome, waiting: list[Kill]) -> bool:
     """Count time and kill until the driver is gone; return whether it was killed."""
     before, began, died = outcome.seconds, time.monotonic(), False
     while process.poll() is None:
         outcome.seconds = before + time.monotonic() - began
-        if not died and waiting and outcome.seconds >= waiting[0].at_s and _kill(process.pid, mark, waiting[0].victim):
+        due = not died and waiting and _num_done(work) >= waiting[0].pieces
+        if due and _kill(process.pid, mark, waiting[0].victim):
             died = waiting[0].victim != "worker"
             outcome.kills.append(waiting.pop(0))
         time.sleep(POLL_S)
     return died
+
+
+def _num_done(work: Path) -> int:
+    return sum(1 for kind in (CURATED, EMBEDDED) for _ in done_pieces(work, kind))
 
 
 def _kill(driver: int, mark: bytes, victim: str) -> bool:
@@ -145,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", default="sample", help="as of build.py")
     parser.add_argument("--input", nargs="+", default=[], help="as of build.py")
     parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--task-size", type=int, default=500, help="rows in a piece of work")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of moments and victims")
     parser.add_argument("--directory", type=Path, help="where the stores go (default: a temporary directory)")
@@ -156,13 +168,20 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; return 0 if the stores are equal and all kills were done."""
     options = _parser().parse_args(argv)
-    common = ["--source", options.source, "--limit", str(options.rows), *options.overrides]
+    common = [
+        "--source",
+        options.source,
+        "--limit",
+        str(options.rows),
+        f"task_size={options.task_size}",
+        *options.overrides,
+    ]
     common += ["--input", *options.input] if options.input else []
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
         root = Path(folder)
         runs = {"1 worker": build([*common, "--workers", "1"], root / "one")}
         runs["2 workers"] = build([*common, "--workers", "2"], root / "two")
-        kills = plan_kills(options.kills, runs["2 workers"].seconds, options.seed)
+        kills = plan_kills(options.kills, options.rows, options.task_size, options.seed)
         runs["2 workers, killed"] = build([*common, "--workers", "2"], root / "killed", kills)
         hashes = [file_hashes(root / name) for name in ("one", "two", "killed")]
     differing = [
@@ -186,8 +205,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "|---|---|---|---|---|---|---|",
             *rows,
             "",
-            "SIGKILLs, at seconds of building: "
-            + ", ".join(f"{kill.victim} at {kill.at_s:.0f}" for kill in done)
+            "SIGKILLs, at numbers of finished pieces: "
+            + ", ".join(f"{kill.victim} at {kill.pieces}" for kill in done)
             + ".",
             f"Every file is compared but {RATE_PICTURE}, which shows how long things took.",
             "",
