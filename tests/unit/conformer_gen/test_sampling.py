@@ -145,3 +145,9 @@ def test_a_budget_for_all_takes_all() -> None:
     assert EVERYTHING.chosen(items.scores, items.names).all()
     none: UInt64 = fill(items, 0).extra
     assert len(none) == 0
+
+
+def test_a_small_item_fills_what_a_large_one_before_it_leaves() -> None:
+    items = items_of(([0, 1, 2**62, 2**64 - 1], [4, 9, 3, 1]))
+    assert fill(items, 8).chosen(items.scores, items.names).tolist() == [True, False, True, True]
+    assert fill(items, 8, largest_window=1).chosen(items.scores, items.names).tolist() == [True, False, False, False]

@@ -111,6 +111,15 @@ def test_validation_depends_on_the_seed(tmp_path: Path) -> None:
     assert first == again != other
 
 
+def test_the_sample_depends_on_the_seed_inside_a_scaffold(tmp_path: Path) -> None:
+    write(tmp_path, [Row(key=2**62 + i, scaffold=0) for i in range(100)])
+    samples = []
+    for seed in (0, 1):
+        selection = select(tmp_path, config(seed=seed, target=50, temperature=1.0))
+        samples.append({(chunk, position) for chunk, position, _ in selected(selection, tmp_path)})
+    assert 10 < len(samples[0] & samples[1]) < 40  # 25 expected
+
+
 def test_no_validation_when_none_is_asked_for(tmp_path: Path) -> None:
     write(tmp_path, random_rows(100))
     assert select(tmp_path, config(valid_fraction=0)).num_valid == 0
