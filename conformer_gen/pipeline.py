@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 
 import unimol_scale
 from conformer_gen import assemble, worker
@@ -23,7 +24,7 @@ from conformer_gen.exclusions import read_exclusions
 from conformer_gen.pieces import CURATED, EMBEDDED, Piece, beside, done_pieces
 from conformer_gen.progress import SAMPLES_NAME, SampleLog, StageProgress
 from conformer_gen.ray_selection import select
-from conformer_gen.selection import Selection
+from conformer_gen.selection import Selection, read_selection
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from conformer_gen.stage import Job, Stage, run_all, run_watched
@@ -33,6 +34,7 @@ from unimol_scale.errors import StoreError
 
 OBJECT_STORE_BYTES = 100 * 2**20  # arguments of the tasks in flight; results go to files
 DOWNLOADS = "downloads"  # in the work directory
+RAY_FILES = "for its own files, which lie in RAY_TMPDIR or else in /tmp/ray"
 IN_FLIGHT_PER_CPU = 3  # enough that no worker waits for the driver
 
 
@@ -43,7 +45,7 @@ def on_ray(config: BuildConfig) -> Iterator[None]:
     The nodes of a cluster get this very code; what it imports, RDKit first of all, they must have.
 
     Raises:
-        StoreError: Ray does not start, or the cluster can not be reached.
+        StoreError: Ray does not start, the cluster can not be reached, or Ray has no room for its own files.
     """
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_enable_metrics_collection"):
         os.environ.setdefault(name, "0")
@@ -62,10 +64,14 @@ def on_ray(config: BuildConfig) -> Iterator[None]:
                 **common,
             )
     except (OSError, RuntimeError, ValueError) as error:  # a ConnectionError is an OSError
-        where = f" at {address}" if address else " (it keeps its files in RAY_TMPDIR, or else in /tmp/ray)"
+        where = f" at {address}" if address else ""
         raise StoreError(f"Ray does not start{where}: {error}") from error
     try:
         yield
+    except ray.exceptions.OutOfDiskError as error:
+        raise StoreError(
+            f"Ray has no room {RAY_FILES}: make room and run the same command again, it resumes"
+        ) from error
     finally:
         ray.shutdown()
 
@@ -102,8 +108,9 @@ def run_stages(config: BuildConfig, work: Path, job: EmbedJob) -> Outcome:
     """
     in_flight = _max_in_flight()
     with SampleLog(work / SAMPLES_NAME) as log:
-        with StageProgress("curating", None, log) as progress:
-            _curate_stage(config, work).run(_curate_jobs(config, work, progress.skip), in_flight, progress)
+        if read_selection(work) is None:  # else every row was curated, and the source need not be read again
+            with StageProgress("curating", None, log) as progress:
+                _curate_stage(config, work).run(_curate_jobs(config, work, progress.skip), in_flight, progress)
         selection = select(work, config)
         assemble.require_molecules(selection, work.parent, runner(config))
         with StageProgress("embedding", selection.num_kept, log) as progress:
