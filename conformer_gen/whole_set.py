@@ -9,10 +9,9 @@ dealt into buckets by a hash, so that memory holds one bucket at a time; a ``Run
     ranked/ + cuts  → by chunk    → the parts of the selection
 """
 
-import collections
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,10 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rdkit import Chem
 
 from conformer_gen.config import BuildConfig
-from conformer_gen.curate import scaffold_smiles
 from conformer_gen.pieces import CURATED, done_pieces, group_pieces, groups
 from conformer_gen.sampling import (
     BITS_OF_A_ROUND,
@@ -40,8 +37,8 @@ from conformer_gen.sampling import (
     temperature_scores,
     unit_interval,
 )
+from conformer_gen.scaffolds import Scaffolds, runs, starts_of_runs
 from conformer_gen.selection import SELECTED, Selection, commit_part, commit_selection
-from conformer_gen.worker import read_chunk
 from unimol_scale.store.shards import commit_file
 
 T = TypeVar("T")
@@ -50,8 +47,6 @@ BUCKET, DISTINCT, RANKED = "bucket", "distinct", "ranked"
 BUCKET_ROWS = 1_000_000
 # A scaffold larger than this part of the validation budget stays in train, so that validation sees many scaffolds.
 LARGEST_SCAFFOLD_SHARE = 4
-CURVE_POINTS = 200
-TOP_SCAFFOLDS = 10
 RANK_STREAM, SAMPLE_STREAM, SPLIT_STREAM = 1, 2, 3
 HASHES = pa.schema({"chunk": pa.int64(), "position": pa.int32(), "key": pa.uint64(), "scaffold": pa.uint64()})
 
@@ -198,7 +193,7 @@ class Passes:
             order = np.lexsort((keys, mix(keys, seed, RANK_STREAM), table["scaffold"].to_numpy()))
             table = table.take(pa.array(order))
             if temperature is not None:
-                _, starts, sizes = _runs(table["scaffold"].to_numpy())
+                _, starts, sizes = runs(table["scaffold"].to_numpy())
                 ranks = np.arange(len(table)) - np.repeat(starts, sizes)
                 u = unit_interval(mix(keys[order], seed, SAMPLE_STREAM))
                 scores = temperature_scores(np.repeat(sizes, sizes), ranks, u, num_distinct, temperature)
@@ -222,7 +217,7 @@ class Passes:
             return table
         return table.filter(pa.array(sample.chosen(table["score"].to_numpy(), table["key"].to_numpy())))
 
-    def _scaffolds(self, runner: Runner, sample: Cut) -> "Scaffolds":
+    def _scaffolds(self, runner: Runner, sample: Cut) -> Scaffolds:
         def count(path: str) -> pa.Table:
             return Scaffolds.of(self._sampled(path, sample)).to_table()
 
@@ -236,10 +231,10 @@ class Passes:
         if self.config.curate.split == "random":
             return table["key"].to_numpy(), np.ones(len(table), np.int64)
         scaffolds = table["scaffold"].to_numpy()
-        _, _, sizes = _runs(scaffolds)
+        _, _, sizes = runs(scaffolds)
         return scaffolds, np.repeat(sizes, sizes)
 
-    def _split(self, runner: Runner, sample: Cut, scaffolds: "Scaffolds", num_kept: int) -> Split:
+    def _split(self, runner: Runner, sample: Cut, scaffolds: Scaffolds, num_kept: int) -> Split:
         """Choose groups for validation: in the order of a hash, while they fit into what is left of the budget.
 
         The budget is ``valid_fraction`` of the molecules, at least one group, where there are two.
@@ -303,19 +298,8 @@ def _read_hashes(work: Path, group: int) -> pa.Table:
 def first_rows(chunks: Int64, positions: npt.NDArray[np.int32], keys: UInt64) -> Int64:
     """Return the indices of the rows that are the first with their key in the order of (chunk, position)."""
     order = np.lexsort((positions, chunks, keys))
-    first: Int64 = order[_starts(keys[order])]
+    first: Int64 = order[starts_of_runs(keys[order])]
     return first
-
-
-def _starts(values: UInt64) -> Int64:
-    """Return where runs of equal values begin."""
-    return np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])[: len(values)])
-
-
-def _runs(values: UInt64) -> tuple[UInt64, Int64, Int64]:
-    """Return value, start and length of each run of equal values."""
-    starts = _starts(values)
-    return values[starts], starts, np.diff(starts, append=len(values))
 
 
 def _total(tables: Iterable[pa.Table], name: str) -> int:
@@ -355,89 +339,3 @@ class Spread:
 
         whole = pa.concat_tables(self.runner.each(gather, self.files))
         return Items(**{field.name: whole[field.name].to_numpy() for field in dataclasses.fields(Items)})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Largest:
-    """A large scaffold: its hash, molecules, and where one of them is."""
-
-    scaffold: int
-    molecules: int
-    chunk: int
-    position: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scaffolds:
-    """How molecules are spread over scaffolds: molecules of a scaffold → scaffolds with so many, and the largest."""
-
-    sizes: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    top: tuple[Largest, ...] = ()
-
-    @property
-    def number(self) -> int:
-        """Of different scaffolds."""
-        return sum(self.sizes.values())
-
-    @staticmethod
-    def of(table: pa.Table) -> "Scaffolds":
-        """Count molecules whose scaffolds lie together."""
-        hashes, starts, sizes = _runs(table["scaffold"].to_numpy())
-        top = []
-        for at in np.lexsort((hashes, -sizes))[:TOP_SCAFFOLDS].tolist():
-            molecule = table.slice(int(starts[at]), 1)
-            place = {name: molecule[name][0].as_py() for name in ("chunk", "position")}
-            top.append(Largest(scaffold=int(hashes[at]), molecules=int(sizes[at]), **place))
-        return Scaffolds(sizes=collections.Counter(sizes.tolist()), top=tuple(top))
-
-    def plus(self, other: "Scaffolds") -> "Scaffolds":
-        """Return both together; no scaffold may be in both."""
-        top = sorted((*self.top, *other.top), key=lambda largest: (-largest.molecules, largest.scaffold))
-        sizes = collections.Counter(self.sizes)
-        sizes.update(other.sizes)
-        return Scaffolds(sizes=sizes, top=tuple(top[:TOP_SCAFFOLDS]))
-
-    def to_table(self) -> pa.Table:
-        """Return a table of one row."""
-        top = [dataclasses.astuple(largest) for largest in self.top]
-        return pa.table(
-            {
-                "sizes": pa.array([list(self.sizes)], pa.list_(pa.int64())),
-                "counts": pa.array([list(self.sizes.values())], pa.list_(pa.int64())),
-                "scaffold": pa.array([[row[0] for row in top]], pa.list_(pa.uint64())),
-                "place": pa.array([[number for row in top for number in row[1:]]], pa.list_(pa.int64())),
-            }
-        )
-
-    @staticmethod
-    def from_table(table: pa.Table) -> "Scaffolds":
-        """Read one or more rows back."""
-        total = Scaffolds()
-        for row in table.to_pylist():
-            places = np.array(row["place"], np.int64).reshape(-1, 3).tolist()
-            top = [
-                Largest(scaffold=scaffold, molecules=place[0], chunk=place[1], position=place[2])
-                for scaffold, place in zip(row["scaffold"], places, strict=True)
-            ]
-            sizes = dict(zip(row["sizes"], row["counts"], strict=True))
-            total = total.plus(Scaffolds(sizes=sizes, top=tuple(top)))
-        return total
-
-    def curve(self) -> tuple[tuple[int, int], ...]:
-        """Return (rank, molecules) at ranks about evenly spaced in their logarithm, from rank 1."""
-        if not self.sizes:
-            return ()
-        sizes = np.array(sorted(self.sizes, reverse=True), np.int64)
-        reached = np.cumsum([self.sizes[size] for size in sizes.tolist()])
-        ranks = np.unique(np.geomspace(1, reached[-1], CURVE_POINTS).round().astype(np.int64))
-        at = np.searchsorted(reached, ranks)
-        return tuple(zip(ranks.tolist(), sizes[at].tolist(), strict=True))
-
-    def named(self, work: Path) -> dict[str, int]:
-        """Return the SMILES of the largest scaffolds and their molecules, the largest first."""
-        names = {}
-        for largest in self.top:
-            table = read_chunk(work, largest.chunk)
-            row = table.filter(pc.equal(table["position"], largest.position))
-            names[scaffold_smiles(Chem.MolFromSmiles(row["smiles"][0].as_py()))] = largest.molecules
-        return names
