@@ -63,7 +63,7 @@ def test_ray_data_selects_what_one_process_selects(cpus: int, tmp_path: Path) ->
 def test_a_fault_of_the_disk_comes_out_as_what_it_is(cpus: int, bucket_rows: int, tmp_path: Path) -> None:
     write(tmp_path, random_rows(300))
     (tmp_path / SELECTED).write_text("a file where the directory should be")
-    with pytest.raises(OSError, match=SELECTED):
+    with pytest.raises(NotADirectoryError):  # its number is what tells a full disk from others
         ray_selection.select(tmp_path, BUILD, bucket_rows)
     assert read_selection(tmp_path) is None
 
