@@ -19,13 +19,16 @@ from unimol_scale.store.schema import Float32
 # RDKit counts what it takes for unpaired electrons from usual valences, which dative bonds to metals do not have.
 NON_METALS = {1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55), 85, 86}
 
+MAX_ATOMS, MAX_ATOMS_WITH_GEOMETRY = 128, 256
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CurateConfig:
     """What is kept and how it is split.
 
     Attributes:
-        max_atoms: heavy atoms; larger molecules are rejected, since a pair track costs their square.
+        max_atoms: heavy atoms; larger molecules are rejected, since a pair track costs their square and conformers of
+            large ones take minutes. None: 128, and 256 for rows that bring their own geometry.
         fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
         radicals: "reject" neutral molecules with unpaired electrons, most of which are SMILES with a hydrogen
             forgotten, such as C[S](=O)=O; or "keep" them. Always kept: radical ions; metals, whose count of unpaired
@@ -40,7 +43,7 @@ class CurateConfig:
             they are drawn (Uni-Mol2: 0.005): small favours large scaffolds, large makes all scaffolds alike.
     """
 
-    max_atoms: int = 128
+    max_atoms: int | None = None
     fragments: Literal["largest", "reject"] = "largest"
     radicals: Literal["reject", "keep"] = "reject"
     exclude: tuple[Path, ...] = ()
@@ -51,7 +54,7 @@ class CurateConfig:
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_atoms <= 1000:
+        if self.max_atoms is not None and not 1 <= self.max_atoms <= 1000:
             raise ConfigError(f"max_atoms must be 1 to 1000, got {self.max_atoms}")
         if not 0.0 <= self.valid_fraction <= 0.5:
             raise ConfigError(f"valid_fraction must be 0 to 0.5, got {self.valid_fraction}")
@@ -128,8 +131,10 @@ def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geom
         return Rejected(reason="dummy_atom", detail=f"{dummies} atoms are not elements (attachment points)")
     if heavy == 0:
         return Rejected(reason="no_heavy_atom", detail="nothing but hydrogen")
-    if heavy > config.max_atoms:
-        return Rejected(reason="too_many_atoms", detail=f"{heavy} heavy atoms, at most {config.max_atoms} are allowed")
+    limit = config.max_atoms or (MAX_ATOMS_WITH_GEOMETRY if has_geometry else MAX_ATOMS)
+    if heavy > limit:
+        detail = f"{heavy} heavy atoms, at most {limit} are allowed (curate.max_atoms)"
+        return Rejected(reason="too_many_atoms", detail=detail)
     # An atom with other than its usual number of hydrogens is in brackets.
     if config.radicals == "reject" and not has_geometry and "[" in smiles and not Chem.GetFormalCharge(molecule):
         unpaired = [atom for atom in molecule.GetAtoms() if atom.GetNumRadicalElectrons()]

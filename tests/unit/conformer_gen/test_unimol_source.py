@@ -193,7 +193,7 @@ def test_one_stretched_conformer_among_others_is_no_other_molecule(tmp_path: Pat
 def test_every_molecule_of_the_real_file_is_matched_to_its_smiles(shared_data: Path) -> None:
     kept = {}
     for row in read_unimol(shared_data / "uni-mol-lmdb" / "clintox_valid.lmdb"):
-        found = curate_molecule(row, CurateConfig(max_atoms=256))
+        found = curate_molecule(row, CurateConfig())
         assert isinstance(found, Curated), (row.id, found)
         assert found.conformers is not None
         assert found.origins == (row.geometry.origins if row.geometry else None)
