@@ -177,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         *options.overrides,
     ]
     common += ["--input", *options.input] if options.input else []
+    if options.directory is not None:
+        options.directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
         root = Path(folder)
         runs = {"1 worker": build([*common, "--workers", "1"], root / "one")}

@@ -1,4 +1,4 @@
-"""Build a conformer store: python conformer_gen/build.py --source sample. Arguments in, exit status out; no logic.
+"""Build a conformer store from SMILES, tranches, tables, structures or Uni-Mol's files. This file is the command only.
 
 python conformer_gen/build.py --source zinc20 --input tranches/ --workers 16 --dry-run
 python conformer_gen/build.py --source csv --input mine.csv --conformers 10 --exclude test-set.csv
