@@ -42,7 +42,7 @@ class EmbedConfig:
         hydrogens: keep hydrogens as atoms of the record.
         attempts: of the embedder for each conformer, from each kind of start. Every molecule of the NCI sample and of
             800 from ZINC20 that embeds at all needs 8 or fewer; a count stops hopeless ones (2 % of ZINC20, mostly
-            impossible stereo of bridged rings) at the same point on every machine, and 64 spent half of a build on them.
+            impossible stereo of bridged rings) at the same point on every machine; 64 spent half of a build on them.
         timeout_s: seconds for embedding from one kind of start, for what a count does not stop.
         max_iterations: of the force field; 200, RDKit's default, leaves most drug-sized molecules unconverged.
         stereo: "drop" leaves out conformers whose stereo is not what the SMILES gives, since their features would be
