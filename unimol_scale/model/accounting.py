@@ -58,9 +58,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     embedding = (
         (vocab.NUM_TOKENS + vocab.NUM_ATOM_CODES + vocab.NUM_DEGREE_CODES + 1) * d
         + (vocab.NUM_BOND_CODES + vocab.NUM_PATH_CODES + 1) * p
-        + 2 * vocab.NUM_PAIR_TYPES
-        + gaussians * (gaussians + 1)
-        + (gaussians + 1) * p
+        + (2 * vocab.NUM_PAIR_TYPES + gaussians * (gaussians + 1) + (gaussians + 1) * p) * config.geometry
         + 2 * d
         + 2 * p
     )
@@ -88,7 +86,7 @@ def forward_flops(config: ModelConfig, num_atoms: int) -> float:
     d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
     n = num_atoms + 1
     pairs = n * n
-    kernel = num_atoms * num_atoms * 2 * config.gaussians * (config.gaussians + p)
+    kernel = num_atoms * num_atoms * 2 * config.gaussians * (config.gaussians + p) * config.geometry
     attention = 2 * n * 4 * d * d + 2 * 2 * pairs * d + 2 * pairs * p * heads
     feed_forward = 2 * n * 2 * d * config.ffn_width
     outer_product = 2 * n * d * 2 * h + 2 * n * h * h * p + 2 * pairs * h * p
