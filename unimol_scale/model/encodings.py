@@ -17,7 +17,6 @@ from unimol_scale.model.layers import Embedding, linear_parameters
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES
 
-
 # Bits of ``ModelInput.shown_BAA``: what the pair track may see of a pair of atoms.
 SHOWN_PATH, SHOWN_EDGE, SHOWN_DISTANCE = 1, 2, 4
 
