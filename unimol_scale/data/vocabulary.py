@@ -10,6 +10,8 @@ TOKEN_MASK = 127
 NUM_TOKENS = 128
 
 HIDDEN = 1
+# In place of a raw atom feature or degree: this one value of this one atom is hidden. No store holds it.
+RAW_HIDDEN = 255
 
 NUM_ATOM_FEATURES = 8
 ATOM_FEATURE_STRIDE = 16

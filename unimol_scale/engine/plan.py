@@ -16,17 +16,18 @@ from unimol_scale.store.shards import open_store
 GIB = 2.0**30
 
 
-def build_on_meta(config: PretrainConfig) -> int:
-    """Build the whole model without memory and return its number of parameters.
+def build_on_meta(config: PretrainConfig) -> ParameterCount:
+    """Build the whole model without memory and return its parameters by group.
 
     The count must equal the accounting's, group by group summed; anything else is a defect of one of the two.
     """
+    objective = build_objective(config.objective)
     with torch.device("meta"):
-        model = build_objective(config.objective).build_model(config.model)
+        model = objective.build_model(config.model)
     total = sum(parameter.numel() for parameter in model.parameters())
-    expected = count_parameters(config.model).total
-    assert total == expected, f"the model has {total} parameters, accounting says {expected}"
-    return total
+    count = count_parameters(config.model, objective.heads)
+    assert total == count.total, f"the model has {total} parameters, accounting says {count.total}"
+    return count
 
 
 def describe(config: PretrainConfig, world_size: int) -> str:
@@ -35,8 +36,7 @@ def describe(config: PretrainConfig, world_size: int) -> str:
     Raises:
         StoreError: the store is missing or unfinished.
     """
-    build_on_meta(config)
-    count = count_parameters(config.model)
+    count = build_on_meta(config)
     lines = [f"{config.name}: size {config.size}, objective {config.objective.name}, {world_size} ranks", ""]
     lines += _parameter_lines(count)
     histogram = {
@@ -45,7 +45,7 @@ def describe(config: PretrainConfig, world_size: int) -> str:
     lines += ["", *_memory_lines(config, count, world_size, max(histogram))]
     molecules = sum(histogram.values())
     train = config.train
-    flops = mean_training_flops(config.model, histogram)
+    flops = mean_training_flops(config.model, histogram, build_objective(config.objective).heads)
     mean_atoms = sum(n * rows for n, rows in histogram.items()) / molecules
     seen = train.steps * train.global_batch_size
     lines += [

@@ -226,7 +226,8 @@ class Trainer:
         self._progress.molecules += len(num_atoms_G)
         self._progress.conformers += len(num_atoms_G)
         self._progress.atoms += int(num_atoms_G.sum())
-        self._progress.flops += sum(training_flops(self._config.model, int(n)) for n in num_atoms_G)
+        heads = self._objective.heads
+        self._progress.flops += sum(training_flops(self._config.model, int(n), heads) for n in num_atoms_G)
 
     @torch.no_grad()
     def _validate(self, model: ZeroModel, log: RunLog | None) -> None:
@@ -288,7 +289,7 @@ class Trainer:
             "size": config.size,
             "objective": config.objective.name,
             "seed": config.seed,
-            "parameters": count_parameters(config.model).as_dict(),
+            "parameters": count_parameters(config.model, self._objective.heads).as_dict(),
             "steps": progress.step,
             **{key: value for key, value in asdict(progress).items() if key != "step"},
             "global_batch_size": config.train.global_batch_size,

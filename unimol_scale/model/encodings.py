@@ -27,8 +27,8 @@ class ModelInput:
 
     Attributes:
         token_BA: uint8, atomic number, ``TOKEN_MASK`` or 0.
-        atom_features_BA8: uint8, raw codes of the store.
-        degree_BA: uint8, number of bonds inside the molecule's graph.
+        atom_features_BA8: uint8, raw codes of the store, or ``RAW_HIDDEN``.
+        degree_BA: uint8, number of bonds inside the molecule's graph, or ``RAW_HIDDEN``.
         bond_features_BAA3: uint8, 0 where no bond, else raw code + 1.
         path_BAA: int16, shortest path in bonds, ``PATH_UNREACHABLE`` between fragments.
         hidden_B: bool, true where all atom, bond, degree and path features of the molecule are hidden.
@@ -93,13 +93,15 @@ def encode_atom_features(batch: ModelInput) -> Tensor:
     """Return the reference's integers [B, A, 8], int64: raw code v of feature k → v + 3 + 16k, hidden 1, padding 0."""
     k_8 = torch.arange(vocab.NUM_ATOM_FEATURES, device=batch.token_BA.device)
     code_BA8 = batch.atom_features_BA8.long() + vocab.ATOM_FEATURE_OFFSET + vocab.ATOM_FEATURE_STRIDE * k_8
-    code_BA8 = torch.where(batch.hidden_B[:, None, None], vocab.HIDDEN, code_BA8)
+    hidden_BA8 = batch.hidden_B[:, None, None] | (batch.atom_features_BA8 == vocab.RAW_HIDDEN)
+    code_BA8 = torch.where(hidden_BA8, vocab.HIDDEN, code_BA8)
     return code_BA8 * batch.valid_BA.unsqueeze(-1)
 
 
 def encode_degree(batch: ModelInput) -> Tensor:
     """Return the reference's integers [B, A], int64: degree + 2, hidden 1, padding 0."""
-    code_BA = torch.where(batch.hidden_B[:, None], vocab.HIDDEN, batch.degree_BA.long() + vocab.DEGREE_OFFSET)
+    hidden_BA = batch.hidden_B[:, None] | (batch.degree_BA == vocab.RAW_HIDDEN)
+    code_BA = torch.where(hidden_BA, vocab.HIDDEN, batch.degree_BA.long() + vocab.DEGREE_OFFSET)
     return code_BA * batch.valid_BA
 
 

@@ -17,6 +17,7 @@ from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
+from unimol_scale.model.accounting import DENOISE_HEADS, Heads
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.encodings import ModelInput, pairwise_distances
 from unimol_scale.model.heads import CoordinateHead, TokenHead
@@ -87,6 +88,11 @@ class DenoiseObjective:
             "coordinate": config.coordinate_weight,
             "distance": config.distance_weight,
         }
+
+    @property
+    def heads(self) -> Heads:
+        """Token and coordinate heads."""
+        return DENOISE_HEADS
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> DenoiseSample:
         """Mask tokens, hide features, choose the geometry, add noise and align the result onto the clean geometry."""
