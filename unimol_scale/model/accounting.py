@@ -4,18 +4,16 @@ The trainer's MFU, the planner and the compute axis of the scaling laws all come
 against the built model and against torch's own FLOP counter.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.presets import ModelConfig
 
-# Width of the two maps whose outer product the relation heads read (MoleBlend's).
-RELATION_HIDDEN = 32
 # A training step is one forward pass and a backward pass of twice its matrix products.
 TRAINING_TO_FORWARD = 3.0
-# Heads of Uni-Mol2's denoising objective, by the names of ``model.headed.HEADS``.
-DENOISE_HEADS = ("token_head", "coordinate_head")
+# What the relation heads predict of a pair of atoms → channels.
+RELATION_CHANNELS = {"path": vocab.NUM_PATH_CLASSES, "edge": vocab.NUM_HOPS * vocab.NUM_EDGE_CLASSES, "distance": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +23,19 @@ class Heads:
     Attributes:
         token: whether there is a head of masked tokens.
         coordinate: whether there is a coordinate head.
-        relation_channels: channels predicted for a pair of atoms by the relation heads; 0: there are none.
+        relations: what the relation heads predict of a pair, names of ``RELATION_CHANNELS``; empty: there are none.
         projection: width of a linear map from the atoms to another model's atoms; 0: there is none.
     """
 
     token: bool = False
     coordinate: bool = False
-    relation_channels: int = 0
+    relations: tuple[str, ...] = ()
     projection: int = 0
+
+    @property
+    def relation_channels(self) -> int:
+        """Channels predicted for a pair of atoms."""
+        return sum(RELATION_CHANNELS[name] for name in self.relations)
 
 
 DENOISE_HEADS = Heads(token=True, coordinate=True)
@@ -94,7 +97,7 @@ def count_parameters(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> Param
     pair_feed_forward = 2 * p + 2 * p * (p + 1)
     token_head = (d * (d + 1) + 2 * d + (d + 1) * vocab.NUM_TOKENS) * heads.token
     coordinate_head = (2 * d + 2 * p + 3 * d * d + d + bias) * heads.coordinate
-    r, k = RELATION_HIDDEN, heads.relation_channels
+    r, k = vocab.RELATION_HIDDEN, heads.relation_channels
     relation_heads = (2 * d + 2 * r * (d + 1) + (r * r + 1) * k) if k else 0
     projection = (d + 1) * heads.projection
     return ParameterCount(
@@ -121,11 +124,13 @@ def forward_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_HE
     pair_feed_forward = 2 * pairs * 2 * p * p
     layer = attention + feed_forward + outer_product + triangle + pair_feed_forward
     atom_pairs = num_atoms * num_atoms
-    of_head = {
-        "token_head": 2 * num_atoms * (d * d + d * vocab.NUM_TOKENS),
-        "coordinate_head": 2 * num_atoms * 3 * d * d + 2 * num_atoms * d + 2 * atom_pairs * (d + p * H + 3),
-    }
-    return float(kernel + config.layers * layer + sum(of_head[name] for name in heads))
+    token_head = 2 * num_atoms * (d * d + d * vocab.NUM_TOKENS) * heads.token
+    coordinate_head = 2 * num_atoms * (3 * d * d + d) + 2 * atom_pairs * (d + p * config.heads + 3)
+    r, k = vocab.RELATION_HIDDEN, heads.relation_channels
+    relation_heads = 2 * num_atoms * (2 * d * r + r * r * k) + 2 * atom_pairs * r * k if k else 0
+    projection = 2 * num_atoms * d * heads.projection
+    of_heads = token_head + coordinate_head * heads.coordinate + relation_heads + projection
+    return float(kernel + config.layers * layer + of_heads)
 
 
 def training_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_HEADS) -> float:
@@ -133,10 +138,10 @@ def training_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_H
     return TRAINING_TO_FORWARD * forward_flops(config, num_atoms, heads)
 
 
-def mean_training_flops(config: ModelConfig, histogram: Mapping[int, int], heads: Heads = DENOISE_HEADS) -> float:
-    """Mean training FLOPs of a molecule over a histogram of atom counts (atoms → molecules)."""
+def mean_flops(of_molecule: Callable[[int], float], histogram: Mapping[int, int]) -> float:
+    """Mean over a histogram of atom counts (atoms → molecules) of the FLOPs ``of_molecule`` of that many atoms."""
     molecules = sum(histogram.values())
-    return sum(training_flops(config, n, heads) * count for n, count in histogram.items()) / molecules
+    return sum(of_molecule(n) * count for n, count in histogram.items()) / molecules
 
 
 @dataclass(frozen=True, kw_only=True)
