@@ -1,5 +1,7 @@
 """What a run would be, said before it starts: parameters by group, memory by part, steps and FLOPs."""
 
+from functools import partial
+
 import torch
 
 from unimol_scale.engine.run_config import PretrainConfig
@@ -7,7 +9,7 @@ from unimol_scale.model.accounting import (
     ParameterCount,
     activation_bytes,
     count_parameters,
-    mean_training_flops,
+    mean_flops,
     memory_per_rank,
 )
 from unimol_scale.objectives.registry import build_objective
@@ -25,7 +27,7 @@ def build_on_meta(config: PretrainConfig) -> ParameterCount:
     with torch.device("meta"):
         model = objective.build_model(config.model)
     total = sum(parameter.numel() for parameter in model.parameters())
-    count = count_parameters(config.model, objective.heads)
+    count = objective.count_parameters(config.model)
     assert total == count.total, f"the model has {total} parameters, accounting says {count.total}"
     return count
 
@@ -45,7 +47,7 @@ def describe(config: PretrainConfig, world_size: int) -> str:
     lines += ["", *_memory_lines(config, count, world_size, max(histogram))]
     molecules = sum(histogram.values())
     train = config.train
-    flops = mean_training_flops(config.model, histogram, build_objective(config.objective).heads)
+    flops = mean_flops(partial(build_objective(config.objective).training_flops, config.model), histogram)
     mean_atoms = sum(n * rows for n, rows in histogram.items()) / molecules
     seen = train.steps * train.global_batch_size
     lines += [

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.streams import MoleculeKeys
-from unimol_scale.model.accounting import ParameterCount, count_parameters, training_flops
+from unimol_scale.model.accounting import Heads, ParameterCount, count_parameters, training_flops
 from unimol_scale.model.encodings import ModelInput
 from unimol_scale.model.headed import HeadedModel
 from unimol_scale.model.presets import ModelConfig
@@ -41,14 +41,14 @@ class Objective(ABC):
     """A pretraining objective. It travels to loader processes, so it holds settings and no tensors."""
 
     @property
-        """Loss term → weight in the total loss; a term of weight 0 is a metric: logged, not learnt."""
+    @abstractmethod
     def weights(self) -> Mapping[str, float]:
-        """Loss term → weight in the total loss; a term of weight zero is logged and not learnt."""
+        """Loss term → weight in the total loss; a term of weight 0 is a metric: logged, not learnt."""
 
     @property
     @abstractmethod
-    def heads(self) -> tuple[str, ...]:
-        """Names of the heads that it uses, from ``model.headed.HEADS``; no others are built."""
+    def heads(self) -> Heads:
+        """The heads that it uses; no others are built."""
 
     @abstractmethod
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> Sample:
