@@ -7,6 +7,7 @@ from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.heads import CoordinateHead, TokenHead
 from unimol_scale.model.layers import Linear
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.model.relation_heads import RelationHeads
 
 
 class HeadedModel(nn.Module):
@@ -19,6 +20,7 @@ class HeadedModel(nn.Module):
 
     token_head: TokenHead
     coordinate_head: CoordinateHead
+    relation_heads: RelationHeads
     projection: Linear
 
     def __init__(self, config: ModelConfig, heads: Heads) -> None:
@@ -29,5 +31,7 @@ class HeadedModel(nn.Module):
             self.token_head = TokenHead(config)
         if heads.coordinate:
             self.coordinate_head = CoordinateHead(config)
+        if heads.relations:
+            self.relation_heads = RelationHeads(config, heads.relations)
         if heads.projection:
             self.projection = Linear(config.atom_width, heads.projection)

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from unimol_scale.objectives.base import Objective
+from unimol_scale.objectives.blend import BlendConfig, BlendObjective
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
-ObjectiveName = Literal["denoise"]
+ObjectiveName = Literal["denoise", "blend"]
 OBJECTIVE_NAMES: tuple[str, ...] = get_args(ObjectiveName)
 
 
@@ -17,12 +18,18 @@ class ObjectiveConfig:
     Attributes:
         name: the objective.
         denoise: settings of ``denoise``.
+        blend: settings of ``blend``.
     """
 
     name: ObjectiveName = "denoise"
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
 
 
 def build_objective(config: ObjectiveConfig) -> Objective:
     """Return the objective that a configuration names."""
-    return {"denoise": lambda: DenoiseObjective(config.denoise)}[config.name]()
+    objectives: dict[str, Objective] = {
+        "denoise": DenoiseObjective(config.denoise),
+        "blend": BlendObjective(config.blend),
+    }
+    return objectives[config.name]
