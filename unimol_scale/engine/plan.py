@@ -8,7 +8,6 @@ from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.model.accounting import (
     ParameterCount,
     activation_bytes,
-    count_parameters,
     mean_flops,
     memory_per_rank,
 )

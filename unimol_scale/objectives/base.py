@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.streams import MoleculeKeys
@@ -65,7 +65,7 @@ class Objective(ABC):
             ConfigError: names the key of the model and what is needed.
         """
 
-    def at(self, step: int) -> "Objective":  # noqa: ARG002
+    def at(self, step: int) -> "Objective":
         """Return the objective that training step ``step`` learns."""
         return self
 
