@@ -336,14 +336,15 @@ def test_the_model_overfits_thirty_two_molecules():
     made = objective.corrupt(collate(random_columns([4 + i % 4 for i in range(32)])), keys(range(32)))
     model = objective.build_model(preset("0.1M"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for step in range(160):
+    history = []
+    for _ in range(160):
         optimizer.zero_grad()
         sums = model(made)
         total_loss(sums, made.counts, objective.weights).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        last = {name: value.item() / made.counts[name] for name, value in sums.items()}
-        first = last if step == 0 else first
+        history.append({name: value.item() / made.counts[name] for name, value in sums.items()})
+    first, last = history[0], history[-1]
     for name, share in {"path": 0.03, "edge": 0.03, "distance": 0.2}.items():
         assert last[name] < share * first[name]
         assert last[f"hidden_{name}"] < share * first[f"hidden_{name}"]
