@@ -100,6 +100,19 @@ def from_pretrained(path: Path | str) -> HeadedModel:
     return _filled(model, tensors)
 
 
+def identify(path: Path | str) -> tuple[ModelConfig, str]:
+    """Return the configuration and the SHA-256 of the weights of what ``from_pretrained`` would load.
+
+    Raises:
+        CheckpointError: see ``from_pretrained``; the weights of a directory are not read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        config = read_config(path)
+        return config.model, config.weights_sha256
+    return load_official_checkpoint(path).backbone.config, hash_file(path)
+
+
 def load_official_checkpoint(path: Path | str) -> HeadedModel:
     """Load a file in the released Uni-Mol2 format: fp32, evaluation mode, ``padded`` and ``chirality``.
 

@@ -19,6 +19,7 @@ STREAM_HIDE = 3
 STREAM_FLAT = 4
 STREAM_CONFORMER = 5
 STREAM_RELATION = 6
+STREAM_OBJECTIVE = 7  # of a step, not of a molecule
 
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]

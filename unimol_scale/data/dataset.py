@@ -21,8 +21,8 @@ from unimol_scale.errors import ConfigError
 from unimol_scale.store.shards import StoreSplit, open_store
 
 SampleT = TypeVar("SampleT")
-# What an objective does to a clean batch.
-Corruption = Callable[[MoleculeBatch, MoleculeKeys], SampleT]
+# What an objective does to a clean batch at a step.
+Corruption = Callable[[MoleculeBatch, MoleculeKeys, int], SampleT]
 # Validation draws from its own seed, whatever the run's: runs of different seeds are scored on the same corruptions.
 VALIDATION_SEED = 20_240_614
 
@@ -87,7 +87,7 @@ class MicroBatchDataset(Dataset[SampleT], Generic[SampleT]):
         members = plan.of_rank(self._rank)[slot]
         keys = MoleculeKeys(seed=self._seed, epoch_B=epoch_G[members], molecule_B=molecule_G[members])
         conformers = choose_conformers(keys, self._plan.num_conformers[keys.molecule_B])
-        return self._corruption(collate(self._split.gather(keys.molecule_B, conformers)), keys)
+        return self._corruption(collate(self._split.gather(keys.molecule_B, conformers)), keys, step)
 
 
 def choose_conformers(keys: MoleculeKeys, num_conformers_B: Int32) -> Int64:

@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 
+from unimol_scale.engine.learning import objective_of
 from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.model.accounting import (
     ParameterCount,
@@ -11,7 +12,6 @@ from unimol_scale.model.accounting import (
     mean_flops,
     memory_per_rank,
 )
-from unimol_scale.objectives.registry import build_objective
 from unimol_scale.store.shards import open_store
 
 GIB = 2.0**30
@@ -22,7 +22,7 @@ def build_on_meta(config: PretrainConfig) -> ParameterCount:
 
     The count must equal the accounting's, group by group summed; anything else is a defect of one of the two.
     """
-    objective = build_objective(config.objective)
+    objective = objective_of(config)
     with torch.device("meta"):
         model = objective.build_model(config.model)
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -46,7 +46,7 @@ def describe(config: PretrainConfig, world_size: int) -> str:
     lines += ["", *_memory_lines(config, count, world_size, max(histogram))]
     molecules = sum(histogram.values())
     train = config.train
-    flops = mean_flops(partial(build_objective(config.objective).training_flops, config.model), histogram)
+    flops = mean_flops(partial(objective_of(config).training_flops, config.model), histogram)
     mean_atoms = sum(n * rows for n, rows in histogram.items()) / molecules
     seen = train.steps * train.global_batch_size
     lines += [

@@ -29,12 +29,14 @@ class Sample:
         counts: loss term → number of things it is a mean over, in this micro-batch.
         molecule_B: int64, index of each molecule in its split, to name it when something goes wrong.
         num_atoms: real atoms in the micro-batch.
+        part: of a mixture, the objective that made it; else empty.
     """
 
     input: ModelInput
     counts: Mapping[str, float]
     molecule_B: Tensor
     num_atoms: int
+    part: str = ""
 
 
 class Objective(ABC):
@@ -49,6 +51,11 @@ class Objective(ABC):
     @abstractmethod
     def heads(self) -> Heads:
         """The heads that it uses; no others are built."""
+
+    @property
+    def kept_heads(self) -> Heads:
+        """The heads that a finished run's model keeps."""
+        return self.heads
 
     @abstractmethod
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> Sample:
