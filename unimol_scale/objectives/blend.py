@@ -241,8 +241,8 @@ class BlendObjective(Objective):
         known_BAA = shown_BAA | shown_BAA.transpose(1, 2)
         sums: dict[str, Tensor] = {}
         predicted = model.relation_heads(representation) if self.config.relations else {}
-        for name, predicted_BAAK in predicted.items():
-            error_BAA = self._errors(name, predicted_BAAK, sample)
+        for name in self.config.relations:
+            error_BAA = self._errors(name, predicted[name], sample)
             sums[name] = error_BAA.sum()
             if name in self._sometimes_hidden:
                 sums[f"hidden_{name}"] = (error_BAA.detach() * ((known_BAA & RELATIONS[name]) == 0)).sum()
