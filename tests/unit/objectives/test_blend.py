@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.conftest import REPOSITORY
 from tests.molecules import random_columns
 from tests.unit.data.test_corrupt import rotation
 from tests.unit.data.test_streams import keys
+from unimol_scale.config import read_yaml, to_tree
 from unimol_scale.data import corrupt
 from unimol_scale.data.batch import collate
 from unimol_scale.data.relations import NO_CLASS
@@ -369,3 +371,8 @@ def test_settings_out_of_range_are_refused():
     with pytest.raises(ConfigError, match=r"model\.geometry is false"):
         BlendObjective(BlendConfig()).check(preset("0.1M", geometry=False))
     BlendObjective(BlendConfig(ratio=(0.5, 0.5, 0.0))).check(preset("0.1M", geometry=False))
+
+
+def test_the_configuration_file_states_every_default():
+    tree, _ = read_yaml(REPOSITORY / "configs" / "pretrain" / "blend.yaml")
+    assert tree["objective"] == {"name": "blend", "blend": to_tree(BlendConfig())}
