@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from unimol_scale.data import vocabulary as vocab
+from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.presets import ModelConfig
 
 # A training step is one forward pass and a backward pass of twice its matrix products.
@@ -31,6 +32,11 @@ class Heads:
     coordinate: bool = False
     relations: tuple[str, ...] = ()
     projection: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.relations:
+            if name not in RELATION_CHANNELS:
+                raise ConfigError(f"heads.relations: unknown relation {name!r}; {nearest(name, RELATION_CHANNELS)}")
 
     @property
     def relation_channels(self) -> int:

@@ -16,11 +16,12 @@ from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.distill import DistillConfig, DistillObjective, Teacher
 
 SIZES = [9, 4, 17, 1, 2, 12]
+EVERYONE = range(6)
 TEACHER = preset("0.1M")
 STUDENT = preset("0.03M", geometry=False)
 
 
-def made(config=None, student=STUDENT, members=range(len(SIZES)), sizes=SIZES):
+def made(config=None, student=STUDENT, members=EVERYONE, sizes=SIZES):
     """Objective, teacher and the sample of some of the molecules."""
     objective = DistillObjective(config or DistillConfig(), student, TEACHER)
     torch.manual_seed(1)

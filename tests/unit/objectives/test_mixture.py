@@ -1,5 +1,6 @@
 """Mixtures: which objective a step learns is a matter of its number, and every part stays what it is alone."""
 
+import itertools
 import pickle
 
 import pytest
@@ -35,7 +36,7 @@ def test_turns_follow_the_shares_and_depend_on_seed_and_step_alone():
     assert names == turns(pickle.loads(pickle.dumps(mixture())), 2000)  # as a loader process has it
     assert [mixture().at(step).name for step in (1500, 3)] == [names[1500], names[3]]
     assert turns(mixture(seed=1), 2000) != names
-    runs = sum(a != b for a, b in zip(names, names[1:], strict=False))
+    runs = sum(a != b for a, b in itertools.pairwise(names))
     assert runs == pytest.approx(2 * 0.25 * 0.75 * 1999, abs=90)  # neighbours are independent
 
 
