@@ -102,8 +102,8 @@ class Trainer:
             RunError: the loss is not finite.
             CheckpointError: there are checkpoints and none can be used, or ``resume`` is off and there are some.
         """
-        self._claim_folder()
         found = self._find_checkpoint(resume)
+        self._claim_folder()
         model = self._model = ZeroModel(
             lambda: self._objective.build_model(self._config.model), self._config, self._ranks
         )
@@ -148,15 +148,15 @@ class Trainer:
                 f"{self._config.output} has checkpoints up to step {found.step}; "
                 "continue them (--resume) or choose another --output"
             )
+        if found.meta["objective_sha256"] != self._config.objective_sha256:
+            raise CheckpointError(
+                f"{found.path} was trained with other settings of the objective; they are in the run's {CONFIG_NAME}. "
+                "Take those, or choose another --output"
+            )
         if found.meta["world_size"] != self._ranks.world_size:
             raise CheckpointError(
                 f"{found.path} was written by {found.meta['world_size']} ranks and this run has "
                 f"{self._ranks.world_size}; start it with {found.meta['world_size']} ranks"
-            )
-        if found.meta["objective_sha256"] != self._config.objective_sha256:
-            raise CheckpointError(
-                f"{found.path} was trained with other settings of the objective; they are in {CONFIG_NAME} beside it. "
-                "Take those, or choose another --output"
             )
         return found
 

@@ -192,7 +192,7 @@ def test_only_heads_with_something_to_predict_are_built(settings, heads, terms):
 
 def test_coordinates_are_not_asked_of_a_model_without_geometry():
     flat = preset("0.03M", geometry=False)
-    with pytest.raises(ConfigError, match="model.geometry is false"):
+    with pytest.raises(ConfigError, match=r"model\.geometry is false"):
         DenoiseObjective(DenoiseConfig()).check(flat)
     tokens = DenoiseObjective(DenoiseConfig(coordinate_weight=0, distance_weight=0))
     tokens.check(flat)
