@@ -1,7 +1,11 @@
 """Build a conformer store: python conformer_gen/build.py --source sample. Arguments in, exit status out; no logic.
 
-python conformer_gen/build.py --source zinc20 --input tranches/ --workers 16
+python conformer_gen/build.py --source zinc20 --input tranches/ --workers 16 --dry-run
+python conformer_gen/build.py --source csv --input mine.csv --conformers 10 --exclude test-set.csv
+python conformer_gen/build.py --source zinc20 --input 'C[A-D]AA' --ray-address auto --output /shared/zinc
 python conformer_gen/build.py --config configs/build/sample.yaml embed.conformers=4
+
+The same command resumes a build that was stopped, by whatever.
 """
 
 import argparse
@@ -21,8 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command; each flag is short for a key of ``BuildConfig``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--source", metavar="S", help="sample, zinc20, smiles, csv, parquet or sdf")
-    add("--input", type=Path, nargs="+", metavar="PATH", help="files or directories of that source")
+    add("--source", metavar="S", help="sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9 or unimol-lmdb")
+    add("--input", nargs="+", metavar="PATH", help="files, directories, URLs, .uri lists; zinc20: C[A-D]AA too")
     add("--output", type=Path, metavar="DIR", help="where the store goes (default: data/<source>)")
     add("--backend", help="arrow (default) or lmdb")
     add("--conformers", type=int, metavar="K", help="conformers of each molecule (default 1)")
@@ -31,8 +35,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ray-address", metavar="A", help="use a running Ray cluster; its nodes must share the output directory")
     add("--limit", type=int, metavar="N", help="read only the first N rows")
     add("--hydrogens", action="store_true", default=None, help="keep hydrogens as atoms")
+    add("--engine", metavar="E", help="of embedding: rdkit (default), or nvmolkit on NVIDIA GPUs")
+    add("--exclude", nargs="+", metavar="FILE", help="molecules that must not enter, such as test sets of benchmarks")
     add("--config", type=Path, metavar="FILE", help="YAML with the keys of configs/build/sample.yaml")
-    add("--dry-run", action="store_true", help="print what would be done: rows, core-hours, bytes")
+    add("--dry-run", action="store_true", help="measure a few rows; print rows, core-hours and bytes of a build")
     add("overrides", nargs="*", metavar="key=value", help="any other key, such as curate.valid_fraction=0.1")
     return parser
 
@@ -46,6 +52,8 @@ def config_tree(arguments: argparse.Namespace) -> tuple[dict[str, Any], strict.O
         ("source", "limit"): arguments.limit,
         ("embed", "conformers"): arguments.conformers,
         ("embed", "hydrogens"): arguments.hydrogens,
+        ("embed", "engine"): arguments.engine,
+        ("curate", "exclude"): arguments.exclude,
         ("output",): arguments.output,
         ("backend",): arguments.backend,
         ("seed",): arguments.seed,
@@ -69,11 +77,13 @@ def run(argv: Sequence[str] | None = None) -> int:
     from conformer_gen.config import BuildConfig
 
     config = strict.build(BuildConfig, *config_tree(arguments))
+    if arguments.dry_run:
+        from conformer_gen.estimate import estimate
+
+        print(estimate(config))
+        return 0
     from conformer_gen import driver
 
-    if arguments.dry_run:
-        print(driver.estimate(config))
-        return 0
     result = driver.build(config)
     print(result.describe())
     return 0

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from conformer_gen.curate import CurateConfig
 from conformer_gen.embed import EmbedConfig
-from conformer_gen.sources.reader import SourceConfig
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.reader import may_lack_geometry
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
 
 LARGEST_SEED = 2**63 - 1
+SMALLEST_TASK_MEMORY = 100  # MiB: the libraries alone touch some tens in a task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class BuildConfig:
         task_size: rows of the source in one task.
         shard_rows: molecules in one shard.
         limit_s: seconds after which a worker that is still at one molecule is killed.
+        task_memory: MiB that a task may allocate; what needs more is stopped and searched for the molecule at fault.
     """
 
     source: SourceConfig
@@ -42,6 +45,7 @@ class BuildConfig:
     task_size: int = 500
     shard_rows: int = 50_000
     limit_s: float = 180.0
+    task_memory: int = 500
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= LARGEST_SEED:
@@ -52,12 +56,12 @@ class BuildConfig:
             raise ConfigError(f"task_size must be 1 to 99,999, got {self.task_size}")
         if self.shard_rows < 1:
             raise ConfigError(f"shard_rows must be at least 1, got {self.shard_rows}")
+        if self.task_memory < SMALLEST_TASK_MEMORY:
+            raise ConfigError(f"task_memory must be at least {SMALLEST_TASK_MEMORY} (MiB), got {self.task_memory}")
         if self.limit_s <= 2 * self.embed.timeout_s:
             raise ConfigError("limit_s must exceed two embedding tries: raise it, or lower embed.timeout_s")
-        if self.source.name == "sdf" and (self.embed.hydrogens or self.embed.conformers != 1):
-            raise ConfigError(
-                "the source 'sdf' keeps the file's one heavy-atom geometry: no --hydrogens, --conformers 1"
-            )
+        if not may_lack_geometry(self.source) and self.embed.conformers != 1:
+            raise ConfigError(f"the source {self.source.name!r} keeps the geometry of its files: no --conformers")
 
     @property
     def directory(self) -> Path:
@@ -68,3 +72,8 @@ class BuildConfig:
     def num_workers(self) -> int:
         """Worker processes of a local Ray."""
         return self.workers or len(os.sched_getaffinity(0))
+
+    @property
+    def task_bytes(self) -> int:
+        """``task_memory`` in bytes."""
+        return self.task_memory * 2**20

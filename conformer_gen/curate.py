@@ -1,25 +1,23 @@
-"""Which molecules enter a store, in which form and which split. Imports RDKit.
+"""Which rows are molecules for a store, and in which form: looks at one row. Imports RDKit.
 
-``curate_molecule`` looks at one row; ``first_occurrences`` and ``choose_valid`` look at the hashes of all of them.
+What only the whole set can tell (duplicates, sample, split) is chosen in whole_set.py.
 """
 
 import dataclasses
+import math
+from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from conformer_gen.embed import stable_hash
-from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.geometry import conformer_origins, ordered_coordinates, parse_row
+from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32
 
-UInt64 = npt.NDArray[np.uint64]
-Bool = npt.NDArray[np.bool_]
-# A scaffold larger than this part of the validation budget stays in train, so that validation sees many scaffolds.
-LARGEST_SCAFFOLD_SHARE = 4
+# RDKit counts what it takes for unpaired electrons from usual valences, which dative bonds to metals do not have.
+NON_METALS = {1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55), 85, 86}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,19 +26,41 @@ class CurateConfig:
 
     Attributes:
         max_atoms: heavy atoms; larger molecules are rejected, since a pair track costs their square.
+        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
+        radicals: "reject" neutral molecules with unpaired electrons, most of which are SMILES with a hydrogen
+            forgotten, such as C[S](=O)=O; or "keep" them. Always kept: radical ions; metals, whose count of unpaired
+            electrons means little; and rows that bring their own geometry, which needs no valences.
+        exclude: files (SMILES, CSV, Parquet or SDF) of molecules that must not enter the store, such as benchmarks.
+        exclude_by: what an excluded molecule takes with it: the same "molecule" whatever its stereo, isotopes and
+            charges; all with its Murcko "scaffold", if it has rings; or "both".
         split: "scaffold" puts all molecules of a Murcko scaffold on one side; "random" looks at each molecule.
         valid_fraction: of the distinct molecules that goes to validation, 0 to 0.5.
+        target: molecules to draw from the distinct ones; None, or no fewer than there are, keeps all.
+        temperature: τ of P_scaffold = softmax(P_i / τ), P_i the share of the molecules that have scaffold i, by which
+            they are drawn (Uni-Mol2: 0.005): small favours large scaffolds, large makes all scaffolds alike.
     """
 
     max_atoms: int = 128
+    fragments: Literal["largest", "reject"] = "largest"
+    radicals: Literal["reject", "keep"] = "reject"
+    exclude: tuple[Path, ...] = ()
+    exclude_by: Literal["molecule", "scaffold", "both"] = "molecule"
     split: Literal["scaffold", "random"] = "scaffold"
     valid_fraction: float = 0.05
+    target: int | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_atoms <= 1000:
             raise ConfigError(f"max_atoms must be 1 to 1000, got {self.max_atoms}")
         if not 0.0 <= self.valid_fraction <= 0.5:
             raise ConfigError(f"valid_fraction must be 0 to 0.5, got {self.valid_fraction}")
+        if (self.target is None) != (self.temperature is None):
+            raise ConfigError("curate.target and curate.temperature need each other: give both, or neither")
+        if self.target is not None and self.target < 1:
+            raise ConfigError(f"target must be at least 1, got {self.target}")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature must be above 0 and finite, got {self.temperature}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +70,8 @@ class Curated:
     Attributes:
         smiles: canonical, isomeric, largest fragment, no hydrogens as atoms, no atom maps.
         scaffold_smiles: Murcko scaffold without stereo; empty for molecules without rings.
-        conformers: [k, n, 3] Å in the order of ``smiles`` where the source has geometry.
+        conformers: [k, n, 3] Å where the source has geometry: heavy atoms in the order of ``smiles``, followed by the
+            hydrogens, in the order of RDKit's ``AddHs``, if the source has all of them.
         origins: [k] codes of ``ConformerOrigin``; empty where conformers are to be made.
     """
 
@@ -58,14 +79,6 @@ class Curated:
     scaffold_smiles: str
     conformers: Float32 | None = None
     origins: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A row that is not: a short reason to count by, and the detail of this one."""
-
-    reason: str
-    detail: str
 
 
 def curate_molecule(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
@@ -78,51 +91,56 @@ def curate_molecule(row: SourceMolecule, config: CurateConfig) -> Curated | Reje
 
 
 def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
-    parsed = _parse(row)
+    parsed = parse_row(row)
     if isinstance(parsed, Rejected):
         return parsed
-    molecule = _largest_fragment(Chem.RemoveAllHs(parsed))
-    dummies = sum(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms())
+    fragments = len(Chem.GetMolFrags(parsed))
+    if fragments > 1 and config.fragments == "reject":
+        return Rejected(reason="several_fragments", detail=f"{fragments} fragments; curate.fragments=largest takes one")
+    fragment = _largest_fragment(parsed) if fragments > 1 else parsed
+    molecule = Chem.RemoveAllHs(fragment)
+    smiles = _canonical_smiles(molecule)
+    origins = conformer_origins(row, fragment)
+    if (rejected := _unusable(molecule, smiles, config, has_geometry=bool(origins))) is not None:
+        return rejected
+    curated = Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(molecule))
+    if not origins:
+        return curated
+    order = list(molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
+    return dataclasses.replace(curated, conformers=ordered_coordinates(fragment, order), origins=origins)
+
+
+def _canonical_smiles(molecule: Chem.Mol) -> str:
+    """Return the canonical SMILES without atom maps, a label of the source; ``molecule`` loses them too."""
+    smiles: str = Chem.MolToSmiles(molecule)
+    if ":" not in smiles:  # of atom maps only, in SMILES that RDKit writes
+        return smiles
+    for atom in molecule.GetAtoms():
+        atom.SetAtomMapNum(0)
+    unmapped: str = Chem.MolToSmiles(molecule)
+    return unmapped
+
+
+def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geometry: bool) -> Rejected | None:
     heavy = molecule.GetNumHeavyAtoms()
-    if dummies:
+    if "*" in smiles:
+        dummies = sum(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms())
         return Rejected(reason="dummy_atom", detail=f"{dummies} atoms are not elements (attachment points)")
     if heavy == 0:
         return Rejected(reason="no_heavy_atom", detail="nothing but hydrogen")
     if heavy > config.max_atoms:
         return Rejected(reason="too_many_atoms", detail=f"{heavy} heavy atoms, at most {config.max_atoms} are allowed")
-    if row.origin is not None and not (molecule.GetNumConformers() and molecule.GetConformer().Is3D()):
-        return Rejected(
-            reason="no_geometry", detail="the record has no 3D coordinates; use a SMILES source to make them"
-        )
-    for atom in molecule.GetAtoms():
-        atom.SetAtomMapNum(0)  # a label of the source, not part of the molecule
-    smiles = Chem.MolToSmiles(molecule)
-    if row.origin is None:
-        return Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(molecule))
-    order = list(molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
-    positions = [conformer.GetPositions()[order] for conformer in molecule.GetConformers()]
-    return Curated(
-        smiles=smiles,
-        scaffold_smiles=scaffold_smiles(molecule),
-        conformers=np.stack(positions).astype(np.float32),
-        origins=(row.origin,) * len(positions),
-    )
-
-
-def _parse(row: SourceMolecule) -> Chem.Mol | Rejected:
-    if row.block:
-        from_file: Chem.Mol | None = Chem.MolFromMolBlock(row.block)
-        return from_file or Rejected(reason="not_parsed", detail="RDKit can not read this SDF record")
-    if not row.smiles:
-        return Rejected(reason="empty", detail="the row has no SMILES")
-    from_smiles: Chem.Mol | None = Chem.MolFromSmiles(row.smiles)
-    if from_smiles is not None:
-        return from_smiles
-    raw = Chem.MolFromSmiles(row.smiles, sanitize=False)
-    if raw is None:
-        return Rejected(reason="not_parsed", detail="this is not a SMILES")
-    problems = [problem.Message() for problem in Chem.DetectChemistryProblems(raw)]
-    return Rejected(reason="not_sanitised", detail="; ".join(problems) or "RDKit refuses its chemistry")
+    # An atom with other than its usual number of hydrogens is in brackets.
+    if config.radicals == "reject" and not has_geometry and "[" in smiles and not Chem.GetFormalCharge(molecule):
+        unpaired = [atom for atom in molecule.GetAtoms() if atom.GetNumRadicalElectrons()]
+        if unpaired and all(atom.GetAtomicNum() in NON_METALS for atom in molecule.GetAtoms()):
+            electrons = sum(atom.GetNumRadicalElectrons() for atom in unpaired)
+            symbols = ", ".join(sorted({atom.GetSymbol() for atom in unpaired}))
+            return Rejected(
+                reason="radical",
+                detail=f"{electrons} unpaired electrons on {symbols}: is a hydrogen missing? curate.radicals=keep",
+            )
+    return None
 
 
 def scaffold_smiles(molecule: Chem.Mol) -> str:
@@ -134,48 +152,6 @@ def scaffold_smiles(molecule: Chem.Mol) -> str:
 def _largest_fragment(molecule: Chem.Mol) -> Chem.Mol:
     """Return the fragment with the most heavy atoms; among equals the first in the order of their SMILES."""
     fragments = Chem.GetMolFrags(molecule, asMols=True)
-    if len(fragments) <= 1:
-        return molecule
     ranked = sorted(fragments, key=lambda fragment: (-fragment.GetNumHeavyAtoms(), Chem.MolToSmiles(fragment)))
     largest: Chem.Mol = ranked[0]
     return largest
-
-
-def first_occurrences(keys: UInt64) -> Bool:
-    """Return which of the molecules are the first with their key, [M]."""
-    _, first = np.unique(keys, return_index=True)
-    keep = np.zeros(len(keys), bool)
-    keep[first] = True
-    return keep
-
-
-def choose_valid(groups: UInt64, fraction: float, seed: int) -> UInt64:
-    """Choose the groups that make up the validation split.
-
-    Groups are visited in the order of a hash of group and seed, and taken while they fit into what is left of the
-    budget of ``fraction`` of the molecules (at least one molecule, where there are two groups).
-
-    Args:
-        groups: [M] scaffold hash (scaffold split) or molecule hash (random split) of every distinct molecule.
-        fraction: of the molecules.
-        seed: of the build.
-
-    Returns:
-        The hashes chosen, sorted.
-    """
-    names, counts = np.unique(groups, return_counts=True)
-    if fraction == 0 or len(names) < 2:
-        return names[:0]
-    budget = max(1, round(fraction * len(groups)))
-    largest = max(int(counts.min()), budget // LARGEST_SCAFFOLD_SHARE)
-    candidates = names[counts <= largest]
-    sizes = dict(zip(candidates.tolist(), counts[counts <= largest].tolist(), strict=True))
-    chosen: list[int] = []
-    left = max(budget, int(counts.min()))
-    for name in sorted(sizes, key=lambda name: stable_hash(seed, name)):
-        if sizes[name] <= left and len(chosen) < len(names) - 1:
-            chosen.append(name)
-            left -= sizes[name]
-        if left == 0:
-            break
-    return np.array(sorted(chosen), np.uint64)

@@ -1,243 +1,143 @@
-"""The report of a build: report.md and its pictures, from the store's own columns. Imports matplotlib and RDKit."""
+"""The report of a build: report.md beside its pictures.
 
-import collections
-import dataclasses
-from collections.abc import Callable
+All of it but the picture of the rate depends on the store and its failures alone.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display on a cluster node; must be chosen before pyplot is imported
-
-import matplotlib.pyplot as plt
-import numpy as np
-import pyarrow.parquet as pq
-from matplotlib.axes import Axes
-from rdkit import Chem
-
-from conformer_gen.curate import scaffold_smiles
-from unimol_scale.store.arrow_backend import ColumnViews
+from conformer_gen.pictures import ORIGIN_LABELS, STEREO_LABELS, draw_all
+from conformer_gen.progress import SAMPLES_NAME
+from conformer_gen.rates import read_rates
+from conformer_gen.selection import Selection, read_selection
+from conformer_gen.tallies import Tallies, tally
 from unimol_scale.store.manifest import Manifest
-from unimol_scale.store.schema import ConformerOrigin
-from unimol_scale.store.shards import Store, commit_file, commit_text, read_shard
+from unimol_scale.store.shards import Store, commit_text
 
-INK, ACCENT, SOFT = "#1f3a5f", "#d1603d", "#8fa8c8"
-FIGURE_INCHES, DOTS_PER_INCH = (7.0, 3.6), 130
-TOP_SCAFFOLDS = 10
-LOG_RATIO = 50  # largest bar to smallest, from which a linear scale hides the smallest
-ORIGIN_LABELS = {
-    ConformerOrigin.FILE: "from the source",
-    ConformerOrigin.DFT: "DFT, from the source",
-    ConformerOrigin.MMFF: "MMFF94, converged",
-    ConformerOrigin.MMFF_UNCONVERGED: "MMFF94, not converged",
-    ConformerOrigin.UFF: "UFF, converged",
-    ConformerOrigin.UFF_UNCONVERGED: "UFF, not converged",
-    ConformerOrigin.ETKDG: "ETKDGv3 only",
-    ConformerOrigin.FLAT: "flat",
-}
+REPORT_NAME = "report.md"
+MOST_CAUSES = 20
+LONGEST_CELL = 90  # characters
+Lines = list[str]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scaffold:
-    """One scaffold of the store: how many molecules have it, and the SMILES of one of them."""
-
-    molecules: int
-    example: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """What the pictures and tables show.
-
-    Attributes:
-        sizes: split → atoms → molecules.
-        elements: symbol → atoms, most frequent first.
-        origins: label → conformers.
-        scaffold_sizes: molecules of each scaffold, largest first.
-        top_scaffolds: the largest ones.
-        failures: (stage, reason) → rows, most frequent first.
-    """
-
-    sizes: dict[str, dict[int, int]]
-    elements: dict[str, int]
-    origins: dict[str, int]
-    scaffold_sizes: list[int]
-    top_scaffolds: list[Scaffold]
-    failures: dict[tuple[str, str], int]
-
-
-def gather_statistics(store: Store, failures: Path) -> Statistics:
-    """Read the store once and count."""
-    elements = np.zeros(256, np.int64)
-    origins = np.zeros(256, np.int64)
-    scaffolds: collections.Counter[int] = collections.Counter()
-    examples: dict[int, str] = {}
-    for split in store.manifest.splits.values():
-        for entry in split.shards:
-            batch = read_shard(store, entry)
-            views = ColumnViews.of(batch)
-            elements += np.bincount(views.atomic_number, minlength=256)
-            origins += np.bincount(views.conformer_origin, minlength=256)
-            names, first, counts = np.unique(batch["scaffold"].to_numpy(), return_index=True, return_counts=True)
-            for name, row, count in zip(names.tolist(), first.tolist(), counts.tolist(), strict=True):
-                scaffolds[name] += count
-                examples.setdefault(name, batch["smiles"][row].as_py())
-    table = Chem.GetPeriodicTable()
-    by_count = np.argsort(-elements, kind="stable")
-    rows = pq.read_table(failures, columns=["stage", "reason"]).to_pylist()
-    return Statistics(
-        sizes={
-            name: {int(size): count for size, count in split.size_histogram.items()}
-            for name, split in store.manifest.splits.items()
-        },
-        elements={table.GetElementSymbol(int(z)): int(elements[z]) for z in by_count if elements[z]},
-        origins={label: int(origins[code]) for code, label in ORIGIN_LABELS.items() if origins[code]},
-        scaffold_sizes=sorted(scaffolds.values(), reverse=True),
-        top_scaffolds=[
-            Scaffold(molecules=count, example=examples[name]) for name, count in scaffolds.most_common(TOP_SCAFFOLDS)
-        ],
-        failures=dict(collections.Counter((row["stage"], row["reason"]) for row in rows).most_common()),
-    )
-
-
-def write_report(store: Store, failures: Path) -> None:
+def write_report(store: Store, failures: Path, work: Path) -> None:
     """Write report.md and its pictures into the store.
 
     Args:
         store: complete but for its manifest file.
         failures: failures.parquet.
+        work: work directory of the build, with its selection and the samples of its rate.
     """
-    statistics = gather_statistics(store, failures)
-    pictures: dict[str, Callable[[Axes], None]] = {
-        "atoms": lambda axes: _draw_sizes(axes, statistics),
-        "elements": lambda axes: _draw_elements(axes, statistics),
-        "scaffolds": lambda axes: _draw_scaffolds(axes, statistics),
-        "origins": lambda axes: _draw_bars(axes, statistics.origins, "conformers", "How the conformers were made"),
-    }
-    if statistics.failures:
-        reasons = {f"{stage}: {reason.replace('_', ' ')}": n for (stage, reason), n in statistics.failures.items()}
-        pictures["failures"] = lambda axes: _draw_bars(axes, reasons, "rows of the source", "Failures by cause")
-    for name, draw in pictures.items():
-        _draw(store.path / f"{name}.png", draw)
-    commit_text(store.path / "report.md", _markdown(store.manifest, statistics, list(pictures)))
+    selection = read_selection(work)
+    assert selection is not None, "a store is assembled from a selection"
+    tallies = tally(store, failures)
+    pictures = draw_all(tallies, selection, read_rates(work / SAMPLES_NAME), store.path)
+    commit_text(store.path / REPORT_NAME, "\n".join(_report(store.manifest, selection, tallies, pictures)))
 
 
-def _draw(path: Path, draw: Callable[[Axes], None]) -> None:
-    figure, axes = plt.subplots(figsize=FIGURE_INCHES, layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    draw(axes)
-    # Without a software tag the same store gives the same picture, whatever drew it.
-    commit_file(
-        path, lambda temporary: figure.savefig(temporary, dpi=DOTS_PER_INCH, format="png", metadata={"Software": None})
-    )
-    plt.close(figure)
+def _report(manifest: Manifest, selection: Selection, tallies: Tallies, pictures: dict[str, str]) -> Lines:
+    def picture(name: str) -> Lines:
+        return [f"![{pictures[name]}]({name}.png)", ""] if name in pictures else []
 
-
-def _draw_sizes(axes: Axes, statistics: Statistics) -> None:
-    for (name, sizes), colour in zip(statistics.sizes.items(), (SOFT, ACCENT), strict=True):
-        total = sum(sizes.values())
-        if not total:
-            continue
-        atoms = np.arange(max(sizes) + 2)
-        share = np.array([100 * sizes.get(int(size), 0) / total for size in atoms])
-        filled = colour == SOFT
-        axes.stairs(share[:-1], atoms - 0.5, fill=filled, color=colour, linewidth=1.5, label=f"{name}, {total:,}")
-    axes.set_title("Atoms per molecule", loc="left", color=INK)
-    axes.set_xlabel("atoms in the record")
-    axes.set_ylabel("% of the split's molecules")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False, title="molecules")
-
-
-def _draw_elements(axes: Axes, statistics: Statistics) -> None:
-    counts = statistics.elements
-    axes.bar(list(counts), list(counts.values()), color=SOFT)
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7)
-    axes.set_title(f"Elements ({len(counts)})", loc="left", color=INK)
-    axes.set_ylabel("atoms")
-    axes.tick_params(axis="x", labelsize=max(5, 10 - len(counts) // 10), rotation=90 if len(counts) > 30 else 0)
-    axes.margins(x=0.01)
-    axes.grid(axis="y", alpha=0.3)
-
-
-def _draw_scaffolds(axes: Axes, statistics: Statistics) -> None:
-    sizes = np.array(statistics.scaffold_sizes)
-    singles = int(np.count_nonzero(sizes == 1))
-    axes.loglog(np.arange(1, len(sizes) + 1), sizes, color=INK, linewidth=1.8)
-    axes.set_title(f"{len(sizes):,} Murcko scaffolds, {singles:,} of them with one molecule", loc="left", color=INK)
-    axes.set_xlabel("rank of the scaffold")
-    axes.set_ylabel("molecules")
-    axes.grid(alpha=0.3)
-
-
-def _draw_bars(axes: Axes, counts: dict[str, int], unit: str, title: str) -> None:
-    names = list(counts)[::-1]
-    values = [counts[name] for name in names]
-    bars = axes.barh(names, values, color=SOFT, height=0.6)
-    axes.bar_label(bars, [f"{value:,}" for value in values], padding=4, color=INK)
-    axes.set_title(title, loc="left", color=INK)
-    if max(values) > LOG_RATIO * min(values):
-        axes.set_xscale("log")
-        axes.set_xlim(0.7, max(values) * 4)
-        axes.set_xlabel(f"{unit} (log scale)")
-    else:
-        axes.set_xlim(0, max(values) * 1.12)
-        axes.set_xlabel(unit)
-    axes.grid(axis="x", alpha=0.3)
-
-
-def _markdown(manifest: Manifest, statistics: Statistics, pictures: list[str]) -> str:
-    counts = manifest.counts
-    share = {name: split.rows / counts.stored for name, split in manifest.splits.items()}
-    lines = [
-        f"# Conformer store from {manifest.source}",
+    return [
+        *_summary(manifest),
+        "## Splits",
         "",
-        f"{counts.read:,} rows read = {counts.stored:,} stored + {counts.duplicates:,} duplicates + {counts.failed:,} "
-        f"failed. RDKit {manifest.versions['rdkit']}, seed {manifest.seed}, format {manifest.backend}.",
+        *_splits(manifest, tallies),
+        *picture("atoms"),
+        "## Elements",
         "",
-        *_table(
-            ("split", "molecules", "share", "shards", "bytes a molecule"),
-            [
-                (name, f"{split.rows:,}", f"{share[name]:.1%}", len(split.shards), _bytes_each(manifest, name))
-                for name, split in manifest.splits.items()
-            ],
-        ),
-        "## Failures by cause (every one is in failures.parquet)",
+        *picture("elements"),
+        "## Scaffolds",
         "",
-        *_table(("stage", "reason", "rows"), [(*key, f"{n:,}") for key, n in statistics.failures.items()]),
+        *picture("scaffolds"),
+        *_scaffolds(selection),
         "## Conformers",
         "",
-        *_table(("origin", "conformers"), [(label, f"{n:,}") for label, n in statistics.origins.items()]),
-        "## Most frequent scaffolds",
+        *picture("origins"),
+        *_conformers(tallies),
+        *picture("conformers"),
+        "## Failures",
         "",
-        *_table(
-            ("scaffold", "molecules"),
-            [(f"`{_scaffold_name(s.example)}`", f"{s.molecules:,}") for s in statistics.top_scaffolds],
-        ),
-        "## Pictures",
-        "",
-        *(f"![{name}]({name}.png)\n" for name in pictures),
+        *picture("failures"),
+        *_failures(tallies),
+        *(["## Rate", "", *picture("rate")] if "rate" in pictures else []),
     ]
-    return "\n".join(lines)
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
-    if not rows:
-        return ["None.", ""]
+def _summary(manifest: Manifest) -> Lines:
+    counts = manifest.counts
+    return [
+        f"# Conformer store from {manifest.source}",
+        "",
+        f"{counts.read:,} rows read = {counts.stored:,} stored + {counts.left_out}. "
+        f"RDKit {manifest.versions['rdkit']}, seed {manifest.seed}, format {manifest.backend}.",
+        "",
+    ]
+
+
+def _splits(manifest: Manifest, tallies: Tallies) -> Lines:
+    rows = []
+    for name, split in manifest.splits.items():
+        atoms, size = (sum(getattr(shard, key) for shard in split.shards) for key in ("atoms", "bytes"))
+        share, each = split.rows / manifest.counts.stored, max(split.rows, 1)
+        averages = (f"{atoms / each:.1f}", f"{len(split.shards):,}", f"{size / each:,.0f}")
+        rows.append((name, f"{split.rows:,}", f"{share:.1%}", *averages))
+    header = ("split", "molecules", "share", "atoms each", "shards", "bytes each")
+    if not tallies.valid_scaffolds:
+        return _table(header, rows)
+    both = f"{tallies.shared_scaffolds:,}" if tallies.shared_scaffolds else "none"
+    return [
+        *_table(header, rows),
+        f"valid has {tallies.valid_scaffolds:,} Murcko scaffolds, {both} of them also in train.",
+        "",
+    ]
+
+
+def _scaffolds(selection: Selection) -> Lines:
+    rows = [(_code(smiles) if smiles else "no ring", f"{size:,}") for smiles, size in selection.top_scaffolds.items()]
+    return _table((f"the {len(rows)} most frequent", "molecules"), rows)
+
+
+def _conformers(tallies: Tallies) -> Lines:
+    counts = tallies.conformers
+    average = sum(k * n for k, n in counts.items()) / sum(counts.values())
+    origins = [(ORIGIN_LABELS[origin], f"{n:,}") for origin, n in tallies.origins.items()]
+    stereo = [(STEREO_LABELS[kind], f"{n:,}") for kind, n in tallies.stereo.items()]
+    return [
+        f"{min(counts)} to {max(counts)} conformers a molecule, {average:.2f} on average."
+        if max(counts) > 1
+        else "One conformer a molecule.",
+        "",
+        *_table(("made by", "conformers"), origins),
+        *_table(("stereo", "conformers"), stereo),
+    ]
+
+
+def _failures(tallies: Tallies) -> Lines:
+    rows = [
+        (cause.stage, cause.reason, f"{cause.rows:,}", _code(cause.id), _code(cause.smiles), _cell(cause.detail))
+        for cause in tallies.causes[:MOST_CAUSES]
+    ]
+    left = len(tallies.causes) - len(rows)
+    rarer = f" {left} rarer causes are only there." if left else ""
+    return [
+        f"Every failed row is in failures.parquet, with its reason.{rarer}",
+        "",
+        *_table(("stage", "reason", "rows", "the first", "SMILES", "detail"), rows),
+    ]
+
+
+def _cell(text: str) -> str:
+    """Return text that stays inside its cell, whatever a source's row contains."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    return line if len(line) <= LONGEST_CELL else f"{line[: LONGEST_CELL - 1]}…"
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text.replace('`', ''))}`" if text.strip("` ") else "–"
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Lines:
     cells = [header, tuple("---" for _ in header), *rows]
-    return [*(f"| {' | '.join(str(cell) for cell in row)} |" for row in cells), ""]
-
-
-def _bytes_each(manifest: Manifest, name: str) -> str:
-    split = manifest.splits[name]
-    return f"{sum(shard.bytes for shard in split.shards) / split.rows:,.0f}" if split.rows else "–"
-
-
-def _scaffold_name(example: str) -> str:
-    molecule = Chem.MolFromSmiles(example)
-    assert molecule is not None, "a stored SMILES parses"
-    return scaffold_smiles(molecule) or "(no ring)"
+    return [*(f"| {' | '.join(row)} |" for row in cells), ""] if len(cells) > 2 else ["None.", ""]

@@ -1,60 +1,96 @@
-"""Between curation and embedding: which rows are distinct molecules, and which of them are for validation.
+"""What was selected between curation and embedding, on disk and in memory. Imports Arrow and NumPy.
 
-Looks at 64-bit hashes only, read from the curated files. Imports Arrow and NumPy.
+selected/part-NNNNNN.parquet    chunk, position, valid of every selected row, in that order over all parts;
+                                no chunk lies in two parts
+selected/summary.json           counts and scaffold statistics, written last: with it the selection is done
 """
 
 import dataclasses
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conformer_gen.config import BuildConfig
-from conformer_gen.curate import UInt64, choose_valid, first_occurrences
-from conformer_gen.worker import CURATED, CURATED_SCHEMA, done_pieces
+from unimol_scale import config as strict
+from unimol_scale.store.shards import commit_file, commit_text
 
-EMPTY = CURATED_SCHEMA.empty_table().select(["position", "key", "scaffold"])
+SELECTED = "selected"
+SUMMARY_NAME = "summary.json"
+PART_SCHEMA = pa.schema({"chunk": pa.int64(), "position": pa.int32(), "valid": pa.bool_()})
+
+
+class ChunkSelection(NamedTuple):
+    """The selected rows of one chunk: ``positions`` int32 [S], ascending, and whether each is for validation, [S]."""
+
+    chunk: int
+    positions: npt.NDArray[np.int32]
+    valid: npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What the curated rows amount to.
+    """What the curated rows amount to: read = rejected + duplicates + not sampled + kept.
 
     Attributes:
         num_read: rows of the source.
         num_rejected: rows that are no molecule.
-        num_kept: distinct molecules.
-        kept: for each chunk in order, the positions of its distinct molecules.
-        valid_groups: sorted hashes of what makes up validation: scaffolds, or molecules if the split is random.
+        num_duplicates: rows whose molecule came before.
+        num_not_sampled: distinct molecules left out by temperature sampling.
+        num_kept: molecules selected.
+        num_valid: of those, for validation.
+        num_scaffolds: different scaffolds among the selected; molecules without rings share one.
+        num_single_scaffolds: of those, with one molecule.
+        scaffold_curve: (rank, molecules) of scaffolds from the largest, rank 1, to the smallest; ranks about evenly
+            spaced in their logarithm.
+        top_scaffolds: SMILES of the largest scaffolds, up to ten, and how many selected molecules have each.
     """
 
     num_read: int
     num_rejected: int
+    num_duplicates: int
+    num_not_sampled: int
     num_kept: int
-    kept: list[tuple[int, tuple[int, ...]]]
-    valid_groups: UInt64
+    num_valid: int
+    num_scaffolds: int
+    num_single_scaffolds: int
+    scaffold_curve: tuple[tuple[int, int], ...] = ()
+    top_scaffolds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        left_out = self.num_rejected + self.num_duplicates + self.num_not_sampled
+        assert self.num_read == left_out + self.num_kept, self
+
+    def chunks(self, work: Path) -> Iterator[ChunkSelection]:
+        """Yield the selected rows chunk by chunk, in order, holding one part in memory at a time."""
+        for path in sorted((work / SELECTED).glob("part-*.parquet")):
+            table = pq.read_table(path, schema=PART_SCHEMA)
+            columns = [table[name].to_numpy() for name in PART_SCHEMA.names]
+            starts = np.flatnonzero(np.diff(columns[0], prepend=-1))
+            for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(columns[0])], strict=True):
+                chunk, positions, valid = (column[start:stop] for column in columns)
+                yield ChunkSelection(int(chunk[0]), positions, valid)
 
 
-def select(work: Path, config: BuildConfig) -> Selection:
-    """Read the hashes of all curated rows and choose."""
-    pieces = done_pieces(work, CURATED)
-    tables = [pq.read_table(piece.path(work, CURATED), columns=EMPTY.column_names) for piece in pieces]
-    chunks = np.repeat(
-        np.array([piece.chunk for piece in pieces], np.int64), np.array([table.num_rows for table in tables], np.int64)
-    )
-    table = pa.concat_tables([EMPTY, *tables])
-    good = table["key"].is_valid().to_numpy()
-    usable = table.filter(pa.array(good))
-    keep = first_occurrences(usable["key"].to_numpy())
-    groups = usable["scaffold" if config.curate.split == "scaffold" else "key"].to_numpy()[keep]
-    positions, chunks = usable["position"].to_numpy()[keep], chunks[good][keep]
-    names, starts = np.unique(chunks, return_index=True)
-    parts = np.split(positions, starts[1:]) if len(names) else []
-    return Selection(
-        num_read=table.num_rows,
-        num_rejected=int(np.count_nonzero(~good)),
-        num_kept=len(positions),
-        kept=[(int(name), tuple(part.tolist())) for name, part in zip(names, parts, strict=True)],
-        valid_groups=choose_valid(groups, config.curate.valid_fraction, config.seed),
-    )
+def read_selection(work: Path) -> Selection | None:
+    """Return the selection of a build, or None while it is not done."""
+    path = work / SELECTED / SUMMARY_NAME
+    if not path.is_file():
+        return None
+    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return strict.build(Selection, tree, strict.Origin(name=str(path)))
+
+
+def commit_part(work: Path, number: int, rows: pa.Table) -> None:
+    """Write one part: rows of ``PART_SCHEMA`` in any order."""
+    ordered = rows.select(PART_SCHEMA.names).sort_by([("chunk", "ascending"), ("position", "ascending")])
+    commit_file(work / SELECTED / f"part-{number:06d}.parquet", lambda path: pq.write_table(ordered, path))
+
+
+def commit_selection(work: Path, selection: Selection) -> None:
+    """Write the summary, which ends the selection."""
+    commit_text(work / SELECTED / SUMMARY_NAME, json.dumps(strict.to_tree(selection), indent=1) + "\n")

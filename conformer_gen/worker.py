@@ -1,34 +1,27 @@
 """What one worker process does with one piece of a build, and the files it leaves. Imports no Ray: plain functions.
 
-A chunk is ``task_size`` rows of the source; a piece is a range of positions inside a chunk, at first all of it, smaller
-after a worker died on it. A piece is done when its file has its final name:
-
-    curated/CCCCCCCC-FFFFF-LLLLL.parquet    every row of the piece: canonical form and hashes, or why it was rejected
-    embedded/CCCCCCCC-FFFFF-LLLLL.arrow     its records; the failures lie beside it, written before it
+pieces.py says what a piece is and where its files lie.
 """
 
 import dataclasses
-import os
-import signal
-import struct
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conformer_gen import nvmolkit_engine
 from conformer_gen.curate import CurateConfig, Curated, curate_molecule
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
+from conformer_gen.exclusions import NO_EXCLUSIONS, Exclusions
+from conformer_gen.pieces import CURATED, EMBEDDED, FAILURES, Piece, chunk_pieces
 from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.watch import Starting, ignore_start
 from unimol_scale.store import arrow_backend
 from unimol_scale.store.schema import Layout, MoleculeRecord, encode
 from unimol_scale.store.shards import commit_file
 
-CURATED, EMBEDDED, FAILURES = "curated", "embedded", "failures"
-SUFFIXES = {CURATED: ".parquet", EMBEDDED: ".arrow", FAILURES: ".parquet"}
 CURATED_SCHEMA = pa.schema(
     {
         "position": pa.int32(),
@@ -53,76 +46,8 @@ FAILURE_SCHEMA = pa.schema(
         "detail": pa.string(),
     }
 )
-HINT = struct.Struct("<qd")
 
 Embedder = Callable[[CuratedMolecule, EmbedConfig, int], MoleculeRecord | EmbedFailure]
-Starting = Callable[[int], None]
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Piece:
-    """Positions [first, last) of a chunk."""
-
-    chunk: int
-    first: int
-    last: int
-
-    @property
-    def stem(self) -> str:
-        """File name without suffix."""
-        return f"{self.chunk:08d}-{self.first:05d}-{self.last:05d}"
-
-    def path(self, work: Path, kind: str) -> Path:
-        """Return where the piece's file of that kind lies."""
-        return work / kind / f"{self.stem}{SUFFIXES[kind]}"
-
-
-def done_pieces(work: Path, kind: str) -> list[Piece]:
-    """Return the pieces whose file is there, in order."""
-    names = (path.name.removesuffix(SUFFIXES[kind]) for path in (work / kind).glob(f"[0-9]*{SUFFIXES[kind]}"))
-    return sorted(Piece(*map(int, name.split("-"))) for name in names)
-
-
-class Watch:
-    """Tells the driver which molecule a worker was at when it died, and kills a worker that hangs.
-
-    Args:
-        path: the hint file.
-        limit_s: seconds for one molecule. The alarm's default action ends the process in the kernel, since C++ code
-            that hangs never returns to a Python signal handler.
-    """
-
-    def __init__(self, path: Path, limit_s: float) -> None:
-        self._path = path
-        self._limit_s = limit_s
-
-    def __enter__(self) -> "Watch":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        os.close(self._descriptor)
-        self._path.unlink(missing_ok=True)
-
-    def starting(self, position: int) -> None:
-        """Note the molecule and restart the clock."""
-        os.pwrite(self._descriptor, HINT.pack(position, time.time()), 0)
-        signal.setitimer(signal.ITIMER_REAL, self._limit_s)
-
-
-def read_hint(path: Path) -> tuple[int, float] | None:
-    """Return the position at which a dead worker was and when it began there, or None if it left no hint."""
-    content = path.read_bytes() if path.is_file() else b""
-    if len(content) != HINT.size:
-        return None
-    position, began = HINT.unpack(content)
-    return position, began
-
-
-def ignore_start(position: int) -> None:
-    """Watch nothing."""
 
 
 def curate_piece(
@@ -131,19 +56,22 @@ def curate_piece(
     positions: Sequence[int],
     rows: Sequence[SourceMolecule],
     config: CurateConfig,
+    exclusions: Exclusions = NO_EXCLUSIONS,
     starting: Starting = ignore_start,
 ) -> int:
     """Curate rows and commit the piece's file; return how many rows there were."""
     table = []
     for position, row in zip(positions, rows, strict=True):
         starting(position)
-        table.append({"position": position, "id": row.id, "labels": row.labels, **_curated_columns(row, config)})
+        table.append(
+            {"position": position, "id": row.id, "labels": row.labels, **_curated_columns(row, config, exclusions)}
+        )
     _commit_table(piece.path(work, CURATED), pa.Table.from_pylist(table, CURATED_SCHEMA))
     return len(table)
 
 
-def _curated_columns(row: SourceMolecule, config: CurateConfig) -> dict[str, object]:
-    result = curate_molecule(row, config)
+def _curated_columns(row: SourceMolecule, config: CurateConfig, exclusions: Exclusions) -> dict[str, object]:
+    result = exclusions.check(curate_molecule(row, config))
     if not isinstance(result, Curated):
         return {"smiles": row.smiles or None, "reason": result.reason, "detail": result.detail}
     return {
@@ -166,13 +94,14 @@ def bury_rows(work: Path, piece: Piece, positions: Sequence[int], rows: Sequence
 
 DEATHS = {
     "worker_died": "the worker process died on this molecule, twice",
+    "out_of_memory": "this molecule needed more memory than a task may have, twice",
     "too_slow": "this molecule took longer than the limit for one molecule, twice",
 }
 
 
 def read_chunk(work: Path, chunk: int) -> pa.Table:
     """Return the curated rows of a chunk in order."""
-    paths = sorted((work / CURATED).glob(f"{chunk:08d}-*{SUFFIXES[CURATED]}"))
+    paths = [piece.path(work, CURATED) for piece in chunk_pieces(work, CURATED, chunk)]
     return pa.concat_tables([pq.read_table(path, schema=CURATED_SCHEMA) for path in paths])
 
 
@@ -202,7 +131,7 @@ class EmbedJob:
         config: how to embed.
         seed: of the build.
         layout: of the records.
-        embedder: the function that makes one record.
+        embedder: the function that makes one record where the engine is RDKit.
     """
 
     config: EmbedConfig
@@ -212,27 +141,48 @@ class EmbedJob:
 
 
 def embed_piece(
-    work: Path, piece: Piece, positions: Sequence[int], job: EmbedJob, starting: Starting = ignore_start
+    work: Path,
+    piece: Piece,
+    positions: Sequence[int],
+    valid: Collection[int],
+    job: EmbedJob,
+    starting: Starting = ignore_start,
 ) -> int:
-    """Embed molecules of a chunk and commit the piece's files; return how many there were."""
-    records: list[MoleculeRecord] = []
+    """Embed molecules of a chunk, of which ``valid`` are for validation, and commit the piece's files.
+
+    Returns:
+        How many there were.
+    """
+    records: list[tuple[int, MoleculeRecord]] = []
     failures = []
-    for position, molecule in _molecules(work, piece.chunk, positions):
-        starting(position)
-        result = job.embedder(molecule, job.config, job.seed)
+    molecules = list(_molecules(work, piece.chunk, positions))
+    for (position, molecule), result in zip(molecules, _results(molecules, piece, job, starting), strict=True):
         if isinstance(result, EmbedFailure):
             failures.append(_failure(position, molecule, result.reason, result.detail))
         else:
-            records.append(result)
-    _commit_embedded(work, piece, records, failures, job.layout)
+            records.append((position, result))
+    _commit_embedded(work, piece, records, valid, failures, job.layout)
     return len(positions)
+
+
+def _results(
+    molecules: Sequence[tuple[int, CuratedMolecule]], piece: Piece, job: EmbedJob, starting: Starting
+) -> Iterator[MoleculeRecord | EmbedFailure]:
+    config = job.config
+    if config.engine == "nvmolkit":
+        gpu = config.gpus[piece.chunk % len(config.gpus)]
+        yield from nvmolkit_engine.embed_molecules(molecules, config, job.seed, gpu, starting)
+        return
+    for position, molecule in molecules:
+        starting(position)
+        yield job.embedder(molecule, config, job.seed)
 
 
 def bury_molecules(work: Path, piece: Piece, positions: Sequence[int], job: EmbedJob, why: str) -> None:
     """Commit a piece whose molecules killed their worker in embedding as failures."""
     molecules = _molecules(work, piece.chunk, positions)
     failures = [_failure(position, molecule, why, DEATHS[why]) for position, molecule in molecules]
-    _commit_embedded(work, piece, [], failures, job.layout)
+    _commit_embedded(work, piece, [], (), failures, job.layout)
 
 
 def _failure(position: int, molecule: CuratedMolecule, reason: str, detail: str) -> dict[str, object]:
@@ -247,11 +197,21 @@ def _failure(position: int, molecule: CuratedMolecule, reason: str, detail: str)
 
 
 def _commit_embedded(
-    work: Path, piece: Piece, records: list[MoleculeRecord], failures: list[dict[str, object]], layout: Layout
+    work: Path,
+    piece: Piece,
+    records: list[tuple[int, MoleculeRecord]],
+    valid: Collection[int],
+    failures: list[dict[str, object]],
+    layout: Layout,
 ) -> None:
-    _commit_table(piece.path(work, FAILURES), pa.Table.from_pylist(failures, FAILURE_SCHEMA))
-    batch = encode(records, layout)
-    commit_file(piece.path(work, EMBEDDED), lambda path: arrow_backend.write(path, batch))
+    """Commit records, those for train before those for validation, and failures; the name says how many of each."""
+    for_train = [record for position, record in records if position not in valid]
+    for_valid = [record for position, record in records if position in valid]
+    done = dataclasses.replace(piece, counts=(len(for_train), len(for_valid), len(failures)))
+    if failures:
+        _commit_table(done.path(work, FAILURES), pa.Table.from_pylist(failures, FAILURE_SCHEMA))
+    batch = encode([*for_train, *for_valid], layout)
+    commit_file(done.path(work, EMBEDDED), lambda path: arrow_backend.write(path, batch))
 
 
 def _commit_table(path: Path, table: pa.Table) -> None:

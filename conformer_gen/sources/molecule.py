@@ -1,4 +1,4 @@
-"""What every source yields: one row, as the source has it. Imports NumPy only."""
+"""What every source yields: one row, as the source has it; and why a row is no molecule. Imports NumPy only."""
 
 import dataclasses
 
@@ -29,8 +29,10 @@ class SourceMolecule:
         smiles: of the molecule; with coordinates in ChemAxon's extension where ``origin`` is given.
         block: MDL mol block, whose graph and coordinates are kept.
         geometry: coordinates beside ``smiles``.
-        origin: code of ``ConformerOrigin`` of the coordinates in ``smiles`` or ``block``; None: to be made.
+        origin: code of ``ConformerOrigin`` of the coordinates in ``smiles`` or ``block``; None: to be made, or those
+            of ``geometry``.
         labels: one number for each label of the source, NaN where it is missing.
+        problem: why this row is no molecule, where reading it already tells; empty otherwise.
     """
 
     id: str
@@ -39,3 +41,12 @@ class SourceMolecule:
     geometry: Geometry | None = None
     origin: int | None = None
     labels: tuple[float, ...] = ()
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A row that is not a molecule of the store: a short reason to count by, and the detail of this one."""
+
+    reason: str
+    detail: str

@@ -1,5 +1,6 @@
 """The builder's command line; no Ray is started."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_the_flags_are_the_agreed_ones() -> None:
     assert flags == {
         "-h",
         *("--help", "--source", "--input", "--output", "--backend", "--conformers", "--seed", "--workers"),
-        *("--ray-address", "--limit", "--hydrogens", "--config", "--dry-run"),
+        *("--ray-address", "--limit", "--hydrogens", "--engine", "--exclude", "--config", "--dry-run"),
     }
 
 
@@ -62,5 +63,19 @@ def test_a_dry_run_counts_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["--source", "sample", "--dry-run"]) == 0
-    assert "4,999 rows from 1 file" in capsys.readouterr().out
+    words = capsys.readouterr().out
+    assert "4,999 rows from 1 input (first_5K.smi)" in words
+    hours, size = (float(re.search(rf"about ([\d.]+) {unit}", words)[1]) for unit in ("core-hours", "MiB"))
+    assert 4_999 * 1e-3 / 3600 < hours < 4_999 * 0.2 / 3600, "a molecule takes 1 to 200 ms"
+    assert 300 * 4_999 / 2**20 < size < 1200 * 4_999 / 2**20, "and 300 to 1,200 bytes"
+    assert "measured on 40 of the first 2,000 rows" in words
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_what_it_can_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--dry-run", "--output", str(tmp_path / "store")]
+    assert main(["--source", "zinc20", "--input", "C[A-B]AA", *arguments]) == 0
+    assert "would fetch 2 of 2 inputs" in capsys.readouterr().out
+    (tmp_path / "bad.smi").write_text("nonsense\n*\n")
+    assert main(["--source", "smiles", "--input", str(tmp_path / "bad.smi"), *arguments]) == 0
+    assert "would write nothing" in capsys.readouterr().out

@@ -1,12 +1,18 @@
 """``unimol-scale store info|verify|convert`` as a user calls them."""
 
+import dataclasses
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from store_samples import random_record, write_store
 
 from unimol_scale.cli import main
+from unimol_scale.store.manifest import MANIFEST_NAME, Backend
+from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 from unimol_scale.store.shards import Store
 
 RECORDS = [random_record(number) for number in range(12)]
@@ -23,6 +29,40 @@ def test_info_prints_counts_and_recipe(store: Store, capsys: pytest.CaptureFixtu
     assert "12 stored" in output
     assert "9 molecules" in output
     assert store.manifest.backend in output
+
+
+def test_info_prints_labels_with_units_and_what_the_conformers_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = dataclasses.replace(
+        random_record(0, max_conformers=1, num_labels=2),
+        conformer_origin=np.array([ConformerOrigin.FLAT], np.uint8),
+        conformer_stereo=np.array([ConformerStereo.OPEN], np.uint8),
+        labels=(1.0, math.nan),
+    )
+    store = write_store(tmp_path / "store", [flat] * 6, labels={"gap": "eV", "active": ""})
+    assert main(["store", "info", str(store.path)]) == 0
+    output = capsys.readouterr().out
+    for said in ("gap (eV): 6 molecules", "active (no unit): 0 molecules", "FLAT 6", "OPEN 6"):
+        assert said in output
+    assert main(["store", "verify", str(store.path)]) == 0
+
+
+@pytest.mark.parametrize("backend", ["arrow", "lmdb"])
+def test_verify_finds_labels_that_are_not_what_the_manifest_says(
+    tmp_path: Path, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    infinite = dataclasses.replace(random_record(0, num_labels=1), labels=(math.inf,))
+    store = write_store(tmp_path / "a", [infinite], labels={"gap": "eV"}, backend=backend)
+    assert main(["store", "verify", str(store.path)]) == 1
+    assert "a label is infinite" in capsys.readouterr().out
+    store = write_store(tmp_path / "b", [random_record(0, num_labels=1)], labels={"gap": "eV"}, backend=backend)
+    manifest = store.path / MANIFEST_NAME
+    tree = json.loads(manifest.read_text())
+    tree["splits"]["train"]["shards"][0]["labelled"] = {"gap": 0}
+    manifest.write_text(json.dumps(tree))
+    assert main(["store", "verify", str(store.path)]) == 1
+    assert "its labelled are {'gap': 1}, the manifest says {'gap': 0}" in capsys.readouterr().out
 
 
 def test_verify_passes_an_intact_store(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

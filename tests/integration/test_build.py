@@ -60,7 +60,7 @@ def test_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Pa
     command = [sys.executable, str(SCRIPT), "--source", "sample", *keys]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(list((output / ".build" / "embedded").glob("0*.arrow"))) < 2 and time.monotonic() < deadline:
+    while len(list((output / ".build" / "embedded").glob("*/0*.arrow"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert process.poll() is None, "the build ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)

@@ -14,8 +14,9 @@ SCALING_MAY_IMPORT = {"unimol_scale.model.presets", "unimol_scale.model.accounti
 WITHOUT_TORCH = ["conformer_gen", "unimol_scale/store", "unimol_scale/scaling", "unimol_scale/config.py"]
 ONLY_IN = {
     "rdkit": ["conformer_gen", "unimol_scale/downstream"],
-    "ray": ["conformer_gen/pipeline.py", "conformer_gen/curate.py"],
+    "ray": ["conformer_gen/pipeline.py", "conformer_gen/stage.py", "conformer_gen/ray_selection.py"],
     "deepspeed": ["unimol_scale/engine/zero.py"],
+    "nvmolkit": ["conformer_gen/nvmolkit_engine.py"],
 }
 
 

@@ -12,10 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from unimol_scale.errors import StoreError
+from unimol_scale.store.packing import num_bits, unpack
 from unimol_scale.store.schema import (
     ATOM_VOCABULARIES,
     BOND_VOCABULARIES,
     LABEL_PREFIX,
+    PACKED,
     PLANAR_SCALE,
     ConformerOrigin,
     ConformerStereo,
@@ -38,8 +40,10 @@ class ColumnViews:
     Attributes:
         batch: the record batch, which owns the memory.
         atom_offsets: [R + 1] first atom of each of the R molecules; likewise for bonds, coordinate rows, conformers.
+        atom_features, bond_features: [atoms], [bonds] packed codes.
         coordinates: [rows, 3] as stored: int16 units or float32 Å.
         planar_coordinates: [atoms, 2] int16 units of ``PLANAR_SCALE``.
+        conformer_origin, conformer_stereo: [conformers] codes.
         labels: [R] of each label, float64.
     """
 
@@ -49,12 +53,13 @@ class ColumnViews:
     coordinate_offsets: Int32
     conformer_offsets: Int32
     atomic_number: npt.NDArray[np.uint8]
-    atom_features: npt.NDArray[np.uint8]
+    atom_features: npt.NDArray[np.uint32]
     bond_index: npt.NDArray[np.uint16]
     bond_features: npt.NDArray[np.uint8]
     coordinates: npt.NDArray[Any]
     planar_coordinates: npt.NDArray[np.int16]
     conformer_origin: npt.NDArray[np.uint8]
+    conformer_stereo: npt.NDArray[np.uint8]
     labels: tuple[Float64, ...]
 
     @staticmethod
@@ -77,6 +82,7 @@ class ColumnViews:
                     "coordinates",
                     "planar_coordinates",
                     "conformer_origin",
+                    "conformer_stereo",
                 )
             },
         )
@@ -99,9 +105,9 @@ class ColumnViews:
             num_atoms=num_atoms,
             num_bonds=num_bonds,
             atomic_number=self.atomic_number[atoms],
-            atom_features=self.atom_features[atoms],
+            atom_features=unpack(self.atom_features[atoms], ATOM_VOCABULARIES),
             bond_index=self.bond_index[bonds].astype(np.int32),
-            bond_features=self.bond_features[bonds],
+            bond_features=unpack(self.bond_features[bonds], BOND_VOCABULARIES),
             coordinates=coordinates,
             planar_coordinates=planar,
             conformer_origin=self.conformer_origin[self.conformer_offsets[rows] + chosen],
@@ -132,18 +138,19 @@ class ColumnViews:
                 raise StoreError(f"the column {name} has another number of rows than its molecule")
         if np.any(self.bond_index >= np.repeat(num_atoms, num_bonds)[:, None]):
             raise StoreError("a bond names an atom that its molecule does not have")
-        for name, values, vocabularies in (
-            ("atom_features", self.atom_features, ATOM_VOCABULARIES),
-            ("bond_features", self.bond_features, BOND_VOCABULARIES),
-        ):
-            if np.any(values >= np.array([len(words) for words in vocabularies.values()])):
+        for name, vocabularies in PACKED.items():
+            packed: npt.NDArray[Any] = getattr(self, name)
+            limits = np.array([len(words) for words in vocabularies.values()])
+            if np.any(unpack(packed, vocabularies) >= limits) or np.any(packed >> num_bits(vocabularies)):
                 raise StoreError(f"the column {name} holds a code outside its vocabulary")
         if np.any(self.conformer_origin > max(ConformerOrigin)) or np.any(self.atomic_number == 0):
             raise StoreError("an atomic number or a conformer origin is outside its range")
-        if np.any(_values(self.batch["conformer_stereo"]) > max(ConformerStereo)):
+        if np.any(self.conformer_stereo > max(ConformerStereo)):
             raise StoreError("a conformer's stereo is outside its range")
         if not np.all(np.isfinite(self.coordinates)):
             raise StoreError("a coordinate is not finite")
+        if any(np.any(np.isinf(label)) for label in self.labels):
+            raise StoreError("a label is infinite")
         self.batch.validate(full=True)
 
 

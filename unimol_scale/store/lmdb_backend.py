@@ -1,7 +1,8 @@
-"""LMDB shards: one file, one key a molecule, its value the same Arrow columns for one row. Imports LMDB and Arrow only.
+"""LMDB shards: one file, one key a block of molecules, its value the same Arrow columns. Imports LMDB and Arrow only.
 
-Keys: the row as 8 big-endian bytes; ``schema`` (Arrow schema message); ``num_atoms`` and ``num_conformers`` (little-
-endian int32 of all rows, so that sizes are known without decoding records).
+Keys: the first row of a block as 8 big-endian bytes; ``schema`` (Arrow schema message); ``num_atoms`` and
+``num_conformers`` (little-endian int32 of all rows, so that sizes are known without decoding records); ``block_rows``
+(decimal), the molecules of every block but the last.
 """
 
 from pathlib import Path
@@ -18,8 +19,11 @@ SUFFIX = ".lmdb"
 SCHEMA_KEY = b"schema"
 NUM_ATOMS_KEY = b"num_atoms"
 NUM_CONFORMERS_KEY = b"num_conformers"
+BLOCK_ROWS_KEY = b"block_rows"
 INT32 = np.dtype("<i4")
 PAGE = 4096
+# Each block costs ~2 kB of message header and page padding; each molecule read costs the decoding of its block.
+BLOCK_ROWS = 64
 
 
 class LmdbShard:
@@ -44,6 +48,7 @@ class LmdbShard:
             raise StoreError(f"{path} is not a readable LMDB shard: {error}") from error
         if self._get([SCHEMA_KEY])[0] != self._schema.serialize().to_pybytes():
             raise StoreError(f"{path}: its columns are not those of the store's schema")
+        self._block_rows = int(self._get([BLOCK_ROWS_KEY])[0])
         self.num_atoms: Int32 = np.frombuffer(self._get([NUM_ATOMS_KEY])[0], INT32)
         self.num_conformers: Int32 = np.frombuffer(self._get([NUM_CONFORMERS_KEY])[0], INT32)
 
@@ -61,37 +66,41 @@ class LmdbShard:
         return values
 
     def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
-        """Decode the molecules ``rows``; return their columns and where in them they stand."""
-        values = self._get([row_key(row) for row in rows.tolist()])
+        """Decode the blocks that hold the molecules ``rows``; return their columns and where in them they stand."""
+        numbers, block_of_row = np.unique(rows // self._block_rows, return_inverse=True)
+        values = self._get([block_key(number) for number in (numbers * self._block_rows).tolist()])
         try:
             batches = [pa.ipc.read_record_batch(pa.py_buffer(value), self._schema) for value in values]
         except (pa.ArrowInvalid, OSError) as error:
-            raise StoreError(f"{self._path} holds a record that does not decode: {error}") from error
-        return ColumnViews.of(pa.concat_batches(batches)), np.arange(len(rows), dtype=np.int64)
+            raise StoreError(f"{self._path} holds a block that does not decode: {error}") from error
+        starts = np.cumsum([0, *(batch.num_rows for batch in batches)], dtype=np.int64)
+        return ColumnViews.of(pa.concat_batches(batches)), starts[block_of_row] + rows % self._block_rows
 
     def close(self) -> None:
         """Unmap the file."""
         self._environment.close()
 
 
-def row_key(row: int) -> bytes:
-    """Return the key of a row; byte order is row order."""
-    return row.to_bytes(8, "big")
+def block_key(first_row: int) -> bytes:
+    """Return the key of the block that begins with a row; byte order is row order."""
+    return first_row.to_bytes(8, "big")
 
 
 def write(path: Path, batch: pa.RecordBatch) -> None:
     """Write one batch as an LMDB file, in one transaction in key order: the same batch gives the same bytes."""
-    rows = [batch.slice(row, 1).serialize().to_pybytes() for row in range(batch.num_rows)]
-    # Records over half a page take whole pages of their own; the map is sparse, so generous costs nothing.
-    map_size = 64 * PAGE + sum(2 * PAGE + len(row) for row in rows)
+    firsts = range(0, batch.num_rows, BLOCK_ROWS)
+    blocks = [batch.slice(first, BLOCK_ROWS).serialize() for first in firsts]
+    # Values over half a page take whole pages of their own; the map is sparse, so generous costs nothing.
+    map_size = 64 * PAGE + 8 * batch.num_rows + sum(2 * PAGE + block.size for block in blocks)
     environment = lmdb.open(str(path), subdir=False, lock=False, map_size=map_size, sync=False)
     views = ColumnViews.of(batch)
     try:
         with environment.begin(write=True) as transaction:
-            for row, value in enumerate(rows):
-                transaction.put(row_key(row), value, append=True)
+            for first, block in zip(firsts, blocks, strict=True):
+                transaction.put(block_key(first), block, append=True)
             transaction.put(NUM_ATOMS_KEY, np.diff(views.atom_offsets).astype(INT32).tobytes())
             transaction.put(NUM_CONFORMERS_KEY, np.diff(views.conformer_offsets).astype(INT32).tobytes())
+            transaction.put(BLOCK_ROWS_KEY, str(BLOCK_ROWS).encode())
             transaction.put(SCHEMA_KEY, batch.schema.serialize().to_pybytes())
         environment.sync(True)
     except lmdb.Error as error:

@@ -1,5 +1,6 @@
 """What is done to a whole store: describe, verify, convert. Imports the store and rich."""
 
+import collections
 import dataclasses
 import functools
 import shutil
@@ -18,6 +19,7 @@ from unimol_scale.store.manifest import MANIFEST_NAME, Backend, ShardEntry, Spli
 from unimol_scale.store.shards import (
     Store,
     commit_file,
+    content_counts,
     hash_file,
     open_store,
     read_shard,
@@ -57,8 +59,7 @@ def describe(store: Store) -> Table:
     counts = manifest.counts
     rows = {
         "source": f"{manifest.source}, seed {manifest.seed}",
-        "rows read": f"{counts.read:,} = {counts.stored:,} stored + {counts.duplicates:,} duplicates "
-        f"+ {counts.failed:,} failed",
+        "rows read": f"{counts.read:,} = {counts.stored:,} stored + {counts.left_out}",
     }
     for name, split in manifest.splits.items():
         shards = split.shards
@@ -66,6 +67,15 @@ def describe(store: Store) -> Table:
         rows[name] = (
             f"{split.rows:,} molecules, {conformers:,} conformers, {atoms / max(split.rows, 1):.1f} atoms each, "
             f"{len(shards)} shards, {size / 2**20:.1f} MiB ({size / max(split.rows, 1):.0f} bytes a molecule)"
+        )
+        for key in ("origins", "stereo"):
+            if total := _summed(getattr(shard, key) for shard in shards):
+                rows[f"{name}, {key}"] = ", ".join(f"{kind} {count:,}" for kind, count in total.items())
+    if manifest.labels:
+        labelled = _summed(shard.labelled for split in manifest.splits.values() for shard in split.shards)
+        rows["labels"] = "\n".join(
+            f"{name} ({unit or 'no unit'}): {labelled.get(name, 0):,} molecules"
+            for name, unit in manifest.labels.items()
         )
     rows |= {
         "format": f"{manifest.backend}, schema {manifest.schema_version}, coordinates {stored_as}",
@@ -78,6 +88,13 @@ def describe(store: Store) -> Table:
     for key, value in rows.items():
         table.add_row(key, value)
     return table
+
+
+def _summed(counts: Iterable[Mapping[str, int]]) -> collections.Counter[str]:
+    total: collections.Counter[str] = collections.Counter()
+    for part in counts:
+        total.update(part)
+    return total
 
 
 def _listed(values: Mapping[str, Any]) -> str:
@@ -111,11 +128,10 @@ def _verify_shard(store: Store, entry: ShardEntry) -> None:
     if hash_file(path) != entry.sha256:
         raise StoreError("its bytes have changed since it was written (SHA-256 differs)")
     batch = read_shard(store, entry)
-    views = ColumnViews.of(batch)
-    views.check()
-    found = (batch.num_rows, int(views.atom_offsets[-1]), int(views.conformer_offsets[-1]))
-    if found != (entry.rows, entry.atoms, entry.conformers):
-        raise StoreError(f"it holds {found} rows, atoms and conformers; the manifest says otherwise")
+    ColumnViews.of(batch).check()
+    for key, found in content_counts(batch).items():
+        if found != getattr(entry, key):
+            raise StoreError(f"its {key} are {found}, the manifest says {getattr(entry, key)}")
 
 
 def prepare_output(output: Path) -> None:

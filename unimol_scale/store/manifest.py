@@ -30,6 +30,9 @@ class ShardEntry:
         rows: molecules.
         atoms: atoms of those molecules, each counted once however many conformers it has.
         conformers: conformers of those molecules.
+        origins: name of a ``ConformerOrigin`` → conformers of it.
+        stereo: name of a ``ConformerStereo`` → conformers of it.
+        labelled: name of a label → molecules that have it.
         bytes: file size.
         sha256: hash of the file's bytes, hexadecimal.
     """
@@ -38,6 +41,9 @@ class ShardEntry:
     rows: int
     atoms: int
     conformers: int
+    origins: Mapping[str, int]
+    stereo: Mapping[str, int]
+    labelled: Mapping[str, int]
     bytes: int
     sha256: str
 
@@ -57,16 +63,33 @@ class SplitEntry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of the rows of the source: read = stored + duplicates + failed."""
+    """What became of the rows of the source: read = stored + duplicates + failed + not_sampled.
+
+    Attributes:
+        read: rows of the source.
+        stored: molecules in the store.
+        duplicates: rows whose molecule came before.
+        failed: rows that are no molecule, or an excluded one, and molecules without a conformer.
+        not_sampled: molecules left out by temperature sampling.
+    """
 
     read: int
     stored: int
     duplicates: int
     failed: int
+    not_sampled: int = 0
 
     def __post_init__(self) -> None:
-        if self.read != self.stored + self.duplicates + self.failed:
-            raise ConfigError(f"counts do not add up: read must be stored + duplicates + failed in {self}")
+        if self.read != self.stored + self.duplicates + self.failed + self.not_sampled:
+            raise ConfigError(
+                f"counts do not add up: read must be stored + duplicates + failed + not_sampled in {self}"
+            )
+
+    @property
+    def left_out(self) -> str:
+        """What was read and is not stored, in words."""
+        sampling = f" + {self.not_sampled:,} not sampled" if self.not_sampled else ""
+        return f"{self.duplicates:,} duplicates + {self.failed:,} failed{sampling}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

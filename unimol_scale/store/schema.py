@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from unimol_scale.errors import StoreError
+from unimol_scale.store.packing import pack
 
 SCHEMA_VERSION = 2
 COORDINATE_SCALE = 0.001  # Å per unit of the int16 coordinates of force-field conformers: ±32.767 Å around the centre
@@ -41,6 +42,7 @@ BOND_VOCABULARIES: dict[str, tuple[str, ...]] = {
 }
 NUM_ATOM_FEATURES = len(ATOM_VOCABULARIES)
 NUM_BOND_FEATURES = len(BOND_VOCABULARIES)
+PACKED = {"atom_features": ATOM_VOCABULARIES, "bond_features": BOND_VOCABULARIES}
 
 UInt8 = npt.NDArray[np.uint8]
 UInt16 = npt.NDArray[np.uint16]
@@ -208,9 +210,9 @@ def arrow_schema(layout: Layout) -> pa.Schema:
         "id": pa.string(),
         "smiles": pa.string(),
         "atomic_number": _list(pa.uint8()),
-        "atom_features": _list(pa.list_(_item(pa.uint8()), NUM_ATOM_FEATURES)),
+        "atom_features": _list(pa.uint32()),  # the eight codes of an atom, packed
         "bond_index": _list(pa.list_(_item(pa.uint16()), 2)),
-        "bond_features": _list(pa.list_(_item(pa.uint8()), NUM_BOND_FEATURES)),
+        "bond_features": _list(pa.uint8()),  # the three codes of a bond, packed
         "coordinates": _list(pa.list_(_item(number), 3)),  # conformer after conformer: k·n triples
         "planar_coordinates": _list(pa.list_(_item(pa.int16()), 2)),
         "conformer_origin": _list(pa.uint8()),
@@ -248,6 +250,8 @@ def encode(records: Sequence[MoleculeRecord], layout: Layout) -> pa.RecordBatch:
                 quantise(v.reshape(-1, 3), layout.coordinate_scale, record.id)
                 for v, record in zip(values, records, strict=True)
             ]
+        elif field.name in PACKED:
+            values = [pack(v, PACKED[field.name]) for v in values]
         elif field.name == "planar_coordinates":
             values = [quantise(v, PLANAR_SCALE, record.id) for v, record in zip(values, records, strict=True)]
         columns[field.name] = _array(values, field.type)

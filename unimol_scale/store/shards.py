@@ -5,6 +5,7 @@ Every file is written under a temporary name, flushed to disk and renamed, so a 
 
 import collections
 import contextlib
+import enum
 import hashlib
 import os
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from unimol_scale.errors import StoreError, nearest
@@ -26,7 +28,15 @@ from unimol_scale.store.manifest import (
     SplitEntry,
     read_manifest,
 )
-from unimol_scale.store.schema import Int32, Int64, Layout, MoleculeColumns
+from unimol_scale.store.schema import (
+    LABEL_PREFIX,
+    ConformerOrigin,
+    ConformerStereo,
+    Int32,
+    Int64,
+    Layout,
+    MoleculeColumns,
+)
 
 TEMPORARY_SUFFIX = ".tmp"
 BACKENDS: dict[Backend, Any] = {"arrow": arrow_backend, "lmdb": lmdb_backend}
@@ -258,15 +268,33 @@ def write_shard(root: Path, file: str, batch: pa.RecordBatch, backend: Backend) 
     module = BACKENDS[backend]
     path = root / f"{file}{module.SUFFIX}"
     commit_file(path, lambda temporary: module.write(temporary, batch))
-    views = ColumnViews.of(batch)
     return ShardEntry(
         file=path.relative_to(root).as_posix(),
-        rows=batch.num_rows,
-        atoms=int(views.atom_offsets[-1]),
-        conformers=int(views.conformer_offsets[-1]),
         bytes=path.stat().st_size,
         sha256=hash_file(path),
+        **content_counts(batch),
     )
+
+
+def content_counts(batch: pa.RecordBatch) -> dict[str, Any]:
+    """Return what a shard's line of the manifest says of its content: every key but its file, bytes and hash."""
+    views = ColumnViews.of(batch)
+    names = [name.removeprefix(LABEL_PREFIX) for name in batch.schema.names if name.startswith(LABEL_PREFIX)]
+    return {
+        "rows": batch.num_rows,
+        "atoms": int(views.atom_offsets[-1]),
+        "conformers": int(views.conformer_offsets[-1]),
+        "origins": _tally(views.conformer_origin, ConformerOrigin),
+        "stereo": _tally(views.conformer_stereo, ConformerStereo),
+        "labelled": {
+            name: int(np.count_nonzero(~np.isnan(label))) for name, label in zip(names, views.labels, strict=True)
+        },
+    }
+
+
+def _tally(codes: npt.NDArray[np.uint8], kinds: type[enum.IntEnum]) -> dict[str, int]:
+    counts = np.bincount(codes, minlength=len(kinds))
+    return {kind.name: int(counts[kind]) for kind in kinds if counts[kind]}
 
 
 def hash_file(path: Path) -> str:

@@ -1,17 +1,14 @@
-"""Which rows become molecules, in which form, and on which side of the split."""
+"""Which rows become molecules, and in which form."""
 
-import numpy as np
 import pytest
-from rdkit import Chem
-from rdkit.Chem import rdDistGeom
 
-from conformer_gen.curate import CurateConfig, Curated, Rejected, choose_valid, curate_molecule, first_occurrences
+from conformer_gen.curate import CurateConfig, Curated, Rejected, curate_molecule
 from conformer_gen.embed import stable_hash
 from conformer_gen.sources.molecule import SourceMolecule
-from unimol_scale.store.schema import ConformerOrigin
+from unimol_scale.errors import ConfigError
 
 
-def curate(smiles: str, **keys: int) -> Curated | Rejected:
+def curate(smiles: str, **keys: object) -> Curated | Rejected:
     return curate_molecule(SourceMolecule(id="x", smiles=smiles), CurateConfig(**keys))
 
 
@@ -61,52 +58,52 @@ def test_the_scaffold_forgets_side_chains_and_stereo() -> None:
     assert scaffolds == {"C1CCOCC1"}
 
 
-def test_geometry_of_the_file_follows_the_canonical_atom_order() -> None:
-    molecule = Chem.AddHs(Chem.MolFromSmiles("OC(=O)c1ccccc1N"))
-    rdDistGeom.EmbedMolecule(molecule, 7)
-    shuffled = Chem.RenumberAtoms(molecule, np.random.default_rng(0).permutation(molecule.GetNumAtoms()).tolist())
-    result = curate_molecule(
-        SourceMolecule(id="x", block=Chem.MolToMolBlock(shuffled), origin=ConformerOrigin.FILE), CurateConfig()
-    )
-    assert isinstance(result, Curated)
-    assert result.conformers is not None
-    basis = Chem.MolFromSmiles(result.smiles)
-    match = molecule.GetSubstructMatch(basis)
-    expected = molecule.GetConformer().GetPositions()[list(match)]
-    np.testing.assert_allclose(result.conformers[0], expected, atol=1e-4)
-
-
-def test_a_flat_sdf_record_is_not_taken_for_geometry() -> None:
-    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
-    result = curate_molecule(SourceMolecule(id="x", block=block, origin=ConformerOrigin.FILE), CurateConfig())
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "CCCCOC1=CC=C(NC[S](=O)=O)C=N1",  # of the NCI sample: a hydrogen forgotten
+        "[I]1C2=C(C=CC=C2)C3=C1C=CC=C3",
+        "[CH2]C.[Na+].[Cl-].O",
+    ],
+)
+def test_a_neutral_radical_is_rejected_unless_radicals_are_kept(smiles: str) -> None:
+    result = curate(smiles)
     assert isinstance(result, Rejected)
-    assert result.reason == "no_geometry"
+    assert result.reason == "radical"
+    assert "1 unpaired" in result.detail
+    assert isinstance(curate(smiles, radicals="keep"), Curated)
 
 
-def test_first_occurrences() -> None:
-    keys = np.array([5, 3, 5, 9, 3], np.uint64)
-    assert first_occurrences(keys).tolist() == [True, True, False, True, False]
+@pytest.mark.parametrize("smiles", ["C[CH+][CH]C", "O=C1O[Sn]OC1=O", "C[N+](C)(C)C", "[C-]#[O+]"])
+def test_charged_radicals_metals_and_closed_shells_in_brackets_are_kept(smiles: str) -> None:
+    assert isinstance(curate(smiles), Curated)
 
 
-def test_validation_takes_whole_scaffolds_up_to_its_budget() -> None:
-    sizes = [200, 100, 30, *range(1, 12), *[1] * 300]
-    groups = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
-    chosen = choose_valid(groups, 0.05, seed=0)
-    taken = int(np.isin(groups, chosen).sum())
-    assert taken == round(0.05 * len(groups))
-    assert not {0, 1} & set(chosen.tolist())  # larger than the budget allows
-    assert choose_valid(np.random.default_rng(0).permutation(groups), 0.05, seed=0).tolist() == chosen.tolist()
-    assert choose_valid(groups, 0.05, seed=1).tolist() != chosen.tolist()
+def test_a_salt_is_rejected_on_demand_and_one_fragment_is_not() -> None:
+    result = curate("CC(=O)[O-].[Na+]", fragments="reject")
+    assert isinstance(result, Rejected)
+    assert result.reason == "several_fragments"
+    assert isinstance(curate("CC(=O)O", fragments="reject"), Curated)
 
 
-@pytest.mark.parametrize("groups", [[], [4], [4, 4, 4]])
-def test_one_scaffold_alone_stays_in_train(groups: list[int]) -> None:
-    assert choose_valid(np.array(groups, np.uint64), 0.05, seed=0).tolist() == []
+def test_a_row_that_could_not_be_read_says_why() -> None:
+    result = curate_molecule(SourceMolecule(id="a.smi:truncated", problem="a.smi ends in mid-line"), CurateConfig())
+    assert result == Rejected(reason="unreadable_row", detail="a.smi ends in mid-line")
 
 
-def test_two_molecules_still_give_one_for_validation() -> None:
-    assert len(choose_valid(np.array([4, 5], np.uint64), 0.05, seed=0)) == 1
-    assert len(choose_valid(np.array([4, 5], np.uint64), 0.0, seed=0)) == 0
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"target": 10}, "both, or neither"),
+        ({"temperature": 0.005}, "both, or neither"),
+        ({"target": 0, "temperature": 1.0}, "target must be at least 1, got 0"),
+        ({"target": 1, "temperature": 0.0}, "temperature must be above 0 and finite, got 0.0"),
+        ({"target": 1, "temperature": float("nan")}, "temperature must be above 0 and finite, got nan"),
+    ],
+)
+def test_sampling_needs_a_target_and_a_temperature(keys: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CurateConfig(**keys)
 
 
 def test_hashes_are_the_same_on_every_machine_and_version() -> None:

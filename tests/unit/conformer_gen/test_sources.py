@@ -3,18 +3,20 @@
 import gzip
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
 
-from conformer_gen.sources.reader import SourceConfig, SourceName, read_source
+from conformer_gen.config import BuildConfig
+from conformer_gen.sources.config import SourceConfig, SourceName
+from conformer_gen.sources.reader import read_source
+from unimol_scale import config as strict
 from unimol_scale.errors import ConfigError, SourceError
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def rows(name: SourceName, *paths: Path, **keys: str) -> list[tuple[str, str]]:
-    config = SourceConfig(name=name, input=paths, **keys)
+    config = SourceConfig(name=name, input=tuple(map(str, paths)), **keys)
     return [(row.id, row.smiles) for row in read_source(config)]
 
 
@@ -31,6 +33,11 @@ def rows(name: SourceName, *paths: Path, **keys: str) -> list[tuple[str, str]]:
         ("\ufeffsmiles zinc_id\nCCO 12\n", [("12", "CCO")]),
         ("# a comment\nCCO 12\n", [("12", "CCO")]),
         ("", []),
+        ("smiles\tzinc_id\n\t12\nCCN\t13\n", [("12", ""), ("13", "CCN")]),
+        ("CCO, 12\nCCN, 13\n", [("12", "CCO"), ("13", "CCN")]),
+        ("CCO alcohol, common\n", [("alcohol,", "CCO")]),
+        ("C1CC1 |(0,1,;1,0,;1,1,)| ring\nC1CC1 |(0,1,;1,0,;1,1,)|\n", [("ring", "C1CC1"), ("tranche:2", "C1CC1")]),
+        ("structure id\nCCO 12\n", [("12", "CCO")]),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -56,30 +63,52 @@ def test_the_sample_is_whole() -> None:
     assert sample[0] == ("1", "CC1=CC(=O)C=CC1=O")
 
 
-def test_csv_and_parquet_find_or_take_their_columns(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('label,SMILES,name\n1,"CCO",ethanol\n,,\n2,CCN,"amine, a"\n')
-    expected = [("ethanol", "CCO"), ("a:2", ""), ("amine, a", "CCN")]
-    assert rows("csv", tmp_path / "a.csv") == expected
-    table = pa.table({"drug": ["CCO", None], "cid": [7, 8]})
-    pq.write_table(table, tmp_path / "b.parquet")
-    assert rows("parquet", tmp_path / "b.parquet", smiles_column="drug", id_column="cid") == [("7", "CCO"), ("8", "")]
-    with pytest.raises(SourceError, match="none of the columns drug, cid"):
-        rows("parquet", tmp_path / "b.parquet")
-    with pytest.raises(SourceError, match="did you mean 'SMILES'"):
-        rows("csv", tmp_path / "a.csv", smiles_column="SMILE")
+def test_columns_of_lines_by_number_or_name(tmp_path: Path) -> None:
+    (tmp_path / "a.smi").write_text("first\tCCO\nsecond\tCCN\n")
+    assert rows("smiles", tmp_path, smiles_column="2") == [("first", "CCO"), ("second", "CCN")]
+    with pytest.raises(SourceError, match="give the column's number"):
+        rows("smiles", tmp_path, smiles_column="molecule")
+    (tmp_path / "a.smi").write_text("name ligand\nfirst CCO\n")
+    assert rows("smiles", tmp_path, smiles_column="ligand") == [("first", "CCO")]
 
 
-def test_sdf_yields_one_block_a_record_even_if_the_last_is_unterminated(tmp_path: Path) -> None:
-    blocks = []
-    for name, smiles in (("first", "CCO"), ("", "CCN")):
-        molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
-        rdDistGeom.EmbedMolecule(molecule, 1)
-        molecule.SetProp("_Name", name)
-        blocks.append(Chem.MolToMolBlock(molecule))
-    (tmp_path / "two.sdf").write_text(f"{blocks[0]}$$$$\n{blocks[1]}")
-    read = list(read_source(SourceConfig(name="sdf", input=(tmp_path,))))
-    assert [row.id for row in read] == ["first", "two:2"]
-    assert [Chem.MolFromMolBlock(row.block).GetNumAtoms() for row in read] == [3, 3]
+def test_what_no_parser_should_see_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    (tmp_path / "a.smi").write_bytes(b"CCO 1\n" * 1000 + b"C\xff\xfeC 2\nCC\x00N 3\nCCN \xe9thyl\n")
+    read = list(read_source(SourceConfig(name="smiles", input=(str(tmp_path / "a.smi"),))))[1000:]
+    assert [bool(row.problem) for row in read] == [True, True, False]
+    assert read[2].smiles == "CCN"
+
+
+def test_a_last_line_without_all_columns_of_the_header_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "a.smi").write_text("smiles zinc_id\nCCO 12\nCC\nCCCC")
+    read = list(read_source(SourceConfig(name="zinc20", input=(str(tmp_path / "a.smi"),))))
+    assert [(row.id, bool(row.problem)) for row in read] == [("12", False), ("a:3", False), ("a:4", True)]
+
+
+def test_the_limit_is_of_all_files_together(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.smi").write_text("C 1\nCC 2\n")
+    config = SourceConfig(name="smiles", input=(str(tmp_path),), limit=3)
+    assert [row.smiles for row in read_source(config)] == ["C", "CC", "C"]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "num_rows"),
+    [
+        ("canonSmiles.long.smi", {}, 5289),
+        ("chembl_1k.smi", {}, 999),
+        ("inorganic_stereo.smi", {}, 105),
+        ("macro.smi", {}, 478),
+        ("ntp_smiles.txt", {"smiles_column": "2"}, 444),
+        ("salts.smi", {"smiles_column": "2"}, 163),
+    ],
+)
+def test_odd_files_are_read_to_their_last_row(
+    shared_data: Path, name: str, keys: dict[str, str], num_rows: int
+) -> None:
+    read = rows("smiles", shared_data / "odd" / name, **keys)
+    assert len(read) == num_rows
+    assert sum(Chem.MolFromSmiles(smiles) is not None for _, smiles in read[:100]) >= 75
 
 
 def test_what_is_not_a_source_says_so(tmp_path: Path) -> None:
@@ -94,13 +123,30 @@ def test_what_is_not_a_source_says_so(tmp_path: Path) -> None:
     (tmp_path / "H23P130.smi").write_text("CCO 1\n")
     with pytest.raises(SourceError, match="ZINC22"):
         rows("zinc20", tmp_path / "H23P130.smi")
-    (tmp_path / "cut.smi.gz").write_bytes(gzip.compress(b"CCO 1\n" * 5000)[:40])
-    with pytest.raises(SourceError, match="can not be read to its end"):
-        rows("zinc20", tmp_path / "cut.smi.gz")
+    (tmp_path / "binary.smi").write_bytes(b"\x93\0\0\0\n")
+    with pytest.raises(SourceError, match="is not text"):
+        rows("zinc20", tmp_path / "binary.smi")
+    (tmp_path / "packed.smi").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(SourceError, match="zip archive"):
+        rows("zinc20", tmp_path / "packed.smi")
 
 
 def test_a_source_without_its_input_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="needs --input"):
         SourceConfig(name="zinc20")
     with pytest.raises(ConfigError, match="takes no --input"):
-        SourceConfig(name="sample", input=(Path("x"),))
+        SourceConfig(name="sample", input=("x",))
+    with pytest.raises(ConfigError, match="labels can be chosen for csv"):
+        SourceConfig(name="qm9", input=("x",), labels={"gap": "Ha"})
+    with pytest.raises(ConfigError, match="smiles_column and id_column are for"):
+        SourceConfig(name="sdf", input=("x",), smiles_column="smiles")
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "build").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_build_file_is_a_valid_configuration(path: Path) -> None:
+    config = strict.build(BuildConfig, *strict.read_yaml(path))
+    assert config.source.name == path.stem
+    if path.stem == "sample":  # the file that shows every key with its default
+        assert strict.to_tree(config) == strict.to_tree(BuildConfig(source=SourceConfig(name="sample"))) | {
+            "output": "data/sample"
+        }

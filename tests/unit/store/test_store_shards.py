@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from store_samples import random_record, write_store
 
 from unimol_scale.errors import StoreError
+from unimol_scale.store.arrow_backend import ColumnViews
 from unimol_scale.store.manifest import MANIFEST_NAME, Backend, Counts
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES, Layout, encode
 from unimol_scale.store.shards import commit_file, open_store
@@ -100,6 +102,19 @@ def test_coordinates_that_do_not_fit_in_16_bits_are_an_error() -> None:
 def test_a_record_whose_columns_disagree_is_a_programming_error() -> None:
     with pytest.raises(AssertionError, match="atom_features"):
         dataclasses.replace(RECORDS[0], atom_features=RECORDS[0].atom_features[:, :7])
+
+
+@pytest.mark.parametrize(
+    ("column", "packed"), [("atom_features", 5), ("atom_features", 1 << 23), ("bond_features", 128)]
+)
+def test_a_code_that_no_vocabulary_has_is_damage(column: str, packed: int) -> None:
+    batch = encode([random_record(3)], Layout())
+    ColumnViews.of(batch).check()
+    at = batch.schema.get_field_index(column)
+    wrong = batch[column].to_pylist()
+    wrong[0][0] = packed
+    with pytest.raises(StoreError, match=f"{column} holds a code outside"):
+        ColumnViews.of(batch.set_column(at, batch.schema.field(at), pa.array(wrong, batch[column].type))).check()
 
 
 def test_a_write_that_fails_leaves_nothing_and_keeps_the_old_file(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""What a build is measured against: loops over RDKit as anyone would write them, and the record of Uni-Mol's files."""
+
+import hashlib
+import multiprocessing
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.synchronize import Barrier
+
+import numpy as np
+from rdkit import Chem, RDLogger
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+SEED = 42
+MAX_ITERATIONS = 2000
+WARM_UP = 3  # molecules, before the clock starts
+START_S = 300  # by when every process has started, or the others give up
+
+Loop = Callable[[str], object]
+
+
+def embed_plainly(smiles: str) -> Chem.Mol:
+    """Return one ETKDGv3 conformer with hydrogens, minimised with MMFF94 where it can be."""
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    parameters = rdDistGeom.ETKDGv3()
+    parameters.randomSeed = SEED
+    if rdDistGeom.EmbedMolecule(molecule, parameters) == 0:
+        rdForceFieldHelpers.MMFFOptimizeMolecule(molecule, maxIters=MAX_ITERATIONS)
+    return molecule
+
+
+def curate_plainly(smiles: str) -> tuple[str, bytes, bytes] | None:
+    """Return canonical SMILES of the largest fragment, its hash and that of its Murcko scaffold; None if unreadable."""
+    molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        return None
+    largest = max(Chem.GetMolFrags(molecule, asMols=True), key=lambda fragment: fragment.GetNumHeavyAtoms())
+    canonical, scaffold = Chem.MolToSmiles(largest), MurckoScaffold.MurckoScaffoldSmiles(mol=largest)
+    key, group = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in (canonical, scaffold))
+    return canonical, key, group
+
+
+def measure(loop: Loop, smiles: Sequence[str], processes: int) -> float:
+    """Return molecules/s of a loop over all of ``smiles`` in each of some processes at once, added up.
+
+    The processes are fresh and start together, each after a few molecules of warm-up.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(processes), context.SimpleQueue()
+    workers = [context.Process(target=_run, args=(loop, list(smiles), barrier, queue)) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        if worker.exitcode:
+            raise SystemExit(f"a process of the plain loop ended with status {worker.exitcode}")
+    return sum(len(smiles) / queue.get() for _ in workers)
+
+
+def _run(loop: Loop, smiles: Sequence[str], barrier: Barrier, queue: "multiprocessing.SimpleQueue[float]") -> None:
+    RDLogger.DisableLog("rdApp.*")
+    for text in smiles[:WARM_UP]:
+        loop(text)
+    barrier.wait(START_S)
+    start = time.perf_counter()
+    for text in smiles:
+        loop(text)
+    queue.put(time.perf_counter() - start)
+
+
+def pickled_record(smiles: str, conformers: int) -> bytes:
+    """Return a molecule as Uni-Mol's LMDB files hold it: all atoms, that many conformers, a flat one, and the SMILES.
+
+    Coordinates are random numbers, of which the size does not depend.
+    """
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    rng = np.random.default_rng(SEED)
+    shape = (molecule.GetNumAtoms(), 3)
+    record = {
+        "atoms": [atom.GetSymbol() for atom in molecule.GetAtoms()],
+        "coordinates": [rng.normal(size=shape).astype(np.float32) for _ in range(conformers + 1)],
+        "smi": smiles,
+    }
+    return pickle.dumps(record, protocol=5)

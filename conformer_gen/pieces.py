@@ -1,0 +1,101 @@
+"""The pieces of a build and their files: names, and which are there. Imports nothing but the standard library.
+
+A chunk is ``task_size`` rows of the source; a piece is a range of positions inside a chunk, at first all of it, smaller
+after a worker died on it. A piece is done when its file has its final name, which also says how many rows of each kind
+it holds, so that a billion molecules are planned from names alone. A directory holds the pieces of 1,000 chunks:
+
+    curated/GGGGGG/CCCCCCCC-FFFFF-LLLLL.parquet                    every row: canonical form, or why it was rejected
+    embedded/GGGGGG/CCCCCCCC-FFFFF-LLLLL-TTTTT-VVVVV-XXXXX.arrow   T records for train, then V for valid; X failed
+    failures/GGGGGG/….parquet                                      those X, written before; absent where X is 0
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+CURATED, EMBEDDED, FAILURES = "curated", "embedded", "failures"
+SUFFIXES = {CURATED: ".parquet", EMBEDDED: ".arrow", FAILURES: ".parquet"}
+CHUNKS_PER_GROUP = 1000
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Piece:
+    """Positions [first, last) of a chunk; ``counts`` are the rows of each kind in its file, where the name has them."""
+
+    chunk: int
+    first: int
+    last: int
+    counts: tuple[int, ...] = ()
+
+    @property
+    def stem(self) -> str:
+        """File name without suffix."""
+        return "-".join([f"{self.chunk:08d}", *(f"{n:05d}" for n in (self.first, self.last, *self.counts))])
+
+    @property
+    def group(self) -> int:
+        """Number of the directory it lies in."""
+        return self.chunk // CHUNKS_PER_GROUP
+
+    def path(self, work: Path, kind: str) -> Path:
+        """Return where the piece's file of that kind lies."""
+        return group_path(work, kind, self.group) / f"{self.stem}{SUFFIXES[kind]}"
+
+
+def group_path(work: Path, kind: str, group: int) -> Path:
+    """Return the directory of 1,000 chunks."""
+    return work / kind / f"{group:06d}"
+
+
+def groups(work: Path, kind: str) -> list[int]:
+    """Return the numbers of the directories that are there, ascending."""
+    folder = work / kind
+    return sorted(int(path.name) for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def group_pieces(work: Path, kind: str, group: int) -> list[Piece]:
+    """Return the pieces of one directory, in order and disjoint.
+
+    A process that outlived its driver may have committed a range which the next run cut differently. Equal positions
+    hold equal molecules, so what overlaps an accepted piece is passed over, by the same rule for every reader.
+    """
+    folder, suffix = group_path(work, kind, group), SUFFIXES[kind]
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    found = [_parse(name.removesuffix(suffix)) for name in names if name[0] != "." and name.endswith(suffix)]
+    accepted: list[Piece] = []
+    for piece in sorted(found, key=lambda piece: (piece.chunk, piece.first, -piece.last, piece.counts)):
+        if not accepted or accepted[-1].chunk != piece.chunk or accepted[-1].last <= piece.first:
+            accepted.append(piece)
+    return accepted
+
+
+def _parse(stem: str) -> Piece:
+    chunk, first, last, *counts = map(int, stem.split("-"))
+    return Piece(chunk, first, last, tuple(counts))
+
+
+def done_pieces(work: Path, kind: str) -> Iterator[Piece]:
+    """Yield the pieces whose file is there, in order and disjoint, listing one directory at a time."""
+    for group in groups(work, kind):
+        yield from group_pieces(work, kind, group)
+
+
+def chunk_pieces(work: Path, kind: str, chunk: int) -> list[Piece]:
+    """Return the pieces of one chunk whose file is there, in order and disjoint."""
+    pieces = group_pieces(work, kind, chunk // CHUNKS_PER_GROUP)
+    return [piece for piece in pieces if piece.chunk == chunk]
+
+
+def beside(items: Iterable[tuple[int, T]], pieces: Iterable[Piece]) -> Iterator[tuple[int, T, list[Piece]]]:
+    """Yield (chunk, item, pieces of the chunk) for items in ascending order of chunks; both are read once."""
+    ahead = iter(pieces)
+    piece = next(ahead, None)
+    for chunk, item in items:
+        own: list[Piece] = []
+        while piece is not None and piece.chunk <= chunk:
+            if piece.chunk == chunk:
+                own.append(piece)
+            piece = next(ahead, None)
+        yield chunk, item, own

@@ -1,0 +1,66 @@
+"""Which column of a table is what, and the numbers in columns of labels. Imports nothing that reads."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from unimol_scale.errors import SourceError, nearest
+
+SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "mol")
+ID_NAMES = ("id", "zinc_id", "molecule_id", "mol_id", "compound_id", "chembl_id", "idx", "name", "title")
+MISSING = ("", "nan", "na", "n/a", "null", "none")
+
+
+def find_column(where: str, names: Sequence[str], wanted: str | None, usual: Sequence[str]) -> int | None:
+    """Return the place of the column asked for, else of the first usual name present, else None.
+
+    Raises:
+        SourceError: the column asked for is not there.
+    """
+    if wanted is not None:
+        if wanted not in names:
+            raise SourceError(f"{where} has no column {wanted!r}; {nearest(wanted, names)}")
+        return names.index(wanted)
+    lower = [name.lower().strip() for name in names]
+    return next((lower.index(name) for name in usual if name in lower), None)
+
+
+def find_smiles(where: str, names: Sequence[str], wanted: str | None) -> int:
+    """Return the place of the SMILES column.
+
+    Raises:
+        SourceError: there is none.
+    """
+    place = find_column(where, names, wanted, SMILES_NAMES)
+    if place is None:
+        raise SourceError(
+            f"{where}: none of the columns {', '.join(names)[:500]} is named as SMILES; give source.smiles_column=, "
+            "or a header in the first line"
+        )
+    return place
+
+
+def find_labels(where: str, names: Sequence[str], labels: Mapping[str, str]) -> list[int]:
+    """Return the places of the label columns, in the order of ``labels``.
+
+    Raises:
+        SourceError: one is not there.
+    """
+    places = [find_column(where, names, label, ()) for label in labels]
+    return [place for place in places if place is not None]
+
+
+def number(value: object, where: str) -> float:
+    """Return a label; NaN where it is missing (empty, NA, NaN, null or none).
+
+    Raises:
+        SourceError: it is something else than a finite number; the message begins with ``where``.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
+        return math.nan
+    try:
+        result = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        result = math.inf
+    if math.isinf(result):
+        raise SourceError(f"{where} is {value!r}, which is no number; mend it, or leave it empty where it is missing")
+    return result

@@ -1,0 +1,56 @@
+"""Which molecules to read: the keys ``source.*`` of a build. Imports nothing that reads."""
+
+import dataclasses
+from typing import Literal
+
+from unimol_scale.errors import ConfigError
+
+SourceName = Literal["sample", "zinc20", "smiles", "csv", "parquet", "sdf", "pcqm4mv2", "qm9", "unimol-lmdb"]
+WITH_CHOSEN_LABELS = ("csv", "parquet", "sdf", "unimol-lmdb")
+WITH_COLUMNS = ("zinc20", "smiles", "csv", "parquet")
+ZINC20_URL = "http://files.docking.org/2D"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Which molecules to read.
+
+    Attributes:
+        name: kind of source; "sample" is the NCI set inside the RDKit wheel and needs no input.
+        input: files, directories (searched recursively for the source's suffixes), tar archives, ``.uri`` lists and
+            ``.wget`` or ``.curl`` scripts, http(s), s3 or gs URLs; for zinc20 also tranches such as CDAA or C[A-D]A?.
+        limit: read no more rows than this.
+        smiles_column: name of the SMILES column, or its number from 1 in lines without a header (zinc20, smiles); None
+            finds it by the usual names, and takes the first column of lines without a header.
+        id_column: likewise of the identifier column; rows are named after file and row without one.
+        labels: columns (of csv and parquet), data fields (of sdf) or targets (of unimol-lmdb) that hold a number for
+            each molecule, and the unit of each.
+        base_url: of zinc20's tranches; the file of tranche CDAA is <base_url>/CD/CDAA.smi.
+        missing_ok: pass over URLs that do not exist; not every tranche does.
+    """
+
+    name: SourceName
+    input: tuple[str, ...] = ()
+    limit: int | None = None
+    smiles_column: str | None = None
+    id_column: str | None = None
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    base_url: str = ZINC20_URL
+    missing_ok: bool = False
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit must be at least 1, got {self.limit}")
+        if self.name == "sample" and self.input:
+            raise ConfigError("the source 'sample' ships with RDKit and takes no --input")
+        if self.name != "sample" and not self.input:
+            raise ConfigError(f"the source {self.name!r} needs --input FILE_OR_DIR")
+        if "://" not in self.base_url:
+            raise ConfigError(f"base_url must be a URL such as {ZINC20_URL}, got {self.base_url!r}")
+        if self.labels and self.name not in WITH_CHOSEN_LABELS:
+            raise ConfigError(
+                f"labels can be chosen for {', '.join(WITH_CHOSEN_LABELS)}, not for {self.name!r}, which has "
+                f"{'its own' if self.name in ('qm9', 'pcqm4mv2') else 'none'}"
+            )
+        if (self.smiles_column or self.id_column) and self.name not in WITH_COLUMNS:
+            raise ConfigError(f"smiles_column and id_column are for {', '.join(WITH_COLUMNS)}, not {self.name!r}")

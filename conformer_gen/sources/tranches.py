@@ -1,0 +1,62 @@
+"""Tranche codes of ZINC20, such as CDAA: which there can be, and where their files lie.
+
+One letter for each of molecular weight, logP, reactivity and purchasability. A pattern has a letter, ``?`` for any, or
+a set such as [A-D] or [ACE] at each of the four places.
+"""
+
+import itertools
+import re
+
+from unimol_scale.errors import SourceError
+
+PLACE = r"[A-Z]|\?|\[[A-Z-]+\]"
+PATTERN = re.compile(rf"({PLACE})({PLACE})({PLACE})({PLACE})")
+# The last letter is not documented; these are the ones in use.
+PLACES = (
+    ("molecular weight", "ABCDEFGHIJK"),
+    ("logP", "ABCDEFGHIJK"),
+    ("reactivity", "ABCEGI"),
+    ("purchasability", "ABCDEF"),
+)
+
+
+def is_tranche(text: str) -> bool:
+    """Return whether a text has the form of a tranche code or pattern; its letters may still be wrong."""
+    return PATTERN.fullmatch(text) is not None
+
+
+def expand_tranches(pattern: str) -> list[str]:
+    """Return the codes that a pattern stands for, in alphabetical order.
+
+    Raises:
+        SourceError: a letter that its place does not have.
+    """
+    match = PATTERN.fullmatch(pattern)
+    assert match is not None, pattern
+    sets = [_letters(pattern, text, *place) for text, place in zip(match.groups(), PLACES, strict=True)]
+    return ["".join(letters) for letters in itertools.product(*sets)]
+
+
+def tranche_url(base_url: str, code: str) -> str:
+    """Return the URL of a tranche's SMILES file."""
+    return f"{base_url.rstrip('/')}/{code[:2]}/{code}.smi"
+
+
+def _letters(pattern: str, text: str, meaning: str, allowed: str) -> list[str]:
+    if text == "?":
+        return list(allowed)
+    wanted: set[str] = set()
+    for first, last in re.findall(r"([A-Z])(?:-([A-Z]))?", text):
+        if last:
+            # A range may span letters that are not in use, such as [A-E] of reactivity; its ends may not.
+            if last < first:
+                raise SourceError(f"tranche {pattern}: the range {first}-{last} runs backwards")
+            wanted |= {chr(code) for code in range(ord(first), ord(last) + 1)} & set(allowed) | {first, last}
+        else:
+            wanted.add(first)
+    wrong = sorted(wanted - set(allowed))
+    if wrong or not wanted:
+        raise SourceError(
+            f"tranche {pattern}: {', '.join(wrong) or text} is no letter of {meaning}; valid: {', '.join(allowed)}"
+        )
+    return sorted(wanted)

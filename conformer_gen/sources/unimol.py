@@ -1,0 +1,69 @@
+"""Uni-Mol's LMDB files as a source: records with geometry in, ``SourceMolecule`` out. Imports no RDKit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from conformer_gen.sources.molecule import Geometry, SourceMolecule
+from unimol_scale.errors import SourceError, StoreError
+from unimol_scale.store.official_lmdb import DamagedRecord, OfficialRecord, read_official
+from unimol_scale.store.schema import ConformerOrigin, Float32
+
+# Uni-Mol adds RDKit's 2D depiction to the conformers of a molecule, and puts it in their place where embedding failed.
+FLAT_WITHIN = 1e-6  # Å
+
+
+def unimol_labels(path: Path) -> tuple[str, ...]:
+    """Return the names of the labels of a file: "target", or "target_0" on where a molecule has several.
+
+    They are those of the first record that can be read; a file without targets has none.
+
+    Raises:
+        SourceError: as ``read_unimol``.
+    """
+    for record in _records(path):
+        if isinstance(record, OfficialRecord):
+            count = len(record.targets)
+            return ("target",) if count == 1 else tuple(f"target_{number}" for number in range(count))
+    return ()
+
+
+def read_unimol(path: Path, num_labels: int | None = None) -> Iterator[SourceMolecule]:
+    """Yield every record of a Uni-Mol LMDB file; one that can not be taken is a row with a problem.
+
+    Args:
+        path: the file, of either generation.
+        num_labels: targets that every molecule must have; None asks the file (``unimol_labels``).
+
+    Raises:
+        SourceError: the file is not an LMDB file, or has been cut off.
+    """
+    expected = len(unimol_labels(path)) if num_labels is None else num_labels
+    for record in _records(path):
+        if isinstance(record, DamagedRecord):
+            yield SourceMolecule(id=record.key, problem=record.problem)
+        elif expected and len(record.targets) != expected:
+            problem = f"record {record.key} has {len(record.targets)} targets where others have {expected}"
+            yield SourceMolecule(id=record.key, smiles=record.smiles, problem=problem)
+        else:
+            yield SourceMolecule(
+                id=record.key,
+                smiles=record.smiles,
+                geometry=Geometry(
+                    symbols=record.atoms, positions=record.coordinates, origins=_origins(record.coordinates)
+                ),
+                labels=record.targets if expected else (),
+            )
+
+
+def _records(path: Path) -> Iterator[OfficialRecord | DamagedRecord]:
+    try:
+        yield from read_official(path)
+    except StoreError as error:
+        raise SourceError(str(error)) from error
+
+
+def _origins(coordinates: Float32) -> tuple[int, ...]:
+    flat = np.abs(coordinates[:, :, 2]).max(axis=1) < FLAT_WITHIN
+    return tuple(ConformerOrigin.FLAT if is_flat else ConformerOrigin.FILE for is_flat in flat.tolist())

@@ -1,0 +1,79 @@
+"""A build under fire: SIGKILLs at random moments and a full disk do not change a byte."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import build_faults
+
+pytestmark = pytest.mark.ray
+COMMON = ["--source", "sample", "--limit", "120", "task_size=10"]
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that was built in peace."""
+    store = tmp_path_factory.mktemp("calm") / "store"
+    build_faults.build([*COMMON, "--workers", "1"], store)
+    return store
+
+
+def test_a_store_is_the_same_after_kills_of_worker_driver_and_machine(calm: Path, tmp_path: Path) -> None:
+    kills = build_faults.plan_kills(3, rows=120, task_size=10, seed=2)
+    assert {kill.victim for kill in kills} == set(build_faults.VICTIMS)
+    outcome = build_faults.build([*COMMON, "--workers", "2"], tmp_path / "killed", kills)
+    assert outcome.kills == kills, "the build ended before it could be killed"
+    assert outcome.starts == 3
+    hashes = build_faults.file_hashes(calm)
+    assert build_faults.file_hashes(tmp_path / "killed") == hashes
+    assert {"manifest.json", "failures.parquet", "train/shard-00000.arrow", "report.md"} <= set(hashes)
+    assert json.loads((calm / "manifest.json").read_text())["counts"]["read"] == 120
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A disk in memory, of the size that it is called with; what is on it stays when it grows."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = False
+
+    def sized(size: str) -> Path:
+        nonlocal mounted
+        how = ["-o", f"remount,size={size}"] if mounted else ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
+        try:
+            result = subprocess.run(["mount", *how, str(path)], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount command")
+        if result.returncode:
+            pytest.skip(f"mounting is not permitted: {result.stderr.strip()}")
+        mounted = True
+        return path
+
+    yield sized
+    if mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_is_a_clear_error_and_with_room_the_build_goes_on(
+    calm: Path, small_disk: Callable[[str], Path]
+) -> None:
+    store = small_disk("64k") / "store"
+    command = [sys.executable, str(build_faults.SCRIPT), *COMMON, "--workers", "1", "--output", str(store)]
+    reached = []
+    for size in ("64k", "224k"):
+        small_disk(size)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 2, result.stderr
+        assert "the disk is full: make room and run the same command again, it resumes" in result.stderr
+        assert not (store / "manifest.json").exists()
+        reached.append(sorted(path.name for path in (store / ".build").iterdir()))
+    assert "embedded" not in reached[0], "it was full for the workers"
+    assert "failed" in reached[1], "and then for assembly"
+    small_disk("64m")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert build_faults.file_hashes(store) == build_faults.file_hashes(calm)

@@ -1,0 +1,138 @@
+"""CSV and Parquet: columns found or given, labels with their units, rows whose columns are mixed up."""
+
+import gzip
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.reader import check_source, label_units, read_source
+from unimol_scale.errors import SourceError
+
+
+def config_of(path: Path, **keys: object) -> SourceConfig:
+    return SourceConfig(name="parquet" if path.suffix == ".parquet" else "csv", input=(str(path),), **keys)
+
+
+def read(path: Path, **keys: object) -> list[SourceMolecule]:
+    return list(read_source(config_of(path, **keys)))
+
+
+def names_and_smiles(path: Path, **keys: object) -> list[tuple[str, str]]:
+    return [(row.id, row.smiles) for row in read(path, **keys)]
+
+
+def test_csv_and_parquet_find_or_take_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('label,SMILES,name\n1,"CCO",ethanol\n,,\n2,CCN,"amine, a"\n')
+    assert names_and_smiles(tmp_path / "a.csv") == [("ethanol", "CCO"), ("a:2", ""), ("amine, a", "CCN")]
+    table = pa.table({"drug": ["CCO", None], "cid": [7, 8]})
+    pq.write_table(table, tmp_path / "b.parquet")
+    keys = {"smiles_column": "drug", "id_column": "cid"}
+    assert names_and_smiles(tmp_path / "b.parquet", **keys) == [("7", "CCO"), ("8", "")]
+    with pytest.raises(SourceError, match="none of the columns drug, cid"):
+        read(tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match="did you mean 'SMILES'"):
+        read(tmp_path / "a.csv", smiles_column="SMILE")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "smiles;name;y\nCCO;a, b;1\n",
+        'smiles;"note, long, very long, in words, unread";name;y\nCCO;;a, b;1\n',
+        "smiles\tname\ty\nCCO\ta, b\t1\n",
+        'smiles,name,y\r\n"CCO","a, b",1\r\n\r\n',
+        '\ufeff"smiles","name",y\nCCO,"a, b",1',
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_csv_in_every_dress(tmp_path: Path, text: str, packed: bool) -> None:
+    path = tmp_path / ("a.csv.gz" if packed else "a.csv")
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    (row,) = read(path, labels={"y": "eV"})
+    assert (row.id, row.smiles, row.labels) == ("a, b", "CCO", (1.0,))
+
+
+def test_a_table_without_header_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("CCO,1\nCCN,2\n")
+    with pytest.raises(SourceError, match="a header in the first line"):
+        check_source(config_of(tmp_path / "a.csv"))
+
+
+def test_labels_are_numbers_or_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("smiles,y,z\nCCO,1.5e-3,\nCCN,NA,nan\nCCC, 2 ,None\n")
+    config = config_of(tmp_path / "a.csv", labels={"z": "K", "y": "kcal/mol"})
+    assert label_units(config) == {"z": "K", "y": "kcal/mol"}
+    labels = [row.labels for row in read_source(config)]
+    assert [y for _, y in labels] == pytest.approx([0.0015, math.nan, 2.0], nan_ok=True)
+    assert all(math.isnan(z) for z, _ in labels)
+    pq.write_table(pa.table({"smiles": ["C", "CC"], "y": [None, True], "z": ["1", ""]}), tmp_path / "a.parquet")
+    labels = [row.labels for row in read(tmp_path / "a.parquet", labels={"y": "", "z": ""})]
+    assert labels[0] == pytest.approx((math.nan, 1.0), nan_ok=True)
+    assert labels[1] == pytest.approx((1.0, math.nan), nan_ok=True)
+
+
+@pytest.mark.parametrize("cell", ["high", "inf", "1,5", "> 3"])
+def test_a_label_that_is_no_number_is_found_before_anything_is_built(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "a.csv").write_text(f'smiles,y\nCCO,1\nCCN,"{cell}"\n')
+    with pytest.raises(SourceError, match=rf"a\.csv: row 2, column 'y' is '{cell}', which is no number"):
+        check_source(config_of(tmp_path / "a.csv", labels={"y": "eV"}))
+    check_source(config_of(tmp_path / "a.csv"))
+    with pytest.raises(SourceError, match="has no column 'Y'; valid: smiles, y"):
+        check_source(config_of(tmp_path / "a.csv", labels={"Y": "eV"}))
+
+
+def test_a_row_with_too_many_or_too_few_fields_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("smiles,y,note\nCCO,1,\nCCN,a,b,c\nCCC\nCCCC,2\nCCCCC,3,x,,\n")
+    rows = read(tmp_path / "a.csv", labels={"y": "eV"})
+    assert [bool(row.problem) for row in rows] == [False, True, True, False, False]
+    assert "row 2 of" in rows[1].problem
+    assert "4 fields, the header has 3" in rows[1].problem
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_rows_unseen(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('name,smiles\n1,CCO\n2,"CCN\n3,CCC\n4,CCCC\n')
+    rows = read(tmp_path / "a.csv")
+    assert [bool(row.problem) for row in rows] == [False, True]
+    (tmp_path / "a.csv").write_text('name,smiles\n1,CCO\n2,"CCN\n' + "3,CCC\n" * 50_000)
+    rows = read(tmp_path / "a.csv")
+    (lost,) = (at for at, row in enumerate(rows) if row.problem)
+    assert lost == 1
+    assert "lines 3 to 21848 can not be read" in rows[lost].problem
+    assert len(rows) == 2 + 50_000 - (21_848 - 3)
+
+
+def test_a_csv_that_is_cut_off_keeps_whole_rows_and_tells(tmp_path: Path) -> None:
+    packed = gzip.compress(("smiles,y\n" + "".join(f"{'C' * (n % 97)}O,{n}\n" for n in range(9000))).encode())
+    (tmp_path / "a.csv.gz").write_bytes(packed[: len(packed) // 2])
+    config = config_of(tmp_path / "a.csv.gz", labels={"y": "eV"})
+    check_source(config)
+    *rows, last = read_source(config)
+    assert len(rows) > 1000
+    assert [row.labels[0] for row in rows] == list(range(len(rows)))
+    assert last.problem
+
+
+def test_what_is_no_parquet_file_says_so(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"smiles": ["C"] * 1000}), tmp_path / "whole.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-20])
+    with pytest.raises(SourceError, match="no Parquet file, or not all of one"):
+        read(tmp_path / "cut.parquet")
+
+
+def test_real_tables(shared_data: Path) -> None:
+    corrupt = read(shared_data / "odd" / "micro_ZINC_corrupt.csv", smiles_column="SMILES1")
+    assert len(corrupt) == 200
+    assert sum(row.smiles == "XXX" for row in corrupt) == 3
+    sizes = {"BBBP": 2050, "ESOL_delaney-processed": 1128, "FreeSolv_SAMPL": 642, "Lipophilicity": 4200, "bace": 1513}
+    for name, size in sizes.items():
+        rows = read(shared_data / "moleculenet" / f"{name}.csv")
+        assert len(rows) == size
+        assert not any(row.problem for row in rows)
+    tox = read(shared_data / "moleculenet" / "tox21.csv", labels={"NR-AR": "", "SR-p53": ""})
+    assert len(tox) == 7831
+    assert 0 < sum(math.isnan(row.labels[1]) for row in tox) < 2000

@@ -1,0 +1,160 @@
+"""The LMDB files of Uni-Mol and Uni-Mol2: pickled records in, plain records out; nothing in a file is run.
+
+One file without a directory. Keys are ASCII decimals (Uni-Mol, Zhou et al. 2023) or 4-byte big-endian integers
+(Uni-Mol2, Ji et al. 2024); a value is the pickle of a dict with ``atoms``, ``coordinates``, ``smi`` and, in the sets
+for fine-tuning, ``target``. Imports LMDB, NumPy and the project's safe reader of pickles.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+
+from unimol_scale.errors import StoreError
+from unimol_scale.store import safe_pickle
+from unimol_scale.store.schema import Float32
+
+MAX_ATOMS = 10_000
+MAX_CONFORMERS = 1_000
+MAX_TARGETS = 10_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfficialRecord:
+    """One molecule as Uni-Mol wrote it.
+
+    Attributes:
+        key: of the record in the file, as decimal text.
+        smiles: as written.
+        atoms: symbols of n atoms, hydrogens included as they were.
+        coordinates: [k, n, 3] Å.
+        targets: the numbers of ``target``, NaN where None; empty where the file has none.
+    """
+
+    key: str
+    smiles: str
+    atoms: tuple[str, ...]
+    coordinates: Float32
+    targets: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DamagedRecord:
+    """A record that can not be taken: its key, and what is wrong."""
+
+    key: str
+    problem: str
+
+
+def read_official(path: Path) -> Iterator[OfficialRecord | DamagedRecord]:
+    """Yield every record of a file in the order of its keys' bytes, one at a time.
+
+    Raises:
+        StoreError: the file is not an LMDB file, or has been cut off.
+    """
+    with contextlib.closing(_open(path)) as environment:
+        try:
+            with environment.begin(buffers=True) as transaction:
+                for key, value in transaction.cursor():
+                    yield _record(bytes(key), value)
+        except lmdb.Error as error:
+            raise StoreError(f"{path} is damaged: {error}") from error
+
+
+def _open(path: Path) -> lmdb.Environment:
+    try:
+        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True, max_readers=1)
+    except lmdb.Error as error:
+        raise StoreError(f"{path} is not an LMDB file (a single file, as Uni-Mol writes it): {error}") from error
+    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    size = path.stat().st_size
+    if size < expected:  # reading the missing pages would kill the process
+        environment.close()
+        raise StoreError(f"{path} has been cut off: it has {size:,} of {expected:,} bytes; fetch it again")
+    return environment
+
+
+def key_text(key: bytes) -> str:
+    """Return a key as decimal text.
+
+    Raises:
+        StoreError: it is of neither generation.
+    """
+    if key.isdigit():
+        return key.decode("ascii")
+    if len(key) == 4:
+        return str(int.from_bytes(key, "big"))
+    raise StoreError("its key is neither a decimal number nor four bytes")
+
+
+def _record(key: bytes, value: memoryview) -> OfficialRecord | DamagedRecord:
+    name = repr(key[:50])
+    try:
+        name = key_text(key)
+        if len(value) > safe_pickle.MAX_BYTES:  # seen before it is copied
+            raise StoreError(f"its {len(value):,} bytes are more than the {safe_pickle.MAX_BYTES:,} allowed")
+        fields = safe_pickle.loads(bytes(value))
+        if not isinstance(fields, dict):
+            raise StoreError("it is not a dict")
+        return _checked(name, fields)
+    except StoreError as error:
+        return DamagedRecord(key=name, problem=f"record {name}: {error}")
+
+
+def _checked(key: str, fields: Mapping[str, Any]) -> OfficialRecord:
+    missing = [name for name in ("atoms", "coordinates", "smi") if name not in fields]
+    if missing:
+        raise StoreError(f"it has no {', '.join(missing)}")
+    if not isinstance(fields["smi"], str):
+        raise StoreError("its smi is not a string")
+    atoms = fields["atoms"]
+    atoms = atoms.tolist() if isinstance(atoms, np.ndarray) else atoms
+    if not isinstance(atoms, list | tuple) or not all(isinstance(symbol, str) for symbol in atoms):
+        raise StoreError("its atoms are not a list of symbols")
+    if not 1 <= len(atoms) <= MAX_ATOMS:
+        raise StoreError(f"it has {len(atoms):,} atoms; 1 to {MAX_ATOMS:,} are allowed")
+    return OfficialRecord(
+        key=key,
+        smiles=fields["smi"],
+        atoms=tuple(atoms),
+        coordinates=_coordinates(fields["coordinates"], len(atoms)),
+        targets=_targets(fields.get("target")),
+    )
+
+
+def _coordinates(value: object, num_atoms: int) -> Float32:
+    """Return [k, n, 3] from a list of arrays [n, 3], one bare array [n, 3], or an array [k, n, 3]."""
+    single = isinstance(value, np.ndarray) and value.ndim == 2
+    conformers: Any = [value] if single else value
+    if not isinstance(conformers, list | tuple | np.ndarray) or not 1 <= len(conformers) <= MAX_CONFORMERS:
+        raise StoreError(f"its coordinates are not 1 to {MAX_CONFORMERS:,} arrays")
+    for conformer in conformers:
+        numeric = isinstance(conformer, np.ndarray) and conformer.dtype.kind in "fiu"
+        if not numeric or conformer.shape != (num_atoms, 3):
+            found = f"an array {list(conformer.shape)}" if numeric else f"a {type(conformer).__name__}"
+            raise StoreError(f"a conformer of its {num_atoms} atoms is {found}, not numbers [{num_atoms}, 3]")
+    coordinates: Float32 = np.stack(list(conformers)).astype(np.float32)
+    if not np.all(np.isfinite(coordinates)):
+        raise StoreError("a coordinate is not finite")
+    return coordinates
+
+
+def _targets(value: object) -> tuple[float, ...]:
+    """Return the numbers of a target: one, or a flat list, tuple or array; nothing when it is text or missing."""
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1).tolist() if value.dtype.kind in "fiub" else None
+    values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    if len(values) > MAX_TARGETS:
+        raise StoreError(f"it has {len(values):,} targets, at most {MAX_TARGETS:,} are allowed")
+    if all(number is None for number in values) or not all(
+        number is None or isinstance(number, int | float) for number in values
+    ):
+        return ()
+    try:
+        return tuple(float("nan") if number is None else float(number) for number in values)
+    except OverflowError as error:
+        raise StoreError("a target is too large a number") from error
