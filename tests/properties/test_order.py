@@ -1,9 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimol_scale.data.order import global_batch, pair_cost, plan_micro_batches
+from unimol_scale.data.cuts import pair_cost, plan_micro_batches
+from unimol_scale.data.order import global_batch
 from unimol_scale.errors import ConfigError
 
 sizes = st.lists(st.integers(1, 60), min_size=4, max_size=200).map(lambda n: np.array(n, dtype=np.int32))
@@ -37,7 +40,7 @@ def test_an_order_of_a_billion_molecules_is_evaluated_where_it_is_needed():
 
 
 @settings(deadline=None)
-@given(sizes, st.sampled_from([1, 2, 4]), st.integers(61**2, 200_000))
+@given(sizes, st.sampled_from([1, 2, 4, 64]), st.integers(61**2, 200_000))
 def test_micro_batches_cover_the_batch_fit_the_budget_and_are_equally_many_on_every_rank(num_atoms, ranks, budget):
     plan = plan_micro_batches(num_atoms, ranks, budget)
     shares = [plan.of_rank(rank) for rank in range(ranks)]
@@ -49,12 +52,48 @@ def test_micro_batches_cover_the_batch_fit_the_budget_and_are_equally_many_on_ev
     assert len(num_atoms) % ranks or all(plan.num_counted(rank) == plan.per_rank for rank in range(ranks))
 
 
-def test_costs_are_balanced_and_little_is_padding():
-    num_atoms = np.random.default_rng(0).integers(8, 40, size=1024).astype(np.int32)
-    plan = plan_micro_batches(num_atoms, 8, 25_000)
-    costs = np.array([pair_cost(num_atoms[m], len(m)) for m in plan.members])
-    assert costs.max() / costs.mean() < 1.1
-    assert (num_atoms + 1.0).__pow__(2).sum() / costs.sum() > 0.9
+def like_a_library(seed, count=1024):
+    """Sizes like those of a drug-like library, a few very large molecules among them."""
+    draw = np.random.default_rng(seed).gamma(5.0, 3.2, size=count)
+    draw[:3] = (64, 80, 122)
+    return draw.round().clip(2, 128).astype(np.int32)
+
+
+def costs_of(plan, num_atoms):
+    return np.array([pair_cost(num_atoms[m], len(m)) for m in plan.members])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_little_is_padding_at_32_micro_batches(seed):
+    num_atoms = like_a_library(seed)
+    plan = plan_micro_batches(num_atoms, 8, 15_200)
+    assert len(plan.members) == 32
+    assert 1.0 - np.square(num_atoms + 1.0).sum() / costs_of(plan, num_atoms).sum() < 0.08
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_ranks_seldom_wait_for_one_another(ranks):
+    num_atoms = like_a_library(0, 4096)
+    plan = plan_micro_batches(num_atoms, ranks, 40_000)
+    together = costs_of(plan, num_atoms).reshape(-1, ranks)
+    assert together.mean(1).sum() > 0.95 * together.max(1).sum()
+    assert together.sum(0).max() < 1.05 * together.sum(0).mean()
+
+
+def test_the_cut_is_the_cheapest_of_all():
+    num_atoms = np.array([3, 3, 4, 5, 9, 9, 10, 20], dtype=np.int32)
+    budget = 21**2
+    plan = plan_micro_batches(num_atoms, 1, budget)
+    every = [
+        [range(a, b) for a, b in itertools.pairwise([0, *cuts, 8])]
+        for count in range(8)
+        for cuts in itertools.combinations(range(1, 8), count)
+    ]
+    fitting = [cut for cut in every if all(pair_cost(num_atoms[list(m)], len(m)) <= budget for m in cut)]
+    fewest = min(len(cut) for cut in fitting)
+    cheapest = min(sum(pair_cost(num_atoms[list(m)], len(m)) for m in cut) for cut in fitting if len(cut) == fewest)
+    assert len(plan.members) == fewest
+    assert costs_of(plan, num_atoms).sum() == cheapest
 
 
 def test_a_budget_too_small_for_the_largest_molecule_names_it():

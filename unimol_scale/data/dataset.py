@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unimol_scale.data.batch import MoleculeBatch, collate
 from unimol_scale.data.corrupt import STREAM_CONFORMER
-from unimol_scale.data.order import Int32, Int64, MicroBatchPlan, global_batch, plan_micro_batches
+from unimol_scale.data.cuts import Int32, Int64, MicroBatchPlan, plan_micro_batches
+from unimol_scale.data.order import global_batch
 from unimol_scale.data.streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.shards import StoreSplit, open_store
