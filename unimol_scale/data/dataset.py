@@ -18,12 +18,17 @@ from unimol_scale.data.corrupt import STREAM_CONFORMER
 from unimol_scale.data.cuts import Int32, Int64, MicroBatchPlan, plan_micro_batches
 from unimol_scale.data.order import global_batch
 from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.data.transfer import Packed, pack
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.shards import StoreSplit, open_store
 
 SampleT = TypeVar("SampleT")
 # What an objective does to a clean batch at a step.
 Corruption = Callable[[MoleculeBatch, MoleculeKeys, int], SampleT]
+# Molecules [G] of a step, their epochs [G], and how they are cut.
+StepPlan = tuple[Int64, Int64, MicroBatchPlan]
+# Steps whose plan is remembered: the loader asks for a step some steps before the trainer does.
+PLANS_KEPT = 32
 # Validation draws from its own seed, whatever the run's: runs of different seeds are scored on the same corruptions.
 VALIDATION_SEED = 20_240_614
 
@@ -56,7 +61,7 @@ class DataConfig:
             raise ConfigError(f"data.workers must not be negative, got {self.workers}")
 
 
-class MicroBatchDataset(Dataset[SampleT], Generic[SampleT]):
+class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
     """Micro-batches of one rank, addressed by (step, slot).
 
     Args:
@@ -81,14 +86,14 @@ class MicroBatchDataset(Dataset[SampleT], Generic[SampleT]):
         self._rank = rank
         self._seed = seed
 
-    def __getitem__(self, address: tuple[int, int]) -> SampleT:
+    def __getitem__(self, address: tuple[int, int]) -> Packed[SampleT]:
         """Return micro-batch ``slot`` of ``step``: gathered, padded and corrupted."""
         step, slot = address
         molecule_G, epoch_G, plan = self._plan(step)
         members = plan.of_rank(self._rank)[slot]
         keys = MoleculeKeys(seed=self._seed, epoch_B=epoch_G[members], molecule_B=molecule_G[members])
         conformers = choose_conformers(keys, self._plan.num_conformers[keys.molecule_B])
-        return self._corruption(collate(self._split.gather(keys.molecule_B, conformers)), keys, step)
+        return pack(self._corruption(collate(self._split.gather(keys.molecule_B, conformers)), keys, step))
 
 
 def choose_conformers(keys: MoleculeKeys, num_conformers_B: Int32) -> Int64:
@@ -98,7 +103,7 @@ def choose_conformers(keys: MoleculeKeys, num_conformers_B: Int32) -> Int64:
 
 
 class StepPlanner:
-    """The pure map step → (molecules, epochs, micro-batches) of one split; remembers the last step it planned."""
+    """The pure map step → (molecules, epochs, micro-batches) of one split; remembers the last steps it planned."""
 
     def __init__(self, split: StoreSplit, *, batch_size: int, seed: int, world_size: int, max_pairs: int) -> None:
         self._num_atoms = split.num_atoms
@@ -108,20 +113,24 @@ class StepPlanner:
         self._seed = seed
         self._world_size = world_size
         self._max_pairs = max_pairs
-        self._last: tuple[int, tuple[Int64, Int64, MicroBatchPlan]] | None = None
+        self._planned: dict[int, StepPlan] = {}
 
     @property
     def num_molecules(self) -> int:
         """Molecules in the split."""
         return len(self._num_atoms)
 
-    def __call__(self, step: int) -> tuple[Int64, Int64, MicroBatchPlan]:
+    def __call__(self, step: int) -> StepPlan:
         """Return the molecules [G], their epochs [G] and the micro-batch plan of a step."""
-        if self._last is None or self._last[0] != step:
-            molecule_G, epoch_G = global_batch(self.num_molecules, self._batch_size, self._seed, step)
-            plan = plan_micro_batches(self._num_atoms[molecule_G], self._world_size, self._max_pairs)
-            self._last = (step, (molecule_G, epoch_G, plan))
-        return self._last[1]
+        if step not in self._planned:
+            if len(self._planned) == PLANS_KEPT:
+                del self._planned[min(self._planned)]
+            self._planned[step] = self._plan(step)
+        return self._planned[step]
+
+    def _plan(self, step: int) -> StepPlan:
+        molecule_G, epoch_G = global_batch(self.num_molecules, self._batch_size, self._seed, step)
+        return molecule_G, epoch_G, plan_micro_batches(self._num_atoms[molecule_G], self._world_size, self._max_pairs)
 
     def num_atoms_of(self, step: int) -> Int32:
         """Return the atoms of the molecules of a step, [G]."""
@@ -132,10 +141,9 @@ class StepPlanner:
 class ValidationPlanner(StepPlanner):
     """The same map for validation: step r is corruption r of a fixed choice of molecules."""
 
-    def __call__(self, step: int) -> tuple[Int64, Int64, MicroBatchPlan]:
-        """Return the same molecules for every step, with the step as their epoch, and the micro-batch plan."""
-        molecule_G, _ = global_batch(self.num_molecules, self._batch_size, self._seed, 0)
-        plan = plan_micro_batches(self._num_atoms[molecule_G], self._world_size, self._max_pairs)
+    def _plan(self, step: int) -> StepPlan:
+        """Plan the same molecules for every step, with the step as their epoch."""
+        molecule_G, _, plan = super()._plan(0)
         return molecule_G, np.full(len(molecule_G), step, dtype=np.int64), plan
 
 
@@ -181,7 +189,7 @@ class StepLoader(Generic[SampleT]):
         )
         samples = iter(loader)
         for step in range(first, last):
-            yield [next(samples) for _ in range(self.planner(step)[2].per_rank)]
+            yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
 
 
 def training_loader(

@@ -17,8 +17,8 @@ import torch
 
 from unimol_scale.checkpoints.pretrained import MODEL_FOLDER, save_tensors
 from unimol_scale.config import to_yaml
-from unimol_scale.data.batch import to_device
 from unimol_scale.data.dataset import VALIDATION_SEED, StepPlanner, training_loader, validation_loader
+from unimol_scale.data.transfer import to_device
 from unimol_scale.engine import checkpoint
 from unimol_scale.engine.callbacks import RunLog
 from unimol_scale.engine.learning import objective_of, teacher_of

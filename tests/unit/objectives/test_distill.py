@@ -7,7 +7,8 @@ import torch
 
 from tests.molecules import random_columns
 from tests.unit.data.test_streams import keys
-from unimol_scale.data.batch import collate, to_device
+from unimol_scale.data.batch import collate
+from unimol_scale.data.transfer import to_device
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.backbone import TwoTrackBackbone
