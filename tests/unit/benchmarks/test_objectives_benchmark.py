@@ -163,18 +163,7 @@ def test_the_report_has_tables_and_pictures_of_what_was_run(tmp_path: Path) -> N
 @pytest.mark.deepspeed
 def test_the_command_trains_resumes_and_reports(sample_store: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "objectives.py"), "--data", str(sample_store)]
-    command += [
-        "--size",
-        "0.03M",
-        "--steps",
-        "8",
-        "--batch",
-        "4",
-        "--validation-molecules",
-        "6",
-        "--only",
-        "distill-node",
-    ]
+    command += ["--size", "0.03M", "--steps", "8", "--batch", "4", "--validation-molecules", "6", "--only", "denoise"]
     command += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out" / "objectives")]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     first = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY)
