@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from unimol_scale.data.batch import MoleculeBatch, collate
-from unimol_scale.data.corrupt import STREAM_CONFORMER
-from unimol_scale.data.cuts import Int32, Int64, MicroBatchPlan, plan_micro_batches
+from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.cuts import Int32, Int64, MicroBatchPlan, check_budget, plan_micro_batches
 from unimol_scale.data.order import global_batch
+from unimol_scale.data.reader import Conformers, Hydrogens, MoleculeReader
 from unimol_scale.data.streams import MoleculeKeys
 from unimol_scale.data.transfer import Packed, pack
-from unimol_scale.errors import ConfigError
-from unimol_scale.store.shards import StoreSplit, open_store
+from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.store.shards import open_store
 
 SampleT = TypeVar("SampleT")
 # What an objective does to a clean batch at a step.
@@ -38,8 +38,13 @@ class DataConfig:
     """How batches are made from a store.
 
     Attributes:
-        path: the store.
+        path: the store: a directory, or the URL of one.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included: the memory budget.
+        conformers: which one of a molecule an epoch sees: ``random``, ``in_turn`` or ``first``.
+        hydrogens: ``as_stored``; ``keep`` demands a store that has them as atoms; ``drop`` leaves them out.
+        labels: names of the store's labels that go into the batches.
+        shuffle_window: shards among which an epoch's order is random, one such window after another; None: all of
+            them at once. Stores behind a URL need one that fits their cache.
         workers: loader processes of each rank; 0 loads in the rank itself.
         prefetch: micro-batches each worker prepares ahead.
         validation_molecules: most molecules of the validation split that are scored.
@@ -48,6 +53,10 @@ class DataConfig:
 
     path: Path
     max_pairs: int = 40_000
+    conformers: Conformers = "random"
+    hydrogens: Hydrogens = "as_stored"
+    labels: tuple[str, ...] = ()
+    shuffle_window: int | None = None
     workers: int = 1
     prefetch: int = 8
     validation_molecules: int = 10_000
@@ -65,7 +74,7 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
     """Micro-batches of one rank, addressed by (step, slot).
 
     Args:
-        split: the molecules.
+        reader: of the molecules.
         corruption: of the objective.
         plan: step → molecules, epochs and micro-batch plan; pure.
         rank: of this process.
@@ -74,13 +83,13 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
 
     def __init__(
         self,
-        split: StoreSplit,
+        reader: MoleculeReader,
         corruption: Corruption[SampleT],
         plan: "StepPlanner",
         rank: int,
         seed: int,
     ) -> None:
-        self._split = split
+        self._reader = reader
         self._corruption = corruption
         self._plan = plan
         self._rank = rank
@@ -92,59 +101,54 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
         molecule_G, epoch_G, plan = self._plan(step)
         members = plan.of_rank(self._rank)[slot]
         keys = MoleculeKeys(seed=self._seed, epoch_B=epoch_G[members], molecule_B=molecule_G[members])
-        conformers = choose_conformers(keys, self._plan.num_conformers[keys.molecule_B])
-        return pack(self._corruption(collate(self._split.gather(keys.molecule_B, conformers)), keys, step))
-
-
-def choose_conformers(keys: MoleculeKeys, num_conformers_B: Int32) -> Int64:
-    """Draw one conformer of each molecule for this epoch, int64 [B]."""
-    u_B = keys.uniform(STREAM_CONFORMER, 1)[:, 0]
-    return np.floor(u_B * num_conformers_B).astype(np.int64)
+        return pack(self._corruption(self._reader.read(keys), keys, step))
 
 
 class StepPlanner:
     """The pure map step → (molecules, epochs, micro-batches) of one split; remembers the last steps it planned."""
 
-    def __init__(self, split: StoreSplit, *, batch_size: int, seed: int, world_size: int, max_pairs: int) -> None:
-        self._num_atoms = split.num_atoms
-        plan_micro_batches(self._num_atoms[self._num_atoms.argmax() :][:1], 1, max_pairs)  # fails now rather than later
-        self.num_conformers = split.num_conformers
+    def __init__(self, reader: MoleculeReader, *, batch_size: int, seed: int, world_size: int, max_pairs: int) -> None:
+        check_budget(reader.largest, max_pairs)  # now rather than later
+        self._reader = reader
         self._batch_size = batch_size
         self._seed = seed
         self._world_size = world_size
         self._max_pairs = max_pairs
-        self._planned: dict[int, StepPlan] = {}
+        self._planned: dict[int, tuple[StepPlan, Int32]] = {}
 
     @property
     def num_molecules(self) -> int:
         """Molecules in the split."""
-        return len(self._num_atoms)
+        return len(self._reader)
 
     def __call__(self, step: int) -> StepPlan:
         """Return the molecules [G], their epochs [G] and the micro-batch plan of a step."""
-        if step not in self._planned:
-            if len(self._planned) == PLANS_KEPT:
-                del self._planned[min(self._planned)]
-            self._planned[step] = self._plan(step)
-        return self._planned[step]
-
-    def _plan(self, step: int) -> StepPlan:
-        molecule_G, epoch_G = global_batch(self.num_molecules, self._batch_size, self._seed, step)
-        return molecule_G, epoch_G, plan_micro_batches(self._num_atoms[molecule_G], self._world_size, self._max_pairs)
+        return self._sized(step)[0]
 
     def num_atoms_of(self, step: int) -> Int32:
         """Return the atoms of the molecules of a step, [G]."""
-        sizes: Int32 = self._num_atoms[self(step)[0]]
-        return sizes
+        return self._sized(step)[1]
+
+    def _sized(self, step: int) -> tuple[StepPlan, Int32]:
+        if step not in self._planned:
+            if len(self._planned) == PLANS_KEPT:
+                del self._planned[min(self._planned)]
+            molecule_G, epoch_G = self._molecules(step)
+            num_atoms_G = self._reader.num_atoms(molecule_G)
+            plan = plan_micro_batches(num_atoms_G, self._world_size, self._max_pairs)
+            self._planned[step] = (molecule_G, epoch_G, plan), num_atoms_G
+        return self._planned[step]
+
+    def _molecules(self, step: int) -> tuple[Int64, Int64]:
+        return global_batch(self.num_molecules, self._batch_size, self._seed, step)
 
 
 class ValidationPlanner(StepPlanner):
     """The same map for validation: step r is corruption r of a fixed choice of molecules."""
 
-    def _plan(self, step: int) -> StepPlan:
-        """Plan the same molecules for every step, with the step as their epoch."""
-        molecule_G, _, plan = super()._plan(0)
-        return molecule_G, np.full(len(molecule_G), step, dtype=np.int64), plan
+    def _molecules(self, step: int) -> tuple[Int64, Int64]:
+        molecule_G, _ = super()._molecules(0)
+        return molecule_G, np.full(len(molecule_G), step, dtype=np.int64)
 
 
 class _Addresses(Sampler[tuple[int, int]]):
@@ -165,7 +169,7 @@ class StepLoader(Generic[SampleT]):
         self,
         config: DataConfig,
         planner: StepPlanner,
-        split: StoreSplit,
+        reader: MoleculeReader,
         corruption: Corruption[SampleT],
         *,
         rank: int,
@@ -173,7 +177,7 @@ class StepLoader(Generic[SampleT]):
     ) -> None:
         self._config = config
         self.planner = planner
-        self._dataset = MicroBatchDataset(split, corruption, planner, rank, seed)
+        self._dataset = MicroBatchDataset(reader, corruption, planner, rank, seed)
 
     def steps(self, first: int, last: int) -> Iterator[list[SampleT]]:
         """Yield the micro-batches of the steps first, …, last − 1."""
@@ -190,6 +194,22 @@ class StepLoader(Generic[SampleT]):
         samples = iter(loader)
         for step in range(first, last):
             yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
+
+
+def reader_of(config: DataConfig, split: str) -> MoleculeReader:
+    """Return the reader of a split.
+
+    Raises:
+        StoreError: the store is missing, unfinished, damaged or the split has no molecules.
+        ConfigError: the store lacks what is asked for.
+    """
+    store = open_store(config.path)
+    reader = MoleculeReader(
+        store, split, conformers=config.conformers, hydrogens=config.hydrogens, labels=config.labels
+    )
+    if not len(reader):
+        raise StoreError(f"the store at {store.location} has no {split} molecules; build a larger one")
+    return reader
 
 
 def training_loader(
@@ -209,9 +229,9 @@ def training_loader(
     """
     if batch_size % world_size:
         raise ConfigError(f"train.global_batch_size {batch_size} is not a multiple of the {world_size} ranks")
-    split = open_store(config.path).split("train")
-    planner = StepPlanner(split, batch_size=batch_size, seed=seed, world_size=world_size, max_pairs=config.max_pairs)
-    return StepLoader(config, planner, split, corruption, rank=rank, seed=seed)
+    reader = reader_of(config, "train")
+    planner = StepPlanner(reader, batch_size=batch_size, seed=seed, world_size=world_size, max_pairs=config.max_pairs)
+    return StepLoader(config, planner, reader, corruption, rank=rank, seed=seed)
 
 
 def validation_loader(
@@ -222,12 +242,12 @@ def validation_loader(
     Raises:
         StoreError: the store is missing, unfinished, damaged or has no validation molecules.
     """
-    split = open_store(config.path).split("valid")
+    reader = reader_of(config, "valid")
     planner = ValidationPlanner(
-        split,
-        batch_size=min(config.validation_molecules, len(split)),
+        reader,
+        batch_size=min(config.validation_molecules, len(reader)),
         seed=VALIDATION_SEED,
         world_size=world_size,
         max_pairs=config.max_pairs,
     )
-    return StepLoader(config, planner, split, corruption, rank=rank, seed=VALIDATION_SEED)
+    return StepLoader(config, planner, reader, corruption, rank=rank, seed=VALIDATION_SEED)

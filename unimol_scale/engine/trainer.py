@@ -336,6 +336,9 @@ class Trainer:
             "shards": [shard.sha256 for shard in split.shards],
             "molecules": min(data.validation_molecules, split.rows),
             "repeats": data.validation_repeats,
+            "conformers": data.conformers,
+            "hydrogens": data.hydrogens,
+            "shuffle_window": data.shuffle_window,
             "seed": VALIDATION_SEED,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
