@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 Tree = Mapping[str, Any]
 RELATIONS = ("path", "edge", "distance")
-UNITS = {"path": "nats", "edge": "nats", "distance": "Å"}
+UNITS = {"token": "nats", "path": "nats", "edge": "nats", "coordinate": "Å", "distance": "Å", "noise": "1 − cosine"}
 WHOLE = ("blend", "path", "edge", "3D")
 SINGLE = WHOLE[1:]
 MASKS = tuple(f"{name} mask" for name in SINGLE)
@@ -111,7 +111,7 @@ def _distill_claims(results: Tree) -> list[dict[str, Any]]:
         claims.append(_claim(wanted, f"squared error {_from_to(curves, variant)}", met))
         errors = [curve[variant][-1][1] for curve in curves]
         said = [seed[variant]["element"] for seed in results["baselines"].values()]
-        wanted = f"{variant}: and nearer than the mean atom of each element"
+        wanted = f"{variant}: and nearer than the mean atom of each element (not asked for)"
         met = all(mine < theirs for mine, theirs in zip(errors, said, strict=True))
         claims.append(_claim(wanted, f"{_mean(errors)} against {_mean(said)}", met))
     return claims
@@ -143,9 +143,11 @@ def _claim_lines(claims: Sequence[Tree]) -> list[str]:
 def _term_lines(results: Tree) -> list[str]:
     first = next(iter(results["runs"].values()))
     rows = []
-    for name, run in first.items():
-        curves = _curves(results, name)
-        rows += [[name, f"{run['parameters']:,}", term, *_ends(curves, term)] for term in curves[0]]
+    for name in (name for names in CURVES.values() for name in names if name in first):
+        curves, parameters = _curves(results, name), first[name]["parameters"]
+        rows += [[name, f"{parameters:,}", term, *_ends(curves, term)] for term in curves[0]]
+    if not rows:
+        return []
     return ["## Validation terms", "", *_table(["run", "parameters", "term", "before", "after"], rows)]
 
 
@@ -263,8 +265,11 @@ def _curve_figure(results: Tree, names: Sequence[str]) -> Figure:
                 if term in curve:
                     label = name if number == 0 else None
                     panel.plot(*zip(*curve[term], strict=True), color=colour, marker=".", linewidth=1.3, label=label)
-        panel.set_title(term.replace("_", " "), fontsize=10)
+        unit = UNITS.get(term.removeprefix("hidden_"), "squared error")
+        panel.set_title(f"{term.replace('_', ' ')}, {unit}", fontsize=10)
         panel.set_xlabel("step")
+        if unit == "squared error":
+            panel.set_yscale("log")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("validation")
     panels[0].legend(fontsize=8, frameon=False)
@@ -308,7 +313,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 1.0 else f"{value:.4g}"
+    return f"{value:.4f}" if abs(value) < 1.0 else f"{value:.3f}"
 
 
 def _best(head: str, columns: Sequence[Sequence[float]]) -> list[str]:
