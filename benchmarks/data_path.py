@@ -39,7 +39,7 @@ SEED = 0
 
 def loader_of(store: Path, workers: int, arguments: argparse.Namespace) -> StepLoader[Sample]:
     """Return the training loader of one rank."""
-    config = DataConfig(path=store, max_pairs=arguments.max_pairs, workers=workers)
+    config = DataConfig(path=str(store), max_pairs=arguments.max_pairs, workers=workers)
     objective = DenoiseObjective(DenoiseConfig())
     return training_loader(config, objective.corrupt_at, batch_size=arguments.batch, seed=SEED, rank=0, world_size=1)
 

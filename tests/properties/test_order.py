@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimol_scale.data.cuts import pair_cost, plan_micro_batches
-from unimol_scale.data.order import global_batch
+from unimol_scale.data.order import Order, global_batch
 from unimol_scale.errors import ConfigError
 
 sizes = st.lists(st.integers(1, 60), min_size=4, max_size=200).map(lambda n: np.array(n, dtype=np.int32))
@@ -37,6 +37,47 @@ def test_an_order_of_a_billion_molecules_is_evaluated_where_it_is_needed():
     assert len(np.unique(index)) == 4096
     # Spread over the whole range, not a neighbourhood.
     assert np.histogram(index, bins=8, range=(0, 10**9))[0].min() > 400
+
+
+shards = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(shards, st.integers(1, 5), st.integers(1, 64), st.integers(0, 2**31), st.integers(0, 3))
+def test_in_windows_too_every_molecule_comes_exactly_once_an_epoch(rows, window, batch, seed, epochs_before):
+    order = Order(rows, batch_size=batch, seed=seed, window=window)
+    molecules = sum(rows)
+    first = epochs_before * molecules
+    steps = range(first // batch, (first + molecules) // batch + 1)
+    # Asked in any order, as loader processes do and as a resumed run does.
+    batches = [order.molecules(step) for step in reversed(steps)]
+    index = np.concatenate([b[0] for b in batches])
+    epoch = np.concatenate([b[1] for b in batches])
+    assert sorted(index[epoch == epochs_before]) == list(range(molecules))
+    again = Order(rows, batch_size=batch, seed=seed, window=window)
+    np.testing.assert_array_equal(again.molecules(steps[-1])[0], batches[0][0])
+
+
+@settings(deadline=None)
+@given(shards, st.integers(1, 5), st.integers(1, 16), st.integers(0, 40))
+def test_a_window_of_shards_is_all_that_is_needed_at_a_time_and_it_is_told_ahead(rows, window, batch, step):
+    order = Order(rows, batch_size=batch, seed=3, window=window)
+    shard_of = np.repeat(np.arange(len(rows)), rows)
+    needed = list(dict.fromkeys(shard_of[order.molecules(step)[0]].tolist()))
+    # A step that begins in the last place of a window goes on in the next ones.
+    reach = window * (2 + batch // min(rows))
+    assert set(needed) <= set(order.shards(step, reach))
+
+
+def test_windows_are_shuffled_inside_and_differ_from_epoch_to_epoch():
+    order = Order([100] * 8, batch_size=200, seed=0, window=2)
+    shards_of = [set((order.molecules(step)[0] // 100).tolist()) for step in range(8)]
+    assert all(len(pair) == 2 for pair in shards_of)
+    assert set().union(*shards_of[:4]) == set(range(8))
+    assert shards_of[:4] != shards_of[4:]
+    first = order.molecules(0)[0]
+    assert 0.3 < np.mean(first[:100] // 100 == first[0] // 100) < 0.7
+    assert np.any(np.diff(first) != 1)
 
 
 @settings(deadline=None)

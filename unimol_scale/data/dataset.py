@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.cuts import Int32, Int64, MicroBatchPlan, check_budget, plan_micro_batches
-from unimol_scale.data.order import global_batch
+from unimol_scale.data.order import Order
 from unimol_scale.data.reader import Conformers, Hydrogens, MoleculeReader
 from unimol_scale.data.streams import MoleculeKeys
 from unimol_scale.data.transfer import Packed, pack
 from unimol_scale.errors import ConfigError, StoreError
-from unimol_scale.store.shards import open_store
+from unimol_scale.store.remote import is_url, open_remote_store
+from unimol_scale.store.shards import Store, open_store
 
 SampleT = TypeVar("SampleT")
 # What an objective does to a clean batch at a step.
@@ -29,6 +30,9 @@ Corruption = Callable[[MoleculeBatch, MoleculeKeys, int], SampleT]
 StepPlan = tuple[Int64, Int64, MicroBatchPlan]
 # Steps whose plan is remembered: the loader asks for a step some steps before the trainer does.
 PLANS_KEPT = 32
+REMOTE_WINDOW = 16
+# Shards that the background knows to be needed next; it fetches as many as the cache holds.
+SHARDS_AHEAD = 1024
 # Validation draws from its own seed, whatever the run's: runs of different seeds are scored on the same corruptions.
 VALIDATION_SEED = 20_240_614
 
@@ -44,30 +48,41 @@ class DataConfig:
         hydrogens: ``as_stored``; ``keep`` demands a store that has them as atoms; ``drop`` leaves them out.
         labels: names of the store's labels that go into the batches.
         shuffle_window: shards among which an epoch's order is random, one such window after another; None: all of
-            them at once. Stores behind a URL need one that fits their cache.
+            them at once. Stores behind a URL always have one; see ``window``.
+        cache_dir: directory on a local disk for shards of stores behind a URL.
+        cache_bytes: most bytes of them that are kept; the ranks and workers of a machine share them.
         workers: loader processes of each rank; 0 loads in the rank itself.
         prefetch: micro-batches each worker prepares ahead.
         validation_molecules: most molecules of the validation split that are scored.
         validation_repeats: corruptions of each validation molecule; more make the loss less noisy.
     """
 
-    path: Path
+    path: str
     max_pairs: int = 40_000
     conformers: Conformers = "random"
     hydrogens: Hydrogens = "as_stored"
     labels: tuple[str, ...] = ()
     shuffle_window: int | None = None
+    cache_dir: Path = Path("~/.cache/unimol-scale")
+    cache_bytes: int = 20 * 2**30
     workers: int = 1
     prefetch: int = 8
     validation_molecules: int = 10_000
     validation_repeats: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_pairs", "prefetch", "validation_molecules", "validation_repeats"):
+        if self.shuffle_window is not None and self.shuffle_window < 1:
+            raise ConfigError(f"data.shuffle_window must be at least 1, got {self.shuffle_window}")
+        for name in ("max_pairs", "cache_bytes", "prefetch", "validation_molecules", "validation_repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
         if self.workers < 0:
             raise ConfigError(f"data.workers must not be negative, got {self.workers}")
+
+    @property
+    def window(self) -> int | None:
+        """``shuffle_window``, which is ``REMOTE_WINDOW`` for a store behind a URL unless it is set."""
+        return REMOTE_WINDOW if self.shuffle_window is None and is_url(self.path) else self.shuffle_window
 
 
 class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
@@ -107,11 +122,10 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
 class StepPlanner:
     """The pure map step → (molecules, epochs, micro-batches) of one split; remembers the last steps it planned."""
 
-    def __init__(self, reader: MoleculeReader, *, batch_size: int, seed: int, world_size: int, max_pairs: int) -> None:
+    def __init__(self, reader: MoleculeReader, order: Order, *, world_size: int, max_pairs: int) -> None:
         check_budget(reader.largest, max_pairs)  # now rather than later
         self._reader = reader
-        self._batch_size = batch_size
-        self._seed = seed
+        self._order = order
         self._world_size = world_size
         self._max_pairs = max_pairs
         self._planned: dict[int, tuple[StepPlan, Int32]] = {}
@@ -120,6 +134,10 @@ class StepPlanner:
     def num_molecules(self) -> int:
         """Molecules in the split."""
         return len(self._reader)
+
+    def prefetch(self, step: int) -> None:
+        """Tell the store which shards are needed from a step on."""
+        self._reader.split.prefetch(self._order.shards(step, SHARDS_AHEAD))
 
     def __call__(self, step: int) -> StepPlan:
         """Return the molecules [G], their epochs [G] and the micro-batch plan of a step."""
@@ -140,11 +158,15 @@ class StepPlanner:
         return self._planned[step]
 
     def _molecules(self, step: int) -> tuple[Int64, Int64]:
-        return global_batch(self.num_molecules, self._batch_size, self._seed, step)
+        return self._order.molecules(step)
 
 
 class ValidationPlanner(StepPlanner):
     """The same map for validation: step r is corruption r of a fixed choice of molecules."""
+
+    def prefetch(self, step: int) -> None:
+        """Tell the store which shards validation needs: the same at every step."""
+        super().prefetch(0)
 
     def _molecules(self, step: int) -> tuple[Int64, Int64]:
         molecule_G, _ = super()._molecules(0)
@@ -159,6 +181,7 @@ class _Addresses(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         for step in range(self._first, self._last):
+            self._planner.prefetch(step)
             yield from ((step, slot) for slot in range(self._planner(step)[2].per_rank))
 
 
@@ -196,6 +219,32 @@ class StepLoader(Generic[SampleT]):
             yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
 
 
+def open_store_of(config: DataConfig) -> Store:
+    """Open the store on disk or behind a URL.
+
+    Raises:
+        StoreError: missing, unfinished or unreadable.
+        ConfigError: the cache does not hold the shards among which molecules are shuffled.
+    """
+    if not is_url(config.path):
+        return open_store(config.path)
+    store = open_remote_store(config.path, config.cache_dir, config.cache_bytes)
+    assert config.window is not None
+    largest = sorted((shard.bytes for split in store.manifest.splits.values() for shard in split.shards), reverse=True)
+    if (needed := sum(largest[: config.window])) > config.cache_bytes:
+        raise ConfigError(
+            f"data.cache_bytes {config.cache_bytes:,} does not hold the {config.window} shards of data.shuffle_window "
+            f"({needed:,} bytes); raise the one or lower the other"
+        )
+    return store
+
+
+def order_of(config: DataConfig, reader: MoleculeReader, *, batch_size: int, seed: int) -> Order:
+    """Return the order in which a split is read."""
+    rows = [shard.rows for shard in reader.split.entry.shards]
+    return Order(rows, batch_size=batch_size, seed=seed, window=config.window)
+
+
 def reader_of(config: DataConfig, split: str) -> MoleculeReader:
     """Return the reader of a split.
 
@@ -203,7 +252,7 @@ def reader_of(config: DataConfig, split: str) -> MoleculeReader:
         StoreError: the store is missing, unfinished, damaged or the split has no molecules.
         ConfigError: the store lacks what is asked for.
     """
-    store = open_store(config.path)
+    store = open_store_of(config)
     reader = MoleculeReader(
         store, split, conformers=config.conformers, hydrogens=config.hydrogens, labels=config.labels
     )
@@ -230,7 +279,8 @@ def training_loader(
     if batch_size % world_size:
         raise ConfigError(f"train.global_batch_size {batch_size} is not a multiple of the {world_size} ranks")
     reader = reader_of(config, "train")
-    planner = StepPlanner(reader, batch_size=batch_size, seed=seed, world_size=world_size, max_pairs=config.max_pairs)
+    order = order_of(config, reader, batch_size=batch_size, seed=seed)
+    planner = StepPlanner(reader, order, world_size=world_size, max_pairs=config.max_pairs)
     return StepLoader(config, planner, reader, corruption, rank=rank, seed=seed)
 
 
@@ -243,11 +293,7 @@ def validation_loader(
         StoreError: the store is missing, unfinished, damaged or has no validation molecules.
     """
     reader = reader_of(config, "valid")
-    planner = ValidationPlanner(
-        reader,
-        batch_size=min(config.validation_molecules, len(reader)),
-        seed=VALIDATION_SEED,
-        world_size=world_size,
-        max_pairs=config.max_pairs,
-    )
+    batch_size = min(config.validation_molecules, len(reader))
+    order = order_of(config, reader, batch_size=batch_size, seed=VALIDATION_SEED)
+    planner = ValidationPlanner(reader, order, world_size=world_size, max_pairs=config.max_pairs)
     return StepLoader(config, planner, reader, corruption, rank=rank, seed=VALIDATION_SEED)

@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 
+from unimol_scale.data.dataset import open_store_of
 from unimol_scale.engine.learning import objective_of
 from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.model.accounting import (
@@ -12,7 +13,6 @@ from unimol_scale.model.accounting import (
     mean_flops,
     memory_per_rank,
 )
-from unimol_scale.store.shards import open_store
 
 GIB = 2.0**30
 
@@ -40,9 +40,7 @@ def describe(config: PretrainConfig, world_size: int) -> str:
     count = build_on_meta(config)
     lines = [f"{config.name}: size {config.size}, objective {config.objective.name}, {world_size} ranks", ""]
     lines += _parameter_lines(count)
-    histogram = {
-        int(n): rows for n, rows in open_store(config.data.path).manifest.splits["train"].size_histogram.items()
-    }
+    histogram = {int(n): rows for n, rows in open_store_of(config.data).manifest.splits["train"].size_histogram.items()}
     lines += ["", *_memory_lines(config, count, world_size, max(histogram))]
     molecules = sum(histogram.values())
     train = config.train

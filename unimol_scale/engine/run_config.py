@@ -154,7 +154,7 @@ def resolve(
     )
     data = tree.setdefault("data", {})
     if isinstance(data, dict) and "path" not in data:
-        data["path"] = find_store(Path("data"))
+        data["path"] = str(find_store(Path("data")))
     return build(PretrainConfig, tree, origin)
 
 

@@ -17,7 +17,13 @@ import torch
 
 from unimol_scale.checkpoints.pretrained import MODEL_FOLDER, save_tensors
 from unimol_scale.config import to_yaml
-from unimol_scale.data.dataset import VALIDATION_SEED, StepPlanner, training_loader, validation_loader
+from unimol_scale.data.dataset import (
+    VALIDATION_SEED,
+    StepPlanner,
+    open_store_of,
+    training_loader,
+    validation_loader,
+)
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine import checkpoint
 from unimol_scale.engine.callbacks import RunLog
@@ -28,7 +34,7 @@ from unimol_scale.engine.throughput import matmul_peak, memory_bytes
 from unimol_scale.engine.zero import Ranks, ZeroModel
 from unimol_scale.errors import CheckpointError, RunError, StoreError
 from unimol_scale.objectives.base import Sample, total_loss
-from unimol_scale.store.shards import commit_text, open_store
+from unimol_scale.store.shards import commit_text
 
 SUMMARY_SCHEMA_VERSION = 1
 CONFIG_NAME = "config.yaml"
@@ -74,7 +80,7 @@ class Trainer:
     def __init__(self, config: PretrainConfig, ranks: Ranks) -> None:
         self._config = config
         self._ranks = ranks
-        self._store = open_store(config.data.path)
+        self._store = open_store_of(config.data)
         self._objective = objective_of(config)
         self._teacher = teacher_of(config, ranks.device)
         self._train_loader = training_loader(
@@ -338,7 +344,7 @@ class Trainer:
             "repeats": data.validation_repeats,
             "conformers": data.conformers,
             "hydrogens": data.hydrogens,
-            "shuffle_window": data.shuffle_window,
+            "window": data.window,
             "seed": VALIDATION_SEED,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
