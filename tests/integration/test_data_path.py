@@ -1,6 +1,7 @@
 """From a store to the tensors of a step: through worker processes, from disk and from a server that fails at times."""
 
 import contextlib
+import fcntl
 import functools
 import http.server
 import multiprocessing
@@ -180,6 +181,22 @@ def test_what_a_dead_process_left_does_not_fill_the_cache(store, server, tmp_pat
     for shard in range(1, 4):
         split.gather(np.array([shard * ROWS]))
     assert not list(folder.glob("*.part"))
+
+
+def test_room_that_another_download_has_claimed_is_not_taken(store, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "ROOM_S", 0.0)
+    size = cache_for(store, 2)
+    split = open_remote_store(server.url, tmp_path / "cache", size).split("train")
+    split.gather(np.array([0]))
+    (folder,) = (tmp_path / "cache").glob("*/train")
+    coming = folder / f"shard-00007.arrow.{size}.part"
+    coming.write_bytes(b"half")
+    with (folder / "shard-00007.arrow.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="no room for shard-00001"):
+            split.gather(np.array([ROWS]))
+        assert coming.is_file()
+    assert len(split.gather(np.array([ROWS])).num_atoms) == 1
 
 
 def test_a_manifest_can_not_name_files_outside_the_store(store, server, tmp_path):

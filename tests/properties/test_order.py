@@ -109,7 +109,7 @@ def test_little_is_padding_at_32_micro_batches(seed):
     num_atoms = like_a_library(seed)
     plan = plan_micro_batches(num_atoms, 8, 15_200)
     assert len(plan.members) == 32
-    assert 1.0 - np.square(num_atoms + 1.0).sum() / costs_of(plan, num_atoms).sum() < 0.08
+    assert 1.0 - np.square(num_atoms + 1.0).sum() / costs_of(plan, num_atoms).sum() < 0.06
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
@@ -121,9 +121,10 @@ def test_ranks_seldom_wait_for_one_another(ranks):
     assert together.sum(0).max() < 1.05 * together.sum(0).mean()
 
 
-def test_the_cut_is_the_cheapest_of_all():
-    num_atoms = np.array([3, 3, 4, 5, 9, 9, 10, 20], dtype=np.int32)
-    budget = 21**2
+@pytest.mark.parametrize("seed", range(6))
+def test_the_cut_is_the_cheapest_of_all(seed):
+    num_atoms = np.sort(np.random.default_rng(seed).integers(3, 20, size=8)).astype(np.int32)
+    budget = 2 * 21**2
     plan = plan_micro_batches(num_atoms, 1, budget)
     every = [
         [range(a, b) for a, b in itertools.pairwise([0, *cuts, 8])]
