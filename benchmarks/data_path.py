@@ -148,6 +148,7 @@ def report(arguments: argparse.Namespace) -> str:
     store: Path = arguments.store
     split = open_store(store).manifest.splits["train"]
     load = os.getloadavg()[0]
+    shared = "; a shared machine, so rates by the clock are provisional" if load > 1.0 else ""
     ours, plain = rate_of_one_process(store, arguments), rate_of_plain_loader(store, arguments)
     lines = [
         "# From store to batches",
@@ -155,7 +156,7 @@ def report(arguments: argparse.Namespace) -> str:
         f"- {datetime.date.today().isoformat()}, {processor()}, {os.cpu_count()} cores, torch {torch.__version__}",
         f"- {split.rows:,} molecules of {sum(s.atoms for s in split.shards) / split.rows:.1f} atoms on average",
         f"- global batch {arguments.batch}, at most {arguments.max_pairs:,} padded pairs a micro-batch",
-        f"- load of the machine when this began: {load:.1f}; rates of one core are of processor time",
+        f"- load of the machine when this began: {load:.1f}; rates of one core are of processor time{shared}",
         "",
         "| loader | molecules/s | × plain |",
         "|---|---|---|",
