@@ -35,7 +35,7 @@ from textbook import TextbookModel
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from unimol_scale.data.batch import to_device
+from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.throughput import matmul_peak
 from unimol_scale.model.accounting import training_flops
 from unimol_scale.model.encodings import ModelInput

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from unimol_scale.checkpoints.parity import Difference
-    from unimol_scale.objectives.denoise import DenoiseModel
+    from unimol_scale.model.headed import HeadedModel
 
 EXIT_DIFFERENT = 1
 
@@ -103,25 +103,25 @@ def run_export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(model: "DenoiseModel", path: Path) -> "Table":
+def _describe(model: "HeadedModel", path: Path) -> "Table":
     from rich.table import Table
 
-    from unimol_scale.checkpoints.pretrained import CONFIG_NAME, OBJECTIVE, WEIGHTS_NAME
+    from unimol_scale.checkpoints.pretrained import CONFIG_NAME, WEIGHTS_NAME, model_folder
     from unimol_scale.config import to_tree
     from unimol_scale.model.accounting import count_parameters
     from unimol_scale.store.shards import hash_file
 
-    file = path / WEIGHTS_NAME if path.is_dir() else path
+    file = model_folder(path) / WEIGHTS_NAME if path.is_dir() else path
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
     rows = {
         "format": f"safetensors + {CONFIG_NAME}" if path.is_dir() else "released Uni-Mol2 file",
-        "objective": OBJECTIVE,
         "bytes": f"{file.stat().st_size:,}",
         "sha256": hash_file(file),
         "dtype in memory": ", ".join(dtypes),
     }
-    for group, count in count_parameters(model.backbone.config).as_dict().items():
+    for group, count in count_parameters(model.backbone.config, model.heads).as_dict().items():
         rows[f"parameters, {group.replace('_', ' ')}"] = f"{count:,}"
+    rows |= {f"heads.{name}": str(value) for name, value in to_tree(model.heads).items()}
     rows |= {f"model.{name}": str(value) for name, value in to_tree(model.backbone.config).items()}
     table = Table(title=str(path), show_header=False)
     table.add_column(no_wrap=True)

@@ -15,10 +15,12 @@ from torch import Tensor
 from unimol_scale.checkpoints.reference import Array, Reference
 from unimol_scale.errors import CheckpointError, nearest
 from unimol_scale.model import encodings
+from unimol_scale.model.accounting import DENOISE_HEADS
 from unimol_scale.model.encodings import ModelInput, pairwise_distances
+from unimol_scale.model.headed import HeadedModel
 from unimol_scale.model.official import to_official
 from unimol_scale.objectives.base import total_loss
-from unimol_scale.objectives.denoise import DenoiseModel
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
 DEFAULT_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-2}
 WEIGHTS = {"token": 1.0, "coordinate": 1.0, "distance": 1.0}  # of the reference
@@ -50,14 +52,14 @@ class Difference:
         return self.value is None or self.value <= (0.0 if self.exact else tolerance)  # NaN does not
 
 
-def cast_parameters(model: DenoiseModel, dtype: torch.dtype) -> DenoiseModel:
+def cast_parameters(model: HeadedModel, dtype: torch.dtype) -> HeadedModel:
     """Cast the parameters in place, and not the kernel's centres, as a training engine does."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
 
 
-def compare(model: DenoiseModel, reference: Reference) -> list[Difference]:
+def compare(model: HeadedModel, reference: Reference) -> list[Difference]:
     """Compare every integer, output, loss and gradient norm of a reference with the model's, in that order.
 
     Args:
@@ -65,8 +67,11 @@ def compare(model: DenoiseModel, reference: Reference) -> list[Difference]:
         reference: from ``read_reference``.
 
     Raises:
-        CheckpointError: an output has another shape, or the gradient norms are of other tensors.
+        CheckpointError: the model has not the heads of a released one, an output has another shape, or the gradient
+            norms are of other tensors.
     """
+    if model.heads != DENOISE_HEADS:
+        raise CheckpointError(f"only a model with the heads of Uni-Mol2 can be compared; this one has {model.heads}")
     return [
         *_compare_integers(model, reference),
         *_compare_outputs(model, reference),
@@ -87,7 +92,7 @@ def _codes(batch: ModelInput, pair_type: str) -> dict[str, Tensor]:
     }
 
 
-def _compare_integers(model: DenoiseModel, reference: Reference) -> Iterator[Difference]:
+def _compare_integers(model: HeadedModel, reference: Reference) -> Iterator[Difference]:
     batch = reference.sample.input
     sizes = batch.valid_BA.sum(1).tolist()
     codes = {name: code.numpy() for name, code in _codes(batch, model.backbone.config.pair_type).items()}
@@ -113,7 +118,7 @@ def _unequal(found: Array, expected: Array, name: str) -> int:
     return int((found != expected).sum())
 
 
-def _compare_outputs(model: DenoiseModel, reference: Reference) -> Iterator[Difference]:
+def _compare_outputs(model: HeadedModel, reference: Reference) -> Iterator[Difference]:
     sample = reference.sample
     with torch.no_grad():
         found = model.backbone(sample.input)
@@ -150,11 +155,11 @@ def _compare_outputs(model: DenoiseModel, reference: Reference) -> Iterator[Diff
         yield Difference(output=label, value=_ratio(float(error.max()), float(np.abs(theirs).max())), note=note)
 
 
-def _compare_losses(model: DenoiseModel, reference: Reference) -> Iterator[Difference]:
+def _compare_losses(model: HeadedModel, reference: Reference) -> Iterator[Difference]:
     sample, norms = reference.sample, reference.gradient_norms
     model.zero_grad(set_to_none=True)
     with torch.set_grad_enabled(norms is not None):
-        sums = model(sample)
+        sums = DenoiseObjective(DenoiseConfig()).score(model, sample)
         loss = total_loss(sums, sample.counts, WEIGHTS)
     found = {name: sums[term].item() / max(sample.counts[term], 1.0) for name, term in LOSSES.items()}
     for name, value in {"loss": loss.item(), **found}.items():
@@ -170,7 +175,7 @@ def _compare_losses(model: DenoiseModel, reference: Reference) -> Iterator[Diffe
     yield _compare_gradients(model, norms)
 
 
-def _compare_gradients(model: DenoiseModel, norms: Mapping[str, float]) -> Difference:
+def _compare_gradients(model: HeadedModel, norms: Mapping[str, float]) -> Difference:
     state = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
     gradients = to_official(state, model.backbone.config, constants=False)
     for name in norms:

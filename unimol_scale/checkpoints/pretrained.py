@@ -1,8 +1,8 @@
-"""Loads and saves pretrained models: files in the released format, and our own directories.
+"""Loads and saves pretrained models: files in the released format, our own directories, and finished runs.
 
-Our own format is ``model.safetensors`` and, written after it, ``config.json`` with the model's configuration and the
-size and SHA-256 of the tensors. Nothing here runs code from a file. A model is complete when a function returns it:
-whatever is wrong with a file is found before any of it is loaded.
+Our own format is ``model.safetensors`` and, written after it, ``config.json`` with the model's configuration, its heads
+and the size and SHA-256 of the tensors; a finished run holds one in its folder ``model``. Nothing here runs code from a
+file. A model is complete when a function returns it: whatever is wrong with a file is found before any of it is loaded.
 """
 
 import contextlib
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.model.accounting import DENOISE_HEADS, Heads
 from unimol_scale.model.encodings import GaussianKernel
+from unimol_scale.model.headed import HeadedModel
 from unimol_scale.model.official import (
     check_dimensions,
     check_values,
@@ -30,13 +32,12 @@ from unimol_scale.model.official import (
 )
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.model.released_file import read_official_file
-from unimol_scale.objectives.denoise import DenoiseModel
 from unimol_scale.store.shards import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
 
-FORMAT_VERSION = 1
-OBJECTIVE = "denoise"
+FORMAT_VERSION = 2  # 1 knew the heads of one objective only
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+MODEL_FOLDER = "model"  # of a run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,15 +46,15 @@ class PretrainedConfig:
 
     Attributes:
         format_version: of the directory's layout.
-        objective: whose heads the model has.
         model: dimensions and options.
+        heads: which there are.
         weights_bytes: size of ``model.safetensors``.
         weights_sha256: of its bytes, hexadecimal.
     """
 
     format_version: int
-    objective: str
     model: ModelConfig
+    heads: Heads
     weights_bytes: int
     weights_sha256: str
 
@@ -62,15 +63,14 @@ class PretrainedConfig:
             raise ConfigError(
                 f"format_version {self.format_version} is not {FORMAT_VERSION}, the one this version reads"
             )
-        if self.objective != OBJECTIVE:
-            raise ConfigError(f"objective {self.objective!r} is not {OBJECTIVE!r}, the one this version reads")
 
 
-def from_pretrained(path: Path | str) -> DenoiseModel:
+def from_pretrained(path: Path | str) -> HeadedModel:
     """Load a model, in evaluation mode, on the CPU.
 
     Args:
-        path: a directory that ``save_pretrained`` wrote (weights keep their dtype), or a file in the released format.
+        path: a directory that ``save_pretrained`` wrote (weights keep their dtype), the folder of a finished run, or a
+            file in the released format.
 
     Raises:
         CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's; names the
@@ -79,6 +79,7 @@ def from_pretrained(path: Path | str) -> DenoiseModel:
     path = Path(path)
     if not path.is_dir():
         return load_official_checkpoint(path)
+    path = model_folder(path)
     config = read_config(path)
     file = path / WEIGHTS_NAME
     size = file.stat().st_size if file.is_file() else None
@@ -92,14 +93,27 @@ def from_pretrained(path: Path | str) -> DenoiseModel:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} is no safetensors file: {error}") from error
     try:
-        model = empty_model(config.model)
+        model = empty_model(config.model, config.heads)
         _check_tensors(tensors, model.state_dict())
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
     return _filled(model, tensors)
 
 
-def load_official_checkpoint(path: Path | str) -> DenoiseModel:
+def identify(path: Path | str) -> tuple[ModelConfig, str]:
+    """Return the configuration and the SHA-256 of the weights of what ``from_pretrained`` would load.
+
+    Raises:
+        CheckpointError: see ``from_pretrained``; the weights of a directory are not read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        config = read_config(path)
+        return config.model, config.weights_sha256
+    return load_official_checkpoint(path).backbone.config, hash_file(path)
+
+
+def load_official_checkpoint(path: Path | str) -> HeadedModel:
     """Load a file in the released Uni-Mol2 format: fp32, evaluation mode, ``padded`` and ``chirality``.
 
     Raises:
@@ -116,7 +130,7 @@ def load_official_checkpoint(path: Path | str) -> DenoiseModel:
     return _filled(model, {name: tensor.float() for name, tensor in state.items()})
 
 
-def save_pretrained(model: DenoiseModel, directory: Path | str) -> None:
+def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
     """Write a model as a directory that ``from_pretrained`` reads back bit for bit.
 
     The directory is a checkpoint from the moment ``config.json`` is in it, which is last.
@@ -124,9 +138,17 @@ def save_pretrained(model: DenoiseModel, directory: Path | str) -> None:
     Raises:
         CheckpointError: the directory holds something already or can not be written, or a weight is not finite.
     """
-    directory = Path(directory)
+    save_tensors(model.state_dict(), model.backbone.config, model.heads, Path(directory))
+
+
+def save_tensors(state: Mapping[str, Tensor], model: ModelConfig, heads: Heads, directory: Path) -> None:
+    """Write the tensors of a backbone and some heads as ``save_pretrained`` does; further ones are left out.
+
+    Raises:
+        CheckpointError: see ``save_pretrained``.
+    """
     _refuse_occupied(directory)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: state[name].detach().contiguous() for name in empty_model(model, heads).state_dict()}
     for name, tensor in tensors.items():
         check_values(name, tensor)
     file = directory / WEIGHTS_NAME
@@ -134,15 +156,15 @@ def save_pretrained(model: DenoiseModel, directory: Path | str) -> None:
         commit_file(file, lambda temporary: save_file(tensors, temporary))
         config = PretrainedConfig(
             format_version=FORMAT_VERSION,
-            objective=OBJECTIVE,
-            model=model.backbone.config,
+            model=model,
+            heads=heads,
             weights_bytes=file.stat().st_size,
             weights_sha256=hash_file(file),
         )
         commit_text(directory / CONFIG_NAME, json.dumps(to_tree(config), indent=2) + "\n")
 
 
-def save_official(model: DenoiseModel, path: Path | str) -> None:
+def save_official(model: HeadedModel, path: Path | str) -> None:
     """Write a model as a file in the released format: ``model``, ``config`` with its dimensions, ``args`` None.
 
     Raises:
@@ -163,42 +185,53 @@ def save_official(model: DenoiseModel, path: Path | str) -> None:
         commit_file(path, lambda temporary: torch.save(content, temporary))
 
 
+def model_folder(path: Path) -> Path:
+    """Return where a directory keeps its model: in ``model`` if it is a run's, else in itself."""
+    inside = path / MODEL_FOLDER
+    return inside if not (path / CONFIG_NAME).is_file() and inside.is_dir() else path
+
+
 def read_config(directory: Path) -> PretrainedConfig:
     """Read ``config.json``, strictly: every key must be there and known.
 
     Raises:
         CheckpointError: it is missing or wrong; names the key.
     """
-    path = directory / CONFIG_NAME
+    path = model_folder(directory) / CONFIG_NAME
     try:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{directory} is no checkpoint: it has no {CONFIG_NAME}") from error
+        raise CheckpointError(
+            f"{directory} is no checkpoint: it has no {CONFIG_NAME} "
+            f"(a run has one in {MODEL_FOLDER}/ when it is finished)"
+        ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} can not be read: {error}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} must hold a mapping of keys to values")
-    options = tree.get("model")
-    if isinstance(options, dict):  # a default in place of a lost option would be another model
-        lost = sorted({field.name for field in dataclasses.fields(ModelConfig)} - set(options))
-        if lost:
-            raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} lacks model.{lost[0]}")
+    for group, kind in (("model", ModelConfig), ("heads", Heads)):
+        options = tree.get(group)
+        if isinstance(options, dict):  # a default in place of a lost option would be another model
+            lost = sorted({field.name for field in dataclasses.fields(kind)} - set(options))
+            if lost:
+                raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} lacks {group}.{lost[0]}")
     try:
         return build(PretrainedConfig, tree, Origin(name=str(path)))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {directory}: {error}") from error
 
 
-def empty_model(config: ModelConfig) -> DenoiseModel:
+def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> HeadedModel:
     """Return a model whose parameters are only shapes (meta device)."""
     with torch.device("meta"):
-        return DenoiseModel(config)
+        return HeadedModel(config, heads)
 
 
-def _filled(model: DenoiseModel, state: Mapping[str, Tensor]) -> DenoiseModel:
+def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
     model.load_state_dict(state, strict=True, assign=True)
-    # The centres are a constant, not a weight, so no file has them.
-    model.backbone.pair_encoding.distance.centres_G = GaussianKernel(model.backbone.config).centres_G
+    kernel = model.backbone.pair_encoding.distance
+    if kernel is not None:  # the centres are a constant, not a weight, so no file has them
+        kernel.centres_G = GaussianKernel(model.backbone.config).centres_G
     return model.eval()
 
 

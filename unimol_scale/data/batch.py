@@ -1,20 +1,15 @@
-"""One padded batch of clean molecules, and moving dataclasses of tensors between devices.
+"""One padded batch of clean molecules.
 
 Padding happens here and nowhere else. Shapes: B molecules, A atoms (padded to the largest of the batch).
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from unimol_scale.data.features import dense_bonds, pad, shortest_paths
 from unimol_scale.store.schema import MoleculeColumns
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +26,7 @@ class MoleculeBatch:
         path_BAA: int16, shortest path in bonds; ``PATH_UNREACHABLE`` between fragments.
         coordinates_BA3: float32, Å, of the conformer chosen; 0 at padding.
         planar_BA3: float32, Å, the 2D depiction in the plane z = 0; 0 at padding.
+        labels_BL: float64, those asked for, in the store's units; NaN where missing.
     """
 
     num_atoms_B: npt.NDArray[np.int32]
@@ -42,6 +38,7 @@ class MoleculeBatch:
     path_BAA: npt.NDArray[np.int16]
     coordinates_BA3: npt.NDArray[np.float32]
     planar_BA3: npt.NDArray[np.float32]
+    labels_BL: npt.NDArray[np.float64]
 
 
 def collate(columns: MoleculeColumns) -> MoleculeBatch:
@@ -60,20 +57,5 @@ def collate(columns: MoleculeColumns) -> MoleculeBatch:
         path_BAA=shortest_paths(bonds_BAA3[..., 0] > 0),
         coordinates_BA3=pad(columns.coordinates, valid_BA),
         planar_BA3=pad(columns.planar_coordinates, valid_BA),
+        labels_BL=columns.labels,
     )
-
-
-def to_device(value: T, device: torch.device, *, non_blocking: bool = True) -> T:
-    """Return a copy of a dataclass, mapping or tensor with every tensor inside on ``device``."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=non_blocking)  # type: ignore[return-value]
-    if isinstance(value, Mapping):
-        moved = {key: to_device(item, device, non_blocking=non_blocking) for key, item in value.items()}
-        return moved  # type: ignore[return-value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            field.name: to_device(getattr(value, field.name), device, non_blocking=non_blocking)
-            for field in dataclasses.fields(value)
-        }
-        return type(value)(**fields)
-    return value

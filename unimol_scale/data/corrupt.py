@@ -4,6 +4,8 @@ Every draw comes from the molecule's own key, so a corruption is the same on any
 B molecules, A atoms (padded).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,9 +18,12 @@ STREAM_NOISE = 2
 STREAM_HIDE = 3
 STREAM_FLAT = 4
 STREAM_CONFORMER = 5
+STREAM_RELATION = 6
+STREAM_OBJECTIVE = 7  # of a step, not of a molecule
 
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 
 
 def choose_masked(keys: MoleculeKeys, valid_BA: Bool, fraction: float) -> Bool:
@@ -68,3 +73,30 @@ def align(moving_BA3: Float32, fixed_BA3: Float32, valid_BA: Bool) -> Float32:
     u_B33[:, :, 2] *= sign_B[:, None]
     aligned: Float32 = ((moving @ (u_B33 @ vt_B33) + fixed_mean) * weight_BA1).astype(np.float32)
     return aligned
+
+
+def draw_relations(keys: MoleculeKeys, num_slots: int, probabilities: Sequence[float], *, symmetric: bool) -> Int64:
+    """Draw one of several kinds for every pair of atoms, int64 [B, A, A], each with its probability.
+
+    Every molecule and every pair draws for itself, the pair of an atom with itself too. The draw of pair (i, j) is the
+    same however many atoms the batch is padded to.
+
+    Args:
+        keys: of the molecules.
+        num_slots: A.
+        probabilities: of the kinds 0, 1, …; they sum to one.
+        symmetric: whether (i, j) and (j, i) share their draw.
+    """
+    i_AA, j_AA = np.indices((num_slots, num_slots))
+    low_AA, high_AA = np.minimum(i_AA, j_AA), np.maximum(i_AA, j_AA)
+    # Pairs are numbered by their larger index, shell by shell, so that more atoms only append numbers.
+    if symmetric:
+        number_AA = high_AA * (high_AA + 1) // 2 + low_AA
+    else:
+        number_AA = high_AA**2 + np.where(i_AA < j_AA, i_AA, high_AA + j_AA)
+    u_BS = keys.uniform(STREAM_RELATION, int(number_AA.max()) + 1)
+    upper = np.cumsum(probabilities)
+    upper /= upper[-1]  # exactly one: rounding must not give a draw to a kind of probability zero
+    kind_BS = np.searchsorted(upper, u_BS, side="right")
+    kind_BAA: Int64 = kind_BS[:, number_AA]
+    return kind_BAA

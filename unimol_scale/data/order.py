@@ -1,19 +1,20 @@
-"""Who is in step t: pure arithmetic from (sizes, seed, step) to molecules, micro-batches and ranks. NumPy only.
+"""Who is in step t: pure arithmetic from (number of molecules, seed, step) to molecules and epochs. NumPy only.
 
 The set of molecules of a step does not depend on the number of ranks; an epoch's order is a keyed permutation that is
-evaluated where it is needed and never stored, so that 884 million molecules cost nothing and resuming is a number.
+evaluated where it is needed and never stored, so that 884 million molecules cost nothing and resuming is a number. A
+store that is not all at hand is read in windows of some shards: shards are permuted, then the molecules of each window.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from unimol_scale.data.streams import UInt64, absorb, mix
-from unimol_scale.errors import ConfigError
 
 Int64 = npt.NDArray[np.int64]
-Int32 = npt.NDArray[np.int32]
 
 _FEISTEL_ROUNDS = 6
 
@@ -63,95 +64,94 @@ def global_batch(num_molecules: int, batch_size: int, seed: int, step: int) -> t
     return permute(position, num_molecules, seed, epoch), epoch
 
 
-@dataclass(frozen=True, kw_only=True)
-class MicroBatchPlan:
-    """How a global batch is cut: ``members[m]`` are positions in the batch; micro-batch m runs on rank m % ranks.
-
-    Every rank runs the same number of micro-batches, or ZeRO-3 would hang. A batch that does not divide among the ranks
-    leaves some with one too few; these run a filler whose result does not count. Training batches always divide.
+@dataclass(frozen=True)
+class _Epoch:
+    """An epoch read in windows: its shards in order, and what they add up to.
 
     Attributes:
-        members: equal-cost micro-batches, larger molecules last.
-        world_size: number of ranks.
+        shards: int64 [S], in the order of the epoch.
+        starts: int64 [S + 1], the place of each one's first molecule if windows were not permuted.
+        windows: int64 [W + 1], places where windows begin, and the end.
     """
 
-    members: tuple[Int64, ...]
-    world_size: int
-
-    @property
-    def per_rank(self) -> int:
-        """Micro-batches that every rank runs."""
-        return -(-len(self.members) // self.world_size)
-
-    def num_counted(self, rank: int) -> int:
-        """Return how many of a rank's micro-batches count; the rest are fillers."""
-        return len(self.members[rank :: self.world_size])
-
-    def of_rank(self, rank: int) -> tuple[Int64, ...]:
-        """Return the micro-batches of one rank, in the order they run, fillers last."""
-        share = self.members[rank :: self.world_size]
-        return share + self.members[:1] * (self.per_rank - len(share))
+    shards: Int64
+    starts: Int64
+    windows: Int64
 
 
-def pair_cost(num_atoms: Int32, count: int) -> int:
-    """Return the padded pairs Σ(n+1)² of ``count`` molecules padded to the largest of ``num_atoms``."""
-    return count * (int(num_atoms.max()) + 1) ** 2
-
-
-def plan_micro_batches(num_atoms: Int32, world_size: int, max_pairs: int) -> MicroBatchPlan:
-    """Cut a global batch into micro-batches of near-equal padded pair cost under a budget.
-
-    The batch is sorted by size; among all contiguous cuts into the least number of micro-batches that fits the budget
-    and divides among the ranks, the one with the smallest largest cost is taken.
+class Order:
+    """Which molecules a step sees.
 
     Args:
-        num_atoms: [G] atoms of each molecule.
-        world_size: ranks.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included.
-
-    Raises:
-        ConfigError: the largest molecule alone exceeds the budget.
+        shard_rows: molecules of each shard.
+        batch_size: global, in molecules.
+        seed: of the run.
+        window: shards among which molecules are permuted; None: all, whatever the shards are.
     """
-    largest = (int(num_atoms.max()) + 1) ** 2
-    if largest > max_pairs:
-        raise ConfigError(
-            f"a molecule of {int(num_atoms.max())} atoms needs {largest} pairs, more than data.max_pairs {max_pairs}; "
-            "raise data.max_pairs or build the store with fewer atoms a molecule"
-        )
-    order = np.argsort(num_atoms, kind="stable").astype(np.int64)
-    cost = (num_atoms[order].astype(np.int64) + 1) ** 2
-    fewest = len(_cut(cost, max_pairs))
-    wanted = min(-(-fewest // world_size) * world_size, len(order))
-    low, high = largest, max_pairs
-    while low < high:
-        middle = (low + high) // 2
-        if len(_cut(cost, middle)) <= wanted:
-            high = middle
-        else:
-            low = middle + 1
-    bounds = _cut(cost, low)
-    while len(bounds) < wanted:
-        bounds = _split_costliest(bounds, cost)
-    return MicroBatchPlan(members=tuple(order[a:b] for a, b in bounds), world_size=world_size)
 
+    def __init__(self, shard_rows: Sequence[int], *, batch_size: int, seed: int, window: int | None = None) -> None:
+        self._rows: Int64 = np.array(shard_rows, dtype=np.int64)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._window = window
+        self._epochs: dict[int, _Epoch] = {}
 
-def _cut(cost: Int64, limit: int) -> list[tuple[int, int]]:
-    """Cut the sorted molecules from the largest down, each micro-batch as full as the limit lets it be."""
-    bounds = []
-    end = len(cost)
-    while end > 0:
-        start = max(0, end - int(limit // cost[end - 1]))
-        bounds.append((start, end))
-        end = start
-    return bounds[::-1]
+    @cached_property
+    def num_molecules(self) -> int:
+        """Molecules of an epoch."""
+        return int(self._rows.sum())
 
+    def molecules(self, step: int) -> tuple[Int64, Int64]:
+        """Return the molecules of a step and the epoch at which each is seen, both int64 [batch_size].
 
-def _split_costliest(bounds: list[tuple[int, int]], cost: Int64) -> list[tuple[int, int]]:
-    """Halve the micro-batch of the largest cost that has more than one molecule."""
-    worst = max(
-        (i for i, (a, b) in enumerate(bounds) if b - a > 1),
-        key=lambda i: (bounds[i][1] - bounds[i][0]) * cost[bounds[i][1] - 1],
-    )
-    a, b = bounds[worst]
-    middle = (a + b) // 2
-    return [*bounds[:worst], (a, middle), (middle, b), *bounds[worst + 1 :]]
+        Every molecule appears exactly once an epoch; a step may straddle two.
+        """
+        if self._window is None:
+            return global_batch(self.num_molecules, self._batch_size, self._seed, step)
+        place = np.arange(step * self._batch_size, (step + 1) * self._batch_size, dtype=np.int64)
+        epoch, position = place // self.num_molecules, place % self.num_molecules
+        molecule = np.empty_like(place)
+        for number in np.unique(epoch).tolist():
+            now = epoch == number
+            molecule[now] = self._in_windows(self._epoch(number), number, position[now])
+        return molecule, epoch
+
+    def shards(self, step: int, count: int) -> list[int]:
+        """Return the next ``count`` shards that are needed from a step on, in that order; all if there are no windows."""
+        if self._window is None:
+            return list(range(len(self._rows)))[:count]
+        number, position = divmod(step * self._batch_size, self.num_molecules)
+        epoch = self._epoch(number)
+        window = int(np.searchsorted(epoch.windows, position, side="right")) - 1
+        coming = [*epoch.shards[window * self._window :].tolist(), *self._epoch(number + 1).shards.tolist()]
+        return list(dict.fromkeys(coming))[:count]
+
+    def _epoch(self, number: int) -> _Epoch:
+        if number not in self._epochs:
+            if len(self._epochs) > 2:
+                self._epochs.clear()
+            S = len(self._rows)
+            # Windows take the words after this one.
+            word = np.full(S, self._word(number, 0), dtype=np.int64)
+            shards = permute(np.arange(S, dtype=np.int64), S, self._seed, word)
+            starts = np.concatenate([[0], np.cumsum(self._rows[shards])]).astype(np.int64)
+            assert self._window is not None
+            self._epochs[number] = _Epoch(shards, starts, np.unique([*starts[:: self._window], starts[-1]]))
+        return self._epochs[number]
+
+    def _word(self, epoch: int, part: int) -> int:
+        return epoch * (len(self._rows) + 1) + part
+
+    def _in_windows(self, epoch: _Epoch, number: int, position: Int64) -> Int64:
+        """Return the molecules at positions [K] of an epoch."""
+        window = np.searchsorted(epoch.windows, position, side="right") - 1
+        place = np.empty_like(position)
+        for w in np.unique(window).tolist():
+            here = window == w
+            first, last = int(epoch.windows[w]), int(epoch.windows[w + 1])
+            word = np.full(int(here.sum()), self._word(number, w + 1), dtype=np.int64)
+            place[here] = first + permute(position[here] - first, last - first, self._seed, word)
+        turn = np.searchsorted(epoch.starts, place, side="right") - 1
+        first_molecule = np.cumsum(self._rows) - self._rows
+        molecule: Int64 = first_molecule[epoch.shards[turn]] + place - epoch.starts[turn]
+        return molecule

@@ -10,6 +10,8 @@ TOKEN_MASK = 127
 NUM_TOKENS = 128
 
 HIDDEN = 1
+# In place of a raw atom feature or degree: this one value of this one atom is hidden. No store holds it.
+RAW_HIDDEN = 255
 
 NUM_ATOM_FEATURES = 8
 ATOM_FEATURE_STRIDE = 16
@@ -35,3 +37,10 @@ MAX_PATH = PATH_UNREACHABLE - 1
 PAIR_TYPE_FIRST_OFFSET = 1
 PAIR_TYPE_SECOND_OFFSET = 129
 NUM_PAIR_TYPES = 512
+
+# What is predicted of a pair (MoleBlend): path lengths 1 to 10 and longer; of each of the first hops along the path the
+# bond's type (4), stereo (3) and conjugation (2). The heads read the outer product of two maps of this width.
+NUM_PATH_CLASSES = 11
+NUM_HOPS = 5
+NUM_EDGE_CLASSES = 24
+RELATION_HIDDEN = 32

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.engine import zero
+from unimol_scale.engine.learning import with_teacher_named
 from unimol_scale.engine.plan import describe
 from unimol_scale.engine.run_config import PretrainConfig, resolve
 from unimol_scale.engine.trainer import SUMMARY_NAME, Trainer, run_is_finished
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         config = resolve(arguments.size, arguments.config, _flags(arguments), arguments.assignments)
+        config = with_teacher_named(config)
         if arguments.dry_run:
             if is_main:
                 print(describe(config, int(os.environ.get("WORLD_SIZE", "1"))))

@@ -1,32 +1,34 @@
 """What a run would be, said before it starts: parameters by group, memory by part, steps and FLOPs."""
 
+from functools import partial
+
 import torch
 
+from unimol_scale.data.dataset import open_store_of
+from unimol_scale.engine.learning import objective_of
 from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.model.accounting import (
     ParameterCount,
     activation_bytes,
-    count_parameters,
-    mean_training_flops,
+    mean_flops,
     memory_per_rank,
 )
-from unimol_scale.objectives.registry import build_objective
-from unimol_scale.store.shards import open_store
 
 GIB = 2.0**30
 
 
-def build_on_meta(config: PretrainConfig) -> int:
-    """Build the whole model without memory and return its number of parameters.
+def build_on_meta(config: PretrainConfig) -> ParameterCount:
+    """Build the whole model without memory and return its parameters by group.
 
     The count must equal the accounting's, group by group summed; anything else is a defect of one of the two.
     """
+    objective = objective_of(config)
     with torch.device("meta"):
-        model = build_objective(config.objective).build_model(config.model)
+        model = objective.build_model(config.model)
     total = sum(parameter.numel() for parameter in model.parameters())
-    expected = count_parameters(config.model).total
-    assert total == expected, f"the model has {total} parameters, accounting says {expected}"
-    return total
+    count = objective.count_parameters(config.model)
+    assert total == count.total, f"the model has {total} parameters, accounting says {count.total}"
+    return count
 
 
 def describe(config: PretrainConfig, world_size: int) -> str:
@@ -35,17 +37,14 @@ def describe(config: PretrainConfig, world_size: int) -> str:
     Raises:
         StoreError: the store is missing or unfinished.
     """
-    build_on_meta(config)
-    count = count_parameters(config.model)
+    count = build_on_meta(config)
     lines = [f"{config.name}: size {config.size}, objective {config.objective.name}, {world_size} ranks", ""]
     lines += _parameter_lines(count)
-    histogram = {
-        int(n): rows for n, rows in open_store(config.data.path).manifest.splits["train"].size_histogram.items()
-    }
+    histogram = {int(n): rows for n, rows in open_store_of(config.data).manifest.splits["train"].size_histogram.items()}
     lines += ["", *_memory_lines(config, count, world_size, max(histogram))]
     molecules = sum(histogram.values())
     train = config.train
-    flops = mean_training_flops(config.model, histogram)
+    flops = mean_flops(partial(objective_of(config).training_flops, config.model), histogram)
     mean_atoms = sum(n * rows for n, rows in histogram.items()) / molecules
     seen = train.steps * train.global_batch_size
     lines += [

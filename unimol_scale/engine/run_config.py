@@ -124,8 +124,7 @@ class PretrainConfig:
     @property
     def objective_sha256(self) -> str:
         """Hash of what is predicted and how it is corrupted; runs that differ in it can not be compared."""
-        settings = {"name": self.objective.name, "settings": to_tree(getattr(self.objective, self.objective.name))}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.objective.identity, sort_keys=True).encode()).hexdigest()
 
 
 def resolve(
@@ -142,12 +141,12 @@ def resolve(
     Raises:
         ConfigError: an unknown key, a wrong value, or no or several stores to train on.
     """
-    tree: dict[str, Any] = {"size": size, "model": to_tree(preset(size))}
+    chosen: dict[str, Any] = {}
     origin = Origin(name="command line")
     if config_file is not None:
-        from_file, origin = read_yaml(config_file)
-        tree = merge(tree, from_file)
-    tree = merge(merge(tree, flags), parse_overrides(assignments))
+        chosen, origin = read_yaml(config_file)
+    chosen = merge(merge(chosen, flags), parse_overrides(assignments))
+    tree = merge(merge({"size": size, "model": to_tree(preset(size))}, _implied(chosen)), chosen)
     if tree["size"] != size:
         raise ConfigError(f"{origin.describe('size')}: the size {tree['size']!r} contradicts --size {size}")
     tree.setdefault(
@@ -155,8 +154,16 @@ def resolve(
     )
     data = tree.setdefault("data", {})
     if isinstance(data, dict) and "path" not in data:
-        data["path"] = find_store(Path("data"))
+        data["path"] = str(find_store(Path("data")))
     return build(PretrainConfig, tree, origin)
+
+
+def _implied(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that follow from the chosen ones, which win over them."""
+    objective = chosen.get("objective")
+    name = objective.get("name") if isinstance(objective, Mapping) else None
+    # The student of a distillation sees the 2D graph only.
+    return {"model": {"geometry": False}} if name == "distill" else {}
 
 
 def find_store(root: Path) -> Path:

@@ -1,5 +1,6 @@
-"""What this device can do at best: the measured matrix-product peak that MFU is a share of."""
+"""What this device can do at best, the matrix-product peak that MFU is a share of, and the memory it took."""
 
+import resource
 import time
 
 import torch
@@ -29,3 +30,10 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the peak memory of this rank: of the device if it has its own, else of the process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,7 +6,7 @@ One step reads: batch → counts over all ranks → loss → finite? → step �
 import hashlib
 import json
 import math
-import resource
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,20 +15,26 @@ from typing import Any
 
 import torch
 
+from unimol_scale.checkpoints.pretrained import MODEL_FOLDER, save_tensors
 from unimol_scale.config import to_yaml
-from unimol_scale.data.batch import to_device
-from unimol_scale.data.dataset import VALIDATION_SEED, StepPlanner, training_loader, validation_loader
+from unimol_scale.data.dataset import (
+    VALIDATION_SEED,
+    StepPlanner,
+    open_store_of,
+    training_loader,
+    validation_loader,
+)
+from unimol_scale.data.transfer import to_device
 from unimol_scale.engine import checkpoint
 from unimol_scale.engine.callbacks import RunLog
+from unimol_scale.engine.learning import objective_of, teacher_of
 from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.engine.schedule import learning_rate
-from unimol_scale.engine.throughput import matmul_peak
+from unimol_scale.engine.throughput import matmul_peak, memory_bytes
 from unimol_scale.engine.zero import Ranks, ZeroModel
 from unimol_scale.errors import CheckpointError, RunError, StoreError
-from unimol_scale.model.accounting import count_parameters, training_flops
 from unimol_scale.objectives.base import Sample, total_loss
-from unimol_scale.objectives.registry import build_objective
-from unimol_scale.store.shards import commit_text, open_store
+from unimol_scale.store.shards import commit_text
 
 SUMMARY_SCHEMA_VERSION = 1
 CONFIG_NAME = "config.yaml"
@@ -74,19 +80,21 @@ class Trainer:
     def __init__(self, config: PretrainConfig, ranks: Ranks) -> None:
         self._config = config
         self._ranks = ranks
-        self._store = open_store(config.data.path)
-        self._objective = build_objective(config.objective)
+        self._store = open_store_of(config.data)
+        self._objective = objective_of(config)
+        self._teacher = teacher_of(config, ranks.device)
         self._train_loader = training_loader(
             config.data,
-            self._objective.corrupt,
+            self._objective.corrupt_at,
             batch_size=config.train.global_batch_size,
             seed=config.seed,
             rank=ranks.rank,
             world_size=ranks.world_size,
         )
-        self._valid_loader = validation_loader(
-            config.data, self._objective.corrupt, rank=ranks.rank, world_size=ranks.world_size
-        )
+        self._valid_loaders = [
+            validation_loader(config.data, part.corrupt_at, rank=ranks.rank, world_size=ranks.world_size)
+            for part in self._objective.parts
+        ]
         self._checkpoints = config.output / CHECKPOINTS
         self._progress = Progress()
         self._best: dict[str, float] = {}
@@ -100,8 +108,8 @@ class Trainer:
             RunError: the loss is not finite.
             CheckpointError: there are checkpoints and none can be used, or ``resume`` is off and there are some.
         """
-        self._claim_folder()
         found = self._find_checkpoint(resume)
+        self._claim_folder()
         model = self._model = ZeroModel(
             lambda: self._objective.build_model(self._config.model), self._config, self._ranks
         )
@@ -113,11 +121,13 @@ class Trainer:
         peak = self._ranks.sum({"peak": matmul_peak(self._ranks.device, dtype)})["peak"]
         if not self._ranks.is_main:
             self._fit(model, None, peak)
+            self._export(model)
             return {}
         with RunLog(self._config.output, self._config.name, self._config.train.steps, self._progress.step) as log:
             if found is not None:
                 log.say(f"resumed from {found.path} (step {found.step})")
             self._fit(model, log, peak)
+        self._export(model)
         return self._write_summary()
 
     def _claim_folder(self) -> None:
@@ -143,6 +153,11 @@ class Trainer:
             raise CheckpointError(
                 f"{self._config.output} has checkpoints up to step {found.step}; "
                 "continue them (--resume) or choose another --output"
+            )
+        if found.meta["objective_sha256"] != self._config.objective_sha256:
+            raise CheckpointError(
+                f"{found.path} was trained with other settings of the objective; they are in the run's {CONFIG_NAME}. "
+                "Take those, or choose another --output"
             )
         if found.meta["world_size"] != self._ranks.world_size:
             raise CheckpointError(
@@ -198,12 +213,12 @@ class Trainer:
         Raises:
             RunError: the loss is not finite; names the molecules of the micro-batches where it arose.
         """
-        weights = self._objective.weights
+        weights = self._objective.at(self._progress.step).weights
         counts = self._ranks.sum({name: sum(s.counts[name] for s in samples) for name in weights})
         totals = dict.fromkeys(weights, 0.0)
         bad: list[int] = []
         for index, sample in enumerate(samples):
-            sums = model.forward(to_device(sample, self._ranks.device))
+            sums = model.forward(self._on_device(sample))
             model.backward(total_loss(sums, counts, weights), last=index == len(samples) - 1)
             for name, value in sums.items():
                 totals[name] += value.item()
@@ -226,7 +241,8 @@ class Trainer:
         self._progress.molecules += len(num_atoms_G)
         self._progress.conformers += len(num_atoms_G)
         self._progress.atoms += int(num_atoms_G.sum())
-        self._progress.flops += sum(training_flops(self._config.model, int(n)) for n in num_atoms_G)
+        objective, model = self._objective.at(self._progress.step), self._config.model
+        self._progress.flops += sum(objective.training_flops(model, int(n)) for n in num_atoms_G)
 
     @torch.no_grad()
     def _validate(self, model: ZeroModel, log: RunLog | None) -> None:
@@ -235,14 +251,14 @@ class Trainer:
         weights = self._objective.weights
         totals, counts = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)
         model.train(False)
-        planner, repeats = self._valid_loader.planner, self._config.data.validation_repeats
-        for repeat, samples in enumerate(self._valid_loader.steps(0, repeats)):
-            counted = planner(repeat)[2].num_counted(self._ranks.rank)
-            for slot, sample in enumerate(samples):
-                sums = model.forward(to_device(sample, self._ranks.device))
-                for name in weights if slot < counted else ():
-                    totals[name] += sums[name].item()
-                    counts[name] += sample.counts[name]
+        for loader in self._valid_loaders:
+            for repeat, samples in enumerate(loader.steps(0, self._config.data.validation_repeats)):
+                counted = loader.planner(repeat)[2].num_counted(self._ranks.rank)
+                for slot, sample in enumerate(samples):
+                    sums = model.forward(self._on_device(sample))
+                    for name in sums if slot < counted else ():
+                        totals[name] += sums[name].item()
+                        counts[name] += sample.counts[name]
         model.train(True)
         terms = means(self._ranks.sum(totals), self._ranks.sum(counts))
         loss = sum(weights[name] * terms[name] for name in weights)
@@ -265,6 +281,7 @@ class Trainer:
             "best": self._best,
             "final": self._final,
             "world_size": self._ranks.world_size,
+            "objective_sha256": self._config.objective_sha256,
         }
         folder = checkpoint.temporary_folder(self._checkpoints, step)
         mine = checkpoint.hash_files(folder, model.save(folder, meta))
@@ -278,6 +295,20 @@ class Trainer:
         if log is not None:
             log.say(f"step {step}  checkpoint saved")
 
+    def _on_device(self, sample: Sample) -> Sample:
+        """Return the sample where this rank computes, with its targets complete."""
+        moved = to_device(sample, self._ranks.device)
+        return self._teacher(moved) if self._teacher is not None else moved
+
+    def _export(self, model: ZeroModel) -> None:
+        """Write the trained model as ``from_pretrained`` reads it; every rank takes part."""
+        state = model.full_state()
+        if self._ranks.is_main:
+            folder = self._config.output / MODEL_FOLDER
+            shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed right here
+            save_tensors(state, self._config.model, self._objective.kept_heads, folder)
+        self._ranks.barrier()
+
     def _write_summary(self) -> dict[str, Any]:
         config, progress = self._config, self._progress
         final, best = self._final["valid/loss"], self._best["valid/loss"]
@@ -288,7 +319,7 @@ class Trainer:
             "size": config.size,
             "objective": config.objective.name,
             "seed": config.seed,
-            "parameters": count_parameters(config.model).as_dict(),
+            "parameters": self._objective.count_parameters(config.model).as_dict(),
             "steps": progress.step,
             **{key: value for key, value in asdict(progress).items() if key != "step"},
             "global_batch_size": config.train.global_batch_size,
@@ -311,6 +342,9 @@ class Trainer:
             "shards": [shard.sha256 for shard in split.shards],
             "molecules": min(data.validation_molecules, split.rows),
             "repeats": data.validation_repeats,
+            "conformers": data.conformers,
+            "hydrogens": data.hydrogens,
+            "window": data.window,
             "seed": VALIDATION_SEED,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -319,13 +353,6 @@ class Trainer:
 def means(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
     """Return total / count for each term; a term with nothing to predict is zero."""
     return {name: total / max(counts[name], 1.0) for name, total in totals.items()}
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Return the peak memory of this rank: of the device if it has its own, else of the process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def run_is_finished(folder: Path) -> bool:

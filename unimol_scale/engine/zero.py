@@ -213,6 +213,20 @@ class ZeroModel:
         files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         return files[self._ranks.rank :: self._ranks.world_size]
 
+    def full_state(self) -> dict[str, Tensor]:
+        """Return parameter name → whole weight on the CPU, fp32, on rank 0; {} elsewhere (all ranks call it).
+
+        From the fp32 master weights; stage 0 shows none, so there it is what the model computes with.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters():
+            master = safe_get_full_fp32_param(parameter)
+            if self._ranks.is_main:
+                state[name] = (parameter if master is None else master).detach().float().cpu().clone()
+        return state
+
     def load(self, folder: Path) -> None:
         """Load weights and optimizer (all ranks call it).
 

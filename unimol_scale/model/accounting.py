@@ -4,14 +4,47 @@ The trainer's MFU, the planner and the compute axis of the scaling laws all come
 against the built model and against torch's own FLOP counter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from unimol_scale.data import vocabulary as vocab
+from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.presets import ModelConfig
 
 # A training step is one forward pass and a backward pass of twice its matrix products.
 TRAINING_TO_FORWARD = 3.0
+# What the relation heads predict of a pair of atoms → channels.
+RELATION_CHANNELS = {"path": vocab.NUM_PATH_CLASSES, "edge": vocab.NUM_HOPS * vocab.NUM_EDGE_CLASSES, "distance": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """Which heads stand on the backbone; every objective names its own.
+
+    Attributes:
+        token: whether there is a head of masked tokens.
+        coordinate: whether there is a coordinate head.
+        relations: what the relation heads predict of a pair, names of ``RELATION_CHANNELS``; empty: there are none.
+        projection: width of a linear map from the atoms to another model's atoms; 0: there is none.
+    """
+
+    token: bool = False
+    coordinate: bool = False
+    relations: tuple[str, ...] = ()
+    projection: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.relations:
+            if name not in RELATION_CHANNELS:
+                raise ConfigError(f"heads.relations: unknown relation {name!r}; {nearest(name, RELATION_CHANNELS)}")
+
+    @property
+    def relation_channels(self) -> int:
+        """Channels predicted for a pair of atoms."""
+        return sum(RELATION_CHANNELS[name] for name in self.relations)
+
+
+DENOISE_HEADS = Heads(token=True, coordinate=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,65 +84,70 @@ class ParameterCount:
         }
 
 
-def count_parameters(config: ModelConfig) -> ParameterCount:
-    """Count the parameters of the backbone and of the denoising objective's heads."""
-    d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
+def count_parameters(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> ParameterCount:
+    """Count the parameters of the backbone and of an objective's heads; by default, as published, of denoising."""
+    d, p, h = config.atom_width, config.pair_width, config.pair_hidden
     gaussians = config.gaussians
     embedding = (
         (vocab.NUM_TOKENS + vocab.NUM_ATOM_CODES + vocab.NUM_DEGREE_CODES + 1) * d
         + (vocab.NUM_BOND_CODES + vocab.NUM_PATH_CODES + 1) * p
-        + 2 * vocab.NUM_PAIR_TYPES
-        + gaussians * (gaussians + 1)
-        + (gaussians + 1) * p
+        + (2 * vocab.NUM_PAIR_TYPES + gaussians * (gaussians + 1) + (gaussians + 1) * p) * config.geometry
         + 2 * d
         + 2 * p
     )
     feed_forward = 2 * d + d * config.ffn_width + config.ffn_width + config.ffn_width * d + d
     attention = 2 * d + 4 * d * d + d
-    bias = p * heads + heads
+    bias = p * config.heads + config.heads
     outer_product = 2 * d + 2 * h * (d + 1) + h * h * p + p
     triangle = 2 * p + 2 * (2 * h * (p + 1)) + 2 * h + (h + 1) * p + (p + 1) * p
     pair_feed_forward = 2 * p + 2 * p * (p + 1)
-    token_head = d * (d + 1) + 2 * d + (d + 1) * vocab.NUM_TOKENS
-    coordinate_head = 2 * d + 2 * p + 3 * d * d + d + bias
+    token_head = (d * (d + 1) + 2 * d + (d + 1) * vocab.NUM_TOKENS) * heads.token
+    coordinate_head = (2 * d + 2 * p + 3 * d * d + d + bias) * heads.coordinate
+    r, k = vocab.RELATION_HIDDEN, heads.relation_channels
+    relation_heads = (2 * d + 2 * r * (d + 1) + (r * r + 1) * k) if k else 0
+    projection = (d + 1) * heads.projection
     return ParameterCount(
         embedding=embedding,
         atom_track=config.layers * (attention + feed_forward),
         pair_track=config.layers * (bias + outer_product + triangle + pair_feed_forward),
-        heads=token_head + coordinate_head,
+        heads=token_head + coordinate_head + relation_heads + projection,
     )
 
 
-def forward_flops(config: ModelConfig, num_atoms: int) -> float:
+def forward_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_HEADS) -> float:
     """FLOPs of one forward pass for one molecule of ``num_atoms`` atoms without padding, as implemented here.
 
     Counts matrix products (two per multiply-add); elementwise work is memory-bound and not counted, as usual for MFU.
     """
-    d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
+    d, p, h = config.atom_width, config.pair_width, config.pair_hidden
     n = num_atoms + 1
     pairs = n * n
-    kernel = num_atoms * num_atoms * 2 * config.gaussians * (config.gaussians + p)
-    attention = 2 * n * 4 * d * d + 2 * 2 * pairs * d + 2 * pairs * p * heads
+    kernel = num_atoms * num_atoms * 2 * config.gaussians * (config.gaussians + p) * config.geometry
+    attention = 2 * n * 4 * d * d + 2 * 2 * pairs * d + 2 * pairs * p * config.heads
     feed_forward = 2 * n * 2 * d * config.ffn_width
     outer_product = 2 * n * d * 2 * h + 2 * n * h * h * p + 2 * pairs * h * p
     triangle = 2 * pairs * p * 4 * h + 2 * 2 * n * pairs * h + 2 * pairs * h * p + 2 * pairs * p * p
     pair_feed_forward = 2 * pairs * 2 * p * p
     layer = attention + feed_forward + outer_product + triangle + pair_feed_forward
-    token_head = 2 * num_atoms * (d * d + d * vocab.NUM_TOKENS)
     atom_pairs = num_atoms * num_atoms
-    coordinate_head = 2 * num_atoms * 3 * d * d + 2 * num_atoms * d + 2 * atom_pairs * (d + p * heads + 3)
-    return float(kernel + config.layers * layer + token_head + coordinate_head)
+    token_head = 2 * num_atoms * (d * d + d * vocab.NUM_TOKENS) * heads.token
+    coordinate_head = 2 * num_atoms * (3 * d * d + d) + 2 * atom_pairs * (d + p * config.heads + 3)
+    r, k = vocab.RELATION_HIDDEN, heads.relation_channels
+    relation_heads = 2 * num_atoms * (2 * d * r + r * r * k) + 2 * atom_pairs * r * k if k else 0
+    projection = 2 * num_atoms * d * heads.projection
+    of_heads = token_head + coordinate_head * heads.coordinate + relation_heads + projection
+    return float(kernel + config.layers * layer + of_heads)
 
 
-def training_flops(config: ModelConfig, num_atoms: int) -> float:
+def training_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_HEADS) -> float:
     """FLOPs of one training step for one molecule: forward and backward, recomputation not counted."""
-    return TRAINING_TO_FORWARD * forward_flops(config, num_atoms)
+    return TRAINING_TO_FORWARD * forward_flops(config, num_atoms, heads)
 
 
-def mean_training_flops(config: ModelConfig, histogram: Mapping[int, int]) -> float:
-    """Mean training FLOPs of a molecule over a histogram of atom counts (atoms → molecules)."""
+def mean_flops(of_molecule: Callable[[int], float], histogram: Mapping[int, int]) -> float:
+    """Mean over a histogram of atom counts (atoms → molecules) of the FLOPs ``of_molecule`` of that many atoms."""
     molecules = sum(histogram.values())
-    return sum(training_flops(config, n) * count for n, count in histogram.items()) / molecules
+    return sum(of_molecule(n) * count for n, count in histogram.items()) / molecules
 
 
 @dataclass(frozen=True, kw_only=True)

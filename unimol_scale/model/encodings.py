@@ -17,6 +17,9 @@ from unimol_scale.model.layers import Embedding, linear_parameters
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES
 
+# Bits of ``ModelInput.shown_BAA``: what the pair track may see of a pair of atoms.
+SHOWN_PATH, SHOWN_EDGE, SHOWN_DISTANCE = 1, 2, 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
@@ -24,12 +27,13 @@ class ModelInput:
 
     Attributes:
         token_BA: uint8, atomic number, ``TOKEN_MASK`` or 0.
-        atom_features_BA8: uint8, raw codes of the store.
-        degree_BA: uint8, number of bonds inside the molecule's graph.
+        atom_features_BA8: uint8, raw codes of the store, or ``RAW_HIDDEN``.
+        degree_BA: uint8, number of bonds inside the molecule's graph, or ``RAW_HIDDEN``.
         bond_features_BAA3: uint8, 0 where no bond, else raw code + 1.
         path_BAA: int16, shortest path in bonds, ``PATH_UNREACHABLE`` between fragments.
         hidden_B: bool, true where all atom, bond, degree and path features of the molecule are hidden.
-        coordinates_BA3: fp32, Å.
+        coordinates_BA3: fp32, Å; not read by a model without geometry.
+        shown_BAA: uint8, bits ``SHOWN_…`` of the relations of each pair that enter the pair track; None: all of them.
     """
 
     token_BA: Tensor
@@ -39,6 +43,7 @@ class ModelInput:
     path_BAA: Tensor
     hidden_B: Tensor
     coordinates_BA3: Tensor
+    shown_BAA: Tensor | None = None
 
     @property
     def valid_BA(self) -> Tensor:
@@ -88,13 +93,15 @@ def encode_atom_features(batch: ModelInput) -> Tensor:
     """Return the reference's integers [B, A, 8], int64: raw code v of feature k → v + 3 + 16k, hidden 1, padding 0."""
     k_8 = torch.arange(vocab.NUM_ATOM_FEATURES, device=batch.token_BA.device)
     code_BA8 = batch.atom_features_BA8.long() + vocab.ATOM_FEATURE_OFFSET + vocab.ATOM_FEATURE_STRIDE * k_8
-    code_BA8 = torch.where(batch.hidden_B[:, None, None], vocab.HIDDEN, code_BA8)
+    hidden_BA8 = batch.hidden_B[:, None, None] | (batch.atom_features_BA8 == vocab.RAW_HIDDEN)
+    code_BA8 = torch.where(hidden_BA8, vocab.HIDDEN, code_BA8)
     return code_BA8 * batch.valid_BA.unsqueeze(-1)
 
 
 def encode_degree(batch: ModelInput) -> Tensor:
     """Return the reference's integers [B, A], int64: degree + 2, hidden 1, padding 0."""
-    code_BA = torch.where(batch.hidden_B[:, None], vocab.HIDDEN, batch.degree_BA.long() + vocab.DEGREE_OFFSET)
+    hidden_BA = batch.hidden_B[:, None] | (batch.degree_BA == vocab.RAW_HIDDEN)
+    code_BA = torch.where(hidden_BA, vocab.HIDDEN, batch.degree_BA.long() + vocab.DEGREE_OFFSET)
     return code_BA * batch.valid_BA
 
 
@@ -200,15 +207,24 @@ class PairEncoding(nn.Module):
         P = config.pair_width
         self.bonds = Embedding(vocab.NUM_BOND_CODES, P, padding_idx=0)
         self.path = Embedding(vocab.NUM_PATH_CODES, P, padding_idx=0)
-        self.distance = GaussianKernel(config)
+        self.distance = GaussianKernel(config) if config.geometry else None
         self.virtual_pair = Embedding(1, P)
 
     def forward(self, batch: ModelInput) -> Tensor:
         """Return [B, N, N, P]."""
         B, A = batch.token_BA.shape
-        pair_BAAP = self.bonds(encode_bonds(batch)).mean(dim=3) + self.path(encode_paths(batch))
-        pair_BAAP = pair_BAAP + self.distance(batch)
+        pair_BAAP = _shown(batch, SHOWN_EDGE, self.bonds(encode_bonds(batch)).mean(dim=3))
+        pair_BAAP = pair_BAAP + _shown(batch, SHOWN_PATH, self.path(encode_paths(batch)))
+        if self.distance is not None:
+            pair_BAAP = pair_BAAP + _shown(batch, SHOWN_DISTANCE, self.distance(batch))
         virtual_P = self.virtual_pair(batch.token_BA.new_zeros(1, dtype=torch.long))
         pair_BNNP: Tensor = virtual_P.expand(B, A + 1, A + 1, -1).clone()
         pair_BNNP[:, 1:, 1:] = pair_BAAP
         return pair_BNNP
+
+
+def _shown(batch: ModelInput, relation: int, embedded_BAAP: Tensor) -> Tensor:
+    """Return the embeddings where that relation is shown, else exact zeros that pass no gradient."""
+    if batch.shown_BAA is None:
+        return embedded_BAAP
+    return torch.where((batch.shown_BAA & relation).bool().unsqueeze(-1), embedded_BAAP, 0.0)

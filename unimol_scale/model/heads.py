@@ -49,12 +49,15 @@ class CoordinateHead(nn.Module):
         self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
         self.force = nn.Parameter(torch.zeros(D))
 
-    def forward(self, representation: Representation, coordinates_BA3: Tensor) -> Tensor:
+    def forward(
+        self, representation: Representation, coordinates_BA3: Tensor, seen_BAA: Tensor | None = None
+    ) -> Tensor:
         """Return predicted coordinates [B, A, 3], Å, fp32.
 
         Args:
             representation: of the backbone; the virtual node takes no part.
             coordinates_BA3: input coordinates, Å.
+            seen_BAA: bool, which relative positions r_j − r_i may be used; None: all of them.
         """
         atom_BAD = representation.atom_BND[:, 1:]
         pair_BAAP = representation.pair_BNNP[:, 1:, 1:]
@@ -71,6 +74,8 @@ class CoordinateHead(nn.Module):
         force_H1d = self.force.view(self.heads, 1, -1)
         strength_BHA = (value_MAd.view(B, self.heads, A, -1) * force_H1d).float().sum(-1)
         weight_BAA = (attention_BHAA * strength_BHA.unsqueeze(2)).sum(1)
+        if seen_BAA is not None:
+            weight_BAA = weight_BAA * seen_BAA
         # Σ_j w_ij (r_j − r_i) = Σ_j w_ij r_j − r_i Σ_j w_ij, without the [A, A, 3] differences.
         r_BA3 = coordinates_BA3.float()
         return r_BA3 + torch.matmul(weight_BAA, r_BA3) - r_BA3 * weight_BAA.sum(-1, keepdim=True)

@@ -36,7 +36,7 @@ class Rule:
     """How one of our tensors stands in a released file.
 
     Attributes:
-        ours: name in ``DenoiseModel``.
+        ours: name in a ``HeadedModel``.
         theirs: names in a released file, in the order that ``join`` takes them.
         join: theirs → ours.
         split: ours → theirs.
@@ -214,7 +214,7 @@ def from_official(tensors: Tensors, template: Tensors, config: ModelConfig) -> d
 
 
 def to_official(state: Tensors, config: ModelConfig, constants: bool = True) -> dict[str, Tensor]:
-    """Return the tensors of a ``DenoiseModel`` under the released names and layouts.
+    """Return the tensors of a ``HeadedModel`` with both heads under the released names and layouts.
 
     Args:
         state: of the model; gradients by parameter name will do.

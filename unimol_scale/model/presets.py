@@ -26,6 +26,7 @@ class ModelConfig:
         triangle_dropout: probability on the triangle update, one draw shared by a row.
         gaussians: number of fixed centres of the distance kernel.
         kernel_max_distance: last centre of the Gaussian distance kernel, Å.
+        geometry: whether the model sees distances; a model without has no distance kernel and reads no coordinates.
         checkpoint_every: recompute activations in the backward pass of every k-th layer; 0 keeps all of them.
     """
 
@@ -42,6 +43,7 @@ class ModelConfig:
     triangle_dropout: float = 0.25
     gaussians: int = 128
     kernel_max_distance: float = 9.0
+    geometry: bool = True
     checkpoint_every: int = 0
 
     def __post_init__(self) -> None:

@@ -1,43 +1,51 @@
-"""The denoising objective of Uni-Mol2: masked tokens, noised coordinates and their distances.
+"""The denoising objectives: Uni-Mol2's masked tokens, coordinates and distances, or the plain noise itself.
 
-Source: arXiv 2406.14969, section on pretraining, and its public reference. Shapes: B molecules, A atoms (padded),
-M masked atoms, N = A + 1 nodes, D atom channels.
+``geometry`` is Uni-Mol2's (arXiv 2406.14969, section on pretraining, and its public reference): the noised conformer
+is aligned onto the clean one, and clean coordinates and distances are predicted. ``noise`` is denoising as in Zaidi et
+al. (arXiv 2206.00133): r̃ = r + σε is shown as it is, and ε is predicted. There is nothing to align then: turned noise
+is another noise, and the target turns with the molecule. Shapes: B molecules, A atoms (padded), M masked atoms,
+N = A + 1 nodes, D atom channels.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unimol_scale.data import corrupt
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
-from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.accounting import Heads
 from unimol_scale.model.encodings import ModelInput, pairwise_distances
-from unimol_scale.model.heads import CoordinateHead, TokenHead
+from unimol_scale.model.headed import HeadedModel
 from unimol_scale.model.presets import ModelConfig
-from unimol_scale.objectives.base import Sample
+from unimol_scale.objectives.base import Objective, PretrainingModel, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiseConfig:
-    """Settings of the denoising objective; the defaults are the paper's.
+    """Settings of the denoising objective; the defaults are Uni-Mol2's.
+
+    What has no weight is not predicted, and its head not built.
 
     Attributes:
-        mask_fraction: of a molecule's tokens.
+        predict: ``geometry``, the clean coordinates and distances, or ``noise``, the noise in units of ``noise_std``.
+        mask_fraction: of a molecule's tokens; 0: none are masked or predicted.
         noise_std: of the Gaussian noise on every coordinate, Å.
         hide_features: probability that all atom, bond, degree and path features of a molecule are hidden.
         flat_geometry: probability that a molecule whose features are shown has its 2D depiction as geometry.
         token_weight: of the cross-entropy over masked tokens.
-        coordinate_weight: of the L1 coordinate loss.
-        distance_weight: of the L1 distance loss.
+        coordinate_weight: of the L1 coordinate loss; for ``noise`` of the squared error of the noise.
+        distance_weight: of the L1 distance loss; ``noise`` has none.
     """
 
+    predict: Literal["geometry", "noise"] = "geometry"
     mask_fraction: float = 0.15
     noise_std: float = 0.2
     hide_features: float = 0.5
@@ -53,8 +61,23 @@ class DenoiseConfig:
         for name in ("noise_std", "token_weight", "coordinate_weight", "distance_weight"):
             if getattr(self, name) < 0.0:
                 raise ConfigError(f"denoise.{name} must not be negative, got {getattr(self, name)}")
-        if self.token_weight + self.coordinate_weight + self.distance_weight == 0.0:
-            raise ConfigError("denoise: at least one of the loss weights must be positive")
+        if self.predict == "noise" and self.noise_std == 0.0:
+            raise ConfigError("denoise.predict is noise, so denoise.noise_std must be positive")
+        if not (self.masks or self.moves):
+            raise ConfigError(
+                "denoise: nothing to predict; at least one of the loss weights must be positive, and the token's "
+                "needs a mask_fraction"
+            )
+
+    @property
+    def masks(self) -> bool:
+        """Whether tokens are masked and predicted."""
+        return self.mask_fraction > 0.0 and self.token_weight > 0.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether coordinates are predicted."""
+        return self.coordinate_weight > 0.0 or (self.predict == "geometry" and self.distance_weight > 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,33 +95,52 @@ class DenoiseSample(Sample):
     clean_BA3: Tensor
 
 
-class DenoiseObjective:
-    """Uni-Mol2's three terms: token, coordinate and distance."""
+class DenoiseObjective(Objective):
+    """The terms token, coordinate and, for ``geometry``, distance."""
 
     def __init__(self, config: DenoiseConfig) -> None:
         self.config = config
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Loss term → weight."""
+        """Loss term → weight, for what is predicted."""
         config = self.config
-        return {
-            "token": config.token_weight,
-            "coordinate": config.coordinate_weight,
-            "distance": config.distance_weight,
-        }
+        weights = {"token": config.token_weight} if config.masks else {}
+        if config.moves:
+            weights["coordinate"] = config.coordinate_weight
+            if config.predict == "geometry":
+                weights["distance"] = config.distance_weight
+        return weights
+
+    @property
+    def heads(self) -> Heads:
+        """Token and coordinate heads, each if it has something to predict."""
+        return Heads(token=self.config.masks, coordinate=self.config.moves)
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse to predict geometry with a model that sees none.
+
+        Raises:
+            ConfigError: the model has no geometry.
+        """
+        if self.config.moves and not config.geometry:
+            raise ConfigError(
+                "model.geometry is false, and denoise predicts coordinates: set it to true, or "
+                "objective.denoise.coordinate_weight and .distance_weight to 0"
+            )
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> DenoiseSample:
-        """Mask tokens, hide features, choose the geometry, add noise and align the result onto the clean geometry."""
+        """Mask tokens, hide features, choose the geometry and add noise; align where the geometry is predicted."""
         config, valid_BA = self.config, batch.valid_BA
         hidden_B = corrupt.chosen_molecules(keys, corrupt.STREAM_HIDE, config.hide_features)
         flat_B = ~hidden_B & corrupt.chosen_molecules(keys, corrupt.STREAM_FLAT, config.flat_geometry)
         clean_BA3 = np.where(flat_B[:, None, None], batch.planar_BA3, batch.coordinates_BA3)
         noised_BA3 = corrupt.add_noise(keys, clean_BA3, valid_BA, config.noise_std)
-        noised_BA3 = corrupt.align(noised_BA3, clean_BA3, valid_BA)
-        masked_BA = corrupt.choose_masked(keys, valid_BA, config.mask_fraction)
+        if config.predict == "geometry":
+            noised_BA3 = corrupt.align(noised_BA3, clean_BA3, valid_BA)
+        masked_BA = corrupt.choose_masked(keys, valid_BA, config.mask_fraction if config.masks else 0.0)
         token_BA = np.where(masked_BA, np.uint8(vocab.TOKEN_MASK), batch.atomic_number_BA)
-        molecules = float(len(hidden_B))
+        counts = {"token": float(masked_BA.sum()), **dict.fromkeys(("coordinate", "distance"), float(len(hidden_B)))}
         return DenoiseSample(
             input=ModelInput(
                 token_BA=torch.from_numpy(token_BA),
@@ -109,7 +151,7 @@ class DenoiseObjective:
                 hidden_B=torch.from_numpy(hidden_B),
                 coordinates_BA3=torch.from_numpy(noised_BA3),
             ),
-            counts={"token": float(masked_BA.sum()), "coordinate": molecules, "distance": molecules},
+            counts={name: counts[name] for name in self.weights},
             molecule_B=torch.from_numpy(keys.molecule_B),
             num_atoms=int(batch.num_atoms_B.sum()),
             masked_BA=torch.from_numpy(masked_BA),
@@ -117,41 +159,52 @@ class DenoiseObjective:
             clean_BA3=torch.from_numpy(clean_BA3),
         )
 
-    def build_model(self, config: ModelConfig) -> nn.Module:
-        """Return the backbone with token and coordinate heads."""
-        return DenoiseModel(config)
-
-
-class DenoiseModel(nn.Module):
-    """Backbone, token head and coordinate head; scores a ``DenoiseSample``."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.backbone = TwoTrackBackbone(config)
-        self.token_head = TokenHead(config)
-        self.coordinate_head = CoordinateHead(config)
-
-    def forward(self, sample: DenoiseSample) -> dict[str, Tensor]:
+    def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
         """Return the sum of each term over the micro-batch, fp32 scalars.
 
         token: cross-entropy (nats) over masked tokens. coordinate: L1 over xyz, mean over its atoms (Å), summed
-        over molecules. distance: L1 mean over a molecule's n² pairs (Å), summed over molecules.
+        over molecules; for ``noise`` see ``noise_loss``. distance: L1 mean over a molecule's n² pairs (Å), summed over
+        molecules.
         """
-        representation = self.backbone(sample.input)
-        logits_MV = self.token_head(representation.atom_BND[:, 1:][sample.masked_BA])
-        target_M = sample.atomic_number_BA[sample.masked_BA].long()
-        predicted_BA3 = self.coordinate_head(representation, sample.input.coordinates_BA3)
-        valid_BA = sample.input.valid_BA
-        return {
-            "token": F.cross_entropy(logits_MV.float(), target_M, reduction="sum"),
-            "coordinate": coordinate_loss(predicted_BA3, sample.clean_BA3, valid_BA),
-            "distance": distance_loss(predicted_BA3, sample.clean_BA3, valid_BA),
-        }
+        assert isinstance(sample, DenoiseSample)
+        representation = model.backbone(sample.input)
+        sums: dict[str, Tensor] = {}
+        if self.config.masks:
+            logits_MV = model.token_head(representation.atom_BND[:, 1:][sample.masked_BA])
+            target_M = sample.atomic_number_BA[sample.masked_BA].long()
+            sums["token"] = F.cross_entropy(logits_MV.float(), target_M, reduction="sum")
+        if self.config.moves:
+            shown_BA3, clean_BA3, valid_BA = sample.input.coordinates_BA3, sample.clean_BA3, sample.input.valid_BA
+            predicted_BA3 = model.coordinate_head(representation, shown_BA3)
+            if self.config.predict == "noise":
+                sums["coordinate"] = noise_loss(predicted_BA3, clean_BA3, valid_BA, self.config.noise_std)
+            else:
+                sums["coordinate"] = coordinate_loss(predicted_BA3, clean_BA3, valid_BA)
+                sums["distance"] = distance_loss(predicted_BA3, clean_BA3, valid_BA)
+        return sums
+
+
+class DenoiseModel(PretrainingModel):
+    """The model of Uni-Mol2, as in the released files: both heads, scored by the paper's terms."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, DenoiseObjective(DenoiseConfig()))
 
 
 def coordinate_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor) -> Tensor:
     """Return Σ over molecules of the mean over atoms of Σ_xyz |predicted − clean|, Å."""
     error_BA = (predicted_BA3 - clean_BA3).abs().sum(-1) * valid_BA
+    return (error_BA.sum(1) / valid_BA.sum(1)).sum()
+
+
+def noise_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor, std: float) -> Tensor:
+    """Return Σ over molecules of the mean over atoms and axes of |ε̂ − ε|²; 1 for who predicts no noise at all.
+
+    The head moves atoms from r̃ = r + σε to where it takes them from, so its displacement is −σε̂, and ε̂ − ε =
+    (clean − predicted)/σ. A head that only sees relative positions can not know how far the molecule moved as a
+    whole: of a molecule of n atoms, 1/n of the error always stays.
+    """
+    error_BA = ((clean_BA3 - predicted_BA3) / std).square().mean(-1) * valid_BA
     return (error_BA.sum(1) / valid_BA.sum(1)).sum()
 
 

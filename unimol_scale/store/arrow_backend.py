@@ -204,6 +204,11 @@ class ArrowShard:
         """Conformers of each molecule, int32 [R]."""
         return np.diff(self._views.conformer_offsets)
 
+    def sizes(self, rows: Int64) -> tuple[Int32, Int32]:
+        """Return the atoms and the conformers of the molecules ``rows`` [B]."""
+        atoms, conformers = self._views.atom_offsets, self._views.conformer_offsets
+        return atoms[rows + 1] - atoms[rows], conformers[rows + 1] - conformers[rows]
+
     def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
         """Return views that contain the molecules ``rows``, and where in them they stand."""
         return self._views, rows

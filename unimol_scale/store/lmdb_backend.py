@@ -65,6 +65,10 @@ class LmdbShard:
             raise StoreError(f"{self._path} is damaged: {error}") from error
         return values
 
+    def sizes(self, rows: Int64) -> tuple[Int32, Int32]:
+        """Return the atoms and the conformers of the molecules ``rows`` [B]."""
+        return self.num_atoms[rows], self.num_conformers[rows]
+
     def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
         """Decode the blocks that hold the molecules ``rows``; return their columns and where in them they stand."""
         numbers, block_of_row = np.unique(rows // self._block_rows, return_inverse=True)

@@ -37,6 +37,7 @@ from unimol_scale.store.schema import (
     Layout,
     MoleculeColumns,
 )
+from unimol_scale.store.source import LocalShards, ShardSource
 
 TEMPORARY_SUFFIX = ".tmp"
 BACKENDS: dict[Backend, Any] = {"arrow": arrow_backend, "lmdb": lmdb_backend}
@@ -53,6 +54,9 @@ class Shard(Protocol):
     @property
     def num_conformers(self) -> Int32:
         """Conformers of each molecule, int32 [R]."""
+
+    def sizes(self, rows: Int64) -> tuple[Int32, Int32]:
+        """Return the atoms and the conformers of the molecules ``rows`` [B]."""
 
     def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
         """Return columns that contain the molecules ``rows``, and where in them they stand."""
@@ -75,19 +79,23 @@ class StoreSplit:
     """The molecules of one split, numbered from 0 in store order. Safe to pickle: files are reopened in each process.
 
     Args:
-        path: the store.
+        source: of the files.
         entry: the split's shards.
         backend: format of the shards.
         layout: of the records.
+
+    Attributes:
+        entry: the split's shards.
     """
 
-    def __init__(self, path: Path, entry: SplitEntry, backend: Backend, layout: Layout) -> None:
-        self._path = path
-        self._entry = entry
+    def __init__(self, source: ShardSource, entry: SplitEntry, backend: Backend, layout: Layout) -> None:
+        self._source = source
+        self.entry = entry
         self._backend: Backend = backend
         self._layout = layout
         # First row of each shard, and the row after the last.
         self._bounds: Int64 = np.cumsum([0, *(shard.rows for shard in entry.shards)], dtype=np.int64)
+        # Those used last come last.
         self._open: dict[int, Shard] = {}
         self._owner = os.getpid()
 
@@ -100,15 +108,18 @@ class StoreSplit:
     def _shard(self, number: int) -> Shard:
         if self._owner != os.getpid():  # an LMDB environment must not cross a fork
             self._open, self._owner = {}, os.getpid()
-        if number not in self._open:
-            entry = self._entry.shards[number]
-            file = self._path / entry.file
-            size = file.stat().st_size if file.is_file() else None
-            if size != entry.bytes:
-                found = "is missing" if size is None else f"has {size} bytes instead of {entry.bytes}"
-                raise StoreError(f"shard {file} {found}; rebuild the store (unimol-scale store verify checks the rest)")
-            self._open[number] = open_shard(file, self._backend, self._layout)
-        return self._open[number]
+        shard = self._open.pop(number, None)
+        if shard is None:
+            while len(self._open) >= self._source.max_open:
+                self._open.pop(next(iter(self._open))).close()
+            with self._source.holding(self.entry.shards[number]) as file:
+                shard = open_shard(file, self._backend, self._layout)
+        self._open[number] = shard
+        return shard
+
+    def prefetch(self, numbers: Iterable[int]) -> None:
+        """Tell the source which shards are needed next, in that order."""
+        self._source.prefetch([self.entry.shards[number] for number in numbers])
 
     @property
     def num_atoms(self) -> Int32:
@@ -121,18 +132,29 @@ class StoreSplit:
         return self._collect(lambda shard: shard.num_conformers)
 
     def _collect(self, column: Callable[[Shard], Int32]) -> Int32:
-        parts = [column(self._shard(number)) for number in range(len(self._entry.shards))]
+        parts = [column(self._shard(number)) for number in range(len(self.entry.shards))]
         return np.concatenate([np.zeros(0, np.int32), *parts])
 
-    def _locate(self, indices: Int64) -> Iterator[tuple[Int64, ColumnViews, Int64]]:
-        """Yield for each shard concerned: positions in ``indices``, its columns, and the rows in those columns."""
+    def sizes(self, indices: Int64) -> tuple[Int32, Int32]:
+        """Return the atoms and the conformers of the molecules ``indices`` [B], both int32 [B]; opens their shards."""
+        num_atoms, num_conformers = (np.empty(len(indices), np.int32) for _ in range(2))
+        for positions, shard, rows in self._by_shard(indices):
+            num_atoms[positions], num_conformers[positions] = shard.sizes(rows)
+        return num_atoms, num_conformers
+
+    def _by_shard(self, indices: Int64) -> Iterator[tuple[Int64, Shard, Int64]]:
+        """Yield for each shard concerned: positions in ``indices``, the shard, and its rows."""
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"molecule indices must be in [0, {len(self)}), got {indices.min()}…{indices.max()}")
         numbers = np.searchsorted(self._bounds, indices, side="right") - 1
         for number in np.unique(numbers).tolist():
             positions = np.flatnonzero(numbers == number)
-            views, rows = self._shard(number).views(indices[positions] - self._bounds[number])
-            yield positions, views, rows
+            yield positions, self._shard(number), indices[positions] - self._bounds[number]
+
+    def _locate(self, indices: Int64) -> Iterator[tuple[Int64, ColumnViews, Int64]]:
+        """Yield for each shard concerned: positions in ``indices``, columns, and the rows in those columns."""
+        for positions, shard, rows in self._by_shard(indices):
+            yield positions, *shard.views(rows)
 
     def gather(self, indices: Int64, conformers: Int64 | None = None) -> MoleculeColumns:
         """Return molecules in the order asked for.
@@ -178,7 +200,7 @@ class StoreSplit:
     def column(self, name: str) -> pa.ChunkedArray:
         """Return one whole column of the split, such as "scaffold", in store order. Reads every record of LMDB."""
         chunks = []
-        for number, entry in enumerate(self._entry.shards):
+        for number, entry in enumerate(self.entry.shards):
             views, _ = self._shard(number).views(np.arange(entry.rows))
             chunks.append(views.batch[name])
         return pa.chunked_array(chunks)
@@ -188,13 +210,19 @@ class Store:
     """A finished store. Open one with ``open_store``.
 
     Attributes:
-        path: its directory.
+        path: its directory; of a remote store, that of its cache.
+        location: its directory or URL, to be named in messages.
         manifest: what is in it.
         manifest_sha256: hash of ``manifest.json``; it names the data of a run, since it covers every shard's hash.
+
+    Args:
+        source: of its files; None: the directory.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, text: str) -> None:
+    def __init__(self, path: Path, manifest: Manifest, text: str, source: ShardSource | None = None) -> None:
         self.path = path
+        self._source = source or LocalShards(path)
+        self.location = str(path) if source is None else source.location
         self.manifest = manifest
         self.manifest_sha256 = hashlib.sha256(text.encode()).hexdigest()
 
@@ -207,7 +235,7 @@ class Store:
         if name not in self.manifest.splits:
             raise StoreError(f"the store at {self.path} has no split {name!r}; {nearest(name, self.manifest.splits)}")
         manifest = self.manifest
-        return StoreSplit(self.path, manifest.splits[name], manifest.backend, manifest.layout)
+        return StoreSplit(self._source, manifest.splits[name], manifest.backend, manifest.layout)
 
 
 def open_store(path: Path | str) -> Store:

@@ -163,8 +163,9 @@ def test_a_weights_file_of_another_kind_is_refused(saved):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.update(format_version=2), "format_version 2 is not 1"),
-        (lambda t: t.update(objective="blend"), "objective 'blend'"),
+        (lambda t: t.update(format_version=1), "format_version 1 is not 2"),
+        (lambda t: t["heads"].pop("token"), "lacks heads.token"),
+        (lambda t: t["heads"].update(token=False), "first is 'token_head"),
         (lambda t: t["model"].pop("normalize_by"), "lacks model.normalize_by"),
         (lambda t: t["model"].update(layerz=2), "unknown key 'layerz'; did you mean 'layers'"),
         (lambda t: t["model"].update(heads=3), "must be a multiple of model.heads 3"),

@@ -1,0 +1,186 @@
+"""How a global batch is cut into micro-batches, and which rank runs which: pure arithmetic on sizes. NumPy only.
+
+A micro-batch of molecules padded to its largest costs count · (largest + 1)² pairs, virtual node included. Shapes: G
+molecules of the batch, C places where the sorted batch may be cut.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unimol_scale.errors import ConfigError
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Float64 = npt.NDArray[np.float64]
+Bounds = list[tuple[int, int]]
+
+# Cuts are searched among about so many places, a few milliseconds' work.
+_PLACES = 128
+# A batch cut into more than this has micro-batches of nearly one size each, and nothing is left to gain.
+_MOST_SEARCHED = 128
+# Limits of one micro-batch's cost, as multiples of the lowest possible, among which several ranks take the best: a low
+# one keeps the ranks equally busy, a high one pads less.
+_LIMITS = (1.0, 1.1, 1.25, 1.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatchPlan:
+    """How a global batch is cut: ``members[m]`` are positions in the batch; micro-batch m runs on rank m % ranks.
+
+    Every rank runs the same number of micro-batches, or ZeRO-3 would hang. A batch that does not divide among the ranks
+    leaves some with one too few; these run a filler whose result does not count. Training batches always divide.
+
+    Attributes:
+        members: micro-batches; those that run at the same time are of neighbouring cost, costlier ones come later.
+        world_size: number of ranks.
+    """
+
+    members: tuple[Int64, ...]
+    world_size: int
+
+    @property
+    def per_rank(self) -> int:
+        """Micro-batches that every rank runs."""
+        return -(-len(self.members) // self.world_size)
+
+    def num_counted(self, rank: int) -> int:
+        """Return how many of a rank's micro-batches count; the rest are fillers."""
+        return len(self.members[rank :: self.world_size])
+
+    def of_rank(self, rank: int) -> tuple[Int64, ...]:
+        """Return the micro-batches of one rank, in the order they run, fillers last."""
+        share = self.members[rank :: self.world_size]
+        return share + self.members[:1] * (self.per_rank - len(share))
+
+
+def pair_cost(num_atoms: Int32, count: int) -> int:
+    """Return the padded pairs Σ(n+1)² of ``count`` molecules padded to the largest of ``num_atoms``."""
+    return count * (int(num_atoms.max()) + 1) ** 2
+
+
+def check_budget(largest: int, max_pairs: int) -> None:
+    """Refuse a budget that does not hold one molecule of ``largest`` atoms.
+
+    Raises:
+        ConfigError: names both.
+    """
+    if (largest + 1) ** 2 > max_pairs:
+        raise ConfigError(
+            f"a molecule of {largest} atoms needs {(largest + 1) ** 2} pairs, more than data.max_pairs {max_pairs}; "
+            "raise data.max_pairs or build the store with fewer atoms a molecule"
+        )
+
+
+def plan_micro_batches(num_atoms: Int32, world_size: int, max_pairs: int) -> MicroBatchPlan:
+    """Cut a global batch into micro-batches under a budget so that the ranks together spend the fewest pairs.
+
+    The batch is sorted by size and cut into the least number of micro-batches that fits the budget and divides among
+    the ranks. Ranks wait for one another, so what a cut costs is, for each turn, the costliest of the micro-batches
+    that run at the same time: padding and waiting in one number.
+
+    Args:
+        num_atoms: [G] atoms of each molecule.
+        world_size: ranks.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included.
+
+    Raises:
+        ConfigError: the largest molecule alone exceeds the budget.
+    """
+    check_budget(int(num_atoms.max()), max_pairs)
+    order = np.argsort(num_atoms, kind="stable").astype(np.int64)
+    cost_G = (num_atoms[order].astype(np.int64) + 1) ** 2
+    wanted = min(-(-len(_fill(cost_G, max_pairs)) // world_size) * world_size, len(order))
+    lowest, bounds = _even(cost_G, wanted, max_pairs)
+    if wanted <= _MOST_SEARCHED:
+        limits = {max_pairs} if world_size == 1 else {min(int(lowest * f), max_pairs) for f in _LIMITS} | {max_pairs}
+        found = _cheapest(cost_G, bounds, sorted(limits))
+        bounds = min([bounds, *found], key=lambda cut: _time(cut, cost_G, world_size))
+    bounds = sorted(bounds, key=lambda bound: _cost(bound, cost_G))
+    # Every other turn is dealt backwards, so that no rank gets the costlier one each time.
+    dealt = [
+        bound
+        for turn, start in enumerate(range(0, len(bounds), world_size))
+        for bound in bounds[start : start + world_size][:: -1 if turn % 2 else 1]
+    ]
+    return MicroBatchPlan(members=tuple(order[a:b] for a, b in dealt), world_size=world_size)
+
+
+def _cost(bound: tuple[int, int], cost_G: Int64) -> int:
+    return int((bound[1] - bound[0]) * cost_G[bound[1] - 1])
+
+
+def _time(bounds: Bounds, cost_G: Int64, world_size: int) -> int:
+    """Return Σ over turns of the costliest micro-batch of the turn."""
+    costs = sorted((_cost(bound, cost_G) for bound in bounds), reverse=True)
+    return sum(costs[::world_size])
+
+
+def _even(cost_G: Int64, wanted: int, max_pairs: int) -> tuple[int, Bounds]:
+    """Return the lowest limit under which ``wanted`` micro-batches suffice, and a cut under it into that many."""
+    low, high = int(cost_G[-1]), max_pairs
+    while low < high:
+        middle = (low + high) // 2
+        if len(_fill(cost_G, middle)) <= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    bounds = _fill(cost_G, low)
+    while len(bounds) < wanted:
+        bounds = _split_costliest(bounds, cost_G)
+    return low, bounds
+
+
+def _fill(cost_G: Int64, limit: int) -> Bounds:
+    """Cut the sorted molecules from the largest down, each micro-batch as full as the limit lets it be."""
+    bounds = []
+    end = len(cost_G)
+    while end > 0:
+        start = max(0, end - int(limit // cost_G[end - 1]))
+        bounds.append((start, end))
+        end = start
+    return bounds[::-1]
+
+
+def _split_costliest(bounds: Bounds, cost_G: Int64) -> Bounds:
+    """Halve the micro-batch of the largest cost that has more than one molecule."""
+    worst = max(
+        (i for i, (a, b) in enumerate(bounds) if b - a > 1),
+        key=lambda i: _cost(bounds[i], cost_G),
+    )
+    a, b = bounds[worst]
+    middle = (a + b) // 2
+    return [*bounds[:worst], (a, middle), (middle, b), *bounds[worst + 1 :]]
+
+
+def _cheapest(cost_G: Int64, known: Bounds, limits: list[int]) -> list[Bounds]:
+    """Return for each limit the cut of least total cost into as many micro-batches as ``known``, which obeys them all.
+
+    Dynamic programming over places: where the size changes (without a limit the best cut lies there), at equal
+    distances, and where ``known`` cuts.
+    """
+    changes = np.flatnonzero(np.diff(cost_G)) + 1
+    even = np.arange(0, len(cost_G), max(1, len(cost_G) // _PLACES))
+    place_C = np.unique(np.concatenate([[0, len(cost_G)], changes, even, [end for _, end in known]])).astype(np.int64)
+    each_C = cost_G[place_C - 1].astype(np.float64)
+    # From place i to place j.
+    cost_CC = (place_C[None, :] - place_C[:, None]) * each_C[None, :]
+    cost_CC[place_C[None, :] <= place_C[:, None]] = np.inf
+    columns = np.arange(len(place_C))
+    cuts = []
+    for limit in limits:
+        allowed_CC = np.where(cost_CC <= limit, cost_CC, np.inf)
+        best_C = np.where(columns == 0, 0.0, np.inf)
+        came_from = []
+        for _ in known:
+            reached_CC = best_C[:, None] + allowed_CC
+            came_from.append(reached_CC.argmin(axis=0))
+            best_C = reached_CC[came_from[-1], columns]
+        assert np.isfinite(best_C[-1]), "the known cut obeys the limit"
+        bounds, end = [], len(place_C) - 1
+        for previous in reversed(came_from):
+            bounds.append((int(place_C[previous[end]]), int(place_C[end])))
+            end = int(previous[end])
+        cuts.append(bounds[::-1])
+    return cuts

@@ -1,0 +1,99 @@
+"""What is to be predicted of a pair of atoms: path length and the bonds along a shortest path, as classes. NumPy only.
+
+Source: MoleBlend (arXiv 2307.06235) and its public code. Everything is vectorised over the batch; RDKit is not touched.
+Shapes: B molecules, A atoms (padded), S = 5 hops.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from unimol_scale.data import vocabulary as vocab
+from unimol_scale.store.schema import BOND_VOCABULARIES
+
+Bool = npt.NDArray[np.bool_]
+UInt8 = npt.NDArray[np.uint8]
+Int8 = npt.NDArray[np.int8]
+Int16 = npt.NDArray[np.int16]
+
+NO_CLASS = -1
+
+# The four bond types have a class each; a bond of any other kind (dative, zero order, …) has none and its hop is not
+# predicted. Same side (cis) and opposite side (trans) are one class each, however the sides were named; a double bond
+# that may be either is as good as one without stereo.
+_TYPE_CLASS = {"SINGLE": 0, "DOUBLE": 1, "TRIPLE": 2, "AROMATIC": 3}
+_STEREO_CLASS = {"NONE": 0, "ANY": 0, "Z": 1, "CIS": 1, "E": 2, "TRANS": 2}
+
+
+def _bond_classes() -> Int8:
+    """Return the table [6, 7, 3] from stored codes plus one (zero where no bond) to the 24 classes."""
+    types, stereos, conjugated = BOND_VOCABULARIES.values()
+    table = np.full((len(types) + 1, len(stereos) + 1, len(conjugated) + 1), NO_CLASS, dtype=np.int8)
+    for i, kind in enumerate(types):
+        for j, stereo in enumerate(stereos):
+            for k in range(len(conjugated)):
+                if kind in _TYPE_CLASS:
+                    table[i + 1, j + 1, k + 1] = (_TYPE_CLASS[kind] * 3 + _STEREO_CLASS[stereo]) * 2 + k
+    return table
+
+
+BOND_CLASSES = _bond_classes()
+assert BOND_CLASSES.max() + 1 == vocab.NUM_EDGE_CLASSES
+
+
+def path_classes(path_BAA: Int16, valid_BA: Bool) -> Int8:
+    """Return the class of each pair's path, int8 [B, A, A]: lengths 1 to 10 are 0 to 9, all longer ones 10.
+
+    The diagonal, pairs without a path and padding have ``NO_CLASS``. (The paper's last class ends at 19 bonds; here it
+    has no end, so that long molecules are not left out.)
+    """
+    class_BAA = np.minimum(path_BAA, vocab.NUM_PATH_CLASSES).astype(np.int8) - np.int8(1)
+    class_BAA[(path_BAA == vocab.PATH_UNREACHABLE) | ~different_atoms(valid_BA)] = NO_CLASS
+    return class_BAA
+
+
+def edge_classes(bond_features_BAA3: UInt8, path_BAA: Int16) -> Int8:
+    """Return the classes of the first five bonds on the way from i to j, int8 [B, A, A, S].
+
+    The way is one shortest path: at every atom it goes on to the neighbour of lowest index that is closer to the end.
+    Hops behind the end, pairs without a path, the diagonal and padding have ``NO_CLASS``.
+    """
+    B, A, _ = path_BAA.shape
+    next_BAA, first_BAA = _first_hops(bond_features_BAA3, path_BAA)
+    # At j the way to j stays where it is, on a bond without class: nothing behind the end needs a mask.
+    place_BAA = np.arange(B * A * A).reshape(B, A, A)
+    start_BAA = place_BAA - np.arange(A)[:, None] * A  # (b, 0, j): where the rows of molecule b begin
+    step = (start_BAA + next_BAA * np.intp(A)).ravel()
+    first = first_BAA.ravel()
+    classes_SR = np.empty((vocab.NUM_HOPS, first.size), dtype=np.int8)
+    place = place_BAA.ravel()
+    for hop in range(vocab.NUM_HOPS):
+        first.take(place, out=classes_SR[hop])
+        if hop + 1 < vocab.NUM_HOPS:
+            place = step.take(place)
+    return classes_SR.T.reshape(B, A, A, vocab.NUM_HOPS)
+
+
+def _first_hops(bond_features_BAA3: UInt8, path_BAA: Int16) -> tuple[Int16, Int8]:
+    """Return where the way from i to j goes first, int16 [B, A, A], i itself if nowhere, and that bond's class."""
+    B, A, _ = path_BAA.shape
+    b_E, i_E, k_E = bond_features_BAA3[..., 0].nonzero()  # both directions, ordered by molecule, atom, neighbour
+    class_E = BOND_CLASSES[tuple(np.moveaxis(bond_features_BAA3[b_E, i_E, k_E], -1, 0))]
+    row_E = b_E * A + i_E
+    # The n-th neighbour of every atom that has so many, from the last to the first: the lowest index is written last.
+    number_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)
+    path_RA = path_BAA.reshape(B * A, A)
+    next_RA = np.broadcast_to(np.arange(A, dtype=np.int16)[:, None], (B, A, A)).reshape(B * A, A).copy()
+    first_RA = np.full((B * A, A), NO_CLASS, dtype=np.int8)
+    for number in range(int(number_E.max(initial=-1)), -1, -1):
+        at_E = number_E == number
+        row_e = row_E[at_E]
+        closer_eA = path_RA[b_E[at_E] * A + k_E[at_E]] == path_RA[row_e] - 1
+        next_RA[row_e] = np.where(closer_eA, k_E[at_E, None].astype(np.int16), next_RA[row_e])
+        first_RA[row_e] = np.where(closer_eA, class_E[at_E, None], first_RA[row_e])
+    return next_RA.reshape(B, A, A), first_RA.reshape(B, A, A)
+
+
+def different_atoms(valid_BA: Bool) -> Bool:
+    """Return where there are two different real atoms, bool [B, A, A]."""
+    pairs: Bool = valid_BA[:, :, None] & valid_BA[:, None, :] & ~np.eye(valid_BA.shape[1], dtype=bool)
+    return pairs

@@ -1,0 +1,281 @@
+"""The blending objective of MoleBlend on the two-track backbone: a pair shows one relation, all are predicted.
+
+Source: MoleBlend (arXiv 2307.06235) and its public code. For every pair of atoms one relation is drawn from {path,
+edge, 3D}, and only its embedding enters the pair track; path length, edge types along the path and distance are then
+predicted of every pair from an outer product of its atoms. Noisy nodes: the input geometry is noised, the distances to
+predict are the clean ones, and the noise itself is a further target.
+
+What keeps the hidden relations out of the input:
+
+* Pair track: the embeddings of what is not shown are exact zeros that pass no gradient (``ModelInput.shown_BAA``).
+  "No bond" is said only where the edge is shown, since it is that relation's value.
+* Atoms: the degree, and the features that count or describe an atom's bonds (chirality, degree, hydrogens,
+  hybridisation, aromatic, in a ring) are sums over relations of which most are hidden, so they are hidden too. Element,
+  charge and radicals are the atom's own. The paper shows all of them (``atom_features: all``, ``show_degree: true``).
+  Its public code also feeds sums of an atom's distances; this model has no such feature.
+* Coordinates are read by the distance kernel, gated as above, and by the head of the noise, which sees r_j − r_i only
+  where 3D is shown and predicts nothing else.
+* The virtual node and its pairs have the same embedding in every molecule; the number of atoms is no relation.
+* The diagonal draws like any pair: its three relations are the same in every molecule, and none is predicted.
+
+A difference to the paper: the edge relation that is shown is the direct bond or that there is none, as the backbone
+embeds it; what is predicted are the bonds along the path. Shapes: B molecules, A atoms (padded), S = 5 hops.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimol_scale.data import corrupt
+from unimol_scale.data import vocabulary as vocab
+from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.relations import NO_CLASS, different_atoms, edge_classes, path_classes
+from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.errors import ConfigError
+from unimol_scale.model.accounting import Heads
+from unimol_scale.model.encodings import SHOWN_DISTANCE, SHOWN_EDGE, SHOWN_PATH, ModelInput, pairwise_distances
+from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.presets import ModelConfig
+from unimol_scale.objectives.base import Objective, Sample
+from unimol_scale.store.schema import ATOM_VOCABULARIES
+
+RATIO_TOLERANCE = 1e-6
+# In the order of ``ratio``.
+RELATIONS = {"path": SHOWN_PATH, "edge": SHOWN_EDGE, "distance": SHOWN_DISTANCE}
+OWN_FEATURES = ("formal_charge", "radical_electrons")
+BONDING_FEATURES = [k for k, name in enumerate(ATOM_VOCABULARIES) if name not in OWN_FEATURES]
+# Å, a tenth of the usual noise. A shorter prediction has less of a direction: the cosine of a zero vector, which is
+# what the coordinate head starts with, has no slope.
+DIRECTION_LENGTH = 0.02
+# Å; a shift below this is rounding, for example of a molecule of one atom after alignment.
+NO_NOISE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendConfig:
+    """Settings of the blending objective; the defaults are the paper's, but for what the module's text says is hidden.
+
+    What has no weight is not predicted, and its head not built. Where 3D is never shown there is no noise to predict.
+
+    Attributes:
+        ratio: probabilities that a pair shows its path, its edge, its distance; they sum to one. ``[1, 0, 0]`` and the
+            like show a single view.
+        mask_fraction: of the pairs, which show nothing at all; with a single view, plain masking of that view.
+        symmetric: whether (i, j) and (j, i) show the same relation; the paper draws for each.
+        show_degree: whether an atom's number of bonds is shown.
+        atom_features: ``own`` shows charge and radicals, ``all`` also those that describe an atom's bonds.
+        noise_std: of the Gaussian noise on every input coordinate, Å; the noised geometry is aligned onto the clean
+            one, since no distance can tell how a molecule as a whole was moved.
+        path_weight: of the cross-entropy over path lengths.
+        edge_weight: of the cross-entropy over edge types.
+        distance_weight: of the loss over clean distances.
+        noise_weight: of 1 − cosine between the noise and its prediction; 0: not predicted (the input stays noised).
+        distance_loss: ``l1``, |error| in Å, or ``smooth_l1``, quadratic below 1 Å.
+    """
+
+    ratio: tuple[float, ...] = (0.2, 0.2, 0.6)
+    mask_fraction: float = 0.0
+    symmetric: bool = True
+    show_degree: bool = False
+    atom_features: Literal["own", "all"] = "own"
+    noise_std: float = 0.2
+    path_weight: float = 0.1
+    edge_weight: float = 0.1
+    distance_weight: float = 0.5
+    noise_weight: float = 6.0
+    distance_loss: Literal["l1", "smooth_l1"] = "l1"
+
+    def __post_init__(self) -> None:
+        shown = ", ".join(f"{p:g}" for p in self.ratio)
+        if len(self.ratio) != len(RELATIONS) or not all(p >= 0.0 for p in self.ratio):
+            raise ConfigError(f"blend.ratio must be three probabilities, of path, edge and distance, got [{shown}]")
+        if not abs(sum(self.ratio) - 1.0) <= RATIO_TOLERANCE:
+            raise ConfigError(f"blend.ratio [{shown}] must sum to 1, its sum is {sum(self.ratio):.8g}")
+        if not 0.0 <= self.mask_fraction <= 1.0:
+            raise ConfigError(f"blend.mask_fraction must be in [0, 1], got {self.mask_fraction}")
+        for name in ("noise_std", "path_weight", "edge_weight", "distance_weight", "noise_weight"):
+            if not getattr(self, name) >= 0.0:
+                raise ConfigError(f"blend.{name} must not be negative, got {getattr(self, name)}")
+        if self.noise_weight and not self.noise_std:
+            raise ConfigError("blend.noise_weight is positive, so blend.noise_std must be; 0 turns both off")
+        if not (self.relations or self.predicts_noise):
+            raise ConfigError("blend: nothing to predict; at least one of the loss weights must be positive")
+
+    @property
+    def shown(self) -> tuple[float, ...]:
+        """Probability that a pair shows its path, its edge, its distance."""
+        return tuple(p * (1.0 - self.mask_fraction) for p in self.ratio)
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """The relations that are predicted."""
+        return tuple(name for name in RELATIONS if getattr(self, f"{name}_weight") > 0.0)
+
+    @property
+    def predicts_noise(self) -> bool:
+        """Whether the noise is predicted: some of it must be visible."""
+        return self.noise_weight > 0.0 and self.shown[2] > 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendSample(Sample):
+    """A blended micro-batch with its targets.
+
+    Attributes:
+        path_BAA: int8, class of each pair's path length, ``NO_CLASS`` where there is none.
+        edge_BAAS: int8, class of each hop along each pair's path, ``NO_CLASS`` behind its end.
+        clean_BA3: float32, Å, the geometry before noise.
+        noised_BA: bool, atoms whose noise is to be predicted: another atom is shown to them in 3D.
+    """
+
+    path_BAA: Tensor
+    edge_BAAS: Tensor
+    clean_BA3: Tensor
+    noised_BA: Tensor
+
+
+class BlendObjective(Objective):
+    """Path, edge and distance of every pair, and the noise of the atoms.
+
+    The metrics ``hidden_…`` are the same terms over the pairs that do not show that relation.
+    """
+
+    def __init__(self, config: BlendConfig) -> None:
+        self.config = config
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Loss term or metric → weight."""
+        config = self.config
+        weights = {name: getattr(config, f"{name}_weight") for name in config.relations}
+        if config.predicts_noise:
+            weights["noise"] = config.noise_weight
+        return weights | {f"hidden_{name}": 0.0 for name in self._sometimes_hidden}
+
+    @property
+    def heads(self) -> Heads:
+        """Relation heads, and the coordinate head if there is noise to predict."""
+        return Heads(coordinate=self.config.predicts_noise, relations=self.config.relations)
+
+    @property
+    def _sometimes_hidden(self) -> tuple[str, ...]:
+        shown = dict(zip(RELATIONS, self.config.shown, strict=True))
+        return tuple(name for name in self.config.relations if shown[name] < 1.0)
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse a model that can not see what is to be shown.
+
+        Raises:
+            ConfigError: distances are shown to a model without geometry.
+        """
+        if self.config.shown[2] > 0.0 and not config.geometry:
+            raise ConfigError(
+                "blend.ratio shows distances and model.geometry is false; set model.geometry=true or "
+                "a ratio without them, such as objective.blend.ratio=[0.5,0.5,0]"
+            )
+
+    def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> BlendSample:
+        """Draw what each pair shows, hide what describes an atom's bonds, and noise the geometry."""
+        config, valid_BA = self.config, batch.valid_BA
+        bits = np.array([*RELATIONS.values(), 0], dtype=np.uint8)
+        probabilities = (*config.shown, config.mask_fraction)
+        drawn_BAA = corrupt.draw_relations(keys, valid_BA.shape[1], probabilities, symmetric=config.symmetric)
+        shown_BAA = bits[drawn_BAA]
+        clean_BA3 = batch.coordinates_BA3
+        noised_BA3 = corrupt.align(corrupt.add_noise(keys, clean_BA3, valid_BA, config.noise_std), clean_BA3, valid_BA)
+        features_BA8 = batch.atom_features_BA8
+        if config.atom_features == "own":
+            features_BA8 = features_BA8.copy()
+            features_BA8[..., BONDING_FEATURES] = vocab.RAW_HIDDEN
+        degree_BA = batch.degree_BA if config.show_degree else np.full_like(batch.degree_BA, vocab.RAW_HIDDEN)
+        pairs_BAA = different_atoms(valid_BA)
+        in_space_BAA = ((shown_BAA & SHOWN_DISTANCE) > 0) & pairs_BAA
+        noised_BA = in_space_BAA.any(axis=2) & (np.abs(noised_BA3 - clean_BA3).max(axis=2) > NO_NOISE)
+        path_BAA = path_classes(batch.path_BAA, valid_BA)
+        edge_BAAS = edge_classes(batch.bond_features_BAA3, batch.path_BAA)
+        targets_BAA = {
+            "path": path_BAA != NO_CLASS,
+            "edge": (edge_BAAS != NO_CLASS).sum(axis=3),
+            "distance": pairs_BAA,
+        }
+        known_BAA = shown_BAA | shown_BAA.transpose(0, 2, 1)
+        counts = {"noise": float(noised_BA.sum())}
+        for name, target_BAA in targets_BAA.items():
+            counts[name] = float(target_BAA.sum())
+            counts[f"hidden_{name}"] = float((target_BAA * ((known_BAA & RELATIONS[name]) == 0)).sum())
+        return BlendSample(
+            input=ModelInput(
+                token_BA=torch.from_numpy(batch.atomic_number_BA),
+                atom_features_BA8=torch.from_numpy(features_BA8),
+                degree_BA=torch.from_numpy(degree_BA),
+                bond_features_BAA3=torch.from_numpy(batch.bond_features_BAA3),
+                path_BAA=torch.from_numpy(batch.path_BAA),
+                hidden_B=torch.zeros(len(valid_BA), dtype=torch.bool),
+                coordinates_BA3=torch.from_numpy(noised_BA3),
+                shown_BAA=torch.from_numpy(shown_BAA),
+            ),
+            counts={name: counts[name] for name in self.weights},
+            molecule_B=torch.from_numpy(keys.molecule_B),
+            num_atoms=int(batch.num_atoms_B.sum()),
+            path_BAA=torch.from_numpy(path_BAA),
+            edge_BAAS=torch.from_numpy(edge_BAAS),
+            clean_BA3=torch.from_numpy(clean_BA3),
+            noised_BA=torch.from_numpy(noised_BA),
+        )
+
+    def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
+        """Return the sum of each term and metric over the micro-batch, fp32 scalars.
+
+        path, edge: cross-entropy (nats) over pairs, over hops. distance: over pairs, in both directions, Å for ``l1``.
+        noise: 1 − cosine, over atoms.
+        """
+        assert isinstance(sample, BlendSample)
+        representation = model.backbone(sample.input)
+        shown_BAA = sample.input.shown_BAA
+        assert shown_BAA is not None
+        known_BAA = shown_BAA | shown_BAA.transpose(1, 2)
+        sums: dict[str, Tensor] = {}
+        predicted = model.relation_heads(representation) if self.config.relations else {}
+        for name in self.config.relations:
+            error_BAA = self._errors(name, predicted[name], sample)
+            sums[name] = error_BAA.sum()
+            if name in self._sometimes_hidden:
+                sums[f"hidden_{name}"] = (error_BAA.detach() * ((known_BAA & RELATIONS[name]) == 0)).sum()
+        if self.config.predicts_noise:
+            noised_BA3 = sample.input.coordinates_BA3
+            seen_BAA = (shown_BAA & SHOWN_DISTANCE) > 0
+            shift_BA3 = model.coordinate_head(representation, noised_BA3, seen_BAA) - noised_BA3
+            # As in denoising, the head takes the noise back, so that one head serves both in a mixture.
+            sums["noise"] = direction_loss(shift_BA3, sample.clean_BA3 - noised_BA3, sample.noised_BA)
+        return sums
+
+    def _errors(self, name: str, predicted_BAAK: Tensor, sample: BlendSample) -> Tensor:
+        """Return the loss of one relation at each pair, zero where there is nothing to predict, [B, A, A]."""
+        if name == "path":
+            return _cross_entropy(predicted_BAAK, sample.path_BAA)
+        if name == "edge":
+            return _cross_entropy(predicted_BAAK.reshape(*sample.edge_BAAS.shape, -1), sample.edge_BAAS).sum(-1)
+        loss = F.l1_loss if self.config.distance_loss == "l1" else F.smooth_l1_loss
+        error_BAA = loss(predicted_BAAK.squeeze(-1), pairwise_distances(sample.clean_BA3), reduction="none")
+        valid_BA = sample.input.valid_BA
+        off_diagonal_AA = ~torch.eye(valid_BA.shape[1], dtype=torch.bool, device=valid_BA.device)
+        return error_BAA * (valid_BA[:, :, None] & valid_BA[:, None, :] & off_diagonal_AA)
+
+
+def direction_loss(predicted_BA3: Tensor, target_BA3: Tensor, chosen_BA: Tensor) -> Tensor:
+    """Return Σ over the chosen atoms of 1 − cosine, where predictions below ``DIRECTION_LENGTH`` count as shorter."""
+    length_BA = (predicted_BA3.square().sum(-1) + DIRECTION_LENGTH**2).sqrt()
+    target_length_BA = target_BA3.square().sum(-1).sqrt().clamp(min=NO_NOISE)
+    cosine_BA = (predicted_BA3 * target_BA3).sum(-1) / (length_BA * target_length_BA)
+    return ((1.0 - cosine_BA) * chosen_BA).sum()
+
+
+def _cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the cross-entropy over the last axis (nats), of the shape of ``classes``; zero at ``NO_CLASS``."""
+    flat = logits.reshape(-1, logits.shape[-1]).float()
+    return F.cross_entropy(flat, classes.flatten().long(), ignore_index=NO_CLASS, reduction="none").view(classes.shape)

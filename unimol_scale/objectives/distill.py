@@ -1,0 +1,173 @@
+"""The distilling objective of D&D: a student of the 2D graph learns what a frozen 3D teacher says of the atoms.
+
+Source: Denoise and Distill (papers' eq. 6 and 7), on the two-track backbone on both sides. The teacher sees the clean
+conformer and all features; its targets are made on the device, without gradients and outside of the training engine,
+before the student's forward pass. The student is a model without geometry; only its backbone is kept.
+
+Targets are layer-normalised by default. The teacher of the paper ends in a layer norm and this backbone in none: the
+scale of its atoms is an accident of depth and width, and all heads that it was trained with normalise it first. With
+it an error of 1 is that of a student that says zero, whatever the teacher. Shapes: B molecules, A atoms (padded),
+N = A + 1 nodes, D channels of the teacher.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.errors import ConfigError
+from unimol_scale.model.accounting import Heads, count_parameters, forward_flops
+from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.encodings import ModelInput
+from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.presets import ModelConfig
+from unimol_scale.objectives.base import Objective, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Settings of the distilling objective.
+
+    Attributes:
+        teacher: folder of a finished run, directory of a model, or file in the released format.
+        teacher_sha256: of the teacher's weights; filled in when it is found, and held against it when it is given.
+        target: ``node``, every atom of the teacher, or ``graph``, the mean over a molecule's atoms; the other one is
+            logged.
+        normalise: what is done to each atom of the teacher first: ``layer_norm`` or ``none``.
+    """
+
+    teacher: Path | None = None
+    teacher_sha256: str | None = None
+    target: Literal["node", "graph"] = "node"
+    normalise: Literal["layer_norm", "none"] = "layer_norm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSample(Sample):
+    """A clean micro-batch, with the teacher's word on it once it has spoken.
+
+    Attributes:
+        target_BAD: fp32, the teacher's atoms; None before.
+    """
+
+    target_BAD: Tensor | None = None
+
+
+class Teacher:
+    """A frozen backbone that adds its atoms to a sample.
+
+    Args:
+        backbone: of the teacher, on the device and in the dtype that it shall run in; switched to evaluation.
+        normalise: of ``DistillConfig``.
+    """
+
+    def __init__(self, backbone: TwoTrackBackbone, normalise: Literal["layer_norm", "none"]) -> None:
+        self._backbone = backbone.eval().requires_grad_(False)
+        self._normalise = normalise
+
+    @torch.no_grad()
+    def __call__(self, sample: Sample) -> DistillSample:
+        """Return the sample with targets; values at padding are arbitrary."""
+        assert isinstance(sample, DistillSample)
+        atom_BAD = self._backbone(sample.input).atom_BND[:, 1:].float()
+        if self._normalise == "layer_norm":
+            atom_BAD = F.layer_norm(atom_BAD, atom_BAD.shape[-1:])
+        return dataclasses.replace(sample, target_BAD=atom_BAD)
+
+
+class DistillObjective(Objective):
+    """Squared error between the student's and the teacher's atoms, mean over channels: terms ``node`` and ``graph``.
+
+    Args:
+        config: settings.
+        student: the model that learns.
+        teacher: the model that it learns from.
+    """
+
+    def __init__(self, config: DistillConfig, student: ModelConfig, teacher: ModelConfig) -> None:
+        self.config = config
+        self._teacher = teacher
+        self._projection = teacher.atom_width if teacher.atom_width != student.atom_width else 0
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """1 for the target that is learnt, 0 for the other."""
+        return {name: float(name == self.config.target) for name in ("node", "graph")}
+
+    @property
+    def heads(self) -> Heads:
+        """A linear map to the teacher's width if the student's is another."""
+        return Heads(projection=self._projection)
+
+    @property
+    def kept_heads(self) -> Heads:
+        """None: the student's backbone is the result."""
+        return Heads()
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse a student that sees 3D or is larger than its teacher, and a teacher that sees no 3D.
+
+        Raises:
+            ConfigError: names the key, or the teacher.
+        """
+        teacher, path = self._teacher, self.config.teacher
+        if not teacher.geometry:
+            raise ConfigError(f"objective.distill.teacher: {path} sees the 2D graph only, and a teacher must see 3D")
+        if config.geometry:
+            raise ConfigError("model.geometry is true, but a student of distill sees the 2D graph only: leave it out")
+        if config.atom_width > teacher.atom_width:
+            raise ConfigError(
+                f"model.atom_width {config.atom_width} of the student is larger than the teacher's "
+                f"{teacher.atom_width} ({path}); a student is of the same size or smaller"
+            )
+        mine, theirs = (count_parameters(c, Heads()).total for c in (config, teacher))
+        if mine > theirs:
+            raise ConfigError(
+                f"the student's backbone has {mine:,} parameters, the teacher's {theirs:,} ({path}); "
+                "choose a --size of the same size or smaller"
+            )
+
+    def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> DistillSample:
+        """Return the clean molecules; nothing is hidden but the geometry, which the student does not read."""
+        sizes = batch.num_atoms_B
+        return DistillSample(
+            input=ModelInput(
+                token_BA=torch.from_numpy(batch.atomic_number_BA),
+                atom_features_BA8=torch.from_numpy(batch.atom_features_BA8),
+                degree_BA=torch.from_numpy(batch.degree_BA),
+                bond_features_BAA3=torch.from_numpy(batch.bond_features_BAA3),
+                path_BAA=torch.from_numpy(batch.path_BAA),
+                hidden_B=torch.zeros(len(sizes), dtype=torch.bool),
+                coordinates_BA3=torch.from_numpy(batch.coordinates_BA3),
+            ),
+            counts={"node": float(sizes.sum()), "graph": float(len(sizes))},
+            molecule_B=torch.from_numpy(keys.molecule_B),
+            num_atoms=int(sizes.sum()),
+        )
+
+    def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
+        """Return the sum of each term over the micro-batch, fp32 scalars.
+
+        node: squared error, mean over channels, summed over atoms. graph: that of the means over a molecule's atoms,
+        summed over molecules.
+        """
+        assert isinstance(sample, DistillSample)
+        assert sample.target_BAD is not None, "the teacher has not seen this sample"
+        atom_BAD = model.backbone(sample.input).atom_BND[:, 1:]
+        if self._projection:
+            atom_BAD = model.projection(atom_BAD)
+        valid_BA1 = sample.input.valid_BA.unsqueeze(-1)
+        error_BAD = (atom_BAD.float() - sample.target_BAD).masked_fill(~valid_BA1, 0.0)
+        pooled_BD = error_BAD.sum(1) / valid_BA1.sum(1)
+        return {"node": error_BAD.square().mean(-1).sum(), "graph": pooled_BD.square().mean(-1).sum()}
+
+    def training_flops(self, config: ModelConfig, num_atoms: int) -> float:
+        """FLOPs of one training step for one molecule: the student's, and the teacher's forward pass."""
+        return super().training_flops(config, num_atoms) + forward_flops(self._teacher, num_atoms, Heads())
