@@ -10,7 +10,7 @@ import numpy as np
 from unimol_scale.store.schema import Float64
 
 # A task ends with all of its molecules at once: windows of a few tasks, or the rate would be a comb.
-SAMPLES_A_WINDOW, MOST_WINDOWS = 6, 80
+SAMPLES_A_WINDOW, MOST_WINDOWS = 3, 80
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
