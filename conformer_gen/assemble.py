@@ -120,7 +120,8 @@ def require_molecules(selection: Selection, output: Path, run: Runner) -> None:
     commit_failures(output, run)
     raise SourceError(
         f"none of the {selection.num_read:,} rows of the source is a usable molecule; "
-        f"{output / FAILURES_NAME} has the reason for each"
+        f"{output / FAILURES_NAME} has the reason for each. "
+        "If the SMILES stand in another column, name it, as in source.smiles_column=2"
     )
 
 

@@ -169,6 +169,8 @@ def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: 
 def _convert_scalar(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: ANN401
     if hint is Any:
         return value
+    if hint is str and type(value) is int:  # YAML reads a column or a name that is a number as one
+        return str(value)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     if hint is float and not isinstance(value, bool):

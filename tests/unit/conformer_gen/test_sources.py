@@ -150,3 +150,11 @@ def test_every_build_file_is_a_valid_configuration(path: Path) -> None:
         assert strict.to_tree(config) == strict.to_tree(BuildConfig(source=SourceConfig(name="sample"))) | {
             "output": "data/sample"
         }
+
+
+def test_a_column_can_be_given_by_its_number_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "named.smi"
+    path.write_text("ethanol\tCCO\nacetic acid\tCC(=O)O\n")
+    tree = {"name": "smiles", "input": [str(path)], **strict.parse_overrides(["smiles_column=2"])}
+    rows = read_source(strict.build(SourceConfig, tree, strict.Origin(name="command line")))
+    assert [(row.id, row.smiles) for row in rows] == [("ethanol", "CCO"), ("acetic acid", "CC(=O)O")]
