@@ -112,7 +112,7 @@ def _kill(driver: int, mark: bytes, victim: str) -> bool:
     elif victim == "machine":
         pids = list(_family(mark))
     else:
-        pids = [pid for pid in _family(mark) if _title(pid).startswith(b"ray::run_watched")][:1]
+        pids = [pid for pid in _family(mark) if _title(pid).startswith(b"ray::_run_watched")][:1]
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)

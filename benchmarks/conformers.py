@@ -27,7 +27,7 @@ from pathlib import Path
 import pyarrow
 import ray
 from build_probe import Watched, labelled, watch_build
-from plain_rdkit import Loop, curate_plainly, embed_plainly, measure, pickled_record
+from plain_rdkit import Loop, curate_plainly, embed_plainly, embed_with_few_attempts, measure, pickled_record
 from rdkit import RDLogger, rdBase
 from rich.console import Console
 
@@ -230,13 +230,18 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
     curated = [curate_molecule(row, CurateConfig()) for row in draw.sample(rows, min(options.sample, len(rows)))]
     drawn = [row.smiles for row in draw.sample(many, min(options.curate_sample, len(many)))]
     embedding = PlainTurns(embed_plainly, [c.smiles for c in curated if isinstance(c, Curated)], options.workers)
+    limited = PlainTurns(
+        embed_with_few_attempts, [c.smiles for c in curated if isinstance(c, Curated)], options.workers
+    )
     curation = PlainTurns(curate_plainly, drawn, options.workers)
 
     embedding.take()
+    limited.take()
     note(f"build of {len(rows):,} rows")
     config = configure(folder, "few", rows, options.workers)
     few_seen = watch_build(config)
     embedding.take()
+    limited.take()
     curation.take()
     note(f"build of {len(many):,} rows, random coordinates")
     many_seen = watch_build(configure(folder, "many", many, options.workers), cheap=True)
@@ -247,6 +252,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
 
     ratios = [
         *speed_table("Embedding", embed_plainly, embedding.result, few_seen.rate("embedding"), options.workers),
+        *speed_table("Embedding", embed_with_few_attempts, limited.result, few_seen.rate("embedding"), options.workers),
         *speed_table("Curation", curate_plainly, curation.result, many_seen.rate("curating"), options.workers),
     ]
     sizes = [*size_rows(open_store(config.directory), folder, 1), *size_rows(open_store(ten.directory), folder, MANY)]

@@ -12,6 +12,8 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from conformer_gen.embed import EmbedConfig
+
 SEED = 42
 MAX_ITERATIONS = 2000
 WARM_UP = 3  # molecules, before the clock starts
@@ -20,14 +22,25 @@ START_S = 300  # by when every process has started, or the others give up
 Loop = Callable[[str], object]
 
 
-def embed_plainly(smiles: str) -> Chem.Mol:
-    """Return one ETKDGv3 conformer with hydrogens, minimised with MMFF94 where it can be."""
+def embed_plainly(smiles: str, attempts: int = 0) -> Chem.Mol:
+    """Return one ETKDGv3 conformer with hydrogens, minimised with MMFF94 where it can be.
+
+    Args:
+        smiles: of the molecule.
+        attempts: of the embedder; 0 leaves RDKit its own number, some hundreds.
+    """
     molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
     parameters = rdDistGeom.ETKDGv3()
     parameters.randomSeed = SEED
+    parameters.maxIterations = attempts
     if rdDistGeom.EmbedMolecule(molecule, parameters) == 0:
         rdForceFieldHelpers.MMFFOptimizeMolecule(molecule, maxIters=MAX_ITERATIONS)
     return molecule
+
+
+def embed_with_few_attempts(smiles: str) -> Chem.Mol:
+    """Return the same, giving hopeless molecules up as soon as the builder does."""
+    return embed_plainly(smiles, attempts=EmbedConfig().attempts)
 
 
 def curate_plainly(smiles: str) -> tuple[str, bytes, bytes] | None:

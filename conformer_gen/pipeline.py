@@ -27,7 +27,7 @@ from conformer_gen.ray_selection import select
 from conformer_gen.selection import Selection, read_selection
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
-from conformer_gen.stage import Job, Stage, run_all, run_watched
+from conformer_gen.stage import Job, Stage, run_all, run_light_watched, run_watched
 from conformer_gen.watch import Starting
 from conformer_gen.worker import EmbedJob
 from unimol_scale.errors import StoreError
@@ -151,7 +151,7 @@ def _stage(
     capped: bool = True,
 ) -> Stage:
     cap = config.task_bytes if capped else None
-    remote = run_watched.options(memory=config.task_bytes)
+    remote = (run_light_watched if name == CURATED else run_watched).options(memory=config.task_bytes)
     shared = ray.put(task)  # once, not with every job
 
     def submit(job: Job) -> ray.ObjectRef:

@@ -21,7 +21,9 @@ from conformer_gen.progress import StageProgress
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.errors import StoreError, UnimolScaleError
 
-CALLS_PER_PROCESS = 20  # then Ray starts a fresh process: RDKit's memory creeps
+# Tasks after which Ray starts a fresh process, since RDKit's memory creeps. A fresh process takes two seconds to import
+# what it needs: nothing beside twenty tasks of embedding, as much as twenty tasks of curation.
+CALLS_PER_PROCESS, LIGHT_CALLS_PER_PROCESS = 20, 400
 RETRIES = 10  # of one task after a lost node or a full memory
 DEATHS_ALLOWED = 2
 NODE_LOSS_S = 30.0  # within which Ray notices that a node is gone
@@ -250,14 +252,17 @@ def hint_path(work: Path, stage: str, piece: Piece) -> Path:
     return work / "hints" / f"{stage}-{piece.stem}"
 
 
-@ray.remote(num_cpus=1, max_calls=CALLS_PER_PROCESS, max_retries=0)  # type: ignore[untyped-decorator]
-def run_watched(
+def _run_watched(
     function: Callable[..., int], name: str, work: Path, job: Job, limit_s: float, memory: int | None
 ) -> int:
     """Run ``function(work, job, starting)`` under a watch, in a worker process of Ray."""
     node = ray.get_runtime_context().get_node_id()
     with watch.Watch(hint_path(work, name, job.piece), limit_s, memory, node) as watched:
         return function(work, job, watched.starting)
+
+
+run_watched = ray.remote(num_cpus=1, max_calls=CALLS_PER_PROCESS, max_retries=0)(_run_watched)
+run_light_watched = ray.remote(num_cpus=1, max_calls=LIGHT_CALLS_PER_PROCESS, max_retries=0)(_run_watched)
 
 
 @ray.remote(num_cpus=1, max_calls=CALLS_PER_PROCESS, max_retries=0)  # type: ignore[untyped-decorator]
