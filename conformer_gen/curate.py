@@ -5,6 +5,7 @@ What only the whole set can tell (duplicates, sample, split) is chosen in whole_
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from unimol_scale.store.schema import Float32
 NON_METALS = {1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55), 85, 86}
 
 MAX_ATOMS, MAX_ATOMS_WITH_GEOMETRY = 128, 256
+COMMON_BRACKETS = re.compile(r"\[(?:C@@?H?|nH)\]")  # stereo centres and pyrrole nitrogen: never radicals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,8 +137,9 @@ def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geom
     if heavy > limit:
         detail = f"{heavy} heavy atoms, at most {limit} are allowed (curate.max_atoms)"
         return Rejected(reason="too_many_atoms", detail=detail)
-    # An atom with other than its usual number of hydrogens is in brackets.
-    if config.radicals == "reject" and not has_geometry and "[" in smiles and not Chem.GetFormalCharge(molecule):
+    # An atom with other than its usual number of hydrogens is in brackets, and is not one of the brackets seen most.
+    brackets = config.radicals == "reject" and not has_geometry and "[" in COMMON_BRACKETS.sub("", smiles)
+    if brackets and not Chem.GetFormalCharge(molecule):
         unpaired = [atom for atom in molecule.GetAtoms() if atom.GetNumRadicalElectrons()]
         if unpaired and all(atom.GetAtomicNum() in NON_METALS for atom in molecule.GetAtoms()):
             electrons = sum(atom.GetNumRadicalElectrons() for atom in unpaired)
