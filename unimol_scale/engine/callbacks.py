@@ -1,37 +1,24 @@
-"""What a run tells the world: progress for people, metrics.jsonl and TensorBoard for tools. Used by rank 0 only."""
+"""What a run tells the world: progress for people, metrics.jsonl, TensorBoard and a picture. Used by rank 0 only.
 
-import json
+Nothing here may stop a run: a full disk or a closed terminal is told once, and training goes on.
+"""
+
 import sys
 import time
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
 
-METRICS_NAME = "metrics.jsonl"
+from unimol_scale.engine.board import Board
+from unimol_scale.engine.events import METRICS_NAME, Event, WholeAppends, drop_events_after, encode
+
+TENSORBOARD_FOLDER = "tensorboard"
 _PLAIN_LINE_SECONDS = 5.0
-Event = Mapping[str, float]
-
-
-def drop_events_after(path: Path, step: int) -> None:
-    """Remove the events of steps that a resumed run will do again, and a last line that a kill cut off."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if event["step"] <= step:
-            kept.append(line)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
 
 
 class RunLog:
@@ -41,30 +28,24 @@ class RunLog:
         folder: of the run.
         name: of the run, shown in every line.
         total_steps: of the run.
-        first_step: steps already done.
+        first_step: steps already done; later events of earlier sessions are removed.
     """
 
     def __init__(self, folder: Path, name: str, total_steps: int, first_step: int) -> None:
-        drop_events_after(folder / METRICS_NAME, first_step)
-        self._file: TextIO = (folder / METRICS_NAME).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self._folder = folder
         self._name = name
         self._total = total_steps
-        self._first = first_step
-        self._start = time.monotonic()
         self._last_line = float("-inf")
         self._progress: Progress | None = None
         if sys.stderr.isatty():
-            columns = (
-                TextColumn(name),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"),
-                TimeRemainingColumn(),
-            )
-            self._progress = Progress(*columns, console=Console(stderr=True))
-            self._task = self._progress.add_task(name, total=total_steps, completed=first_step, status="")
+            self._progress = progress_bar(Console(stderr=True))
+            self._task = self._progress.add_task(name, total=total_steps, completed=first_step, status="", eta="")
             self._progress.start()
+        last = drop_events_after(folder / METRICS_NAME, first_step)
+        self._session = 1 if last is None else int(last.get("session", 0)) + 1
+        self._metrics = WholeAppends(folder / METRICS_NAME, self.say)
+        # The validation before the first step is logged at step 0.
+        self._board = Board(folder / TENSORBOARD_FOLDER, first_step + 1 if first_step else 0, self.say)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -74,46 +55,86 @@ class RunLog:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
-        self._file.close()
+        self._metrics.close()
         self._board.close()
 
     def event(self, event: Event) -> None:
-        """Append one event to metrics.jsonl and TensorBoard."""
-        self._file.write(json.dumps(event) + "\n")
-        self._file.flush()
-        for key, value in event.items():
-            if key != "step":
-                self._board.add_scalar(key, value, int(event["step"]))
+        """Append one event to metrics.jsonl, where it is once this returns, and to TensorBoard, a little later."""
+        self._metrics.append(encode({**event, "session": self._session}))
+        self._board.add(event)
 
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""
-        if self._progress is not None:
-            self._progress.console.print(f"[{self._name}] {text}", markup=False)
-        else:
-            print(f"[{self._name}] {text}", file=sys.stderr, flush=True)
-
-    def advance(self, step: int, event: Event | None) -> None:
-        """Show that ``step`` steps are done, with the newest event."""
-        status = ""
-        if event is not None:
-            status = (
-                f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  "
-                f"{event['molecules_per_second']:,.0f} molecules/s  MFU {event['mfu']:.1%}"
-            )
-        if self._progress is not None:
-            if status:
-                self._progress.update(self._task, completed=step, status=status)
+        line = f"[{self._name}] {text}"
+        with suppress(OSError):  # the terminal is gone, or its file's disk is full: nobody is left to tell
+            if self._progress is not None:
+                self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
             else:
-                self._progress.update(self._task, completed=step)
+                print(line, file=sys.stderr, flush=True)
+
+    def advance(self, step: int, event: Event | None, remaining: float | None = None) -> None:
+        """Show that ``step`` steps are done.
+
+        Args:
+            step: steps done.
+            event: the newest, if this step made one.
+            remaining: seconds to the end of the run, of ``Speedometer.remaining``; None shows none.
+        """
+        status = _status(event) if event is not None else ""
+        eta = f"ETA {clock(remaining)}" if remaining is not None else ""
+        if self._progress is not None:
+            changed = {"status": status, "eta": eta} if status else {}
+            with suppress(OSError):
+                self._progress.update(self._task, completed=step, **changed)
             return
         now = time.monotonic()
         if status and (now - self._last_line >= _PLAIN_LINE_SECONDS or step == self._total):
             self._last_line = now
-            remaining = (now - self._start) / max(step - self._first, 1) * (self._total - step)
-            self.say(f"step {step}/{self._total}  {status}  ETA {_clock(remaining)}")
+            self.say("  ".join(filter(None, (f"step {step}/{self._total}", status, eta))))
+
+    def draw(self) -> None:
+        """Draw the curves of the run so far into its folder."""
+        from unimol_scale.engine.curve import draw_curve  # matplotlib takes its time to import, and only here
+
+        try:
+            draw_curve(self._folder)
+        except OSError as error:
+            self.say(f"warning: the curves can not be drawn: {error}")
 
 
-def _clock(seconds: float) -> str:
+class _StatusColumn(ProgressColumn):
+    """What a narrow terminal cuts off first, so that the bar stays one line."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        """Return the status in one line."""
+        return Text(task.fields["status"], no_wrap=True, overflow="ellipsis")
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return the bar of a run; its task has the fields ``status`` and ``eta``."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[eta]}", markup=False),
+        _StatusColumn(),
+        console=console,
+    )
+
+
+def _status(event: Event) -> str:
+    return (
+        f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  {event['molecules_per_second']:,.0f} molecules/s  "
+        f"MFU {event['mfu']:.1%}" + (f"  data wait {event['data_wait']:.0%}" if "data_wait" in event else "")
+    )
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people read it: 0:03:20, or 12 d 4:05:00 from a day on."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
-    return f"{hours:d}:{minute:02d}:{second:02d}"
+    days, hour = divmod(hours, 24)
+    return (f"{days} d " if days else "") + f"{hour:d}:{minute:02d}:{second:02d}"

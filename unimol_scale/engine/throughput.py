@@ -1,15 +1,116 @@
-"""What this device can do at best, the matrix-product peak that MFU is a share of, and the memory it took."""
+"""How fast a run is: its speed as measured, the best this device can do, and the memory it took."""
 
 import resource
 import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from unimol_scale.model.kernels import product
 
+T = TypeVar("T")
 # Large enough to fill the device, small enough to take a fraction of a second.
 _CPU_SIZE, _CUDA_SIZE = 1536, 8192
 _REPEATS = 5
+# Steps that the time to the end is estimated from: recent enough to follow a change, many enough to be steady.
+_RECENT_STEPS = 100
+
+
+class Speedometer:
+    """Speed of training on this rank; time inside ``pause`` is not training.
+
+    A loop asks it for its batches (``feed``), tells it of every step done (``step``), wraps validation and saving in
+    ``pause`` and reads it at every log event (``read``).
+
+    Args:
+        peak: FLOP/s that the model FLOPs utilisation is a share of, summed over the ranks.
+        clock: seconds, rising.
+    """
+
+    def __init__(self, peak: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._peak = peak
+        self._clock = clock
+        self._mark = clock()
+        self._recent: deque[float] = deque(maxlen=_RECENT_STEPS)
+        self._steps = 0
+        self._pause_per_step: dict[str, float] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._seconds = self._waited = self._flops = 0.0
+        self._molecules = 0
+
+    def feed(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the batches, and take the time in which there is none as waiting for data."""
+        iterator = iter(batches)
+        while True:
+            before = self._clock()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += self._clock() - before
+            yield batch
+
+    def step(self, molecules: int, flops: float) -> float:
+        """Count a step that is done.
+
+        Args:
+            molecules: of the step, over all ranks.
+            flops: of the step, over all ranks.
+
+        Returns:
+            Seconds of the step, with the wait for its data and without pauses.
+        """
+        now = self._clock()
+        seconds, self._mark = now - self._mark, now
+        # The first step of a session allocates and compiles: once there are others, it says nothing about the rest.
+        if self._steps == 1:
+            self._recent.clear()
+        self._recent.append(seconds)
+        self._steps += 1
+        self._seconds += seconds
+        self._molecules += molecules
+        self._flops += flops
+        return seconds
+
+    @contextmanager
+    def pause(self, name: str, *, every: int) -> Iterator[None]:
+        """Do not count the time inside as training.
+
+        Args:
+            name: of what is done instead.
+            every: steps after which it comes again, for the estimate of the time to the end.
+        """
+        before = self._clock()
+        yield
+        seconds = self._clock() - before
+        self._mark += seconds
+        self._pause_per_step[name] = seconds / every
+
+    def read(self) -> dict[str, float]:
+        """Return the speed since the last reading, with the keys of an event; at least one step was done since.
+
+        ``molecules_per_second`` over all ranks; ``mfu``, the share of the peak; ``data_wait``, the share of the time
+        in which this rank waited for data.
+        """
+        assert self._seconds > 0.0, "read follows step"
+        reading = {
+            "molecules_per_second": self._molecules / self._seconds,
+            "mfu": self._flops / self._seconds / self._peak,
+            "data_wait": min(self._waited / self._seconds, 1.0),
+        }
+        self._clear()
+        return reading
+
+    def remaining(self, steps: int) -> float:
+        """Return the seconds that so many steps will take: at the recent pace, with the pauses that come with them."""
+        assert self._recent, "remaining follows step"
+        pace = sum(self._recent) / len(self._recent)
+        return steps * (pace + sum(self._pause_per_step.values()))
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -36,4 +137,9 @@ def memory_bytes(device: torch.device) -> int:
     """Return the peak memory of this rank: of the device if it has its own, else of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    return host_memory_bytes()
+
+
+def host_memory_bytes() -> int:
+    """Return the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

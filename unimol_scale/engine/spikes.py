@@ -1,0 +1,74 @@
+"""Is this step's loss a spike? Pure and deterministic: the same losses give the same answers, on every rank.
+
+A loss is a spike when it lies above the median of the recent losses by more than ``factor`` spreads. The spread is that
+of the recent losses (1.4826 × their median absolute deviation, the standard deviation if they are normal), and at least
+2 % of the median, so that a smooth curve is not read too closely. Median and deviation ignore a few outliers. While the
+loss falls, as in warm-up, the median lags above it and the spread is wide: no false alarm. Steps of a mixture that learn
+different objectives are judged apart.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from unimol_scale.errors import ConfigError
+
+MIN_WINDOW = 16
+_NORMAL = 1.4826
+_SMALLEST_SPREAD = 0.02
+
+
+class SpikeDetector:
+    """Watches the losses of a run.
+
+    Args:
+        window: recent losses of an objective that a new one is compared with; until half of them are there, nothing is
+            a spike.
+        factor: spreads above the median from which on a loss is a spike.
+
+    Raises:
+        ConfigError: the window is too short to judge by, or the factor is not positive.
+    """
+
+    def __init__(self, window: int = 128, factor: float = 10.0) -> None:
+        if window < MIN_WINDOW:
+            raise ConfigError(f"the window of the spike detector must be at least {MIN_WINDOW} steps, got {window}")
+        if not factor > 0.0:
+            raise ConfigError(f"the factor of the spike detector must be positive, got {factor}")
+        self._window = window
+        self._factor = factor
+        self._recent: dict[str, deque[float]] = {}
+
+    def see(self, loss: float, part: str = "") -> bool:
+        """Judge a step's loss by those before it, and remember it; one that is not finite is never remembered.
+
+        Args:
+            loss: of the step, over all ranks.
+            part: of a mixture, the objective that the step learnt.
+
+        Returns:
+            Whether it is a spike; so is a loss that is not finite.
+        """
+        if not math.isfinite(loss):
+            return True
+        recent = self._recent.setdefault(part, deque(maxlen=self._window))
+        spike = len(recent) >= self._window // 2 and loss > self._threshold(recent)
+        recent.append(loss)
+        return spike
+
+    def _threshold(self, recent: Sequence[float]) -> float:
+        centre = median(recent)
+        spread = _NORMAL * median(abs(loss - centre) for loss in recent)
+        return centre + self._factor * max(spread, _SMALLEST_SPREAD * abs(centre))
+
+    def state(self) -> dict[str, list[float]]:
+        """Return what a checkpoint must hold: the recent losses of each objective; JSON keeps them exactly."""
+        return {part: list(recent) for part, recent in self._recent.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Sequence[float]], *, window: int, factor: float) -> "SpikeDetector":
+        """Return the detector that goes on from a state; a shorter window takes the newest losses of it."""
+        detector = cls(window, factor)
+        detector._recent = {part: deque(losses, maxlen=window) for part, losses in state.items()}
+        return detector
