@@ -37,15 +37,15 @@ class RunLog:
         self._total = total_steps
         self._last_line = float("-inf")
         self._progress: Progress | None = None
-        if sys.stderr.isatty():
-            self._progress = progress_bar(Console(stderr=True))
-            self._task = self._progress.add_task(name, total=total_steps, completed=first_step, status="", eta="")
-            self._progress.start()
         last = drop_events_after(folder / METRICS_NAME, first_step)
         self._session = 1 if last is None else int(last.get("session", 0)) + 1
         self._metrics = WholeAppends(folder / METRICS_NAME, self.say)
         # The validation before the first step is logged at step 0.
         self._board = Board(folder / TENSORBOARD_FOLDER, first_step + 1 if first_step else 0, self.say)
+        if sys.stderr.isatty():
+            self._progress = progress_bar(Console(stderr=True))
+            self._task = self._progress.add_task(name, total=total_steps, completed=first_step, status="", eta="")
+            self._progress.start()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -138,3 +138,27 @@ def clock(seconds: float) -> str:
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     return (f"{days} d " if days else "") + f"{hour:d}:{minute:02d}:{second:02d}"
+
+
+class NoLog:
+    """What ranks other than the first have in place of a ``RunLog``: nothing is written or shown."""
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def event(self, event: Event) -> None:
+        """Do nothing."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def advance(self, step: int, event: Event | None, remaining: float | None = None) -> None:
+        """Do nothing."""
+
+    def draw(self) -> None:
+        """Do nothing."""
