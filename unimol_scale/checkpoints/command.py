@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from unimol_scale.checkpoints.parity import Difference
+    from unimol_scale.checkpoints.published import CheckpointInfo
     from unimol_scale.model.headed import HeadedModel
 
 EXIT_DIFFERENT = 1
+MODEL_HELP = "a directory of ours, a run or a checkpoint of one, a released file, or owner/name on the hub"
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -19,12 +21,14 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     actions = checkpoint.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     info = actions.add_parser("info", help="print what a checkpoint holds")
-    info.add_argument("checkpoint", type=Path, metavar="PATH", help="a directory of ours or a released file")
+    info.add_argument("checkpoint", type=Path, metavar="PATH", help=MODEL_HELP)
     info.set_defaults(run=run_info)
 
-    verify = actions.add_parser("verify", help="compare with another implementation's outputs; status 1 if they differ")
-    verify.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a directory of ours or a released file")
-    verify.add_argument("--reference", type=Path, required=True, metavar="NPZ", help="batch/* arrays and outputs")
+    verify = actions.add_parser(
+        "verify", help="check every hash, or compare with another implementation's outputs; status 1 if they differ"
+    )
+    verify.add_argument("checkpoint", type=Path, metavar="PATH", help=MODEL_HELP)
+    verify.add_argument("--reference", type=Path, metavar="NPZ", help="compare with these: batch/* arrays and outputs")
     verify.add_argument("--features", type=Path, metavar="NPZ", help="default: features.npz beside the reference")
     verify.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the weights (default: fp32)")
     verify.add_argument(
@@ -38,7 +42,13 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     importer.set_defaults(run=run_import)
 
     export = actions.add_parser("export", help="write a checkpoint in the released format or as safetensors")
-    export.add_argument("checkpoint", type=Path, metavar="DIR_OR_FILE")
+    export.add_argument("checkpoint", type=Path, metavar="PATH", help=MODEL_HELP)
+    export.add_argument(
+        "--weights",
+        choices=("averaged", "last"),
+        default="averaged",
+        help="of a run's checkpoint: their mean over the steps, if the run keeps one, or as they are (default: averaged)",
+    )
     export.add_argument("--format", choices=("official", "safetensors"), required=True)
     export.add_argument(
         "--output", type=Path, required=True, metavar="PATH", help="a file, for safetensors a directory"
@@ -50,14 +60,19 @@ def run_info(arguments: argparse.Namespace) -> int:
     """Print format, sizes, parameters by group, dtype, hash and options."""
     from rich.console import Console
 
-    from unimol_scale.checkpoints.pretrained import from_pretrained
+    from unimol_scale.checkpoints.pretrained import find_checkpoint, from_pretrained, load_checkpoint, local_path
 
-    Console(highlight=False).print(_describe(from_pretrained(arguments.checkpoint), arguments.checkpoint))
+    path = local_path(arguments.checkpoint)
+    checkpoint = find_checkpoint(path) if path.is_dir() else None
+    model = load_checkpoint(checkpoint) if checkpoint else from_pretrained(path)
+    Console(highlight=False).print(_describe(model, path, checkpoint))
     return 0
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Run the model on the reference's batch; print the largest difference per output."""
+    """Check the files, or run the model on the reference's batch and print the largest difference per output."""
+    if arguments.reference is None:
+        return _verify_files(arguments.checkpoint)
     import torch
     from rich.console import Console
 
@@ -96,29 +111,68 @@ def run_export(arguments: argparse.Namespace) -> int:
     """Any checkpoint → released file, or directory of ours."""
     from unimol_scale.checkpoints.pretrained import from_pretrained, save_official, save_pretrained
 
-    model = from_pretrained(arguments.checkpoint)
+    model = from_pretrained(arguments.checkpoint, averaged=arguments.weights == "averaged")
     save = save_official if arguments.format == "official" else save_pretrained
     save(model, arguments.output)
     print(f"{arguments.output}: written")
     return 0
 
 
-def _describe(model: "HeadedModel", path: Path) -> "Table":
+def _verify_files(path: Path) -> int:
+    """Re-hash a model's file, or every checkpoint of a run; status 1 if one is damaged."""
+    from unimol_scale.checkpoints.pretrained import CONFIG_NAME, from_pretrained, local_path, model_folder
+    from unimol_scale.checkpoints.published import checkpoints_in, verify
+    from unimol_scale.checkpoints.shares import ShareReader
+    from unimol_scale.errors import CheckpointError
+
+    path = local_path(path)
+    folders = checkpoints_in(path) if path.is_dir() else []
+    damaged = 0
+    for folder in folders:
+        try:
+            info = verify(folder)
+            ShareReader(folder)
+        except CheckpointError as error:
+            damaged += 1
+            print(f"DAMAGED: {error}")
+        else:
+            print(f"{folder}: step {info.step}, {len(info.files)} shares, {info.bytes:,} bytes, intact")
+    if damaged:
+        print(f"{path}: {damaged} of {len(folders)} damaged")
+        return EXIT_DIFFERENT
+    if not folders or (model_folder(path) / CONFIG_NAME).is_file():
+        from_pretrained(path)
+        print(f"{path}: the model is intact")
+    return 0
+
+
+def _describe(model: "HeadedModel", path: Path, checkpoint: "CheckpointInfo | None") -> "Table":
     from rich.table import Table
 
     from unimol_scale.checkpoints.pretrained import CONFIG_NAME, WEIGHTS_NAME, model_folder
+    from unimol_scale.checkpoints.shares import ShareReader
     from unimol_scale.config import to_tree
     from unimol_scale.model.accounting import count_parameters
     from unimol_scale.store.shards import hash_file
 
-    file = model_folder(path) / WEIGHTS_NAME if path.is_dir() else path
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
-    rows = {
-        "format": f"safetensors + {CONFIG_NAME}" if path.is_dir() else "released Uni-Mol2 file",
-        "bytes": f"{file.stat().st_size:,}",
-        "sha256": hash_file(file),
-        "dtype in memory": ", ".join(dtypes),
-    }
+    if checkpoint is not None:
+        rows = {
+            "format": f"checkpoint of a run, {checkpoint.path.name}",
+            "step": f"{checkpoint.step:,}",
+            "shares": str(len(checkpoint.files)),
+            "of every parameter": ", ".join(sorted(ShareReader(checkpoint.path).kinds)),
+            "bytes": f"{checkpoint.bytes:,}",
+            "sha256": checkpoint.sha256,
+        }
+    else:
+        file = model_folder(path) / WEIGHTS_NAME if path.is_dir() else path
+        rows = {
+            "format": f"safetensors + {CONFIG_NAME}" if path.is_dir() else "released Uni-Mol2 file",
+            "bytes": f"{file.stat().st_size:,}",
+            "sha256": hash_file(file),
+        }
+    rows["dtype in memory"] = ", ".join(dtypes)
     for group, count in count_parameters(model.backbone.config, model.heads).as_dict().items():
         rows[f"parameters, {group.replace('_', ' ')}"] = f"{count:,}"
     rows |= {f"heads.{name}": str(value) for name, value in to_tree(model.heads).items()}

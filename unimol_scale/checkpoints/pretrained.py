@@ -1,4 +1,4 @@
-"""Loads and saves pretrained models: files in the released format, our own directories, and finished runs.
+"""Loads and saves pretrained models: released files, our own directories, runs and their checkpoints, the hub.
 
 Our own format is ``model.safetensors`` and, written after it, ``config.json`` with the model's configuration, its heads
 and the size and SHA-256 of the tensors; a finished run holds one in its folder ``model``. Nothing here runs code from a
@@ -17,6 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unimol_scale.checkpoints import hub, published
+from unimol_scale.checkpoints.published import CheckpointInfo
+from unimol_scale.checkpoints.trained import lost_option, read_weights, trained_model
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
@@ -65,20 +68,24 @@ class PretrainedConfig:
             )
 
 
-def from_pretrained(path: Path | str) -> HeadedModel:
+def from_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
     """Load a model, in evaluation mode, on the CPU.
 
     Args:
-        path: a directory that ``save_pretrained`` wrote (weights keep their dtype), the folder of a finished run, or a
-            file in the released format.
+        path: a directory that ``save_pretrained`` wrote (weights keep their dtype), a file in the released format, the
+            folder of a run (while it is unfinished, its newest intact checkpoint counts), a checkpoint of one, or
+            ``owner/name`` on the Hugging Face hub.
+        averaged: of a checkpoint, take the mean of the weights over the steps if the run keeps one.
 
     Raises:
         CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's; names the
             file, the tensor or the byte.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_dir():
         return load_official_checkpoint(path)
+    if checkpoint := find_checkpoint(path):
+        return load_checkpoint(checkpoint, averaged=averaged)
     path = model_folder(path)
     config = read_config(path)
     file = path / WEIGHTS_NAME
@@ -101,16 +108,34 @@ def from_pretrained(path: Path | str) -> HeadedModel:
 
 
 def identify(path: Path | str) -> tuple[ModelConfig, str]:
-    """Return the configuration and the SHA-256 of the weights of what ``from_pretrained`` would load.
+    """Return the configuration of what ``from_pretrained`` would load, and a SHA-256 that names its weights.
 
     Raises:
         CheckpointError: see ``from_pretrained``; the weights of a directory are not read.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_dir():
+        if checkpoint := find_checkpoint(path):
+            return trained_model(checkpoint).model, checkpoint.sha256
         config = read_config(path)
         return config.model, config.weights_sha256
     return load_official_checkpoint(path).backbone.config, hash_file(path)
+
+
+def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> HeadedModel:
+    """Load the model of a run's verified checkpoint: fp32, evaluation mode; for ``averaged`` see ``from_pretrained``.
+
+    Raises:
+        CheckpointError: the shares do not fit together or are not of the model that the trainer recorded.
+    """
+    trained = trained_model(checkpoint)
+    model = empty_model(trained.model, trained.heads)
+    tensors = read_weights(checkpoint, model.state_dict(), averaged=averaged)
+    try:
+        _check_tensors(tensors, model.state_dict())
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from error
+    return _filled(model, tensors)
 
 
 def load_official_checkpoint(path: Path | str) -> HeadedModel:
@@ -188,7 +213,16 @@ def save_official(model: HeadedModel, path: Path | str) -> None:
 def model_folder(path: Path) -> Path:
     """Return where a directory keeps its model: in ``model`` if it is a run's, else in itself."""
     inside = path / MODEL_FOLDER
-    return inside if not (path / CONFIG_NAME).is_file() and inside.is_dir() else path
+    return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
+
+
+def find_checkpoint(path: Path) -> CheckpointInfo | None:
+    """Return the run's checkpoint, verified, that a directory stands for; None: it is no run's, or holds a finished one.
+
+    Raises:
+        CheckpointError: it is damaged; of a run, all are.
+    """
+    return None if (model_folder(path) / CONFIG_NAME).is_file() else published.find(path)
 
 
 def read_config(directory: Path) -> PretrainedConfig:
@@ -203,22 +237,23 @@ def read_config(directory: Path) -> PretrainedConfig:
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{directory} is no checkpoint: it has no {CONFIG_NAME} "
-            f"(a run has one in {MODEL_FOLDER}/ when it is finished)"
+            f"(a run has one in {MODEL_FOLDER}/ when it is finished, and checkpoints before that)"
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} can not be read: {error}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} must hold a mapping of keys to values")
-    for group, kind in (("model", ModelConfig), ("heads", Heads)):
-        options = tree.get(group)
-        if isinstance(options, dict):  # a default in place of a lost option would be another model
-            lost = sorted({field.name for field in dataclasses.fields(kind)} - set(options))
-            if lost:
-                raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} lacks {group}.{lost[0]}")
+    if lost := lost_option(tree):
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} lacks {lost}")
     try:
         return build(PretrainedConfig, tree, Origin(name=str(path)))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {directory}: {error}") from error
+
+
+def local_path(path: Path | str) -> Path:
+    """Return the path, or if it is none and reads as ``owner/name``, the folder of that model from the hub."""
+    return hub.download(str(path), (CONFIG_NAME, WEIGHTS_NAME)) if hub.is_hub_name(path) else Path(path)
 
 
 def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> HeadedModel:

@@ -1,41 +1,40 @@
-"""Checkpoints on disk: complete or absent, hashed, verified, newest valid first. Knows files, not what is in them.
+"""Publishing the checkpoints of a run, so that each is complete or absent, and deleting those no longer wanted.
 
-The writer fills ``tmp-step-…``; a manifest with the size and SHA-256 of every file is written last inside it, the
-folder is renamed to ``step-…``, and ``latest`` is replaced by rename. A kill at any moment leaves older ones untouched.
+Every rank writes its share into ``tmp-step-…``; then rank 0 writes the manifest into it, which is last, renames the
+folder to ``step-…``, and replaces ``latest`` by rename. A kill at any moment leaves older ones untouched. A folder is
+renamed to ``tmp-…`` before it is deleted, so half of one never looks like a whole one.
 """
 
+import contextlib
 import json
-import re
+import math
 import shutil
-from dataclasses import dataclass
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.checkpoints.published import (
+    FORMAT_VERSION,
+    MANIFEST,
+    CheckpointInfo,
+    content_hash,
+    folder_name,
+    newest_valid,
+    read_manifest,
+    step_folders,
+    verify,
+)
+from unimol_scale.checkpoints.shares import read_notes
 from unimol_scale.errors import CheckpointError
-from unimol_scale.store.shards import commit_text, flush, hash_file
+from unimol_scale.store.shards import commit_text, flush
 
-MANIFEST = "manifest.json"
+__all__ = ["CheckpointInfo", "clear_leftovers", "newest_valid", "prune", "publish", "set_aside", "sweep", "temporary_folder", "verify"]
+
 LATEST = "latest"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointInfo:
-    """A published checkpoint.
-
-    Attributes:
-        path: its folder.
-        step: optimizer steps done.
-        meta: what the trainer recorded with it: ranks, counters.
-    """
-
-    path: Path
-    step: int
-    meta: dict[str, Any]
-
-
-def folder_name(step: int) -> str:
-    """Return the name of the checkpoint after ``step`` steps; names sort by step."""
-    return f"step-{step:08d}"
+BEST = "best"
+_DOOMED = "tmp-deleted-"
 
 
 def temporary_folder(root: Path, step: int) -> Path:
@@ -43,78 +42,98 @@ def temporary_folder(root: Path, step: int) -> Path:
     return root / f"tmp-{folder_name(step)}"
 
 
-def hash_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Flush files to disk and return name → size and SHA-256."""
-    entries = {}
-    for name in names:
-        path = folder / name
-        flush(path)
-        entries[name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
-    return entries
+def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> CheckpointInfo:
+    """Make a written checkpoint the newest one. Call it once, when every rank has written its share in this session.
 
-
-def publish(root: Path, step: int, files: dict[str, dict[str, Any]], meta: dict[str, Any]) -> CheckpointInfo:
-    """Make a written checkpoint the newest one.
+    What else lies in the temporary folder, such as shares that another number of ranks left there, is not taken along.
 
     Args:
         root: the run's checkpoints folder.
         step: optimizer steps done.
-        files: name → size and SHA-256, of every file of every rank.
-        meta: recorded with it.
+        world_size: ranks that wrote a share.
+        meta: recorded with it, as JSON can hold it.
+
+    Raises:
+        CheckpointError: the share of a rank is not there.
+        OSError: the disk is full or refuses; older checkpoints are as they were.
     """
     temporary, final = temporary_folder(root, step), root / folder_name(step)
-    commit_text(temporary / MANIFEST, json.dumps({"step": step, "meta": meta, "files": files}, indent=1))
-    if final.exists():  # written again after a resume from before it
-        shutil.rmtree(final)
+    files = read_notes(temporary, world_size)
+    for path in temporary.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in files:
+            path.unlink()
+    content = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "meta": dict(meta),
+        "files": {name: asdict(entry) for name, entry in files.items()},
+    }
+    tree = json.loads(json.dumps(content))  # the hash is of what a reader will see
+    commit_text(temporary / MANIFEST, json.dumps({**tree, "sha256": content_hash(tree)}, indent=1) + "\n")
+    set_aside(final)  # written again after a resume from before it
     temporary.rename(final)
-    commit_text(root / LATEST, final.name)
-    return CheckpointInfo(path=final, step=step, meta=meta)
+    flush(root)
+    commit_text(root / LATEST, final.name + "\n")
+    return read_manifest(final)
 
 
-def verify(folder: Path) -> CheckpointInfo:
-    """Read a checkpoint's manifest and re-hash every file.
+def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> None:
+    """Set aside the checkpoints of a run that are not wanted any more, for ``sweep`` to delete.
 
-    Raises:
-        CheckpointError: it is incomplete or damaged; names the file.
+    Those of later steps than the newest one belong to a continuation that was given up (damaged, or rolled back), and
+    go too. A folder whose manifest can not be read is left for a person to look at. ``best`` names the best one.
+
+    Args:
+        newest: what was published last.
+        keep: how many of the newest to keep.
+        keep_best: whether to keep the one of the least ``meta["validation_loss"]`` too; None there: not validated.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {folder} has no readable {MANIFEST}: {error}") from error
-    for name, entry in manifest["files"].items():
-        if not (folder / name).is_file():
-            raise CheckpointError(f"checkpoint {folder}: {name} is missing")
-        size = (folder / name).stat().st_size
-        if size != entry["bytes"]:
-            raise CheckpointError(f"checkpoint {folder}: {name} has {size} bytes, not {entry['bytes']}")
-        if hash_file(folder / name) != entry["sha256"]:
-            raise CheckpointError(f"checkpoint {folder}: {name} is damaged (its SHA-256 differs)")
-    return CheckpointInfo(path=folder, step=manifest["step"], meta=manifest["meta"])
-
-
-def newest_valid(root: Path) -> tuple[CheckpointInfo | None, list[str]]:
-    """Return the newest checkpoint that verifies, and one line for each newer one that does not.
-
-    Raises:
-        CheckpointError: there are checkpoints and none is valid.
-    """
-    folders = sorted((p for p in root.glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name)), reverse=True)
-    problems: list[str] = []
-    for folder in folders:
+    root = newest.path.parent
+    readable = []
+    for folder in step_folders(root):
         try:
-            return verify(folder), problems
-        except CheckpointError as error:
-            problems.append(str(error))
-    if problems:
-        raise CheckpointError(
-            f"no checkpoint under {root} is intact: {'; '.join(problems)}. Delete the folder to train from the start"
-        )
-    return None, problems
+            readable.append(read_manifest(folder))
+        except CheckpointError:
+            continue
+    line = [info for info in readable if info.step <= newest.step]
+    kept = {info.path for info in line[-keep:]}
+    best = min(line, key=_validation_loss)
+    if keep_best and math.isfinite(_validation_loss(best)):
+        kept.add(best.path)
+        if _read(root / BEST) != best.path.name:
+            commit_text(root / BEST, best.path.name + "\n")
+    for info in readable:
+        if info.path not in kept:
+            set_aside(info.path)
 
 
-def prune(root: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints, and what unfinished saves left behind."""
-    for leftover in root.glob("tmp-step-*"):
+def sweep(root: Path) -> None:
+    """Delete what was set aside, now or before a kill; of large files this takes a while."""
+    for doomed in root.glob(f"{_DOOMED}*"):
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clear_leftovers(root: Path) -> None:
+    """Delete what sessions that were killed left half written or half deleted; no save may be running."""
+    for leftover in root.glob("tmp-*"):
         shutil.rmtree(leftover)
-    for folder in sorted(root.glob("step-*"))[:-keep]:
-        shutil.rmtree(folder)
+
+
+def _validation_loss(info: CheckpointInfo) -> float:
+    loss = info.meta.get("validation_loss")
+    return float(loss) if loss is not None and math.isfinite(loss) else math.inf
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+
+
+def set_aside(folder: Path) -> None:
+    """Let a folder count no more, at once; ``sweep`` deletes it. One that is not there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f"{_DOOMED}{folder.name}-{uuid.uuid4().hex[:8]}"))

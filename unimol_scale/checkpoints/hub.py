@@ -1,0 +1,41 @@
+"""Models by their name on the Hugging Face hub, through ``huggingface_hub``, which is an optional dependency."""
+
+import re
+from pathlib import Path
+
+from unimol_scale.errors import CheckpointError
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+
+
+def is_hub_name(path: Path | str) -> bool:
+    """Return whether something that is no path here reads as ``owner/name``, and not as a lost file or folder."""
+    text, path = str(path), Path(path)
+    return bool(
+        _NAME.fullmatch(text)
+        and not text.endswith(_FILE_SUFFIXES)
+        and not path.exists()
+        and not path.parent.exists()  # models/lost is a mistyped path where there is a folder models
+    )
+
+
+def download(name: str, files: tuple[str, ...]) -> Path:
+    """Return a local folder with those files of a model on the hub; what is cached is not fetched again.
+
+    Raises:
+        CheckpointError: the optional dependency is not installed, there is no such model, or it can not be fetched.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name} does not exist here; to fetch a model of that name from the Hugging Face hub, "
+            "pip install 'unimol-scale[hub]'"
+        ) from error
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
+    except (OSError, ValueError) as error:  # its own errors are children of these
+        raise CheckpointError(
+            f"{name} does not exist here and can not be fetched from the Hugging Face hub: {error}"
+        ) from error

@@ -1,0 +1,72 @@
+"""The model inside a checkpoint of a run: its configuration from what the trainer recorded, its weights from the shares.
+
+The trainer records ``model`` (a ``ModelConfig``) and ``heads`` (those that a finished run's model keeps; ``Heads``).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from unimol_scale.checkpoints.published import MANIFEST, CheckpointInfo
+from unimol_scale.checkpoints.shares import MEAN, WEIGHT, ShareReader
+from unimol_scale.config import Origin, build
+from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.model.accounting import Heads
+from unimol_scale.model.presets import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What a run trains.
+
+    Attributes:
+        model: dimensions and options.
+        heads: which are kept.
+    """
+
+    model: ModelConfig
+    heads: Heads
+
+
+def trained_model(info: CheckpointInfo) -> TrainedModel:
+    """Return what a checkpoint is of.
+
+    Raises:
+        CheckpointError: the trainer did not record it, or an option is missing or unknown.
+    """
+    tree = {name: info.meta[name] for name in ("model", "heads") if name in info.meta}
+    if lost := lost_option(tree):
+        raise CheckpointError(f"checkpoint {info.path}: {MANIFEST} lacks {lost}")
+    try:
+        return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST)))
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {info.path}: {error}") from error
+
+
+def lost_option(tree: Mapping[str, Any]) -> str:
+    """Return an option of ``model`` or ``heads`` that a file lacks, or "": a default in its place would be another model."""
+    for group, kind in (("model", ModelConfig), ("heads", Heads)):
+        options = tree.get(group)
+        if isinstance(options, Mapping):
+            lost = sorted({field.name for field in dataclasses.fields(kind)} - set(options))
+            if lost:
+                return f"{group}.{lost[0]}"
+    return ""
+
+
+def read_weights(info: CheckpointInfo, expected: Mapping[str, Tensor], *, averaged: bool) -> dict[str, Tensor]:
+    """Return the tensors of a model, fp32, in memory of their own.
+
+    Args:
+        info: a verified checkpoint.
+        expected: name → tensor of the shape that is wanted; what the run trains beyond them is left out.
+        averaged: take the mean over the steps if the run kept one, else the weights after the last step.
+
+    Raises:
+        CheckpointError: a tensor is missing or of another size.
+    """
+    reader = ShareReader(info.path)
+    kind = MEAN if averaged and MEAN in reader.kinds else WEIGHT
+    return {name: reader.full(name, kind, template.shape) for name, template in expected.items()}
