@@ -1,5 +1,7 @@
 """Fixtures for every test. Nothing here is imported from the project before a test asks for it."""
 
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,27 @@ def shared_golden(shared_data: Path) -> Path:
     if not golden.is_dir():
         pytest.skip("the reference outputs of the public model are not here")
     return golden
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Return a function that gives a disk in memory of some size ("12m"); what is on it stays when it grows."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = False
+
+    def sized(size: str) -> Path:
+        nonlocal mounted
+        how = ["-o", f"remount,size={size}"] if mounted else ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
+        try:
+            result = subprocess.run(["mount", *how, str(path)], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount command")
+        if result.returncode:
+            pytest.skip(f"mounting is not permitted: {result.stderr.strip()}")
+        mounted = True
+        return path
+
+    yield sized
+    if mounted:
+        subprocess.run(["umount", str(path)], check=True)

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,30 +32,6 @@ def test_a_store_is_the_same_after_kills_of_worker_driver_and_machine(calm: Path
     assert build_faults.file_hashes(tmp_path / "killed") == hashes
     assert {"manifest.json", "failures.parquet", "train/shard-00000.arrow", "report.md"} <= set(hashes)
     assert json.loads((calm / "manifest.json").read_text())["counts"]["read"] == 120
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A disk in memory, of the size that it is called with; what is on it stays when it grows."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = False
-
-    def sized(size: str) -> Path:
-        nonlocal mounted
-        how = ["-o", f"remount,size={size}"] if mounted else ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
-        try:
-            result = subprocess.run(["mount", *how, str(path)], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no mount command")
-        if result.returncode:
-            pytest.skip(f"mounting is not permitted: {result.stderr.strip()}")
-        mounted = True
-        return path
-
-    yield sized
-    if mounted:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 def test_a_full_disk_is_a_clear_error_and_with_room_the_build_goes_on(

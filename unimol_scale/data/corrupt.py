@@ -59,7 +59,8 @@ def align(moving_BA3: Float32, fixed_BA3: Float32, valid_BA: Bool) -> Float32:
         valid_BA: real atoms.
 
     Returns:
-        float32 [B, A, 3], 0 at padding. Reflections are never used, so chirality survives.
+        float32 [B, A, 3], 0 at padding. Reflections are never used, so chirality survives. A molecule with coordinates
+        that are not finite has none that are; the others are as they would be without it.
     """
     weight_BA1 = valid_BA[..., None].astype(np.float64)
     count_B11 = weight_BA1.sum(axis=1, keepdims=True)
@@ -68,7 +69,8 @@ def align(moving_BA3: Float32, fixed_BA3: Float32, valid_BA: Bool) -> Float32:
     fixed_mean = fixed.sum(axis=1, keepdims=True) / count_B11
     moving = (moving - moving.sum(axis=1, keepdims=True) / count_B11) * weight_BA1
     covariance_B33 = moving.transpose(0, 2, 1) @ ((fixed - fixed_mean) * weight_BA1)
-    u_B33, _, vt_B33 = np.linalg.svd(covariance_B33)
+    sound_B = np.isfinite(covariance_B33).all(axis=(1, 2))  # one that is not would fail the whole batch
+    u_B33, _, vt_B33 = np.linalg.svd(np.where(sound_B[:, None, None], covariance_B33, np.eye(3)))
     sign_B = np.where(np.linalg.det(u_B33 @ vt_B33) < 0, -1.0, 1.0)
     u_B33[:, :, 2] *= sign_B[:, None]
     aligned: Float32 = ((moving @ (u_B33 @ vt_B33) + fixed_mean) * weight_BA1).astype(np.float32)

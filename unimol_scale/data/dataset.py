@@ -4,6 +4,8 @@ An item of the dataset is one micro-batch, addressed by (step, slot): workers ma
 result is the same. Reading never touches RDKit.
 """
 
+import signal
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from unimol_scale.data.order import Order
 from unimol_scale.data.reader import Conformers, Hydrogens, MoleculeReader
 from unimol_scale.data.streams import MoleculeKeys
 from unimol_scale.data.transfer import Packed, pack
-from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.errors import ConfigError, RunError, StoreError
 from unimol_scale.store.remote import is_url, open_remote_store
 from unimol_scale.store.shards import Store, open_store
 
@@ -33,6 +35,9 @@ PLANS_KEPT = 32
 REMOTE_WINDOW = 16
 # Shards that the background knows to be needed next; it fetches as many as the cache holds.
 SHARDS_AHEAD = 1024
+# What torch says when a worker was killed rather than raised.
+_DEAD_WORKER = "DataLoader worker (pid"
+MAX_DEATHS = 5
 # Validation draws from its own seed, whatever the run's: runs of different seeds are scored on the same corruptions.
 VALIDATION_SEED = 20_240_614
 
@@ -203,9 +208,34 @@ class StepLoader(Generic[SampleT]):
         self._dataset = MicroBatchDataset(reader, corruption, planner, rank, seed)
 
     def steps(self, first: int, last: int) -> Iterator[list[SampleT]]:
-        """Yield the micro-batches of the steps first, …, last − 1."""
+        """Yield the micro-batches of the steps first, …, last − 1.
+
+        A worker process that is killed from outside costs nothing but time: what it had in hand is prepared again.
+
+        Raises:
+            RunError: workers die again and again at the same micro-batch.
+        """
+        step, deaths = first, 0
+        while step < last:
+            samples = iter(self._loader(step, last))
+            try:
+                while step < last:
+                    yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
+                    step, deaths = step + 1, 0
+            except RuntimeError as error:
+                if _DEAD_WORKER not in str(error):
+                    raise
+                deaths += 1
+                if deaths == MAX_DEATHS:
+                    raise RunError(
+                        f"loader processes died {deaths} times at step {step}: {error}. If memory ran out, lower "
+                        "data.workers or data.prefetch"
+                    ) from error
+                warnings.warn(f"a loader process died at step {step} and is replaced: {error}", stacklevel=2)
+
+    def _loader(self, first: int, last: int) -> DataLoader[Packed[SampleT]]:
         workers = self._config.workers
-        loader = DataLoader(
+        return DataLoader(
             self._dataset,
             batch_size=None,
             sampler=_Addresses(self.planner, first, last),
@@ -213,10 +243,14 @@ class StepLoader(Generic[SampleT]):
             prefetch_factor=self._config.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="forkserver" if workers else None,
+            worker_init_fn=_outlive_stop_signals if workers else None,
         )
-        samples = iter(loader)
-        for step in range(first, last):
-            yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
+
+
+def _outlive_stop_signals(worker: int) -> None:
+    """A batch system sends its signals to every process; a worker ends with its rank, which saves first."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def open_store_of(config: DataConfig) -> Store:

@@ -3,21 +3,28 @@
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.engine import zero
 from unimol_scale.engine.learning import with_teacher_named
 from unimol_scale.engine.plan import describe
+from unimol_scale.engine.ranks import abandon, part, start_ranks
 from unimol_scale.engine.run_config import PretrainConfig, resolve
-from unimol_scale.engine.trainer import SUMMARY_NAME, Trainer, run_is_finished
+from unimol_scale.engine.run_folder import SUMMARY_NAME, read_summary, run_is_finished
+from unimol_scale.engine.trainer import Outcome, Trainer
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.objectives.registry import OBJECTIVE_NAMES
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
+# Of a run that a signal stopped after it had saved its state: the same command goes on (sysexits' EX_TEMPFAIL).
+EXIT_STOPPED = 75
+# What gloo and NCCL say when the other end of a connection has died.
+_LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
+_PATIENCE_SECONDS = 2.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,6 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
         default=True,
         help="go on from the newest intact checkpoint of the run folder (default: on)",
     )
+    parser.add_argument(
+        "--override", action="store_true", help="go on from a checkpoint that was trained with other settings"
+    )
+    parser.add_argument("--profile", action="store_true", help="trace a few steps with torch's profiler")
     parser.add_argument("--dry-run", action="store_true", help="print parameters, memory and steps, and stop")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
     parser.add_argument("assignments", nargs="*", metavar="key=value", help="any setting, by its dotted path")
@@ -60,27 +71,38 @@ def main(argv: Sequence[str] | None = None) -> int:
             if is_main:
                 print(f"{config.output} is finished already; nothing to do (another --output starts anew)")
             return 0
-        return _train(config, resume=arguments.resume)
+        return _train(config, arguments)
     except UnimolScaleError as error:
         if is_main:
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 
-def _train(config: PretrainConfig, *, resume: bool) -> int:
-    ranks = zero.start_ranks()
+def _train(config: PretrainConfig, arguments: argparse.Namespace) -> int:
+    ranks = start_ranks(config.zero.timeout_minutes)
     try:
-        summary = Trainer(config, ranks).run(resume=resume)
+        outcome = Trainer(config, ranks).run(
+            resume=arguments.resume, override=arguments.override, profile=arguments.profile
+        )
     except UnimolScaleError as error:
-        # Raised alike on every rank, or by rank 0 alone before the others go on: no rank may wait for another now.
-        if ranks.is_main:
-            print(f"error: {error}", file=sys.stderr)
-        zero.abandon(EXIT_USER_ERROR)
-    except BaseException:
-        print(f"rank {ranks.rank} failed:\n{traceback.format_exc()}", file=sys.stderr)
-        zero.abandon(EXIT_FAILED)
-    zero.part()
+        # No rank may wait for another now. What all ranks raised alike, rank 0 says; the launcher ends the others.
+        if not ranks.is_main:
+            time.sleep(_PATIENCE_SECONDS)
+        print(f"error: {error}", file=sys.stderr)
+        abandon(EXIT_USER_ERROR)
+    except BaseException as error:
+        if any(sign in str(error) for sign in _LOST_CONNECTION):
+            # Another rank died first, and what it said should be read first.
+            time.sleep(_PATIENCE_SECONDS)
+            print(f"rank {ranks.rank} stops: another rank is gone (see above for why): {error}", file=sys.stderr)
+        else:
+            print(f"rank {ranks.rank} failed:\n{traceback.format_exc()}", file=sys.stderr)
+        abandon(EXIT_FAILED)
+    part()
+    if outcome is Outcome.STOPPED:
+        return EXIT_STOPPED
     if ranks.is_main:
+        summary = read_summary(config.output)
         final = summary["final"]["valid/loss"]
         print(
             f"{config.name}: {summary['steps']} steps, {summary['molecules']:,} molecules in "

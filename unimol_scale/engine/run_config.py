@@ -35,7 +35,17 @@ class TrainConfig:
         log_every: steps between log events.
         validate_every: steps between validations; also before the first step and after the last.
         checkpoint_every: steps between checkpoints; also after the last.
-        keep_checkpoints: newest checkpoints kept.
+        keep_checkpoints: newest checkpoints kept, beside the one with the best validation loss.
+        save_in_background: copy the state to host memory and write it beside the next steps; otherwise the step loop
+            waits for the disk, and no memory is needed for the copy.
+        ema_decay: of a running mean of the weights, which is then validated and exported; None: there is none.
+        max_skipped: steps skipped in a row, for a loss or gradient that is not finite, after which the run stops.
+        spikes: what a sudden rise of the loss leads to: ``warn`` says so, ``rollback`` goes back to the newest
+            checkpoint and on with the molecules after the spike, ``ignore`` nothing.
+        spike_window: steps whose losses a new one is judged by.
+        spike_factor: how many spreads above their median it must stand.
+        max_rollbacks: rollbacks of one run after which it stops.
+        rehearse: run the largest possible micro-batch before the first step, so that memory fails then or never.
     """
 
     steps: int = 810_000
@@ -52,6 +62,14 @@ class TrainConfig:
     validate_every: int = 10_000
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
+    save_in_background: bool = True
+    ema_decay: float | None = None
+    max_skipped: int = 10
+    spikes: Literal["ignore", "warn", "rollback"] = "warn"
+    spike_window: int = 128
+    spike_factor: float = 10.0
+    max_rollbacks: int = 5
+    rehearse: bool = True
 
     def __post_init__(self) -> None:
         for name in (
@@ -61,6 +79,7 @@ class TrainConfig:
             "validate_every",
             "checkpoint_every",
             "keep_checkpoints",
+            "max_skipped",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
@@ -75,8 +94,11 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"train.{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.weight_decay < 0.0:
-            raise ConfigError(f"train.weight_decay must not be negative, got {self.weight_decay}")
+        for name in ("weight_decay", "max_rollbacks"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
+        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
+            raise ConfigError(f"train.ema_decay must be between 0 and 1, got {self.ema_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +108,16 @@ class ZeroConfig:
     Attributes:
         stage: 0 shares nothing, 1 the optimizer states, 2 also the gradients, 3 also the weights.
         config: a JSON file of DeepSpeed settings laid over the ones made from this configuration.
+        timeout_minutes: how long a rank waits for the others before it fails: for a slow file system, not for a dead rank.
     """
 
     stage: Literal[0, 1, 2, 3] = 3
     config: Path | None = None
+    timeout_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.timeout_minutes <= 0.0:
+            raise ConfigError(f"zero.timeout_minutes must be positive, got {self.timeout_minutes}")
 
 
 @dataclass(frozen=True, kw_only=True)

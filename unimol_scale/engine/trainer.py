@@ -1,68 +1,54 @@
-"""The training loop: time, validation, logs and checkpoints. Losses belong to the objective, ranks to zero.py.
+"""The training loop: what happens in which order. Losses belong to the objective, ranks and shards to their own files.
 
-One step reads: batch → counts over all ranks → loss → finite? → step → log → validate → save.
+One step reads: batch → vote and counts over all ranks → losses and gradients → finite? → step → log → validate → save.
+Everything that decides what happens next is the same number on every rank, so that all ranks decide alike.
 """
 
-import hashlib
 import json
-import math
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from enum import Enum
 
+import numpy as np
 import torch
 
 from unimol_scale.checkpoints.pretrained import MODEL_FOLDER, save_tensors
-from unimol_scale.config import to_yaml
-from unimol_scale.data.dataset import (
-    VALIDATION_SEED,
-    StepPlanner,
-    open_store_of,
-    training_loader,
-    validation_loader,
-)
-from unimol_scale.data.transfer import to_device
-from unimol_scale.engine import checkpoint
-from unimol_scale.engine.callbacks import RunLog
+from unimol_scale.checkpoints.shares import MEAN, WEIGHT, ShareReader
+from unimol_scale.config import to_tree
+from unimol_scale.data.dataset import StepPlanner, open_store_of, training_loader
+from unimol_scale.engine.callbacks import NoLog, RunLog
+from unimol_scale.engine.checkpoint import CheckpointInfo
 from unimol_scale.engine.learning import objective_of, teacher_of
+from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
+from unimol_scale.engine.profiling import StepProfiler
+from unimol_scale.engine.progress import Progress
+from unimol_scale.engine.ranks import Ranks
+from unimol_scale.engine.rehearsal import rehearse
+from unimol_scale.engine.resume import refuse_differences, settings_that_matter
+from unimol_scale.engine.run_checkpoints import RunCheckpoints
 from unimol_scale.engine.run_config import PretrainConfig
+from unimol_scale.engine.run_folder import CHECKPOINTS, SKIPPED_NAME, claim_folder, write_summary
 from unimol_scale.engine.schedule import learning_rate
-from unimol_scale.engine.throughput import matmul_peak, memory_bytes
-from unimol_scale.engine.zero import Ranks, ZeroModel
-from unimol_scale.errors import CheckpointError, RunError, StoreError
+from unimol_scale.engine.spikes import SpikeDetector
+from unimol_scale.engine.stopping import StopRequest
+from unimol_scale.engine.throughput import Speedometer, matmul_peak, memory_bytes
+from unimol_scale.engine.validation import Validation
+from unimol_scale.engine.zero import ZeroModel
+from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.base import Sample, total_loss
-from unimol_scale.store.shards import commit_text
 
-SUMMARY_SCHEMA_VERSION = 1
-CONFIG_NAME = "config.yaml"
-SUMMARY_NAME = "summary.json"
-CHECKPOINTS = "checkpoints"
-# A run whose last validation loss is this far above its best has diverged.
-DIVERGED_FACTOR = 1.5
+_STOP = "stop"
+_NAMED = 8  # molecules named in a message; the file has all
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """How far a run is; saved with every checkpoint.
+class Outcome(Enum):
+    """How a session of a run ended."""
 
-    Attributes:
-        step: optimizer steps done.
-        molecules: seen, repeats counted.
-        conformers: seen, repeats counted.
-        atoms: of those molecules.
-        flops: of those molecules' training, padding and recomputation not counted.
-        seconds: of wall clock over all sessions.
-    """
-
-    step: int = 0
-    molecules: int = 0
-    conformers: int = 0
-    atoms: int = 0
-    flops: float = 0.0
-    seconds: float = 0.0
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    ROLLED_BACK = "rolled back"
 
 
 class Trainer:
@@ -73,7 +59,7 @@ class Trainer:
         ranks: this process among the others.
 
     Raises:
-        StoreError: the store is missing, unfinished or damaged, or the run folder holds something else.
+        StoreError: the store is missing, unfinished or damaged.
         ConfigError: data and settings do not fit together.
     """
 
@@ -82,7 +68,7 @@ class Trainer:
         self._ranks = ranks
         self._store = open_store_of(config.data)
         self._objective = objective_of(config)
-        self._teacher = teacher_of(config, ranks.device)
+        self._complete = completion(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
             self._objective.corrupt_at,
@@ -91,62 +77,60 @@ class Trainer:
             rank=ranks.rank,
             world_size=ranks.world_size,
         )
-        self._valid_loaders = [
-            validation_loader(config.data, part.corrupt_at, rank=ranks.rank, world_size=ranks.world_size)
-            for part in self._objective.parts
-        ]
-        self._checkpoints = config.output / CHECKPOINTS
+        self._validation = Validation(config.data, self._objective, self._complete, ranks)
+        self._checkpoints = RunCheckpoints(config.output / CHECKPOINTS, ranks, config.train)
+        self._settings = settings_that_matter(config, self._store.manifest_sha256)
         self._progress = Progress()
+        self._spikes = SpikeDetector(config.train.spike_window, config.train.spike_factor)
         self._best: dict[str, float] = {}
         self._final: dict[str, float] = {}
-        self._model: ZeroModel | None = None
+        self._validated_at = -1
+        self._saved_at = -1
 
-    def run(self, *, resume: bool) -> dict[str, Any]:
-        """Train to the last step and return the summary; resume from the newest intact checkpoint if there is one.
+    def run(self, *, resume: bool, override: bool = False, profile: bool = False) -> Outcome:
+        """Train to the last step, or until a signal asks to stop; go on from the newest intact checkpoint.
+
+        Args:
+            resume: take up what the run folder holds.
+            override: go on even if the checkpoint was trained with other settings.
+            profile: record a few steps with torch's profiler.
 
         Raises:
-            RunError: the loss is not finite.
-            CheckpointError: there are checkpoints and none can be used, or ``resume`` is off and there are some.
+            RunError: memory does not hold the largest micro-batch, too many steps in a row were skipped, too many
+                rollbacks were done, or the last checkpoint could not be written.
+            CheckpointError: there are checkpoints and none can be used, ``resume`` is off and there are some, or the
+                newest was trained with other settings.
         """
-        found = self._find_checkpoint(resume)
-        self._claim_folder()
-        model = self._model = ZeroModel(
-            lambda: self._objective.build_model(self._config.model), self._config, self._ranks
-        )
+        found = self._find(resume=resume, override=override)
+        if self._ranks.is_main:
+            claim_folder(self._config)
+        self._ranks.barrier()
+        self._model = ZeroModel(lambda: self._objective.build_model(self._config.model), self._config, self._ranks)
+        if self._config.train.rehearse:
+            self._rehearse()
         if found is not None:
-            model.load(found.path)
-            self._progress = Progress(**found.meta["progress"])
-            self._best, self._final = found.meta["best"], found.meta["final"]
+            self._go_to(found)
+        self._step = OptimizerStep(self._model, self._objective, self._complete, self._ranks, self._config.seed)
         dtype = torch.bfloat16 if self._config.train.precision == "bf16" else torch.float32
         peak = self._ranks.sum({"peak": matmul_peak(self._ranks.device, dtype)})["peak"]
-        if not self._ranks.is_main:
-            self._fit(model, None, peak)
-            self._export(model)
-            return {}
-        with RunLog(self._config.output, self._config.name, self._config.train.steps, self._progress.step) as log:
-            if found is not None:
-                log.say(f"resumed from {found.path} (step {found.step})")
-            self._fit(model, log, peak)
-        self._export(model)
-        return self._write_summary()
+        profiler = StepProfiler(self._config.output / "profile" if profile and self._ranks.is_main else None)
+        outcome = Outcome.ROLLED_BACK
+        with StopRequest() as stop, profiler:
+            while outcome is Outcome.ROLLED_BACK:
+                with self._open_log() as self._log:
+                    if found is not None:
+                        self._log.say(f"goes on from {found.path} (step {found.step})")
+                    outcome = self._fit(stop, profiler, Speedometer(peak))
+                    self._log.draw()
+                    if outcome is Outcome.ROLLED_BACK:
+                        found = self._roll_back()
+        if outcome is Outcome.FINISHED:
+            self._export()
+        return outcome
 
-    def _claim_folder(self) -> None:
-        """Make the run folder, or recognise it as this run's."""
-        output = self._config.output
-        if self._ranks.is_main:
-            if output.is_dir() and any(output.iterdir()) and not (output / CONFIG_NAME).is_file():
-                raise StoreError(f"the run folder {output} holds something else; choose another --output")
-            self._checkpoints.mkdir(parents=True, exist_ok=True)
-            commit_text(output / CONFIG_NAME, to_yaml(self._config))
-        self._ranks.barrier()
-
-    def _find_checkpoint(self, resume: bool) -> checkpoint.CheckpointInfo | None:
-        found: checkpoint.CheckpointInfo | None = None
-        if self._ranks.is_main:
-            found, problems = checkpoint.newest_valid(self._checkpoints)
-            for problem in problems:
-                print(f"warning: skipped a damaged checkpoint: {problem}", flush=True)
-        found = self._ranks.gather(found)[0]
+    def _find(self, *, resume: bool, override: bool) -> CheckpointInfo | None:
+        """Return the checkpoint to go on from, if there is one and it fits."""
+        found = self._checkpoints.find(print)
         if found is None:
             return None
         if not resume:
@@ -154,208 +138,207 @@ class Trainer:
                 f"{self._config.output} has checkpoints up to step {found.step}; "
                 "continue them (--resume) or choose another --output"
             )
-        if found.meta["objective_sha256"] != self._config.objective_sha256:
-            raise CheckpointError(
-                f"{found.path} was trained with other settings of the objective; they are in the run's {CONFIG_NAME}. "
-                "Take those, or choose another --output"
-            )
-        if found.meta["world_size"] != self._ranks.world_size:
-            raise CheckpointError(
-                f"{found.path} was written by {found.meta['world_size']} ranks and this run has "
-                f"{self._ranks.world_size}; start it with {found.meta['world_size']} ranks"
-            )
+        if not override:
+            refuse_differences(found.meta["settings"], self._settings, found.path)
         return found
 
-    def _fit(self, model: ZeroModel, log: RunLog | None, peak: float) -> None:
+    def _open_log(self) -> RunLog | NoLog:
+        if not self._ranks.is_main:
+            return NoLog()
+        return RunLog(self._config.output, self._config.name, self._config.train.steps, self._progress.step)
+
+    def _rehearse(self) -> None:
+        """Run the largest micro-batch there can be, so that memory fails now or never."""
+        histogram = {int(n): rows for n, rows in self._store.manifest.splits["train"].size_histogram.items()}
+        rehearse(self._config, self._objective, histogram, self._ranks, self._forward_and_backward)
+        self._model.drop_gradients()
+
+    def _forward_and_backward(self, sample: Sample) -> None:
+        sums = self._model.forward(self._complete(sample))
+        self._model.backward(total_loss(sums, sample.counts, self._objective.weights), last=True)
+
+    def _fit(self, stop: StopRequest, profiler: StepProfiler, speed: Speedometer) -> Outcome:
+        """Do steps until the last one, a signal, or a spike that is to be left out."""
         train, progress = self._config.train, self._progress
         if progress.step == 0:
-            self._validate(model, log)
-        mark, before = time.monotonic(), progress.molecules
-        for samples in self._train_loader.steps(progress.step, train.steps):
-            started = time.monotonic()
+            self._validate()
+        last = progress.data_step + train.steps - progress.step
+        for samples in speed.feed(self._train_loader.steps(progress.data_step, last)):
             rate = learning_rate(progress.step, train)
-            terms, loss, norm = self._train_step(model, samples, rate)
-            self._count(samples)
-            progress.step += 1
-            progress.seconds += time.monotonic() - started
-            event = None
-            if progress.step % train.log_every == 0 or progress.step == train.steps:
-                elapsed = time.monotonic() - mark
-                speed = (progress.molecules - before) / elapsed
-                event = {
-                    **asdict(progress),
-                    "loss": loss,
-                    **{f"loss/{name}": value for name, value in terms.items()},
-                    "lr": rate,
-                    "grad_norm": norm,
-                    "molecules_per_second": speed,
-                    "mfu": speed * progress.flops / progress.molecules / peak,
-                    "memory_bytes": memory_bytes(self._ranks.device),
-                    "skipped": 0,
-                }
-                mark, before = time.monotonic(), progress.molecules
-            if log is not None:
-                if event is not None:
-                    log.event(event)
-                log.advance(progress.step, event)
-            paused = time.monotonic()
-            if progress.step % train.validate_every == 0 or progress.step == train.steps:
-                self._validate(model, log)
-            if progress.step % train.checkpoint_every == 0 or progress.step == train.steps:
-                self._save(model, log)
-            mark += time.monotonic() - paused
+            ballot = {_STOP: float(stop.signal is not None), **self._checkpoints.ballot()}
+            result = self._step(samples, progress.data_step, rate, ballot)
+            if train.ema_decay is not None and not result.skipped:
+                self._model.ema_update(train.ema_decay)
+            self._account(result, speed)
+            profiler.step()
+            self._report(result, rate, speed)
+            with speed.pause("publishing", every=train.checkpoint_every):
+                self._checkpoints.settle(result.votes, self._log.say)
+            if result.skipped:
+                self._skip(result)
+            elif self._spiked(result):
+                return Outcome.ROLLED_BACK
+            done, stopping = progress.step == train.steps, result.votes[_STOP] > 0
+            if progress.step % train.validate_every == 0 or done:
+                with speed.pause("validation", every=train.validate_every):
+                    self._validate()
+            if progress.step % train.checkpoint_every == 0 or done or stopping:
+                with speed.pause("saving", every=train.checkpoint_every):
+                    self._save()
+            if (done or stopping) and self._checkpoints.finish(self._log.say):
+                raise RunError(
+                    f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Make room on "
+                    f"the disk of {self._config.output} and start the same command again: it goes on from an earlier one"
+                )
+            if stopping and not done:
+                self._log.say(f"step {progress.step}  stopped by a signal; the same command goes on from here")
+                return Outcome.STOPPED
+        return Outcome.FINISHED
 
-    def _train_step(
-        self, model: ZeroModel, samples: list[Sample], rate: float
-    ) -> tuple[dict[str, float], float, float]:
-        """Do one optimizer step; return the loss terms, the loss and the gradient norm, all global.
+    def _account(self, result: StepResult, speed: Speedometer) -> None:
+        """Count the step that is done, and the molecules of all ranks in it."""
+        progress, model = self._progress, self._config.model
+        planner: StepPlanner = self._train_loader.planner
+        num_atoms_G = planner.num_atoms_of(progress.data_step)
+        objective = self._objective.at(progress.data_step)
+        # Molecules of one size cost the same.
+        sizes, counts = np.unique(num_atoms_G, return_counts=True)
+        flops = sum(
+            count * objective.training_flops(model, size)
+            for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)
+        )
+        progress.step += 1
+        progress.data_step += 1
+        progress.molecules += len(num_atoms_G)
+        progress.conformers += len(num_atoms_G)
+        progress.atoms += int(num_atoms_G.sum())
+        progress.flops += flops
+        progress.seconds += speed.step(len(num_atoms_G), flops)
+        progress.skipped += result.skipped
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if result.skipped else 0
+
+    def _report(self, result: StepResult, rate: float, speed: Speedometer) -> None:
+        """Log the step if it is one to be logged."""
+        train, progress = self._config.train, self._progress
+        event, remaining = None, None
+        if progress.step % train.log_every == 0 or progress.step == train.steps:
+            event = {
+                **asdict(progress),
+                "loss": result.loss,
+                **{f"loss/{name}": value for name, value in result.terms.items()},
+                "lr": rate,
+                "grad_norm": result.grad_norm,
+                **speed.read(),
+                "memory_bytes": memory_bytes(self._ranks.device),
+            }
+            remaining = speed.remaining(train.steps - progress.step)
+            self._log.event(event)
+        self._log.advance(progress.step, event, remaining)
+
+    def _skip(self, result: StepResult) -> None:
+        """Write down a step that changed nothing and the molecules it may be due to; stop after too many in a row.
 
         Raises:
-            RunError: the loss is not finite; names the molecules of the micro-batches where it arose.
+            RunError: ``max_skipped`` steps in a row were skipped.
         """
-        weights = self._objective.at(self._progress.step).weights
-        counts = self._ranks.sum({name: sum(s.counts[name] for s in samples) for name in weights})
-        totals = dict.fromkeys(weights, 0.0)
-        bad: list[int] = []
-        for index, sample in enumerate(samples):
-            sums = model.forward(self._on_device(sample))
-            model.backward(total_loss(sums, counts, weights), last=index == len(samples) - 1)
-            for name, value in sums.items():
-                totals[name] += value.item()
-            if not all(math.isfinite(value.item()) for value in sums.values()):
-                bad.extend(sample.molecule_B.tolist())
-        terms = means(self._ranks.sum(totals), counts)
-        loss = sum(weights[name] * terms[name] for name in weights)
-        if not math.isfinite(loss):
-            molecules = sorted(index for part in self._ranks.gather(bad) for index in part)
+        progress, limit = self._progress, self._config.train.max_skipped
+        place = self._config.output / SKIPPED_NAME
+        ids = self._store.split("train").ids(np.array(result.suspects, dtype=np.int64))
+        if self._ranks.is_main:
+            record = {"step": progress.step, "not_finite": result.what_failed, "molecules": list(result.suspects), "ids": ids}
+            with place.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        self._log.say(
+            f"step {progress.step}  skipped: the {result.what_failed} is not finite. It arose among {len(ids)} molecules, "
+            f"{', '.join(ids[:_NAMED])}{' …' if len(ids) > _NAMED else ''} → {place}"
+        )
+        if progress.skipped_in_a_row >= limit:
+            self._checkpoints.finish(self._log.say)
             raise RunError(
-                f"the loss is not finite at step {self._progress.step + 1}; it arose among the training molecules "
-                f"numbered {molecules}. The last checkpoint is untouched; a lower train.learning_rate often helps"
+                f"{limit} steps in a row were skipped, the last at step {progress.step}, because the {result.what_failed} "
+                f"was not finite; {place} names the molecules. The last checkpoint is untouched; a lower "
+                "train.learning_rate often helps"
             )
-        return terms, loss, model.step(rate)
 
-    def _count(self, samples: list[Sample]) -> None:
-        """Add the molecules of a step, of all ranks, to the progress."""
-        planner: StepPlanner = self._train_loader.planner
-        num_atoms_G = planner.num_atoms_of(self._progress.step)
-        self._progress.molecules += len(num_atoms_G)
-        self._progress.conformers += len(num_atoms_G)
-        self._progress.atoms += int(num_atoms_G.sum())
-        objective, model = self._objective.at(self._progress.step), self._config.model
-        self._progress.flops += sum(objective.training_flops(model, int(n)) for n in num_atoms_G)
+    def _spiked(self, result: StepResult) -> bool:
+        """Return whether the run is to go back, because the loss has risen suddenly."""
+        train, progress = self._config.train, self._progress
+        part = "+".join(result.terms)
+        if train.spikes == "ignore" or not self._spikes.see(result.loss, part):
+            return False
+        self._log.say(f"step {progress.step}  the loss has risen suddenly, to {result.loss:.4f}")
+        if train.spikes == "warn":
+            return False
+        if progress.rollbacks == train.max_rollbacks:
+            self._checkpoints.finish(self._log.say)
+            raise RunError(
+                f"the loss rose suddenly at step {progress.step}, after {train.max_rollbacks} rollbacks. "
+                "The last checkpoint is untouched; a lower train.learning_rate often helps"
+            )
+        self._checkpoints.finish(self._log.say)
+        return True
 
-    @torch.no_grad()
-    def _validate(self, model: ZeroModel, log: RunLog | None) -> None:
+    def _roll_back(self) -> CheckpointInfo | None:
+        """Go back to the newest checkpoint, and on with the molecules after those already used."""
+        before = self._progress
+        found = self._checkpoints.find(self._log.say)
+        if found is None:  # the spike came before the first checkpoint
+            return None
+        self._go_to(found)
+        self._progress = replace(
+            self._progress, data_step=before.data_step, rollbacks=before.rollbacks + 1, seconds=before.seconds
+        )
+        return found
+
+    def _validate(self) -> None:
         """Score the fixed validation corruptions and log them."""
         started = time.monotonic()
-        weights = self._objective.weights
-        totals, counts = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)
-        model.train(False)
-        for loader in self._valid_loaders:
-            for repeat, samples in enumerate(loader.steps(0, self._config.data.validation_repeats)):
-                counted = loader.planner(repeat)[2].num_counted(self._ranks.rank)
-                for slot, sample in enumerate(samples):
-                    sums = model.forward(self._on_device(sample))
-                    for name in sums if slot < counted else ():
-                        totals[name] += sums[name].item()
-                        counts[name] += sample.counts[name]
-        model.train(True)
-        terms = means(self._ranks.sum(totals), self._ranks.sum(counts))
-        loss = sum(weights[name] * terms[name] for name in weights)
-        event = {"valid/loss": loss, **{f"valid/loss/{name}": value for name, value in terms.items()}}
-        self._final = event
+        with self._model.averaged_weights() if self._config.train.ema_decay is not None else nullcontext():
+            scores = self._validation(self._model)
+        loss = scores["valid/loss"]
+        self._final, self._validated_at = scores, self._progress.step
         if not self._best or loss < self._best["valid/loss"]:
-            self._best = {**event, "step": self._progress.step}
-        if log is not None:
-            log.event({**asdict(self._progress), **event})
-            parts = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
-            log.say(
-                f"step {self._progress.step}  validation loss {loss:.4f}  ({parts})  {time.monotonic() - started:.1f} s"
-            )
+            self._best = {**scores, "step": self._progress.step}
+        self._log.event({**asdict(self._progress), **scores})
+        terms = "  ".join(f"{name.removeprefix('valid/loss/')} {value:.4f}" for name, value in scores.items() if name != "valid/loss")
+        self._log.say(
+            f"step {self._progress.step}  validation loss {loss:.4f}  ({terms})  {time.monotonic() - started:.1f} s"
+        )
 
-    def _save(self, model: ZeroModel, log: RunLog | None) -> None:
-        """Write, hash and publish a checkpoint; every rank takes part."""
-        step = self._progress.step
+    def _save(self) -> None:
+        """Begin to save the state; every rank takes part."""
         meta = {
             "progress": asdict(self._progress),
             "best": self._best,
             "final": self._final,
+            "spikes": self._spikes.state(),
+            "settings": self._settings,
+            "optimizer_steps": self._model.optimizer_steps,
+            "validation_loss": self._final["valid/loss"] if self._validated_at == self._progress.step else None,
             "world_size": self._ranks.world_size,
-            "objective_sha256": self._config.objective_sha256,
+            "model": to_tree(self._config.model),
+            "heads": to_tree(self._objective.kept_heads),
         }
-        folder = checkpoint.temporary_folder(self._checkpoints, step)
-        mine = checkpoint.hash_files(folder, model.save(folder, meta))
-        files: dict[str, dict[str, Any]] = {}
-        for part in self._ranks.gather(mine):
-            files |= part
-        if self._ranks.is_main:
-            checkpoint.publish(self._checkpoints, step, files, meta)
-            checkpoint.prune(self._checkpoints, self._config.train.keep_checkpoints)
-        self._ranks.barrier()
-        if log is not None:
-            log.say(f"step {step}  checkpoint saved")
+        self._checkpoints.begin(self._progress.step, self._model.fragments(), meta, self._log.say)
 
-    def _on_device(self, sample: Sample) -> Sample:
-        """Return the sample where this rank computes, with its targets complete."""
-        moved = to_device(sample, self._ranks.device)
-        return self._teacher(moved) if self._teacher is not None else moved
+    def _go_to(self, found: CheckpointInfo) -> None:
+        """Take up the state of a checkpoint."""
+        meta = found.meta
+        self._model.restore(ShareReader(found.path).read, meta["optimizer_steps"])
+        self._progress = Progress(**meta["progress"])
+        self._best, self._final = meta["best"], meta["final"]
+        self._spikes = SpikeDetector.from_state(
+            meta["spikes"], window=self._config.train.spike_window, factor=self._config.train.spike_factor
+        )
 
-    def _export(self, model: ZeroModel) -> None:
-        """Write the trained model as ``from_pretrained`` reads it; every rank takes part."""
-        state = model.full_state()
+    def _export(self) -> None:
+        """Write the trained model as ``from_pretrained`` reads it, the curves, and the summary last."""
+        state = self._model.full_state(WEIGHT if self._config.train.ema_decay is None else MEAN)
         if self._ranks.is_main:
             folder = self._config.output / MODEL_FOLDER
             shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed right here
             save_tensors(state, self._config.model, self._objective.kept_heads, folder)
+            write_summary(
+                self._config, self._objective, self._store, self._progress, self._final, self._best, self._ranks.world_size
+            )
         self._ranks.barrier()
-
-    def _write_summary(self) -> dict[str, Any]:
-        config, progress = self._config, self._progress
-        final, best = self._final["valid/loss"], self._best["valid/loss"]
-        summary = {
-            "schema_version": SUMMARY_SCHEMA_VERSION,
-            "name": config.name,
-            "status": "finished",
-            "size": config.size,
-            "objective": config.objective.name,
-            "seed": config.seed,
-            "parameters": self._objective.count_parameters(config.model).as_dict(),
-            "steps": progress.step,
-            **{key: value for key, value in asdict(progress).items() if key != "step"},
-            "global_batch_size": config.train.global_batch_size,
-            "final": self._final,
-            "best": self._best,
-            "data_manifest_sha256": self._store.manifest_sha256,
-            "validation_sha256": self._validation_sha256(),
-            "objective_sha256": config.objective_sha256,
-            "world_size": self._ranks.world_size,
-            "diverged": not math.isfinite(final) or final > DIVERGED_FACTOR * best,
-        }
-        commit_text(config.output / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")
-        return summary
-
-    def _validation_sha256(self) -> str:
-        """Hash of everything that decides the validation corruptions; only runs that share it can be compared."""
-        split = self._store.manifest.splits["valid"]
-        data = self._config.data
-        identity = {
-            "shards": [shard.sha256 for shard in split.shards],
-            "molecules": min(data.validation_molecules, split.rows),
-            "repeats": data.validation_repeats,
-            "conformers": data.conformers,
-            "hydrogens": data.hydrogens,
-            "window": data.window,
-            "seed": VALIDATION_SEED,
-        }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def means(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-    """Return total / count for each term; a term with nothing to predict is zero."""
-    return {name: total / max(counts[name], 1.0) for name, total in totals.items()}
-
-
-def run_is_finished(folder: Path) -> bool:
-    """Return whether a run folder holds the summary of a finished run."""
-    path = folder / SUMMARY_NAME
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["status"] == "finished"

@@ -1,0 +1,131 @@
+"""One optimizer step over all ranks: losses over global counts, gradients, and whether both are finite.
+
+Shapes: M micro-batches of this rank, T loss terms.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unimol_scale.data.transfer import to_device
+from unimol_scale.engine.ranks import Ranks
+from unimol_scale.engine.zero import ZeroModel
+from unimol_scale.objectives.base import Objective, Sample, total_loss
+
+_COUNT = "count/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What became of a step, the same on every rank.
+
+    Attributes:
+        terms: loss term → its global mean.
+        loss: their weighted sum.
+        grad_norm: of the whole gradient before clipping.
+        votes: what the ranks said, summed.
+        suspects: of a skipped step, the training molecules among which it went wrong.
+    """
+
+    terms: dict[str, float]
+    loss: float
+    grad_norm: float
+    votes: dict[str, float]
+    suspects: tuple[int, ...]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the step changed nothing, because its loss or gradient was not finite."""
+        return not (math.isfinite(self.loss) and math.isfinite(self.grad_norm))
+
+    @property
+    def what_failed(self) -> str:
+        """What was not finite, in a word."""
+        return "gradient" if math.isfinite(self.loss) else "loss"
+
+
+class OptimizerStep:
+    """Does steps of one run on this rank.
+
+    Args:
+        model: sharded among the ranks.
+        objective: of the run.
+        complete: moves a sample to where this rank computes and adds targets that only the device can give.
+        ranks: this process among the others.
+        seed: of the run; dropout draws from it, the step, the rank and the micro-batch, so that a resumed run repeats
+            what the interrupted one would have drawn.
+    """
+
+    def __init__(
+        self,
+        model: ZeroModel,
+        objective: Objective,
+        complete: Callable[[Sample], Sample],
+        ranks: Ranks,
+        seed: int,
+    ) -> None:
+        self._model = model
+        self._objective = objective
+        self._complete = complete
+        self._ranks = ranks
+        self._seed = seed
+
+    def __call__(
+        self, samples: Sequence[Sample], step: int, learning_rate: float, ballot: Mapping[str, float]
+    ) -> StepResult:
+        """Do the step numbered ``step`` in the data's order; a loss or gradient that is not finite changes nothing.
+
+        Args:
+            samples: this rank's micro-batches.
+            step: decides the objective of a mixture and the draws of dropout.
+            learning_rate: of this step.
+            ballot: numbers to sum over the ranks on the way.
+        """
+        weights = self._objective.at(step).weights
+        counted = {_COUNT + name: sum(sample.counts[name] for sample in samples) for name in weights}
+        votes = self._ranks.sum({**counted, **ballot})
+        counts = {name: votes.pop(_COUNT + name) for name in weights}
+        scores = []
+        for slot, sample in enumerate(samples):
+            self._seed_dropout(step, slot)
+            sums = self._model.forward(self._complete(sample))
+            self._model.backward(total_loss(sums, counts, weights), last=slot == len(samples) - 1)
+            scores.append(torch.stack([sums[name].detach().double() for name in weights]))
+        # One copy from the device for all micro-batches: it waits for the device.
+        scores_MT = torch.stack(scores).cpu()
+        terms = means(self._ranks.sum(dict(zip(weights, scores_MT.sum(0).tolist(), strict=True))), counts)
+        loss = sum(weights[name] * terms[name] for name in weights)
+        if math.isfinite(loss):
+            norm = self._model.step(learning_rate)
+            sound_M = torch.full((len(samples),), math.isfinite(norm))
+        else:
+            norm = math.nan
+            self._model.drop_gradients()
+            sound_M = scores_MT.isfinite().all(1)
+        suspects: tuple[int, ...] = ()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            mine = [sample.molecule_B for sample, sound in zip(samples, sound_M.tolist(), strict=True) if not sound]
+            found = self._ranks.gather(torch.cat(mine).tolist() if mine else [])
+            suspects = tuple(sorted({index for part in found for index in part}))
+        return StepResult(terms=terms, loss=loss, grad_norm=norm, votes=votes, suspects=suspects)
+
+    def _seed_dropout(self, step: int, slot: int) -> None:
+        torch.manual_seed(hash((self._seed, step, self._ranks.rank, slot)) % 2**63)
+
+
+def means(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """Return total / count for each term; a term with nothing to predict is zero."""
+    return {name: total / max(counts[name], 1.0) for name, total in totals.items()}
+
+
+def completion(device: torch.device, teacher: Callable[[Sample], Sample] | None) -> Callable[[Sample], Sample]:
+    """Return what makes a loaded sample ready for the model: on the device, with its teacher's targets if it has one."""
+
+    def complete(sample: Sample) -> Sample:
+        moved = to_device(sample, device)
+        return teacher(moved) if teacher is not None else moved
+
+    return complete

@@ -1,0 +1,98 @@
+"""The folder of a run: what it is called inside, whose it is, and the summary of a finished run."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.config import to_yaml
+from unimol_scale.data.dataset import VALIDATION_SEED, DataConfig
+from unimol_scale.engine.progress import Progress
+from unimol_scale.engine.run_config import PretrainConfig
+from unimol_scale.errors import StoreError
+from unimol_scale.objectives.base import Objective
+from unimol_scale.store.shards import Store, commit_text
+
+SUMMARY_SCHEMA_VERSION = 1
+CONFIG_NAME = "config.yaml"
+SUMMARY_NAME = "summary.json"
+SKIPPED_NAME = "skipped.jsonl"
+CHECKPOINTS = "checkpoints"
+# A run whose last validation loss is this far above its best has diverged.
+DIVERGED_FACTOR = 1.5
+
+
+def claim_folder(config: PretrainConfig) -> None:
+    """Make the run folder and write its configuration, or recognise it as this run's.
+
+    Raises:
+        StoreError: it holds something else.
+    """
+    output = config.output
+    if output.is_dir() and any(output.iterdir()) and not (output / CONFIG_NAME).is_file():
+        raise StoreError(f"the run folder {output} holds something else; choose another --output")
+    (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    commit_text(output / CONFIG_NAME, to_yaml(config))
+
+
+def write_summary(
+    config: PretrainConfig,
+    objective: Objective,
+    store: Store,
+    progress: Progress,
+    final: Mapping[str, float],
+    best: Mapping[str, float],
+    world_size: int,
+) -> dict[str, Any]:
+    """Write and return what a finished run was: parameters, counters, losses, and hashes of what it learnt from."""
+    last = final["valid/loss"]
+    summary = {
+        "schema_version": SUMMARY_SCHEMA_VERSION,
+        "name": config.name,
+        "status": "finished",
+        "size": config.size,
+        "objective": config.objective.name,
+        "seed": config.seed,
+        "parameters": objective.count_parameters(config.model).as_dict(),
+        "steps": progress.step,
+        **{key: value for key, value in asdict(progress).items() if key != "step"},
+        "global_batch_size": config.train.global_batch_size,
+        "final": dict(final),
+        "best": dict(best),
+        "data_manifest_sha256": store.manifest_sha256,
+        "validation_sha256": _validation_sha256(config.data, store),
+        "objective_sha256": config.objective_sha256,
+        "world_size": world_size,
+        "diverged": not math.isfinite(last) or last > DIVERGED_FACTOR * best["valid/loss"],
+    }
+    commit_text(config.output / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return what a finished run wrote last."""
+    summary: dict[str, Any] = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+    return summary
+
+
+def run_is_finished(folder: Path) -> bool:
+    """Return whether a run folder holds the summary of a finished run."""
+    return (folder / SUMMARY_NAME).is_file() and read_summary(folder)["status"] == "finished"
+
+
+def _validation_sha256(data: DataConfig, store: Store) -> str:
+    """Hash of everything that decides the validation corruptions; only runs that share it can be compared."""
+    split = store.manifest.splits["valid"]
+    identity = {
+        "shards": [shard.sha256 for shard in split.shards],
+        "molecules": min(data.validation_molecules, split.rows),
+        "repeats": data.validation_repeats,
+        "conformers": data.conformers,
+        "hydrogens": data.hydrogens,
+        "window": data.window,
+        "seed": VALIDATION_SEED,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,56 @@
+"""Validation: the fixed corruptions of the fixed molecules, scored without gradients."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from unimol_scale.data.dataset import DataConfig, StepLoader, validation_loader
+from unimol_scale.engine.optimizer_step import means
+from unimol_scale.engine.ranks import Ranks
+from unimol_scale.engine.zero import ZeroModel
+from unimol_scale.objectives.base import Objective, Sample
+
+
+class Validation:
+    """Scores a model on the validation split.
+
+    Args:
+        data: store and batches.
+        objective: of the run; a mixture is scored on each of its parts.
+        complete: makes a loaded sample ready for the model.
+        ranks: this process among the others.
+
+    Raises:
+        StoreError: there are no validation molecules.
+    """
+
+    def __init__(
+        self, data: DataConfig, objective: Objective, complete: Callable[[Sample], Sample], ranks: Ranks
+    ) -> None:
+        self._repeats = data.validation_repeats
+        self._objective = objective
+        self._complete = complete
+        self._ranks = ranks
+        self._loaders: Sequence[StepLoader[Sample]] = [
+            validation_loader(data, part.corrupt_at, rank=ranks.rank, world_size=ranks.world_size)
+            for part in objective.parts
+        ]
+
+    @torch.no_grad()
+    def __call__(self, model: ZeroModel) -> dict[str, float]:
+        """Return ``valid/loss`` and ``valid/loss/<term>``, the same on every rank; every rank takes part."""
+        weights = self._objective.weights
+        totals, counts = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)
+        model.train(False)
+        for loader in self._loaders:
+            for repeat, samples in enumerate(loader.steps(0, self._repeats)):
+                counted = loader.planner(repeat)[2].num_counted(self._ranks.rank)
+                for slot, sample in enumerate(samples):
+                    sums = model.forward(self._complete(sample))
+                    for name in sums if slot < counted else ():
+                        totals[name] += sums[name].item()
+                        counts[name] += sample.counts[name]
+        model.train(True)
+        terms = means(self._ranks.sum(totals), self._ranks.sum(counts))
+        loss = sum(weights[name] * terms[name] for name in weights)
+        return {"valid/loss": loss, **{f"valid/loss/{name}": value for name, value in terms.items()}}
