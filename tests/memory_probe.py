@@ -1,4 +1,4 @@
-"""Bytes a step of a fresh process adds at its peak: SIZE LAYERS ATOMS MOLECULES CHECKPOINT_EVERY fp32|bf16."""
+"""Bytes a step of a fresh process adds at its peak: SIZE LAYERS ATOMS MOLECULES CHECKPOINT_EVERY fp32|bf16 DROPOUT OBJECTIVE."""
 
 import ctypes
 import sys
@@ -17,7 +17,7 @@ from tests.unit.data.test_streams import keys  # noqa: E402
 from unimol_scale.data.batch import collate  # noqa: E402
 from unimol_scale.model.presets import preset  # noqa: E402
 from unimol_scale.objectives.base import total_loss  # noqa: E402
-from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective  # noqa: E402
+from unimol_scale.objectives.registry import ObjectiveConfig, build_objective  # noqa: E402
 
 
 def status(key: str) -> int:
@@ -26,10 +26,10 @@ def status(key: str) -> int:
 
 
 def main() -> None:
-    size, layers, atoms, molecules, every, dtype = sys.argv[1:]
-    changes = {"dropout": 0.0, "attention_dropout": 0.0, "triangle_dropout": 0.0}
+    size, layers, atoms, molecules, every, dtype, dropout, name = sys.argv[1:]
+    changes = {key: float(dropout) for key in ("dropout", "attention_dropout", "triangle_dropout")}
     config = preset(size, layers=int(layers), checkpoint_every=int(every), **changes)
-    objective = DenoiseObjective(DenoiseConfig())
+    objective = build_objective(ObjectiveConfig(name=name), config)
     model = objective.build_model(config)
     if dtype == "bf16":
         for parameter in model.parameters():

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from unimol_scale.checkpoints import command as checkpoint_command
+from unimol_scale.engine import plan_command
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.scaling import command as scaling_command
 from unimol_scale.store import command as store_command
@@ -20,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every verb."""
     parser = argparse.ArgumentParser(prog="unimol-scale", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for command in (checkpoint_command, scaling_command, store_command):
+    for command in (checkpoint_command, plan_command, scaling_command, store_command):
         command.add_verbs(verbs)
     return parser
 
@@ -31,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 when the work asked for is done, 2 for an error that the user can mend, 130 after Ctrl-C.
     """
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not ("assignments" in arguments and all("=" in text and text[0] != "-" for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes the first settings only, and they may stand between flags
+        arguments.assignments += rest
     try:
         status: int = arguments.run(arguments)
         return status

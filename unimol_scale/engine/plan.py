@@ -1,85 +1,168 @@
-"""What a run would be, said before it starts: parameters by group, memory by part, steps and FLOPs."""
+"""What a run would be, said before it starts: one screen of aligned columns."""
 
-from functools import partial
-
-import torch
+from collections.abc import Iterable
 
 from unimol_scale.data.dataset import open_store_of
+from unimol_scale.engine.devices import Target, target_here
 from unimol_scale.engine.learning import objective_of
+from unimol_scale.engine.memory import MARGIN
+from unimol_scale.engine.planning import Plan, plan_run
 from unimol_scale.engine.run_config import PretrainConfig
-from unimol_scale.model.accounting import (
-    ParameterCount,
-    activation_bytes,
-    mean_flops,
-    memory_per_rank,
-)
 
 GIB = 2.0**30
-
-
-def build_on_meta(config: PretrainConfig) -> ParameterCount:
-    """Build the whole model without memory and return its parameters by group.
-
-    The count must equal the accounting's, group by group summed; anything else is a defect of one of the two.
-    """
-    objective = objective_of(config)
-    with torch.device("meta"):
-        model = objective.build_model(config.model)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    count = objective.count_parameters(config.model)
-    assert total == count.total, f"the model has {total} parameters, accounting says {count.total}"
-    return count
+_LABEL, _VALUE = 22, 16
+_PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "averages": "averaged weights",
+    "teacher": "teacher",
+    "buffers": "reduction buffers",
+    "process": "context, libraries",
+    "copy": "copy while saving",
+    "gathered": "gathered weights",
+    "activations": "activations",
+}
 
 
 def describe(config: PretrainConfig, world_size: int) -> str:
-    """Return the plan of a run as text.
+    """Return the plan of a run on the devices of this machine as text.
 
     Raises:
         StoreError: the store is missing or unfinished.
+        ConfigError: the settings do not fit the store or the number of ranks.
     """
-    count = build_on_meta(config)
-    lines = [f"{config.name}: size {config.size}, objective {config.objective.name}, {world_size} ranks", ""]
-    lines += _parameter_lines(count)
-    histogram = {int(n): rows for n, rows in open_store_of(config.data).manifest.splits["train"].size_histogram.items()}
-    lines += ["", *_memory_lines(config, count, world_size, max(histogram))]
-    molecules = sum(histogram.values())
-    train = config.train
-    flops = mean_flops(partial(objective_of(config).training_flops, config.model), histogram)
-    mean_atoms = sum(n * rows for n, rows in histogram.items()) / molecules
-    seen = train.steps * train.global_batch_size
-    lines += [
-        "",
-        "steps",
-        f"  {'store':<24}{config.data.path}: {molecules:,} molecules, {mean_atoms:.1f} atoms on average",
-        f"  {'steps':<24}{train.steps:,} of {train.global_batch_size:,} molecules = {seen / molecules:,.1f} epochs",
-        f"  {'warm-up':<24}{train.warmup_steps:,} steps to {train.learning_rate:g}, then {train.schedule}",
-        f"  {'FLOPs per step':<24}{flops * train.global_batch_size:.3e}",
-        f"  {'FLOPs in all':<24}{flops * seen:.3e}",
+    return render(plan_of(config, world_size, target_here(config.train.precision)), config)
+
+
+def plan_of(config: PretrainConfig, world_size: int, target: Target) -> Plan:
+    """Return the plan of a run on given devices.
+
+    Raises:
+        StoreError: the store is missing or unfinished.
+        ConfigError: the settings do not fit the store or the number of ranks.
+    """
+    entry = open_store_of(config.data).manifest.splits["train"]
+    histogram = {int(n): rows for n, rows in entry.size_histogram.items()}
+    return plan_run(config, objective_of(config), histogram, world_size=world_size, target=target)
+
+
+def render(plan: Plan, config: PretrainConfig) -> str:
+    """Return a plan as text.
+
+    Args:
+        plan: what is said.
+        config: that it was made from.
+    """
+    title = f"{plan.name}: size {plan.size}, objective {plan.objective}, {_counted(plan.world_size, 'rank')}"
+    sections = [
+        [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}"],
+        _parameters(plan),
+        _memory(plan, config),
+        _steps(plan, config),
+        _cost(plan),
     ]
-    return "\n".join(lines)
+    return "\n\n".join("\n".join(lines) for lines in sections)
 
 
-def _parameter_lines(count: ParameterCount) -> list[str]:
-    return ["parameters", *(f"  {name.replace('_', ' '):<24}{value:>15,}" for name, value in count.as_dict().items())]
+def _parameters(plan: Plan) -> list[str]:
+    total = plan.parameters["total"]
+    rows = [(name.replace("_", " "), f"{count:,}", f"{count / total:6.1%}") for name, count in plan.parameters.items()]
+    return ["parameters", *_table(rows)]
 
 
-def _memory_lines(config: PretrainConfig, count: ParameterCount, world_size: int, largest: int) -> list[str]:
-    bf16 = config.train.precision == "bf16"
-    molecules = max(1, config.data.max_pairs // (largest + 1) ** 2)
-    memory = memory_per_rank(
-        count.total,
-        world_size=world_size,
-        zero_stage=config.zero.stage,
-        bf16=bf16,
-        activations=activation_bytes(config.model, molecules, largest, 2 if bf16 else 4),
-    )
-    parts = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "activations": memory.activations,
-        "total": memory.total,
-    }
-    title = f"memory per rank, ZeRO stage {config.zero.stage}, {config.train.precision}, estimated"
-    note = f"  (activations: {molecules} molecules of {largest} atoms, {config.data.max_pairs:,} padded pairs)"
-    return [title, *(f"  {name:<24}{value / GIB:>12.2f} GiB" for name, value in parts.items()), note]
+def _memory(plan: Plan, config: PretrainConfig) -> list[str]:
+    memory, shape, capacity = plan.memory, plan.shape, plan.target.memory
+    notes = {"activations": f"{shape.molecules} × {shape.num_atoms} atoms = {shape.pairs:,} padded pairs"}
+    rows = [
+        (label, _gib(getattr(memory, part)), notes.get(part, ""))
+        for part, label in _PARTS.items()
+        if getattr(memory, part) or part in ("weights", "gradients", "optimizer", "activations")
+    ]
+    if memory.step > memory.gathered + memory.activations:
+        rows.append(("optimizer's step", _gib(memory.step), "after the activations are gone; the larger counts"))
+    rows.append(("total at the peak", _gib(memory.total), _judgement(plan)))
+    if memory.host:
+        rows.append(("on the host", _gib(memory.host), "a rank: what is offloaded, and the copy while saving"))
+    lines = [f"memory of a rank ({plan.target.name}), estimated", *_table(rows)]
+    if capacity is None:
+        return lines
+    if plan.fit.max_pairs is not None:
+        current = f"it is {config.data.max_pairs:,}"
+        lines += _table([("largest that fits", f"data.max_pairs={plan.fit.max_pairs}", current)])
+    elif plan.fit.remedies:
+        lines += [f"  nothing fits as it is; what would: {', or '.join(plan.fit.remedies)}"]
+    else:
+        lines += ["  nothing fits, whatever the stage and the number of ranks: take larger devices or a smaller --size"]
+    return lines
+
+
+def _judgement(plan: Plan) -> str:
+    capacity, total = plan.target.memory, plan.memory.total
+    if capacity is None:
+        return "how much there is is not known"
+    free = capacity - total
+    if plan.fit.fits:
+        return f"of {capacity / GIB:.1f} GiB: {free / capacity:.0%} free"
+    if free >= 0:
+        return f"of {capacity / GIB:.1f} GiB: {free / capacity:.0%} free, less than a margin of {MARGIN:.0%}"
+    return f"of {capacity / GIB:.1f} GiB: TOO MUCH by {-free / GIB:.1f} GiB"
+
+
+def _steps(plan: Plan, config: PretrainConfig) -> list[str]:
+    data, steps, train = plan.data, plan.steps, config.train
+    rows = [
+        ("store", f"{data.molecules:,}", f"molecules in {data.path}; atoms: mean {data.mean_atoms:.1f}, most {data.largest}"),
+        ("steps", f"{steps.steps:,}", f"of {steps.batch:,} molecules = {steps.epochs:,.1f} epochs"),
+        ("warm-up", f"{train.warmup_steps:,}", f"steps to {train.learning_rate:g}, then {train.schedule}"),
+        (
+            "micro-batches",
+            f"{steps.micro_batches:.1f}",
+            f"a rank and step; {steps.padding:.1%} of their pairs are padding, {steps.waiting:.1%} of time is waiting",
+        ),
+    ]  # fmt: skip
+    return ["steps", *_table(rows, gap=1)]
+
+
+def _cost(plan: Plan) -> list[str]:
+    compute, target = plan.compute, plan.target
+    peak = f"at {target.mfu:.0%} of {_short(target.peak_flops)}FLOP/s a rank"
+    each = "GPU" if target.is_gpu else "rank"
+    kept = plan.checkpoints_kept
+    rows = [
+        ("FLOPs per step", _short(compute.flops_per_step) + "FLOP", f"{_duration(compute.seconds_per_step)} {peak}"),
+        ("FLOPs in all", _short(compute.flops) + "FLOP", f"{compute.flops:.3e}"),
+        ("time", _duration(compute.days * 86_400), f"{compute.device_hours:,.1f} {each}-hours"),
+        (
+            "checkpoint",
+            _gib(plan.checkpoint_bytes),
+            f"at most {kept} at a time: {plan.checkpoint_bytes * kept / GIB:.2f} GiB of disk",
+        ),
+    ]
+    return ["cost", *_table(rows)]
+
+
+def _table(rows: Iterable[tuple[str, str, str]], gap: int = 2) -> list[str]:
+    return [f"  {label:<{_LABEL}}{value:>{_VALUE}}{' ' * gap}{note}".rstrip() for label, value, note in rows]
+
+
+def _gib(value: float) -> str:
+    return f"{value / GIB:.2f} GiB"
+
+
+def _short(value: float) -> str:
+    """Return a number with three digits and the prefix of its unit."""
+    scale, prefix = next(((s, p) for s, p in _PREFIXES if value >= s), (1.0, ""))
+    return f"{value / scale:.3g} {prefix}"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s")):
+        if seconds >= 2 * size or unit == "s":
+            return f"{seconds / size:,.1f} {unit}" if seconds >= 0.1 else f"{seconds * 1e3:.2g} ms"
+    raise AssertionError("seconds are the last resort")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

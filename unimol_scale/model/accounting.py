@@ -150,66 +150,44 @@ def mean_flops(of_molecule: Callable[[int], float], histogram: Mapping[int, int]
     return sum(of_molecule(n) * count for n, count in histogram.items()) / molecules
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryEstimate:
-    """Bytes one rank needs, by part."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    activations: float
-
-    @property
-    def total(self) -> float:
-        """All parts."""
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
-def activation_bytes(config: ModelConfig, molecules: int, num_atoms: int, bytes_per_value: int) -> float:
+def activation_bytes(
+    config: ModelConfig,
+    molecules: int,
+    num_atoms: int,
+    bytes_per_value: int,
+    *,
+    mask_bytes: int | None = None,
+    heads: Heads = DENOISE_HEADS,
+) -> float:
     """Bytes that one micro-batch of equal molecules needs at its peak, above weights, gradients and optimizer.
 
-    Counted from what ``kernels`` keeps for the backward pass, with dropout off. Of a layer: its input, what stands
-    before and after the triangle update and the hidden layer of the pair network (4P a pair), the gated maps and their
-    product (5h), the attention weights in fp32 (H). On top of what is kept comes the work space of one triangle
-    update's backward pass. With activation checkpointing only the inputs of the recomputed layers are kept, and the
-    inside of one layer at a time.
+    Counted from what ``kernels`` keeps for the backward pass. Of a layer: its input, what stands before and after the
+    triangle update and the hidden layer of the pair network (4P a pair), the gated maps and their product (5h), the
+    attention weights in fp32 (H), and where something is dropped the masks of it. On top of what is kept comes the work
+    space of one triangle update's backward pass. With activation checkpointing only the inputs of the recomputed layers
+    are kept, and the inside of one layer at a time.
 
     Args:
         config: of the model.
         molecules: in the micro-batch.
         num_atoms: of each.
         bytes_per_value: 4 in fp32, 2 in bf16.
+        mask_bytes: of one element of a dropout mask: on a GPU torch keeps 1 byte; None: a value, as on a CPU.
+        heads: of the objective; those of pairs need memory too.
     """
-    d, p, h, heads = config.atom_width, config.pair_width, config.pair_hidden, config.heads
-    n, v = num_atoms + 1, bytes_per_value
-    attention = n * n * heads * (4 if v == 4 else 4 + v)
-    layer = v * (n * n * (4 * p + 5 * h) + n * (8 * d + config.ffn_width + 6 * h)) + attention
+    d, p, h = config.atom_width, config.pair_width, config.pair_hidden
+    n, v, m = num_atoms + 1, bytes_per_value, bytes_per_value if mask_bytes is None else mask_bytes
+    attention = n * n * config.heads * (4 if v == 4 else 4 + v)
+    if config.attention_dropout:
+        # The mask, and in fp32 the weights before and after it.
+        attention += n * n * config.heads * (m + (v if v == 4 else 0))
+    masks = m * (n * n * 2 * p + n * 2 * d) if config.dropout else 0
+    layer = v * (n * n * (4 * p + 5 * h) + n * (8 * d + config.ffn_width + 6 * h)) + attention + masks
     layer_input = v * (n * d + n * n * p)
     recomputed = -(-config.layers // config.checkpoint_every) if config.checkpoint_every else 0
     inside = config.layers - recomputed + (1 if recomputed else 0)
-    ends = v * n * n * (3 * p + config.gaussians) + 4 * n * n * heads
+    ends = v * n * n * (3 * p + config.gaussians) + 4 * n * n * config.heads
+    # Predictions of pairs, their log-probabilities, and the gradients of both, in fp32; and a·W with its gradient.
+    relations = 4 * heads.relation_channels * (4 * n * n + 2 * n * vocab.RELATION_HIDDEN)
     work_space = v * n * n * (5 * p + 8 * h)
-    return float(molecules * (layer * inside + layer_input * recomputed + ends + work_space))
-
-
-def memory_per_rank(
-    parameters: int, *, world_size: int, zero_stage: int, bf16: bool, activations: float
-) -> MemoryEstimate:
-    """Bytes per rank under ZeRO with AdamW and fp32 master weights (16 bytes a parameter, shared as the stage says).
-
-    Args:
-        parameters: number of parameters.
-        world_size: ranks that share them.
-        zero_stage: 0 shares nothing, 1 the optimizer, 2 also the gradients, 3 also the weights.
-        bf16: half-width weights and gradients beside fp32 master weights.
-        activations: bytes of one micro-batch, from ``activation_bytes``.
-    """
-    width = 2 if bf16 else 4
-    share = [1 / world_size if zero_stage >= stage else 1.0 for stage in (1, 2, 3)]
-    # Two Adam moments and the fp32 master copy, which DeepSpeed keeps in fp32 runs too.
-    return MemoryEstimate(
-        weights=parameters * width * share[2],
-        gradients=parameters * width * share[1],
-        optimizer=parameters * 12 * share[0],
-        activations=activations,
-    )
+    return float(molecules * (layer * inside + layer_input * recomputed + ends + relations + work_space))

@@ -40,7 +40,13 @@ class Sample:
 
 
 class Objective(ABC):
-    """A pretraining objective. It travels to loader processes, so it holds settings and no tensors."""
+    """A pretraining objective. It travels to loader processes, so it holds settings and no tensors.
+
+    Attributes:
+        teacher: dimensions of the frozen model whose atoms are learnt; None: there is no teacher.
+    """
+
+    teacher: ModelConfig | None = None
 
     @property
     @abstractmethod

@@ -91,9 +91,11 @@ class DistillObjective(Objective):
         teacher: the model that it learns from.
     """
 
+    teacher: ModelConfig
+
     def __init__(self, config: DistillConfig, student: ModelConfig, teacher: ModelConfig) -> None:
         self.config = config
-        self._teacher = teacher
+        self.teacher = teacher
         self._projection = teacher.atom_width if teacher.atom_width != student.atom_width else 0
 
     @property
@@ -117,7 +119,7 @@ class DistillObjective(Objective):
         Raises:
             ConfigError: names the key, or the teacher.
         """
-        teacher, path = self._teacher, self.config.teacher
+        teacher, path = self.teacher, self.config.teacher
         if not teacher.geometry:
             raise ConfigError(f"objective.distill.teacher: {path} sees the 2D graph only, and a teacher must see 3D")
         if config.geometry:
@@ -170,4 +172,4 @@ class DistillObjective(Objective):
 
     def training_flops(self, config: ModelConfig, num_atoms: int) -> float:
         """FLOPs of one training step for one molecule: the student's, and the teacher's forward pass."""
-        return super().training_flops(config, num_atoms) + forward_flops(self._teacher, num_atoms, Heads())
+        return super().training_flops(config, num_atoms) + forward_flops(self.teacher, num_atoms, Heads())

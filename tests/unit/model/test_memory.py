@@ -8,18 +8,30 @@ import pytest
 
 from unimol_scale.model.accounting import activation_bytes
 from unimol_scale.model.presets import preset
+from unimol_scale.objectives.registry import ObjectiveConfig, build_objective
 
 PROBE = Path(__file__).resolve().parents[2] / "memory_probe.py"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be measured on Linux only")
 @pytest.mark.parametrize(
-    ("size", "layers", "atoms", "molecules", "every", "dtype"),
-    [("84M", 2, 32, 8, 0, "fp32"), ("84M", 4, 32, 4, 1, "fp32"), ("84M", 2, 32, 8, 0, "bf16")],
+    ("size", "layers", "atoms", "molecules", "every", "dtype", "dropout", "objective"),
+    [
+        ("84M", 2, 32, 8, 0, "fp32", 0.0, "denoise"),
+        ("84M", 4, 32, 4, 1, "fp32", 0.0, "denoise"),
+        ("84M", 2, 32, 8, 0, "bf16", 0.0, "denoise"),
+        ("84M", 2, 32, 8, 0, "bf16", 0.1, "denoise"),
+        ("84M", 2, 32, 8, 0, "fp32", 0.1, "denoise"),
+        ("0.2M", 3, 32, 32, 0, "fp32", 0.0, "blend"),
+    ],
 )
-def test_estimated_activations_are_within_fifteen_percent(size, layers, atoms, molecules, every, dtype):
-    command = [sys.executable, PROBE, size, layers, atoms, molecules, every, dtype]
+def test_estimated_activations_are_within_fifteen_percent(
+    size, layers, atoms, molecules, every, dtype, dropout, objective
+):
+    command = [sys.executable, PROBE, size, layers, atoms, molecules, every, dtype, dropout, objective]
     output = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, timeout=120).stdout
-    config = preset(size, layers=layers, checkpoint_every=every)
-    estimate = activation_bytes(config, molecules, atoms, 2 if dtype == "bf16" else 4)
+    drops = {key: dropout for key in ("dropout", "attention_dropout", "triangle_dropout")}
+    config = preset(size, layers=layers, checkpoint_every=every, **drops)
+    heads = build_objective(ObjectiveConfig(name=objective), config).heads
+    estimate = activation_bytes(config, molecules, atoms, 2 if dtype == "bf16" else 4, heads=heads)
     assert estimate == pytest.approx(int(output.split()[-1]), rel=0.15)

@@ -1,0 +1,84 @@
+"""What a user sees of ``unimol-scale plan``."""
+
+import json
+
+import pytest
+
+from unimol_scale.cli import main
+
+
+def plan(capsys, *arguments):
+    status = main(["plan", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_it_prints_everything_on_one_screen(capsys, sample_store):
+    status, out, _ = plan(capsys, "--size", "1.1B", "--gpus", 64, "--gpu-memory", "80GB", "--data", sample_store)
+    assert status == 0
+    for part in (
+        "1,129,209,696", "atom track", "pair track", "heads", "weights", "gradients", "optimizer", "gathered weights",
+        "activations", "of 74.5 GiB", "data.max_pairs=", "micro-batches", "padding", "FLOPs per step", "GPU-hours",
+        "12.62 GiB",
+    ):  # fmt: skip
+        assert part in out, part
+    assert len(out.splitlines()) <= 42
+
+
+def test_json_says_the_same(capsys, sample_store):
+    arguments = ["--size", "84M", "--gpus", 8, "--device", "a100", "--data", sample_store]
+    status, out, _ = plan(capsys, *arguments, "--json", "train.steps=1000", "train.warmup_steps=10", "--mfu", 0.5)
+    assert status == 0
+    tree = json.loads(out)
+    assert tree["world_size"] == 8
+    assert tree["parameters"]["total"] == 84_116_080
+    assert tree["target"]["mfu"] == 0.5
+    assert tree["steps"]["steps"] == 1000
+    assert tree["memory"]["total"] > tree["memory"]["activations"] > 0
+
+
+def test_settings_stand_anywhere_and_files_count(capsys, sample_store, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("train:\n  steps: 50\n  warmup_steps: 5\n")
+    status, out, _ = plan(
+        capsys, "train.global_batch_size=64", "--size", "0.1M", "--config", file, "--gpus", 2, "zero.stage=1",
+        "--data", sample_store, "data.max_pairs=9000",
+    )  # fmt: skip
+    assert status == 0
+    assert "50 of 64 molecules" in out
+    assert "ZeRO stage 1" in out
+    assert "it is 9,000" in out
+
+
+def test_each_objective_can_be_planned(capsys, sample_store):
+    status, out, _ = plan(capsys, "--size", "42M", "--gpus", 8, "--objective", "blend", "--data", sample_store)
+    assert status == 0
+    assert "objective blend" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "1.1b", "--gpus", "8"], "did you mean '1.1B'"),
+        (["--size", "84M", "--gpus", "48"], "32 or 64 ranks"),
+        (["--size", "84M", "--gpus", "0"], "--gpus must be at least 1"),
+        (["--size", "84M", "--gpus", "8", "--device", "h1000"], "did you mean 'h100'"),
+        (["--size", "84M", "--gpus", "8", "--gpu-memory", "80GX"], "is not an amount of memory"),
+        (["--size", "84M", "--gpus", "8", "--mfu", "40"], "at most 1"),
+        (["--size", "84M", "--gpus", "8", "--peak-flops", "-1"], "must be positive"),
+        (["--size", "84M", "--gpus", "8", "--zero-stage", "5"], "valid: 0, 1, 2, 3"),
+        (["--size", "84M", "--gpus", "8", "train.step=5"], "did you mean 'steps'"),
+        (["--size", "84M", "--gpus", "8", "data.max_pairs=100"], "raise data.max_pairs"),
+    ],
+)
+def test_errors_name_what_would_be_valid(capsys, sample_store, arguments, message):
+    status, _, err = plan(capsys, *arguments, "--data", sample_store)
+    assert status == 2
+    assert message in err
+
+
+def test_other_verbs_still_refuse_what_they_do_not_know(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["store", "info", "nowhere", "a=b"])
+    assert exit_info.value.code == 2
+    assert "unrecognized arguments: a=b" in capsys.readouterr().err

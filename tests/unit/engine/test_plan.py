@@ -1,0 +1,189 @@
+"""The planner's numbers against hand calculations."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from unimol_scale.data.dataset import DataConfig
+from unimol_scale.engine.devices import DEVICES, named_target, parse_bytes
+from unimol_scale.engine.memory import largest_micro_batch, micro_batch_bytes, rank_memory
+from unimol_scale.engine.plan import render
+from unimol_scale.engine.planning import check_division, plan_run
+from unimol_scale.engine.run_config import PretrainConfig, TrainConfig, ZeroConfig
+from unimol_scale.errors import ConfigError
+from unimol_scale.model.accounting import training_flops
+from unimol_scale.model.presets import preset
+from unimol_scale.objectives.registry import build_objective
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PARAMETERS = 1_129_209_696
+HISTOGRAM = {18: 200_000, 24: 500_000, 30: 300_000}
+GIB = 2**30
+
+
+def run_of(size="1.1B", stage=3, zero_file=None, max_pairs=40_000, checkpoint_every=0, **train):
+    config = PretrainConfig(
+        size=size,
+        output=Path("runs/x"),
+        data=DataConfig(path="nowhere", max_pairs=max_pairs),
+        model=preset(size, checkpoint_every=checkpoint_every),
+        train=TrainConfig(**train),
+        zero=ZeroConfig(stage=stage, config=zero_file and REPOSITORY / "configs/deepspeed" / zero_file),
+    )
+    return config, build_objective(config.objective, config.model)
+
+
+def memory_of(config, objective, world_size, cuda=True):
+    shape = largest_micro_batch(config, objective, HISTOGRAM, cuda=cuda)
+    return rank_memory(config, objective, shape, world_size=world_size, cuda=cuda)
+
+
+def plan_of(config, objective, world_size=64, **target):
+    target = named_target(target.pop("device", "h100"), config.train.precision, **target)
+    return plan_run(config, objective, HISTOGRAM, world_size=world_size, target=target)
+
+
+@pytest.mark.parametrize(
+    ("stage", "weights", "gradients", "optimizer"),
+    [(0, 1, 1, 1), (1, 1, 1, 1 / 64), (2, 1, 1 / 64, 1 / 64), (3, 1 / 64, 1 / 64, 1 / 64)],
+)
+def test_a_stage_shares_what_it_says(stage, weights, gradients, optimizer):
+    memory = memory_of(*run_of(stage=stage), 64)
+    assert memory.weights == pytest.approx(2 * PARAMETERS * weights)
+    assert memory.gradients == pytest.approx(2 * PARAMETERS * gradients)
+    assert memory.optimizer == pytest.approx(12 * PARAMETERS * optimizer)
+    assert (memory.gathered > 0) == (stage == 3)
+
+
+def test_one_machine_of_two_ranks_needs_what_was_measured_there():
+    # 9.4 GiB a rank on two CPU ranks, 17.5 to 17.9 GiB on one, with these small buffers.
+    settings = {"max_pairs": 2_000, "checkpoint_every": 1, "zero_file": "zero3-small-memory.json"}
+    config, objective = run_of(**settings, save_in_background=False)
+    assert memory_of(config, objective, 2, cuda=False).total / GIB == pytest.approx(9.4, rel=0.05)
+    assert memory_of(config, objective, 1, cuda=False).total / GIB == pytest.approx(17.7, rel=0.05)
+    # The copy of a checkpoint in the making: 12 bytes a parameter, shared.
+    copying = replace(config, train=replace(config.train, save_in_background=True))
+    assert memory_of(copying, objective, 2, cuda=False).copy == 6 * PARAMETERS
+
+
+def test_offload_moves_to_the_host_what_it_says():
+    memory = memory_of(*run_of(zero_file="zero3-offload.json", save_in_background=False), 8)
+    assert memory.weights == memory.gradients == memory.optimizer == 0
+    assert memory.host == pytest.approx(16 * PARAMETERS / 8)
+
+
+def test_averages_cost_four_bytes_a_parameter_in_memory_and_on_disk():
+    plain = plan_of(*run_of())
+    averaged = plan_of(*run_of(ema_decay=0.999))
+    assert averaged.memory.averages == pytest.approx(4 * PARAMETERS / 64)
+    assert plain.checkpoint_bytes == 12 * PARAMETERS
+    assert averaged.checkpoint_bytes == 16 * PARAMETERS
+
+
+def test_time_is_flops_over_what_the_devices_do():
+    config, objective = run_of(steps=1000, warmup_steps=10)
+    plan = plan_of(config, objective, mfu=0.25, peak_flops=1e15)
+    mean = sum(training_flops(config.model, n) * rows for n, rows in HISTOGRAM.items()) / sum(HISTOGRAM.values())
+    assert plan.compute.flops_per_step == pytest.approx(1024 * mean)
+    assert plan.compute.flops == pytest.approx(1_024_000 * mean)
+    seconds = 1_024_000 * mean / (64 * 0.25e15)
+    assert plan.compute.days == pytest.approx(seconds / 86_400)
+    assert plan.compute.device_hours == pytest.approx(64 * seconds / 3600)
+    assert plan.steps.epochs == pytest.approx(1.024)
+
+
+@pytest.mark.parametrize("memory", [24e9, 40e9, 80e9])
+def test_the_largest_budget_fits_and_a_larger_one_does_not(memory):
+    config, objective = run_of(size="84M", stage=1, zero_file="zero1.json")
+    found = plan_of(config, objective, 8, memory=memory).fit.max_pairs
+    fitting, _ = run_of(size="84M", stage=1, zero_file="zero1.json", max_pairs=found)
+    assert plan_of(fitting, objective, 8, memory=memory).fit.fits
+    more, _ = run_of(size="84M", stage=1, zero_file="zero1.json", max_pairs=int(found * 1.15))
+    assert not plan_of(more, objective, 8, memory=memory).fit.fits
+
+
+def test_where_nothing_fits_it_says_what_would():
+    fit = plan_of(*run_of(stage=0), 8, memory=24e9).fit
+    assert fit.fits is False
+    assert fit.max_pairs is None
+    assert "zero.stage=3" in fit.remedies
+    few = plan_of(*run_of(stage=3), 1, memory=16e9).fit
+    assert [remedy for remedy in few.remedies if remedy.endswith("ranks")]
+    hopeless = plan_of(*run_of(stage=3), 8, memory=1e9).fit
+    assert hopeless.remedies == ()
+
+
+def test_padding_and_micro_batches_come_from_the_histogram():
+    equal = plan_run(
+        *run_of(max_pairs=31**2 * 4), {30: 1000}, world_size=64, target=named_target("h100", "bf16")
+    ).steps
+    assert equal.micro_batches == 4  # 1,024 molecules, 64 ranks, 4 at a time
+    assert equal.padding == 0
+    assert equal.waiting == 0
+    mixed = plan_of(*run_of()).steps
+    assert 0 < mixed.padding < 0.3
+
+
+def test_recomputing_layers_saves_activations():
+    config, objective = run_of()
+    shape = largest_micro_batch(config, objective, HISTOGRAM, cuda=True)
+    recomputing, _ = run_of(checkpoint_every=1)
+    saved = micro_batch_bytes(recomputing, objective, shape, cuda=True)
+    assert saved < 0.3 * micro_batch_bytes(config, objective, shape, cuda=True)
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "message"),
+    [
+        (1024, 48, "nearest: train.global_batch_size=1008 or 1056, or 32 or 64 ranks"),
+        (4, 8, "nearest: train.global_batch_size=8, or 4 ranks"),
+    ],
+)
+def test_ranks_that_do_not_divide_the_batch_name_those_that_do(batch, ranks, message):
+    with pytest.raises(ConfigError, match=message):
+        check_division(batch, ranks)
+    check_division(1024, 64)
+
+
+def test_the_whole_plan_is_one_screen_of_aligned_lines():
+    config, objective = run_of()
+    text = render(plan_of(config, objective), config)
+    assert len(text.splitlines()) <= 40
+    assert max(map(len, text.splitlines())) <= 120
+    for part in ("1,129,209,696", "embedding", "optimizer", "activations", "data.max_pairs=", "GPU-hours", "checkpoint"):
+        assert part in text
+
+
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "zero3-offload", "zero3-small-memory"])
+def test_every_file_of_deepspeed_settings_is_accepted_at_its_stage(name):
+    config, objective = run_of(stage=int(name[4]), zero_file=f"{name}.json")
+    assert memory_of(config, objective, 8).total > 0
+    meanings = (REPOSITORY / "configs/deepspeed/README.md").read_text()
+    import json
+
+    for key in json.loads((REPOSITORY / f"configs/deepspeed/{name}.json").read_text())["zero_optimization"]:
+        assert f"`{key}`" in meanings
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("80GB", 80e9), ("80", 80e9), ("74.5 GiB", 74.5 * GIB), ("512mb", 512e6), ("1e2GB", 1e11)]
+)
+def test_amounts_of_memory(text, value):
+    assert parse_bytes(text) == value
+
+
+@pytest.mark.parametrize(("text", "message"), [("80GX", "GB"), ("lots", "such as 80GB"), ("0GB", "positive")])
+def test_wrong_amounts_of_memory(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_bytes(text)
+
+
+def test_a_given_peak_replaces_the_devices():
+    assert named_target("A100", "bf16").peak_flops == DEVICES["a100"].bf16
+    assert named_target("a100", "fp32").peak_flops == DEVICES["a100"].fp32
+    assert named_target("a100", "bf16", peak_flops=5e14).peak_flops == 5e14
+    with pytest.raises(ConfigError, match="did you mean 'h100'"):
+        named_target("h10", "bf16")
+    with pytest.raises(ConfigError, match="--mfu"):
+        named_target("h100", "bf16", mfu=40.0)

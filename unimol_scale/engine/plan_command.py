@@ -1,0 +1,69 @@
+"""The verb ``plan``: arguments and printing. Imports the rest only when it runs."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_verbs(verbs: Any) -> None:  # noqa: ANN401
+    """Declare the verb.
+
+    Args:
+        verbs: what ``ArgumentParser.add_subparsers`` returned.
+    """
+    text = "say what a pretraining run on a cluster would need: memory, micro-batches, FLOPs, days, disk"
+    verb = verbs.add_parser("plan", help=text, description=text)
+    verb.add_argument("--size", required=True, metavar="NAME", help="a preset: 0.03M … 4M, 42M … 1.1B")
+    verb.add_argument("--gpus", type=int, required=True, metavar="N", help="ranks: one for each GPU")
+    verb.add_argument("--gpu-memory", metavar="SIZE", help="such as 80GB or 74.5GiB (default: the device's)")
+    verb.add_argument("--data", metavar="DIR", help="conformer store (default: the one store under data/)")
+    verb.add_argument("--objective", metavar="NAME", help="what is learnt (default: denoise)")
+    verb.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    verb.add_argument("--zero-stage", type=int, metavar="N", help="0 to 3; the same as zero.stage=N")
+    verb.add_argument("--device", default="h100", metavar="NAME", help="a100, h100, h200, … (default: %(default)s)")
+    verb.add_argument("--peak-flops", type=float, metavar="F", help="FLOP/s of a GPU instead of the device's")
+    verb.add_argument("--mfu", type=float, default=0.4, metavar="X", help="share of it reached (default: %(default)s)")
+    verb.add_argument("--json", action="store_true", help="print the plan as JSON")
+    verb.add_argument("assignments", nargs="*", metavar="key=value", help="any setting, by its dotted path")
+    verb.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from unimol_scale.config import to_tree
+    from unimol_scale.engine.devices import named_target, parse_bytes
+    from unimol_scale.engine.learning import with_teacher_named
+    from unimol_scale.engine.plan import plan_of, render
+    from unimol_scale.engine.run_config import resolve
+    from unimol_scale.errors import ConfigError
+
+    if arguments.gpus < 1:
+        raise ConfigError(f"--gpus must be at least 1, got {arguments.gpus}")
+    config = with_teacher_named(resolve(arguments.size, arguments.config, _flags(arguments), arguments.assignments))
+    target = named_target(
+        arguments.device,
+        config.train.precision,
+        memory=None if arguments.gpu_memory is None else parse_bytes(arguments.gpu_memory),
+        peak_flops=arguments.peak_flops,
+        mfu=arguments.mfu,
+    )
+    plan = plan_of(config, arguments.gpus, target)
+    if arguments.json:
+        tree = to_tree(plan)
+        tree["memory"]["total"] = plan.memory.total
+        print(json.dumps(tree, indent=2))
+    else:
+        print(render(plan, config))
+    return 0
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags that were given, as a tree of settings."""
+    flags: dict[str, Any] = {}
+    if arguments.objective is not None:
+        flags["objective"] = {"name": arguments.objective}
+    if arguments.data is not None:
+        flags["data"] = {"path": arguments.data}
+    if arguments.zero_stage is not None:
+        flags["zero"] = {"stage": arguments.zero_stage}
+    return flags
