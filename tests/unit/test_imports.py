@@ -15,7 +15,7 @@ WITHOUT_TORCH = ["conformer_gen", "unimol_scale/store", "unimol_scale/scaling", 
 ONLY_IN = {
     "rdkit": ["conformer_gen", "unimol_scale/downstream"],
     "ray": ["conformer_gen/pipeline.py", "conformer_gen/stage.py", "conformer_gen/ray_selection.py"],
-    "deepspeed": ["unimol_scale/engine/zero.py"],
+    "deepspeed": ["unimol_scale/engine/zero.py", "unimol_scale/engine/ranks.py"],
     "nvmolkit": ["conformer_gen/nvmolkit_engine.py"],
 }
 
