@@ -1,4 +1,4 @@
-"""The events of a run as TensorBoard shows them. A thread of its own encodes and writes, so the step loop never waits."""
+"""The events of a run as TensorBoard shows them. A thread of its own encodes and writes: the step loop never waits."""
 
 import io
 import math
@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event as BoardEvent
@@ -55,10 +56,8 @@ class Board:
 
     def add(self, event: Event) -> None:
         """Hand an event over; returns at once."""
-        try:
+        with suppress(queue.Full):
             self._queue.put_nowait((time.time(), dict(event)))
-        except queue.Full:
-            pass
 
     def close(self) -> None:
         """Write what is left and close the file; a file system that hangs is not waited for."""

@@ -39,7 +39,7 @@ def drop_events_after(path: Path, step: int) -> dict[str, Any] | None:
     """
     if not path.is_file():
         return None
-    kept = [(line, event) for line, event in _parse(path) if 0 < step and event["step"] <= step]
+    kept = [(line, event) for line, event in _parse(path) if step > 0 and event["step"] <= step]
     content = b"".join(line + b"\n" for line, _ in kept)
     if content != path.read_bytes():
         temporary = path.with_name(path.name + ".tmp")

@@ -3,8 +3,8 @@
 A loss is a spike when it lies above the median of the recent losses by more than ``factor`` spreads. The spread is that
 of the recent losses (1.4826 × their median absolute deviation, the standard deviation if they are normal), and at least
 2 % of the median, so that a smooth curve is not read too closely. Median and deviation ignore a few outliers. While the
-loss falls, as in warm-up, the median lags above it and the spread is wide: no false alarm. Steps of a mixture that learn
-different objectives are judged apart.
+loss falls, as in warm-up, the median lags above it and the spread is wide: no false alarm. Steps of a mixture that
+learn different objectives are judged apart.
 """
 
 import math
