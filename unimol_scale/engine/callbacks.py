@@ -83,9 +83,11 @@ class RunLog:
         status = _status(event) if event is not None else ""
         eta = f"ETA {clock(remaining)}" if remaining is not None else ""
         if self._progress is not None:
-            changed = {"status": status, "eta": eta} if status else {}
             with suppress(OSError):
-                self._progress.update(self._task, completed=step, **changed)
+                if status:
+                    self._progress.update(self._task, completed=step, status=status, eta=eta)
+                else:
+                    self._progress.update(self._task, completed=step)
             return
         now = time.monotonic()
         if status and (now - self._last_line >= _PLAIN_LINE_SECONDS or step == self._total):

@@ -4,6 +4,7 @@ Imports matplotlib (its objects, never pyplot's state). Colours mean the same in
 logged and full as smoothed; red is validation.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ _COLUMNS = 3
 # A curve that spans more than this factor is drawn on a log axis.
 _LOG_FROM = 3.0
 # The smoothed curve is a mean over this share of the events.
-_SMOOTHING = 0.04
+_SMOOTHING = 0.02
 _FEWEST_TO_SMOOTH = 12
+_MOST_MARKED = 60
 _DOTS_PER_INCH = 130
+_SHORT = FuncFormatter(lambda value, _: f"{value:.3g}")
 
 Series = tuple[np.ndarray, np.ndarray]
 Events = Sequence[dict[str, Any]]
@@ -62,8 +65,8 @@ def curve_figure(events: Events, title: str) -> Figure:
     _draw_losses(main, _series(events, "loss"), _series(events, "valid/loss"))
     _draw_marks(main, events)
     main.set_ylabel("loss")
-    main.set_title(title, fontsize=11, parse_math=False)
-    main.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    main.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, fontsize=8, frameon=False)
     panels = [figure.add_subplot(grid[1 + place // _COLUMNS, place % _COLUMNS]) for place in range(2 + len(terms))]
     for axes, term in zip(panels, terms, strict=False):
         _draw_losses(axes, _series(events, f"loss/{term}"), _series(events, f"valid/loss/{term}"))
@@ -106,9 +109,9 @@ def _draw_losses(axes: Any, train: Series, valid: Series) -> None:  # noqa: ANN4
         axes.plot(*train, color=TRAIN_COLOUR, linewidth=1.2, marker=".", markersize=5, label="training", zorder=2)
         core.append(train[1])
     if len(valid[0]):
-        size = 4.5 if len(valid[0]) <= 40 else 2.5
+        marker = "o" if len(valid[0]) <= _MOST_MARKED else None  # more of them would be a thick line
         axes.plot(
-            *valid, color=VALID_COLOUR, linewidth=1.2, marker="o", markersize=size, markeredgecolor="white",
+            *valid, color=VALID_COLOUR, linewidth=1.2, marker=marker, markersize=4.5, markeredgecolor="white",
             markeredgewidth=0.5, label="validation", zorder=3,
         )  # fmt: skip
     _scale_y(axes, np.concatenate(core))
@@ -119,6 +122,7 @@ def _draw_setting(axes: Any, series: Series, name: str, *, smooth: bool) -> None
     steps, values = series
     if not len(steps):
         axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", color="#999999")
+        axes.yaxis.set_major_locator(NullLocator())
         return
     if smooth and len(steps) >= _FEWEST_TO_SMOOTH:
         axes.plot(steps, values, color=TRAIN_COLOUR, alpha=0.3, linewidth=0.7)
@@ -127,6 +131,8 @@ def _draw_setting(axes: Any, series: Series, name: str, *, smooth: bool) -> None
     else:
         marker = "." if len(steps) < _FEWEST_TO_SMOOTH else None
         axes.plot(steps, values, color=TRAIN_COLOUR, linewidth=1.5, marker=marker)
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter(_SHORT)
 
 
 def _draw_marks(axes: Any, events: Events) -> None:  # noqa: ANN401
@@ -134,15 +140,16 @@ def _draw_marks(axes: Any, events: Events) -> None:  # noqa: ANN401
     bottom = axes.get_xaxis_transform()
     resumed = [
         before["step"]
-        for before, event in zip(events, events[1:], strict=False)
+        for before, event in itertools.pairwise(events)
         if event.get("session", 1) > before.get("session", 1)
     ]
     for index, step in enumerate(resumed):
         label = f"resumed ({len(resumed)}×)" if index == 0 else None
         axes.axvline(step, color=RESUMED_COLOUR, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.8, label=label, zorder=0)
-    skipped = [(event["step"], event["skipped"]) for event in events if event.get("skipped")]
-    if skipped:
-        steps, counts = np.array(skipped).T
+    steps, so_far = _series(events, "skipped")
+    counts = np.diff(so_far, prepend=0.0)
+    steps, counts = steps[counts > 0], counts[counts > 0]
+    if len(steps):
         axes.plot(
             steps, np.full(len(steps), 0.02), transform=bottom, color=SKIPPED_COLOUR, marker="^", markersize=6,
             linestyle="", label=f"steps skipped ({int(counts.sum())})", zorder=4,
@@ -173,12 +180,12 @@ def _scale_y(axes: Any, core: np.ndarray) -> None:  # noqa: ANN401
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         axes.set_ylim(low - margin, high + margin)
         axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.yaxis.set_major_formatter(_SHORT)
 
 
 def _finish_axes(axes: Any, last_step: float) -> None:  # noqa: ANN401
     last = max(last_step, 1)
-    axes.set_xlim(-0.01 * last, 1.01 * last)
+    axes.set_xlim(-0.015 * last, 1.015 * last)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("step", fontsize=8)

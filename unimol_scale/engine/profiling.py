@@ -1,7 +1,8 @@
 """Where the time of a step goes: a trace and a table of a few steps, by torch's profiler.
 
-One rank is enough: all ranks run the same modules on micro-batches of near-equal cost, and rank 0's waiting shows in its
-collectives. Tracing costs memory and time while it lasts; before and after it, and when it is off, it costs nothing.
+One rank is enough: all ranks run the same modules on micro-batches of near-equal cost, and its waiting for others
+shows in its collectives. Tracing costs memory and time while it lasts; before and after it, and when it is off, it
+costs nothing.
 """
 
 import gzip
@@ -66,7 +67,9 @@ class StepProfiler:
         first = SKIPPED_STEPS + WARMUP_STEPS
         traced.stop()
         if self._steps <= first:
-            self._tell(f"no profile: the session ended after {self._steps} steps; the first to be traced is {first + 1}")
+            self._tell(
+                f"no profile: the session ended after {self._steps} steps; the first to be traced is {first + 1}"
+            )
             return
         try:
             self._write(traced, self._folder)
