@@ -161,7 +161,8 @@ class Trainer:
         """Do steps until the last one, a signal, or a spike that is to be left out."""
         train, progress = self._config.train, self._progress
         if progress.step == 0:
-            self._validate()
+            with speed.pause("validation", every=train.validate_every):
+                self._validate()
         last = progress.data_step + train.steps - progress.step
         for samples in speed.feed(self._train_loader.steps(progress.data_step, last)):
             rate = learning_rate(progress.step, train)
