@@ -47,7 +47,7 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--weights",
         choices=("averaged", "last"),
         default="averaged",
-        help="of a run's checkpoint: their mean over the steps, if the run keeps one, or as they are (default: averaged)",
+        help="of a checkpoint: their mean over the steps if the run keeps one, or as they are (default: averaged)",
     )
     export.add_argument("--format", choices=("official", "safetensors"), required=True)
     export.add_argument(

@@ -217,7 +217,7 @@ def model_folder(path: Path) -> Path:
 
 
 def find_checkpoint(path: Path) -> CheckpointInfo | None:
-    """Return the run's checkpoint, verified, that a directory stands for; None: it is no run's, or holds a finished one.
+    """Return the run's checkpoint that a directory stands for, verified; None: it holds a finished model, or no run.
 
     Raises:
         CheckpointError: it is damaged; of a run, all are.

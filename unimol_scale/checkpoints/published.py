@@ -111,9 +111,7 @@ def read_manifest(folder: Path) -> CheckpointInfo:
         manifest = build(Manifest, tree, Origin(name=str(path)))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {folder}: {error}") from error
-    return CheckpointInfo(
-        path=folder, step=manifest.step, meta=manifest.meta, files=manifest.files, sha256=str(stated)
-    )
+    return CheckpointInfo(path=folder, step=manifest.step, meta=manifest.meta, files=manifest.files, sha256=str(stated))
 
 
 def verify(folder: Path) -> CheckpointInfo:

@@ -1,8 +1,8 @@
 """The state of a run on disk: weights and optimizer states of every parameter, in one file a rank.
 
-A rank owns fragments: runs of elements of flattened parameters. The fragments of all ranks cover every parameter exactly
-once, so a state written by any number of ranks under any ZeRO stage can be read by any other: a reader asks for a run of
-elements and gets it from whichever files hold it. Files are safetensors, never pickle.
+A rank owns fragments: runs of elements of flattened parameters. The fragments of all ranks cover every parameter
+exactly once, so a state written by any number of ranks under any ZeRO stage can be read by any other: a reader asks for
+a run of elements and gets it from whichever files hold it. Files are safetensors, never pickle.
 """
 
 import hashlib
@@ -134,10 +134,11 @@ def _keyed(fragments: Sequence[Fragment]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for fragment in fragments:
         for kind in sorted(fragment.states):
+            if not len(fragment.states[kind]):
+                continue
             key = f"{fragment.name}/{fragment.start}/{kind}"
             assert key not in tensors, f"two fragments of one rank begin alike: {key}"
-            if len(fragment.states[kind]):
-                tensors[key] = fragment.states[kind]
+            tensors[key] = fragment.states[kind]
     return tensors
 
 
@@ -168,8 +169,9 @@ def _write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
 def _blocks(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
     yield memoryview(len(header).to_bytes(8, "little") + header)
     for tensor in tensors.values():
-        for part in tensor.detach().split(_CHUNK):
-            yield memoryview(part.cpu().contiguous().numpy()).cast("B")
+        for first in range(0, len(tensor), _CHUNK):
+            part = tensor.detach()[first : first + _CHUNK]
+            yield part.cpu().contiguous().numpy().data.cast("B")
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,8 @@ class ShareReader:
         if runs is None:
             raise CheckpointError(f"{self._folder} has no {kind!r} of a parameter {name!r}")
         if not 0 <= start <= stop <= runs[-1].stop:
-            raise CheckpointError(
-                f"{self._folder}: {name!r} has {runs[-1].stop} elements, asked for {start} to {stop}"
-            )
-        parts = []
+            raise CheckpointError(f"{self._folder}: {name!r} has {runs[-1].stop} elements, asked for {start} to {stop}")
+        parts: list[Tensor] = []
         for run in runs:
             first, last = max(start, run.start), min(stop, run.stop)
             if first < last:
@@ -249,7 +249,7 @@ class ShareReader:
             count *= length
         if self.sizes.get(name, count) != count:
             raise CheckpointError(
-                f"{self._folder}: {name!r} has {self.sizes[name]} elements, not {count} as the shape {tuple(shape)} needs"
+                f"{self._folder}: {name!r} has {self.sizes[name]} elements, not {count} for the shape {tuple(shape)}"
             )
         return self.read(name, kind, 0, count).clone().view(*shape)
 
@@ -269,9 +269,9 @@ class ShareReader:
 
     def _index(self, path: Path) -> None:
         try:
-            file = self._files[path] = safe_open(path, framework="pt")
-            keys = file.keys()
-            for key in keys:
+            file: Any = safe_open(path, framework="pt")
+            self._files[path] = file
+            for key in file.keys():  # noqa: SIM118
                 stored = file.get_slice(key)
                 name, start, kind = key.rsplit("/", 2)
                 (length,) = stored.get_shape()

@@ -1,4 +1,4 @@
-"""The model inside a checkpoint of a run: its configuration from what the trainer recorded, its weights from the shares.
+"""The model inside a checkpoint of a run: what the trainer recorded says which, the shares hold its weights.
 
 The trainer records ``model`` (a ``ModelConfig``) and ``heads`` (those that a finished run's model keeps; ``Heads``).
 """
@@ -46,7 +46,7 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
 
 
 def lost_option(tree: Mapping[str, Any]) -> str:
-    """Return an option of ``model`` or ``heads`` that a file lacks, or "": a default in its place would be another model."""
+    """Return an option of ``model`` or ``heads`` that a file lacks, or "". A default would make it another model."""
     for group, kind in (("model", ModelConfig), ("heads", Heads)):
         options = tree.get(group)
         if isinstance(options, Mapping):

@@ -30,7 +30,17 @@ from unimol_scale.checkpoints.shares import read_notes
 from unimol_scale.errors import CheckpointError
 from unimol_scale.store.shards import commit_text, flush
 
-__all__ = ["CheckpointInfo", "clear_leftovers", "newest_valid", "prune", "publish", "set_aside", "sweep", "temporary_folder", "verify"]
+__all__ = [
+    "CheckpointInfo",
+    "clear_leftovers",
+    "newest_valid",
+    "prune",
+    "publish",
+    "set_aside",
+    "sweep",
+    "temporary_folder",
+    "verify",
+]
 
 LATEST = "latest"
 BEST = "best"
@@ -118,7 +128,7 @@ def sweep(root: Path) -> None:
 def clear_leftovers(root: Path) -> None:
     """Delete what sessions that were killed left half written or half deleted; no save may be running."""
     for leftover in root.glob("tmp-*"):
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)  # one that stays is harmless: see ``publish``
 
 
 def _validation_loss(info: CheckpointInfo) -> float:

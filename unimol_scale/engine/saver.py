@@ -168,7 +168,7 @@ class Saver:
         def guarded() -> None:
             try:
                 work()
-            except Exception as defect:  # noqa: BLE001: raised where it is looked at, in the step loop
+            except Exception as defect:  # raised where it is looked at, in the step loop
                 self._defect = defect
 
         self._join()

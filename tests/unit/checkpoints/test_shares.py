@@ -72,14 +72,14 @@ def test_a_rank_may_own_nothing(state, tmp_path):
 def test_a_gap_and_an_overlap_are_named(state, tmp_path):
     fragments = cut({"head": state["head"]}, {"head": [0, 4, 9, 12]})
     write(tmp_path / "gap", [[fragments[0]], [fragments[2]]])
-    with pytest.raises(CheckpointError, match="elements 4 to 8 of '.*' of 'head' are in no share"):
+    with pytest.raises(CheckpointError, match=r"elements 4 to 8 of '.*' of 'head' are in no share"):
         ShareReader(tmp_path / "gap")
     write(tmp_path / "late", [fragments[1:]])
-    with pytest.raises(CheckpointError, match="elements 0 to 3 of '.*' of 'head' are in no share"):
+    with pytest.raises(CheckpointError, match=r"elements 0 to 3 of '.*' of 'head' are in no share"):
         ShareReader(tmp_path / "late")
     (wide,) = cut({"head": {kind: t[:6] for kind, t in state["head"].items()}}, {"head": [0, 6]})
     write(tmp_path / "overlap", [fragments[1:], [wide]])
-    with pytest.raises(CheckpointError, match="elements 4 to 5 of .* twice: in share-00001-of-00002.*share-00000-of-"):
+    with pytest.raises(CheckpointError, match=r"elements 4 to 5 of .* twice: in share-00001-of-00002.*share-00000-of-"):
         ShareReader(tmp_path / "overlap")
 
 
@@ -93,7 +93,7 @@ def test_a_state_that_others_have_may_not_lack(state, tmp_path):
 def test_a_lost_share_and_shares_of_two_saves_are_named(state, tmp_path):
     write(tmp_path, evenly(state, 3))
     (tmp_path / share_name(1, 3)).rename(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="share-00001-of-00003.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"share-00001-of-00003.safetensors is missing"):
         ShareReader(tmp_path)
     write(tmp_path, evenly(state, 2))
     with pytest.raises(CheckpointError, match=r"different saves: of \[2, 3\] ranks"):
@@ -119,7 +119,7 @@ def test_what_can_not_be_answered_is_said(state, tmp_path):
 def test_what_is_no_safetensors_file_is_named(state, tmp_path, content):
     write(tmp_path, evenly(state, 2))
     (tmp_path / share_name(1, 2)).write_bytes(content)
-    with pytest.raises(CheckpointError, match="share-00001-of-00002.safetensors is no share of a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"share-00001-of-00002.safetensors is no share of a checkpoint"):
         ShareReader(tmp_path)
 
 
@@ -136,5 +136,5 @@ def test_a_write_that_fails_leaves_nothing(state, tmp_path, monkeypatch):
             with pytest.raises(OSError, match="No space left"):
                 write_share(tmp_path, 0, 1, fragments)
         assert list(tmp_path.iterdir()) == []
-    with pytest.raises(CheckpointError, match="share of rank 0 of 1 is not complete"):
+    with pytest.raises(CheckpointError, match=r"share of rank 0 of 1 is not complete"):
         read_notes(tmp_path, 1)

@@ -90,14 +90,14 @@ def test_of_a_run_the_newest_intact_one_is_taken_and_the_damaged_one_named(tmp_p
     (path / share_name(1, 2)).unlink()
     with pytest.warns(UserWarning, match=r"skipped: .*step-00000010: share-00001-of-00002.safetensors is missing"):
         assert_is(unimol_scale.from_pretrained(tmp_path), 5)
-    with pytest.raises(CheckpointError, match="share-00001-of-00002.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"share-00001-of-00002.safetensors is missing"):
         unimol_scale.from_pretrained(path)
 
 
 def test_a_save_that_was_cut_off_is_no_model(tmp_path):
     path = save(tmp_path, 10).path
     (path / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match="no readable manifest.json"):
+    with pytest.raises(CheckpointError, match=r"no readable manifest.json"):
         unimol_scale.from_pretrained(path.rename(tmp_path / "checkpoints" / "tmp-step-00000010"))
 
 
