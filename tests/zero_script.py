@@ -29,15 +29,20 @@ KINDS = (WEIGHT, MOMENT, SQUARE, MEAN)
 UNUSED = (("heads.1.weight",), ("heads.0.weight", "heads.0.bias"))
 STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2, 4)
-# Those but fp32 in one world only: it is the same code. Offloaded means bf16 with the optimizer in host memory.
+# Variants of the same code in one world only: bf16, with the optimizer in host memory, with gradients summed in fp32.
 CASES = {
     1: [*product(STAGES, ["fp32"])],
-    2: [*product(STAGES, ["fp32", "bf16"]), *product((1, 2, 3), ["offloaded"])],
+    2: [*product(STAGES, ["fp32", "bf16"]), *product((1, 2, 3), ["offloaded", "accumulated"])],
     4: [*product(STAGES, ["fp32"])],
 }
 # Small enough that stage 3 has several sub-groups, and parameters both whole and cut.
-SETTINGS = {"zero_optimization": {"sub_group_size": 40, "stage3_param_persistence_threshold": 8}}
-OFFLOADED = {"zero_optimization": {**SETTINGS["zero_optimization"], "offload_optimizer": {"device": "cpu"}}}
+_ZERO = {"sub_group_size": 40, "stage3_param_persistence_threshold": 8}
+SETTINGS: dict[str, dict[str, object]] = {
+    "fp32": {"zero_optimization": _ZERO},
+    "bf16": {"zero_optimization": _ZERO},
+    "offloaded": {"zero_optimization": {**_ZERO, "offload_optimizer": {"device": "cpu"}}},
+    "accumulated": {"zero_optimization": _ZERO, "data_types": {"grad_accum_dtype": "fp32"}},
+}
 
 
 class Toy(nn.Module):
@@ -63,9 +68,8 @@ def rows(step: int) -> tuple[Tensor, Tensor]:
 
 def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -> ZeroModel:
     precision = "fp32" if variant == "fp32" else "bf16"
-    settings = OFFLOADED if variant == "offloaded" else SETTINGS
     file = folder / f"{variant}-{ranks.world_size}-{ranks.rank}.json"
-    file.write_text(json.dumps(settings))
+    file.write_text(json.dumps(SETTINGS[variant]))
     config = PretrainConfig(
         size="0.03M",
         output=folder,
@@ -78,13 +82,13 @@ def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -
     return ZeroModel(Toy, config, ranks)
 
 
-def add_gradients(model: ZeroModel, ranks: Ranks, step: int, spoil: float = 1.0) -> float:
+def add_gradients(model: ZeroModel, ranks: Ranks, step: int, spoil: float = 1.0, finish: bool = True) -> float:
     """Two micro-batches a rank where there are rows for it; return the global loss."""
     x_R5, y_R = (rows_of[ranks.rank :: ranks.world_size] for rows_of in rows(step))
     total, size = 0.0, max(1, len(y_R) // 2)
     for start in range(0, len(y_R), size):
         loss = model.forward((x_R5[start : start + size], y_R[start : start + size], step % 2))["loss"] / ROWS
-        model.backward(loss * spoil, last=start + size >= len(y_R))
+        model.backward(loss * spoil, last=finish and start + size >= len(y_R))
         total += loss.item()
     return ranks.sum({"loss": total})["loss"]
 
@@ -197,8 +201,9 @@ def second_run(model: ZeroModel, whole: dict[str, Tensor], ranks: Ranks) -> dict
         for name, values in model.full_state(kind).items()
     )
     before = bits(model)
-    add_gradients(model, ranks, 8)
-    model.drop_gradients()
+    for finish in (False, True):
+        add_gradients(model, ranks, 8, finish=finish)
+        model.drop_gradients()
     # The gradient is spoilt on the last rank only.
     add_gradients(model, ranks, 9, spoil=float("nan") if ranks.rank == ranks.world_size - 1 else 1.0)
     norm = model.step(RATE)
@@ -211,7 +216,7 @@ def second_run(model: ZeroModel, whole: dict[str, Tensor], ranks: Ranks) -> dict
 
 def elsewhere(world: int, stage: int, variant: str) -> tuple[int, int, str]:
     """Return world, stage and variant of a state to take up that was written in another way."""
-    if variant == "offloaded":
+    if variant in ("offloaded", "accumulated"):
         return world, stage, "bf16"
     if variant == "bf16":
         return world, (stage + 1) % 4, variant
