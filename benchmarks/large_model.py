@@ -3,9 +3,9 @@
     python benchmarks/large_model.py --size 1.1B --steps 6 --data data/sample --output benchmarks/results/large_model.md
 
 Starts `deepspeed launch/pretrain.py` with configs/pretrain/1.1B-cpu.yaml and reads what the run left: seconds between
-log events, which are one step apart, losses and MFU from metrics.jsonl. The first step is not counted: it touches memory
-for the first time. Validation and saving are not timed. Memory is sampled from outside, ten times a second for each
-rank's resident set and once a second for its proportional set, which counts a page that two ranks share half for each.
+log events, which are one step apart, losses and MFU from metrics.jsonl. The first step is not counted: it touches
+memory for the first time. Validation and saving are not timed. Memory is sampled from outside, ten times a second for
+each rank's resident set and once a second for its proportional set, which counts half of a page that two ranks share.
 """
 
 import argparse
@@ -126,7 +126,9 @@ def report(options: argparse.Namespace, run: Path, peaks: Peaks) -> str:
     cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     memory = psutil.virtual_memory().total
     each = sorted(peaks.pss.values(), reverse=True)
-    settings = " ".join(options.settings)
+    today = datetime.date.today()
+    shown = [f"--{key} {getattr(options, key)}" for key in ("size", "ranks", "steps", "data")]
+    command = " ".join(["python benchmarks/large_model.py", *shown, *options.settings])
     rows = [
         ("parameters", f"{summary['parameters']['total']:,}"),
         ("ranks", str(options.ranks)),
@@ -144,9 +146,8 @@ def report(options: argparse.Namespace, run: Path, peaks: Peaks) -> str:
         [
             f"# {options.size} on one machine without a GPU",
             "",
-            f"- {datetime.date.today()}, {cpu}, {os.cpu_count()} cores, {memory / GIB:.1f} GiB, torch {torch.__version__}",
-            f"- `python benchmarks/large_model.py --size {options.size} --ranks {options.ranks} --steps {options.steps} "
-            f"--data {options.data}{' ' + settings if settings else ''}`, with {options.config}",
+            f"- {today}, {cpu}, {os.cpu_count()} cores, {memory / GIB:.1f} GiB, torch {torch.__version__}",
+            f"- `{command}`, with {options.config}",
             f"- load of the machine when this ended: {os.getloadavg()[0]:.1f}",
             "",
             "| | |",

@@ -1,4 +1,7 @@
-"""Bytes a step of a fresh process adds at its peak: SIZE LAYERS ATOMS MOLECULES CHECKPOINT_EVERY fp32|bf16 DROPOUT OBJECTIVE."""
+"""Bytes a step of a fresh process adds at its peak.
+
+Arguments: SIZE LAYERS ATOMS MOLECULES CHECKPOINT_EVERY fp32|bf16 DROPOUT OBJECTIVE.
+"""
 
 import ctypes
 import sys

@@ -92,6 +92,7 @@ def named_target(
 def target_here(precision: str) -> Target:
     """Return the device of this process: its memory, and its peak as a matrix product reaches it now."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    memory: float | None
     if torch.cuda.is_available():
         device = torch.device("cuda")
         properties = torch.cuda.get_device_properties(device)

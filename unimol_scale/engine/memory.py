@@ -237,7 +237,7 @@ def largest_max_pairs(
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    digit = 10 ** max(0, len(str(low)) - 2)
+    digit = int("1" + "0" * max(0, len(str(low)) - 2))
     return max(least, low // digit * digit)
 
 
@@ -250,7 +250,7 @@ def _elements(zero: Mapping[str, Any], key: str) -> float:
 
 
 def _is_offloaded(zero: Mapping[str, Any], key: str) -> bool:
-    return zero.get(key, {}).get("device", "none") != "none"
+    return bool(zero.get(key, {}).get("device", "none") != "none")
 
 
 def _buffer_bytes(zero: Mapping[str, Any], parameters: int, width: int, *, cuda: bool) -> float:

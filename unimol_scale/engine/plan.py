@@ -112,8 +112,9 @@ def _judgement(plan: Plan) -> str:
 
 def _steps(plan: Plan, config: PretrainConfig) -> list[str]:
     data, steps, train = plan.data, plan.steps, config.train
+    store = f"molecules of {data.mean_atoms:.1f} atoms, at most {data.largest}, in {data.path}"
     rows = [
-        ("store", f"{data.molecules:,}", f"molecules in {data.path}; atoms: mean {data.mean_atoms:.1f}, most {data.largest}"),
+        ("store", f"{data.molecules:,}", store),
         ("steps", f"{steps.steps:,}", f"of {steps.batch:,} molecules = {steps.epochs:,.1f} epochs"),
         ("warm-up", f"{train.warmup_steps:,}", f"steps to {train.learning_rate:g}, then {train.schedule}"),
         (

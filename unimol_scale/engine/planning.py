@@ -157,7 +157,7 @@ def plan_run(
         target: the device of each of them.
 
     Raises:
-        ConfigError: the batch does not divide among the ranks, or ``data.max_pairs`` does not hold the largest molecule.
+        ConfigError: the batch does not divide among the ranks, or ``data.max_pairs`` is too low for a molecule.
     """
     check_division(config.train.global_batch_size, world_size)
     check_budget(max(histogram), config.data.max_pairs)
@@ -290,9 +290,7 @@ def _remedies(
     def holds(changed: PretrainConfig, ranks: int) -> bool:
         shape = largest_micro_batch(changed, objective, histogram, cuda=target.is_gpu)
         memory = rank_memory(changed, objective, shape, world_size=ranks, cuda=target.is_gpu)
-        found = largest_max_pairs(
-            changed, objective, histogram, memory, target.memory or 0.0, cuda=target.is_gpu
-        )
+        found = largest_max_pairs(changed, objective, histogram, memory, target.memory or 0.0, cuda=target.is_gpu)
         return found is not None
 
     remedies = [name for name, changed, ranks in single if holds(changed, ranks)]

@@ -5,8 +5,10 @@ through the store, and are the same on every rank. Shapes: B molecules, A atoms,
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from unimol_scale.data import vocabulary as vocab
@@ -121,7 +123,7 @@ def carbon_chains(shape: MicroBatchShape, num_labels: int = 0) -> MoleculeBatch:
     flat_A3 -= flat_A3.mean(0)
     twisted_A3 = flat_A3 + np.stack([np.zeros(A), np.zeros(A), _TWIST * (atom_A % 3 - 1.0)], axis=1)
 
-    def repeated(array: np.ndarray, dtype: type[np.generic]) -> np.ndarray:  # type: ignore[type-arg]
+    def repeated(array: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
         return np.repeat(array[None].astype(dtype), B, axis=0)
 
     return MoleculeBatch(

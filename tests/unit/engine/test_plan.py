@@ -1,5 +1,6 @@
 """The planner's numbers against hand calculations."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,9 +116,7 @@ def test_where_nothing_fits_it_says_what_would():
 
 
 def test_padding_and_micro_batches_come_from_the_histogram():
-    equal = plan_run(
-        *run_of(max_pairs=31**2 * 4), {30: 1000}, world_size=64, target=named_target("h100", "bf16")
-    ).steps
+    equal = plan_run(*run_of(max_pairs=31**2 * 4), {30: 1000}, world_size=64, target=named_target("h100", "bf16")).steps
     assert equal.micro_batches == 4  # 1,024 molecules, 64 ranks, 4 at a time
     assert equal.padding == 0
     assert equal.waiting == 0
@@ -151,7 +150,15 @@ def test_the_whole_plan_is_one_screen_of_aligned_lines():
     text = render(plan_of(config, objective), config)
     assert len(text.splitlines()) <= 40
     assert max(map(len, text.splitlines())) <= 120
-    for part in ("1,129,209,696", "embedding", "optimizer", "activations", "data.max_pairs=", "GPU-hours", "checkpoint"):
+    for part in (
+        "1,129,209,696",
+        "embedding",
+        "optimizer",
+        "activations",
+        "data.max_pairs=",
+        "GPU-hours",
+        "checkpoint",
+    ):
         assert part in text
 
 
@@ -160,8 +167,6 @@ def test_every_file_of_deepspeed_settings_is_accepted_at_its_stage(name):
     config, objective = run_of(stage=int(name[4]), zero_file=f"{name}.json")
     assert memory_of(config, objective, 8).total > 0
     meanings = (REPOSITORY / "configs/deepspeed/README.md").read_text()
-    import json
-
     for key in json.loads((REPOSITORY / f"configs/deepspeed/{name}.json").read_text())["zero_optimization"]:
         assert f"`{key}`" in meanings
 

@@ -38,7 +38,9 @@ def run_of(size="0.03M", max_pairs=10_000, objective=None, **train):
 
 def test_no_micro_batch_of_real_steps_needs_more():
     config, objective = run_of(max_pairs=6_000)
-    most = micro_batch_bytes(config, objective, largest_micro_batch(config, objective, HISTOGRAM, cuda=False), cuda=False)
+    most = micro_batch_bytes(
+        config, objective, largest_micro_batch(config, objective, HISTOGRAM, cuda=False), cuda=False
+    )
     sizes = np.repeat(list(HISTOGRAM), list(HISTOGRAM.values())).astype(np.int32)
     draw = np.random.default_rng(1)
     seen = 0.0

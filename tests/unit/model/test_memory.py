@@ -20,8 +20,7 @@ PROBE = Path(__file__).resolve().parents[2] / "memory_probe.py"
         ("84M", 2, 32, 8, 0, "fp32", 0.0, "denoise"),
         ("84M", 4, 32, 4, 1, "fp32", 0.0, "denoise"),
         ("84M", 2, 32, 8, 0, "bf16", 0.0, "denoise"),
-        ("84M", 2, 32, 8, 0, "bf16", 0.1, "denoise"),
-        ("84M", 2, 32, 8, 0, "fp32", 0.1, "denoise"),
+        ("84M", 2, 32, 4, 0, "bf16", 0.1, "denoise"),
         ("0.2M", 3, 32, 32, 0, "fp32", 0.0, "blend"),
     ],
 )
