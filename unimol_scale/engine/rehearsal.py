@@ -84,7 +84,8 @@ def prepare_host_memory(
     model is built, and may be called at any time: what this process holds already is not asked for again.
 
     Raises:
-        RunError: the estimate is larger than the memory available; the message names what would fit.
+        RunError: the estimate is larger than the memory available and ``train.rehearse`` is on; the message names what
+            would fit.
     """
     available = available_bytes()
     if ranks.device.type == "cuda" or available is None:
@@ -95,7 +96,7 @@ def prepare_host_memory(
     missing = max(0.0, memory.total - held)
     if missing * local_ranks() > available * _TIGHT:
         return_freed_memory()
-    refused = float(missing * local_ranks() > available)
+    refused = float(config.train.rehearse and missing * local_ranks() > available)
     # All ranks or none: one that goes on alone would wait for the others.
     if refused if ranks.world_size == 1 else ranks.sum({"refused": refused})["refused"]:
         capacity = held + available / local_ranks()

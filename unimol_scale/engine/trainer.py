@@ -25,7 +25,7 @@ from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, comple
 from unimol_scale.engine.profiling import StepProfiler
 from unimol_scale.engine.progress import Progress
 from unimol_scale.engine.ranks import Ranks
-from unimol_scale.engine.rehearsal import rehearse
+from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.resume import refuse_differences, settings_that_matter
 from unimol_scale.engine.run_checkpoints import RunCheckpoints
 from unimol_scale.engine.run_config import PretrainConfig
@@ -67,6 +67,8 @@ class Trainer:
         self._config = config
         self._ranks = ranks
         self._store = open_store_of(config.data)
+        histogram = self._store.manifest.splits["train"].size_histogram
+        self._histogram = {int(n): rows for n, rows in histogram.items()}
         self._objective = objective_of(config)
         self._complete = completion(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
@@ -105,6 +107,7 @@ class Trainer:
         if self._ranks.is_main:
             claim_folder(self._config)
         self._ranks.barrier()
+        prepare_host_memory(self._config, self._objective, self._histogram, self._ranks)
         self._model = ZeroModel(lambda: self._objective.build_model(self._config.model), self._config, self._ranks)
         if self._config.train.rehearse:
             self._rehearse()
@@ -149,8 +152,7 @@ class Trainer:
 
     def _rehearse(self) -> None:
         """Run the largest micro-batch there can be, so that memory fails now or never."""
-        histogram = {int(n): rows for n, rows in self._store.manifest.splits["train"].size_histogram.items()}
-        rehearse(self._config, self._objective, histogram, self._ranks, self._forward_and_backward)
+        rehearse(self._config, self._objective, self._histogram, self._ranks, self._forward_and_backward)
         self._model.drop_gradients()
 
     def _forward_and_backward(self, sample: Sample) -> None:

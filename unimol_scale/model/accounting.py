@@ -187,7 +187,7 @@ def activation_bytes(
     recomputed = -(-config.layers // config.checkpoint_every) if config.checkpoint_every else 0
     inside = config.layers - recomputed + (1 if recomputed else 0)
     ends = v * n * n * (3 * p + config.gaussians) + 4 * n * n * config.heads
-    # Predictions of pairs, their log-probabilities and a gradient, and a·W, in fp32; before the backward pass of layers.
+    # Predictions of pairs, their log-probabilities, a gradient, and a·W, in fp32; before the layers' backward pass.
     relations = 4 * heads.relation_channels * (3 * n * n + n * vocab.RELATION_HIDDEN)
     work_space = v * n * n * (5 * p + 8 * h)
     return float(molecules * (layer * inside + layer_input * recomputed + ends + max(relations, work_space)))
