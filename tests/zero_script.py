@@ -201,15 +201,16 @@ def second_run(model: ZeroModel, whole: dict[str, Tensor], ranks: Ranks) -> dict
         for name, values in model.full_state(kind).items()
     )
     before = bits(model)
-    for finish in (False, True):
-        add_gradients(model, ranks, 8, finish=finish)
-        model.drop_gradients()
+    add_gradients(model, ranks, 8)
+    model.drop_gradients()
     # The gradient is spoilt on the last rank only.
     add_gradients(model, ranks, 9, spoil=float("nan") if ranks.rank == ranks.world_size - 1 else 1.0)
     norm = model.step(RATE)
     untouched = same(before, bits(model)) and model.optimizer_steps == BEFORE
     report["norms_when_spoilt"] = [str(value) for value in ranks.gather(norm)]
     report["untouched"] = all(ranks.gather(untouched))
+    add_gradients(model, ranks, 8, finish=False)
+    model.drop_gradients()
     report["losses"] = [do_step(model, ranks, step) for step in range(BEFORE, BEFORE + AFTER)]
     return report | {"steps": model.optimizer_steps, "final": weights_of(model)}
 

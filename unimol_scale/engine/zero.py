@@ -7,7 +7,7 @@ fp32 neither reports the norm of the gradient nor refuses one that is not finite
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from typing import Any
 
 import torch
@@ -44,9 +44,11 @@ class ZeroModel:
         torch.manual_seed(config.seed)
         with deepspeed.zero.Init(config_dict_or_path=settings, enabled=self._stage == 3):
             module = factory()
-        self._engine, *_ = deepspeed.initialize(
-            model=module, model_parameters=list(module.parameters()), config=settings
-        )
+        # Some of its optimizers print how much memory there is, on every rank.
+        with redirect_stdout(None):
+            self._engine, *_ = deepspeed.initialize(
+                model=module, model_parameters=list(module.parameters()), config=settings
+            )
         self._optimizer: Any = self._engine.optimizer
         # Stage 0 in fp32: torch's own optimizer, with nothing around it.
         self._is_plain = self._optimizer is self._engine.basic_optimizer
