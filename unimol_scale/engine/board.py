@@ -19,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from unimol_scale.engine.events import Event, WholeAppends
 
 _SPEED = {"molecules_per_second", "mfu", "data_wait", "memory_bytes", "memory_host_bytes"}
-_PROGRESS = {"molecules", "conformers", "atoms", "flops", "seconds"}
+_PROGRESS = {"data_step", "molecules", "conformers", "atoms", "flops", "seconds"}
 # A file system that hangs must not fill the memory: events beyond these are left out of TensorBoard.
 _MAX_QUEUED = 10_000
 _CLOSE_SECONDS = 10.0

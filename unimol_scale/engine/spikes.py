@@ -1,12 +1,14 @@
 """Is this step's loss a spike? Pure and deterministic: the same losses give the same answers, on every rank.
 
-A loss is a spike when it lies above the median of the recent losses by more than ``factor`` spreads. The spread is that
-of the recent losses (1.4826 × their median absolute deviation, the standard deviation if they are normal), and at least
-2 % of the median, so that a smooth curve is not read too closely. Median and deviation ignore a few outliers. While the
-loss falls, as in warm-up, the median lags above it and the spread is wide: no false alarm. Steps of a mixture that
-learn different objectives are judged apart.
+A loss is a spike when it lies more than ``factor`` spreads above the level of the recent losses.
+- Level: the median of the window or of its newest eighth, whichever is lower. The newest follow a falling loss, as in
+  warm-up, so that a jump shows there too; the whole window remembers where a loss that climbs step by step came from.
+- Spread: of the changes from one loss to the next (1.4826 × their median absolute deviation / √2, which is the standard
+  deviation of normal noise whatever the slope), and at least 2 % of the level: a smooth curve is not read too closely.
+Medians ignore a few outliers. Steps of a mixture that learn different objectives are judged apart.
 """
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,7 @@ from unimol_scale.errors import ConfigError
 MIN_WINDOW = 16
 _NORMAL = 1.4826
 _SMALLEST_SPREAD = 0.02
+_FEWEST = 8  # losses that a level is the median of
 
 
 class SpikeDetector:
@@ -25,7 +28,7 @@ class SpikeDetector:
     Args:
         window: recent losses of an objective that a new one is compared with; until half of them are there, nothing is
             a spike.
-        factor: spreads above the median from which on a loss is a spike.
+        factor: spreads above the level from which on a loss is a spike.
 
     Raises:
         ConfigError: the window is too short to judge by, or the factor is not positive.
@@ -58,9 +61,12 @@ class SpikeDetector:
         return spike
 
     def _threshold(self, recent: Sequence[float]) -> float:
-        centre = median(recent)
-        spread = _NORMAL * median(abs(loss - centre) for loss in recent)
-        return centre + self._factor * max(spread, _SMALLEST_SPREAD * abs(centre))
+        losses = list(recent)
+        level = min(median(losses), median(losses[-max(self._window // 8, _FEWEST) :]))
+        changes = [after - before for before, after in itertools.pairwise(losses)]
+        slope = median(changes)
+        spread = _NORMAL * median(abs(change - slope) for change in changes) / math.sqrt(2.0)
+        return level + self._factor * max(spread, _SMALLEST_SPREAD * abs(level))
 
     def state(self) -> dict[str, list[float]]:
         """Return what a checkpoint must hold: the recent losses of each objective; JSON keeps them exactly."""

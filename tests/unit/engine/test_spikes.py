@@ -33,7 +33,7 @@ def test_no_false_alarm_on_a_hundred_noisy_falling_curves():
 @pytest.mark.parametrize("seed", range(20))
 def test_a_jump_to_three_times_the_loss_is_an_alarm_at_that_step(seed):
     losses = curve(seed)
-    at = int(np.random.default_rng(seed).integers(300, 1000))
+    at = int(np.random.default_rng(seed).integers(64, 1000))  # while it falls, too
     losses[at] *= 3.0
     assert alarms(losses) == [at]
 
@@ -43,6 +43,12 @@ def test_a_loss_that_stays_up_alarms_at_once_and_goes_on_alarming():
     losses[500:] *= 3.0
     found = alarms(losses)
     assert found[:20] == list(range(500, 520))
+
+
+def test_a_climb_in_many_small_steps_is_seen_on_its_way():
+    losses = curve(5)
+    losses[600:] *= 1.02 ** np.arange(400)
+    assert 605 < alarms(losses)[0] < 640  # from 1.1 to 2.2 times the loss
 
 
 def test_the_objectives_of_a_mixture_are_judged_apart():
