@@ -1,13 +1,18 @@
 """``unimol-scale checkpoint info|verify|export`` on a run and its checkpoints."""
 
 import pytest
+import torch
 
 import unimol_scale
+from tests.molecules import random_columns
 from tests.unit.checkpoints.test_trained import CONFIG, KEPT, assert_is, model_of, save
+from tests.unit.data.test_streams import keys
 from unimol_scale.checkpoints.pretrained import save_pretrained
 from unimol_scale.checkpoints.shares import share_name
 from unimol_scale.cli import main
+from unimol_scale.data.batch import collate
 from unimol_scale.model.accounting import count_parameters
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
 
 @pytest.fixture
@@ -24,6 +29,19 @@ def test_export_writes_the_averaged_weights_or_the_last_ones(run, tmp_path, caps
     assert capsys.readouterr().out.count("written") == 2
     assert_is(unimol_scale.from_pretrained(tmp_path / "mean"), 1010)
     assert_is(unimol_scale.from_pretrained(tmp_path / "last"), 5)
+
+
+def test_the_exported_model_computes_what_the_trained_one_does_bit_for_bit(run, tmp_path):
+    export = ["checkpoint", "export", str(run), "--weights", "last", "--format", "safetensors", "--output"]
+    assert main([*export, str(tmp_path / "exported")]) == 0
+    molecules = collate(random_columns([9, 4, 1]))
+    sample = DenoiseObjective(DenoiseConfig()).corrupt(molecules, keys([0, 1, 2]))
+    with torch.no_grad():
+        live = model_of(10).eval().backbone(sample.input)
+        for path in (tmp_path / "exported", run / "checkpoints" / "step-00000010"):
+            found = unimol_scale.from_pretrained(path, averaged=False).backbone(sample.input)
+            assert torch.equal(found.atom_BND, live.atom_BND)
+            assert torch.equal(found.pair_BNNP, live.pair_BNNP)
 
 
 def test_verify_checks_every_checkpoint_of_a_run(run, capsys):

@@ -263,7 +263,10 @@ def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> HeadedMode
 
 
 def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
-    model.load_state_dict(state, strict=True, assign=True)
+    # In memory of their own, aligned as torch aligns it: from where a file happens to hold them, products of matrices
+    # differ in their last bits from the live model's.
+    owned = {name: tensor.clone() for name, tensor in state.items()}
+    model.load_state_dict(owned, strict=True, assign=True)
     kernel = model.backbone.pair_encoding.distance
     if kernel is not None:  # the centres are a constant, not a weight, so no file has them
         kernel.centres_G = GaussianKernel(model.backbone.config).centres_G

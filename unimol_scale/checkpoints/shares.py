@@ -239,7 +239,7 @@ class ShareReader:
         return torch.cat(parts) if parts else torch.empty(0)
 
     def full(self, name: str, kind: str, shape: Sequence[int]) -> Tensor:
-        """Return a whole parameter, fp32 [*shape], in memory of its own.
+        """Return a whole parameter, fp32 [*shape]; do not write into it.
 
         Raises:
             CheckpointError: it is not there or has another number of elements.
@@ -251,7 +251,7 @@ class ShareReader:
             raise CheckpointError(
                 f"{self._folder}: {name!r} has {self.sizes[name]} elements, not {count} for the shape {tuple(shape)}"
             )
-        return self.read(name, kind, 0, count).clone().view(*shape)
+        return self.read(name, kind, 0, count).view(*shape)
 
     def _shares(self) -> list[Path]:
         """Return the shares in the order of their ranks; none may be missing."""

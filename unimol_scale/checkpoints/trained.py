@@ -57,7 +57,7 @@ def lost_option(tree: Mapping[str, Any]) -> str:
 
 
 def read_weights(info: CheckpointInfo, expected: Mapping[str, Tensor], *, averaged: bool) -> dict[str, Tensor]:
-    """Return the tensors of a model, fp32, in memory of their own.
+    """Return the tensors of a model, fp32; do not write into them.
 
     Args:
         info: a verified checkpoint.

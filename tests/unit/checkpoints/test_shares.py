@@ -37,13 +37,6 @@ def test_what_two_ranks_wrote_is_read_as_one(state, tmp_path):
     assert torch.equal(reader.full("head", "weight", (3, 4)), state["head"]["weight"].view(3, 4))
 
 
-def test_what_is_read_in_full_does_not_hang_on_the_file(state, tmp_path):
-    write(tmp_path, evenly(state, 1))
-    whole = ShareReader(tmp_path).full("head", "weight", (12,))
-    (tmp_path / share_name(0, 1)).write_bytes(b"")
-    assert torch.equal(whole, state["head"]["weight"])
-
-
 def test_shares_are_safetensors_with_a_note_of_size_and_hash_and_always_the_same_bytes(state, tmp_path):
     ranks = evenly(state, 2)
     entries = write(tmp_path / "a", ranks)

@@ -1,8 +1,10 @@
 """Checkpoints on disk are complete or absent, and what is damaged is never taken."""
 
 import contextlib
+import itertools
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -189,6 +191,50 @@ def test_what_is_being_deleted_never_looks_like_a_checkpoint(tmp_path):
     assert checkpoint.newest_valid(tmp_path) == (newest, [])
     checkpoint.sweep(tmp_path)
     assert not half.exists()
+
+
+class KilledError(BaseException):
+    """Stands for a SIGKILL."""
+
+
+def die_after(patched, operations):
+    """Let the process change names and flush files so many times, and then nothing any more."""
+    left = iter(range(operations))
+
+    def mortal(function):
+        def tried(*arguments, **options):
+            if next(left, None) is None:
+                raise KilledError
+            return function(*arguments, **options)
+
+        return tried
+
+    for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync"):
+        patched.setattr(os, name, mortal(getattr(os, name)))
+
+
+def test_a_kill_between_any_two_operations_leaves_the_old_one_or_the_new_one(tmp_path, monkeypatch):
+    seen = set()
+    for operations in itertools.count():
+        root = tmp_path / str(operations)
+        old = [save(root, step, world_size=1) for step in (1, 2)]
+        try:
+            with monkeypatch.context() as patched:
+                die_after(patched, operations)
+                new = save(root, 3, world_size=1)
+                checkpoint.prune(new, 1, keep_best=False)
+                checkpoint.sweep(root)
+            break
+        except KilledError:
+            found, problems = checkpoint.newest_valid(root)
+            assert problems == []
+            assert found == old[1] or found.step == 3
+            assert torch.equal(weights(found), random_state(SIZES, seed=found.step)["first"]["weight"])
+            assert save(root, 4, world_size=1).step == 4  # over whatever it left
+            seen.add(found.step)
+    assert seen == {2, 3}
+    assert operations > 20
+    assert steps(root) == [3]
 
 
 def test_a_folder_that_can_not_be_read_is_left_for_a_person(tmp_path):
