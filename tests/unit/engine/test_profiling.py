@@ -25,6 +25,8 @@ def test_the_trace_holds_the_three_steps_after_the_warm_up(tmp_path):
     trace = json.loads(gzip.decompress((tmp_path / "profile" / "trace.json.gz").read_bytes()))
     names = [event.get("name", "") for event in trace["traceEvents"]]
     assert names.count("aten::mm") == 3 * 3  # forward, and two for the gradient
+    # Counted from 0: the fifth to the seventh step.
+    assert {name for name in names if name.startswith("ProfilerStep")} == {f"ProfilerStep#{step}" for step in (4, 5, 6)}
     table = (tmp_path / "profile" / "operators.txt").read_text()
     assert "aten::mm" in table
     assert "# of Calls" in table
