@@ -30,8 +30,8 @@ from unimol_scale.errors import RunError
 from unimol_scale.objectives.base import Objective, Sample
 
 GIB = 2.0**30
-# Share of the memory left from which on what malloc keeps for itself could be missing.
-_TIGHT = 0.5
+# Share of the memory left from which on what malloc keeps for itself could be missing: 1.8 times what is in use
+_TIGHT = 0.4
 _CARBON = 6
 # Å along a zigzag chain, across it, and out of its plane, so that no geometry is degenerate.
 _STEP, _ZIGZAG, _TWIST = 1.26, 0.44, 0.3
@@ -80,7 +80,7 @@ def prepare_host_memory(
 ) -> None:
     """Where ranks compute in the host's memory, refuse what would not fit there: the kernel kills without a word.
 
-    Where it fits but fills more than half of what is left, malloc is told to return what is freed. Belongs before the
+    Where it fits but fills much of what is left, malloc is told to return what is freed. Belongs before the
     model is built, and may be called at any time: what this process holds already is not asked for again.
 
     Raises:
