@@ -162,3 +162,21 @@ def test_a_host_that_is_too_small_is_refused_before_anything_is_allocated(monkey
         prepare_host_memory(config, objective, HISTOGRAM, ALONE)
     monkeypatch.setattr(rehearsal, "available_bytes", lambda: 400 * 2**30)
     prepare_host_memory(config, objective, HISTOGRAM, ALONE)
+
+
+def test_malloc_is_asked_to_return_memory_where_it_is_short_only(monkeypatch):
+    config, objective = run_of(size="84M", max_pairs=4_000, precision="bf16")
+    asked = []
+    monkeypatch.setattr(rehearsal, "return_freed_memory", lambda: asked.append(True))
+    monkeypatch.setattr(rehearsal, "available_bytes", lambda: 400 * 2**30)
+    prepare_host_memory(config, objective, HISTOGRAM, ALONE)
+    assert not asked
+    monkeypatch.setattr(rehearsal, "available_bytes", lambda: 5 * 2**30)
+    prepare_host_memory(config, objective, HISTOGRAM, ALONE)
+    assert asked
+
+
+def test_who_rehearses_nothing_is_not_refused(monkeypatch):
+    config, objective = run_of(size="1.1B", max_pairs=4_000, precision="bf16", rehearse=False)
+    monkeypatch.setattr(rehearsal, "available_bytes", lambda: 8 * 2**30)
+    prepare_host_memory(config, objective, HISTOGRAM, ALONE)
