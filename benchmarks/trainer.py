@@ -4,7 +4,7 @@
 
 Both sides do the same steps of the same molecules under the same DeepSpeed settings, in turns. The bare one holds its
 batches ready in memory and does nothing but forward, backward and the optimizer's step; the loop is what
-``launch/pretrain.py`` runs, with loader processes, events and checkpoints' votes. Validation and saving are timed apart.
+``launch/pretrain.py`` runs, with loader processes, events and votes. Validation and saving are left out.
 """
 
 import argparse

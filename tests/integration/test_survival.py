@@ -100,10 +100,10 @@ def test_a_checkpoint_of_other_settings_is_refused_with_the_difference_and_taken
     shutil.copytree(undisturbed, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     arguments = [*SETTINGS, "--data", sample_store, "--output", tmp_path / "run", "train.steps=13"]
-    changed = ["objective.denoise.noise=0.3", "train.global_batch_size=8"]
+    changed = ["objective.denoise.noise_std=0.3", "train.global_batch_size=8"]
     refused = launched.pretrain(*arguments, *changed)
     assert refused.returncode == EXIT_USER_ERROR
-    assert "objective.denoise.noise: 0.2 → 0.3" in refused.stdout
+    assert "objective.denoise.noise_std: 0.2 → 0.3" in refused.stdout
     assert "train.global_batch_size: 16 → 8" in refused.stdout
     assert "--override" in refused.stdout
     taken = launched.pretrain(*arguments, *changed, "--override")
@@ -127,12 +127,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, 
 
 @pytest.fixture(scope="module")
 def store_with_a_nan(tmp_path_factory):
-    """A store of 33 molecules of which the one numbered 7 has a coordinate that is no number."""
+    """A store of 32 molecules of which the one numbered 7 has a coordinate that is no number: a disk that lies."""
     records = [random_record(number, max_conformers=1) for number in range(36)]
-    records[7].coordinates[0, 0, 0] = np.nan
+    planted = np.float32(1234.5)
+    records[7].coordinates[0, 0, 0] = planted
     store = write_store(
         tmp_path_factory.mktemp("nan") / "store", records[:32], records[32:], coordinate_scale=None, shard_rows=16
     )
+    shard = store.path / store.manifest.splits["train"].shards[0].file
+    content = shard.read_bytes()
+    assert content.count(planted.tobytes()) == 1
+    shard.write_bytes(content.replace(planted.tobytes(), np.float32(np.nan).tobytes()))
     return store.path
 
 
@@ -140,16 +145,17 @@ def test_a_molecule_that_is_no_number_costs_its_steps_and_is_named(store_with_a_
     arguments = [*SETTINGS, "--data", store_with_a_nan, "--output", tmp_path / "run", "data.max_pairs=400"]
     done = launched.pretrain(*arguments, ranks=2)
     assert done.returncode == 0, done.stdout
-    # Two steps are an epoch, so every second step or so meets it.
-    assert summary(tmp_path / "run")["skipped"] == STEPS // 2
+    # Two steps are an epoch, so one of two meets it; now and then it is shown flat, without its coordinates.
+    skipped = summary(tmp_path / "run")["skipped"]
+    assert 3 <= skipped <= STEPS // 2
     records = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
-    assert len(records) == STEPS // 2
+    assert len(records) == skipped
     for record in records:
         assert record["not_finite"] == "loss"
         assert "molecule-7" in record["ids"]
         assert len(record["ids"]) < 16, "only the micro-batch it was in is suspect"
     losses = launched.losses(tmp_path / "run", "loss")
-    assert sum(value is None for value in losses.values()) == STEPS // 2
+    assert sum(value is None for value in losses.values()) == skipped
     assert np.isfinite(summary(tmp_path / "run")["final"]["valid/loss"])
 
 

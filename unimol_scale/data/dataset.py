@@ -5,9 +5,11 @@ result is the same. Reading never touches RDKit.
 """
 
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -235,6 +237,8 @@ class StepLoader(Generic[SampleT]):
 
     def _loader(self, first: int, last: int) -> DataLoader[Packed[SampleT]]:
         workers = self._config.workers
+        if workers:
+            _start_loader_server()
         return DataLoader(
             self._dataset,
             batch_size=None,
@@ -243,14 +247,23 @@ class StepLoader(Generic[SampleT]):
             prefetch_factor=self._config.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="forkserver" if workers else None,
-            worker_init_fn=_outlive_stop_signals if workers else None,
         )
 
 
-def _outlive_stop_signals(worker: int) -> None:
-    """A batch system sends its signals to every process; a worker ends with its rank, which saves first."""
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def _start_loader_server() -> None:
+    """Start the process that loader processes are forked from, deaf to the signals that stop a run.
+
+    A batch system sends them to every process, and the rank has a state to save first. Its children are deaf as well;
+    they end with their rank.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        forkserver.ensure_running()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def open_store_of(config: DataConfig) -> Store:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.ranks import Ranks
@@ -122,7 +121,7 @@ def means(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str,
 
 
 def completion(device: torch.device, teacher: Callable[[Sample], Sample] | None) -> Callable[[Sample], Sample]:
-    """Return what makes a loaded sample ready for the model: on the device, with its teacher's targets if it has one."""
+    """Return what makes a loaded sample ready for the model: on the device, with its teacher's targets."""
 
     def complete(sample: Sample) -> Sample:
         moved = to_device(sample, device)

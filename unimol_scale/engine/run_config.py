@@ -108,7 +108,7 @@ class ZeroConfig:
     Attributes:
         stage: 0 shares nothing, 1 the optimizer states, 2 also the gradients, 3 also the weights.
         config: a JSON file of DeepSpeed settings laid over the ones made from this configuration.
-        timeout_minutes: how long a rank waits for the others before it fails: for a slow file system, not for a dead rank.
+        timeout_minutes: how long a rank waits for the others before it fails: long enough for a slow file system.
     """
 
     stage: Literal[0, 1, 2, 3] = 3

@@ -4,7 +4,6 @@ One step reads: batch → vote and counts over all ranks → losses and gradient
 Everything that decides what happens next is the same number on every rank, so that all ranks decide alike.
 """
 
-import json
 import shutil
 import time
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from unimol_scale.config import to_tree
 from unimol_scale.data.dataset import StepPlanner, open_store_of, training_loader
 from unimol_scale.engine.callbacks import NoLog, RunLog
 from unimol_scale.engine.checkpoint import CheckpointInfo
+from unimol_scale.engine.incidents import Incidents
 from unimol_scale.engine.learning import objective_of, teacher_of
 from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
 from unimol_scale.engine.profiling import StepProfiler
@@ -29,9 +29,8 @@ from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.resume import refuse_differences, settings_that_matter
 from unimol_scale.engine.run_checkpoints import RunCheckpoints
 from unimol_scale.engine.run_config import PretrainConfig
-from unimol_scale.engine.run_folder import CHECKPOINTS, SKIPPED_NAME, claim_folder, write_summary
+from unimol_scale.engine.run_folder import CHECKPOINTS, claim_folder, write_summary
 from unimol_scale.engine.schedule import learning_rate
-from unimol_scale.engine.spikes import SpikeDetector
 from unimol_scale.engine.stopping import StopRequest
 from unimol_scale.engine.throughput import Speedometer, matmul_peak, memory_bytes
 from unimol_scale.engine.validation import Validation
@@ -40,7 +39,6 @@ from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.base import Sample, total_loss
 
 _STOP = "stop"
-_NAMED = 8  # molecules named in a message; the file has all
 
 
 class Outcome(Enum):
@@ -83,7 +81,7 @@ class Trainer:
         self._checkpoints = RunCheckpoints(config.output / CHECKPOINTS, ranks, config.train)
         self._settings = settings_that_matter(config, self._store.manifest_sha256)
         self._progress = Progress()
-        self._spikes = SpikeDetector(config.train.spike_window, config.train.spike_factor)
+        self._incidents = Incidents(config, self._store.split("train"), ranks)
         self._best: dict[str, float] = {}
         self._final: dict[str, float] = {}
         self._validated_at = -1
@@ -177,9 +175,7 @@ class Trainer:
             self._report(result, rate, speed)
             with speed.pause("publishing", every=train.checkpoint_every):
                 self._checkpoints.settle(result.votes, self._log.say)
-            if result.skipped:
-                self._skip(result)
-            elif self._spiked(result):
+            if self._goes_back(result):
                 return Outcome.ROLLED_BACK
             done, stopping = progress.step == train.steps, result.votes[_STOP] > 0
             if progress.step % train.validate_every == 0 or done:
@@ -190,13 +186,24 @@ class Trainer:
                     self._save()
             if (done or stopping) and self._checkpoints.finish(self._log.say):
                 raise RunError(
-                    f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Make room on "
-                    f"the disk of {self._config.output} and start the same command again: it goes on from an earlier one"
+                    f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Make room "
+                    f"in {self._config.output} and start the same command again: it goes on from an earlier one"
                 )
             if stopping and not done:
                 self._log.say(f"step {progress.step}  stopped by a signal; the same command goes on from here")
                 return Outcome.STOPPED
         return Outcome.FINISHED
+
+    def _goes_back(self, result: StepResult) -> bool:
+        """Return whether the run is to go back to a checkpoint; one that is still being written is waited for."""
+        try:
+            back = self._incidents.call_for_rollback(result, self._progress, self._log.say)
+        except RunError:
+            self._checkpoints.finish(self._log.say)
+            raise
+        if back:
+            self._checkpoints.finish(self._log.say)
+        return back
 
     def _account(self, result: StepResult, speed: Speedometer) -> None:
         """Count the step that is done, and the molecules of all ranks in it."""
@@ -238,49 +245,6 @@ class Trainer:
             self._log.event(event)
         self._log.advance(progress.step, event, remaining)
 
-    def _skip(self, result: StepResult) -> None:
-        """Write down a step that changed nothing and the molecules it may be due to; stop after too many in a row.
-
-        Raises:
-            RunError: ``max_skipped`` steps in a row were skipped.
-        """
-        progress, limit = self._progress, self._config.train.max_skipped
-        place = self._config.output / SKIPPED_NAME
-        ids = self._store.split("train").ids(np.array(result.suspects, dtype=np.int64))
-        if self._ranks.is_main:
-            record = {"step": progress.step, "not_finite": result.what_failed, "molecules": list(result.suspects), "ids": ids}
-            with place.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        self._log.say(
-            f"step {progress.step}  skipped: the {result.what_failed} is not finite. It arose among {len(ids)} molecules, "
-            f"{', '.join(ids[:_NAMED])}{' …' if len(ids) > _NAMED else ''} → {place}"
-        )
-        if progress.skipped_in_a_row >= limit:
-            self._checkpoints.finish(self._log.say)
-            raise RunError(
-                f"{limit} steps in a row were skipped, the last at step {progress.step}, because the {result.what_failed} "
-                f"was not finite; {place} names the molecules. The last checkpoint is untouched; a lower "
-                "train.learning_rate often helps"
-            )
-
-    def _spiked(self, result: StepResult) -> bool:
-        """Return whether the run is to go back, because the loss has risen suddenly."""
-        train, progress = self._config.train, self._progress
-        part = "+".join(result.terms)
-        if train.spikes == "ignore" or not self._spikes.see(result.loss, part):
-            return False
-        self._log.say(f"step {progress.step}  the loss has risen suddenly, to {result.loss:.4f}")
-        if train.spikes == "warn":
-            return False
-        if progress.rollbacks == train.max_rollbacks:
-            self._checkpoints.finish(self._log.say)
-            raise RunError(
-                f"the loss rose suddenly at step {progress.step}, after {train.max_rollbacks} rollbacks. "
-                "The last checkpoint is untouched; a lower train.learning_rate often helps"
-            )
-        self._checkpoints.finish(self._log.say)
-        return True
-
     def _roll_back(self) -> CheckpointInfo | None:
         """Go back to the newest checkpoint, and on with the molecules after those already used."""
         before = self._progress
@@ -303,7 +267,8 @@ class Trainer:
         if not self._best or loss < self._best["valid/loss"]:
             self._best = {**scores, "step": self._progress.step}
         self._log.event({**asdict(self._progress), **scores})
-        terms = "  ".join(f"{name.removeprefix('valid/loss/')} {value:.4f}" for name, value in scores.items() if name != "valid/loss")
+        prefix = "valid/loss/"
+        terms = "  ".join(f"{k.removeprefix(prefix)} {v:.4f}" for k, v in scores.items() if k.startswith(prefix))
         self._log.say(
             f"step {self._progress.step}  validation loss {loss:.4f}  ({terms})  {time.monotonic() - started:.1f} s"
         )
@@ -314,7 +279,7 @@ class Trainer:
             "progress": asdict(self._progress),
             "best": self._best,
             "final": self._final,
-            "spikes": self._spikes.state(),
+            "spikes": self._incidents.state(),
             "settings": self._settings,
             "optimizer_steps": self._model.optimizer_steps,
             "validation_loss": self._final["valid/loss"] if self._validated_at == self._progress.step else None,
@@ -330,9 +295,7 @@ class Trainer:
         self._model.restore(ShareReader(found.path).read, meta["optimizer_steps"])
         self._progress = Progress(**meta["progress"])
         self._best, self._final = meta["best"], meta["final"]
-        self._spikes = SpikeDetector.from_state(
-            meta["spikes"], window=self._config.train.spike_window, factor=self._config.train.spike_factor
-        )
+        self._incidents.restore(meta["spikes"])
 
     def _export(self) -> None:
         """Write the trained model as ``from_pretrained`` reads it, the curves, and the summary last."""
@@ -342,6 +305,12 @@ class Trainer:
             shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed right here
             save_tensors(state, self._config.model, self._objective.kept_heads, folder)
             write_summary(
-                self._config, self._objective, self._store, self._progress, self._final, self._best, self._ranks.world_size
+                self._config,
+                self._objective,
+                self._store,
+                self._progress,
+                self._final,
+                self._best,
+                self._ranks.world_size,
             )
         self._ranks.barrier()

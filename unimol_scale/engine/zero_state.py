@@ -172,10 +172,8 @@ class ShardedState:
     def _exchange(self) -> None:
         for flat in self._flats:
             mean = self._means[id(flat)]
-            parts = zip(
-                flat.detach().view(-1).split(_EXCHANGE_ELEMENTS), mean.view(-1).split(_EXCHANGE_ELEMENTS), strict=True
-            )
-            for weight_part, mean_part in parts:
+            halves = (torch.split(tensor.view(-1), _EXCHANGE_ELEMENTS) for tensor in (flat.detach(), mean))
+            for weight_part, mean_part in zip(*halves, strict=True):
                 kept = weight_part.clone()
                 weight_part.copy_(mean_part)
                 mean_part.copy_(kept)
@@ -210,7 +208,7 @@ def _whole_slots(
     module: nn.Module, optimizer: DeepSpeedOptimizer, adam: torch.optim.Optimizer, rank: int
 ) -> Iterator[Slot]:
     """Stage 0: parameters are their own masters in fp32, and have one each in bf16."""
-    masters = {}
+    masters: dict[int, Tensor] = {}
     if optimizer is not adam:
         for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
             masters |= {id(parameter): master for parameter, master in zip(low, high, strict=True)}
