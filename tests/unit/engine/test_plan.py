@@ -94,13 +94,14 @@ def test_time_is_flops_over_what_the_devices_do():
     assert plan.steps.epochs == pytest.approx(1.024)
 
 
-@pytest.mark.parametrize("memory", [24e9, 40e9, 80e9])
-def test_the_largest_budget_fits_and_a_larger_one_does_not(memory):
-    config, objective = run_of(size="84M", stage=1, zero_file="zero1.json")
+@pytest.mark.parametrize(("size", "stage", "memory"), [("84M", 1, 24e9), ("84M", 1, 80e9), ("1.1B", 3, 40e9)])
+def test_the_largest_budget_fits_and_a_larger_one_does_not(size, stage, memory):
+    settings = {"size": size, "stage": stage, "zero_file": f"zero{stage}.json"}
+    config, objective = run_of(**settings)
     found = plan_of(config, objective, 8, memory=memory).fit.max_pairs
-    fitting, _ = run_of(size="84M", stage=1, zero_file="zero1.json", max_pairs=found)
+    fitting, _ = run_of(**settings, max_pairs=found)
     assert plan_of(fitting, objective, 8, memory=memory).fit.fits
-    more, _ = run_of(size="84M", stage=1, zero_file="zero1.json", max_pairs=int(found * 1.15))
+    more, _ = run_of(**settings, max_pairs=int(found * 1.15))
     assert not plan_of(more, objective, 8, memory=memory).fit.fits
 
 
