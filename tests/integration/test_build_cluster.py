@@ -15,7 +15,8 @@ from conformer_gen.watch import read_hint
 ray_cluster = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.ray
 SCRIPT = Path(__file__).parents[2] / "conformer_gen" / "build.py"
-COMMON = ["--source", "sample", "--limit", "150"]
+# Several conformers: the work must outlast the second node's start.
+COMMON = ["--source", "sample", "--limit", "150", "--conformers", "8"]
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 

@@ -88,6 +88,7 @@ def _small(layers: int, atom_width: int, pair_width: int, pair_hidden: int) -> M
 
 PRESETS: dict[str, ModelConfig] = {
     "0.03M": _small(2, 16, 12, 4),
+    "0.06M": _small(2, 32, 16, 8),
     "0.1M": _small(2, 48, 24, 8),
     "0.2M": _small(3, 64, 32, 8),
     "0.5M": _small(4, 96, 48, 12),
