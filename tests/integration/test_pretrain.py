@@ -74,7 +74,7 @@ def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(uninterrupted, sa
         child.kill()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
-    assert latest.read_text() == "step-00000003"
+    assert latest.read_text().strip() == "step-00000003"
     assert not (tmp_path / "run" / "summary.json").exists()
 
     resumed = launched.pretrain(*arguments, ranks=2)
