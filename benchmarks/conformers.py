@@ -27,6 +27,7 @@ from pathlib import Path
 import pyarrow
 import ray
 from build_probe import Watched, labelled, watch_build
+from machine import processor
 from plain_rdkit import Loop, curate_plainly, embed_plainly, embed_with_few_attempts, measure, pickled_record
 from rdkit import RDLogger, rdBase
 from rich.console import Console
@@ -45,7 +46,6 @@ MANY = 10  # conformers
 TASK_SIZE, LEAST_TASKS = 500, 40
 SEED = 0
 MEAN_ATOMS = 25  # to which sizes are scaled
-CPU_INFO = Path("/proc/cpuinfo")
 CONSOLE = Console(stderr=True)
 Row = tuple[str, ...]
 
@@ -193,11 +193,9 @@ def table(header: Row, rows: Sequence[Row]) -> list[str]:
 
 def describe_machine() -> str:
     """Return processor, cores and versions."""
-    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     versions = f"Python {platform.python_version()}, RDKit {rdBase.rdkitVersion}, Ray {ray.__version__}"
     cores = len(os.sched_getaffinity(0))
-    return f"{(names or ['unknown processor'])[0]}, {cores} cores, {versions}, Arrow {pyarrow.__version__}"
+    return f"{processor()}, {cores} cores, {versions}, Arrow {pyarrow.__version__}"
 
 
 def note(text: str) -> None:

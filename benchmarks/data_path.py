@@ -12,7 +12,6 @@ import argparse
 import datetime
 import itertools
 import os
-import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +21,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import numpy as np
 import torch
+from machine import processor
 from plain_loader import pickled_records, plain_collate, plain_item
 
 from unimol_scale.data.cuts import Int32, Int64, pair_cost, plan_micro_batches
@@ -31,7 +31,6 @@ from unimol_scale.objectives.base import Sample
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 from unimol_scale.store.shards import open_store
 
-CPU_INFO = Path("/proc/cpuinfo")
 MIB = 2**20
 WARM_UP = 2  # steps
 SEED = 0
@@ -134,13 +133,6 @@ def memory_over_epochs(store: Path, workers: int, arguments: argparse.Namespace)
         if done % each == 0:
             measured.append(anonymous_bytes() / MIB)
     return measured
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown processor"
 
 
 def report(arguments: argparse.Namespace) -> str:

@@ -13,7 +13,6 @@ import datetime
 import itertools
 import json
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -27,9 +26,9 @@ from pathlib import Path
 
 import psutil
 import torch
+from machine import processor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CPU_INFO = Path("/proc/cpuinfo")
 GIB = 2**30
 SAMPLE_SECONDS = 0.1
 SAMPLES_A_PSS = 10
@@ -122,8 +121,6 @@ def report(options: argparse.Namespace, run: Path, peaks: Peaks) -> str:
     training = [event for event in events if "loss" in event]
     summary = json.loads((run / "summary.json").read_text())
     seconds = step_seconds(events)
-    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     memory = psutil.virtual_memory().total
     each = sorted(peaks.pss.values(), reverse=True)
     today = datetime.date.today()
@@ -146,7 +143,7 @@ def report(options: argparse.Namespace, run: Path, peaks: Peaks) -> str:
         [
             f"# {options.size} on one machine without a GPU",
             "",
-            f"- {today}, {cpu}, {os.cpu_count()} cores, {memory / GIB:.1f} GiB, torch {torch.__version__}",
+            f"- {today}, {processor()}, {os.cpu_count()} cores, {memory / GIB:.1f} GiB, torch {torch.__version__}",
             f"- `{command}`, with {options.config}",
             f"- load of the machine when this ended: {os.getloadavg()[0]:.1f}",
             "",

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 from textbook import TextbookModel
@@ -53,7 +54,6 @@ MEMORY_STEPS = 2
 # The resident set then follows what is alive: anything of a MiB or more goes back when it is freed.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_TRIM_THRESHOLD_": str(MIB)}
 PROFILE_ROWS = 12
-CPU_INFO = Path("/proc/cpuinfo")
 CONSOLE = Console(stderr=True)
 # A formulation and its dtype.
 Variant = tuple[str, str]
@@ -237,11 +237,8 @@ def describe_hardware(device: torch.device) -> str:
     """Return the device's name, threads and torch's version."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    names = [
-        line.split(":", 1)[1].strip() for line in CPU_INFO.read_text().splitlines() if line.startswith("model name")
-    ]
     isa = torch.backends.cpu.get_cpu_capability()
-    return f"{names[0]} ({platform.machine()}, {isa}), {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{processor()} ({platform.machine()}, {isa}), {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def print_profile(variant: Variant, step: Callable[[], float], device: torch.device) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import objectives_scores as scores
 import torch
+from machine import processor
 from objectives_report import write_report
 
 from unimol_scale.checkpoints.pretrained import MODEL_FOLDER
@@ -41,7 +42,6 @@ LADDER = REPOSITORY / "configs" / "ladder" / "sample.yaml"
 # Of sizes that the ladder does not have; its rates fall from 8e-3 at 0.03M to 3e-3 at 0.5M.
 LEARNING_RATE = 2.5e-3
 WARMUP_SHARE = 0.1
-CPU_INFO = Path("/proc/cpuinfo")
 VALIDATIONS = 8
 TEACHER = "denoise"
 EXIT_INTERRUPTED = 130
@@ -152,14 +152,12 @@ def measure(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]
 
 def describe_setting(options: argparse.Namespace) -> dict[str, Any]:
     """Return what a reader must know of the measurement."""
-    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     store = open_store(options.data)
     num_validated = min(len(store.split("valid")), options.validation_molecules)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "date": str(datetime.datetime.now(datetime.timezone.utc).date()),
-        "machine": f"{names[0] if names else platform.processor() or platform.machine()}, {cores} cores, no GPU used",
+        "machine": f"{processor()}, {cores} cores, no GPU used",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}",
         "command": shlex.join(["python", "benchmarks/objectives.py", *options.given]),
         "size": options.size,

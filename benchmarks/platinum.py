@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import processor
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rdkit import Chem, rdBase
@@ -36,7 +37,6 @@ THRESHOLDS = (1.0, 2.0)  # Å
 OURS, PLAIN = "this builder", "plain RDKit"
 COLOURS = {OURS: "#1f77b4", PLAIN: "#8c8c8c"}
 RESULTS = Path(__file__).parent / "results"
-CPU_INFO = Path("/proc/cpuinfo")
 CONSOLE = Console(stderr=True)
 
 
@@ -177,7 +177,7 @@ def write_report(results: Sequence[dict[str, Measured]], total: int, options: ar
             "# Conformers beside experiment",
             "",
             f"- {title}",
-            f"- {today}, {describe_machine()}, {options.workers} processes",
+            f"- {today}, {processor()}, {options.workers} processes",
             f"- RDKit {rdBase.rdkitVersion}, numpy {np.__version__}, Python {platform.python_version()}",
             f"- `{command}`",
             "- heavy atoms, over all symmetries; conformers from the SMILES alone, both methods from the same seeds; a",
@@ -191,13 +191,6 @@ def write_report(results: Sequence[dict[str, Measured]], total: int, options: ar
     )
     (options.output / "platinum.md").write_text(text, encoding="utf-8")
     return text
-
-
-def describe_machine() -> str:
-    """Return the processor's name."""
-    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main() -> int:
