@@ -157,7 +157,7 @@ def report(options: argparse.Namespace, trials: Sequence[Trial]) -> str:
             "",
             "Steps done again are those after the newest complete checkpoint. A run stands when no process of it is "
             "left. Where a run went on, its losses, validation losses and gradient norms are compared with those of a "
-            "run that nobody disturbed: they must be the same bits, and 1e-5 apart at most where other ranks took over.",
+            "run that nobody disturbed: they must be the same bits, or 1e-5 apart where other ranks took over.",
             "",
         ]
     )

@@ -19,7 +19,7 @@ from unimol_scale.store.manifest import SplitEntry
 from unimol_scale.store.schema import Layout, arrow_schema
 from unimol_scale.store.shards import open_store, read_shard, size_histogram, write_manifest, write_shard
 
-SHORT = 24  # steps of a run that meets one fault
+SHORT = 20  # steps of a run that meets one fault; a multiple of Bench.validate_every, so that it ends like the truth
 OTHER_RANKS = 1e-5
 _SPIKE_STEPS = 40
 _NAN_ROWS, _NAN_ROW = 32, 7
@@ -82,16 +82,16 @@ def signals(bench: Bench) -> list[Trial]:
     """SIGTERM and SIGUSR1: the state is saved, and the same command goes on."""
     trials = []
     for number, ranks in ((signal.SIGTERM, 1), (signal.SIGUSR1, 1), (signal.SIGTERM, NUM_RANKS)):
-        run, more = bench.fresh(f"{number.name}-{ranks}"), [f"train.steps={SHORT}"]
+        run, more = bench.fresh(f"{number.name}-{ranks}"), [f"train.steps={SHORT // 2}"]
         session = bench.start(run, more, ranks=ranks)
-        session.wait_for(lambda run=run: last_step(run) >= 4)
+        session.wait_for(lambda run=run: last_step(run) >= 2)
         session.signal_ranks(number)
         status, reached = session.finish(), last_step(run)
         # The launcher has a status of its own.
         problem = first_problem(
             [
                 (ranks == 1 and status != EXIT_STOPPED, f"status {status}"),
-                (reached >= SHORT, "the signal came too late"),
+                (reached >= SHORT // 2, "the signal came too late"),
                 (bench.latest(run) != reached, f"saved step {bench.latest(run)} of {reached}"),
             ]
         ) or bench.complete(run, more, reached, 0.0 if ranks > 1 else OTHER_RANKS)
@@ -103,14 +103,14 @@ def signals(bench: Bench) -> list[Trial]:
 
 def loader(bench: Bench) -> list[Trial]:
     """A loader process is killed: replaced; then a rank that has loaders: they end with it."""
-    run, more = bench.fresh("loader"), [f"train.steps={SHORT}", "data.workers=1"]
+    run, more = bench.fresh("loader"), [f"train.steps={3 * SHORT}", "data.workers=1"]
     session = bench.start(run, more)
     session.wait_for(lambda: last_step(run) >= 2)
     killed = session.loaders()
     for process in killed:
         process.kill()
     at = last_step(run)
-    went_on = session.wait_for(lambda: last_step(run) >= at + 6)
+    went_on = session.wait_for(lambda: last_step(run) >= at + SHORT)
     told = session.message("a loader process")
     seconds = session.fall([session.ranks()[0]])
     reached = bench.latest(run)
