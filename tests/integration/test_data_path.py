@@ -5,11 +5,13 @@ import fcntl
 import functools
 import http.server
 import multiprocessing
+import signal
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -150,6 +152,29 @@ def test_processes_share_a_cache(store, server, tmp_path):
     # Each shard was fetched once for both, failures aside.
     assert len(server.shards) <= SHARDS + len(server.shards) // server.fail_every
     assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def _load_until_killed(path, pids):
+    steps = loader_of(str(path), workers=2).steps(0, 6)
+    next(steps)
+    pids.put([process.pid for process in psutil.Process().children(recursive=True)])
+    signal.pause()
+
+
+def test_a_rank_that_is_killed_takes_its_loader_processes_along(store):
+    context = multiprocessing.get_context("spawn")
+    pids = context.SimpleQueue()
+    rank = context.Process(target=_load_until_killed, args=(store.path, pids))
+    rank.start()
+    family = [psutil.Process(pid) for pid in pids.get()]
+    assert len(family) >= 3, "the server and two loaders"
+    rank.kill()
+    rank.join()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 def test_a_shard_that_is_gone_is_named_with_its_url(store, server, tmp_path):

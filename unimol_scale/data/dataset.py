@@ -4,6 +4,8 @@ An item of the dataset is one micro-batch, addressed by (step, slot): workers ma
 result is the same. Reading never touches RDKit.
 """
 
+import multiprocessing
+import os
 import signal
 import threading
 import warnings
@@ -247,6 +249,7 @@ class StepLoader(Generic[SampleT]):
             prefetch_factor=self._config.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="forkserver" if workers else None,
+            worker_init_fn=_end_with_rank,
         )
 
 
@@ -254,7 +257,7 @@ def _start_loader_server() -> None:
     """Start the process that loader processes are forked from, deaf to the signals that stop a run.
 
     A batch system sends them to every process, and the rank has a state to save first. Its children are deaf as well;
-    they end with their rank.
+    they end with their rank: see ``_end_with_rank``.
     """
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         return
@@ -264,6 +267,22 @@ def _start_loader_server() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_with_rank(worker: int) -> None:
+    """Let this loader process end when its rank is gone, however the rank ended.
+
+    torch's own watch asks for the parent process, which is the server here; and the server lives as long as one of its
+    children does, since each of them holds the pipe by whose end it would know.
+    """
+    rank = multiprocessing.parent_process()  # whoever asked the server for this process
+    assert rank is not None, "loader processes are not forked from the rank itself"
+
+    def watch() -> None:
+        rank.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with the rank", daemon=True).start()
 
 
 def open_store_of(config: DataConfig) -> Store:
