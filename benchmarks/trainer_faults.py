@@ -80,7 +80,8 @@ def _strike(session: Session, run: Path, kill: Kill, start_seconds: float) -> tu
     """Kill when it is time; return whether the moment came, and the seconds until nothing of the session was left."""
     starting = kill.moment == START
     session.wait_for((lambda: 1 in session.ranks()) if starting else (lambda: session.is_under_way))
-    victims = session.family() if kill.victim == ALL else [session.ranks()[kill.victim]]
+    ranks = session.ranks()
+    victims = session.family() if kill.victim == ALL else [ranks[kill.victim]] if kill.victim in ranks else []
     hit = session.status is None
     if starting:
         time.sleep(kill.delay * start_seconds / 2)

@@ -53,6 +53,7 @@ class Session:
             self._process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
+        self._first = psutil.Process(self._process.pid)
 
     @property
     def status(self) -> int | None:
@@ -86,7 +87,7 @@ class Session:
                 continue
             if is_rank and rank is not None:
                 found[int(rank)] = process
-        return found or {0: psutil.Process(self._process.pid)}
+        return found or {0: self._first}
 
     def loaders(self) -> list[psutil.Process]:
         """Return the data loader processes: children of a fork server, which is a child of a rank."""
