@@ -147,8 +147,8 @@ def report(options: argparse.Namespace, trials: Sequence[Trial]) -> str:
         [
             "# A run under fire",
             "",
-            f"- {datetime.date.today()}, {processor()}, {len(os.sched_getaffinity(0))} cores for {NUM_RANKS} ranks, no "
-            "GPU used",
+            f"- {datetime.date.today()}, {processor()}, {len(os.sched_getaffinity(0))} core(s) for {NUM_RANKS} ranks, "
+            "no GPU used",
             f"- {versions}, ZeRO stage 3, fp32",
             f"- size {Bench.size}, 8 molecules a step, a checkpoint every {Bench.checkpoint_every} steps",
             f"- `python benchmarks/trainer_faults.py --data {options.data.name} --kills {options.kills} "
@@ -182,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"the undisturbed run: {steps} steps")
         start_seconds = undisturbed(bench, steps)
         trials = kept(bench.root / "kills.json", lambda: run_under_kills(bench, kills, steps, start_seconds))
+        trials.sort(key=lambda trial: trial.fault)
         for name, case in CASES.items():
             for trial in (found := kept(bench.root / f"{name}.json", functools.partial(case, bench))):
                 say(str(trial))
