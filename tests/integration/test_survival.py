@@ -1,5 +1,6 @@
 """What a run survives: signals, other ranks and stages, planted NaNs, dead loaders, spikes, a full disk."""
 
+import fcntl
 import json
 import shutil
 import signal
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 from tests import ranks as launched
 from tests.store_samples import random_record, write_store
 from unimol_scale.checkpoints.pretrained import from_pretrained
 from unimol_scale.engine.command import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.engine.run_folder import LOCK_NAME
 
 pytestmark = pytest.mark.deepspeed
 STEPS = 12
@@ -109,6 +112,23 @@ def test_a_checkpoint_of_other_settings_is_refused_with_the_difference_and_taken
     taken = launched.pretrain(*arguments, *changed, "--override")
     assert taken.returncode == 0, taken.stdout
     assert max(launched.losses(tmp_path / "run", "loss")) == 13
+
+
+def test_two_runs_do_not_share_a_folder_and_a_refused_one_leaves_no_trace(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    config = yaml.safe_load(before)
+    arguments = [*SETTINGS, "--data", config["data"]["path"], "--output", tmp_path / "run", "train.steps=13"]
+    with (tmp_path / "run" / LOCK_NAME).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = launched.pretrain(*arguments)
+    assert refused.returncode == EXIT_USER_ERROR
+    assert "another process trains in" in refused.stdout
+    changed = launched.pretrain(*arguments, "seed=1")
+    assert changed.returncode == EXIT_USER_ERROR
+    assert "seed: 0 → 1" in changed.stdout
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, sample_store, tmp_path):

@@ -1,18 +1,19 @@
 """The folder of a run: what it is called inside, whose it is, and the summary of a finished run."""
 
+import fcntl
 import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from unimol_scale.config import to_yaml
 from unimol_scale.data.dataset import VALIDATION_SEED, DataConfig
 from unimol_scale.engine.progress import Progress
 from unimol_scale.engine.run_config import PretrainConfig
-from unimol_scale.errors import StoreError
+from unimol_scale.errors import RunError, StoreError
 from unimol_scale.objectives.base import Objective
 from unimol_scale.store.shards import Store, commit_text
 
@@ -21,21 +22,40 @@ CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
 SKIPPED_NAME = "skipped.jsonl"
 CHECKPOINTS = "checkpoints"
+LOCK_NAME = ".lock"
 # A run whose last validation loss is this far above its best has diverged.
 DIVERGED_FACTOR = 1.5
 
 
-def claim_folder(config: PretrainConfig) -> None:
-    """Make the run folder and write its configuration, or recognise it as this run's.
+def claim_folder(config: PretrainConfig) -> IO[str]:
+    """Make the run folder, or recognise it as one, and keep others out of it.
+
+    Returns:
+        A file that keeps others out of the folder while it is open; the system closes it when this process ends.
 
     Raises:
         StoreError: it holds something else.
+        RunError: another process trains in it.
     """
     output = config.output
-    if output.is_dir() and any(output.iterdir()) and not (output / CONFIG_NAME).is_file():
+    ours = (CONFIG_NAME, LOCK_NAME)  # a lock alone: ended before it could write more
+    if output.is_dir() and any(output.iterdir()) and not any((output / name).is_file() for name in ours):
         raise StoreError(f"the run folder {output} holds something else; choose another --output")
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    commit_text(output / CONFIG_NAME, to_yaml(config))
+    lock = (output / LOCK_NAME).open("w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(
+            f"another process trains in {output}: wait for it, end it (ranks may outlive a launcher that was killed), "
+            "or choose another --output"
+        ) from error
+    return lock
+
+
+def write_config(config: PretrainConfig) -> None:
+    """Write the configuration of a run into its folder."""
+    commit_text(config.output / CONFIG_NAME, to_yaml(config))
 
 
 def write_summary(

@@ -29,7 +29,7 @@ from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.resume import refuse_differences, settings_that_matter
 from unimol_scale.engine.run_checkpoints import RunCheckpoints
 from unimol_scale.engine.run_config import PretrainConfig
-from unimol_scale.engine.run_folder import CHECKPOINTS, claim_folder, write_summary
+from unimol_scale.engine.run_folder import CHECKPOINTS, claim_folder, write_config, write_summary
 from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.stopping import StopRequest
 from unimol_scale.engine.throughput import Speedometer, matmul_peak, memory_bytes
@@ -96,15 +96,18 @@ class Trainer:
             profile: record a few steps with torch's profiler.
 
         Raises:
-            RunError: memory does not hold the largest micro-batch, too many steps in a row were skipped, too many
-                rollbacks were done, or the last checkpoint could not be written.
+            StoreError: the run folder holds something else.
+            RunError: another process trains there, memory does not hold the largest micro-batch, too many steps in a
+                row were skipped, too many rollbacks were done, or the last checkpoint could not be written.
             CheckpointError: there are checkpoints and none can be used, ``resume`` is off and there are some, or the
                 newest was trained with other settings.
         """
+        # Held until this process ends.
+        self._lock = claim_folder(self._config) if self._ranks.is_main else None
+        self._ranks.barrier()
         found = self._find(resume=resume, override=override)
         if self._ranks.is_main:
-            claim_folder(self._config)
-        self._ranks.barrier()
+            write_config(self._config)
         prepare_host_memory(self._config, self._objective, self._histogram, self._ranks)
         self._model = ZeroModel(lambda: self._objective.build_model(self._config.model), self._config, self._ranks)
         if self._config.train.rehearse:
