@@ -232,7 +232,8 @@ def _reported(law: Law, problem: Problem, theta: FloatArray) -> dict[str, FloatA
             reported[term.coefficient] = np.where(absent, 0.0, np.exp(log_coefficient))
             continue
         exponent = theta[:, slots[index]]
-        reported[term.coefficient] = np.exp(log_coefficient + exponent * problem.centre[index])
+        log_scale = log_coefficient + exponent * problem.centre[index]
+        reported[term.coefficient] = np.exp(log_scale / exponent if term.scaled else log_scale)
         reported[term.exponent] = -term.sign * exponent
     return reported
 
