@@ -1,4 +1,4 @@
-"""The verbs ``fit-scaling-law`` and ``ladder``: arguments and printing. Imports the rest only when a verb runs."""
+"""The verb ``fit-scaling-law``, arguments and printing, beside ``ladder``. Imports the rest only when a verb runs."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.errors import RunError
+from unimol_scale.scaling.ladder_command import add_ladder
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -16,7 +17,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
     _add_fit(verbs)
-    _add_ladder(verbs)
+    add_ladder(verbs)
 
 
 def _add_fit(verbs: Any) -> None:  # noqa: ANN401
@@ -61,14 +62,6 @@ def _add_fit(verbs: Any) -> None:  # noqa: ANN401
         "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
     )
     verb.set_defaults(run=_run_fit)
-
-
-def _add_ladder(verbs: Any) -> None:  # noqa: ANN401
-    text = "train every size, budget and seed of a ladder, one after the other; finished runs are skipped"
-    verb = verbs.add_parser("ladder", help=text, description=text)
-    verb.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file such as configs/ladder/sample.yaml")
-    verb.add_argument("--dry-run", action="store_true", help="print the plan and its commands, start nothing")
-    verb.set_defaults(run=_run_ladder)
 
 
 def _parse_columns(assignments: Sequence[str]) -> dict[str, str]:
@@ -127,22 +120,3 @@ def _stage(console: Any, status: Any, text: str) -> None:  # noqa: ANN401
         status.update(text)
     else:
         print(text, file=sys.stdout, flush=True)
-
-
-def _run_ladder(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from unimol_scale.scaling.ladder import climb, plan, plan_table, read_ladder, result_table, write_command
-
-    config = read_ladder(arguments.config)
-    rungs = plan(config)
-    console = Console(highlight=False)
-    if arguments.dry_run:
-        console.print(plan_table(config, rungs))
-        for rung in rungs:
-            console.print(write_command(config, rung), markup=False, soft_wrap=True)
-        return 0
-    results = climb(config, rungs)
-    console.print(result_table(results))
-    console.print(f"next: unimol-scale fit-scaling-law {config.output}", markup=False, soft_wrap=True)
-    return 0
