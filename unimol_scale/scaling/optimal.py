@@ -1,8 +1,8 @@
 """The model and the data that make the most of a compute budget, under a fitted law. Imports NumPy only, no torch.
 
 C = k·N·D does not hold here: the pair track costs n² and n³, so that FLOPs per molecule are a curve over N. That curve
-is the runs' own (``columns_at``); along D = C / (FLOPs per molecule of N) the law is minimised numerically, once for the
-estimate and once for every bootstrap draw.
+is the runs' own (``columns_at``); along D = C / (FLOPs per molecule of N) the law is minimised numerically, once for
+the estimate and once for every bootstrap draw.
 """
 
 from dataclasses import dataclass
@@ -155,9 +155,7 @@ def _rows(parameters: dict[str, FloatArray]) -> int:
     return len(next(iter(parameters.values())))
 
 
-def _loss(
-    law: Law, parameters: dict[str, FloatArray], points: Points, sizes: FloatArray, budget: float
-) -> FloatArray:
+def _loss(law: Law, parameters: dict[str, FloatArray], points: Points, sizes: FloatArray, budget: float) -> FloatArray:
     """Predict along a budget; ``sizes`` [W or 1, G], result [W, G]."""
     flat = sizes.ravel()
     columns = columns_at(points, flat, budget / _flops_per_molecule(points, flat))

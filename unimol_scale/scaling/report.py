@@ -11,6 +11,7 @@ from unimol_scale.errors import RunError
 from unimol_scale.scaling.analysis import Analysis, Check, TermLaw
 from unimol_scale.scaling.fit import Fit, Interval
 from unimol_scale.scaling.plot import draw_all
+from unimol_scale.scaling.summary import optima_json, statistics_json
 
 SCHEMA_VERSION = 1
 
@@ -63,6 +64,9 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
         "hold_out": analysis.config.hold_out,
         "held_out": [_check_json(check) for check in analysis.checks],
         "held_out_error": analysis.held_out_error,
+        "statistics": statistics_json(analysis),
+        "optima": optima_json(analysis),
+        "burn_in": analysis.config.burn_in,
         "terms": {
             term.term: {
                 "law": None if term.fit is None else _fit_json(term.fit),
@@ -110,6 +114,7 @@ def _fit_json(fit: Fit) -> dict[str, Any]:
         "relative_gradient": fit.gradient,
         "condition_number": fit.condition,
         "aicc": fit.aicc,
+        "undetermined": list(fit.undetermined),
         "warnings": list(fit.warnings),
     }
 
@@ -249,21 +254,22 @@ def summary_tables(analysis: Analysis) -> list[Table]:
     """Return the short tables that the command prints: the law, the held-out runs, the predictions."""
     fit = analysis.fit
     tables = [
-        _rich_table(fit.law.formula, ["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
+        rich_table(fit.law.formula, ["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
     ]
     if analysis.checks:
         rows = [
             [check.name, f"{check.loss:.5g}", f"{check.predicted:.5g}", f"{check.relative_error:+.2%}"]
             for check in analysis.checks[:8]
         ]
-        tables.append(_rich_table("Held out", ["run", "measured", "predicted", "error"], rows))
+        tables.append(rich_table("Held out", ["run", "measured", "predicted", "error"], rows))
     if analysis.predictions:
         header = ["model @ molecules", "N", "loss", "interval of the law"]
-        tables.append(_rich_table("Predictions", header, [row[:4] for row in _prediction_rows(analysis)]))
+        tables.append(rich_table("Predictions", header, [row[:4] for row in _prediction_rows(analysis)]))
     return tables
 
 
-def _rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table for the terminal."""
     table = Table(title=title, title_justify="left")
     for name in header:
         table.add_column(name, overflow="fold")

@@ -7,7 +7,7 @@ import numpy as np
 
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.fit import FitConfig, fit_law, why_not_identifiable
-from unimol_scale.scaling.laws import Chinchilla, Law, Power, Saturating, UniMol2, Variable
+from unimol_scale.scaling.laws import Chinchilla, Kaplan, Law, Power, Saturating, UniMol2, Variable
 from unimol_scale.scaling.points import Points, distinct
 
 MAX_FOLDS = 12
@@ -87,7 +87,7 @@ def candidate_laws(points: Points) -> list[Law]:
     """Return the laws that fit the design of the runs: in one variable if only it varies, else joint or in compute."""
     varying = {name: int(distinct(points.columns[name]).max()) > 0 for name in ("N", "D")}
     if varying["N"] and varying["D"]:
-        laws: list[Law] = [Chinchilla(), UniMol2()]
+        laws: list[Law] = [Chinchilla(), Kaplan(), UniMol2()]
         return [*laws, Power("C"), Saturating("C")] if "C" in points.columns else laws
     variable: Variable = "N" if varying["N"] else "D"
     return [Power(variable), Saturating(variable)]
@@ -96,7 +96,8 @@ def candidate_laws(points: Points) -> list[Law]:
 def held_out_error(law: Law, points: Points, config: FitConfig) -> float | None:
     """Leave one size out at a time and return the mean |prediction / loss − 1| over all points.
 
-    With many sizes, neighbours are left out together, in twelve groups. Runs of a single size are left out by budget.
+    With many sizes, neighbours are left out together, in twelve groups. Runs of a single size are left out by budget,
+    or one run at a time where every run has many points.
 
     Returns:
         The error; None when the law can not be fitted without one of the sizes.
@@ -104,7 +105,8 @@ def held_out_error(law: Law, points: Points, config: FitConfig) -> float | None:
     quick = replace(config, bootstrap=0)
     sizes = distinct(points.columns["N"])
     if sizes.max() == 0:
-        sizes = distinct(points.columns["D"])
+        whole = points.num_runs < len(points)
+        sizes = np.unique(points.runs, return_inverse=True)[1] if whole else distinct(points.columns["D"])
     num_folds = min(int(sizes.max()) + 1, MAX_FOLDS)
     folds = sizes * num_folds // (int(sizes.max()) + 1)
     errors = []

@@ -151,7 +151,7 @@ def huber_sum(problem: Problem, residual: FloatArray, weights: FloatArray) -> Fl
     return result
 
 
-def grid_starts(problem: Problem, num_cells: int, num_starts: int) -> FloatArray:
+def grid_starts(problem: Problem, weight: FloatArray, num_cells: int, num_starts: int) -> FloatArray:
     """Return starting points from a grid over the exponents, the linear part solved exactly in each cell.
 
     The grid comes from the data: an exponent so small that its term changes by a tenth over the points can not be told
@@ -181,7 +181,7 @@ def grid_starts(problem: Problem, num_cells: int, num_starts: int) -> FloatArray
     theta[:, : problem.num_terms] = np.maximum(log_coefficients, np.log(1e-2) + problem.log_loss.min())
     theta = np.clip(theta, problem.lower, problem.upper)
     residual, _ = residuals_and_jacobian(problem, theta)
-    objective = huber_sum(problem, residual, np.ones((1, residual.shape[1])))
+    objective = huber_sum(problem, residual, weight[None])
     chosen: list[int] = []
     for cell in np.argsort(objective, kind="stable"):
         if all(np.abs(cells[cell] - cells[other]).max() > 1 for other in chosen):

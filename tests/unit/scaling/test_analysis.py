@@ -6,13 +6,14 @@ import pytest
 from simulated_runs import BATCH, SIZES, chinchilla, write_ladder
 
 from unimol_scale.errors import ConfigError, RunError
-from unimol_scale.scaling.analysis import Analysis, AnalysisConfig, analyse, parameters_of_size, parse_count
+from unimol_scale.scaling.analysis import Analysis, AnalysisConfig, analyse, parameters_of_size
 from unimol_scale.scaling.fit import FitConfig, fit_law
 from unimol_scale.scaling.laws import Power, Saturating
 from unimol_scale.scaling.points import columns_at, distinct, make_points
-from unimol_scale.scaling.records import read_runs
+from unimol_scale.scaling.reading import read_runs
 from unimol_scale.scaling.report import write_report
 from unimol_scale.scaling.select import held_out_error, hold_out_mask
+from unimol_scale.scaling.sizes import parse_count
 
 QUICK = FitConfig(bootstrap=100)
 

@@ -8,7 +8,7 @@ import pytest
 from unimol_scale.scaling.fit import FitConfig, fit_law
 from unimol_scale.scaling.laws import Chinchilla
 from unimol_scale.scaling.points import Points, make_points
-from unimol_scale.scaling.records import read_csv
+from unimol_scale.scaling.tables import read_table
 
 TABLE = Path(__file__).parents[4] / "shared" / "data" / "scaling" / "chinchilla_figure4_points.csv"
 pytestmark = pytest.mark.skipif(not TABLE.is_file(), reason="the table of published points is not here")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not TABLE.is_file(), reason="the table of publis
 @pytest.fixture(scope="module")
 def points() -> Points:
     headers = {"N": "Model Size", "C": "Training FLOP", "D": "C/(6N)"}
-    everything = make_points(read_csv(TABLE, headers), "total")
+    everything = make_points(read_table(TABLE, headers)[0], "total")
     assert len(everything) == 245
     # The five outliers are one group by three measures: the highest losses (3.45 to 5.0), the fewest tokens (under 0.82
     # billion) and the fewest tokens per parameter (under 0.41): models of 2 to 7 billion parameters stopped early.

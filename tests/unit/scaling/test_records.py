@@ -6,7 +6,8 @@ from simulated_runs import BATCH, EMBEDDING, SIZES, chinchilla, write_ladder, wr
 
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.points import make_points
-from unimol_scale.scaling.records import read_csv, read_runs
+from unimol_scale.scaling.reading import read_runs
+from unimol_scale.scaling.tables import read_table
 
 
 def test_a_run_folder_is_read_at_the_end_of_its_schedule(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_steps_of_different_batch_sizes_are_not_one_column(tmp_path: Path) -> No
 def test_a_table_is_read_by_its_headers(tmp_path: Path) -> None:
     table = tmp_path / "losses.csv"
     table.write_text("size,flop,loss,who\n1e6,6e12,2.5,a\n2e6,24e12,2.0,b\n")
-    one, two = read_csv(table, {"N": "size", "C": "flop", "D": "C/(6N)", "name": "who"})
+    (one, two), _ = read_table(table, {"N": "size", "C": "flop", "D": "C/(6N)", "name": "who"})
     assert (one.name, one.parameters, one.molecules, one.flops, one.loss) == ("a", 1e6, 1e6, 6e12, 2.5)
     assert two.molecules == 2e6
 
@@ -139,7 +140,7 @@ def test_a_table_is_read_by_its_headers(tmp_path: Path) -> None:
 def test_a_table_without_compute_has_none(tmp_path: Path) -> None:
     table = tmp_path / "losses.csv"
     table.write_text("N,D,loss\n1e6,1e6,2.5\n")
-    (record,) = read_csv(table, {})
+    ((record,), _) = read_table(table, {})
     assert record.flops is None
     assert record.name == "row 2"
 
