@@ -25,6 +25,7 @@ from unimol_scale.scaling.records import RunRecord
 from unimol_scale.scaling.select import candidate_laws, choose_law
 from unimol_scale.scaling.shapes import DIMENSIONS, Shape, shape_for
 from unimol_scale.scaling.sizes import parse_count
+from unimol_scale.scaling.wording import engineering, powers
 
 STEP_UP = 4.0  # how many times the costliest run's compute the next one takes, if nobody says
 LARGEST_MOLECULE = 400  # atoms up to which the runs' mean molecule is looked for
@@ -112,10 +113,10 @@ def choose_next(paths: Sequence[Path], budget: str | None = None, law: str = "au
         _optimum_line(optimum),
         *(f"note: {note}" for note in optimum.notes),
         f"model: {_shape_text(shape)}",
-        f"data: {steps:,} steps of {batch_size:,} molecules, {molecules:.4g} in all",
+        f"data: {steps:,} steps of {batch_size:,} molecules, {engineering(molecules)} in all",
         f"learning rate: {learning_rate:.3g}, {how}",
         f"other settings: those of {donor.record.name}; its micro-batches (data.max_pairs) may not fit a larger model",
-        f"cost: {cost:.3g} FLOPs{_hours(donor, cost)}",
+        f"cost: {powers(cost)} FLOPs{_hours(donor, cost)}",
         f"expected validation loss: {_loss_text(loss, interval, fit)}",
     ]
     return NextRun(
@@ -286,11 +287,11 @@ def _without(tree: Any, keys: Sequence[str]) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _optimum_line(optimum: Optimum) -> str:
-    size, data = f"{optimum.parameters:.4g}", f"{optimum.molecules:.4g}"
+    size, data = engineering(optimum.parameters), engineering(optimum.molecules)
     if optimum.parameters_interval is not None and optimum.molecules_interval is not None:
-        size += " ({:.3g} to {:.3g})".format(*optimum.parameters_interval)
-        data += " ({:.3g} to {:.3g})".format(*optimum.molecules_interval)
-    return f"the best use of {optimum.flops:.4g} FLOPs: {size} parameters on {data} molecules"
+        size += " ({} to {})".format(*map(engineering, optimum.parameters_interval))
+        data += " ({} to {})".format(*map(engineering, optimum.molecules_interval))
+    return f"the best use of {powers(optimum.flops)} FLOPs: {size} parameters on {data} molecules"
 
 
 def _shape_text(shape: Shape) -> str:

@@ -16,6 +16,7 @@ from unimol_scale.scaling.climb import command
 from unimol_scale.scaling.ladder import plan, read_ladder
 from unimol_scale.scaling.next_run import NextRun, choose_next, write_next
 from unimol_scale.scaling.shapes import shape_for
+from unimol_scale.scaling.wording import powers
 
 SIZES = ("0.1M", "0.2M", "0.5M", "1M", "2M")
 ATOMS = 17
@@ -106,7 +107,7 @@ def test_the_command_says_what_to_expect_and_what_it_costs(
     assert "interval of the law" in output
     assert "next: unimol-scale ladder my.yaml" in output
     costliest = 3200 * BATCH * training_flops(PRESETS["2M"], ATOMS)
-    assert f"the best use of {4 * costliest:.4g} FLOPs" in output
+    assert f"the best use of {powers(4 * costliest)} FLOPs" in output
     assert main(["ladder", "my.yaml", "--dry-run"]) == 0
     assert "1 runs" in capsys.readouterr().out
 
