@@ -19,6 +19,7 @@ GRID_CELLS = 1000
 SCREENING_ITERATIONS = 30
 NUM_FINALISTS = 3
 MAX_CONDITION = 1e6
+POOR_CONDITION = 100.0  # simulated tables that determine every parameter stay below 35, those that do not reach 700
 COLLINEAR = 0.9999
 MIN_SIZES = 4
 MAX_LOST_DRAWS = 0.5
@@ -82,7 +83,7 @@ class Fit:
         num_points: n.
         confidence: mass of the intervals.
         undetermined: names of parameters whose value the runs do not settle, although they settle the curve: their
-            intervals are open on a side, or wider than the value.
+            intervals are open on a side or wider than the value, or they trade against others.
         warnings: what a reader of the numbers must know.
     """
 
@@ -147,6 +148,12 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
         )
     warnings = _warnings(law, problem, theta, points)
     draws, undetermined, notes = _bootstrap(law, problem, points, theta, config)
+    if condition > POOR_CONDITION:
+        undetermined = law.parameters
+        notes.append(
+            f"the parameters trade against each other (condition number {condition:.0f}): the runs determine the curve "
+            "better than any single one of them"
+        )
     parameters = _reported(law, problem, theta[None])
     return Fit(
         law=law,
@@ -287,23 +294,25 @@ def _bootstrap(
     draws = _reported(law, problem, fits.theta)
     at_bound = _at_bound(law, problem, fits.theta)
     intervals = _percentiles(draws, config.confidence)
-    undetermined = []
-    for name, share in at_bound.items():
-        low, high = intervals[name]
-        if share > MAX_AT_BOUND:
-            undetermined.append(name)
+    undetermined: list[str] = []
+    for term in law.terms:
+        names = [term.coefficient] if term.exponent is None else [term.coefficient, term.exponent]
+        open_share = max(at_bound[name] for name in names)
+        low, high = intervals[names[-1]]
+        if open_share > MAX_AT_BOUND:
+            undetermined += names
             notes.append(
-                f"{name} is not determined by these runs: {share:.0%} of the bootstrap fits leave it at its bound, so "
-                "that its interval is open on that side"
+                f"{_and(names)} not determined by these runs: {open_share:.0%} of the bootstrap fits leave a bound "
+                "reached, so that the interval is open on that side"
             )
-        elif name in _exponents(law) and high - low > abs(float(np.median(draws[name]))):
-            undetermined.append(name)
-            notes.append(f"{name} is hardly determined by these runs: its interval is wider than its value")
+        elif high - low > abs(float(np.median(draws[names[-1]]))):
+            undetermined += names
+            notes.append(f"{_and(names)} hardly determined by these runs: the interval is wider than the value")
     return draws, tuple(undetermined), notes
 
 
-def _exponents(law: Law) -> set[str]:
-    return {term.exponent for term in law.terms if term.exponent is not None}
+def _and(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _at_bound(law: Law, problem: Problem, theta: FloatArray) -> dict[str, float]:

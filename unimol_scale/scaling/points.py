@@ -1,7 +1,8 @@
 """The table that laws are fitted to: named columns and one loss, each point owned by a run. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -55,6 +56,11 @@ class Points:
     def weight(self) -> FloatArray:
         """How much each point counts, float [n]."""
         return np.ones(len(self)) if self.weights is None else self.weights
+
+    @cached_property
+    def flops_per_molecule(self) -> Callable[[FloatArray], FloatArray]:
+        """N, float [m] → training FLOPs of a molecule, float [m]; for points with the column C."""
+        return _curve_through(self.columns["N"], self.columns["C"] / self.columns["D"])
 
     def take(self, keep: np.ndarray) -> "Points":
         """Return the points chosen by a mask, bool [n]."""
@@ -163,7 +169,7 @@ def _cautions(records: Sequence[RunRecord], burn_in: float | None) -> list[str]:
         if falling:
             cautions.append(
                 f"points along runs: in {falling} of {len(records)} runs the learning rate decays, so that these "
-                "points lie above the loss of a run that ends there; the law describes such trajectories, not finished runs"
+                "points lie above the loss of a run that ends there; the law describes trajectories, not finished runs"
             )
         elif unknown:
             cautions.append(
@@ -189,7 +195,7 @@ def columns_at(points: Points, parameters: FloatArray, molecules: FloatArray) ->
     """Return every column that the points have, for other models and budgets.
 
     FLOPs per molecule are a function of the size alone: they are interpolated between the sizes of the points in
-    log-log, monotonically and smoothly, and continued beyond them with the slope of the whole. Steps assume the points'
+    log-log, monotonically and smoothly, and continued beyond them with the slope at the end. Steps assume the points'
     own batch size.
 
     Args:
@@ -199,8 +205,7 @@ def columns_at(points: Points, parameters: FloatArray, molecules: FloatArray) ->
     """
     columns = {"N": parameters, "D": molecules}
     if "C" in points.columns:
-        per_molecule = points.columns["C"] / points.columns["D"]
-        columns["C"] = molecules * np.exp(_interpolate(points.columns["N"], per_molecule, parameters))
+        columns["C"] = molecules * points.flops_per_molecule(parameters)
     if "S" in points.columns:
         batch_size = float(np.median(points.columns["D"] / points.columns["S"]))
         columns["M"] = parameters / 1e6
@@ -209,17 +214,24 @@ def columns_at(points: Points, parameters: FloatArray, molecules: FloatArray) ->
     return columns
 
 
-def _interpolate(x: FloatArray, y: FloatArray, at: FloatArray) -> FloatArray:
+def _curve_through(x: FloatArray, y: FloatArray) -> Callable[[FloatArray], FloatArray]:
+    """Return the curve through the mean of every distinct x, smooth in log-log, straight beyond the ends.
+
+    It goes on with its slope at the end: a corner there would draw every compute-optimal size onto the largest run.
+    """
     labels = distinct(x)
     count = int(labels.max()) + 1
     log_x = np.array([np.log(x[labels == label]).mean() for label in range(count)])
     log_y = np.array([np.log(y[labels == label]).mean() for label in range(count)])
-    where = np.log(at)
     if count == 1:
-        inside, slope = np.full(len(where), log_y[0]), 1.0
-    else:
-        inside = PchipInterpolator(log_x, log_y)(np.clip(where, log_x[0], log_x[-1]))
-        slope = float(np.polyfit(log_x, log_y, 1)[0])
-    beyond: FloatArray = slope * (np.minimum(where - log_x[0], 0.0) + np.maximum(where - log_x[-1], 0.0))
-    result: FloatArray = inside + beyond
-    return result
+        return lambda at: np.exp(log_y[0] + np.log(at) - log_x[0])
+    inside = PchipInterpolator(log_x, log_y)
+    slopes = inside(log_x[[0, -1]], 1)
+
+    def curve(at: FloatArray) -> FloatArray:
+        where = np.log(at)
+        below, above = np.minimum(where - log_x[0], 0.0), np.maximum(where - log_x[-1], 0.0)
+        result: FloatArray = np.exp(inside(np.clip(where, log_x[0], log_x[-1])) + slopes[0] * below + slopes[1] * above)
+        return result
+
+    return curve

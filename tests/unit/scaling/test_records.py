@@ -71,6 +71,21 @@ def test_runs_that_differ_in_what_the_loss_means_are_refused(tmp_path: Path, key
         read_runs([tmp_path])
 
 
+def test_a_mix_names_the_setting_that_differs(tmp_path: Path) -> None:
+    for name, size, noise in (("a", "1M", 0.2), ("b", "2M", 0.3)):
+        folder = write_run(tmp_path / name, size, 100, summary={"objective_sha256": name * 64})
+        (folder / "config.yaml").write_text(f"objective:\n  name: denoise\n  denoise:\n    noise_std: {noise}\n")
+    with pytest.raises(RunError, match=r"objective\.denoise\.noise_std: 0\.2 against 0\.3"):
+        read_runs([tmp_path])
+
+
+def test_a_table_that_does_not_say_what_it_measured_is_not_mixed_with_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "1M", 100)
+    (tmp_path / "t.csv").write_text("N,D,loss\n1e6,1e6,2.5\n")
+    with pytest.raises(RunError, match="has no word of it"):
+        read_runs([tmp_path / "a", tmp_path / "t.csv"])
+
+
 def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "1M", 100)
     write_run(tmp_path / "b", "1M", 100)
