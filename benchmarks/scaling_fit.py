@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/scaling_fit.py POINTS.csv [--draws 4000] [--output FILE.md]
 
-POINTS.csv has the 245 points that Besiroglu et al. 2024 (arXiv 2404.10102) read from figure 4 of Hoffmann et al. 2022, with
-the columns "Model Size", "Training FLOP" and "loss". Their replication leaves out five outliers; so does this.
+POINTS.csv has the 245 points that Besiroglu et al. 2024 (arXiv 2404.10102) read from figure 4 of Hoffmann et al. 2022,
+with the columns "Model Size", "Training FLOP" and "loss". Their replication leaves out five outliers; so does this.
 """
 
 import argparse
@@ -58,22 +58,23 @@ def main() -> None:
     lines = [
         "# The Chinchilla points, fitted anew",
         "",
-        f"{len(points)} points, {arguments.draws} bootstrap draws, 90 % intervals. On {cores} core{'s' * (cores > 1)} of "
-        f"{processor()}.",
+        f"{len(points)} points, {arguments.draws} bootstrap draws, 90 % intervals. On "
+        f"{cores} core{'s' * (cores > 1)} of {processor()}, shared with other work (load {os.getloadavg()[0]:.0f}).",
         "",
         "| parameter | here | interval | replication (standard error) | difference in standard errors |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, (published, error) in REPLICATION.items():
         value, (low, high) = fit.parameters[name], fit.intervals[name]
-        distance = abs(value - published) / error
-        lines.append(f"| {name} | {value:.5g} | {low:.4g} to {high:.4g} | {published:g} ({error:g}) | {distance:.2f} |")
+        theirs = f"{published:g}" + (f" ({error:g})" if error else "")
+        distance = f"{abs(value - published) / error:.2f}" if error else ""
+        lines.append(f"| {name} | {value:.5g} | {low:.4g} to {high:.4g} | {theirs} | {distance} |")
     low, high = best.exponent_interval
     n_low, n_high = best.parameters_interval
     lines += [
         "",
-        f"N grows as C^{best.exponent:.3f} ({low:.3f} to {high:.3f}); for the {CHINCHILLA_FLOPS:.3g} FLOPs of Chinchilla "
-        f"the optimum is {best.parameters:.3g} parameters ({n_low:.3g} to {n_high:.3g}) and "
+        f"N grows as C^{best.exponent:.3f} ({low:.3f} to {high:.3f}); for the {CHINCHILLA_FLOPS:.3g} FLOPs of "
+        f"Chinchilla the optimum is {best.parameters:.3g} parameters ({n_low:.3g} to {n_high:.3g}) and "
         f"{best.molecules / best.parameters:.1f} tokens a parameter.",
         "",
         f"Gradient {fit.gradient:.1e} of the largest possible, condition number {fit.condition:.0f}.",
@@ -89,8 +90,8 @@ def main() -> None:
         lines.append(f"| {n:.4g} | {d:.3g} | {d / n:.3f} | {everything.loss[i]:.3f} |")
     lines += [
         "",
-        f"Fit of all {len(everything)} points with {arguments.draws} bootstrap fits: **{seconds:.1f} s**; the optimum of "
-        f"one budget with its intervals: {seconds_best:.1f} s.",
+        f"Fit of all {len(everything)} points with {arguments.draws} bootstrap fits: **{seconds:.1f} s**; the "
+        f"optimum of one budget with its intervals: {seconds_best:.1f} s.",
     ]
     text = "\n".join(lines) + "\n"
     print(text)
