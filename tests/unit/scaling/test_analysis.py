@@ -233,6 +233,7 @@ def test_the_report_holds_the_numbers_and_every_picture(joint: Path, tmp_path: P
     assert set(tree["terms"]) == {"token", "coordinate", "distance"}
     pictures = {path.name for path in report.parent.glob("*.png")}
     expected = {"loss_vs_N.png", "loss_vs_D.png", "loss_vs_C.png", "residuals.png", "curves.png", "terms.png"}
+    expected |= {"exponents.png", "isoflop.png"}
     assert pictures >= expected
     for name in expected:
         assert f"]({name})" in text
