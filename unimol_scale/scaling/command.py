@@ -164,12 +164,14 @@ def _run_fit(arguments: argparse.Namespace) -> int:
     console.print(f"law: {analysis.fit.law.label}, because {analysis.selection.reason}", markup=False, soft_wrap=True)
     for table in summary_tables(analysis):
         console.print(table)
-    for title, (header, rows) in (
-        ("Held-out statistics", statistics_rows(analysis)),
-        ("Compute-optimal", optimum_rows(analysis)),
-    ):
-        if rows:
-            console.print(rich_table(title, header, rows))
+    if analysis.statistics:
+        console.print(rich_table("Held-out statistics", *statistics_rows(analysis)))
+    if analysis.optima:
+        header, rows = optimum_rows(analysis)
+        # What they lean on is told in lines of their own: a narrow terminal has no room for another column.
+        console.print(rich_table("Compute-optimal", header[:-1], [row[:-1] for row in rows]))
+        for row in rows:
+            console.print(f"note: {row[0]} FLOPs: {row[-1]}", markup=False, soft_wrap=True)
     for prediction in analysis.predictions:
         for note in prediction.notes:
             console.print(f"note: {prediction.request}: {note}", markup=False, soft_wrap=True)

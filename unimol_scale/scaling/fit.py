@@ -302,8 +302,8 @@ def _bootstrap(
         if open_share > MAX_AT_BOUND:
             undetermined += names
             notes.append(
-                f"{_and(names)} not determined by these runs: {open_share:.0%} of the bootstrap fits leave a bound "
-                "reached, so that the interval is open on that side"
+                f"{_and(names)} not determined by these runs: {open_share:.0%} of the bootstrap fits end at a "
+                "bound, so that the interval is open on that side"
             )
         elif high - low > abs(float(np.median(draws[names[-1]]))):
             undetermined += names
