@@ -230,11 +230,17 @@ def parameters_of_size(name: str, records: Sequence[RunRecord], group: Parameter
     """Return the parameter count of a size: of the runs that have it, else of the preset, else the number itself.
 
     Raises:
-        RunError: it is none of these.
+        RunError: it is none of these, or the runs of that name are of several models.
     """
-    for record in records:
-        if record.size == name:
-            return float(make_points([replace(record, loss=1.0)], group).columns["N"][0])
+    own = [replace(record, loss=1.0) for record in records if record.size == name]
+    counts = make_points(own, group).columns["N"] if own else np.array([])
+    if len(counts) and np.ptp(counts) > 0:
+        raise RunError(
+            f"the size {name} does not name one model: runs of it have {counts.min():.6g} and {counts.max():.6g} "
+            "parameters (their model was changed by settings); give a number of parameters instead"
+        )
+    if len(counts):
+        return float(counts[0])
     groups = groups_of_size(name)
     # A bare number is in the unit that the law was fitted in.
     return sum(groups[part] for part in PARAMETER_GROUPS[group] if part in groups) or groups["total"]

@@ -61,6 +61,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return _write_next(arguments)
     if arguments.submit and not arguments.slurm:
         raise ConfigError("--submit belongs to --slurm")
+    if arguments.budget is not None:
+        raise ConfigError("--budget belongs to --next; the budgets of a ladder stand in its file")
     from unimol_scale.scaling.ladder import plan, read_ladder
 
     config = read_ladder(arguments.config)

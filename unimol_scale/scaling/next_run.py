@@ -215,16 +215,16 @@ def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[flo
     Between sizes that were run it is interpolated in log-log; beyond them it goes on with the slope over all sizes, but
     never rises: too high a rate ruins a run, too low a one costs a little.
     """
-    best: dict[str, tuple[float, float, float]] = {}  # size → loss, N, rate of its best run
+    best: dict[float, tuple[float, float, str]] = {}  # N → loss and rate of its best run, name of the size
     for record in records:
         path = Path(record.source) / "config.yaml"
         rate = read_yaml(path)[0].get("train", {}).get("learning_rate") if path.is_file() else None
-        size = record.size or f"{record.parameters:.4g}"
-        if rate is not None and (size not in best or record.loss < best[size][0]):
-            best[size] = (record.loss, record.parameters, float(rate))
+        size = record.size or engineering(record.parameters)
+        if rate is not None and (record.parameters not in best or record.loss < best[record.parameters][0]):
+            best[record.parameters] = (record.loss, float(rate), size)
     if not best:
         raise RunError("none of the runs says its learning rate in its config.yaml")
-    known = sorted((count, rate, size) for size, (_, count, rate) in best.items())
+    known = sorted((count, rate, size) for count, (_, rate, size) in best.items())
     log_n, log_rate = np.log([n for n, _, _ in known]), np.log([rate for _, rate, _ in known])
     if len({rate for _, rate, _ in known}) == 1:
         return known[0][1], "that of every run"

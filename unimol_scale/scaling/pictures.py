@@ -23,8 +23,9 @@ from unimol_scale.scaling.points import columns_at, distinct
 from unimol_scale.scaling.wording import engineering, greek, powers
 
 SLICES = 5
-ALLOCATION_BUDGETS = 7
+ALLOCATION_BUDGETS = 13
 REACH = 4.0  # how far a slice goes to either side of the sizes of the runs, as a factor
+APART = 2.0  # slices closer than this factor could not be told apart
 STEEPEST = 1.5  # a slice is drawn up to this multiple of its lowest loss
 OPTIMUM_COLOUR = "#d95f02"
 
@@ -38,10 +39,12 @@ def can_slice(analysis: Analysis) -> bool:
 
 
 def slice_budgets(analysis: Analysis) -> FloatArray:
-    """Return the FLOPs that slices are cut at: evenly in log over the runs, and every budget asked for."""
+    """Return the FLOPs that slices are cut at: every budget asked for, and evenly in log over the runs between them."""
     compute = analysis.points.columns["C"]
-    budgets = np.geomspace(compute.min(), compute.max(), SLICES + 2)[1:-1]
-    return np.sort(np.concatenate([budgets, [optimum.flops for optimum in analysis.optima]]))
+    wanted = np.array([optimum.flops for optimum in analysis.optima])
+    even = np.geomspace(compute.min(), compute.max(), SLICES + 2)[1:-1]
+    apart = [budget for budget in even if np.all(np.abs(np.log(wanted / budget)) > np.log(APART))]
+    return np.sort(np.concatenate([wanted, apart]))
 
 
 def lowest_of_slice(analysis: Analysis, flops: float) -> Optimum | None:

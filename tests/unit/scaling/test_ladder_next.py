@@ -12,9 +12,11 @@ from unimol_scale.config import to_tree
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.accounting import count_parameters, training_flops
 from unimol_scale.model.presets import PRESETS
+from unimol_scale.scaling.analysis import parameters_of_size
 from unimol_scale.scaling.climb import command
 from unimol_scale.scaling.ladder import plan, read_ladder
 from unimol_scale.scaling.next_run import NextRun, choose_next, write_next
+from unimol_scale.scaling.reading import read_runs
 from unimol_scale.scaling.shapes import shape_for
 from unimol_scale.scaling.wording import powers
 
@@ -169,3 +171,15 @@ def test_runs_of_one_budget_choose_nothing(tmp_path: Path) -> None:
     write_ladder(tmp_path, sizes=SIZES)
     with pytest.raises(RunError, match="runs that differ in both"):
         choose_next([tmp_path])
+
+
+def test_a_size_whose_model_was_changed_is_not_mistaken_for_the_preset(tmp_path: Path) -> None:
+    write_ladder(tmp_path, sizes=SIZES, steps=(200, 800, 3200))
+    stretched = tmp_path / "next-2M-3200-0"
+    (tmp_path / "2M-3200-0").rename(stretched)
+    summary = json.loads((stretched / "summary.json").read_text())
+    summary["name"], summary["parameters"]["total"] = stretched.name, 2_500_000
+    (stretched / "summary.json").write_text(json.dumps(summary))
+    records, _ = read_runs([tmp_path])
+    with pytest.raises(RunError, match=r"2M does not name one model: .* 1\.80388e\+06 and 2\.5e\+06 parameters"):
+        parameters_of_size("2M", records, "total")
