@@ -128,6 +128,30 @@ def test_a_weight_counts_like_as_many_copies() -> None:
     assert two.parameters["E"] != pytest.approx(plain.parameters["E"], rel=1e-4)
 
 
+def test_intervals_count_the_weights_too() -> None:
+    columns = {"N": np.tile(np.geomspace(1e5, 1e7, 8), 2), "D": np.ones(16)}
+    points = make(Power("N"), {"A": 12.0, "alpha": 0.2}, columns, noise=0.002)
+    doubtful = np.arange(16) >= 8
+    weights = np.where(doubtful, 0.01, 1.0)
+    spoilt = Points(
+        names=points.names,
+        runs=points.runs,
+        columns=columns,
+        loss=points.loss * np.where(doubtful, 1.5, 1.0),
+        weights=weights / weights.mean(),
+    )
+    low, high = fit_law(Power("N"), spoilt, FitConfig(bootstrap=200)).intervals["alpha"]
+    assert 0.19 < low < high < 0.21
+
+
+def test_terms_that_trade_against_each_other_are_named_even_without_a_bootstrap() -> None:
+    m, s = (v.ravel() for v in np.meshgrid([43.8, 84.1, 164.8, 310.1], np.geomspace(2e5, 8.1e5, 4)))
+    columns = {"N": m * 1e6, "D": s * 1024, "M": m, "S": s, "MS": m * s}
+    fit = fit_law(UniMol2(), make(UniMol2(), dict(UniMol2.published), columns, noise=0.003, seed=4), QUICK)
+    assert fit.undetermined == UniMol2().parameters
+    assert any("trade against each other" in warning for warning in fit.warnings)
+
+
 def test_parameters_that_runs_do_not_determine_are_named() -> None:
     within_a_decade = {"N": np.repeat(np.geomspace(1e6, 8e6, 5), 2), "D": np.ones(10)}
     truth = {"E": 0.5, "A": 40.0, "alpha": 0.35}
