@@ -8,7 +8,7 @@ import numpy as np
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.laws import LAW_NAMES, Law, Variable, make_law
-from unimol_scale.scaling.optimal import Optimum, compute_optimal
+from unimol_scale.scaling.optimal import Optimum, compute_optimal, weighs_size_against_data
 from unimol_scale.scaling.points import PARAMETER_GROUPS, ParameterGroup, Points, columns_at, distinct, make_points
 from unimol_scale.scaling.records import RunRecord
 from unimol_scale.scaling.select import Candidate, Selection, candidate_laws, choose_law, hold_out_mask
@@ -172,7 +172,10 @@ def _fit(points: Points, config: AnalysisConfig) -> tuple[Selection, Fit]:
 
 def _laws(points: Points, config: AnalysisConfig) -> list[Law]:
     if config.law == "auto":
-        return candidate_laws(points)
+        laws = candidate_laws(points)
+        # A budget asks for the best size, which laws in one variable have no word on.
+        allocating = [law for law in laws if weighs_size_against_data(law)]
+        return allocating if config.budgets and allocating else laws
     if config.variable is None:
         fitting: list[Law] = [law for law in candidate_laws(points) if law.name == config.law]
         if fitting:

@@ -14,7 +14,14 @@ from unimol_scale.scaling.records import GROUPS, LOSS, RunRecord, curve_of, deca
 from unimol_scale.scaling.sizes import groups_of_size
 
 PATTERN = "events.out.tfevents."
-TAGS = {"N": "", "D": "progress/molecules", "C": "progress/flops", "loss": LOSS, "lr": "train/lr"}
+# What a tag can be → where it is looked for by itself: this project's tags, first those of today.
+TAGS: Mapping[str, tuple[str, ...]] = {
+    "N": (),
+    "D": ("progress/molecules", "molecules"),
+    "C": ("progress/flops", "flops"),
+    "loss": (LOSS,),
+    "lr": ("train/lr", "lr"),
+}
 STEP_TIMES = "step*"  # D as a number of molecules a step
 CUT_OFF = 0.1  # a decaying learning rate that ends above this share of its peak was not at its end
 
@@ -50,8 +57,9 @@ def read_event_folder(
     for key in tags:
         if key not in TAGS:
             raise RunError(f"unknown column {key!r} for event files; {nearest(key, TAGS)}")
-    chosen = {**TAGS, **tags}
     series = _read_series(folder)
+    usual = {key: next((tag for tag in known if tag in series), (*known, "")[0]) for key, known in TAGS.items()}
+    chosen = {**usual, **tags}
     losses = _tag(series, chosen["loss"], "loss", folder)
     molecules = _molecules(series, chosen["D"], folder)
     groups = _groups(series, chosen["N"], sizes, name, folder)

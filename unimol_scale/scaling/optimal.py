@@ -99,9 +99,14 @@ def compute_optimal(fit: Fit, points: Points, flops: float) -> Optimum:
     )
 
 
-def _check_law(law: Law, points: Points) -> None:
+def weighs_size_against_data(law: Law) -> bool:
+    """Return whether a law knows the price of a small model and that of little data, each by itself."""
     names = set(law.variables)
-    if not (names & {"N", "M"} and names & {"D", "S"}):
+    return bool(names & {"N", "M"}) and bool(names & {"D", "S"})
+
+
+def _check_law(law: Law, points: Points) -> None:
+    if not weighs_size_against_data(law):
         raise RunError(
             f"the law {law.label} does not weigh size against data, so that no allocation of a budget follows from it; "
             "use --law chinchilla, kaplan or unimol2 with runs that differ in both N and D"

@@ -60,6 +60,11 @@ def read_runs(
         record, remarks = read_event_folder(folder, columns or {}, sizes or {})
         records += [] if record is None else [record]
         notes += remarks
+    if len(events) > 1:
+        notes.append(
+            f"{len(events)} runs are known by their event files alone, which do not say objective or validation set: "
+            "that their losses compare is taken on trust"
+        )
     for name in leave_out:
         if name not in {record.name for record in records}:
             raise RunError(f"--leave-out {name}: there is no such run; {nearest(name, [run.name for run in records])}")

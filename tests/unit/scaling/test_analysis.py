@@ -192,6 +192,13 @@ def test_held_out_sizes_have_statistics_of_their_own(joint: Path) -> None:
     assert best.loss < chinchilla(best.parameters / 3, best.molecules * 3**0.95)
 
 
+def test_a_budget_leaves_auto_the_laws_that_can_answer(joint: Path, flat: Path) -> None:
+    analysis = run(joint, budgets=(1e14,), fit=FitConfig(bootstrap=0))
+    assert {candidate.law.name for candidate in analysis.selection.candidates} == {"chinchilla", "kaplan", "unimol2"}
+    with pytest.raises(RunError, match="does not weigh size against data"):
+        run(flat, budgets=(1e14,), fit=FitConfig(bootstrap=0))
+
+
 def test_n_may_count_a_track_alone(joint: Path) -> None:
     points = make_points(read_runs([joint])[0], "atom-track")
     assert sorted(set(points.columns["N"])) == sorted(size - 72_000 for size in SIZES.values())

@@ -99,6 +99,13 @@ def test_a_run_that_was_cut_off_in_mid_decay_is_told(tmp_path: Path) -> None:
     assert "ends at 53% of its peak" in notes[0]
 
 
+def test_that_losses_of_event_files_compare_is_taken_on_trust_and_said(tmp_path: Path) -> None:
+    write(tmp_path / "small", events(100))
+    write(tmp_path / "large", events(100, loss=0.4))
+    _, notes = read_runs([tmp_path], sizes={"small": "1M", "large": "2e6"})
+    assert "taken on trust" in notes[0]
+
+
 def test_a_diverged_run_is_left_out_with_a_note(tmp_path: Path) -> None:
     write(tmp_path / "small", [*events(100), {**events(100)[-1], "step": 110, "molecules": 7040, "valid/loss": 3.0}])
     record, notes = read(tmp_path / "small")
