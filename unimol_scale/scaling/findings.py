@@ -1,5 +1,7 @@
 """What an analysis says, in sentences for somebody who has to decide what to train next. Imports no torch."""
 
+from pathlib import Path
+
 import numpy as np
 
 from unimol_scale.scaling.analysis import Analysis
@@ -125,7 +127,9 @@ def _where_next(analysis: Analysis) -> list[str]:
     for prediction in analysis.predictions:
         span = "" if prediction.interval is None else f" ({prediction.interval[0]:.4g} to {prediction.interval[1]:.4g})"
         lines.append(f"{prediction.request} should reach a loss of {prediction.loss:.4g}{span}.")
-    if can_slice(analysis):
+    # The next run borrows its settings from one that was trained here.
+    trained_here = any((Path(record.source) / "config.yaml").is_file() for record in analysis.records)
+    if can_slice(analysis) and trained_here:
         lines.append("`unimol-scale ladder --next RUNS --budget FLOPS` writes the next run for a budget.")
     return lines
 

@@ -184,6 +184,7 @@ def _histogram(axes: Any, fit: Fit, name: str) -> None:  # noqa: ANN401
     axes.axvspan(*fit.intervals[name], color=OPTIMUM_COLOUR, alpha=0.15, linewidth=0, zorder=0)
     axes.axvline(fit.parameters[name], color=OPTIMUM_COLOUR, linewidth=1.6)
     axes.set_ylabel("fits", fontsize=8)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     low, high = fit.intervals[name]
     axes.set_title(f"{greek(name)} = {fit.parameters[name]:.4g} ({low:.3g} to {high:.3g})", fontsize=9)
     axes.set_xlim(_window(draws))

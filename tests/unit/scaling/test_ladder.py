@@ -95,6 +95,15 @@ def test_a_run_that_ends_without_finishing_is_an_error(place: Path) -> None:
         climb(place)
 
 
+def test_a_run_that_diverged_is_done_and_said_to_be_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    climb(place)
+    path = place / "runs" / "try-1M-20steps-seed1" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "diverged": True}))
+    assert main(["ladder", "ladder.yaml"]) == 0
+    assert "diverged" in capsys.readouterr().out
+    assert len(calls(place)) == 4
+
+
 def test_missing_store_or_script_is_told_before_anything_starts(place: Path) -> None:
     with pytest.raises(ConfigError, match=r"no conformer store at data/zinc20.*build\.py --source zinc20"):
         climb(place, data="data/zinc20")

@@ -183,3 +183,32 @@ def test_a_size_whose_model_was_changed_is_not_mistaken_for_the_preset(tmp_path:
     records, _ = read_runs([tmp_path])
     with pytest.raises(RunError, match=r"2M does not name one model: .* 1\.80388e\+06 and 2\.5e\+06 parameters"):
         parameters_of_size("2M", records, "total")
+
+
+def test_the_trainer_takes_what_was_written(tmp_path: Path) -> None:
+    from unimol_scale.config import to_yaml
+    from unimol_scale.engine.run_config import resolve
+
+    runs = make_runs(tmp_path / "runs")
+    settings = ["train.precision=fp32", f"train.global_batch_size={BATCH}", "objective.denoise.token_weight=2"]
+    settings += ["train.learning_rate=2e-3", "model.dropout=0.2", "data.validation_repeats=4"]
+    for folder in runs.iterdir():
+        size, steps, _ = folder.name.split("-")
+        flags = {"data": {"path": "data/sample"}, "output": str(folder)}
+        lengths = [f"train.steps={steps}", f"train.warmup_steps={int(steps) // 10}"]
+        donor = resolve(size, None, flags, [*settings, *lengths])
+        (folder / "config.yaml").write_text(to_yaml(donor))
+    choice = choose_next([runs], "5e15", "chinchilla", bootstrap=0)  # between presets
+    assert "layers" in choice.shape.changes
+    write_next(choice, tmp_path / "next.yaml")
+    config = read_ladder(tmp_path / "next.yaml")
+    (rung,) = plan(config)
+    words = command(config, rung, 1)
+    assignments = [word for word in words if "=" in word]
+    resolved = resolve(rung.size, None, {"data": {"path": "data/sample"}, "output": "x"}, assignments)
+    assert resolved.model == choice.shape.model
+    assert resolved.model.dropout == 0.2
+    assert resolved.objective_sha256 == donor.objective_sha256  # or the fit would refuse to take it in
+    assert resolved.data == donor.data
+    assert resolved.train.steps == choice.steps
+    assert resolved.train.precision == "fp32"
