@@ -139,6 +139,7 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
     Raises:
         RunError: the runs do not determine the law that was asked for, or a prediction is not possible.
     """
+    requests = [_parse_request(request, records, config.parameters) for request in config.predict]
     points = make_points(records, config.parameters, burn_in=config.burn_in)
     held_out = hold_out_mask(points, config.hold_out)
     selection, fit = _fit(points.take(~held_out), config)
@@ -155,7 +156,7 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
         checks=_checks(fit, rest),
         statistics=_statistics(fit, rest, records),
         terms=tuple(_term_law(name, records, config) for name in names),
-        predictions=tuple(_predict(request, fit, points, records, config) for request in config.predict),
+        predictions=tuple(_predict(request, fit, points) for request in requests),
         optima=tuple(compute_optimal(fit, points, budget) for budget in config.budgets),
     )
 
@@ -249,15 +250,26 @@ def parameters_of_size(name: str, records: Sequence[RunRecord], group: Parameter
     return sum(groups[part] for part in PARAMETER_GROUPS[group] if part in groups) or groups["total"]
 
 
-def _predict(
-    request: str, fit: Fit, points: Points, records: Sequence[RunRecord], config: AnalysisConfig
-) -> Prediction:
-    size, separator, budget = request.partition("@")
+@dataclass(frozen=True)
+class _Request:
+    """A request as the user wrote it, and what it means."""
+
+    text: str
+    parameters: float
+    molecules: float
+
+
+def _parse_request(text: str, records: Sequence[RunRecord], group: ParameterGroup) -> _Request:
+    size, separator, budget = text.partition("@")
     molecules = parse_count(budget)
     if not separator or molecules is None:
-        raise RunError(f"--predict {request!r} is not SIZE@MOLECULES, such as 1.1B@838M or 1.1e9@8.38e8")
-    parameters = parameters_of_size(size, records, config.parameters)
-    _check_request(request, fit.law, points, {"N": parameters, "D": molecules})
+        raise RunError(f"--predict {text!r} is not SIZE@MOLECULES, such as 1.1B@838M or 1.1e9@8.38e8")
+    return _Request(text, parameters_of_size(size, records, group), molecules)
+
+
+def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
+    parameters, molecules = request.parameters, request.molecules
+    _check_request(request.text, fit.law, points, {"N": parameters, "D": molecules})
     columns = columns_at(points, np.array([parameters]), np.array([molecules]))
     band = fit.band(columns)
     notes = [
@@ -269,7 +281,7 @@ def _predict(
     if "C" in fit.law.variables and int(distinct(points.columns["N"]).max()) > 0:
         notes.append("its FLOPs per molecule are interpolated in N from the runs' own")
     return Prediction(
-        request=request,
+        request=request.text,
         parameters=parameters,
         molecules=molecules,
         loss=float(fit.predict(columns)[0]),

@@ -270,7 +270,11 @@ def _warnings(law: Law, problem: Problem, theta: FloatArray, points: Points) -> 
 
 
 def _aicc(residual: FloatArray, weight: FloatArray, num_parameters: int) -> float | None:
-    """Akaike's criterion for normal log residuals, corrected for few points (Hurvich and Tsai 1989)."""
+    """Akaike's criterion for normal log residuals, corrected for few points (Hurvich and Tsai 1989).
+
+    Points along one run count as if each were new evidence, which favours laws with more parameters; that is why the
+    error on left-out sizes decides first.
+    """
     n, k = len(residual), num_parameters + 1  # the spread is a parameter too
     if n - k - 1 <= 0:
         return None

@@ -11,6 +11,7 @@ from unimol_scale.scaling.laws import Chinchilla, Kaplan, Law, Power, Saturating
 from unimol_scale.scaling.points import Points, distinct
 
 MAX_FOLDS = 12
+POOR_ERROR = 0.1
 TIE = 1.1  # held-out errors within 10 % of each other are a tie, which the AIC decides
 
 
@@ -141,6 +142,8 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Select
     tied = [candidate for candidate, error in scored if error <= TIE * lowest]
     winner = min(tied, key=lambda candidate: np.inf if candidate.aicc is None else candidate.aicc)
     reason = f"left-out sizes are predicted with a mean error of {winner.held_out_error:.2%}"
+    if winner.held_out_error is not None and winner.held_out_error > POOR_ERROR:
+        reason += ", too much to predict from"
     if len(usable) == 1:
         reason += "; it is the only law that these runs determine"
     elif len(scored) == 1:

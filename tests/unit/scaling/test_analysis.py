@@ -6,6 +6,8 @@ import pytest
 from simulated_runs import BATCH, SIZES, chinchilla, write_ladder
 
 from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.model.accounting import count_parameters
+from unimol_scale.model.presets import PRESETS
 from unimol_scale.scaling.analysis import Analysis, AnalysisConfig, analyse, parameters_of_size
 from unimol_scale.scaling.fit import FitConfig, fit_law
 from unimol_scale.scaling.laws import Power, Saturating
@@ -47,6 +49,11 @@ def test_auto_takes_a_law_in_n_when_there_is_one_budget(flat: Path) -> None:
     assert "left-out sizes" in analysis.selection.reason
     power = run(flat, law="power")
     assert analysis.held_out_error < power.held_out_error
+
+
+def test_a_law_that_misses_the_sizes_it_did_not_see_is_called_poor(tmp_path: Path) -> None:
+    write_ladder(tmp_path, law=lambda n, d: 2.0 + np.sin(n), seeds=(0, 1))
+    assert "too much to predict from" in run(tmp_path, hold_out="none", fit=FitConfig(bootstrap=0)).selection.reason
 
 
 def test_auto_takes_the_pure_power_when_that_is_the_truth(tmp_path: Path) -> None:
@@ -115,6 +122,9 @@ def test_prediction_of_a_size_that_was_run_uses_the_runs_count(joint: Path) -> N
     records, _ = read_runs([joint])
     assert parameters_of_size("1M", records, "total") == SIZES["1M"]
     assert parameters_of_size("7e6", records, "total") == 7e6
+    groups = count_parameters(PRESETS["1.1B"])
+    assert parameters_of_size("1.1B", records, "pair-track") == groups.pair_track
+    assert parameters_of_size("1.1B", records, "non-embedding") == groups.total - groups.embedding
     with pytest.raises(RunError, match=r"unknown size '1\.1G'.*did you mean '1\.1B'"):
         parameters_of_size("1.1G", records, "total")
 
