@@ -55,6 +55,26 @@ def test_a_table_is_fitted_with_named_columns(tmp_path: Path, capsys: pytest.Cap
     assert "saturating in N" in capsys.readouterr().out
 
 
+def test_a_budget_and_trajectories_are_asked_for_on_the_command_line(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fit-scaling-law", str(runs), "--law", "chinchilla", "--bootstrap", "50", "--budget", "1e14"]
+    assert main([*arguments, "--hold-out", "2", "--output", str(tmp_path / "ends")]) == 0
+    output = capsys.readouterr().out
+    assert "Compute-optimal" in output
+    assert "Pearson" in output
+    tree = json.loads((tmp_path / "ends" / "law.json").read_text())
+    assert set(tree["statistics"]) == {"2M", "4M", "all"}
+    (best,) = tree["optima"]
+    assert best["parameters_interval"][0] < best["parameters"] < best["parameters_interval"][1]
+    assert tree["burn_in"] is None
+    assert main([*arguments, "--trajectories", "--output", str(tmp_path / "along")]) == 0
+    assert "mean over 24 points" in capsys.readouterr().out
+    tree = json.loads((tmp_path / "along" / "law.json").read_text())
+    assert tree["burn_in"] == 0.25
+    assert len(tree["points"]) > 100
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -63,6 +83,12 @@ def test_a_table_is_fitted_with_named_columns(tmp_path: Path, capsys: pytest.Cap
         (["runs", "--predict", "1M"], "not SIZE@MOLECULES"),
         (["runs", "--column", "N"], "not KEY=HEADER"),
         (["runs", "--law", "unimol2", "--variable", "N"], "--variable belongs"),
+        (["runs", "--burn-in", "0.5"], "--burn-in belongs to --trajectories"),
+        (["runs", "--budget", "lots"], "--budget 'lots' is not a number of FLOPs"),
+        (["runs", "--size-of", "a"], "not RUN=SIZE"),
+        (["runs", "--size-of", "a=1M"], "known by event files alone"),
+        (["runs", "--leave-out", "a"], "there is no such run"),
+        (["runs", "--law", "power", "--budget", "1e12"], "does not weigh size against data"),
         (["runs", "--output", "runs/0.1M-200-0/summary.json"], "can not be written"),
     ],
 )

@@ -1,6 +1,5 @@
 """From finished runs to what a report shows: law, held-out error, loss terms, predictions. Imports no torch."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,11 +8,13 @@ import numpy as np
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.laws import LAW_NAMES, Law, Variable, make_law
-from unimol_scale.scaling.points import ParameterGroup, Points, columns_at, distinct, make_points
+from unimol_scale.scaling.optimal import Optimum, compute_optimal, weighs_size_against_data
+from unimol_scale.scaling.points import PARAMETER_GROUPS, ParameterGroup, Points, columns_at, distinct, make_points
 from unimol_scale.scaling.records import RunRecord
 from unimol_scale.scaling.select import Candidate, Selection, candidate_laws, choose_law, hold_out_mask
+from unimol_scale.scaling.sizes import groups_of_size, parse_count
+from unimol_scale.scaling.statistics import Statistics, statistics_of
 
-SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 SAME_BUDGET = 0.05  # a law without D speaks of the budget of its runs, give or take this share
 
 
@@ -27,6 +28,8 @@ class AnalysisConfig:
         hold_out: see ``select.hold_out_mask``.
         parameters: which parameters N counts.
         predict: requests of the form SIZE@MOLECULES.
+        budgets: FLOPs whose compute-optimal size and data are asked for.
+        burn_in: None to fit the ends of the schedules; else points along every run after this share of its molecules.
         fit: settings of every fit.
     """
 
@@ -35,6 +38,8 @@ class AnalysisConfig:
     hold_out: str = "largest"
     parameters: ParameterGroup = "total"
     predict: tuple[str, ...] = ()
+    budgets: tuple[float, ...] = ()
+    burn_in: float | None = None
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
@@ -43,13 +48,19 @@ class AnalysisConfig:
             raise ConfigError(f"unknown law {self.law!r}; {nearest(self.law, ('auto', *LAW_NAMES))}")
         if self.variable is not None and self.law not in ("power", "saturating"):
             raise ConfigError(f"--variable belongs to the laws in one variable (power, saturating), not to {self.law}")
+        if self.burn_in is not None and not 0 <= self.burn_in < 1:
+            raise ConfigError(f"--burn-in is a share of a run from 0 up to but not 1, got {self.burn_in}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A held-out run against its prediction; ``relative_error`` is prediction / loss − 1."""
+    """A held-out point against its prediction; ``relative_error`` is prediction / loss − 1.
+
+    A run has one point, or with trajectories one for every ``molecules`` at which it was validated.
+    """
 
     name: str
+    molecules: float
     loss: float
     predicted: float
     interval: Interval | None
@@ -85,15 +96,17 @@ class Analysis:
 
     Attributes:
         config: what was asked.
-        records: the runs, in the order of ``points``.
+        records: the runs; ``points.runs`` counts them.
         notes: runs left out, and why.
-        points: one point a run.
+        points: one point a run, in their order; with trajectories several.
         held_out: which points the fit did not see, bool [n].
         selection: the law and why it was chosen.
         fit: of the law to the points that were not held out.
-        checks: the held-out runs.
+        checks: the held-out points.
+        statistics: of those: name of every held-out size, then "all" → its statistics; empty when nothing was held out.
         terms: the law of every loss term.
         predictions: one for each request.
+        optima: one for each budget.
     """
 
     config: AnalysisConfig
@@ -104,13 +117,15 @@ class Analysis:
     selection: Selection
     fit: Fit
     checks: tuple[Check, ...]
+    statistics: Mapping[str, Statistics]
     terms: tuple[TermLaw, ...]
     predictions: tuple[Prediction, ...]
+    optima: tuple[Optimum, ...]
 
     @property
     def held_out_error(self) -> float | None:
-        """Mean |relative error| of the held-out runs; None when nothing was held out."""
-        return float(np.mean([abs(check.relative_error) for check in self.checks])) if self.checks else None
+        """Mean |relative error| of the held-out points; None when nothing was held out."""
+        return self.statistics["all"].relative_error if self.statistics else None
 
 
 def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: AnalysisConfig) -> Analysis:
@@ -124,9 +139,11 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
     Raises:
         RunError: the runs do not determine the law that was asked for, or a prediction is not possible.
     """
-    points = make_points(records, config.parameters)
+    requests = [_parse_request(request, records, config.parameters) for request in config.predict]
+    points = make_points(records, config.parameters, burn_in=config.burn_in)
     held_out = hold_out_mask(points, config.hold_out)
     selection, fit = _fit(points.take(~held_out), config)
+    rest = points.take(held_out)
     names = sorted({name for record in records for name in record.terms})
     return Analysis(
         config=config,
@@ -136,9 +153,11 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
         held_out=held_out,
         selection=selection,
         fit=fit,
-        checks=_checks(fit, points.take(held_out)),
-        terms=tuple(_term_law(name, records, held_out, config) for name in names),
-        predictions=tuple(_predict(request, fit, points, records, config) for request in config.predict),
+        checks=_checks(fit, rest),
+        statistics=_statistics(fit, rest, records),
+        terms=tuple(_term_law(name, records, config) for name in names),
+        predictions=tuple(_predict(request, fit, points) for request in requests),
+        optima=tuple(compute_optimal(fit, points, budget) for budget in config.budgets),
     )
 
 
@@ -154,7 +173,10 @@ def _fit(points: Points, config: AnalysisConfig) -> tuple[Selection, Fit]:
 
 def _laws(points: Points, config: AnalysisConfig) -> list[Law]:
     if config.law == "auto":
-        return candidate_laws(points)
+        laws = candidate_laws(points)
+        # A budget asks for the best size, which laws in one variable have no word on.
+        allocating = [law for law in laws if weighs_size_against_data(law)]
+        return allocating if config.budgets and allocating else laws
     if config.variable is None:
         fitting: list[Law] = [law for law in candidate_laws(points) if law.name == config.law]
         if fitting:
@@ -170,6 +192,7 @@ def _checks(fit: Fit, points: Points) -> tuple[Check, ...]:
     return tuple(
         Check(
             name=name,
+            molecules=float(points.columns["D"][i]),
             loss=float(points.loss[i]),
             predicted=float(predicted[i]),
             interval=None if band is None else (float(band[0][i]), float(band[1][i])),
@@ -179,12 +202,27 @@ def _checks(fit: Fit, points: Points) -> tuple[Check, ...]:
     )
 
 
-def _term_law(name: str, records: Sequence[RunRecord], held_out: np.ndarray, config: AnalysisConfig) -> TermLaw:
+def _statistics(fit: Fit, points: Points, records: Sequence[RunRecord]) -> dict[str, Statistics]:
+    if not len(points):
+        return {}
+    predicted = fit.predict(points.columns)
+    sizes = distinct(points.columns["N"])
+    found = {}
+    for size in range(int(sizes.max()) + 1):
+        chosen = sizes == size
+        record = records[int(points.runs[chosen][0])]
+        name = record.size or f"N = {points.columns['N'][chosen][0]:.4g}"
+        found[name] = statistics_of(predicted[chosen], points.loss[chosen])
+    return {**found, "all": statistics_of(predicted, points.loss)}
+
+
+def _term_law(name: str, records: Sequence[RunRecord], config: AnalysisConfig) -> TermLaw:
     """Fit one loss term; terms have floors of their own, so each chooses its own law under ``--law auto``."""
     try:
-        points = make_points(records, config.parameters, name)
+        points = make_points(records, config.parameters, name, config.burn_in)
     except RunError as error:
         return TermLaw(term=name, points=None, fit=None, checks=(), obstacle=str(error))
+    held_out = hold_out_mask(points, config.hold_out)
     try:
         _, fit = _fit(points.take(~held_out), config)
     except RunError as error:
@@ -192,46 +230,46 @@ def _term_law(name: str, records: Sequence[RunRecord], held_out: np.ndarray, con
     return TermLaw(term=name, points=points, fit=fit, checks=_checks(fit, points.take(held_out)), obstacle=None)
 
 
-def parse_count(text: str) -> float | None:
-    """Return a positive number such as "1.1e9", "838M" or "1_000"; None if the text is not one."""
-    match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMBT]?)", text.strip())
-    if match is None:
-        return None
-    value = float(match.group(1)) * SUFFIXES[match.group(2)]
-    return value if value > 0 else None
-
-
 def parameters_of_size(name: str, records: Sequence[RunRecord], group: ParameterGroup) -> float:
     """Return the parameter count of a size: of the runs that have it, else of the preset, else the number itself.
 
     Raises:
-        RunError: it is none of these.
+        RunError: it is none of these, or the runs of that name are of several models.
     """
-    for record in records:
-        if record.size == name:
-            return float(make_points([replace(record, loss=1.0)], group).columns["N"][0])
-    # Late, because only requests for a size that no run has need the model's arithmetic.
-    from unimol_scale.model.accounting import count_parameters
-    from unimol_scale.model.presets import PRESETS
-
-    if name in PRESETS:
-        count = count_parameters(PRESETS[name])
-        return float(count.total if group == "total" else count.total - count.embedding)
-    number = parse_count(name)
-    if number is None:
-        raise RunError(f"unknown size {name!r}; give a number of parameters such as 1.1e9, or {nearest(name, PRESETS)}")
-    return number
+    own = [replace(record, loss=1.0) for record in records if record.size == name]
+    counts = make_points(own, group).columns["N"] if own else np.array([])
+    if len(counts) and np.ptp(counts) > 0:
+        raise RunError(
+            f"the size {name} does not name one model: runs of it have {counts.min():.6g} and {counts.max():.6g} "
+            "parameters (their model was changed by settings); give a number of parameters instead"
+        )
+    if len(counts):
+        return float(counts[0])
+    groups = groups_of_size(name)
+    # A bare number is in the unit that the law was fitted in.
+    return sum(groups[part] for part in PARAMETER_GROUPS[group] if part in groups) or groups["total"]
 
 
-def _predict(
-    request: str, fit: Fit, points: Points, records: Sequence[RunRecord], config: AnalysisConfig
-) -> Prediction:
-    size, separator, budget = request.partition("@")
+@dataclass(frozen=True)
+class _Request:
+    """A request as the user wrote it, and what it means."""
+
+    text: str
+    parameters: float
+    molecules: float
+
+
+def _parse_request(text: str, records: Sequence[RunRecord], group: ParameterGroup) -> _Request:
+    size, separator, budget = text.partition("@")
     molecules = parse_count(budget)
     if not separator or molecules is None:
-        raise RunError(f"--predict {request!r} is not SIZE@MOLECULES, such as 1.1B@838M or 1.1e9@8.38e8")
-    parameters = parameters_of_size(size, records, config.parameters)
-    _check_request(request, fit.law, points, {"N": parameters, "D": molecules})
+        raise RunError(f"--predict {text!r} is not SIZE@MOLECULES, such as 1.1B@838M or 1.1e9@8.38e8")
+    return _Request(text, parameters_of_size(size, records, group), molecules)
+
+
+def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
+    parameters, molecules = request.parameters, request.molecules
+    _check_request(request.text, fit.law, points, {"N": parameters, "D": molecules})
     columns = columns_at(points, np.array([parameters]), np.array([molecules]))
     band = fit.band(columns)
     notes = [
@@ -243,7 +281,7 @@ def _predict(
     if "C" in fit.law.variables and int(distinct(points.columns["N"]).max()) > 0:
         notes.append("its FLOPs per molecule are interpolated in N from the runs' own")
     return Prediction(
-        request=request,
+        request=request.text,
         parameters=parameters,
         molecules=molecules,
         loss=float(fit.predict(columns)[0]),

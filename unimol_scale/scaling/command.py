@@ -1,4 +1,4 @@
-"""The verbs ``fit-scaling-law`` and ``ladder``: arguments and printing. Imports the rest only when a verb runs."""
+"""The verb ``fit-scaling-law``, arguments and printing, beside ``ladder``. Imports the rest only when a verb runs."""
 
 import argparse
 import sys
@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.errors import RunError
+from unimol_scale.scaling.ladder_command import add_ladder
+from unimol_scale.scaling.sizes import parse_count
+
+BURN_IN = 0.25  # of a run; Uni-Mol2 dropped the first 200,000 of 810,000 steps
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -16,19 +20,23 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
     _add_fit(verbs)
-    _add_ladder(verbs)
+    add_ladder(verbs)
 
 
 def _add_fit(verbs: Any) -> None:  # noqa: ANN401
     text = "fit a scaling law to finished runs, test it on the largest size, and write a report"
     verb = verbs.add_parser("fit-scaling-law", help=text, description=text)
     verb.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUNS", help="run folders, directories of them, or CSV tables"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUNS",
+        help="run folders, TensorBoard folders, directories of either, CSV or Parquet tables",
     )
     verb.add_argument(
         "--law",
         default="auto",
-        choices=("auto", "chinchilla", "power", "saturating", "unimol2"),
+        choices=("auto", "chinchilla", "kaplan", "power", "saturating", "unimol2"),
         help="auto takes the law that predicts left-out sizes best (default: %(default)s)",
     )
     verb.add_argument(
@@ -44,9 +52,27 @@ def _add_fit(verbs: Any) -> None:  # noqa: ANN401
         "--predict", action="append", default=[], metavar="SIZE@MOLECULES", help="such as 1.1B@838M; may be repeated"
     )
     verb.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="FLOPS",
+        help="training compute such as 1e21, whose best N and D are asked for; may be repeated",
+    )
+    verb.add_argument(
+        "--trajectories",
+        action="store_true",
+        help="fit the validations along every run instead of the ends of the schedules",
+    )
+    verb.add_argument(
+        "--burn-in",
+        type=float,
+        metavar="FRACTION",
+        help=f"with --trajectories: share of every run that is left out at its start (default: {BURN_IN})",
+    )
+    verb.add_argument(
         "--parameters",
         default="total",
-        choices=("total", "non-embedding"),
+        choices=("total", "non-embedding", "atom-track", "pair-track"),
         help="which parameters N counts (default: %(default)s)",
     )
     verb.add_argument(
@@ -54,7 +80,18 @@ def _add_fit(verbs: Any) -> None:  # noqa: ANN401
         action="append",
         default=[],
         metavar="KEY=HEADER",
-        help='for CSV tables: the header of N, D, loss, C or name; D may be "C/(6N)"; may be repeated',
+        help="of tables: the header of N, D, C, S, loss, loss/TERM, weight, name or size; D may be C/(6N), C may be "
+        "6ND or model@ATOMS; of event files: the tag of N, D, C, loss or lr; D may be step*BATCH; may be repeated",
+    )
+    verb.add_argument(
+        "--size-of",
+        action="append",
+        default=[],
+        metavar="RUN=SIZE",
+        help="of a run known by its event files: a preset or a number of parameters; may be repeated",
+    )
+    verb.add_argument(
+        "--leave-out", action="append", default=[], metavar="RUN", help="a run that does not count; may be repeated"
     )
     verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
     verb.add_argument(
@@ -63,22 +100,30 @@ def _add_fit(verbs: Any) -> None:  # noqa: ANN401
     verb.set_defaults(run=_run_fit)
 
 
-def _add_ladder(verbs: Any) -> None:  # noqa: ANN401
-    text = "train every size, budget and seed of a ladder, one after the other; finished runs are skipped"
-    verb = verbs.add_parser("ladder", help=text, description=text)
-    verb.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file such as configs/ladder/sample.yaml")
-    verb.add_argument("--dry-run", action="store_true", help="print the plan and its commands, start nothing")
-    verb.set_defaults(run=_run_ladder)
-
-
-def _parse_columns(assignments: Sequence[str]) -> dict[str, str]:
-    columns = {}
+def _parse_pairs(flag: str, shape: str, example: str, assignments: Sequence[str]) -> dict[str, str]:
+    pairs = {}
     for assignment in assignments:
-        key, equals, header = assignment.partition("=")
-        if not equals or not header:
-            raise RunError(f"--column {assignment!r} is not KEY=HEADER, such as --column N=parameters")
-        columns[key] = header
-    return columns
+        key, equals, value = assignment.partition("=")
+        if not equals or not key or not value:
+            raise RunError(f"{flag} {assignment!r} is not {shape}, such as {flag} {example}")
+        pairs[key] = value
+    return pairs
+
+
+def _budgets(texts: Sequence[str]) -> tuple[float, ...]:
+    budgets = [parse_count(text) for text in texts]
+    for text, budget in zip(texts, budgets, strict=True):
+        if budget is None:
+            raise RunError(f"--budget {text!r} is not a number of FLOPs above zero, such as 1e21")
+    return tuple(budget for budget in budgets if budget is not None)
+
+
+def _burn_in(arguments: argparse.Namespace) -> float | None:
+    if arguments.burn_in is not None and not arguments.trajectories:
+        raise RunError("--burn-in belongs to --trajectories; without it every run counts by its end alone")
+    if not arguments.trajectories:
+        return None
+    return BURN_IN if arguments.burn_in is None else float(arguments.burn_in)
 
 
 def _run_fit(arguments: argparse.Namespace) -> int:
@@ -86,8 +131,9 @@ def _run_fit(arguments: argparse.Namespace) -> int:
 
     from unimol_scale.scaling.analysis import AnalysisConfig, analyse
     from unimol_scale.scaling.fit import FitConfig
-    from unimol_scale.scaling.records import read_runs
-    from unimol_scale.scaling.report import summary_tables, write_report
+    from unimol_scale.scaling.reading import read_runs
+    from unimol_scale.scaling.report import rich_table, summary_tables, write_report
+    from unimol_scale.scaling.summary import optimum_rows, statistics_rows
 
     console = Console(highlight=False)
     config = AnalysisConfig(
@@ -96,9 +142,17 @@ def _run_fit(arguments: argparse.Namespace) -> int:
         hold_out=arguments.hold_out,
         parameters=arguments.parameters,
         predict=tuple(arguments.predict),
+        budgets=_budgets(arguments.budget),
+        burn_in=_burn_in(arguments),
         fit=FitConfig(bootstrap=arguments.bootstrap),
     )
-    records, notes = read_runs(arguments.runs, _parse_columns(arguments.column))
+    records, notes = read_runs(
+        arguments.runs,
+        _parse_pairs("--column", "KEY=HEADER", "N=parameters", arguments.column),
+        _parse_pairs("--size-of", "RUN=SIZE", "run1=84M", arguments.size_of),
+        arguments.trajectories,
+        arguments.leave_out,
+    )
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     # On a terminal a spinner that goes away; in a log one plain line for each of the two slow stages.
@@ -110,13 +164,22 @@ def _run_fit(arguments: argparse.Namespace) -> int:
     console.print(f"law: {analysis.fit.law.label}, because {analysis.selection.reason}", markup=False, soft_wrap=True)
     for table in summary_tables(analysis):
         console.print(table)
+    if analysis.statistics:
+        console.print(rich_table("Held-out statistics", *statistics_rows(analysis)))
+    if analysis.optima:
+        header, rows = optimum_rows(analysis)
+        # What they lean on is told in lines of their own: a narrow terminal has no room for another column.
+        console.print(rich_table("Compute-optimal", header[:-1], [row[:-1] for row in rows]))
+        for row in rows:
+            console.print(f"note: {row[0]} FLOPs: {row[-1]}", markup=False, soft_wrap=True)
     for prediction in analysis.predictions:
         for note in prediction.notes:
             console.print(f"note: {prediction.request}: {note}", markup=False, soft_wrap=True)
     for warning in analysis.fit.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     if analysis.held_out_error is not None:
-        runs = f"mean over {len(analysis.checks)} runs" if len(analysis.checks) > 1 else analysis.checks[0].name
+        unit = "runs" if analysis.config.burn_in is None else "points"
+        runs = f"mean over {len(analysis.checks)} {unit}" if len(analysis.checks) > 1 else analysis.checks[0].name
         console.print(f"held-out error: {analysis.held_out_error:.2%} ({runs})", markup=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)
     return 0
@@ -127,22 +190,3 @@ def _stage(console: Any, status: Any, text: str) -> None:  # noqa: ANN401
         status.update(text)
     else:
         print(text, file=sys.stdout, flush=True)
-
-
-def _run_ladder(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from unimol_scale.scaling.ladder import climb, plan, plan_table, read_ladder, result_table, write_command
-
-    config = read_ladder(arguments.config)
-    rungs = plan(config)
-    console = Console(highlight=False)
-    if arguments.dry_run:
-        console.print(plan_table(config, rungs))
-        for rung in rungs:
-            console.print(write_command(config, rung), markup=False, soft_wrap=True)
-        return 0
-    results = climb(config, rungs)
-    console.print(result_table(results))
-    console.print(f"next: unimol-scale fit-scaling-law {config.output}", markup=False, soft_wrap=True)
-    return 0

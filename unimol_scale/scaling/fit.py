@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.scaling.bootstrap import draw_weights, needed_values, resample
 from unimol_scale.scaling.laws import Columns, FloatArray, Law
 from unimol_scale.scaling.points import Points, distinct
 from unimol_scale.scaling.solver import Problem, Solution, grid_starts, make_problem, minimise, residuals_and_jacobian
@@ -17,11 +18,12 @@ from unimol_scale.scaling.solver import Problem, Solution, grid_starts, make_pro
 GRID_CELLS = 1000
 SCREENING_ITERATIONS = 30
 NUM_FINALISTS = 3
-BOOTSTRAP_CHUNK = 250  # draws solved together; more does not fit in the processor's cache
 MAX_CONDITION = 1e6
+POOR_CONDITION = 100.0  # simulated tables that determine every parameter stay below 35, those that do not reach 700
 COLLINEAR = 0.9999
 MIN_SIZES = 4
 MAX_LOST_DRAWS = 0.5
+MAX_AT_BOUND = 0.02  # share of bootstrap fits at a parameter's bound above which its interval is open
 
 Interval = tuple[float, float]
 
@@ -80,6 +82,8 @@ class Fit:
         aicc: small-sample Akaike criterion of the log residuals; None with too few points for it.
         num_points: n.
         confidence: mass of the intervals.
+        undetermined: names of parameters whose value the runs do not settle, although they settle the curve: their
+            intervals are open on a side or wider than the value, or they trade against others.
         warnings: what a reader of the numbers must know.
     """
 
@@ -94,6 +98,7 @@ class Fit:
     aicc: float | None
     num_points: int
     confidence: float
+    undetermined: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def predict(self, columns: Columns) -> FloatArray:
@@ -129,7 +134,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
     if reason is not None:
         raise RunError(f"the law {law.label} ({law.formula}) can not be fitted to these runs: {reason}")
     problem = make_problem(law, points.columns, points.loss, config.huber_delta, config.exponent_bounds)
-    solution = _solve(problem, config)
+    solution = _solve(problem, points.weight, config)
     # Of two that are level to rounding, the one that met the tolerance.
     best = int(np.argmin(np.where(solution.converged, 1.0, 1.0 + 1e-9) * solution.objective))
     theta = solution.theta[best]
@@ -142,7 +147,13 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
             f"changing the loss (condition number {condition:.1g}); use a law with fewer parameters or add runs"
         )
     warnings = _warnings(law, problem, theta, points)
-    draws, notes = _bootstrap(law, problem, points, theta, config)
+    draws, undetermined, notes = _bootstrap(law, problem, points, theta, config)
+    if condition > POOR_CONDITION:
+        undetermined = law.parameters
+        notes.append(
+            f"the parameters trade against each other (condition number {condition:.0f}): the runs determine the curve "
+            "better than any single one of them"
+        )
     parameters = _reported(law, problem, theta[None])
     return Fit(
         law=law,
@@ -153,9 +164,10 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
         objective=float(solution.objective[best]),
         gradient=float(solution.gradient[best]),
         condition=condition,
-        aicc=_aicc(residual[0], len(law.parameters)),
+        aicc=_aicc(residual[0], points.weight, len(law.parameters)),
         num_points=len(points),
         confidence=config.confidence,
+        undetermined=undetermined,
         warnings=tuple(warnings + notes),
     )
 
@@ -168,7 +180,7 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
     missing = [name for name in law.variables if name not in points.columns]
     if missing:
         return f"the runs do not all say {', '.join(missing)}, or not at one batch size"
-    needed = 2 if len(law.terms) == 1 else 3
+    needed = needed_values(law)
     for name in law.variables:
         values = points.columns[name]
         count = int(distinct(values).max()) + 1
@@ -177,7 +189,8 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
         if count < needed:
             return f"{name} has {count} distinct values, {needed} are needed"
     if len(points) < len(law.parameters):
-        return f"it has {len(law.parameters)} parameters, there are {len(points)} runs"
+        what = "runs" if points.num_runs == len(points) else "points"
+        return f"it has {len(law.parameters)} parameters, there are {len(points)} {what}"
     for i, one in enumerate(law.variables):
         for two in law.variables[i + 1 :]:
             correlation = np.corrcoef(np.log(points.columns[one]), np.log(points.columns[two]))[0, 1]
@@ -188,10 +201,10 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
     return None
 
 
-def _solve(problem: Problem, config: FitConfig) -> Solution:
+def _solve(problem: Problem, weight: FloatArray, config: FitConfig) -> Solution:
     """Polish the best grid cells for a while, then the best of those to the end."""
-    starts = grid_starts(problem, GRID_CELLS, config.starts)
-    weights = np.ones((len(starts), len(problem.log_loss)))
+    starts = grid_starts(problem, weight, GRID_CELLS, config.starts)
+    weights = np.repeat(weight[None], len(starts), axis=0)
     screened = minimise(problem, starts, weights, config.tolerance, min(SCREENING_ITERATIONS, config.max_iterations))
     finalists = np.argsort(screened.objective, kind="stable")[:NUM_FINALISTS]
     chosen = screened.theta[finalists]
@@ -232,13 +245,14 @@ def _reported(law: Law, problem: Problem, theta: FloatArray) -> dict[str, FloatA
             reported[term.coefficient] = np.where(absent, 0.0, np.exp(log_coefficient))
             continue
         exponent = theta[:, slots[index]]
-        reported[term.coefficient] = np.exp(log_coefficient + exponent * problem.centre[index])
+        log_scale = log_coefficient + exponent * problem.centre[index]
+        reported[term.coefficient] = np.exp(log_scale / exponent if term.scaled else log_scale)
         reported[term.exponent] = -term.sign * exponent
     return reported
 
 
 def _warnings(law: Law, problem: Problem, theta: FloatArray, points: Points) -> list[str]:
-    warnings = []
+    warnings = list(points.cautions)
     num_sizes = int(distinct(points.columns["N"]).max()) + 1
     if num_sizes < MIN_SIZES:
         warnings.append(f"only {num_sizes} model sizes were fitted; {MIN_SIZES} or more make a law")
@@ -255,66 +269,70 @@ def _warnings(law: Law, problem: Problem, theta: FloatArray, points: Points) -> 
     return warnings
 
 
-def _aicc(residual: FloatArray, num_parameters: int) -> float | None:
-    """Akaike's criterion for normal log residuals, corrected for few points (Hurvich and Tsai 1989)."""
+def _aicc(residual: FloatArray, weight: FloatArray, num_parameters: int) -> float | None:
+    """Akaike's criterion for normal log residuals, corrected for few points (Hurvich and Tsai 1989).
+
+    Points along one run count as if each were new evidence, which favours laws with more parameters; that is why the
+    error on left-out sizes decides first.
+    """
     n, k = len(residual), num_parameters + 1  # the spread is a parameter too
     if n - k - 1 <= 0:
         return None
-    variance = max(float((residual**2).mean()), 1e-24)
+    variance = max(float((weight * residual**2).mean()), 1e-24)
     return n * float(np.log(variance)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
 
 
 def _bootstrap(
     law: Law, problem: Problem, points: Points, theta: FloatArray, config: FitConfig
-) -> tuple[dict[str, FloatArray], list[str]]:
-    """Fit again to runs drawn with replacement; return the estimates by parameter, and warnings."""
+) -> tuple[dict[str, FloatArray], tuple[str, ...], list[str]]:
+    """Fit again to runs drawn with replacement; return the estimates, the undetermined parameters, and warnings."""
     if config.bootstrap == 0:
-        return {}, []
-    weights = _draw_weights(law, points, config)
+        return {}, (), []
+    weights = draw_weights(law, points, config.bootstrap, config.seed)
     if len(weights) < config.bootstrap:
-        return {}, [f"no intervals: {len(np.unique(points.runs))} runs are too few to resample for this law"]
-    thetas, converged = [], []
-    for first in range(0, len(weights), BOOTSTRAP_CHUNK):
-        chunk = weights[first : first + BOOTSTRAP_CHUNK]
-        start = np.repeat(theta[None], len(chunk), axis=0)
-        solution = minimise(problem, start, chunk, config.tolerance, config.max_iterations)
-        thetas.append(solution.theta)
-        converged.append(solution.converged)
-    kept = np.concatenate(converged)
-    lost = float(1 - kept.mean())
-    if lost > MAX_LOST_DRAWS:
-        return {}, [f"no intervals: {lost:.0%} of the bootstrap fits did not converge"]
-    notes = [f"{lost:.0%} of the bootstrap fits did not converge and were left out"] if lost > 0.02 else []
-    return _reported(law, problem, np.concatenate(thetas)[kept]), notes
+        return {}, (), [f"no intervals: {points.num_runs} runs are too few to resample for this law"]
+    fits = resample(problem, theta, weights, config.tolerance, config.max_iterations)
+    if fits.lost > MAX_LOST_DRAWS:
+        return {}, (), [f"no intervals: {fits.lost:.0%} of the bootstrap fits did not converge"]
+    notes = [f"{fits.lost:.0%} of the bootstrap fits did not converge and were left out"] if fits.lost > 0.02 else []
+    draws = _reported(law, problem, fits.theta)
+    at_bound = _at_bound(law, problem, fits.theta)
+    intervals = _percentiles(draws, config.confidence)
+    undetermined: list[str] = []
+    for term in law.terms:
+        names = [term.coefficient] if term.exponent is None else [term.coefficient, term.exponent]
+        open_share = max(at_bound[name] for name in names)
+        low, high = intervals[names[-1]]
+        if open_share > MAX_AT_BOUND:
+            undetermined += names
+            notes.append(
+                f"{_and(names)} not determined by these runs: {open_share:.0%} of the bootstrap fits end at a "
+                "bound, so that the interval is open on that side"
+            )
+        elif high - low > abs(float(np.median(draws[names[-1]]))):
+            undetermined += names
+            notes.append(f"{_and(names)} hardly determined by these runs: the interval is wider than the value")
+    return draws, tuple(undetermined), notes
 
 
-def _draw_weights(law: Law, points: Points, config: FitConfig) -> FloatArray:
-    """Draw runs with replacement and return how often each point counts, float [draws, n].
+def _and(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
-    A draw that can not determine the law (too few distinct runs or values of a variable) is drawn again, up to twenty
-    times as many draws as asked for; fewer rows than asked for come back when that does not suffice, none when the
-    runs are no more than the parameters, where only the runs themselves would pass.
+
+def _at_bound(law: Law, problem: Problem, theta: FloatArray) -> dict[str, float]:
+    """Return, for every parameter, the share of the unknowns [W, P] that leave it undetermined.
+
+    An exponent is so at its own bounds and where its term is absent; a coefficient also where its exponent is.
     """
-    labels = np.unique(points.runs, return_inverse=True)[1]
-    num_runs = int(labels.max()) + 1
-    needed = 2 if len(law.terms) == 1 else 3
-    if num_runs <= len(law.parameters):
-        return np.zeros((0, len(points)))
-    value_of = [np.eye(len(points), dtype=bool)[distinct(points.columns[name])] for name in law.variables]
-    rng = np.random.default_rng(config.seed)
-    kept: list[FloatArray] = []
-    count = 0
-    for _ in range(20):
-        drawn = rng.multinomial(num_runs, np.full(num_runs, 1.0 / num_runs), size=config.bootstrap)
-        weights = drawn[:, labels].astype(np.float64)
-        good = (drawn > 0).sum(axis=1) >= len(law.parameters)
-        for one_hot in value_of:
-            good &= ((weights @ one_hot) > 0).sum(axis=1) >= needed
-        kept.append(weights[good])
-        count += int(good.sum())
-        if count >= config.bootstrap:
-            break
-    return np.concatenate(kept)[: config.bootstrap]
+    held = (theta <= problem.lower) | (theta >= problem.upper)
+    slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}
+    shares = {}
+    for index, term in enumerate(law.terms):
+        either = held[:, index] | (held[:, slots[index]] if index in slots else False)
+        shares[term.coefficient] = float(either.mean())
+        if term.exponent is not None:
+            shares[term.exponent] = float(either.mean())
+    return shares
 
 
 def _percentiles(draws: Mapping[str, FloatArray], confidence: float) -> dict[str, Interval]:

@@ -1,29 +1,23 @@
-"""A ladder of training runs: planned from one file, launched one after the other, resumed where it stopped.
+"""A ladder of training runs: its file, and the list of runs that the file stands for. Imports no torch."""
 
-Knows launch/pretrain.py by its command line and the run folder by its files only; imports no torch.
-"""
-
+import json
 import math
-import os
-import shlex
-import socket
-import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from rich.table import Table
-
-from unimol_scale.config import build, merge, parse_overrides, read_yaml
-from unimol_scale.errors import ConfigError, RunError, nearest
-from unimol_scale.scaling.process import run_group
-from unimol_scale.scaling.records import RunRecord, read_run_folder
+from unimol_scale.config import Origin, build, merge, read_yaml
+from unimol_scale.errors import ConfigError, nearest
 
 Launcher = Literal["deepspeed", "python"]
 RESERVED = ("seed", "train.steps")
+WARMUP = "train.warmup_steps"
+# What makes an array task stop, save and come back, and where it writes.
+SLURM_RESERVED = ("array", "chdir", "job-name", "ntasks", "nodes", "open-mode", "output", "requeue", "signal")
+BUDGETS = ("steps", "molecules", "flops")
+MANIFEST = "manifest.json"  # of a conformer store; its histogram of sizes turns FLOPs into molecules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +28,12 @@ class LadderConfig:
         name: first part of the name of every run.
         data: the conformer store.
         sizes: names of presets, smallest first by habit.
-        steps: budgets in optimiser steps; give these or ``molecules``.
+        steps: budgets in optimiser steps; give these, ``molecules`` or ``flops``.
         molecules: budgets in molecules seen; rounded up to whole steps of the ``train.global_batch_size`` override.
+        flops: budgets in training FLOPs of a run, so that a larger size takes fewer steps; turned into steps by the
+            model's own count over the sizes of the store's molecules.
+        warmup: share of its steps in which a run warms up, for ladders of several budgets; None leaves
+            ``train.warmup_steps`` to the overrides.
         seeds: of initialisation and order.
         objective: denoise, blend or distill.
         output: folder that receives one run folder each, and logs/.
@@ -44,6 +42,7 @@ class LadderConfig:
         script: the pretraining command, relative to where the ladder is started.
         overrides: further settings of every run, as pretrain takes them (nested or with dots).
         size_overrides: size → settings of its runs alone, laid over ``overrides``.
+        slurm: options of sbatch for ``ladder --slurm``, laid over slurm.py's own; an empty value takes one away.
     """
 
     name: str
@@ -51,6 +50,8 @@ class LadderConfig:
     sizes: tuple[str, ...]
     steps: tuple[int, ...] = ()
     molecules: tuple[int, ...] = ()
+    flops: tuple[float, ...] = ()
+    warmup: float | None = None
     seeds: tuple[int, ...] = (0,)
     objective: str = "denoise"
     output: Path = Path("runs")
@@ -59,6 +60,7 @@ class LadderConfig:
     script: Path = Path("launch/pretrain.py")
     overrides: Mapping[str, Any] = field(default_factory=dict)
     size_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    slurm: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that the lists make a ladder."""
@@ -68,19 +70,31 @@ class LadderConfig:
             values = getattr(self, key)
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{key} must be a list without repeats, got {list(values)}")
-        if bool(self.steps) == bool(self.molecules):
-            raise ConfigError("give the budgets either as steps or as molecules")
-        budgets = self.steps or self.molecules
-        if min(budgets) < 1 or len(set(budgets)) != len(budgets):
-            raise ConfigError(f"budgets must be positive and without repeats, got {list(budgets)}")
+        self._check_budgets()
+        self._check_overrides()
         if self.ranks < 1 or (self.launcher == "python" and self.ranks != 1):
             raise ConfigError(f"ranks must be at least 1, and 1 with the launcher python; got {self.ranks}")
+
+    def _check_budgets(self) -> None:
+        given = [key for key in BUDGETS if getattr(self, key)]
+        if len(given) != 1:
+            raise ConfigError(f"give the budgets in one of {', '.join(BUDGETS)}; got {' and '.join(given) or 'none'}")
+        budgets = getattr(self, given[0])
+        if not all(1 <= budget < math.inf for budget in budgets) or len(set(budgets)) != len(budgets):
+            raise ConfigError(f"budgets must be positive and without repeats, got {list(budgets)}")
+        if self.warmup is not None and not 0.0 <= self.warmup < 1.0:
+            raise ConfigError(f"warmup must be a share of the steps, at least 0 and below 1; got {self.warmup}")
+
+    def _check_overrides(self) -> None:
+        for key in self.slurm:
+            if key in SLURM_RESERVED:
+                raise ConfigError(f"slurm: {key} is set by the ladder itself")
         for size in self.size_overrides:
             if size not in self.sizes:
                 raise ConfigError(f"size_overrides: {size!r} is not a size of this ladder; {nearest(size, self.sizes)}")
-        for key in RESERVED:
-            if any(key in _flatten(tree) for tree in (self.overrides, *self.size_overrides.values())):
-                raise ConfigError(f"overrides: {key} is set by the ladder itself, from seeds and budgets")
+        for key in RESERVED if self.warmup is None else (*RESERVED, WARMUP):
+            if any(key in flatten(tree) for tree in (self.overrides, *self.size_overrides.values())):
+                raise ConfigError(f"overrides: {key} is set by the ladder itself, from seeds, budgets and warmup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +107,6 @@ class Rung:
     seed: int
     folder: Path
     overrides: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """A rung that is done; ``action`` is what the ladder did for it."""
-
-    rung: Rung
-    action: Literal["skipped", "trained", "resumed"]
-    outcome: RunRecord | str
-    seconds: float
 
 
 def read_ladder(path: Path) -> LadderConfig:
@@ -119,7 +123,8 @@ def plan(config: LadderConfig) -> list[Rung]:
     """Return every run of the ladder, smallest budget first within a size.
 
     Raises:
-        ConfigError: a size is unknown, or a budget in molecules has no batch size to be divided by.
+        ConfigError: a size is unknown, a budget in molecules or FLOPs can not be turned into steps, or two budgets
+            come to the same number of them.
     """
     # Late: the model's presets are arithmetic without torch, and only planning needs them.
     from unimol_scale.model.presets import PRESETS
@@ -128,11 +133,13 @@ def plan(config: LadderConfig) -> list[Rung]:
     for size in config.sizes:
         if size not in PRESETS:
             raise ConfigError(f"sizes: unknown size {size!r}; {nearest(size, PRESETS)}")
-        settings = {**_flatten(config.overrides), **_flatten(config.size_overrides.get(size, {}))}
+        settings = {**flatten(config.overrides), **flatten(config.size_overrides.get(size, {}))}
         for steps in _budgets(config, size, settings):
             for seed in config.seeds:
                 name = f"{config.name}-{size}-{steps}steps-seed{seed}"
                 overrides = {**settings, "train.steps": steps, "seed": seed}
+                if config.warmup is not None:
+                    overrides[WARMUP] = round(config.warmup * steps)
                 folder = config.output / name
                 rungs.append(Rung(name=name, size=size, steps=steps, seed=seed, folder=folder, overrides=overrides))
     return rungs
@@ -143,195 +150,52 @@ def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> li
         return sorted(config.steps)
     batch_size = settings.get("train.global_batch_size")
     if not isinstance(batch_size, int) or batch_size < 1:
+        unit = "molecules" if config.molecules else "flops"
+        raise ConfigError(f"{unit}: {size} needs a train.global_batch_size in overrides to turn them into steps")
+    molecules: list[float] = list(config.molecules)
+    if config.flops:
+        per_molecule = _flops_per_molecule(config, size, settings)
+        molecules = [flops / per_molecule for flops in config.flops]
+    steps = sorted(math.ceil(count / batch_size) for count in molecules)
+    twice = [count for count, times in Counter(steps).items() if times > 1]
+    if twice:
+        raise ConfigError(f"two budgets are the same number of steps of {size}: {twice[0]}; take one of them away")
+    return steps
+
+
+def _flops_per_molecule(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> float:
+    """Return the mean training FLOPs of a molecule of the store, for a size with its settings."""
+    from unimol_scale.model.accounting import mean_flops, training_flops
+    from unimol_scale.model.presets import ModelConfig, preset
+
+    if config.objective != "denoise":
         raise ConfigError(
-            f"molecules: {size} needs a train.global_batch_size in overrides to turn molecules into steps"
+            f"flops: budgets in FLOPs are counted for the heads of denoise alone; give {config.objective} its budgets "
+            "in steps or molecules"
         )
-    return sorted(math.ceil(molecules / batch_size) for molecules in config.molecules)
+    changes = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
+    model = build(ModelConfig, merge(vars(preset(size)), changes), Origin(name=f"overrides of {size}"), "model")
+    return mean_flops(lambda atoms: training_flops(model, atoms), _histogram(config.data))
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _histogram(store: Path) -> dict[int, int]:
+    """Return atoms → molecules of a store's training split."""
+    path = store / MANIFEST
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return {int(atoms): int(count) for atoms, count in tree["splits"]["train"]["size_histogram"].items()}
+    except OSError as error:
+        raise ConfigError(
+            f"flops: budgets in FLOPs need the sizes of the molecules, and {path} can not be read: {error.strerror}"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"flops: {path} holds no size histogram of a training split") from error
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as dotted path → value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        flat.update(_flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
+        flat.update(flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
     return flat
-
-
-def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
-    """Return the command line of one run.
-
-    Args:
-        config: the ladder.
-        rung: the run.
-        port: free on this machine; DeepSpeed's own default collides between runs.
-    """
-    if config.launcher == "deepspeed":
-        # The one beside this interpreter: another environment's would train with other versions.
-        launcher = [str(Path(sys.executable).parent / "deepspeed"), "-q", "--num_gpus", str(config.ranks)]
-        launcher += ["--master_port", str(port)]
-    else:
-        launcher = [sys.executable]
-    settings = [f"{key}={_scalar(value)}" for key, value in rung.overrides.items()]
-    return [
-        *launcher,
-        str(config.script),
-        *("--size", rung.size, "--objective", config.objective),
-        *("--data", str(config.data), "--output", str(rung.folder)),
-        *settings,
-    ]
-
-
-def _scalar(value: object) -> str:
-    """Return a setting as the YAML text that an override is read back from."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
-def write_command(config: LadderConfig, rung: Rung) -> str:
-    """Return the command line of one run as text for a shell, with PORT where a free one will be chosen."""
-    return shlex.join(command(config, rung, 0)).replace("--master_port 0", "--master_port PORT")
-
-
-def environment(config: LadderConfig) -> dict[str, str]:
-    """Return the environment of a run: this interpreter's commands first, one rank a slot, no fight for cores."""
-    environment = dict(os.environ)
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // config.ranks)))
-    environment["PYTHONUNBUFFERED"] = "1"
-    if config.launcher == "deepspeed":
-        environment["LOCAL_SIZE"] = str(config.ranks)  # DeepSpeed's count of slots where there is no GPU
-    return environment
-
-
-def climb(config: LadderConfig, rungs: Sequence[Rung]) -> list[Result]:
-    """Run everything that is not finished, one after the other; training resumes where it was stopped.
-
-    Raises:
-        ConfigError: the store or the pretraining command is missing.
-        RunError: a folder holds a run with other settings, or a run fails.
-    """
-    if not config.script.is_file():
-        raise ConfigError(f"script: {config.script} does not exist; start the ladder from the root of the repository")
-    if not config.data.is_dir():
-        source = config.data.name if config.data.parent.name == "data" else "sample"
-        raise ConfigError(
-            f"data: there is no conformer store at {config.data}; "
-            f"`python conformer_gen/build.py --source {source} --output {config.data}` makes one"
-        )
-    # All folders are looked at first, so that an hour of training does not end in a complaint about the last one.
-    finished = [_outcome(config, rung) for rung in rungs]
-    results = []
-    for index, (rung, outcome) in enumerate(zip(rungs, finished, strict=True), start=1):
-        if outcome is not None:
-            results.append(Result(rung=rung, action="skipped", outcome=outcome, seconds=0.0))
-            print(f"ladder: run {index} of {len(rungs)}, {rung.name}: already finished", flush=True)
-            continue
-        resumed = (rung.folder / "config.yaml").is_file()
-        print(f"ladder: run {index} of {len(rungs)}, {rung.name}{': resumed' if resumed else ''}", flush=True)
-        started = time.monotonic()
-        outcome = _launch(config, rung)
-        seconds = time.monotonic() - started
-        results.append(Result(rung=rung, action="resumed" if resumed else "trained", outcome=outcome, seconds=seconds))
-    return results
-
-
-def _launch(config: LadderConfig, rung: Rung) -> RunRecord | str:
-    log = config.output / "logs" / f"{rung.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    status = run_group(command(config, rung, _free_port()), environment(config), log)
-    if status != 0:
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise RunError(
-            f"the run {rung.name} failed ({how}); its output is in {log}; start the ladder again to resume it"
-        )
-    outcome = _outcome(config, rung)
-    if outcome is None:
-        raise RunError(f"the run {rung.name} ended without finishing; its output is in {log}")
-    return outcome
-
-
-def _outcome(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
-    """Return what a finished run left behind (a record, or why it is no use), None if there is work left.
-
-    Raises:
-        RunError: the folder holds a run with other settings.
-    """
-    resolved = rung.folder / "config.yaml"
-    if resolved.is_file():
-        _check_same(config, rung, resolved)
-    if not (rung.folder / "summary.json").is_file():
-        return None
-    outcome = read_run_folder(rung.folder)
-    if isinstance(outcome, RunRecord):
-        found = {"size": outcome.size, "objective": outcome.comparable["objective"], "steps": outcome.steps}
-        wanted = {"size": rung.size, "objective": config.objective, "steps": rung.steps}
-        for key, value in wanted.items():
-            if found[key] != value:
-                raise _other_settings(rung, key, found[key], value)
-        return outcome
-    return outcome if outcome.endswith("diverged") else None
-
-
-def _check_same(config: LadderConfig, rung: Rung, resolved: Path) -> None:
-    """Compare every setting that the ladder asks for with the configuration that the run resolved."""
-    tree, _ = read_yaml(resolved)
-    found = _flatten(tree)
-    # Read back the way pretrain reads them, so that 1e-3 and 0.001 are one value.
-    asked = merge({}, parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()]))
-    for key, value in _flatten(asked).items():
-        if key in found and not _equal(found[key], value):
-            raise _other_settings(rung, key, found[key], value)
-    store = found.get("data.path")
-    if store is not None and Path(str(store)).resolve() != config.data.resolve():
-        raise _other_settings(rung, "data", store, config.data)
-
-
-def _equal(one: object, two: object) -> bool:
-    try:
-        return float(one) == float(two)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return str(one) == str(two)
-
-
-def _other_settings(rung: Rung, key: str, found: object, wanted: object) -> RunError:
-    return RunError(
-        f"{rung.folder} holds a run with another {key}: {found}, this ladder wants {wanted}; "
-        "give the ladder another name or output, or delete the folder"
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def plan_table(config: LadderConfig, rungs: Sequence[Rung]) -> Table:
-    """Return the plan as a table: what would be started, what is there already."""
-    table = Table("run", "size", "steps", "seed", "state", title=f"Ladder {config.name}: {len(rungs)} runs")
-    for rung in rungs:
-        outcome = _outcome(config, rung)
-        begun = (rung.folder / "config.yaml").is_file()
-        state = "to be resumed" if begun else "to be trained"
-        table.add_row(rung.name, rung.size, str(rung.steps), str(rung.seed), "finished" if outcome else state)
-    return table
-
-
-def result_table(results: Sequence[Result]) -> Table:
-    """Return what the ladder did as a table."""
-    table = Table(title="Ladder", title_justify="left")
-    for name in ("run", "parameters", "molecules", "validation loss", "this time"):
-        table.add_column(name, overflow="fold")
-    for result in results:
-        action = result.action if result.action == "skipped" else f"{result.action}, {result.seconds:.0f} s"
-        if isinstance(result.outcome, str):
-            table.add_row(result.rung.name, "", "", "diverged", action)
-            continue
-        record = result.outcome
-        table.add_row(
-            record.name, f"{record.parameters:,.0f}", f"{record.molecules:,.0f}", f"{record.loss:.4f}", action
-        )
-    return table

@@ -1,7 +1,8 @@
 """The functional forms of scaling laws: formula, source and meaning of every parameter. Imports NumPy and errors only.
 
-Every law here is a sum of terms ``coefficient · variable^(sign · exponent)``, one of which may be a constant. That
-shared shape is what lets fit.py solve the coefficients exactly for given exponents. Variables are named columns:
+Every law here joins power terms T_k = ``coefficient · variable^(sign · exponent)``, one of which may be a constant, as
+L = (Σ T_k^(1/p))^p: a plain sum with p = 1 but for ``kaplan``, whose p is one of its exponents. That shared shape is
+what lets the solver find the coefficients exactly for given exponents. Variables are named columns:
 
     N   parameters                      M    parameters in millions
     D   molecules seen in training      S    optimiser steps
@@ -32,12 +33,14 @@ class Term:
         exponent: name of the exponent as its paper writes it; None for the constant term.
         variable: name of the column; None for the constant term.
         sign: −1 where the paper writes A/N^α, +1 where it writes α·M^β with a negative β.
+        scaled: True where the paper writes (N_c/N)^α, so that the named coefficient N_c stands inside the power.
     """
 
     coefficient: str
     exponent: str | None = None
     variable: str | None = None
     sign: int = -1
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Law(abc.ABC):
 
     name: ClassVar[str]
     source: ClassVar[str]
+    outer: ClassVar[str | None] = None  # name of the exponent that is p; None for p = 1
 
     @property
     @abc.abstractmethod
@@ -93,13 +97,31 @@ class Law(abc.ABC):
             raise RunError(
                 f"the law {self.label} needs the columns {', '.join(missing)}, which these points do not have"
             )
-        total: FloatArray = np.zeros(1)
-        for term in self.terms:
-            value: FloatArray = np.asarray(parameters[term.coefficient], dtype=np.float64)
-            if term.variable is not None and term.exponent is not None:
-                value = value * columns[term.variable] ** (term.sign * np.asarray(parameters[term.exponent]))
-            total = total + value
-        return total
+        values = [_value(term, parameters, columns) for term in self.terms]
+        if self.outer is None:
+            total: FloatArray = np.zeros(1)
+            for value in values:
+                total = total + value
+            return total
+        # In logs: powers of 1/p under- and overflow where p is small.
+        p = np.asarray(parameters[self.outer], dtype=np.float64)
+        joined: FloatArray = np.log(values[0]) / p
+        for value in values[1:]:
+            joined = np.logaddexp(joined, np.log(value) / p)
+        result: FloatArray = np.exp(p * joined)
+        return result
+
+
+def _value(term: Term, parameters: Mapping[str, float] | Mapping[str, FloatArray], columns: Columns) -> FloatArray:
+    """Return T_k at every point."""
+    coefficient: FloatArray = np.asarray(parameters[term.coefficient], dtype=np.float64)
+    if term.variable is None or term.exponent is None:
+        return coefficient
+    power = term.sign * np.asarray(parameters[term.exponent], dtype=np.float64)
+    if term.scaled:
+        result: FloatArray = (columns[term.variable] / coefficient) ** power
+        return result
+    return coefficient * columns[term.variable] ** power
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,32 @@ class Saturating(Law):
 
 
 @dataclass(frozen=True)
+class Kaplan(Law):
+    """L(N, D) = [(N_c/N)^(α_N/α_D) + D_c/D]^α_D, from Kaplan et al., 2020 (arXiv 2001.08361), equation 1.5.
+
+    Infinite data leave (N_c/N)^α_N, an infinite model (D_c/D)^α_D; there is no floor. Not a sum of two prices: the two
+    limits, (N_c/N)^α_N and (D_c/D)^α_D, are joined with p = α_D. Needs runs that differ in both N and D.
+    """
+
+    name: ClassVar[str] = "kaplan"
+    source: ClassVar[str] = "Kaplan et al. 2020, arXiv 2001.08361, equation 1.5"
+    outer: ClassVar[str | None] = "alpha_D"
+
+    @property
+    def formula(self) -> str:
+        """The law as one line of text."""
+        return "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D"
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The limits of infinite data and of an infinite model."""
+        return (
+            Term(coefficient="N_c", exponent="alpha_N", variable="N", scaled=True),
+            Term(coefficient="D_c", exponent="alpha_D", variable="D", scaled=True),
+        )
+
+
+@dataclass(frozen=True)
 class UniMol2(Law):
     """L(M, S, C) = α_m·M^β_m + α_s·S^β_s + α_c·C^β_c with C = M·S, from Uni-Mol2 (arXiv 2406.14969), section 4.
 
@@ -217,7 +265,7 @@ class UniMol2(Law):
         )
 
 
-LAW_NAMES = ("chinchilla", "power", "saturating", "unimol2")
+LAW_NAMES = ("chinchilla", "kaplan", "power", "saturating", "unimol2")
 
 
 def make_law(name: str, variable: Variable = "N") -> Law:
@@ -232,6 +280,8 @@ def make_law(name: str, variable: Variable = "N") -> Law:
     """
     if name == "chinchilla":
         return Chinchilla()
+    if name == "kaplan":
+        return Kaplan()
     if name == "power":
         return Power(variable)
     if name == "saturating":

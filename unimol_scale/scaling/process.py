@@ -12,14 +12,23 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-GRACE_SECONDS = 60.0  # a run saves a checkpoint when it is told to stop
+GRACE_SECONDS = 240.0  # a run ends its step and saves a checkpoint when it is told to stop
+# Training saves at this signal as it does at SIGTERM, which DeepSpeed's launcher takes as the order to kill its ranks
+# within seconds. A launcher without a handler for this one ends at once, and leaves the ranks their time.
+STOP_SIGNAL = signal.SIGUSR1
+# From outside: an order to stop, in order; batch systems send the second one before the time is up.
+ORDERS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class OrderedToStopError(KeyboardInterrupt):
+    """SIGTERM or SIGUSR1 came in; whatever does not care treats it as Ctrl-C."""
 
 
 def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
     """Run a command, copy what it prints to standard output and to a log, and return its exit status.
 
-    Whatever ends this call, Ctrl-C and SIGTERM included, the whole group has ended before it returns: a launcher that
-    is killed alone leaves its ranks behind.
+    Whatever ends this call, Ctrl-C and SIGTERM included, the whole group has been told to stop, was given the time to
+    save, and has ended before it returns: a launcher that is killed alone leaves its ranks behind.
 
     Args:
         command: program and arguments.
@@ -30,9 +39,10 @@ def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path)
         The exit status; negative for a signal.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM came in.
+        OrderedToStopError: SIGTERM or SIGUSR1 came in.
+        KeyboardInterrupt: Ctrl-C came in.
     """
-    with log.open("ab") as file, _terminate_as_interrupt():
+    with log.open("ab") as file, _orders_as_interrupts():
         # The group begins with the command itself; a signal to it can not hit this process.
         process = subprocess.Popen(
             command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -43,7 +53,7 @@ def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path)
         try:
             status = process.wait()
         except KeyboardInterrupt:
-            _stop_group(process, signal.SIGTERM)
+            _stop_group(process, STOP_SIGNAL)
             raise
         finally:
             _stop_group(process, signal.SIGKILL)
@@ -91,17 +101,18 @@ def _wait_group(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does, for as long as the context lasts."""
+def _orders_as_interrupts() -> Iterator[None]:
+    """Make SIGTERM and SIGUSR1 interrupt, as Ctrl-C does, for as long as the context lasts."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may, and only it is interrupted
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise OrderedToStopError
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in ORDERS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

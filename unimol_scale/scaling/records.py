@@ -1,26 +1,31 @@
-"""What is known of each finished training run, read from run folders or from a CSV table. Imports no torch.
+"""What is known of a finished training run, read from its folder, and which runs may stand in one table. No torch.
 
 A run folder holds summary.json (written when the run ends) and metrics.jsonl (one line a log event). A folder without a
 finished summary is skipped with a note; runs that may not be compared are an error that shows the difference.
 """
 
-import csv
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.errors import RunError, nearest
+from unimol_scale.config import read_yaml
+from unimol_scale.errors import ConfigError, RunError
 
 SCHEMA_VERSION = 1
 LOSS = "valid/loss"
 RUN_FILES = ("summary.json", "metrics.jsonl")
 COMPARABLE = ("objective", "objective_sha256", "validation_sha256")
-CSV_COLUMNS = ("N", "D", "loss", "C", "name")
-D_FROM_C = "C/(6N)"
+GROUPS = ("embedding", "atom_track", "pair_track", "heads")
+MEANINGS = {
+    "objective": "objective",
+    "objective_sha256": "the settings of the objective (noise, weights of the loss terms, …)",
+    "validation_sha256": "validation set",
+}
+DIVERGED_FACTOR = 1.5  # as the trainer counts: a last validation loss this far above the best
+DECAYED = 0.99  # a learning rate below this share of its peak has begun to decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,7 @@ class RunRecord:
         source: where it was read, for messages.
         size: name of the preset; None when the table does not say.
         parameters: all parameters.
-        embedding_parameters: those of the embeddings; None when unknown.
+        groups: name of a group of parameters (``GROUPS``) → its count; empty when unknown.
         molecules: molecules seen in training, repeats counted.
         steps: optimiser steps; None when unknown.
         global_batch_size: molecules a step; None when unknown.
@@ -42,6 +47,11 @@ class RunRecord:
         seed: of the run; None when unknown.
         comparable: settings in which runs of one law must agree.
         curve: (molecules, validation loss) of every validation, in order.
+        curve_terms: name of a loss term → its validation loss at every entry of ``curve``; terms that some
+            validation did not have are left out.
+        decays: whether the learning rate falls from its peak in the course of the run; None when unknown.
+        skipped: steps that were skipped because their loss or gradient was not finite.
+        weight: how much the run counts in a fit, relative to others.
     """
 
     name: str
@@ -50,7 +60,7 @@ class RunRecord:
     molecules: float
     loss: float
     size: str | None = None
-    embedding_parameters: float | None = None
+    groups: Mapping[str, float] = field(default_factory=dict)
     steps: int | None = None
     global_batch_size: int | None = None
     flops: float | None = None
@@ -58,66 +68,10 @@ class RunRecord:
     seed: int | None = None
     comparable: Mapping[str, str] = field(default_factory=dict)
     curve: tuple[tuple[float, float], ...] = ()
-
-
-def read_runs(paths: Sequence[Path], csv_columns: Mapping[str, str] | None = None) -> tuple[list[RunRecord], list[str]]:
-    """Read every finished run under the paths.
-
-    Args:
-        paths: run folders, directories that hold run folders at any depth, or CSV tables.
-        csv_columns: for tables: one of ``CSV_COLUMNS`` → the header of that column; D may be "C/(6N)".
-
-    Returns:
-        The runs, and a note on every run that was left out.
-
-    Raises:
-        RunError: a path is missing or holds no finished run, a file is damaged, runs are duplicates or may not be
-            compared.
-    """
-    records: list[RunRecord] = []
-    notes: list[str] = []
-    for path in paths:
-        if path.is_dir():
-            found, left_out = _read_directory(path)
-            records += found
-            notes += left_out
-        elif path.is_file():
-            records += read_csv(path, csv_columns or {})
-        else:
-            raise RunError(f"{path} does not exist; give a directory of runs (such as runs/) or a CSV table")
-    if not records:
-        skipped = "".join(f"\n  {note}" for note in notes)
-        raise RunError(f"no finished run under {', '.join(str(path) for path in paths)}{skipped}")
-    check_comparable(records)
-    return records, notes
-
-
-def _read_directory(root: Path) -> tuple[list[RunRecord], list[str]]:
-    folders = find_run_folders(root)
-    if not folders:
-        raise RunError(
-            f"{root} holds no run (a folder with {' or '.join(RUN_FILES)}); "
-            "`unimol-scale ladder configs/ladder/sample.yaml` makes a set of them"
-        )
-    records, notes = [], []
-    for folder in folders:
-        record = read_run_folder(folder)
-        if isinstance(record, RunRecord):
-            records.append(record)
-        else:
-            notes.append(record)
-    return records, notes
-
-
-def find_run_folders(root: Path) -> list[Path]:
-    """Return the run folders at or under a directory, sorted; nothing below a run folder is looked at."""
-    found = []
-    for folder, children, files in os.walk(root):
-        if any(name in files for name in RUN_FILES):
-            found.append(Path(folder))
-            children.clear()
-        children.sort()
-    return sorted(found)
+    curve_terms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    decays: bool | None = None
+    skipped: int = 0
+    weight: float = 1.0
 
 
 def read_run_folder(folder: Path) -> RunRecord | str:
@@ -144,12 +98,14 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     final = _get(summary, "final", dict, path)
     parameters = _get(summary, "parameters", dict, path)
     prefix = f"{LOSS}/"
+    skipped = _get(summary, "skipped", int, path) if "skipped" in summary else 0
+    curve, curve_terms, decays = _read_metrics(folder / "metrics.jsonl")
     return RunRecord(
         name=_get(summary, "name", str, path),
         source=str(folder),
         size=_get(summary, "size", str, path),
         parameters=_number(parameters, "total", path),
-        embedding_parameters=_number(parameters, "embedding", path),
+        groups={group: _number(parameters, group, path) for group in GROUPS},
         molecules=_number(summary, "molecules", path),
         steps=_get(summary, "steps", int, path),
         global_batch_size=_get(summary, "global_batch_size", int, path),
@@ -158,14 +114,21 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         terms={key[len(prefix) :]: _number(final, key, path) for key in final if key.startswith(prefix)},
         seed=_get(summary, "seed", int, path),
         comparable={key: _get(summary, key, str, path) for key in COMPARABLE},
-        curve=_read_curve(folder / "metrics.jsonl"),
+        curve=curve,
+        curve_terms=curve_terms,
+        decays=decays,
+        skipped=skipped,
     )
 
 
-def _read_curve(path: Path) -> tuple[tuple[float, float], ...]:
+def _read_metrics(
+    path: Path,
+) -> tuple[tuple[tuple[float, float], ...], dict[str, tuple[float, ...]], bool | None]:
+    """Return curve, curve_terms and decays of a ``RunRecord``."""
     if not path.is_file():
         raise RunError(f"{path} is missing, although the run's summary says that it finished")
-    events: dict[float, float] = {}
+    events: dict[float, dict[str, float]] = {}
+    rates: dict[float, float] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
@@ -173,10 +136,40 @@ def _read_curve(path: Path) -> tuple[tuple[float, float], ...]:
             event = json.loads(line)
         except json.JSONDecodeError as error:
             raise RunError(f"{path}:{number} is not JSON: {error}") from error
+        # A resumed run logs the steps since its last checkpoint again: the later line is the one that counts.
         if LOSS in event:
-            # A resumed run logs the steps since its last checkpoint again: the later line is the one that counts.
-            events[_number(event, "molecules", path)] = _number(event, LOSS, path)
-    return tuple(sorted(events.items()))
+            losses = {key: _number(event, key, path) for key in event if key == LOSS or key.startswith(f"{LOSS}/")}
+            events[_number(event, "molecules", path)] = losses
+        if "lr" in event:
+            rates[_number(event, "molecules", path)] = _number(event, "lr", path)
+    curve, terms = curve_of(events)
+    return curve, terms, decays_of(rates)
+
+
+def curve_of(
+    events: Mapping[float, Mapping[str, float]],
+) -> tuple[tuple[tuple[float, float], ...], dict[str, tuple[float, ...]]]:
+    """Return curve and curve_terms of a ``RunRecord`` from its validations: molecules → key → loss."""
+    ordered = sorted(events.items())
+    prefix = f"{LOSS}/"
+    names = {key for _, losses in ordered for key in losses if key.startswith(prefix)}
+    whole = sorted(key for key in names if all(key in losses for _, losses in ordered))
+    terms = {key[len(prefix) :]: tuple(losses[key] for _, losses in ordered) for key in whole}
+    return tuple((molecules, losses[LOSS]) for molecules, losses in ordered), terms
+
+
+def diverged(curve: Sequence[tuple[float, float]]) -> bool:
+    """Return whether the last loss of a curve is not finite or far above its lowest."""
+    last = curve[-1][1]
+    lowest = min((loss for _, loss in curve if math.isfinite(loss)), default=math.nan)
+    return not math.isfinite(last) or last > DIVERGED_FACTOR * lowest
+
+
+def decays_of(rates: Mapping[float, float]) -> bool | None:
+    """Return whether a learning rate, molecules → rate, ends below its peak; None without any."""
+    if not rates:
+        return None
+    return rates[max(rates)] < DECAYED * max(rates.values())
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -207,65 +200,6 @@ def _number(tree: Mapping[str, Any], key: str, path: Path) -> float:
     return float(value)
 
 
-def read_csv(path: Path, headers: Mapping[str, str]) -> list[RunRecord]:
-    """Read a table of losses, one run a row.
-
-    Args:
-        path: a CSV file with a header line.
-        headers: one of ``CSV_COLUMNS`` → the header of that column; what is not given is looked for under its own
-            name. D as "C/(6N)" computes it the way language models count.
-
-    Raises:
-        RunError: a column is unknown or missing, or a value is not a number.
-    """
-    for key in headers:
-        if key not in CSV_COLUMNS:
-            raise RunError(f"unknown column {key!r}; {nearest(key, CSV_COLUMNS)}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            reader = csv.DictReader(file)
-            found = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise RunError(f"{path} is not a CSV table: {error}") from error
-    chosen = {key: headers.get(key, key) for key in CSV_COLUMNS}
-    required = {"N", "loss", *headers, "C" if chosen["D"] == D_FROM_C else "D"}
-    for key in sorted(required - ({"D"} if chosen["D"] == D_FROM_C else set())):
-        if chosen[key] not in found:
-            raise RunError(
-                f"{path} has no column {chosen[key]!r} for {key}; name it with --column {key}=HEADER; "
-                f"{nearest(chosen[key], found)}"
-            )
-    return [_csv_record(path, line, row, chosen) for line, row in rows]
-
-
-def _csv_record(path: Path, line: int, row: Mapping[str, str], chosen: Mapping[str, str]) -> RunRecord:
-    source = f"{path}:{line}"
-
-    def number(key: str) -> float:
-        text = row.get(chosen[key]) or ""
-        try:
-            return float(text)
-        except ValueError:
-            raise RunError(f"{source}: {chosen[key]!r} must be a number, not {text!r}") from None
-
-    parameters = number("N")
-    flops = number("C") if chosen["C"] in row else None
-    if chosen["D"] == D_FROM_C:
-        assert flops is not None
-        molecules = flops / (6.0 * parameters) if parameters else math.nan
-    else:
-        molecules = number("D")
-    return RunRecord(
-        name=row.get(chosen["name"]) or f"row {line}",
-        source=source,
-        parameters=parameters,
-        molecules=molecules,
-        flops=flops,
-        loss=number("loss"),
-    )
-
-
 def check_comparable(records: Sequence[RunRecord]) -> None:
     """Check that runs can stand in one table.
 
@@ -276,21 +210,47 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
     names: dict[str, RunRecord] = {}
     contents: dict[tuple[object, ...], RunRecord] = {}
     for record in records:
-        for key in sorted(set(first.comparable) | set(record.comparable)):
+        for key in COMPARABLE:
             ours, theirs = first.comparable.get(key), record.comparable.get(key)
             if ours != theirs:
                 raise RunError(
-                    f"runs that differ in {key} can not share a law: {first.source} has {ours}, {record.source} has "
-                    f"{theirs}; fit them separately by naming the run folders"
+                    f"runs that differ in {key} can not share a law, for their losses are of different things "
+                    f"({MEANINGS[key]}): {first.source} has {ours or 'no word of it'}, {record.source} has "
+                    f"{theirs or 'no word of it'}{_setting_that_differs(first, record)}; fit them separately by naming "
+                    "the run folders"
                 )
         # A table without seeds can hold two runs of one size and budget; only an equal loss makes them the same run.
         told_apart = record.seed if record.seed is not None else record.loss
         content = (record.parameters, record.molecules, record.steps, told_apart)
         for other in (names.get(record.name), contents.get(content)):
             if other is not None:
+                same = "name" if other.name == record.name else "size, budget and seed"
+                along = same == "name" and (other.parameters, other.seed) == (record.parameters, record.seed)
+                hint = ", or use --trajectories if they are points along one run" if along else ""
                 raise RunError(
-                    f"duplicate run: {other.source} and {record.source} have the same "
-                    f"{'name' if other.name == record.name else 'size, budget and seed'}; leave one out"
+                    f"duplicate run: {other.source} and {record.source} have the same {same}; leave one out{hint}"
                 )
         names[record.name] = record
         contents[content] = record
+
+
+def _setting_that_differs(one: RunRecord, two: RunRecord) -> str:
+    """Return the differing settings of the objectives, from the runs' config.yaml, or "" where those do not tell."""
+    settings = []
+    for record in (one, two):
+        path = Path(record.source) / "config.yaml"
+        try:
+            objective = read_yaml(path)[0].get("objective") if path.is_file() else None
+        except ConfigError:
+            objective = None
+        settings.append(_flat(objective) if isinstance(objective, Mapping) else {})
+    ours, theirs = settings
+    both = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
+    return f" (objective.{both[0]}: {ours[both[0]]} against {theirs[both[0]]})" if both else ""
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

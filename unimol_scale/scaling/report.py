@@ -1,18 +1,42 @@
-"""Writes an analysis as law.json, report.md and pictures, and as a short table for the terminal. Imports no torch."""
+"""Writes an analysis as report.md, with law.json and the pictures beside it, and as short tables for the terminal.
+
+Imports no torch.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from unimol_scale.errors import RunError
-from unimol_scale.scaling.analysis import Analysis, Check, TermLaw
+from unimol_scale.scaling.analysis import Analysis, TermLaw
+from unimol_scale.scaling.findings import findings
 from unimol_scale.scaling.fit import Fit, Interval
+from unimol_scale.scaling.law_json import SCHEMA, to_json
 from unimol_scale.scaling.plot import draw_all
+from unimol_scale.scaling.summary import optimum_rows, statistics_rows
 
-SCHEMA_VERSION = 1
+MANY_POINTS = 60  # validations along runs are a table nobody reads; law.json has them
+# File of a picture → how to read it.
+CAPTIONS = {
+    "loss_vs_N.png": "Each line is the law at one budget of molecules; a good law passes through its runs and, without "
+    "having seen them, through the held-out ones.",
+    "loss_vs_D.png": "Each line is the law at one size.",
+    "loss_vs_C.png": "Each line is the law at one size; the lower edge of all lines is what compute can buy.",
+    "residuals.png": "Points should scatter about 0 without a trend; a slope or an arch means that the law has the "
+    "wrong form, and that predictions beyond the runs lean the same way.",
+    "curves.png": "Runs end at the right; only their last points compare, because before them the learning rate has "
+    "not come down.",
+    "terms.png": "Terms have floors and exponents of their own: where one has flattened, the others still gain.",
+    "exponents.png": "Every draw is the law fitted to the runs drawn anew. A long diagonal means that two exponents "
+    "trade against each other: quote neither alone. Two heaps, or a heap at the edge, mean that the runs do not settle "
+    "it.",
+    "isoflop.png": "How the loss depends on size when the compute is the same: left of the minimum the model is too "
+    "small, right of it it sees too little. The curves are the law's; a picture, no estimate of its own.",
+    "allocation.png": "What to spend a budget on. Runs above the line at the left were too large for their compute; "
+    "runs above it at the right saw more molecules than was worth it.",
+}
 
 
 def write_report(analysis: Analysis, folder: Path) -> Path:
@@ -37,120 +61,39 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
     return report
 
 
-def to_json(analysis: Analysis) -> dict[str, Any]:
-    """Return the analysis as plain values in full precision; null stands for what is not known.
-
-    Keys: schema_version, law (see ``_fit_json``), selection, hold_out, held_out, held_out_error, terms, predictions,
-    points (one object a run, with the column names of laws.py), left_out.
-    """
-    points = analysis.points
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "law": _fit_json(analysis.fit),
-        "parameters_counted": analysis.config.parameters,
-        "selection": {
-            "reason": analysis.selection.reason,
-            "candidates": [
-                {
-                    "law": candidate.law.label,
-                    "held_out_error": candidate.held_out_error,
-                    "aicc": candidate.aicc,
-                    "obstacle": candidate.obstacle,
-                }
-                for candidate in analysis.selection.candidates
-            ],
-        },
-        "hold_out": analysis.config.hold_out,
-        "held_out": [_check_json(check) for check in analysis.checks],
-        "held_out_error": analysis.held_out_error,
-        "terms": {
-            term.term: {
-                "law": None if term.fit is None else _fit_json(term.fit),
-                "held_out": [_check_json(check) for check in term.checks],
-                "obstacle": term.obstacle,
-            }
-            for term in analysis.terms
-        },
-        "predictions": [
-            {
-                "request": prediction.request,
-                "N": prediction.parameters,
-                "D": prediction.molecules,
-                "loss": prediction.loss,
-                "interval": prediction.interval,
-                "notes": list(prediction.notes),
-            }
-            for prediction in analysis.predictions
-        ],
-        "points": [
-            {
-                "name": name,
-                "held_out": bool(analysis.held_out[i]),
-                "loss": float(points.loss[i]),
-                **{column: float(values[i]) for column, values in points.columns.items()},
-            }
-            for i, name in enumerate(points.names)
-        ],
-        "left_out": list(analysis.notes),
-    }
-
-
-def _fit_json(fit: Fit) -> dict[str, Any]:
-    return {
-        "name": fit.law.name,
-        "label": fit.law.label,
-        "formula": fit.law.formula,
-        "source": fit.law.source,
-        "parameters": dict(fit.parameters),
-        "intervals": None if fit.intervals is None else {name: list(ends) for name, ends in fit.intervals.items()},
-        "confidence": fit.confidence,
-        "bootstrap_draws": len(next(iter(fit.draws.values()))) if fit.draws else 0,
-        "num_points": fit.num_points,
-        "objective": fit.objective,
-        "relative_gradient": fit.gradient,
-        "condition_number": fit.condition,
-        "aicc": fit.aicc,
-        "warnings": list(fit.warnings),
-    }
-
-
-def _check_json(check: Check) -> dict[str, Any]:
-    return {
-        "name": check.name,
-        "loss": check.loss,
-        "predicted": check.predicted,
-        "interval": check.interval,
-        "relative_error": check.relative_error,
-    }
-
-
 def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     """Return the report as Markdown; pictures are linked by their file names."""
     fit = analysis.fit
     lines = ["# Scaling law", "", f"**{fit.law.formula}** ({fit.law.label}; {fit.law.source})", ""]
+    lines += ["## In short", "", *[f"- {finding}" for finding in findings(analysis)]]
+    if fit.warnings:
+        lines += ["", "**Read with care:**", "", *[f"- {warning}" for warning in fit.warnings]]
+    lines += ["", "## The law", ""]
     lines += [
-        f"Fitted to {fit.num_points} runs; N counts {analysis.config.parameters} parameters, D molecules seen, "
-        f"C FLOPs from the runs' own logs. Chosen because {analysis.selection.reason}.",
+        f"N counts {analysis.config.parameters} parameters, D molecules seen, C FLOPs as the runs logged them. "
+        f"Chosen because {analysis.selection.reason}.",
         "",
     ]
     lines += _markdown_table(["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
-    if fit.warnings:
-        lines += ["", "**Read with care:**", "", *[f"- {warning}" for warning in fit.warnings]]
     lines += ["", "## Held out", "", *_held_out_lines(analysis)]
     if analysis.predictions:
         lines += ["", "## Predictions", ""]
         header = ["model @ molecules", "N", "loss", "interval of the law", "leans on"]
         lines += _markdown_table(header, _prediction_rows(analysis))
+    if analysis.optima:
+        lines += ["", "## The best use of a budget", "", *_markdown_table(*optimum_rows(analysis))]
     lines += ["", "## Choice of the law", "", *_markdown_table(*_candidate_table(analysis))]
     if analysis.terms:
         lines += ["", "## Loss terms", "", "Parts of the loss have floors of their own, so each has its own law.", ""]
         header = ["term", "law", "estimates", "mean held-out error", "note"]
         lines += _markdown_table(header, [_term_row(term) for term in analysis.terms])
+    for title, path in pictures.items():
+        lines += ["", f"## {title}", "", CAPTIONS[path.name], "", f"![{title}]({path.name})"]
     lines += ["", "## Runs", "", *_markdown_table(*_run_table(analysis))]
     if analysis.notes:
-        lines += ["", "Left out:", "", *[f"- {note}" for note in analysis.notes]]
-    for title, path in pictures.items():
-        lines += ["", f"## {title}", "", f"![{title}]({path.name})"]
+        lines += ["", "Left out, or to be known:", "", *[f"- {note}" for note in analysis.notes]]
+    lines += ["", "## law.json", "", "Everything above in full precision.", ""]
+    lines += _markdown_table(["key", "holds"], [[f"`{key}`", text] for key, text in SCHEMA.items()])
     return "\n".join(lines) + "\n"
 
 
@@ -165,19 +108,28 @@ def _held_out_lines(analysis: Analysis) -> list[str]:
             _span(check.interval),
             f"{check.relative_error:+.2%}",
         ]
-        for check in analysis.checks
+        for check in analysis.checks[:MANY_POINTS]
     ]
-    return [
-        f"The fit did not see these runs (`--hold-out {analysis.config.hold_out}`). Mean |error|: "
+    lines = [
+        f"The fit did not see these (`--hold-out {analysis.config.hold_out}`). Mean |error|: "
         f"{analysis.held_out_error:.2%}. `--hold-out none` fits all runs.",
+        "",
+        *_markdown_table(*statistics_rows(analysis)),
         "",
         *_markdown_table(["run", "measured", "predicted", "interval of the law", "error"], rows),
     ]
+    if len(analysis.checks) > MANY_POINTS:
+        lines += ["", f"The first {MANY_POINTS} of {len(analysis.checks)}; law.json has all."]
+    return lines
 
 
 def _parameter_rows(fit: Fit) -> list[list[str]]:
     intervals = fit.intervals or {}
-    return [[name, f"{value:.5g}", _span(intervals.get(name))] for name, value in fit.parameters.items()]
+    rows = []
+    for name, value in fit.parameters.items():
+        cells = [_span(intervals.get(name)), "not settled by these runs" if name in fit.undetermined else ""]
+        rows.append([name, f"{value:.5g}", "; ".join(cell for cell in cells if cell)])
+    return rows
 
 
 def _prediction_rows(analysis: Analysis) -> list[list[str]]:
@@ -213,25 +165,25 @@ def _term_row(term: TermLaw) -> list[str]:
 
 
 def _run_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    points = analysis.points
+    # Of the points of a run, the last one tells its size and whether it was held out.
+    last = {int(run): i for i, run in enumerate(points.runs)}
     rows = []
-    for i, record in enumerate(analysis.records):
-        first = f"{record.curve[0][1]:.4g}" if len(record.curve) > 1 else ""
-        flops = "" if record.flops is None else f"{record.flops:.4g}"
+    for run, i in sorted(last.items(), key=lambda item: (points.columns["N"][item[1]], points.columns["D"][item[1]])):
+        record = analysis.records[run]
         rows.append(
             [
                 record.name,
                 record.size or "",
-                f"{analysis.points.columns['N'][i]:.6g}",
+                f"{points.columns['N'][i]:.6g}",
                 f"{record.molecules:.6g}",
-                flops,
-                first,
+                "" if record.flops is None else f"{record.flops:.4g}",
+                f"{record.curve[0][1]:.4g}" if len(record.curve) > 1 else "",
                 f"{record.loss:.5g}",
                 "held out" if analysis.held_out[i] else "",
             ]
         )
-    order = sorted(range(len(rows)), key=lambda i: (analysis.points.columns["N"][i], analysis.points.columns["D"][i]))
-    header = ["run", "size", "N", "D", "C", "first validation loss", "last", ""]
-    return header, [rows[i] for i in order]
+    return ["run", "size", "N", "D", "C", "first validation loss", "last", ""], rows
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -249,21 +201,22 @@ def summary_tables(analysis: Analysis) -> list[Table]:
     """Return the short tables that the command prints: the law, the held-out runs, the predictions."""
     fit = analysis.fit
     tables = [
-        _rich_table(fit.law.formula, ["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
+        rich_table(fit.law.formula, ["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
     ]
     if analysis.checks:
         rows = [
             [check.name, f"{check.loss:.5g}", f"{check.predicted:.5g}", f"{check.relative_error:+.2%}"]
             for check in analysis.checks[:8]
         ]
-        tables.append(_rich_table("Held out", ["run", "measured", "predicted", "error"], rows))
+        tables.append(rich_table("Held out", ["run", "measured", "predicted", "error"], rows))
     if analysis.predictions:
         header = ["model @ molecules", "N", "loss", "interval of the law"]
-        tables.append(_rich_table("Predictions", header, [row[:4] for row in _prediction_rows(analysis)]))
+        tables.append(rich_table("Predictions", header, [row[:4] for row in _prediction_rows(analysis)]))
     return tables
 
 
-def _rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table for the terminal."""
     table = Table(title=title, title_justify="left")
     for name in header:
         table.add_column(name, overflow="fold")

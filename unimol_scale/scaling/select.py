@@ -7,10 +7,11 @@ import numpy as np
 
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.fit import FitConfig, fit_law, why_not_identifiable
-from unimol_scale.scaling.laws import Chinchilla, Law, Power, Saturating, UniMol2, Variable
+from unimol_scale.scaling.laws import Chinchilla, Kaplan, Law, Power, Saturating, UniMol2, Variable
 from unimol_scale.scaling.points import Points, distinct
 
 MAX_FOLDS = 12
+POOR_ERROR = 0.1
 TIE = 1.1  # held-out errors within 10 % of each other are a tie, which the AIC decides
 
 
@@ -87,7 +88,7 @@ def candidate_laws(points: Points) -> list[Law]:
     """Return the laws that fit the design of the runs: in one variable if only it varies, else joint or in compute."""
     varying = {name: int(distinct(points.columns[name]).max()) > 0 for name in ("N", "D")}
     if varying["N"] and varying["D"]:
-        laws: list[Law] = [Chinchilla(), UniMol2()]
+        laws: list[Law] = [Chinchilla(), Kaplan(), UniMol2()]
         return [*laws, Power("C"), Saturating("C")] if "C" in points.columns else laws
     variable: Variable = "N" if varying["N"] else "D"
     return [Power(variable), Saturating(variable)]
@@ -96,7 +97,8 @@ def candidate_laws(points: Points) -> list[Law]:
 def held_out_error(law: Law, points: Points, config: FitConfig) -> float | None:
     """Leave one size out at a time and return the mean |prediction / loss − 1| over all points.
 
-    With many sizes, neighbours are left out together, in twelve groups. Runs of a single size are left out by budget.
+    With many sizes, neighbours are left out together, in twelve groups. Runs of a single size are left out by budget,
+    or one run at a time where every run has many points.
 
     Returns:
         The error; None when the law can not be fitted without one of the sizes.
@@ -104,7 +106,8 @@ def held_out_error(law: Law, points: Points, config: FitConfig) -> float | None:
     quick = replace(config, bootstrap=0)
     sizes = distinct(points.columns["N"])
     if sizes.max() == 0:
-        sizes = distinct(points.columns["D"])
+        whole = points.num_runs < len(points)
+        sizes = np.unique(points.runs, return_inverse=True)[1] if whole else distinct(points.columns["D"])
     num_folds = min(int(sizes.max()) + 1, MAX_FOLDS)
     folds = sizes * num_folds // (int(sizes.max()) + 1)
     errors = []
@@ -139,6 +142,8 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Select
     tied = [candidate for candidate, error in scored if error <= TIE * lowest]
     winner = min(tied, key=lambda candidate: np.inf if candidate.aicc is None else candidate.aicc)
     reason = f"left-out sizes are predicted with a mean error of {winner.held_out_error:.2%}"
+    if winner.held_out_error is not None and winner.held_out_error > POOR_ERROR:
+        reason += ", too much to predict from"
     if len(usable) == 1:
         reason += "; it is the only law that these runs determine"
     elif len(scored) == 1:

@@ -1,4 +1,4 @@
-"""Robust regression of log loss on a sum of power terms, for many weightings of the points at once. Imports NumPy only.
+"""Robust regression of log loss on joined power terms, for many weightings of the points at once. Imports NumPy only.
 
 For one weighting w the solver minimises Σ_i w_i · huber(log prediction_i − log loss_i), the *sum* of the Huber
 losses of Hoffmann et al. 2022: an average makes the usual stopping tests fire before the minimum. Where noise is larger
@@ -6,6 +6,8 @@ than the quadratic zone this loss is flat between, say, two seeds of one size, a
 minimum; a trace of least squares (TIE_BREAK) chooses among those. Unknowns are the log
 of every coefficient at the geometric centre of the data, which keeps coefficients positive and the unknowns of one
 size, and the exponents. The bootstrap is one call with a row of weights per draw.
+
+log prediction = p · log Σ_k exp(log T_k / p) with power terms T_k: p is 1 for a sum, or one of the exponents (laws.py).
 """
 
 import itertools
@@ -31,6 +33,7 @@ class Problem:
         log_x: log of every term's variable minus its mean over the points, float [K, n]; 0 for a constant.
         centre: that mean, float [K].
         term_of_exponent: index of the term that each exponent belongs to, int [J].
+        outer: index of the exponent that is p; None for p = 1.
         log_loss: float [n].
         lower: lower bounds of the unknowns, float [P].
         upper: upper bounds of the unknowns, float [P].
@@ -40,6 +43,7 @@ class Problem:
     log_x: FloatArray
     centre: FloatArray
     term_of_exponent: tuple[int, ...]
+    outer: int | None
     log_loss: FloatArray
     lower: FloatArray
     upper: FloatArray
@@ -49,6 +53,12 @@ class Problem:
     def num_terms(self) -> int:
         """K, the number of summands."""
         return len(self.centre)
+
+    def powers(self, theta: FloatArray) -> FloatArray:
+        """Return p, float [W, 1, 1], for unknowns ``theta`` [W, P]."""
+        if self.outer is None:
+            return np.ones((len(theta), 1, 1))
+        return theta[:, self.num_terms + self.outer, None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +90,7 @@ def make_problem(
         huber_delta: in log units.
         exponent_bounds: smallest and largest magnitude of an exponent.
     """
-    rows, centre, owners = [], [], []
+    rows, centre, owners, exponents = [], [], [], []
     for index, term in enumerate(law.terms):
         if term.variable is None:
             rows.append(np.zeros(len(loss)))
@@ -90,12 +100,14 @@ def make_problem(
         centre.append(float(log_x.mean()))
         rows.append(log_x - log_x.mean())
         owners.append(index)
+        exponents.append(term.exponent)
     num_terms, num_exponents = len(rows), len(owners)
     smallest, largest = np.log(NEGLIGIBLE * loss.min()), np.log(10.0 * loss.max())
     return Problem(
         log_x=np.array(rows),
         centre=np.array(centre),
         term_of_exponent=tuple(owners),
+        outer=None if law.outer is None else exponents.index(law.outer),
         log_loss=np.log(loss),
         lower=np.array([smallest] * num_terms + [exponent_bounds[0]] * num_exponents),
         upper=np.array([largest] * num_terms + [exponent_bounds[1]] * num_exponents),
@@ -114,13 +126,19 @@ def log_terms(problem: Problem, theta: FloatArray) -> FloatArray:
 def residuals_and_jacobian(problem: Problem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return log prediction − log loss, float [W, n], and its derivative by the unknowns, float [W, P, n]."""
     logs = log_terms(problem, theta)
+    power = problem.powers(theta)
     peak = logs.max(axis=1, keepdims=True)
-    share = np.exp(logs - peak)
+    share = np.exp((logs - peak) / power)
     total = share.sum(axis=1, keepdims=True)
-    residual = (peak + np.log(total))[:, 0] - problem.log_loss
+    residual = (peak + power * np.log(total))[:, 0] - problem.log_loss
     share /= total
     owners = list(problem.term_of_exponent)
     jacobian = np.concatenate([share, -share[:, owners] * problem.log_x[owners]], axis=1)
+    if problem.outer is not None:
+        # By p itself: the entropy of the terms' shares.
+        jacobian[:, problem.num_terms + problem.outer] += (
+            np.log(total) - (share * (logs - peak)).sum(axis=1, keepdims=True) / power
+        )[:, 0]
     return residual, jacobian
 
 
@@ -133,7 +151,7 @@ def huber_sum(problem: Problem, residual: FloatArray, weights: FloatArray) -> Fl
     return result
 
 
-def grid_starts(problem: Problem, num_cells: int, num_starts: int) -> FloatArray:
+def grid_starts(problem: Problem, weight: FloatArray, num_cells: int, num_starts: int) -> FloatArray:
     """Return starting points from a grid over the exponents, the linear part solved exactly in each cell.
 
     The grid comes from the data: an exponent so small that its term changes by a tenth over the points can not be told
@@ -153,14 +171,17 @@ def grid_starts(problem: Problem, num_cells: int, num_starts: int) -> FloatArray
     cells = np.array(list(itertools.product(range(grid_points), repeat=len(axes))))
     exponents = np.stack([axis[cells[:, slot]] for slot, axis in enumerate(axes)], axis=1)
     theta = np.concatenate([np.zeros((len(cells), problem.num_terms)), exponents], axis=1)
-    basis = np.exp(log_terms(problem, theta) - problem.log_loss)
-    coefficients = nonnegative_least_squares(basis)
+    # The law is linear in the terms' powers 1/p. Each is scaled by its largest value, which small p would let overflow.
+    power = problem.powers(theta)
+    logs = (log_terms(problem, theta) - problem.log_loss) / power
+    peak = logs.max(axis=2, keepdims=True)
+    coefficients = nonnegative_least_squares(np.exp(logs - peak))
     # A term that the linear solution leaves out starts small rather than absent, or it could never come back.
-    smallest = 1e-2 * np.exp(problem.log_loss.min())
-    theta[:, : problem.num_terms] = np.log(np.maximum(coefficients, smallest))
+    log_coefficients = (np.log(np.maximum(coefficients, 1e-300)) - peak[:, :, 0]) * power[:, :, 0]
+    theta[:, : problem.num_terms] = np.maximum(log_coefficients, np.log(1e-2) + problem.log_loss.min())
     theta = np.clip(theta, problem.lower, problem.upper)
     residual, _ = residuals_and_jacobian(problem, theta)
-    objective = huber_sum(problem, residual, np.ones((1, residual.shape[1])))
+    objective = huber_sum(problem, residual, weight[None])
     chosen: list[int] = []
     for cell in np.argsort(objective, kind="stable"):
         if all(np.abs(cells[cell] - cells[other]).max() > 1 for other in chosen):

@@ -6,13 +6,16 @@ import pytest
 from simulated_runs import BATCH, SIZES, chinchilla, write_ladder
 
 from unimol_scale.errors import ConfigError, RunError
-from unimol_scale.scaling.analysis import Analysis, AnalysisConfig, analyse, parameters_of_size, parse_count
+from unimol_scale.model.accounting import count_parameters
+from unimol_scale.model.presets import PRESETS
+from unimol_scale.scaling.analysis import Analysis, AnalysisConfig, analyse, parameters_of_size
 from unimol_scale.scaling.fit import FitConfig, fit_law
 from unimol_scale.scaling.laws import Power, Saturating
 from unimol_scale.scaling.points import columns_at, distinct, make_points
-from unimol_scale.scaling.records import read_runs
+from unimol_scale.scaling.reading import read_runs
 from unimol_scale.scaling.report import write_report
 from unimol_scale.scaling.select import held_out_error, hold_out_mask
+from unimol_scale.scaling.sizes import parse_count
 
 QUICK = FitConfig(bootstrap=100)
 
@@ -46,6 +49,11 @@ def test_auto_takes_a_law_in_n_when_there_is_one_budget(flat: Path) -> None:
     assert "left-out sizes" in analysis.selection.reason
     power = run(flat, law="power")
     assert analysis.held_out_error < power.held_out_error
+
+
+def test_a_law_that_misses_the_sizes_it_did_not_see_is_called_poor(tmp_path: Path) -> None:
+    write_ladder(tmp_path, law=lambda n, d: 2.0 + np.sin(n), seeds=(0, 1))
+    assert "too much to predict from" in run(tmp_path, hold_out="none", fit=FitConfig(bootstrap=0)).selection.reason
 
 
 def test_auto_takes_the_pure_power_when_that_is_the_truth(tmp_path: Path) -> None:
@@ -114,6 +122,9 @@ def test_prediction_of_a_size_that_was_run_uses_the_runs_count(joint: Path) -> N
     records, _ = read_runs([joint])
     assert parameters_of_size("1M", records, "total") == SIZES["1M"]
     assert parameters_of_size("7e6", records, "total") == 7e6
+    groups = count_parameters(PRESETS["1.1B"])
+    assert parameters_of_size("1.1B", records, "pair-track") == groups.pair_track
+    assert parameters_of_size("1.1B", records, "non-embedding") == groups.total - groups.embedding
     with pytest.raises(RunError, match=r"unknown size '1\.1G'.*did you mean '1\.1B'"):
         parameters_of_size("1.1G", records, "total")
 
@@ -135,6 +146,79 @@ def test_a_law_in_compute_predicts_through_the_runs_flops_per_molecule(joint: Pa
     columns = columns_at(points, np.array([5e5, 5e7]), np.array([1e5, 1e5]))
     np.testing.assert_allclose(columns["C"], 150.0 * np.array([5e5, 5e7]) ** 0.95 * 1e5, rtol=1e-6)
     np.testing.assert_allclose(columns["S"], 1e5 / BATCH)
+
+
+def test_every_validation_of_a_run_is_a_point_after_the_burn_in(joint: Path) -> None:
+    analysis = run(joint, burn_in=0.5, hold_out="none", law="chinchilla", fit=FitConfig(bootstrap=0))
+    per_run = np.unique(analysis.points.runs, return_counts=True)[1]
+    assert set(per_run) == {6}  # of ten validations, those at half of the run and later
+    assert analysis.points.num_runs == 18
+    record = analysis.records[0]
+    own = analysis.points.runs == 0
+    np.testing.assert_allclose(analysis.points.columns["D"][own], [d for d, _ in record.curve[4:]])
+    np.testing.assert_allclose(analysis.points.loss[own], [loss for _, loss in record.curve[4:]])
+    per_molecule = analysis.points.columns["C"] / analysis.points.columns["D"]
+    np.testing.assert_allclose(per_molecule[own], record.flops / record.molecules)
+    assert {term.term for term in analysis.terms if term.points is not None and len(term.points) == 108} == {
+        "token",
+        "coordinate",
+        "distance",
+    }
+    with pytest.raises(ConfigError, match="--burn-in"):
+        AnalysisConfig(burn_in=1.0)
+
+
+def test_points_in_mid_decay_are_warned_about(tmp_path: Path) -> None:
+    write_ladder(tmp_path, steps=(200, 800, 3200), noise=0.001)
+    quick = FitConfig(bootstrap=0)
+    steady = run(tmp_path, burn_in=0.5, law="chinchilla", hold_out="none", fit=quick)
+    assert not any("learning rate" in warning for warning in steady.fit.warnings)
+    path = tmp_path / "1M-800-0" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.0001').replace('"lr": 0.0001', '"lr": 0.001', 1))
+    falling = run(tmp_path, burn_in=0.5, law="chinchilla", hold_out="none", fit=quick)
+    assert any("in 1 of 18 runs the learning rate decays" in warning for warning in falling.fit.warnings)
+    ends = run(tmp_path, law="chinchilla", hold_out="none", fit=quick)
+    assert not any("learning rate" in warning for warning in ends.fit.warnings)
+
+
+def test_runs_that_skipped_steps_are_warned_about(tmp_path: Path) -> None:
+    write_ladder(tmp_path, steps=(200, 800, 3200), noise=0.001)
+    path = tmp_path / "1M-800-0" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "skipped": 7}))
+    analysis = run(tmp_path, law="chinchilla", fit=FitConfig(bootstrap=0))
+    assert any("1M-800-0 (7)" in warning for warning in analysis.fit.warnings)
+
+
+def test_held_out_sizes_have_statistics_of_their_own(joint: Path) -> None:
+    analysis = run(joint, hold_out="2", law="chinchilla", budgets=(1e14,))
+    assert list(analysis.statistics) == ["2M", "4M", "all"]
+    every = analysis.statistics["all"]
+    assert every.num_points == 6
+    assert every.pearson > 0.999
+    assert every.r2 > 0.999
+    assert analysis.held_out_error == every.relative_error
+    (best,) = analysis.optima
+    assert best.loss < chinchilla(best.parameters * 3, best.molecules / 3**0.95)
+    assert best.loss < chinchilla(best.parameters / 3, best.molecules * 3**0.95)
+
+
+def test_a_budget_leaves_auto_the_laws_that_can_answer(joint: Path, flat: Path) -> None:
+    analysis = run(joint, budgets=(1e14,), fit=FitConfig(bootstrap=0))
+    assert {candidate.law.name for candidate in analysis.selection.candidates} == {"chinchilla", "kaplan", "unimol2"}
+    with pytest.raises(RunError, match="does not weigh size against data"):
+        run(flat, budgets=(1e14,), fit=FitConfig(bootstrap=0))
+
+
+def test_n_may_count_a_track_alone(joint: Path) -> None:
+    points = make_points(read_runs([joint])[0], "atom-track")
+    assert sorted(set(points.columns["N"])) == sorted(size - 72_000 for size in SIZES.values())
+    with pytest.raises(RunError, match="N is constant"):
+        run(joint, parameters="pair-track", law="chinchilla", hold_out="none")
+
+
+def test_a_trajectory_is_many_values_although_neighbours_are_close() -> None:
+    values = np.linspace(1.0, 2.0, 1000)
+    assert distinct(values).max() > 60
 
 
 def test_distinct_values_are_one_within_a_percent() -> None:
@@ -166,7 +250,8 @@ def test_the_report_holds_the_numbers_and_every_picture(joint: Path, tmp_path: P
     assert set(tree["terms"]) == {"token", "coordinate", "distance"}
     pictures = {path.name for path in report.parent.glob("*.png")}
     expected = {"loss_vs_N.png", "loss_vs_D.png", "loss_vs_C.png", "residuals.png", "curves.png", "terms.png"}
-    assert pictures == expected
+    expected |= {"exponents.png", "isoflop.png"}
+    assert pictures >= expected
     for name in expected:
         assert f"]({name})" in text
         assert (report.parent / name).read_bytes().startswith(b"\x89PNG")

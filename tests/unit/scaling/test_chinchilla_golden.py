@@ -7,8 +7,9 @@ import pytest
 
 from unimol_scale.scaling.fit import FitConfig, fit_law
 from unimol_scale.scaling.laws import Chinchilla
+from unimol_scale.scaling.optimal import compute_optimal
 from unimol_scale.scaling.points import Points, make_points
-from unimol_scale.scaling.records import read_csv
+from unimol_scale.scaling.tables import read_table
 
 TABLE = Path(__file__).parents[4] / "shared" / "data" / "scaling" / "chinchilla_figure4_points.csv"
 pytestmark = pytest.mark.skipif(not TABLE.is_file(), reason="the table of published points is not here")
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(not TABLE.is_file(), reason="the table of publis
 @pytest.fixture(scope="module")
 def points() -> Points:
     headers = {"N": "Model Size", "C": "Training FLOP", "D": "C/(6N)"}
-    everything = make_points(read_csv(TABLE, headers), "total")
+    everything = make_points(read_table(TABLE, headers)[0], "total")
     assert len(everything) == 245
     # The five outliers are one group by three measures: the highest losses (3.45 to 5.0), the fewest tokens (under 0.82
     # billion) and the fewest tokens per parameter (under 0.41): models of 2 to 7 billion parameters stopped early.
@@ -37,8 +38,13 @@ def test_the_estimates_agree_with_the_replication_within_its_standard_errors(poi
     assert parameters["beta"] == pytest.approx(0.3658, abs=0.02)
     assert parameters["A"] == pytest.approx(482, rel=0.1)
     assert parameters["B"] == pytest.approx(2085, rel=0.1)
-    # N_opt grows as C^(β / (α + β)).
+    # N_opt grows as C^(β / (α + β)); the allocation that the tool itself finds must say the same, with an interval.
     assert parameters["beta"] / (parameters["alpha"] + parameters["beta"]) == pytest.approx(0.51, abs=0.03)
+    best = compute_optimal(fit, points, 5.76e23)  # the budget of Chinchilla itself: 70 billion parameters
+    assert best.exponent == pytest.approx(0.51, abs=0.03)
+    assert best.exponent_interval[0] < 0.51 < best.exponent_interval[1]
+    assert best.parameters_interval[0] < 70e9 < best.parameters_interval[1]
+    assert best.molecules / best.parameters == pytest.approx(20, abs=5)
     assert fit.intervals is not None
     for name, published in (("E", 1.817), ("alpha", 0.3478), ("beta", 0.3658)):
         low, high = fit.intervals[name]

@@ -4,9 +4,9 @@ from scipy.optimize import minimize, nnls
 
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.fit import FitConfig, fit_law
-from unimol_scale.scaling.laws import Chinchilla, Law, Power, Saturating, UniMol2
+from unimol_scale.scaling.laws import Chinchilla, Kaplan, Law, Power, Saturating, UniMol2
 from unimol_scale.scaling.points import Points
-from unimol_scale.scaling.solver import TIE_BREAK, nonnegative_least_squares
+from unimol_scale.scaling.solver import TIE_BREAK, make_problem, nonnegative_least_squares, residuals_and_jacobian
 
 CHINCHILLA = {"E": 0.3, "A": 60.0, "alpha": 0.4, "B": 150.0, "beta": 0.5}
 QUICK = FitConfig(bootstrap=0)
@@ -31,6 +31,8 @@ def test_every_law_is_recovered_exactly_from_losses_without_noise() -> None:
     m, s = (values.ravel() for values in np.meshgrid(np.geomspace(40, 400, 5), np.geomspace(2e5, 8e5, 8)))
     cases = [
         (Chinchilla(), CHINCHILLA, grid()),
+        (Kaplan(), {"N_c": 3e6, "alpha_N": 0.2, "D_c": 2e5, "alpha_D": 0.3}, grid()),
+        (Kaplan(), {"N_c": 3e6, "alpha_N": 0.5, "D_c": 2e5, "alpha_D": 0.08}, grid()),
         (Power("N"), {"A": 12.0, "alpha": 0.2}, {"N": n, "D": np.full(6, 1e5)}),
         (Saturating("N"), {"E": 0.4, "A": 90.0, "alpha": 0.45}, {"N": n, "D": np.full(6, 1e5)}),
         (UniMol2(), dict(UniMol2.published), {"N": m * 1e6, "D": s * 1024, "M": m, "S": s, "MS": m * s}),
@@ -93,6 +95,71 @@ def test_two_seeds_of_a_size_leave_one_minimum_and_not_a_band_of_them() -> None:
     found = [fit_law(Saturating("N"), points, FitConfig(bootstrap=0, starts=count)) for count in (1, 2, 8)]
     for fit in found:
         assert dict(fit.parameters) == pytest.approx(truth, rel=1e-3)
+
+
+@pytest.mark.parametrize("law", [Chinchilla(), Kaplan()])
+def test_the_gradient_is_the_slope(law: Law) -> None:
+    columns = grid()
+    problem = make_problem(law, columns, Chinchilla().predict(CHINCHILLA, columns), 1e-3, (0.01, 5.0))
+    theta = np.random.default_rng(0).uniform(0.1, 0.6, (1, len(problem.lower)))
+    _, jacobian = residuals_and_jacobian(problem, theta)
+    for k in range(theta.shape[1]):
+        nudge = 1e-6 * np.eye(theta.shape[1])[k]
+        up, down = (residuals_and_jacobian(problem, theta + sign * nudge)[0] for sign in (1, -1))
+        np.testing.assert_allclose(jacobian[:, k], (up - down) / 2e-6, atol=1e-8)
+
+
+def test_a_weight_counts_like_as_many_copies() -> None:
+    columns = grid()
+    points = make(Chinchilla(), CHINCHILLA, columns, noise=0.01)
+    copies = np.where(np.arange(30) % 3 == 0, 3, 1)
+    index = np.repeat(np.arange(30), copies)
+    repeated = Points(
+        names=tuple(points.names[i] for i in index),
+        runs=index,
+        columns={name: values[index] for name, values in columns.items()},
+        loss=points.loss[index],
+    )
+    weighted = Points(
+        names=points.names, runs=points.runs, columns=columns, loss=points.loss, weights=copies / copies.mean()
+    )
+    one, two, plain = (fit_law(Chinchilla(), each, QUICK) for each in (repeated, weighted, points))
+    assert dict(two.parameters) == pytest.approx(dict(one.parameters), rel=1e-3)
+    assert two.parameters["E"] != pytest.approx(plain.parameters["E"], rel=1e-4)
+
+
+def test_intervals_count_the_weights_too() -> None:
+    columns = {"N": np.tile(np.geomspace(1e5, 1e7, 8), 2), "D": np.ones(16)}
+    points = make(Power("N"), {"A": 12.0, "alpha": 0.2}, columns, noise=0.002)
+    doubtful = np.arange(16) >= 8
+    weights = np.where(doubtful, 0.01, 1.0)
+    spoilt = Points(
+        names=points.names,
+        runs=points.runs,
+        columns=columns,
+        loss=points.loss * np.where(doubtful, 1.5, 1.0),
+        weights=weights / weights.mean(),
+    )
+    low, high = fit_law(Power("N"), spoilt, FitConfig(bootstrap=200)).intervals["alpha"]
+    assert 0.19 < low < high < 0.21
+
+
+def test_terms_that_trade_against_each_other_are_named_even_without_a_bootstrap() -> None:
+    m, s = (v.ravel() for v in np.meshgrid([43.8, 84.1, 164.8, 310.1], np.geomspace(2e5, 8.1e5, 4)))
+    columns = {"N": m * 1e6, "D": s * 1024, "M": m, "S": s, "MS": m * s}
+    fit = fit_law(UniMol2(), make(UniMol2(), dict(UniMol2.published), columns, noise=0.003, seed=4), QUICK)
+    assert fit.undetermined == UniMol2().parameters
+    assert any("trade against each other" in warning for warning in fit.warnings)
+
+
+def test_parameters_that_runs_do_not_determine_are_named() -> None:
+    within_a_decade = {"N": np.repeat(np.geomspace(1e6, 8e6, 5), 2), "D": np.ones(10)}
+    truth = {"E": 0.5, "A": 40.0, "alpha": 0.35}
+    fit = fit_law(Saturating("N"), make(Saturating("N"), truth, within_a_decade, 0.005, seed=3), FitConfig())
+    assert set(fit.undetermined) == {"E", "A", "alpha"}
+    assert any("determined by these runs" in warning or "trade against" in warning for warning in fit.warnings)
+    wide = make(Chinchilla(), CHINCHILLA, grid(), noise=0.005)
+    assert fit_law(Chinchilla(), wide, FitConfig(bootstrap=200)).undetermined == ()
 
 
 def test_linear_part_equals_the_reference_solver() -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -8,93 +9,29 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pretend_training import calls, make_place
 
+from unimol_scale.cli import main
 from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.model.accounting import training_flops
+from unimol_scale.model.presets import preset
+from unimol_scale.scaling import climb as climbing
 from unimol_scale.scaling import ladder
-
-# Stands in for launch/pretrain.py: reads the command line as that does and leaves the same files. Marker files in
-# the folder of the store make it fail, stop early or hang.
-PRETRAIN = '''
-import argparse, json, os, subprocess, sys, time
-from pathlib import Path
-sys.path.insert(0, {helpers!r})
-from simulated_runs import write_run
-import yaml
-
-# A rank that takes its time to save when it is told to stop.
-RANK = """
-import signal, sys, time
-from pathlib import Path
-data = Path(sys.argv[1])
-def save(*_):
-    time.sleep(0.5)
-    (data / "saved").touch()
-    sys.exit(0)
-signal.signal(signal.SIGTERM, save)
-(data / "ready").touch()
-time.sleep(600)
-"""
-parser = argparse.ArgumentParser()
-for name in ("size", "objective", "data", "output"):
-    parser.add_argument("--" + name, required=True)
-parser.add_argument("overrides", nargs="*")
-arguments = parser.parse_args()
-settings = dict(item.split("=", 1) for item in arguments.overrides)
-data, output = Path(arguments.data), Path(arguments.output)
-with (data / "calls.txt").open("a") as calls:
-    calls.write(output.name + "\\n")
-print("training", arguments.size, "threads", os.environ["OMP_NUM_THREADS"])
-if (data / "fail").exists():
-    sys.exit("rank 1 died: out of molecules")
-if (data / "hang").exists():
-    child = subprocess.Popen([sys.executable, "-c", RANK, str(data)])
-    while not (data / "ready").exists():
-        time.sleep(0.05)
-    (data / "pids.txt").write_text(f"{{os.getpid()}} {{child.pid}}")
-    time.sleep(600)
-if (data / "early").exists():
-    sys.exit(0)
-import shutil
-shutil.rmtree(output, ignore_errors=True)
-write_run(output, arguments.size, int(settings["train.steps"]), seed=int(settings["seed"]))
-nested = {{"seed": int(settings["seed"]), "data": {{"path": str(data)}}, "train": {{}}}}
-for key, value in settings.items():
-    if key.startswith("train."):
-        nested["train"][key[6:]] = yaml.safe_load(value)
-(output / "config.yaml").write_text(yaml.safe_dump(nested))
-'''
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with a store, a fake pretraining command, and a ladder of two sizes and two seeds."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "store").mkdir()
-    (tmp_path / "launch").mkdir()
-    (tmp_path / "launch" / "pretrain.py").write_text(PRETRAIN.format(helpers=str(Path(__file__).parent)))
-    tree = {
-        "name": "try",
-        "data": "store",
-        "launcher": "python",
-        "sizes": ["0.1M", "1M"],
-        "steps": [20],
-        "seeds": [0, 1],
-        "overrides": {"train": {"learning_rate": 0.001}},
-    }
-    (tmp_path / "ladder.yaml").write_text(yaml.safe_dump(tree))
+    make_place(tmp_path)
     return tmp_path
 
 
-def climb(place: Path, **changes: object) -> list[ladder.Result]:
+def climb(place: Path, **changes: object) -> list[climbing.Result]:
     path = place / "ladder.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
     config = ladder.read_ladder(path)
-    return ladder.climb(config, ladder.plan(config))
-
-
-def calls(place: Path) -> list[str]:
-    path = place / "store" / "calls.txt"
-    return path.read_text().split() if path.exists() else []
+    return climbing.climb(config, ladder.plan(config))
 
 
 def test_every_size_budget_and_seed_is_trained_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +95,15 @@ def test_a_run_that_ends_without_finishing_is_an_error(place: Path) -> None:
         climb(place)
 
 
+def test_a_run_that_diverged_is_done_and_said_to_be_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    climb(place)
+    path = place / "runs" / "try-1M-20steps-seed1" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "diverged": True}))
+    assert main(["ladder", "ladder.yaml"]) == 0
+    assert "diverged" in capsys.readouterr().out
+    assert len(calls(place)) == 4
+
+
 def test_missing_store_or_script_is_told_before_anything_starts(place: Path) -> None:
     with pytest.raises(ConfigError, match=r"no conformer store at data/zinc20.*build\.py --source zinc20"):
         climb(place, data="data/zinc20")
@@ -165,9 +111,25 @@ def test_missing_store_or_script_is_told_before_anything_starts(place: Path) -> 
         climb(place, data="store", script="launch/train.py")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_a_signal_stopped_is_unfinished_and_goes_on_next_time(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "store" / "stop").touch()
+    assert main(["ladder", str(place / "ladder.yaml")]) == 75
+    output = capsys.readouterr().out
+    assert "the work is saved; 4 runs are left: `unimol-scale ladder" in output
+    assert calls(place) == ["try-0.1M-20steps-seed0"]  # whoever stopped it did not want the next one started
+    assert main(["ladder", str(place / "ladder.yaml")]) == 0
+    assert "try-0.1M-20steps-seed0: resumed" in capsys.readouterr().out
+    assert len(calls(place)) == 5
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "message"),
+    [(signal.SIGTERM, 75, "4 runs are left"), (signal.SIGUSR1, 75, "4 runs are left"), (signal.SIGINT, 130, "")],
+)
 def test_a_signal_to_the_ladder_lets_every_rank_save_and_leaves_none_behind(
-    place: Path, number: signal.Signals
+    place: Path, number: signal.Signals, status: int, message: str
 ) -> None:
     (place / "store" / "hang").touch()
     command = [sys.executable, "-m", "unimol_scale.cli", "ladder", "ladder.yaml"]
@@ -178,9 +140,10 @@ def test_a_signal_to_the_ladder_lets_every_rank_save_and_leaves_none_behind(
         assert time.monotonic() < deadline, "the run did not start"
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 130
-    assert "interrupted" in errors
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == status
+    assert message in output
+    assert ("interrupted" in errors) == (number is signal.SIGINT)
     for pid in map(int, note.read_text().split()):
         assert _gone(pid), f"process {pid} survived"
     assert (place / "store" / "saved").exists()  # the rank, not the launcher alone, was told and was given the time
@@ -199,12 +162,12 @@ def test_the_command_starts_this_environments_deepspeed_in_a_place_of_its_own(pl
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "launcher": "deepspeed", "ranks": 2}))
     config = ladder.read_ladder(path)
     rung = ladder.plan(config)[0]
-    command = ladder.command(config, rung, 12345)
+    command = climbing.command(config, rung, 12345)
     assert command[0] == str(Path(sys.executable).parent / "deepspeed")
     text = " ".join(command[1:])
     assert "--num_gpus 2 --master_port 12345 launch/pretrain.py --size 0.1M" in text
     assert text.endswith("train.learning_rate=0.001 train.steps=20 seed=0")
-    environment = ladder.environment(config)
+    environment = climbing.environment(config)
     assert environment["LOCAL_SIZE"] == "2"
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     assert int(environment["OMP_NUM_THREADS"]) >= 1
@@ -224,13 +187,61 @@ def test_molecule_budgets_become_whole_steps_of_each_sizes_batch(place: Path) ->
     assert [(rung.size, rung.steps) for rung in rungs] == [("0.1M", 16), ("1M", 10)]
 
 
+def test_flops_budgets_give_the_larger_size_fewer_steps(place: Path) -> None:
+    histogram = {"splits": {"train": {"size_histogram": {"10": 3, "20": 1}}}}
+    (place / "store" / "manifest.json").write_text(json.dumps(histogram))
+    overrides = {"train": {"global_batch_size": 64}}
+    tree = {"name": "f", "data": "store", "sizes": ["0.1M", "1M"], "flops": ["1e13"], "overrides": overrides}
+    (place / "f.yaml").write_text(yaml.safe_dump(tree))
+    rungs = ladder.plan(ladder.read_ladder(place / "f.yaml"))
+    for rung in rungs:
+        flops = sum(count * training_flops(preset(rung.size), atoms) for atoms, count in ((10, 3), (20, 1))) / 4
+        assert (rung.steps - 1) * 64 * flops < 1e13 <= rung.steps * 64 * flops
+    assert rungs[0].steps > 2 * rungs[1].steps
+    # A model made deeper by an override costs more.
+    (place / "f.yaml").write_text(yaml.safe_dump({**tree, "size_overrides": {"1M": {"model": {"layers": 10}}}}))
+    deeper = ladder.plan(ladder.read_ladder(place / "f.yaml"))
+    assert deeper[1].steps < 0.6 * rungs[1].steps
+
+
+def test_warm_up_follows_the_budget(place: Path) -> None:
+    text = "name: w\ndata: store\nsizes: [1M]\nsteps: [100, 400]\nwarmup: 0.1\n"
+    (place / "w.yaml").write_text(text)
+    rungs = ladder.plan(ladder.read_ladder(place / "w.yaml"))
+    assert [rung.overrides["train.warmup_steps"] for rung in rungs] == [10, 40]
+
+
+def test_one_run_of_the_ladder_can_be_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ladder", "ladder.yaml", "--only", "try-1M-20steps-seed1"]) == 0
+    assert calls(place) == ["try-1M-20steps-seed1"]
+    assert main(["ladder", "ladder.yaml", "--only", "try-1M-20steps-seed2"]) == 2
+    assert "no run 'try-1M-20steps-seed2'; did you mean 'try-1M-20steps-seed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"sizes": ["0.3M"]}, "unknown size '0.3M'"),
         ({"sizes": []}, "sizes must be a list without repeats"),
         ({"seeds": [1, 1]}, "seeds must be a list without repeats"),
-        ({"molecules": [10]}, "either as steps or as molecules"),
+        ({"molecules": [10]}, "in one of steps, molecules, flops; got steps and molecules"),
+        ({"steps": []}, "in one of steps, molecules, flops; got none"),
+        (
+            {"steps": [], "molecules": [120, 140], "overrides": {"train.global_batch_size": 50}},
+            "same number of steps of 0.1M: 3",
+        ),
+        (
+            {"steps": [], "flops": [1e12], "overrides": {"train.global_batch_size": 50}},
+            r"store/manifest\.json can not be read",
+        ),
+        (
+            {"steps": [], "flops": [1e12], "overrides": {"train.global_batch_size": 50}, "objective": "blend"},
+            "give blend its budgets in steps or molecules",
+        ),
+        ({"steps": [], "flops": [float("inf")]}, "budgets must be positive"),
+        ({"warmup": 1.0}, "warmup must be a share"),
+        ({"warmup": 0.1, "overrides": {"train.warmup_steps": 5}}, r"train\.warmup_steps is set by the ladder itself"),
+        ({"slurm": {"array": "0-3"}}, "slurm: array is set by the ladder itself"),
         ({"steps": [0]}, "budgets must be positive"),
         ({"ranks": 2}, "1 with the launcher python"),
         ({"launcher": "mpi"}, "unknown value 'mpi'"),

@@ -6,7 +6,8 @@ from simulated_runs import BATCH, EMBEDDING, SIZES, chinchilla, write_ladder, wr
 
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.points import make_points
-from unimol_scale.scaling.records import read_csv, read_runs
+from unimol_scale.scaling.reading import read_runs
+from unimol_scale.scaling.tables import read_table
 
 
 def test_a_run_folder_is_read_at_the_end_of_its_schedule(tmp_path: Path) -> None:
@@ -70,6 +71,21 @@ def test_runs_that_differ_in_what_the_loss_means_are_refused(tmp_path: Path, key
         read_runs([tmp_path])
 
 
+def test_a_mix_names_the_setting_that_differs(tmp_path: Path) -> None:
+    for name, size, noise in (("a", "1M", 0.2), ("b", "2M", 0.3)):
+        folder = write_run(tmp_path / name, size, 100, summary={"objective_sha256": name * 64})
+        (folder / "config.yaml").write_text(f"objective:\n  name: denoise\n  denoise:\n    noise_std: {noise}\n")
+    with pytest.raises(RunError, match=r"objective\.denoise\.noise_std: 0\.2 against 0\.3"):
+        read_runs([tmp_path])
+
+
+def test_a_table_that_does_not_say_what_it_measured_is_not_mixed_with_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "1M", 100)
+    (tmp_path / "t.csv").write_text("N,D,loss\n1e6,1e6,2.5\n")
+    with pytest.raises(RunError, match="has no word of it"):
+        read_runs([tmp_path / "a", tmp_path / "t.csv"])
+
+
 def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "1M", 100)
     write_run(tmp_path / "b", "1M", 100)
@@ -131,7 +147,7 @@ def test_steps_of_different_batch_sizes_are_not_one_column(tmp_path: Path) -> No
 def test_a_table_is_read_by_its_headers(tmp_path: Path) -> None:
     table = tmp_path / "losses.csv"
     table.write_text("size,flop,loss,who\n1e6,6e12,2.5,a\n2e6,24e12,2.0,b\n")
-    one, two = read_csv(table, {"N": "size", "C": "flop", "D": "C/(6N)", "name": "who"})
+    (one, two), _ = read_table(table, {"N": "size", "C": "flop", "D": "C/(6N)", "name": "who"})
     assert (one.name, one.parameters, one.molecules, one.flops, one.loss) == ("a", 1e6, 1e6, 6e12, 2.5)
     assert two.molecules == 2e6
 
@@ -139,7 +155,7 @@ def test_a_table_is_read_by_its_headers(tmp_path: Path) -> None:
 def test_a_table_without_compute_has_none(tmp_path: Path) -> None:
     table = tmp_path / "losses.csv"
     table.write_text("N,D,loss\n1e6,1e6,2.5\n")
-    (record,) = read_csv(table, {})
+    ((record,), _) = read_table(table, {})
     assert record.flops is None
     assert record.name == "row 2"
 

@@ -1,0 +1,247 @@
+"""Starts the runs of a ladder one after the other: finished ones are skipped, unfinished ones go on where they stopped.
+
+Knows launch/pretrain.py by its command line and status, and the run folder by its files only; imports no torch.
+"""
+
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from rich.table import Table
+
+from unimol_scale.config import merge, parse_overrides, read_yaml
+from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.scaling.ladder import LadderConfig, Rung, flatten
+from unimol_scale.scaling.process import OrderedToStopError, run_group
+from unimol_scale.scaling.records import RunRecord, read_run_folder
+
+# Of a training run that a signal stopped after it had saved: the same command goes on. The ladder's own as well.
+EXIT_STOPPED = 75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What the ladder did for a rung, and what came of it.
+
+    Attributes:
+        rung: the run.
+        action: "stopped" when a signal ended it after it had saved; the next climb goes on with it.
+        outcome: its record, or why it is no use for a law.
+        seconds: of this climb.
+    """
+
+    rung: Rung
+    action: Literal["skipped", "trained", "resumed", "stopped"]
+    outcome: RunRecord | str
+    seconds: float
+
+
+def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
+    """Return the command line of one run.
+
+    Args:
+        config: the ladder.
+        rung: the run.
+        port: free on this machine; DeepSpeed's own default collides between runs.
+    """
+    if config.launcher == "deepspeed":
+        # The one beside this interpreter: another environment's would train with other versions.
+        launcher = [str(Path(sys.executable).parent / "deepspeed"), "-q", "--num_gpus", str(config.ranks)]
+        launcher += ["--master_port", str(port)]
+    else:
+        launcher = [sys.executable]
+    settings = [f"{key}={_scalar(value)}" for key, value in rung.overrides.items()]
+    return [
+        *launcher,
+        str(config.script),
+        *("--size", rung.size, "--objective", config.objective),
+        *("--data", str(config.data), "--output", str(rung.folder)),
+        *settings,
+    ]
+
+
+def _scalar(value: object) -> str:
+    """Return a setting as the YAML text that an override is read back from."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def write_command(config: LadderConfig, rung: Rung) -> str:
+    """Return the command line of one run as text for a shell, with PORT where a free one will be chosen."""
+    return shlex.join(command(config, rung, 0)).replace("--master_port 0", "--master_port PORT")
+
+
+def environment(config: LadderConfig) -> dict[str, str]:
+    """Return the environment of a run: this interpreter's commands first, one rank a slot, no fight for cores."""
+    environment = dict(os.environ)
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // config.ranks)))
+    environment["PYTHONUNBUFFERED"] = "1"
+    if config.launcher == "deepspeed":
+        environment["LOCAL_SIZE"] = str(config.ranks)  # DeepSpeed's count of slots where there is no GPU
+    return environment
+
+
+def climb(config: LadderConfig, rungs: Sequence[Rung]) -> list[Result]:
+    """Run everything that is not finished, one after the other; training resumes where it was stopped.
+
+    Returns:
+        One result a rung, in their order; fewer if a signal ended the climb, after which nothing more is started.
+
+    Raises:
+        ConfigError: the store or the pretraining command is missing.
+        RunError: a folder holds a run with other settings, or a run fails.
+    """
+    check_inputs(config)
+    # All folders are looked at first, so that an hour of training does not end in a complaint about the last one.
+    finished = [outcome_of(config, rung) for rung in rungs]
+    results = []
+    for index, (rung, outcome) in enumerate(zip(rungs, finished, strict=True), start=1):
+        if outcome is not None:
+            results.append(Result(rung=rung, action="skipped", outcome=outcome, seconds=0.0))
+            print(f"ladder: run {index} of {len(rungs)}, {rung.name}: already finished", flush=True)
+            continue
+        resumed = (rung.folder / "config.yaml").is_file()
+        print(f"ladder: run {index} of {len(rungs)}, {rung.name}{': resumed' if resumed else ''}", flush=True)
+        started = time.monotonic()
+        outcome, told_to_stop = _launch(config, rung)
+        seconds = time.monotonic() - started
+        if outcome is None:
+            results.append(Result(rung=rung, action="stopped", outcome="stopped", seconds=seconds))
+        else:
+            action: Literal["resumed", "trained"] = "resumed" if resumed else "trained"
+            results.append(Result(rung=rung, action=action, outcome=outcome, seconds=seconds))
+        if told_to_stop:
+            break
+    return results
+
+
+def check_inputs(config: LadderConfig) -> None:
+    """Check that what every run needs is there.
+
+    Raises:
+        ConfigError: the store or the pretraining command is missing.
+    """
+    if not config.script.is_file():
+        raise ConfigError(f"script: {config.script} does not exist; start the ladder from the root of the repository")
+    if not config.data.is_dir():
+        source = config.data.name if config.data.parent.name == "data" else "sample"
+        raise ConfigError(
+            f"data: there is no conformer store at {config.data}; "
+            f"`python conformer_gen/build.py --source {source} --output {config.data}` makes one"
+        )
+
+
+def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, bool]:
+    """Run one rung; return its outcome, None if it has work left, and whether it was told to stop."""
+    log = config.output / "logs" / f"{rung.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        status = run_group(command(config, rung, _free_port()), environment(config), log)
+    except OrderedToStopError:
+        status = EXIT_STOPPED
+    if status == EXIT_STOPPED:
+        return outcome_of(config, rung), True  # the order may have come with the last step
+    if status != 0:
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        raise RunError(
+            f"the run {rung.name} failed ({how}); its output is in {log}; start the ladder again to resume it"
+        )
+    outcome = outcome_of(config, rung)
+    if outcome is None:
+        raise RunError(f"the run {rung.name} ended without finishing; its output is in {log}")
+    return outcome, False
+
+
+def outcome_of(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
+    """Return what a finished run left behind (a record, or why it is no use), None if there is work left.
+
+    Raises:
+        RunError: the folder holds a run with other settings.
+    """
+    resolved = rung.folder / "config.yaml"
+    if resolved.is_file():
+        _check_same(config, rung, resolved)
+    if not (rung.folder / "summary.json").is_file():
+        return None
+    outcome = read_run_folder(rung.folder)
+    if isinstance(outcome, RunRecord):
+        found = {"size": outcome.size, "objective": outcome.comparable["objective"], "steps": outcome.steps}
+        wanted = {"size": rung.size, "objective": config.objective, "steps": rung.steps}
+        for key, value in wanted.items():
+            if found[key] != value:
+                raise _other_settings(rung, key, found[key], value)
+        return outcome
+    return outcome if outcome.endswith("diverged") else None
+
+
+def _check_same(config: LadderConfig, rung: Rung, resolved: Path) -> None:
+    """Compare every setting that the ladder asks for with the configuration that the run resolved."""
+    tree, _ = read_yaml(resolved)
+    found = flatten(tree)
+    # Read back the way pretrain reads them, so that 1e-3 and 0.001 are one value.
+    asked = merge({}, parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()]))
+    for key, value in flatten(asked).items():
+        if key in found and not _equal(found[key], value):
+            raise _other_settings(rung, key, found[key], value)
+    store = found.get("data.path")
+    if store is not None and Path(str(store)).resolve() != config.data.resolve():
+        raise _other_settings(rung, "data", store, config.data)
+
+
+def _equal(one: object, two: object) -> bool:
+    try:
+        return float(one) == float(two)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return str(one) == str(two)
+
+
+def _other_settings(rung: Rung, key: str, found: object, wanted: object) -> RunError:
+    return RunError(
+        f"{rung.folder} holds a run with another {key}: {found}, this ladder wants {wanted}; "
+        "give the ladder another name or output, or delete the folder"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def plan_table(config: LadderConfig, rungs: Sequence[Rung]) -> Table:
+    """Return the plan as a table: what would be started, what is there already."""
+    table = Table("run", "size", "steps", "seed", "state", title=f"Ladder {config.name}: {len(rungs)} runs")
+    for rung in rungs:
+        outcome = outcome_of(config, rung)
+        begun = (rung.folder / "config.yaml").is_file()
+        state = "to be resumed" if begun else "to be trained"
+        table.add_row(rung.name, rung.size, str(rung.steps), str(rung.seed), "finished" if outcome else state)
+    return table
+
+
+def result_table(results: Sequence[Result]) -> Table:
+    """Return what the ladder did as a table."""
+    table = Table(title="Ladder", title_justify="left")
+    for name in ("run", "parameters", "molecules", "validation loss", "this time"):
+        table.add_column(name, overflow="fold")
+    for result in results:
+        action = result.action if result.action == "skipped" else f"{result.action}, {result.seconds:.0f} s"
+        if isinstance(result.outcome, str):
+            stopped = result.action == "stopped"
+            table.add_row(result.rung.name, "", "", "to be resumed" if stopped else "diverged", action)
+            continue
+        record = result.outcome
+        table.add_row(
+            record.name, f"{record.parameters:,.0f}", f"{record.molecules:,.0f}", f"{record.loss:.4f}", action
+        )
+    return table

@@ -1,0 +1,199 @@
+"""Runs read from TensorBoard event files, of this project or of anybody's trainer. Imports tensorboard when it reads.
+
+The files are a chain of records: length (8 bytes), its checksum (4), an Event message, its checksum (4). A record that
+ends early is the mark of a killed writer, and what stands before it counts; a wrong checksum is damage and an error.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.errors import RunError, nearest
+from unimol_scale.scaling.records import GROUPS, LOSS, RunRecord, curve_of, decays_of, diverged
+from unimol_scale.scaling.sizes import groups_of_size
+
+PATTERN = "events.out.tfevents."
+# What a tag can be → where it is looked for by itself: this project's tags, first those of today.
+TAGS: Mapping[str, tuple[str, ...]] = {
+    "N": (),
+    "D": ("progress/molecules", "molecules"),
+    "C": ("progress/flops", "flops"),
+    "loss": (LOSS,),
+    "lr": ("train/lr", "lr"),
+}
+STEP_TIMES = "step*"  # D as a number of molecules a step
+CUT_OFF = 0.1  # a decaying learning rate that ends above this share of its peak was not at its end
+
+
+def has_event_files(names: list[str]) -> bool:
+    """Return whether a folder with these file names holds event files."""
+    return any(PATTERN in name for name in names)
+
+
+def name_of(folder: Path) -> str:
+    """Return the name of a run: of its folder, or of the folder that its ``tensorboard/`` stands in."""
+    return folder.parent.name if folder.name == "tensorboard" else folder.name
+
+
+def read_event_folder(
+    folder: Path, tags: Mapping[str, str], sizes: Mapping[str, str]
+) -> tuple[RunRecord | None, list[str]]:
+    """Read the event files of one run; a later session replaces what an earlier one logged from its first step on.
+
+    Args:
+        folder: holds the files.
+        tags: one of ``TAGS`` → the tag that holds it; what is not given is looked for under this project's own tags.
+            D as "step*BATCH" counts molecules by steps.
+        sizes: name of a run → its size, a preset or a number of parameters; needed where no tag holds N.
+
+    Returns:
+        The run at its last validation, or None when it is left out; and notes on it.
+
+    Raises:
+        RunError: a tag or the size is missing, or a file is damaged.
+    """
+    name = name_of(folder)
+    for key in tags:
+        if key not in TAGS:
+            raise RunError(f"unknown column {key!r} for event files; {nearest(key, TAGS)}")
+    series = _read_series(folder)
+    usual = {key: next((tag for tag in known if tag in series), (*known, "")[0]) for key, known in TAGS.items()}
+    chosen = {**usual, **tags}
+    losses = _tag(series, chosen["loss"], "loss", folder)
+    molecules = _molecules(series, chosen["D"], folder)
+    groups = _groups(series, chosen["N"], sizes, name, folder)
+    events: dict[float, dict[str, float]] = {}
+    for step, loss in losses.items():
+        terms = {tag: values[step] for tag, values in series.items() if tag.startswith(f"{LOSS}/") and step in values}
+        events[molecules(step)] = {LOSS: loss, **terms}
+    curve, curve_terms = curve_of(events)
+    if diverged(curve):
+        return None, [f"{folder}: left out, it diverged"]
+    flops = series.get(chosen["C"], {})
+    last = max(losses)
+    rates = series.get(chosen["lr"], {})
+    decays = decays_of({float(step): rate for step, rate in rates.items()})
+    record = RunRecord(
+        name=name,
+        source=str(folder),
+        size=sizes.get(name),
+        parameters=groups["total"],
+        groups={group: groups[group] for group in GROUPS} if set(GROUPS) <= set(groups) else {},
+        molecules=curve[-1][0],
+        steps=last,
+        flops=flops[max(flops)] * curve[-1][0] / molecules(max(flops)) if flops else None,
+        loss=curve[-1][1],
+        terms={term: values[-1] for term, values in curve_terms.items()},
+        curve=curve,
+        curve_terms=curve_terms,
+        decays=decays,
+    )
+    return record, _cut_off(rates, folder) if decays else []
+
+
+def _cut_off(rates: Mapping[int, float], folder: Path) -> list[str]:
+    share = rates[max(rates)] / max(rates.values())
+    if share <= CUT_OFF:
+        return []
+    return [
+        f"{folder}: its learning rate ends at {share:.0%} of its peak, so that its last loss may be one of mid-decay; "
+        "leave the run out if it did not finish"
+    ]
+
+
+def _tag(series: Mapping[str, Mapping[int, float]], tag: str, key: str, folder: Path) -> Mapping[int, float]:
+    if tag not in series:
+        raise RunError(
+            f"{folder} logs no {tag!r} for {key}; name its tag with --column {key}=TAG; {nearest(tag, series)}"
+        )
+    return series[tag]
+
+
+def _molecules(series: Mapping[str, Mapping[int, float]], tag: str, folder: Path) -> Any:  # noqa: ANN401
+    """Return the function from a step to the molecules seen by then."""
+    if tag.startswith(STEP_TIMES):
+        try:
+            batch = float(tag.removeprefix(STEP_TIMES))
+        except ValueError:
+            batch = 0.0
+        if not batch > 0:
+            raise RunError(f"--column D={tag}: give the molecules of a step as a number, such as D=step*1024")
+        return lambda step: step * batch
+    counted = _tag(series, tag, "D", folder)
+
+    def at(step: int) -> float:
+        if step not in counted:
+            raise RunError(f"{folder} logs a loss at step {step} but not {tag!r}; use --column D=step*BATCH")
+        return counted[step]
+
+    return at
+
+
+def _groups(
+    series: Mapping[str, Mapping[int, float]], tag: str, sizes: Mapping[str, str], name: str, folder: Path
+) -> Mapping[str, float]:
+    if name in sizes:
+        return groups_of_size(sizes[name])
+    if not tag:
+        raise RunError(
+            f"{folder}: event files do not say how large the model is; give --size-of {name}=SIZE, a preset or a "
+            "number of parameters, or the tag that holds it with --column N=TAG"
+        )
+    values = _tag(series, tag, "N", folder)
+    return {"total": values[max(values)]}
+
+
+def _read_series(folder: Path) -> dict[str, dict[int, float]]:
+    """Return tag → step → value of all files of a folder, in the order of their sessions."""
+    from tensorboard.compat.proto.event_pb2 import SessionLog
+
+    series: dict[str, dict[int, float]] = {}
+    for path in sorted(path for path in folder.iterdir() if PATTERN in path.name):
+        for event in _events(path):
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                for values in series.values():
+                    for step in [step for step in values if step >= event.step]:
+                        del values[step]
+            for value in event.summary.value if event.HasField("summary") else ():
+                number = _scalar(value)
+                if number is not None:
+                    series.setdefault(value.tag, {})[int(event.step)] = number
+    return {tag: values for tag, values in series.items() if values}
+
+
+def _scalar(value: Any) -> float | None:  # noqa: ANN401
+    if value.HasField("simple_value"):
+        return float(value.simple_value)
+    if value.HasField("tensor"):
+        from tensorboard.util.tensor_util import make_ndarray
+
+        array = make_ndarray(value.tensor)
+        if array.size == 1 and array.dtype.kind in "fiu":
+            return float(array.reshape(()))
+    return None
+
+
+def _events(path: Path) -> Iterator[Any]:
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    data = path.read_bytes()
+    position = 0
+    while position + 12 <= len(data):
+        head = data[position : position + 8]
+        length, check = struct.unpack("<QI", data[position : position + 12])
+        if masked_crc32c(head) != check:
+            raise RunError(f"{path} is damaged at byte {position}; leave the run out or copy the file again")
+        body = data[position + 12 : position + 12 + length]
+        ending = data[position + 12 + length : position + 16 + length]
+        if len(ending) < 4:
+            return
+        if masked_crc32c(body) != struct.unpack("<I", ending)[0]:
+            raise RunError(f"{path} is damaged after byte {position}; leave the run out or copy the file again")
+        try:
+            yield Event.FromString(body)
+        except DecodeError as error:
+            raise RunError(f"{path} holds no TensorBoard events: {error}") from error
+        position += 16 + length

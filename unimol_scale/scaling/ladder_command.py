@@ -1,0 +1,138 @@
+"""The verb ``ladder``: arguments and printing. Imports the rest only when it runs."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unimol_scale.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from unimol_scale.scaling.ladder import LadderConfig, Rung
+
+
+def add_ladder(verbs: Any) -> None:  # noqa: ANN401
+    """Declare the verb.
+
+    Args:
+        verbs: what ``ArgumentParser.add_subparsers`` returned.
+    """
+    text = "train every size, budget and seed of a ladder, one after the other; finished runs are skipped"
+    verb = verbs.add_parser(
+        "ladder",
+        help=text,
+        description=text,
+        epilog="With --next no run is started: the best next one is chosen and its ladder file written.",
+    )
+    verb.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file such as configs/ladder/sample.yaml"
+    )
+    verb.add_argument("--dry-run", action="store_true", help="print the plan and its commands, start nothing")
+    verb.add_argument(
+        "--only", action="append", default=[], metavar="RUN", help="this run of the ladder alone; may be repeated"
+    )
+    verb.add_argument(
+        "--slurm", action="store_true", help="write a Slurm job array, one task a run, instead of training here"
+    )
+    verb.add_argument("--submit", action="store_true", help="with --slurm: hand it to sbatch")
+    verb.add_argument(
+        "--next", nargs="+", type=Path, metavar="RUNS", help="fit a law to these runs and write the best next run"
+    )
+    verb.add_argument(
+        "--budget",
+        metavar="FLOPS",
+        help="with --next: training compute of the next run, such as 3e18 (default: 4 times the costliest run's)",
+    )
+    verb.add_argument(
+        "--law", default="auto", metavar="LAW", help="with --next: as in fit-scaling-law (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
+    )
+    verb.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if (arguments.config is None) == (arguments.next is None):
+        raise ConfigError("give either a ladder file, or --next with the runs to learn from")
+    if arguments.next is not None:
+        if arguments.slurm or arguments.submit or arguments.only or arguments.dry_run:
+            raise ConfigError("--next writes a ladder file; give that file the other options")
+        return _write_next(arguments)
+    if arguments.submit and not arguments.slurm:
+        raise ConfigError("--submit belongs to --slurm")
+    if arguments.budget is not None:
+        raise ConfigError("--budget belongs to --next; the budgets of a ladder stand in its file")
+    from unimol_scale.scaling.ladder import plan, read_ladder
+
+    config = read_ladder(arguments.config)
+    rungs = _chosen(plan(config), arguments.only)
+    if arguments.dry_run:
+        return _print_plan(config, rungs)
+    if arguments.slurm:
+        return _write_slurm(config, arguments.config, rungs, submitting=arguments.submit)
+    return _climb(config, arguments.config, rungs)
+
+
+def _chosen(rungs: "Sequence[Rung]", names: Sequence[str]) -> "list[Rung]":
+    known = {rung.name: rung for rung in rungs}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--only: the ladder has no run {name!r}; {nearest(name, known)}")
+    return [rung for rung in rungs if not names or rung.name in names]
+
+
+def _print_plan(config: "LadderConfig", rungs: "Sequence[Rung]") -> int:
+    from rich.console import Console
+
+    from unimol_scale.scaling.climb import plan_table, write_command
+
+    console = Console(highlight=False)
+    console.print(plan_table(config, rungs))
+    for rung in rungs:
+        console.print(write_command(config, rung), markup=False, soft_wrap=True)
+    return 0
+
+
+def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *, submitting: bool) -> int:
+    from unimol_scale.scaling.climb import check_inputs
+    from unimol_scale.scaling.slurm import submit, unfinished, write_script
+
+    check_inputs(config)
+    left = unfinished(config, rungs)
+    finished = len(rungs) - len(left)
+    if not left:
+        print(f"all {finished} runs are finished; nothing to submit")
+        return 0
+    script = write_script(config, file, left)
+    print(f"{script}: {len(left)} runs, one array task each; {finished} are finished already")
+    print(submit(script) if submitting else f"next: sbatch {script}")
+    return 0
+
+
+def _climb(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
+    from rich.console import Console
+
+    from unimol_scale.scaling.climb import EXIT_STOPPED, climb, result_table
+
+    console = Console(highlight=False)
+    results = climb(config, rungs)
+    console.print(result_table(results))
+    left = len(rungs) - sum(result.action != "stopped" for result in results)
+    if left:
+        runs = "run is" if left == 1 else "runs are"
+        line = f"told to stop, the work is saved; {left} {runs} left: `unimol-scale ladder {file}` goes on"
+        console.print(line, markup=False, soft_wrap=True)
+        return EXIT_STOPPED
+    console.print(f"next: unimol-scale fit-scaling-law {config.output}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _write_next(arguments: argparse.Namespace) -> int:
+    from unimol_scale.scaling.next_run import choose_next, write_next
+
+    choice = choose_next(arguments.next, arguments.budget, arguments.law)
+    write_next(choice, arguments.output)
+    print("\n".join(choice.lines))
+    print(f"next: unimol-scale ladder {arguments.output}")
+    return 0

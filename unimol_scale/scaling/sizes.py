@@ -1,0 +1,48 @@
+"""What a user may call a size or a count: presets, "1.1e9", "838M". Imports the model's arithmetic only when asked."""
+
+import re
+from collections.abc import Mapping
+
+from unimol_scale.errors import RunError, nearest
+
+SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+
+def parse_count(text: str) -> float | None:
+    """Return a positive number such as "1.1e9", "838M" or "1_000"; None if the text is not one."""
+    match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMBT]?)", text.strip())
+    if match is None:
+        return None
+    value = float(match.group(1)) * SUFFIXES[match.group(2)]
+    return value if value > 0 else None
+
+
+def groups_of_size(name: str) -> Mapping[str, float]:
+    """Return the parameters of a preset by group, "total" among them, or {"total": count} for a number.
+
+    Raises:
+        RunError: it is neither.
+    """
+    from unimol_scale.model.accounting import count_parameters
+    from unimol_scale.model.presets import PRESETS
+
+    if name in PRESETS:
+        return {group: float(count) for group, count in count_parameters(PRESETS[name]).as_dict().items()}
+    number = parse_count(name)
+    if number is None:
+        raise RunError(f"unknown size {name!r}; give a number of parameters such as 1.1e9, or {nearest(name, PRESETS)}")
+    return {"total": number}
+
+
+def flops_per_molecule(name: str, atoms: int) -> float:
+    """Return the training FLOPs of a preset for one molecule of so many atoms, by the model's accounting.
+
+    Raises:
+        RunError: the size is no preset; a bare number of parameters does not say what its pair track costs.
+    """
+    from unimol_scale.model.accounting import training_flops
+    from unimol_scale.model.presets import PRESETS
+
+    if name not in PRESETS:
+        raise RunError(f"compute can not be counted for the size {name!r}; {nearest(name, PRESETS)}")
+    return training_flops(PRESETS[name], atoms)

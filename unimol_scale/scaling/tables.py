@@ -1,0 +1,182 @@
+"""Runs read from anybody's table of losses: CSV or Parquet, one run a row, or one validation a row of trajectories."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.errors import RunError, nearest
+from unimol_scale.scaling.records import GROUPS, LOSS, RunRecord, curve_of, diverged
+from unimol_scale.scaling.sizes import flops_per_molecule, groups_of_size
+
+# What a column can be → where it is looked for by itself. A loss term's own column is named "loss/TERM".
+COLUMNS = ("N", "D", "C", "S", "loss", "weight", "name", "size")
+SUFFIXES = (".csv", ".tsv", ".parquet")
+D_FROM_C = "C/(6N)"
+C_FROM_ND = "6ND"
+C_FROM_MODEL = "model@"
+TERM = "loss/"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row: where it stands, and its values by header."""
+
+    source: str
+    values: Mapping[str, Any]
+
+    def text(self, header: str) -> str:
+        value = self.values.get(header)
+        return "" if value is None else str(value)
+
+    def number(self, header: str) -> float:
+        value = self.values.get(header)
+        try:
+            return float("" if value is None else value)
+        except (ValueError, TypeError):
+            shown = "" if value is None else value
+            raise RunError(f"{self.source}: {header!r} must be a number, not {shown!r}") from None
+
+
+def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = False) -> tuple[list[RunRecord], list[str]]:
+    """Read a table of losses.
+
+    Args:
+        path: a .csv or .tsv file with a header line, or a .parquet file.
+        headers: one of ``COLUMNS`` or "loss/TERM" → the header of that column; what is not given is looked for under
+            its own name. Three values are computed instead: D as "C/(6N)" and C as "6ND", the way language models
+            count, and C as "model@ATOMS" from the model's own arithmetic for the preset in the column ``size`` and
+            molecules of so many atoms. Without a column N, the preset's count is taken.
+        trajectories: rows of one name are validations along one run.
+
+    Returns:
+        The runs, and a note on every run that was left out.
+
+    Raises:
+        RunError: a column is unknown or missing, or a value is not a number.
+    """
+    for key in headers:
+        if key not in COLUMNS and not key.startswith(TERM):
+            raise RunError(f"unknown column {key!r}; {nearest(key, COLUMNS)}, or loss/TERM")
+    found, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    chosen = {key: headers.get(key, key) for key in (*COLUMNS, *headers)}
+    chosen |= {header: header for header in found if header.startswith(TERM)}
+    _check_columns(path, found, headers, chosen, trajectories)
+    records = [_record(row, found, chosen) for row in rows]
+    return _join(path, records) if trajectories else (records, [])
+
+
+def _check_columns(
+    path: Path, found: Sequence[str], headers: Mapping[str, str], chosen: Mapping[str, str], trajectories: bool
+) -> None:
+    computed = {
+        key for key in ("D", "C") if chosen[key] in (D_FROM_C, C_FROM_ND) or chosen[key].startswith(C_FROM_MODEL)
+    }
+    if computed == {"D", "C"} and not chosen["C"].startswith(C_FROM_MODEL):
+        raise RunError("--column D=C/(6N) and C=6ND need each other; one of D and C must be a column of the table")
+    required = {"loss", "D", *headers} - computed
+    if chosen["D"] == D_FROM_C:
+        required |= {"C"}
+    required |= {"size"} if chosen["C"].startswith(C_FROM_MODEL) else set()
+    required |= {"N"} if chosen["size"] not in found else set()
+    required |= {"name"} if trajectories else set()
+    for key in sorted(required):
+        if chosen[key] not in found:
+            raise RunError(
+                f"{path} has no column {chosen[key]!r} for {key}; name it with --column {key}=HEADER; "
+                f"{nearest(chosen[key], found)}"
+            )
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        try:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            found = list(reader.fieldnames or [])
+            return found, [_Row(f"{path}:{reader.line_num}", row) for row in reader]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise RunError(f"{path} is not a CSV table: {error}") from error
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[_Row]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RunError(f"{path} is not a Parquet table: {error}") from error
+    rows = [_Row(f"{path}:row {number}", row) for number, row in enumerate(table.to_pylist(), start=1)]
+    return list(table.column_names), rows
+
+
+def _record(row: _Row, found: Sequence[str], chosen: Mapping[str, str]) -> RunRecord:
+    size = row.text(chosen["size"]) or None
+    groups = dict(groups_of_size(size)) if size is not None and chosen["N"] not in found else {}
+    total = groups.pop("total", math.nan)
+    parameters = row.number(chosen["N"]) if chosen["N"] in found else total
+    flops = row.number(chosen["C"]) if chosen["C"] in found else None
+    if chosen["D"] == D_FROM_C:
+        assert flops is not None
+        molecules = flops / (6.0 * parameters) if parameters else math.nan
+    else:
+        molecules = row.number(chosen["D"])
+    if chosen["C"] == C_FROM_ND:
+        flops = 6.0 * parameters * molecules
+    elif chosen["C"].startswith(C_FROM_MODEL):
+        flops = flops_per_molecule(size or "", _atoms(chosen["C"])) * molecules
+    return RunRecord(
+        name=row.text(chosen["name"]) or f"row {row.source.rpartition(':')[2].removeprefix('row ')}",
+        source=row.source,
+        size=size,
+        parameters=parameters,
+        groups=groups if set(groups) == set(GROUPS) else {},
+        molecules=molecules,
+        steps=_whole(row, chosen["S"]) if chosen["S"] in found else None,
+        flops=flops,
+        loss=row.number(chosen["loss"]),
+        terms={key[len(TERM) :]: row.number(header) for key, header in chosen.items() if key.startswith(TERM)},
+        weight=row.number(chosen["weight"]) if chosen["weight"] in found else 1.0,
+    )
+
+
+def _atoms(text: str) -> int:
+    digits = text.removeprefix(C_FROM_MODEL)
+    if not digits.isdigit() or int(digits) == 0:
+        raise RunError(f"--column C={text}: give the atoms of a molecule as a whole number, such as C=model@24")
+    return int(digits)
+
+
+def _whole(row: _Row, header: str) -> int:
+    value = row.number(header)
+    if not math.isfinite(value) or value != int(value):
+        raise RunError(f"{row.source}: {header!r} must be a whole number of steps, not {value}")
+    return int(value)
+
+
+def _join(path: Path, rows: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """Make one run of the rows of one name: its last row, with the others as its curve."""
+    by_name: dict[str, list[RunRecord]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    records, notes = [], []
+    for name, points in by_name.items():
+        events: dict[float, dict[str, float]] = {}
+        for row in points:
+            if row.parameters != points[0].parameters:
+                raise RunError(
+                    f"{row.source}: the run {name!r} has N = {row.parameters:.6g} here and {points[0].parameters:.6g} "
+                    f"in {points[0].source}; points along one run have one size"
+                )
+            if row.molecules in events:
+                raise RunError(f"{row.source}: duplicate row, the run {name!r} has D = {row.molecules:.6g} twice")
+            events[row.molecules] = {LOSS: row.loss, **{f"{LOSS}/{key}": value for key, value in row.terms.items()}}
+        curve, curve_terms = curve_of(events)
+        if diverged(curve):
+            notes.append(f"{path}: the run {name!r} was left out, it diverged")
+            continue
+        last = max(points, key=lambda row: row.molecules)
+        records.append(replace(last, curve=curve, curve_terms=curve_terms))
+    return records, notes
