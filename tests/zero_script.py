@@ -4,11 +4,11 @@ Started by test_zero.py once for every rank of several worlds at a time; argumen
 different size hand their states to each other through it.
 """
 
+import itertools
 import json
 import os
 import sys
 import time
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -31,9 +31,9 @@ STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2, 4)
 # Variants of the same code in one world only: bf16, with the optimizer in host memory, with gradients summed in fp32.
 CASES = {
-    1: [*product(STAGES, ["fp32"])],
-    2: [*product(STAGES, ["fp32", "bf16"]), *product((1, 2, 3), ["offloaded", "accumulated"])],
-    4: [*product(STAGES, ["fp32"])],
+    1: [*itertools.product(STAGES, ["fp32"])],
+    2: [*itertools.product(STAGES, ["fp32", "bf16"]), *itertools.product((1, 2, 3), ["offloaded", "accumulated"])],
+    4: [*itertools.product(STAGES, ["fp32"])],
 }
 # Small enough that stage 3 has several sub-groups, and parameters both whole and cut.
 _ZERO = {"sub_group_size": 40, "stage3_param_persistence_threshold": 8}
@@ -107,6 +107,18 @@ def validate(model: ZeroModel, ranks: Ranks) -> float:
     return ranks.sum({"loss": model.forward((x_R5[share], y_R[share], 0))["loss"].item()})["loss"]
 
 
+def full_state(model: ZeroModel, ranks: Ranks, kind: str = WEIGHT) -> dict[str, Tensor]:
+    """Return parameter name → whole fp32 tensor, on every rank."""
+    mine = [(fragment.name, fragment.start, fragment.states[kind].clone()) for fragment in model.fragments()]
+    whole = {
+        name: torch.full(tuple(getattr(parameter, "ds_shape", parameter.shape)), float("nan"))
+        for name, parameter in model.module.named_parameters()
+    }
+    for name, start, values in itertools.chain.from_iterable(ranks.gather(mine)):
+        whole[name].view(-1)[start : start + len(values)] = values
+    return whole
+
+
 def bits(model: ZeroModel) -> dict[str, Tensor]:
     return {
         f"{fragment.name}|{fragment.start}|{kind}": values.clone()
@@ -154,21 +166,23 @@ class States:
 def first_run(folder: Path, states: States, case: str, stage: int, variant: str, ranks: Ranks) -> dict[str, object]:
     """Train without disturbance; write the state on the way."""
     model = build(folder, stage, variant, ranks)
-    report: dict[str, object] = {"initial": {k: v.flatten().tolist() for k, v in model.full_state().items()}}
-    mean = model.full_state()
+    report: dict[str, object] = {"initial": {k: v.flatten().tolist() for k, v in full_state(model, ranks).items()}}
+    mean = full_state(model, ranks)
     losses, unused = [], []
     for step in range(BEFORE + AFTER):
         if step == BEFORE:
             states.write(model, case, ranks)
-        moments = {name: values for name, values in model.full_state(MOMENT).items() if name in UNUSED[step % 2]}
+        moments = {
+            name: values for name, values in full_state(model, ranks, MOMENT).items() if name in UNUSED[step % 2]
+        }
         losses.append(do_step(model, ranks, step))
-        now = model.full_state(MOMENT)
+        now = full_state(model, ranks, MOMENT)
         unused.append(all(torch.allclose(now[name], 0.9 * moments[name], rtol=1e-5) for name in moments))
-        weights = model.full_state()
+        weights = full_state(model, ranks)
         mean = {name: DECAY * mean[name] + (1.0 - DECAY) * weights[name] for name in weights}
     report["unused_got_nothing"] = all(unused)
     before = bits(model)
-    plain, found = validate(model, ranks), model.full_state(MEAN)
+    plain, found = validate(model, ranks), full_state(model, ranks, MEAN)
     with model.averaged_weights():
         averaged = validate(model, ranks)
     report["mean_is_as_computed"] = all(torch.allclose(mean[name], found[name], atol=1e-6) for name in found)
@@ -181,12 +195,12 @@ def first_run(folder: Path, states: States, case: str, stage: int, variant: str,
         x_R5, y_R = rows(99)
         expected = toy((x_R5, y_R, 0))["loss"].item()
     report |= {"averaged": averaged, "averaged_expected": expected, "plain": plain}
-    report |= {"losses": losses, "steps": model.optimizer_steps, "final": weights_of(model)}
+    report |= {"losses": losses, "steps": model.optimizer_steps, "final": weights_of(model, ranks)}
     return report
 
 
-def weights_of(model: ZeroModel) -> dict[str, list[float]]:
-    return {name: values.flatten().tolist() for name, values in model.full_state().items()}
+def weights_of(model: ZeroModel, ranks: Ranks) -> dict[str, list[float]]:
+    return {name: values.flatten().tolist() for name, values in full_state(model, ranks).items()}
 
 
 def second_run(model: ZeroModel, whole: dict[str, Tensor], ranks: Ranks) -> dict[str, object]:
@@ -198,7 +212,7 @@ def second_run(model: ZeroModel, whole: dict[str, Tensor], ranks: Ranks) -> dict
     report["exact"] = all(
         torch.equal(values.flatten(), whole[f"{name}|{kind}"])
         for kind in KINDS
-        for name, values in model.full_state(kind).items()
+        for name, values in full_state(model, ranks, kind).items()
     )
     before = bits(model)
     add_gradients(model, ranks, 8)
@@ -212,7 +226,7 @@ def second_run(model: ZeroModel, whole: dict[str, Tensor], ranks: Ranks) -> dict
     add_gradients(model, ranks, 8, finish=False)
     model.drop_gradients()
     report["losses"] = [do_step(model, ranks, step) for step in range(BEFORE, BEFORE + AFTER)]
-    return report | {"steps": model.optimizer_steps, "final": weights_of(model)}
+    return report | {"steps": model.optimizer_steps, "final": weights_of(model, ranks)}
 
 
 def elsewhere(world: int, stage: int, variant: str) -> tuple[int, int, str]:

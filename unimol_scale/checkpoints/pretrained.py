@@ -8,18 +8,19 @@ file. A model is complete when a function returns it: whatever is wrong with a f
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unimol_scale.checkpoints import hub, published
 from unimol_scale.checkpoints.published import CheckpointInfo
-from unimol_scale.checkpoints.trained import lost_option, read_weights, trained_model
+from unimol_scale.checkpoints.streaming import TensorKind, write_safetensors
+from unimol_scale.checkpoints.trained import lost_option, read_weights, trained_model, weights_reader
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
@@ -163,22 +164,51 @@ def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
     Raises:
         CheckpointError: the directory holds something already or can not be written, or a weight is not finite.
     """
-    save_tensors(model.state_dict(), model.backbone.config, model.heads, Path(directory))
+    state = model.state_dict()
+    for name, tensor in state.items():
+        check_values(name, tensor)
+    kinds = {name: TensorKind(dtype=tensor.dtype, shape=tensor.shape) for name, tensor in state.items()}
+    _save(kinds, state.__getitem__, model.backbone.config, model.heads, Path(directory))
 
 
-def save_tensors(state: Mapping[str, Tensor], model: ModelConfig, heads: Heads, directory: Path) -> None:
-    """Write the tensors of a backbone and some heads as ``save_pretrained`` does; further ones are left out.
+def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averaged: bool = True) -> None:
+    """Write the model of a run's verified checkpoint as ``save_pretrained`` does; one tensor at a time is in memory.
+
+    Args:
+        checkpoint: a verified one.
+        directory: to be written.
+        averaged: the mean over the steps if the run kept one, else the weights after the last step.
 
     Raises:
-        CheckpointError: see ``save_pretrained``.
+        CheckpointError: see ``save_pretrained`` and ``load_checkpoint``.
     """
-    _refuse_occupied(directory)
-    tensors = {name: state[name].detach().contiguous() for name in empty_model(model, heads).state_dict()}
-    for name, tensor in tensors.items():
+    trained = trained_model(checkpoint)
+    expected = empty_model(trained.model, trained.heads).state_dict()
+    kinds = {name: TensorKind(dtype=torch.float32, shape=tensor.shape) for name, tensor in expected.items()}
+    weights = weights_reader(checkpoint, expected, averaged=averaged)
+
+    def checked(name: str) -> Tensor:
+        tensor = weights(name)
         check_values(name, tensor)
+        return tensor
+
+    _save(kinds, checked, trained.model, trained.heads, Path(directory))
+
+
+def _save(
+    kinds: Mapping[str, TensorKind],
+    tensor_of: Callable[[str], Tensor],
+    model: ModelConfig,
+    heads: Heads,
+    directory: Path,
+) -> None:
+    def write(temporary: Path) -> None:
+        write_safetensors(temporary, kinds, tensor_of)
+
+    _refuse_occupied(directory)
     file = directory / WEIGHTS_NAME
     with _writing(directory):
-        commit_file(file, lambda temporary: save_file(tensors, temporary))
+        commit_file(file, write)
         config = PretrainedConfig(
             format_version=FORMAT_VERSION,
             model=model,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.checkpoints.shares import FileEntry
+from unimol_scale.checkpoints.streaming import FileEntry
 from unimol_scale.config import Origin, build
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.store.shards import hash_file

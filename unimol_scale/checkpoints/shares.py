@@ -5,12 +5,10 @@ exactly once, so a state written by any number of ranks under any ZeRO stage can
 a run of elements and gets it from whichever files hold it. Files are safetensors, never pickle.
 """
 
-import hashlib
 import json
 import re
-import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unimol_scale.checkpoints.streaming import FileEntry, TensorKind, write_safetensors
 from unimol_scale.errors import CheckpointError
 from unimol_scale.store.shards import TEMPORARY_SUFFIX, commit_text, flush
 
@@ -26,7 +25,6 @@ from unimol_scale.store.shards import TEMPORARY_SUFFIX, commit_text, flush
 WEIGHT, MOMENT, SQUARE, MEAN = "weight", "exp_avg", "exp_avg_sq", "ema"
 
 _NAME = re.compile(r"share-(\d{5,})-of-(\d{5,})\.safetensors")
-_CHUNK = 1 << 22  # elements written at a time: 16 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +47,6 @@ class Fragment:
         return self.start + len(next(iter(self.states.values())))
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """What is known of a file that is complete.
-
-    Attributes:
-        bytes: its size.
-        sha256: of its bytes, hexadecimal.
-    """
-
-    bytes: int
-    sha256: str
-
-
 def share_name(rank: int, world_size: int) -> str:
     """Return the name of a rank's share."""
     return f"share-{rank:05d}-of-{world_size:05d}.safetensors"
@@ -82,13 +67,14 @@ def write_share(folder: Path, rank: int, world_size: int, fragments: Sequence[Fr
     Raises:
         OSError: the disk is full or refuses; nothing of this share is left.
     """
-    assert sys.byteorder == "little", "safetensors are little-endian"
     path = folder / share_name(rank, world_size)
     remove_share(folder, rank, world_size)  # of an earlier attempt: its note must not vouch for this one
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
-        entry = _write_safetensors(temporary, _keyed(fragments))
+        tensors = _keyed(fragments)
+        kinds = {key: TensorKind(dtype=torch.float32, shape=tensor.shape) for key, tensor in tensors.items()}
+        entry = write_safetensors(temporary, kinds, tensors.__getitem__)
         temporary.replace(path)
         flush(folder)
         commit_text(_note(path), json.dumps(asdict(entry)))
@@ -140,38 +126,6 @@ def _keyed(fragments: Sequence[Fragment]) -> dict[str, Tensor]:
             assert key not in tensors, f"two fragments of one rank begin alike: {key}"
             tensors[key] = fragment.states[kind]
     return tensors
-
-
-def _write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
-    """Write and flush fp32 vectors in one pass that also hashes; the library's own writer would need a second one."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for key, tensor in tensors.items():
-        assert tensor.dtype == torch.float32, f"{key} is {tensor.dtype}"
-        assert tensor.dim() == 1, f"{key} has {tensor.dim()} axes"
-        stop = offset + 4 * len(tensor)
-        header[key] = {"dtype": "F32", "shape": [len(tensor)], "data_offsets": [offset, stop]}
-        offset = stop
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("wb", buffering=0) as file:
-        for block in _blocks(text, tensors):
-            digest.update(block)
-            size += len(block)
-            while block:  # an unbuffered file may take less than it is given
-                block = block[file.write(block) :]
-    flush(path)
-    return FileEntry(bytes=size, sha256=digest.hexdigest())
-
-
-def _blocks(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-    yield memoryview(len(header).to_bytes(8, "little") + header)
-    for tensor in tensors.values():
-        for first in range(0, len(tensor), _CHUNK):
-            part = tensor.detach()[first : first + _CHUNK]
-            yield part.cpu().contiguous().numpy().data.cast("B")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ The trainer records ``model`` (a ``ModelConfig``) and ``heads`` (those that a fi
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -56,8 +56,8 @@ def lost_option(tree: Mapping[str, Any]) -> str:
     return ""
 
 
-def read_weights(info: CheckpointInfo, expected: Mapping[str, Tensor], *, averaged: bool) -> dict[str, Tensor]:
-    """Return the tensors of a model, fp32; do not write into them.
+def weights_reader(info: CheckpointInfo, expected: Mapping[str, Tensor], *, averaged: bool) -> Callable[[str], Tensor]:
+    """Return what gives a tensor of a model by its name, fp32; do not write into it.
 
     Args:
         info: a verified checkpoint.
@@ -65,8 +65,14 @@ def read_weights(info: CheckpointInfo, expected: Mapping[str, Tensor], *, averag
         averaged: take the mean over the steps if the run kept one, else the weights after the last step.
 
     Raises:
-        CheckpointError: a tensor is missing or of another size.
+        CheckpointError: now or when asked, a tensor is missing or of another size.
     """
     reader = ShareReader(info.path)
     kind = MEAN if averaged and MEAN in reader.kinds else WEIGHT
-    return {name: reader.full(name, kind, template.shape) for name, template in expected.items()}
+    return lambda name: reader.full(name, kind, expected[name].shape)
+
+
+def read_weights(info: CheckpointInfo, expected: Mapping[str, Tensor], *, averaged: bool) -> dict[str, Tensor]:
+    """Return all tensors of a model; see ``weights_reader``."""
+    weights = weights_reader(info, expected, averaged=averaged)
+    return {name: weights(name) for name in expected}

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from unimol_scale.errors import ConfigError
 
@@ -62,10 +61,6 @@ class Ranks:
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value)
         return gathered
-
-    def sum_on_main(self, tensor: Tensor) -> None:
-        """Add a tensor of all ranks together, in place on rank 0; elsewhere its content is lost."""
-        dist.reduce(tensor, dst=0)
 
 
 def start_ranks(timeout_minutes: float = 30.0) -> Ranks:

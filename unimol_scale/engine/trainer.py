@@ -13,8 +13,9 @@ from enum import Enum
 import numpy as np
 import torch
 
-from unimol_scale.checkpoints.pretrained import MODEL_FOLDER, save_tensors
-from unimol_scale.checkpoints.shares import MEAN, WEIGHT, ShareReader
+from unimol_scale.checkpoints.pretrained import MODEL_FOLDER, save_checkpoint
+from unimol_scale.checkpoints.published import folder_name, read_manifest
+from unimol_scale.checkpoints.shares import ShareReader
 from unimol_scale.config import to_tree
 from unimol_scale.data.dataset import StepPlanner, open_store_of, training_loader
 from unimol_scale.engine.callbacks import NoLog, RunLog
@@ -302,11 +303,12 @@ class Trainer:
 
     def _export(self) -> None:
         """Write the trained model as ``from_pretrained`` reads it, the curves, and the summary last."""
-        state = self._model.full_state(WEIGHT if self._config.train.ema_decay is None else MEAN)
         if self._ranks.is_main:
             folder = self._config.output / MODEL_FOLDER
             shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed right here
-            save_tensors(state, self._config.model, self._objective.kept_heads, folder)
+            # From the checkpoint just saved: beside the run's own state there may be no room for the whole model.
+            last = self._config.output / CHECKPOINTS / folder_name(self._progress.step)
+            save_checkpoint(read_manifest(last), folder)
             write_summary(
                 self._config,
                 self._objective,

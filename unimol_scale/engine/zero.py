@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unimol_scale.checkpoints.shares import WEIGHT, Fragment
+from unimol_scale.checkpoints.shares import Fragment
 from unimol_scale.engine.ranks import Ranks
 from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.engine.zero_settings import deepspeed_settings
@@ -160,22 +160,3 @@ class ZeroModel:
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Compute with the mean of the weights inside, and with the very same weights as before after it."""
         return self._state.averaged_weights()
-
-    def full_state(self, kind: str = WEIGHT) -> dict[str, Tensor]:
-        """Return parameter name → whole fp32 tensor on the CPU on rank 0; {} elsewhere.
-
-        Args:
-            kind: of state: master weights, moments, or the running mean of the weights.
-        """
-        mine = {fragment.name: fragment for fragment in self.fragments()}
-        state: dict[str, Tensor] = {}
-        for name, parameter in self.module.named_parameters():
-            shape = getattr(parameter, "ds_shape", parameter.shape)
-            # One rank holds each element. Its bits and zeros sum exactly; as numbers they would lose the sign of -0.
-            bits = torch.zeros(math.prod(shape), dtype=torch.int32, device=self._ranks.device)
-            if name in mine:
-                bits[mine[name].start : mine[name].stop] = mine[name].states[kind].view(torch.int32).to(bits.device)
-            self._ranks.sum_on_main(bits)
-            if self._ranks.is_main:
-                state[name] = bits.cpu().view(torch.float32).reshape(shape)
-        return state

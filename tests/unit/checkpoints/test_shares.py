@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.run_states import cut, evenly, random_state
-from unimol_scale.checkpoints import shares
+from unimol_scale.checkpoints import shares, streaming
 from unimol_scale.checkpoints.shares import ShareReader, read_notes, share_name, write_share
 from unimol_scale.errors import CheckpointError
 from unimol_scale.store.shards import hash_file
@@ -51,7 +51,7 @@ def test_shares_are_safetensors_with_a_note_of_size_and_hash_and_always_the_same
 
 
 def test_tensors_longer_than_one_block_keep_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(shares, "_CHUNK", 5)
+    monkeypatch.setattr(streaming, "_CHUNK", 20)  # bytes
     state = random_state({"long": 23})
     write(tmp_path, evenly(state, 1))
     assert torch.equal(ShareReader(tmp_path).read("long", "weight", 0, 23), state["long"]["weight"])
