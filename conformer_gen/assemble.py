@@ -25,9 +25,10 @@ from conformer_gen.workspace import WORK_NAME, Tree, layout_of
 from unimol_scale import config as strict
 from unimol_scale.errors import ConformerError, SourceError, StoreError
 from unimol_scale.store.arrow_backend import ArrowShard, ColumnViews
+from unimol_scale.store.files import commit_file, commit_text
 from unimol_scale.store.manifest import SPLITS, Backend, Counts, Manifest, ShardEntry, SplitEntry, SplitName
 from unimol_scale.store.schema import Layout
-from unimol_scale.store.shards import commit_file, commit_text, size_histogram, write_shard
+from unimol_scale.store.shards import size_histogram, write_shard
 
 FAILURES_NAME = "failures.parquet"
 FAILED, SHARDS = "failed", "shards"  # directories in .build/ of what finished jobs leave

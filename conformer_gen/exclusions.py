@@ -20,7 +20,7 @@ from conformer_gen.sources.config import SourceConfig, SourceName
 from conformer_gen.sources.molecule import Rejected
 from conformer_gen.sources.reader import read_source
 from unimol_scale.errors import SourceError
-from unimol_scale.store.shards import hash_file
+from unimol_scale.store.files import hash_file
 
 UInt64 = npt.NDArray[np.uint64]
 SOURCE_OF_SUFFIX: dict[str, SourceName] = {

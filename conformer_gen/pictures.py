@@ -13,8 +13,8 @@ from rdkit import Chem
 from conformer_gen.rates import StageRate
 from conformer_gen.selection import Selection
 from conformer_gen.tallies import ENERGY_STEP, Tallies
+from unimol_scale.store.files import commit_file
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
-from unimol_scale.store.shards import commit_file
 
 MAIN, CONTRAST, PALE, GRID = "#1f77b4", "#d62728", "#a6c8e0", "#e6e6e6"
 WIDTH, DOTS_PER_INCH = 7.2, 130

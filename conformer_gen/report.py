@@ -11,8 +11,9 @@ from conformer_gen.progress import SAMPLES_NAME
 from conformer_gen.rates import read_rates
 from conformer_gen.selection import Selection, read_selection
 from conformer_gen.tallies import Tallies, tally
+from unimol_scale.store.files import commit_text
 from unimol_scale.store.manifest import Manifest
-from unimol_scale.store.shards import Store, commit_text
+from unimol_scale.store.shards import Store
 
 REPORT_NAME = "report.md"
 MOST_CAUSES = 20

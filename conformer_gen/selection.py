@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unimol_scale import config as strict
-from unimol_scale.store.shards import commit_file, commit_text
+from unimol_scale.store.files import commit_file, commit_text
 
 SELECTED = "selected"
 SUMMARY_NAME = "summary.json"

@@ -39,7 +39,7 @@ from conformer_gen.sampling import (
 )
 from conformer_gen.scaffolds import Scaffolds, runs, starts_of_runs
 from conformer_gen.selection import SELECTED, Selection, commit_part, commit_selection
-from unimol_scale.store.shards import commit_file
+from unimol_scale.store.files import commit_file
 
 T = TypeVar("T")
 BUCKET, DISTINCT, RANKED = "bucket", "distinct", "ranked"

@@ -19,8 +19,8 @@ from conformer_gen.pieces import CURATED, EMBEDDED, FAILURES, Piece, chunk_piece
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.watch import Starting, ignore_start
 from unimol_scale.store import arrow_backend
+from unimol_scale.store.files import commit_file
 from unimol_scale.store.schema import Layout, MoleculeRecord, encode
-from unimol_scale.store.shards import commit_file
 
 CURATED_SCHEMA = pa.schema(
     {

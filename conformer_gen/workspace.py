@@ -21,9 +21,9 @@ from conformer_gen.sources.locations import describe
 from conformer_gen.sources.reader import check_source, has_geometry, label_units, may_lack_geometry
 from unimol_scale import config as strict
 from unimol_scale.errors import StoreError
+from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_text
 from unimol_scale.store.manifest import MANIFEST_NAME, SPLITS, read_manifest
 from unimol_scale.store.schema import COORDINATE_SCALE, PLANAR_SCALE, Layout
-from unimol_scale.store.shards import TEMPORARY_SUFFIX, commit_text
 
 WORK_NAME = ".build"
 PLAN_NAME = "plan.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conformer_gen.sources.transport import NetworkError, RefusedError, Transport, Version
 from unimol_scale.errors import ConfigError, SourceError
-from unimol_scale.store.shards import commit_text, flush
+from unimol_scale.store.files import commit_text, flush
 
 MOST_CONNECTIONS = 8  # what files.docking.org asks for
 PART_SUFFIX, VERSION_SUFFIX = ".part", ".part.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from conformer_gen.sources.download import Download, FetchOptions, StoppedError
 from conformer_gen.sources.transport import HTTP_SCHEMES, OBJECT_STORES, MissingError, Transport, transport_for
-from unimol_scale.store.shards import commit_text
+from unimol_scale.store.files import commit_text
 
 MISSING_NAME = "missing.txt"
 LOG_INTERVAL_S = 5.0

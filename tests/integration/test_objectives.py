@@ -150,5 +150,6 @@ def test_a_run_is_not_continued_with_another_objective(teacher, sample_store, tm
     before = (output / "config.yaml").read_text()
     done = launched.pretrain("--size", "0.1M", *SETTINGS, "--data", sample_store, "--output", output)
     assert done.returncode == 2
-    assert "other settings of the objective" in done.stdout
+    assert "was trained with other settings" in done.stdout
+    assert "objective.denoise.predict: noise → geometry" in done.stdout
     assert (output / "config.yaml").read_text() == before

@@ -79,7 +79,7 @@ def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(uninterrupted, sa
 
     resumed = launched.pretrain(*arguments, ranks=2)
     assert resumed.returncode == 0, resumed.stdout
-    assert "resumed from" in resumed.stdout
+    assert "goes on from" in resumed.stdout
     for key in ("loss", "valid/loss", "grad_norm"):
         assert launched.losses(tmp_path / "run", key) == launched.losses(uninterrupted, key)
 

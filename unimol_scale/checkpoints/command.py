@@ -153,7 +153,7 @@ def _describe(model: "HeadedModel", path: Path, checkpoint: "CheckpointInfo | No
     from unimol_scale.checkpoints.shares import ShareReader
     from unimol_scale.config import to_tree
     from unimol_scale.model.accounting import count_parameters
-    from unimol_scale.store.shards import hash_file
+    from unimol_scale.store.files import hash_file
 
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
     if checkpoint is not None:

@@ -17,7 +17,7 @@ from typing import Any
 from unimol_scale.checkpoints.streaming import FileEntry
 from unimol_scale.config import Origin, build
 from unimol_scale.errors import CheckpointError, ConfigError
-from unimol_scale.store.shards import hash_file
+from unimol_scale.store.files import hash_file
 
 FORMAT_VERSION = 1
 CHECKPOINTS = "checkpoints"  # folder of a run

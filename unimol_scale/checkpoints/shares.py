@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unimol_scale.checkpoints.streaming import FileEntry, TensorKind, write_safetensors
 from unimol_scale.errors import CheckpointError
-from unimol_scale.store.shards import TEMPORARY_SUFFIX, commit_text, flush
+from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_text, flush
 
 # What is kept of an element: the fp32 master weight, AdamW's two moments and, if a run averages its weights, the mean.
 WEIGHT, MOMENT, SQUARE, MEAN = "weight", "exp_avg", "exp_avg_sq", "ema"

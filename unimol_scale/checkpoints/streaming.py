@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimol_scale.store.shards import flush
+from unimol_scale.store.files import flush
 
 # What the format calls them.
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}

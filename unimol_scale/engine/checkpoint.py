@@ -28,7 +28,7 @@ from unimol_scale.checkpoints.published import (
 )
 from unimol_scale.checkpoints.shares import read_notes
 from unimol_scale.errors import CheckpointError
-from unimol_scale.store.shards import commit_text, flush
+from unimol_scale.store.files import commit_text, flush
 
 __all__ = [
     "CheckpointInfo",

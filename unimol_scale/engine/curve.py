@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from unimol_scale.engine.events import METRICS_NAME, read_events
-from unimol_scale.store.shards import commit_file
+from unimol_scale.store.files import commit_file
 
 CURVE_NAME = "curve.png"
 TRAIN_COLOUR, VALID_COLOUR, SKIPPED_COLOUR, RESUMED_COLOUR = "#1f77b4", "#d62728", "#ff7f0e", "#777777"

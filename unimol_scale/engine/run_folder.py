@@ -15,7 +15,8 @@ from unimol_scale.engine.progress import Progress
 from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.errors import RunError, StoreError
 from unimol_scale.objectives.base import Objective
-from unimol_scale.store.shards import Store, commit_text
+from unimol_scale.store.files import commit_text
+from unimol_scale.store.shards import Store
 
 SUMMARY_SCHEMA_VERSION = 1
 CONFIG_NAME = "config.yaml"

@@ -17,7 +17,8 @@ from unimol_scale.checkpoints.pretrained import MODEL_FOLDER, save_checkpoint
 from unimol_scale.checkpoints.published import folder_name, read_manifest
 from unimol_scale.checkpoints.shares import ShareReader
 from unimol_scale.config import to_tree
-from unimol_scale.data.dataset import StepPlanner, open_store_of, training_loader
+from unimol_scale.data.dataset import open_store_of, training_loader
+from unimol_scale.data.planner import StepPlanner
 from unimol_scale.engine.callbacks import NoLog, RunLog
 from unimol_scale.engine.checkpoint import CheckpointInfo
 from unimol_scale.engine.incidents import Incidents

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from unimol_scale.data.dataset import DataConfig, StepLoader, validation_loader
+from unimol_scale.data.dataset import DataConfig, validation_loader
+from unimol_scale.data.loader import StepLoader
 from unimol_scale.engine.optimizer_step import means
 from unimol_scale.engine.ranks import Ranks
 from unimol_scale.engine.zero import ZeroModel

@@ -15,17 +15,9 @@ from rich.table import Table
 
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
+from unimol_scale.store.files import commit_file, hash_file
 from unimol_scale.store.manifest import MANIFEST_NAME, Backend, ShardEntry, SplitEntry
-from unimol_scale.store.shards import (
-    Store,
-    commit_file,
-    content_counts,
-    hash_file,
-    open_store,
-    read_shard,
-    write_manifest,
-    write_shard,
-)
+from unimol_scale.store.shards import Store, content_counts, open_store, read_shard, write_manifest, write_shard
 
 LOG_INTERVAL_S = 5.0
 # Written beside the shards by the builder; a converted store takes them along.

@@ -1,14 +1,10 @@
-"""A store: open it, gather molecules from it, commit shards to it. Imports the backends, NumPy and Arrow.
-
-Every file is written under a temporary name, flushed to disk and renamed, so a file that has its name is complete.
-"""
+"""A store: open it, gather molecules from it, commit shards to it. Imports the backends, NumPy and Arrow."""
 
 import collections
 import contextlib
 import enum
 import hashlib
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +16,7 @@ import pyarrow as pa
 from unimol_scale.errors import StoreError, nearest
 from unimol_scale.store import arrow_backend, lmdb_backend
 from unimol_scale.store.arrow_backend import ColumnViews
+from unimol_scale.store.files import commit_file, commit_text, hash_file
 from unimol_scale.store.manifest import (
     MANIFEST_NAME,
     Backend,
@@ -39,9 +36,7 @@ from unimol_scale.store.schema import (
 )
 from unimol_scale.store.source import LocalShards, ShardSource
 
-TEMPORARY_SUFFIX = ".tmp"
 BACKENDS: dict[Backend, Any] = {"arrow": arrow_backend, "lmdb": lmdb_backend}
-READ_CHUNK = 1 << 20
 
 
 class Shard(Protocol):
@@ -248,42 +243,6 @@ def open_store(path: Path | str) -> Store:
     return Store(path, *read_manifest(path))
 
 
-def commit_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it is complete or absent: temporary name, flush to disk, rename, flush the directory.
-
-    Args:
-        path: final name; its directory is made.
-        write: writes the content to the path that it is given.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
-    try:
-        write(temporary)
-        flush(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    flush(path.parent)
-
-
-def commit_text(path: Path, text: str) -> None:
-    """Write a text file, complete or absent."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    commit_file(path, write)
-
-
-def flush(path: Path) -> None:
-    """Force a file or a directory entry to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_shard(root: Path, file: str, batch: pa.RecordBatch, backend: Backend) -> ShardEntry:
     """Commit one shard and return its line of the manifest.
 
@@ -323,15 +282,6 @@ def content_counts(batch: pa.RecordBatch) -> dict[str, Any]:
 def _tally(codes: npt.NDArray[np.uint8], kinds: type[enum.IntEnum]) -> dict[str, int]:
     counts = np.bincount(codes, minlength=len(kinds))
     return {kind.name: int(counts[kind]) for kind in kinds if counts[kind]}
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(READ_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def size_histogram(num_atoms: Iterable[int]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from unimol_scale.checkpoints.pretrained import (
 from unimol_scale.errors import CheckpointError
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.denoise import DenoiseModel
-from unimol_scale.store.shards import hash_file
+from unimol_scale.store.files import hash_file
 
 CONFIG = ModelConfig(layers=2, atom_width=16, heads=2, ffn_width=24, pair_width=8, pair_hidden=4, gaussians=16)
 RELEASED = ModelConfig(

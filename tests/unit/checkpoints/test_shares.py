@@ -10,7 +10,7 @@ from tests.run_states import cut, evenly, random_state
 from unimol_scale.checkpoints import shares, streaming
 from unimol_scale.checkpoints.shares import ShareReader, read_notes, share_name, write_share
 from unimol_scale.errors import CheckpointError
-from unimol_scale.store.shards import hash_file
+from unimol_scale.store.files import hash_file
 
 SIZES = {"backbone.first": 7, "backbone.second": 1, "head": 12}
 

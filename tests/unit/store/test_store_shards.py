@@ -11,9 +11,10 @@ from store_samples import random_record, write_store
 
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
+from unimol_scale.store.files import commit_file
 from unimol_scale.store.manifest import MANIFEST_NAME, Backend, Counts
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES, Layout, encode
-from unimol_scale.store.shards import commit_file, open_store
+from unimol_scale.store.shards import open_store
 
 RECORDS = [random_record(number) for number in range(10)]
 

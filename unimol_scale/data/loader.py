@@ -1,0 +1,179 @@
+"""Micro-batches read and corrupted ahead of the trainer by worker processes, which may die without harm.
+
+An item of the dataset is one micro-batch, addressed by (step, slot): workers may prepare them in any order and the
+result is the same.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from typing import Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.planner import StepPlanner
+from unimol_scale.data.reader import MoleculeReader
+from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.data.transfer import Packed, pack
+from unimol_scale.errors import RunError
+
+SampleT = TypeVar("SampleT")
+# What an objective does to a clean batch at a step.
+Corruption = Callable[[MoleculeBatch, MoleculeKeys, int], SampleT]
+# What torch says when a worker was killed rather than raised.
+_DEAD_WORKER = "DataLoader worker (pid"
+MAX_DEATHS = 5
+
+
+class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
+    """Micro-batches of one rank, addressed by (step, slot).
+
+    Args:
+        reader: of the molecules.
+        corruption: of the objective.
+        plan: step → molecules, epochs and micro-batch plan; pure.
+        rank: of this process.
+        seed: of the run, for corruptions.
+    """
+
+    def __init__(
+        self,
+        reader: MoleculeReader,
+        corruption: Corruption[SampleT],
+        plan: "StepPlanner",
+        rank: int,
+        seed: int,
+    ) -> None:
+        self._reader = reader
+        self._corruption = corruption
+        self._plan = plan
+        self._rank = rank
+        self._seed = seed
+
+    def __getitem__(self, address: tuple[int, int]) -> Packed[SampleT]:
+        """Return micro-batch ``slot`` of ``step``: gathered, padded and corrupted."""
+        step, slot = address
+        molecule_G, epoch_G, plan = self._plan(step)
+        members = plan.of_rank(self._rank)[slot]
+        keys = MoleculeKeys(seed=self._seed, epoch_B=epoch_G[members], molecule_B=molecule_G[members])
+        return pack(self._corruption(self._reader.read(keys), keys, step))
+
+
+class _Addresses(Sampler[tuple[int, int]]):
+    """The micro-batches of consecutive steps, in order."""
+
+    def __init__(self, planner: StepPlanner, first: int, last: int) -> None:
+        self._planner, self._first, self._last = planner, first, last
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for step in range(self._first, self._last):
+            self._planner.prefetch(step)
+            yield from ((step, slot) for slot in range(self._planner(step)[2].per_rank))
+
+
+class StepLoader(Generic[SampleT]):
+    """Iterates over steps; each is the list of this rank's micro-batches, prepared ahead by worker processes.
+
+    Args:
+        planner: step → molecules, epochs and micro-batch plan.
+        reader: of the molecules.
+        corruption: of the objective.
+        rank: of this process.
+        seed: of the run, for corruptions.
+        workers: processes; 0 prepares in this one.
+        prefetch: micro-batches each of them prepares ahead.
+    """
+
+    def __init__(
+        self,
+        planner: StepPlanner,
+        reader: MoleculeReader,
+        corruption: Corruption[SampleT],
+        *,
+        rank: int,
+        seed: int,
+        workers: int,
+        prefetch: int,
+    ) -> None:
+        self._workers = workers
+        self._prefetch = prefetch
+        self.planner = planner
+        self._dataset = MicroBatchDataset(reader, corruption, planner, rank, seed)
+
+    def steps(self, first: int, last: int) -> Iterator[list[SampleT]]:
+        """Yield the micro-batches of the steps first, …, last − 1.
+
+        A worker process that is killed from outside costs nothing but time: what it had in hand is prepared again.
+
+        Raises:
+            RunError: workers die again and again at the same micro-batch.
+        """
+        step, deaths = first, 0
+        while step < last:
+            samples = iter(self._loader(step, last))
+            try:
+                while step < last:
+                    yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
+                    step, deaths = step + 1, 0
+            except RuntimeError as error:
+                if _DEAD_WORKER not in str(error):
+                    raise
+                deaths += 1
+                if deaths == MAX_DEATHS:
+                    raise RunError(
+                        f"loader processes died {deaths} times at step {step}: {error}. If memory ran out, lower "
+                        "data.workers or data.prefetch"
+                    ) from error
+                warnings.warn(f"a loader process died at step {step} and is replaced: {error}", stacklevel=2)
+
+    def _loader(self, first: int, last: int) -> DataLoader[Packed[SampleT]]:
+        if self._workers:
+            _start_loader_server()
+        return DataLoader(
+            self._dataset,
+            batch_size=None,
+            sampler=_Addresses(self.planner, first, last),
+            num_workers=self._workers,
+            prefetch_factor=self._prefetch if self._workers else None,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context="forkserver" if self._workers else None,
+            worker_init_fn=_end_with_rank,
+        )
+
+
+def _start_loader_server() -> None:
+    """Start the process that loader processes are forked from, deaf to the signals that stop a run.
+
+    A batch system sends them to every process, and the rank has a state to save first. Its children are deaf as well;
+    they end with their rank: see ``_end_with_rank``.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        forkserver.ensure_running()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_with_rank(worker: int) -> None:
+    """Let this loader process end when its rank is gone, however the rank ended.
+
+    torch's own watch asks for the parent process, which is the server here; and the server lives as long as one of its
+    children does, since each of them holds the pipe by whose end it would know.
+    """
+    rank = multiprocessing.parent_process()  # whoever asked the server for this process
+    assert rank is not None, "loader processes are not forked from the rank itself"
+
+    def watch() -> None:
+        rank.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with the rank", daemon=True).start()
