@@ -34,7 +34,8 @@ from unimol_scale.data.dataset import DataConfig
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.model.presets import PRESETS
 from unimol_scale.objectives.blend import BlendConfig
-from unimol_scale.scaling.ladder import LadderConfig, climb, plan, read_ladder
+from unimol_scale.scaling.climb import climb
+from unimol_scale.scaling.ladder import LadderConfig, plan, read_ladder
 from unimol_scale.store.shards import open_store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -126,7 +127,8 @@ def train(names: Sequence[str], options: argparse.Namespace) -> None:
         config = ladder_of(name, seed, options)
         (rung,) = plan(config)
         assert rung.folder == folder_of(name, seed, options)
-        climb(config, [rung])
+        if any(result.action == "stopped" for result in climb(config, [rung])):
+            raise KeyboardInterrupt
 
 
 def measure(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:

@@ -129,9 +129,13 @@ def progress_bar(console: Console) -> Progress:
 
 def _status(event: Event) -> str:
     return (
-        f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  {event['molecules_per_second']:,.0f} molecules/s  "
+        f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  {_rate(event['molecules_per_second'])} molecules/s  "
         f"MFU {event['mfu']:.1%}" + (f"  data wait {event['data_wait']:.0%}" if "data_wait" in event else "")
     )
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 10.0 else f"{per_second:.2g}"
 
 
 def clock(seconds: float) -> str:
