@@ -168,7 +168,7 @@ def test_malloc_is_asked_to_return_memory_where_it_is_short_only(monkeypatch):
     config, objective = run_of(size="84M", max_pairs=4_000, precision="bf16")
     asked = []
     monkeypatch.setattr(rehearsal, "return_freed_memory", lambda: asked.append(True))
-    monkeypatch.setattr(rehearsal, "_resident_bytes", lambda: 0.3 * 2**30)  # not what the tests before this one left
+    monkeypatch.setattr(rehearsal, "resident_bytes", lambda: 0.3 * 2**30)  # not what the tests before this one left
     monkeypatch.setattr(rehearsal, "available_bytes", lambda: 400 * 2**30)
     prepare_host_memory(config, objective, HISTOGRAM, ALONE)
     assert not asked
