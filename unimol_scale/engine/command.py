@@ -7,12 +7,11 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from unimol_scale.engine.learning import with_teacher_named
 from unimol_scale.engine.plan import describe
 from unimol_scale.engine.ranks import abandon, part, start_ranks
-from unimol_scale.engine.run_config import PretrainConfig, resolve
+from unimol_scale.engine.run_config import PretrainConfig, flags_of, resolve
 from unimol_scale.engine.run_folder import SUMMARY_NAME, read_summary, run_is_finished
 from unimol_scale.engine.trainer import Outcome, Trainer
 from unimol_scale.errors import UnimolScaleError
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_intermixed_args(argv)
     is_main = os.environ.get("RANK", "0") == "0"
     try:
-        config = resolve(arguments.size, arguments.config, _flags(arguments), arguments.assignments)
+        config = resolve(arguments.size, arguments.config, flags_of(arguments), arguments.assignments)
         config = with_teacher_named(config)
         if arguments.dry_run:
             if is_main:
@@ -109,15 +108,3 @@ def _train(config: PretrainConfig, arguments: argparse.Namespace) -> int:
             f"{summary['seconds']:.0f} s, validation loss {final:.4f} → {config.output / SUMMARY_NAME}"
         )
     return 0
-
-
-def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the flags that were given, as a tree of settings."""
-    flags: dict[str, Any] = {}
-    if arguments.objective is not None:
-        flags["objective"] = {"name": arguments.objective}
-    if arguments.data is not None:
-        flags["data"] = {"path": arguments.data}
-    if arguments.output is not None:
-        flags["output"] = arguments.output
-    return flags

@@ -34,12 +34,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from unimol_scale.engine.devices import named_target, parse_bytes
     from unimol_scale.engine.learning import with_teacher_named
     from unimol_scale.engine.plan import plan_of, render
-    from unimol_scale.engine.run_config import resolve
+    from unimol_scale.engine.run_config import flags_of, resolve
     from unimol_scale.errors import ConfigError
 
     if arguments.gpus < 1:
         raise ConfigError(f"--gpus must be at least 1, got {arguments.gpus}")
-    config = with_teacher_named(resolve(arguments.size, arguments.config, _flags(arguments), arguments.assignments))
+    config = with_teacher_named(resolve(arguments.size, arguments.config, flags_of(arguments), arguments.assignments))
     target = named_target(
         arguments.device,
         config.train.precision,
@@ -55,15 +55,3 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         print(render(plan, config))
     return 0
-
-
-def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the flags that were given, as a tree of settings."""
-    flags: dict[str, Any] = {}
-    if arguments.objective is not None:
-        flags["objective"] = {"name": arguments.objective}
-    if arguments.data is not None:
-        flags["data"] = {"path": arguments.data}
-    if arguments.zero_stage is not None:
-        flags["zero"] = {"stage": arguments.zero_stage}
-    return flags

@@ -1,5 +1,6 @@
 """What a pretraining run is: every setting, resolved from size, files and the command line. Imports no DeepSpeed."""
 
+import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -7,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unimol_scale.config import Origin, build, merge, parse_overrides, read_yaml, to_tree
+from unimol_scale.config import Origin, Tree, build, merge, parse_overrides, read_yaml, to_tree
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.objectives.registry import ObjectiveConfig
 from unimol_scale.store.manifest import MANIFEST_NAME
 
+# Flag → the setting that it stands for.
+_FLAGS = {"objective": "objective.name", "data": "data.path", "output": "output", "zero_stage": "zero.stage"}
 STORE_HINT = "python conformer_gen/build.py --source sample makes one"
 
 
@@ -153,6 +156,20 @@ class PretrainConfig:
     def objective_sha256(self) -> str:
         """Hash of what is predicted and how it is corrupted; runs that differ in it can not be compared."""
         return hashlib.sha256(json.dumps(self.objective.identity, sort_keys=True).encode()).hexdigest()
+
+
+def flags_of(arguments: argparse.Namespace) -> Tree:
+    """Return the flags that were given, of those that stand for a setting, as a tree of settings."""
+    given = {name: getattr(arguments, name, None) for name in _FLAGS}
+    tree: Tree = {}
+    for name, value in given.items():
+        if value is not None:
+            *parents, leaf = _FLAGS[name].split(".")
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = value
+    return tree
 
 
 def resolve(
