@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimol_scale.data.cuts import pair_cost, plan_micro_batches
-from unimol_scale.data.order import Order, global_batch
+from unimol_scale.data.order import InOrder, Order, global_batch
 from unimol_scale.errors import ConfigError
 
 sizes = st.lists(st.integers(1, 60), min_size=4, max_size=200).map(lambda n: np.array(n, dtype=np.int32))
@@ -141,3 +141,12 @@ def test_the_cut_is_the_cheapest_of_all(seed):
 def test_a_budget_too_small_for_the_largest_molecule_names_it():
     with pytest.raises(ConfigError, match="60 atoms needs 3721 pairs"):
         plan_micro_batches(np.array([3, 60], dtype=np.int32), 1, 3000)
+
+
+@given(molecules=st.integers(1, 300), batch=st.integers(1, 50))
+def test_in_order_every_molecule_comes_once_and_the_last_step_is_what_is_left(molecules, batch):
+    order = InOrder(molecules, batch)
+    steps = [order.molecules(step)[0] for step in range(order.num_steps)]
+    assert np.array_equal(np.concatenate(steps), np.arange(molecules))
+    assert all(len(step) == batch for step in steps[:-1])
+    assert 0 < len(steps[-1]) <= batch

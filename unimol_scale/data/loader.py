@@ -17,8 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unimol_scale.data.batch import MoleculeBatch
-from unimol_scale.data.planner import StepPlanner
-from unimol_scale.data.reader import MoleculeReader
+from unimol_scale.data.planner import Reader, StepPlanner
 from unimol_scale.data.streams import MoleculeKeys
 from unimol_scale.data.transfer import Packed, pack
 from unimol_scale.errors import RunError
@@ -44,7 +43,7 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
 
     def __init__(
         self,
-        reader: MoleculeReader,
+        reader: Reader,
         corruption: Corruption[SampleT],
         plan: "StepPlanner",
         rank: int,
@@ -93,7 +92,7 @@ class StepLoader(Generic[SampleT]):
     def __init__(
         self,
         planner: StepPlanner,
-        reader: MoleculeReader,
+        reader: Reader,
         corruption: Corruption[SampleT],
         *,
         rank: int,

@@ -117,7 +117,7 @@ class Order:
         return molecule, epoch
 
     def shards(self, step: int, count: int) -> list[int]:
-        """Return the next ``count`` shards that are needed from a step on, in that order; all if there are no windows."""
+        """Return the next ``count`` shards that are needed from a step on, in order; all if there are no windows."""
         if self._window is None:
             return list(range(len(self._rows)))[:count]
         number, position = divmod(step * self._batch_size, self.num_molecules)
@@ -155,3 +155,31 @@ class Order:
         first_molecule = np.cumsum(self._rows) - self._rows
         molecule: Int64 = first_molecule[epoch.shards[turn]] + place - epoch.starts[turn]
         return molecule
+
+
+class InOrder:
+    """All molecules once, one after another; the last step takes what is left.
+
+    Args:
+        num_molecules: to go through.
+        batch_size: molecules of a step.
+    """
+
+    def __init__(self, num_molecules: int, batch_size: int) -> None:
+        self._num_molecules = num_molecules
+        self._batch_size = batch_size
+
+    @property
+    def num_steps(self) -> int:
+        """Steps until all were seen."""
+        return -(-self._num_molecules // self._batch_size)
+
+    def molecules(self, step: int) -> tuple[Int64, Int64]:
+        """Return the molecules of a step, and epoch 0 for each, both int64 [batch_size, or what is left]."""
+        start = step * self._batch_size
+        molecule = np.arange(start, min(start + self._batch_size, self._num_molecules), dtype=np.int64)
+        return molecule, np.zeros_like(molecule)
+
+    def shards(self, step: int, count: int) -> list[int]:
+        """Return none: what is read in this order is at hand."""
+        return []

@@ -1,10 +1,16 @@
-"""Which molecules are in a step and how they are cut into micro-batches: pure, and remembered for a while."""
+"""Which molecules are in a step and how they are cut into micro-batches: pure, and remembered for a while.
+
+What is read and in which order are interfaces here: a split as it was stored is one case, chosen rows of it another.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
+from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.cuts import Int32, Int64, MicroBatchPlan, check_budget, plan_micro_batches
-from unimol_scale.data.order import Order
-from unimol_scale.data.reader import MoleculeReader
+from unimol_scale.data.streams import MoleculeKeys
 
 # Molecules [G] of a step, their epochs [G], and how they are cut.
 StepPlan = tuple[Int64, Int64, MicroBatchPlan]
@@ -14,10 +20,40 @@ PLANS_KEPT = 32
 SHARDS_AHEAD = 1024
 
 
+class Reader(Protocol):
+    """Molecules, numbered from 0, that are read as padded batches. It travels to loader processes."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    @property
+    def largest(self) -> int:
+        """Atoms of the largest molecule, or more."""
+
+    def num_atoms(self, molecule_B: Int64) -> Int32:
+        """Return the atoms of molecules as they are read, int32 [B]."""
+
+    def read(self, keys: MoleculeKeys) -> MoleculeBatch:
+        """Return the molecules of ``keys`` at their epochs, padded."""
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Learn which shards are needed next, in that order, and return at once."""
+
+
+class StepOrder(Protocol):
+    """Which molecules a step sees: a pure map."""
+
+    def molecules(self, step: int) -> tuple[Int64, Int64]:
+        """Return the molecules of a step and the epoch at which each is seen, both int64 [G]."""
+
+    def shards(self, step: int, count: int) -> list[int]:
+        """Return at most ``count`` shards that are needed from a step on, in that order."""
+
+
 class StepPlanner:
     """The pure map step → (molecules, epochs, micro-batches) of one split; remembers the last steps it planned."""
 
-    def __init__(self, reader: MoleculeReader, order: Order, *, world_size: int, max_pairs: int) -> None:
+    def __init__(self, reader: Reader, order: StepOrder, *, world_size: int, max_pairs: int) -> None:
         check_budget(reader.largest, max_pairs)  # now rather than later
         self._reader = reader
         self._order = order
@@ -32,7 +68,7 @@ class StepPlanner:
 
     def prefetch(self, step: int) -> None:
         """Tell the store which shards are needed from a step on."""
-        self._reader.split.prefetch(self._order.shards(step, SHARDS_AHEAD))
+        self._reader.prefetch(self._order.shards(step, SHARDS_AHEAD))
 
     def __call__(self, step: int) -> StepPlan:
         """Return the molecules [G], their epochs [G] and the micro-batch plan of a step."""

@@ -1,5 +1,6 @@
 """What is read of a split: which conformer of a molecule, with or without hydrogens, which labels. NumPy only."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -78,6 +79,10 @@ class MoleculeReader:
         if self._drops:
             columns = drop_hydrogens(columns)
         return collate(replace(columns, labels=columns.labels[:, self._label_columns]))
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Tell the store which shards are needed next, in that order."""
+        self.split.prefetch(shards)
 
     def _chosen(self, keys: MoleculeKeys) -> Int64 | None:
         """Return the conformer of each molecule, int64 [B]; None: the first."""
