@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ray-address", metavar="A", help="use a running Ray cluster; its nodes must share the output directory")
     add("--limit", type=int, metavar="N", help="read only the first N rows")
     add("--hydrogens", action="store_true", default=None, help="keep hydrogens as atoms")
-    add("--engine", metavar="E", help="of embedding: rdkit (default), or nvmolkit on NVIDIA GPUs")
+    add("--engine", metavar="E", help="rdkit (default), nvmolkit on NVIDIA GPUs, or depiction: flat, for 2D models")
     add("--exclude", nargs="+", metavar="FILE", help="molecules that must not enter, such as test sets of benchmarks")
     add("--config", type=Path, metavar="FILE", help="YAML with the keys of configs/build/sample.yaml")
     add("--dry-run", action="store_true", help="measure a few rows; print rows, core-hours and bytes of a build")

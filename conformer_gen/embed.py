@@ -1,7 +1,7 @@
 """One molecule → ``MoleculeRecord`` or ``EmbedFailure``: a pure function of molecule and seed. Imports RDKit.
 
-ETKDGv3 embedding (Wang, Witek, Landrum, Riniker 2020), then MMFF94, else UFF where MMFF94 has no parameters, else the
-embedded geometry as it is; the record says which. Chemistry never raises here: what fails is returned.
+Coordinates come from placing.py, or from the source; the record says which. Chemistry never raises here: what fails is
+returned.
 """
 
 import dataclasses
@@ -9,13 +9,12 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Any, Literal, ParamSpec
+from typing import Literal, ParamSpec
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 
-from conformer_gen import prune
+from conformer_gen import placing, prune
 from conformer_gen.graph import molecule_graph
 from conformer_gen.stereo import compare_stereo
 from unimol_scale.errors import ConfigError
@@ -51,7 +50,8 @@ class EmbedConfig:
             (4 of 1,999 DFT geometries of PCQM4Mv2, double bonds in rings of 8 and more).
         energy_window: kcal/mol; conformers further above the molecule's lowest one are left out. None keeps all.
         rmsd_prune: Å; a conformer this near to one of lower energy is left out. None keeps all.
-        engine: "rdkit" on CPUs, or "nvmolkit" on NVIDIA GPUs (see ``nvmolkit_engine``).
+        engine: "rdkit" on CPUs, or "nvmolkit" on NVIDIA GPUs (see ``nvmolkit_engine``). "depiction" makes no conformer:
+            the 2D depiction stands in as the one of each molecule, for models that read the 2D graph only.
         gpus: device numbers for nvmolkit; the pieces of a build take them in turn.
     """
 
@@ -63,7 +63,7 @@ class EmbedConfig:
     stereo: Literal["keep", "drop"] = "drop"
     energy_window: float | None = None
     rmsd_prune: float | None = None
-    engine: Literal["rdkit", "nvmolkit"] = "rdkit"
+    engine: Literal["rdkit", "nvmolkit", "depiction"] = "rdkit"
     gpus: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
@@ -78,6 +78,18 @@ class EmbedConfig:
                 raise ConfigError(f"{name} must be greater than 0, or null for none, got {value}")
         if not self.gpus or min(self.gpus) < 0 or len(set(self.gpus)) < len(self.gpus):
             raise ConfigError(f"gpus must be distinct device numbers from 0, at least one, got {list(self.gpus)}")
+        if self.engine == "depiction" and self.conformers != 1:
+            raise ConfigError(f"engine depiction makes one conformer a molecule, got conformers {self.conformers}")
+
+    @property
+    def coordinate_scale(self) -> float:
+        """Å per unit of the int16 coordinates that are made: a depiction draws long chains at full length."""
+        return PLANAR_SCALE if self.engine == "depiction" else COORDINATE_SCALE
+
+    @property
+    def method(self) -> str:
+        """How coordinates are made, in words."""
+        return "2D depiction" if self.engine == "depiction" else "ETKDGv3, MMFF94, else UFF, else as embedded"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +150,7 @@ def _returning_failures(function: Callable[Arguments, MoleculeRecord]) -> Callab
                 return failed.failure
             # RDKit reports broken invariants as RuntimeError and refused chemistry as ValueError.
             except (RuntimeError, ValueError) as error:
-                return EmbedFailure(reason="rdkit_error", detail=_first_line(error))
+                return EmbedFailure(reason="rdkit_error", detail=placing.first_line(error))
 
     return wrapped
 
@@ -160,7 +172,17 @@ def embed_molecule(molecule: CuratedMolecule, config: EmbedConfig, seed: int) ->
     heavy, full = _parse(molecule)
     if molecule.conformers is not None:
         return _record_from_file(molecule, heavy, full, config)
-    _place(full, config, stable_hash(seed, molecule.key) & 0x7FFFFFFF)
+    if config.engine == "depiction":
+        return _record_from_depiction(molecule, heavy, full, config)
+    problem = placing.place(
+        full,
+        conformers=config.conformers,
+        attempts=config.attempts,
+        timeout_s=config.timeout_s,
+        seed=stable_hash(seed, molecule.key) & 0x7FFFFFFF,
+    )
+    if problem:
+        raise _FailedError("no_conformer", f"ETKDGv3 failed from both kinds of start: {problem}")
     return _record_from_embedding(molecule, heavy, full, config)
 
 
@@ -213,10 +235,26 @@ def _record_from_file(
     )
 
 
+def _record_from_depiction(
+    molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, config: EmbedConfig
+) -> MoleculeRecord:
+    basis = full if config.hydrogens else heavy
+    coordinates = placing.depict(basis)[None]
+    return _record(
+        molecule,
+        basis=basis,
+        coordinates=coordinates,
+        origin=np.array([ConformerOrigin.FLAT], np.uint8),
+        stereo=compare_stereo(molecule.smiles, full, coordinates, flat=np.ones(1, bool)),
+        energy=np.full(1, np.nan, np.float32),
+        scale=config.coordinate_scale,
+    )
+
+
 def _record_from_embedding(
     molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, config: EmbedConfig
 ) -> MoleculeRecord:
-    origin, energy = _minimise(full, config.max_iterations)
+    origin, energy = placing.minimise(full, config.max_iterations)
     coordinates = np.stack([conformer.GetPositions() for conformer in full.GetConformers()])
     stereo = compare_stereo(molecule.smiles, full, coordinates, flat=np.zeros(len(coordinates), bool))
     kept = _choose(heavy, coordinates, stereo, energy, config)
@@ -253,13 +291,14 @@ def _record(
     origin: UInt8,
     stereo: UInt8,
     energy: Float32,
+    scale: float = COORDINATE_SCALE,
 ) -> MoleculeRecord:
     graph = molecule_graph(basis)
     return MoleculeRecord(
         id=molecule.id,
         smiles=molecule.smiles,
-        coordinates=_centred(coordinates, COORDINATE_SCALE, "conformer"),
-        planar_coordinates=_centred(_depiction(basis), PLANAR_SCALE, "depiction"),
+        coordinates=_centred(coordinates, scale, "conformer"),
+        planar_coordinates=_centred(placing.depict(basis)[:, :2], PLANAR_SCALE, "depiction"),
         conformer_origin=origin,
         conformer_stereo=stereo,
         energy=energy,
@@ -268,52 +307,6 @@ def _record(
         key=molecule.key,
         **dataclasses.asdict(graph),
     )
-
-
-def _place(full: Chem.Mol, config: EmbedConfig, seed: int) -> None:
-    """Embed; a second try starts from random coordinates, which saves what distance geometry can not start."""
-    problem = ""
-    for random_coordinates in (False, True):
-        parameters: Any = rdDistGeom.ETKDGv3()
-        parameters.randomSeed = seed
-        parameters.numThreads = 1
-        parameters.maxIterations = config.attempts
-        parameters.timeout = config.timeout_s
-        parameters.useRandomCoords = random_coordinates
-        try:
-            rdDistGeom.EmbedMultipleConfs(full, config.conformers, parameters)
-            # Not the ids it returns: after a timeout they name conformers that are not there.
-            if full.GetNumConformers():
-                return
-            problem = "no conformer satisfies the distance bounds"
-        except (RuntimeError, ValueError) as error:
-            problem = _first_line(error)
-    raise _FailedError("no_conformer", f"ETKDGv3 failed from both kinds of start: {problem}")
-
-
-def _minimise(full: Chem.Mol, max_iterations: int) -> tuple[UInt8, Float32]:
-    """Minimise all conformers in place; return their origins and energies (kcal/mol)."""
-    helpers = rdForceFieldHelpers
-    if helpers.MMFFHasAllMoleculeParams(full):
-        results = helpers.MMFFOptimizeMoleculeConfs(full, numThreads=1, maxIters=max_iterations)
-        converged, unconverged = ConformerOrigin.MMFF, ConformerOrigin.MMFF_UNCONVERGED
-    elif helpers.UFFHasAllMoleculeParams(full):
-        results = helpers.UFFOptimizeMoleculeConfs(full, numThreads=1, maxIters=max_iterations)
-        converged, unconverged = ConformerOrigin.UFF, ConformerOrigin.UFF_UNCONVERGED
-    else:
-        results, converged, unconverged = [], ConformerOrigin.ETKDG, ConformerOrigin.ETKDG
-    if not results or any(status < 0 for status, _ in results):  # no force field could be set up
-        count = full.GetNumConformers()
-        return np.full(count, ConformerOrigin.ETKDG, np.uint8), np.full(count, np.nan, np.float32)
-    origins = [converged if status == 0 else unconverged for status, _ in results]
-    return np.array(origins, np.uint8), np.array([energy for _, energy in results], np.float32)
-
-
-def _depiction(basis: Chem.Mol) -> Float32:
-    flat = Chem.Mol(basis)
-    rdDepictor.Compute2DCoords(flat)
-    positions: Float32 = flat.GetConformer().GetPositions()[:, :2]
-    return positions
 
 
 def _centred(coordinates: Float32 | Float64, scale: float, what: str) -> Float32:
@@ -327,7 +320,3 @@ def _centred(coordinates: Float32 | Float64, scale: float, what: str) -> Float32
             "out_of_range", f"the {what} reaches {reach:.1f} Å from its centre; the store holds ±{limit:.1f} Å"
         )
     return centred
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

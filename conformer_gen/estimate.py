@@ -67,7 +67,7 @@ def estimate(config: BuildConfig) -> str:
     hours = rows * measured.seconds / measured.rows / 3600
     workers = f"{config.num_workers} worker{'s' if config.num_workers != 1 else ''}"
     lines.append(f"would take about {hours:,.2f} core-hours, {hours / config.num_workers:,.2f} h with {workers}")
-    if config.embed.engine != "rdkit":
+    if config.embed.engine == "nvmolkit":
         lines[-1] += f" with RDKit; --engine {config.embed.engine} was not measured"
     if measured.stored:
         kept = rows * measured.stored / measured.rows

@@ -139,7 +139,7 @@ def _embed_stage(config: BuildConfig, work: Path, embed_job: EmbedJob) -> Stage:
         worker.bury_molecules(work, job.piece, job.positions, embed_job, why)
 
     # The driver of a GPU maps far more than it uses.
-    return _stage(EMBEDDED, config, work, task, bury, capped=config.embed.engine == "rdkit")
+    return _stage(EMBEDDED, config, work, task, bury, capped=config.embed.engine != "nvmolkit")
 
 
 def _stage(

@@ -131,7 +131,7 @@ class EmbedJob:
         config: how to embed.
         seed: of the build.
         layout: of the records.
-        embedder: the function that makes one record where the engine is RDKit.
+        embedder: the function that makes one record where the engine is not nvmolkit.
     """
 
     config: EmbedConfig

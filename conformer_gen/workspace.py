@@ -23,7 +23,7 @@ from unimol_scale import config as strict
 from unimol_scale.errors import StoreError
 from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_text
 from unimol_scale.store.manifest import MANIFEST_NAME, SPLITS, read_manifest
-from unimol_scale.store.schema import COORDINATE_SCALE, PLANAR_SCALE, Layout
+from unimol_scale.store.schema import PLANAR_SCALE, Layout
 
 WORK_NAME = ".build"
 PLAN_NAME = "plan.json"
@@ -41,14 +41,14 @@ def plan_build(config: BuildConfig) -> Tree:
     methods = ["from file"] * geometry_from_file
     recipe: Tree = {}
     if may_lack_geometry(config.source):
-        methods.append("ETKDGv3, MMFF94, else UFF, else as embedded")
+        methods.append(config.embed.method)
         recipe |= strict.to_tree(config.embed)
         del recipe["hydrogens"]
         del recipe["gpus"]  # of this machine
     recipe["method"] = "; where there is none: ".join(methods)
     return {
         "backend": config.backend,
-        "coordinate_scale": None if geometry_from_file else COORDINATE_SCALE,
+        "coordinate_scale": None if geometry_from_file else config.embed.coordinate_scale,
         "planar_scale": PLANAR_SCALE,
         "labels": dict(label_units(config.source)),
         "source": config.source.name,

@@ -62,7 +62,7 @@ class ConformerOrigin(enum.IntEnum):
     UFF = 4  # ETKDG, then UFF to convergence, where MMFF94 has no parameters
     UFF_UNCONVERGED = 5
     ETKDG = 6  # no force field has parameters
-    FLAT = 7  # a 2D depiction delivered as a conformer by the source
+    FLAT = 7  # a 2D depiction in place of a conformer: delivered by the source, or all that was asked for
 
 
 class ConformerStereo(enum.IntEnum):

@@ -6,7 +6,7 @@ from rdkit import Chem
 
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
 from unimol_scale.errors import ConfigError
-from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord
+from unimol_scale.store.schema import ConformerOrigin, Layout, MoleculeRecord, encode
 
 CONFIG = EmbedConfig()
 DRUG = "CC(=O)Nc1ccc(O)cc1"
@@ -96,6 +96,31 @@ def test_geometry_from_the_file_is_kept_and_centred() -> None:
     assert np.isnan(result.energy).all()
 
 
+def test_a_depiction_stands_in_for_the_conformer_and_says_so() -> None:
+    made = record(DRUG, EmbedConfig(engine="depiction"))
+    assert made.conformer_origin.tolist() == [ConformerOrigin.FLAT]
+    assert np.isnan(made.energy).all()
+    np.testing.assert_array_equal(made.coordinates[0, :, 2], 0)
+    np.testing.assert_array_equal(made.coordinates[0, :, :2], made.planar_coordinates)
+    np.testing.assert_array_equal(made.planar_coordinates, record(DRUG).planar_coordinates)
+    assert made.atomic_number.tolist() == record(DRUG).atomic_number.tolist()
+
+
+def test_a_depiction_needs_no_conformer_to_exist() -> None:
+    impossible = "C1=C2CC1=C2"  # no distance geometry satisfies it
+    assert isinstance(embed_molecule(molecule(impossible), CONFIG, 0), EmbedFailure)
+    assert record(impossible, EmbedConfig(engine="depiction")).coordinates.shape == (1, 5, 3)
+
+
+def test_a_long_chain_is_drawn_at_full_length() -> None:
+    config = EmbedConfig(engine="depiction")
+    made = record("C" * 100, config)
+    assert np.abs(made.coordinates).max() > 50
+    batch = encode([made], Layout(config.coordinate_scale))
+    stored = np.array(batch["coordinates"].to_pylist()[0]) * config.coordinate_scale
+    np.testing.assert_allclose(stored, made.coordinates[0], atol=config.coordinate_scale)
+
+
 @pytest.mark.parametrize(("wrong", "reason"), [(np.nan, "not_finite"), (100.0, "out_of_range")])
 def test_coordinates_that_can_not_be_stored_are_a_failure(wrong: float, reason: str) -> None:
     given = np.array([[0, 0, 0], [1.5, 0, 0], [2.0, wrong, 0]], np.float32)
@@ -109,3 +134,5 @@ def test_impossible_settings_are_refused() -> None:
         EmbedConfig(conformers=0)
     with pytest.raises(ConfigError, match="at least 1"):
         EmbedConfig(timeout_s=0)
+    with pytest.raises(ConfigError, match="one conformer"):
+        EmbedConfig(engine="depiction", conformers=2)

@@ -7,7 +7,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
 
-from conformer_gen import embed
+from conformer_gen import placing
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, MoleculeRecord
@@ -94,7 +94,7 @@ def test_every_conformer_says_how_its_stereo_compares(smiles: str, stereo: Confo
 
 def turning_over(monkeypatch: pytest.MonkeyPatch, which: slice) -> None:
     """Have the minimiser turn conformers into their mirror images, as a force field could."""
-    minimise = embed._minimise
+    minimise = placing.minimise
 
     def minimise_and_turn(full: Chem.Mol, max_iterations: int):
         found = minimise(full, max_iterations)
@@ -102,7 +102,7 @@ def turning_over(monkeypatch: pytest.MonkeyPatch, which: slice) -> None:
             conformer.SetPositions(-conformer.GetPositions())
         return found
 
-    monkeypatch.setattr(embed, "_minimise", minimise_and_turn)
+    monkeypatch.setattr(placing, "minimise", minimise_and_turn)
 
 
 @pytest.mark.parametrize("turned", [0, 1, 2])
