@@ -3,7 +3,7 @@
 What is read and in which order are interfaces here: a split as it was stored is one case, chosen rows of it another.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +36,7 @@ class Reader(Protocol):
     def read(self, keys: MoleculeKeys) -> MoleculeBatch:
         """Return the molecules of ``keys`` at their epochs, padded."""
 
-    def prefetch(self, shards: Iterable[int]) -> None:
+    def prefetch(self, shards: Sequence[int]) -> None:
         """Learn which shards are needed next, in that order, and return at once."""
 
 

@@ -1,0 +1,53 @@
+"""Clean molecules as a model sees them downstream: the 2D graph, the 3D conformer, or both.
+
+Shapes: B molecules, A atoms (padded).
+"""
+
+import numpy as np
+import torch
+
+from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.downstream.config import Inputs
+from unimol_scale.errors import ConfigError
+from unimol_scale.model.encodings import SHOWN_EDGE, SHOWN_PATH, ModelInput
+from unimol_scale.model.presets import ModelConfig
+
+
+def resolve_inputs(inputs: Inputs | None, model: ModelConfig) -> Inputs:
+    """Return what a model sees: what was asked for, or if that is None, everything that it can.
+
+    Raises:
+        ConfigError: 3D was asked of a model without geometry.
+    """
+    if inputs is None:
+        return "2d+3d" if model.geometry else "2d"
+    if inputs != "2d" and not model.geometry:
+        raise ConfigError(f"inputs {inputs} needs a model that sees distances; this one sees the 2D graph only: say 2d")
+    return inputs
+
+
+def clean_input(batch: MoleculeBatch, inputs: Inputs, model: ModelConfig) -> ModelInput:
+    """Return molecules without any corruption.
+
+    Args:
+        batch: clean molecules.
+        inputs: ``2d+3d`` shows everything. ``2d`` shows elements, features, bonds and paths; coordinates are not read.
+            ``3d`` shows elements and distances; features, degrees, bonds and paths are hidden as in pretraining.
+        model: dimensions of the model.
+
+    Raises:
+        ConfigError: 3D was asked of a model without geometry.
+    """
+    resolve_inputs(inputs, model)
+    B, A = batch.valid_BA.shape
+    graph_only = inputs == "2d" and model.geometry
+    return ModelInput(
+        token_BA=torch.from_numpy(batch.atomic_number_BA),
+        atom_features_BA8=torch.from_numpy(batch.atom_features_BA8),
+        degree_BA=torch.from_numpy(batch.degree_BA),
+        bond_features_BAA3=torch.from_numpy(batch.bond_features_BAA3),
+        path_BAA=torch.from_numpy(batch.path_BAA),
+        hidden_B=torch.full((B,), inputs == "3d"),
+        coordinates_BA3=torch.from_numpy(batch.coordinates_BA3),
+        shown_BAA=torch.from_numpy(np.full((B, A, A), SHOWN_PATH | SHOWN_EDGE, np.uint8)) if graph_only else None,
+    )
