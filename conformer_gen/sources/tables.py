@@ -46,7 +46,7 @@ def csv_records(stream: TextStream) -> Iterator[Record]:
         if header.strip():
             break
         skipped += 1
-    delimiter = max(",\t;", key=QUOTED.sub("", header).count)
+    delimiter = delimiter_of(header)
     names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
     reader = csv.reader(stream.text, delimiter=delimiter)
     while True:
@@ -61,6 +61,11 @@ def csv_records(stream: TextStream) -> Iterator[Record]:
             return
         if fields:
             yield Record(names, fields)
+
+
+def delimiter_of(header: str) -> str:
+    """Return what separates the names in the first line of a table: comma, tab or semicolon."""
+    return max(",\t;", key=QUOTED.sub("", header).count)
 
 
 class _Columns:

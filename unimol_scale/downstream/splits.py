@@ -1,0 +1,204 @@
+"""Which molecules are trained on, which choose the epoch, and which are the test. Imports RDKit for fingerprints.
+
+Every kind puts molecules into groups that never lie on two sides, orders the groups, and deals them out.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rdkit import Chem
+from rdkit.Chem import rdFingerprintGenerator
+
+from unimol_scale.downstream.config import SplitKind
+from unimol_scale.errors import ConfigError, nearest
+
+Bool = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+PARTS = ("train", "valid", "test")
+MORGAN_RADIUS = 2
+MORGAN_BITS = 2048
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """Rows of a table, int64, ascending; no row is in two parts and no part is empty."""
+
+    train: Int64
+    valid: Int64
+    test: Int64
+
+
+def split_rows(
+    kind: SplitKind,
+    *,
+    usable_M: Bool,
+    scaffold_smiles: Sequence[str],
+    smiles: Sequence[str],
+    splits: Sequence[str] | None,
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    seed: int,
+) -> Split:
+    """Deal the usable rows of a table to training, validation and test.
+
+    scaffold: the deterministic Murcko split of MoleculeNet (Wu et al. 2018) in the form of DeepChem's ScaffoldSplitter,
+        which the papers use: scaffolds without stereo; the largest first, among equals the one whose first molecule
+        comes last; each goes into training if it still fits there, else into validation if it fits, else into the test.
+        Molecules without rings are one scaffold.
+    scaffold-similarity: Uni-Mol2 names such a split for QM9 and does not say how it is made. Here scaffolds are ordered
+        by their similarity to the bulk of the set (``bulk_similarity``), the most similar first, and cut in two places:
+        training, then validation, then the test, which holds the scaffolds least like the others. Molecules without
+        rings have no scaffold to compare and come first. The idea, to test out of the distribution of scaffolds, is
+        that of the field's scaffold splits; the definition is this project's.
+    random: by seed; rows of the same molecule stay together.
+    column: as the table says; fractions and seed play no part.
+
+    Args:
+        kind: one of the above.
+        usable_M: bool [M], the rows that have a molecule.
+        scaffold_smiles: [M] Murcko scaffolds, "" for none.
+        smiles: [M] canonical SMILES.
+        splits: [M] "train", "valid" or "test"; needed by "column".
+        fractions: of train, valid and test; parts are as near to them as whole groups allow.
+        seed: of "random".
+
+    Raises:
+        ConfigError: a part would be empty; fractions that are no three positive numbers with the sum 1; the split
+            column is missing or has another value.
+    """
+    if len(fractions) != len(PARTS) or min(fractions) <= 0.0 or abs(sum(fractions) - 1.0) > 1e-9:
+        raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(fractions)}")
+    rows = np.flatnonzero(usable_M)
+    if len(rows) < len(PARTS):
+        raise ConfigError(f"{len(rows)} usable molecules are too few for training, validation and test")
+    if kind == "column":
+        parts = _given(rows, splits)
+    elif kind == "random":
+        groups = _groups(rows, smiles)
+        order = np.random.default_rng(seed).permutation(len(groups))
+        parts = _cut([groups[at] for at in order.tolist()], fractions)
+    elif kind == "scaffold":
+        groups = _groups(rows, scaffold_smiles)
+        parts = _fill(sorted(groups, key=lambda group: (-len(group), -group[0])), fractions)
+    else:
+        groups = _groups(rows, scaffold_smiles)
+        similarity = bulk_similarity([scaffold_smiles[group[0]] for group in groups], [len(g) for g in groups])
+        order = np.argsort(-similarity, kind="stable")  # among equals, the one whose first row comes first
+        parts = _cut([groups[at] for at in order.tolist()], fractions)
+    sizes = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
+    if not all(sizes.values()):
+        raise ConfigError(
+            f"split {kind} deals {len(rows):,} usable molecules as {sizes}: a part is empty; give more molecules, "
+            "other fractions, or split=random"
+        )
+    train, valid, test = (np.sort(np.array(part, np.int64)) for part in parts)
+    return Split(train=train, valid=valid, test=test)
+
+
+def _groups(rows: Int64, names: Sequence[str]) -> list[list[int]]:
+    """Return rows with the same name together, in the order of their first rows."""
+    groups: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        groups.setdefault(names[row], []).append(row)
+    return list(groups.values())
+
+
+def _given(rows: Int64, splits: Sequence[str] | None) -> list[list[int]]:
+    if splits is None:
+        raise ConfigError("split=column needs the name of a column: split_column")
+    parts: dict[str, list[int]] = {name: [] for name in PARTS}
+    for row in rows.tolist():
+        if splits[row] not in parts:
+            raise ConfigError(f"row {row + 1}: the split column holds {splits[row]!r}; {nearest(splits[row], PARTS)}")
+        parts[splits[row]].append(row)
+    return list(parts.values())
+
+
+def _fill(groups: Sequence[Sequence[int]], fractions: Sequence[float]) -> list[list[int]]:
+    """Deal groups in order, each into the first part where it fits: what is over goes into the test."""
+    total = sum(map(len, groups))
+    train: list[int] = []
+    valid: list[int] = []
+    test: list[int] = []
+    for group in groups:
+        if len(train) + len(group) <= fractions[0] * total:
+            train += group
+        elif len(train) + len(valid) + len(group) <= (fractions[0] + fractions[1]) * total:
+            valid += group
+        else:
+            test += group
+    return [train, valid, test]
+
+
+def _cut(groups: Sequence[Sequence[int]], fractions: Sequence[float]) -> list[list[int]]:
+    """Cut an order of groups in two, each place as near to its fraction as can be with a group on every side."""
+    last = len(groups) - 1
+    if last < 2:
+        return [[row for group in groups for row in group], [], []]
+    ends = np.cumsum([len(group) for group in groups])
+    first, second = (int(np.abs(ends - share * ends[-1]).argmin()) + 1 for share in np.cumsum(fractions[:2]))
+    first = min(max(first, 1), last - 1)
+    second = min(max(second, first + 1), last)
+    return [
+        [row for group in part for row in group] for part in (groups[:first], groups[first:second], groups[second:])
+    ]
+
+
+def bulk_similarity(scaffolds: Sequence[str], sizes: Sequence[int]) -> Float64:
+    """Return how similar each scaffold is to the scaffolds of all molecules.
+
+    The Tanimoto similarity of its Morgan fingerprint (radius 2, 2,048 bits) to those of the M molecules that have a
+    scaffold, as a ratio of sums, Σ|s ∩ m| / Σ|s ∪ m|, which needs each bit's count over the set and no pair of
+    scaffolds: after iSIM (López-Pérez et al. 2024, doi:10.1039/D4DD00041B). Time and memory grow with the number of
+    scaffolds, not with its square.
+
+    Args:
+        scaffolds: [S] SMILES, all different; "" for no scaffold.
+        sizes: [S] molecules of each.
+
+    Returns:
+        float64 [S] in [0, 1]; infinite for "".
+    """
+    generator: Any = rdFingerprintGenerator.GetMorganGenerator(radius=MORGAN_RADIUS, fpSize=MORGAN_BITS)  # type: ignore[no-untyped-call]
+    bits_S = [np.array(generator.GetFingerprint(_parsed(scaffold)).GetOnBits(), np.int64) for scaffold in scaffolds]
+    weights_S = np.array([size if scaffold else 0 for scaffold, size in zip(scaffolds, sizes, strict=True)], np.int64)
+    counts = np.zeros(MORGAN_BITS, np.int64)
+    for bits, weight in zip(bits_S, weights_S.tolist(), strict=True):
+        counts[bits] += weight
+    shared_S = np.array([counts[bits].sum() for bits in bits_S], np.float64)
+    total = float(weights_S.sum())
+    united_S = total * np.array([len(bits) for bits in bits_S]) + float(counts.sum()) - shared_S
+    similarity = np.full(len(scaffolds), np.inf)
+    has_scaffold = weights_S > 0
+    similarity[has_scaffold] = shared_S[has_scaffold] / united_S[has_scaffold]
+    return similarity
+
+
+def _parsed(scaffold: str) -> Chem.Mol:
+    """Return a scaffold as it is written: aromatic where it says so, since it need not have a Kekulé structure."""
+    molecule = Chem.MolFromSmiles(scaffold, sanitize=False)
+    assert molecule is not None, f"RDKit has written the scaffold {scaffold!r} and can not read it"
+    molecule.UpdatePropertyCache(strict=False)
+    Chem.FastFindRings(molecule)
+    return molecule
+
+
+def keep_fraction(rows: Int64, fraction: float, seed: int) -> Int64:
+    """Return a part of the rows, in their order; with the same seed, every smaller part lies within each larger one.
+
+    Args:
+        rows: int64 [R], of which at least one is kept.
+        fraction: share that is kept.
+        seed: of the choice.
+
+    Raises:
+        ConfigError: the fraction is not above 0 and at most 1.
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise ConfigError(f"label_fraction must be above 0 and at most 1, got {fraction}")
+    kept = max(1, round(fraction * len(rows)))
+    return rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:kept])]

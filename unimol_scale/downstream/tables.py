@@ -1,0 +1,338 @@
+"""Files of SMILES and labels → one table, before any chemistry; and which task its labels allow.
+
+CSV, TSV and Parquet have a header; lines of SMILES (.smi, .txt) may have one. Imports Arrow and the builder's rules for
+column names, missing values and numbers, so that a file means the same here as where stores are built.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from conformer_gen.sources.columns import ID_NAMES, MISSING, SMILES_NAMES, find_column, number
+from conformer_gen.sources.lines import split as split_line
+from conformer_gen.sources.locations import bare_suffix, stem
+from conformer_gen.sources.tables import delimiter_of, parquet_names
+from unimol_scale.downstream.config import Task
+from unimol_scale.errors import ConfigError, SourceError
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+ALL_TARGETS = ("all",)
+# Numbers that name a row and are no property of it; the last three are what pandas calls its index.
+ROW_NAMES = (*ID_NAMES, "", "unnamed: 0", "__index_level_0__")
+ROWS_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledTable:
+    """The rows of a file: M molecules with L labels.
+
+    Attributes:
+        name: of the file, without folders and suffixes.
+        smiles: [M] as in the file but for white space around it; "" where empty.
+        labels_ML: float64, NaN where missing; L is 0 for a table that is only to be predicted or embedded.
+        targets: [L] names of the labels.
+        splits: [M] "train", "valid" or "test" as the split column has it, if one was asked for.
+    """
+
+    name: str
+    smiles: tuple[str, ...]
+    labels_ML: Float64
+    targets: tuple[str, ...]
+    splits: tuple[str, ...] | None
+
+    def __post_init__(self) -> None:
+        assert self.labels_ML.shape == (len(self.smiles), len(self.targets)), "one label a molecule and target"
+        assert self.splits is None or len(self.splits) == len(self.smiles), "one split a molecule"
+
+
+def read_table(
+    path: Path, *, smiles_column: str | None, targets: tuple[str, ...], split_column: str | None = None
+) -> LabelledTable:
+    """Read a file of molecules.
+
+    Args:
+        path: .csv, .tsv, .smi or .txt, plain or .gz, or .parquet.
+        smiles_column: None finds it by the usual names; in lines without a header it is the first. There, a column is
+            asked for by its number, from 1.
+        targets: columns of labels; ("all",) takes every column of numbers that is neither a row's name nor the split.
+        split_column: holds train, valid or test.
+
+    Raises:
+        SourceError: the file is missing, unreadable or empty; a column is not there, or its name is there twice; it
+            can not be told which column has the SMILES; a label is not a number; a target has no label at all.
+        ConfigError: a target is asked for twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SourceError(f"{path} does not exist, or is not a file")
+    readers: dict[str, Callable[[Path], pa.Table]] = {
+        ".csv": _read_delimited,
+        ".tsv": _read_delimited,
+        ".parquet": _read_parquet,
+        ".smi": lambda path: _read_lines(path, smiles_column, whole=bool(targets) or split_column is not None),
+    }
+    readers[".txt"] = readers[".smi"]
+    suffix = bare_suffix(path.name)
+    if suffix not in readers:
+        raise SourceError(f"{path}: its name must end in {', '.join(readers)}, text also in .gz after it")
+    table = readers[suffix](path)
+    if not table.num_rows:
+        raise SourceError(f"{path} has no rows")
+    return _labelled(path, table, smiles_column, targets, split_column)
+
+
+def _labelled(
+    path: Path, table: pa.Table, smiles_column: str | None, targets: tuple[str, ...], split_column: str | None
+) -> LabelledTable:
+    names = [name.strip() for name in table.column_names]
+    smiles_at = _smiles_place(path, names, smiles_column)
+    split_at = None if split_column is None else _place(path, names, split_column)
+    smiles = _texts(table.column(smiles_at))
+    if targets == ALL_TARGETS:
+        labels = _every_label(path, table, {smiles_at, split_at}, smiles)
+    else:
+        if len(set(targets)) < len(targets):
+            raise ConfigError(f"targets: one is named twice in {', '.join(targets)}")
+        labels = {}
+        for target in targets:
+            column = table.column(_place(path, names, target))
+            labels[target], wrong = _numbers(column)
+            if len(wrong):
+                _refuse(path, target, column, wrong, smiles)
+            if np.isnan(labels[target]).all():
+                raise SourceError(f"{path}: all {len(smiles):,} labels of the target {target!r} are missing")
+    return LabelledTable(
+        name=stem(path.name),
+        smiles=tuple(smiles),
+        labels_ML=np.stack(list(labels.values()), axis=1) if labels else np.zeros((len(smiles), 0)),
+        targets=tuple(labels),
+        splits=None if split_at is None else tuple(_texts(table.column(split_at))),
+    )
+
+
+def _smiles_place(path: Path, names: Sequence[str], wanted: str | None) -> int:
+    if wanted is not None:
+        return _place(path, names, wanted)
+    usual = [name for name in names if name.lower() in SMILES_NAMES]
+    if len(usual) == 1:
+        return names.index(usual[0])
+    found = (
+        f"the columns {', '.join(usual)} may all be" if usual else f"no column of {', '.join(names)[:500]} is named as"
+    )
+    raise SourceError(f"{path}: {found} SMILES; say which with --smiles-column")
+
+
+def _place(path: Path, names: Sequence[str], wanted: str) -> int:
+    place = find_column(str(path), names, wanted, ())
+    assert place is not None, "a column that was asked for is there, or an error"
+    if names.count(wanted) > 1:
+        raise SourceError(f"{path} has {names.count(wanted)} columns {wanted!r}; rename all but one")
+    return place
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    return ["" if value is None else str(value).strip() for value in column.to_pylist()]
+
+
+def _every_label(path: Path, table: pa.Table, taken: set[int | None], smiles: Sequence[str]) -> dict[str, Float64]:
+    """Return every column of numbers; one that is mostly numbers and not all is a mistake, not a column of text."""
+    labels: dict[str, Float64] = {}
+    for at, name in enumerate(name.strip() for name in table.column_names):
+        if at in taken or name.lower() in ROW_NAMES:
+            continue
+        values, wrong = _numbers(table.column(at))
+        present = int(np.count_nonzero(~np.isnan(values)))
+        if not present or len(wrong) >= present:
+            continue
+        if len(wrong):
+            _refuse(path, name, table.column(at), wrong, smiles)
+        if name in labels:
+            raise SourceError(f"{path} has several columns {name!r}; rename all but one")
+        labels[name] = values
+    if not labels:
+        raise SourceError(f"{path}: none of the columns {', '.join(table.column_names)[:500]} holds labels")
+    return labels
+
+
+def _numbers(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
+    """Return the numbers [M] of a column, NaN where there is none, and the rows that hold something else."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_boolean(kind):
+        column, kind = column.cast(pa.uint8()), pa.uint8()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        text = pc.utf8_trim_whitespace(column)
+        missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(MISSING, kind))
+        try:
+            values = pc.if_else(missing, None, text).cast(pa.float64()).to_numpy()
+        except pa.ArrowInvalid:
+            return _numbers_one_by_one(column)
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        values = column.cast(pa.float64(), safe=False).to_numpy()
+    else:
+        return np.full(len(column), np.nan), np.arange(len(column))
+    infinite = np.isinf(values)
+    return np.where(infinite, np.nan, values), np.flatnonzero(infinite)
+
+
+def _numbers_one_by_one(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
+    values, wrong = np.full(len(column), np.nan), []
+    for row, value in enumerate(column.to_pylist()):
+        try:
+            values[row] = number(value, "")
+        except SourceError:
+            wrong.append(row)
+    return values, np.array(wrong, np.int64)
+
+
+def _refuse(path: Path, target: str, column: pa.ChunkedArray, wrong: Int64, smiles: Sequence[str]) -> NoReturn:
+    shown = _named_rows(wrong, smiles, [column[row].as_py() for row in wrong[:ROWS_SHOWN].tolist()])
+    raise SourceError(
+        f"{path}: {len(wrong):,} labels of the target {target!r} are not numbers: {shown}; mend them, or leave them "
+        "empty where they are missing (classes are 0 and 1)"
+    )
+
+
+def _named_rows(rows: Int64, smiles: Sequence[str], values: Iterable[object]) -> str:
+    """Return the first rows, by number from 1, SMILES and value, and how many there are beside them."""
+    shown = [f"row {row + 1} ({smiles[row]}): {value!r}" for row, value in zip(rows.tolist(), values, strict=False)]
+    more = len(rows) - ROWS_SHOWN
+    return ", ".join(shown[:ROWS_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _read_delimited(path: Path) -> pa.Table:
+    """Read a table with commas, semicolons or tabs and a header; every column as text."""
+    broken: list[pa_csv.InvalidRow] = []
+
+    def stop_at(row: pa_csv.InvalidRow) -> str:
+        broken.append(row)
+        return "error"
+
+    header = next((line for line in _text(path) if line.strip()), "")
+    delimiter = delimiter_of(header)
+    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    try:
+        with pa.input_stream(path) as stream:
+            table = pa_csv.read_csv(
+                stream,
+                # Threads would be faster, and would not know the numbers of rows.
+                pa_csv.ReadOptions(use_threads=False, block_size=1 << 24),
+                pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=stop_at),
+                pa_csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, check_utf8=True
+                ),
+            )
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error)
+        if broken:
+            row = broken[0]
+            reason = (
+                f"row {row.number - 1} has {row.actual_columns} fields, the header has {row.expected_columns} "
+                f"({row.text[:200]!r}); is a quote not closed, or a comma not quoted?"
+            )
+        raise SourceError(f"{path} can not be read: {reason}") from error
+    return table
+
+
+def _text(path: Path) -> Iterable[str]:
+    """Yield the lines of a file, unpacked if its name says that it is packed."""
+    try:
+        with pa.input_stream(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace") as text:
+            yield from text
+    except OSError as error:
+        raise SourceError(f"{path} can not be read: {error}") from error
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    """Read the columns of a Parquet file that can hold SMILES or labels."""
+    parquet_names(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read([field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SourceError(f"{path} can not be read to its end: {error}") from error
+
+
+def _read_lines(path: Path, smiles_column: str | None, *, whole: bool) -> pa.Table:
+    """Read lines of SMILES and whatever stands beside them; every column as text.
+
+    Args:
+        path: the file; blank lines and comments (#) are no rows.
+        smiles_column: a name that tells a header, beside the usual ones.
+        whole: refuse lines that have not as many columns as the header; where only SMILES are read, names may lack.
+    """
+    rows = [fields for fields in map(split_line, _text(path)) if fields and not fields[0].startswith("#")]
+    names = [name.strip() for name in rows[0]] if rows else []
+    if {name.lower() for name in names} & set(SMILES_NAMES) or smiles_column in names:
+        del rows[0]
+        short = next((at for at, fields in enumerate(rows) if whole and len(fields) != len(names)), None)
+        if short is not None:
+            raise SourceError(f"{path}: row {short + 1} has {len(rows[short])} columns, the header has {len(names)}")
+    else:
+        # Columns have numbers; the first has a usual name, unless another is asked for.
+        names = [str(at + 1) for at in range(max(map(len, rows), default=0))]
+        if smiles_column is None and names:
+            names[0] = SMILES_NAMES[0]
+    columns = {
+        name: [fields[at].strip() if at < len(fields) else "" for fields in rows] for at, name in enumerate(names)
+    }
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
+def infer_task(table: LabelledTable) -> Task:
+    """Return the task that the labels suggest: "classification" or "multilabel" if all are 0 or 1, else "regression".
+
+    Raises:
+        ConfigError: the table has no labels.
+    """
+    _require_labels(table)
+    if not np.isin(table.labels_ML[~np.isnan(table.labels_ML)], (0.0, 1.0)).all():
+        return "regression"
+    return "classification" if len(table.targets) == 1 else "multilabel"
+
+
+def check_task(table: LabelledTable, task: Task) -> None:
+    """Find out whether the labels are those of a task.
+
+    Args:
+        table: with at least one target.
+        task: "regression" takes any number; "classification" 0 and 1 of one target, "multilabel" of one or more.
+
+    Raises:
+        ConfigError: there is no target, or more than the task takes.
+        SourceError: a label is neither 0 nor 1; names the first rows.
+    """
+    _require_labels(table)
+    if task == "regression":
+        return
+    if task == "classification" and len(table.targets) > 1:
+        raise ConfigError(
+            f"task classification is of one target, {table.name} has {len(table.targets)}: say multilabel"
+        )
+    for at, target in enumerate(table.targets):
+        labels = table.labels_ML[:, at]
+        wrong = np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, (0.0, 1.0)))
+        if len(wrong):
+            shown = _named_rows(wrong, table.smiles, labels[wrong].tolist())
+            raise SourceError(
+                f"{table.name}: {len(wrong):,} labels of the target {target!r} are neither 0 nor 1, as task {task} "
+                f"needs them: {shown}"
+            )
+
+
+def _require_labels(table: LabelledTable) -> None:
+    if not table.targets:
+        raise ConfigError(f"{table.name} was read without a target; name at least one")
