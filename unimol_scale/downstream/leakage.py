@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from conformer_gen.embed import stable_hash
 from unimol_scale.store.shards import StoreSplit, open_store
 
 Bool = npt.NDArray[np.bool_]
 UInt64 = npt.NDArray[np.uint64]
 
 EXAMPLES = 5
-NO_SCAFFOLD = np.uint64(stable_hash(""))  # of every molecule without rings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +23,7 @@ class Leakage:
     """What of a test set is in a store.
 
     Attributes:
-        store: its name.
+        store: its directory.
         molecules_by_key: test molecules that are in it: the same canonical SMILES, stereo and charges included.
         by_scaffold: test molecules whose Murcko scaffold is in it; those without rings have none and do not count.
         total: test molecules.
@@ -53,41 +51,44 @@ def _share(count: int, total: int) -> str:
     return f"{count:,} ({100 * count / total:.1f} %)"
 
 
-def report_leakage(key_T: UInt64, scaffold_T: UInt64, smiles: Sequence[str], store_dir: Path) -> Leakage:
+def report_leakage(
+    store_dir: Path, *, key_M: UInt64, scaffold_M: UInt64, smiles: Sequence[str], scaffold_smiles: Sequence[str]
+) -> Leakage:
     """Count test molecules that a store holds in either of its splits.
 
     Args:
-        key_T: uint64 [T] hashes of the canonical SMILES of the test molecules, at least one.
-        scaffold_T: uint64 [T] hashes of their scaffolds.
-        smiles: [T] to show some of them.
         store_dir: the pretraining store.
+        key_M: uint64, hashes of the canonical SMILES of the test molecules, at least one.
+        scaffold_M: uint64, hashes of their scaffolds.
+        smiles: [M] to show some of them.
+        scaffold_smiles: [M] "" for a molecule without rings.
 
     Raises:
-        StoreError: it is missing, unfinished or damaged.
+        StoreError: the store is missing, unfinished or damaged.
     """
-    assert len(key_T) == len(scaffold_T) == len(smiles) > 0, "a test set has molecules"
+    assert len(key_M) == len(scaffold_M) == len(smiles) == len(scaffold_smiles) > 0, "a test set has molecules"
     store = open_store(store_dir)
-    by_key_T, by_scaffold_T = np.zeros(len(smiles), np.bool_), np.zeros(len(smiles), np.bool_)
+    by_key_M, by_scaffold_M = np.zeros(len(smiles), np.bool_), np.zeros(len(smiles), np.bool_)
     for name in store.manifest.splits:
         split = store.split(name)
-        by_key_T |= _known(split, "key", key_T)
-        by_scaffold_T |= _known(split, "scaffold", scaffold_T)
-    by_scaffold_T &= scaffold_T != NO_SCAFFOLD
+        by_key_M |= _known(split, "key", key_M)
+        by_scaffold_M |= _known(split, "scaffold", scaffold_M)
+    by_scaffold_M &= np.array([scaffold != "" for scaffold in scaffold_smiles])
     return Leakage(
-        store=Path(store_dir).name,
-        molecules_by_key=int(by_key_T.sum()),
-        by_scaffold=int(by_scaffold_T.sum()),
+        store=str(store_dir),
+        molecules_by_key=int(by_key_M.sum()),
+        by_scaffold=int(by_scaffold_M.sum()),
         total=len(smiles),
-        examples=tuple(smiles[at] for at in np.flatnonzero(by_key_T)[:EXAMPLES].tolist()),
+        examples=tuple(smiles[at] for at in np.flatnonzero(by_key_M)[:EXAMPLES].tolist()),
     )
 
 
-def _known(split: StoreSplit, column: str, hashes_T: UInt64) -> Bool:
+def _known(split: StoreSplit, column: str, hashes_M: UInt64) -> Bool:
     """Return which of the hashes are in a column of a split."""
-    wanted, place_T = np.unique(hashes_T, return_inverse=True)
+    wanted, place_M = np.unique(hashes_M, return_inverse=True)
     found = np.zeros(len(wanted), np.bool_)
     for chunk in split.column(column).chunks if len(split) else ():
         values = chunk.to_numpy()
         at = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
         found[at[wanted[at] == values]] = True
-    return found[place_T]
+    return found[place_M]

@@ -5,6 +5,7 @@ in for it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -27,30 +28,26 @@ class Metric:
     Attributes:
         tasks: of which it can be asked.
         higher_is_better: which way is up.
-        function: (labels [M], predictions [M]) → its value.
-        needs: what labels and predictions must show for it to be defined: a check that returns what is wrong, or "".
+        function: (labels [M], predictions [M]) → its value, NaN where these predictions have none.
+        problem: labels [M] → why no prediction of them has a value, or "".
     """
 
     tasks: tuple[Task, ...]
     higher_is_better: bool
     function: Callable[[Float64, Float64], float]
-    needs: Callable[[Float64, Float64], str]
+    problem: Callable[[Float64], str]
 
 
-def _anything(labels: Float64, predictions: Float64) -> str:
+def _any_labels(labels: Float64) -> str:
     return ""
 
 
-def _both_classes(labels: Float64, predictions: Float64) -> str:
+def _both_classes(labels: Float64) -> str:
     return "" if len(np.unique(labels)) == 2 else f"all {len(labels):,} labels are {labels[0]:g}: one class only"
 
 
-def _varying_labels(labels: Float64, predictions: Float64) -> str:
+def _varying(labels: Float64) -> str:
     return "" if np.ptp(labels) > 0.0 else f"all {len(labels):,} labels are {labels[0]:g}"
-
-
-def _both_varying(labels: Float64, predictions: Float64) -> str:
-    return _varying_labels(labels, predictions) or ("" if np.ptp(predictions) > 0.0 else "all predictions are the same")
 
 
 def _accuracy(labels: Float64, predictions: Float64) -> float:
@@ -58,28 +55,28 @@ def _accuracy(labels: Float64, predictions: Float64) -> float:
 
 
 def _pearson(labels: Float64, predictions: Float64) -> float:
-    return float(np.corrcoef(labels, predictions)[0, 1])
+    return float(np.corrcoef(labels, predictions)[0, 1]) if np.ptp(predictions) > 0.0 else math.nan
 
 
-def _of(
-    function: Callable[[Float64, Float64], float],
-    needs: Callable[[Float64, Float64], str] = _anything,
-    *,
-    tasks: tuple[Task, ...] = ("regression",),
-    up: bool = False,
+def _of_classes(function: Callable[[Float64, Float64], float], problem: Callable[[Float64], str]) -> Metric:
+    return Metric(tasks=CLASSIFIERS, higher_is_better=True, function=function, problem=problem)
+
+
+def _of_numbers(
+    function: Callable[[Float64, Float64], float], problem: Callable[[Float64], str], *, higher_is_better: bool
 ) -> Metric:
-    return Metric(tasks=tasks, higher_is_better=up, function=function, needs=needs)
+    return Metric(tasks=("regression",), higher_is_better=higher_is_better, function=function, problem=problem)
 
 
 METRICS: Mapping[MetricName, Metric] = {
-    "roc_auc": _of(sk.roc_auc_score, _both_classes, tasks=CLASSIFIERS, up=True),
-    # Davis and Goadrich (2006): a straight line between points of this curve would flatter; average precision is a sum.
-    "pr_auc": _of(sk.average_precision_score, _both_classes, tasks=CLASSIFIERS, up=True),
-    "accuracy": _of(_accuracy, tasks=CLASSIFIERS, up=True),
-    "rmse": _of(sk.root_mean_squared_error),
-    "mae": _of(sk.mean_absolute_error),
-    "r2": _of(sk.r2_score, _varying_labels, up=True),
-    "pearson": _of(_pearson, _both_varying, up=True),
+    "roc_auc": _of_classes(sk.roc_auc_score, _both_classes),
+    # As average precision: straight lines between the points of this curve flatter (Davis and Goadrich 2006).
+    "pr_auc": _of_classes(sk.average_precision_score, _both_classes),
+    "accuracy": _of_classes(_accuracy, _any_labels),
+    "rmse": _of_numbers(sk.root_mean_squared_error, _any_labels, higher_is_better=False),
+    "mae": _of_numbers(sk.mean_absolute_error, _any_labels, higher_is_better=False),
+    "r2": _of_numbers(sk.r2_score, _varying, higher_is_better=True),
+    "pearson": _of_numbers(_pearson, _varying, higher_is_better=True),
 }
 
 
@@ -114,36 +111,54 @@ def check_metric(metric: MetricName, task: Task) -> None:
         raise ConfigError(f"metric {metric} is not one of {task}; {nearest(metric, valid)}")
 
 
-def score(
-    metric: MetricName, labels_ML: Float64, predictions_ML: Float64, targets: Sequence[str] | None = None
-) -> Score:
+def undefined(metric: MetricName, labels_ML: Float64, targets: Sequence[str]) -> tuple[str, ...]:
+    """Return, for each target whose labels leave the metric undefined whatever is predicted, the reason with its name.
+
+    Args:
+        metric: name in ``METRICS``.
+        labels_ML: NaN where missing.
+        targets: [L] names.
+    """
+    problems = (_problem(metric, labels) for labels in labels_ML.T)
+    return tuple(_reason(metric, name, why) for name, why in zip(targets, problems, strict=True) if why)
+
+
+def score(metric: MetricName, labels_ML: Float64, predictions_ML: Float64, targets: Sequence[str] = ()) -> Score:
     """Compare predictions with labels, target by target.
 
     Args:
         metric: name in ``METRICS``.
         labels_ML: NaN where missing; those are passed over.
         predictions_ML: same shape; of classifiers, the probability of class 1.
-        targets: [L] names for messages; None numbers them from 1.
+        targets: [L] names for messages; none numbers them from 1.
 
     Raises:
         RunError: a prediction that has a label is not a finite number.
     """
     assert labels_ML.shape == predictions_ML.shape, "one prediction for each label"
-    names = [f"target {at + 1}" for at in range(labels_ML.shape[1])] if targets is None else list(targets)
+    names = targets or [f"target {at + 1}" for at in range(labels_ML.shape[1])]
     values: list[float | None] = []
-    undefined = []
+    reasons = []
     for name, labels, predictions in zip(names, labels_ML.T, predictions_ML.T, strict=True):
         known = ~np.isnan(labels)
-        labels, predictions = labels[known], predictions[known]
-        if wrong := int(np.count_nonzero(~np.isfinite(predictions))):
+        if wrong := int(np.count_nonzero(~np.isfinite(predictions[known]))):
             raise RunError(
-                f"{wrong:,} of {len(predictions):,} predictions of {name} are not finite: the model has diverged, "
-                "try a lower learning rate"
+                f"{wrong:,} of {known.sum():,} predictions of {name} are not finite: the model has diverged, try a "
+                "lower learning rate"
             )
-        reason = METRICS[metric].needs(labels, predictions) if len(labels) else "no labels"
-        values.append(None if reason else float(METRICS[metric].function(labels, predictions)))
-        undefined += [f"{metric} of {name} is undefined: {reason}"] if reason else []
+        why = _problem(metric, labels)
+        value = math.nan if why else float(METRICS[metric].function(labels[known], predictions[known]))
+        values.append(None if math.isnan(value) else value)
+        if math.isnan(value):
+            reasons.append(_reason(metric, name, why or "all predictions are the same"))
     defined = [value for value in values if value is not None]
-    return Score(
-        value=float(np.mean(defined)) if defined else None, per_target=tuple(values), undefined=tuple(undefined)
-    )
+    return Score(value=float(np.mean(defined)) if defined else None, per_target=tuple(values), undefined=tuple(reasons))
+
+
+def _problem(metric: MetricName, labels: Float64) -> str:
+    known = labels[~np.isnan(labels)]
+    return METRICS[metric].problem(known) if len(known) else "no label"
+
+
+def _reason(metric: MetricName, target: str, why: str) -> str:
+    return f"{metric} of {target} is undefined: {why}"
