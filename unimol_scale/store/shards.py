@@ -33,6 +33,7 @@ from unimol_scale.store.schema import (
     Int64,
     Layout,
     MoleculeColumns,
+    arrow_schema,
 )
 from unimol_scale.store.source import LocalShards, ShardSource
 
@@ -198,7 +199,7 @@ class StoreSplit:
         for number, entry in enumerate(self.entry.shards):
             views, _ = self._shard(number).views(np.arange(entry.rows))
             chunks.append(views.batch[name])
-        return pa.chunked_array(chunks)
+        return pa.chunked_array(chunks, arrow_schema(self._layout).field(name).type)
 
 
 class Store:

@@ -1,0 +1,134 @@
+"""From SMILES as users write them to molecules in a store: which rows share one, which have none and why."""
+
+import numpy as np
+import pytest
+
+from conformer_gen.embed import stable_hash
+from unimol_scale.downstream import conformer_cache
+from unimol_scale.downstream.molecules import Skipped, prepare, prepare_store, refuse_skipped
+from unimol_scale.errors import SourceError
+from unimol_scale.store.schema import ConformerOrigin
+from unimol_scale.store.shards import open_store
+
+PHENOL = ("Oc1ccccc1", "c1ccccc1O", "[Na+].c1ccccc1O")  # one molecule, written in three ways
+NO_CONFORMER = "N#[C][Co]([C]#N)([C]#N)([C]#N)([C]#N)[C]#N"
+
+
+@pytest.fixture
+def rows(tmp_path):
+    def prepared(*smiles, geometry=True, max_atoms=None, cache="cache"):
+        return prepare(smiles, cache=tmp_path / cache, geometry=geometry, max_atoms=max_atoms, workers=1)
+
+    return prepared
+
+
+def test_rows_of_one_molecule_share_one_place_and_keep_their_own_order(rows):
+    made = rows("CCO", *PHENOL, "OCC")
+    assert made.position_M.tolist() == [0, 1, 1, 1, 0]
+    assert made.smiles == ("CCO", "Oc1ccccc1", "Oc1ccccc1", "Oc1ccccc1", "CCO")
+    assert made.split.smiles(made.position_M) == list(made.smiles)
+    assert made.key_M.tolist() == [stable_hash(smiles) for smiles in made.smiles]
+    assert made.scaffold_smiles == ("", "c1ccccc1", "c1ccccc1", "c1ccccc1", "")
+    assert made.scaffold_M.tolist() == [stable_hash(smiles) for smiles in made.scaffold_smiles]
+    assert made.skipped == ()
+    assert made.split.gather(made.position_M).num_atoms.tolist() == [3, 7, 7, 7, 3]
+
+
+def test_rows_without_a_molecule_say_why_and_where(rows):
+    made = rows("", "CCO", "this is none", "C1CC", NO_CONFORMER, "C" * 20, "CÄ", "*C", max_atoms=15)
+    reasons = {skipped.row: skipped.reason for skipped in made.skipped}
+    assert reasons == {
+        0: "empty", 2: "not_parsed", 3: "not_parsed", 4: "no_conformer", 5: "too_many_atoms", 6: "unreadable_row",
+        7: "dummy_atom",
+    }  # fmt: skip
+    assert all(skipped.detail for skipped in made.skipped)
+    assert [skipped.smiles for skipped in made.skipped][3] == NO_CONFORMER
+    assert made.position_M.tolist() == [-1, 0, -1, -1, -1, -1, -1, -1]
+    assert made.smiles[4] == made.scaffold_smiles[4] == ""
+    assert made.key_M[4] == made.scaffold_M[4] == 0
+    assert len(made.split) == 1
+
+
+@pytest.mark.parametrize("smiles", [(), ("", "none"), (NO_CONFORMER,)])
+def test_rows_may_have_no_molecule_at_all(rows, smiles):
+    made = rows(*smiles)
+    assert len(made.split) == 0
+    assert len(made.skipped) == len(smiles)
+    assert made.position_M.tolist() == [-1] * len(smiles)
+
+
+def test_a_radical_is_taken_at_its_word(rows):
+    assert rows("C[CH2]").skipped == ()
+
+
+def test_the_second_time_nothing_is_built(rows, monkeypatch):
+    first = rows("CCO", NO_CONFORMER, *PHENOL)
+    monkeypatch.setattr(conformer_cache, "_build", None)
+    again = rows(PHENOL[1], "OCC", NO_CONFORMER)
+    assert again.split.smiles(again.position_M[:2]) == ["Oc1ccccc1", "CCO"]
+    assert again.skipped == (Skipped(row=2, smiles=NO_CONFORMER, **vars_of(first.skipped[0])),)
+    with pytest.raises(TypeError):
+        rows("CCO", "CCC")
+
+
+def vars_of(skipped):
+    return {"reason": skipped.reason, "detail": skipped.detail}
+
+
+def test_a_model_of_the_graph_needs_no_conformer(rows, tmp_path):
+    made = rows("CCO", NO_CONFORMER, geometry=False)
+    assert made.skipped == ()
+    columns = made.split.gather(made.position_M)
+    assert set(columns.conformer_origin.tolist()) == {ConformerOrigin.FLAT}
+    assert not columns.coordinates[:, 2].any()
+    (store,) = (tmp_path / "cache").glob("*/store")
+    assert open_store(store).manifest.conformer_recipe["method"] == "2D depiction"
+
+
+def test_what_was_cut_off_is_finished_the_next_time(rows, monkeypatch):
+    def killed(*_: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conformer_cache, "write_manifest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rows("CCO", "CCN")
+    monkeypatch.undo()
+    assert rows("CCO", "CCN").position_M.tolist() == [0, 1]
+
+
+@pytest.mark.ray
+def test_few_and_many_molecules_get_the_same_records(rows, monkeypatch):
+    smiles = ("CCO", *PHENOL, NO_CONFORMER, "C[C@H](N)C(=O)O", "CC(=O)Nc1ccc(O)cc1")
+    here = rows(*smiles)
+    monkeypatch.setattr(conformer_cache, "FEW", 0)
+    on_ray = rows(*smiles, cache="other")
+    assert here.position_M.tolist() == on_ray.position_M.tolist()
+    assert here.skipped == on_ray.skipped
+    (mine,), (theirs,) = here.split.entry.shards, on_ray.split.entry.shards
+    assert mine == theirs  # every byte
+
+
+def test_all_molecules_of_a_store_are_rows_train_before_valid(sample_store):
+    store = open_store(sample_store)
+    made = prepare_store(sample_store)
+    expected = [text for name in ("train", "valid") for text in store.split(name).column("smiles").to_pylist()]
+    assert len(store.split("valid")) > 0
+    assert list(made.smiles) == expected
+    assert made.split.smiles(made.position_M) == expected
+    assert made.key_M.tolist() == [stable_hash(text) for text in expected]
+    assert made.scaffold_M.tolist() == [stable_hash(text) for text in made.scaffold_smiles]
+    assert made.split.num_atoms.max() == max(int(size) for size in made.split.entry.size_histogram)
+
+
+def test_skipped_rows_are_named_as_a_user_counts_them():
+    skipped = [Skipped(row=row, smiles="x", reason="not_parsed", detail="no SMILES") for row in range(1, 9)]
+    with pytest.raises(
+        SourceError, match=r"f\.csv: 8 of 10 rows .* row 2 'x': not_parsed \(no SMILES\).* 3 more\. Mend"
+    ):
+        refuse_skipped(skipped, 10, "f.csv", "Mend them")
+    refuse_skipped([], 10, "f.csv", "Mend them")
+
+
+def test_arrays_are_of_the_stated_types(rows):
+    made = rows("CCO")
+    assert (made.position_M.dtype, made.key_M.dtype, made.scaffold_M.dtype) == (np.int64, np.uint64, np.uint64)
