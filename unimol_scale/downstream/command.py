@@ -1,0 +1,113 @@
+"""The verbs ``finetune`` and ``predict``: arguments and printing. Imports the rest only when a verb runs."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.errors import ConfigError
+
+NONE = "none"
+# Flag → the setting that it stands for, where the names differ only by hyphens.
+_FLAGS = (
+    "data", "smiles_column", "task", "split", "split_column", "label_fraction", "inputs", "pooling", "loss", "metric",
+    "seeds", "seed", "size", "output", "cache", "device", "pretraining_store",
+)  # fmt: skip
+
+
+def add_verbs(verbs: Any) -> None:  # noqa: ANN401
+    """Declare the verbs.
+
+    Args:
+        verbs: what ``ArgumentParser.add_subparsers`` returned.
+    """
+    _add_finetune(verbs)
+    _add_predict(verbs)
+
+
+def _add_finetune(verbs: Any) -> None:  # noqa: ANN401
+    text = "fit a pretrained model to labelled molecules, judge it on a test split, and write a report"
+    verb = verbs.add_parser("finetune", help=text, description=text)
+    add = verb.add_argument
+    add("--from", dest="pretrained", metavar="MODEL", help="run, checkpoint, owner/name of the hub, or none")
+    add("--size", help="with --from none: the preset that starts from random weights")
+    add("--reinitialise", action="store_true", default=None, help="random weights in the dimensions of --from")
+    add("--data", type=Path, metavar="FILE", help="CSV or Parquet with SMILES, or a conformer store with labels")
+    add("--smiles-column", metavar="C", help="found by the usual names if not given")
+    add("--target", nargs="+", dest="targets", metavar="C", help="label columns; all: every numeric one")
+    add("--task", choices=("regression", "classification", "multilabel"), help="told from the labels if not given")
+    add("--split", choices=("scaffold", "scaffold-similarity", "random", "column"), help="(default: scaffold)")
+    add("--split-column", metavar="C", help="with --split column: holds train, valid or test")
+    add("--label-fraction", type=float, metavar="F", help="share of the training rows that is used (default: 1)")
+    add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
+    add("--pooling", choices=("mean", "virtual_node"), help="what stands for a molecule (default: mean of its atoms)")
+    add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
+    add("--metric", metavar="M", help="roc_auc, pr_auc, accuracy, rmse, mae, r2 or pearson")
+    add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3)")
+    add("--seed", type=int, metavar="N", help="of the split and of the first model (default: 0)")
+    add("--skip-bad", action="store_true", default=None, help="list unusable molecules in skipped.csv and go on")
+    add("--pretraining-store", type=Path, metavar="DIR", help="count test molecules in it (default: the run's own)")
+    add("--output", type=Path, metavar="DIR", help="(default: finetuned/<data>-<model>)")
+    add("--cache", type=Path, metavar="DIR", help="where conformers are kept (default: data/cache)")
+    add("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
+    add("--config", type=Path, metavar="FILE", help="YAML such as those in configs/downstream")
+    add("assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5")
+    verb.set_defaults(run=_finetune)
+
+
+def _add_predict(verbs: Any) -> None:  # noqa: ANN401
+    text = "predict properties of molecules with a fine-tuned model; several seeds are averaged"
+    verb = verbs.add_parser("predict", help=text, description=text)
+    add = verb.add_argument
+    add("file", type=Path, metavar="FILE", help="CSV, Parquet or SMILES lines")
+    add("--from", dest="folder", type=Path, required=True, metavar="DIR", help="folder that finetune wrote")
+    add("--output", type=Path, required=True, metavar="FILE", help="CSV or Parquet")
+    add("--smiles-column", metavar="C", help="found by the usual names if not given")
+    add("--skip-bad", action="store_true", help="leave unusable molecules empty and list them beside the output")
+    add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
+    add("--max-pairs", type=int, default=200_000, metavar="N", help="memory budget (default: %(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
+    verb.set_defaults(run=_predict)
+
+
+def _finetune(arguments: argparse.Namespace) -> int:
+    from unimol_scale import config as strict
+    from unimol_scale.downstream.config import FinetuneConfig
+
+    tree, origin = strict.read_yaml(arguments.config) if arguments.config else ({}, strict.Origin(name="command line"))
+    flags = {name: getattr(arguments, name) for name in (*_FLAGS, "targets", "reinitialise", "skip_bad")}
+    tree = strict.merge(tree, {name: value for name, value in flags.items() if value is not None})
+    if arguments.pretrained is None and "pretrained" not in tree:
+        raise ConfigError("--from is required: a run, a checkpoint, or none together with --size NAME")
+    if arguments.pretrained is not None:
+        tree["pretrained"] = None if arguments.pretrained.lower() == NONE else arguments.pretrained
+    if "data" not in tree:
+        raise ConfigError("--data is required: a CSV or Parquet file with SMILES and labels, or a store with labels")
+    tree = strict.merge(tree, strict.parse_overrides(arguments.assignments))
+    config = strict.build(FinetuneConfig, tree, origin)
+    from unimol_scale.downstream.finetune import finetune
+
+    outcome = finetune(config)
+    if outcome.skipped:
+        print(f"{outcome.skipped:,} of {outcome.rows:,} rows without a usable molecule: {config.folder}/skipped.csv")
+    if outcome.leakage:
+        print(outcome.leakage)
+    print(outcome.describe())
+    print(f"report: {config.folder}/report.md")
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from unimol_scale.downstream.predict import predict_file
+
+    summary = predict_file(
+        arguments.file,
+        arguments.folder,
+        arguments.output,
+        smiles_column=arguments.smiles_column,
+        skip_bad=arguments.skip_bad,
+        cache=arguments.cache,
+        max_pairs=arguments.max_pairs,
+        device_name=arguments.device,
+    )
+    print(summary)
+    return 0

@@ -1,0 +1,152 @@
+"""What a fine-tuning is: every key of ``configs/downstream/*.yaml`` and of ``key=value``. Imports no torch."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from unimol_scale.errors import ConfigError
+
+Task = Literal["regression", "classification", "multilabel"]
+Inputs = Literal["2d", "3d", "2d+3d"]
+Pooling = Literal["mean", "virtual_node"]
+SplitKind = Literal["scaffold", "scaffold-similarity", "random", "column"]
+LossName = Literal["mse", "mae", "huber"]
+MetricName = Literal["roc_auc", "pr_auc", "accuracy", "rmse", "mae", "r2", "pearson"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How one model is fitted.
+
+    Attributes:
+        learning_rate: of AdamW at its peak, for the head and the last layer.
+        layer_decay: factor on the learning rate from a layer to the one below; 1 treats all layers alike.
+        batch_size: molecules of one step.
+        epochs: at most.
+        warm_up: share of all steps until the peak; linear decay to zero after it.
+        patience: epochs without a better validation score after which it stops.
+        weight_decay: of AdamW, on matrices only.
+        gradient_clip: largest norm of the whole gradient.
+        dropout: in the head.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget.
+        workers: loader processes; 0 prepares batches in this one.
+    """
+
+    learning_rate: float = 1e-4
+    layer_decay: float = 1.0
+    batch_size: int = 32
+    epochs: int = 60
+    warm_up: float = 0.06
+    patience: int = 20
+    weight_decay: float = 1e-4
+    gradient_clip: float = 1.0
+    dropout: float = 0.1
+    max_pairs: int = 40_000
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "patience", "max_pairs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "gradient_clip"):
+            if getattr(self, name) <= 0.0:
+                raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "workers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ConfigError(f"train.layer_decay must be above 0 and at most 1, got {self.layer_decay}")
+        if not 0.0 <= self.warm_up <= 1.0:
+            raise ConfigError(f"train.warm_up must be a share of all steps, 0 to 1, got {self.warm_up}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"train.dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """A whole fine-tuning.
+
+    Attributes:
+        data: table of SMILES and labels (CSV, Parquet), or a conformer store with labels, whose geometry is then used.
+        pretrained: what ``from_pretrained`` reads; None starts from random weights of ``size``.
+        size: preset of a model that starts from random weights.
+        reinitialise: take the dimensions of ``pretrained`` and random weights: what pretraining is compared with.
+        smiles_column: of the table; None finds it by the usual names.
+        targets: label columns; ("all",) takes every numeric column.
+        units: target → unit, for reports.
+        task: None: classification or multilabel if all labels are 0 or 1, else regression.
+        split: how rows are dealt to training, validation and test.
+        split_column: with split "column": holds train, valid or test.
+        fractions: of train, valid and test.
+        label_fraction: share of the training rows that is used, a seeded nested subset.
+        inputs: what the model sees; None: everything it can.
+        pooling: what stands for a molecule.
+        loss: of regression, on normalised targets; classifiers take the binary cross-entropy.
+        metric: by which an epoch is chosen and the test judged; None: roc_auc, or rmse of regression.
+        seeds: models that are fitted, which differ in initialisation and order.
+        seed: of the split and of the first model.
+        max_atoms: molecules with more heavy atoms are refused; None: 128.
+        skip_bad: rows whose molecule can not be used go to ``skipped.csv`` instead of stopping everything.
+        pretraining_store: the store that the model was pretrained on, to count test molecules in it; None takes the one
+            that a run names, if it is there.
+        output: folder of the results; None: finetuned/<data>-<start>.
+        cache: where stores of conformers are kept.
+        conformer_workers: processes that make conformers; None: all cores.
+        device: auto, cpu or cuda.
+        train: how each model is fitted.
+    """
+
+    data: Path
+    pretrained: str | None = None
+    size: str | None = None
+    reinitialise: bool = False
+    smiles_column: str | None = None
+    targets: tuple[str, ...] = ()
+    units: dict[str, str] = dataclasses.field(default_factory=dict)
+    task: Task | None = None
+    split: SplitKind = "scaffold"
+    split_column: str | None = None
+    fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+    label_fraction: float = 1.0
+    inputs: Inputs | None = None
+    pooling: Pooling = "mean"
+    loss: LossName = "mse"
+    metric: MetricName | None = None
+    seeds: int = 3
+    seed: int = 0
+    max_atoms: int | None = None
+    skip_bad: bool = False
+    pretraining_store: Path | None = None
+    output: Path | None = None
+    cache: Path = Path("data/cache")
+    conformer_workers: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    train: FitConfig = dataclasses.field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise ConfigError("no target: name the label columns with --target (--target all: every numeric column)")
+        if (self.pretrained is None) == (self.size is None):
+            raise ConfigError("say either --from RUN_OR_CHECKPOINT, or --from none with --size NAME")
+        if self.reinitialise and self.pretrained is None:
+            raise ConfigError("--reinitialise takes the dimensions of a pretrained model: name it with --from")
+        if (self.split == "column") != (self.split_column is not None):
+            raise ConfigError("split=column and --split-column COLUMN need each other")
+        if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-9:
+            raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(self.fractions)}")
+        if not 0.0 < self.label_fraction <= 1.0:
+            raise ConfigError(f"label_fraction must be above 0 and at most 1, got {self.label_fraction}")
+        if self.seeds < 1:
+            raise ConfigError(f"seeds must be at least 1, got {self.seeds}")
+
+    @property
+    def start(self) -> str:
+        """What the weights start from, in a word: the folder of a run or checkpoint, or "scratch"."""
+        if self.pretrained is None or self.reinitialise:
+            return "scratch"
+        return Path(self.pretrained).name or self.pretrained
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.output or Path("finetuned") / f"{self.data.name.split('.')[0]}-{self.start}"

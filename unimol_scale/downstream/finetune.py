@@ -1,0 +1,275 @@
+"""A whole fine-tuning: rows, split, one model for each seed, predictions, report. The order of things.
+
+Shapes: M rows, L targets. A folder that a finished fine-tuning of the same settings left is read, not made again; of an
+unfinished one, seeds that are done are kept.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unimol_scale import config as strict
+from unimol_scale.checkpoints.pretrained import from_pretrained, identify
+from unimol_scale.downstream import outcome
+from unimol_scale.downstream.batches import Labelling, RowReader, once
+from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
+from unimol_scale.downstream.devices import pick_device
+from unimol_scale.downstream.finetuned import FORMAT_VERSION, FinetunedConfig, Member, save_config, save_member
+from unimol_scale.downstream.inputs import resolve_inputs
+from unimol_scale.downstream.leakage import Leakage, report_leakage
+from unimol_scale.downstream.metrics import check_metric, default_metric, score, undefined
+from unimol_scale.downstream.outcome import Outcome, SeedOutcome
+from unimol_scale.downstream.progress import EpochProgress
+from unimol_scale.downstream.property_model import PropertyModel
+from unimol_scale.downstream.report import write_report
+from unimol_scale.downstream.rows import Rows, load_rows, write_skipped
+from unimol_scale.downstream.splits import Split, keep_fraction, split_rows
+from unimol_scale.downstream.training import Problem, Scaling, fit, predict
+from unimol_scale.errors import ConfigError
+from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.presets import ModelConfig, preset
+from unimol_scale.store.files import commit_text
+from unimol_scale.store.manifest import MANIFEST_NAME
+
+CONFIG_NAME = "config.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What every model starts from.
+
+    Attributes:
+        model: dimensions.
+        backbone: pretrained weights; None draws them.
+        sha256: that names those weights, and None.
+        store: that it was pretrained on, where it is known and here.
+    """
+
+    model: ModelConfig
+    backbone: TwoTrackBackbone | None
+    sha256: str | None
+    store: Path | None
+
+
+def finetune(config: FinetuneConfig) -> Outcome:
+    """Fine-tune, or finish what an earlier call began.
+
+    Raises:
+        ConfigError: a setting is wrong, or the folder holds the results of other settings.
+        SourceError: the data is missing or wrong.
+        CheckpointError: the pretrained model can not be loaded.
+        RunError: training failed.
+    """
+    folder = config.folder
+    _claim(folder, config)
+    if (finished := outcome.read(folder)) is not None:
+        return finished
+    start = _start(config)
+    inputs = resolve_inputs(config.inputs, start.model)
+    rows = load_rows(config, geometry=start.model.geometry and inputs != "2d")
+    metric = config.metric or default_metric(rows.task)
+    split = _split(config, rows)
+    _check_metric(config, rows, split, metric)
+    if rows.molecules.skipped:
+        write_skipped(folder / "skipped.csv", rows.molecules)
+    leakage = _leakage(config, start, rows, split)
+    members, seeds = [], []
+    for number in range(config.seeds):
+        member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number)
+        members.append(member)
+        seeds.append(result)
+    done = Outcome(
+        name=rows.name,
+        start=config.start,
+        start_sha256=start.sha256,
+        task=rows.task,
+        metric=metric,
+        targets=rows.targets,
+        units=rows.units,
+        rows=len(rows.labels_ML),
+        unlabelled=rows.num_unlabelled,
+        skipped=len(rows.molecules.skipped),
+        split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
+        leakage=leakage.describe() if leakage else None,
+        seeds=tuple(seeds),
+    )
+    write_report(folder, done, config)
+    save_config(
+        folder,
+        FinetunedConfig(
+            format_version=FORMAT_VERSION,
+            model=start.model,
+            pooling=config.pooling,
+            inputs=inputs,
+            task=rows.task,
+            targets=rows.targets,
+            units=rows.units,
+            metric=metric,
+            max_atoms=config.max_atoms,
+            members=tuple(members),
+        ),
+    )
+    outcome.write(folder, done)
+    return done
+
+
+def _claim(folder: Path, config: FinetuneConfig) -> None:
+    """Write the settings into the folder, or hold them against those that are there."""
+    path = folder / CONFIG_NAME
+    text = strict.to_yaml(replace(config, output=folder))
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} holds something else already; choose another --output")
+        commit_text(path, text)
+        return
+    if path.read_text(encoding="utf-8") != text:
+        before, _ = strict.read_yaml(path)
+        changed = ", ".join(sorted(_differences(before, strict.to_tree(replace(config, output=folder)))))
+        raise ConfigError(
+            f"{folder} holds a fine-tuning of other settings ({changed}); choose another --output or remove it"
+        )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key in {*before, *now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            names += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def _start(config: FinetuneConfig) -> Start:
+    if config.pretrained is None:
+        assert config.size is not None
+        return Start(model=preset(config.size), backbone=None, sha256=None, store=None)
+    model_config, sha256 = identify(config.pretrained)
+    if config.reinitialise:
+        return Start(model=model_config, backbone=None, sha256=None, store=None)
+    backbone = from_pretrained(config.pretrained).backbone.float()
+    return Start(model=model_config, backbone=backbone, sha256=sha256, store=_store_of(config.pretrained))
+
+
+def _store_of(pretrained: str) -> Path | None:
+    """Return the store that a run names in its settings, if it is here."""
+    settings = Path(pretrained) / CONFIG_NAME
+    if not settings.is_file():
+        return None
+    data = strict.read_yaml(settings)[0].get("data")
+    store = Path(str(data.get("path"))) if isinstance(data, dict) and data.get("path") else None
+    return store if store is not None and (store / MANIFEST_NAME).is_file() else None
+
+
+def _split(config: FinetuneConfig, rows: Rows) -> Split:
+    first, second, third = config.fractions
+    split = split_rows(
+        config.split,
+        usable_M=rows.usable_M,
+        scaffold_smiles=rows.molecules.scaffold_smiles,
+        smiles=rows.molecules.smiles,
+        splits=rows.given_splits,
+        fractions=(first, second, third),
+        seed=config.seed,
+    )
+    return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
+
+
+def _check_metric(config: FinetuneConfig, rows: Rows, split: Split, metric: MetricName) -> None:
+    """Refuse a split on which nothing can be learnt, chosen or judged."""
+    check_metric(metric, rows.task)
+    for part in ("train", "valid", "test"):
+        labels_RL = rows.labels_ML[getattr(split, part)]
+        if part == "train" and (lost := np.isnan(labels_RL).all(axis=0)).any():
+            raise ConfigError(
+                f"{config.data}: {rows.targets[int(lost.argmax())]!r} has no label among the {len(labels_RL)} training "
+                "rows; leave that target out, or split in another way"
+            )
+        problems = undefined(metric, labels_RL, rows.targets)
+        if len(problems) == len(rows.targets):
+            raise ConfigError(
+                f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split can not be judged: "
+                f"{'; '.join(problems[:3])}. Choose another --split, or give more data"
+            )
+
+
+def _leakage(config: FinetuneConfig, start: Start, rows: Rows, split: Split) -> Leakage | None:
+    store = config.pretraining_store or start.store
+    if store is None:
+        return None
+    molecules = rows.molecules
+    return report_leakage(
+        store,
+        key_M=molecules.key_M[split.test],
+        scaffold_M=molecules.scaffold_M[split.test],
+        smiles=[molecules.smiles[row] for row in split.test.tolist()],
+        scaffold_smiles=[molecules.scaffold_smiles[row] for row in split.test.tolist()],
+    )
+
+
+def _one_seed(
+    config: FinetuneConfig, rows: Rows, split: Split, start: Start, inputs: Inputs, metric: MetricName, seed: int
+) -> tuple[Member, SeedOutcome]:
+    folder = config.folder
+    name = f"seed-{seed}"
+    done = folder / f"{name}.json"
+    if done.is_file():
+        tree = json.loads(done.read_text(encoding="utf-8"))
+        origin = strict.Origin(name=str(done))
+        return strict.build(Member, tree["member"], origin), strict.build(SeedOutcome, tree["outcome"], origin)
+
+    def reader(part: np.ndarray) -> RowReader:
+        return RowReader(rows.molecules.split, rows.molecules.position_M[part], rows.labels_ML[part])
+
+    device = pick_device(config.device)
+    labelling = Labelling(inputs=inputs, model=start.model)
+    scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
+    problem = Problem(
+        train=reader(split.train),
+        valid=reader(split.valid),
+        labelling=labelling,
+        scaling=scaling,
+        loss=config.loss,
+        metric=metric,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PropertyModel(start.model, len(rows.targets), config.pooling, config.train.dropout)
+    if start.backbone is not None:
+        model.backbone.load_state_dict(start.backbone.state_dict())
+    with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric) as progress:
+        epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
+    rows_U = np.flatnonzero(rows.usable_M)
+    prediction_UL = predict(model, once(reader(rows_U), labelling, config.train.max_pairs), scaling, device)
+    prediction_ML = np.full(rows.labels_ML.shape, np.nan)
+    prediction_ML[rows_U] = prediction_UL
+    outcome.write_predictions(folder / f"predictions-{name}.parquet", rows, split, prediction_ML)
+    member = Member(
+        file=f"{name}.safetensors",
+        sha256=save_member(folder, f"{name}.safetensors", model.cpu()),
+        mean_L=scaling.mean_L,
+        std_L=scaling.std_L,
+    )
+    valid, test = (
+        score(metric, rows.labels_ML[part], prediction_ML[part], rows.targets) for part in (split.valid, split.test)
+    )
+    assert valid.value is not None
+    assert test.value is not None, "the labels were looked at before training"
+    result = SeedOutcome(
+        seed=seed,
+        valid=valid.value,
+        test=test.value,
+        test_by_target=test.per_target,
+        undefined=test.undefined,
+        best_epoch=epochs[-1].best,
+        losses=tuple(epoch.loss for epoch in epochs),
+        valid_scores=tuple(epoch.score for epoch in epochs),
+    )
+    commit_text(done, json.dumps({"member": strict.to_tree(member), "outcome": strict.to_tree(result)}, indent=1))
+    return member, result

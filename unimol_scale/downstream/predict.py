@@ -1,0 +1,94 @@
+"""Predicts properties of the molecules of a file with a fine-tuned model.
+
+Shapes: M rows, R of them with a molecule, L targets, S seeds.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from unimol_scale.downstream.batches import Labelling, RowReader, once
+from unimol_scale.downstream.devices import pick_device
+from unimol_scale.downstream.finetuned import load_member, read_config
+from unimol_scale.downstream.molecules import prepare, refuse_skipped
+from unimol_scale.downstream.rows import SKIP_REMEDY, write_skipped
+from unimol_scale.downstream.tables import read_table
+from unimol_scale.downstream.training import Scaling, predict
+from unimol_scale.errors import SourceError
+from unimol_scale.store.files import commit_file
+
+
+def predict_file(
+    file: Path,
+    folder: Path,
+    output: Path,
+    *,
+    smiles_column: str | None,
+    skip_bad: bool,
+    cache: Path,
+    max_pairs: int,
+    device_name: str,
+) -> str:
+    """Write a table with one line for each row of the file; return a line on it.
+
+    Columns: row (from 1), smiles (as in the file), and for each target its prediction, the mean over seeds, and with
+    several seeds their standard deviation. Rows without a usable molecule are empty there, never zero.
+
+    Args:
+        file: table or SMILES lines.
+        folder: that ``finetune`` wrote.
+        output: ``.csv`` or ``.parquet``.
+        smiles_column: None finds it by the usual names.
+        skip_bad: go on without unusable molecules.
+        cache: where stores of conformers are kept.
+        max_pairs: most padded pairs of one micro-batch.
+        device_name: auto, cpu or cuda.
+
+    Raises:
+        SourceError: the file is missing or wrong, or holds unusable molecules and ``skip_bad`` is off.
+        CheckpointError: the folder is no fine-tuned model.
+    """
+    if output.suffix not in (".csv", ".parquet"):
+        raise SourceError(f"--output {output}: the name must end in .csv or .parquet")
+    config = read_config(folder)
+    device = pick_device(device_name)
+    table = read_table(file, smiles_column=smiles_column, targets=())
+    geometry = config.model.geometry and config.inputs != "2d"
+    molecules = prepare(table.smiles, cache=cache, geometry=geometry, max_atoms=config.max_atoms, workers=None)
+    if not skip_bad:
+        refuse_skipped(molecules.skipped, len(table.smiles), str(file), SKIP_REMEDY)
+    row_R = np.flatnonzero(molecules.position_M >= 0)
+    if not len(row_R):
+        raise SourceError(f"{file}: no row has a usable molecule")
+    L = len(config.targets)
+    reader = RowReader(molecules.split, molecules.position_M[row_R], np.full((len(row_R), L), np.nan))
+    samples = once(reader, Labelling(inputs=config.inputs, model=config.model), max_pairs)
+    predictions = []
+    for member in config.members:
+        scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
+        predictions.append(predict(load_member(folder, config, member).to(device), samples, scaling, device))
+    value_SRL = np.stack(predictions)
+    columns: dict[str, pa.Array] = {"row": pa.array(np.arange(1, len(table.smiles) + 1))}
+    columns["smiles"] = pa.array(list(table.smiles))
+    for at, target in enumerate(config.targets):
+        columns[target] = _spread_out(value_SRL[:, :, at].mean(0), row_R, len(table.smiles))
+        if len(predictions) > 1:
+            columns[f"{target} std"] = _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, len(table.smiles))
+    written = pa.table(columns)
+    write = pq.write_table if output.suffix == ".parquet" else pyarrow.csv.write_csv
+    commit_file(output, lambda temporary: write(written, temporary))
+    line = f"{len(row_R):,} of {len(table.smiles):,} rows predicted: {output}"
+    if molecules.skipped:
+        skipped = output.with_suffix(".skipped.csv")
+        write_skipped(skipped, molecules)
+        line += f"; the others: {skipped}"
+    return line
+
+
+def _spread_out(value_R: np.ndarray, row_R: np.ndarray, rows: int) -> pa.Array:
+    value_M = np.full(rows, np.nan)
+    value_M[row_R] = value_R
+    return pa.array(value_M, from_pandas=True)

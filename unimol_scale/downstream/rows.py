@@ -1,0 +1,147 @@
+"""From what a user gives, a table or a conformer store with labels, to rows with molecules. Imports RDKit's users.
+
+Shapes: M rows, L targets.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from unimol_scale.downstream.config import FinetuneConfig, Task
+from unimol_scale.downstream.molecules import Prepared, prepare, prepare_store, refuse_skipped
+from unimol_scale.downstream.tables import check_task, infer_task, read_table
+from unimol_scale.errors import ConfigError, SourceError, nearest
+from unimol_scale.store.files import commit_file
+from unimol_scale.store.manifest import MANIFEST_NAME
+from unimol_scale.store.schema import LABEL_PREFIX, Float64
+from unimol_scale.store.shards import open_store
+
+SKIP_REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Labelled molecules.
+
+    Attributes:
+        name: of the data.
+        targets: [L] names.
+        units: target → unit, where one is known.
+        task: what the labels are.
+        labels_ML: NaN where missing.
+        given_splits: [M] of the split column, if one was asked for.
+        molecules: where each row's molecule is, and which rows have none.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    units: dict[str, str]
+    task: Task
+    labels_ML: Float64
+    given_splits: tuple[str, ...] | None
+    molecules: Prepared
+
+    @property
+    def usable_M(self) -> "np.ndarray":
+        """Bool: rows with a molecule and at least one label."""
+        usable_M: np.ndarray = (self.molecules.position_M >= 0) & ~np.isnan(self.labels_ML).all(axis=1)
+        return usable_M
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Rows with a molecule and no label."""
+        return int((np.isnan(self.labels_ML).all(axis=1) & (self.molecules.position_M >= 0)).sum())
+
+
+def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
+    """Read the data, and make the conformers that it lacks.
+
+    Args:
+        config: names the data.
+        geometry: whether the model sees distances; conformers are made only if it does.
+
+    Raises:
+        SourceError: the data is missing or wrong, or rows have no usable molecule and ``skip_bad`` is off.
+        ConfigError: the labels are not what the task needs.
+    """
+    rows = _from_store(config) if (config.data / MANIFEST_NAME).is_file() else _from_table(config, geometry)
+    if not config.skip_bad:
+        refuse_skipped(rows.molecules.skipped, len(rows.labels_ML), str(config.data), SKIP_REMEDY)
+    if not rows.usable_M.any():
+        raise SourceError(f"{config.data}: no row has both a usable molecule and a label")
+    return rows
+
+
+def write_skipped(path: Path, molecules: Prepared) -> None:
+    """Write the rows without a usable molecule as CSV: row (from 1), smiles, reason, detail."""
+    table = pa.table(
+        {
+            "row": [s.row + 1 for s in molecules.skipped],
+            "smiles": [s.smiles for s in molecules.skipped],
+            "reason": [s.reason for s in molecules.skipped],
+            "detail": [s.detail for s in molecules.skipped],
+        }
+    )
+    commit_file(path, lambda temporary: pyarrow.csv.write_csv(table, temporary))
+
+
+def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
+    table = read_table(
+        config.data, smiles_column=config.smiles_column, targets=config.targets, split_column=config.split_column
+    )
+    task = config.task or infer_task(table)
+    check_task(table, task)  # before minutes are spent on conformers
+    return Rows(
+        name=table.name,
+        targets=table.targets,
+        units=_known(config.units, table.targets),
+        task=task,
+        labels_ML=table.labels_ML,
+        given_splits=table.splits,
+        molecules=prepare(
+            table.smiles,
+            cache=config.cache,
+            geometry=geometry,
+            max_atoms=config.max_atoms,
+            workers=config.conformer_workers,
+        ),
+    )
+
+
+def _from_store(config: FinetuneConfig) -> Rows:
+    manifest = open_store(config.data).manifest
+    known = manifest.labels
+    if not known:
+        raise SourceError(f"the store at {config.data} has no labels; give a table, or build one with source.labels")
+    targets = tuple(known) if config.targets == ("all",) else config.targets
+    for target in targets:
+        if target not in known:
+            raise SourceError(f"the store at {config.data} has no label {target!r}; {nearest(target, known)}")
+    if config.split_column is not None:
+        raise ConfigError("split=column needs a table; a store has no column that deals its molecules")
+    molecules = prepare_store(config.data)
+    columns = [molecules.split.column(f"{LABEL_PREFIX}{target}").to_numpy() for target in targets]
+    labels_ML = np.stack(columns, axis=1).astype(np.float64)
+    for target, labels_M in zip(targets, labels_ML.T, strict=True):
+        if np.isnan(labels_M).all():
+            raise SourceError(f"the store at {config.data}: the label {target!r} is missing for every molecule")
+    zero_or_one = bool(np.isin(labels_ML[~np.isnan(labels_ML)], (0.0, 1.0)).all())
+    task: Task = "regression" if not zero_or_one else "classification" if len(targets) == 1 else "multilabel"
+    if config.task is not None and config.task != task and task == "regression":
+        raise ConfigError(f"task {config.task} needs labels 0 and 1; those of the store at {config.data} are others")
+    return Rows(
+        name=config.data.name,
+        targets=targets,
+        units=_known({**{k: v for k, v in known.items() if v}, **config.units}, targets),
+        task=config.task or task,
+        labels_ML=labels_ML,
+        given_splits=None,
+        molecules=molecules,
+    )
+
+
+def _known(units: dict[str, str], targets: tuple[str, ...]) -> dict[str, str]:
+    return {target: units[target] for target in targets if target in units}

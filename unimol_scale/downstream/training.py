@@ -1,0 +1,243 @@
+"""Fits one property model: normalised targets, masked losses, early stopping on the validation score.
+
+Shapes: R rows, B in a micro-batch, L targets.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimol_scale.data.transfer import to_device
+from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader, in_row_order, once, shuffled
+from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
+from unimol_scale.downstream.metrics import METRICS, score
+from unimol_scale.downstream.property_model import PropertyModel
+from unimol_scale.errors import RunError
+from unimol_scale.store.schema import Float64
+
+_BETAS = (0.9, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Maps labels of a regression to mean 0 and spread 1, and predictions back; classifiers give probabilities.
+
+    Attributes:
+        task: of the model.
+        mean_L: of the training labels; 0 for classifiers.
+        std_L: their standard deviation; 1 for classifiers, and where all are equal.
+    """
+
+    task: Task
+    mean_L: tuple[float, ...]
+    std_L: tuple[float, ...]
+
+    @staticmethod
+    def of(labels_RL: Float64, task: Task) -> "Scaling":
+        """Return the scaling of training labels; every target has one at least."""
+        L = labels_RL.shape[1]
+        if task != "regression":
+            return Scaling(task=task, mean_L=(0.0,) * L, std_L=(1.0,) * L)
+        std_L = np.nanstd(labels_RL, axis=0)
+        return Scaling(
+            task=task,
+            mean_L=tuple(np.nanmean(labels_RL, axis=0).tolist()),
+            std_L=tuple(np.where(std_L > 0.0, std_L, 1.0).tolist()),
+        )
+
+    def normalise(self, label_BL: Tensor) -> Tensor:
+        """Return labels as the model learns them, fp32; NaN stays."""
+        mean_L, std_L = label_BL.new_tensor(self.mean_L), label_BL.new_tensor(self.std_L)
+        return ((label_BL - mean_L) / std_L).float()
+
+    def restore(self, out_BL: Tensor) -> Tensor:
+        """Return the model's output as values in the table's units, or as probabilities; fp64."""
+        if self.task != "regression":
+            return out_BL.double().sigmoid()
+        out_BL = out_BL.double()
+        return out_BL * out_BL.new_tensor(self.std_L) + out_BL.new_tensor(self.mean_L)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What an epoch came to.
+
+    Attributes:
+        epoch: from 1.
+        loss: mean training loss of its steps.
+        score: of the validation rows, by the metric.
+        best: the best epoch so far.
+    """
+
+    epoch: int
+    loss: float
+    score: float
+    best: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is to be learnt.
+
+    Attributes:
+        train: rows to learn from.
+        valid: rows that choose the epoch.
+        labelling: how rows become samples.
+        scaling: of the training labels.
+        loss: of a regression.
+        metric: that chooses the epoch.
+    """
+
+    train: RowReader
+    valid: RowReader
+    labelling: Labelling
+    scaling: Scaling
+    loss: LossName
+    metric: MetricName
+
+
+def fit(
+    model: PropertyModel,
+    problem: Problem,
+    config: FitConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> list[Epoch]:
+    """Fit a model in place; it ends with the weights of its best epoch, in evaluation mode.
+
+    Args:
+        model: on the CPU; it is moved to the device.
+        problem: what is to be learnt.
+        config: how.
+        seed: of order and dropout.
+        device: to compute on.
+        on_epoch: is told of every epoch.
+
+    Raises:
+        RunError: a loss is not finite, or the validation rows have no defined score.
+    """
+    model.to(device)
+    valid_samples = once(problem.valid, problem.labelling, config.max_pairs)
+    steps_per_epoch = -(-len(problem.train) // config.batch_size)
+    total = config.epochs * steps_per_epoch
+    groups = parameter_groups(model, config)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step, total, config.warm_up))
+    steps = shuffled(problem.train, problem.labelling, config, seed).steps(0, total)
+    epochs: list[Epoch] = []
+    best_state: dict[str, Tensor] = {}
+    with _own_randomness(seed, device):
+        for epoch in range(1, config.epochs + 1):
+            model.train()
+            losses = []
+            for _ in range(steps_per_epoch):
+                losses.append(_step(model, next(steps), problem, device))
+                nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+            prediction_RL = predict(model, valid_samples, problem.scaling, device)
+            value = score(problem.metric, problem.valid.labels_RL, prediction_RL).value
+            if value is None:
+                raise RunError(
+                    f"{problem.metric} is not defined on the validation rows; choose another metric or split"
+                )
+            better = not epochs or _is_better(problem.metric, value, epochs[epochs[-1].best - 1].score)
+            if better:
+                best_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            best = epoch if better else epochs[-1].best
+            epochs.append(Epoch(epoch=epoch, loss=float(np.mean(losses)), score=value, best=best))
+            on_epoch(epochs[-1])
+            if epoch - best >= config.patience:
+                break
+    steps.close()  # type: ignore[attr-defined]
+    model.load_state_dict(best_state)
+    model.eval()
+    return epochs
+
+
+@torch.no_grad()
+def predict(model: PropertyModel, samples: Sequence[LabelledSample], scaling: Scaling, device: torch.device) -> Float64:
+    """Return predictions [R, L] in the order of the rows: in the table's units, or probabilities."""
+    model.eval()
+    values = [scaling.restore(model(to_device(sample.input, device))) for sample in samples]
+    return in_row_order(samples, values)
+
+
+def parameter_groups(model: PropertyModel, config: FitConfig) -> list[dict[str, object]]:
+    """Return the optimizer's groups: the learning rate falls by ``layer_decay`` from a layer to the one below.
+
+    The head and the last layer have the full rate, the encodings the lowest; only matrices decay.
+    """
+    layers = len(model.backbone.layers)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if name.startswith("backbone.layers."):
+            below = layers - 1 - int(name.split(".")[2])
+        else:
+            below = layers if name.startswith("backbone.") else 0
+        groups.setdefault((below, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.learning_rate * config.layer_decay**below,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (below, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _step(model: PropertyModel, samples: Sequence[LabelledSample], problem: Problem, device: torch.device) -> float:
+    """Add up the gradient of one global batch; return its loss, the mean over all labels that are there."""
+    count = max(int(sum((~sample.label_BL.isnan()).sum() for sample in samples)), 1)
+    total = 0.0
+    for sample in samples:
+        sample = to_device(sample, device)
+        wanted_BL = problem.scaling.normalise(sample.label_BL)
+        out_BL = model(sample.input)
+        loss = masked_loss(out_BL, wanted_BL, problem.loss if problem.scaling.task == "regression" else None) / count
+        if not torch.isfinite(loss):
+            rows = ", ".join(str(row) for row in sample.row_B[:5].tolist())
+            raise RunError(
+                f"the loss is not finite (training rows {rows}, …); lower train.learning_rate, or look at their labels"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
+def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None) -> Tensor:
+    """Return the sum of the losses of all labels that are there; binary cross-entropy where ``name`` is None."""
+    there_BL = ~wanted_BL.isnan()
+    out, wanted = out_BL[there_BL], wanted_BL[there_BL]
+    if name is None:
+        return F.binary_cross_entropy_with_logits(out, wanted, reduction="sum")
+    losses = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.smooth_l1_loss}
+    return losses[name](out, wanted, reduction="sum")
+
+
+def _factor(step: int, total: int, warm_up: float) -> float:
+    rising = max(1, math.ceil(warm_up * total))
+    if step < rising:
+        return (step + 1) / rising
+    return max(0.0, (total - step) / max(total - rising, 1))
+
+
+def _is_better(metric: MetricName, value: float, best: float) -> bool:
+    return value > best if METRICS[metric].higher_is_better else value < best
+
+
+@contextlib.contextmanager
+def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch inside, and leave it as it was outside."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
