@@ -237,6 +237,8 @@ def _read_delimited(path: Path) -> pa.Table:
             )
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error)
+        if "UTF8" in reason:
+            reason += "; save it as UTF-8"
         if broken:
             row = broken[0]
             reason = (

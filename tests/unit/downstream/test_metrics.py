@@ -62,7 +62,7 @@ def test_metrics_of_variation_are_undefined_where_labels_do_not_vary(metric):
 
 
 def test_correlation_with_a_constant_prediction_is_undefined_though_the_labels_are_fine():
-    result = score("pearson", column(1, 2, 3), column(2, 2, 2))
+    result = score("pearson", column(1, 2, 3), column(0.1, 0.1, 0.1))  # their mean is not 0.1
     assert result.value is None
     assert "all predictions are the same" in result.undefined[0]
     assert undefined("pearson", column(1, 2, 3), ("y",)) == ()

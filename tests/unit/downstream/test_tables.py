@@ -62,7 +62,7 @@ def test_a_table_without_targets_has_no_labels(written):
         ("a.csv", b"smiles;name;y\nCC;a;1\nCCC;b;2\n"),
         ("a.tsv", b"smiles\tname\ty\nCC\ta\t1\nCCC\tb\t2\n"),
         ("a.csv.gz", gzip.compress(b"smiles,name,y\nCC,a,1\nCCC,b,2\n")),
-        ("a.smi", b"smiles name y\nCC a 1\n\n# no row\nCCC b 2\n"),
+        ("a.smi", b"\xef\xbb\xbfsmiles name y\nCC a 1\n\n# no row\nCCC b 2\n"),
         ("a.txt", b"smiles\tname\ty\r\nCC\ta\t1\r\nCCC\tb\t2\r\n"),
     ],
 )
@@ -139,6 +139,7 @@ def test_an_infinite_number_is_refused_without_any_text_beside_it(written):
         ("smiles,canonical_smiles,y\nCC,CC,1\n", ("y",), "smiles, canonical_smiles may all be SMILES"),
         ("drug,y\nCC,1\n", ("y",), "no column of drug, y is named as SMILES"),
         ("smiles,y,y\nCC,1,2\n", ("y",), "2 columns 'y'"),
+        ("smiles,y,unit\nCC,1,µM\n".encode("latin-1"), ("y",), "save it as UTF-8"),
         ("smiles,y\nCC,1\nCCC,2,3\n", ("y",), "row 2 has 3 fields, the header has 2"),
     ],
 )
