@@ -55,12 +55,14 @@ def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = Fals
         The runs, and a note on every run that was left out.
 
     Raises:
-        RunError: a column is unknown or missing, or a value is not a number.
+        RunError: there are no rows, a column is unknown or missing, or a value is not a number.
     """
     for key in headers:
         if key not in COLUMNS and not key.startswith(TERM):
             raise RunError(f"unknown column {key!r}; {nearest(key, COLUMNS)}, or loss/TERM")
     found, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    if not rows:
+        raise RunError(f"{path} has no rows below its header")
     chosen = {key: headers.get(key, key) for key in (*COLUMNS, *headers)}
     chosen |= {header: header for header in found if header.startswith(TERM)}
     _check_columns(path, found, headers, chosen, trajectories)

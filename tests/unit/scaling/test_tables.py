@@ -37,6 +37,11 @@ def test_parquet_and_csv_say_the_same(tmp_path: Path) -> None:
         read_table(table(tmp_path / "no.parquet", "N,D,loss\n"), {})
 
 
+def test_a_table_without_rows_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no rows"):
+        read_table(table(tmp_path / "t.csv", "N,D,loss\n"), {})
+
+
 def test_compute_is_counted_as_language_models_do_or_by_the_models_own_arithmetic(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", "size,D,loss\n84M,1e6,0.105\n1.1B,1e6,0.087\n")
     by_model, _ = read_table(path, {"C": "model@24"})
