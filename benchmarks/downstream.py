@@ -1,0 +1,144 @@
+"""Fine-tune pretrained models and untrained ones on the papers' sets, and write down how much the pretraining is worth.
+
+    python benchmarks/downstream.py --moleculenet DIR --qm9 STORE --start denoise=runs/2M-denoise-seed0 \
+        --start blend=runs/2M-blend-seed0 --start student=runs/2M-distill-seed0 --fraction 1 0.25
+
+Every start is compared with the same model from random weights, on the same split, with the same settings, and with
+fingerprints (downstream_baseline.py). Every fine-tuning has a folder under --work: what is finished is read, so the
+same command goes on after an interruption, and parts (--set, --start) can be made at the same time and collected at the
+end. This file says what is fine-tuned and has it done; downstream_report.py writes the tables.
+"""
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from downstream_baseline import Baseline, fingerprint_baseline
+from downstream_report import Cell, write_report
+
+from unimol_scale.checkpoints.pretrained import identify
+from unimol_scale.downstream.config import FinetuneConfig, FitConfig, MetricName
+from unimol_scale.downstream.finetune import finetune
+from unimol_scale.errors import UnimolScaleError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """One set and how long it is fitted; the settings were fixed before any test score was looked at.
+
+    Attributes:
+        file: within --moleculenet; empty: the store of --qm9.
+        target: label column.
+        metric: of the field.
+        epochs: at most; more for smaller sets.
+    """
+
+    file: str
+    target: str
+    metric: MetricName
+    epochs: int
+
+
+SETS = {
+    "ESOL": DataSet(
+        file="ESOL_delaney-processed.csv", target="measured log solubility in mols per litre", metric="rmse", epochs=40
+    ),
+    "FreeSolv": DataSet(file="FreeSolv_SAMPL.csv", target="expt", metric="rmse", epochs=60),
+    "Lipophilicity": DataSet(file="Lipophilicity.csv", target="exp", metric="rmse", epochs=15),
+    "BACE": DataSet(file="bace.csv", target="Class", metric="roc_auc", epochs=20),
+    "BBBP": DataSet(file="BBBP.csv", target="p_np", metric="roc_auc", epochs=20),
+    "QM9 gap": DataSet(file="", target="gap", metric="mae", epochs=15),
+}
+SCRATCH = "scratch"
+
+
+def fitting(epochs: int) -> FitConfig:
+    """Return how every model is fitted, pretrained or not."""
+    return FitConfig(learning_rate=5e-4, batch_size=32, epochs=epochs, warm_up=0.1, patience=max(epochs // 2, 5))
+
+
+def settings(
+    options: argparse.Namespace, name: str, model: str, fraction: float, *, reinitialise: bool
+) -> FinetuneConfig:
+    """Return the fine-tuning of one cell of the table.
+
+    Args:
+        options: of the command line.
+        name: of the set.
+        model: what the weights, or the dimensions, are of.
+        fraction: of the training labels.
+        reinitialise: random weights.
+    """
+    chosen = SETS[name]
+    start = Path(model).name + (f"-{SCRATCH}" if reinitialise else "")
+    return FinetuneConfig(
+        data=options.moleculenet / chosen.file if chosen.file else options.qm9,
+        pretrained=model,
+        reinitialise=reinitialise,
+        targets=(chosen.target,),
+        metric=chosen.metric,
+        split="scaffold",
+        label_fraction=fraction,
+        seeds=options.seeds,
+        skip_bad=True,
+        output=options.work / f"{name.replace(' ', '-')}-{start}-{fraction:g}",
+        cache=options.cache,
+        train=fitting(chosen.epochs),
+    )
+
+
+def twin(model: str) -> str:
+    """Return what makes two models the same but for their weights."""
+    return repr(identify(model)[0])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fine-tune what is not done yet, and write the report."""
+    starts = dict(text.split("=", 1) for text in options.start)
+    cells: list[Cell] = []
+    baselines: dict[tuple[str, float], Baseline] = {}
+    for name in options.set or SETS:
+        for fraction in options.fraction:
+            scratch: dict[str, Cell] = {}  # models of the same dimensions share it
+            for label, model in starts.items():
+                if twin(model) not in scratch:
+                    config = settings(options, name, model, fraction, reinitialise=True)
+                    cell = Cell(set=name, start=label, fraction=fraction, scratch=True, outcome=finetune(config))
+                    scratch[twin(model)] = cell
+                    cells.append(cell)
+                config = settings(options, name, model, fraction, reinitialise=False)
+                outcome = finetune(config)
+                cells.append(Cell(set=name, start=label, fraction=fraction, scratch=False, outcome=outcome))
+                if (name, fraction) not in baselines:
+                    baselines[name, fraction] = fingerprint_baseline(config.folder, outcome)
+    if options.output:
+        command = f"python benchmarks/downstream.py {shlex.join(sys.argv[1:])}"
+        write_report(options.output, command, starts, cells, baselines, twin)
+        print(options.output)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return 2 for an error that the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moleculenet", type=Path, required=True, metavar="DIR", help="with the CSV files of SETS")
+    parser.add_argument("--qm9", type=Path, required=True, metavar="STORE", help="of configs/build/qm9.yaml")
+    parser.add_argument("--start", action="append", required=True, metavar="NAME=MODEL", help="what is compared")
+    parser.add_argument("--set", action="append", choices=list(SETS), help="some of the sets only")
+    parser.add_argument("--fraction", type=float, nargs="+", default=[1.0], help="of the training labels")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path("finetuned"), metavar="DIR")
+    parser.add_argument("--cache", type=Path, default=Path("data/cache"), metavar="DIR")
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables there")
+    try:
+        run(parser.parse_args(argv))
+    except UnimolScaleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
