@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from unimol_scale.checkpoints import command as checkpoint_command
 from unimol_scale.downstream import command as downstream_command
+from unimol_scale.downstream import embed_command
 from unimol_scale.engine import plan_command
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.scaling import command as scaling_command
@@ -22,7 +23,14 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every verb."""
     parser = argparse.ArgumentParser(prog="unimol-scale", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for command in (checkpoint_command, downstream_command, plan_command, scaling_command, store_command):
+    for command in (
+        checkpoint_command,
+        downstream_command,
+        embed_command,
+        plan_command,
+        scaling_command,
+        store_command,
+    ):
         command.add_verbs(verbs)
     return parser
 

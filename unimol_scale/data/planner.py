@@ -84,12 +84,30 @@ class StepPlanner:
                 del self._planned[min(self._planned)]
             molecule_G, epoch_G = self._molecules(step)
             num_atoms_G = self._reader.num_atoms(molecule_G)
-            plan = plan_micro_batches(num_atoms_G, self._world_size, self._max_pairs)
-            self._planned[step] = (molecule_G, epoch_G, plan), num_atoms_G
+            self._planned[step] = (molecule_G, epoch_G, self._cut(num_atoms_G)), num_atoms_G
         return self._planned[step]
 
     def _molecules(self, step: int) -> tuple[Int64, Int64]:
         return self._order.molecules(step)
+
+    def _cut(self, num_atoms_G: Int32) -> MicroBatchPlan:
+        return plan_micro_batches(num_atoms_G, self._world_size, self._max_pairs)
+
+
+class OneSizePlanner(StepPlanner):
+    """The same map for models whose outputs depend on padding: all molecules of a micro-batch are of one size.
+
+    For one rank, since ranks would not have equally many micro-batches.
+    """
+
+    def _cut(self, num_atoms_G: Int32) -> MicroBatchPlan:
+        assert self._world_size == 1
+        members: list[Int64] = []
+        for size in np.unique(num_atoms_G).tolist():
+            alike = np.flatnonzero(num_atoms_G == size)
+            together = self._max_pairs // (size + 1) ** 2  # at least one: the budget was checked
+            members += [alike[start : start + together] for start in range(0, len(alike), together)]
+        return MicroBatchPlan(members=tuple(members), world_size=1)
 
 
 class ValidationPlanner(StepPlanner):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rdkit import rdBase
 
-from conformer_gen import driver, workspace
+from conformer_gen import workspace
 from conformer_gen.assemble import FAILURE_COLUMNS, FAILURES_NAME
 from conformer_gen.config import BuildConfig
 from conformer_gen.curate import CurateConfig, Curated
@@ -97,6 +97,8 @@ def _build(
     if len(molecules) <= FEW:
         _build_here(config, [molecule.curated for molecule in molecules])
     else:
+        from conformer_gen import driver  # brings Ray, which takes a second to import
+
         driver.build(config)
 
 

@@ -88,7 +88,7 @@ def prepare(
     Raises:
         StoreError: the cache can not be written, or is damaged.
     """
-    curate = CurateConfig(max_atoms=max_atoms, radicals="keep", valid_fraction=0.0)
+    curate = _curation(max_atoms)
     curated_M = [_curated(text.strip(), curate) for text in smiles]
     distinct: dict[str, Given] = {}
     for text, result in zip(smiles, curated_M, strict=True):
@@ -118,6 +118,14 @@ def prepare(
         scaffold_smiles=tuple(r.scaffold_smiles if r else "" for r in used),
         skipped=tuple(skipped),
     )
+
+
+def refusal(molecule: SourceMolecule, max_atoms: int | None) -> Rejected | None:
+    """Return why ``prepare`` would skip a row before any conformer is made; None if it would not."""
+    if molecule.problem:
+        return Rejected(reason="unreadable_row", detail=molecule.problem)
+    result = _curated(molecule.smiles.strip(), _curation(max_atoms))
+    return result if isinstance(result, Rejected) else None
 
 
 def prepare_store(path: Path) -> Prepared:
@@ -170,6 +178,10 @@ def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy
     raise SourceError(
         f"{where}: {len(skipped):,} of {num_rows:,} rows have no usable molecule: {first}{more}. {remedy}"
     )
+
+
+def _curation(max_atoms: int | None) -> CurateConfig:
+    return CurateConfig(max_atoms=max_atoms, radicals="keep", valid_fraction=0.0)
 
 
 def _curated(text: str, config: CurateConfig) -> Curated | Rejected:

@@ -1,0 +1,57 @@
+"""The verb ``embed``: arguments and printing. Imports the rest only when the verb runs."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_verbs(verbs: Any) -> None:  # noqa: ANN401
+    """Declare the verb.
+
+    Args:
+        verbs: what ``ArgumentParser.add_subparsers`` returned.
+    """
+    text = "write the representations of molecules, atoms or pairs of atoms as a Parquet file"
+    verb = verbs.add_parser("embed", help=text, description=text)
+    add = verb.add_argument
+    add("source", type=Path, metavar="FILE_OR_STORE", help="CSV, TSV, Parquet or SMILES lines, or a conformer store")
+    add("--from", dest="pretrained", required=True, metavar="MODEL", help="run, checkpoint, or owner/name of the hub")
+    add("--output", type=Path, required=True, metavar="FILE", help="Parquet")
+    add("--representation", choices=("molecule", "atom", "pair"), default="molecule", help="(default: %(default)s)")
+    add(
+        "--pool", choices=("mean", "virtual_node"), default="mean", help="what a molecule is (default: its atoms' mean)"
+    )
+    add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
+    add("--smiles-column", metavar="C", help="found by the usual names if not given")
+    add("--max-atoms", type=int, metavar="N", help="refuse molecules with more heavy atoms (default: 128)")
+    add("--skip-bad", action="store_true", help="list unusable molecules in a table beside the output and go on")
+    add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
+    add("--max-pairs", type=int, default=40_000, metavar="N", help="memory budget (default: %(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights (default: %(default)s)")
+    verb.set_defaults(run=_embed)
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from unimol_scale.downstream.embedding import EmbedFileConfig, embed_file
+    from unimol_scale.downstream.representations import RepresentationConfig
+
+    config = EmbedFileConfig(
+        source=arguments.source,
+        pretrained=arguments.pretrained,
+        output=arguments.output,
+        representation=RepresentationConfig(
+            kind=arguments.representation,
+            pooling=arguments.pool,
+            inputs=arguments.inputs,
+            max_pairs=arguments.max_pairs,
+        ),
+        smiles_column=arguments.smiles_column,
+        cache=arguments.cache,
+        device=arguments.device,
+        precision=arguments.precision,
+        skip_bad=arguments.skip_bad,
+        max_atoms=arguments.max_atoms,
+    )
+    print(embed_file(config))
+    return 0
