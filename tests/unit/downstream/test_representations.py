@@ -84,6 +84,10 @@ def test_atoms_and_pairs_are_in_the_order_of_the_canonical_smiles(backbone, mole
     ethanol = represented(hollow.eval(), molecules, [0], kind="atom")[0]
     np.testing.assert_array_equal(ethanol[0], ethanol[1])
     assert not np.array_equal(ethanol[0], ethanol[2])
+    # And the virtual node's pairs, the only ones that this model tells from the others, are not among the atoms'.
+    torch.nn.init.normal_(hollow.pair_encoding.virtual_pair.weight)
+    torch.nn.init.ones_(hollow.pair_norm.weight)
+    assert not represented(hollow, molecules, [0], kind="pair")[0].any()
 
 
 def test_the_mean_is_over_the_atoms_and_the_virtual_node_is_none_of_them(backbone, molecules):

@@ -1,0 +1,170 @@
+"""``unimol-scale embed`` as a user calls it."""
+
+import csv
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import unimol_scale
+from conformer_gen.embed import stable_hash
+from unimol_scale.checkpoints.pretrained import identify, save_pretrained
+from unimol_scale.cli import main
+from unimol_scale.downstream import embedding
+from unimol_scale.model.accounting import Heads
+from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.presets import preset
+from unimol_scale.store.shards import open_store
+
+SMILES = ["CCO", "Oc1ccccc1", "CC(=O)Nc1ccc(O)cc1", "OCC", "CN"]
+NO_CONFORMER = "N#[C][Co]([C]#N)([C]#N)([C]#N)([C]#N)[C]#N"
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    save_pretrained(HeadedModel(preset("0.03M"), Heads()), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def embed(model, tmp_path, capsys):
+    """Write a table of SMILES and embed it; return status, what was printed and the table written."""
+
+    def run(smiles, *flags, name="mine.csv", source=None):
+        file = tmp_path / name
+        file.write_text("name,smiles\n" + "".join(f"molecule,{text}\n" for text in smiles))
+        output = tmp_path / "out" / "found.parquet"
+        status = main(
+            [
+                "embed", str(source or file), "--from", str(model), "--output", str(output),
+                "--cache", str(tmp_path / "cache"), *flags,
+            ]
+        )  # fmt: skip
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err, pq.read_table(output) if output.exists() else None
+
+    return run
+
+
+def matrix(column):
+    return np.array(column.to_pylist(), np.float32)
+
+
+def test_every_row_of_a_table_gets_the_vector_that_python_gives(embed, model, tmp_path):
+    status, printed, table = embed(SMILES)
+    assert status == 0
+    assert "5 of 5 rows embedded" in printed
+    assert table["row"].to_pylist() == [1, 2, 3, 4, 5]
+    assert table["smiles"].to_pylist() == ["CCO", "Oc1ccccc1", "CC(=O)Nc1ccc(O)cc1", "CCO", "CN"]
+    assert table["key"].to_pylist() == [stable_hash(text) for text in table["smiles"].to_pylist()]
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)
+    expected = unimol_scale.from_pretrained(model).embed(SMILES, cache=tmp_path / "cache")
+    np.testing.assert_allclose(matrix(table["embedding"]), expected, atol=1e-6)
+    said = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert said["weights_sha256"] == identify(model)[1]
+    assert (said["representation"], said["inputs"], said["pooling"]) == ("molecule", "2d+3d", "mean")
+
+
+@pytest.mark.parametrize("inputs", ["2d", "3d"])
+def test_what_the_model_sees_is_the_users_choice(embed, inputs):
+    everything = matrix(embed(SMILES)[2]["embedding"])
+    table = embed(SMILES, "--inputs", inputs)[2]
+    assert table.schema.metadata[b"inputs"].decode() == inputs
+    assert np.abs(matrix(table["embedding"]) - everything).max() > 1e-3
+
+
+def test_atoms_and_pairs_are_written_with_their_shapes(embed, model, tmp_path):
+    loaded, cache = unimol_scale.from_pretrained(model), tmp_path / "cache"
+    table = embed(SMILES, "--representation", "atom")[2]
+    for found, expected in zip(table["atoms"].to_pylist(), loaded.embed(SMILES, kind="atom", cache=cache), strict=True):
+        np.testing.assert_allclose(np.array(found), expected, atol=1e-6)
+    table = embed(SMILES, "--representation", "pair")[2]
+    expected = loaded.embed(SMILES, kind="pair", cache=cache)
+    for n, found, pairs in zip(table["num_atoms"].to_pylist(), table["pairs"].to_pylist(), expected, strict=True):
+        np.testing.assert_allclose(np.array(found).reshape(n, n, -1), pairs, atol=1e-6)
+
+
+def test_a_file_in_pieces_is_the_same_file(embed, monkeypatch):
+    bad = [*SMILES[:2], "none", *SMILES[2:], "neither"]
+    whole = embed(bad, "--skip-bad")[2]
+    monkeypatch.setattr(embedding, "ROWS_TOGETHER", 2)
+    status, printed, pieces = embed(bad, "--skip-bad")
+    assert status == 0
+    assert "5 of 7 rows" in printed
+    assert pieces["row"].to_pylist() == whole["row"].to_pylist() == [1, 2, 4, 5, 6]
+    np.testing.assert_allclose(matrix(pieces["embedding"]), matrix(whole["embedding"]), atol=1e-5)
+
+
+def test_unusable_rows_stop_it_before_anything_is_made(embed, tmp_path):
+    status, printed, table = embed(["CCO", "nothing", "", "C1CC"])
+    assert status == 2
+    assert "3 of 4 rows have no usable molecule: row 2 'nothing': not_parsed" in printed
+    assert "--skip-bad" in printed
+    assert table is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_molecule_without_conformer_stops_it_too(embed):
+    status, printed, table = embed(["CCO", NO_CONFORMER])
+    assert (status, table) == (2, None)
+    assert "row 2 'N#[C][Co]" in printed
+    assert "no_conformer" in printed
+
+
+def test_skipped_rows_are_listed_beside_the_output_and_not_left_there(embed, tmp_path):
+    status, printed, table = embed(["nothing", "CCO", NO_CONFORMER], "--skip-bad")
+    assert status == 0
+    assert "1 of 3 rows embedded" in printed
+    assert table["row"].to_pylist() == [2]
+    listed = tmp_path / "out" / "found.skipped.csv"
+    with listed.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["smiles"], row["reason"]) for row in rows] == [
+        ("1", "nothing", "not_parsed"),
+        ("3", NO_CONFORMER, "no_conformer"),
+    ]
+    assert all(row["detail"] for row in rows)
+    assert embed(SMILES)[0] == 0
+    assert not listed.exists()
+
+
+def test_a_file_of_nothing_usable_is_an_error(embed):
+    status, printed, table = embed(["nothing", "C1CC"], "--skip-bad")
+    assert (status, table) == (2, None)
+    assert "2 of 2 rows" in printed
+
+
+def test_molecules_of_a_store_are_what_their_smiles_are(embed, sample_store, model, tmp_path):
+    status, _, table = embed([], source=sample_store)
+    assert status == 0
+    store = open_store(sample_store)
+    smiles = [text for name in ("train", "valid") for text in store.split(name).column("smiles").to_pylist()]
+    assert table["smiles"].to_pylist() == smiles
+    some = smiles[:6]
+    expected = unimol_scale.from_pretrained(model).embed(some, cache=tmp_path / "cache")
+    np.testing.assert_allclose(matrix(table["embedding"])[:6], expected, atol=1e-5)
+
+
+def test_half_precision_is_near_and_not_equal(embed):
+    full, half = (matrix(embed(SMILES, "--precision", precision)[2]["embedding"]) for precision in ("fp32", "bf16"))
+    error = np.abs(full - half).max() / np.abs(full).max()
+    assert 0 < error < 0.05
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("lost.csv", "does not exist"), ("model", "no finished conformer store"), ("mine.sdf", "must end in .smi")],
+)
+def test_a_source_of_another_kind_is_refused(embed, tmp_path, source, message):
+    (tmp_path / "mine.sdf").write_text("")
+    status, printed, _ = embed(SMILES, source=tmp_path / source)
+    assert status == 2
+    assert message in printed
+
+
+def test_the_output_must_be_parquet(model, capsys):
+    assert main(["embed", "mine.csv", "--from", str(model), "--output", "found.csv"]) == 2
+    assert ".parquet" in capsys.readouterr().err
