@@ -48,8 +48,8 @@ def draw_course(path: Path, outcome: Outcome) -> None:
     for seed in outcome.seeds:
         epochs = np.arange(1, len(seed.losses) + 1)
         left.plot(epochs, seed.losses, color=MODEL_COLOUR, alpha=0.7)
-        right.plot(epochs, seed.valid_scores, color=VALID_COLOUR, alpha=0.7, label=f"seed {seed.seed}")
-        right.plot(seed.best_epoch, seed.valid, "o", color=VALID_COLOUR)
+        right.plot(epochs, seed.valid_scores, color=VALID_COLOUR, alpha=0.7)
+        right.plot(seed.best_epoch, seed.valid_scores[seed.best_epoch - 1], "o", color=VALID_COLOUR)
     left.set_yscale("log")
     for axis, title in ((left, "training loss"), (right, f"validation {outcome.metric}")):
         axis.set_title(title, fontsize=9)
@@ -61,14 +61,15 @@ def draw_course(path: Path, outcome: Outcome) -> None:
 def _parity(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str) -> None:  # noqa: ANN401
     there = ~np.isnan(label_R)
     label = label_R[there]
-    stacked = np.stack([p[there] for p in predictions])
-    mean, spread = stacked.mean(0), stacked.std(0)
-    axis.errorbar(label, mean, yerr=spread, fmt="o", ms=2.5, lw=0.5, color=MODEL_COLOUR, alpha=0.6)
-    low, high = float(min(label.min(), mean.min())), float(max(label.max(), mean.max()))
-    margin = 0.05 * (high - low or 1.0)
-    ends = (low - margin, high + margin)
-    axis.plot(ends, ends, color=CHANCE_COLOUR, lw=1)
-    axis.set(xlim=ends, ylim=ends, aspect="equal")
+    if len(label):  # of several targets, one may have no label in the test
+        stacked = np.stack([p[there] for p in predictions])
+        mean, spread = stacked.mean(0), stacked.std(0)
+        axis.errorbar(label, mean, yerr=spread, fmt="o", ms=2.5, lw=0.5, color=MODEL_COLOUR, alpha=0.6)
+        low, high = float(min(label.min(), mean.min())), float(max(label.max(), mean.max()))
+        margin = 0.05 * (high - low or 1.0)
+        ends = (low - margin, high + margin)
+        axis.plot(ends, ends, color=CHANCE_COLOUR, lw=1)
+        axis.set(xlim=ends, ylim=ends, aspect="equal")
     axis.set_xlabel(f"measured{f' ({unit})' if unit else ''}")
     axis.set_ylabel("predicted")
     axis.grid(alpha=0.25)
