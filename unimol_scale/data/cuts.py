@@ -60,16 +60,21 @@ def pair_cost(num_atoms: Int32, count: int) -> int:
     return count * (int(num_atoms.max()) + 1) ** 2
 
 
-def check_budget(largest: int, max_pairs: int) -> None:
+def check_budget(largest: int, max_pairs: int, setting: str = "data.max_pairs") -> None:
     """Refuse a budget that does not hold one molecule of ``largest`` atoms.
+
+    Args:
+        largest: atoms of the largest molecule.
+        max_pairs: the budget.
+        setting: what the user calls it.
 
     Raises:
         ConfigError: names both.
     """
     if (largest + 1) ** 2 > max_pairs:
         raise ConfigError(
-            f"a molecule of {largest} atoms needs {(largest + 1) ** 2} pairs, more than data.max_pairs {max_pairs}; "
-            "raise data.max_pairs or build the store with fewer atoms a molecule"
+            f"a molecule of {largest} atoms needs {(largest + 1) ** 2} pairs, more than {setting} {max_pairs}; "
+            f"raise {setting} or build the store with fewer atoms a molecule"
         )
 
 

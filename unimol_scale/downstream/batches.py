@@ -4,15 +4,15 @@ Shapes: M rows of the table, R of them read here, B in a micro-batch, L targets.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch, collate
-from unimol_scale.data.cuts import Int32, Int64
+from unimol_scale.data.cuts import Int32, Int64, check_budget
+from unimol_scale.data.hydrogens import drop_hydrogens, heavy_counts
 from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.order import InOrder, Order
 from unimol_scale.data.planner import StepOrder, StepPlanner
@@ -51,13 +51,17 @@ class RowReader:
         split: of the store.
         position_R: int64, where in the split each row's molecule is.
         labels_RL: NaN where missing.
+        drop_hydrogens: leave out those that the store has as atoms: molecules from SMILES have none either.
     """
 
-    def __init__(self, split: StoreSplit, position_R: Int64, labels_RL: Float64) -> None:
+    def __init__(
+        self, split: StoreSplit, position_R: Int64, labels_RL: Float64, *, drop_hydrogens: bool = False
+    ) -> None:
         assert len(position_R) == len(labels_RL) > 0
         assert position_R.min() >= 0, "a skipped row has no molecule"
         self._split = split
         self._position_R = position_R
+        self._drops = drop_hydrogens
         self.labels_RL = labels_RL
 
     def __len__(self) -> int:
@@ -65,11 +69,13 @@ class RowReader:
 
     @property
     def largest(self) -> int:
-        """Atoms of the largest molecule."""
+        """Atoms of the largest molecule, hydrogens counted if they are stored."""
         return int(self._split.sizes(self._position_R)[0].max())
 
     def num_atoms(self, molecule_B: Int64) -> Int32:
         """Return the atoms of rows, int32 [B]."""
+        if self._drops:
+            return heavy_counts(self._split.gather(self._position_R[molecule_B]))
         return self._split.sizes(self._position_R[molecule_B])[0]
 
     def prefetch(self, shards: Sequence[int]) -> None:
@@ -78,6 +84,8 @@ class RowReader:
     def read(self, keys: MoleculeKeys) -> MoleculeBatch:
         """Return rows with their first conformers, padded."""
         columns = self._split.gather(self._position_R[keys.molecule_B])
+        if self._drops:
+            columns = drop_hydrogens(columns)
         return collate(dataclasses.replace(columns, labels=self.labels_RL[keys.molecule_B]))
 
 
@@ -108,25 +116,21 @@ def shuffled(reader: RowReader, labelling: Labelling, config: FitConfig, seed: i
     return _loader(reader, labelling, order, max_pairs=config.max_pairs, workers=config.workers, seed=seed)
 
 
-def once(reader: RowReader, labelling: Labelling, max_pairs: int) -> list[LabelledSample]:
-    """Return every row once, in micro-batches of like sizes."""
+def once(reader: RowReader, labelling: Labelling, max_pairs: int) -> Iterator[LabelledSample]:
+    """Yield every row once, in micro-batches of like sizes.
+
+    Raises:
+        ConfigError: ``max_pairs`` does not hold the largest molecule.
+    """
     order = InOrder(len(reader), _READ_TOGETHER)
     loader = _loader(reader, labelling, order, max_pairs=max_pairs, workers=0, seed=0)
-    steps = -(-len(reader) // _READ_TOGETHER)
-    return [sample for samples in loader.steps(0, steps) for sample in samples]
+    for samples in loader.steps(0, order.num_steps):
+        yield from samples
 
 
 def _loader(
     reader: RowReader, labelling: Labelling, order: StepOrder, *, max_pairs: int, workers: int, seed: int
 ) -> StepLoader[LabelledSample]:
+    check_budget(reader.largest, max_pairs, "max_pairs")  # in the words of these settings
     planner = StepPlanner(reader, order, world_size=1, max_pairs=max_pairs)
     return StepLoader(planner, reader, labelling, rank=0, seed=seed, workers=workers, prefetch=_PREFETCH)
-
-
-def in_row_order(samples: Sequence[LabelledSample], values: Sequence[Tensor]) -> Float64:
-    """Return what was computed for each sample, [B, L] each, as one array [R, L] in the order of the rows."""
-    row_R = torch.cat([sample.row_B for sample in samples]).numpy()
-    value_RL = torch.cat([value.cpu().double() for value in values]).numpy()
-    ordered_RL: Float64 = np.empty_like(value_RL)
-    ordered_RL[row_R] = value_RL
-    return ordered_RL

@@ -49,10 +49,10 @@ class FitConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "gradient_clip"):
-            if getattr(self, name) <= 0.0:
+            if not getattr(self, name) > 0.0:  # NaN is not
                 raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "workers"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if not 0.0 < self.layer_decay <= 1.0:
             raise ConfigError(f"train.layer_decay must be above 0 and at most 1, got {self.layer_decay}")
@@ -81,7 +81,7 @@ class FinetuneConfig:
         label_fraction: share of the training rows that is used, a seeded nested subset.
         inputs: what the model sees; None: everything it can.
         pooling: what stands for a molecule.
-        loss: of regression, on normalised targets; classifiers take the binary cross-entropy.
+        loss: of regression, on normalised targets; None: mse. Classifiers take the binary cross-entropy and no other.
         metric: by which an epoch is chosen and the test judged; None: roc_auc, or rmse of regression.
         seeds: models that are fitted, which differ in initialisation and order.
         seed: of the split and of the first model.
@@ -110,7 +110,7 @@ class FinetuneConfig:
     label_fraction: float = 1.0
     inputs: Inputs | None = None
     pooling: Pooling = "mean"
-    loss: LossName = "mse"
+    loss: LossName | None = None
     metric: MetricName | None = None
     seeds: int = 3
     seed: int = 0
@@ -126,6 +126,8 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if not self.targets:
             raise ConfigError("no target: name the label columns with --target (--target all: every numeric column)")
+        if len(set(self.targets)) < len(self.targets):
+            raise ConfigError(f"targets: one is named twice in {', '.join(self.targets)}")
         if (self.pretrained is None) == (self.size is None):
             raise ConfigError("say either --from RUN_OR_CHECKPOINT, or --from none with --size NAME")
         if self.reinitialise and self.pretrained is None:
@@ -136,8 +138,13 @@ class FinetuneConfig:
             raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(self.fractions)}")
         if not 0.0 < self.label_fraction <= 1.0:
             raise ConfigError(f"label_fraction must be above 0 and at most 1, got {self.label_fraction}")
-        if self.seeds < 1:
-            raise ConfigError(f"seeds must be at least 1, got {self.seeds}")
+        for name in ("seeds", "max_atoms", "conformer_workers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, got {self.seed}")
+        if self.loss is not None and self.task in ("classification", "multilabel"):
+            raise ConfigError(f"loss {self.loss} is of regression; task {self.task} takes the binary cross-entropy")
 
     @property
     def start(self) -> str:

@@ -5,10 +5,8 @@ unfinished one, seeds that are done are kept.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,26 +15,28 @@ from unimol_scale import config as strict
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
 from unimol_scale.downstream import outcome
 from unimol_scale.downstream.batches import Labelling, RowReader, once
+from unimol_scale.downstream.claim import InputHashes, check_folder, claim_folder, hash_data
 from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
 from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import FORMAT_VERSION, FinetunedConfig, Member, save_config, save_member
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.leakage import Leakage, report_leakage
-from unimol_scale.downstream.metrics import check_metric, default_metric, score, undefined
+from unimol_scale.downstream.metrics import default_metric, score, undefined
 from unimol_scale.downstream.outcome import Outcome, SeedOutcome
 from unimol_scale.downstream.progress import EpochProgress
 from unimol_scale.downstream.property_model import PropertyModel
 from unimol_scale.downstream.report import write_report
+from unimol_scale.downstream.representations import require_conformers
 from unimol_scale.downstream.rows import Rows, load_rows, write_skipped
 from unimol_scale.downstream.splits import Split, keep_fraction, split_rows
 from unimol_scale.downstream.training import Problem, Scaling, fit, predict
-from unimol_scale.errors import ConfigError
+from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.store.files import commit_text
 from unimol_scale.store.manifest import MANIFEST_NAME
 
-CONFIG_NAME = "config.yaml"
+RUN_CONFIG_NAME = "config.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +46,11 @@ class Start:
     Attributes:
         model: dimensions.
         backbone: pretrained weights; None draws them.
-        sha256: that names those weights, and None.
         store: that it was pretrained on, where it is known and here.
     """
 
     model: ModelConfig
     backbone: TwoTrackBackbone | None
-    sha256: str | None
     store: Path | None
 
 
@@ -66,27 +64,32 @@ def finetune(config: FinetuneConfig) -> Outcome:
         RunError: training failed.
     """
     folder = config.folder
-    _claim(folder, config)
+    device = pick_device(config.device)
+    model, hashes = _identify(config)
+    check_folder(folder, config, hashes)
     if (finished := outcome.read(folder)) is not None:
         return finished
-    start = _start(config)
-    inputs = resolve_inputs(config.inputs, start.model)
-    rows = load_rows(config, geometry=start.model.geometry and inputs != "2d")
+    inputs = resolve_inputs(config.inputs, model)
+    rows = load_rows(config, geometry=inputs != "2d")
+    if inputs != "2d":
+        require_conformers(rows.molecules.split)
     metric = config.metric or default_metric(rows.task)
     split = _split(config, rows)
-    _check_metric(config, rows, split, metric)
+    _check_labels(config, rows, split, metric)
+    start = _start(config, model)
+    claim_folder(folder, config, hashes)
     if rows.molecules.skipped:
         write_skipped(folder / "skipped.csv", rows.molecules)
     leakage = _leakage(config, start, rows, split)
     members, seeds = [], []
     for number in range(config.seeds):
-        member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number)
+        member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number, device)
         members.append(member)
         seeds.append(result)
     done = Outcome(
         name=rows.name,
         start=config.start,
-        start_sha256=start.sha256,
+        start_sha256=None if start.backbone is None else hashes.pretrained,
         task=rows.task,
         metric=metric,
         targets=rows.targets,
@@ -95,6 +98,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
+        notes=_notes(rows, split),
         leakage=leakage.describe() if leakage else None,
         seeds=tuple(seeds),
     )
@@ -118,53 +122,36 @@ def finetune(config: FinetuneConfig) -> Outcome:
     return done
 
 
-def _claim(folder: Path, config: FinetuneConfig) -> None:
-    """Write the settings into the folder, or hold them against those that are there."""
-    path = folder / CONFIG_NAME
-    text = strict.to_yaml(replace(config, output=folder))
-    if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} holds something else already; choose another --output")
-        commit_text(path, text)
-        return
-    if path.read_text(encoding="utf-8") != text:
-        before, _ = strict.read_yaml(path)
-        changed = ", ".join(sorted(_differences(before, strict.to_tree(replace(config, output=folder)))))
-        raise ConfigError(
-            f"{folder} holds a fine-tuning of other settings ({changed}); choose another --output or remove it"
-        )
+def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
+    """Return the dimensions of the model, and what names everything that is read.
 
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key in {*before, *now}:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            names += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            names.append(f"{prefix}{key}")
-    return names
-
-
-def _start(config: FinetuneConfig) -> Start:
+    Released models expect the padded count of atoms in their 1/n scalings, by which a prediction would depend on the
+    other molecules of its micro-batch. With each molecule's own count a model is what the released one is to a molecule
+    by itself.
+    """
+    data = hash_data(config.data)
     if config.pretrained is None:
         assert config.size is not None
-        return Start(model=preset(config.size), backbone=None, sha256=None, store=None)
-    model_config, sha256 = identify(config.pretrained)
-    if config.reinitialise:
-        return Start(model=model_config, backbone=None, sha256=None, store=None)
+        return preset(config.size), InputHashes(data=data, pretrained=None)
+    model, sha256 = identify(config.pretrained)
+    return replace(model, normalize_by="molecule"), InputHashes(data=data, pretrained=sha256)
+
+
+def _start(config: FinetuneConfig, model: ModelConfig) -> Start:
+    if config.pretrained is None or config.reinitialise:
+        return Start(model=model, backbone=None, store=None)
     backbone = from_pretrained(config.pretrained).backbone.float()
-    return Start(model=model_config, backbone=backbone, sha256=sha256, store=_store_of(config.pretrained))
+    return Start(model=model, backbone=backbone, store=_store_of(Path(config.pretrained)))
 
 
-def _store_of(pretrained: str) -> Path | None:
-    """Return the store that a run names in its settings, if it is here."""
-    settings = Path(pretrained) / CONFIG_NAME
-    if not settings.is_file():
-        return None
-    data = strict.read_yaml(settings)[0].get("data")
-    store = Path(str(data.get("path"))) if isinstance(data, dict) and data.get("path") else None
-    return store if store is not None and (store / MANIFEST_NAME).is_file() else None
+def _store_of(pretrained: Path) -> Path | None:
+    """Return the store that a run names in its settings, if it is here; the run itself or a folder in it was given."""
+    for folder in (pretrained, *pretrained.parents[:2]):
+        if (folder / RUN_CONFIG_NAME).is_file():
+            data = strict.read_yaml(folder / RUN_CONFIG_NAME)[0].get("data")
+            store = Path(str(data.get("path"))) if isinstance(data, dict) and data.get("path") else None
+            return store if store is not None and (store / MANIFEST_NAME).is_file() else None
+    return None
 
 
 def _split(config: FinetuneConfig, rows: Rows) -> Split:
@@ -181,22 +168,43 @@ def _split(config: FinetuneConfig, rows: Rows) -> Split:
     return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
 
 
-def _check_metric(config: FinetuneConfig, rows: Rows, split: Split, metric: MetricName) -> None:
+def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: MetricName) -> None:
     """Refuse a split on which nothing can be learnt, chosen or judged."""
-    check_metric(metric, rows.task)
+    labels_RL = rows.labels_ML[split.train]
+    for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
+        known = labels_R[~np.isnan(labels_R)]
+        if not len(known):
+            problem = "has no label"
+        elif rows.task != "multilabel" and np.ptp(known) == 0.0:  # of many targets, some may teach nothing
+            problem = f"has only the label {known[0]:g}"
+        else:
+            continue
+        raise ConfigError(
+            f"{config.data}: {target!r} {problem} among the {len(labels_R)} training rows of the {config.split} split, "
+            "from which nothing can be learnt; leave that target out, or choose another --split"
+        )
     for part in ("train", "valid", "test"):
         labels_RL = rows.labels_ML[getattr(split, part)]
-        if part == "train" and (lost := np.isnan(labels_RL).all(axis=0)).any():
-            raise ConfigError(
-                f"{config.data}: {rows.targets[int(lost.argmax())]!r} has no label among the {len(labels_RL)} training "
-                "rows; leave that target out, or split in another way"
-            )
         problems = undefined(metric, labels_RL, rows.targets)
         if len(problems) == len(rows.targets):
             raise ConfigError(
                 f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split can not be judged: "
                 f"{'; '.join(problems[:3])}. Choose another --split, or give more data"
             )
+
+
+def _notes(rows: Rows, split: Split) -> tuple[str, ...]:
+    notes = []
+    if repeated := rows.describe_repeated():
+        notes.append(repeated)
+    one_class = [
+        target
+        for target, labels_R in zip(rows.targets, rows.labels_ML[split.train].T, strict=True)
+        if len(np.unique(labels_R[~np.isnan(labels_R)])) == 1
+    ]
+    if one_class:
+        notes.append(f"targets with one class only among the training rows: {', '.join(one_class)}")
+    return tuple(notes)
 
 
 def _leakage(config: FinetuneConfig, start: Start, rows: Rows, split: Split) -> Leakage | None:
@@ -214,7 +222,14 @@ def _leakage(config: FinetuneConfig, start: Start, rows: Rows, split: Split) -> 
 
 
 def _one_seed(
-    config: FinetuneConfig, rows: Rows, split: Split, start: Start, inputs: Inputs, metric: MetricName, seed: int
+    config: FinetuneConfig,
+    rows: Rows,
+    split: Split,
+    start: Start,
+    inputs: Inputs,
+    metric: MetricName,
+    seed: int,
+    device: torch.device,
 ) -> tuple[Member, SeedOutcome]:
     folder = config.folder
     name = f"seed-{seed}"
@@ -225,9 +240,9 @@ def _one_seed(
         return strict.build(Member, tree["member"], origin), strict.build(SeedOutcome, tree["outcome"], origin)
 
     def reader(part: np.ndarray) -> RowReader:
-        return RowReader(rows.molecules.split, rows.molecules.position_M[part], rows.labels_ML[part])
+        position_R = rows.molecules.position_M[part]
+        return RowReader(rows.molecules.split, position_R, rows.labels_ML[part], drop_hydrogens=rows.hydrogens)
 
-    device = pick_device(config.device)
     labelling = Labelling(inputs=inputs, model=start.model)
     scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
     problem = Problem(
@@ -235,7 +250,7 @@ def _one_seed(
         valid=reader(split.valid),
         labelling=labelling,
         scaling=scaling,
-        loss=config.loss,
+        loss=config.loss or "mse",
         metric=metric,
     )
     with torch.random.fork_rng(devices=[]):
@@ -259,8 +274,9 @@ def _one_seed(
     valid, test = (
         score(metric, rows.labels_ML[part], prediction_ML[part], rows.targets) for part in (split.valid, split.test)
     )
-    assert valid.value is not None
-    assert test.value is not None, "the labels were looked at before training"
+    assert valid.value is not None, "an epoch was chosen by it"
+    if test.value is None:
+        raise RunError(f"the predictions of the test rows can not be judged: {'; '.join(test.undefined[:3])}")
     result = SeedOutcome(
         seed=seed,
         valid=valid.value,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from unimol_scale import config as strict
 from unimol_scale.downstream.config import MetricName, Task
-from unimol_scale.downstream.rows import Rows
+from unimol_scale.downstream.rows import PREDICTED, Rows
 from unimol_scale.downstream.splits import Split
 from unimol_scale.store.files import commit_file, commit_text
 from unimol_scale.store.schema import Float64
@@ -28,12 +28,12 @@ class SeedOutcome:
     Attributes:
         seed: of its initialisation and order.
         valid: score of the validation rows at its best epoch.
-        test: score of the test rows then.
+        test: score of the test rows at that epoch.
         test_by_target: [L]; None where it is not defined.
         undefined: why, target by target.
         best_epoch: from 1.
         losses: mean training loss of each epoch.
-        valid_scores: of each epoch.
+        valid_scores: of each epoch; with several targets of a regression, in spreads of each (``Scaling.comparable``).
     """
 
     seed: int
@@ -62,6 +62,7 @@ class Outcome:
         unlabelled: rows with a molecule and no label.
         skipped: rows without a usable molecule.
         split_sizes: rows of train, valid and test that were used.
+        notes: what else a reader of the scores should know of the data.
         leakage: a line on test molecules in the pretraining store; None where that is not known.
         seeds: one for each model.
     """
@@ -77,6 +78,7 @@ class Outcome:
     unlabelled: int
     skipped: int
     split_sizes: dict[str, int]
+    notes: tuple[str, ...]
     leakage: str | None
     seeds: tuple[SeedOutcome, ...]
 
@@ -131,5 +133,5 @@ def write_predictions(path: Path, rows: Rows, split: Split, prediction_ML: Float
     }
     for at, target in enumerate(rows.targets):
         columns[target] = pa.array(rows.labels_ML[:, at], from_pandas=True)
-        columns[f"predicted {target}"] = pa.array(prediction_ML[:, at], from_pandas=True)
+        columns[f"{PREDICTED}{target}"] = pa.array(prediction_ML[:, at], from_pandas=True)
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))

@@ -17,7 +17,7 @@ from unimol_scale.downstream.molecules import prepare, refuse_skipped
 from unimol_scale.downstream.rows import SKIP_REMEDY, write_skipped
 from unimol_scale.downstream.tables import read_table
 from unimol_scale.downstream.training import Scaling, predict
-from unimol_scale.errors import SourceError
+from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.files import commit_file
 
 
@@ -49,10 +49,14 @@ def predict_file(
 
     Raises:
         SourceError: the file is missing or wrong, or holds unusable molecules and ``skip_bad`` is off.
-        CheckpointError: the folder is no fine-tuned model.
+        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
+        ConfigError: the output's name or place is wrong, or the device is not there.
+        RunError: a prediction is not a finite number.
     """
     if output.suffix not in (".csv", ".parquet"):
-        raise SourceError(f"--output {output}: the name must end in .csv or .parquet")
+        raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
+    if output.exists() and output.samefile(file):
+        raise ConfigError(f"--output {output} is the file that is read; choose another name")
     config = read_config(folder)
     device = pick_device(device_name)
     table = read_table(file, smiles_column=smiles_column, targets=())
@@ -65,11 +69,12 @@ def predict_file(
         raise SourceError(f"{file}: no row has a usable molecule")
     L = len(config.targets)
     reader = RowReader(molecules.split, molecules.position_M[row_R], np.full((len(row_R), L), np.nan))
-    samples = once(reader, Labelling(inputs=config.inputs, model=config.model), max_pairs)
+    labelling = Labelling(inputs=config.inputs, model=config.model)
     predictions = []
     for member in config.members:
         scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
-        predictions.append(predict(load_member(folder, config, member).to(device), samples, scaling, device))
+        model = load_member(folder, config, member).to(device)
+        predictions.append(predict(model, once(reader, labelling, max_pairs), scaling, device))
     value_SRL = np.stack(predictions)
     columns: dict[str, pa.Array] = {"row": pa.array(np.arange(1, len(table.smiles) + 1))}
     columns["smiles"] = pa.array(list(table.smiles))

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.outcome import Outcome
 from unimol_scale.downstream.pictures import MOST_PANELS, draw_course, draw_predictions
+from unimol_scale.downstream.rows import PREDICTED
 from unimol_scale.store.files import commit_text
 from unimol_scale.store.schema import Float64
 
 REPORT_NAME = "report.md"
-PREDICTED = "predicted "
 
 
 def write_report(folder: Path, outcome: Outcome, config: FinetuneConfig) -> None:
@@ -50,13 +50,15 @@ def _lines(outcome: Outcome, config: FinetuneConfig, picture: str) -> list[str]:
         "",
         f"- {outcome.task}, {len(outcome.targets)} target{'s' if len(outcome.targets) > 1 else ''}; "
         f"{outcome.metric} of the test rows: **{outcome.mean:.4f}**"
-        + (f" ± {outcome.std:.4f} over {len(outcome.seeds)} seeds" if len(outcome.seeds) > 1 else ""),
+        + (f" ± {outcome.std:.4f} over {len(outcome.seeds)} seeds" if len(outcome.seeds) > 1 else "")
+        + _unit(outcome),
         f"- {config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, "
         f"{sizes['test']:,} test; "
         f"{outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
         + (" (skipped.csv)" if outcome.skipped else "")
         + (f", {outcome.unlabelled:,} without a label" if outcome.unlabelled else ""),
     ]
+    lines += [f"- {note}" for note in outcome.notes]
     lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
     lines += ["", f"![]({picture})", "", "![](course.png)", "", "## Seed by seed", ""]
     lines += [f"| seed | best epoch | of | valid {outcome.metric} | test {outcome.metric} |", "| --- " * 5 + "|"]
@@ -65,12 +67,19 @@ def _lines(outcome: Outcome, config: FinetuneConfig, picture: str) -> list[str]:
         lines += ["", "## Target by target", "", f"| target | unit | test {outcome.metric} |", "| --- " * 3 + "|"]
         for at, target in enumerate(outcome.targets):
             mean = outcome.target_mean(at)
-            lines.append(
-                f"| {target} | {outcome.units.get(target, '')} | {'undefined' if mean is None else f'{mean:.4f}'} |"
-            )
+            shown, name = "undefined" if mean is None else f"{mean:.4f}", target.replace("|", r"\|")
+            lines.append(f"| {name} | {outcome.units.get(target, '')} | {shown} |")
     if len(outcome.targets) > MOST_PANELS:
         lines += ["", f"The picture shows the first {MOST_PANELS} targets."]
     undefined = sorted({reason for seed in outcome.seeds for reason in seed.undefined})
     if undefined:
         lines += ["", "Not defined, and left out of the mean: " + "; ".join(undefined) + "."]
     return lines
+
+
+def _unit(outcome: Outcome) -> str:
+    """Return the unit of the score, where it has one and it is the same for all targets."""
+    units = {outcome.units.get(target, "") for target in outcome.targets}
+    if outcome.metric not in ("rmse", "mae") or units == {""}:
+        return ""
+    return f" {units.pop()}" if len(units) == 1 else " (mean over targets in different units)"

@@ -11,14 +11,16 @@ import pyarrow as pa
 import pyarrow.csv
 
 from unimol_scale.downstream.config import FinetuneConfig, Task
+from unimol_scale.downstream.metrics import check_metric
 from unimol_scale.downstream.molecules import Prepared, prepare, prepare_store, refuse_skipped
-from unimol_scale.downstream.tables import check_task, infer_task, read_table
+from unimol_scale.downstream.tables import LabelledTable, check_task, infer_task, read_table
 from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.files import commit_file
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.schema import LABEL_PREFIX, Float64
 from unimol_scale.store.shards import open_store
 
+PREDICTED = "predicted "  # what a target's column of predictions is called before its name
 SKIP_REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
 
 
@@ -34,6 +36,7 @@ class Rows:
         labels_ML: NaN where missing.
         given_splits: [M] of the split column, if one was asked for.
         molecules: where each row's molecule is, and which rows have none.
+        hydrogens: whether the store of the molecules has hydrogens as atoms.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Rows:
     labels_ML: Float64
     given_splits: tuple[str, ...] | None
     molecules: Prepared
+    hydrogens: bool
 
     @property
     def usable_M(self) -> "np.ndarray":
@@ -55,6 +59,21 @@ class Rows:
         """Rows with a molecule and no label."""
         return int((np.isnan(self.labels_ML).all(axis=1) & (self.molecules.position_M >= 0)).sum())
 
+    def describe_repeated(self) -> str:
+        """Return a line on rows whose molecule another usable row has too; "" where there are none."""
+        position_R, labels_RL = self.molecules.position_M[self.usable_M], self.labels_ML[self.usable_M]
+        distinct, place_R = np.unique(position_R, return_inverse=True)
+        if len(distinct) == len(position_R):
+            return ""
+        low, high = (np.full((len(distinct), labels_RL.shape[1]), np.nan) for _ in range(2))
+        np.fmin.at(low, place_R, labels_RL)
+        np.fmax.at(high, place_R, labels_RL)
+        differing = int((high > low).any(axis=1).sum())
+        return (
+            f"{len(position_R):,} rows are of {len(distinct):,} distinct molecules, {differing:,} of which have "
+            "different labels in different rows; all rows count"
+        )
+
 
 def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
     """Read the data, and make the conformers that it lacks.
@@ -65,7 +84,7 @@ def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
 
     Raises:
         SourceError: the data is missing or wrong, or rows have no usable molecule and ``skip_bad`` is off.
-        ConfigError: the labels are not what the task needs.
+        ConfigError: the labels are not what the task needs, or the metric or loss not of the task.
     """
     rows = _from_store(config) if (config.data / MANIFEST_NAME).is_file() else _from_table(config, geometry)
     if not config.skip_bad:
@@ -92,13 +111,11 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
     table = read_table(
         config.data, smiles_column=config.smiles_column, targets=config.targets, split_column=config.split_column
     )
-    task = config.task or infer_task(table)
-    check_task(table, task)  # before minutes are spent on conformers
     return Rows(
         name=table.name,
         targets=table.targets,
         units=_known(config.units, table.targets),
-        task=task,
+        task=_task(config, table),  # before minutes are spent on conformers
         labels_ML=table.labels_ML,
         given_splits=table.splits,
         molecules=prepare(
@@ -108,7 +125,22 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
             max_atoms=config.max_atoms,
             workers=config.conformer_workers,
         ),
+        hydrogens=False,
     )
+
+
+def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
+    """Return the task, and refuse what does not go with it."""
+    task = config.task or infer_task(table)
+    check_task(table, task)
+    if config.metric is not None:
+        check_metric(config.metric, task)
+    if config.loss is not None and task != "regression":
+        raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with binary cross-entropy")
+    columns = ["row", "smiles", "split", *(f"{name}{target}" for target in table.targets for name in ("", PREDICTED))]
+    if taken := [name for name in table.targets if columns.count(name) > 1]:
+        raise ConfigError(f"the target {taken[0]!r} has the name of a column of the predictions; rename it")
+    return task
 
 
 def _from_store(config: FinetuneConfig) -> Rows:
@@ -122,24 +154,26 @@ def _from_store(config: FinetuneConfig) -> Rows:
             raise SourceError(f"the store at {config.data} has no label {target!r}; {nearest(target, known)}")
     if config.split_column is not None:
         raise ConfigError("split=column needs a table; a store has no column that deals its molecules")
+    if config.max_atoms is not None:
+        raise ConfigError("max_atoms needs a table; a store has the molecules that it was built with")
     molecules = prepare_store(config.data)
     columns = [molecules.split.column(f"{LABEL_PREFIX}{target}").to_numpy() for target in targets]
     labels_ML = np.stack(columns, axis=1).astype(np.float64)
     for target, labels_M in zip(targets, labels_ML.T, strict=True):
         if np.isnan(labels_M).all():
             raise SourceError(f"the store at {config.data}: the label {target!r} is missing for every molecule")
-    zero_or_one = bool(np.isin(labels_ML[~np.isnan(labels_ML)], (0.0, 1.0)).all())
-    task: Task = "regression" if not zero_or_one else "classification" if len(targets) == 1 else "multilabel"
-    if config.task is not None and config.task != task and task == "regression":
-        raise ConfigError(f"task {config.task} needs labels 0 and 1; those of the store at {config.data} are others")
+    table = LabelledTable(
+        name=config.data.name, smiles=molecules.smiles, labels_ML=labels_ML, targets=targets, splits=None
+    )
     return Rows(
-        name=config.data.name,
+        name=table.name,
         targets=targets,
         units=_known({**{k: v for k, v in known.items() if v}, **config.units}, targets),
-        task=config.task or task,
+        task=_task(config, table),
         labels_ML=labels_ML,
         given_splits=None,
         molecules=molecules,
+        hydrogens=manifest.hydrogens,
     )
 
 

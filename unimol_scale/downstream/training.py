@@ -5,7 +5,7 @@ Shapes: R rows, B in a micro-batch, L targets.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimol_scale.data.transfer import to_device
-from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader, in_row_order, once, shuffled
+from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader, once, shuffled
 from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
 from unimol_scale.downstream.metrics import METRICS, score
 from unimol_scale.downstream.property_model import PropertyModel
@@ -31,7 +31,7 @@ class Scaling:
     Attributes:
         task: of the model.
         mean_L: of the training labels; 0 for classifiers.
-        std_L: their standard deviation; 1 for classifiers, and where all are equal.
+        std_L: their standard deviation; 1 for classifiers.
     """
 
     task: Task
@@ -40,21 +40,26 @@ class Scaling:
 
     @staticmethod
     def of(labels_RL: Float64, task: Task) -> "Scaling":
-        """Return the scaling of training labels; every target has one at least."""
+        """Return the scaling of training labels, which of a regression are not all equal for any target."""
         L = labels_RL.shape[1]
         if task != "regression":
             return Scaling(task=task, mean_L=(0.0,) * L, std_L=(1.0,) * L)
-        std_L = np.nanstd(labels_RL, axis=0)
-        return Scaling(
-            task=task,
-            mean_L=tuple(np.nanmean(labels_RL, axis=0).tolist()),
-            std_L=tuple(np.where(std_L > 0.0, std_L, 1.0).tolist()),
-        )
+        mean_L, std_L = np.nanmean(labels_RL, axis=0), np.nanstd(labels_RL, axis=0)
+        assert (std_L > 0.0).all(), "nothing can be learnt of labels that are all equal"
+        return Scaling(task=task, mean_L=tuple(mean_L.tolist()), std_L=tuple(std_L.tolist()))
 
     def normalise(self, label_BL: Tensor) -> Tensor:
         """Return labels as the model learns them, fp32; NaN stays."""
         mean_L, std_L = label_BL.new_tensor(self.mean_L), label_BL.new_tensor(self.std_L)
         return ((label_BL - mean_L) / std_L).float()
+
+    def comparable(self, value_RL: Float64) -> Float64:
+        """Return labels or predictions such that errors of several targets can be averaged.
+
+        In spreads of the training labels, so that no target drowns the others because of its unit. A single target, and
+        classifiers, are left as they are.
+        """
+        return value_RL / np.array(self.std_L) if len(self.std_L) > 1 else value_RL
 
     def restore(self, out_BL: Tensor) -> Tensor:
         """Return the model's output as values in the table's units, or as probabilities; fp64."""
@@ -71,7 +76,7 @@ class Epoch:
     Attributes:
         epoch: from 1.
         loss: mean training loss of its steps.
-        score: of the validation rows, by the metric.
+        score: of the validation rows, by the metric; with several targets of a regression, in spreads of each.
         best: the best epoch so far.
     """
 
@@ -125,7 +130,7 @@ def fit(
         RunError: a loss is not finite, or the validation rows have no defined score.
     """
     model.to(device)
-    valid_samples = once(problem.valid, problem.labelling, config.max_pairs)
+    valid_samples = list(once(problem.valid, problem.labelling, config.max_pairs))
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
     total = config.epochs * steps_per_epoch
     groups = parameter_groups(model, config)
@@ -139,13 +144,17 @@ def fit(
             model.train()
             losses = []
             for _ in range(steps_per_epoch):
-                losses.append(_step(model, next(steps), problem, device))
+                losses.append(add_gradient(model, next(steps), problem, device))
                 nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
             prediction_RL = predict(model, valid_samples, problem.scaling, device)
-            value = score(problem.metric, problem.valid.labels_RL, prediction_RL).value
+            value = score(
+                problem.metric,
+                problem.scaling.comparable(problem.valid.labels_RL),
+                problem.scaling.comparable(prediction_RL),
+            ).value
             if value is None:
                 raise RunError(
                     f"{problem.metric} is not defined on the validation rows; choose another metric or split"
@@ -165,11 +174,23 @@ def fit(
 
 
 @torch.no_grad()
-def predict(model: PropertyModel, samples: Sequence[LabelledSample], scaling: Scaling, device: torch.device) -> Float64:
-    """Return predictions [R, L] in the order of the rows: in the table's units, or probabilities."""
+def predict(model: PropertyModel, samples: Iterable[LabelledSample], scaling: Scaling, device: torch.device) -> Float64:
+    """Return predictions [R, L] in the order of the rows: in the table's units, or probabilities.
+
+    Raises:
+        RunError: one is not a finite number.
+    """
     model.eval()
-    values = [scaling.restore(model(to_device(sample.input, device))) for sample in samples]
-    return in_row_order(samples, values)
+    rows, values = [], []
+    for sample in samples:
+        rows.append(sample.row_B)
+        values.append(scaling.restore(model(to_device(sample.input, device))).cpu())
+    value_RL = torch.cat(values).numpy()
+    if wrong := int((~np.isfinite(value_RL)).any(axis=1).sum()):
+        raise RunError(f"{wrong:,} of {len(value_RL):,} predictions are not finite; lower train.learning_rate")
+    ordered_RL: Float64 = np.empty_like(value_RL)
+    ordered_RL[torch.cat(rows).numpy()] = value_RL
+    return ordered_RL
 
 
 def parameter_groups(model: PropertyModel, config: FitConfig) -> list[dict[str, object]]:
@@ -195,9 +216,16 @@ def parameter_groups(model: PropertyModel, config: FitConfig) -> list[dict[str, 
     ]
 
 
-def _step(model: PropertyModel, samples: Sequence[LabelledSample], problem: Problem, device: torch.device) -> float:
-    """Add up the gradient of one global batch; return its loss, the mean over all labels that are there."""
-    count = max(int(sum((~sample.label_BL.isnan()).sum() for sample in samples)), 1)
+def add_gradient(
+    model: PropertyModel, samples: Sequence[LabelledSample], problem: Problem, device: torch.device
+) -> float:
+    """Add up the gradient of one global batch; return its loss, the mean over all labels that are there.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
+    count = int(sum((~sample.label_BL.isnan()).sum() for sample in samples))
+    assert count > 0, "every row that is learnt from has a label"
     total = 0.0
     for sample in samples:
         sample = to_device(sample, device)
@@ -205,10 +233,7 @@ def _step(model: PropertyModel, samples: Sequence[LabelledSample], problem: Prob
         out_BL = model(sample.input)
         loss = masked_loss(out_BL, wanted_BL, problem.loss if problem.scaling.task == "regression" else None) / count
         if not torch.isfinite(loss):
-            rows = ", ".join(str(row) for row in sample.row_B[:5].tolist())
-            raise RunError(
-                f"the loss is not finite (training rows {rows}, …); lower train.learning_rate, or look at their labels"
-            )
+            raise RunError("the loss is not finite: the training has diverged; lower train.learning_rate")
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
