@@ -1,6 +1,8 @@
 """The verbs ``finetune`` and ``predict``: arguments and printing. Imports the rest only when a verb runs."""
 
 import argparse
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +77,34 @@ def _finetune(arguments: argparse.Namespace) -> int:
 
     tree, origin = strict.read_yaml(arguments.config) if arguments.config else ({}, strict.Origin(name="command line"))
     flags = {name: getattr(arguments, name) for name in (*_FLAGS, "targets", "reinitialise", "skip_bad")}
+    if flags["targets"]:  # settings that stand behind the columns are not among them
+        keys = {field.name for field in dataclasses.fields(FinetuneConfig)}
+        settings = [text for text in flags["targets"] if "=" in text and re.split(r"[.=]", text)[0] in keys]
+        flags["targets"] = [text for text in flags["targets"] if text not in settings]
+        arguments.assignments += settings
     tree = strict.merge(tree, {name: value for name, value in flags.items() if value is not None})
-    if arguments.pretrained is None and "pretrained" not in tree:
-        raise ConfigError("--from is required: a run, a checkpoint, or none together with --size NAME")
     if arguments.pretrained is not None:
-        tree["pretrained"] = None if arguments.pretrained.lower() == NONE else arguments.pretrained
+        tree["pretrained"] = arguments.pretrained
+    tree = strict.merge(tree, strict.parse_overrides(arguments.assignments))
+    if "pretrained" not in tree:
+        raise ConfigError("--from is required: a run, a checkpoint, or none together with --size NAME")
+    if str(tree["pretrained"]).lower() == NONE:
+        tree["pretrained"] = None
     if "data" not in tree:
         raise ConfigError("--data is required: a CSV or Parquet file with SMILES and labels, or a store with labels")
-    tree = strict.merge(tree, strict.parse_overrides(arguments.assignments))
     config = strict.build(FinetuneConfig, tree, origin)
     from unimol_scale.downstream.finetune import finetune
+    from unimol_scale.downstream.outcome import RESULTS_NAME
 
+    finished = (config.folder / RESULTS_NAME).is_file()
     outcome = finetune(config)
+    if finished:
+        print(f"{config.folder} has the results of this fine-tuning already; nothing was computed")
     if outcome.skipped:
         print(f"{outcome.skipped:,} of {outcome.rows:,} rows without a usable molecule: {config.folder}/skipped.csv")
-    if outcome.leakage:
-        print(outcome.leakage)
+    for line in (*outcome.notes, outcome.leakage):
+        if line:
+            print(line)
     print(outcome.describe())
     print(f"report: {config.folder}/report.md")
     return 0
