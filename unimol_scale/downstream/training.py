@@ -130,7 +130,6 @@ def fit(
         RunError: a loss is not finite, or the validation rows have no defined score.
     """
     model.to(device)
-    valid_samples = list(once(problem.valid, problem.labelling, config.max_pairs))
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
     total = config.epochs * steps_per_epoch
     groups = parameter_groups(model, config)
@@ -139,7 +138,8 @@ def fit(
     steps = shuffled(problem.train, problem.labelling, config, seed).steps(0, total)
     epochs: list[Epoch] = []
     best_state: dict[str, Tensor] = {}
-    with _own_randomness(seed, device):
+    with _own_randomness(seed, device):  # of which loaders take some too
+        valid_samples = list(once(problem.valid, problem.labelling, config.max_pairs))
         for epoch in range(1, config.epochs + 1):
             model.train()
             losses = []
