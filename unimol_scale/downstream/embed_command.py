@@ -26,7 +26,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--max-atoms", type=int, metavar="N", help="refuse molecules with more heavy atoms (default: 128)")
     add("--skip-bad", action="store_true", help="list unusable molecules in a table beside the output and go on")
     add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
-    add("--max-pairs", type=int, default=40_000, metavar="N", help="memory budget (default: %(default)s)")
+    add("--max-pairs", type=int, metavar="N", help="memory budget: padded pairs at once (default: suits the device)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights (default: %(default)s)")
     verb.set_defaults(run=_embed)

@@ -49,7 +49,7 @@ class MolecularModel(HeadedModel):
         inputs: Inputs | None = ...,
         cache: Path | str | None = ...,
         max_atoms: int | None = ...,
-        max_pairs: int = ...,
+        max_pairs: int | None = ...,
     ) -> Float32: ...
 
     @overload
@@ -62,7 +62,7 @@ class MolecularModel(HeadedModel):
         inputs: Inputs | None = ...,
         cache: Path | str | None = ...,
         max_atoms: int | None = ...,
-        max_pairs: int = ...,
+        max_pairs: int | None = ...,
     ) -> list[Float32]: ...
 
     def embed(
@@ -74,7 +74,7 @@ class MolecularModel(HeadedModel):
         inputs: Inputs | None = None,
         cache: Path | str | None = None,
         max_atoms: int | None = None,
-        max_pairs: int = 40_000,
+        max_pairs: int | None = None,
     ) -> Float32 | list[Float32]:
         """Return the representations of molecules; conformers are made where the model sees 3D, and kept.
 
@@ -85,7 +85,7 @@ class MolecularModel(HeadedModel):
             inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``; None: everything it can.
             cache: folder of conformers; None: data/cache.
             max_atoms: molecules with more heavy atoms are refused; None: 128.
-            max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget.
+            max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
 
         Returns:
             float32 [M, D] of molecules; of atoms a list of [n, D] and of pairs a list of [n, n, P], whose n heavy atoms
@@ -111,7 +111,7 @@ class MolecularModel(HeadedModel):
         inputs: Inputs | None = None,
         cache: Path | str | None = None,
         max_atoms: int | None = None,
-        max_pairs: int = 40_000,
+        max_pairs: int | None = None,
     ) -> Embedded:
         """Do what ``embed`` does, and go on without SMILES that can not be used: they are listed in the result."""
         config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)

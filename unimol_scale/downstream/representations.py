@@ -30,6 +30,8 @@ Kind = Literal["molecule", "atom", "pair"]
 # Rows of a step: enough to be cut into micro-batches of like sizes, few enough that their results fit in memory.
 _TOGETHER: dict[Kind, int] = {"molecule": 1024, "atom": 1024, "pair": 32}
 _PREFETCH = 8
+# Padded pairs of a micro-batch: on a CPU larger ones leave the caches and are slower, a GPU wants to be filled.
+_CPU_PAIRS, _GPU_PAIRS = 10_000, 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +43,18 @@ class RepresentationConfig:
             order of the store's canonical SMILES.
         pooling: what stands for a molecule.
         inputs: what the model sees; None: everything it can.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         workers: loader processes; 0 prepares batches in this one.
     """
 
     kind: Kind = "molecule"
     pooling: Pooling = "mean"
     inputs: Inputs | None = None
-    max_pairs: int = 40_000
+    max_pairs: int | None = None
     workers: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_pairs < 1:
+        if self.max_pairs is not None and self.max_pairs < 1:
             raise ConfigError(f"max_pairs must be at least 1, got {self.max_pairs}")
         if self.workers < 0:
             raise ConfigError(f"workers must not be negative, got {self.workers}")
@@ -88,7 +90,9 @@ def represent(
     reader = RowReader(split, position_R, np.empty((len(position_R), 0)))
     order = InOrder(len(reader), _TOGETHER[config.kind])
     planner_type = OneSizePlanner if backbone.config.normalize_by == "padded" else StepPlanner
-    planner = planner_type(reader, order, world_size=1, max_pairs=config.max_pairs)
+    on_gpu = next(backbone.parameters()).is_cuda
+    max_pairs = config.max_pairs or max(_GPU_PAIRS if on_gpu else _CPU_PAIRS, (reader.largest + 1) ** 2)
+    planner = planner_type(reader, order, world_size=1, max_pairs=max_pairs)
     loader: StepLoader[LabelledSample] = StepLoader(
         planner,
         reader,

@@ -112,3 +112,10 @@ def test_a_molecule_beyond_the_budget_is_named_by_its_size(molecules):
     torch.manual_seed(0)
     with pytest.raises(ConfigError, match="11 atoms needs 144 pairs"):
         represented(TwoTrackBackbone(preset("0.03M")).eval(), molecules, max_pairs=100)
+
+
+def test_without_a_budget_the_largest_molecule_fits(tmp_path):
+    chain = prepare(["C" * 120], cache=tmp_path, geometry=False, max_atoms=None, workers=1)
+    torch.manual_seed(0)
+    (atoms,) = represented(TwoTrackBackbone(preset("0.03M", geometry=False)).eval(), chain, kind="atom")
+    assert atoms.shape == (120, 16)
