@@ -87,7 +87,7 @@ def test_atoms_and_pairs_are_written_with_their_shapes(embed, model, tmp_path):
         np.testing.assert_allclose(np.array(found).reshape(n, n, -1), pairs, atol=1e-6)
 
 
-def test_a_file_in_pieces_is_the_same_file(embed, monkeypatch):
+def test_a_file_in_pieces_is_the_same_file(embed, tmp_path, monkeypatch):
     bad = [*SMILES[:2], "none", *SMILES[2:], "neither"]
     whole = embed(bad, "--skip-bad")[2]
     monkeypatch.setattr(embedding, "ROWS_TOGETHER", 2)
@@ -96,6 +96,8 @@ def test_a_file_in_pieces_is_the_same_file(embed, monkeypatch):
     assert "5 of 7 rows" in printed
     assert pieces["row"].to_pylist() == whole["row"].to_pylist() == [1, 2, 4, 5, 6]
     np.testing.assert_allclose(matrix(pieces["embedding"]), matrix(whole["embedding"]), atol=1e-5)
+    with (tmp_path / "out" / "found.skipped.csv").open() as file:
+        assert [(row["row"], row["smiles"]) for row in csv.DictReader(file)] == [("3", "none"), ("7", "neither")]
 
 
 def test_unusable_rows_stop_it_before_anything_is_made(embed, tmp_path):
