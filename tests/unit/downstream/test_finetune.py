@@ -1,0 +1,416 @@
+"""A whole fine-tuning: what it leaves behind, how it goes on, and what it refuses before any time is spent."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_finetuning import AROMATIC, CARBON, MOLECULES, TINY, fitting
+
+from unimol_scale import config as strict
+from unimol_scale.checkpoints.pretrained import from_pretrained, save_pretrained
+from unimol_scale.downstream import claim, outcome
+from unimol_scale.downstream import finetune as finetune_module
+from unimol_scale.downstream.config import FinetuneConfig, FitConfig
+from unimol_scale.downstream.finetune import finetune
+from unimol_scale.downstream.finetuned import load_member, read_config
+from unimol_scale.downstream.predict import predict_file
+from unimol_scale.errors import ConfigError, SourceError, StoreError
+from unimol_scale.model.accounting import DENOISE_HEADS
+from unimol_scale.model.headed import HeadedModel
+
+SEEDS = 2
+
+
+def write_table(path, *, smiles=MOLECULES, **columns):
+    names = ["smiles", *columns]
+    rows = zip(smiles, *columns.values(), strict=True)
+    path.write_text("\n".join([",".join(names), *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A table, a pretrained model and a cache, which the tests share."""
+    folder = tmp_path_factory.mktemp("finetune")
+    size = CARBON + AROMATIC
+    write_table(folder / "set.csv", size=size, aromatic=AROMATIC.astype(int))
+    torch.manual_seed(7)
+    save_pretrained(HeadedModel(TINY, DENOISE_HEADS), folder / "pretrained")
+    return folder
+
+
+@pytest.fixture
+def settings(place, tmp_path):
+    """Return settings, some of them changed."""
+
+    def made(**changes):
+        common = {
+            "data": place / "set.csv", "pretrained": str(place / "pretrained"), "targets": ("size",), "split": "random",
+            "seeds": SEEDS, "output": tmp_path / "ft", "cache": place / "cache", "conformer_workers": 1,
+            "device": "cpu", "train": fitting(epochs=3),
+        }  # fmt: skip
+        return FinetuneConfig(**{**common, **changes})
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    """A finished fine-tuning with rows that can not be used; copy it to change it."""
+    smiles = [*MOLECULES, "not a molecule", "CCO", "C1CC"]
+    path = write_table(place / "bad.csv", smiles=smiles, size=[*(CARBON + AROMATIC), 3, 77, ""])
+    config = FinetuneConfig(
+        data=path, pretrained=str(place / "pretrained"), targets=("size",), units={"size": "atoms"}, split="random",
+        seeds=SEEDS, skip_bad=True, output=place / "finished", cache=place / "cache", conformer_workers=1,
+        device="cpu", train=fitting(epochs=4),
+    )  # fmt: skip
+    return config, finetune(config)
+
+
+def columns(path):
+    return {name: np.array(values, dtype=object) for name, values in pq.read_table(path).to_pydict().items()}
+
+
+def test_a_fine_tuning_leaves_models_predictions_pictures_and_a_report(finished):
+    config, done = finished
+    folder = config.output
+    assert done == outcome.read(folder)
+    assert (done.rows, done.skipped, sum(done.split_sizes.values())) == (33, 2, 31)
+    assert len(done.seeds) == SEEDS
+    assert done.mean == pytest.approx(np.mean([seed.test for seed in done.seeds]))
+    assert strict.build(FinetuneConfig, *strict.read_yaml(folder / "config.yaml")) == config
+    for name in ("parity.png", "course.png"):
+        picture = matplotlib.image.imread(folder / name)
+        assert min(picture.shape[:2]) > 200
+        assert (picture[..., :3] < 0.5).any()
+    report = (folder / "report.md").read_text()
+    assert f"rmse of the test rows: **{done.mean:.4f}** ± {done.std:.4f} over 2 seeds atoms" in report
+    assert "![](parity.png)" in report
+    assert "33 rows in the data, 31 used, 2 without a usable molecule (skipped.csv)" in report
+    assert "31 rows are of 30 distinct molecules, 1 of which have different labels" in report
+    with (folder / "skipped.csv").open() as file:
+        skipped = list(csv.DictReader(file))
+    assert [(row["row"], row["smiles"], row["reason"]) for row in skipped] == [
+        ("31", "not a molecule", "not_parsed"),
+        ("33", "C1CC", "not_parsed"),
+    ]
+    assert len(read_config(folder).members) == SEEDS
+
+
+def test_scores_are_those_of_the_predictions_that_are_written(finished):
+    config, done = finished
+    for seed in done.seeds:
+        table = columns(config.output / f"predictions-seed-{seed.seed}.parquet")
+        assert table["row"].tolist() == list(range(1, 34))
+        assert [row for row in range(33) if table["predicted size"][row] is None] == [30, 32]
+        assert {None, "train", "valid", "test"} == set(table["split"].tolist())
+        for part, expected in (("valid", seed.valid), ("test", seed.test)):
+            at = table["split"] == part
+            error = (table["size"][at] - table["predicted size"][at]).astype(float)
+            assert np.sqrt(np.mean(error**2)) == pytest.approx(expected)
+
+
+def test_a_finished_folder_is_read_and_not_made_again(finished, monkeypatch):
+    config, done = finished
+    monkeypatch.setattr(finetune_module, "load_rows", None)
+    assert finetune(config) == done
+    elsewhere = dataclasses.replace(config, device="auto", cache=Path("elsewhere"), conformer_workers=3)
+    assert finetune(elsewhere) == done  # where it is computed is no other fine-tuning
+
+
+def test_after_a_kill_between_seeds_only_the_missing_one_is_fitted(finished, tmp_path, monkeypatch):
+    config, done = finished
+    shutil.copytree(config.output, tmp_path / "ft")
+    cut_off = dataclasses.replace(config, output=tmp_path / "ft")
+    for path in (tmp_path / "ft").glob("*"):
+        if path.name in ("results.json", "finetuned.json", "report.md") or "seed-1" in path.name:
+            path.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ft").glob("*seed-0*")}
+    assert len(kept) == 3
+    fitted = []
+    fit = finetune_module.fit
+    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
+    again = finetune(cut_off)
+    assert fitted == [1]
+    assert again == dataclasses.replace(done)  # every bit of every score
+    assert kept == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ft").glob("*seed-0*")}
+    for name in ("seed-1.safetensors", "results.json", "finetuned.json"):
+        assert (tmp_path / "ft" / name).read_bytes() == (config.output / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"train": fitting(epochs=5)}, r"\(train\.epochs\)"),
+        ({"split": "scaffold", "seeds": 3}, r"\(seeds, split\)"),
+        ({"units": {}}, r"\(units\.size\)"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_refused_and_named(finished, change, named):
+    config, _ = finished
+    before = {path.name: path.read_bytes() for path in config.output.iterdir()}
+    with pytest.raises(ConfigError, match=f"holds a fine-tuning of other settings {named}; choose another --output"):
+        finetune(dataclasses.replace(config, **change))
+    assert before == {path.name: path.read_bytes() for path in config.output.iterdir()}
+
+
+def test_data_or_weights_that_changed_under_their_name_are_refused(place, settings):
+    data = place / "changing.csv"
+    shutil.copy(place / "set.csv", data)
+    shutil.copytree(place / "pretrained", place / "changing")
+    config = settings(data=data, pretrained=str(place / "changing"), seeds=1)
+    finetune(config)
+    data.write_text(data.read_text().replace("CCO,2", "CCO,3"))
+    with pytest.raises(ConfigError, match="begun with another content of data; choose another --output"):
+        finetune(config)
+    shutil.copy(place / "set.csv", data)
+    shutil.rmtree(place / "changing")
+    torch.manual_seed(8)
+    save_pretrained(HeadedModel(TINY, DENOISE_HEADS), place / "changing")
+    with pytest.raises(ConfigError, match="begun with another content of pretrained"):
+        finetune(config)
+
+
+def test_a_mistake_does_not_take_the_folder(settings, tmp_path):
+    with pytest.raises(SourceError, match="did you mean 'size'"):
+        finetune(settings(targets=("siz",)))
+    assert not (tmp_path / "ft").exists()
+    finetune(settings(seeds=1))
+
+
+def test_a_folder_with_something_else_is_left_alone(settings, tmp_path):
+    (tmp_path / "ft").mkdir()
+    (tmp_path / "ft" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds something else already; choose another --output"):
+        finetune(settings())
+    assert [path.name for path in (tmp_path / "ft").iterdir()] == ["thesis.tex"]
+
+
+def test_the_pretrained_weights_are_what_training_starts_from(place, settings, tmp_path):
+    still = FitConfig(learning_rate=1e-12, epochs=1, weight_decay=0.0, dropout=0.0)
+    pretrained = from_pretrained(place / "pretrained").backbone.state_dict()
+    for reinitialise in (False, True):
+        folder = tmp_path / str(reinitialise)
+        done = finetune(settings(seeds=1, reinitialise=reinitialise, train=still, output=folder))
+        config = read_config(folder)
+        state = load_member(folder, config, config.members[0]).backbone.state_dict()
+        same = [torch.allclose(state[name], tensor, atol=1e-6) for name, tensor in pretrained.items()]
+        assert all(same) is not reinitialise
+        assert (done.start, done.start_sha256 is None) == (("scratch", True) if reinitialise else ("pretrained", False))
+
+
+def test_seeds_differ_and_a_seed_is_repeated_to_the_last_bit(finished, settings):
+    config, done = finished
+    assert done.seeds[0].losses != done.seeds[1].losses
+    alone = finetune(dataclasses.replace(config, seed=0, seeds=1, output=settings().output))
+    assert alone.seeds[0] == done.seeds[0]
+
+
+def test_missing_labels_of_several_targets_are_no_zeros(place, settings):
+    labels = np.stack([CARBON, AROMATIC], axis=1).astype(object)
+    labels[::3, 1] = ""
+    labels[1::7, 0] = "NaN"
+    data = write_table(place / "gaps.csv", a=labels[:, 0], b=labels[:, 1])
+    done = finetune(settings(data=data, targets=("all",), seeds=1, metric="mae"))
+    assert done.targets == ("a", "b")
+    table = columns(settings().output / "predictions-seed-0.parquet")
+    assert [value is None for value in table["b"]] == [at % 3 == 0 for at in range(30)]
+    assert [value is None for value in table["a"]] == [at % 7 == 1 for at in range(30)]
+    for at, target in enumerate(("a", "b")):
+        rows = (table["split"] == "test") & np.array([value is not None for value in table[target]])
+        error = np.abs((table[target][rows] - table[f"predicted {target}"][rows]).astype(float))
+        assert done.seeds[0].test_by_target[at] == pytest.approx(error.mean())
+
+
+def test_energies_far_from_zero_are_learnt(place, settings):
+    data = write_table(place / "energy.csv", energy=[f"{-400.0 + 1e-3 * c:.6f}" for c in CARBON])
+    done = finetune(settings(data=data, targets=("energy",), seeds=1, metric="mae", train=fitting(epochs=30)))
+    assert done.mean < 2e-3  # their spread is 2.6e-3
+
+
+def test_a_target_that_has_one_class_only_among_the_training_rows_is_told(place, settings):
+    splits = ["train"] * 20 + ["valid"] * 5 + ["test"] * 5
+    flat = [0] * 20 + [0, 1, 0, 1, 0] * 2
+    mixed = [0, 1] * 15
+    data = write_table(place / "flat.csv", flat=flat, mixed=mixed, split=splits)
+    given = {"data": data, "split": "column", "split_column": "split", "seeds": 1}
+    done = finetune(settings(**given, targets=("flat", "mixed")))
+    assert done.notes == ("targets with one class only among the training rows: flat",)
+    assert done.notes[0] in (settings().output / "report.md").read_text()
+    with pytest.raises(ConfigError, match="'flat' has only the label 0 among the 20 training rows of the column split"):
+        finetune(settings(**given, targets=("flat",), output=settings().output / "other"))
+
+
+def with_splits(place, name, **labels):
+    splits = ["train"] * 20 + ["valid"] * 5 + ["test"] * 5
+    return {"data": write_table(place / name, split=splits, **labels), "split": "column", "split_column": "split"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "change", "message"),
+    [
+        ([2.5] * 30, {}, "'y' has only the label 2.5 among the 20 training rows"),
+        ([1, 2] * 10 + [""] * 5 + [1] * 5, {}, "a part is empty"),
+        ([0, 1] * 10 + [1] * 5 + [0, 1, 0, 1, 1], {}, "the 5 valid rows of the column split can not be judged"),
+        ([0, 1] * 10 + [0, 1, 0, 1, 1] + [1] * 5, {}, "the 5 test rows .* all 5 labels are 1: one class only"),
+        ([""] * 30, {}, "all 30 labels of the target 'y' are missing"),
+        ([1] * 29 + ["high"], {}, r"not numbers: row 30 \(O=Cc1ccccc1\): 'high'"),
+        ([0, 2] * 15, {"task": "classification"}, "neither 0 nor 1"),
+        ([0, 1] * 15, {"metric": "rmse"}, "metric rmse is not one of classification"),
+        ([0, 1] * 15, {"loss": "mae"}, "loss mae is of regression"),
+    ],
+)  # fmt: skip
+def test_labels_that_teach_or_judge_nothing_are_named(place, settings, labels, change, message):
+    given = with_splits(place, "judged.csv", y=labels)
+    with pytest.raises((ConfigError, SourceError), match=message):
+        finetune(settings(**given, targets=("y",), **change))
+    assert not settings().output.exists()
+
+
+def test_a_target_without_training_labels_is_named(place, settings):
+    given = with_splits(place, "untaught.csv", y=[1, 2] * 15, z=[""] * 20 + [1, 2] * 5)
+    with pytest.raises(ConfigError, match="'z' has no label among the 20 training rows"):
+        finetune(settings(**given, targets=("y", "z")))
+
+
+def test_what_does_not_fit_the_task_is_refused_before_conformers_are_made(settings, monkeypatch):
+    monkeypatch.setattr("unimol_scale.downstream.rows.prepare", None)
+    with pytest.raises(ConfigError, match="metric roc_auc is not one of regression"):
+        finetune(settings(metric="roc_auc"))
+    with pytest.raises(ConfigError, match="loss huber is of regression"):
+        finetune(settings(targets=("aromatic",), loss="huber"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no GPU that torch can use"):
+            finetune(settings(device="cuda"))
+
+
+def test_rows_without_a_molecule_are_an_error_unless_they_may_be_skipped(place, settings):
+    data = write_table(place / "two.csv", smiles=[*MOLECULES[:28], "C1CC", ""], y=range(30))
+    with pytest.raises(SourceError, match=r"2 of 30 rows have no usable molecule: row 29 'C1CC'.*--skip-bad"):
+        finetune(settings(data=data, targets=("y",)))
+
+
+def test_molecules_beyond_the_limit_of_atoms_are_rows_without_a_molecule(settings):
+    with pytest.raises(SourceError, match=r"row 7 'CC.=O.Nc1ccc.O.cc1': too_many_atoms"):
+        finetune(settings(max_atoms=10))
+
+
+def test_a_model_of_graphs_is_not_shown_distances(settings, place):
+    torch.manual_seed(0)
+    save_pretrained(HeadedModel(dataclasses.replace(TINY, geometry=False), DENOISE_HEADS), place / "student")
+    with pytest.raises(ConfigError, match="inputs 3d needs a model that sees distances"):
+        finetune(settings(pretrained=str(place / "student"), inputs="3d"))
+    done = finetune(settings(pretrained=str(place / "student"), seeds=1))
+    assert read_config(settings().output).inputs == "2d"
+    assert np.isfinite(done.mean)
+
+
+def labelled_store(folder, settings):
+    """Return a store with labels whose conformers are depictions."""
+    from conformer_gen import driver
+    from conformer_gen.config import BuildConfig
+    from conformer_gen.embed import EmbedConfig
+    from conformer_gen.sources.config import SourceConfig
+
+    source = SourceConfig(name="csv", input=(str(settings().data),), labels={"size": "atoms", "aromatic": ""})
+    config = BuildConfig(source=source, output=folder, embed=EmbedConfig(engine="depiction"), workers=1)
+    return driver.build(config).store.path
+
+
+@pytest.mark.ray
+def test_a_store_with_labels_is_fine_tuned_on_with_what_it_holds(settings, tmp_path):
+    store = labelled_store(tmp_path / "store", settings)
+    with pytest.raises(StoreError, match="holds 2D depictions in place of conformers"):
+        finetune(settings(data=store))
+    with pytest.raises(SourceError, match="no label 'siz'; did you mean 'size'"):
+        finetune(settings(data=store, targets=("siz",), inputs="2d"))
+    with pytest.raises(ConfigError, match="task classification is of one target"):
+        finetune(settings(data=store, targets=("size", "aromatic"), inputs="2d", task="classification"))
+    with pytest.raises(ConfigError, match="max_atoms needs a table"):
+        finetune(settings(data=store, inputs="2d", max_atoms=10))
+    done = finetune(settings(data=store, inputs="2d", seeds=1, pretraining_store=store))
+    assert done.rows == 30
+    assert f"{done.split_sizes['test']} (100.0 %) are in" in done.leakage
+    labels = columns(settings().output / "predictions-seed-0.parquet")
+    expected = dict(zip(MOLECULES, CARBON + AROMATIC, strict=True))
+    assert {smiles: expected[smiles] for smiles in ("CCO", "c1ccccc1")}.items() <= dict(
+        zip(labels["smiles"], labels["size"], strict=True)
+    ).items()
+
+
+def test_the_store_that_a_run_was_pretrained_on_is_found_from_within_the_run(place, tmp_path, settings):
+    store = next((place / "cache").glob("*/store"))
+    run = tmp_path / "run"
+    shutil.copytree(place / "pretrained", run / "model")
+    (run / "config.yaml").write_text(f"data: {{path: {store}}}\n")
+    for at, given in enumerate((run, run / "model")):
+        done = finetune(settings(pretrained=str(given), seeds=1, output=tmp_path / str(at), train=fitting(epochs=1)))
+        assert f"are in {store}" in done.leakage, given
+
+
+def test_a_released_checkpoint_is_fine_tuned_and_its_predictions_do_not_depend_on_their_company(
+    shared_golden, settings, tmp_path
+):
+    one_step = FitConfig(epochs=1, batch_size=32)
+    config = settings(pretrained=str(shared_golden / "checkpoint.pt"), seeds=1, train=one_step, skip_bad=True)
+    done = finetune(config)
+    assert np.isfinite(done.mean)
+    assert len(done.start_sha256) == 64
+    together = columns(config.output / "predictions-seed-0.parquet")["predicted size"]
+    for row in (0, 6):
+        (tmp_path / "one.smi").write_text(MOLECULES[row] + "\n")
+        predict_file(
+            tmp_path / "one.smi", config.output, tmp_path / "one.parquet", smiles_column=None, skip_bad=False,
+            cache=tmp_path / "cache", max_pairs=10_000, device_name="cpu",
+        )  # fmt: skip
+        assert columns(tmp_path / "one.parquet")["size"][0] == pytest.approx(together[row], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": ()}, "no target"),
+        ({"targets": ("a", "a")}, "one is named twice"),
+        ({"size": "0.03M"}, "say either --from"),
+        ({"pretrained": None, "size": "0.03M", "reinitialise": True}, "--reinitialise takes the dimensions"),
+        ({"split": "column"}, "need each other"),
+        ({"split_column": "x"}, "need each other"),
+        ({"fractions": (0.8, 0.2)}, "three positive numbers"),
+        ({"label_fraction": 0.0}, "label_fraction must be above 0"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"max_atoms": 0}, "max_atoms must be at least 1"),
+        ({"conformer_workers": 0}, "conformer_workers must be at least 1"),
+        ({"loss": "mae", "task": "multilabel"}, "loss mae is of regression"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, change, message):
+    with pytest.raises(ConfigError, match=message):
+        settings(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"layer_decay": 1.5}, {"batch_size": 0}, {"epochs": 0},
+        {"warm_up": 2.0}, {"patience": 0}, {"weight_decay": -1.0}, {"gradient_clip": 0.0}, {"dropout": 1.0},
+        {"max_pairs": 0}, {"workers": -1},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_ways_of_fitting_that_make_no_sense_name_their_key(change):
+    with pytest.raises(ConfigError, match=rf"train\.{next(iter(change))} must"):
+        FitConfig(**change)
+
+
+def test_the_hashes_of_the_inputs_are_kept(finished):
+    config, done = finished
+    kept = json.loads((config.output / claim.INPUTS_NAME).read_text())
+    assert kept == {"data": claim.hash_data(config.data), "pretrained": done.start_sha256}
