@@ -55,7 +55,7 @@ def predict_file(
     """
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
-    if output.exists() and output.samefile(file):
+    if output.resolve() == file.resolve():
         raise ConfigError(f"--output {output} is the file that is read; choose another name")
     config = read_config(folder)
     device = pick_device(device_name)
@@ -86,8 +86,9 @@ def predict_file(
     write = pq.write_table if output.suffix == ".parquet" else pyarrow.csv.write_csv
     commit_file(output, lambda temporary: write(written, temporary))
     line = f"{len(row_R):,} of {len(table.smiles):,} rows predicted: {output}"
+    skipped = output.with_suffix(".skipped.csv")
+    skipped.unlink(missing_ok=True)  # of earlier predictions
     if molecules.skipped:
-        skipped = output.with_suffix(".skipped.csv")
         write_skipped(skipped, molecules)
         line += f"; the others: {skipped}"
     return line

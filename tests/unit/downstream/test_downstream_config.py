@@ -1,0 +1,61 @@
+"""Settings of a fine-tuning that make no sense are refused with their key, the value and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from unimol_scale.downstream.config import FinetuneConfig, FitConfig
+from unimol_scale.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": ()}, "no target"),
+        ({"targets": ("a", "a")}, "one is named twice"),
+        ({"size": "0.03M"}, "say either --from"),
+        ({"pretrained": None, "size": "0.03M", "reinitialise": True}, "--reinitialise takes the dimensions"),
+        ({"split": "column"}, "need each other"),
+        ({"split_column": "x"}, "need each other"),
+        ({"fractions": (0.8, 0.2)}, "three positive numbers"),
+        ({"label_fraction": 0.0}, "label_fraction must be above 0"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"max_atoms": 0}, "max_atoms must be at least 1"),
+        ({"conformer_workers": 0}, "conformer_workers must be at least 1"),
+        ({"loss": "mae", "task": "multilabel"}, "loss mae is of regression"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, message):
+    common = {"data": Path("set.csv"), "pretrained": "runs/mine", "targets": ("y",)}
+    FinetuneConfig(**common)
+    with pytest.raises(ConfigError, match=message):
+        FinetuneConfig(**{**common, **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"layer_decay": 1.5}, {"batch_size": 0}, {"epochs": 0},
+        {"warm_up": 2.0}, {"patience": 0}, {"weight_decay": -1.0}, {"gradient_clip": 0.0}, {"dropout": 1.0},
+        {"max_pairs": 0}, {"workers": -1},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_ways_of_fitting_that_make_no_sense_name_their_key(change):
+    with pytest.raises(ConfigError, match=rf"train\.{next(iter(change))} must"):
+        FitConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "folder"),
+    [
+        ({}, "finetuned/set-mine"),
+        ({"reinitialise": True}, "finetuned/set-scratch"),
+        ({"pretrained": None, "size": "4M"}, "finetuned/set-scratch"),
+        ({"output": Path("here")}, "here"),
+    ],
+)
+def test_results_go_to_a_folder_that_says_of_what(change, folder):
+    common = {"data": Path("data/set.csv.gz"), "pretrained": "runs/mine/", "targets": ("y",)}
+    assert FinetuneConfig(**{**common, **change}).folder == Path(folder)

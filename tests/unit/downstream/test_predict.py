@@ -1,0 +1,153 @@
+"""Predictions of a file: of every row its own, and of a row that can not be used none."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_finetuning import AROMATIC, CARBON, MOLECULES, TINY, fitting
+
+from unimol_scale.checkpoints.pretrained import save_pretrained
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.finetune import finetune
+from unimol_scale.downstream.finetuned import load_member, read_config, save_member
+from unimol_scale.downstream.predict import predict_file
+from unimol_scale.errors import CheckpointError, ConfigError, RunError, SourceError
+from unimol_scale.model.accounting import DENOISE_HEADS
+from unimol_scale.model.headed import HeadedModel
+
+SEEDS = 3
+TARGETS = ("size", "other")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A fine-tuned model of two targets and three seeds, with the cache of its conformers."""
+    folder = tmp_path_factory.mktemp("predict")
+    lines = [f"{s},{c},{-400 + a}" for s, c, a in zip(MOLECULES, CARBON, AROMATIC, strict=True)]
+    (folder / "set.csv").write_text("\n".join(["smiles,size,other", *lines]) + "\n")
+    torch.manual_seed(1)
+    save_pretrained(HeadedModel(TINY, DENOISE_HEADS), folder / "pretrained")
+    finetune(
+        FinetuneConfig(
+            data=folder / "set.csv", pretrained=str(folder / "pretrained"), targets=TARGETS, split="random",
+            seeds=SEEDS, output=folder / "model", cache=folder / "cache", conformer_workers=1, device="cpu",
+            train=fitting(epochs=3),
+        )
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def predicted(place, tmp_path):
+    """Predict a file of SMILES lines; return the line that is printed and the columns of the table."""
+
+    def run(smiles, *, folder=None, skip_bad=False, output="p.parquet", max_pairs=10_000, file=None):
+        path = file or tmp_path / "asked.csv"
+        if file is None:
+            path.write_text("\n".join(["id,SMILES", *(f"m{at},{text}" for at, text in enumerate(smiles))]) + "\n")
+        line = predict_file(
+            path, folder or place / "model", tmp_path / output, smiles_column=None, skip_bad=skip_bad,
+            cache=place / "cache", max_pairs=max_pairs, device_name="cpu",
+        )  # fmt: skip
+        return line, pq.read_table(tmp_path / output).to_pydict() if output.endswith("parquet") else None
+
+    return run
+
+
+def seeds_of(place, column):
+    tables = [pq.read_table(place / "model" / f"predictions-seed-{seed}.parquet") for seed in range(SEEDS)]
+    return np.array([table[column].to_pylist() for table in tables])
+
+
+@pytest.mark.parametrize("max_pairs", [144, 10_000])
+def test_a_prediction_is_the_mean_of_the_seeds_with_their_spread(place, predicted, max_pairs):
+    line, table = predicted(MOLECULES, max_pairs=max_pairs)
+    assert line.startswith("30 of 30 rows predicted")
+    assert list(table) == ["row", "smiles", "size", "size std", "other", "other std"]
+    for target in TARGETS:
+        seeds = seeds_of(place, f"predicted {target}")
+        assert table[target] == pytest.approx(seeds.mean(0), rel=1e-5)
+        assert table[f"{target} std"] == pytest.approx(seeds.std(0, ddof=1), rel=1e-3, abs=1e-6)
+        assert seeds.std(0).min() > 0
+
+
+def test_rows_stay_in_their_order_and_those_of_one_molecule_agree(place, predicted):
+    order = [29, 0, 6, 0, 13]
+    _, table = predicted([MOLECULES[at] for at in order] + ["OCC"])
+    expected = seeds_of(place, "predicted size").mean(0)
+    assert table["row"] == [1, 2, 3, 4, 5, 6]
+    assert table["smiles"][-1] == "OCC"
+    assert table["size"] == pytest.approx(expected[[*order, 0]], rel=1e-5)
+
+
+def test_rows_without_a_molecule_are_empty_and_listed_and_never_zero(place, predicted, tmp_path):
+    line, table = predicted(["C1CC", "CCO", "", "CCN"], skip_bad=True)
+    expected = seeds_of(place, "predicted size").mean(0)
+    assert table["size"][0] is table["size"][2] is table["size std"][0] is table["other"][2] is None
+    assert [table["size"][1], table["size"][3]] == pytest.approx(expected[:2], rel=1e-5)
+    assert table["smiles"] == ["C1CC", "CCO", "", "CCN"]
+    assert line.startswith("2 of 4 rows predicted")
+    with (tmp_path / "p.skipped.csv").open() as file:
+        assert [(row["row"], row["reason"]) for row in csv.DictReader(file)] == [("1", "not_parsed"), ("3", "empty")]
+    predicted(["C1CC", "CCO"], skip_bad=True, output="p.csv")
+    assert (tmp_path / "p.csv").read_text().splitlines()[1] == '1,"C1CC",,,,'
+
+
+def test_rows_without_a_molecule_are_an_error_unless_they_may_be_skipped(predicted, tmp_path):
+    with pytest.raises(SourceError, match=r"1 of 2 rows have no usable molecule: row 1 'C1CC'.*--skip-bad"):
+        predicted(["C1CC", "CCO"])
+    with pytest.raises(SourceError, match="no row has a usable molecule"):
+        predicted(["C1CC"], skip_bad=True)
+    assert not (tmp_path / "p.parquet").exists()
+
+
+def test_a_list_of_skipped_rows_does_not_outlive_the_predictions_it_is_of(predicted, tmp_path):
+    predicted(["C1CC", "CCO"], skip_bad=True)
+    predicted(["CCN", "CCO"], skip_bad=True)
+    assert not (tmp_path / "p.skipped.csv").exists()
+
+
+def test_the_file_that_is_read_is_not_written_over(predicted, tmp_path):
+    with pytest.raises(ConfigError, match="is the file that is read"):
+        predicted(["CCO"], output="asked.csv")
+    assert "CCO" in (tmp_path / "asked.csv").read_text()
+
+
+@pytest.mark.parametrize("output", ["p.txt", "p"])
+def test_a_table_is_csv_or_parquet(predicted, output):
+    with pytest.raises(ConfigError, match=r"must end in \.csv or \.parquet"):
+        predicted(["CCO"], output=output)
+
+
+def test_a_file_that_is_not_there_and_a_folder_that_is_no_model_are_named(predicted, place, tmp_path):
+    with pytest.raises(SourceError, match=r"lost\.csv does not exist"):
+        predicted([], file=tmp_path / "lost.csv")
+    with pytest.raises(CheckpointError, match=r"pretrained is no fine-tuned model.*unimol-scale finetune"):
+        predicted(["CCO"], folder=place / "pretrained")
+
+
+def test_a_model_that_predicts_no_numbers_is_an_error_and_no_empty_cells(predicted, place, tmp_path):
+    config = read_config(place / "model")
+    broken = load_member(place / "model", config, config.members[0])
+    torch.nn.init.constant_(broken.out.bias, float("inf"))
+    sha256 = save_member(tmp_path / "broken", "seed-0.safetensors", broken)
+    tree = json.loads((place / "model" / "finetuned.json").read_text())
+    tree["members"] = [{**tree["members"][0], "sha256": sha256}]
+    (tmp_path / "broken" / "finetuned.json").write_text(json.dumps(tree))
+    with pytest.raises(RunError, match="1 of 1 predictions are not finite"):
+        predicted(["CCO"], folder=tmp_path / "broken")
+
+
+def test_a_model_of_one_seed_has_no_spread(predicted, place, tmp_path):
+    one = tmp_path / "one"
+    one.mkdir()
+    tree = json.loads((place / "model" / "finetuned.json").read_text())
+    tree["members"] = tree["members"][1:2]
+    (one / "finetuned.json").write_text(json.dumps(tree))
+    (one / "seed-1.safetensors").write_bytes((place / "model" / "seed-1.safetensors").read_bytes())
+    _, table = predicted(MOLECULES[:3], folder=one)
+    assert list(table) == ["row", "smiles", "size", "other"]
+    assert table["other"] == pytest.approx(seeds_of(place, "predicted other")[1][:3], rel=1e-6)
