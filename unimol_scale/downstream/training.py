@@ -134,7 +134,7 @@ def fit(
     total = config.epochs * steps_per_epoch
     groups = parameter_groups(model, config)
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step, total, config.warm_up))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, config.warm_up))
     steps = shuffled(problem.train, problem.labelling, config, seed).steps(0, total)
     epochs: list[Epoch] = []
     best_state: dict[str, Tensor] = {}
@@ -249,7 +249,8 @@ def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None) -> Ten
     return losses[name](out, wanted, reduction="sum")
 
 
-def _factor(step: int, total: int, warm_up: float) -> float:
+def rate_factor(step: int, total: int, warm_up: float) -> float:
+    """Return the share of the peak learning rate at a step: linear up over the warm-up, then linear down to zero."""
     rising = max(1, math.ceil(warm_up * total))
     if step < rising:
         return (step + 1) / rising

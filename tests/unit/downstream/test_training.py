@@ -8,7 +8,15 @@ from torch import nn
 
 from unimol_scale.downstream.batches import once, shuffled
 from unimol_scale.downstream.metrics import score
-from unimol_scale.downstream.training import Scaling, add_gradient, fit, masked_loss, parameter_groups, predict
+from unimol_scale.downstream.training import (
+    Scaling,
+    add_gradient,
+    fit,
+    masked_loss,
+    parameter_groups,
+    predict,
+    rate_factor,
+)
 from unimol_scale.errors import RunError
 
 CPU = torch.device("cpu")
@@ -120,6 +128,12 @@ def test_the_learning_rate_falls_from_a_layer_to_the_one_below_and_only_matrices
         assert rate[id(parameter)] == expected, name
         assert decay[id(parameter)] == (0.1 if parameter.ndim > 1 else 0.0), name
     assert any(name.startswith("out.") for name in named)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing():
+    assert [rate_factor(step, 10, 0.2) for step in range(10)] == pytest.approx([0.5, 1, *(1 - n / 8 for n in range(8))])
+    assert [rate_factor(step, 3, 0.0) for step in range(3)] == pytest.approx([1.0, 1.0, 0.5])
+    assert rate_factor(9, 10, 1.0) == 1.0
 
 
 def test_a_fit_ends_with_the_weights_of_its_best_epoch(molecules):

@@ -1,0 +1,162 @@
+"""``unimol-scale finetune`` and ``predict`` as a user calls them."""
+
+import csv
+
+import pytest
+import torch
+
+from unimol_scale import config as strict
+from unimol_scale.cli import main
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.outcome import read
+
+SMILES = (
+    "CCO", "CCN", "CCC(=O)O", "c1ccccc1", "Oc1ccccc1", "Nc1ccccc1", "CCCCCC", "CCCCCCCC", "C1CCCCC1", "c1ccncc1",
+    "c1ccoc1", "c1ccsc1", "CC(C)O", "ClCCl", "FC(F)F", "CC#N", "CS(C)=O", "CCOC(C)=O", "OCC(O)CO", "CCSCC",
+)  # fmt: skip
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{text},{len(text)},{int('c1' in text)}" for text in SMILES]
+    (tmp_path / "set.csv").write_text("\n".join(["smiles,length,aromatic", *rows]) + "\n")
+    return tmp_path / "set.csv"
+
+
+@pytest.fixture
+def run(table, capsys):
+    """Run a verb; return the status and what was printed."""
+
+    def called(*arguments):
+        status = main(list(map(str, arguments)))
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return called
+
+
+SCRATCH = ("--from", "none", "--size", "0.03M", "--split", "random", "--inputs", "2d", "--device", "cpu")
+SHORT = ("train.epochs=2", "train.batch_size=8")
+
+
+def refused(result):
+    """Return the one line of an error that the user can mend."""
+    status, out, err = result
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
+    arguments = ("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 2, "--target", "length", *SHORT)
+    status, out, err = run(*arguments)
+    folder = tmp_path / "finetuned" / "set-scratch"
+    done = read(folder)
+    assert status == 0
+    assert "set from scratch: test rmse" in out
+    assert f"{done.mean:.4f} ± {done.std:.4f} (2 seeds)" in out
+    assert "report: finetuned/set-scratch/report.md" in out
+    assert "[set, seed 1] done after 2 epochs" in err
+    assert (folder / "report.md").is_file()
+    assert (folder / "parity.png").stat().st_size > 5000
+    (tmp_path / "asked.smi").write_text("CCO\nbroken(\n")
+    predict = ("predict", "asked.smi", "--from", folder, "--output", "p.csv")
+    assert "row 2 'broken('" in refused(run(*predict))
+    status, out, _ = run(*predict, "--skip-bad")
+    assert status == 0
+    assert "1 of 2 rows predicted: p.csv; the others: p.skipped.csv" in out
+    with (tmp_path / "p.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert float(first["length"])
+    assert second["length"] == second["length std"] == ""
+
+    status, out, err = run(*arguments)
+    assert status == 0
+    assert "nothing was computed" in out
+    assert f"{done.mean:.4f}" in out
+    assert "epochs" not in err
+    assert "(train.epochs)" in refused(run(*arguments, "train.epochs=3"))
+
+
+def test_settings_come_from_a_file_and_flags_and_assignments_go_before_it(run, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "targets: [length]\nsplit: scaffold\nmetric: mae\nseeds: 3\ntrain: {epochs: 9, batch_size: 4}\n"
+    )
+    status, *_ = run(
+        "finetune", "--config", "mine.yaml", *SCRATCH, "--data", "set.csv", "--seeds", 1, "train.epochs=2",
+        "--output", "mine", "train.batch_size=8",
+    )  # fmt: skip
+    assert status == 0
+    config = strict.build(FinetuneConfig, *strict.read_yaml(tmp_path / "mine" / "config.yaml"))
+    assert (config.split, config.metric, config.seeds) == ("random", "mae", 1)
+    assert (config.train.epochs, config.train.batch_size) == (2, 8)
+
+
+def test_none_and_the_data_may_be_settings(run, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "pretrained: none\nsize: 0.03M\ntargets: [aromatic]\ninputs: 2d\nsplit: random\n"
+    )
+    status, out, _ = run(
+        "finetune", "--config", "mine.yaml", "data=set.csv", "seeds=1", *SHORT, "output=mine", "fractions=[0.6,0.2,0.2]"
+    )
+    assert status == 0
+    assert "test roc_auc" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "set.csv", "--target", "length"), "--from is required"),
+        (("--from", "none", "--data", "set.csv", "--target", "length"), "--from none with --size NAME"),
+        (("--from", "runs/lost", "--data", "set.csv", "--target", "length"), "runs/lost"),
+        ((*SCRATCH, "--target", "length"), "--data is required"),
+        ((*SCRATCH, "--data", "set.csv"), "name the label columns with --target"),
+        ((*SCRATCH, "--data", "lost.csv", "--target", "length"), "lost.csv does not exist"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "lenght"), "did you mean 'length'?"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "--smiles-column", "smile"), "did you mean 'smiles'?"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "smiles"), "smiles"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "--metric", "rsme"), "did you mean 'rmse'?"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "--metric", "roc_auc"), "not one of regression"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "train.epoch=3"), "did you mean 'epochs'?"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "epochs=3"), "no column 'epochs=3'"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "--seeds", "0"), "seeds must be at least 1"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "--config", "lost.yaml"), "lost.yaml does not exist"),
+        (
+            (*SCRATCH[:2], "--size", "5M", "--data", "set.csv", "--target", "length"),
+            "unknown size '5M'",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_folder(run, tmp_path, arguments, message):
+    assert message in refused(run("finetune", *arguments))
+    assert not (tmp_path / "finetuned").exists()
+
+
+def test_a_gpu_that_is_not_there_is_one_line(run):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    line = refused(run("finetune", *SCRATCH[:-1], "cuda", "--data", "set.csv", "--target", "length"))
+    assert "--device cuda: this machine has no GPU" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("set.csv", "--from", "nowhere", "--output", "p.csv"), "nowhere is no fine-tuned model"),
+        (("set.csv", "--from", "nowhere", "--output", "p.xlsx"), "must end in .csv or .parquet"),
+        (("set.csv", "--from", "nowhere", "--output", "set.csv"), "is the file that is read"),
+    ],
+)
+def test_a_mistake_in_what_to_predict_is_one_line(run, arguments, message):
+    assert message in refused(run("predict", *arguments))
+
+
+@pytest.mark.parametrize("verb", ["finetune", "predict"])
+def test_help_is_there(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert "--from" in capsys.readouterr().out
