@@ -189,6 +189,19 @@ def test_a_mistake_does_not_take_the_folder(settings, tmp_path):
     finetune(settings(seeds=1))
 
 
+def test_a_folder_in_which_no_seed_was_finished_takes_other_settings(settings, tmp_path, monkeypatch):
+    def killed(*_: object, **__: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune_module, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(settings(seeds=3))
+    monkeypatch.undo()
+    assert (tmp_path / "ft" / "config.yaml").is_file()
+    assert len(finetune(settings(seeds=1)).seeds) == 1
+    assert strict.read_yaml(tmp_path / "ft" / "config.yaml")[0]["seeds"] == 1
+
+
 def test_a_folder_with_something_else_is_left_alone(settings, tmp_path):
     (tmp_path / "ft").mkdir()
     (tmp_path / "ft" / "thesis.tex").write_text("years of work")
@@ -215,6 +228,15 @@ def test_seeds_differ_and_a_seed_is_repeated_to_the_last_bit(finished, settings)
     assert done.seeds[0].losses != done.seeds[1].losses
     alone = finetune(dataclasses.replace(config, seed=0, seeds=1, output=settings().output))
     assert alone.seeds[0] == done.seeds[0]
+
+
+def test_models_of_two_seeds_start_from_other_random_weights(settings):
+    still = FitConfig(learning_rate=1e-12, epochs=1, weight_decay=0.0, dropout=0.0)
+    finetune(settings(seeds=2, train=still))
+    config = read_config(settings().output)
+    first, second = (load_member(settings().output, config, member).state_dict() for member in config.members)
+    assert torch.allclose(first["backbone.atom_norm.weight"], second["backbone.atom_norm.weight"])
+    assert not torch.allclose(first["dense.weight"], second["dense.weight"])
 
 
 def test_missing_labels_of_several_targets_are_no_zeros(place, settings):
