@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch, collate
-from unimol_scale.data.cuts import Int32, Int64, check_budget
+from unimol_scale.data.cuts import Int32, Int64
 from unimol_scale.data.hydrogens import drop_hydrogens, heavy_counts
 from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.order import InOrder, Order
 from unimol_scale.data.planner import StepOrder, StepPlanner
 from unimol_scale.data.streams import MoleculeKeys
 from unimol_scale.downstream.config import FitConfig, Inputs
+from unimol_scale.downstream.devices import pair_budget
 from unimol_scale.downstream.inputs import clean_input
 from unimol_scale.model.encodings import ModelInput
 from unimol_scale.model.presets import ModelConfig
@@ -110,20 +111,30 @@ class Labelling:
         )
 
 
-def shuffled(reader: RowReader, labelling: Labelling, config: FitConfig, seed: int) -> StepLoader[LabelledSample]:
-    """Return the loader of training steps: epochs in random order, as in pretraining."""
+def shuffled(
+    reader: RowReader, labelling: Labelling, config: FitConfig, seed: int, device: torch.device
+) -> StepLoader[LabelledSample]:
+    """Return the loader of training steps: epochs in random order, as in pretraining.
+
+    Raises:
+        ConfigError: ``max_pairs`` does not hold the largest molecule.
+    """
+    max_pairs = pair_budget(config.max_pairs, device, reader.largest)
     order = Order([len(reader)], batch_size=config.batch_size, seed=seed)
-    return _loader(reader, labelling, order, max_pairs=config.max_pairs, workers=config.workers, seed=seed)
+    return _loader(reader, labelling, order, max_pairs=max_pairs, workers=config.workers, seed=seed)
 
 
-def once(reader: RowReader, labelling: Labelling, max_pairs: int) -> Iterator[LabelledSample]:
+def once(
+    reader: RowReader, labelling: Labelling, max_pairs: int | None, device: torch.device
+) -> Iterator[LabelledSample]:
     """Yield every row once, in micro-batches of like sizes.
 
     Raises:
         ConfigError: ``max_pairs`` does not hold the largest molecule.
     """
     order = InOrder(len(reader), _READ_TOGETHER)
-    loader = _loader(reader, labelling, order, max_pairs=max_pairs, workers=0, seed=0)
+    budget = pair_budget(max_pairs, device, reader.largest)
+    loader = _loader(reader, labelling, order, max_pairs=budget, workers=0, seed=0)
     for samples in loader.steps(0, order.num_steps):
         yield from samples
 
@@ -131,6 +142,5 @@ def once(reader: RowReader, labelling: Labelling, max_pairs: int) -> Iterator[La
 def _loader(
     reader: RowReader, labelling: Labelling, order: StepOrder, *, max_pairs: int, workers: int, seed: int
 ) -> StepLoader[LabelledSample]:
-    check_budget(reader.largest, max_pairs, "max_pairs")  # in the words of these settings
     planner = StepPlanner(reader, order, world_size=1, max_pairs=max_pairs)
     return StepLoader(planner, reader, labelling, rank=0, seed=seed, workers=workers, prefetch=_PREFETCH)

@@ -66,7 +66,7 @@ def _add_predict(verbs: Any) -> None:  # noqa: ANN401
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
     add("--skip-bad", action="store_true", help="leave unusable molecules empty and list them beside the output")
     add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
-    add("--max-pairs", type=int, default=200_000, metavar="N", help="memory budget (default: %(default)s)")
+    add("--max-pairs", type=int, metavar="N", help="memory budget in padded pairs (default: what suits the device)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
     verb.set_defaults(run=_predict)
 

@@ -28,7 +28,7 @@ class FitConfig:
         weight_decay: of AdamW, on matrices only.
         gradient_clip: largest norm of the whole gradient.
         dropout: in the head.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         workers: loader processes; 0 prepares batches in this one.
     """
 
@@ -41,12 +41,12 @@ class FitConfig:
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     dropout: float = 0.1
-    max_pairs: int = 40_000
+    max_pairs: int | None = None
     workers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience", "max_pairs"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "gradient_clip"):
             if not getattr(self, name) > 0.0:  # NaN is not

@@ -1,8 +1,12 @@
-"""Which device a verb computes on."""
+"""Which device a verb computes on, and how much it takes at once."""
 
 import torch
 
+from unimol_scale.data.cuts import check_budget
 from unimol_scale.errors import ConfigError
+
+# Padded pairs of a micro-batch: on a CPU larger ones leave the caches and are slower, a GPU wants to be filled.
+_CPU_PAIRS, _GPU_PAIRS = 10_000, 200_000
 
 
 def pick_device(name: str) -> torch.device:
@@ -16,3 +20,20 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this machine has no GPU that torch can use; take --device cpu")
     return torch.device(name)
+
+
+def pair_budget(chosen: int | None, device: torch.device, largest: int) -> int:
+    """Return the most padded pairs Σ(n+1)² of one micro-batch: what was chosen, else what suits the device.
+
+    Args:
+        chosen: None leaves it to the device; then the largest molecule always fits.
+        device: that computes.
+        largest: atoms of the largest molecule.
+
+    Raises:
+        ConfigError: what was chosen does not hold the largest molecule.
+    """
+    if chosen is not None:
+        check_budget(largest, chosen, "max_pairs")
+        return chosen
+    return max(_GPU_PAIRS if device.type == "cuda" else _CPU_PAIRS, (largest + 1) ** 2)

@@ -261,7 +261,7 @@ def _one_seed(
     with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric) as progress:
         epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
     rows_U = np.flatnonzero(rows.usable_M)
-    prediction_UL = predict(model, once(reader(rows_U), labelling, config.train.max_pairs), scaling, device)
+    prediction_UL = predict(model, once(reader(rows_U), labelling, config.train.max_pairs, device), scaling, device)
     prediction_ML = np.full(rows.labels_ML.shape, np.nan)
     prediction_ML[rows_U] = prediction_UL
     outcome.write_predictions(folder / f"predictions-{name}.parquet", rows, split, prediction_ML)

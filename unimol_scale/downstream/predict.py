@@ -29,7 +29,7 @@ def predict_file(
     smiles_column: str | None,
     skip_bad: bool,
     cache: Path,
-    max_pairs: int,
+    max_pairs: int | None,
     device_name: str,
 ) -> str:
     """Write a table with one line for each row of the file; return a line on it.
@@ -44,7 +44,7 @@ def predict_file(
         smiles_column: None finds it by the usual names.
         skip_bad: go on without unusable molecules.
         cache: where stores of conformers are kept.
-        max_pairs: most padded pairs of one micro-batch.
+        max_pairs: most padded pairs of one micro-batch; None: what suits the device.
         device_name: auto, cpu or cuda.
 
     Raises:
@@ -74,7 +74,7 @@ def predict_file(
     for member in config.members:
         scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
         model = load_member(folder, config, member).to(device)
-        predictions.append(predict(model, once(reader, labelling, max_pairs), scaling, device))
+        predictions.append(predict(model, once(reader, labelling, max_pairs, device), scaling, device))
     value_SRL = np.stack(predictions)
     columns: dict[str, pa.Array] = {"row": pa.array(np.arange(1, len(table.smiles) + 1))}
     columns["smiles"] = pa.array(list(table.smiles))

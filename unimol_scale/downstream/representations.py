@@ -18,6 +18,7 @@ from unimol_scale.data.planner import OneSizePlanner, StepPlanner
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader
 from unimol_scale.downstream.config import Inputs, Pooling
+from unimol_scale.downstream.devices import pair_budget
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.pooling import pool
 from unimol_scale.errors import ConfigError, StoreError
@@ -30,8 +31,6 @@ Kind = Literal["molecule", "atom", "pair"]
 # Rows of a step: enough to be cut into micro-batches of like sizes, few enough that their results fit in memory.
 _TOGETHER: dict[Kind, int] = {"molecule": 1024, "atom": 1024, "pair": 32}
 _PREFETCH = 8
-# Padded pairs of a micro-batch: on a CPU larger ones leave the caches and are slower, a GPU wants to be filled.
-_CPU_PAIRS, _GPU_PAIRS = 10_000, 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +89,7 @@ def represent(
     reader = RowReader(split, position_R, np.empty((len(position_R), 0)))
     order = InOrder(len(reader), _TOGETHER[config.kind])
     planner_type = OneSizePlanner if backbone.config.normalize_by == "padded" else StepPlanner
-    on_gpu = next(backbone.parameters()).is_cuda
-    max_pairs = config.max_pairs or max(_GPU_PAIRS if on_gpu else _CPU_PAIRS, (reader.largest + 1) ** 2)
+    max_pairs = pair_budget(config.max_pairs, next(backbone.parameters()).device, reader.largest)
     planner = planner_type(reader, order, world_size=1, max_pairs=max_pairs)
     loader: StepLoader[LabelledSample] = StepLoader(
         planner,

@@ -135,11 +135,11 @@ def fit(
     groups = parameter_groups(model, config)
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, config.warm_up))
-    steps = shuffled(problem.train, problem.labelling, config, seed).steps(0, total)
+    steps = shuffled(problem.train, problem.labelling, config, seed, device).steps(0, total)
     epochs: list[Epoch] = []
     best_state: dict[str, Tensor] = {}
     with _own_randomness(seed, device):  # of which loaders take some too
-        valid_samples = list(once(problem.valid, problem.labelling, config.max_pairs))
+        valid_samples = list(once(problem.valid, problem.labelling, config.max_pairs, device))
         for epoch in range(1, config.epochs + 1):
             model.train()
             losses = []

@@ -19,6 +19,8 @@ from unimol_scale.downstream.finetuned import (
 from unimol_scale.downstream.training import predict
 from unimol_scale.errors import CheckpointError
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def saved(tmp_path):
@@ -50,7 +52,9 @@ def test_what_is_loaded_predicts_the_same(saved, tmp_path):
     assert not loaded.training
     chosen = problem(prepared(tmp_path / "cache"), column(CARBON), "regression", "mae")
     both = [
-        predict(m, once(chosen.valid, chosen.labelling, 40_000), chosen.scaling, torch.device("cpu"))
+        predict(
+            m, once(chosen.valid, chosen.labelling, 40_000, torch.device("cpu")), chosen.scaling, torch.device("cpu")
+        )
         for m in (fitted, loaded)
     ]
     assert (both[0] == both[1]).all()

@@ -8,6 +8,7 @@ from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.pooling import pool
 from unimol_scale.model.backbone import Representation
 
+CPU = torch.device("cpu")
 GRAPH = Labelling(inputs="2d", model=TINY)
 
 
@@ -16,7 +17,7 @@ def samples(tmp_path_factory):
     made = prepared(tmp_path_factory.mktemp("cache"))
 
     def of(rows):
-        return next(once(RowReader(made.split, made.position_M[rows], column(CARBON[rows])), GRAPH, 40_000))
+        return next(once(RowReader(made.split, made.position_M[rows], column(CARBON[rows])), GRAPH, 40_000, CPU))
 
     return of
 

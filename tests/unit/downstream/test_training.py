@@ -66,7 +66,7 @@ def test_the_gradient_of_a_model_is_that_without_the_unlabelled_row(molecules):
     for rows in (range(8), [0, 1, 2, 4, 5, 6, 7]):
         chosen = problem(molecules, labels_ML, "regression", "rmse", train=rows)
         fitted = seeded_model(num_targets=2)
-        loss = add_gradient(fitted, list(once(chosen.train, chosen.labelling, 40_000)), chosen, CPU)
+        loss = add_gradient(fitted, list(once(chosen.train, chosen.labelling, 40_000, CPU)), chosen, CPU)
         found.append((loss, gradient(fitted)))
     (loss, with_row), (same_loss, without_row) = found
     assert loss == pytest.approx(same_loss, rel=1e-6)
@@ -81,7 +81,7 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(molecules):
     found = []
     for max_pairs in (200, 40_000):
         samples = next(
-            shuffled(chosen.train, chosen.labelling, fitting(max_pairs=max_pairs, batch_size=24), 0).steps(0, 1)
+            shuffled(chosen.train, chosen.labelling, fitting(max_pairs=max_pairs, batch_size=24), 0, CPU).steps(0, 1)
         )
         fitted = seeded_model(num_targets=2)
         found.append((len(samples), add_gradient(fitted, samples, chosen, CPU), gradient(fitted)))
@@ -147,7 +147,7 @@ def test_a_fit_ends_with_the_weights_of_its_best_epoch(molecules):
     best = epochs[-1].best
     assert epochs[best - 1].score == min(epoch.score for epoch in epochs)
     assert best < len(epochs) == best + 8 < 30  # it stopped when patience was at its end
-    prediction_RL = predict(fitted, once(chosen.valid, chosen.labelling, 40_000), chosen.scaling, CPU)
+    prediction_RL = predict(fitted, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
     assert score("rmse", chosen.valid.labels_RL, prediction_RL).value == epochs[best - 1].score
     assert not fitted.training
 
@@ -199,7 +199,7 @@ def test_a_seed_decides_every_bit_and_torch_is_left_as_it_was(molecules):
         before = torch.random.get_rng_state()
         fit(made, chosen, fitting(epochs=3, dropout=0.3), seed=seed, device=CPU)
         assert torch.equal(before, torch.random.get_rng_state())
-        return predict(made, once(chosen.valid, chosen.labelling, 40_000), chosen.scaling, CPU)
+        return predict(made, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
 
     assert np.array_equal(fitted(1, state=10), fitted(1, state=11))
     assert not np.array_equal(fitted(1, state=10), fitted(2, state=10))
@@ -208,10 +208,10 @@ def test_a_seed_decides_every_bit_and_torch_is_left_as_it_was(molecules):
 def test_predictions_are_in_the_order_of_the_rows_however_they_are_cut(molecules):
     chosen = problem(molecules, column(CARBON), "regression", "rmse", valid=range(30))
     fitted = seeded_model().eval()
-    whole = predict(fitted, once(chosen.valid, chosen.labelling, 40_000), chosen.scaling, CPU)
+    whole = predict(fitted, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
     for row in (0, 17, 29):
         alone = problem(molecules, column(CARBON), "regression", "rmse", valid=[row])
-        value = predict(fitted, once(alone.valid, alone.labelling, 40_000), chosen.scaling, CPU)
+        value = predict(fitted, once(alone.valid, alone.labelling, 40_000, CPU), chosen.scaling, CPU)
         assert value[0, 0] == pytest.approx(whole[row, 0], rel=1e-5)
     assert len(np.unique(whole.round(6))) > 25
 
@@ -227,7 +227,7 @@ def test_a_prediction_that_is_no_number_is_an_error_and_not_an_empty_cell(molecu
     broken = seeded_model()
     nn.init.constant_(broken.out.bias, NAN)
     with pytest.raises(RunError, match="24 of 24 predictions are not finite"):
-        predict(broken, once(chosen.valid, chosen.labelling, 40_000), chosen.scaling, CPU)
+        predict(broken, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
 
 
 def test_a_score_that_is_not_defined_is_an_error(molecules):
