@@ -41,7 +41,7 @@ def test_the_published_sizes_have_the_published_parameters(size, parameters):
 
 
 def test_small_presets_span_the_sizes_they_are_named_after():
-    for size in ("0.03M", "0.06M", "0.1M", "0.2M", "0.5M", "1M", "2M", "4M"):
+    for size in ("0.03M", "0.06M", "0.1M", "0.2M", "0.3M", "0.5M", "1M", "2M", "4M"):
         named = float(size[:-1]) * 1e6
         assert 0.7 < count_parameters(preset(size)).total / named < 1.35
 

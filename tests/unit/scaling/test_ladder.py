@@ -221,7 +221,7 @@ def test_one_run_of_the_ladder_can_be_named(place: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sizes": ["0.3M"]}, "unknown size '0.3M'"),
+        ({"sizes": ["0.4M"]}, "unknown size '0.4M'"),
         ({"sizes": []}, "sizes must be a list without repeats"),
         ({"seeds": [1, 1]}, "seeds must be a list without repeats"),
         ({"molecules": [10]}, "in one of steps, molecules, flops; got steps and molecules"),
