@@ -5,7 +5,7 @@ Imports RDKit and the builder. Shapes: M rows.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,13 @@ class Prepared:
 
 
 def prepare(
-    smiles: Sequence[str], *, cache: Path, geometry: bool, max_atoms: int | None, workers: int | None
+    smiles: Sequence[str],
+    *,
+    cache: Path,
+    geometry: bool,
+    max_atoms: int | None,
+    workers: int | None,
+    refuse: Callable[[Sequence[Skipped]], None] | None = None,
 ) -> Prepared:
     """Bring rows into canonical form and get every distinct molecule its conformer, unless the cache has it.
 
@@ -81,6 +87,8 @@ def prepare(
         geometry: make conformers; without, the 2D depiction stands in, for models that read the graph only.
         max_atoms: refuse molecules with more heavy atoms; None: 128.
         workers: processes where many conformers are to be made; None: all cores.
+        refuse: is shown the rows without a molecule before any conformer is made, and again those without a conformer,
+            and raises where they must not be; None: they are skipped.
 
     Returns:
         The rows; those whose SMILES is no usable molecule, or whose molecule got no conformer, are in ``skipped``.
@@ -90,6 +98,13 @@ def prepare(
     """
     curate = _curation(max_atoms)
     curated_M = [_curated(text.strip(), curate) for text in smiles]
+    skipped = [
+        Skipped(row=row, smiles=text, reason=result.reason, detail=result.detail)
+        for row, (text, result) in enumerate(zip(smiles, curated_M, strict=True))
+        if isinstance(result, Rejected)
+    ]
+    if refuse is not None:
+        refuse(skipped)
     distinct: dict[str, Given] = {}
     for text, result in zip(smiles, curated_M, strict=True):
         if isinstance(result, Curated):
@@ -98,16 +113,18 @@ def prepare(
     split, failures = cached_store(list(distinct.values()), cache, curate, embed, workers)
     place = {key: at for at, key in enumerate(split.column("key").to_pylist())}
     position_M = np.full(len(smiles), -1, np.int64)
-    skipped = []
     for row, (text, result) in enumerate(zip(smiles, curated_M, strict=True)):
-        why = result if isinstance(result, Rejected) else failures.get(stable_hash(result.smiles))
-        if why is not None:
+        if isinstance(result, Rejected):
+            continue
+        key = stable_hash(result.smiles)
+        if (why := failures.get(key)) is not None:
             skipped.append(Skipped(row=row, smiles=text, reason=why.reason, detail=why.detail))
-        elif isinstance(result, Curated):
-            key = stable_hash(result.smiles)
+        else:
             if key not in place:
                 raise StoreError(f"the cache {cache} lacks the molecule {result.smiles}: delete it, it is made again")
             position_M[row] = place[key]
+    if refuse is not None:
+        refuse(skipped)
     used = [r if isinstance(r, Curated) and p >= 0 else None for r, p in zip(curated_M, position_M, strict=True)]
     return Prepared(
         split=split,
@@ -116,7 +133,7 @@ def prepare(
         key_M=np.array([stable_hash(r.smiles) if r else 0 for r in used], np.uint64),
         scaffold_M=np.array([stable_hash(r.scaffold_smiles) if r else 0 for r in used], np.uint64),
         scaffold_smiles=tuple(r.scaffold_smiles if r else "" for r in used),
-        skipped=tuple(skipped),
+        skipped=tuple(sorted(skipped, key=lambda one: one.row)),
     )
 
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import load_member, read_config
-from unimol_scale.downstream.molecules import prepare, refuse_skipped
-from unimol_scale.downstream.rows import SKIP_REMEDY, write_skipped
+from unimol_scale.downstream.molecules import prepare
+from unimol_scale.downstream.rows import refusing, write_skipped
 from unimol_scale.downstream.tables import read_table
 from unimol_scale.downstream.training import Scaling, predict
 from unimol_scale.errors import ConfigError, SourceError
@@ -61,9 +61,14 @@ def predict_file(
     device = pick_device(device_name)
     table = read_table(file, smiles_column=smiles_column, targets=())
     geometry = config.model.geometry and config.inputs != "2d"
-    molecules = prepare(table.smiles, cache=cache, geometry=geometry, max_atoms=config.max_atoms, workers=None)
-    if not skip_bad:
-        refuse_skipped(molecules.skipped, len(table.smiles), str(file), SKIP_REMEDY)
+    molecules = prepare(
+        table.smiles,
+        cache=cache,
+        geometry=geometry,
+        max_atoms=config.max_atoms,
+        workers=None,
+        refuse=None if skip_bad else refusing(file, len(table.smiles)),
+    )
     row_R = np.flatnonzero(molecules.position_M >= 0)
     if not len(row_R):
         raise SourceError(f"{file}: no row has a usable molecule")

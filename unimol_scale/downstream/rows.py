@@ -3,6 +3,8 @@
 Shapes: M rows, L targets.
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pyarrow.csv
 
 from unimol_scale.downstream.config import FinetuneConfig, Task
 from unimol_scale.downstream.metrics import check_metric
-from unimol_scale.downstream.molecules import Prepared, prepare, prepare_store, refuse_skipped
+from unimol_scale.downstream.molecules import Prepared, Skipped, prepare, prepare_store, refuse_skipped
 from unimol_scale.downstream.tables import LabelledTable, check_task, infer_task, read_table
 from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.files import commit_file
@@ -87,11 +89,14 @@ def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
         ConfigError: the labels are not what the task needs, or the metric or loss not of the task.
     """
     rows = _from_store(config) if (config.data / MANIFEST_NAME).is_file() else _from_table(config, geometry)
-    if not config.skip_bad:
-        refuse_skipped(rows.molecules.skipped, len(rows.labels_ML), str(config.data), SKIP_REMEDY)
     if not rows.usable_M.any():
         raise SourceError(f"{config.data}: no row has both a usable molecule and a label")
     return rows
+
+
+def refusing(file: Path, num_rows: int) -> Callable[[Sequence[Skipped]], None]:
+    """Return what refuses rows of a file that have no usable molecule, for ``prepare``."""
+    return functools.partial(refuse_skipped, num_rows=num_rows, where=str(file), remedy=SKIP_REMEDY)
 
 
 def write_skipped(path: Path, molecules: Prepared) -> None:
@@ -124,6 +129,7 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
             geometry=geometry,
             max_atoms=config.max_atoms,
             workers=config.conformer_workers,
+            refuse=None if config.skip_bad else refusing(config.data, len(table.smiles)),
         ),
         hydrogens=False,
     )

@@ -132,3 +132,12 @@ def test_skipped_rows_are_named_as_a_user_counts_them():
 def test_arrays_are_of_the_stated_types(rows):
     made = rows("CCO")
     assert (made.position_M.dtype, made.key_M.dtype, made.scaffold_M.dtype) == (np.int64, np.uint64, np.uint64)
+
+
+def test_rows_without_a_molecule_are_refused_before_any_conformer_is_made(tmp_path):
+    def refuse(skipped):
+        refuse_skipped(skipped, 2, "table.csv", "Mend them")
+
+    with pytest.raises(SourceError, match=r"table.csv: 1 of 2 rows .* row 2 'nonsense'"):
+        prepare(["CCO", "nonsense"], cache=tmp_path, geometry=True, max_atoms=None, workers=None, refuse=refuse)
+    assert not list(tmp_path.iterdir())
