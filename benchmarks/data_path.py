@@ -22,6 +22,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 import numpy as np
 import torch
 from machine import processor
+from output import deliver
 from plain_loader import pickled_records, plain_collate, plain_item
 
 from unimol_scale.data.cuts import Int32, Int64, pair_cost, plan_micro_batches
@@ -182,12 +183,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="for the memory")
     parser.add_argument("--output", type=Path, help="Markdown file; default: standard output")
     arguments = parser.parse_args()
-    text = report(arguments)
-    if arguments.output is None:
-        print(text)
-    else:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text, encoding="utf-8")
+    deliver(report(arguments), arguments.output)
 
 
 if __name__ == "__main__":

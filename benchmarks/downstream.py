@@ -115,7 +115,9 @@ def run(options: argparse.Namespace) -> None:
                 if (name, fraction) not in baselines:
                     baselines[name, fraction] = fingerprint_baseline(config.folder, outcome)
     if options.output:
-        command = f"python benchmarks/downstream.py {shlex.join(sys.argv[1:])}"
+        # Of places on this machine, their names only.
+        words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+        command = f"python benchmarks/downstream.py {shlex.join(words)}"
         write_report(options.output, command, starts, cells, baselines, twin)
         print(options.output)
 

@@ -10,7 +10,9 @@ rates are medians, by the clock. Weights are random, which no rate depends on.
 import argparse
 import datetime
 import os
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import processor
+from output import deliver
 
 from unimol_scale.data.batch import collate
 from unimol_scale.data.order import global_batch
@@ -91,6 +94,7 @@ def report(arguments: argparse.Namespace) -> str:
         "# Molecules embedded, beside one at a time",
         "",
         f"- {datetime.date.today().isoformat()}, {where}",
+        f"- `python benchmarks/embedding.py {shlex.join(sys.argv[1:])}`",
         f"- {min(arguments.molecules, len(split)):,} molecules, {sum(s.atoms for s in entry.shards) / entry.rows:.1f} "
         f"atoms on average, of which the loop does {arguments.plain:,}; fp32, graph and conformer shown",
         f"- memory budget: {arguments.max_pairs or 'what suits the device'}; {arguments.workers} loader processes",
@@ -116,12 +120,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--output", type=Path, help="such as benchmarks/results/embedding.md; default: standard output")
     arguments = parser.parse_args()
-    text = report(arguments)
-    if arguments.output is None:
-        print(text)
-    else:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text, encoding="utf-8")
+    deliver(report(arguments), arguments.output)
 
 
 if __name__ == "__main__":

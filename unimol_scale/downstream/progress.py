@@ -4,11 +4,10 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import Progress
 
 from unimol_scale.downstream.training import Epoch
-from unimol_scale.engine.callbacks import clock, progress_bar
+from unimol_scale.engine.callbacks import clock, terminal_bar
 
 _LINE_SECONDS = 10.0
 
@@ -31,10 +30,8 @@ class EpochProgress:
         self._progress: Progress | None = None
 
     def __enter__(self) -> "EpochProgress":
-        if sys.stderr.isatty():
-            self._progress = progress_bar(Console(stderr=True))
-            self._task = self._progress.add_task(self._label, total=self._total, status="", eta="")
-            self._progress.start()
+        if (bar := terminal_bar(self._label, self._total)) is not None:
+            self._progress, self._task = bar
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -42,10 +42,8 @@ class RunLog:
         self._metrics = WholeAppends(folder / METRICS_NAME, self.say)
         # The validation before the first step is logged at step 0.
         self._board = Board(folder / TENSORBOARD_FOLDER, first_step + 1 if first_step else 0, self.say)
-        if sys.stderr.isatty():
-            self._progress = progress_bar(Console(stderr=True))
-            self._task = self._progress.add_task(name, total=total_steps, completed=first_step, status="", eta="")
-            self._progress.start()
+        if (bar := terminal_bar(name, total_steps, first_step)) is not None:
+            self._progress, self._task = bar
 
     def __enter__(self) -> "RunLog":
         return self
@@ -125,6 +123,16 @@ def progress_bar(console: Console) -> Progress:
         _StatusColumn(),
         console=console,
     )
+
+
+def terminal_bar(label: str, total: int, done: int = 0) -> tuple[Progress, TaskID] | None:
+    """Return a bar that is on show, until it is stopped, and its task; None where there is no terminal."""
+    if not sys.stderr.isatty():
+        return None
+    progress = progress_bar(Console(stderr=True))
+    task = progress.add_task(label, total=total, completed=done, status="", eta="")
+    progress.start()
+    return progress, task
 
 
 def _status(event: Event) -> str:
