@@ -47,10 +47,10 @@ SETS = {
         file="ESOL_delaney-processed.csv", target="measured log solubility in mols per litre", metric="rmse", epochs=30
     ),
     "FreeSolv": DataSet(file="FreeSolv_SAMPL.csv", target="expt", metric="rmse", epochs=40),
-    "Lipophilicity": DataSet(file="Lipophilicity.csv", target="exp", metric="rmse", epochs=8),
+    "Lipophilicity": DataSet(file="Lipophilicity.csv", target="exp", metric="rmse", epochs=6),
     "BACE": DataSet(file="bace.csv", target="Class", metric="roc_auc", epochs=12),
     "BBBP": DataSet(file="BBBP.csv", target="p_np", metric="roc_auc", epochs=10),
-    "QM9 gap": DataSet(file="", target="gap", metric="mae", epochs=6),
+    "QM9 gap": DataSet(file="", target="gap", metric="mae", epochs=4),
 }
 SCRATCH = "scratch"
 

@@ -29,6 +29,7 @@ from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.inputs import clean_input
 from unimol_scale.downstream.pooling import pool
 from unimol_scale.downstream.representations import RepresentationConfig, represent_all
+from unimol_scale.engine.host import keep_freed_memory
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import PRESETS, preset
 from unimol_scale.store.schema import Float32, Int64
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--output", type=Path, help="such as benchmarks/results/embedding.md; default: standard output")
     arguments = parser.parse_args()
+    keep_freed_memory()
     deliver(report(arguments), arguments.output)
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.engine.host import keep_freed_memory
 from unimol_scale.errors import ConfigError
 
 NONE = "none"
@@ -96,6 +97,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
     from unimol_scale.downstream.finetune import finetune
     from unimol_scale.downstream.outcome import RESULTS_NAME
 
+    keep_freed_memory()
     finished = (config.folder / RESULTS_NAME).is_file()
     outcome = finetune(config)
     if finished:
@@ -113,6 +115,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from unimol_scale.downstream.predict import predict_file
 
+    keep_freed_memory()
     summary = predict_file(
         arguments.file,
         arguments.folder,

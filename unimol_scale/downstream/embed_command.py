@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.engine.host import keep_freed_memory
+
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     """Declare the verb.
@@ -53,5 +55,6 @@ def _embed(arguments: argparse.Namespace) -> int:
         skip_bad=arguments.skip_bad,
         max_atoms=arguments.max_atoms,
     )
+    keep_freed_memory()
     print(embed_file(config))
     return 0

@@ -21,6 +21,7 @@ from unimol_scale.downstream.config import Inputs, Pooling
 from unimol_scale.downstream.devices import pair_budget
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.pooling import pool
+from unimol_scale.downstream.side_by_side import side_by_side
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
 from unimol_scale.store.schema import ConformerOrigin, Float32, Int64
@@ -100,14 +101,16 @@ def represent(
         workers=config.workers,
         prefetch=_PREFETCH,
     )
-    steps = loader.steps(0, order.num_steps)
-    for step, samples in enumerate(steps):
-        first = int(order.molecules(step)[0][0])
-        results: dict[int, Float32] = {}
-        for sample in samples:
-            arrays = _represented(backbone, sample, config)
-            results.update(zip((sample.row_B - first).tolist(), arrays, strict=True))
-        yield [results[at] for at in range(len(results))]
+    samples = ((step, sample) for step, cut in enumerate(loader.steps(0, order.num_steps)) for sample in cut)
+
+    def work(one: tuple[int, LabelledSample]) -> tuple[int, list[int], list[Float32]]:
+        step, sample = one
+        return step, sample.row_B.tolist(), _represented(backbone, sample, config)
+
+    done = side_by_side(work, samples, next(backbone.parameters()).device)
+    for _, parts in itertools.groupby(done, key=lambda part: part[0]):
+        arrays = {row: array for _, rows, some in parts for row, array in zip(rows, some, strict=True)}
+        yield [arrays[row] for row in sorted(arrays)]
 
 
 def represent_all(

@@ -18,6 +18,7 @@ from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader
 from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
 from unimol_scale.downstream.metrics import METRICS, score
 from unimol_scale.downstream.property_model import PropertyModel
+from unimol_scale.downstream.side_by_side import side_by_side
 from unimol_scale.errors import RunError
 from unimol_scale.store.schema import Float64
 
@@ -133,7 +134,8 @@ def fit(
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
     total = config.epochs * steps_per_epoch
     groups = parameter_groups(model, config)
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS)
+    # Fused: the loop over parameters took a tenth of a step of a 2M model, and a quarter where molecules are small.
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, config.warm_up))
     steps = shuffled(problem.train, problem.labelling, config, seed, device).steps(0, total)
     epochs: list[Epoch] = []
@@ -173,7 +175,6 @@ def fit(
     return epochs
 
 
-@torch.no_grad()
 def predict(model: PropertyModel, samples: Iterable[LabelledSample], scaling: Scaling, device: torch.device) -> Float64:
     """Return predictions [R, L] in the order of the rows: in the table's units, or probabilities.
 
@@ -181,10 +182,12 @@ def predict(model: PropertyModel, samples: Iterable[LabelledSample], scaling: Sc
         RunError: one is not a finite number.
     """
     model.eval()
-    rows, values = [], []
-    for sample in samples:
-        rows.append(sample.row_B)
-        values.append(scaling.restore(model(to_device(sample.input, device))).cpu())
+
+    @torch.no_grad()
+    def work(sample: LabelledSample) -> tuple[Tensor, Tensor]:
+        return sample.row_B, scaling.restore(model(to_device(sample.input, device))).cpu()
+
+    rows, values = zip(*side_by_side(work, samples, device), strict=True)
     value_RL = torch.cat(values).numpy()
     if wrong := int((~np.isfinite(value_RL)).any(axis=1).sum()):
         raise RunError(f"{wrong:,} of {len(value_RL):,} predictions are not finite; lower train.learning_rate")

@@ -9,6 +9,7 @@ _PROC = Path("/proc")
 # Of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _GIVEN_BACK_FROM = 2**20
+_KEPT_UP_TO, _LARGEST_ON_HEAP = 2**31 - 1, 2**25  # the most that mallopt takes
 
 
 def return_freed_memory() -> None:
@@ -18,14 +19,27 @@ def return_freed_memory() -> None:
     process grows far beyond what it uses, and a model of 1.1B parameters does not fit in 24 GiB. Asked, it spends time
     on page faults instead, which small models feel.
     """
+    _set_malloc(trim=_GIVEN_BACK_FROM, mmap=_GIVEN_BACK_FROM)
+
+
+def keep_freed_memory() -> None:
+    """Make malloc keep freed tensors for the next ones: the opposite, for work whose memory is the same all along.
+
+    Unasked it returns them now and then, and the system hands out zeroed pages again, one fault each: a seventh of the
+    time of a 0.5M model's forward pass [measured].
+    """
+    _set_malloc(trim=_KEPT_UP_TO, mmap=_LARGEST_ON_HEAP)
+
+
+def _set_malloc(*, trim: int, mmap: int) -> None:
     if any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")):
         return
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another system, another allocator
         return
-    mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM)
-    mallopt(_M_TRIM_THRESHOLD, _GIVEN_BACK_FROM)
+    mallopt(_M_MMAP_THRESHOLD, mmap)
+    mallopt(_M_TRIM_THRESHOLD, trim)
 
 
 def available_bytes() -> int | None:

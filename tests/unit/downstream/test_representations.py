@@ -61,6 +61,17 @@ def test_the_memory_budget_changes_nothing(backbone, molecules):
         np.testing.assert_allclose(tight, wide, atol=1e-5, rtol=1e-5)
 
 
+def test_the_number_of_threads_changes_no_bit(backbone, molecules):
+    before = torch.get_num_threads()
+    found = {}
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        found[threads] = represented(backbone, molecules, max_pairs=300)
+    torch.set_num_threads(before)
+    for alone, among_others in zip(found[1], found[4], strict=True):
+        np.testing.assert_array_equal(alone, among_others)
+
+
 def test_one_molecule_written_twice_is_represented_twice_alike(backbone, molecules):
     found = represented(backbone, molecules)
     np.testing.assert_allclose(found[0], found[5], atol=1e-5)

@@ -29,6 +29,29 @@ print(resident_bytes() - before)
 """
 
 
+# Rounds of blocks that are all freed again, as the forward passes of equal batches.
+FAULTS_IN_LATER_ROUNDS = """
+import ctypes, resource, sys
+from unimol_scale.engine.host import keep_freed_memory
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+if sys.argv[1] == "asked":
+    keep_freed_memory()
+def round_of_blocks():
+    blocks = [libc.malloc(4 << 20) for _ in range(10)]
+    for block in blocks:
+        ctypes.memset(block, 1, 4 << 20)
+    for block in blocks:
+        libc.free(block)
+for _ in range(3):
+    round_of_blocks()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    round_of_blocks()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_freed_memory_goes_back_when_asked_for():
     def held(how: str) -> int:
@@ -37,6 +60,16 @@ def test_freed_memory_goes_back_when_asked_for():
 
     assert held("unasked") > 100 * MIB
     assert held("asked") < 20 * MIB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_kept_memory_costs_no_more_page_faults():
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", FAULTS_IN_LATER_ROUNDS, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+
+    assert faults("unasked") > 1000
+    assert faults("asked") < 100
 
 
 def test_a_container_is_no_larger_than_its_limit(monkeypatch, tmp_path):
