@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from conformer_gen.progress import StageProgress
 from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import load_member, read_config
@@ -76,10 +77,20 @@ def predict_file(
     reader = RowReader(molecules.split, molecules.position_M[row_R], np.full((len(row_R), L), np.nan))
     labelling = Labelling(inputs=config.inputs, model=config.model)
     predictions = []
-    for member in config.members:
-        scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
-        model = load_member(folder, config, member).to(device)
-        predictions.append(predict(model, once(reader, labelling, max_pairs, device), scaling, device))
+    seen = 0
+    with StageProgress("predicting", len(row_R)) as progress:
+
+        def count(rows: int) -> None:
+            nonlocal seen
+            seen += rows
+            progress.advance(seen // len(config.members) - progress.advanced)  # each model sees all of them
+            progress.tick()
+
+        for member in config.members:
+            scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
+            model = load_member(folder, config, member).to(device)
+            samples = once(reader, labelling, max_pairs, device)
+            predictions.append(predict(model, samples, scaling, device, on_rows=count))
     value_SRL = np.stack(predictions)
     columns: dict[str, pa.Array] = {"row": pa.array(np.arange(1, len(table.smiles) + 1))}
     columns["smiles"] = pa.array(list(table.smiles))

@@ -175,8 +175,21 @@ def fit(
     return epochs
 
 
-def predict(model: PropertyModel, samples: Iterable[LabelledSample], scaling: Scaling, device: torch.device) -> Float64:
+def predict(
+    model: PropertyModel,
+    samples: Iterable[LabelledSample],
+    scaling: Scaling,
+    device: torch.device,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> Float64:
     """Return predictions [R, L] in the order of the rows: in the table's units, or probabilities.
+
+    Args:
+        model: is put into evaluation mode.
+        samples: hold every row once.
+        scaling: of the labels that the model learnt.
+        device: that the model is on.
+        on_rows: is told how many more rows are done.
 
     Raises:
         RunError: one is not a finite number.
@@ -187,7 +200,11 @@ def predict(model: PropertyModel, samples: Iterable[LabelledSample], scaling: Sc
     def work(sample: LabelledSample) -> tuple[Tensor, Tensor]:
         return sample.row_B, scaling.restore(model(to_device(sample.input, device))).cpu()
 
-    rows, values = zip(*side_by_side(work, samples, device), strict=True)
+    rows, values = [], []
+    for row_B, value_BL in side_by_side(work, samples, device):
+        rows.append(row_B)
+        values.append(value_BL)
+        on_rows(len(row_B))
     value_RL = torch.cat(values).numpy()
     if wrong := int((~np.isfinite(value_RL)).any(axis=1).sum()):
         raise RunError(f"{wrong:,} of {len(value_RL):,} predictions are not finite; lower train.learning_rate")

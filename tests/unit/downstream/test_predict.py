@@ -151,3 +151,8 @@ def test_a_model_of_one_seed_has_no_spread(predicted, place, tmp_path):
     _, table = predicted(MOLECULES[:3], folder=one)
     assert list(table) == ["row", "smiles", "size", "other"]
     assert table["other"] == pytest.approx(seeds_of(place, "predicted other")[1][:3], rel=1e-6)
+
+
+def test_the_progress_counts_molecules_once_however_many_models_see_them(predicted, capfd):
+    predicted(MOLECULES[:7])
+    assert "predicting: 7 of 7 molecules" in capfd.readouterr().err
