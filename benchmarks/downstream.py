@@ -6,7 +6,7 @@
 Every start is compared with the same model from random weights, on the same split, with the same settings, and with
 fingerprints (downstream_baseline.py). Every fine-tuning has a folder under --work: what is finished is read, so the
 same command goes on after an interruption, and parts (--set, --start) can be made at the same time and collected at the
-end. This file says what is fine-tuned and has it done; downstream_report.py writes the tables.
+end (--collect). This file says what is fine-tuned and has it done; downstream_report.py writes the tables.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from downstream_report import Cell, write_report
 from unimol_scale.checkpoints.pretrained import identify
 from unimol_scale.downstream.config import FinetuneConfig, FitConfig, MetricName
 from unimol_scale.downstream.finetune import finetune
+from unimol_scale.downstream.outcome import RESULTS_NAME
 from unimol_scale.errors import UnimolScaleError
 
 
@@ -102,18 +103,20 @@ def run(options: argparse.Namespace) -> None:
     baselines: dict[tuple[str, float], Baseline] = {}
     for name in options.set or SETS:
         for fraction in options.fraction:
-            scratch: dict[str, Cell] = {}  # models of the same dimensions share it
+            scratch: set[str] = set()  # models of the same dimensions share it
             for label, model in starts.items():
-                if twin(model) not in scratch:
-                    config = settings(options, name, model, fraction, reinitialise=True)
-                    cell = Cell(set=name, start=label, fraction=fraction, scratch=True, outcome=finetune(config))
-                    scratch[twin(model)] = cell
-                    cells.append(cell)
-                config = settings(options, name, model, fraction, reinitialise=False)
-                outcome = finetune(config)
-                cells.append(Cell(set=name, start=label, fraction=fraction, scratch=False, outcome=outcome))
-                if (name, fraction) not in baselines:
-                    baselines[name, fraction] = fingerprint_baseline(config.folder, outcome)
+                for reinitialise in (True, False):
+                    if reinitialise and twin(model) in scratch:
+                        continue
+                    config = settings(options, name, model, fraction, reinitialise=reinitialise)
+                    if options.collect and not (config.folder / RESULTS_NAME).is_file():
+                        continue
+                    outcome = finetune(config)
+                    if reinitialise:
+                        scratch.add(twin(model))
+                    cells.append(Cell(set=name, start=label, fraction=fraction, scratch=reinitialise, outcome=outcome))
+                    if options.output and (name, fraction) not in baselines:
+                        baselines[name, fraction] = fingerprint_baseline(config.folder, outcome)
     if options.output:
         # Of places on this machine, their names only.
         words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
@@ -133,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("finetuned"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), metavar="DIR")
+    parser.add_argument("--collect", action="store_true", help="only write down what --work has; compute nothing more")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables there")
     try:
         run(parser.parse_args(argv))
