@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from unimol_scale import config as strict
 from unimol_scale.downstream.metrics import METRICS
 from unimol_scale.downstream.outcome import Outcome
+from unimol_scale.engine.run_folder import SUMMARY_NAME, read_summary
 from unimol_scale.store.files import commit_file, commit_text
 
 # As the papers report them, with other splits of other sizes of model and of data: a scale, not a contest.
@@ -64,6 +65,7 @@ def write_report(
         "- fingerprints: Morgan counts (radius 2, 2048 bits) and a linear model or gradient boosting, the better on "
         "validation",
         "",
+        *_starts(starts),
     ]
     twins = {name: next(other for other in starts if twin(starts[other]) == twin(starts[name])) for name in starts}
     for fraction in fractions:
@@ -77,6 +79,23 @@ def write_report(
     results = {"command": command, "cells": [strict.to_tree(cell) for cell in cells]}
     commit_text(path.with_suffix("") / "results.json", json.dumps(results, indent=1) + "\n")
     _draw(path.with_suffix("") / "gains.png", sets, starts, fractions, gains)
+
+
+def _starts(starts: Mapping[str, str]) -> list[str]:
+    """Return a table of the pretrained runs; of a checkpoint from elsewhere only its name is known."""
+    lines = [
+        "| start | objective | parameters, heads included | molecules seen | validation loss | seconds |",
+        "| --- " * 6 + "|",
+    ]
+    for name, model in starts.items():
+        if (Path(model) / SUMMARY_NAME).is_file():
+            run = read_summary(Path(model))
+            size, loss = run["parameters"]["total"], run["final"]["valid/loss"]
+            facts = (run["objective"], f"{size:,}", f"{run['molecules']:,}", f"{loss:.4f}", f"{run['seconds']:,.0f}")
+        else:
+            facts = (Path(model).name, *("–",) * 4)
+        lines.append("| " + " | ".join((name, *facts)) + " |")
+    return [*lines, ""]
 
 
 def _table(
