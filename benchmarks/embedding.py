@@ -4,7 +4,8 @@
 
 Both read the same molecules of a store, whose conformers are made already, show the model graph and conformer, and end
 with one vector a molecule; the run ends if the vectors differ. They take turns, so that drift of the machine cancels;
-rates are medians, by the clock. Weights are random, which no rate depends on.
+rates are medians, by the clock. Weights are random, which no rate depends on. Shares are of the FLOP/s that a large
+matrix product reaches on the same threads: what a molecule takes whatever the batch, and the limit of any batching.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from unimol_scale.downstream.inputs import clean_input
 from unimol_scale.downstream.pooling import pool
 from unimol_scale.downstream.representations import RepresentationConfig, represent_all
 from unimol_scale.engine.host import keep_freed_memory
+from unimol_scale.engine.throughput import matmul_peak
+from unimol_scale.model.accounting import Heads, forward_flops
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import PRESETS, preset
 from unimol_scale.store.schema import Float32, Int64
@@ -70,6 +73,7 @@ def row(size: str, split: StoreSplit, arguments: argparse.Namespace) -> str:
         return np.stack(represent_all(backbone, split, position_R, config))
 
     one_at_a_time(backbone, split, few_R[:4])  # warms both
+    peak = matmul_peak(next(backbone.parameters()).device, torch.float32)
     rates: dict[str, list[float]] = {"ours": [], "plain": []}
     for _ in range(arguments.repeats):
         seconds, found = timed(ours)
@@ -81,7 +85,11 @@ def row(size: str, split: StoreSplit, arguments: argparse.Namespace) -> str:
             raise SystemExit(f"the vectors of {size} differ by {difference:.1e} of the largest: nothing was compared")
     mine, plain = (statistics.median(rates[name]) for name in ("ours", "plain"))
     verdict = "yes" if mine >= WANTED * plain else "no"
-    return f"| {size} | {plain:,.1f} | {mine:,.1f} | {mine / plain:.1f} | {verdict} | {difference:.0e} |"
+    num_atoms_R, _ = split.sizes(position_R)
+    flops = statistics.fmean(forward_flops(backbone.config, n, Heads()) for n in num_atoms_R.tolist())
+    shares = " | ".join(f"{rate * flops / peak:.0%}" for rate in (plain, mine))
+    rate_cells = f"{plain:,.1f} | {mine:,.1f} | {mine / plain:.1f} | {verdict}"
+    return f"| {size} | {rate_cells} | {shares} | {difference:.0e} |"
 
 
 def report(arguments: argparse.Namespace) -> str:
@@ -101,8 +109,9 @@ def report(arguments: argparse.Namespace) -> str:
         f"- memory budget: {arguments.max_pairs or 'what suits the device'}; {arguments.workers} loader processes",
         f"- load of the machine when this began: {os.getloadavg()[0]:.1f}; medians of {arguments.repeats} turns",
         "",
-        f"| model | one at a time, molecules/s | embed, molecules/s | × | ≥ {WANTED:g} × | difference |",
-        "|---|---|---|---|---|---|",
+        f"| model | one at a time, molecules/s | embed, molecules/s | × | ≥ {WANTED:g} × | matmul peak, one | "
+        "matmul peak, embed | difference |",
+        "|---|---|---|---|---|---|---|---|",
         *(row(size, split, arguments) for size in arguments.size),
     ]
     return "\n".join(lines) + "\n"
