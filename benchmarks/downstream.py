@@ -12,18 +12,22 @@ end (--collect). This file says what is fine-tuned and has it done; downstream_r
 import argparse
 import dataclasses
 import shlex
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from downstream_baseline import Baseline, fingerprint_baseline
-from downstream_report import Cell, write_report
+from downstream_report import SCRATCH, Cell, write_report
 
 from unimol_scale.checkpoints.pretrained import identify
 from unimol_scale.downstream.config import FinetuneConfig, FitConfig, MetricName
 from unimol_scale.downstream.finetune import finetune
-from unimol_scale.downstream.outcome import RESULTS_NAME
+from unimol_scale.downstream.metrics import METRICS
+from unimol_scale.downstream.outcome import RESULTS_NAME, Outcome
 from unimol_scale.errors import UnimolScaleError
+
+RATE = 5e-4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,12 +39,14 @@ class DataSet:
         target: label column.
         metric: of the field.
         epochs: at most; more for smaller sets.
+        rates: learning rates, of which every start takes the one that is better on validation.
     """
 
     file: str
     target: str
     metric: MetricName
     epochs: int
+    rates: tuple[float, ...] = (RATE,)
 
 
 SETS = {
@@ -49,20 +55,19 @@ SETS = {
     ),
     "FreeSolv": DataSet(file="FreeSolv_SAMPL.csv", target="expt", metric="rmse", epochs=40),
     "Lipophilicity": DataSet(file="Lipophilicity.csv", target="exp", metric="rmse", epochs=6),
-    "BACE": DataSet(file="bace.csv", target="Class", metric="roc_auc", epochs=12),
-    "BBBP": DataSet(file="BBBP.csv", target="p_np", metric="roc_auc", epochs=10),
+    "BACE": DataSet(file="bace.csv", target="Class", metric="roc_auc", epochs=12, rates=(RATE, 1e-4)),
+    "BBBP": DataSet(file="BBBP.csv", target="p_np", metric="roc_auc", epochs=10, rates=(RATE, 1e-4)),
     "QM9 gap": DataSet(file="", target="gap", metric="mae", epochs=4),
 }
-SCRATCH = "scratch"
 
 
-def fitting(epochs: int) -> FitConfig:
+def fitting(epochs: int, rate: float) -> FitConfig:
     """Return how every model is fitted, pretrained or not."""
-    return FitConfig(learning_rate=5e-4, batch_size=32, epochs=epochs, warm_up=0.1, patience=max(epochs // 2, 5))
+    return FitConfig(learning_rate=rate, batch_size=32, epochs=epochs, warm_up=0.1, patience=max(epochs // 2, 5))
 
 
 def settings(
-    options: argparse.Namespace, name: str, model: str, fraction: float, *, reinitialise: bool
+    options: argparse.Namespace, name: str, model: str, fraction: float, *, reinitialise: bool, rate: float = RATE
 ) -> FinetuneConfig:
     """Return the fine-tuning of one cell of the table.
 
@@ -72,6 +77,7 @@ def settings(
         model: what the weights, or the dimensions, are of.
         fraction: of the training labels.
         reinitialise: random weights.
+        rate: learning rate.
     """
     chosen = SETS[name]
     start = Path(model).name + (f"-{SCRATCH}" if reinitialise else "")
@@ -85,15 +91,35 @@ def settings(
         label_fraction=fraction,
         seeds=options.seeds,
         skip_bad=True,
-        output=options.work / f"{name.replace(' ', '-')}-{start}-{fraction:g}",
+        output=options.work / f"{name.replace(' ', '-')}-{start}-{fraction:g}{'' if rate == RATE else f'-{rate:g}'}",
         cache=options.cache,
-        train=fitting(chosen.epochs),
+        train=fitting(chosen.epochs, rate),
     )
 
 
 def twin(model: str) -> str:
     """Return what makes two models the same but for their weights."""
     return repr(identify(model)[0])
+
+
+def fitted(
+    options: argparse.Namespace, name: str, label: str, model: str, fraction: float, *, reinitialise: bool
+) -> Cell | None:
+    """Return a cell at the learning rate that is best on validation; None where nothing is collected."""
+    found: dict[float, tuple[Outcome, str]] = {}
+    for rate in SETS[name].rates:
+        config = settings(options, name, model, fraction, reinitialise=reinitialise, rate=rate)
+        if not options.collect or (config.folder / RESULTS_NAME).is_file():
+            found[rate] = finetune(config), str(config.folder)
+    if not found:
+        return None
+    sign = 1.0 if METRICS[SETS[name].metric].higher_is_better else -1.0
+    rate = max(found, key=lambda one: sign * statistics.fmean(seed.valid for seed in found[one][0].seeds))
+    outcome, folder = found[rate]
+    return Cell(
+        set=name, start=label, fraction=fraction, scratch=reinitialise, outcome=outcome, folder=folder, rate=rate,
+        rates=tuple(found),
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
@@ -108,15 +134,14 @@ def run(options: argparse.Namespace) -> None:
                 for reinitialise in (True, False):
                     if reinitialise and twin(model) in scratch:
                         continue
-                    config = settings(options, name, model, fraction, reinitialise=reinitialise)
-                    if options.collect and not (config.folder / RESULTS_NAME).is_file():
+                    cell = fitted(options, name, label, model, fraction, reinitialise=reinitialise)
+                    if cell is None:
                         continue
-                    outcome = finetune(config)
                     if reinitialise:
                         scratch.add(twin(model))
-                    cells.append(Cell(set=name, start=label, fraction=fraction, scratch=reinitialise, outcome=outcome))
+                    cells.append(cell)
                     if options.output and (name, fraction) not in baselines:
-                        baselines[name, fraction] = fingerprint_baseline(config.folder, outcome)
+                        baselines[name, fraction] = fingerprint_baseline(Path(cell.folder), cell.outcome)
     if options.output:
         # Of places on this machine, their names only.
         words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]

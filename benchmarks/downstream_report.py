@@ -20,6 +20,7 @@ from unimol_scale.downstream.outcome import Outcome
 from unimol_scale.engine.run_folder import SUMMARY_NAME, read_summary
 from unimol_scale.store.files import commit_file, commit_text
 
+SCRATCH = "scratch"
 # As the papers report them, with other splits of other sizes of model and of data: a scale, not a contest.
 PAPERS = {
     "ESOL": "MoleBlend 0.831",
@@ -34,13 +35,27 @@ UNITS = {"ESOL": "log10(mol/L)", "FreeSolv": "kcal/mol", "Lipophilicity": "log D
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One fine-tuning: its set, start, share of labels, whether the weights were random, and what it came to."""
+    """One fine-tuning.
+
+    Attributes:
+        set: it is of.
+        start: pretrained model, or the first of those that share this model from scratch.
+        fraction: of the training labels.
+        scratch: whether the weights were random.
+        outcome: what it came to.
+        folder: where it is.
+        rate: learning rate, the best on validation.
+        rates: that were compared.
+    """
 
     set: str
     start: str
     fraction: float
     scratch: bool
     outcome: Outcome
+    folder: str
+    rate: float
+    rates: tuple[float, ...]
 
 
 def write_report(
@@ -62,6 +77,7 @@ def write_report(
         f"- `{command}`",
         "- test scores at the epoch that is best on validation, mean ± standard deviation over seeds; scaffold split, "
         "one and the same settings for pretrained and scratch; in bold what beats scratch",
+        *_rates(cells),
         "- fingerprints: Morgan counts (radius 2, 2048 bits) and a linear model or gradient boosting, the better on "
         "validation",
         "",
@@ -79,6 +95,22 @@ def write_report(
     results = {"command": command, "cells": [strict.to_tree(cell) for cell in cells]}
     commit_text(path.with_suffix("") / "results.json", json.dumps(results, indent=1) + "\n")
     _draw(path.with_suffix("") / "gains.png", sets, starts, fractions, gains)
+
+
+def _rates(cells: Sequence[Cell]) -> list[str]:
+    """Return a line on the learning rates, where more than one was tried."""
+    chosen: dict[str, list[str]] = {}
+    for cell in cells:
+        if len(cell.rates) > 1:
+            who = f"{SCRATCH} ({cell.start})" if cell.scratch else cell.start
+            share = "" if cell.fraction == 1.0 else f" with {cell.fraction:.0%}"
+            chosen.setdefault(cell.set, []).append(f"{who}{share} {cell.rate:g}")
+    tried = {cell.set: cell.rates for cell in cells if len(cell.rates) > 1}
+    return [
+        f"- learning rate of {name}, of {' and '.join(f'{rate:g}' for rate in tried[name])} the better on validation: "
+        f"{', '.join(who)}"
+        for name, who in chosen.items()
+    ]
 
 
 def _starts(starts: Mapping[str, str]) -> list[str]:
