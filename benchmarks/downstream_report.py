@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from downstream_baseline import Baseline
+from downstream_interval import Gain, gain
 from machine import processor
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ from unimol_scale.downstream.outcome import Outcome
 from unimol_scale.engine.run_folder import SUMMARY_NAME, read_summary
 from unimol_scale.store.files import commit_file, commit_text
 
+Gains = Mapping[tuple[str, str, float], Gain]  # of set, start and share of labels
 SCRATCH = "scratch"
 # As the papers report them, with other splits of other sizes of model and of data: a scale, not a contest.
 PAPERS = {
@@ -84,12 +86,12 @@ def write_report(
         *_starts(starts),
     ]
     twins = {name: next(other for other in starts if twin(starts[other]) == twin(starts[name])) for name in starts}
+    gains = _gains(starts, twins, cells)
     for fraction in fractions:
         lines += [f"## With {fraction:.0%} of the training labels", ""]
-        lines += _table(sets, starts, twins, [c for c in cells if c.fraction == fraction], baselines, fraction)
-    gains = _gains(sets, starts, twins, cells)
-    if len(fractions) > 1:
-        lines += ["## Gain over scratch with fewer labels", "", *_gain_table(sets, starts, fractions, gains)]
+        here = [cell for cell in cells if cell.fraction == fraction]
+        lines += _table(sets, starts, twins, here, gains, baselines, fraction)
+    lines += ["## Gain over scratch", "", *_gain_table(sets, starts, fractions, gains)]
     commit_text(path, "\n".join(lines))
     path.with_suffix("").mkdir(parents=True, exist_ok=True)
     results = {"command": command, "cells": [strict.to_tree(cell) for cell in cells]}
@@ -135,6 +137,7 @@ def _table(
     starts: Mapping[str, str],
     twins: Mapping[str, str],
     cells: Sequence[Cell],
+    gains: Gains,
     baselines: Mapping[tuple[str, float], Baseline],
     fraction: float,
 ) -> list[str]:
@@ -155,9 +158,9 @@ def _table(
         row += [f"{some.split_sizes['train']:,}", f"{baseline.test:{_digits(name)}} ({baseline.name})"]
         row += [_scores(here.get((s, True)), name) for s in scratches]
         for start in starts:
-            own, other = here.get((start, False)), here.get((twins[start], True))
-            text = _scores(own, name)
-            row.append(f"**{text}**" if own and other and _gain(own, other) > 0 else text)
+            text = _scores(here.get((start, False)), name)
+            found = gains.get((name, start, fraction))
+            row.append(f"**{text}**" if found and found.value > 0 else text)
         row.append(PAPERS.get(name, ""))
         lines.append("| " + " | ".join(row) + " |")
     return [*lines, ""]
@@ -174,22 +177,13 @@ def _scores(outcome: Outcome | None, name: str) -> str:
     return f"{outcome.mean:{_digits(name)}}{spread}"
 
 
-def _gain(own: Outcome, scratch: Outcome) -> float:
-    """Return how much better, as a share of scratch's error; of a ROC-AUC, of what it lacks to 1."""
-    if METRICS[own.metric].higher_is_better:
-        return (own.mean - scratch.mean) / (1.0 - scratch.mean)
-    return (scratch.mean - own.mean) / scratch.mean
-
-
-def _gains(
-    sets: Sequence[str], starts: Mapping[str, str], twins: Mapping[str, str], cells: Sequence[Cell]
-) -> dict[tuple[str, str, float], float]:
-    found = {(c.set, c.start, c.fraction, c.scratch): c.outcome for c in cells}
+def _gains(starts: Mapping[str, str], twins: Mapping[str, str], cells: Sequence[Cell]) -> Gains:
+    found = {(c.set, c.start, c.fraction, c.scratch): (Path(c.folder), c.outcome) for c in cells}
     gains = {}
-    for (name, start, fraction, scratch), outcome in found.items():
+    for (name, start, fraction, scratch), own in found.items():
         other = found.get((name, twins[start], fraction, True))
         if not scratch and other is not None:
-            gains[name, start, fraction] = _gain(outcome, other)
+            gains[name, start, fraction] = gain(own, other)
     return gains
 
 
@@ -197,14 +191,19 @@ def _gain_table(
     sets: Sequence[str],
     starts: Mapping[str, str],
     fractions: Sequence[float],
-    gains: Mapping[tuple[str, str, float], float],
+    gains: Gains,
 ) -> list[str]:
     heads = ["set", *(f"{start}, {fraction:.0%}" for start in starts for fraction in fractions)]
-    lines = ["Share of scratch's error that is gone (of a ROC-AUC: of what it lacks to 1).", ""]
+    lines = [
+        "Share of scratch's error that is gone (of a ROC-AUC: of what it lacks to 1), with its 95 % interval by a",
+        "paired bootstrap over the test rows: where that holds 0, the test set can not tell the two apart.",
+        "",
+    ]
     lines += ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for name in sets:
-        values = [gains.get((name, start, fraction)) for start in starts for fraction in fractions]
-        lines.append("| " + " | ".join([name, *("–" if v is None else f"{v:+.1%}" for v in values)]) + " |")
+        found = [gains.get((name, start, fraction)) for start in starts for fraction in fractions]
+        texts = ["–" if one is None else f"{one.value:+.1%} ({one.low:+.0%} to {one.high:+.0%})" for one in found]
+        lines.append("| " + " | ".join([name, *texts]) + " |")
     return [*lines, ""]
 
 
@@ -213,7 +212,7 @@ def _draw(
     sets: Sequence[str],
     starts: Mapping[str, str],
     fractions: Sequence[float],
-    gains: Mapping[tuple[str, str, float], float],
+    gains: Gains,
 ) -> None:
     """Draw the gains: a group a set, a bar a start; paler with fewer labels."""
     figure = Figure(figsize=(1.7 * len(sets) + 1.5, 3.6), layout="constrained")
@@ -222,10 +221,16 @@ def _draw(
     width = 0.8 / len(bars)
     for at, (start, fraction) in enumerate(bars):
         x = [place + (at - (len(bars) - 1) / 2) * width for place in range(len(sets))]
-        y = [100 * gains.get((name, start, fraction), math.nan) for name in sets]
+        found = [gains.get((name, start, fraction)) for name in sets]
+        y = [100 * one.value if one else math.nan for one in found]
+        error = [
+            [100 * max(0.0, one.value - one.low) if one else 0.0 for one in found],
+            [100 * max(0.0, one.high - one.value) if one else 0.0 for one in found],
+        ]
         colour = f"C{list(starts).index(start)}"
         label = f"{start}, {fraction:.0%} of the labels"
-        axes.bar(x, y, width, color=colour, alpha=1.0 if fraction == max(fractions) else 0.5, label=label)
+        alpha = 1.0 if fraction == max(fractions) else 0.5
+        axes.bar(x, y, width, yerr=error, ecolor="#555555", color=colour, alpha=alpha, label=label)
     axes.axhline(0.0, color="#777777", lw=1)
     axes.set_xticks(range(len(sets)), list(sets))
     axes.set_ylabel("error of scratch that is gone (%)")
