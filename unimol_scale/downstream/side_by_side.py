@@ -1,7 +1,7 @@
 """Micro-batches side by side: on a CPU several at once, each on few threads, while the next ones are being read.
 
-The operations of a small model are too short to be shared among threads: waiting for one another costs them more than
-they win. Whole micro-batches share nothing.
+Threads inside an operation wait for one another at its end, and a small model's operations are short. Whole
+micro-batches share nothing but the interpreter, which operations do not hold.
 """
 
 from collections import deque

@@ -185,8 +185,8 @@ class GaussianKernelFunction(torch.autograd.Function):
 def _densities(x_R: Tensor, centres_G: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
     """Return the offsets (x − centre) / spacing and the normal densities, both fp32 [R, G]."""
     offset_RG = (x_R / spacing)[:, None] - centres_G / spacing
-    # To the base of two: torch's exp hands over to MKL, which takes ten times as long where the result underflows, and
-    # most densities do.
+    # To the base of two: torch's exp hands over to MKL, which takes ten times as long where the result underflows
+    # [measured], as the densities of distant centres do.
     log2_norm = -math.log2(math.sqrt(2 * REFERENCE_PI) * spacing)
     half = -0.5 * math.log2(math.e)
     density_RG = torch.addcmul(x_R.new_full((1, 1), log2_norm), offset_RG, offset_RG, value=half).exp2_()

@@ -1,18 +1,13 @@
 """The interval of a gain says when a test set can tell two fine-tunings apart, and when it can not."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.downstream_interval import gain
 from unimol_scale.downstream.metrics import score
 from unimol_scale.downstream.outcome import Outcome, SeedOutcome
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
-from downstream_interval import gain
 
 ROWS = 200
 RANDOM = np.random.default_rng(3)
