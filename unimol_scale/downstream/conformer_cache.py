@@ -1,19 +1,23 @@
 """Stores of conformers of distinct molecules, built when the cache does not have them. Imports the builder.
 
 A store is what ``conformer_gen`` builds of the molecules: the same curation, embedder and seed as for pretraining, all
-of it in the split train. It lies in a folder named by the hash of what determines it.
+of it in the split train. It lies in a folder named by the hash of what determines it. Fine-tunings that run at the
+same time share it: one builds, the others wait.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rdkit import rdBase
+from rich.console import Console
 
 from conformer_gen import workspace
 from conformer_gen.assemble import FAILURE_COLUMNS, FAILURES_NAME
@@ -65,12 +69,28 @@ def cached_store(
     output = folder / "store"
     try:
         if not (output / MANIFEST_NAME).is_file():
-            _build(molecules, folder / "molecules.parquet", output, curate, embed, workers)
+            with _our_turn(folder):
+                if not (output / MANIFEST_NAME).is_file():  # else another process built it in the meantime
+                    _build(molecules, folder / "molecules.parquet", output, curate, embed, workers)
         return open_store(output).split("train"), _failures(output)
     except ConformerError:  # of none of them, and the failures say why
         return _empty_split(), _failures(output)
     except OSError as error:
         raise StoreError(f"conformers can not be kept in {cache}: {error}") from error
+
+
+@contextlib.contextmanager
+def _our_turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process builds there, and keep the others waiting while the block runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"waiting for another process, which makes these conformers in {folder}"
+            Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _empty_split() -> StoreSplit:

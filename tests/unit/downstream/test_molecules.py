@@ -1,5 +1,9 @@
 """From SMILES as users write them to molecules in a store: which rows share one, which have none and why."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -94,6 +98,29 @@ def test_what_was_cut_off_is_finished_the_next_time(rows, monkeypatch):
         rows("CCO", "CCN")
     monkeypatch.undo()
     assert rows("CCO", "CCN").position_M.tolist() == [0, 1]
+
+
+def test_of_two_that_want_the_same_molecules_one_waits_for_the_other(rows, monkeypatch, capfd):
+    build, begun, go_on, builds = conformer_cache._build, threading.Event(), threading.Event(), []
+
+    def slow(*args: object):
+        builds.append(threading.get_ident())
+        begun.set()
+        assert go_on.wait(60)
+        build(*args)
+
+    monkeypatch.setattr(conformer_cache, "_build", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(rows, "CCO", "CCN")
+        assert begun.wait(60)
+        second = pool.submit(rows, "CCN", "CCO")
+        told, until = "", time.monotonic() + 60
+        while "waiting for another process" not in told and time.monotonic() < until:
+            told += capfd.readouterr().err
+        go_on.set()
+        assert first.result().position_M.tolist() == second.result().position_M.tolist()[::-1]
+    assert "waiting for another process" in told
+    assert len(builds) == 1
 
 
 @pytest.mark.ray
