@@ -137,7 +137,7 @@ def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geom
         return Rejected(reason="no_heavy_atom", detail="nothing but hydrogen")
     limit = config.max_atoms or (MAX_ATOMS_WITH_GEOMETRY if has_geometry else MAX_ATOMS)
     if heavy > limit:
-        detail = f"{heavy} heavy atoms, at most {limit} are allowed (curate.max_atoms)"
+        detail = f"{heavy} heavy atoms, at most {limit} are allowed (max_atoms)"
         return Rejected(reason="too_many_atoms", detail=detail)
     # An atom with other than its usual number of hydrogens is in brackets, and is not one of the brackets seen most.
     brackets = config.radicals == "reject" and not has_geometry and "[" in COMMON_BRACKETS.sub("", smiles)

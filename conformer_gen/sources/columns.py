@@ -58,6 +58,8 @@ def number(value: object, where: str) -> float:
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
         return math.nan
     try:
+        if isinstance(value, str) and "_" in value:  # Python reads 1_000 as a number; nobody writes one so in a table
+            raise ValueError(value)
         result = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         result = math.inf

@@ -167,6 +167,15 @@ def test_a_source_of_another_kind_is_refused(embed, tmp_path, source, message):
     assert message in printed
 
 
+@pytest.mark.parametrize("name", ["mine.parquet", "mine.skipped.csv"])
+def test_what_is_read_is_not_written_over(model, tmp_path, capsys, name):
+    file = tmp_path / name
+    file.write_text("smiles\nCCO\n")
+    assert main(["embed", str(file), "--from", str(model), "--output", str(tmp_path / "mine.parquet")]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert file.read_text() == "smiles\nCCO\n"
+
+
 def test_the_output_must_be_parquet(model, capsys):
     assert main(["embed", "mine.csv", "--from", str(model), "--output", "found.csv"]) == 2
     assert ".parquet" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
     done = read(folder)
     assert status == 0
     assert "set from scratch: test rmse" in out
-    assert f"{done.mean:.4f} ± {done.std:.4f} (2 seeds)" in out
+    assert f"{done.mean:.4g} ± {done.std:.2g} (2 seeds)" in out
     assert "report: finetuned/set-scratch/report.md" in out
     assert "[set, seed 1] done after 2 epochs" in err
     assert (folder / "report.md").is_file()
@@ -76,7 +76,7 @@ def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
     status, out, err = run(*arguments)
     assert status == 0
     assert "nothing was computed" in out
-    assert f"{done.mean:.4f}" in out
+    assert f"{done.mean:.4g}" in out
     assert "epochs" not in err
     assert "(train.epochs)" in refused(run(*arguments, "train.epochs=3"))
 
@@ -122,6 +122,7 @@ def test_none_and_the_data_may_be_settings(run, tmp_path):
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--metric", "roc_auc"), "not one of regression"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "train.epoch=3"), "did you mean 'epochs'?"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "epochs=3"), "no column 'epochs=3'"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "trian.epochs=3"), "did you mean 'train'?"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--seeds", "0"), "seeds must be at least 1"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--config", "lost.yaml"), "lost.yaml does not exist"),
         (
@@ -147,7 +148,7 @@ def test_a_gpu_that_is_not_there_is_one_line(run):
     [
         (("set.csv", "--from", "nowhere", "--output", "p.csv"), "nowhere is no fine-tuned model"),
         (("set.csv", "--from", "nowhere", "--output", "p.xlsx"), "must end in .csv or .parquet"),
-        (("set.csv", "--from", "nowhere", "--output", "set.csv"), "is the file that is read"),
+        (("set.csv", "--from", "nowhere", "--output", "set.csv"), "the file that is read would be overwritten"),
     ],
 )
 def test_a_mistake_in_what_to_predict_is_one_line(run, arguments, message):

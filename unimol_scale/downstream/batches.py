@@ -120,7 +120,8 @@ def shuffled(
         ConfigError: ``max_pairs`` does not hold the largest molecule.
     """
     max_pairs = pair_budget(config.max_pairs, device, reader.largest)
-    order = Order([len(reader)], batch_size=config.batch_size, seed=seed)
+    batch_size = min(config.batch_size, len(reader))  # else a step would see a row several times
+    order = Order([len(reader)], batch_size=batch_size, seed=seed)
     return _loader(reader, labelling, order, max_pairs=max_pairs, workers=config.workers, seed=seed)
 
 

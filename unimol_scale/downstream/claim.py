@@ -53,11 +53,9 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
     Raises:
         ConfigError: it holds something else; names the settings that differ.
     """
-    if not (folder / CONFIG_NAME).is_file():
-        others = folder.is_file() or (
-            folder.is_dir() and any(not path.name.endswith(TEMPORARY_SUFFIX) for path in folder.iterdir())
-        )
-        if others:
+    if not (folder / CONFIG_NAME).is_file() or not (folder / INPUTS_NAME).is_file():
+        # The hashes are written first; settings without them are another program's, such as a run's.
+        if folder.is_file() or (folder.is_dir() and any(not _may_be_begun(path) for path in folder.iterdir())):
             raise ConfigError(f"{folder} holds something else already; choose another --output")
         return
     if not any(folder.glob("seed-*.json")):  # nothing would be lost
@@ -88,6 +86,10 @@ def claim_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         commit_text(folder / CONFIG_NAME, strict.to_yaml(config))
     except OSError as error:
         raise ConfigError(f"{folder} can not be written: {error}; choose another --output") from error
+
+
+def _may_be_begun(path: Path) -> bool:
+    return path.name == INPUTS_NAME or path.name.endswith(TEMPORARY_SUFFIX)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
     flags = {name: getattr(arguments, name) for name in (*_FLAGS, "targets", "reinitialise", "skip_bad")}
     if flags["targets"]:  # settings that stand behind the columns are not among them
         keys = {field.name for field in dataclasses.fields(FinetuneConfig)}
-        settings = [text for text in flags["targets"] if "=" in text and re.split(r"[.=]", text)[0] in keys]
+        settings = [text for text in flags["targets"] if "=" in text and _is_key(re.split(r"[.=]", text)[0], keys)]
         flags["targets"] = [text for text in flags["targets"] if text not in settings]
         arguments.assignments += settings
     tree = strict.merge(tree, {name: value for name, value in flags.items() if value is not None})
@@ -110,6 +111,11 @@ def _finetune(arguments: argparse.Namespace) -> int:
     print(outcome.describe())
     print(f"report: {config.folder}/report.md")
     return 0
+
+
+def _is_key(word: str, keys: set[str]) -> bool:
+    """Return whether a word before a "=" is meant as a key: it is one, or like one, and then an error tells which."""
+    return bool(difflib.get_close_matches(word, keys, n=1, cutoff=0.75))
 
 
 def _predict(arguments: argparse.Namespace) -> int:

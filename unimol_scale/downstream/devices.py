@@ -31,9 +31,11 @@ def pair_budget(chosen: int | None, device: torch.device, largest: int) -> int:
         largest: atoms of the largest molecule.
 
     Raises:
-        ConfigError: what was chosen does not hold the largest molecule.
+        ConfigError: what was chosen is no size, or does not hold the largest molecule.
     """
     if chosen is not None:
+        if chosen < 1:
+            raise ConfigError(f"max_pairs must be at least 1, got {chosen}")
         check_budget(largest, chosen, "max_pairs")
         return chosen
     return max(_GPU_PAIRS if device.type == "cuda" else _CPU_PAIRS, (largest + 1) ** 2)

@@ -36,6 +36,7 @@ from unimol_scale.downstream.molecules import (
     refuse_skipped,
     whole_split,
 )
+from unimol_scale.downstream.places import check_writable
 from unimol_scale.downstream.representations import Kind, RepresentationConfig, represent
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.model.presets import ModelConfig
@@ -83,6 +84,11 @@ class EmbedFileConfig:
     def __post_init__(self) -> None:
         if self.output.suffix != ".parquet":
             raise ConfigError(f"--output {self.output}: the name must end in .parquet")
+        if self.source.resolve() in (self.output.resolve(), self.skipped_file.resolve()):
+            raise ConfigError(
+                f"--output {self.output}: what is read, {self.source}, would be overwritten by the output or by its "
+                "table of skipped rows; choose another name"
+            )
 
     @property
     def skipped_file(self) -> Path:
@@ -121,10 +127,11 @@ def embed_file(config: EmbedFileConfig) -> str:
     Raises:
         SourceError: the source is missing or wrong, holds unusable rows and ``skip_bad`` is off, or nothing usable.
         CheckpointError: the model can not be read.
-        ConfigError: the model can not see what it shall.
+        ConfigError: the model can not see what it shall, or the output can not be written.
         StoreError: the store or the cache is damaged, or holds depictions where conformers are needed.
     """
     source = None if (config.source / MANIFEST_NAME).is_file() else _source_of(config)
+    check_writable(config.output)
     device = pick_device(config.device)
     _, sha256 = identify(config.pretrained)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

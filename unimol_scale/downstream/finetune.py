@@ -20,7 +20,7 @@ from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
 from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import FORMAT_VERSION, FinetunedConfig, Member, save_config, save_member
 from unimol_scale.downstream.inputs import resolve_inputs
-from unimol_scale.downstream.leakage import Leakage, report_leakage
+from unimol_scale.downstream.leakage import Leakage, describe_overlap, report_leakage
 from unimol_scale.downstream.metrics import default_metric, score, undefined
 from unimol_scale.downstream.outcome import Outcome, SeedOutcome
 from unimol_scale.downstream.progress import EpochProgress
@@ -98,7 +98,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
-        notes=_notes(rows, split),
+        notes=_notes(config, rows, split),
         leakage=leakage.describe() if leakage else None,
         seeds=tuple(seeds),
     )
@@ -156,15 +156,18 @@ def _store_of(pretrained: Path) -> Path | None:
 
 def _split(config: FinetuneConfig, rows: Rows) -> Split:
     first, second, third = config.fractions
-    split = split_rows(
-        config.split,
-        usable_M=rows.usable_M,
-        scaffold_smiles=rows.molecules.scaffold_smiles,
-        smiles=rows.molecules.smiles,
-        splits=rows.given_splits,
-        fractions=(first, second, third),
-        seed=config.seed,
-    )
+    try:
+        split = split_rows(
+            config.split,
+            usable_M=rows.usable_M,
+            scaffold_smiles=rows.molecules.scaffold_smiles,
+            smiles=rows.molecules.smiles,
+            splits=rows.given_splits,
+            fractions=(first, second, third),
+            seed=config.seed,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{config.data}: {error}") from error
     return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
 
 
@@ -193,10 +196,18 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: Metr
             )
 
 
-def _notes(rows: Rows, split: Split) -> tuple[str, ...]:
-    notes = []
-    if repeated := rows.describe_repeated():
-        notes.append(repeated)
+def _notes(config: FinetuneConfig, rows: Rows, split: Split) -> tuple[str, ...]:
+    molecules = rows.molecules
+    overlap = describe_overlap(
+        split.test,
+        np.concatenate([split.train, split.valid]),
+        key_M=molecules.key_M,
+        smiles=molecules.smiles,
+        scaffold_smiles=molecules.scaffold_smiles,
+    )
+    notes = [note for note in (rows.describe_repeated(), overlap) if note]
+    if config.task is None and (few := rows.describe_integers()):
+        notes.append(few)
     one_class = [
         target
         for target, labels_R in zip(rows.targets, rows.labels_ML[split.train].T, strict=True)

@@ -1,4 +1,4 @@
-"""How many molecules of a test set a pretraining store holds, and how many it knows the scaffold of.
+"""How many molecules of a test set a pretraining store, or the training rows, hold, and how many scaffolds they know.
 
 Pretraining sees no labels, so a test molecule in the store spoils no score by itself; who reads the score should know.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from unimol_scale.store.schema import Int64
 from unimol_scale.store.shards import StoreSplit, open_store
 
 Bool = npt.NDArray[np.bool_]
@@ -49,6 +50,31 @@ class Leakage:
 
 def _share(count: int, total: int) -> str:
     return f"{count:,} ({100 * count / total:.1f} %)"
+
+
+def describe_overlap(
+    test: Int64, others: Int64, *, key_M: UInt64, smiles: Sequence[str], scaffold_smiles: Sequence[str]
+) -> str:
+    """Return a line on what of the test rows the training and validation rows have too; "" if it is nothing.
+
+    Args:
+        test: int64, test rows.
+        others: int64, training and validation rows.
+        key_M: uint64, hashes of the canonical SMILES of all rows.
+        smiles: [M].
+        scaffold_smiles: [M] "" for a molecule without rings, which shares none.
+    """
+    same = test[np.isin(key_M[test], key_M[others])].tolist()
+    known = {scaffold_smiles[row] for row in others.tolist()} - {""}
+    alike = sum(scaffold_smiles[row] in known for row in test.tolist())
+    if not same and not alike:
+        return ""
+    examples = list(dict.fromkeys(smiles[row] for row in same))[:EXAMPLES]
+    shown = f" (such as {', '.join(examples)})" if examples else ""
+    return (
+        f"of {len(test):,} test rows, the molecules of {_share(len(same), len(test))} are in training or validation "
+        f"too{shown}, and the scaffolds of {_share(alike, len(test))}"
+    )
 
 
 def report_leakage(

@@ -100,8 +100,8 @@ class Outcome:
 
     def describe(self) -> str:
         """Return the last line of the command."""
-        spread = "" if len(self.seeds) == 1 else f" ± {self.std:.4f} ({len(self.seeds)} seeds)"
-        return f"{self.name} from {self.start}: test {self.metric} {self.mean:.4f}{spread}"
+        spread = "" if len(self.seeds) == 1 else f" ± {self.std:.2g} ({len(self.seeds)} seeds)"
+        return f"{self.name} from {self.start}: test {self.metric} {self.mean:.4g}{spread}"
 
 
 def write(folder: Path, outcome: Outcome) -> None:

@@ -35,8 +35,8 @@ def draw_predictions(path: Path, outcome: Outcome, labels_RL: Float64, predictio
     for at in range(shown):
         target = outcome.targets[at]
         mean = outcome.target_mean(at)
-        title = f"{target}: " + (f"{outcome.metric} {mean:.3f}" if mean is not None else f"{outcome.metric} undefined")
-        axes[at].set_title(title, fontsize=9)
+        title = f"{target}: " + (f"{outcome.metric} {mean:.3g}" if mean is not None else f"{outcome.metric} undefined")
+        axes[at].set_title(title, fontsize=9, parse_math=False)  # a name may hold a $
         draw = _parity if outcome.task == "regression" else _roc
         draw(axes[at], labels_RL[:, at], [p[:, at] for p in predictions], outcome.units.get(target, ""))
     _save(figure, path)
@@ -70,7 +70,7 @@ def _parity(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: s
         ends = (low - margin, high + margin)
         axis.plot(ends, ends, color=CHANCE_COLOUR, lw=1)
         axis.set(xlim=ends, ylim=ends, aspect="equal")
-    axis.set_xlabel(f"measured{f' ({unit})' if unit else ''}")
+    axis.set_xlabel(f"measured{f' ({unit})' if unit else ''}", parse_math=False)
     axis.set_ylabel("predicted")
     axis.grid(alpha=0.25)
 

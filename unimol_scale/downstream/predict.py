@@ -15,7 +15,8 @@ from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import load_member, read_config
 from unimol_scale.downstream.molecules import prepare
-from unimol_scale.downstream.rows import refusing, write_skipped
+from unimol_scale.downstream.places import check_writable
+from unimol_scale.downstream.rows import SPREAD, refusing, write_skipped
 from unimol_scale.downstream.tables import read_table
 from unimol_scale.downstream.training import Scaling, predict
 from unimol_scale.errors import ConfigError, SourceError
@@ -56,11 +57,16 @@ def predict_file(
     """
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
-    if output.resolve() == file.resolve():
-        raise ConfigError(f"--output {output} is the file that is read; choose another name")
+    skipped_file = output.with_suffix(".skipped.csv")
+    if file.resolve() in (output.resolve(), skipped_file.resolve()):
+        raise ConfigError(
+            f"--output {output}: the file that is read would be overwritten by it or by its table of skipped rows; "
+            "choose another name"
+        )
     config = read_config(folder)
     device = pick_device(device_name)
     table = read_table(file, smiles_column=smiles_column, targets=())
+    check_writable(output)
     geometry = config.model.geometry and config.inputs != "2d"
     molecules = prepare(
         table.smiles,
@@ -97,16 +103,15 @@ def predict_file(
     for at, target in enumerate(config.targets):
         columns[target] = _spread_out(value_SRL[:, :, at].mean(0), row_R, len(table.smiles))
         if len(predictions) > 1:
-            columns[f"{target} std"] = _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, len(table.smiles))
+            columns[f"{target}{SPREAD}"] = _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, len(table.smiles))
     written = pa.table(columns)
     write = pq.write_table if output.suffix == ".parquet" else pyarrow.csv.write_csv
     commit_file(output, lambda temporary: write(written, temporary))
     line = f"{len(row_R):,} of {len(table.smiles):,} rows predicted: {output}"
-    skipped = output.with_suffix(".skipped.csv")
-    skipped.unlink(missing_ok=True)  # of earlier predictions
+    skipped_file.unlink(missing_ok=True)  # of earlier predictions
     if molecules.skipped:
-        write_skipped(skipped, molecules)
-        line += f"; the others: {skipped}"
+        write_skipped(skipped_file, molecules)
+        line += f"; the others: {skipped_file}"
     return line
 
 

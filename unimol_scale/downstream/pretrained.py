@@ -13,6 +13,7 @@ from unimol_scale.downstream.config import Inputs, Pooling
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.molecules import Prepared, Skipped, prepare, refuse_skipped
 from unimol_scale.downstream.representations import Kind, RepresentationConfig, represent_all
+from unimol_scale.errors import SourceError
 from unimol_scale.model.headed import HeadedModel
 from unimol_scale.store.schema import Float32, Int64
 
@@ -164,4 +165,17 @@ def from_pretrained(path: Path | str, *, averaged: bool = True) -> MolecularMode
 
 
 def _as_list(smiles: str | Sequence[str]) -> list[str]:
-    return [smiles] if isinstance(smiles, str) else list(smiles)
+    """Return the SMILES in their order; what a table has where one is missing (None, NaN) becomes an empty one.
+
+    Raises:
+        SourceError: they have no order, or one is something else than text.
+    """
+    if isinstance(smiles, str):
+        return [smiles]
+    if isinstance(smiles, bytes) or not hasattr(smiles, "__getitem__"):
+        raise SourceError(f"embed takes a SMILES, or a list of them in an order, got {type(smiles).__name__}")
+    texts = ["" if text is None or text != text else text for text in smiles]  # NaN differs from itself
+    for row, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise SourceError(f"embed: row {row} is {text!r}, which is no text; give SMILES")
+    return texts

@@ -45,13 +45,13 @@ def _lines(outcome: Outcome, config: FinetuneConfig, picture: str) -> list[str]:
     sizes = outcome.split_sizes
     fraction = "" if config.label_fraction == 1.0 else f" ({config.label_fraction:.0%} of the training rows)"
     used = sum(sizes.values())
+    several = len(outcome.seeds) > 1
     lines = [
         f"# {outcome.name} from {outcome.start}",
         "",
         f"- {outcome.task}, {len(outcome.targets)} target{'s' if len(outcome.targets) > 1 else ''}; "
-        f"{outcome.metric} of the test rows: **{outcome.mean:.4f}**"
-        + (f" ± {outcome.std:.4f} over {len(outcome.seeds)} seeds" if len(outcome.seeds) > 1 else "")
-        + _unit(outcome),
+        f"{outcome.metric} of the test rows: **{outcome.mean:.4g}**"
+        + (f" ± {outcome.std:.2g}{_unit(outcome)} over {len(outcome.seeds)} seeds" if several else _unit(outcome)),
         f"- {config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, "
         f"{sizes['test']:,} test; "
         f"{outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
@@ -62,12 +62,12 @@ def _lines(outcome: Outcome, config: FinetuneConfig, picture: str) -> list[str]:
     lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
     lines += ["", f"![]({picture})", "", "![](course.png)", "", "## Seed by seed", ""]
     lines += [f"| seed | best epoch | of | valid {outcome.metric} | test {outcome.metric} |", "| --- " * 5 + "|"]
-    lines += [f"| {s.seed} | {s.best_epoch} | {len(s.losses)} | {s.valid:.4f} | {s.test:.4f} |" for s in outcome.seeds]
+    lines += [f"| {s.seed} | {s.best_epoch} | {len(s.losses)} | {s.valid:.4g} | {s.test:.4g} |" for s in outcome.seeds]
     if len(outcome.targets) > 1:
         lines += ["", "## Target by target", "", f"| target | unit | test {outcome.metric} |", "| --- " * 3 + "|"]
         for at, target in enumerate(outcome.targets):
             mean = outcome.target_mean(at)
-            shown, name = "undefined" if mean is None else f"{mean:.4f}", target.replace("|", r"\|")
+            shown, name = "undefined" if mean is None else f"{mean:.4g}", target.replace("|", r"\|")
             lines.append(f"| {name} | {outcome.units.get(target, '')} | {shown} |")
     if len(outcome.targets) > MOST_PANELS:
         lines += ["", f"The picture shows the first {MOST_PANELS} targets."]

@@ -6,7 +6,7 @@ Shapes: R rows, B molecules of a micro-batch, n atoms of one molecule, A (padded
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from unimol_scale.downstream.devices import pair_budget
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.pooling import pool
 from unimol_scale.downstream.side_by_side import side_by_side
-from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.errors import ConfigError, StoreError, nearest
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
 from unimol_scale.store.schema import ConformerOrigin, Float32, Int64
 from unimol_scale.store.shards import StoreSplit
@@ -54,6 +54,13 @@ class RepresentationConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
+        for name, value, valid in (
+            ("kind", self.kind, get_args(Kind)),
+            ("pooling", self.pooling, get_args(Pooling)),
+            ("inputs", self.inputs, (None, *get_args(Inputs))),
+        ):
+            if value not in valid:
+                raise ConfigError(f"unknown {name} {value!r}; {nearest(str(value), filter(None, valid))}")
         if self.max_pairs is not None and self.max_pairs < 1:
             raise ConfigError(f"max_pairs must be at least 1, got {self.max_pairs}")
         if self.workers < 0:

@@ -23,6 +23,8 @@ from unimol_scale.store.schema import LABEL_PREFIX, Float64
 from unimol_scale.store.shards import open_store
 
 PREDICTED = "predicted "  # what a target's column of predictions is called before its name
+MOST_CLASSES = 5  # integer labels of more different values are taken for counts
+SPREAD = " std"  # and that of their standard deviation over seeds, after it
 SKIP_REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
 
 
@@ -75,6 +77,15 @@ class Rows:
             f"{len(position_R):,} rows are of {len(distinct):,} distinct molecules, {differing:,} of which have "
             "different labels in different rows; all rows count"
         )
+
+    def describe_integers(self) -> str:
+        """Return a line on labels that look like classes and are fitted as numbers; "" where there are none."""
+        for target, labels_M in zip(self.targets, self.labels_ML.T, strict=True):
+            values = np.unique(labels_M[~np.isnan(labels_M)])
+            if self.task == "regression" and len(values) <= MOST_CLASSES and (values == values.round()).all():
+                shown = ", ".join(f"{value:g}" for value in values)
+                return f"the labels of {target!r} are {shown}, fitted as numbers; classes are 0 and 1"
+        return ""
 
 
 def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
@@ -143,7 +154,9 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
         check_metric(config.metric, task)
     if config.loss is not None and task != "regression":
         raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with binary cross-entropy")
-    columns = ["row", "smiles", "split", *(f"{name}{target}" for target in table.targets for name in ("", PREDICTED))]
+    columns = ["row", "smiles", "split"]
+    for target in table.targets:
+        columns += [target, f"{PREDICTED}{target}", f"{target}{SPREAD}"]
     if taken := [name for name in table.targets if columns.count(name) > 1]:
         raise ConfigError(f"the target {taken[0]!r} has the name of a column of the predictions; rename it")
     return task

@@ -29,8 +29,9 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 ALL_TARGETS = ("all",)
-# Numbers that name a row and are no property of it; the last three are what pandas calls its index.
-ROW_NAMES = (*ID_NAMES, "", "unnamed: 0", "__index_level_0__")
+# Numbers that name a row and are no property of it; the last, and what begins as below, is what pandas calls its index.
+ROW_NAMES = (*ID_NAMES, "", "__index_level_0__")
+UNNAMED = "unnamed: "
 ROWS_SHOWN = 3
 
 
@@ -150,7 +151,7 @@ def _every_label(path: Path, table: pa.Table, taken: set[int | None], smiles: Se
     """Return every column of numbers; one that is mostly numbers and not all is a mistake, not a column of text."""
     labels: dict[str, Float64] = {}
     for at, name in enumerate(name.strip() for name in table.column_names):
-        if at in taken or name.lower() in ROW_NAMES:
+        if at in taken or name.lower() in ROW_NAMES or name.lower().startswith(UNNAMED):
             continue
         values, wrong = _numbers(table.column(at))
         present = int(np.count_nonzero(~np.isnan(values)))
@@ -173,6 +174,8 @@ def _numbers(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_boolean(kind):
         column, kind = column.cast(pa.uint8()), pa.uint8()
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan), np.zeros(0, np.int64)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         text = pc.utf8_trim_whitespace(column)
         missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(MISSING, kind))
@@ -221,9 +224,11 @@ def _read_delimited(path: Path) -> pa.Table:
         broken.append(row)
         return "error"
 
-    header = next((line for line in _text(path) if line.strip()), "")
+    header = next((line for line in _text(path) if line.strip()), "").rstrip("\r\n")
+    if "\0" in header or "\ufffd" in header:
+        raise SourceError(f"{path} can not be read: its header is not UTF-8 ({header[:100]!r}); save it as UTF-8")
     delimiter = delimiter_of(header)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    names = next(csv.reader([header], delimiter=delimiter), [])
     try:
         with pa.input_stream(path) as stream:
             table = pa_csv.read_csv(

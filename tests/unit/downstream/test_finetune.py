@@ -95,7 +95,7 @@ def test_a_fine_tuning_leaves_models_predictions_pictures_and_a_report(finished)
         assert min(picture.shape[:2]) > 200
         assert (picture[..., :3] < 0.5).any()
     report = (folder / "report.md").read_text()
-    assert f"rmse of the test rows: **{done.mean:.4f}** ± {done.std:.4f} over 2 seeds atoms" in report
+    assert f"rmse of the test rows: **{done.mean:.4g}** ± {done.std:.2g} atoms over 2 seeds" in report
     assert "![](parity.png)" in report
     assert "33 rows in the data, 31 used, 2 without a usable molecule (skipped.csv)" in report
     assert "31 rows are of 30 distinct molecules, 1 of which have different labels" in report
@@ -210,6 +210,14 @@ def test_a_folder_with_something_else_is_left_alone(settings, tmp_path):
     assert [path.name for path in (tmp_path / "ft").iterdir()] == ["thesis.tex"]
 
 
+def test_the_settings_of_another_program_are_not_written_over(settings, tmp_path):
+    (tmp_path / "ft").mkdir()
+    (tmp_path / "ft" / "config.yaml").write_text("size: 84M\n")  # as a pretraining run has them
+    with pytest.raises(ConfigError, match="holds something else already; choose another --output"):
+        finetune(settings())
+    assert (tmp_path / "ft" / "config.yaml").read_text() == "size: 84M\n"
+
+
 def test_the_pretrained_weights_are_what_training_starts_from(place, settings, tmp_path):
     still = FitConfig(learning_rate=1e-12, epochs=1, weight_decay=0.0, dropout=0.0)
     pretrained = from_pretrained(place / "pretrained").backbone.state_dict()
@@ -268,10 +276,38 @@ def test_a_target_that_has_one_class_only_among_the_training_rows_is_told(place,
     data = write_table(place / "flat.csv", flat=flat, mixed=mixed, split=splits)
     given = {"data": data, "split": "column", "split_column": "split", "seeds": 1}
     done = finetune(settings(**given, targets=("flat", "mixed")))
-    assert done.notes == ("targets with one class only among the training rows: flat",)
-    assert done.notes[0] in (settings().output / "report.md").read_text()
+    shared, one_class = done.notes
+    assert one_class == "targets with one class only among the training rows: flat"
+    assert shared.startswith("of 5 test rows, the molecules of 0 (0.0 %) are in training or validation too, and the")
+    assert one_class in (settings().output / "report.md").read_text()
     with pytest.raises(ConfigError, match="'flat' has only the label 0 among the 20 training rows of the column split"):
         finetune(settings(**given, targets=("flat",), output=settings().output / "other"))
+
+
+def test_a_test_molecule_that_training_has_too_is_told(place, settings):
+    splits = ["train"] * 20 + ["valid"] * 5 + ["test"] * 5
+    smiles = [*MOLECULES[:27], "OCC", *MOLECULES[28:]]
+    data = write_table(place / "shared.csv", smiles=smiles, y=range(30), split=splits)
+    done = finetune(settings(data=data, targets=("y",), split="column", split_column="split", seeds=1))
+    repeated, shared = done.notes
+    assert "30 rows are of 29 distinct molecules" in repeated
+    assert shared.startswith("of 5 test rows, the molecules of 1 (20.0 %) are in training or validation too (such as C")
+    assert shared.endswith("and the scaffolds of 1 (20.0 %)")
+
+
+def test_classes_that_are_fitted_as_numbers_are_told(place, settings):
+    data = write_table(place / "classes.csv", y=[-1, 1] * 15)
+    assert finetune(settings(data=data, targets=("y",), seeds=1)).notes[-1] == (
+        "the labels of 'y' are -1, 1, fitted as numbers; classes are 0 and 1"
+    )
+
+
+def test_a_batch_is_no_larger_than_the_training_set(place, settings):
+    losses = [
+        finetune(settings(seeds=1, train=fitting(epochs=2, batch_size=size), output=place / f"b{size}")).seeds[0].losses
+        for size in (24, 500)
+    ]
+    assert losses[0] == losses[1]
 
 
 def with_splits(place, name, **labels):
@@ -291,6 +327,7 @@ def with_splits(place, name, **labels):
         ([0, 2] * 15, {"task": "classification"}, "neither 0 nor 1"),
         ([0, 1] * 15, {"metric": "rmse"}, "metric rmse is not one of classification"),
         ([0, 1] * 15, {"loss": "mae"}, "loss mae is of regression"),
+        ([1] * 15 + ["1_000"] * 15, {}, "not numbers: row 16 .*'1_000'"),
     ],
 )  # fmt: skip
 def test_labels_that_teach_or_judge_nothing_are_named(place, settings, labels, change, message):
@@ -304,6 +341,13 @@ def test_a_target_without_training_labels_is_named(place, settings):
     given = with_splits(place, "untaught.csv", y=[1, 2] * 15, z=[""] * 20 + [1, 2] * 5)
     with pytest.raises(ConfigError, match="'z' has no label among the 20 training rows"):
         finetune(settings(**given, targets=("y", "z")))
+
+
+@pytest.mark.parametrize("name", ["split", "predicted y", "y std"])
+def test_a_target_may_not_be_named_as_a_column_of_the_predictions(place, settings, name):
+    data = write_table(place / "named.csv", **{"y": range(30), name: range(30)})
+    with pytest.raises(ConfigError, match=f"the target '{name}' has the name of a column of the predictions"):
+        finetune(settings(data=data, targets=("y", name)))
 
 
 def test_what_does_not_fit_the_task_is_refused_before_conformers_are_made(settings, monkeypatch):

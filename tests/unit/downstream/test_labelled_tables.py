@@ -104,7 +104,8 @@ def test_parquet_columns_of_every_kind_are_labels(tmp_path):
 
 
 def test_all_takes_every_column_of_numbers_but_names_of_rows_and_the_split(written):
-    path = written("Unnamed: 0,mol_id,smiles,y,name,part,empty\n0,7,CC,1,17,1,\n1,8,CCC,,b,2,\n2,9,C,3,c,2,\n")
+    lines = ("Unnamed: 0.1,Unnamed: 0,mol_id,smiles,y,name,part,empty", "0,0,7,CC,1,17,1,", "1,1,8,CCC,,b,2,")
+    path = written("\n".join([*lines, "2,2,9,C,3,c,2,"]) + "\n")
     assert read(path, "all", split_column="part").targets == ("y",)
     assert read(path, "all", split_column="part").splits == ("1", "2", "2")
     with pytest.raises(SourceError, match="none of the columns"):
@@ -140,6 +141,9 @@ def test_an_infinite_number_is_refused_without_any_text_beside_it(written):
         ("drug,y\nCC,1\n", ("y",), "no column of drug, y is named as SMILES"),
         ("smiles,y,y\nCC,1,2\n", ("y",), "2 columns 'y'"),
         ("smiles,y,unit\nCC,1,µM\n".encode("latin-1"), ("y",), "save it as UTF-8"),
+        ("smiles,y (µM)\nCC,1\n".encode("latin-1"), ("y",), "header is not UTF-8 .*; save it as UTF-8"),
+        ("smiles,y\nCC,1\n".encode("utf-16"), ("y",), "header is not UTF-8 .*; save it as UTF-8"),
+        ("smiles, y\nCC,True\nCCC,False\n", ("y",), "2 labels of the target 'y' are not numbers"),
         ("smiles,y\nCC,1\nCCC,2,3\n", ("y",), "row 2 has 3 fields, the header has 2"),
     ],
 )

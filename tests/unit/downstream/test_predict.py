@@ -10,6 +10,7 @@ import torch
 from tiny_finetuning import AROMATIC, CARBON, MOLECULES, TINY, fitting
 
 from unimol_scale.checkpoints.pretrained import save_pretrained
+from unimol_scale.downstream import predict as predict_module
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.finetune import finetune
 from unimol_scale.downstream.finetuned import load_member, read_config, save_member
@@ -111,9 +112,29 @@ def test_a_list_of_skipped_rows_does_not_outlive_the_predictions_it_is_of(predic
 
 
 def test_the_file_that_is_read_is_not_written_over(predicted, tmp_path):
-    with pytest.raises(ConfigError, match="is the file that is read"):
+    with pytest.raises(ConfigError, match="the file that is read would be overwritten"):
         predicted(["CCO"], output="asked.csv")
     assert "CCO" in (tmp_path / "asked.csv").read_text()
+    mended = tmp_path / "p.skipped.csv"  # what an earlier prediction left, with its rows mended
+    mended.write_text("row,smiles\n1,CCO\n")
+    with pytest.raises(ConfigError, match="table of skipped rows"):
+        predicted([], file=mended)
+    assert "CCO" in mended.read_text()
+
+
+def test_an_output_that_can_not_be_written_is_told_before_anything_is_computed(predicted, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.setattr(predict_module, "prepare", None)
+    with pytest.raises(ConfigError, match="its folder can not be made"):
+        predicted(["CCO"], output="file/p.csv")
+    with pytest.raises(ConfigError, match="is a folder"):
+        predicted(["CCO"], output="folder.csv")
+
+
+def test_no_molecule_fits_into_a_budget_of_nothing(predicted):
+    with pytest.raises(ConfigError, match="max_pairs must be at least 1, got 0"):
+        predicted(["CCO"], max_pairs=0)
 
 
 @pytest.mark.parametrize("output", ["p.txt", "p"])

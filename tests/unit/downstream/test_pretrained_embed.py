@@ -68,6 +68,35 @@ def test_one_can_go_on_without_them(saved, cache):
     assert [(skipped.row, skipped.reason) for skipped in found.skipped] == [(0, "not_parsed"), (2, "no_conformer")]
 
 
+def test_a_missing_smiles_is_a_row_without_a_molecule(saved, cache):
+    model = unimol_scale.from_pretrained(saved())
+    found = model.embed_usable(["CCO", None, float("nan")], cache=cache)
+    assert found.row_R.tolist() == [0]
+    assert [(skipped.row, skipped.reason) for skipped in found.skipped] == [(1, "empty"), (2, "empty")]
+
+
+@pytest.mark.parametrize(
+    ("smiles", "message"),
+    [({"CCO", "CN"}, "a list of them in an order, got set"), (b"CCO", "got bytes"), (["CCO", 7], "row 2 is 7")],
+)
+def test_what_is_no_list_of_smiles_is_refused(saved, cache, smiles, message):
+    with pytest.raises(SourceError, match=message):
+        unimol_scale.from_pretrained(saved()).embed(smiles, cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"pool": "max"}, "unknown pooling 'max'; .*valid: mean, virtual_node"),
+        ({"kind": "atoms"}, "unknown kind 'atoms'; did you mean 'atom'"),
+        ({"inputs": "4d"}, "unknown inputs '4d'"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused(saved, cache, choice, message):
+    with pytest.raises(ConfigError, match=message):
+        unimol_scale.from_pretrained(saved()).embed("CCO", cache=cache, **choice)
+
+
 def test_a_model_in_training_embeds_without_dropout_and_goes_on_training(saved, cache):
     model = unimol_scale.from_pretrained(saved(dropout=0.5)).train()
     np.testing.assert_array_equal(model.embed("CCO", cache=cache), model.embed("CCO", cache=cache))
