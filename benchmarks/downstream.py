@@ -102,12 +102,42 @@ def twin(model: str) -> str:
     return repr(identify(model)[0])
 
 
+def finished_rates(
+    options: argparse.Namespace, name: str, models: Sequence[str], fraction: float
+) -> dict[str, tuple[float, ...]]:
+    """Return, for each of some models, the learning rates that are finished of it and of all that it is compared with.
+
+    A start that was given more rates to choose from than scratch would win by that.
+    """
+
+    def finished(model: str, *, reinitialise: bool) -> set[float]:
+        folders = {
+            rate: settings(options, name, model, fraction, reinitialise=reinitialise, rate=rate).folder
+            for rate in SETS[name].rates
+        }
+        return {rate for rate, folder in folders.items() if (folder / RESULTS_NAME).is_file()}
+
+    rates = {}
+    for model in models:
+        twins = [other for other in models if twin(other) == twin(model)]
+        each = [finished(other, reinitialise=anew) for other in twins for anew in (False, True)]
+        rates[model] = tuple(sorted(set.intersection(*[some for some in each if some] or [set()]), reverse=True))
+    return rates
+
+
 def fitted(
-    options: argparse.Namespace, name: str, label: str, model: str, fraction: float, *, reinitialise: bool
+    options: argparse.Namespace,
+    name: str,
+    label: str,
+    model: str,
+    fraction: float,
+    rates: Sequence[float],
+    *,
+    reinitialise: bool,
 ) -> Cell | None:
     """Return a cell at the learning rate that is best on validation; None where nothing is collected."""
     found: dict[float, tuple[Outcome, str]] = {}
-    for rate in SETS[name].rates:
+    for rate in rates:
         config = settings(options, name, model, fraction, reinitialise=reinitialise, rate=rate)
         if not options.collect or (config.folder / RESULTS_NAME).is_file():
             found[rate] = finetune(config), str(config.folder)
@@ -130,11 +160,14 @@ def run(options: argparse.Namespace) -> None:
     for name in options.set or SETS:
         for fraction in options.fraction:
             scratch: set[str] = set()  # models of the same dimensions share it
+            rates = dict.fromkeys(starts.values(), SETS[name].rates)
+            if options.collect:
+                rates = finished_rates(options, name, list(starts.values()), fraction)
             for label, model in starts.items():
                 for reinitialise in (True, False):
                     if reinitialise and twin(model) in scratch:
                         continue
-                    cell = fitted(options, name, label, model, fraction, reinitialise=reinitialise)
+                    cell = fitted(options, name, label, model, fraction, rates[model], reinitialise=reinitialise)
                     if cell is None:
                         continue
                     if reinitialise:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.downstream_interval import gain
+from benchmarks.downstream_interval import gain, scores
 from unimol_scale.downstream.metrics import score
 from unimol_scale.downstream.outcome import Outcome, SeedOutcome
 
@@ -17,22 +17,27 @@ NOISE = RANDOM.normal(size=(2, ROWS))
 
 @pytest.fixture
 def fine_tuned(tmp_path):
-    """Write the predictions of a fine-tuning of one seed, which err by so much; return its folder and outcome."""
+    """Write the predictions of a fine-tuning, whose seeds err by so much; return its folder and outcome."""
 
-    def make(name, metric, error, noise):
+    def make(name, metric, errors, noise):
         folder = tmp_path / name
         folder.mkdir()
-        prediction = LABEL[metric] + error * NOISE[noise]
-        table = {"split": ["train"] * 5 + ["test"] * ROWS}
-        table |= {"y": np.r_[np.zeros(5), LABEL[metric]], "predicted y": np.r_[np.full(5, 1e6), prediction]}
-        pq.write_table(pa.table(table), folder / "predictions-seed-0.parquet")
-        test = score(metric, LABEL[metric][:, None], prediction[:, None]).value
-        seed = SeedOutcome(
-            seed=0, valid=0.0, test=test, test_by_target=(test,), undefined=(), best_epoch=1, losses=(), valid_scores=()
-        )
+        seeds = []
+        for seed, error in enumerate(np.atleast_1d(errors)):
+            prediction = LABEL[metric] + error * NOISE[noise]
+            table = {"split": ["train"] * 5 + ["test"] * ROWS}
+            table |= {"y": np.r_[np.zeros(5), LABEL[metric]], "predicted y": np.r_[np.full(5, 1e6), prediction]}
+            pq.write_table(pa.table(table), folder / f"predictions-seed-{seed}.parquet")
+            test = score(metric, LABEL[metric][:, None], prediction[:, None]).value
+            seeds.append(
+                SeedOutcome(
+                    seed=seed, valid=0.0, test=test, test_by_target=(test,), undefined=(), best_epoch=1, losses=(),
+                    valid_scores=(),
+                )
+            )  # fmt: skip
         outcome = Outcome(
             name="set", start=name, start_sha256=None, task="regression", metric=metric, targets=("y",), units={},
-            rows=ROWS, unlabelled=0, skipped=0, split_sizes={}, notes=(), leakage=None, seeds=(seed,),
+            rows=ROWS, unlabelled=0, skipped=0, split_sizes={}, notes=(), leakage=None, seeds=tuple(seeds),
         )  # fmt: skip
         return folder, outcome
 
@@ -56,3 +61,22 @@ def test_two_models_that_err_by_as_much_can_not_be_told_apart(fine_tuned, metric
 def test_the_gain_is_the_share_of_the_error_that_is_gone(fine_tuned):
     found = gain(fine_tuned("half", "rmse", 0.5, 0), fine_tuned("whole", "rmse", 1.0, 0))
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))  # paired: the same rows for both
+
+
+def test_seeds_that_scatter_widen_the_interval(fine_tuned):
+    found = gain(fine_tuned("two", "rmse", (0.4, 0.6), 0), fine_tuned("whole", "rmse", (1.0, 1.0), 0))
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.4, 0.6))  # one seed or the other, twice
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae", "roc_auc"])
+def test_scores_of_many_draws_are_those_of_each(metric):
+    label_DT = (RANDOM.random((5, 40)) < 0.3).astype(float)
+    prediction_DT = RANDOM.integers(0, 9, (5, 40)) / 9  # with ties
+    each = [
+        score(metric, label[:, None], one[:, None]).value for label, one in zip(label_DT, prediction_DT, strict=True)
+    ]
+    np.testing.assert_allclose(scores(metric, label_DT, prediction_DT), each, rtol=1e-12)
+
+
+def test_a_draw_of_one_class_has_no_score():
+    assert np.isnan(scores("roc_auc", np.ones((1, 4)), np.arange(4.0)[None])).all()
