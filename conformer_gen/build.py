@@ -60,11 +60,11 @@ def config_tree(arguments: argparse.Namespace) -> tuple[dict[str, Any], strict.O
         ("workers",): arguments.workers,
         ("ray_address",): arguments.ray_address,
     }
-    tree = strict.merge(tree, strict.parse_overrides(arguments.overrides))
+    given = strict.parse_overrides(arguments.overrides)
     for path, value in flags.items():
         if value is not None:
-            tree = strict.merge(tree, {path[0]: {path[1]: value} if len(path) == 2 else value})
-    return tree, origin
+            given = strict.merge(given, {path[0]: {path[1]: value} if len(path) == 2 else value})
+    return strict.merge(tree, given), origin.with_given(given)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

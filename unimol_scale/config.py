@@ -8,7 +8,7 @@ wrong type are each a ``ConfigError`` with the dotted path, the file and line, a
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -27,15 +27,32 @@ class Origin:
     Attributes:
         name: file name or another word for the source, such as "command line".
         lines: dotted path of a key → its line in that file, from 1.
+        given: dotted paths of keys that were given on the command line instead.
     """
 
     name: str
     lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    given: frozenset[str] = frozenset()
+
+    def with_given(self, change: Mapping[str, Any]) -> "Origin":
+        """Return the origin of a tree over which what the command line gives is laid."""
+        return dataclasses.replace(self, given=self.given | set(_paths(change)))
 
     def describe(self, path: str) -> str:
         """Return "file:line: path", as exact as it is known."""
+        if path in self.given:
+            return f"command line: {path}"
         line = self.lines.get(path)
         return f"{self.name}{f':{line}' if line else ''}: {path or '(top level)'}"
+
+
+def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted paths of the values of a tree."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def read_yaml(path: Path) -> tuple[Tree, Origin]:

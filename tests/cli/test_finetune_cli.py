@@ -136,6 +136,13 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(run, tmp_path, arguments, me
     assert not (tmp_path / "finetuned").exists()
 
 
+def test_a_wrong_value_is_looked_for_where_it_was_given(run, tmp_path):
+    (tmp_path / "mine.yaml").write_text("pretrained: none\nsize: 0.03M\ntrain:\n  epochs: some\n")
+    given = ("finetune", "--config", "mine.yaml", "--data", "set.csv", "--target", "length")
+    assert "mine.yaml:4: train.epochs: " in refused(run(*given))
+    assert "error: command line: train.epochs: " in refused(run(*given, "--seeds", "1", "train.epochs=many"))
+
+
 def test_a_gpu_that_is_not_there_is_one_line(run):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -84,10 +84,11 @@ def _finetune(arguments: argparse.Namespace) -> int:
         settings = [text for text in flags["targets"] if "=" in text and _is_key(re.split(r"[.=]", text)[0], keys)]
         flags["targets"] = [text for text in flags["targets"] if text not in settings]
         arguments.assignments += settings
-    tree = strict.merge(tree, {name: value for name, value in flags.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
     if arguments.pretrained is not None:
-        tree["pretrained"] = arguments.pretrained
-    tree = strict.merge(tree, strict.parse_overrides(arguments.assignments))
+        given["pretrained"] = arguments.pretrained
+    given = strict.merge(given, strict.parse_overrides(arguments.assignments))
+    tree, origin = strict.merge(tree, given), origin.with_given(given)
     if "pretrained" not in tree:
         raise ConfigError("--from is required: a run, a checkpoint, or none together with --size NAME")
     if str(tree["pretrained"]).lower() == NONE:

@@ -190,7 +190,8 @@ def resolve(
     origin = Origin(name="command line")
     if config_file is not None:
         chosen, origin = read_yaml(config_file)
-    chosen = merge(merge(chosen, flags), parse_overrides(assignments))
+    given = merge(flags, parse_overrides(assignments))
+    chosen, origin = merge(chosen, given), origin.with_given(given)
     tree = merge(merge({"size": size, "model": to_tree(preset(size))}, _implied(chosen)), chosen)
     if tree["size"] != size:
         raise ConfigError(f"{origin.describe('size')}: the size {tree['size']!r} contradicts --size {size}")
