@@ -48,7 +48,9 @@ def hash_data(path: Path) -> str:
 
 
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
-    """Find out whether a folder may be written: it is empty, or holds this fine-tuning or none whose seed is done.
+    """Find out whether a folder may be written: it is empty, holds this fine-tuning, or none of which a seed is done.
+
+    More seeds than before are the same fine-tuning.
 
     Raises:
         ConfigError: it holds something else; names the settings that differ.
@@ -61,7 +63,8 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
     if not any(folder.glob("seed-*.json")):  # nothing would be lost
         return
     before, _ = strict.read_yaml(folder / CONFIG_NAME)
-    changed = sorted(_differences(before, strict.to_tree(config)) - FREE)
+    more = before.get("seeds", config.seeds) < config.seeds  # those that are done are kept
+    changed = sorted(_differences(before, strict.to_tree(config)) - FREE - ({"seeds"} if more else set()))
     if changed:
         raise ConfigError(
             f"{folder} holds a fine-tuning of other settings ({', '.join(changed)}); choose another --output or "

@@ -97,12 +97,12 @@ def _finetune(arguments: argparse.Namespace) -> int:
         raise ConfigError("--data is required: a CSV or Parquet file with SMILES and labels, or a store with labels")
     config = strict.build(FinetuneConfig, tree, origin)
     from unimol_scale.downstream.finetune import finetune
-    from unimol_scale.downstream.outcome import RESULTS_NAME
+    from unimol_scale.downstream.outcome import read
 
     keep_freed_memory()
-    finished = (config.folder / RESULTS_NAME).is_file()
+    before = read(config.folder)
     outcome = finetune(config)
-    if finished:
+    if outcome == before:
         print(f"{config.folder} has the results of this fine-tuning already; nothing was computed")
     if outcome.skipped:
         print(f"{outcome.skipped:,} of {outcome.rows:,} rows without a usable molecule: {config.folder}/skipped.csv")

@@ -1,7 +1,7 @@
 """A whole fine-tuning: rows, split, one model for each seed, predictions, report. The order of things.
 
 Shapes: M rows, L targets. A folder that a finished fine-tuning of the same settings left is read, not made again; of an
-unfinished one, seeds that are done are kept.
+unfinished one, and of one with fewer seeds, those that are done are kept.
 """
 
 import json
@@ -67,7 +67,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
     device = pick_device(config.device)
     model, hashes = _identify(config)
     check_folder(folder, config, hashes)
-    if (finished := outcome.read(folder)) is not None:
+    if (finished := outcome.read(folder)) is not None and len(finished.seeds) == config.seeds:
         return finished
     inputs = resolve_inputs(config.inputs, model)
     rows = load_rows(config, geometry=inputs != "2d")

@@ -149,11 +149,28 @@ def test_after_a_kill_between_seeds_only_the_missing_one_is_fitted(finished, tmp
         assert (tmp_path / "ft" / name).read_bytes() == (config.output / name).read_bytes(), name
 
 
+def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkeypatch):
+    config, done = finished
+    shutil.copytree(config.output, tmp_path / "ft")
+    fitted = []
+    fit = finetune_module.fit
+    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
+    more = dataclasses.replace(config, output=tmp_path / "ft", seeds=SEEDS + 1)
+    longer = finetune(more)
+    assert fitted == [SEEDS]
+    assert longer.seeds[:SEEDS] == done.seeds
+    assert len(read_config(tmp_path / "ft").members) == SEEDS + 1
+    assert f"over {SEEDS + 1} seeds" in (tmp_path / "ft" / "report.md").read_text()
+    assert finetune(more) == longer
+    assert fitted == [SEEDS]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"train": fitting(epochs=5)}, r"\(train\.epochs\)"),
-        ({"split": "scaffold", "seeds": 3}, r"\(seeds, split\)"),
+        ({"split": "scaffold", "seeds": 1}, r"\(seeds, split\)"),
+        ({"split": "scaffold", "seeds": 3}, r"\(split\)"),
         ({"units": {}}, r"\(units\.size\)"),
     ],
 )
