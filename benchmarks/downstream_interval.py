@@ -22,11 +22,19 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """How much of scratch's error is gone; of a ROC-AUC, of what it lacks to 1. With its 95 % interval."""
+    """How much of scratch's error is gone; of a ROC-AUC, of what it lacks to 1.
+
+    Attributes:
+        value: of the test rows.
+        low: end of its 95 % interval.
+        high: its other end.
+        valid: of the validation rows, at the epochs that were chosen by them.
+    """
 
     value: float
     low: float
     high: float
+    valid: float
 
 
 def gain(own: tuple[Path, Outcome], scratch: tuple[Path, Outcome]) -> Gain:
@@ -54,7 +62,8 @@ def gain(own: tuple[Path, Outcome], scratch: tuple[Path, Outcome]) -> Gain:
     )
     low, high = np.nanpercentile(_share(mine_D, other_D, metric), [2.5, 97.5])  # a draw of one class has no ROC-AUC
     value = _share(np.array(own[1].mean), np.array(scratch[1].mean), metric)
-    return Gain(value=float(value), low=float(low), high=float(high))
+    valid = _share(*(np.mean([seed.valid for seed in outcome.seeds]) for _, outcome in (own, scratch)), metric)
+    return Gain(value=float(value), low=float(low), high=float(high), valid=float(valid))
 
 
 def _share(own_D: Float64, scratch_D: Float64, metric: MetricName) -> Float64:

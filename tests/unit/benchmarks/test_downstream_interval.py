@@ -31,7 +31,7 @@ def fine_tuned(tmp_path):
             test = score(metric, LABEL[metric][:, None], prediction[:, None]).value
             seeds.append(
                 SeedOutcome(
-                    seed=seed, valid=0.0, test=test, test_by_target=(test,), undefined=(), best_epoch=1, losses=(),
+                    seed=seed, valid=test, test=test, test_by_target=(test,), undefined=(), best_epoch=1, losses=(),
                     valid_scores=(),
                 )
             )  # fmt: skip
@@ -61,6 +61,7 @@ def test_two_models_that_err_by_as_much_can_not_be_told_apart(fine_tuned, metric
 def test_the_gain_is_the_share_of_the_error_that_is_gone(fine_tuned):
     found = gain(fine_tuned("half", "rmse", 0.5, 0), fine_tuned("whole", "rmse", 1.0, 0))
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))  # paired: the same rows for both
+    assert found.valid == pytest.approx(0.5)
 
 
 def test_seeds_that_scatter_widen_the_interval(fine_tuned):
