@@ -62,8 +62,9 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         return
     if not any(folder.glob("seed-*.json")):  # nothing would be lost
         return
-    before, _ = strict.read_yaml(folder / CONFIG_NAME)
-    more = before.get("seeds", config.seeds) < config.seeds  # those that are done are kept
+    # As it would be built today: a key that there was not then had its default.
+    before = strict.to_tree(strict.build(FinetuneConfig, *strict.read_yaml(folder / CONFIG_NAME)))
+    more = before["seeds"] < config.seeds  # those that are done are kept
     changed = sorted(_differences(before, strict.to_tree(config)) - FREE - ({"seeds"} if more else set()))
     if changed:
         raise ConfigError(

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ from conformer_gen.sources.locations import bare_suffix
 from conformer_gen.sources.reader import read_source
 from unimol_scale.checkpoints.parity import cast_parameters
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
+from unimol_scale.downstream.config import Precision
 from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.molecules import (
@@ -44,8 +44,6 @@ from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_file, flush
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.schema import Float32, Int64
 from unimol_scale.store.shards import StoreSplit, open_store
-
-Precision = Literal["fp32", "bf16"]
 
 ROWS_TOGETHER = 20_000  # whose conformers are made and cached together
 SUFFIXES = {suffix: kind for suffix, kind in SOURCE_OF_SUFFIX.items() if kind != "sdf"}

@@ -149,6 +149,16 @@ def test_after_a_kill_between_seeds_only_the_missing_one_is_fitted(finished, tmp
         assert (tmp_path / "ft" / name).read_bytes() == (config.output / name).read_bytes(), name
 
 
+def test_settings_from_before_a_key_there_is_now_are_the_same_settings(finished, tmp_path):
+    config, done = finished
+    shutil.copytree(config.output, tmp_path / "ft")
+    text = (tmp_path / "ft" / "config.yaml").read_text()
+    (tmp_path / "ft" / "config.yaml").write_text(text.replace("  precision: fp32\n", ""))
+    assert finetune(dataclasses.replace(config, output=tmp_path / "ft")) == done
+    with pytest.raises(ConfigError, match=r"\(train\.precision\)"):
+        finetune(dataclasses.replace(config, output=tmp_path / "ft", train=fitting(epochs=4, precision="bf16")))
+
+
 def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkeypatch):
     config, done = finished
     shutil.copytree(config.output, tmp_path / "ft")

@@ -7,6 +7,7 @@ from tiny_finetuning import AROMATIC, CARBON, column, fitting, model, prepared, 
 from torch import nn
 
 from unimol_scale.downstream.batches import once, shuffled
+from unimol_scale.downstream.master_weights import MasterWeights
 from unimol_scale.downstream.metrics import score
 from unimol_scale.downstream.training import (
     Scaling,
@@ -116,7 +117,11 @@ def test_classifiers_are_not_scaled_and_give_probabilities():
 def test_the_learning_rate_falls_from_a_layer_to_the_one_below_and_only_matrices_decay():
     deep = model()
     deep.backbone.layers.append(type(deep.backbone.layers[0])(deep.backbone.config))
-    groups = parameter_groups(deep, fitting(learning_rate=1.0, layer_decay=0.5, weight_decay=0.1))
+    groups = parameter_groups(
+        dict(deep.named_parameters()),
+        len(deep.backbone.layers),
+        fitting(learning_rate=1.0, layer_decay=0.5, weight_decay=0.1),
+    )
     rate = {id(p): g["lr"] for g in groups for p in g["params"]}
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     named = dict(deep.named_parameters())
@@ -175,6 +180,44 @@ def test_a_regression_is_overfitted(molecules, pooling):
     epochs = fit(seeded_model(pooling=pooling), chosen, fitting(epochs=40), seed=0, device=CPU)
     assert epochs[epochs[-1].best - 1].score > 0.9
     assert epochs[-1].loss < 0.3 * epochs[0].loss
+
+
+def test_in_bf16_too_and_the_model_is_fp32_afterwards(molecules):
+    chosen = problem(molecules, column(CARBON), "regression", "r2")
+    fitted = seeded_model()
+    epochs = fit(fitted, chosen, fitting(epochs=40, precision="bf16"), seed=0, device=CPU)
+    assert epochs[epochs[-1].best - 1].score > 0.9
+    assert {parameter.dtype for parameter in fitted.parameters()} == {torch.float32}
+    prediction = predict(fitted, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
+    assert score("r2", chosen.valid.labels_RL, prediction).value == pytest.approx(
+        epochs[epochs[-1].best - 1].score, abs=0.02
+    )
+
+
+def test_steps_too_small_for_bf16_add_up(molecules):
+    chosen = problem(molecules, column(CARBON), "regression", "r2")
+    moved = {}
+    for precision in ("fp32", "bf16"):
+        fitted = seeded_model()
+        before = fitted.backbone.layers[0].ffn.up_weight.detach().clone()
+        fit(fitted, chosen, fitting(epochs=2, learning_rate=1e-6, precision=precision), seed=0, device=CPU)
+        moved[precision] = (fitted.backbone.layers[0].ffn.up_weight.detach() - before).abs().mean().item()
+    assert 0 < moved["bf16"] == pytest.approx(moved["fp32"], rel=0.1)
+
+
+def test_micro_batches_in_bf16_add_up_in_fp32(molecules):
+    chosen = problem(molecules, column(CARBON), "regression", "rmse")
+    found = []
+    for max_pairs in (150, 40_000):
+        fitted = seeded_model()
+        weights = MasterWeights(fitted, "bf16")
+        samples = list(once(chosen.train, chosen.labelling, max_pairs, CPU))
+        add_gradient(fitted, samples, chosen, CPU, weights.take_gradients)
+        assert all(parameter.grad is None for name, parameter in fitted.named_parameters() if "backbone" in name)
+        found.append(weights.named["backbone.layers.0.ffn.up_weight"].grad)
+    assert len(samples) == 1
+    assert found[0].dtype == torch.float32
+    assert (found[0] - found[1]).norm() < 0.02 * found[1].norm()
 
 
 def test_a_classification_is_overfitted(molecules):
