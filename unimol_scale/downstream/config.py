@@ -31,7 +31,7 @@ class FitConfig:
         dropout: in the head.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         workers: loader processes; 0 prepares batches in this one.
-        precision: in which the backbone computes; the weights that are learnt and saved are fp32 either way. ``bf16`` is
+        precision: in which the backbone computes; the weights that are learnt and saved are fp32 either way. bf16 is
             meant for large models on a GPU: on a CPU a small one took 1.3 times as long [measured].
     """
 
