@@ -33,8 +33,8 @@ def find_smiles(where: str, names: Sequence[str], wanted: str | None) -> int:
     place = find_column(where, names, wanted, SMILES_NAMES)
     if place is None:
         raise SourceError(
-            f"{where}: none of the columns {', '.join(names)[:500]} is named as SMILES; give source.smiles_column=, "
-            "or a header in the first line"
+            f"{where}: none of the columns {', '.join(names)[:500]} is named as SMILES; give source.smiles_column= "
+            "(of embed: --smiles-column), or a header in the first line"
         )
     return place
 
