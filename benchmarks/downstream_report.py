@@ -221,7 +221,8 @@ def _draw(
     """Draw the gains: a group a set, a bar a start; paler with fewer labels."""
     figure = Figure(figsize=(1.7 * len(sets) + 1.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    bars = [(start, fraction) for start in starts for fraction in fractions]
+    made = {(start, fraction) for _, start, fraction in gains}
+    bars = [(start, fraction) for start in starts for fraction in fractions if (start, fraction) in made]
     width = 0.8 / len(bars)
     for at, (start, fraction) in enumerate(bars):
         x = [place + (at - (len(bars) - 1) / 2) * width for place in range(len(sets))]
