@@ -93,7 +93,7 @@ def settings(
         skip_bad=True,
         output=options.work / f"{name.replace(' ', '-')}-{start}-{fraction:g}{'' if rate == RATE else f'-{rate:g}'}",
         cache=options.cache,
-        train=fitting(chosen.epochs, rate),
+        train=fitting(options.epochs or chosen.epochs, rate),
     )
 
 
@@ -192,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", choices=list(SETS), help="some of the sets only")
     parser.add_argument("--fraction", type=float, nargs="+", default=[1.0], help="of the training labels")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, metavar="N", help="instead of each set's own; wants its own --work")
     parser.add_argument("--work", type=Path, default=Path("finetuned"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), metavar="DIR")
     parser.add_argument("--collect", action="store_true", help="only write down what --work has; compute nothing more")
