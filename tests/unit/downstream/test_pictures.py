@@ -56,6 +56,12 @@ def test_a_wrong_prediction_is_away_from_the_line(tmp_path):
     assert (right != wrong).any(axis=2).sum() > 1000
 
 
+def test_a_name_is_no_formula(tmp_path):
+    labels = np.linspace(0, 1, 5)[:, None]
+    draw_predictions(tmp_path / "p.png", outcome("regression", ("a$_{b$ x",)), labels, [labels])
+    assert ink(tmp_path / "p.png") > 1000
+
+
 def test_many_targets_are_drawn_up_to_a_number_of_panels(tmp_path):
     targets = tuple(f"t{at}" for at in range(MOST_PANELS + 5))
     labels = np.random.default_rng(0).random((6, len(targets)))
