@@ -36,7 +36,7 @@ from unimol_scale.downstream.molecules import (
     refuse_skipped,
     whole_split,
 )
-from unimol_scale.downstream.places import check_writable
+from unimol_scale.downstream.places import check_apart, check_writable, skipped_file
 from unimol_scale.downstream.representations import Kind, RepresentationConfig, represent
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.model.presets import ModelConfig
@@ -82,16 +82,12 @@ class EmbedFileConfig:
     def __post_init__(self) -> None:
         if self.output.suffix != ".parquet":
             raise ConfigError(f"--output {self.output}: the name must end in .parquet")
-        if self.source.resolve() in (self.output.resolve(), self.skipped_file.resolve()):
-            raise ConfigError(
-                f"--output {self.output}: what is read, {self.source}, would be overwritten by the output or by its "
-                "table of skipped rows; choose another name"
-            )
+        check_apart(self.output, self.source)
 
     @property
     def skipped_file(self) -> Path:
         """Where the rows go that have no usable molecule."""
-        return self.output.with_suffix(".skipped.csv")
+        return skipped_file(self.output)
 
 
 @dataclass(frozen=True, kw_only=True)

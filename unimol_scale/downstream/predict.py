@@ -15,7 +15,7 @@ from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import load_member, read_config
 from unimol_scale.downstream.molecules import prepare
-from unimol_scale.downstream.places import check_writable
+from unimol_scale.downstream.places import check_apart, check_writable, skipped_file
 from unimol_scale.downstream.rows import SPREAD, refusing, write_skipped
 from unimol_scale.downstream.tables import read_table
 from unimol_scale.downstream.training import Scaling, predict
@@ -57,12 +57,7 @@ def predict_file(
     """
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
-    skipped_file = output.with_suffix(".skipped.csv")
-    if file.resolve() in (output.resolve(), skipped_file.resolve()):
-        raise ConfigError(
-            f"--output {output}: the file that is read would be overwritten by it or by its table of skipped rows; "
-            "choose another name"
-        )
+    check_apart(output, file)
     config = read_config(folder)
     device = pick_device(device_name)
     table = read_table(file, smiles_column=smiles_column, targets=())
@@ -108,10 +103,11 @@ def predict_file(
     write = pq.write_table if output.suffix == ".parquet" else pyarrow.csv.write_csv
     commit_file(output, lambda temporary: write(written, temporary))
     line = f"{len(row_R):,} of {len(table.smiles):,} rows predicted: {output}"
-    skipped_file.unlink(missing_ok=True)  # of earlier predictions
+    skipped = skipped_file(output)
+    skipped.unlink(missing_ok=True)  # of earlier predictions
     if molecules.skipped:
-        write_skipped(skipped_file, molecules)
-        line += f"; the others: {skipped_file}"
+        write_skipped(skipped, molecules)
+        line += f"; the others: {skipped}"
     return line
 
 

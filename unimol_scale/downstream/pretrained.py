@@ -1,5 +1,6 @@
 """The one line: ``from_pretrained("runs/mine").embed(["CCO", "c1ccccc1"])``. Imports torch and RDKit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ def _as_list(smiles: str | Sequence[str]) -> list[str]:
         return [smiles]
     if isinstance(smiles, bytes) or not hasattr(smiles, "__getitem__"):
         raise SourceError(f"embed takes a SMILES, or a list of them in an order, got {type(smiles).__name__}")
-    texts = ["" if text is None or text != text else text for text in smiles]  # NaN differs from itself
+    texts = ["" if text is None or (isinstance(text, float) and math.isnan(text)) else text for text in smiles]
     for row, text in enumerate(texts, start=1):
         if not isinstance(text, str):
             raise SourceError(f"embed: row {row} is {text!r}, which is no text; give SMILES")

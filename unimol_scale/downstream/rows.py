@@ -23,8 +23,8 @@ from unimol_scale.store.schema import LABEL_PREFIX, Float64
 from unimol_scale.store.shards import open_store
 
 PREDICTED = "predicted "  # what a target's column of predictions is called before its name
+SPREAD = " std"  # what the column of their standard deviation over seeds is called after its name
 MOST_CLASSES = 5  # integer labels of more different values are taken for counts
-SPREAD = " std"  # and that of their standard deviation over seeds, after it
 SKIP_REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
 
 

@@ -1,17 +1,15 @@
-"""A whole fine-tuning: what it leaves behind, how it goes on, and what it refuses before any time is spent."""
+"""A whole fine-tuning: what it leaves behind, and what it refuses before any time is spent."""
 
 import csv
 import dataclasses
-import json
 import shutil
-from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_finetuning import AROMATIC, CARBON, MOLECULES, TINY, fitting
+from tiny_finetuning import AROMATIC, CARBON, MOLECULES, SEEDS, TINY, fitting, write_table
 
 from conformer_gen.curate import CurateConfig, curate_molecule
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, embed_molecule, stable_hash
@@ -19,8 +17,7 @@ from conformer_gen.sources.molecule import SourceMolecule
 from tests.store_samples import write_store
 from unimol_scale import config as strict
 from unimol_scale.checkpoints.pretrained import from_pretrained, save_pretrained
-from unimol_scale.downstream import claim, outcome
-from unimol_scale.downstream import finetune as finetune_module
+from unimol_scale.downstream import outcome
 from unimol_scale.downstream.config import FinetuneConfig, FitConfig
 from unimol_scale.downstream.finetune import finetune
 from unimol_scale.downstream.finetuned import load_member, read_config
@@ -28,54 +25,6 @@ from unimol_scale.downstream.predict import predict_file
 from unimol_scale.errors import ConfigError, SourceError, StoreError
 from unimol_scale.model.accounting import DENOISE_HEADS
 from unimol_scale.model.headed import HeadedModel
-
-SEEDS = 2
-
-
-def write_table(path, *, smiles=MOLECULES, **columns):
-    names = ["smiles", *columns]
-    rows = zip(smiles, *columns.values(), strict=True)
-    path.write_text("\n".join([",".join(names), *(",".join(map(str, row)) for row in rows)]) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A table, a pretrained model and a cache, which the tests share."""
-    folder = tmp_path_factory.mktemp("finetune")
-    size = CARBON + AROMATIC
-    write_table(folder / "set.csv", size=size, aromatic=AROMATIC.astype(int))
-    torch.manual_seed(7)
-    save_pretrained(HeadedModel(TINY, DENOISE_HEADS), folder / "pretrained")
-    return folder
-
-
-@pytest.fixture
-def settings(place, tmp_path):
-    """Return settings, some of them changed."""
-
-    def made(**changes):
-        common = {
-            "data": place / "set.csv", "pretrained": str(place / "pretrained"), "targets": ("size",), "split": "random",
-            "seeds": SEEDS, "output": tmp_path / "ft", "cache": place / "cache", "conformer_workers": 1,
-            "device": "cpu", "train": fitting(epochs=3),
-        }  # fmt: skip
-        return FinetuneConfig(**{**common, **changes})
-
-    return made
-
-
-@pytest.fixture(scope="module")
-def finished(place):
-    """A finished fine-tuning with rows that can not be used; copy it to change it."""
-    smiles = [*MOLECULES, "not a molecule", "CCO", "C1CC"]
-    path = write_table(place / "bad.csv", smiles=smiles, size=[*(CARBON + AROMATIC), 3, 77, ""])
-    config = FinetuneConfig(
-        data=path, pretrained=str(place / "pretrained"), targets=("size",), units={"size": "atoms"}, split="random",
-        seeds=SEEDS, skip_bad=True, output=place / "finished", cache=place / "cache", conformer_workers=1,
-        device="cpu", train=fitting(epochs=4),
-    )  # fmt: skip
-    return config, finetune(config)
 
 
 def columns(path):
@@ -119,130 +68,6 @@ def test_scores_are_those_of_the_predictions_that_are_written(finished):
             at = table["split"] == part
             error = (table["size"][at] - table["predicted size"][at]).astype(float)
             assert np.sqrt(np.mean(error**2)) == pytest.approx(expected)
-
-
-def test_a_finished_folder_is_read_and_not_made_again(finished, monkeypatch):
-    config, done = finished
-    monkeypatch.setattr(finetune_module, "load_rows", None)
-    assert finetune(config) == done
-    elsewhere = dataclasses.replace(config, device="auto", cache=Path("elsewhere"), conformer_workers=3)
-    assert finetune(elsewhere) == done  # where it is computed is no other fine-tuning
-
-
-def test_after_a_kill_between_seeds_only_the_missing_one_is_fitted(finished, tmp_path, monkeypatch):
-    config, done = finished
-    shutil.copytree(config.output, tmp_path / "ft")
-    cut_off = dataclasses.replace(config, output=tmp_path / "ft")
-    for path in (tmp_path / "ft").glob("*"):
-        if path.name in ("results.json", "finetuned.json", "report.md") or "seed-1" in path.name:
-            path.unlink()
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ft").glob("*seed-0*")}
-    assert len(kept) == 3
-    fitted = []
-    fit = finetune_module.fit
-    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
-    again = finetune(cut_off)
-    assert fitted == [1]
-    assert again == dataclasses.replace(done)  # every bit of every score
-    assert kept == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ft").glob("*seed-0*")}
-    for name in ("seed-1.safetensors", "results.json", "finetuned.json"):
-        assert (tmp_path / "ft" / name).read_bytes() == (config.output / name).read_bytes(), name
-
-
-def test_settings_from_before_a_key_there_is_now_are_the_same_settings(finished, tmp_path):
-    config, done = finished
-    shutil.copytree(config.output, tmp_path / "ft")
-    text = (tmp_path / "ft" / "config.yaml").read_text()
-    (tmp_path / "ft" / "config.yaml").write_text(text.replace("  precision: fp32\n", ""))
-    assert finetune(dataclasses.replace(config, output=tmp_path / "ft")) == done
-    with pytest.raises(ConfigError, match=r"\(train\.precision\)"):
-        finetune(dataclasses.replace(config, output=tmp_path / "ft", train=fitting(epochs=4, precision="bf16")))
-
-
-def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkeypatch):
-    config, done = finished
-    shutil.copytree(config.output, tmp_path / "ft")
-    fitted = []
-    fit = finetune_module.fit
-    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
-    more = dataclasses.replace(config, output=tmp_path / "ft", seeds=SEEDS + 1)
-    longer = finetune(more)
-    assert fitted == [SEEDS]
-    assert longer.seeds[:SEEDS] == done.seeds
-    assert len(read_config(tmp_path / "ft").members) == SEEDS + 1
-    assert f"over {SEEDS + 1} seeds" in (tmp_path / "ft" / "report.md").read_text()
-    assert finetune(more) == longer
-    assert fitted == [SEEDS]
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"train": fitting(epochs=5)}, r"\(train\.epochs\)"),
-        ({"split": "scaffold", "seeds": 1}, r"\(seeds, split\)"),
-        ({"split": "scaffold", "seeds": 3}, r"\(split\)"),
-        ({"units": {}}, r"\(units\.size\)"),
-    ],
-)
-def test_other_settings_in_the_same_folder_are_refused_and_named(finished, change, named):
-    config, _ = finished
-    before = {path.name: path.read_bytes() for path in config.output.iterdir()}
-    with pytest.raises(ConfigError, match=f"holds a fine-tuning of other settings {named}; choose another --output"):
-        finetune(dataclasses.replace(config, **change))
-    assert before == {path.name: path.read_bytes() for path in config.output.iterdir()}
-
-
-def test_data_or_weights_that_changed_under_their_name_are_refused(place, settings):
-    data = place / "changing.csv"
-    shutil.copy(place / "set.csv", data)
-    shutil.copytree(place / "pretrained", place / "changing")
-    config = settings(data=data, pretrained=str(place / "changing"), seeds=1)
-    finetune(config)
-    data.write_text(data.read_text().replace("CCO,2", "CCO,3"))
-    with pytest.raises(ConfigError, match="begun with another content of data; choose another --output"):
-        finetune(config)
-    shutil.copy(place / "set.csv", data)
-    shutil.rmtree(place / "changing")
-    torch.manual_seed(8)
-    save_pretrained(HeadedModel(TINY, DENOISE_HEADS), place / "changing")
-    with pytest.raises(ConfigError, match="begun with another content of pretrained"):
-        finetune(config)
-
-
-def test_a_mistake_does_not_take_the_folder(settings, tmp_path):
-    with pytest.raises(SourceError, match="did you mean 'size'"):
-        finetune(settings(targets=("siz",)))
-    assert not (tmp_path / "ft").exists()
-    finetune(settings(seeds=1))
-
-
-def test_a_folder_in_which_no_seed_was_finished_takes_other_settings(settings, tmp_path, monkeypatch):
-    def killed(*_: object, **__: object):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(finetune_module, "fit", killed)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(settings(seeds=3))
-    monkeypatch.undo()
-    assert (tmp_path / "ft" / "config.yaml").is_file()
-    assert len(finetune(settings(seeds=1)).seeds) == 1
-    assert strict.read_yaml(tmp_path / "ft" / "config.yaml")[0]["seeds"] == 1
-
-
-def test_a_folder_with_something_else_is_left_alone(settings, tmp_path):
-    (tmp_path / "ft").mkdir()
-    (tmp_path / "ft" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="holds something else already; choose another --output"):
-        finetune(settings())
-    assert [path.name for path in (tmp_path / "ft").iterdir()] == ["thesis.tex"]
-
-
-def test_the_settings_of_another_program_are_not_written_over(settings, tmp_path):
-    (tmp_path / "ft").mkdir()
-    (tmp_path / "ft" / "config.yaml").write_text("size: 84M\n")  # as a pretraining run has them
-    with pytest.raises(ConfigError, match="holds something else already; choose another --output"):
-        finetune(settings())
-    assert (tmp_path / "ft" / "config.yaml").read_text() == "size: 84M\n"
 
 
 def test_the_pretrained_weights_are_what_training_starts_from(place, settings, tmp_path):
@@ -470,9 +295,3 @@ def test_a_released_checkpoint_is_fine_tuned_and_its_predictions_do_not_depend_o
             cache=tmp_path / "cache", max_pairs=10_000, device_name="cpu",
         )  # fmt: skip
         assert columns(tmp_path / "one.parquet")["size"][0] == pytest.approx(together[row], rel=1e-4)
-
-
-def test_the_hashes_of_the_inputs_are_kept(finished):
-    config, done = finished
-    kept = json.loads((config.output / claim.INPUTS_NAME).read_text())
-    assert kept == {"data": claim.hash_data(config.data), "pretrained": done.start_sha256}

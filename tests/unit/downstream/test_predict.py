@@ -112,7 +112,7 @@ def test_a_list_of_skipped_rows_does_not_outlive_the_predictions_it_is_of(predic
 
 
 def test_the_file_that_is_read_is_not_written_over(predicted, tmp_path):
-    with pytest.raises(ConfigError, match="the file that is read would be overwritten"):
+    with pytest.raises(ConfigError, match="would be overwritten"):
         predicted(["CCO"], output="asked.csv")
     assert "CCO" in (tmp_path / "asked.csv").read_text()
     mended = tmp_path / "p.skipped.csv"  # what an earlier prediction left, with its rows mended

@@ -28,6 +28,16 @@ MOLECULES = (
 CARBON = np.array([sum(text.upper().count(c) for c in "C") - text.count("Cl") for text in MOLECULES], np.float64)
 AROMATIC = np.array([float("c1" in text) for text in MOLECULES])
 
+SEEDS = 2  # of a whole fine-tuning
+
+
+def write_table(path: Path, *, smiles: Sequence[str] = MOLECULES, **columns: Sequence[object] | Float64) -> Path:
+    """Write a CSV file of molecules and the given columns; return its path."""
+    rows = zip(smiles, *columns.values(), strict=True)
+    lines = [",".join(["smiles", *columns]), *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
 
 def prepared(cache: Path, smiles: Sequence[str] = MOLECULES) -> Prepared:
     """Return molecules with depictions, which take no time."""
