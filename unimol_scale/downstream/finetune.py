@@ -25,6 +25,7 @@ from unimol_scale.downstream.metrics import default_metric, score, undefined
 from unimol_scale.downstream.outcome import Outcome, SeedOutcome
 from unimol_scale.downstream.progress import EpochProgress
 from unimol_scale.downstream.property_model import PropertyModel
+from unimol_scale.downstream.reach import describe_larger
 from unimol_scale.downstream.report import write_report
 from unimol_scale.downstream.representations import require_conformers
 from unimol_scale.downstream.rows import Rows, load_rows, write_skipped
@@ -35,6 +36,7 @@ from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.store.files import commit_text
 from unimol_scale.store.manifest import MANIFEST_NAME
+from unimol_scale.store.schema import Int32
 
 RUN_CONFIG_NAME = "config.yaml"
 
@@ -80,7 +82,8 @@ def finetune(config: FinetuneConfig) -> Outcome:
     claim_folder(folder, config, hashes)
     if rows.molecules.skipped:
         write_skipped(folder / "skipped.csv", rows.molecules)
-    leakage = _leakage(config, start, rows, split)
+    store = config.pretraining_store or start.store
+    leakage = None if store is None else _leakage(store, rows, split)
     members, seeds = [], []
     for number in range(config.seeds):
         member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number, device)
@@ -98,7 +101,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
-        notes=_notes(config, rows, split),
+        notes=_notes(config, rows, split, store),
         leakage=leakage.describe() if leakage else None,
         seeds=tuple(seeds),
     )
@@ -196,7 +199,7 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: Metr
             )
 
 
-def _notes(config: FinetuneConfig, rows: Rows, split: Split) -> tuple[str, ...]:
+def _notes(config: FinetuneConfig, rows: Rows, split: Split, store: Path | None) -> tuple[str, ...]:
     molecules = rows.molecules
     overlap = describe_overlap(
         split.test,
@@ -205,7 +208,8 @@ def _notes(config: FinetuneConfig, rows: Rows, split: Split) -> tuple[str, ...]:
         smiles=molecules.smiles,
         scaffold_smiles=molecules.scaffold_smiles,
     )
-    notes = [note for note in (rows.describe_repeated(), overlap) if note]
+    larger = "" if store is None or rows.hydrogens else describe_larger(store, _num_atoms(rows))
+    notes = [note for note in (rows.describe_repeated(), overlap, larger) if note]
     if config.task is None and (few := rows.describe_integers()):
         notes.append(few)
     one_class = [
@@ -218,10 +222,13 @@ def _notes(config: FinetuneConfig, rows: Rows, split: Split) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _leakage(config: FinetuneConfig, start: Start, rows: Rows, split: Split) -> Leakage | None:
-    store = config.pretraining_store or start.store
-    if store is None:
-        return None
+def _num_atoms(rows: Rows) -> Int32:
+    """Return the atoms of every row that is used."""
+    num_atoms: Int32 = rows.molecules.split.num_atoms[rows.molecules.position_M[rows.usable_M]]
+    return num_atoms
+
+
+def _leakage(store: Path, rows: Rows, split: Split) -> Leakage:
     molecules = rows.molecules
     return report_leakage(
         store,

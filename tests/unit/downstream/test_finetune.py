@@ -14,7 +14,7 @@ from tiny_finetuning import AROMATIC, CARBON, MOLECULES, SEEDS, TINY, fitting, w
 from conformer_gen.curate import CurateConfig, curate_molecule
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, embed_molecule, stable_hash
 from conformer_gen.sources.molecule import SourceMolecule
-from tests.store_samples import write_store
+from tests.store_samples import random_record, write_store
 from unimol_scale import config as strict
 from unimol_scale.checkpoints.pretrained import from_pretrained, save_pretrained
 from unimol_scale.downstream import outcome
@@ -277,6 +277,14 @@ def test_the_store_that_a_run_was_pretrained_on_is_found_from_within_the_run(pla
     for at, given in enumerate((run, run / "model")):
         done = finetune(settings(pretrained=str(given), seeds=1, output=tmp_path / str(at), train=fitting(epochs=1)))
         assert f"are in {store}" in done.leakage, given
+
+
+def test_molecules_larger_than_those_of_pretraining_are_told(settings, tmp_path):
+    small = [random_record(at, max_atoms=3) for at in range(9)]
+    store = write_store(tmp_path / "small", small).path
+    done = finetune(settings(seeds=1, pretraining_store=store, train=fitting(epochs=1)))
+    assert any("have more than 3 heavy atoms" in note and str(store) in note for note in done.notes)
+    assert "have more than 3 heavy atoms" in (settings().output / "report.md").read_text()
 
 
 def test_a_released_checkpoint_is_fine_tuned_and_its_predictions_do_not_depend_on_their_company(

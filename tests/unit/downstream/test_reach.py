@@ -1,0 +1,49 @@
+"""Who fine-tunes on molecules larger than pretraining's is told."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from store_samples import random_record, write_store
+
+from unimol_scale.downstream.reach import describe_larger
+from unimol_scale.errors import StoreError
+from unimol_scale.store.shards import write_manifest
+
+
+def store_of(folder, sizes, **changes):
+    """Write a store of molecules of these sizes."""
+    drawn = {}
+    number = 0
+    while not set(sizes) <= drawn.keys():
+        record = random_record(number, max_atoms=max(sizes))
+        drawn[len(record.atomic_number)] = record
+        number += 1
+    store = write_store(folder, [drawn[size] for size in sizes], [drawn[min(sizes)]], shard_rows=100)
+    write_manifest(folder, dataclasses.replace(store.manifest, **changes))
+    return folder
+
+
+def test_molecules_beyond_almost_all_of_the_store_are_counted(tmp_path):
+    # One of 200 in the store is large, which is not enough to have learnt from.
+    store = store_of(tmp_path / "zinc", [*range(1, 10)] * 22 + [9, 40])
+    line = describe_larger(store, np.array([8, 9, 10, 30, 41], np.int32))
+    assert "of 5 molecules, 3 (60.0 %) have more than 9 heavy atoms" in line
+    assert str(store) in line
+    assert "\n" not in line
+
+
+def test_nothing_is_said_of_molecules_as_small_as_the_store_s_or_of_few(tmp_path):
+    store = store_of(tmp_path / "zinc", [3, 5, 12])
+    assert describe_larger(store, np.array([1, 5, 12], np.int32)) == ""
+    assert describe_larger(store, np.array([13, *[12] * 19], np.int32)) == ""
+
+
+def test_hydrogens_of_a_store_are_not_mistaken_for_heavy_atoms(tmp_path):
+    store = store_of(tmp_path / "zinc", [3, 5], hydrogens=True)
+    assert describe_larger(store, np.array([50], np.int32)) == ""
+
+
+def test_a_folder_that_is_no_store_is_an_error(tmp_path):
+    with pytest.raises(StoreError):
+        describe_larger(tmp_path, np.array([5], np.int32))
