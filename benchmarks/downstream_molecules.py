@@ -1,0 +1,56 @@
+"""Write the molecules of structure files and tables as tranche files, to be pretrained on with those of ZINC20.
+
+    python benchmarks/downstream_molecules.py platinum_diverse_dataset_2017_01.sdf.gz tox21.csv --output ZINC20
+
+The tranches that downstream.py's first models were pretrained on end at 23 heavy atoms; most drugs are larger.
+"""
+
+import argparse
+import csv
+import gzip
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rdkit import Chem, rdBase
+
+FIRST_ID = 900_000_000_001  # beyond ZINC's own
+
+
+def molecules(path: Path) -> Iterator[Chem.Mol]:
+    """Yield what RDKit can read of a .sdf.gz, of the column "smiles" of a .csv, or of the first words of other lines.
+
+    Without hydrogens.
+    """
+    if path.name.endswith(".sdf.gz"):
+        with gzip.open(path) as lines:
+            yield from (Chem.RemoveAllHs(molecule) for molecule in Chem.ForwardSDMolSupplier(lines) if molecule)
+        return
+    with path.open(encoding="utf-8", newline="") as lines:
+        if path.suffix == ".csv":
+            texts = [row["smiles"] for row in csv.DictReader(lines)]
+        else:
+            texts = [line.split()[0] for line in lines if line.split()]
+    yield from filter(None, map(Chem.MolFromSmiles, texts))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write one tranche file for each file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args(argv)
+    options.output.mkdir(parents=True, exist_ok=True)
+    numbers = itertools.count(FIRST_ID)
+    with rdBase.BlockLogs():
+        for path in options.files:
+            lines = [f"{Chem.MolToSmiles(molecule)} {next(numbers)}\n" for molecule in molecules(path)]
+            written = options.output / f"{path.name.split('.')[0]}.smi"
+            written.write_text("smiles zinc_id\n" + "".join(lines), encoding="utf-8")
+            print(f"{written}: {len(lines):,} molecules")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
