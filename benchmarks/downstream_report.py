@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 from unimol_scale import config as strict
 from unimol_scale.downstream.metrics import METRICS
 from unimol_scale.downstream.outcome import Outcome
+from unimol_scale.downstream.pretraining_data import size_quantile, store_of
 from unimol_scale.engine.run_folder import SUMMARY_NAME, read_summary
 from unimol_scale.store.files import commit_file, commit_text
+from unimol_scale.store.shards import open_store
 
 Gains = Mapping[tuple[str, str, float], Gain]  # of set, start and share of labels
 SCRATCH = "scratch"
@@ -118,18 +120,32 @@ def _rates(cells: Sequence[Cell]) -> list[str]:
 def _starts(starts: Mapping[str, str]) -> list[str]:
     """Return a table of the pretrained runs; of a checkpoint from elsewhere only its name is known."""
     lines = [
-        "| start | objective | parameters, heads included | molecules seen | validation loss | seconds |",
-        "| --- " * 6 + "|",
+        "| start | objective | parameters, heads included | store | its heavy atoms: median, 99 % | molecules seen "
+        "| validation loss | seconds | processes |",
+        "| --- " * 9 + "|",
     ]
     for name, model in starts.items():
         if (Path(model) / SUMMARY_NAME).is_file():
             run = read_summary(Path(model))
             size, loss = run["parameters"]["total"], run["final"]["valid/loss"]
-            facts = (run["objective"], f"{size:,}", f"{run['molecules']:,}", f"{loss:.4f}", f"{run['seconds']:,.0f}")
+            facts = (
+                run["objective"], f"{size:,}", *_store(Path(model)), f"{run['molecules']:,}", f"{loss:.4f}",
+                f"{run['seconds']:,.0f}", str(run["world_size"]),
+            )  # fmt: skip
         else:
-            facts = (Path(model).name, *("–",) * 4)
+            facts = (Path(model).name, *("–",) * 7)
         lines.append("| " + " | ".join((name, *facts)) + " |")
     return [*lines, ""]
+
+
+def _store(run: Path) -> tuple[str, str]:
+    """Return the name of the store of a run and the sizes of its molecules, if it is here."""
+    if (place := store_of(run)) is None:
+        return "–", "–"
+    entry = open_store(place).manifest.splits["train"]
+    molecules = sum(entry.size_histogram.values())
+    median, most = (size_quantile(entry.size_histogram, share) for share in (0.5, 0.99))
+    return f"{place.name}, {molecules:,} molecules", f"{median}, {most}"
 
 
 def _table(

@@ -23,9 +23,9 @@ from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.leakage import Leakage, describe_overlap, report_leakage
 from unimol_scale.downstream.metrics import default_metric, score, undefined
 from unimol_scale.downstream.outcome import Outcome, SeedOutcome
+from unimol_scale.downstream.pretraining_data import describe_larger, store_of
 from unimol_scale.downstream.progress import EpochProgress
 from unimol_scale.downstream.property_model import PropertyModel
-from unimol_scale.downstream.reach import describe_larger
 from unimol_scale.downstream.report import write_report
 from unimol_scale.downstream.representations import require_conformers
 from unimol_scale.downstream.rows import Rows, load_rows, write_skipped
@@ -35,10 +35,7 @@ from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.store.files import commit_text
-from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.schema import Int32
-
-RUN_CONFIG_NAME = "config.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,17 +141,7 @@ def _start(config: FinetuneConfig, model: ModelConfig) -> Start:
     if config.pretrained is None or config.reinitialise:
         return Start(model=model, backbone=None, store=None)
     backbone = from_pretrained(config.pretrained).backbone.float()
-    return Start(model=model, backbone=backbone, store=_store_of(Path(config.pretrained)))
-
-
-def _store_of(pretrained: Path) -> Path | None:
-    """Return the store that a run names in its settings, if it is here; the run itself or a folder in it was given."""
-    for folder in (pretrained, *pretrained.parents[:2]):
-        if (folder / RUN_CONFIG_NAME).is_file():
-            data = strict.read_yaml(folder / RUN_CONFIG_NAME)[0].get("data")
-            store = Path(str(data.get("path"))) if isinstance(data, dict) and data.get("path") else None
-            return store if store is not None and (store / MANIFEST_NAME).is_file() else None
-    return None
+    return Start(model=model, backbone=backbone, store=store_of(Path(config.pretrained)))
 
 
 def _split(config: FinetuneConfig, rows: Rows) -> Split:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from store_samples import random_record, write_store
 
-from unimol_scale.downstream.reach import describe_larger
+from unimol_scale.downstream.pretraining_data import describe_larger, size_quantile
 from unimol_scale.errors import StoreError
 from unimol_scale.store.shards import write_manifest
 
@@ -47,3 +47,8 @@ def test_hydrogens_of_a_store_are_not_mistaken_for_heavy_atoms(tmp_path):
 def test_a_folder_that_is_no_store_is_an_error(tmp_path):
     with pytest.raises(StoreError):
         describe_larger(tmp_path, np.array([5], np.int32))
+
+
+@pytest.mark.parametrize(("share", "size"), [(0.01, 2), (0.5, 2), (0.51, 9), (0.75, 9), (0.76, 10), (1.0, 10)])
+def test_a_quantile_is_the_smallest_size_that_the_share_does_not_exceed(share, size):
+    assert size_quantile({"10": 1, "2": 2, "9": 1}, share) == size

@@ -1,0 +1,70 @@
+"""What a model was pretrained on: its store, and whether other molecules are larger than those there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from unimol_scale import config as strict
+from unimol_scale.store.manifest import MANIFEST_NAME
+from unimol_scale.store.schema import Int32
+from unimol_scale.store.shards import open_store
+
+RUN_CONFIG_NAME = "config.yaml"
+ALMOST_ALL = 0.99  # of the store's molecules; its few largest taught the model little
+WORTH_SAYING = 0.1  # of the molecules
+
+
+def store_of(pretrained: Path) -> Path | None:
+    """Return the store that a run names in its settings, if it is here.
+
+    Args:
+        pretrained: the run, or a folder in it.
+    """
+    for folder in (pretrained, *pretrained.parents[:2]):
+        if (folder / RUN_CONFIG_NAME).is_file():
+            data = strict.read_yaml(folder / RUN_CONFIG_NAME)[0].get("data")
+            store = Path(str(data.get("path"))) if isinstance(data, dict) and data.get("path") else None
+            return store if store is not None and (store / MANIFEST_NAME).is_file() else None
+    return None
+
+
+def describe_larger(store_dir: Path, num_atoms_R: Int32) -> str:
+    """Return a line on how many molecules are larger than almost all of a store; "" if few are.
+
+    Args:
+        store_dir: the pretraining store.
+        num_atoms_R: int32, heavy atoms of each molecule, at least one.
+
+    Returns:
+        The line; "" too for a store that has hydrogens as atoms, whose counts are of another kind.
+
+    Raises:
+        StoreError: the store is missing or unfinished.
+    """
+    assert len(num_atoms_R) > 0, "a data set has molecules"
+    manifest = open_store(store_dir).manifest
+    histogram = manifest.splits["train"].size_histogram
+    if manifest.hydrogens or not histogram:
+        return ""
+    usual = size_quantile(histogram, ALMOST_ALL)
+    larger = int((num_atoms_R > usual).sum())
+    if larger < WORTH_SAYING * len(num_atoms_R):
+        return ""
+    return (
+        f"of {len(num_atoms_R):,} molecules, {larger:,} ({100 * larger / len(num_atoms_R):.1f} %) have more than "
+        f"{usual} heavy atoms, which {100 * ALMOST_ALL:.0f} % of those in {store_dir} have not: the model has seen few "
+        "as large"
+    )
+
+
+def size_quantile(histogram: Mapping[str, int], share: float) -> int:
+    """Return the smallest size that at least a share of the molecules do not exceed.
+
+    Args:
+        histogram: atoms (as text) → molecules, as manifests have it; at least one molecule.
+        share: above 0, at most 1.
+    """
+    sizes = sorted(int(size) for size in histogram)
+    reached = np.cumsum([histogram[str(size)] for size in sizes]) >= share * sum(histogram.values())
+    return sizes[int(np.argmax(reached))]
