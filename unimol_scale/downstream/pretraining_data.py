@@ -52,9 +52,8 @@ def describe_larger(store_dir: Path, num_atoms_R: Int32) -> str:
     if larger < WORTH_SAYING * len(num_atoms_R):
         return ""
     return (
-        f"of {len(num_atoms_R):,} molecules, {larger:,} ({100 * larger / len(num_atoms_R):.1f} %) have more than "
-        f"{usual} heavy atoms, which {100 * ALMOST_ALL:.0f} % of those in {store_dir} have not: the model has seen few "
-        "as large"
+        f"of {len(num_atoms_R):,} molecules, {larger:,} ({100 * larger / len(num_atoms_R):.1f} %) are larger than "
+        f"{100 * ALMOST_ALL:.0f} % of those in {store_dir} ({usual} heavy atoms): the model has seen few as large"
     )
 
 
