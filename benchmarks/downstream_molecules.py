@@ -18,37 +18,43 @@ from rdkit import Chem, rdBase
 FIRST_ID = 900_000_000_001  # beyond ZINC's own
 
 
-def molecules(path: Path) -> Iterator[Chem.Mol]:
-    """Yield what RDKit can read of a .sdf.gz, of the column "smiles" of a .csv, or of the first words of other lines.
+def molecules(path: Path) -> Iterator[Chem.Mol | None]:
+    """Yield the molecules, without hydrogens, of a .sdf.gz, of a .csv, or of the first words of other lines.
 
-    Without hydrogens.
+    None stands for what RDKit can not read.
+
+    Raises:
+        SystemExit: a .csv has no column "smiles".
     """
     if path.name.endswith(".sdf.gz"):
         with gzip.open(path) as lines:
-            yield from (Chem.RemoveAllHs(molecule) for molecule in Chem.ForwardSDMolSupplier(lines) if molecule)
+            yield from (molecule and Chem.RemoveAllHs(molecule) for molecule in Chem.ForwardSDMolSupplier(lines))
         return
     with path.open(encoding="utf-8", newline="") as lines:
         if path.suffix == ".csv":
-            texts = [row["smiles"] for row in csv.DictReader(lines)]
+            rows = csv.DictReader(lines)
+            if "smiles" not in (rows.fieldnames or ()):
+                raise SystemExit(f"error: {path} has no column 'smiles', but {', '.join(rows.fieldnames or ())}")
+            yield from (Chem.MolFromSmiles(row["smiles"]) for row in rows)
         else:
-            texts = [line.split()[0] for line in lines if line.split()]
-    yield from filter(None, map(Chem.MolFromSmiles, texts))
+            yield from (Chem.MolFromSmiles(line.split()[0]) for line in lines if line.strip())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one tranche file for each file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("files", type=Path, nargs="+", help=".sdf.gz, .csv with a column smiles, or lines of SMILES")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     options = parser.parse_args(argv)
     options.output.mkdir(parents=True, exist_ok=True)
     numbers = itertools.count(FIRST_ID)
     with rdBase.BlockLogs():
         for path in options.files:
-            lines = [f"{Chem.MolToSmiles(molecule)} {next(numbers)}\n" for molecule in molecules(path)]
+            found = list(molecules(path))
+            lines = [f"{Chem.MolToSmiles(molecule)} {next(numbers)}\n" for molecule in found if molecule]
             written = options.output / f"{path.name.split('.')[0]}.smi"
             written.write_text("smiles zinc_id\n" + "".join(lines), encoding="utf-8")
-            print(f"{written}: {len(lines):,} molecules")
+            print(f"{written}: {len(lines):,} molecules, {len(found) - len(lines):,} that RDKit can not read")
     return 0
 
 

@@ -1,0 +1,44 @@
+"""What is pretrained on beside ZINC20's tranches is written as a tranche file that the builder reads."""
+
+import gzip
+import importlib
+from pathlib import Path
+
+import pytest
+from rdkit import Chem
+
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.reader import read_source
+
+
+@pytest.fixture
+def main(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    return importlib.import_module("downstream_molecules").main
+
+
+def tranche(folder):
+    config = SourceConfig(name="zinc20", input=(str(folder),))
+    return [(molecule.id, molecule.smiles) for molecule in read_source(config)]
+
+
+def test_structures_tables_and_lines_become_tranches_without_hydrogens(main, tmp_path, capsys):
+    ethanol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    (tmp_path / "ligands.sdf.gz").write_bytes(gzip.compress((Chem.MolToMolBlock(ethanol) + "$$$$\n").encode()))
+    (tmp_path / "tox.csv").write_text('label,smiles\n1,"c1ccccc1"\n0,not a molecule\n')
+    (tmp_path / "more.v1.smi").write_text("CN first\n\nCCl\n")
+    files = [str(tmp_path / name) for name in ("ligands.sdf.gz", "tox.csv", "more.v1.smi")]
+    assert main([*files, "--output", str(tmp_path / "larger")]) == 0
+    assert "tox.smi: 1 molecules, 1 that RDKit can not read" in capsys.readouterr().out
+    assert sorted(tranche(tmp_path / "larger")) == [
+        ("900000000001", "CCO"),
+        ("900000000002", "c1ccccc1"),
+        ("900000000003", "CN"),
+        ("900000000004", "CCl"),
+    ]
+
+
+def test_a_table_without_smiles_is_named(main, tmp_path):
+    (tmp_path / "tox.csv").write_text("label,name\n1,benzene\n")
+    with pytest.raises(SystemExit, match=r"tox\.csv has no column 'smiles', but label, name"):
+        main([str(tmp_path / "tox.csv"), "--output", str(tmp_path / "larger")])
