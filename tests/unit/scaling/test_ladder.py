@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,15 @@ def test_a_run_that_a_signal_stopped_is_unfinished_and_goes_on_next_time(
     assert len(calls(place)) == 5
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a shell starts with "&" ignores Ctrl-C, and so does all that it starts; not here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "status", "message"),
     [(signal.SIGTERM, 75, "4 runs are left"), (signal.SIGUSR1, 75, "4 runs are left"), (signal.SIGINT, 130, "")],
