@@ -1,6 +1,6 @@
 """Write the molecules of structure files and tables as tranche files, to be pretrained on with those of ZINC20.
 
-    python benchmarks/downstream_molecules.py platinum_diverse_dataset_2017_01.sdf.gz tox21.csv --output ZINC20
+    python benchmarks/downstream_molecules.py platinum_diverse_dataset_2017_01.sdf.gz tox21.csv --output LARGER
 
 The tranches that downstream.py's first models were pretrained on end at 23 heavy atoms; most drugs are larger.
 """
@@ -35,7 +35,7 @@ def molecules(path: Path) -> Iterator[Chem.Mol | None]:
             rows = csv.DictReader(lines)
             if "smiles" not in (rows.fieldnames or ()):
                 raise SystemExit(f"error: {path} has no column 'smiles', but {', '.join(rows.fieldnames or ())}")
-            yield from (Chem.MolFromSmiles(row["smiles"]) for row in rows)
+            yield from (Chem.MolFromSmiles(row["smiles"] or "") for row in rows)
         else:
             yield from (Chem.MolFromSmiles(line.split()[0]) for line in lines if line.strip())
 
@@ -50,9 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     numbers = itertools.count(FIRST_ID)
     with rdBase.BlockLogs():
         for path in options.files:
-            found = list(molecules(path))
-            lines = [f"{Chem.MolToSmiles(molecule)} {next(numbers)}\n" for molecule in found if molecule]
             written = options.output / f"{path.name.split('.')[0]}.smi"
+            if written.exists():
+                raise SystemExit(f"error: {written} is there already; choose another --output, or remove it")
+            found = list(molecules(path))
+            readable = [molecule for molecule in found if molecule and molecule.GetNumAtoms()]
+            lines = [f"{Chem.MolToSmiles(molecule)} {next(numbers)}\n" for molecule in readable]
             written.write_text("smiles zinc_id\n" + "".join(lines), encoding="utf-8")
             print(f"{written}: {len(lines):,} molecules, {len(found) - len(lines):,} that RDKit can not read")
     return 0

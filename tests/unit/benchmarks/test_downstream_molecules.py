@@ -25,11 +25,11 @@ def tranche(folder):
 def test_structures_tables_and_lines_become_tranches_without_hydrogens(main, tmp_path, capsys):
     ethanol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
     (tmp_path / "ligands.sdf.gz").write_bytes(gzip.compress((Chem.MolToMolBlock(ethanol) + "$$$$\n").encode()))
-    (tmp_path / "tox.csv").write_text('label,smiles\n1,"c1ccccc1"\n0,not a molecule\n')
+    (tmp_path / "tox.csv").write_text('label,smiles\n1,"c1ccccc1"\n0,not a molecule\n0,\n')
     (tmp_path / "more.v1.smi").write_text("CN first\n\nCCl\n")
     files = [str(tmp_path / name) for name in ("ligands.sdf.gz", "tox.csv", "more.v1.smi")]
     assert main([*files, "--output", str(tmp_path / "larger")]) == 0
-    assert "tox.smi: 1 molecules, 1 that RDKit can not read" in capsys.readouterr().out
+    assert "tox.smi: 1 molecules, 2 that RDKit can not read" in capsys.readouterr().out
     assert sorted(tranche(tmp_path / "larger")) == [
         ("900000000001", "CCO"),
         ("900000000002", "c1ccccc1"),
@@ -42,3 +42,11 @@ def test_a_table_without_smiles_is_named(main, tmp_path):
     (tmp_path / "tox.csv").write_text("label,name\n1,benzene\n")
     with pytest.raises(SystemExit, match=r"tox\.csv has no column 'smiles', but label, name"):
         main([str(tmp_path / "tox.csv"), "--output", str(tmp_path / "larger")])
+
+
+def test_what_is_there_already_is_not_written_over(main, tmp_path):
+    file = tmp_path / "more.smi"
+    file.write_text("CN\n")
+    with pytest.raises(SystemExit, match=r"more\.smi is there already; choose another --output"):
+        main([str(file), "--output", str(tmp_path)])
+    assert file.read_text() == "CN\n"

@@ -127,6 +127,7 @@ def test_what_is_no_parquet_file_says_so(tmp_path: Path) -> None:
 def test_real_tables(shared_data: Path) -> None:
     corrupt = read(shared_data / "odd" / "micro_ZINC_corrupt.csv", smiles_column="SMILES1")
     assert len(corrupt) == 200
+    # What stands in the file in place of three of its SMILES; curation refuses them, reading must not.
     assert sum(row.smiles == "XXX" for row in corrupt) == 3
     sizes = {"BBBP": 2050, "ESOL_delaney-processed": 1128, "FreeSolv_SAMPL": 642, "Lipophilicity": 4200, "bace": 1513}
     for name, size in sizes.items():
