@@ -155,7 +155,10 @@ def test_a_gpu_that_is_not_there_is_one_line(run):
     [
         (("set.csv", "--from", "nowhere", "--output", "p.csv"), "nowhere is no fine-tuned model"),
         (("set.csv", "--from", "nowhere", "--output", "p.xlsx"), "must end in .csv or .parquet"),
-        (("set.csv", "--from", "nowhere", "--output", "set.csv"), "the file that is read, set.csv, would be overwritten"),
+        (
+            ("set.csv", "--from", "nowhere", "--output", "set.csv"),
+            "the file that is read, set.csv, would be overwritten",
+        ),
     ],
 )
 def test_a_mistake_in_what_to_predict_is_one_line(run, arguments, message):
