@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import unimol_scale
-from conformer_gen.embed import stable_hash
+from conformer_gen import driver
+from conformer_gen.config import BuildConfig
+from conformer_gen.embed import EmbedConfig, stable_hash
+from conformer_gen.sources.config import SourceConfig
 from unimol_scale.checkpoints.pretrained import identify, save_pretrained
 from unimol_scale.cli import main
 from unimol_scale.downstream import embedding
@@ -148,6 +151,27 @@ def test_molecules_of_a_store_are_what_their_smiles_are(embed, sample_store, mod
     some = smiles[:6]
     expected = unimol_scale.from_pretrained(model).embed(some, cache=tmp_path / "cache")
     np.testing.assert_allclose(matrix(table["embedding"])[:6], expected, atol=1e-5)
+
+
+def test_hydrogens_of_a_store_change_nothing(embed, tmp_path):
+    molecules = tmp_path / "some.smi"
+    molecules.write_text("\n".join(SMILES[:3]))
+    found = []
+    for hydrogens in (False, True):
+        config = BuildConfig(
+            source=SourceConfig(name="smiles", input=(str(molecules),)),
+            output=tmp_path / f"store-{hydrogens}",
+            workers=1,
+            embed=EmbedConfig(hydrogens=hydrogens),
+        )
+        store = driver.build(config).store
+        assert store.manifest.hydrogens is hydrogens
+        found.append(embed([], "--representation", "atom", source=store.path)[2]["atoms"].to_pylist())
+    without, with_them = found
+    assert sorted(map(len, with_them)) == [3, 7, 11]
+    for mine, theirs in zip(with_them, without, strict=True):
+        # A store rounds coordinates, and these were centred with and without hydrogens.
+        np.testing.assert_allclose(np.array(mine), np.array(theirs), atol=5e-3)
 
 
 def test_half_precision_is_near_and_not_equal(embed):

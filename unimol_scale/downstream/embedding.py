@@ -100,6 +100,7 @@ class _Chunk:
         row_R: int64, from 0.
         smiles: [R] canonical.
         key_R: uint64.
+        hydrogens: whether the molecules have hydrogens as atoms.
         skipped: rows, counted from the beginning of the file.
     """
 
@@ -108,11 +109,14 @@ class _Chunk:
     row_R: Int64
     smiles: Sequence[str]
     key_R: UInt64
+    hydrogens: bool
     skipped: Sequence[Skipped]
 
 
 def embed_file(config: EmbedFileConfig) -> str:
     """Write the representations of all molecules of a file or a store; return a line on it.
+
+    Hydrogens that a store has as atoms are left out, as in fine-tuning: molecules from SMILES have none either.
 
     Columns: row (from 1), smiles (canonical), key, and ``embedding``, a list of D numbers; of atoms ``atoms``, a list
     of n such lists; of pairs ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers, row by row of the matrix.
@@ -135,8 +139,9 @@ def embed_file(config: EmbedFileConfig) -> str:
     inputs = resolve_inputs(representation.inputs, backbone.config)
     total: int | None
     if source is None:
-        split = whole_split(open_store(config.source))
-        total, chunks = len(split), _of_store(split)
+        store = open_store(config.source)
+        split = whole_split(store)
+        total, chunks = len(split), _of_store(split, hydrogens=store.manifest.hydrogens)
     else:
         total, chunks = _check_rows(source, config), _of_file(source, config, geometry=inputs != "2d")
     schema = _schema(representation.kind, backbone.config).with_metadata(
@@ -156,7 +161,9 @@ def embed_file(config: EmbedFileConfig) -> str:
             for chunk in chunks:
                 skipped.add(chunk.skipped)
                 at = 0
-                for arrays in represent(backbone, chunk.split, chunk.position_R, representation):
+                for arrays in represent(
+                    backbone, chunk.split, chunk.position_R, representation, drop_hydrogens=chunk.hydrogens
+                ):
                     writer.write_table(_table(chunk, at, arrays, schema))
                     at += len(arrays)
                     progress.advance(len(arrays))
@@ -279,16 +286,25 @@ def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool) -
             row_R=row_M[used],
             smiles=[prepared.smiles[at] for at in used.tolist()],
             key_R=prepared.key_M[used],
+            hydrogens=False,
             skipped=sorted(skipped, key=lambda one: one.row),
         )
 
 
-def _of_store(split: StoreSplit) -> Iterator[_Chunk]:
+def _of_store(split: StoreSplit, *, hydrogens: bool) -> Iterator[_Chunk]:
     for start in range(0, len(split), ROWS_TOGETHER):
         position_R = np.arange(start, min(start + ROWS_TOGETHER, len(split)), dtype=np.int64)
         smiles = split.smiles(position_R)
         key_R = np.array([stable_hash(text) for text in smiles], np.uint64)
-        yield _Chunk(split=split, position_R=position_R, row_R=position_R, smiles=smiles, key_R=key_R, skipped=())
+        yield _Chunk(
+            split=split,
+            position_R=position_R,
+            row_R=position_R,
+            smiles=smiles,
+            key_R=key_R,
+            hydrogens=hydrogens,
+            skipped=(),
+        )
 
 
 def _schema(kind: Kind, model: ModelConfig) -> pa.Schema:

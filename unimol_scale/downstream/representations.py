@@ -39,8 +39,8 @@ class RepresentationConfig:
     """Which representation.
 
     Attributes:
-        kind: ``molecule`` [D], ``atom`` [n, D] or ``pair`` [n, n, P]; the latter two without the virtual node, in the
-            order of the store's canonical SMILES.
+        kind: ``molecule`` [D], ``atom`` [n, D] or ``pair`` [n, n, P]; the latter two without the virtual node, their
+            n heavy atoms in the order of the store's canonical SMILES.
         pooling: what stands for a molecule.
         inputs: what the model sees; None: everything it can.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
@@ -68,7 +68,12 @@ class RepresentationConfig:
 
 
 def represent(
-    backbone: TwoTrackBackbone, split: StoreSplit, position_R: Int64, config: RepresentationConfig
+    backbone: TwoTrackBackbone,
+    split: StoreSplit,
+    position_R: Int64,
+    config: RepresentationConfig,
+    *,
+    drop_hydrogens: bool = False,
 ) -> Iterator[list[Float32]]:
     """Yield the representations of rows, in their order, some rows at a time.
 
@@ -80,6 +85,7 @@ def represent(
         split: of a store.
         position_R: int64, where in it each row's molecule is.
         config: which representation.
+        drop_hydrogens: leave out those that the store has as atoms: molecules from SMILES have none either.
 
     Yields:
         For each of the next rows its array, fp32.
@@ -94,7 +100,7 @@ def represent(
         require_conformers(split)
     if not len(position_R):
         return
-    reader = RowReader(split, position_R, np.empty((len(position_R), 0)))
+    reader = RowReader(split, position_R, np.empty((len(position_R), 0)), drop_hydrogens=drop_hydrogens)
     order = InOrder(len(reader), _TOGETHER[config.kind])
     planner_type = OneSizePlanner if backbone.config.normalize_by == "padded" else StepPlanner
     max_pairs = pair_budget(config.max_pairs, next(backbone.parameters()).device, reader.largest)
