@@ -25,18 +25,24 @@ def find_column(where: str, names: Sequence[str], wanted: str | None, usual: Seq
 
 
 def find_smiles(where: str, names: Sequence[str], wanted: str | None) -> int:
-    """Return the place of the SMILES column.
+    """Return the place of the SMILES column: the one asked for, else the only one with a usual name.
 
     Raises:
-        SourceError: there is none.
+        SourceError: there is none, or several could be meant: they need not hold the same molecules.
     """
-    place = find_column(where, names, wanted, SMILES_NAMES)
-    if place is None:
-        raise SourceError(
-            f"{where}: none of the columns {', '.join(names)[:500]} is named as SMILES; give source.smiles_column= "
-            "(of embed: --smiles-column), or a header in the first line"
-        )
-    return place
+    place = find_column(where, names, wanted, ())
+    if place is not None:
+        return place
+    usual = [name for name in names if name.lower().strip() in SMILES_NAMES]
+    if len(usual) == 1:
+        return names.index(usual[0])
+    remedy = "say which with --smiles-column (of a build: source.smiles_column=)"
+    if usual:
+        raise SourceError(f"{where}: the columns {', '.join(usual)} may all be SMILES; {remedy}")
+    raise SourceError(
+        f"{where}: none of the columns {', '.join(names)[:500]} is named as SMILES; {remedy}, or give a header in the "
+        "first line"
+    )
 
 
 def find_labels(where: str, names: Sequence[str], labels: Mapping[str, str]) -> list[int]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from conformer_gen.sources.columns import ID_NAMES, MISSING, SMILES_NAMES, find_column, number
+from conformer_gen.sources.columns import ID_NAMES, MISSING, SMILES_NAMES, find_column, find_smiles, number
 from conformer_gen.sources.lines import split as split_line
 from conformer_gen.sources.locations import bare_suffix, stem
 from conformer_gen.sources.tables import delimiter_of, parquet_names
@@ -126,13 +126,7 @@ def _labelled(
 def _smiles_place(path: Path, names: Sequence[str], wanted: str | None) -> int:
     if wanted is not None:
         return _place(path, names, wanted)
-    usual = [name for name in names if name.lower() in SMILES_NAMES]
-    if len(usual) == 1:
-        return names.index(usual[0])
-    found = (
-        f"the columns {', '.join(usual)} may all be" if usual else f"no column of {', '.join(names)[:500]} is named as"
-    )
-    raise SourceError(f"{path}: {found} SMILES; say which with --smiles-column")
+    return find_smiles(str(path), names, None)
 
 
 def _place(path: Path, names: Sequence[str], wanted: str) -> int:

@@ -57,6 +57,14 @@ def test_csv_in_every_dress(tmp_path: Path, text: str, packed: bool) -> None:
     assert (row.id, row.smiles, row.labels) == ("a, b", "CCO", (1.0,))
 
 
+def test_several_columns_that_may_be_smiles_are_not_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("canonical_smiles,Structure,y\nCC,OCC,1\n")
+    with pytest.raises(SourceError, match=r"the columns canonical_smiles, Structure may all be SMILES.*smiles_column"):
+        read(path)
+    assert [row.smiles for row in read(path, smiles_column="Structure")] == ["OCC"]
+
+
 def test_a_table_without_header_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("CCO,1\nCCN,2\n")
     with pytest.raises(SourceError, match="a header in the first line"):
