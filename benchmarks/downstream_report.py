@@ -19,7 +19,8 @@ from unimol_scale import config as strict
 from unimol_scale.downstream.metrics import METRICS
 from unimol_scale.downstream.outcome import Outcome
 from unimol_scale.downstream.pretraining_data import size_quantile, store_of
-from unimol_scale.engine.run_folder import SUMMARY_NAME, read_summary
+from unimol_scale.engine.run_folder import read_summary
+from unimol_scale.run_files import SUMMARY_NAME
 from unimol_scale.store.files import commit_file, commit_text
 from unimol_scale.store.shards import open_store
 

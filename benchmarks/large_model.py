@@ -28,6 +28,8 @@ import psutil
 import torch
 from machine import processor
 
+from unimol_scale.run_files import METRICS_NAME, SUMMARY_NAME
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 GIB = 2**30
 SAMPLE_SECONDS = 0.1
@@ -117,9 +119,9 @@ def step_seconds(events: list[dict[str, float]]) -> list[float]:
 
 def report(options: argparse.Namespace, run: Path, peaks: Peaks) -> str:
     """Return what was measured as Markdown."""
-    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (run / METRICS_NAME).read_text().splitlines()]
     training = [event for event in events if "loss" in event]
-    summary = json.loads((run / "summary.json").read_text())
+    summary = json.loads((run / SUMMARY_NAME).read_text())
     seconds = step_seconds(events)
     memory = psutil.virtual_memory().total
     each = sorted(peaks.pss.values(), reverse=True)

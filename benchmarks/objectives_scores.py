@@ -20,7 +20,7 @@ from unimol_scale.objectives.base import Objective, Sample
 from unimol_scale.objectives.blend import NO_NOISE, RELATIONS, BlendConfig, BlendObjective
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 from unimol_scale.objectives.distill import DistillConfig, DistillObjective, Teacher
-from unimol_scale.scaling.records import RUN_FILES
+from unimol_scale.run_files import METRICS_NAME, SUMMARY_NAME
 
 BLENDED = BlendConfig().ratio
 ALONE = {"path": (1.0, 0.0, 0.0), "edge": (0.0, 1.0, 0.0), "3D": (0.0, 0.0, 1.0)}
@@ -34,7 +34,6 @@ VIEWS: dict[str, tuple[tuple[float, ...], float]] = {
 MASKS = tuple(view for view in VIEWS if view.endswith(" mask"))
 WHOLE = tuple(view for view in VIEWS if view not in MASKS)
 VALID = "valid/loss/"
-SUMMARY_NAME, METRICS_NAME = RUN_FILES
 
 
 def blend_config(view: str) -> BlendConfig:

@@ -22,7 +22,7 @@ import torch
 from machine import processor
 
 from unimol_scale.data.dataset import training_loader
-from unimol_scale.engine.events import METRICS_NAME, read_events
+from unimol_scale.engine.events import read_events
 from unimol_scale.engine.learning import objective_of
 from unimol_scale.engine.ranks import Ranks, part, start_ranks
 from unimol_scale.engine.run_config import PretrainConfig, resolve
@@ -30,6 +30,7 @@ from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.trainer import Trainer
 from unimol_scale.engine.zero import ZeroModel
 from unimol_scale.objectives.base import Sample, total_loss
+from unimol_scale.run_files import METRICS_NAME
 
 RESULTS = Path(__file__).parent / "results" / "trainer.md"
 WARM_UP = 4  # steps of each turn that are not timed

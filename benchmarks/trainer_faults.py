@@ -33,6 +33,7 @@ from trainer_faults_plan import ALL, NUM_RANKS, SAVE, START, Kill, Trial, differ
 from trainer_faults_sessions import Session, curve, is_saving, last_step, write_json
 
 from unimol_scale.checkpoints.published import newest_valid
+from unimol_scale.run_files import CHECKPOINTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LONGEST_STOP_S = 60.0
@@ -124,7 +125,7 @@ def _judge(session: Session, run: Path, kill: Kill, hit: bool, seconds: float, r
 
 def newest_step(run: Path) -> tuple[int, list[str]]:
     """Return the step of the newest checkpoint that verifies, 0 for none, and what is wrong with newer ones."""
-    found, problems = newest_valid(run / "checkpoints")
+    found, problems = newest_valid(run / CHECKPOINTS)
     return (found.step if found else 0), problems
 
 

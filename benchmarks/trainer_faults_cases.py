@@ -14,7 +14,7 @@ from trainer_faults_plan import NUM_RANKS, SPIKE_WINDOW, Trial, differing, first
 from trainer_faults_sessions import Session, curve, last_step
 
 from unimol_scale.engine.command import EXIT_STOPPED, EXIT_USER_ERROR
-from unimol_scale.engine.run_folder import SKIPPED_NAME, SUMMARY_NAME
+from unimol_scale.run_files import CHECKPOINTS, SKIPPED_NAME, SUMMARY_NAME
 from unimol_scale.store.manifest import SplitEntry
 from unimol_scale.store.schema import Layout, arrow_schema
 from unimol_scale.store.shards import open_store, read_shard, size_histogram, write_manifest, write_shard
@@ -63,7 +63,7 @@ class Bench:
 
     def latest(self, run: Path) -> int:
         """Return the step of the checkpoint that ``latest`` names."""
-        return int((run / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
+        return int((run / CHECKPOINTS / "latest").read_text().strip().removeprefix("step-"))
 
     def complete(self, run: Path, more: list[str], expected_step: int, tolerance: float = 0.0) -> str:
         """Start a run again and let it finish; return what is wrong with it, "" for nothing."""
@@ -168,7 +168,7 @@ def damage(bench: Bench) -> list[Trial]:
         path.write_bytes(content)
 
     folder, share = f"step-{newest:08d}", "share-00001-of-00002.safetensors"
-    steps = sorted(int(path.name[5:]) for path in (bench.truth / "checkpoints").glob("step-*"))
+    steps = sorted(int(path.name[5:]) for path in (bench.truth / CHECKPOINTS).glob("step-*"))
     before = steps[-2]
     cases: list[tuple[str, str, Callable[[Path], None], int]] = [
         ("share truncated", f"{folder}/{share}", truncate, before),
@@ -183,7 +183,7 @@ def damage(bench: Bench) -> list[Trial]:
         run = bench.fresh(f"damaged-{number}")
         shutil.copytree(bench.truth, run)
         (run / SUMMARY_NAME).unlink()
-        spoil(run / "checkpoints" / file)
+        spoil(run / CHECKPOINTS / file)
         problem = bench.complete(run, [f"train.steps={newest}"], expected)
         text = max(bench.root.glob(f"{run.name}-*.log"), key=lambda path: path.stat().st_mtime).read_text()
         told = next((line for line in text.splitlines() if "damaged checkpoint" in line), "")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from unimol_scale.engine.events import METRICS_NAME, read_events
+from unimol_scale.engine.events import read_events
+from unimol_scale.run_files import CHECKPOINTS, METRICS_NAME
 
 SCRIPT = Path(__file__).resolve().parents[1] / "launch" / "pretrain.py"
 CURVE = ("loss", "valid/loss", "grad_norm")
@@ -173,7 +174,7 @@ def last_step(run: Path) -> int:
 
 def is_saving(run: Path) -> bool:
     """Return whether a save is in progress: its folder is there and not published."""
-    return any((run / "checkpoints").glob("tmp-step-*"))
+    return any((run / CHECKPOINTS).glob("tmp-step-*"))
 
 
 def curve(run: Path) -> dict[str, dict[int, float]]:

@@ -36,12 +36,12 @@ from unimol_scale.model.official import (
 )
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.model.released_file import read_official_file
+from unimol_scale.run_files import MODEL_FOLDER
 from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
 
 FORMAT_VERSION = 2  # 1 knew the heads of one objective only
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-MODEL_FOLDER = "model"  # of a run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from typing import Any
 from unimol_scale.checkpoints.streaming import FileEntry
 from unimol_scale.config import Origin, build
 from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.run_files import CHECKPOINTS
 from unimol_scale.store.files import hash_file
 
 FORMAT_VERSION = 1
-CHECKPOINTS = "checkpoints"  # folder of a run
 MANIFEST = "manifest.json"
 _FOLDER = re.compile(r"step-\d{8,}")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from unimol_scale import config as strict
+from unimol_scale.run_files import CONFIG_NAME
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.schema import Int32
 from unimol_scale.store.shards import open_store
 
-RUN_CONFIG_NAME = "config.yaml"
 ALMOST_ALL = 0.99  # of the store's molecules; its few largest taught the model little
 WORTH_SAYING = 0.1  # of the molecules
 
@@ -22,8 +22,8 @@ def store_of(pretrained: Path) -> Path | None:
         pretrained: the run, or a folder in it.
     """
     for folder in (pretrained, *pretrained.parents[:2]):
-        if (folder / RUN_CONFIG_NAME).is_file():
-            data = strict.read_yaml(folder / RUN_CONFIG_NAME)[0].get("data")
+        if (folder / CONFIG_NAME).is_file():
+            data = strict.read_yaml(folder / CONFIG_NAME)[0].get("data")
             store = Path(str(data.get("path"))) if isinstance(data, dict) and data.get("path") else None
             return store if store is not None and (store / MANIFEST_NAME).is_file() else None
     return None

@@ -15,9 +15,9 @@ from rich.table import Column
 from rich.text import Text
 
 from unimol_scale.engine.board import Board
-from unimol_scale.engine.events import METRICS_NAME, Event, WholeAppends, drop_events_after, encode
+from unimol_scale.engine.events import Event, WholeAppends, drop_events_after, encode
+from unimol_scale.run_files import METRICS_NAME, TENSORBOARD
 
-TENSORBOARD_FOLDER = "tensorboard"
 _PLAIN_LINE_SECONDS = 5.0
 
 
@@ -41,7 +41,7 @@ class RunLog:
         self._session = 1 if last is None else int(last.get("session", 0)) + 1
         self._metrics = WholeAppends(folder / METRICS_NAME, self.say)
         # The validation before the first step is logged at step 0.
-        self._board = Board(folder / TENSORBOARD_FOLDER, first_step + 1 if first_step else 0, self.say)
+        self._board = Board(folder / TENSORBOARD, first_step + 1 if first_step else 0, self.say)
         if (bar := terminal_bar(name, total_steps, first_step)) is not None:
             self._progress, self._task = bar
 

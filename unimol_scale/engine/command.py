@@ -12,10 +12,11 @@ from unimol_scale.engine.learning import with_teacher_named
 from unimol_scale.engine.plan import describe
 from unimol_scale.engine.ranks import abandon, part, start_ranks
 from unimol_scale.engine.run_config import PretrainConfig, flags_of, resolve
-from unimol_scale.engine.run_folder import SUMMARY_NAME, read_summary, run_is_finished
+from unimol_scale.engine.run_folder import read_summary, run_is_finished
 from unimol_scale.engine.trainer import Outcome, Trainer
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.objectives.registry import OBJECTIVE_NAMES
+from unimol_scale.run_files import SUMMARY_NAME
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2

@@ -14,10 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from unimol_scale.engine.events import METRICS_NAME, read_events
+from unimol_scale.engine.events import read_events
+from unimol_scale.run_files import CURVE_NAME, METRICS_NAME
 from unimol_scale.store.files import commit_file
 
-CURVE_NAME = "curve.png"
 TRAIN_COLOUR, VALID_COLOUR, SKIPPED_COLOUR, RESUMED_COLOUR = "#1f77b4", "#d62728", "#ff7f0e", "#777777"
 _COLUMNS = 3
 # A curve that spans more than this factor is drawn on a log axis.

@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-METRICS_NAME = "metrics.jsonl"
 Event = Mapping[str, float]
 # Pieces that wait for room on a full disk; a day of events at one a second.
 _MAX_WAITING = 86_400

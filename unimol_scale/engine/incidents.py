@@ -9,9 +9,9 @@ from unimol_scale.engine.optimizer_step import StepResult
 from unimol_scale.engine.progress import Progress
 from unimol_scale.engine.ranks import Ranks
 from unimol_scale.engine.run_config import PretrainConfig
-from unimol_scale.engine.run_folder import SKIPPED_NAME
 from unimol_scale.engine.spikes import SpikeDetector
 from unimol_scale.errors import RunError
+from unimol_scale.run_files import SKIPPED_NAME
 from unimol_scale.store.shards import StoreSplit
 
 _NAMED = 8  # molecules named in a message; the file has all

@@ -15,17 +15,11 @@ from unimol_scale.engine.progress import Progress
 from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.errors import RunError, StoreError
 from unimol_scale.objectives.base import Objective
+from unimol_scale.run_files import CHECKPOINTS, CONFIG_NAME, DIVERGED_FACTOR, SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
 from unimol_scale.store.files import commit_text
 from unimol_scale.store.shards import Store
 
-SUMMARY_SCHEMA_VERSION = 1
-CONFIG_NAME = "config.yaml"
-SUMMARY_NAME = "summary.json"
-SKIPPED_NAME = "skipped.jsonl"
-CHECKPOINTS = "checkpoints"
 LOCK_NAME = ".lock"
-# A run whose last validation loss is this far above its best has diverged.
-DIVERGED_FACTOR = 1.5
 
 
 def claim_folder(config: PretrainConfig) -> IO[str]:

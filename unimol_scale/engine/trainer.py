@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 import torch
 
-from unimol_scale.checkpoints.pretrained import MODEL_FOLDER, save_checkpoint
+from unimol_scale.checkpoints.pretrained import save_checkpoint
 from unimol_scale.checkpoints.published import folder_name, read_manifest
 from unimol_scale.checkpoints.shares import ShareReader
 from unimol_scale.config import to_tree
@@ -31,7 +31,7 @@ from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.resume import refuse_differences, settings_that_matter
 from unimol_scale.engine.run_checkpoints import RunCheckpoints
 from unimol_scale.engine.run_config import PretrainConfig
-from unimol_scale.engine.run_folder import CHECKPOINTS, claim_folder, write_config, write_summary
+from unimol_scale.engine.run_folder import claim_folder, write_config, write_summary
 from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.stopping import StopRequest
 from unimol_scale.engine.throughput import Speedometer, matmul_peak, memory_bytes
@@ -39,6 +39,7 @@ from unimol_scale.engine.validation import Validation
 from unimol_scale.engine.zero import ZeroModel
 from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.base import Sample, total_loss
+from unimol_scale.run_files import CHECKPOINTS, MODEL_FOLDER
 
 _STOP = "stop"
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from unimol_scale.config import merge, parse_overrides, read_yaml
 from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.run_files import CONFIG_NAME, SUMMARY_NAME
 from unimol_scale.scaling.ladder import LadderConfig, Rung, flatten
 from unimol_scale.scaling.process import OrderedToStopError, run_group
 from unimol_scale.scaling.records import RunRecord, read_run_folder
@@ -109,7 +110,7 @@ def climb(config: LadderConfig, rungs: Sequence[Rung]) -> list[Result]:
             results.append(Result(rung=rung, action="skipped", outcome=outcome, seconds=0.0))
             print(f"ladder: run {index} of {len(rungs)}, {rung.name}: already finished", flush=True)
             continue
-        resumed = (rung.folder / "config.yaml").is_file()
+        resumed = (rung.folder / CONFIG_NAME).is_file()
         print(f"ladder: run {index} of {len(rungs)}, {rung.name}{': resumed' if resumed else ''}", flush=True)
         started = time.monotonic()
         outcome, told_to_stop = _launch(config, rung)
@@ -167,10 +168,10 @@ def outcome_of(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
     Raises:
         RunError: the folder holds a run with other settings.
     """
-    resolved = rung.folder / "config.yaml"
+    resolved = rung.folder / CONFIG_NAME
     if resolved.is_file():
         _check_same(config, rung, resolved)
-    if not (rung.folder / "summary.json").is_file():
+    if not (rung.folder / SUMMARY_NAME).is_file():
         return None
     outcome = read_run_folder(rung.folder)
     if isinstance(outcome, RunRecord):
@@ -223,7 +224,7 @@ def plan_table(config: LadderConfig, rungs: Sequence[Rung]) -> Table:
     table = Table("run", "size", "steps", "seed", "state", title=f"Ladder {config.name}: {len(rungs)} runs")
     for rung in rungs:
         outcome = outcome_of(config, rung)
-        begun = (rung.folder / "config.yaml").is_file()
+        begun = (rung.folder / CONFIG_NAME).is_file()
         state = "to be resumed" if begun else "to be trained"
         table.add_row(rung.name, rung.size, str(rung.steps), str(rung.seed), "finished" if outcome else state)
     return table

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.errors import RunError, nearest
+from unimol_scale.run_files import TENSORBOARD
 from unimol_scale.scaling.records import GROUPS, LOSS, RunRecord, curve_of, decays_of, diverged
 from unimol_scale.scaling.sizes import groups_of_size
 
@@ -33,7 +34,7 @@ def has_event_files(names: list[str]) -> bool:
 
 def name_of(folder: Path) -> str:
     """Return the name of a run: of its folder, or of the folder that its ``tensorboard/`` stands in."""
-    return folder.parent.name if folder.name == "tensorboard" else folder.name
+    return folder.parent.name if folder.name == TENSORBOARD else folder.name
 
 
 def read_event_folder(

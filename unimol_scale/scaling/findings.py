@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unimol_scale.run_files import CONFIG_NAME
 from unimol_scale.scaling.analysis import Analysis
 from unimol_scale.scaling.fit import Fit, Interval
 from unimol_scale.scaling.laws import Term
@@ -128,7 +129,7 @@ def _where_next(analysis: Analysis) -> list[str]:
         span = "" if prediction.interval is None else f" ({prediction.interval[0]:.4g} to {prediction.interval[1]:.4g})"
         lines.append(f"{prediction.request} should reach a loss of {prediction.loss:.4g}{span}.")
     # The next run borrows its settings from one that was trained here.
-    trained_here = any((Path(record.source) / "config.yaml").is_file() for record in analysis.records)
+    trained_here = any((Path(record.source) / CONFIG_NAME).is_file() for record in analysis.records)
     if can_slice(analysis) and trained_here:
         lines.append("`unimol-scale ladder --next RUNS --budget FLOPS` writes the next run for a budget.")
     return lines

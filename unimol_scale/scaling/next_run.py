@@ -15,6 +15,7 @@ import yaml
 
 from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, RunError, nearest
+from unimol_scale.run_files import CONFIG_NAME, SUMMARY_NAME
 from unimol_scale.scaling.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.ladder import LadderConfig, plan
 from unimol_scale.scaling.laws import LAW_NAMES
@@ -176,18 +177,18 @@ def _budget(text: str | None, points: Points) -> float:
 
 def _donor(records: Sequence[RunRecord], parameters: float) -> Donor:
     """Return the run nearest in size, of these the one with the largest budget."""
-    known = [record for record in records if (Path(record.source) / "config.yaml").is_file()]
+    known = [record for record in records if (Path(record.source) / CONFIG_NAME).is_file()]
     if not known:
         raise RunError(
             "the next run takes its settings from the runs so far, and none of these is a run folder with a config.yaml"
         )
     record = min(known, key=lambda record: (abs(math.log(record.parameters / parameters)), -record.molecules))
     folder = Path(record.source)
-    settings, _ = read_yaml(folder / "config.yaml")
+    settings, _ = read_yaml(folder / CONFIG_NAME)
     for key in ("model", "train", "data"):
         if not isinstance(settings.get(key), Mapping):
             raise RunError(f"{folder / 'config.yaml'} is not the configuration of a run: it has no group {key!r}")
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary: dict[str, Any] = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
     return Donor(record=record, settings=settings, summary=summary)
 
 
@@ -217,7 +218,7 @@ def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[flo
     """
     best: dict[float, tuple[float, float, str]] = {}  # N → loss and rate of its best run, name of the size
     for record in records:
-        path = Path(record.source) / "config.yaml"
+        path = Path(record.source) / CONFIG_NAME
         rate = read_yaml(path)[0].get("train", {}).get("learning_rate") if path.is_file() else None
         size = record.size or engineering(record.parameters)
         if rate is not None and (record.parameters not in best or record.loss < best[record.parameters][0]):

@@ -13,10 +13,10 @@ from typing import Any
 
 from unimol_scale.config import read_yaml
 from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.run_files import CONFIG_NAME, DIVERGED_FACTOR, METRICS_NAME, SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
 LOSS = "valid/loss"
-RUN_FILES = ("summary.json", "metrics.jsonl")
+RUN_FILES = (SUMMARY_NAME, METRICS_NAME)
 COMPARABLE = ("objective", "objective_sha256", "validation_sha256")
 GROUPS = ("embedding", "atom_track", "pair_track", "heads")
 MEANINGS = {
@@ -24,7 +24,6 @@ MEANINGS = {
     "objective_sha256": "the settings of the objective (noise, weights of the loss terms, …)",
     "validation_sha256": "validation set",
 }
-DIVERGED_FACTOR = 1.5  # as the trainer counts: a last validation loss this far above the best
 DECAYED = 0.99  # a learning rate below this share of its peak has begun to decay
 
 
@@ -83,7 +82,7 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     Raises:
         RunError: summary.json or metrics.jsonl is damaged or lacks a key.
     """
-    path = folder / "summary.json"
+    path = folder / SUMMARY_NAME
     if not path.is_file():
         return f"{folder}: left out, it has no summary.json yet (still running, or killed)"
     summary = _read_json(path)
@@ -93,13 +92,13 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     if _get(summary, "diverged", bool, path):
         return f"{folder}: left out, it diverged"
     version = _get(summary, "schema_version", int, path)
-    if version != SCHEMA_VERSION:
-        raise RunError(f"{path}: schema_version is {version}, this program reads {SCHEMA_VERSION}")
+    if version != SUMMARY_SCHEMA_VERSION:
+        raise RunError(f"{path}: schema_version is {version}, this program reads {SUMMARY_SCHEMA_VERSION}")
     final = _get(summary, "final", dict, path)
     parameters = _get(summary, "parameters", dict, path)
     prefix = f"{LOSS}/"
     skipped = _get(summary, "skipped", int, path) if "skipped" in summary else 0
-    curve, curve_terms, decays = _read_metrics(folder / "metrics.jsonl")
+    curve, curve_terms, decays = _read_metrics(folder / METRICS_NAME)
     return RunRecord(
         name=_get(summary, "name", str, path),
         source=str(folder),
@@ -238,7 +237,7 @@ def _setting_that_differs(one: RunRecord, two: RunRecord) -> str:
     """Return the differing settings of the objectives, from the runs' config.yaml, or "" where those do not tell."""
     settings = []
     for record in (one, two):
-        path = Path(record.source) / "config.yaml"
+        path = Path(record.source) / CONFIG_NAME
         try:
             objective = read_yaml(path)[0].get("objective") if path.is_file() else None
         except ConfigError:

@@ -1,0 +1,13 @@
+"""What a run folder holds: the names that trainer, checkpoints, scaling laws and fine-tuning share. Imports nothing."""
+
+CONFIG_NAME = "config.yaml"
+METRICS_NAME = "metrics.jsonl"
+SUMMARY_NAME = "summary.json"  # of a run that has ended
+SKIPPED_NAME = "skipped.jsonl"
+CURVE_NAME = "curve.png"
+TENSORBOARD = "tensorboard"
+CHECKPOINTS = "checkpoints"
+MODEL_FOLDER = "model"  # of a finished run
+SUMMARY_SCHEMA_VERSION = 1
+# A run whose last validation loss is this far above its best has diverged.
+DIVERGED_FACTOR = 1.5
