@@ -79,6 +79,15 @@ def test_what_the_model_sees_is_the_users_choice(embed, inputs):
     assert np.abs(matrix(table["embedding"]) - everything).max() > 1e-3
 
 
+def test_what_stands_for_a_molecule_is_the_users_choice(embed, model, tmp_path):
+    table = embed(SMILES, "--pooling", "virtual_node")[2]
+    assert table.schema.metadata[b"pooling"].decode() == "virtual_node"
+    loaded, cache = unimol_scale.from_pretrained(model), tmp_path / "cache"
+    expected = loaded.embed(SMILES, pool="virtual_node", cache=cache)
+    np.testing.assert_allclose(matrix(table["embedding"]), expected, atol=1e-6)
+    assert np.abs(expected - loaded.embed(SMILES, cache=cache)).max() > 1e-3
+
+
 def test_atoms_and_pairs_are_written_with_their_shapes(embed, model, tmp_path):
     loaded, cache = unimol_scale.from_pretrained(model), tmp_path / "cache"
     table = embed(SMILES, "--representation", "atom")[2]

@@ -21,7 +21,10 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--output", type=Path, required=True, metavar="FILE", help="Parquet")
     add("--representation", choices=("molecule", "atom", "pair"), default="molecule", help="(default: %(default)s)")
     add(
-        "--pool", choices=("mean", "virtual_node"), default="mean", help="what a molecule is (default: its atoms' mean)"
+        "--pooling",
+        choices=("mean", "virtual_node"),
+        default="mean",
+        help="what a molecule is (default: its atoms' mean)",
     )
     add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
@@ -44,7 +47,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         output=arguments.output,
         representation=RepresentationConfig(
             kind=arguments.representation,
-            pooling=arguments.pool,
+            pooling=arguments.pooling,
             inputs=arguments.inputs,
             max_pairs=arguments.max_pairs,
         ),
