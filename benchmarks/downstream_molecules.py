@@ -18,8 +18,11 @@ from rdkit import Chem, rdBase
 FIRST_ID = 900_000_000_001  # beyond ZINC's own
 
 
+KINDS = (".sdf.gz", ".csv", ".smi")
+
+
 def molecules(path: Path) -> Iterator[Chem.Mol | None]:
-    """Yield the molecules, without hydrogens, of a .sdf.gz, of a .csv, or of the first words of other lines.
+    """Yield the molecules, without hydrogens, of a .sdf.gz, of a .csv, or of the first words of the lines of a .smi.
 
     None stands for what RDKit can not read.
 
@@ -40,24 +43,38 @@ def molecules(path: Path) -> Iterator[Chem.Mol | None]:
             yield from (Chem.MolFromSmiles(line.split()[0]) for line in lines if line.strip())
 
 
+def tranches(files: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """Return which file is to be written of which.
+
+    Raises:
+        SystemExit: one is missing or of no known kind, or what is to be written is there already.
+    """
+    written: dict[Path, Path] = {}
+    for path in files:
+        if not path.is_file() or not path.name.endswith(KINDS):
+            raise SystemExit(f"error: {path} is no file whose name ends in {', '.join(KINDS)}")
+        tranche = output / f"{path.name.split('.')[0]}.smi"
+        if tranche.exists() or tranche in written:
+            raise SystemExit(f"error: {tranche} is there already; choose another --output, or rename {path.name}")
+        written[tranche] = path
+    return written
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one tranche file for each file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", help=".sdf.gz, .csv with a column smiles, or lines of SMILES")
+    parser.add_argument("files", type=Path, nargs="+", help=".sdf.gz, .csv with a column smiles, or .smi")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     options = parser.parse_args(argv)
-    options.output.mkdir(parents=True, exist_ok=True)
     numbers = itertools.count(FIRST_ID)
     with rdBase.BlockLogs():
-        for path in options.files:
-            written = options.output / f"{path.name.split('.')[0]}.smi"
-            if written.exists():
-                raise SystemExit(f"error: {written} is there already; choose another --output, or remove it")
+        for tranche, path in tranches(options.files, options.output).items():
             found = list(molecules(path))
             readable = [molecule for molecule in found if molecule and molecule.GetNumAtoms()]
             lines = [f"{Chem.MolToSmiles(molecule)} {next(numbers)}\n" for molecule in readable]
-            written.write_text("smiles zinc_id\n" + "".join(lines), encoding="utf-8")
-            print(f"{written}: {len(lines):,} molecules, {len(found) - len(lines):,} that RDKit can not read")
+            options.output.mkdir(parents=True, exist_ok=True)
+            tranche.write_text("smiles zinc_id\n" + "".join(lines), encoding="utf-8")
+            print(f"{tranche}: {len(lines):,} molecules, {len(found) - len(lines):,} that RDKit can not read")
     return 0
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from unimol_scale import config as strict
 from unimol_scale.downstream.metrics import METRICS
 from unimol_scale.downstream.outcome import Outcome
-from unimol_scale.downstream.pretraining_data import size_quantile, store_of
+from unimol_scale.downstream.pretraining_data import ALMOST_ALL, size_quantile, store_of
 from unimol_scale.engine.run_folder import read_summary
 from unimol_scale.run_files import SUMMARY_NAME
 from unimol_scale.store.files import commit_file, commit_text
@@ -121,7 +121,8 @@ def _rates(cells: Sequence[Cell]) -> list[str]:
 def _starts(starts: Mapping[str, str]) -> list[str]:
     """Return a table of the pretrained runs; of a checkpoint from elsewhere only its name is known."""
     lines = [
-        "| start | objective | parameters, heads included | store | its heavy atoms: median, 99 % | molecules seen "
+        "| start | objective | parameters, heads included | store "
+        f"| its heavy atoms: median, {100 * ALMOST_ALL:.0f} % | molecules seen "
         "| validation loss | seconds | processes |",
         "| --- " * 9 + "|",
     ]
@@ -143,10 +144,11 @@ def _store(run: Path) -> tuple[str, str]:
     """Return the name of the store of a run and the sizes of its molecules, if it is here."""
     if (place := store_of(run)) is None:
         return "–", "–"
-    entry = open_store(place).manifest.splits["train"]
-    molecules = sum(entry.size_histogram.values())
-    median, most = (size_quantile(entry.size_histogram, share) for share in (0.5, 0.99))
-    return f"{place.name}, {molecules:,} molecules", f"{median}, {most}"
+    manifest = open_store(place).manifest
+    histogram = manifest.splits["train"].size_histogram
+    name = f"{place.name}, {sum(histogram.values()):,} molecules"
+    median, most = (size_quantile(histogram, share) for share in (0.5, ALMOST_ALL))
+    return name, "–" if manifest.hydrogens else f"{median}, {most}"
 
 
 def _table(

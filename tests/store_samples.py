@@ -55,6 +55,7 @@ def write_store(
     shard_rows: int = 4,
     coordinate_scale: float | None = COORDINATE_SCALE,
     labels: Mapping[str, str] | None = None,
+    hydrogens: bool = False,
 ) -> Store:
     """Write a finished store in several shards; ``labels`` are names and units."""
     labels = labels or {}
@@ -79,7 +80,7 @@ def write_store(
             labels=labels,
             source="test",
             seed=0,
-            hydrogens=False,
+            hydrogens=hydrogens,
             conformer_recipe={},
             parameters={},
             versions={"rdkit": "none"},

@@ -1,4 +1,4 @@
-"""What a run folder holds: the names that trainer, checkpoints, scaling laws and fine-tuning share. Imports nothing."""
+"""What a run folder holds: what trainer, checkpoints, scaling laws and fine-tuning agree on. Imports nothing."""
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"

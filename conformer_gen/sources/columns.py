@@ -14,11 +14,13 @@ def find_column(where: str, names: Sequence[str], wanted: str | None, usual: Seq
     """Return the place of the column asked for, else of the first usual name present, else None.
 
     Raises:
-        SourceError: the column asked for is not there.
+        SourceError: the column asked for is not there, or its name is there twice.
     """
     if wanted is not None:
         if wanted not in names:
             raise SourceError(f"{where} has no column {wanted!r}; {nearest(wanted, names)}")
+        if names.count(wanted) > 1:
+            raise SourceError(f"{where} has {names.count(wanted)} columns {wanted!r}; rename all but one")
         return names.index(wanted)
     lower = [name.lower().strip() for name in names]
     return next((lower.index(name) for name in usual if name in lower), None)
@@ -38,7 +40,7 @@ def find_smiles(where: str, names: Sequence[str], wanted: str | None) -> int:
         return names.index(usual[0])
     remedy = "say which with --smiles-column (of a build: source.smiles_column=)"
     if usual:
-        raise SourceError(f"{where}: the columns {', '.join(usual)} may all be SMILES; {remedy}")
+        raise SourceError(f"{where}: the columns {', '.join(usual)} may all be SMILES; {remedy}, or rename all but one")
     raise SourceError(
         f"{where}: none of the columns {', '.join(names)[:500]} is named as SMILES; {remedy}, or give a header in the "
         "first line"

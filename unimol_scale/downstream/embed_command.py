@@ -16,7 +16,12 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     text = "write the representations of molecules, atoms or pairs of atoms as a Parquet file"
     verb = verbs.add_parser("embed", help=text, description=text)
     add = verb.add_argument
-    add("source", type=Path, metavar="FILE_OR_STORE", help="CSV, TSV, Parquet or SMILES lines, or a conformer store")
+    add(
+        "source",
+        type=Path,
+        metavar="FILE_OR_STORE",
+        help="CSV, TSV, Parquet or SMILES lines, or a conformer store, whose hydrogens are left out",
+    )
     add("--from", dest="pretrained", required=True, metavar="MODEL", help="run, checkpoint, or owner/name of the hub")
     add("--output", type=Path, required=True, metavar="FILE", help="Parquet")
     add("--representation", choices=("molecule", "atom", "pair"), default="molecule", help="(default: %(default)s)")

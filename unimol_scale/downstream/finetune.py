@@ -13,6 +13,7 @@ import torch
 
 from unimol_scale import config as strict
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
+from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream import outcome
 from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.claim import InputHashes, check_folder, claim_folder, hash_data
@@ -98,7 +99,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
-        notes=_notes(config, rows, split, store),
+        notes=_notes(config, rows, split, None if start.backbone is None else store),
         leakage=leakage.describe() if leakage else None,
         seeds=tuple(seeds),
     )
@@ -187,6 +188,7 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: Metr
 
 
 def _notes(config: FinetuneConfig, rows: Rows, split: Split, store: Path | None) -> tuple[str, ...]:
+    """Return what a user should know of the data; the store is that of the pretraining, if there was any."""
     molecules = rows.molecules
     overlap = describe_overlap(
         split.test,
@@ -195,7 +197,7 @@ def _notes(config: FinetuneConfig, rows: Rows, split: Split, store: Path | None)
         smiles=molecules.smiles,
         scaffold_smiles=molecules.scaffold_smiles,
     )
-    larger = "" if store is None or rows.hydrogens else describe_larger(store, _num_atoms(rows))
+    larger = "" if store is None else describe_larger(store, _num_atoms(rows))
     notes = [note for note in (rows.describe_repeated(), overlap, larger) if note]
     if config.task is None and (few := rows.describe_integers()):
         notes.append(few)
@@ -210,9 +212,9 @@ def _notes(config: FinetuneConfig, rows: Rows, split: Split, store: Path | None)
 
 
 def _num_atoms(rows: Rows) -> Int32:
-    """Return the atoms of every row that is used."""
-    num_atoms: Int32 = rows.molecules.split.num_atoms[rows.molecules.position_M[rows.usable_M]]
-    return num_atoms
+    """Return the heavy atoms, int32, of every molecule with a label."""
+    split, position_R = rows.molecules.split, np.unique(rows.molecules.position_M[rows.usable_M])
+    return heavy_counts(split.gather(position_R)) if rows.hydrogens else split.sizes(position_R)[0]
 
 
 def _leakage(store: Path, rows: Rows, split: Split) -> Leakage:

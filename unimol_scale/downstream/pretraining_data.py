@@ -37,15 +37,17 @@ def describe_larger(store_dir: Path, num_atoms_R: Int32) -> str:
         num_atoms_R: int32, heavy atoms of each molecule, at least one.
 
     Returns:
-        The line; "" too for a store that has hydrogens as atoms, whose counts are of another kind.
+        The line; for a store that has hydrogens as atoms, whose sizes count them, one that says so.
 
     Raises:
         StoreError: the store is missing or unfinished.
     """
     assert len(num_atoms_R) > 0, "a data set has molecules"
     manifest = open_store(store_dir).manifest
+    if manifest.hydrogens:
+        return f"whether molecules are larger than those in {store_dir} was not compared: it counts hydrogens as atoms"
     histogram = manifest.splits["train"].size_histogram
-    if manifest.hydrogens or not histogram:
+    if not histogram:
         return ""
     usual = size_quantile(histogram, ALMOST_ALL)
     larger = int((num_atoms_R > usual).sum())

@@ -39,8 +39,8 @@ class RepresentationConfig:
     """Which representation.
 
     Attributes:
-        kind: ``molecule`` [D], ``atom`` [n, D] or ``pair`` [n, n, P]; the latter two without the virtual node, their
-            n heavy atoms in the order of the store's canonical SMILES.
+        kind: ``molecule`` [D], ``atom`` [n, D] or ``pair`` [n, n, P]; the latter two without the virtual node, in the
+            order of the store's canonical SMILES.
         pooling: what stands for a molecule.
         inputs: what the model sees; None: everything it can.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.

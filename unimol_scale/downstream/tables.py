@@ -98,7 +98,7 @@ def _labelled(
     path: Path, table: pa.Table, smiles_column: str | None, targets: tuple[str, ...], split_column: str | None
 ) -> LabelledTable:
     names = [name.strip() for name in table.column_names]
-    smiles_at = _smiles_place(path, names, smiles_column)
+    smiles_at = find_smiles(str(path), names, smiles_column)
     split_at = None if split_column is None else _place(path, names, split_column)
     smiles = _texts(table.column(smiles_at))
     if targets == ALL_TARGETS:
@@ -123,17 +123,9 @@ def _labelled(
     )
 
 
-def _smiles_place(path: Path, names: Sequence[str], wanted: str | None) -> int:
-    if wanted is not None:
-        return _place(path, names, wanted)
-    return find_smiles(str(path), names, None)
-
-
 def _place(path: Path, names: Sequence[str], wanted: str) -> int:
     place = find_column(str(path), names, wanted, ())
     assert place is not None, "a column that was asked for is there, or an error"
-    if names.count(wanted) > 1:
-        raise SourceError(f"{path} has {names.count(wanted)} columns {wanted!r}; rename all but one")
     return place
 
 

@@ -180,14 +180,15 @@ def _donor(records: Sequence[RunRecord], parameters: float) -> Donor:
     known = [record for record in records if (Path(record.source) / CONFIG_NAME).is_file()]
     if not known:
         raise RunError(
-            "the next run takes its settings from the runs so far, and none of these is a run folder with a config.yaml"
+            "the next run takes its settings from the runs so far, and none of these is a run folder with a "
+            f"{CONFIG_NAME}"
         )
     record = min(known, key=lambda record: (abs(math.log(record.parameters / parameters)), -record.molecules))
     folder = Path(record.source)
     settings, _ = read_yaml(folder / CONFIG_NAME)
     for key in ("model", "train", "data"):
         if not isinstance(settings.get(key), Mapping):
-            raise RunError(f"{folder / 'config.yaml'} is not the configuration of a run: it has no group {key!r}")
+            raise RunError(f"{folder / CONFIG_NAME} is not the configuration of a run: it has no group {key!r}")
     summary: dict[str, Any] = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
     return Donor(record=record, settings=settings, summary=summary)
 
@@ -204,7 +205,7 @@ def _flops_per_molecule(donor: Donor, shape: Shape) -> float:
     record = donor.record
     assert record.flops is not None
     own = record.flops / record.molecules
-    origin = Origin(name=f"{record.source}/config.yaml")
+    origin = Origin(name=f"{record.source}/{CONFIG_NAME}")
     model = build(ModelConfig, donor.settings["model"], origin, "model")
     atoms = min(range(1, LARGEST_MOLECULE + 1), key=lambda atoms: abs(math.log(training_flops(model, atoms) / own)))
     return own * training_flops(shape.model, atoms) / training_flops(model, atoms)
@@ -224,7 +225,7 @@ def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[flo
         if rate is not None and (record.parameters not in best or record.loss < best[record.parameters][0]):
             best[record.parameters] = (record.loss, float(rate), size)
     if not best:
-        raise RunError("none of the runs says its learning rate in its config.yaml")
+        raise RunError(f"none of the runs says its learning rate in its {CONFIG_NAME}")
     known = sorted((count, rate, size) for count, (_, rate, size) in best.items())
     log_n, log_rate = np.log([n for n, _, _ in known]), np.log([rate for _, rate, _ in known])
     if len({rate for _, rate, _ in known}) == 1:

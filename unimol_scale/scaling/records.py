@@ -84,7 +84,7 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     """
     path = folder / SUMMARY_NAME
     if not path.is_file():
-        return f"{folder}: left out, it has no summary.json yet (still running, or killed)"
+        return f"{folder}: left out, it has no {SUMMARY_NAME} yet (still running, or killed)"
     summary = _read_json(path)
     status = _get(summary, "status", str, path)
     if status != "finished":

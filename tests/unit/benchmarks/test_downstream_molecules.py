@@ -44,6 +44,22 @@ def test_a_table_without_smiles_is_named(main, tmp_path):
         main([str(tmp_path / "tox.csv"), "--output", str(tmp_path / "larger")])
 
 
+def test_what_can_not_be_read_is_named_before_anything_is_written(main, tmp_path):
+    (tmp_path / "more.smi").write_text("CN\n")
+    (tmp_path / "ligands.sdf").write_text("")
+    for lost in ("ligands.sdf", "lost.smi"):
+        with pytest.raises(SystemExit, match=rf"{lost} is no file whose name ends in \.sdf\.gz, \.csv, \.smi"):
+            main([str(tmp_path / "more.smi"), str(tmp_path / lost), "--output", str(tmp_path / "larger")])
+    assert not (tmp_path / "larger").exists()
+
+
+def test_two_files_do_not_become_one(main, tmp_path):
+    for name in ("more.v1.smi", "more.v2.smi"):
+        (tmp_path / name).write_text("CN\n")
+    with pytest.raises(SystemExit, match=r"larger/more\.smi is there already; .* rename more\.v2\.smi"):
+        main([str(tmp_path / "more.v1.smi"), str(tmp_path / "more.v2.smi"), "--output", str(tmp_path / "larger")])
+
+
 def test_what_is_there_already_is_not_written_over(main, tmp_path):
     file = tmp_path / "more.smi"
     file.write_text("CN\n")

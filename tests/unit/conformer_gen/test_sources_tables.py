@@ -63,6 +63,10 @@ def test_several_columns_that_may_be_smiles_are_not_guessed(tmp_path: Path) -> N
     with pytest.raises(SourceError, match=r"the columns canonical_smiles, Structure may all be SMILES.*smiles_column"):
         read(path)
     assert [row.smiles for row in read(path, smiles_column="Structure")] == ["OCC"]
+    path.write_text("smiles,smiles,y\nCC,OCC,1\n")
+    for wanted in (None, "smiles"):
+        with pytest.raises(SourceError, match="rename all but one"):
+            read(path, smiles_column=wanted)
 
 
 def test_a_table_without_header_says_what_to_do(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rdkit import Chem
 from tiny_finetuning import AROMATIC, CARBON, MOLECULES, SEEDS, TINY, fitting, write_table
 
 from conformer_gen.curate import CurateConfig, curate_molecule
@@ -234,7 +235,7 @@ def test_a_model_of_graphs_is_not_shown_distances(settings, place):
     assert np.isfinite(done.mean)
 
 
-def labelled_store(folder):
+def labelled_store(folder, *, hydrogens=False):
     """Return a store with labels whose conformers are depictions."""
     records = []
     for text, size, aromatic in zip(MOLECULES, CARBON + AROMATIC, AROMATIC, strict=True):
@@ -245,9 +246,11 @@ def labelled_store(folder):
             key=stable_hash(curated.smiles),
             scaffold=stable_hash(curated.scaffold_smiles),
         )
-        record = embed_molecule(molecule, EmbedConfig(engine="depiction"), seed=0)
+        record = embed_molecule(molecule, EmbedConfig(engine="depiction", hydrogens=hydrogens), seed=0)
         records.append(dataclasses.replace(record, labels=(size, aromatic)))
-    return write_store(folder, records[:27], records[27:], labels={"size": "atoms", "aromatic": ""}, shard_rows=9).path
+    return write_store(
+        folder, records[:27], records[27:], labels={"size": "atoms", "aromatic": ""}, shard_rows=9, hydrogens=hydrogens
+    ).path
 
 
 def test_a_store_with_labels_is_fine_tuned_on_with_what_it_holds(settings, tmp_path):
@@ -285,6 +288,22 @@ def test_molecules_larger_than_those_of_pretraining_are_told(settings, tmp_path)
     done = finetune(settings(seeds=1, pretraining_store=store, train=fitting(epochs=1)))
     assert any(f"{store} (3 heavy atoms)" in note for note in done.notes)
     assert "are larger than 99 % of those in" in (settings().output / "report.md").read_text()
+
+
+def test_of_random_weights_no_pretraining_is_told(settings, tmp_path):
+    store = write_store(tmp_path / "small", [random_record(at, max_atoms=3) for at in range(9)]).path
+    done = finetune(settings(seeds=1, pretraining_store=store, reinitialise=True, train=fitting(epochs=1)))
+    assert done.leakage is not None
+    assert not any("larger than" in note for note in done.notes)
+
+
+def test_hydrogens_of_a_store_do_not_make_its_molecules_larger(settings, tmp_path):
+    pretraining = write_store(tmp_path / "small", [random_record(at, max_atoms=3) for at in range(9)]).path
+    store = labelled_store(tmp_path / "store", hydrogens=True)
+    one_epoch = fitting(epochs=1)
+    done = finetune(settings(data=store, inputs="2d", seeds=1, pretraining_store=pretraining, train=one_epoch))
+    larger = sum(Chem.MolFromSmiles(text).GetNumAtoms() > 3 for text in MOLECULES)
+    assert any(note.startswith(f"of {len(MOLECULES)} molecules, {larger} (") for note in done.notes)
 
 
 def test_a_released_checkpoint_is_fine_tuned_and_its_predictions_do_not_depend_on_their_company(
