@@ -95,6 +95,7 @@ def write_report(
         here = [cell for cell in cells if cell.fraction == fraction]
         lines += _table(sets, starts, twins, here, gains, baselines, fraction)
     lines += ["## Gain over scratch", "", *_gain_table(sets, starts, fractions, gains)]
+    lines += ["## What pretraining has seen of the test molecules", "", *_leakage(cells)]
     commit_text(path, "\n".join(lines))
     path.with_suffix("").mkdir(parents=True, exist_ok=True)
     results = {"command": command, "cells": [strict.to_tree(cell) for cell in cells]}
@@ -228,6 +229,12 @@ def _gain_table(
         ]
         lines.append("| " + " | ".join([name, *texts]) + " |")
     return [*lines, ""]
+
+
+def _leakage(cells: Sequence[Cell]) -> list[str]:
+    """Return a line for each set and store; starts of one store have it in common."""
+    found = {(c.set, c.outcome.leakage.removeprefix("leakage: ")) for c in cells if not c.scratch and c.outcome.leakage}
+    return [*(f"- {name}: {text}" for name, text in sorted(found)), ""]
 
 
 def _draw(

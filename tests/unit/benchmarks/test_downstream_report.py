@@ -1,0 +1,64 @@
+"""The table says who beats scratch, by how much, and what the pretraining has seen of the test molecules."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unimol_scale.downstream.outcome import Outcome, SeedOutcome
+
+ROWS = 60
+LABEL_R = np.random.default_rng(1).normal(size=ROWS)
+SEEN = "leakage: of 60 test molecules, 0 (0.0 %) are in data/{}, and 9 (15.0 %) have a scaffold that is"
+
+
+@pytest.fixture
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    return importlib.import_module("downstream_report")
+
+
+@pytest.fixture
+def cell(report, tmp_path):
+    """Write the predictions of a fine-tuning of ESOL that errs by so much; return its cell of the table."""
+
+    def make(start, error, *, store=None):
+        folder = tmp_path / f"{start}-{store}"
+        folder.mkdir()
+        table = {"split": ["test"] * ROWS, "y": LABEL_R, "predicted y": LABEL_R + error}
+        pq.write_table(pa.table(table), folder / "predictions-seed-0.parquet")
+        seed = SeedOutcome(
+            seed=0, valid=error, test=error, test_by_target=(error,), undefined=(), best_epoch=1, losses=(),
+            valid_scores=(),
+        )  # fmt: skip
+        outcome = Outcome(
+            name="ESOL", start=start, start_sha256=None, task="regression", metric="rmse", targets=("y",), units={},
+            rows=ROWS, unlabelled=0, skipped=0, split_sizes={"train": 480}, notes=(),
+            leakage=SEEN.format(store) if store else None, seeds=(seed,),
+        )  # fmt: skip
+        return report.Cell(
+            set="ESOL", start=start, fraction=1.0, scratch=store is None, outcome=outcome, folder=str(folder),
+            rate=5e-4, rates=(5e-4,),
+        )  # fmt: skip
+
+    return make
+
+
+def test_what_beats_scratch_is_bold_and_what_was_seen_is_told_once_a_store(report, cell, tmp_path):
+    cells = [cell("good", 1.0), cell("good", 0.5, store="zinc"), cell("bad", 2.0, store="zinc")]
+    cells.append(cell("other", 0.8, store="drugs"))
+    starts = {name: f"runs/{name}" for name in ("good", "bad", "other")}
+    path = tmp_path / "table.md"
+    baselines = {("ESOL", 1.0): report.Baseline(name="ridge", test=1.5)}
+    report.write_report(path, "python benchmarks/downstream.py", starts, cells, baselines, lambda model: "twins")
+    text = path.read_text()
+    assert "| 480 | 1.500 (ridge) | 1.000 | **0.500** | 2.000 | **0.800** | MoleBlend 0.831 |" in text
+    assert "| ESOL | +50.0% (+50.0% to +50.0%); +50.0% | -100.0% (" in text
+    seen = [line for line in text.splitlines() if "test molecules," in line]
+    assert seen == [f"- ESOL: {SEEN.format(store).removeprefix('leakage: ')}" for store in ("drugs", "zinc")]
+    assert len(json.loads((tmp_path / "table" / "results.json").read_text())["cells"]) == 4
+    assert (tmp_path / "table" / "gains.png").stat().st_size > 1000
