@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from downstream_baseline import Baseline, fingerprint_baseline
-from downstream_report import SCRATCH, Cell, write_report
+from downstream_report import SCRATCH, Cell, TriedRate, write_report
 
 from unimol_scale.checkpoints.pretrained import identify
 from unimol_scale.downstream.config import FinetuneConfig, FitConfig, MetricName
@@ -144,11 +144,15 @@ def fitted(
     if not found:
         return None
     sign = 1.0 if METRICS[SETS[name].metric].higher_is_better else -1.0
-    rate = max(found, key=lambda one: sign * statistics.fmean(seed.valid for seed in found[one][0].seeds))
+    tried = tuple(
+        TriedRate(rate=rate, valid=statistics.fmean(seed.valid for seed in outcome.seeds), test=outcome.mean)
+        for rate, (outcome, _) in found.items()
+    )
+    rate = max(tried, key=lambda one: sign * one.valid).rate
     outcome, folder = found[rate]
     return Cell(
         set=name, start=label, fraction=fraction, scratch=reinitialise, outcome=outcome, folder=folder, rate=rate,
-        rates=tuple(found),
+        tried=tried,
     )  # fmt: skip
 
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from rdkit import Chem, rdBase
 
 FIRST_ID = 900_000_000_001  # beyond ZINC's own
-
-
 KINDS = (".sdf.gz", ".csv", ".smi")
 
 

@@ -39,6 +39,21 @@ UNITS = {"ESOL": "log10(mol/L)", "FreeSolv": "kcal/mol", "Lipophilicity": "log D
 
 
 @dataclass(frozen=True, kw_only=True)
+class TriedRate:
+    """A learning rate and its scores, means over seeds.
+
+    Attributes:
+        rate: learning rate.
+        valid: of the validation rows, at each seed's best epoch.
+        test: of the test rows there.
+    """
+
+    rate: float
+    valid: float
+    test: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One fine-tuning.
 
@@ -50,7 +65,7 @@ class Cell:
         outcome: what it came to.
         folder: where it is.
         rate: learning rate, the best on validation.
-        rates: that were compared.
+        tried: every learning rate that was compared.
     """
 
     set: str
@@ -60,7 +75,7 @@ class Cell:
     outcome: Outcome
     folder: str
     rate: float
-    rates: tuple[float, ...]
+    tried: tuple[TriedRate, ...]
 
 
 def write_report(
@@ -82,7 +97,6 @@ def write_report(
         f"- `{command}`",
         "- test scores at the epoch that is best on validation, mean ± standard deviation over seeds; scaffold split, "
         "one and the same settings for pretrained and scratch; in bold what beats scratch",
-        *_rates(cells),
         "- fingerprints: Morgan counts (radius 2, 2048 bits) and a linear model or gradient boosting, the better on "
         "validation",
         "",
@@ -95,6 +109,7 @@ def write_report(
         here = [cell for cell in cells if cell.fraction == fraction]
         lines += _table(sets, starts, twins, here, gains, baselines, fraction)
     lines += ["## Gain over scratch", "", *_gain_table(sets, starts, fractions, gains)]
+    lines += _rates(cells)
     lines += ["## What pretraining has seen of the test molecules", "", *_leakage(cells)]
     commit_text(path, "\n".join(lines))
     path.with_suffix("").mkdir(parents=True, exist_ok=True)
@@ -104,19 +119,24 @@ def write_report(
 
 
 def _rates(cells: Sequence[Cell]) -> list[str]:
-    """Return a line on the learning rates, where more than one was tried."""
-    chosen: dict[str, list[str]] = {}
-    for cell in cells:
-        if len(cell.rates) > 1:
-            who = f"{SCRATCH} ({cell.start})" if cell.scratch else cell.start
-            share = "" if cell.fraction == 1.0 else f" with {cell.fraction:.0%}"
-            chosen.setdefault(cell.set, []).append(f"{who}{share} {cell.rate:g}")
-    tried = {cell.set: cell.rates for cell in cells if len(cell.rates) > 1}
-    return [
-        f"- learning rate of {name}, of {' and '.join(f'{rate:g}' for rate in tried[name])} the better on validation: "
-        f"{', '.join(who)}"
-        for name, who in chosen.items()
+    """Return a table of the learning rates, where more than one was tried; that of the cell is bold."""
+    several = [cell for cell in cells if len(cell.tried) > 1]
+    if not several:
+        return []
+    lines = [
+        "## Learning rates",
+        "",
+        "Of each set and start the rate with the better mean score of the validation rows is in the tables above.",
+        "",
+        "| set | labels | start | rate | validation | test |",
+        "| --- " * 6 + "|",
     ]
+    for cell in several:
+        who = f"{SCRATCH} ({cell.start})" if cell.scratch else cell.start
+        for one in cell.tried:
+            rate = f"**{one.rate:g}**" if one.rate == cell.rate else f"{one.rate:g}"
+            lines.append(f"| {cell.set} | {cell.fraction:.0%} | {who} | {rate} | {one.valid:.4f} | {one.test:.4f} |")
+    return [*lines, ""]
 
 
 def _starts(starts: Mapping[str, str]) -> list[str]:

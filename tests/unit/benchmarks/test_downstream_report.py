@@ -26,7 +26,7 @@ def report(monkeypatch):
 def cell(report, tmp_path):
     """Write the predictions of a fine-tuning of ESOL that errs by so much; return its cell of the table."""
 
-    def make(start, error, *, store=None):
+    def make(start, error, *, store=None, rates=(5e-4,)):
         folder = tmp_path / f"{start}-{store}"
         folder.mkdir()
         table = {"split": ["test"] * ROWS, "y": LABEL_R, "predicted y": LABEL_R + error}
@@ -42,7 +42,7 @@ def cell(report, tmp_path):
         )  # fmt: skip
         return report.Cell(
             set="ESOL", start=start, fraction=1.0, scratch=store is None, outcome=outcome, folder=str(folder),
-            rate=5e-4, rates=(5e-4,),
+            rate=5e-4, tried=tuple(report.TriedRate(rate=r, valid=error, test=error + r) for r in rates),
         )  # fmt: skip
 
     return make
@@ -50,7 +50,7 @@ def cell(report, tmp_path):
 
 def test_what_beats_scratch_is_bold_and_what_was_seen_is_told_once_a_store(report, cell, tmp_path):
     cells = [cell("good", 1.0), cell("good", 0.5, store="zinc"), cell("bad", 2.0, store="zinc")]
-    cells.append(cell("other", 0.8, store="drugs"))
+    cells.append(cell("other", 0.8, store="drugs", rates=(5e-4, 1e-4)))
     starts = {name: f"runs/{name}" for name in ("good", "bad", "other")}
     path = tmp_path / "table.md"
     baselines = {("ESOL", 1.0): report.Baseline(name="ridge", test=1.5)}
@@ -60,5 +60,8 @@ def test_what_beats_scratch_is_bold_and_what_was_seen_is_told_once_a_store(repor
     assert "| ESOL | +50.0% (+50.0% to +50.0%); +50.0% | -100.0% (" in text
     seen = [line for line in text.splitlines() if "test molecules," in line]
     assert seen == [f"- ESOL: {SEEN.format(store).removeprefix('leakage: ')}" for store in ("drugs", "zinc")]
+    rates = [line for line in text.splitlines() if line.startswith("| ESOL | 100% | ")]
+    where = "| ESOL | 100% | other |"
+    assert rates == [f"{where} **0.0005** | 0.8000 | 0.8005 |", f"{where} 0.0001 | 0.8000 | 0.8001 |"]
     assert len(json.loads((tmp_path / "table" / "results.json").read_text())["cells"]) == 4
     assert (tmp_path / "table" / "gains.png").stat().st_size > 1000
