@@ -213,7 +213,7 @@ def _digits(name: str) -> str:
 def _scores(outcome: Outcome | None, name: str) -> str:
     if outcome is None:
         return "–"
-    spread = "" if math.isnan(outcome.std) else f" ± {outcome.std:{_digits(name)}}"
+    spread = "" if math.isnan(outcome.seed_std) else f" ± {outcome.seed_std:{_digits(name)}}"
     return f"{outcome.mean:{_digits(name)}}{spread}"
 
 

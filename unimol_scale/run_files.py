@@ -8,6 +8,7 @@ CURVE_NAME = "curve.png"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 MODEL_FOLDER = "model"  # of a finished run
+FINETUNED_NAME = "finetuned.json"  # of a fine-tuned model, whose folder is no run's
 SUMMARY_SCHEMA_VERSION = 1
 # A run whose last validation loss is this far above its best has diverged.
 DIVERGED_FACTOR = 1.5

@@ -57,7 +57,7 @@ def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
     done = read(folder)
     assert status == 0
     assert "set from scratch: test rmse" in out
-    assert f"{done.mean:.4g} ± {done.std:.2g} (2 seeds)" in out
+    assert f"{done.mean:.4g} ± {done.seed_std:.2g} (2 seeds)" in out
     assert "report: finetuned/set-scratch/report.md" in out
     assert "[set, seed 1] done after 2 epochs" in err
     assert (folder / "report.md").is_file()

@@ -21,7 +21,7 @@ from unimol_scale.checkpoints import hub, published
 from unimol_scale.checkpoints.published import CheckpointInfo
 from unimol_scale.checkpoints.streaming import TensorKind, write_safetensors
 from unimol_scale.checkpoints.trained import lost_option, read_weights, trained_model, weights_reader
-from unimol_scale.config import Origin, build, to_tree
+from unimol_scale.config import Origin, build, read_yaml, to_tree
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
 from unimol_scale.model.encodings import GaussianKernel
@@ -36,7 +36,8 @@ from unimol_scale.model.official import (
 )
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.model.released_file import read_official_file
-from unimol_scale.run_files import MODEL_FOLDER
+from unimol_scale.run_files import CONFIG_NAME as RUN_CONFIG_NAME
+from unimol_scale.run_files import FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
 
 FORMAT_VERSION = 2  # 1 knew the heads of one objective only
@@ -265,6 +266,8 @@ def read_config(directory: Path) -> PretrainedConfig:
     try:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (directory / FINETUNED_NAME).is_file():
+            raise CheckpointError(_finetuned_instead(directory)) from error
         raise CheckpointError(
             f"{directory} is no checkpoint: it has no {CONFIG_NAME} "
             f"(a run has one in {MODEL_FOLDER}/ when it is finished, and checkpoints before that)"
@@ -279,6 +282,18 @@ def read_config(directory: Path) -> PretrainedConfig:
         return build(PretrainedConfig, tree, Origin(name=str(path)))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {directory}: {error}") from error
+
+
+def _finetuned_instead(directory: Path) -> str:
+    """Return what to do with a fine-tuned model where a pretrained one is asked for."""
+    start = "that it started from"
+    with contextlib.suppress(ConfigError):
+        tree, _ = read_yaml(directory / RUN_CONFIG_NAME)
+        start += f": {tree['pretrained']}" if tree.get("pretrained") else " (it started from random weights)"
+    return (
+        f"{directory} is a fine-tuned model, not a pretrained one. It predicts: unimol-scale predict FILE --from "
+        f"{directory} --output predicted.csv. To embed, or to fine-tune again, give the pretrained model {start}"
+    )
 
 
 def local_path(path: Path | str) -> Path:

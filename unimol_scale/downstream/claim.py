@@ -11,7 +11,8 @@ from typing import Any
 
 from unimol_scale import config as strict
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.errors import ConfigError, SourceError
+from unimol_scale.downstream.molecule_files import check_there, is_store
+from unimol_scale.errors import ConfigError
 from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_text, hash_file
 from unimol_scale.store.manifest import MANIFEST_NAME
 
@@ -40,11 +41,8 @@ def hash_data(path: Path) -> str:
     Raises:
         SourceError: it is neither.
     """
-    manifest = path / MANIFEST_NAME
-    file = manifest if manifest.is_file() else path
-    if not file.is_file():
-        raise SourceError(f"{path} does not exist, or is neither a file nor a finished store")
-    return hash_file(file)
+    check_there(path)
+    return hash_file(path / MANIFEST_NAME if is_store(path) else path)
 
 
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:

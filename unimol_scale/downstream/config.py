@@ -10,6 +10,7 @@ Task = Literal["regression", "classification", "multilabel"]
 Inputs = Literal["2d", "3d", "2d+3d"]
 Precision = Literal["fp32", "bf16"]
 Pooling = Literal["mean", "virtual_node"]
+Fragments = Literal["largest", "reject"]
 SplitKind = Literal["scaffold", "scaffold-similarity", "random", "column"]
 LossName = Literal["mse", "mae", "huber"]
 MetricName = Literal["roc_auc", "pr_auc", "accuracy", "rmse", "mae", "r2", "pearson"]
@@ -90,6 +91,8 @@ class FinetuneConfig:
         seeds: models that are fitted, which differ in initialisation and order.
         seed: of the split and of the first model.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
+        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row; as ``curate.fragments``
+            of a build. The report says how many rows were reduced.
         skip_bad: rows whose molecule can not be used go to ``skipped.csv`` instead of stopping everything.
         pretraining_store: the store that the model was pretrained on, to count test molecules in it; None takes the one
             that a run names, if it is there.
@@ -119,6 +122,7 @@ class FinetuneConfig:
     seeds: int = 3
     seed: int = 0
     max_atoms: int | None = None
+    fragments: Fragments = "largest"
     skip_bad: bool = False
     pretraining_store: Path | None = None
     output: Path | None = None

@@ -15,6 +15,7 @@ from unimol_scale import config as strict
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream import outcome
+from unimol_scale.downstream.cautions import labelled_molecules, trivial_scores
 from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.claim import InputHashes, check_folder, claim_folder, hash_data
 from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
@@ -102,6 +103,9 @@ def finetune(config: FinetuneConfig) -> Outcome:
         notes=_notes(config, rows, split, None if start.backbone is None else store),
         leakage=leakage.describe() if leakage else None,
         seeds=tuple(seeds),
+        trivial=trivial_scores(metric, rows.labels_ML[split.train], rows.labels_ML[split.test]),
+        test_molecules=labelled_molecules(rows.molecules.position_M[split.test], rows.labels_ML[split.test]),
+        label_std=Scaling.of(rows.labels_ML[split.train], rows.task).std_L if rows.task == "regression" else (),
     )
     write_report(folder, done, config)
     save_config(
@@ -117,6 +121,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
             metric=metric,
             max_atoms=config.max_atoms,
             members=tuple(members),
+            fragments=config.fragments,
         ),
     )
     outcome.write(folder, done)
@@ -198,7 +203,8 @@ def _notes(config: FinetuneConfig, rows: Rows, split: Split, store: Path | None)
         scaffold_smiles=molecules.scaffold_smiles,
     )
     larger = "" if store is None else describe_larger(store, _num_atoms(rows))
-    notes = [note for note in (rows.describe_repeated(), overlap, larger) if note]
+    reduced = molecules.describe_changes()
+    notes = [note for note in (reduced, rows.describe_repeated(), overlap, larger) if note]
     if config.task is None and (few := rows.describe_integers()):
         notes.append(few)
     one_class = [

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 
 from unimol_scale.checkpoints.streaming import TensorKind, write_safetensors
 from unimol_scale.config import Origin, build, to_tree
-from unimol_scale.downstream.config import Inputs, MetricName, Pooling, Task
+from unimol_scale.downstream.config import Fragments, Inputs, MetricName, Pooling, Task
 from unimol_scale.downstream.property_model import PropertyModel
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.store.files import commit_file, commit_text, hash_file
 
-FINETUNED_NAME = "finetuned.json"
 FORMAT_VERSION = 1
 
 
@@ -57,6 +57,7 @@ class FinetunedConfig:
         metric: by which it was chosen.
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
         members: one for each seed.
+        fragments: what was done to rows with several; models of before the setting took the largest.
     """
 
     format_version: int
@@ -69,6 +70,7 @@ class FinetunedConfig:
     metric: MetricName
     max_atoms: int | None
     members: tuple[Member, ...]
+    fragments: Fragments = "largest"
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
@@ -109,7 +111,8 @@ def read_config(folder: Path) -> FinetunedConfig:
     path = folder / FINETUNED_NAME
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is no fine-tuned model: it has no {FINETUNED_NAME}, which `unimol-scale finetune` writes last"
+            f"{folder} is no fine-tuned model: it has no {FINETUNED_NAME}, which `unimol-scale finetune` writes last; "
+            f"{_remedy(folder)}"
         )
     try:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -118,6 +121,18 @@ def read_config(folder: Path) -> FinetunedConfig:
         return build(FinetunedConfig, tree, Origin(name=str(path)))
     except (OSError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} can not be read: {error}") from error
+
+
+def _remedy(folder: Path) -> str:
+    """Return what to do with a folder that is no fine-tuned model."""
+    if (folder / "inputs.json").is_file():
+        return "its fine-tuning is unfinished: run the same command again, it goes on"
+    if any((folder / name).exists() for name in (CHECKPOINTS, MODEL_FOLDER, "model.safetensors")):
+        return (
+            f"it holds a pretrained model, which predicts no property before `unimol-scale finetune --from {folder} "
+            "--data LABELLED` (embed takes it as it is)"
+        )
+    return "give the folder that was its --output, such as finetuned/<data>-<model>"
 
 
 def load_member(folder: Path, config: FinetunedConfig, member: Member) -> PropertyModel:

@@ -5,7 +5,7 @@ Imports RDKit and the builder. Shapes: M rows.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from conformer_gen.curate import CurateConfig, Curated, curate_molecule, scaffol
 from conformer_gen.embed import EmbedConfig, stable_hash
 from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
+from unimol_scale.downstream.changes import describe_changes, describe_rows
+from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.conformer_cache import Given, cached_store
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.manifest import SplitEntry
@@ -26,6 +28,11 @@ from unimol_scale.store.source import LocalShards
 UInt64 = npt.NDArray[np.uint64]
 
 NAMED = 5  # rows named in a message
+NO_PROBLEMS: Mapping[int, str] = {}
+SAY_2D = (
+    "Conformers are made for a model that sees 3D and are kept in the cache. 2D needs none of this: --inputs 2d "
+    '(in Python: inputs="2d").'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,7 @@ class Prepared:
         scaffold_M: uint64, hash of the Murcko scaffold; 0 where skipped.
         scaffold_smiles: [M] Murcko scaffold without stereo; "" without rings, and where skipped.
         skipped: rows without a molecule, ascending.
+        changes: [M] what made another molecule of what a row has, in words; "" for nothing, and where skipped.
     """
 
     split: StoreSplit
@@ -66,6 +74,11 @@ class Prepared:
     scaffold_M: UInt64
     scaffold_smiles: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    changes: tuple[str, ...]
+
+    def describe_changes(self) -> str:
+        """Return a line on rows of which the model sees another molecule than was given; "" if there are none."""
+        return describe_rows(self.changes)
 
 
 def prepare(
@@ -76,6 +89,9 @@ def prepare(
     max_atoms: int | None,
     workers: int | None,
     refuse: Callable[[Sequence[Skipped]], None] | None = None,
+    fragments: Fragments = "largest",
+    problems: Mapping[int, str] = NO_PROBLEMS,
+    if_slow: str = SAY_2D,
 ) -> Prepared:
     """Bring rows into canonical form and get every distinct molecule its conformer, unless the cache has it.
 
@@ -89,6 +105,9 @@ def prepare(
         workers: processes where many conformers are to be made; None: all cores.
         refuse: is shown the rows without a molecule before any conformer is made, and again those without a conformer,
             and raises where they must not be; None: they are skipped.
+        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
+        problems: row → why it could not be read, of rows that have no SMILES for that reason.
+        if_slow: what is told once where conformers take long; "" tells nothing.
 
     Returns:
         The rows; those whose SMILES is no usable molecule, or whose molecule got no conformer, are in ``skipped``.
@@ -96,8 +115,8 @@ def prepare(
     Raises:
         StoreError: the cache can not be written, or is damaged.
     """
-    curate = _curation(max_atoms)
-    curated_M = [_curated(text.strip(), curate) for text in smiles]
+    curate = _curation(max_atoms, fragments)
+    curated_M = [_curated(text.strip(), curate, problems.get(row, "")) for row, text in enumerate(smiles)]
     skipped = [
         Skipped(row=row, smiles=text, reason=result.reason, detail=result.detail)
         for row, (text, result) in enumerate(zip(smiles, curated_M, strict=True))
@@ -110,8 +129,9 @@ def prepare(
         if isinstance(result, Curated):
             distinct.setdefault(result.smiles, Given(text=text.strip(), curated=result))
     embed = EmbedConfig(engine="rdkit" if geometry else "depiction")
-    split, failures = cached_store(list(distinct.values()), cache, curate, embed, workers)
-    place = {key: at for at, key in enumerate(split.column("key").to_pylist())}
+    split, place, failures = cached_store(
+        list(distinct.values()), cache, curate, embed, workers, if_slow if geometry else ""
+    )
     position_M = np.full(len(smiles), -1, np.int64)
     for row, (text, result) in enumerate(zip(smiles, curated_M, strict=True)):
         if isinstance(result, Rejected):
@@ -134,19 +154,22 @@ def prepare(
         scaffold_M=np.array([stable_hash(r.scaffold_smiles) if r else 0 for r in used], np.uint64),
         scaffold_smiles=tuple(r.scaffold_smiles if r else "" for r in used),
         skipped=tuple(sorted(skipped, key=lambda one: one.row)),
+        changes=tuple(describe_changes(t.strip(), r.smiles) if r else "" for t, r in zip(smiles, used, strict=True)),
     )
 
 
-def refusal(molecule: SourceMolecule, max_atoms: int | None) -> Rejected | None:
+def refusal(molecule: SourceMolecule, max_atoms: int | None, fragments: Fragments) -> Rejected | None:
     """Return why ``prepare`` would skip a row before any conformer is made; None if it would not."""
-    if molecule.problem:
-        return Rejected(reason="unreadable_row", detail=molecule.problem)
-    result = _curated(molecule.smiles.strip(), _curation(max_atoms))
+    result = _curated(molecule.smiles.strip(), _curation(max_atoms, fragments), molecule.problem)
     return result if isinstance(result, Rejected) else None
 
 
-def prepare_store(path: Path) -> Prepared:
+def prepare_store(path: Path, *, scaffolds: bool = True) -> Prepared:
     """Return all molecules of a store as rows, those of train before those of valid; nothing is skipped.
+
+    Args:
+        path: of the store.
+        scaffolds: find those of the molecules; without, ``scaffold_smiles`` is empty texts.
 
     Raises:
         StoreError: missing, unfinished or damaged.
@@ -154,15 +177,16 @@ def prepare_store(path: Path) -> Prepared:
     split = whole_split(open_store(path))
     smiles = tuple(split.column("smiles").to_pylist())
     with rdBase.BlockLogs():
-        scaffolds = tuple(scaffold_smiles(Chem.MolFromSmiles(text)) for text in smiles)
+        found = tuple(scaffold_smiles(Chem.MolFromSmiles(text)) if scaffolds else "" for text in smiles)
     return Prepared(
         split=split,
         position_M=np.arange(len(split), dtype=np.int64),
         smiles=smiles,
         key_M=split.column("key").to_numpy(),
         scaffold_M=split.column("scaffold").to_numpy(),
-        scaffold_smiles=scaffolds,
+        scaffold_smiles=found,
         skipped=(),
+        changes=("",) * len(smiles),
     )
 
 
@@ -197,9 +221,14 @@ def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy
     )
 
 
-def _curation(max_atoms: int | None) -> CurateConfig:
-    return CurateConfig(max_atoms=max_atoms, radicals="keep", valid_fraction=0.0)
+def _curation(max_atoms: int | None, fragments: Fragments) -> CurateConfig:
+    return CurateConfig(max_atoms=max_atoms, fragments=fragments, radicals="keep", valid_fraction=0.0)
 
 
-def _curated(text: str, config: CurateConfig) -> Curated | Rejected:
-    return curate_molecule(SourceMolecule(id="", smiles=text, problem=smiles_problem(text)), config)
+def _curated(text: str, config: CurateConfig, problem: str) -> Curated | Rejected:
+    if problem:
+        return Rejected(reason="unreadable_row", detail=problem)
+    result = curate_molecule(SourceMolecule(id="", smiles=text, problem=smiles_problem(text)), config)
+    if isinstance(result, Rejected) and "curate." in result.detail:  # the settings of a build
+        return dataclasses.replace(result, detail=result.detail.replace("curate.", ""))
+    return result

@@ -4,6 +4,7 @@ Shapes: M rows, L targets.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unimol_scale import config as strict
+from unimol_scale.downstream.cautions import cautions
 from unimol_scale.downstream.config import MetricName, Task
 from unimol_scale.downstream.rows import PREDICTED, Rows
 from unimol_scale.downstream.splits import Split
@@ -19,6 +21,8 @@ from unimol_scale.store.files import commit_file, commit_text
 from unimol_scale.store.schema import Float64
 
 RESULTS_NAME = "results.json"
+WITH_UNIT: tuple[MetricName, ...] = ("rmse", "mae")  # in the unit of the labels
+HEADLINE_TARGETS = 4  # with scores of their own in the line of a result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,9 @@ class Outcome:
         notes: what else a reader of the scores should know of the data.
         leakage: a line on test molecules in the pretraining store; None where that is not known.
         seeds: one for each model.
+        trivial: [L] score of predicting the mean of the training labels; empty in files of before it was kept.
+        test_molecules: [L] distinct test molecules with a label; likewise.
+        label_std: [L] standard deviation of the training labels of a regression; likewise.
     """
 
     name: str
@@ -81,6 +88,9 @@ class Outcome:
     notes: tuple[str, ...]
     leakage: str | None
     seeds: tuple[SeedOutcome, ...]
+    trivial: tuple[float | None, ...] = ()
+    test_molecules: tuple[int, ...] = ()
+    label_std: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -88,9 +98,34 @@ class Outcome:
         return float(np.mean([seed.test for seed in self.seeds]))
 
     @property
-    def std(self) -> float:
-        """Its sample standard deviation over seeds; NaN of one seed."""
-        return float(np.std([seed.test for seed in self.seeds], ddof=1)) if len(self.seeds) > 1 else float("nan")
+    def seed_std(self) -> float:
+        """Its sample standard deviation over seeds, which is no error bar of the score; NaN of one seed."""
+        return spread([seed.test for seed in self.seeds])
+
+    @property
+    def unit(self) -> str:
+        """Unit of the score, "" for none and where it is not the same for all targets."""
+        units = {self.units.get(target, "") for target in self.targets}
+        return units.pop() if self.metric in WITH_UNIT and len(units) == 1 else ""
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether the mean over the targets means anything: of errors it does where all have the same unit."""
+        return len(self.targets) == 1 or self.metric not in WITH_UNIT or bool(self.unit)
+
+    def standardised(self, seed: SeedOutcome) -> float | None:
+        """Return the mean error of a seed in standard deviations of the training labels; None where it is not known."""
+        if not self.label_std or self.metric not in WITH_UNIT:
+            return None
+        pairs = zip(seed.test_by_target, self.label_std, strict=True)
+        there = [value / std for value, std in pairs if value is not None]
+        return float(np.mean(there)) if there else None
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What must stand beside the score."""
+        scores = [self.target_mean(at) for at in range(len(self.targets))]
+        return cautions(self.metric, self.targets, scores, self.trivial, self.test_molecules)
 
     def target_mean(self, target: int) -> float | None:
         """Return the test score of one target, mean over seeds; None where it is not defined."""
@@ -98,10 +133,41 @@ class Outcome:
         there = [value for value in scores if value is not None]
         return float(np.mean(there)) if there else None
 
+    def target_std(self, target: int) -> float:
+        """Return the sample standard deviation over seeds of the test score of one target; NaN where there is none."""
+        scores = [seed.test_by_target[target] for seed in self.seeds]
+        return spread([value for value in scores if value is not None])
+
     def describe(self) -> str:
-        """Return the last line of the command."""
-        spread = "" if len(self.seeds) == 1 else f" ± {self.std:.2g} ({len(self.seeds)} seeds)"
-        return f"{self.name} from {self.start}: test {self.metric} {self.mean:.4g}{spread}"
+        """Return the result in a line: what must be known of the score stands in it."""
+        seeds = "" if len(self.seeds) == 1 else f" ({len(self.seeds)} seeds)"
+        unit = f" {self.unit}" if self.unit else ""
+        if self.has_mean:
+            result = f"test {self.metric} {plus_minus(self.mean, self.seed_std)}{unit}{seeds}"
+        else:
+            result = f"test {self.metric} {self._by_target()}{seeds}"
+        caution = f" - CAUTION: {'; '.join(self.cautions)}" if self.cautions else ""
+        return f"{self.name} from {self.start}: {result}{caution}"
+
+    def _by_target(self) -> str:
+        """Return the scores of the first targets, each in its own unit."""
+        said = []
+        for at, target in enumerate(self.targets[:HEADLINE_TARGETS]):
+            mean, unit = self.target_mean(at), self.units.get(target, "")
+            shown = "undefined" if mean is None else plus_minus(mean, self.target_std(at))
+            said.append(f"{target} {shown}{f' {unit}' if unit else ''}")
+        more = len(self.targets) - HEADLINE_TARGETS
+        return ", ".join(said) + (f" and {more:,} more in the report" if more > 0 else "")
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the sample standard deviation; NaN of one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def plus_minus(mean: float, std: float) -> str:
+    """Return a mean and, if there is one, a standard deviation."""
+    return f"{mean:.4g}" if np.isnan(std) else f"{mean:.4g} ± {std:.2g}"
 
 
 def write(folder: Path, outcome: Outcome) -> None:

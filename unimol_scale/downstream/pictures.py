@@ -71,7 +71,7 @@ def _parity(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: s
         axis.plot(ends, ends, color=CHANCE_COLOUR, lw=1)
         axis.set(xlim=ends, ylim=ends, aspect="equal")
     axis.set_xlabel(f"measured{f' ({unit})' if unit else ''}", parse_math=False)
-    axis.set_ylabel("predicted")
+    axis.set_ylabel("predicted (bars: spread of seeds)" if len(predictions) > 1 else "predicted")
     axis.grid(alpha=0.25)
 
 

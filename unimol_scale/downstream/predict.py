@@ -1,26 +1,51 @@
-"""Predicts properties of the molecules of a file with a fine-tuned model.
+"""Predicts properties of the molecules of a file or store with a fine-tuned model.
 
 Shapes: M rows, R of them with a molecule, L targets, S seeds.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+import torch
 
 from conformer_gen.progress import StageProgress
 from unimol_scale.downstream.batches import Labelling, RowReader, once
+from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.devices import pick_device
-from unimol_scale.downstream.finetuned import load_member, read_config
-from unimol_scale.downstream.molecules import prepare
+from unimol_scale.downstream.finetuned import FinetunedConfig, load_member, read_config
+from unimol_scale.downstream.molecule_files import check_there, is_store
+from unimol_scale.downstream.molecules import Prepared, prepare, prepare_store
 from unimol_scale.downstream.places import check_apart, check_writable, skipped_file
-from unimol_scale.downstream.rows import SPREAD, refusing, write_skipped
+from unimol_scale.downstream.representations import require_conformers
+from unimol_scale.downstream.rows import PREDICTED, SPREAD, refusing, write_skipped
 from unimol_scale.downstream.tables import read_table
 from unimol_scale.downstream.training import Scaling, predict
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.files import commit_file
+from unimol_scale.store.schema import LABEL_PREFIX, Float64
+from unimol_scale.store.shards import open_store
+
+KEPT_IN_CACHE = "Conformers are being made; they are kept in the cache, so these molecules need them only once."
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is to be predicted.
+
+    Attributes:
+        columns: of the user, [M] each, as they are in the file.
+        molecules: of the rows.
+        hydrogens: whether the molecules have hydrogens as atoms.
+    """
+
+    columns: pa.Table
+    molecules: Prepared
+    hydrogens: bool
 
 
 def predict_file(
@@ -33,14 +58,18 @@ def predict_file(
     cache: Path,
     max_pairs: int | None,
     device_name: str,
+    fragments: Fragments | None = None,
 ) -> str:
-    """Write a table with one line for each row of the file; return a line on it.
+    """Write a table with one line for each row of the file; return what to tell the user.
 
-    Columns: row (from 1), smiles (as in the file), and for each target its prediction, the mean over seeds, and with
-    several seeds their standard deviation. Rows without a usable molecule are empty there, never zero.
+    Columns: row (from 1, without the header), every column of the file with its order and text; ``smiles_used``, the
+    canonical SMILES that the model saw; ``changes``, what made another molecule of the row, such as a fragment that was
+    taken, empty for nothing; and for each target its prediction, the mean over seeds, and with several seeds their
+    standard deviation (``seed_std``), which is no error bar. Rows without a usable molecule are empty there, never
+    zero. Where the file has a column of one of these names, it is kept, and the new one takes another name.
 
     Args:
-        file: table or SMILES lines.
+        file: table, SMILES lines or SDF, or a conformer store, whose geometry is then used.
         folder: that ``finetune`` wrote.
         output: ``.csv`` or ``.parquet``.
         smiles_column: None finds it by the usual names.
@@ -48,11 +77,13 @@ def predict_file(
         cache: where stores of conformers are kept.
         max_pairs: most padded pairs of one micro-batch; None: what suits the device.
         device_name: auto, cpu or cuda.
+        fragments: of a row with several: "largest" or "reject"; None: as the model was fine-tuned.
 
     Raises:
         SourceError: the file is missing or wrong, or holds unusable molecules and ``skip_bad`` is off.
         CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
         ConfigError: the output's name or place is wrong, or the device is not there.
+        StoreError: the store is damaged, or holds depictions where the model sees conformers.
         RunError: a prediction is not a finite number.
     """
     if output.suffix not in (".csv", ".parquet"):
@@ -60,22 +91,67 @@ def predict_file(
     check_apart(output, file)
     config = read_config(folder)
     device = pick_device(device_name)
-    table = read_table(file, smiles_column=smiles_column, targets=())
-    check_writable(output)
+    check_there(file)
     geometry = config.model.geometry and config.inputs != "2d"
-    molecules = prepare(
-        table.smiles,
-        cache=cache,
-        geometry=geometry,
-        max_atoms=config.max_atoms,
-        workers=None,
-        refuse=None if skip_bad else refusing(file, len(table.smiles)),
-    )
+    if is_store(file):
+        asked = _of_store(file, geometry)
+        check_writable(output)
+    else:
+        table = read_table(file, smiles_column=smiles_column, targets=())
+        check_writable(output)
+        molecules = prepare(
+            table.smiles,
+            cache=cache,
+            geometry=geometry,
+            max_atoms=config.max_atoms,
+            workers=None,
+            refuse=None if skip_bad else refusing(file, len(table.smiles)),
+            fragments=fragments or config.fragments,
+            problems=table.problems,
+            if_slow=KEPT_IN_CACHE,
+        )
+        asked = _Asked(columns=table.columns, molecules=molecules, hydrogens=False)
+    molecules = asked.molecules
     row_R = np.flatnonzero(molecules.position_M >= 0)
     if not len(row_R):
         raise SourceError(f"{file}: no row has a usable molecule")
-    L = len(config.targets)
-    reader = RowReader(molecules.split, molecules.position_M[row_R], np.full((len(row_R), L), np.nan))
+    value_SRL = _predictions(asked, row_R, folder, config, max_pairs, device)
+    written, renamed = _beside(asked, config.targets, row_R, value_SRL)
+    write = pq.write_table if output.suffix == ".parquet" else _write_csv
+    commit_file(output, lambda temporary: write(written, temporary))
+    lines = [f"{len(row_R):,} of {len(molecules.smiles):,} rows predicted: {output}"]
+    skipped = skipped_file(output)
+    skipped.unlink(missing_ok=True)  # of earlier predictions
+    if molecules.skipped:
+        write_skipped(skipped, molecules)
+        lines[0] += f"; the others: {skipped}"
+    lines += [line for line in (molecules.describe_changes(), renamed) if line]
+    return "\n".join(lines)
+
+
+def _of_store(path: Path, geometry: bool) -> _Asked:
+    manifest = open_store(path).manifest
+    molecules = prepare_store(path, scaffolds=False)
+    if geometry:
+        require_conformers(molecules.split)
+    every_M = np.arange(len(molecules.smiles))
+    columns = {"id": pa.array(molecules.split.ids(every_M)), "smiles": pa.array(molecules.smiles, pa.string())}
+    columns |= {label: molecules.split.column(f"{LABEL_PREFIX}{label}") for label in manifest.labels}
+    return _Asked(columns=pa.table(columns), molecules=molecules, hydrogens=manifest.hydrogens)
+
+
+def _predictions(
+    asked: _Asked,
+    row_R: "np.ndarray",
+    folder: Path,
+    config: FinetunedConfig,
+    max_pairs: int | None,
+    device: torch.device,
+) -> Float64:
+    """Return what each seed predicts, [S, R, L]."""
+    molecules = asked.molecules
+    unlabelled = np.full((len(row_R), len(config.targets)), np.nan)
+    reader = RowReader(molecules.split, molecules.position_M[row_R], unlabelled, drop_hydrogens=asked.hydrogens)
     labelling = Labelling(inputs=config.inputs, model=config.model)
     predictions = []
     seen = 0
@@ -92,23 +168,57 @@ def predict_file(
             model = load_member(folder, config, member).to(device)
             samples = once(reader, labelling, max_pairs, device)
             predictions.append(predict(model, samples, scaling, device, on_rows=count))
-    value_SRL = np.stack(predictions)
-    columns: dict[str, pa.Array] = {"row": pa.array(np.arange(1, len(table.smiles) + 1))}
-    columns["smiles"] = pa.array(list(table.smiles))
-    for at, target in enumerate(config.targets):
-        columns[target] = _spread_out(value_SRL[:, :, at].mean(0), row_R, len(table.smiles))
-        if len(predictions) > 1:
-            columns[f"{target}{SPREAD}"] = _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, len(table.smiles))
-    written = pa.table(columns)
-    write = pq.write_table if output.suffix == ".parquet" else pyarrow.csv.write_csv
-    commit_file(output, lambda temporary: write(written, temporary))
-    line = f"{len(row_R):,} of {len(table.smiles):,} rows predicted: {output}"
-    skipped = skipped_file(output)
-    skipped.unlink(missing_ok=True)  # of earlier predictions
-    if molecules.skipped:
-        write_skipped(skipped, molecules)
-        line += f"; the others: {skipped}"
-    return line
+    return np.stack(predictions)
+
+
+def _beside(
+    asked: _Asked, targets: Sequence[str], row_R: "np.ndarray", value_SRL: Float64
+) -> tuple[pa.Table, str]:
+    """Return the user's columns with ours beside them, and a line on those of ours that took another name."""
+    M = len(asked.molecules.smiles)
+    used, changes = np.full(M, None), np.full(M, None)
+    used[row_R] = [asked.molecules.smiles[row] for row in row_R.tolist()]
+    changes[row_R] = [asked.molecules.changes[row] for row in row_R.tolist()]
+    ours = [("smiles_used", pa.array(used, pa.string())), ("changes", pa.array(changes, pa.string()))]
+    for at, target in enumerate(targets):
+        ours.append((target, _spread_out(value_SRL[:, :, at].mean(0), row_R, M)))
+        if len(value_SRL) > 1:
+            ours.append((f"{target}{SPREAD}", _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, M)))
+    taken = set(asked.columns.column_names)
+    names, renamed = [], []
+    for name in ("row", *(name for name, _ in ours)):
+        names.append(_free(name, taken, is_target=name in targets))
+        taken.add(names[-1])
+        if names[-1] != name:
+            renamed.append(f"{names[-1]!r} for {name!r}")
+    row, *others = names
+    table = pa.Table.from_arrays(
+        [pa.array(np.arange(1, M + 1)), *asked.columns.columns, *(column for _, column in ours)],
+        names=[row, *asked.columns.column_names, *others],
+    )
+    line = f"The file has columns of these names already, so the new ones are called otherwise: {', '.join(renamed)}."
+    return table, line if renamed else ""
+
+
+def _free(name: str, taken: set[str], *, is_target: bool) -> str:
+    """Return the name, or one like it that no column has."""
+    if name not in taken:
+        return name
+    if is_target and (predicted := f"{PREDICTED}{name}") not in taken:
+        return predicted
+    number = 2
+    while f"{name}_{number}" in taken:
+        number += 1
+    return f"{name}_{number}"
+
+
+def _write_csv(table: pa.Table, path: Path) -> None:
+    """Write a table as CSV; what is neither text nor a number, such as a list, becomes text."""
+    for at, field in enumerate(table.schema):
+        if not (pa.types.is_primitive(field.type) or pa.types.is_string(field.type)):
+            texts = [None if value is None else str(value) for value in table.column(at).to_pylist()]
+            table = table.set_column(at, field.name, pa.array(texts, pa.string()))
+    pyarrow.csv.write_csv(table, path)
 
 
 def _spread_out(value_R: np.ndarray, row_R: np.ndarray, rows: int) -> pa.Array:

@@ -14,16 +14,16 @@ import pyarrow.csv
 
 from unimol_scale.downstream.config import FinetuneConfig, Task
 from unimol_scale.downstream.metrics import check_metric
+from unimol_scale.downstream.molecule_files import is_store
 from unimol_scale.downstream.molecules import Prepared, Skipped, prepare, prepare_store, refuse_skipped
 from unimol_scale.downstream.tables import LabelledTable, check_task, infer_task, read_table
 from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.files import commit_file
-from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.schema import LABEL_PREFIX, Float64
 from unimol_scale.store.shards import open_store
 
 PREDICTED = "predicted "  # what a target's column of predictions is called before its name
-SPREAD = " std"  # what the column of their standard deviation over seeds is called after its name
+SPREAD = " seed_std"  # of their standard deviation over seeds, after a target's name; it is no error bar
 MOST_CLASSES = 5  # integer labels of more different values are taken for counts
 SKIP_REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
 
@@ -99,7 +99,7 @@ def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
         SourceError: the data is missing or wrong, or rows have no usable molecule and ``skip_bad`` is off.
         ConfigError: the labels are not what the task needs, or the metric or loss not of the task.
     """
-    rows = _from_store(config) if (config.data / MANIFEST_NAME).is_file() else _from_table(config, geometry)
+    rows = _from_store(config) if is_store(config.data) else _from_table(config, geometry)
     if not rows.usable_M.any():
         raise SourceError(f"{config.data}: no row has both a usable molecule and a label")
     return rows
@@ -111,7 +111,7 @@ def refusing(file: Path, num_rows: int) -> Callable[[Sequence[Skipped]], None]:
 
 
 def write_skipped(path: Path, molecules: Prepared) -> None:
-    """Write the rows without a usable molecule as CSV: row (from 1), smiles, reason, detail."""
+    """Write the rows without a usable molecule as CSV: row (from 1, without the header), smiles, reason, detail."""
     table = pa.table(
         {
             "row": [s.row + 1 for s in molecules.skipped],
@@ -141,6 +141,8 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
             max_atoms=config.max_atoms,
             workers=config.conformer_workers,
             refuse=None if config.skip_bad else refusing(config.data, len(table.smiles)),
+            fragments=config.fragments,
+            problems=table.problems,
         ),
         hydrogens=False,
     )

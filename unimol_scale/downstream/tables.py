@@ -7,7 +7,7 @@ column names, missing values and numbers, so that a file means the same here as 
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +22,7 @@ from conformer_gen.sources.columns import ID_NAMES, MISSING, SMILES_NAMES, find_
 from conformer_gen.sources.lines import split as split_line
 from conformer_gen.sources.locations import bare_suffix, stem
 from conformer_gen.sources.tables import delimiter_of, parquet_names
+from unimol_scale.downstream import sdf_table
 from unimol_scale.downstream.config import Task
 from unimol_scale.errors import ConfigError, SourceError
 
@@ -45,6 +46,8 @@ class LabelledTable:
         labels_ML: float64, NaN where missing; L is 0 for a table that is only to be predicted or embedded.
         targets: [L] names of the labels.
         splits: [M] "train", "valid" or "test" as the split column has it, if one was asked for.
+        columns: every column of the file, as it is there.
+        problems: row → why it could not be read, of rows whose SMILES is empty for that reason.
     """
 
     name: str
@@ -52,6 +55,8 @@ class LabelledTable:
     labels_ML: Float64
     targets: tuple[str, ...]
     splits: tuple[str, ...] | None
+    columns: pa.Table = dataclasses.field(default_factory=lambda: pa.table({}))
+    problems: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.labels_ML.shape == (len(self.smiles), len(self.targets)), "one label a molecule and target"
@@ -64,7 +69,7 @@ def read_table(
     """Read a file of molecules.
 
     Args:
-        path: .csv, .tsv, .smi or .txt, plain or .gz, or .parquet.
+        path: .csv, .tsv, .smi or .txt, plain or .gz, .parquet, or .sdf, whose data fields are columns.
         smiles_column: None finds it by the usual names; in lines without a header it is the first. There, a column is
             asked for by its number, from 1.
         targets: columns of labels; ("all",) takes every column of numbers that is neither a row's name nor the split.
@@ -78,6 +83,8 @@ def read_table(
     path = Path(path)
     if not path.is_file():
         raise SourceError(f"{path} does not exist, or is not a file")
+    if bare_suffix(path.name) in sdf_table.SUFFIXES:
+        return _labelled_sdf(path, targets, split_column)
     readers: dict[str, Callable[[Path], pa.Table]] = {
         ".csv": _read_delimited,
         ".tsv": _read_delimited,
@@ -92,6 +99,13 @@ def read_table(
     if not table.num_rows:
         raise SourceError(f"{path} has no rows")
     return _labelled(path, table, smiles_column, targets, split_column)
+
+
+def _labelled_sdf(path: Path, targets: tuple[str, ...], split_column: str | None) -> LabelledTable:
+    table, problems = sdf_table.read_sdf_table(path)
+    labelled = _labelled(path, table, sdf_table.STRUCTURE, targets, split_column)
+    columns = table.drop_columns([sdf_table.STRUCTURE])
+    return dataclasses.replace(labelled, columns=columns, problems=problems)
 
 
 def _labelled(
@@ -120,6 +134,7 @@ def _labelled(
         labels_ML=np.stack(list(labels.values()), axis=1) if labels else np.zeros((len(smiles), 0)),
         targets=tuple(labels),
         splits=None if split_at is None else tuple(_texts(table.column(split_at))),
+        columns=table,
     )
 
 

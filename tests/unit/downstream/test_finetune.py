@@ -45,7 +45,7 @@ def test_a_fine_tuning_leaves_models_predictions_pictures_and_a_report(finished)
         assert min(picture.shape[:2]) > 200
         assert (picture[..., :3] < 0.5).any()
     report = (folder / "report.md").read_text()
-    assert f"rmse of the test rows: **{done.mean:.4g}** ± {done.std:.2g} atoms over 2 seeds" in report
+    assert f"rmse of the test rows: **{done.mean:.4g}** ± {done.seed_std:.2g} atoms over 2 seeds" in report
     assert "![](parity.png)" in report
     assert "33 rows in the data, 31 used, 2 without a usable molecule (skipped.csv)" in report
     assert "31 rows are of 30 distinct molecules, 1 of which have different labels" in report
@@ -196,7 +196,7 @@ def test_a_target_without_training_labels_is_named(place, settings):
         finetune(settings(**given, targets=("y", "z")))
 
 
-@pytest.mark.parametrize("name", ["split", "predicted y", "y std"])
+@pytest.mark.parametrize("name", ["split", "predicted y", "y seed_std"])
 def test_a_target_may_not_be_named_as_a_column_of_the_predictions(place, settings, name):
     data = write_table(place / "named.csv", **{"y": range(30), name: range(30)})
     with pytest.raises(ConfigError, match=f"the target '{name}' has the name of a column of the predictions"):

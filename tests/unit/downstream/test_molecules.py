@@ -10,7 +10,7 @@ import pytest
 from conformer_gen.embed import stable_hash
 from unimol_scale.downstream import conformer_cache
 from unimol_scale.downstream.molecules import Skipped, prepare, prepare_store, refuse_skipped
-from unimol_scale.errors import SourceError
+from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.schema import ConformerOrigin
 from unimol_scale.store.shards import open_store
 
@@ -73,6 +73,106 @@ def test_the_second_time_nothing_is_built(rows, monkeypatch):
     assert again.skipped == (Skipped(row=2, smiles=NO_CONFORMER, **vars_of(first.skipped[0])),)
     with pytest.raises(TypeError):
         rows("CCO", "CCC")
+
+
+def count_embedded(monkeypatch):
+    """Return a list that grows by the SMILES of every molecule that a conformer is made for."""
+    made, embed = [], conformer_cache.embed_molecule
+
+    def counted(molecule, *rest):
+        made.append(molecule.smiles)
+        return embed(molecule, *rest)
+
+    monkeypatch.setattr(conformer_cache, "embed_molecule", counted)
+    return made
+
+
+def test_of_another_table_only_the_molecules_that_no_earlier_one_had_are_embedded(rows, monkeypatch, tmp_path):
+    made = count_embedded(monkeypatch)
+    rows("CCO", NO_CONFORMER, "CCN")
+    del made[:]
+    again = rows("CCCl", "CCN", "OCC", NO_CONFORMER, "CCBr")
+    assert made == ["CCCl", "CCBr"]
+    assert again.split.smiles(again.position_M[[0, 1, 2, 4]]) == ["CCCl", "CCN", "CCO", "CCBr"]
+    assert [(skipped.row, skipped.reason) for skipped in again.skipped] == [(3, "no_conformer")]
+    assert int(sum(again.split.entry.size_histogram.values())) == len(again.split) == 4
+    alone = rows("CCCl", "CCN", "OCC", NO_CONFORMER, "CCBr", cache="fresh")
+    for column in ("coordinates", "atomic_number", "bond_features"):
+        assert np.array_equal(
+            getattr(again.split.gather(again.position_M[[0, 1, 2, 4]]), column, None),
+            getattr(alone.split.gather(alone.position_M[[0, 1, 2, 4]]), column, None),
+        )
+    del made[:]
+    rows("CCBr", "CCO", "[Na+].CCN", max_atoms=50)  # how molecules are chosen does not change their conformers
+    assert made == []
+
+
+def test_molecules_that_all_fail_are_not_tried_again(rows, monkeypatch):
+    made = count_embedded(monkeypatch)
+    for _ in range(2):
+        assert rows(NO_CONFORMER).skipped[0].reason == "no_conformer"
+    assert len(made) == 1
+
+
+def test_sets_of_an_older_cache_are_left_alone_and_a_lost_store_says_what_to_delete(rows, tmp_path):
+    (tmp_path / "cache" / "0123456789abcdef01234567" / "store").mkdir(parents=True)
+    rows("CCO")
+    (store,) = (tmp_path / "cache").glob("*-*/store")
+    (store / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=f"delete {store.parent}, a set of the cache"):
+        rows("CCO")
+
+
+def test_who_waits_long_for_conformers_is_told_that_2d_needs_none(rows, monkeypatch, capfd):
+    told = threading.Event()
+    embed = conformer_cache.embed_molecule
+
+    def slow(*args):
+        assert told.wait(60)
+        return embed(*args)
+
+    monkeypatch.setattr(conformer_cache, "SLOW_S", 0.01)
+    monkeypatch.setattr(conformer_cache, "embed_molecule", slow)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(rows, "CCO")
+        said, until = "", time.monotonic() + 60
+        while "2D needs none of this: --inputs 2d" not in said and time.monotonic() < until:
+            said += capfd.readouterr().err
+        told.set()
+        pending.result()
+    assert "2D needs none of this: --inputs 2d" in said
+    rows("CCN", geometry=False)
+    assert "2D" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("smiles", "changes"),
+    [
+        ("CCO", ""),
+        ("OCC", ""),
+        ("C1.C1", ""),  # a bond across the dot: one molecule
+        ("[13CH3]O", ""),
+        ("CCN.Cl", "largest fragment kept: CCN; left out: Cl"),
+        ("[Na+].CC(=O)[O-]", "largest fragment kept: CC(=O)[O-] (charge -1); left out: [Na+]"),
+        ("CCCN.CCCN.OS(=O)(=O)O", "largest fragment kept: O=S(=O)(O)O; left out: CCCN (2 times)"),
+        (
+            "[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1",
+            "largest fragment kept: c1cc[cH-]c1 (charge -1); left out: [Fe+2], c1cc[cH-]c1",
+        ),
+        ("[CH3:1][OH:2]", "atom maps removed"),
+    ],
+)
+def test_what_was_done_to_a_molecule_is_said(rows, smiles, changes):
+    made = rows(smiles, geometry=False)
+    assert made.changes == (changes,)
+    assert ("1 of 1 rows have several fragments" in made.describe_changes()) is ("fragment" in changes)
+
+
+def test_rows_of_several_fragments_can_be_refused(tmp_path):
+    smiles = ["CCO", "CCN.Cl", "[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1"]
+    made = prepare(smiles, cache=tmp_path, geometry=False, max_atoms=None, workers=1, fragments="reject")
+    assert [(one.row, one.reason) for one in made.skipped] == [(1, "several_fragments"), (2, "several_fragments")]
+    assert "2 fragments; fragments=largest takes one" in made.skipped[0].detail
 
 
 def vars_of(skipped):

@@ -67,11 +67,11 @@ def seeds_of(place, column):
 def test_a_prediction_is_the_mean_of_the_seeds_with_their_spread(place, predicted, max_pairs):
     line, table = predicted(MOLECULES, max_pairs=max_pairs)
     assert line.startswith("30 of 30 rows predicted")
-    assert list(table) == ["row", "smiles", "size", "size std", "other", "other std"]
+    assert list(table) == ["row", "id", "SMILES", "smiles_used", "changes", "size", "size seed_std", "other", "other seed_std"]
     for target in TARGETS:
         seeds = seeds_of(place, f"predicted {target}")
         assert table[target] == pytest.approx(seeds.mean(0), rel=1e-5)
-        assert table[f"{target} std"] == pytest.approx(seeds.std(0, ddof=1), rel=1e-3, abs=1e-6)
+        assert table[f"{target} seed_std"] == pytest.approx(seeds.std(0, ddof=1), rel=1e-3, abs=1e-6)
         assert seeds.std(0).min() > 0
 
 
@@ -80,21 +80,21 @@ def test_rows_stay_in_their_order_and_those_of_one_molecule_agree(place, predict
     _, table = predicted([MOLECULES[at] for at in order] + ["OCC"])
     expected = seeds_of(place, "predicted size").mean(0)
     assert table["row"] == [1, 2, 3, 4, 5, 6]
-    assert table["smiles"][-1] == "OCC"
+    assert table["SMILES"][-1] == "OCC"
     assert table["size"] == pytest.approx(expected[[*order, 0]], rel=1e-5)
 
 
 def test_rows_without_a_molecule_are_empty_and_listed_and_never_zero(place, predicted, tmp_path):
     line, table = predicted(["C1CC", "CCO", "", "CCN"], skip_bad=True)
     expected = seeds_of(place, "predicted size").mean(0)
-    assert table["size"][0] is table["size"][2] is table["size std"][0] is table["other"][2] is None
+    assert table["size"][0] is table["size"][2] is table["size seed_std"][0] is table["other"][2] is None
     assert [table["size"][1], table["size"][3]] == pytest.approx(expected[:2], rel=1e-5)
-    assert table["smiles"] == ["C1CC", "CCO", "", "CCN"]
+    assert table["SMILES"] == ["C1CC", "CCO", "", "CCN"]
     assert line.startswith("2 of 4 rows predicted")
     with (tmp_path / "p.skipped.csv").open() as file:
         assert [(row["row"], row["reason"]) for row in csv.DictReader(file)] == [("1", "not_parsed"), ("3", "empty")]
     predicted(["C1CC", "CCO"], skip_bad=True, output="p.csv")
-    assert (tmp_path / "p.csv").read_text().splitlines()[1] == '1,"C1CC",,,,'
+    assert (tmp_path / "p.csv").read_text().splitlines()[1] == '1,"m0","C1CC",,,,,,'
 
 
 def test_rows_without_a_molecule_are_an_error_unless_they_may_be_skipped(predicted, tmp_path):
@@ -170,7 +170,7 @@ def test_a_model_of_one_seed_has_no_spread(predicted, place, tmp_path):
     (one / "finetuned.json").write_text(json.dumps(tree))
     (one / "seed-1.safetensors").write_bytes((place / "model" / "seed-1.safetensors").read_bytes())
     _, table = predicted(MOLECULES[:3], folder=one)
-    assert list(table) == ["row", "smiles", "size", "other"]
+    assert list(table) == ["row", "id", "SMILES", "smiles_used", "changes", "size", "other"]
     assert table["other"] == pytest.approx(seeds_of(place, "predicted other")[1][:3], rel=1e-6)
 
 
