@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rdkit import Chem
 
 import unimol_scale
 from conformer_gen import driver
@@ -191,10 +192,10 @@ def test_half_precision_is_near_and_not_equal(embed):
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("lost.csv", "does not exist"), ("model", "no finished conformer store"), ("mine.sdf", "must end in .smi")],
+    [("lost.csv", "does not exist"), ("model", "no finished conformer store"), ("mine.xyz", "must end in .smi")],
 )
 def test_a_source_of_another_kind_is_refused(embed, tmp_path, source, message):
-    (tmp_path / "mine.sdf").write_text("")
+    (tmp_path / "mine.xyz").write_text("")
     status, printed, _ = embed(SMILES, source=tmp_path / source)
     assert status == 2
     assert message in printed
@@ -212,3 +213,23 @@ def test_what_is_read_is_not_written_over(model, tmp_path, capsys, name):
 def test_the_output_must_be_parquet(model, capsys):
     assert main(["embed", "mine.csv", "--from", str(model), "--output", "found.csv"]) == 2
     assert ".parquet" in capsys.readouterr().err
+
+
+def test_rows_reduced_to_a_fragment_are_told_and_can_be_refused(embed):
+    status, printed, table = embed(["CCO", "CCN.Cl", "OCC"])
+    assert status == 0
+    assert "1 of 3 rows have several fragments and were reduced to the largest (row 2: largest fragment" in printed
+    assert table["changes"].to_pylist() == ["", "largest fragment kept: CCN; left out: Cl", ""]
+    status, printed, _ = embed(["CCO", "CCN.Cl"], "--fragments", "reject")
+    assert status == 2
+    assert "row 2 'CCN.Cl': several_fragments" in printed
+
+
+def test_an_sdf_file_is_embedded_as_its_smiles_are(embed, tmp_path):
+    records = "".join(f"{Chem.MolToMolBlock(Chem.MolFromSmiles(text))}$$$$\n" for text in SMILES)
+    (tmp_path / "mine.sdf").write_text(records)
+    status, _, table = embed(SMILES, "--inputs", "2d", source=tmp_path / "mine.sdf")
+    assert status == 0
+    expected = embed(SMILES, "--inputs", "2d")[2]
+    assert table["smiles"].equals(expected["smiles"])
+    np.testing.assert_allclose(matrix(table["embedding"]), matrix(expected["embedding"]), atol=1e-6)

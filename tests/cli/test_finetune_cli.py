@@ -71,7 +71,7 @@ def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
     with (tmp_path / "p.csv").open() as file:
         first, second = csv.DictReader(file)
     assert float(first["length"])
-    assert second["length"] == second["length std"] == ""
+    assert second["length"] == second["length seed_std"] == ""
 
     status, out, err = run(*arguments)
     assert status == 0
@@ -121,7 +121,8 @@ def test_none_and_the_data_may_be_settings(run, tmp_path):
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--metric", "rsme"), "did you mean 'rmse'?"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--metric", "roc_auc"), "not one of regression"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "train.epoch=3"), "did you mean 'epochs'?"),
-        ((*SCRATCH, "--data", "set.csv", "--target", "length", "epochs=3"), "no column 'epochs=3'"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "epochs=3"), "unknown key 'epochs'"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "a=b", "length"), "unknown key 'a'"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "trian.epochs=3"), "did you mean 'train'?"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--seeds", "0"), "seeds must be at least 1"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--config", "lost.yaml"), "lost.yaml does not exist"),

@@ -21,9 +21,8 @@ def trivial_scores(metric: MetricName, train_RL: Float64, test_RL: Float64) -> t
 
     Of classifiers that is the share of ones. None where the metric has no value for it.
     """
-    with np.errstate(invalid="ignore"):
-        present_L = ~np.isnan(train_RL).all(axis=0)
-        mean_L = np.array([np.nanmean(column) if there else 0.0 for column, there in zip(train_RL.T, present_L, strict=True)])
+    known_RL = ~np.isnan(train_RL)
+    mean_L = np.where(known_RL, train_RL, 0.0).sum(0) / np.maximum(known_RL.sum(0), 1)
     return score(metric, test_RL, np.broadcast_to(mean_L, test_RL.shape)).per_target
 
 

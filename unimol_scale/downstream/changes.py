@@ -1,8 +1,7 @@
-"""What curation made of a row: how the molecule that a model sees differs from the one that was given. Imports RDKit."""
+"""How the molecule that a model sees differs from the one that a row gives: what curation did. Imports RDKit."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 from rdkit import Chem, rdBase
 
@@ -40,24 +39,35 @@ def describe_changes(text: str, smiles: str) -> str:
     return "; ".join(said)
 
 
-def describe_rows(changes: Sequence[str]) -> str:
-    """Return a line on rows that were reduced to a fragment or lost isotopes; "" if there are none.
+class ChangeCount:
+    """Counts the rows of which a model sees another molecule than was given, and names the first."""
 
-    Args:
-        changes: [M] what ``describe_changes`` said of each row.
-    """
-    rows = [row for row, text in enumerate(changes) if FRAGMENT_KEPT in text]
-    said = []
-    if rows:
-        named = "; ".join(f"row {row + 1}: {changes[row]}" for row in rows[:NAMED])
-        more = f"; and {len(rows) - NAMED:,} more" if len(rows) > NAMED else ""
-        said.append(
-            f"{len(rows):,} of {len(changes):,} rows have several fragments and were reduced to the largest, so a salt "
-            f"gets the value of its largest ion ({named}{more}); fragments=reject refuses such rows"
-        )
-    if lost := sum(ISOTOPES_LOST in text for text in changes):
-        said.append(f"{lost:,} of {len(changes):,} rows lost their isotope labels")
-    return ". ".join(said)
+    def __init__(self) -> None:
+        self._rows = self._reduced = self._unlabelled = 0
+        self._first: list[str] = []
+
+    def add(self, row: int, changes: str) -> None:
+        """Count a row, from 0, by what ``describe_changes`` said of it."""
+        self._rows += 1
+        self._unlabelled += ISOTOPES_LOST in changes
+        if FRAGMENT_KEPT in changes:
+            self._reduced += 1
+            if len(self._first) < NAMED:
+                self._first.append(f"row {row + 1}: {changes}")
+
+    def describe(self) -> str:
+        """Return a line on the rows that were changed; "" if there are none."""
+        said = []
+        if self._reduced:
+            more = f"; and {self._reduced - NAMED:,} more" if self._reduced > NAMED else ""
+            said.append(
+                f"{self._reduced:,} of {self._rows:,} rows have several fragments and were reduced to the largest "
+                f"({'; '.join(self._first)}{more}); a salt so gets the value of its largest ion; fragments=reject "
+                "refuses such rows"
+            )
+        if self._unlabelled:
+            said.append(f"{self._unlabelled:,} of {self._rows:,} rows lost their isotope labels")
+        return ". ".join(said)
 
 
 def _kept(fragments: tuple[Chem.Mol, ...], used: Chem.Mol, smiles: str) -> str:
@@ -71,7 +81,7 @@ def _kept(fragments: tuple[Chem.Mol, ...], used: Chem.Mol, smiles: str) -> str:
 
 
 def _nearest(counts: Counter[str], used: Chem.Mol) -> str:
-    """Return the fragment that has as many heavy atoms as the one used, where curation has written it in another way."""
+    """Return the fragment with as many heavy atoms as the one used, which curation has written in another way."""
     heavy = used.GetNumHeavyAtoms()
     return next((name for name in counts if _heavy(name) == heavy), next(iter(counts)))
 

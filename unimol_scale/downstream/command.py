@@ -1,20 +1,18 @@
 """The verbs ``finetune`` and ``predict``: arguments and printing. Imports the rest only when a verb runs."""
 
 import argparse
-import dataclasses
-import difflib
-import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unimol_scale.engine.host import keep_freed_memory
-from unimol_scale.errors import ConfigError
+from unimol_scale.errors import ConfigError, UnimolScaleError
 
 NONE = "none"
 # Flag → the setting that it stands for, where the names differ only by hyphens.
 _FLAGS = (
     "data", "smiles_column", "task", "split", "split_column", "label_fraction", "inputs", "pooling", "loss", "metric",
-    "seeds", "seed", "size", "output", "cache", "device", "pretraining_store",
+    "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store",
 )  # fmt: skip
 
 
@@ -35,9 +33,14 @@ def _add_finetune(verbs: Any) -> None:  # noqa: ANN401
     add("--from", dest="pretrained", metavar="MODEL", help="run, checkpoint, owner/name of the hub, or none")
     add("--size", help="with --from none: the preset that starts from random weights")
     add("--reinitialise", action="store_true", default=None, help="random weights in the dimensions of --from")
-    add("--data", type=Path, metavar="FILE", help="CSV or Parquet with SMILES, or a conformer store with labels")
+    add(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="table with SMILES, SDF with data fields, or a conformer store with labels",
+    )
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
-    add("--target", nargs="+", dest="targets", metavar="C", help="label columns; all: every numeric one")
+    add("--target", nargs="+", dest="targets", metavar="C", help="label columns or data fields; all: every numeric one")
     add("--task", choices=("regression", "classification", "multilabel"), help="told from the labels if not given")
     add("--split", choices=("scaffold", "scaffold-similarity", "random", "column"), help="(default: scaffold)")
     add("--split-column", metavar="C", help="with --split column: holds train, valid or test")
@@ -48,6 +51,7 @@ def _add_finetune(verbs: Any) -> None:  # noqa: ANN401
     add("--metric", metavar="M", help="roc_auc, pr_auc, accuracy, rmse, mae, r2 or pearson")
     add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3)")
     add("--seed", type=int, metavar="N", help="of the split and of the first model (default: 0)")
+    add("--fragments", choices=("largest", "reject"), help="of rows with several, as salts have (default: largest)")
     add("--skip-bad", action="store_true", default=None, help="list unusable molecules in skipped.csv and go on")
     add("--pretraining-store", type=Path, metavar="DIR", help="count test molecules in it (default: the run's own)")
     add("--output", type=Path, metavar="DIR", help="(default: finetuned/<data>-<model>)")
@@ -60,12 +64,20 @@ def _add_finetune(verbs: Any) -> None:  # noqa: ANN401
 
 def _add_predict(verbs: Any) -> None:  # noqa: ANN401
     text = "predict properties of molecules with a fine-tuned model; several seeds are averaged"
-    verb = verbs.add_parser("predict", help=text, description=text)
+    columns = (
+        "The output has all columns of the file, with row (from 1, without the header), smiles_used and changes (what "
+        "was done to the molecule), and for each target its prediction and its seed_std. That is the spread of the "
+        "seeds and no error bar: errors are larger, as a rule."
+    )
+    verb = verbs.add_parser("predict", help=text, description=f"{text}. {columns}")
     add = verb.add_argument
-    add("file", type=Path, metavar="FILE", help="CSV, Parquet or SMILES lines")
+    add("file", type=Path, metavar="FILE", help="CSV, TSV, Parquet, SMILES lines, SDF, or a conformer store")
     add("--from", dest="folder", type=Path, required=True, metavar="DIR", help="folder that finetune wrote")
     add("--output", type=Path, required=True, metavar="FILE", help="CSV or Parquet")
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
+    add(
+        "--fragments", choices=("largest", "reject"), help="of rows with several (default: as the model was fine-tuned)"
+    )
     add("--skip-bad", action="store_true", help="leave unusable molecules empty and list them beside the output")
     add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
     add("--max-pairs", type=int, metavar="N", help="memory budget in padded pairs (default: what suits the device)")
@@ -79,15 +91,16 @@ def _finetune(arguments: argparse.Namespace) -> int:
 
     tree, origin = strict.read_yaml(arguments.config) if arguments.config else ({}, strict.Origin(name="command line"))
     flags = {name: getattr(arguments, name) for name in (*_FLAGS, "targets", "reinitialise", "skip_bad")}
-    if flags["targets"]:  # settings that stand behind the columns are not among them
-        keys = {field.name for field in dataclasses.fields(FinetuneConfig)}
-        settings = [text for text in flags["targets"] if "=" in text and _is_key(re.split(r"[.=]", text)[0], keys)]
-        flags["targets"] = [text for text in flags["targets"] if text not in settings]
-        arguments.assignments += settings
+    targets = flags.pop("targets") or []
     given = {name: value for name, value in flags.items() if value is not None}
     if arguments.pretrained is not None:
         given["pretrained"] = arguments.pretrained
-    given = strict.merge(given, strict.parse_overrides(arguments.assignments))
+    settings = strict.merge(given, strict.parse_overrides(arguments.assignments))
+    if words := [text for text in targets if "=" in text]:  # settings that stand behind the columns are none of them
+        columns = _columns(strict.merge(strict.merge(tree, settings), _data_among(words)))
+        targets = [text for text in targets if text not in words or text in columns]
+        settings = strict.merge(settings, strict.parse_overrides([text for text in words if text not in columns]))
+    given = settings | ({"targets": targets} if targets else {})
     tree, origin = strict.merge(tree, given), origin.with_given(given)
     if "pretrained" not in tree:
         raise ConfigError("--from is required: a run, a checkpoint, or none together with --size NAME")
@@ -104,19 +117,38 @@ def _finetune(arguments: argparse.Namespace) -> int:
     outcome = finetune(config)
     if outcome == before:
         print(f"{config.folder} has the results of this fine-tuning already; nothing was computed")
+    print(outcome.describe())  # first, with what must be known of the score
     if outcome.skipped:
         print(f"{outcome.skipped:,} of {outcome.rows:,} rows without a usable molecule: {config.folder}/skipped.csv")
     for line in (*outcome.notes, outcome.leakage):
         if line:
             print(line)
-    print(outcome.describe())
     print(f"report: {config.folder}/report.md")
     return 0
 
 
-def _is_key(word: str, keys: set[str]) -> bool:
-    """Return whether a word before a "=" is meant as a key: it is one, or like one, and then an error tells which."""
-    return bool(difflib.get_close_matches(word, keys, n=1, cutoff=0.75))
+def _data_among(words: Sequence[str]) -> dict[str, Any]:
+    """Return the data, if it is given behind the targets."""
+    data = [word.partition("=")[2] for word in words if word.startswith("data=")]
+    return {"data": data[-1]} if data else {}
+
+
+def _columns(tree: Mapping[str, Any]) -> Collection[str]:
+    """Return the names that a target can have; none if the data cannot be read, which is told later."""
+    from unimol_scale.downstream.molecule_files import is_store
+    from unimol_scale.downstream.tables import read_table
+    from unimol_scale.store.shards import open_store
+
+    if "data" not in tree:
+        return ()
+    path = Path(str(tree["data"]))
+    try:
+        if is_store(path):
+            return tuple(open_store(path).manifest.labels)
+        names: list[str] = read_table(path, smiles_column=tree.get("smiles_column"), targets=()).columns.column_names
+    except UnimolScaleError:
+        return ()
+    return [name.strip() for name in names]
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -132,6 +164,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         cache=arguments.cache,
         max_pairs=arguments.max_pairs,
         device_name=arguments.device,
+        fragments=arguments.fragments,
     )
     print(summary)
     return 0

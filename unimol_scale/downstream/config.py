@@ -91,8 +91,8 @@ class FinetuneConfig:
         seeds: models that are fitted, which differ in initialisation and order.
         seed: of the split and of the first model.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
-        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row; as ``curate.fragments``
-            of a build. The report says how many rows were reduced.
+        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row, as
+            ``curate.fragments`` of a build does. The report says how many rows were reduced.
         skip_bad: rows whose molecule can not be used go to ``skipped.csv`` instead of stopping everything.
         pretraining_store: the store that the model was pretrained on, to count test molecules in it; None takes the one
             that a run names, if it is there.

@@ -1,10 +1,10 @@
 """Conformers of distinct molecules, built for those that the cache does not have. Imports the builder.
 
-A cache is a folder of sets, whose names begin with that of the recipe. A set is a store that ``conformer_gen`` built (the same curation,
-embedder and seed as for pretraining, all of it in the split train) and the index of its molecules, written last. A
-molecule is taken from the first set that has it; those in no set are built into a new one. A conformer depends on
-molecule and recipe alone, so it does not matter which set it comes from. Fine-tunings that want the same molecules at
-the same time share the work: one builds, the others wait.
+A cache is a folder of sets, whose names begin with that of the recipe. A set is a store that ``conformer_gen`` built
+(the same curation, embedder and seed as for pretraining, all of it in the split train) and the index of its molecules,
+written last. A molecule is taken from the first set that has it; those in no set are built into a new one. A conformer
+depends on molecule and recipe alone, so it does not matter which set it comes from. Fine-tunings that want the same
+molecules at the same time share the work: one builds, the others wait.
 """
 
 import collections
@@ -37,7 +37,7 @@ from conformer_gen.sources.config import SourceConfig
 from unimol_scale import config as strict
 from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.store.files import commit_file
-from unimol_scale.store.manifest import MANIFEST_NAME, Counts, Manifest, ShardEntry, SplitEntry
+from unimol_scale.store.manifest import Counts, Manifest, ShardEntry, SplitEntry
 from unimol_scale.store.schema import SCHEMA_VERSION, Int64, Layout, MoleculeRecord, encode
 from unimol_scale.store.shards import Store, StoreSplit, open_store, size_histogram, write_manifest, write_shard
 from unimol_scale.store.source import LocalShards
@@ -53,6 +53,10 @@ FEW = 256
 QUIET = 32  # so many take a second or so, and show no progress
 PIECE = 50  # molecules that a process of Ray takes at a time: some seconds, after each of which the progress moves
 SLOW_S = 10.0
+SAY_2D = (
+    "Making conformers takes a while; they are kept in the cache. 2D needs none of this: --inputs 2d (predict has the "
+    "inputs that its model was fine-tuned with)."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,6 @@ def cached_store(
     curate: CurateConfig,
     embed: EmbedConfig,
     workers: int | None,
-    if_slow: str = "",
 ) -> Cached:
     """Return where distinct molecules are; those that are in no set of the cache are built into a new one.
 
@@ -93,7 +96,6 @@ def cached_store(
         curate: how they were curated.
         embed: how to make conformers.
         workers: processes for more than ``FEW`` molecules; None: all cores.
-        if_slow: what a user is told once if conformers take longer than some seconds.
 
     Raises:
         StoreError: the cache can not be written, or is damaged.
@@ -103,7 +105,7 @@ def cached_store(
     try:
         if len(at_M := np.flatnonzero(~_known(key_K, sets))):
             missing = [molecules[at] for at in at_M.tolist()]
-            _add_set(missing, sets.folder_of(missing, curate), curate, embed, workers, if_slow)
+            _add_set(missing, sets.folder_of(missing, curate), curate, embed, workers)
         return _found(key_K, sets)
     except OSError as error:
         raise StoreError(f"conformers can not be kept in {cache}: {error}") from error
@@ -205,14 +207,13 @@ def _add_set(
     curate: CurateConfig,
     embed: EmbedConfig,
     workers: int | None,
-    if_slow: str,
 ) -> None:
     """Build molecules into a set of their own, unless another process is at it: then wait for that one."""
     output = folder / STORE_NAME
     with _our_turn(folder):
         if (folder / INDEX_NAME).is_file():
             return
-        with _told_if_slow(if_slow):
+        with _told_if_slow("" if embed.engine == "depiction" else SAY_2D):
             try:
                 _build(molecules, folder / "molecules.parquet", output, curate, embed, workers)
                 keys = open_store(output).split("train").column("key").to_pylist()

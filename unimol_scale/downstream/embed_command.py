@@ -20,7 +20,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "source",
         type=Path,
         metavar="FILE_OR_STORE",
-        help="CSV, TSV, Parquet or SMILES lines, or a conformer store, whose hydrogens are left out",
+        help="CSV, TSV, Parquet, SMILES lines or SDF (its structures alone are taken), or a conformer store, whose "
+        "hydrogens are left out; rows count from 1, without the header",
     )
     add("--from", dest="pretrained", required=True, metavar="MODEL", help="run, checkpoint, or owner/name of the hub")
     add("--output", type=Path, required=True, metavar="FILE", help="Parquet")
@@ -34,6 +35,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
     add("--max-atoms", type=int, metavar="N", help="refuse molecules with more heavy atoms (default: 128)")
+    add("--fragments", choices=("largest", "reject"), default="largest", help="of a salt (default: %(default)s)")
     add("--skip-bad", action="store_true", help="list unusable molecules in a table beside the output and go on")
     add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
     add("--max-pairs", type=int, metavar="N", help="memory budget: padded pairs at once (default: suits the device)")
@@ -62,6 +64,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         skip_bad=arguments.skip_bad,
         max_atoms=arguments.max_atoms,
+        fragments=arguments.fragments,
     )
     keep_freed_memory()
     print(embed_file(config))

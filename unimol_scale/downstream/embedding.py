@@ -21,12 +21,15 @@ from conformer_gen.exclusions import SOURCE_OF_SUFFIX
 from conformer_gen.progress import StageProgress
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.locations import bare_suffix
+from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.checkpoints.parity import cast_parameters
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
-from unimol_scale.downstream.config import Precision
+from unimol_scale.downstream.changes import ChangeCount
+from unimol_scale.downstream.config import Fragments, Precision
 from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.inputs import resolve_inputs
+from unimol_scale.downstream.molecule_files import check_there, is_store
 from unimol_scale.downstream.molecules import (
     NAMED,
     Skipped,
@@ -38,15 +41,15 @@ from unimol_scale.downstream.molecules import (
 )
 from unimol_scale.downstream.places import check_apart, check_writable, skipped_file
 from unimol_scale.downstream.representations import Kind, RepresentationConfig, represent
+from unimol_scale.downstream.sdf_table import structure_smiles
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_file, flush
-from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.schema import Float32, Int64
 from unimol_scale.store.shards import StoreSplit, open_store
 
 ROWS_TOGETHER = 20_000  # whose conformers are made and cached together
-SUFFIXES = {suffix: kind for suffix, kind in SOURCE_OF_SUFFIX.items() if kind != "sdf"}
+SUFFIXES = SOURCE_OF_SUFFIX
 REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
 GPU_WORKERS = 2  # loader processes; a CPU has no time to spare for them
 
@@ -56,7 +59,7 @@ class EmbedFileConfig:
     """What to embed and how.
 
     Attributes:
-        source: table or lines of SMILES, plain or compressed, or a conformer store.
+        source: table or lines of SMILES or SDF, plain or compressed, or a conformer store.
         pretrained: what ``from_pretrained`` reads.
         output: Parquet file.
         representation: which, of which inputs, under which memory budget.
@@ -66,6 +69,7 @@ class EmbedFileConfig:
         precision: of the model's weights; results are fp32.
         skip_bad: rows whose molecule can not be used go to a table beside the output instead of stopping everything.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
+        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
     """
 
     source: Path
@@ -78,6 +82,7 @@ class EmbedFileConfig:
     precision: Precision = "fp32"
     skip_bad: bool = False
     max_atoms: int | None = None
+    fragments: Fragments = "largest"
 
     def __post_init__(self) -> None:
         if self.output.suffix != ".parquet":
@@ -102,6 +107,7 @@ class _Chunk:
         key_R: uint64.
         hydrogens: whether the molecules have hydrogens as atoms.
         skipped: rows, counted from the beginning of the file.
+        changes: [R] what made another molecule of what a row has, in words; "" for nothing.
     """
 
     split: StoreSplit
@@ -111,16 +117,19 @@ class _Chunk:
     key_R: UInt64
     hydrogens: bool
     skipped: Sequence[Skipped]
+    changes: Sequence[str]
 
 
 def embed_file(config: EmbedFileConfig) -> str:
-    """Write the representations of all molecules of a file or a store; return a line on it.
+    """Write the representations of all molecules of a file or a store; return what to tell the user.
 
     Hydrogens that a store has as atoms are left out, as in fine-tuning: molecules from SMILES have none either.
 
-    Columns: row (from 1), smiles (canonical), key, and ``embedding``, a list of D numbers; of atoms ``atoms``, a list
-    of n such lists; of pairs ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers, row by row of the matrix.
-    The schema's metadata names weights (SHA-256), representation and inputs. The file is complete or absent.
+    Columns: row (from 1, without the header), smiles (canonical, as the model saw it), key, changes (what made another
+    molecule of the row, such as a fragment that was taken; empty for nothing), and ``embedding``, a list of D numbers;
+    of atoms ``atoms``, a list of n such lists; of pairs ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers,
+    row by row of the matrix. The schema's metadata names weights (SHA-256), representation and inputs. The file is
+    complete or absent.
 
     Raises:
         SourceError: the source is missing or wrong, holds unusable rows and ``skip_bad`` is off, or nothing usable.
@@ -128,7 +137,7 @@ def embed_file(config: EmbedFileConfig) -> str:
         ConfigError: the model can not see what it shall, or the output can not be written.
         StoreError: the store or the cache is damaged, or holds depictions where conformers are needed.
     """
-    source = None if (config.source / MANIFEST_NAME).is_file() else _source_of(config)
+    source = None if is_store(config.source) else _source_of(config)
     check_writable(config.output)
     device = pick_device(config.device)
     _, sha256 = identify(config.pretrained)
@@ -154,12 +163,15 @@ def embed_file(config: EmbedFileConfig) -> str:
         }
     )
     written = 0
+    changed = ChangeCount()
 
     def write(temporary: Path) -> None:
         nonlocal written
         with pq.ParquetWriter(temporary, schema) as writer, StageProgress("representing", total) as progress:
             for chunk in chunks:
                 skipped.add(chunk.skipped)
+                for row, changes in zip(chunk.row_R.tolist(), chunk.changes, strict=True):
+                    changed.add(row, changes)
                 at = 0
                 for arrays in represent(
                     backbone, chunk.split, chunk.position_R, representation, drop_hydrogens=chunk.hydrogens
@@ -176,11 +188,12 @@ def embed_file(config: EmbedFileConfig) -> str:
     with _SkippedTable(config) as skipped:
         commit_file(config.output, write)
     line = f"{written:,} of {written + skipped.rows:,} rows embedded: {config.output}"
-    return f"{line}; the other {skipped.rows:,}: {config.skipped_file}" if skipped.rows else line
+    line += f"; the other {skipped.rows:,}: {config.skipped_file}" if skipped.rows else ""
+    return "\n".join(filter(None, (line, changed.describe())))
 
 
 class _SkippedTable:
-    """The table of skipped rows, complete or absent: row (from 1), smiles, reason, detail. None is written for none.
+    """The table of skipped rows, complete or absent, and none for none: row (from 1), smiles, reason, detail.
 
     A table that an earlier run left is removed, since it would be taken for this one's.
     """
@@ -227,10 +240,7 @@ def _source_of(config: EmbedFileConfig) -> SourceConfig:
     Raises:
         SourceError: it is not there, or of another kind.
     """
-    if not config.source.exists():
-        raise SourceError(f"{config.source} does not exist; give a table or lines of SMILES, or a conformer store")
-    if config.source.is_dir():
-        raise SourceError(f"{config.source} is a folder without {MANIFEST_NAME}, so it is no finished conformer store")
+    check_there(config.source)
     suffix = bare_suffix(config.source.name)
     if suffix not in SUFFIXES:
         raise SourceError(
@@ -252,7 +262,8 @@ def _check_rows(source: SourceConfig, config: EmbedFileConfig) -> int | None:
     rows = 0
     with StageProgress("checking", None) as progress:
         for rows, molecule in enumerate(read_source(source), start=1):
-            why = refusal(molecule, config.max_atoms)
+            molecule = _with_smiles(molecule)
+            why = refusal(molecule, config.max_atoms, config.fragments)
             if why is not None:
                 bad.append(Skipped(row=rows - 1, smiles=molecule.smiles, reason=why.reason, detail=why.detail))
             progress.advance(1)
@@ -262,24 +273,19 @@ def _check_rows(source: SourceConfig, config: EmbedFileConfig) -> int | None:
 
 
 def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool) -> Iterator[_Chunk]:
-    rows = enumerate(read_source(source))
+    rows = enumerate(map(_with_smiles, read_source(source)))
     while some := list(itertools.islice(rows, ROWS_TOGETHER)):
-        readable = [(row, molecule.smiles) for row, molecule in some if not molecule.problem]
         prepared = prepare(
-            [smiles for _, smiles in readable],
+            [molecule.smiles for _, molecule in some],
             cache=config.cache,
             geometry=geometry,
             max_atoms=config.max_atoms,
             workers=None,
+            fragments=config.fragments,
+            problems={at: molecule.problem for at, (_, molecule) in enumerate(some) if molecule.problem},
         )
-        row_M = np.array([row for row, _ in readable], np.int64)
+        row_M = np.array([row for row, _ in some], np.int64)
         used = np.flatnonzero(prepared.position_M >= 0)
-        skipped = [
-            Skipped(row=row, smiles=molecule.smiles, reason="unreadable_row", detail=molecule.problem)
-            for row, molecule in some
-            if molecule.problem
-        ]
-        skipped += [dataclasses.replace(one, row=int(row_M[one.row])) for one in prepared.skipped]
         yield _Chunk(
             split=prepared.split,
             position_R=prepared.position_M[used],
@@ -287,8 +293,15 @@ def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool) -
             smiles=[prepared.smiles[at] for at in used.tolist()],
             key_R=prepared.key_M[used],
             hydrogens=False,
-            skipped=sorted(skipped, key=lambda one: one.row),
+            skipped=[dataclasses.replace(one, row=int(row_M[one.row])) for one in prepared.skipped],
+            changes=[prepared.changes[at] for at in used.tolist()],
         )
+
+
+def _with_smiles(molecule: SourceMolecule) -> SourceMolecule:
+    """Return a row with the SMILES of its structure, also where it is a record of an SDF file."""
+    smiles, problem = structure_smiles(molecule)
+    return SourceMolecule(id=molecule.id, smiles=smiles, problem=problem)
 
 
 def _of_store(split: StoreSplit, *, hydrogens: bool) -> Iterator[_Chunk]:
@@ -304,12 +317,13 @@ def _of_store(split: StoreSplit, *, hydrogens: bool) -> Iterator[_Chunk]:
             key_R=key_R,
             hydrogens=hydrogens,
             skipped=(),
+            changes=("",) * len(smiles),
         )
 
 
 def _schema(kind: Kind, model: ModelConfig) -> pa.Schema:
     atom = pa.list_(pa.float32(), model.atom_width)
-    columns = {"row": pa.int64(), "smiles": pa.string(), "key": pa.uint64()}
+    columns = {"row": pa.int64(), "smiles": pa.string(), "key": pa.uint64(), "changes": pa.string()}
     if kind == "molecule":
         columns["embedding"] = atom
     elif kind == "atom":
@@ -323,6 +337,7 @@ def _table(chunk: _Chunk, start: int, arrays: Sequence[Float32], schema: pa.Sche
     """Return the rows of a chunk from ``start`` on, one for each array."""
     here = slice(start, start + len(arrays))
     columns = [pa.array(chunk.row_R[here] + 1), pa.array(chunk.smiles[here]), pa.array(chunk.key_R[here])]
+    columns.append(pa.array(chunk.changes[here], pa.string()))
     if "num_atoms" in schema.names:
         columns.append(pa.array([len(array) for array in arrays], pa.int32()))
     values = schema.field(schema.names[-1]).type

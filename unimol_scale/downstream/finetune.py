@@ -15,8 +15,8 @@ from unimol_scale import config as strict
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream import outcome
-from unimol_scale.downstream.cautions import labelled_molecules, trivial_scores
 from unimol_scale.downstream.batches import Labelling, RowReader, once
+from unimol_scale.downstream.cautions import labelled_molecules, trivial_scores
 from unimol_scale.downstream.claim import InputHashes, check_folder, claim_folder, hash_data
 from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
 from unimol_scale.downstream.devices import pick_device

@@ -16,7 +16,7 @@ from conformer_gen.curate import CurateConfig, Curated, curate_molecule, scaffol
 from conformer_gen.embed import EmbedConfig, stable_hash
 from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
-from unimol_scale.downstream.changes import describe_changes, describe_rows
+from unimol_scale.downstream.changes import ChangeCount, describe_changes
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.conformer_cache import Given, cached_store
 from unimol_scale.errors import SourceError, StoreError
@@ -29,10 +29,6 @@ UInt64 = npt.NDArray[np.uint64]
 
 NAMED = 5  # rows named in a message
 NO_PROBLEMS: Mapping[int, str] = {}
-SAY_2D = (
-    "Conformers are made for a model that sees 3D and are kept in the cache. 2D needs none of this: --inputs 2d "
-    '(in Python: inputs="2d").'
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,10 @@ class Prepared:
 
     def describe_changes(self) -> str:
         """Return a line on rows of which the model sees another molecule than was given; "" if there are none."""
-        return describe_rows(self.changes)
+        count = ChangeCount()
+        for row, changes in enumerate(self.changes):
+            count.add(row, changes)
+        return count.describe()
 
 
 def prepare(
@@ -91,7 +90,6 @@ def prepare(
     refuse: Callable[[Sequence[Skipped]], None] | None = None,
     fragments: Fragments = "largest",
     problems: Mapping[int, str] = NO_PROBLEMS,
-    if_slow: str = SAY_2D,
 ) -> Prepared:
     """Bring rows into canonical form and get every distinct molecule its conformer, unless the cache has it.
 
@@ -107,7 +105,6 @@ def prepare(
             and raises where they must not be; None: they are skipped.
         fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
         problems: row → why it could not be read, of rows that have no SMILES for that reason.
-        if_slow: what is told once where conformers take long; "" tells nothing.
 
     Returns:
         The rows; those whose SMILES is no usable molecule, or whose molecule got no conformer, are in ``skipped``.
@@ -129,9 +126,7 @@ def prepare(
         if isinstance(result, Curated):
             distinct.setdefault(result.smiles, Given(text=text.strip(), curated=result))
     embed = EmbedConfig(engine="rdkit" if geometry else "depiction")
-    split, place, failures = cached_store(
-        list(distinct.values()), cache, curate, embed, workers, if_slow if geometry else ""
-    )
+    split, place, failures = cached_store(list(distinct.values()), cache, curate, embed, workers)
     position_M = np.full(len(smiles), -1, np.int64)
     for row, (text, result) in enumerate(zip(smiles, curated_M, strict=True)):
         if isinstance(result, Rejected):

@@ -6,6 +6,7 @@ Shapes: M rows, R of them with a molecule, L targets, S seeds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,25 @@ from unimol_scale.store.files import commit_file
 from unimol_scale.store.schema import LABEL_PREFIX, Float64
 from unimol_scale.store.shards import open_store
 
-KEPT_IN_CACHE = "Conformers are being made; they are kept in the cache, so these molecules need them only once."
+
+class PredictOptions(TypedDict):
+    """How a file is predicted.
+
+    Attributes:
+        smiles_column: of a table; None finds it by the usual names.
+        skip_bad: go on without unusable molecules.
+        cache: where stores of conformers are kept.
+        max_pairs: most padded pairs of one micro-batch; None: what suits the device.
+        device_name: auto, cpu or cuda.
+        fragments: of a row with several: "largest" or "reject"; None: as the model was fine-tuned.
+    """
+
+    smiles_column: str | None
+    skip_bad: bool
+    cache: Path
+    max_pairs: int | None
+    device_name: str
+    fragments: NotRequired[Fragments | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +67,7 @@ class _Asked:
     hydrogens: bool
 
 
-def predict_file(
-    file: Path,
-    folder: Path,
-    output: Path,
-    *,
-    smiles_column: str | None,
-    skip_bad: bool,
-    cache: Path,
-    max_pairs: int | None,
-    device_name: str,
-    fragments: Fragments | None = None,
-) -> str:
+def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[PredictOptions]) -> str:
     """Write a table with one line for each row of the file; return what to tell the user.
 
     Columns: row (from 1, without the header), every column of the file with its order and text; ``smiles_used``, the
@@ -72,12 +80,7 @@ def predict_file(
         file: table, SMILES lines or SDF, or a conformer store, whose geometry is then used.
         folder: that ``finetune`` wrote.
         output: ``.csv`` or ``.parquet``.
-        smiles_column: None finds it by the usual names.
-        skip_bad: go on without unusable molecules.
-        cache: where stores of conformers are kept.
-        max_pairs: most padded pairs of one micro-batch; None: what suits the device.
-        device_name: auto, cpu or cuda.
-        fragments: of a row with several: "largest" or "reject"; None: as the model was fine-tuned.
+        options: see ``PredictOptions``.
 
     Raises:
         SourceError: the file is missing or wrong, or holds unusable molecules and ``skip_bad`` is off.
@@ -90,32 +93,15 @@ def predict_file(
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
     check_apart(output, file)
     config = read_config(folder)
-    device = pick_device(device_name)
+    device = pick_device(options["device_name"])
     check_there(file)
-    geometry = config.model.geometry and config.inputs != "2d"
-    if is_store(file):
-        asked = _of_store(file, geometry)
-        check_writable(output)
-    else:
-        table = read_table(file, smiles_column=smiles_column, targets=())
-        check_writable(output)
-        molecules = prepare(
-            table.smiles,
-            cache=cache,
-            geometry=geometry,
-            max_atoms=config.max_atoms,
-            workers=None,
-            refuse=None if skip_bad else refusing(file, len(table.smiles)),
-            fragments=fragments or config.fragments,
-            problems=table.problems,
-            if_slow=KEPT_IN_CACHE,
-        )
-        asked = _Asked(columns=table.columns, molecules=molecules, hydrogens=False)
+    asked = _of_store(file, config, options) if is_store(file) else _of_table(file, config, options, output)
+    check_writable(output)
     molecules = asked.molecules
     row_R = np.flatnonzero(molecules.position_M >= 0)
     if not len(row_R):
         raise SourceError(f"{file}: no row has a usable molecule")
-    value_SRL = _predictions(asked, row_R, folder, config, max_pairs, device)
+    value_SRL = _predictions(asked, row_R, folder, config, options["max_pairs"], device)
     written, renamed = _beside(asked, config.targets, row_R, value_SRL)
     write = pq.write_table if output.suffix == ".parquet" else _write_csv
     commit_file(output, lambda temporary: write(written, temporary))
@@ -129,10 +115,32 @@ def predict_file(
     return "\n".join(lines)
 
 
-def _of_store(path: Path, geometry: bool) -> _Asked:
+def _of_table(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path) -> _Asked:
+    table = read_table(file, smiles_column=options["smiles_column"], targets=())
+    check_writable(output)  # before minutes are spent on conformers
+    molecules = prepare(
+        table.smiles,
+        cache=options["cache"],
+        geometry=_sees_3d(config),
+        max_atoms=config.max_atoms,
+        workers=None,
+        refuse=None if options["skip_bad"] else refusing(file, len(table.smiles)),
+        fragments=options.get("fragments") or config.fragments,
+        problems=table.problems,
+    )
+    return _Asked(columns=table.columns, molecules=molecules, hydrogens=False)
+
+
+def _sees_3d(config: FinetunedConfig) -> bool:
+    return config.model.geometry and config.inputs != "2d"
+
+
+def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _Asked:
+    if options["smiles_column"] is not None:
+        raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
     manifest = open_store(path).manifest
     molecules = prepare_store(path, scaffolds=False)
-    if geometry:
+    if _sees_3d(config):
         require_conformers(molecules.split)
     every_M = np.arange(len(molecules.smiles))
     columns = {"id": pa.array(molecules.split.ids(every_M)), "smiles": pa.array(molecules.smiles, pa.string())}
@@ -171,9 +179,7 @@ def _predictions(
     return np.stack(predictions)
 
 
-def _beside(
-    asked: _Asked, targets: Sequence[str], row_R: "np.ndarray", value_SRL: Float64
-) -> tuple[pa.Table, str]:
+def _beside(asked: _Asked, targets: Sequence[str], row_R: "np.ndarray", value_SRL: Float64) -> tuple[pa.Table, str]:
     """Return the user's columns with ours beside them, and a line on those of ours that took another name."""
     M = len(asked.molecules.smiles)
     used, changes = np.full(M, None), np.full(M, None)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from unimol_scale.checkpoints import pretrained
-from unimol_scale.downstream.config import Inputs, Pooling
+from unimol_scale.downstream.config import Fragments, Inputs, Pooling
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.molecules import Prepared, Skipped, prepare, refuse_skipped
 from unimol_scale.downstream.representations import Kind, RepresentationConfig, represent_all
@@ -30,12 +30,14 @@ class Embedded:
         smiles: [R] canonical; atoms are in its order.
         values: of the R molecules; float32 [R, D], or a list of arrays.
         skipped: the other rows, each with a reason.
+        changes: [R] what made another molecule of a SMILES, such as a fragment that was taken; "" for nothing.
     """
 
     row_R: Int64
     smiles: tuple[str, ...]
     values: Float32 | list[Float32]
     skipped: tuple[Skipped, ...]
+    changes: tuple[str, ...]
 
 
 class MolecularModel(HeadedModel):
@@ -51,6 +53,7 @@ class MolecularModel(HeadedModel):
         inputs: Inputs | None = ...,
         cache: Path | str | None = ...,
         max_atoms: int | None = ...,
+        fragments: Fragments = ...,
         max_pairs: int | None = ...,
     ) -> Float32: ...
 
@@ -64,6 +67,7 @@ class MolecularModel(HeadedModel):
         inputs: Inputs | None = ...,
         cache: Path | str | None = ...,
         max_atoms: int | None = ...,
+        fragments: Fragments = ...,
         max_pairs: int | None = ...,
     ) -> list[Float32]: ...
 
@@ -76,6 +80,7 @@ class MolecularModel(HeadedModel):
         inputs: Inputs | None = None,
         cache: Path | str | None = None,
         max_atoms: int | None = None,
+        fragments: Fragments = "largest",
         max_pairs: int | None = None,
     ) -> Float32 | list[Float32]:
         """Return the representations of molecules; conformers are made where the model sees 3D, and kept.
@@ -87,6 +92,8 @@ class MolecularModel(HeadedModel):
             inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``; None: everything it can.
             cache: folder of conformers; None: data/cache.
             max_atoms: molecules with more heavy atoms are refused; None: 128.
+            fragments: of a SMILES with several, such as a salt: take the "largest" (``embed_usable`` tells of which
+                rows), or "reject" it.
             max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
 
         Returns:
@@ -100,7 +107,7 @@ class MolecularModel(HeadedModel):
         """
         config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
         texts = _as_list(smiles)
-        prepared = self._prepare(texts, inputs, cache, max_atoms)
+        prepared = self._prepare(texts, inputs, cache, max_atoms, fragments)
         refuse_skipped(prepared.skipped, len(texts), "embed", "Mend them, or go on without them with embed_usable")
         return self._represent(prepared, config)
 
@@ -113,25 +120,32 @@ class MolecularModel(HeadedModel):
         inputs: Inputs | None = None,
         cache: Path | str | None = None,
         max_atoms: int | None = None,
+        fragments: Fragments = "largest",
         max_pairs: int | None = None,
     ) -> Embedded:
         """Do what ``embed`` does, and go on without SMILES that can not be used: they are listed in the result."""
         config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
-        prepared = self._prepare(_as_list(smiles), inputs, cache, max_atoms)
+        prepared = self._prepare(_as_list(smiles), inputs, cache, max_atoms, fragments)
         row_R = np.flatnonzero(prepared.position_M >= 0)
         return Embedded(
             row_R=row_R,
             smiles=tuple(prepared.smiles[row] for row in row_R.tolist()),
             values=self._represent(prepared, config),
             skipped=prepared.skipped,
+            changes=tuple(prepared.changes[row] for row in row_R.tolist()),
         )
 
     def _prepare(
-        self, smiles: Sequence[str], inputs: Inputs | None, cache: Path | str | None, max_atoms: int | None
+        self,
+        smiles: Sequence[str],
+        inputs: Inputs | None,
+        cache: Path | str | None,
+        max_atoms: int | None,
+        fragments: Fragments,
     ) -> Prepared:
         geometry = resolve_inputs(inputs, self.backbone.config) != "2d"
         folder = DEFAULT_CACHE if cache is None else Path(cache)
-        return prepare(smiles, cache=folder, geometry=geometry, max_atoms=max_atoms, workers=None)
+        return prepare(smiles, cache=folder, geometry=geometry, max_atoms=max_atoms, workers=None, fragments=fragments)
 
     def _represent(self, prepared: Prepared, config: RepresentationConfig) -> Float32 | list[Float32]:
         was_training = self.training

@@ -94,8 +94,8 @@ def _spread_lines(outcome: Outcome, labels_RL: Float64, predictions: Sequence[Fl
     there_RL = ~np.isnan(labels_RL)
     within_RL = np.abs(value_SRL.mean(0) - labels_RL) <= 2.0 * value_SRL.std(0, ddof=1)
     return [
-        f"the spread of the seeds (seed_std of `predict`) is no error bar: {within_RL[there_RL].mean():.0%} of the test "
-        "labels lie within two of it of the prediction, where an error bar would have about 95 %"
+        "the spread of the seeds (seed_std of `predict`) is no error bar: within two of it lie "
+        f"{within_RL[there_RL].mean():.0%} of the test labels; within two error bars it would be about 95 %"
     ]
 
 

@@ -31,7 +31,7 @@ def read_sdf_table(path: Path) -> tuple[pa.Table, dict[int, str]]:
     Raises:
         SourceError: it is no text, or holds no record.
     """
-    rows: list[dict[str, str]] = []
+    rows: list[Mapping[str, str]] = []
     structures: list[str] = []
     problems: dict[int, str] = {}
     for molecule, fields in _records(path):

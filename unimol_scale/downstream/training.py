@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader, once, shuffled
 from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
+from unimol_scale.downstream.head_start import start_head
 from unimol_scale.downstream.master_weights import MasterWeights
 from unimol_scale.downstream.metrics import METRICS, score
 from unimol_scale.downstream.property_model import PropertyModel
@@ -121,7 +122,7 @@ def fit(
     """Fit a model in place; it ends with the weights of its best epoch, in fp32 and in evaluation mode.
 
     Args:
-        model: on the CPU; it is moved to the device.
+        model: on the CPU; it is moved to the device, and its head starts at the trivial predictor.
         problem: what is to be learnt.
         config: how.
         seed: of order and dropout.
@@ -132,6 +133,8 @@ def fit(
         RunError: a loss is not finite, or the validation rows have no defined score.
     """
     model.to(device)
+    with _own_randomness(seed, device):  # of which loaders take some
+        start_head(model, problem.train, problem.labelling, problem.scaling.task, config.max_pairs, device)
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
     total = config.epochs * steps_per_epoch
     weights = MasterWeights(model, config.precision)
@@ -142,7 +145,7 @@ def fit(
     steps = shuffled(problem.train, problem.labelling, config, seed, device).steps(0, total)
     epochs: list[Epoch] = []
     best_values: dict[str, Tensor] = {}
-    with _own_randomness(seed, device):  # of which loaders take some too
+    with _own_randomness(seed, device):
         valid_samples = list(once(problem.valid, problem.labelling, config.max_pairs, device))
         for epoch in range(1, config.epochs + 1):
             model.train()

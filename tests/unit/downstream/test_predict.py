@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rdkit import Chem
 from tiny_finetuning import AROMATIC, CARBON, MOLECULES, TINY, fitting
 
-from unimol_scale.checkpoints.pretrained import save_pretrained
+from unimol_scale.checkpoints.pretrained import from_pretrained, save_pretrained
 from unimol_scale.downstream import predict as predict_module
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.finetune import finetune
@@ -45,13 +46,13 @@ def place(tmp_path_factory):
 def predicted(place, tmp_path):
     """Predict a file of SMILES lines; return the line that is printed and the columns of the table."""
 
-    def run(smiles, *, folder=None, skip_bad=False, output="p.parquet", max_pairs=10_000, file=None):
+    def run(smiles, *, folder=None, skip_bad=False, output="p.parquet", max_pairs=10_000, file=None, **more):
         path = file or tmp_path / "asked.csv"
         if file is None:
             path.write_text("\n".join(["id,SMILES", *(f"m{at},{text}" for at, text in enumerate(smiles))]) + "\n")
         line = predict_file(
             path, folder or place / "model", tmp_path / output, smiles_column=None, skip_bad=skip_bad,
-            cache=place / "cache", max_pairs=max_pairs, device_name="cpu",
+            cache=place / "cache", max_pairs=max_pairs, device_name="cpu", **more,
         )  # fmt: skip
         return line, pq.read_table(tmp_path / output).to_pydict() if output.endswith("parquet") else None
 
@@ -67,7 +68,17 @@ def seeds_of(place, column):
 def test_a_prediction_is_the_mean_of_the_seeds_with_their_spread(place, predicted, max_pairs):
     line, table = predicted(MOLECULES, max_pairs=max_pairs)
     assert line.startswith("30 of 30 rows predicted")
-    assert list(table) == ["row", "id", "SMILES", "smiles_used", "changes", "size", "size seed_std", "other", "other seed_std"]
+    assert list(table) == [
+        "row",
+        "id",
+        "SMILES",
+        "smiles_used",
+        "changes",
+        "size",
+        "size seed_std",
+        "other",
+        "other seed_std",
+    ]
     for target in TARGETS:
         seeds = seeds_of(place, f"predicted {target}")
         assert table[target] == pytest.approx(seeds.mean(0), rel=1e-5)
@@ -172,6 +183,93 @@ def test_a_model_of_one_seed_has_no_spread(predicted, place, tmp_path):
     _, table = predicted(MOLECULES[:3], folder=one)
     assert list(table) == ["row", "id", "SMILES", "smiles_used", "changes", "size", "other"]
     assert table["other"] == pytest.approx(seeds_of(place, "predicted other")[1][:3], rel=1e-6)
+
+
+def test_every_column_of_the_user_is_kept_and_what_was_done_to_a_molecule_is_said(predicted, tmp_path):
+    (tmp_path / "mine.csv").write_text(
+        'code,pKa,SMILES,note\n007,0.50,CCN,"a, b"\n,1e3,CCN.Cl,\nX,,[Na+].CC(=O)[O-],last\n'
+    )
+    line, table = predicted([], file=tmp_path / "mine.csv")
+    assert list(table)[:7] == ["row", "code", "pKa", "SMILES", "note", "smiles_used", "changes"]
+    assert table["row"] == [1, 2, 3]
+    assert (table["code"], table["pKa"]) == (["007", "", "X"], ["0.50", "1e3", ""])
+    assert table["note"] == ["a, b", "", "last"]
+    assert table["smiles_used"] == ["CCN", "CCN", "CC(=O)[O-]"]
+    assert table["changes"] == [
+        "",
+        "largest fragment kept: CCN; left out: Cl",
+        "largest fragment kept: CC(=O)[O-] (charge -1); left out: [Na+]",
+    ]
+    assert table["size"][0] == table["size"][1]
+    assert "2 of 3 rows have several fragments and were reduced to the largest (row 2: " in line
+    predicted([], file=tmp_path / "mine.csv", output="p.csv")
+    with (tmp_path / "p.csv").open() as file:
+        assert [(row["code"], row["pKa"], row["note"]) for row in csv.DictReader(file)] == [
+            ("007", "0.50", "a, b"), ("", "1e3", ""), ("X", "", "last")
+        ]  # fmt: skip
+    with pytest.raises(SourceError, match=r"2 of 3 rows have no usable molecule: row 2 'CCN.Cl': several_fragments"):
+        predicted([], file=tmp_path / "mine.csv", fragments="reject")
+
+
+def test_a_column_of_the_user_is_not_written_over(place, predicted, tmp_path):
+    (tmp_path / "mine.csv").write_text("row,smiles,size,changes,changes_2\n9,CCO,3.5,none,x\n")
+    line, table = predicted([], file=tmp_path / "mine.csv")
+    assert list(table) == [
+        "row_2", "row", "smiles", "size", "changes", "changes_2", "smiles_used", "changes_3", "predicted size",
+        "size seed_std", "other", "other seed_std",
+    ]  # fmt: skip
+    assert (table["row"], table["size"], table["changes"]) == (["9"], ["3.5"], ["none"])
+    assert table["predicted size"] == pytest.approx(seeds_of(place, "predicted size").mean(0)[:1], rel=1e-5)
+    assert "'predicted size' for 'size'" in line
+    again = predicted([], file=tmp_path / "p.parquet", output="q.parquet")[1]  # what was predicted is predicted again
+    assert again["predicted size"] == table["predicted size"]
+    assert again["size_2"] == table["predicted size"]
+
+
+def test_sdf_is_predicted_with_its_title_and_fields(place, predicted, tmp_path):
+    def record(smiles, title, **fields):
+        block = Chem.MolToMolBlock(Chem.MolFromSmiles(smiles)).split("\n", 1)[1]
+        data = "".join(f">  <{name}>\n{value}\n\n" for name, value in fields.items())
+        return f"{title}\n{block}{data}$$$$\n"
+
+    broken = "bad\n  x\n\n  1  0  0  0  0  0  0  0  0  0999 V2000\n$$$$\n"
+    text = record("CCO", "first", code="007", note="two\nlines") + broken + record("CCN", "", pKa="10.60")
+    (tmp_path / "mine.sdf").write_text(text)
+    _, table = predicted([], file=tmp_path / "mine.sdf", skip_bad=True)
+    assert list(table)[:7] == ["row", "title", "code", "note", "pKa", "smiles_used", "changes"]
+    assert (table["title"], table["code"]) == (["first", "bad", ""], ["007", "", ""])
+    assert (table["note"], table["pKa"]) == (["two\nlines", "", ""], ["", "", "10.60"])
+    assert table["smiles_used"] == ["CCO", None, "CCN"]
+    expected = seeds_of(place, "predicted size").mean(0)
+    assert [table["size"][0], table["size"][2]] == pytest.approx(expected[:2], rel=1e-5)
+    with pytest.raises(SourceError, match=r"1 of 3 rows have no usable molecule: row 2 .*M  END"):
+        predicted([], file=tmp_path / "mine.sdf")
+
+
+def test_a_store_is_predicted_with_its_own_geometry(place, predicted, tmp_path):
+    store = next((place / "cache").glob("*/store"))
+    line, table = predicted([], file=store)
+    rows = [table["smiles"].index(text) for text in MOLECULES[:3]]
+    assert line.startswith(f"{len(table['row'])} of {len(table['row'])} rows predicted")
+    expected = seeds_of(place, "predicted size").mean(0)
+    assert [table["size"][row] for row in rows] == pytest.approx(expected[:3], rel=1e-5)
+    assert table["smiles_used"] == table["smiles"]
+
+
+def test_a_place_without_molecules_says_what_is_there(place, predicted, tmp_path):
+    for folder, message in (
+        (place / "model", "it is a fine-tuned model, which `unimol-scale predict FILE --from"),
+        (tmp_path, "name one file in it, or build a store"),
+        (tmp_path / "lost", "lost does not exist; give a table"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            predicted([], file=folder)
+    with pytest.raises(CheckpointError, match=r"it holds a pretrained model, .*unimol-scale finetune --from"):
+        predicted(["CCO"], folder=place / "pretrained")
+    with pytest.raises(
+        CheckpointError, match=r"model is a fine-tuned model, not a pretrained one. It predicts: .*: .*pretrained$"
+    ):
+        from_pretrained(place / "model")
 
 
 def test_the_progress_counts_molecules_once_however_many_models_see_them(predicted, capfd):

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from tiny_finetuning import AROMATIC, CARBON, column, fitting, model, prepared, problem
+from tiny_finetuning import AROMATIC, CARBON, TINY, column, fitting, model, prepared, problem
 from torch import nn
 
 from unimol_scale.downstream.batches import once, shuffled
+from unimol_scale.downstream.head_start import start_head
 from unimol_scale.downstream.master_weights import MasterWeights
 from unimol_scale.downstream.metrics import score
+from unimol_scale.downstream.pooling import pool
 from unimol_scale.downstream.training import (
     Scaling,
     add_gradient,
@@ -146,12 +148,12 @@ def test_a_fit_ends_with_the_weights_of_its_best_epoch(molecules):
     chosen = problem(molecules, column(CARBON), "regression", "rmse", train=range(16), valid=range(16, 30))
     fitted = seeded_model()
     told = []
-    settings = fitting(learning_rate=0.1, epochs=30, patience=8, warm_up=0.0)
+    settings = fitting(learning_rate=0.1, epochs=60, patience=8, warm_up=0.0)
     epochs = fit(fitted, chosen, settings, seed=0, device=CPU, on_epoch=told.append)
     assert told == epochs
     best = epochs[-1].best
     assert epochs[best - 1].score == min(epoch.score for epoch in epochs)
-    assert best < len(epochs) == best + 8 < 30  # it stopped when patience was at its end
+    assert best < len(epochs) == best + 8 < 60  # it stopped when patience was at its end
     prediction_RL = predict(fitted, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
     assert score("rmse", chosen.valid.labels_RL, prediction_RL).value == epochs[best - 1].score
     assert not fitted.training
@@ -277,3 +279,42 @@ def test_a_score_that_is_not_defined_is_an_error(molecules):
     chosen = problem(molecules, column(AROMATIC), "classification", "roc_auc", valid=[0, 1, 2])
     with pytest.raises(RunError, match="roc_auc is not defined on the validation rows"):
         fit(seeded_model(), chosen, fitting(), seed=0, device=CPU)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("offset", [0.0, 24.0])
+def test_a_model_starts_as_the_predictor_of_the_mean(molecules, seed, offset):
+    labels_ML = np.stack([CARBON, 1000.0 * AROMATIC], axis=1)
+    labels_ML[::5, 0] = NAN
+    chosen = problem(molecules, labels_ML, "regression", "rmse")
+    fitted = seeded_model(seed, num_targets=2)
+    with torch.no_grad():  # what all molecules share is much more than what tells them apart
+        fitted.backbone.atom_norm.bias += offset * torch.randn(TINY.atom_width)
+    start_head(fitted, chosen.train, chosen.labelling, "regression", None, CPU)
+    samples = list(once(chosen.train, chosen.labelling, 40_000, CPU))
+    assert add_gradient(fitted, samples, chosen, CPU) == pytest.approx(1.0, abs=1e-4)
+    assert predict(fitted, samples, chosen.scaling, CPU) == pytest.approx(
+        np.broadcast_to(chosen.scaling.mean_L, (24, 2)), rel=1e-6
+    )
+    assert fitted.out.weight.grad.abs().max() > 0
+    with torch.no_grad():  # the head sees what tells molecules apart
+        normed = torch.cat([fitted.norm(pool(fitted.backbone(sample.input), "mean")) for sample in samples])
+    assert normed.mean(0).abs().max() < 1e-3
+    assert normed.std(0).median() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_classifier_starts_at_the_share_of_ones(molecules):
+    labels_ML = np.stack([AROMATIC, np.zeros(30), np.full(30, NAN)], axis=1)
+    chosen = problem(molecules, labels_ML, "multilabel", "roc_auc")
+    fitted = seeded_model(num_targets=3)
+    start_head(fitted, chosen.train, chosen.labelling, "multilabel", None, CPU)
+    first = predict(fitted, once(chosen.train, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)[0]
+    assert first == pytest.approx([AROMATIC[:24].mean(), 0.0, 0.5], abs=0.03)
+
+
+def test_molecules_that_are_all_the_same_do_not_break_the_start(tmp_path):
+    made = prepared(tmp_path, ["CCO"] * 24)
+    chosen = problem(made, column(np.arange(24.0)), "regression", "rmse")
+    fitted = seeded_model()
+    fit(fitted, chosen, fitting(epochs=1), seed=0, device=CPU)
+    assert all(p.isfinite().all() for p in fitted.parameters())
