@@ -172,3 +172,57 @@ def test_help_is_there(verb, capsys):
         main([verb, "--help"])
     assert ended.value.code == 0
     assert "--from" in capsys.readouterr().out
+
+
+def test_words_behind_the_targets_are_settings_unless_the_table_has_such_a_column(run, tmp_path):
+    rows = [f"{text},{len(text)},{len(text) % 3}" for text in SMILES]
+    (tmp_path / "odd.csv").write_text("\n".join(["smiles,epochs=3,train.seed=1", *rows]) + "\n")
+    given = ("finetune", *SCRATCH, "--seeds", 1, *SHORT, "--output", "odd", "--data", "odd.csv", "--target")
+    assert run(*given, "epochs=3", "train.seed=1", "train.dropout=0.3", "seed=4")[0] == 0
+    config = strict.build(FinetuneConfig, *strict.read_yaml(tmp_path / "odd" / "config.yaml"))
+    assert config.targets == ("epochs=3", "train.seed=1")
+    assert (config.train.dropout, config.seed) == (0.3, 4)
+    assert "no target" in refused(run(*given, "seed=4", "--output", "other"))
+
+
+def test_what_must_be_known_of_a_score_is_in_the_first_line(run, tmp_path):
+    status, out, _ = run("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 1, "--target", "length", *SHORT)
+    assert status == 0
+    first, report = out.splitlines()[0], (tmp_path / "finetuned" / "set-scratch" / "report.md").read_text()
+    assert "CAUTION: only 2 test molecules: another choice of test molecules may give quite another score" in first
+    assert report.splitlines()[0] == f"# {first}"
+
+
+def test_a_fine_tuned_model_where_a_pretrained_one_is_asked_for_says_what_to_do(run):
+    assert run("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 1, "--target", "length", *SHORT)[0] == 0
+    model = "finetuned/set-scratch"
+    for arguments in (
+        ("finetune", "--from", model, "--data", "set.csv", "--target", "length", "--output", "other"),
+        ("embed", "set.csv", "--from", model, "--output", "e.parquet"),
+        ("checkpoint", "info", model),
+        ("checkpoint", "export", model, "--format", "official", "--output", "e"),
+    ):
+        line = refused(run(*arguments))
+        assert f"{model} is a fine-tuned model, not a pretrained one. It predicts: unimol-scale predict FILE" in line
+        assert "it started from random weights" in line
+
+
+def test_salts_are_counted_and_can_be_refused(run, tmp_path):
+    rows = [f"{text},{len(text)}" for text in (*SMILES, "CCN.Cl", "[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1")]
+    (tmp_path / "salts.csv").write_text("\n".join(["smiles,length", *rows]) + "\n")
+    given = ("finetune", *SCRATCH, "--data", "salts.csv", "--seeds", 1, "--target", "length", *SHORT)
+    status, out, _ = run(*given)
+    assert status == 0
+    said = (
+        "2 of 22 rows have several fragments and were reduced to the largest (row 21: largest fragment kept: CCN; left "
+        "out: Cl; row 22: largest fragment kept: c1cc[cH-]c1 (charge -1); left out: [Fe+2], c1cc[cH-]c1)"
+    )
+    assert said in out
+    assert said in (tmp_path / "finetuned" / "salts-scratch" / "report.md").read_text()
+    assert "2 of 22 rows have no usable molecule: row 21 'CCN.Cl': several_fragments" in refused(
+        run(*given, "--fragments", "reject", "--output", "other")
+    )
+    assert run(*given, "fragments=reject", "--skip-bad", "--output", "other")[0] == 0
+    line = refused(run("predict", "salts.csv", "--from", "other", "--output", "p.csv"))  # as it was fine-tuned
+    assert "row 21 'CCN.Cl': several_fragments" in line
+    assert run("predict", "salts.csv", "--from", "other", "--output", "p.csv", "--fragments", "largest")[0] == 0

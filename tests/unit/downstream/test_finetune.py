@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import shutil
 
 import matplotlib.image
@@ -269,6 +270,80 @@ def test_a_store_with_labels_is_fine_tuned_on_with_what_it_holds(settings, tmp_p
     table = columns(settings().output / "predictions-seed-0.parquet")
     assert dict(zip(table["smiles"], table["size"], strict=True)) == dict(
         zip(MOLECULES, CARBON + AROMATIC, strict=True)
+    )
+
+
+def test_the_data_fields_of_sdf_are_labels_by_their_names(settings, tmp_path):
+    records = [
+        f"{Chem.MolToMolBlock(Chem.MolFromSmiles(text))}>  <size>\n{size}\n\n>  <melting point>\n{at}\n\n$$$$\n"
+        for at, (text, size) in enumerate(zip(MOLECULES, CARBON + AROMATIC, strict=True))
+    ]
+    (tmp_path / "labelled.sdf").write_text("".join(records))
+    done = finetune(settings(data=tmp_path / "labelled.sdf", seeds=1))
+    assert (done.name, done.rows, done.targets) == ("labelled", 30, ("size",))
+    expected = finetune(settings(seeds=1, output=tmp_path / "table"))
+    assert done.seeds == expected.seeds
+    both = finetune(settings(data=tmp_path / "labelled.sdf", seeds=1, targets=("all",), output=tmp_path / "all"))
+    assert both.targets == ("size", "melting point")
+    with pytest.raises(SourceError, match="no column 'siz'; did you mean 'size'"):
+        finetune(settings(data=tmp_path / "labelled.sdf", targets=("siz",), output=tmp_path / "no"))
+
+
+def test_errors_in_different_units_have_no_common_mean(place, settings, tmp_path):
+    data = write_table(place / "units.csv", gap=CARBON / 27.0, size=100.0 * (CARBON + AROMATIC))
+    changes = {"data": data, "targets": ("gap", "size"), "train": fitting(epochs=2)}
+    done = finetune(settings(**changes, units={"gap": "eV", "size": "g/mol"}))
+    gap, size = done.target_mean(0), done.target_mean(1)
+    line, report = done.describe(), (settings().output / "report.md").read_text()
+    assert f"test rmse gap {gap:.4g} ± " in line
+    assert f"size {size:.4g} ± " in line
+    assert f"{done.mean:.4g}" not in line + report
+    standardised = np.mean([done.standardised(seed) for seed in done.seeds])
+    spreads = read_config(settings().output).members[0].std_L
+    assert standardised == pytest.approx((gap / spreads[0] + size / spreads[1]) / 2)
+    assert f"the mean in standard deviations of the training labels is {standardised:.3g}" in report
+    same = finetune(settings(**changes, units={"gap": "eV", "size": "eV"}, output=tmp_path / "same"))
+    assert f"test rmse {same.mean:.4g} ± {same.seed_std:.2g} eV" in same.describe()
+    without = finetune(settings(**changes, output=tmp_path / "without"))
+    assert f"{without.mean:.4g}" not in without.describe()
+
+
+def test_a_model_that_is_no_better_than_the_mean_says_so_first(place, settings):
+    splits = ["train"] * 20 + ["valid"] * 5 + ["test"] * 5
+    rng = np.random.default_rng(0)
+    data = write_table(place / "noise.csv", y=rng.normal(size=30), split=splits)
+    given = {"data": data, "targets": ("y",), "split": "column", "split_column": "split", "seeds": 1}
+    done = finetune(settings(**given, train=fitting(epochs=30, learning_rate=3e-2)))
+    labels = columns(settings().output / "predictions-seed-0.parquet")
+    train, test = (labels["y"][labels["split"] == part].astype(float) for part in ("train", "test"))
+    assert done.trivial == pytest.approx((np.sqrt(np.mean((test - train.mean()) ** 2)),))
+    assert done.test_molecules == (5,)
+    assert done.mean > done.trivial[0]
+    first = (settings().output / "report.md").read_text().splitlines()[0]
+    assert "CAUTION: only 5 test molecules" in first
+    assert f"no better than predicting the mean of the training labels (rmse {done.trivial[0]:.3g})" in first
+
+
+def test_results_of_before_are_read(finished):
+    config, done = finished
+    path = config.output / "results.json"
+    tree = json.loads(path.read_text())
+    for name in ("trivial", "test_molecules", "label_std"):
+        del tree[name]
+    old = strict.build(outcome.Outcome, tree, strict.Origin(name="old"))
+    assert old.mean == done.mean
+    assert "CAUTION" not in old.describe()
+
+
+def test_the_spread_of_seeds_is_told_to_be_no_error_bar(finished):
+    config, done = finished
+    tables = [columns(config.output / f"predictions-seed-{seed.seed}.parquet") for seed in done.seeds]
+    test = tables[0]["split"] == "test"
+    values = np.stack([table["predicted size"][test].astype(float) for table in tables])
+    within = np.abs(values.mean(0) - tables[0]["size"][test].astype(float)) <= 2 * values.std(0, ddof=1)
+    assert (
+        f"is no error bar: within two of it lie {within.mean():.0%} of the test labels"
+        in (config.output / "report.md").read_text()
     )
 
 
