@@ -138,6 +138,10 @@ def embed_file(config: EmbedFileConfig) -> str:
         StoreError: the store or the cache is damaged, or holds depictions where conformers are needed.
     """
     source = None if is_store(config.source) else _source_of(config)
+    if source is None and (config.smiles_column is not None or config.fragments == "reject"):
+        raise ConfigError(
+            "--smiles-column and --fragments reject are of tables; a store has the molecules it was built with"
+        )
     check_writable(config.output)
     device = pick_device(config.device)
     _, sha256 = identify(config.pretrained)

@@ -27,6 +27,7 @@ from unimol_scale.store.source import LocalShards
 
 UInt64 = npt.NDArray[np.uint64]
 
+ROW_NUMBERS = "rows count from 1, without the header"
 NAMED = 5  # rows named in a message
 NO_PROBLEMS: Mapping[int, str] = {}
 
@@ -212,7 +213,8 @@ def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy
     first = "; ".join(f"row {s.row + 1} {s.smiles!r}: {s.reason} ({s.detail})" for s in skipped[:NAMED])
     more = f"; and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else ""
     raise SourceError(
-        f"{where}: {len(skipped):,} of {num_rows:,} rows have no usable molecule: {first}{more}. {remedy}"
+        f"{where}: {len(skipped):,} of {num_rows:,} rows have no usable molecule: {first}{more}. {remedy} "
+        f"({ROW_NUMBERS})"
     )
 
 

@@ -185,22 +185,26 @@ def _beside(asked: _Asked, targets: Sequence[str], row_R: "np.ndarray", value_SR
     used, changes = np.full(M, None), np.full(M, None)
     used[row_R] = [asked.molecules.smiles[row] for row in row_R.tolist()]
     changes[row_R] = [asked.molecules.changes[row] for row in row_R.tolist()]
-    ours = [("smiles_used", pa.array(used, pa.string())), ("changes", pa.array(changes, pa.string()))]
-    for at, target in enumerate(targets):
-        ours.append((target, _spread_out(value_SRL[:, :, at].mean(0), row_R, M)))
-        if len(value_SRL) > 1:
-            ours.append((f"{target}{SPREAD}", _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, M)))
     taken = set(asked.columns.column_names)
-    names, renamed = [], []
-    for name in ("row", *(name for name, _ in ours)):
-        names.append(_free(name, taken, is_target=name in targets))
-        taken.add(names[-1])
-        if names[-1] != name:
-            renamed.append(f"{names[-1]!r} for {name!r}")
-    row, *others = names
+    renamed = []
+
+    def named(name: str, *, is_target: bool = False) -> str:
+        free = _free(name, taken, is_target=is_target)
+        taken.add(free)
+        if free != name:
+            renamed.append(f"{free!r} for {name!r}")
+        return free
+
+    row = named("row")
+    ours = {named("smiles_used"): pa.array(used, pa.string()), named("changes"): pa.array(changes, pa.string())}
+    for at, target in enumerate(targets):
+        name = named(target, is_target=True)
+        ours[name] = _spread_out(value_SRL[:, :, at].mean(0), row_R, M)
+        if len(value_SRL) > 1:
+            ours[named(f"{name}{SPREAD}")] = _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, M)
     table = pa.Table.from_arrays(
-        [pa.array(np.arange(1, M + 1)), *asked.columns.columns, *(column for _, column in ours)],
-        names=[row, *asked.columns.column_names, *others],
+        [pa.array(np.arange(1, M + 1)), *asked.columns.columns, *ours.values()],
+        names=[row, *asked.columns.column_names, *ours],
     )
     line = f"The file has columns of these names already, so the new ones are called otherwise: {', '.join(renamed)}."
     return table, line if renamed else ""

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.molecules import ROW_NUMBERS
 from unimol_scale.downstream.outcome import Outcome, plus_minus
 from unimol_scale.downstream.pictures import MOST_PANELS, draw_course, draw_predictions
 from unimol_scale.downstream.rows import PREDICTED
@@ -57,7 +58,7 @@ def _lines(outcome: Outcome, config: FinetuneConfig, picture: str, spread_lines:
         f"{outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
         + (" (skipped.csv)" if outcome.skipped else "")
         + (f", {outcome.unlabelled:,} without a label" if outcome.unlabelled else "")
-        + "; rows count from 1, without the header",
+        + f"; {ROW_NUMBERS}",
     ]
     lines += [f"- {note}" for note in outcome.notes]
     lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")

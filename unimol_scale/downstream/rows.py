@@ -177,6 +177,13 @@ def _from_store(config: FinetuneConfig) -> Rows:
         raise ConfigError("split=column needs a table; a store has no column that deals its molecules")
     if config.max_atoms is not None:
         raise ConfigError("max_atoms needs a table; a store has the molecules that it was built with")
+    if config.fragments == "reject":
+        raise ConfigError(
+            "fragments=reject needs a table; a store has no row of several fragments: give curate.fragments=reject to "
+            "its build"
+        )
+    if config.smiles_column is not None:
+        raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
     molecules = prepare_store(config.data)
     columns = [molecules.split.column(f"{LABEL_PREFIX}{target}").to_numpy() for target in targets]
     labels_ML = np.stack(columns, axis=1).astype(np.float64)

@@ -216,7 +216,7 @@ def test_a_column_of_the_user_is_not_written_over(place, predicted, tmp_path):
     line, table = predicted([], file=tmp_path / "mine.csv")
     assert list(table) == [
         "row_2", "row", "smiles", "size", "changes", "changes_2", "smiles_used", "changes_3", "predicted size",
-        "size seed_std", "other", "other seed_std",
+        "predicted size seed_std", "other", "other seed_std",
     ]  # fmt: skip
     assert (table["row"], table["size"], table["changes"]) == (["9"], ["3.5"], ["none"])
     assert table["predicted size"] == pytest.approx(seeds_of(place, "predicted size").mean(0)[:1], rel=1e-5)
