@@ -41,7 +41,7 @@ from unimol_scale.downstream.molecules import (
 )
 from unimol_scale.downstream.places import check_apart, check_writable, skipped_file
 from unimol_scale.downstream.representations import Kind, RepresentationConfig, represent
-from unimol_scale.downstream.sdf_table import structure_smiles
+from unimol_scale.downstream.sdf_table import describe_geometry, structure_smiles
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_file, flush
@@ -193,7 +193,8 @@ def embed_file(config: EmbedFileConfig) -> str:
         commit_file(config.output, write)
     line = f"{written:,} of {written + skipped.rows:,} rows embedded: {config.output}"
     line += f"; the other {skipped.rows:,}: {config.skipped_file}" if skipped.rows else ""
-    return "\n".join(filter(None, (line, changed.describe())))
+    geometry = describe_geometry(config.source, sees_3d=inputs != "2d")
+    return "\n".join(filter(None, (line, changed.describe(), geometry)))
 
 
 class _SkippedTable:

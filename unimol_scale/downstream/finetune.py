@@ -31,6 +31,7 @@ from unimol_scale.downstream.property_model import PropertyModel
 from unimol_scale.downstream.report import write_report
 from unimol_scale.downstream.representations import require_conformers
 from unimol_scale.downstream.rows import Rows, load_rows, write_skipped
+from unimol_scale.downstream.sdf_table import describe_geometry
 from unimol_scale.downstream.splits import Split, keep_fraction, split_rows
 from unimol_scale.downstream.training import Problem, Scaling, fit, predict
 from unimol_scale.errors import ConfigError, RunError
@@ -100,7 +101,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
-        notes=_notes(config, rows, split, None if start.backbone is None else store),
+        notes=_notes(config, rows, split, inputs, None if start.backbone is None else store),
         leakage=leakage.describe() if leakage else None,
         seeds=tuple(seeds),
         trivial=trivial_scores(metric, rows.labels_ML[split.train], rows.labels_ML[split.test]),
@@ -192,7 +193,7 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: Metr
             )
 
 
-def _notes(config: FinetuneConfig, rows: Rows, split: Split, store: Path | None) -> tuple[str, ...]:
+def _notes(config: FinetuneConfig, rows: Rows, split: Split, inputs: Inputs, store: Path | None) -> tuple[str, ...]:
     """Return what a user should know of the data; the store is that of the pretraining, if there was any."""
     molecules = rows.molecules
     overlap = describe_overlap(
@@ -204,7 +205,8 @@ def _notes(config: FinetuneConfig, rows: Rows, split: Split, store: Path | None)
     )
     larger = "" if store is None else describe_larger(store, _num_atoms(rows))
     reduced = molecules.describe_changes()
-    notes = [note for note in (reduced, rows.describe_repeated(), overlap, larger) if note]
+    geometry = describe_geometry(config.data, sees_3d=inputs != "2d")
+    notes = [note for note in (reduced, rows.describe_repeated(), overlap, larger, geometry) if note]
     if config.task is None and (few := rows.describe_integers()):
         notes.append(few)
     one_class = [

@@ -24,6 +24,7 @@ from unimol_scale.downstream.molecules import Prepared, prepare, prepare_store
 from unimol_scale.downstream.places import check_apart, check_writable, skipped_file
 from unimol_scale.downstream.representations import require_conformers
 from unimol_scale.downstream.rows import PREDICTED, SPREAD, refusing, write_skipped
+from unimol_scale.downstream.sdf_table import describe_geometry
 from unimol_scale.downstream.tables import read_table
 from unimol_scale.downstream.training import Scaling, predict
 from unimol_scale.errors import ConfigError, SourceError
@@ -105,13 +106,14 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     written, renamed = _beside(asked, config.targets, row_R, value_SRL)
     write = pq.write_table if output.suffix == ".parquet" else _write_csv
     commit_file(output, lambda temporary: write(written, temporary))
+    geometry = describe_geometry(file, sees_3d=_sees_3d(config))
     lines = [f"{len(row_R):,} of {len(molecules.smiles):,} rows predicted: {output}"]
     skipped = skipped_file(output)
     skipped.unlink(missing_ok=True)  # of earlier predictions
     if molecules.skipped:
         write_skipped(skipped, molecules)
         lines[0] += f"; the others: {skipped}"
-    lines += [line for line in (molecules.describe_changes(), renamed) if line]
+    lines += [line for line in (molecules.describe_changes(), renamed, geometry) if line]
     return "\n".join(lines)
 
 

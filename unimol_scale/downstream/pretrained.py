@@ -1,6 +1,7 @@
 """The one line: ``from_pretrained("runs/mine").embed(["CCO", "c1ccccc1"])``. Imports torch and RDKit."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,8 @@ class MolecularModel(HeadedModel):
             inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``; None: everything it can.
             cache: folder of conformers; None: data/cache.
             max_atoms: molecules with more heavy atoms are refused; None: 128.
-            fragments: of a SMILES with several, such as a salt: take the "largest" (``embed_usable`` tells of which
-                rows), or "reject" it.
+            fragments: of a SMILES with several, such as a salt: take the "largest", with a warning (``embed_usable``
+                says in ``changes`` what was taken), or "reject" it.
             max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
 
         Returns:
@@ -109,6 +110,8 @@ class MolecularModel(HeadedModel):
         texts = _as_list(smiles)
         prepared = self._prepare(texts, inputs, cache, max_atoms, fragments)
         refuse_skipped(prepared.skipped, len(texts), "embed", "Mend them, or go on without them with embed_usable")
+        if changed := prepared.describe_changes():
+            warnings.warn(changed, stacklevel=2)
         return self._represent(prepared, config)
 
     def embed_usable(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from rdkit import Chem, rdBase
 
+from conformer_gen.sources.locations import bare_suffix
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.streams import TextStream, read_streams
 from conformer_gen.sources.structures import BLOCK_END, records, row_of
@@ -47,6 +48,21 @@ def read_sdf_table(path: Path) -> tuple[pa.Table, dict[int, str]]:
         names.pop(TITLE, None)
     columns = {name: pa.array([fields.get(name, "") for fields in rows], pa.string()) for name in names}
     return pa.table({STRUCTURE: pa.array(structures, pa.string()), **columns}), problems
+
+
+def is_sdf(path: Path) -> bool:
+    """Return whether a file is named as SDF, plain or compressed."""
+    return bare_suffix(path.name) in SUFFIXES
+
+
+def describe_geometry(path: Path, *, sees_3d: bool) -> str:
+    """Return a line on the coordinates of an SDF file, which a model that sees 3D is not shown; "" for other files."""
+    if not sees_3d or not is_sdf(path):
+        return ""
+    return (
+        f"conformers were made for the structures in {path.name}, whose own coordinates are not used; a store that is "
+        "built of it (conformer_gen/build.py --source sdf) keeps them"
+    )
 
 
 def structure_smiles(molecule: SourceMolecule) -> tuple[str, str]:

@@ -83,7 +83,7 @@ def read_table(
     path = Path(path)
     if not path.is_file():
         raise SourceError(f"{path} does not exist, or is not a file")
-    if bare_suffix(path.name) in sdf_table.SUFFIXES:
+    if sdf_table.is_sdf(path):
         if smiles_column is not None:
             raise ConfigError(f"{path}: smiles_column is of a table; SDF has the structures in its records")
         return _labelled_sdf(path, targets, split_column)

@@ -281,6 +281,7 @@ def test_the_data_fields_of_sdf_are_labels_by_their_names(settings, tmp_path):
     (tmp_path / "labelled.sdf").write_text("".join(records))
     done = finetune(settings(data=tmp_path / "labelled.sdf", seeds=1))
     assert (done.name, done.rows, done.targets) == ("labelled", 30, ("size",))
+    assert "whose own coordinates are not used" in done.notes[-1]
     expected = finetune(settings(seeds=1, output=tmp_path / "table"))
     assert done.seeds == expected.seeds
     both = finetune(settings(data=tmp_path / "labelled.sdf", seeds=1, targets=("all",), output=tmp_path / "all"))

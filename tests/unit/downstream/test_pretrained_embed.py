@@ -123,3 +123,14 @@ def test_a_released_checkpoint_embeds(shared_golden, cache):
     assert np.isfinite(many).all()
     np.testing.assert_allclose(model.embed(SMILES, cache=cache), many[1:], atol=1e-5, rtol=1e-5)
     assert np.abs(many[0] - many[1]).max() > 1e-2
+
+
+def test_a_salt_is_reduced_with_a_warning_or_refused(saved, cache):
+    model = unimol_scale.from_pretrained(saved())
+    with pytest.warns(UserWarning, match=r"1 of 2 rows have several fragments and were reduced to the largest \(row 2"):
+        found = model.embed(["CCN", "CCN.Cl"], inputs="2d", cache=cache)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    usable = model.embed_usable(["CCN", "CCN.Cl"], inputs="2d", cache=cache)
+    assert usable.changes == ("", "largest fragment kept: CCN; left out: Cl")
+    with pytest.raises(SourceError, match=r"row 2 'CCN.Cl': several_fragments"):
+        model.embed(["CCN", "CCN.Cl"], inputs="2d", cache=cache, fragments="reject")
