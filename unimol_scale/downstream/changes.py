@@ -5,7 +5,7 @@ from collections import Counter
 
 from rdkit import Chem, rdBase
 
-FRAGMENT_KEPT = "largest fragment kept"
+FRAGMENT_KEPT, LEFT_OUT = "largest fragment kept", "; left out: "
 ISOTOPES_LOST = "isotope labels removed"
 NAMED = 3  # rows that a line names
 # Only such texts can name several fragments, atom maps or isotopes; all others are not parsed again.
@@ -53,7 +53,8 @@ class ChangeCount:
         if FRAGMENT_KEPT in changes:
             self._reduced += 1
             if len(self._first) < NAMED:
-                self._first.append(f"row {row + 1}: {changes}")
+                left_out = changes.partition(LEFT_OUT)[2].partition("; ")[0]
+                self._first.append(f"row {row + 1} without {left_out}")
 
     def describe(self) -> str:
         """Return a line on the rows that were changed; "" if there are none."""
@@ -62,7 +63,7 @@ class ChangeCount:
             more = f"; and {self._reduced - NAMED:,} more" if self._reduced > NAMED else ""
             said.append(
                 f"{self._reduced:,} of {self._rows:,} rows have several fragments and were reduced to the largest "
-                f"({'; '.join(self._first)}{more}); a salt so gets the value of its largest ion; fragments=reject "
+                f"({'; '.join(self._first)}{more}), so a salt gets the value of its largest ion; fragments=reject "
                 "refuses such rows"
             )
         if self._unlabelled:
@@ -77,7 +78,7 @@ def _kept(fragments: tuple[Chem.Mol, ...], used: Chem.Mol, smiles: str) -> str:
     left_out = [f"{name} ({number} times)" if number > 1 else name for name, number in counts.items() if number]
     charge = Chem.GetFormalCharge(used)
     charged = f" (charge {charge:+d})" if charge else ""
-    return f"{FRAGMENT_KEPT}: {smiles}{charged}; left out: {', '.join(left_out)}"
+    return f"{FRAGMENT_KEPT}: {smiles}{charged}{LEFT_OUT}{', '.join(left_out)}"
 
 
 def _nearest(counts: Counter[str], used: Chem.Mol) -> str:

@@ -111,3 +111,12 @@ def test_tensors_of_another_model_are_refused(saved):
     member = Member(file="seed-0.safetensors", sha256=sha256, mean_L=(0.0,), std_L=(1.0,))
     with pytest.raises(CheckpointError, match=r"seed-0\.safetensors does not hold the model of finetuned\.json"):
         load_member(folder, config, member)
+
+
+def test_a_folder_from_before_a_setting_was_there_has_what_was_done_then(saved):
+    folder, config, _ = saved
+    path = folder / "finetuned.json"
+    tree = json.loads(path.read_text())
+    assert tree.pop("fragments") == "largest"
+    path.write_text(json.dumps(tree))
+    assert read_config(folder) == config
