@@ -214,8 +214,8 @@ def test_salts_are_counted_and_can_be_refused(run, tmp_path):
     status, out, _ = run(*given)
     assert status == 0
     said = (
-        "2 of 22 rows have several fragments and were reduced to the largest (row 21 without Cl; row 22 without [Fe+2], "
-        "c1cc[cH-]c1), so a salt gets the value of its largest ion"
+        "2 of 22 rows have several fragments and were reduced to the largest (row 21 without Cl; row 22 without "
+        "[Fe+2], c1cc[cH-]c1), so a salt gets the value of its largest ion"
     )
     assert said in out
     assert said in (tmp_path / "finetuned" / "salts-scratch" / "report.md").read_text()

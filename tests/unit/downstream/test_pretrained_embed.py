@@ -127,9 +127,7 @@ def test_a_released_checkpoint_embeds(shared_golden, cache):
 
 def test_a_salt_is_reduced_with_a_warning_or_refused(saved, cache):
     model = unimol_scale.from_pretrained(saved())
-    with pytest.warns(
-        UserWarning, match=r"1 of 2 rows have several fragments and were reduced to the largest \(row 2 without Cl"
-    ):
+    with pytest.warns(UserWarning, match=r"1 of 2 rows have several fragments .*\(row 2 without Cl"):
         found = model.embed(["CCN", "CCN.Cl"], inputs="2d", cache=cache)
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
     usable = model.embed_usable(["CCN", "CCN.Cl"], inputs="2d", cache=cache)
