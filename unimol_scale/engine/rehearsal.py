@@ -23,6 +23,7 @@ from unimol_scale.engine.memory import (
     largest_micro_batch,
     micro_batch_bytes,
     rank_memory,
+    with_max_pairs,
 )
 from unimol_scale.engine.ranks import Ranks
 from unimol_scale.engine.run_config import PretrainConfig
@@ -37,6 +38,25 @@ _CARBON = 6
 _STEP, _ZIGZAG, _TWIST = 1.26, 0.44, 0.3
 # What torch's allocator of host memory says; it has no exception of its own.
 _HOST_ALLOCATION_FAILED = "DefaultCPUAllocator"
+
+
+def with_max_pairs_here(
+    config: PretrainConfig, objective: Objective, histogram: Mapping[int, int], ranks: Ranks
+) -> PretrainConfig:
+    """Return the configuration with ``data.max_pairs``, where it is not set: what the smallest rank's device holds.
+
+    Args:
+        config: of the run.
+        objective: of the run.
+        histogram: atoms → molecules of the training split.
+        ranks: this process among the others; every rank calls this.
+    """
+    cuda, world_size = ranks.device.type == "cuda", ranks.world_size
+    if config.data.max_pairs is not None or not cuda:
+        return with_max_pairs(config, objective, histogram, None, world_size=world_size, cuda=cuda)
+    known = [float(size) for size in ranks.gather(_device_bytes(ranks)) if size is not None]
+    capacity = min(known, default=None)
+    return with_max_pairs(config, objective, histogram, capacity, world_size=world_size, cuda=cuda)
 
 
 def rehearse(
@@ -159,14 +179,14 @@ def _refusal(
     activations = micro_batch_bytes(config, objective, shape, cuda=cuda)
     memory = _memory(config, objective, ranks, shape)
     fitting = capacity and largest_max_pairs(config, objective, histogram, memory, capacity, cuda=cuda)
-    if fitting and fitting < config.data.max_pairs:
+    if fitting and fitting < config.data.pair_budget:
         advice = f"data.max_pairs={fitting} would fit by estimate"
     elif fitting:  # by the estimate it fits: all that is known is that less is needed
-        advice = f"try data.max_pairs={max((max(histogram) + 1) ** 2, config.data.max_pairs // 2)}"
+        advice = f"try data.max_pairs={max((max(histogram) + 1) ** 2, config.data.pair_budget // 2)}"
     else:
         advice = "no data.max_pairs would fit by estimate"
     return (
-        f"the largest micro-batch of data.max_pairs {config.data.max_pairs} ({shape.molecules} molecules of "
+        f"the largest micro-batch of data.max_pairs {config.data.pair_budget} ({shape.molecules} molecules of "
         f"{shape.num_atoms} atoms, {shape.pairs} padded pairs, {activations / GIB:.2f} GiB of activations) {reason}. "
         f"{advice}; model.checkpoint_every=1 needs less memory and more time, and --dry-run shows what takes it"
     )

@@ -27,7 +27,7 @@ from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, comple
 from unimol_scale.engine.profiling import StepProfiler
 from unimol_scale.engine.progress import Progress
 from unimol_scale.engine.ranks import Ranks
-from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse
+from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse, with_max_pairs_here
 from unimol_scale.engine.resume import refuse_differences, settings_that_matter
 from unimol_scale.engine.run_checkpoints import RunCheckpoints
 from unimol_scale.engine.run_config import PretrainConfig
@@ -65,12 +65,12 @@ class Trainer:
     """
 
     def __init__(self, config: PretrainConfig, ranks: Ranks) -> None:
-        self._config = config
         self._ranks = ranks
         self._store = open_store_of(config.data)
         histogram = self._store.manifest.splits["train"].size_histogram
         self._histogram = {int(n): rows for n, rows in histogram.items()}
         self._objective = objective_of(config)
+        config = self._config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
         self._complete = completion(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
