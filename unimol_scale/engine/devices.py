@@ -101,7 +101,7 @@ def named_target(
         ConfigError: no device has that name, or a number is out of range.
     """
     if name.lower() not in DEVICES:
-        raise ConfigError(f"--device: unknown device {name!r}; {nearest(name.lower(), DEVICES)}; or say --peak-flops")
+        raise ConfigError(f"--device: unknown device {name!r}; {nearest(name.lower(), DEVICES)}")
     if mfu is not None and not 0.0 < mfu <= 1.0:
         raise ConfigError(f"--mfu must be above 0 and at most 1, got {mfu:g}; 0.2 to 0.4 are usual")
     if peak_flops is not None and not 0.0 < peak_flops < math.inf:

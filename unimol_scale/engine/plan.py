@@ -97,12 +97,11 @@ def render(plan: Plan, config: PretrainConfig) -> str:
     title = f"{plan.name}: size {plan.size}, objective {plan.objective}, {_counted(plan.world_size, 'rank')}"
     sections = [
         [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}", _summary(plan)],
-        _parameters(plan),
         _memory(plan),
         _steps(plan, config),
         _time(plan),
         _stages(plan),
-        _cost(plan),
+        [*_cost(plan), *_parameters(plan)],
         [_wrapped(text) for text in assumptions_of(plan)]
         + [_wrapped(f"WARNING: {text}") for text in warnings_of(plan)]
         + [_wrapped(text) for text in advice_on(plan)],
@@ -118,8 +117,8 @@ def _summary(plan: Plan) -> str:
 
 def _parameters(plan: Plan) -> list[str]:
     total = plan.parameters["total"]
-    rows = [(name.replace("_", " "), f"{count:,}", f"{count / total:6.1%}") for name, count in plan.parameters.items()]
-    return ["parameters", *_table(rows)]
+    groups = [f"{name.replace('_', ' ')} {count / total:.1%}" for name, count in plan.parameters.items()]
+    return _table([("parameters", f"{total:,}", ", ".join(groups[:-1]))])
 
 
 def _memory(plan: Plan) -> list[str]:
@@ -224,8 +223,7 @@ def _cost(plan: Plan) -> list[str]:
     share = f"{compute.device_hours:,.1f} {each}-hours, {compute.mfu:.1%} of the peak"
     kept = f"{_counted(plan.checkpoints_kept, 'checkpoint')} of {_gib(plan.checkpoint_bytes)} and the exported model"
     rows = [
-        ("FLOPs per step", _short(compute.flops_per_step) + "FLOP", ""),
-        ("FLOPs in all", _short(compute.flops) + "FLOP", f"{compute.flops:.3e}"),
+        ("FLOPs", f"{compute.flops:.3e}", f"{_short(compute.flops_per_step)}FLOP a step"),
         ("time", duration(compute.days * SECONDS_A_DAY), f"{share}, without validation and saving"),
         ("disk", _gib(plan.disk_bytes), f"at most: {kept}"),
     ]

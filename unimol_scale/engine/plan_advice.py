@@ -8,13 +8,16 @@ MANY_EPOCHS = 100
 
 def warnings_of(plan: Plan) -> list[str]:
     """Return what is probably not wanted."""
+    found = []
+    if plan.fit.fits is False:
+        found.append("This run does not fit in the memory of a rank; the lines on memory say what would.")
     epochs, molecules = plan.steps.epochs, plan.data.molecules
-    if epochs is None or molecules is None or epochs <= MANY_EPOCHS:
-        return []
-    return [
-        f"This is {epochs:,.0f} epochs: each of the {molecules:,} molecules would be seen {epochs:,.0f} times. "
-        "Build a larger store or lower train.steps."
-    ]
+    if epochs is not None and molecules is not None and epochs > MANY_EPOCHS:
+        found.append(
+            f"This is {epochs:,.0f} epochs: each of the {molecules:,} molecules would be seen {epochs:,.0f} times. "
+            "Build a larger store or lower train.steps."
+        )
+    return found
 
 
 def assumptions_of(plan: Plan) -> list[str]:

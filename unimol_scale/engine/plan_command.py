@@ -3,7 +3,10 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unimol_scale.engine.run_estimates import RunEstimates
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -70,3 +73,14 @@ def _run(arguments: argparse.Namespace) -> int:
     plan = plan_of(config, arguments.gpus, target, arguments.atoms)
     print(json.dumps(as_json(plan), indent=2) if arguments.json else render(plan, config))
     return 0
+
+
+def run_estimates(device: str | None) -> "RunEstimates":
+    """Return what estimates runs by the command line that would start them, as ``plan`` does.
+
+    Args:
+        device: name of one; None: the one at hand.
+    """
+    from unimol_scale.engine.run_estimates import RunEstimates
+
+    return RunEstimates(device)
