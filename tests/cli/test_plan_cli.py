@@ -41,7 +41,7 @@ def test_json_says_the_same(capsys, sample_store):
         == max(tree["time"][part] for part in ("compute", "memory_traffic", "host", "network"))
     )
     assert tree["time"]["bound"] in ("compute", "memory traffic", "host", "network")
-    assert tree["max_pairs"] == tree["fit"]["max_pairs"]
+    assert 0.8 * tree["fit"]["max_pairs"] < tree["max_pairs"] < tree["fit"]["max_pairs"]
     assert tree["disk_bytes"] > tree["checkpoints_kept"] * tree["checkpoint_bytes"]
     assert [option["stage"] for option in tree["stages"]] == [0, 1, 2, 3]
     assert tree["advice"]
@@ -73,7 +73,7 @@ def test_settings_stand_anywhere_and_files_count(capsys, sample_store, tmp_path)
     assert status == 0
     assert "50 of 64 molecules" in out
     assert "ZeRO stage 1" in out
-    assert "it is 9,000" in out
+    assert "data.max_pairs=9000  as set; the largest that fits is" in out
 
 
 def test_each_objective_can_be_planned(capsys, sample_store):

@@ -20,6 +20,9 @@ _DEEPSPEED_DEFAULTS = {"reduce_bucket_size": 5e8, "sub_group_size": 1e9, "stage3
 PROCESS_BYTES = {"cuda": 1.0 * 2**30, "cpu": 0.5 * 2**30}
 # Of a device, kept free: fragments that the allocator can not use, and estimates that are off.
 MARGIN = 0.1
+# The same where ``data.max_pairs`` is chosen here: nobody has asked to go near the limit, and micro-batches of ever new
+# shapes leave fragments for as long as a run lasts.
+CHOSEN_MARGIN = 0.2
 # Adam's two moments and the master copy, all fp32; DeepSpeed keeps the copy in fp32 runs too.
 OPTIMIZER_BYTES = 12
 AVERAGE_BYTES = 4
@@ -209,6 +212,7 @@ def largest_max_pairs(
     capacity: float,
     *,
     cuda: bool,
+    margin: float = MARGIN,
 ) -> int | None:
     """Return the largest ``data.max_pairs`` whose micro-batches fit, to two digits; None: not even one molecule fits.
 
@@ -219,9 +223,10 @@ def largest_max_pairs(
         memory: of a rank, whatever its micro-batch.
         capacity: bytes of the device.
         cuda: whether the device is a GPU.
+        margin: share of the device that stays free.
     """
-    free = capacity * (1 - MARGIN) - memory.standing - memory.gathered
-    if memory.standing + memory.step > capacity * (1 - MARGIN):
+    free = capacity * (1 - margin) - memory.standing - memory.gathered
+    if memory.standing + memory.step > capacity * (1 - margin):
         return None
     least = (max(histogram) + 1) ** 2
 
@@ -249,6 +254,7 @@ def fitting_max_pairs(
     *,
     world_size: int,
     cuda: bool,
+    margin: float = MARGIN,
 ) -> int | None:
     """Return the largest ``data.max_pairs`` that a rank's memory holds, whatever the configuration says of it.
 
@@ -259,11 +265,12 @@ def fitting_max_pairs(
         capacity: bytes of the device.
         world_size: ranks that share what the ZeRO stage shares.
         cuda: whether the device is a GPU.
+        margin: share of the device that stays free.
     """
     # Of any micro-batch: what stands in memory beside it is the same.
     shape = MicroBatchShape(molecules=1, num_atoms=max(histogram))
     memory = rank_memory(config, objective, shape, world_size=world_size, cuda=cuda)
-    return largest_max_pairs(config, objective, histogram, memory, capacity, cuda=cuda)
+    return largest_max_pairs(config, objective, histogram, memory, capacity, cuda=cuda, margin=margin)
 
 
 def with_max_pairs(
@@ -291,9 +298,12 @@ def with_max_pairs(
         return config
     chosen = config.data.pair_budget
     if cuda and capacity is not None:
-        fitting = fitting_max_pairs(config, objective, histogram, capacity, world_size=world_size, cuda=cuda)
+        fitting = (
+            fitting_max_pairs(config, objective, histogram, capacity, world_size=world_size, cuda=cuda, margin=margin)
+            for margin in (CHOSEN_MARGIN, MARGIN)
+        )
         # Where nothing fits, what is to be said is how much is missing.
-        chosen = fitting or max(chosen, (max(histogram) + 1) ** 2)
+        chosen = next(filter(None, fitting), max(chosen, (max(histogram) + 1) ** 2))
     return replace(config, data=replace(config.data, max_pairs=chosen))
 
 

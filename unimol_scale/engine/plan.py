@@ -138,8 +138,10 @@ def _memory(plan: Plan) -> list[str]:
     if capacity is None:
         return lines
     if plan.fit.max_pairs is not None:
-        origin = "chosen from memory" if plan.max_pairs_chosen and plan.target.is_gpu else f"it is {plan.max_pairs:,}"
-        lines += _table([("largest that fits", f"data.max_pairs={plan.fit.max_pairs}", origin)])
+        chosen = plan.max_pairs_chosen and plan.target.is_gpu
+        how = "chosen from memory" if chosen else "as set" if not plan.max_pairs_chosen else "the default"
+        largest = f"{how}; the largest that fits is {plan.fit.max_pairs}"
+        lines += _table([("micro-batch, at most", f"data.max_pairs={plan.max_pairs}", largest)])
     elif plan.fit.remedies:
         lines += [f"  nothing fits as it is; what would: {', or '.join(plan.fit.remedies)}"]
     else:

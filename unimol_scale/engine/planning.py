@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -124,6 +125,7 @@ class Plan:
         objective: name.
         precision: of weights and activations.
         zero_stage: of DeepSpeed.
+        zero_config: file of DeepSpeed settings, written for that stage; None: there is none.
         world_size: ranks.
         target: the device of a rank.
         parameters: by group.
@@ -149,6 +151,7 @@ class Plan:
     objective: str
     precision: str
     zero_stage: int
+    zero_config: Path | None
     world_size: int
     target: Target
     parameters: Mapping[str, int]
@@ -256,6 +259,7 @@ def plan_run(
         objective=config.objective.name,
         precision=train.precision,
         zero_stage=config.zero.stage,
+        zero_config=config.zero.config,
         world_size=world_size,
         target=target,
         parameters=count.as_dict(),

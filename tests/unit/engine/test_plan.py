@@ -108,7 +108,10 @@ def test_launches_bound_a_run_of_few_molecules_a_rank():
     assert "Launching kernels bounds this run" in advice
     assert "16 molecules" in advice
     assert plan.recommended_stage == 1
-    assert "zero.stage=1" in advice
+    assert "Take zero.stage=1: " in advice
+    # A file of settings belongs to its stage, and a run with the other stage would refuse it.
+    with_file = plan_of(*run_of(zero_file="zero3.json"))
+    assert any("zero.stage=1 and zero.config=configs/deepspeed/zero1.json" in text for text in advice_on(with_file))
     assert plan.stages[1].fits
     assert plan.stages[1].seconds_per_step < 0.6 * plan.stages[3].seconds_per_step
     assert plan.fewest_ranks < 64
@@ -165,7 +168,8 @@ def test_on_a_cpu_host_and_arithmetic_take_turns():
 def test_the_budget_is_chosen_from_the_memory_of_a_gpu_and_a_set_one_is_kept():
     config, objective = run_of(size="84M", stage=1, max_pairs=None)
     small, large = (plan_of(config, objective, 8, memory=memory) for memory in (24e9, 80e9))
-    assert small.max_pairs == small.fit.max_pairs < large.max_pairs == large.fit.max_pairs
+    assert small.max_pairs < small.fit.max_pairs < large.max_pairs < large.fit.max_pairs
+    assert small.memory.total < 0.8 * 24e9
     assert small.fit.fits
     assert large.fit.fits
     assert large.steps.micro_batches == 1

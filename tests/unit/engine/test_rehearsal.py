@@ -211,5 +211,5 @@ def test_ranks_agree_on_the_budget_that_the_smallest_of_them_holds(monkeypatch):
     objective = build_objective(config.objective, config.model)
     monkeypatch.setattr("unimol_scale.engine.rehearsal._device_bytes", lambda ranks: 80e9)
     chosen = with_max_pairs_here(config, objective, {25: 10**6}, Pair("cuda")).data.max_pairs
-    assert chosen == fitting_max_pairs(config, objective, {25: 10**6}, 24e9, world_size=2, cuda=True)
+    assert chosen == fitting_max_pairs(config, objective, {25: 10**6}, 24e9, world_size=2, cuda=True, margin=0.2)
     assert with_max_pairs_here(config, objective, {25: 10**6}, Pair("cpu")).data.max_pairs == 40_000
