@@ -34,10 +34,9 @@ def advice_on(plan: Plan) -> list[str]:
     option = plan.stages[plan.recommended_stage]
     if plan.recommended_stage != plan.zero_stage:
         days = duration(option.seconds_per_step * plan.steps.steps)
+        max_pairs = f"data.max_pairs={option.max_pairs}"
         file = f" and zero.config=configs/deepspeed/zero{option.stage}.json" if plan.zero_config else ""
-        sentences.append(
-            f"Take zero.stage={option.stage}{file}: with data.max_pairs={option.max_pairs} it fits, and the run takes {days}."
-        )
+        sentences.append(f"Take zero.stage={option.stage}{file}: with {max_pairs} it fits, and the run takes {days}.")
     largest = plan.fit.max_pairs or 0
     if plan.target.is_gpu and plan.steps.micro_batches > 1 and largest > plan.max_pairs:
         sentences.append(f"Take data.max_pairs={largest}, or leave it out: fewer, larger micro-batches fit in memory.")
