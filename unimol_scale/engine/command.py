@@ -12,7 +12,7 @@ from unimol_scale.engine.learning import with_teacher_named
 from unimol_scale.engine.plan import describe
 from unimol_scale.engine.ranks import abandon, part, start_ranks
 from unimol_scale.engine.run_config import PretrainConfig, flags_of, resolve
-from unimol_scale.engine.run_folder import read_summary, run_is_finished, with_max_pairs_used
+from unimol_scale.engine.run_folder import read_summary, run_is_finished
 from unimol_scale.engine.trainer import Outcome, Trainer
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.objectives.registry import OBJECTIVE_NAMES
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         config = resolve(arguments.size, arguments.config, flags_of(arguments), arguments.assignments)
-        config = with_max_pairs_used(with_teacher_named(config))
+        config = with_teacher_named(config)
         if arguments.dry_run:
             if is_main:
                 print(describe(config, int(os.environ.get("WORLD_SIZE", "1"))))

@@ -20,9 +20,6 @@ _DEEPSPEED_DEFAULTS = {"reduce_bucket_size": 5e8, "sub_group_size": 1e9, "stage3
 PROCESS_BYTES = {"cuda": 1.0 * 2**30, "cpu": 0.5 * 2**30}
 # Of a device, kept free: fragments that the allocator can not use, and estimates that are off.
 MARGIN = 0.1
-# The same where ``data.max_pairs`` is chosen here: nobody has asked to go near the limit, and micro-batches of ever new
-# shapes leave fragments for as long as a run lasts.
-CHOSEN_MARGIN = 0.2
 # Adam's two moments and the master copy, all fp32; DeepSpeed keeps the copy in fp32 runs too.
 OPTIMIZER_BYTES = 12
 AVERAGE_BYTES = 4
@@ -271,40 +268,6 @@ def fitting_max_pairs(
     shape = MicroBatchShape(molecules=1, num_atoms=max(histogram))
     memory = rank_memory(config, objective, shape, world_size=world_size, cuda=cuda)
     return largest_max_pairs(config, objective, histogram, memory, capacity, cuda=cuda, margin=margin)
-
-
-def with_max_pairs(
-    config: PretrainConfig,
-    objective: Objective,
-    histogram: Mapping[int, int],
-    capacity: float | None,
-    *,
-    world_size: int,
-    cuda: bool,
-) -> PretrainConfig:
-    """Return the configuration with ``data.max_pairs``, where it is not set: what the memory of a GPU holds.
-
-    On a CPU larger micro-batches are no faster, and what a GPU's estimate says does not hold there: the default stays.
-
-    Args:
-        config: of the run.
-        objective: of the run.
-        histogram: atoms → molecules of the training split.
-        capacity: bytes of the device; None: not known.
-        world_size: ranks.
-        cuda: whether the device is a GPU.
-    """
-    if config.data.max_pairs is not None:
-        return config
-    chosen = config.data.pair_budget
-    if cuda and capacity is not None:
-        fitting = (
-            fitting_max_pairs(config, objective, histogram, capacity, world_size=world_size, cuda=cuda, margin=margin)
-            for margin in (CHOSEN_MARGIN, MARGIN)
-        )
-        # Where nothing fits, what is to be said is how much is missing.
-        chosen = next(filter(None, fitting), max(chosen, (max(histogram) + 1) ** 2))
-    return replace(config, data=replace(config.data, max_pairs=chosen))
 
 
 def value_bytes(config: PretrainConfig) -> int:

@@ -8,6 +8,7 @@ from unimol_scale.config import to_tree
 from unimol_scale.data.dataset import open_store_of
 from unimol_scale.engine.devices import Target, target_here
 from unimol_scale.engine.learning import objective_of
+from unimol_scale.engine.max_pairs import with_max_pairs_used
 from unimol_scale.engine.memory import MARGIN
 from unimol_scale.engine.plan_advice import advice_on, assumptions_of, duration, warnings_of
 from unimol_scale.engine.planning import SECONDS_A_DAY, Plan, StageOption, plan_run
@@ -45,6 +46,7 @@ def describe(config: PretrainConfig, world_size: int) -> str:
         StoreError: the store is missing or unfinished.
         ConfigError: the settings do not fit the store or the number of ranks.
     """
+    config = with_max_pairs_used(config)
     return render(plan_of(config, world_size, target_here(config.train.precision)), config)
 
 

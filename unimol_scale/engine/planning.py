@@ -12,6 +12,7 @@ import torch
 
 from unimol_scale.data.cuts import check_budget
 from unimol_scale.engine.devices import Target
+from unimol_scale.engine.max_pairs import with_max_pairs
 from unimol_scale.engine.memory import (
     MARGIN,
     MicroBatchShape,
@@ -20,7 +21,6 @@ from unimol_scale.engine.memory import (
     fitting_max_pairs,
     largest_micro_batch,
     rank_memory,
-    with_max_pairs,
 )
 from unimol_scale.engine.roofline import StepsPlan, StepTime, step_time
 from unimol_scale.engine.run_config import PretrainConfig, ZeroConfig

@@ -23,7 +23,6 @@ from unimol_scale.engine.memory import (
     largest_micro_batch,
     micro_batch_bytes,
     rank_memory,
-    with_max_pairs,
 )
 from unimol_scale.engine.ranks import Ranks
 from unimol_scale.engine.run_config import PretrainConfig
@@ -38,25 +37,6 @@ _CARBON = 6
 _STEP, _ZIGZAG, _TWIST = 1.26, 0.44, 0.3
 # What torch's allocator of host memory says; it has no exception of its own.
 _HOST_ALLOCATION_FAILED = "DefaultCPUAllocator"
-
-
-def with_max_pairs_here(
-    config: PretrainConfig, objective: Objective, histogram: Mapping[int, int], ranks: Ranks
-) -> PretrainConfig:
-    """Return the configuration with ``data.max_pairs``, where it is not set: what the smallest rank's device holds.
-
-    Args:
-        config: of the run.
-        objective: of the run.
-        histogram: atoms → molecules of the training split.
-        ranks: this process among the others; every rank calls this.
-    """
-    cuda, world_size = ranks.device.type == "cuda", ranks.world_size
-    if config.data.max_pairs is not None or not cuda:
-        return with_max_pairs(config, objective, histogram, None, world_size=world_size, cuda=cuda)
-    known = [float(size) for size in ranks.gather(_device_bytes(ranks)) if size is not None]
-    capacity = min(known, default=None)
-    return with_max_pairs(config, objective, histogram, capacity, world_size=world_size, cuda=cuda)
 
 
 def rehearse(
@@ -89,7 +69,7 @@ def rehearse(
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        capacity = _device_bytes(ranks)
+        capacity = device_bytes(ranks)
         reason = str(error).splitlines()[0]
         raise RunError(_refusal(config, objective, histogram, ranks, shape, capacity, f"failed: {reason}")) from error
     return shape
@@ -197,7 +177,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, known) or _HOST_ALLOCATION_FAILED in str(error)
 
 
-def _device_bytes(ranks: Ranks) -> float | None:
+def device_bytes(ranks: Ranks) -> float | None:
     """Return the memory that this rank may use in all."""
     if ranks.device.type == "cuda":
         return float(torch.cuda.get_device_properties(ranks.device).total_memory)

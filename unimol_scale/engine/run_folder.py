@@ -5,11 +5,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from unimol_scale.config import read_yaml, to_yaml
+from unimol_scale.config import to_yaml
 from unimol_scale.data.dataset import VALIDATION_SEED, DataConfig
 from unimol_scale.engine.progress import Progress
 from unimol_scale.engine.run_config import PretrainConfig
@@ -51,22 +51,6 @@ def claim_folder(config: PretrainConfig) -> IO[str]:
 def write_config(config: PretrainConfig) -> None:
     """Write the configuration of a run into its folder."""
     commit_text(config.output / CONFIG_NAME, to_yaml(config))
-
-
-def with_max_pairs_used(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the ``data.max_pairs`` of the run in its folder, if it sets none itself.
-
-    A run that goes on cuts its batches as it did before, also on devices with another memory.
-
-    Raises:
-        ConfigError: the folder's configuration can not be read.
-    """
-    written = config.output / CONFIG_NAME
-    if config.data.max_pairs is not None or not written.is_file():
-        return config
-    data = read_yaml(written)[0].get("data")
-    used = data.get("max_pairs") if isinstance(data, Mapping) else None
-    return replace(config, data=replace(config.data, max_pairs=used)) if isinstance(used, int) else config
 
 
 def write_summary(

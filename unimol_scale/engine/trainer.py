@@ -23,11 +23,12 @@ from unimol_scale.engine.callbacks import NoLog, RunLog
 from unimol_scale.engine.checkpoint import CheckpointInfo
 from unimol_scale.engine.incidents import Incidents
 from unimol_scale.engine.learning import objective_of, teacher_of
+from unimol_scale.engine.max_pairs import with_max_pairs_here
 from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
 from unimol_scale.engine.profiling import StepProfiler
 from unimol_scale.engine.progress import Progress
 from unimol_scale.engine.ranks import Ranks
-from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse, with_max_pairs_here
+from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.resume import refuse_differences, settings_that_matter
 from unimol_scale.engine.run_checkpoints import RunCheckpoints
 from unimol_scale.engine.run_config import PretrainConfig

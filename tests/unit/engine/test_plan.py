@@ -8,12 +8,13 @@ import pytest
 
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.devices import DEVICES, Target, named_target, parse_bytes
-from unimol_scale.engine.memory import largest_micro_batch, micro_batch_bytes, rank_memory, with_max_pairs
+from unimol_scale.engine.max_pairs import with_max_pairs, with_max_pairs_used
+from unimol_scale.engine.memory import largest_micro_batch, micro_batch_bytes, rank_memory
 from unimol_scale.engine.plan import assumed_sizes, render
 from unimol_scale.engine.plan_advice import advice_on, warnings_of
 from unimol_scale.engine.planning import check_division, plan_run
 from unimol_scale.engine.run_config import PretrainConfig, TrainConfig, ZeroConfig
-from unimol_scale.engine.run_folder import with_max_pairs_used, write_config
+from unimol_scale.engine.run_folder import write_config
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import training_flops
 from unimol_scale.model.presets import preset
