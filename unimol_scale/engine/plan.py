@@ -22,7 +22,7 @@ _PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e
 _BOUNDS = {
     "compute": "matrix products",
     "memory traffic": "memory traffic",
-    "host": "the host, which launches kernels",
+    "host": "the host (kernel launches)",
     "network": "the network",
 }
 _PARTS = {
@@ -114,7 +114,8 @@ def render(plan: Plan, config: PretrainConfig) -> str:
 def _summary(plan: Plan) -> str:
     device = _counted(plan.world_size, "GPU" if plan.target.is_gpu else "CPU rank")
     days = duration(plan.compute.days * SECONDS_A_DAY)
-    return f"  {days} on {device}, bound by {_BOUNDS[plan.time.bound]}; at most {_gib(plan.disk_bytes)} of disk"
+    lead = "does not fit in memory; if it did: " if plan.fit.fits is False else ""
+    return f"  {lead}{days} on {device}, bound by {_BOUNDS[plan.time.bound]}; at most {_gib(plan.disk_bytes)} of disk"
 
 
 def _parameters(plan: Plan) -> list[str]:

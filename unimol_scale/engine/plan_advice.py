@@ -30,7 +30,7 @@ def assumptions_of(plan: Plan) -> list[str]:
 
 def advice_on(plan: Plan) -> list[str]:
     """Return sentences on what bounds the run and what would make it faster."""
-    sentences = [_bound(plan)]
+    sentences = [] if plan.fit.fits is False else [_bound(plan)]
     option = plan.stages[plan.recommended_stage]
     if plan.recommended_stage != plan.zero_stage:
         days = duration(option.seconds_per_step * plan.steps.steps)
@@ -38,7 +38,7 @@ def advice_on(plan: Plan) -> list[str]:
         file = f" and zero.config=configs/deepspeed/zero{option.stage}.json" if plan.zero_config else ""
         sentences.append(f"Take zero.stage={option.stage}{file}: with {max_pairs} it fits, and the run takes {days}.")
     largest = plan.fit.max_pairs or 0
-    if plan.target.is_gpu and plan.steps.micro_batches > 1 and largest > plan.max_pairs:
+    if plan.target.is_gpu and not plan.max_pairs_chosen and plan.steps.micro_batches > 1 and largest > plan.max_pairs:
         sentences.append(f"Take data.max_pairs={largest}, or leave it out: fewer, larger micro-batches fit in memory.")
     if plan.fewest_ranks < plan.world_size:
         then = "Then" if plan.recommended_stage != plan.zero_stage else "Here"
@@ -54,11 +54,16 @@ def _bound(plan: Plan) -> str:
             "host": "Starting the many small operations of the model takes most of the time, not the arithmetic.",
         }[time.bound]
     each = f"{steps.batch / plan.world_size / steps.micro_batches:,.0f} molecules in a micro-batch"
-    fewer = "Use fewer, larger micro-batches." if steps.micro_batches > 1 else "Use a larger batch, or fewer GPUs."
+    if steps.micro_batches <= 1:
+        remedy = "Use a larger batch, or fewer GPUs."
+    elif plan.max_pairs_chosen:  # they are as large as they can be
+        remedy = "Use more GPUs, or some with more memory."
+    else:
+        remedy = "Use fewer, larger micro-batches."
     return {
         "host": f"Launching kernels bounds this run: with {each} the GPU is idle "
-        f"{1 - time.device / time.seconds:.0%} of the time. {fewer}",
-        "network": f"The network bounds this run. {fewer} If it is faster than assumed, say so with --network.",
+        f"{1 - time.device / time.seconds:.0%} of the time. {remedy}",
+        "network": f"The network bounds this run. {remedy} If it is faster than assumed, say so with --network.",
         "memory traffic": "Memory traffic bounds this run: kernels wait for the GPU's memory. More GPUs help.",
         "compute": "Matrix products bound this run, as they should. More GPUs help.",
     }[time.bound]

@@ -12,7 +12,8 @@ A GPU overlaps the four, so a step takes as long as the longest of them:
 
 With both 790 TFLOP/s and 4.3 TB/s this gives 23 % of the matrix products' peak at 84M and 28 % at 1.1B, for
 micro-batches that are large enough. A CPU does the work of host and device on the same cores, one after the other, and
-is expected to reach a share of its peak (``Target.mfu``). Validation, saving and waiting for data are not counted.
+is expected to reach a share of its peak (``Target.mfu``). Validation, saving, offloading and waiting for data are not
+counted.
 """
 
 from collections.abc import Mapping

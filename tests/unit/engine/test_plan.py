@@ -203,7 +203,19 @@ def test_many_epochs_and_what_does_not_fit_are_warned_of():
     assert "WARNING: This is 179,766 epochs" in render(tiny, config)
     short, _ = run_of(steps=1000, warmup_steps=10)
     assert not warnings_of(plan_of(short, objective))
-    assert any("does not fit" in text for text in warnings_of(plan_of(config, objective, memory=1e9)))
+    hopeless = plan_of(config, objective, memory=1e9)
+    assert any("does not fit" in text for text in warnings_of(hopeless))
+    assert advice_on(hopeless) == []
+    assert "does not fit in memory" in render(hopeless, config).splitlines()[1]
+
+
+def test_advice_asks_for_no_more_than_memory_holds():
+    config, objective = run_of(max_pairs=None, stage=1)
+    plan = plan_of(config, objective, 8, memory=40e9)
+    assert plan.steps.micro_batches > 1
+    advice = " ".join(advice_on(plan))
+    assert "larger micro-batches" not in advice
+    assert "leave it out" not in advice
 
 
 def test_assumed_molecules_have_the_mean_that_was_asked_for():
