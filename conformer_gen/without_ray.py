@@ -5,8 +5,10 @@ take all its memory are found as on Ray, and what is written is the same to the 
 """
 
 import collections
+import ctypes
 import dataclasses
 import multiprocessing
+import os
 import signal
 import time
 import traceback
@@ -26,6 +28,7 @@ from unimol_scale.errors import UnimolScaleError
 FEW_CONFORMERS = 256  # so many take one core about as long as Ray needs to start
 DEATHS_ALLOWED = 2
 POLL_S = 0.5
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 def suits(config: BuildConfig, num_rows: int) -> bool:
@@ -80,9 +83,8 @@ class InChildren:
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe(duplex=False)
         cap = self._config.task_bytes if stage.capped else None
-        child = context.Process(
-            target=_in_child, args=(sender, stage, job, work, self._config.limit_s, cap), daemon=True
-        )
+        watched = (self._config.limit_s, cap, os.getpid())
+        child = context.Process(target=_in_child, args=(sender, stage, job, work, *watched), daemon=True)
         child.start()
         sender.close()
         try:
@@ -100,7 +102,17 @@ class InChildren:
         return outcome
 
 
-def _in_child(sender: Connection, stage: StageWork, job: Job, work: Path, limit_s: float, cap: int | None) -> None:
+def _die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends: an orphan would hold the lock of the directory."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # Python has no call for it
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _in_child(
+    sender: Connection, stage: StageWork, job: Job, work: Path, limit_s: float, cap: int | None, parent: int
+) -> None:
+    _die_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):  # not what this program does on them elsewhere
         signal.signal(number, signal.SIG_DFL)
     outcome: int | str | Exception

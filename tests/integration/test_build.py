@@ -130,6 +130,28 @@ def test_a_small_build_neither_imports_nor_starts_ray(tmp_path: Path, monkeypatc
     assert verify(store) == []
 
 
+def test_a_build_without_ray_that_is_killed_goes_on_at_once(tmp_path: Path) -> None:
+    config = config_of(tmp_path, ALKANES)
+    script = (
+        "import sys, time; from pathlib import Path; from conformer_gen import driver; "
+        "from conformer_gen.config import BuildConfig; from conformer_gen.sources.config import SourceConfig; "
+        "source = SourceConfig(name='smiles', input=(sys.argv[1],)); "
+        "driver.build(BuildConfig(source=source, output=Path(sys.argv[2]), task_size=8, workers=2), "
+        "lambda *_: time.sleep(1000))"
+    )
+    arguments = [sys.executable, "-c", script, *map(str, (*config.source.input, config.directory))]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((config.directory / ".build" / "hints").glob("embedded-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    time.sleep(0.2)  # for the kernel to end its child, which holds the lock too
+    assert driver.build(config).store.manifest.counts.stored == len(ALKANES)
+
+
 def test_what_a_task_raises_without_ray_is_raised_here(tmp_path: Path) -> None:
     def full(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> EmbedFailure:
         raise OSError(errno.ENOSPC, "No space left on device")
