@@ -142,7 +142,7 @@ class _Counter:
                 self._first.append(row)
             if files and (not steps or files[-1].tell() != steps[-1][1]):
                 steps.append((read - 1, files[-1].tell()))
-            if self._enough(read, most, believed=not files or len(steps) >= STEPS):
+            if self._enough(read, most, believed=known is not None or len(steps) >= STEPS):
                 ended = False
                 break
         if known is not None:
