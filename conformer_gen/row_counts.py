@@ -6,6 +6,7 @@ no Ray.
 
 import contextlib
 import dataclasses
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,8 @@ def count_rows(config: SourceConfig) -> RowCount:
             paths = _with_rows(config, [Path(place) for place in places])
             num_files, size = len(paths), sum(path.stat().st_size for path in paths)
             looked = counter.look_at(_spaced(paths, FILES_READ))
+        if config.name == "pcqm4mv2" and not urls:  # counted by its CSV alone
+            first = list(itertools.islice(read_files(config, [Path(place) for place in places]), FIRST_ROWS))
     read = sum(one.read for one in looked)
     exact = len(looked) == num_files and all(one.ended for one in looked)
     rows, how = _total(looked, size), f"estimated from {read:,} rows of {len(looked):,} of {num_files:,} files"
@@ -145,6 +148,7 @@ class _Counter:
             if self._enough(read, most, believed=known is not None or len(steps) >= STEPS):
                 ended = False
                 break
+        self._progress.advance(read % ROWS_A_LOOK)
         if known is not None:
             return _Looked(read=known, total=known, size=size, ended=True)
         return _Looked(read=read, total=read if ended else _guess(size, read, steps), size=size, ended=ended)

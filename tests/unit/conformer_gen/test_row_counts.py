@@ -12,6 +12,8 @@ import pytest
 from file_server import serve
 
 from conformer_gen import row_counts
+from conformer_gen.config import BuildConfig
+from conformer_gen.estimate import estimate
 from conformer_gen.row_counts import count_rows
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.transport import NetworkError
@@ -76,6 +78,18 @@ def test_parquet_says_itself_how_many_rows_it_has(tmp_path: Path) -> None:
     count = count_rows(SourceConfig(name="parquet", input=(str(tmp_path),)))
     assert (count.rows, count.how) == (600_000, "")
     assert len(count.first) == 2000
+
+
+def test_a_dry_run_of_every_kind_of_source_measures_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("idx,smiles,homolumogap\n" + "".join(f"{n},CCO,{n}\n" for n in range(5)))
+    (tmp_path / "some.csv").write_text("smiles,y\nCCO,1\nCCN,2\n")
+    for source in (
+        SourceConfig(name="pcqm4mv2", input=(str(tmp_path / "data.csv"),)),
+        SourceConfig(name="csv", input=(str(tmp_path / "some.csv"),), labels={"y": "eV"}),
+    ):
+        words = estimate(BuildConfig(source=source, output=tmp_path / "store"))
+        assert "would write about" in words
+        assert f"would read {5 if source.name == 'pcqm4mv2' else 2} rows from" in words
 
 
 def test_counting_stops_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
