@@ -20,7 +20,17 @@ def test_the_flags_are_the_agreed_ones() -> None:
     flags = {option for action in build_parser()._actions for option in action.option_strings}
     assert flags == {
         "-h",
-        *("--help", "--source", "--input", "--output", "--backend", "--conformers", "--seed", "--workers"),
+        *(
+            "--help",
+            "--help-settings",
+            "--source",
+            "--input",
+            "--output",
+            "--backend",
+            "--conformers",
+            "--seed",
+            "--workers",
+        ),
         *("--ray-address", "--limit", "--hydrogens", "--engine", "--exclude", "--config", "--dry-run"),
     }
 

@@ -6,6 +6,7 @@ from unimol_scale.cli import build_parser, main
 
 # The command line is a promise: flags are added, never renamed or taken away without a line in the CHANGELOG.
 FLAGS = {
+    "--help-settings",
     "--budget", "--dry-run", "--help", "--law", "--next", "--only", "--output", "--slurm", "--submit", "-h", "config",
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The verb ``ladder``: arguments and printing. Imports the rest only when it runs."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,13 @@ def add_ladder(verbs: Any) -> None:  # noqa: ANN401
         "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
     )
     verb.set_defaults(run=_run)
+    verb.take_settings(_settings)
+
+
+def _settings() -> tuple[type[Any], Mapping[str, str]]:
+    from unimol_scale.scaling.ladder import LadderConfig
+
+    return LadderConfig, {}
 
 
 def _run(arguments: argparse.Namespace) -> int:

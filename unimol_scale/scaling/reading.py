@@ -53,7 +53,8 @@ def read_runs(
             notes += left_out
         else:
             raise RunError(
-                f"{path} does not exist; give a directory of runs (such as runs/), or a CSV or Parquet table"
+                f"{path} does not exist; give a directory of runs, which `unimol-scale ladder "
+                "configs/ladder/sample.yaml` makes, or a CSV or Parquet table of losses"
             )
     unknown = sorted(set(sizes or {}) - {name_of(folder) for folder in events})
     if unknown:
