@@ -106,7 +106,7 @@ def _parse_pairs(flag: str, shape: str, example: str, assignments: Sequence[str]
         key, equals, value = assignment.partition("=")
         if not equals or not key or not value:
             raise RunError(f"{flag} {assignment!r} is not {shape}, such as {flag} {example}")
-        pairs[key] = value
+        pairs[key.strip()] = value.strip()
     return pairs
 
 
@@ -182,6 +182,8 @@ def _run_fit(arguments: argparse.Namespace) -> int:
         runs = f"mean over {len(analysis.checks)} {unit}" if len(analysis.checks) > 1 else analysis.checks[0].name
         console.print(f"held-out error: {analysis.held_out_error:.2%} ({runs})", markup=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)
+    if analysis.unanswered:
+        raise RunError("; ".join(dict.fromkeys(analysis.unanswered)))
     return 0
 
 

@@ -10,6 +10,7 @@ from scipy.interpolate import PchipInterpolator
 
 from unimol_scale.errors import RunError
 from unimol_scale.run_files import METRICS_NAME
+from unimol_scale.scaling.column_checks import unit_causes
 from unimol_scale.scaling.laws import Columns, FloatArray
 from unimol_scale.scaling.records import RunRecord
 
@@ -134,7 +135,7 @@ def make_points(
         columns=columns,
         loss=loss,
         weights=None if np.all(weights == weights[0]) else weights / weights.mean(),
-        cautions=tuple(_cautions(records, burn_in)),
+        cautions=(*unit_causes(columns), *_cautions(records, burn_in)),
     )
 
 
