@@ -158,7 +158,12 @@ def _run_fit(arguments: argparse.Namespace) -> int:
     # On a terminal a spinner that goes away; in a log one plain line for each of the two slow stages.
     with console.status("") as status:
         _stage(console, status, f"fitting {len(records)} runs")
-        analysis = analyse(records, notes, config)
+        try:
+            analysis = analyse(records, notes, config)
+        except RunError as error:
+            if not (left_out := sum(": left out" in note for note in notes)):
+                raise
+            raise RunError(f"{error}; {left_out} runs were left out, as the notes above say") from error
         _stage(console, status, "drawing the report")
         report = write_report(analysis, arguments.output)
     console.print(f"law: {analysis.fit.law.label}, because {analysis.selection.reason}", markup=False, soft_wrap=True)

@@ -150,7 +150,8 @@ def _curve(record: RunRecord, term: str | None, burn_in: float | None) -> Sequen
     along = [
         (molecules, loss)
         for (molecules, _), loss in zip(record.curve, losses, strict=False)
-        if molecules >= first and 0 < molecules < record.molecules
+        # A loss that was not finite for once is no point; a run that ends so has diverged.
+        if molecules >= first and 0 < molecules < record.molecules and np.isfinite(loss)
     ]
     return [*along, (record.molecules, end)]
 

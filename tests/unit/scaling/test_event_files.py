@@ -13,6 +13,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from unimol_scale.engine.board import Board
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.event_files import _sessions, read_event_folder
+from unimol_scale.scaling.points import make_points
 from unimol_scale.scaling.reading import read_runs
 
 BATCH = 64
@@ -101,6 +102,13 @@ def test_clocks_that_disagree_lose_no_step_of_a_resumed_run(tmp_path: Path, cloc
     losses = [loss for _, loss in record.curve]
     assert losses[:5] == pytest.approx([0.6 + 10 / step for step in range(10, 60, 10)])
     assert losses[5:] == pytest.approx([0.5 + 10 / step for step in range(60, 130, 10)])
+
+
+def test_a_loss_that_was_not_finite_for_once_is_no_point_along_the_run(tmp_path: Path) -> None:
+    logged = events(100)
+    logged[4]["valid/loss"] = float("nan")
+    record, _ = read(write(tmp_path / "small", logged))
+    assert len(make_points([record], "total", burn_in=0.0)) == 9
 
 
 def test_of_two_sessions_from_one_step_neither_loses_its_own_steps(tmp_path: Path) -> None:
