@@ -83,7 +83,12 @@ def test_a_misspelt_setting_of_finetune_is_told_the_right_way(
         (cli.main, ["plan", "--sise", "84M"], "did you mean --size?"),
         (cli.main, ["predict", "f", "--form", "m", "--output", "o"], "did you mean --from?"),
         (cli.main, ["embed", "f", "--from", "m", "--output", "o", "--representtaion", "atom"], "--representation?"),
-        (cli.main, ["embed", "f", "--from", "m", "--output", "o", "device=cpu"], "no settings of the form key=value"),
+        (cli.main, ["embed", "f", "--from", "m", "--output", "o", "device=cpu"], "write --device cpu"),
+        (
+            cli.main,
+            ["embed", "f", "--from", "m", "--output", "o", "train.steps=3"],
+            "no settings of the form key=value",
+        ),
         (cli.main, ["fit-scaling-law", "runs", "--holdout", "2"], "did you mean --hold-out?"),
         (cli.main, ["ladder", "l.yaml", "--rank", "2"], "ranks is a key of the file"),
         (cli.main, ["store", "convert", "d", "--backnd", "lmdb"], "did you mean --backend?"),

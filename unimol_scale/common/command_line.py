@@ -59,8 +59,7 @@ class CommandParser(argparse.ArgumentParser):
         unknown = [word for word in rest if word.startswith("-")]
         takes_settings = any(action.dest == SETTINGS for action in self._actions)
         if unknown or (rest and not takes_settings):
-            no_settings = "; this command has no settings of the form key=value" if "=" in "".join(rest) else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown or rest)}{'' if unknown else no_settings}")
+            self.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
         if takes_settings:  # argparse takes the first settings only, and leaves others to the flag before them
             found = [*getattr(arguments, SETTINGS), *rest, *self._settings_among_lists(arguments)]
             setattr(arguments, SETTINGS, found)
@@ -102,11 +101,13 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print usage and message, with the right spelling of what is not known, and exit with status 2."""
         hints = [hint for place in range(len(self._words)) if (hint := self._flag_hint(place))]
+        if message.startswith("unrecognized"):
+            hints += [self._setting_hint(word) for word in self._words if re.match(r"\w[\w.-]*=", word)]
         choice = re.search(r"invalid choice: '?([^' ]*)'? \(choose from (.*)\)", message)
         if choice:
             close = difflib.get_close_matches(choice[1], re.findall(r"[^', ]+", choice[2]), n=1, cutoff=_ALIKE)
             hints += [f"did you mean {close[0]}?" for _ in close]
-        super().error("; ".join([message, *dict.fromkeys(hints)]))
+        super().error("; ".join([message, *dict.fromkeys(filter(None, hints))]))
 
     def settings_help(self) -> str:
         """Return what ``--help-settings`` prints."""
@@ -117,6 +118,16 @@ class CommandParser(argparse.ArgumentParser):
         if verbs:
             return "\n".join(f"{self.prog} {name} --help-settings" for name in verbs[0].choices)
         return f"{self.prog} has no settings beside its flags:\n\n{self.format_help()}"
+
+    def _setting_hint(self, word: str) -> str:
+        """Return what to write instead of key=value for a command that takes none."""
+        key, _, value = word.partition("=")
+        flag = f"--{key.replace('_', '-')}"
+        if any(action.dest == SETTINGS for action in self._actions):
+            return ""
+        if flag in self._option_string_actions:
+            return f"write {flag} {value}"
+        return "this command has no settings of the form key=value"
 
     def _flag_hint(self, place: int) -> str:
         """Return how a word of the command line should be written, or "" if nothing is wrong with it."""
