@@ -1,7 +1,7 @@
 """The verbs ``finetune`` and ``predict``: arguments and printing. Imports the rest only when a verb runs."""
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,13 @@ def _add_finetune(verbs: Any) -> None:  # noqa: ANN401
     add("--config", type=Path, metavar="FILE", help="YAML such as those in configs/downstream")
     add("assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5")
     verb.set_defaults(run=_finetune)
+    verb.take_settings(_finetune_settings)
+
+
+def _finetune_settings() -> tuple[type[Any], Mapping[str, str]]:
+    from unimol_scale.downstream.config import FinetuneConfig
+
+    return FinetuneConfig, {"data": "set by --data", "targets": "set by --target", "pretrained": "set by --from"}
 
 
 def _add_predict(verbs: Any) -> None:  # noqa: ANN401
@@ -91,16 +98,14 @@ def _finetune(arguments: argparse.Namespace) -> int:
 
     tree, origin = strict.read_yaml(arguments.config) if arguments.config else ({}, strict.Origin(name="command line"))
     flags = {name: getattr(arguments, name) for name in (*_FLAGS, "targets", "reinitialise", "skip_bad")}
-    targets = flags.pop("targets") or []
+    targets = _targets(arguments, tree)
+    del flags["targets"]
     given = {name: value for name, value in flags.items() if value is not None}
     if arguments.pretrained is not None:
         given["pretrained"] = arguments.pretrained
-    settings = strict.merge(given, strict.parse_overrides(arguments.assignments))
-    if words := [text for text in targets if "=" in text]:  # settings that stand behind the columns are none of them
-        columns = _columns(strict.merge(strict.merge(tree, settings), _data_among(words)))
-        targets = [text for text in targets if text not in words or text in columns]
-        settings = strict.merge(settings, strict.parse_overrides([text for text in words if text not in columns]))
-    given = settings | ({"targets": targets} if targets else {})
+    if targets:
+        given["targets"] = targets
+    given = strict.merge(given, strict.parse_overrides(arguments.assignments))
     tree, origin = strict.merge(tree, given), origin.with_given(given)
     if "pretrained" not in tree:
         raise ConfigError("--from is required: a run, a checkpoint, or none together with --size NAME")
@@ -127,10 +132,23 @@ def _finetune(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _data_among(words: Sequence[str]) -> dict[str, Any]:
-    """Return the data, if it is given behind the targets."""
-    data = [word.partition("=")[2] for word in words if word.startswith("data=")]
-    return {"data": data[-1]} if data else {}
+def _targets(arguments: argparse.Namespace, tree: Mapping[str, Any]) -> list[str]:
+    """Return the columns behind --target; what looks like a setting is one, unless the data has such a column.
+
+    Words that are columns are taken out of ``arguments.assignments``.
+    """
+    from unimol_scale import config as strict
+
+    given: list[str] = arguments.targets_as_given or []
+    doubtful = [word for word in given if word not in arguments.targets]
+    if not doubtful:
+        return given
+    sure = [word for word in arguments.assignments if word not in doubtful or word.startswith("data=")]
+    flags = {name: getattr(arguments, name) for name in ("data", "smiles_column")}
+    settings = {name: value for name, value in flags.items() if value is not None} | strict.parse_overrides(sure)
+    columns = _columns(strict.merge(tree, settings))
+    arguments.assignments = [word for word in arguments.assignments if word not in doubtful or word not in columns]
+    return [word for word in given if word in arguments.targets or word in columns]
 
 
 def _columns(tree: Mapping[str, Any]) -> Collection[str]:
