@@ -103,10 +103,13 @@ def cached_store(
     sets = _Sets(cache, _recipe(embed))
     key_K = np.array([stable_hash(molecule.curated.smiles) for molecule in molecules], np.uint64)
     try:
-        if len(at_M := np.flatnonzero(~_known(key_K, sets))):
-            missing = [molecules[at] for at in at_M.tolist()]
+        found = _found(key_K, sets)
+        pairs = zip(molecules, key_K.tolist(), strict=True)
+        missing = [one for one, key in pairs if key not in found.position and key not in found.failures]
+        if missing:
             _add_set(missing, sets.folder_of(missing, curate), curate, embed, workers)
-        return _found(key_K, sets)
+            found = _found(key_K, sets)
+        return found
     except OSError as error:
         raise StoreError(f"conformers can not be kept in {cache}: {error}") from error
 
@@ -145,28 +148,18 @@ class _Sets:
             yield path.parent, _read_index(path, state.st_mtime_ns, state.st_ino)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _read_index(path: Path, changed: int, number: int) -> _Index:
     """Read the index of a set; the file's time and number make that of a set that was made again another one."""
     try:
-        table = pq.read_table(path).to_pydict()
+        table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise StoreError(f"{path} is damaged: {error}; delete {path.parent}, and it is made again") from error
-    key_K, row_K = np.array(table["key"], np.uint64), np.array(table["row"], np.int64)
-    failures = {
-        key: EmbedFailure(reason=reason, detail=detail)
-        for key, row, reason, detail in zip(*(table[name] for name in ("key", "row", "reason", "detail")), strict=True)
-        if row < 0
-    }
+    key_K, row_K = table["key"].to_numpy(), table["row"].to_numpy()
+    failed = table.filter(pa.array(row_K < 0)).to_pylist()
+    failures = {one["key"]: EmbedFailure(reason=one["reason"], detail=one["detail"]) for one in failed}
     order = np.argsort(key_K)
     return _Index(key_K[order], row_K[order], failures)
-
-
-def _known(key_K: UInt64, sets: _Sets) -> npt.NDArray[np.bool_]:
-    known_K = np.zeros(len(key_K), bool)
-    for _, index in sets:
-        known_K |= index.rows(key_K) > -2
-    return known_K
 
 
 def _found(key_K: UInt64, sets: _Sets) -> Cached:
