@@ -18,7 +18,7 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from conformer_gen.curate import CurateConfig, Curated, curate_molecule, scaffold_smiles
 from conformer_gen.embed import stable_hash
 from conformer_gen.sources.config import SourceConfig, SourceName
-from conformer_gen.sources.locations import bare_suffix
+from conformer_gen.sources.locations import SUFFIXES, bare_suffix
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.errors import SourceError
@@ -26,13 +26,10 @@ from unimol_scale.store.files import hash_file
 
 UInt64 = npt.NDArray[np.uint64]
 SOURCE_OF_SUFFIX: dict[str, SourceName] = {
-    ".smi": "smiles",
-    ".smiles": "smiles",
-    ".txt": "smiles",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".sdf": "sdf",
+    **dict.fromkeys(SUFFIXES["smiles"], "smiles"),
+    **dict.fromkeys(SUFFIXES["csv"], "csv"),
+    **dict.fromkeys(SUFFIXES["parquet"], "parquet"),
+    **dict.fromkeys(SUFFIXES["sdf"], "sdf"),
 }
 # Nothing that a benchmark holds is too large or too odd to be excluded.
 EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep")

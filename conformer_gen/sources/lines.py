@@ -7,9 +7,10 @@ from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, f
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.streams import TextStream
-from unimol_scale.common.delimited import EXCEL_SEPARATOR
+from unimol_scale.common.delimited import EXCEL_SEPARATOR, place_of
 from unimol_scale.errors import SourceError
 
+MARK = "\ufffd"  # what bytes that are not UTF-8 are decoded to
 EXTENSION = re.compile(r"\s+\|[^|]*\|")  # ChemAxon's, between SMILES and name; coordinates in it are depictions
 
 
@@ -38,6 +39,7 @@ def read_lines(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolec
         smiles = fields[smiles_at].strip() if smiles_at < len(fields) else ""
         name = fields[id_at].strip() if id_at < len(fields) else ""
         problem = smiles_problem(smiles)
+        problem = problem and f"{stream.name}: {place_of(row, number)}: {problem}"
         if len(fields) < width and line[-1] != "\n":
             problem = f"{stream.name} ends in the middle of line {number}: {len(fields)} of {width} columns"
         yield SourceMolecule(id=name or f"{stream.stem}:{row}", smiles=smiles, problem=problem)
@@ -47,7 +49,9 @@ def smiles_problem(smiles: str) -> str:
     """Return what keeps a text from being a SMILES of any kind; RDKit would read up to a NUL and stop there."""
     if smiles.isascii() and smiles.isprintable():
         return ""
-    return "the SMILES holds bytes that are not printable ASCII"
+    if MARK in smiles:
+        return "the SMILES holds bytes that are not UTF-8; save the file as UTF-8"
+    return "the SMILES holds characters that are not printable ASCII"
 
 
 def split(line: str) -> list[str]:

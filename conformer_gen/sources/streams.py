@@ -8,7 +8,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from conformer_gen.sources.locations import bare_suffix, is_archive, stem
 from conformer_gen.sources.molecule import SourceMolecule
@@ -31,9 +31,16 @@ class TextStream:
 
 
 Reader = Callable[[TextStream], Iterator[SourceMolecule]]
+Opened = Callable[[BinaryIO], None]
 
 
-def read_streams(path: Path, suffixes: Sequence[str], read: Reader) -> Iterator[SourceMolecule]:
+def ignore(file: BinaryIO) -> None:
+    """Do nothing with a file that was opened."""
+
+
+def read_streams(
+    path: Path, suffixes: Sequence[str], read: Reader, opened: Opened = ignore
+) -> Iterator[SourceMolecule]:
     """Yield the rows of a file, or of each member of an archive with one of the suffixes, in order.
 
     Data that ends too early adds a row with that problem.
@@ -42,6 +49,7 @@ def read_streams(path: Path, suffixes: Sequence[str], read: Reader) -> Iterator[
         SourceError: a web page, a binary file or a zip archive; an archive that holds no such member.
     """
     with path.open("rb") as file:
+        opened(file)
         if is_archive(path.name):
             yield from _read_archive(path, Unpacked(str(path), file), suffixes, read)
         else:

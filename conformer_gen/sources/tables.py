@@ -82,7 +82,10 @@ class _Columns:
         labels = tuple(
             number(fields[place], f"{self._where}: {record.place}, column {label!r}") for label, place in self._labels
         )
-        return SourceMolecule(id=name, smiles=smiles, labels=labels, problem=smiles_problem(smiles))
+        problem = smiles_problem(smiles)
+        return SourceMolecule(
+            id=name, smiles=smiles, labels=labels, problem=problem and f"{self._where}: {record.place}: {problem}"
+        )
 
 
 def read_parquet(path: Path, config: SourceConfig) -> Iterator[SourceMolecule]:

@@ -23,6 +23,7 @@ from unimol_scale.errors import SourceError
 BLOCK_BYTES = 2**18
 LONGEST_LINE_BYTES = 2**26
 HEAD_BYTES = 1024
+STRAY = 8  # one zero in so many bytes is no slip of the pen
 TAR_MARK, TAR_MARK_AT = b"ustar", 257
 BYTE_ORDER_MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -159,13 +160,21 @@ def check_decoded(name: str, line: int, text: str) -> None:
 def _check_head(name: str, head: bytes) -> None:
     if WEB_PAGE.match(head):
         raise SourceError(f"{name} is a web page, not molecules; fetch it again")
-    if b"\0" not in head:
+    if b"\0" not in head or _has_stray_zeros(head):
         return
     if head[TAR_MARK_AT:].startswith(TAR_MARK):
         raise SourceError(f"{name} is a tar archive; let its name end in .tar, .tar.gz or the like, or unpack it")
-    if min(head[::2].count(0), head[1::2].count(0)) == 0:  # every second byte is a letter
+    fewer, more = sorted((head[::2].count(0), head[1::2].count(0)))
+    if fewer == 0 and 4 * more > len(head):  # most letters have a zero beside them
         raise SourceError(f"{name} seems to be UTF-16 without a byte order mark; {UTF8_REMEDY}")
     raise SourceError(f"{name} is not text")
+
+
+def _has_stray_zeros(head: bytes) -> bool:
+    """Return whether bytes with zeros are text all the same: its rows with zeros are judged one by one."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head.replace(b"\0", b""))
+    odd = sum(not character.isprintable() and not character.isspace() for character in text) + text.count("\ufffd")
+    return odd == 0 and head.count(0) * STRAY < len(head)
 
 
 class _Bytes(Protocol):

@@ -122,6 +122,29 @@ def test_parquet_columns_of_every_kind_are_labels(tmp_path):
     assert read(tmp_path / "a.parquet", "all").targets == ("flag", "count", "text")
 
 
+def test_bytes_in_parquet_are_text_and_a_nested_column_is_one_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    for kind in (pa.binary(), pa.large_binary()):
+        smiles = pa.array([b"CC", None, b"C\xffC"], kind)
+        pq.write_table(pa.table({"smiles": smiles, "y": pa.array([b"1.5", b"NA", b"2"])}), path)
+        table = read(path, "y")
+        assert table.smiles == ("CC", "", "C\ufffdC")
+        np.testing.assert_array_equal(table.labels_ML, [[1.5], [np.nan], [2.0]])
+    columns = {"smiles": [["C", "O"]], "y": [{"value": 1.0}], "SMILES2": ["C"], "n": [7]}
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(SourceError, match=r"column 'smiles' holds list<.*>, not one value a row"):
+        read(path)
+    with pytest.raises(SourceError, match=r"column 'y' holds struct<.*>, not one value a row"):
+        read(path, "y", smiles_column="SMILES2")
+    with pytest.raises(SourceError, match="column 'n' holds int64, not SMILES"):
+        read(path, smiles_column="n")
+
+
+def test_parquet_is_known_by_its_content(tmp_path):
+    pq.write_table(pa.table({"smiles": ["CC"], "y": [1.0]}), tmp_path / "a.csv")
+    assert read(tmp_path / "a.csv", "y").labels_ML.tolist() == [[1.0]]
+
+
 def test_all_takes_every_column_of_numbers_but_names_of_rows_and_the_split(written):
     lines = ("Unnamed: 0.1,Unnamed: 0,mol_id,smiles,y,name,part,empty", "0,0,7,CC,1,17,1,", "1,1,8,CCC,,b,2,")
     path = written("\n".join([*lines, "2,2,9,C,3,c,2,"]) + "\n")
