@@ -19,7 +19,7 @@ from conformer_gen.config import BuildConfig
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule
 from conformer_gen.sources.reader import SourceConfig
 from unimol_scale.errors import ConformerError, SourceError
-from unimol_scale.store.maintain import verify
+from unimol_scale.store.maintain import Verified, verify
 from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord
 from unimol_scale.store.shards import open_store
 
@@ -45,7 +45,7 @@ def test_the_sample_store_is_complete_and_intact(sample_store: Path) -> None:
     assert counts.read == 205
     assert counts.stored == len(store.split("train")) + len(store.split("valid")) > 195
     assert 0 < len(store.split("valid")) <= 0.06 * counts.stored
-    assert verify(store) == []
+    assert verify(store) == Verified(damages=(), implausible=())
     assert {path.name for path in sample_store.iterdir()} >= {"report.md", "atoms.png", "failures.parquet", "train"}
     assert not (sample_store / ".build").exists()
     scaffolds = [set(store.split(name).column("scaffold").to_pylist()) for name in ("train", "valid")]
@@ -69,7 +69,7 @@ def test_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Pa
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert (output / "manifest.json").read_bytes() == (sample_store / "manifest.json").read_bytes()
-    assert verify(open_store(output)) == []
+    assert verify(open_store(output)) == Verified(damages=(), implausible=())
     assert (output / "failures.parquet").read_bytes() == (sample_store / "failures.parquet").read_bytes()
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0
