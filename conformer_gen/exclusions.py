@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
+from conformer_gen.canonical import ISOTOPE, without_isotopes
 from conformer_gen.curate import CurateConfig, Curated, curate_molecule, scaffold_smiles
 from conformer_gen.embed import stable_hash
 from conformer_gen.sources.config import SourceConfig, SourceName
@@ -33,7 +34,7 @@ SOURCE_OF_SUFFIX: dict[str, SourceName] = {
     ".sdf": "sdf",
 }
 # Nothing that a benchmark holds is too large or too odd to be excluded.
-EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep")
+EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep", isotopes="remove")
 NO_HASHES = np.zeros(0, np.uint64)
 
 
@@ -102,7 +103,7 @@ def _hashes(path: Path) -> Iterator[tuple[int, int | None]]:
         raise SourceError(f"--exclude {path}: its name must end in {', '.join(SOURCE_OF_SUFFIX)}, plain or .gz")
     for row in read_source(SourceConfig(name=SOURCE_OF_SUFFIX[suffix], input=(str(path),))):
         # The graph is all that matters: coordinates of a file are not asked for.
-        curated = curate_molecule(dataclasses.replace(row, geometry=None), EVERY_MOLECULE)
+        curated = curate_molecule(dataclasses.replace(row, geometry=None, origin=None), EVERY_MOLECULE)
         if isinstance(curated, Curated):
             with contextlib.suppress(RuntimeError, ValueError), rdBase.BlockLogs():
                 flat = _flat_uncharged(curated.smiles)
@@ -111,6 +112,8 @@ def _hashes(path: Path) -> Iterator[tuple[int, int | None]]:
 
 def _flat_uncharged(smiles: str) -> Chem.Mol:
     molecule = Chem.MolFromSmiles(smiles)
+    if ISOTOPE.search(smiles):
+        molecule = Chem.RemoveHs(without_isotopes(molecule))
     Chem.RemoveStereochemistry(molecule)
     with rdBase.BlockLogs():
         return rdMolStandardize.Uncharger().uncharge(molecule)
