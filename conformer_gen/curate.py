@@ -134,8 +134,7 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
     smiles, order = written
     if (rejected := _unusable(molecule, smiles, config, has_geometry=bool(origins))) is not None:
         return rejected
-    plain = without_isotopes(molecule) if ISOTOPE.search(smiles) else molecule  # labelled or not, it is one scaffold
-    curated = Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(plain))
+    curated = Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(molecule))
     if not origins:
         return curated
     sound = sound_conformers(fragment, origins)
@@ -173,9 +172,9 @@ def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geom
 
 
 def scaffold_smiles(molecule: Chem.Mol) -> str:
-    """Return the Murcko scaffold (Bemis and Murcko 1996) without stereo; empty for a molecule without rings."""
+    """Return the Murcko scaffold (Bemis and Murcko 1996) without stereo and isotopes; empty for one without rings."""
     scaffold: str = MurckoScaffold.MurckoScaffoldSmiles(mol=molecule)  # type: ignore[no-untyped-call]
-    return scaffold
+    return scaffold_smiles(without_isotopes(molecule)) if ISOTOPE.search(scaffold) else scaffold
 
 
 def _largest_fragment(molecule: Chem.Mol) -> Chem.Mol:
