@@ -21,7 +21,7 @@ from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embe
 from conformer_gen.sources.reader import SourceConfig
 from conformer_gen.worker import Embedder
 from unimol_scale.errors import ConformerError, SourceError, StoreError
-from unimol_scale.store.maintain import verify
+from unimol_scale.store.maintain import Verified, verify
 from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord
 from unimol_scale.store.shards import open_store
 
@@ -45,7 +45,7 @@ def test_the_sample_store_is_complete_and_intact(sample_store: Path) -> None:
     assert counts.read == 205
     assert counts.stored == len(store.split("train")) + len(store.split("valid")) > 195
     assert 0 < len(store.split("valid")) <= 0.06 * counts.stored
-    assert verify(store) == []
+    assert verify(store) == Verified(damages=(), implausible=())
     assert {path.name for path in sample_store.iterdir()} >= {"report.md", "atoms.png", "failures.parquet", "train"}
     assert not (sample_store / ".build").exists()
     scaffolds = [set(store.split(name).column("scaffold").to_pylist()) for name in ("train", "valid")]
@@ -71,7 +71,7 @@ def test_ray_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert (output / "manifest.json").read_bytes() == (sample_store / "manifest.json").read_bytes()
-    assert verify(open_store(output)) == []
+    assert verify(open_store(output)) == Verified(damages=(), implausible=())
     assert (output / "failures.parquet").read_bytes() == (sample_store / "failures.parquet").read_bytes()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0
@@ -122,7 +122,7 @@ def test_a_small_build_neither_imports_nor_starts_ray(tmp_path: Path, monkeypatc
     store = driver.build(config_of(tmp_path, ALKANES), greedy).store
     assert [(row["id"], row["reason"]) for row in failures(store.path)] == [("id7", "out_of_memory")]
     assert store.manifest.counts.stored == len(ALKANES) - 1
-    assert verify(store) == []
+    assert verify(store) == Verified(damages=(), implausible=())
 
 
 def test_a_build_without_ray_that_is_killed_goes_on_at_once(tmp_path: Path) -> None:
