@@ -122,7 +122,7 @@ def test_none_and_the_data_may_be_settings(run, tmp_path):
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--metric", "roc_auc"), "not one of regression"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "train.epoch=3"), "did you mean 'epochs'?"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "epochs=3"), "did you mean 'train.epochs'?"),
-        ((*SCRATCH, "--data", "set.csv", "--target", "length", "frob=3"), "no column 'frob=3'"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "frob=3", "length"), "unknown key 'frob'"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "trian.epochs=3"), "did you mean 'train'?"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--seeds", "0"), "seeds must be at least 1"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--config", "lost.yaml"), "lost.yaml does not exist"),

@@ -1,7 +1,7 @@
 """The verbs ``finetune`` and ``predict``: arguments and printing. Imports the rest only when a verb runs."""
 
 import argparse
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,6 @@ def _add_finetune(verbs: Any) -> None:  # noqa: ANN401
     verb.take_settings(_finetune_settings)
 
 
-def _finetune_settings() -> tuple[type[Any], Mapping[str, str]]:
-    from unimol_scale.downstream.config import FinetuneConfig
-
-    return FinetuneConfig, {"data": "set by --data", "targets": "set by --target", "pretrained": "set by --from"}
-
-
 def _add_predict(verbs: Any) -> None:  # noqa: ANN401
     text = "predict properties of molecules with a fine-tuned model; several seeds are averaged"
     columns = (
@@ -92,19 +86,24 @@ def _add_predict(verbs: Any) -> None:  # noqa: ANN401
     verb.set_defaults(run=_predict)
 
 
+def _finetune_settings() -> tuple[type[Any], Mapping[str, str]]:
+    from unimol_scale.downstream.config import FinetuneConfig
+
+    return FinetuneConfig, {"data": "set by --data", "targets": "set by --target", "pretrained": "set by --from"}
+
+
 def _finetune(arguments: argparse.Namespace) -> int:
     from unimol_scale import config as strict
     from unimol_scale.downstream.config import FinetuneConfig
 
     tree, origin = strict.read_yaml(arguments.config) if arguments.config else ({}, strict.Origin(name="command line"))
     flags = {name: getattr(arguments, name) for name in (*_FLAGS, "targets", "reinitialise", "skip_bad")}
-    targets = _targets(arguments, tree)
-    del flags["targets"]
+    if flags["targets"]:
+        flags["targets"], settings = _told_apart(flags["targets"], arguments, tree)
+        arguments.assignments += settings
     given = {name: value for name, value in flags.items() if value is not None}
     if arguments.pretrained is not None:
         given["pretrained"] = arguments.pretrained
-    if targets:
-        given["targets"] = targets
     given = strict.merge(given, strict.parse_overrides(arguments.assignments))
     tree, origin = strict.merge(tree, given), origin.with_given(given)
     if "pretrained" not in tree:
@@ -132,23 +131,22 @@ def _finetune(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _targets(arguments: argparse.Namespace, tree: Mapping[str, Any]) -> list[str]:
-    """Return the columns behind --target; what looks like a setting is one, unless the data has such a column.
-
-    Words that are columns are taken out of ``arguments.assignments``.
-    """
+def _told_apart(
+    words: Sequence[str], arguments: argparse.Namespace, tree: Mapping[str, Any]
+) -> tuple[list[str] | None, list[str]]:
+    """Return the columns and the settings behind --target: a word with "=" is a setting, unless it is a column."""
     from unimol_scale import config as strict
 
-    given: list[str] = arguments.targets_as_given or []
-    doubtful = [word for word in given if word not in arguments.targets]
+    doubtful = [word for word in words if "=" in word]
     if not doubtful:
-        return given
-    sure = [word for word in arguments.assignments if word not in doubtful or word.startswith("data=")]
+        return list(words), []
     flags = {name: getattr(arguments, name) for name in ("data", "smiles_column")}
-    settings = {name: value for name, value in flags.items() if value is not None} | strict.parse_overrides(sure)
-    columns = _columns(strict.merge(tree, settings))
-    arguments.assignments = [word for word in arguments.assignments if word not in doubtful or word not in columns]
-    return [word for word in given if word in arguments.targets or word in columns]
+    given: Mapping[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    data = [word for word in doubtful if word.startswith("data=")]
+    given = strict.merge(given, strict.parse_overrides([*arguments.assignments, *data]))
+    columns = _columns(strict.merge(tree, given))
+    settings = [word for word in doubtful if word not in columns]
+    return [word for word in words if word not in settings] or None, settings
 
 
 def _columns(tree: Mapping[str, Any]) -> Collection[str]:
