@@ -66,7 +66,11 @@ def read_rates(path: Path) -> list[StageRate]:
         return []
     for line in read_json_lines(path):
         match line.value:
-            case {"seconds": int() | float() as seconds, "stage": str() as stage, "molecules": int() as molecules}:
+            case {
+                "seconds": int() | float() as seconds,
+                "stage": str() as stage,
+                "molecules": int() | float() as molecules,
+            }:
                 run += seconds < clock
                 clock = seconds
                 stages.setdefault(stage, _Samples()).add(run, clock, molecules)
