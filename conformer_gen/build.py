@@ -42,7 +42,7 @@ def build_parser() -> CommandParser:
     add("--config", type=Path, metavar="FILE", help="YAML with the keys of configs/build/sample.yaml")
     add("--dry-run", action="store_true", help="measure a few rows; print rows, core-hours and bytes of a build")
     add("assignments", nargs="*", metavar="key=value", help="any other key, such as curate.valid_fraction=0.1")
-    parser.take_settings(_settings)
+    parser.take_settings(_settings, files=("input", "exclude"))
     return parser
 
 

@@ -66,14 +66,10 @@ def read_rates(path: Path) -> list[StageRate]:
         return []
     for line in read_json_lines(path):
         match line.value:
-            case {
-                "seconds": int() | float() as seconds,
-                "stage": str() as stage,
-                "molecules": int() | float() as molecules,
-            }:
+            case {"seconds": int() | float() as seconds, "stage": str() as stage, "molecules": int() | float() as done}:
                 run += seconds < clock
                 clock = seconds
-                stages.setdefault(stage, _Samples()).add(run, clock, molecules)
+                stages.setdefault(stage, _Samples()).add(run, clock, int(done))
     return [_windows(stage, samples) for stage, samples in stages.items() if samples.seconds[-1] > 0]
 
 

@@ -33,18 +33,21 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(*arguments, **options)
         self._words: list[str] = []
         self._settings: LoadSettings | None = None
+        self._files: Sequence[str] = ()
         self.add_argument(
             "--help-settings", action=_PrintSettings, nargs=0, help="print all settings with their defaults, and stop"
         )
 
-    def take_settings(self, load: LoadSettings) -> None:
+    def take_settings(self, load: LoadSettings, files: Sequence[str] = ()) -> None:
         """Name the settings of this command.
 
         Args:
             load: returns their dataclass, and ``told`` of ``settings_text``. It is called when they are needed, for
                 their modules may be slow to import.
+            files: destinations of flags that take several files, behind which settings may stand.
         """
         self._settings = load
+        self._files = files
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -61,42 +64,38 @@ class CommandParser(argparse.ArgumentParser):
         if unknown or (rest and not takes_settings):
             self.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
         if takes_settings:  # argparse takes the first settings only, and leaves others to the flag before them
-            found = [*getattr(arguments, SETTINGS), *rest, *self._settings_among_lists(arguments)]
+            found = [*getattr(arguments, SETTINGS), *rest, *self._settings_among_files(arguments)]
             setattr(arguments, SETTINGS, found)
         return arguments, []
 
-    def _settings_among_lists(self, arguments: argparse.Namespace) -> list[str]:
-        """Take the settings out of the values of flags that take several, and return them.
+    def _settings_among_files(self, arguments: argparse.Namespace) -> list[str]:
+        """Take the settings out of the values of flags that take several files, and return them.
 
-        A word with a "=" is one if its key is known, or so much like a known one that the error should name that.
+        A word with a "=" that is no file is one if its key is known, or so much like a known one that the error should
+        name that.
         """
         found: list[str] = []
-        for action in self._actions:
-            words = getattr(arguments, action.dest, None)
-            if action.nargs == "+" and action.option_strings and isinstance(words, list):
-                chosen = [word for place, word in enumerate(words) if self._is_setting(words, place)]
-                setattr(arguments, action.dest, [word for word in words if word not in chosen])
-                found += chosen
+        for name in self._files:
+            words: list[str] = getattr(arguments, name) or []
+            chosen = [word for place, word in enumerate(words) if self._is_setting(words, place)]
+            if chosen:
+                setattr(arguments, name, [word for word in words if word not in chosen])
+            found += chosen
         return found
 
-    def _is_setting(self, words: Sequence[object], place: int) -> bool:
-        word = words[place]
-        if not isinstance(word, str):
-            return False
-        before = words[max(place - 1, 0)]
+    def _is_setting(self, words: Sequence[str], place: int) -> bool:
+        before, word = words[max(place - 1, 0)], words[place]
         # A space on one or both sides of the "=", which is told later.
-        if "=" in words[max(place - 1, 0) : place + 2] or (str(before).endswith("=") and before is not word):
+        if "=" in words[max(place - 1, 0) : place + 2] or (before.endswith("=") and before is not word):
             return True
         key, equals, _ = word.partition("=")
-        key = key.strip()
-        likely = re.fullmatch(r"[\w.-]+", key) and (key in self._groups() or suggested_keys(key, self._keys()))
-        return bool(equals and likely) and not Path(word).exists()
+        # Of "source.labels.logS", whose last part is the user's own name, only the group is known.
+        groups = {known.partition(".")[0] for known in self._keys()}
+        known = key.partition(".")[0] in groups or suggested_keys(key, self._keys())
+        return bool(equals and re.fullmatch(r"[\w.-]+", key) and known) and not Path(word).exists()
 
     def _keys(self) -> list[str]:
         return keys_of(self._settings()[0]) if self._settings is not None else []
-
-    def _groups(self) -> set[str]:
-        return {key.partition(".")[0] for key in self._keys() if "." in key}
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, with the right spelling of what is not known, and exit with status 2."""

@@ -1,6 +1,9 @@
 """The verbs ``finetune`` and ``predict``: arguments and printing. Imports the rest only when a verb runs."""
 
 import argparse
+import dataclasses
+import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,12 +60,6 @@ def _add_finetune(verbs: Any) -> None:  # noqa: ANN401
     verb.take_settings(_finetune_settings)
 
 
-def _finetune_settings() -> tuple[type[Any], Mapping[str, str]]:
-    from unimol_scale.downstream.config import FinetuneConfig
-
-    return FinetuneConfig, {"data": "set by --data", "targets": "set by --target", "pretrained": "set by --from"}
-
-
 def _add_predict(verbs: Any) -> None:  # noqa: ANN401
     text = "predict properties of molecules with a fine-tuned model; several seeds are averaged"
     verb = verbs.add_parser("predict", help=text, description=text)
@@ -78,12 +75,23 @@ def _add_predict(verbs: Any) -> None:  # noqa: ANN401
     verb.set_defaults(run=_predict)
 
 
+def _finetune_settings() -> tuple[type[Any], Mapping[str, str]]:
+    from unimol_scale.downstream.config import FinetuneConfig
+
+    return FinetuneConfig, {"data": "set by --data", "targets": "set by --target", "pretrained": "set by --from"}
+
+
 def _finetune(arguments: argparse.Namespace) -> int:
     from unimol_scale import config as strict
     from unimol_scale.downstream.config import FinetuneConfig
 
     tree, origin = strict.read_yaml(arguments.config) if arguments.config else ({}, strict.Origin(name="command line"))
     flags = {name: getattr(arguments, name) for name in (*_FLAGS, "targets", "reinitialise", "skip_bad")}
+    if flags["targets"]:  # settings that stand behind the columns are not among them
+        keys = {field.name for field in dataclasses.fields(FinetuneConfig)}
+        settings = [text for text in flags["targets"] if "=" in text and _is_key(re.split(r"[.=]", text)[0], keys)]
+        flags["targets"] = [text for text in flags["targets"] if text not in settings]
+        arguments.assignments += settings
     given = {name: value for name, value in flags.items() if value is not None}
     if arguments.pretrained is not None:
         given["pretrained"] = arguments.pretrained
@@ -112,6 +120,11 @@ def _finetune(arguments: argparse.Namespace) -> int:
     print(outcome.describe())
     print(f"report: {config.folder}/report.md")
     return 0
+
+
+def _is_key(word: str, keys: set[str]) -> bool:
+    """Return whether a word before a "=" is meant as a key: it is one, or like one, and then an error tells which."""
+    return bool(difflib.get_close_matches(word, keys, n=1, cutoff=0.75))
 
 
 def _predict(arguments: argparse.Namespace) -> int:
