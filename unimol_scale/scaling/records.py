@@ -51,6 +51,7 @@ class RunRecord:
         decays: whether the learning rate falls from its peak in the course of the run; None when unknown.
         skipped: steps that were skipped because their loss or gradient was not finite.
         weight: how much the run counts in a fit, relative to others.
+        remarks: what whoever fits a law to it should know, each a sentence.
     """
 
     name: str
@@ -71,13 +72,15 @@ class RunRecord:
     decays: bool | None = None
     skipped: int = 0
     weight: float = 1.0
+    remarks: tuple[str, ...] = ()
 
 
 def read_run_folder(folder: Path) -> RunRecord | str:
     """Read one run folder.
 
     Returns:
-        The run, or the reason why it was left out: not finished, or diverged.
+        The run, or the reason why it was left out: not finished, diverged, or ended at another step than its settings
+        say.
 
     Raises:
         RunError: summary.json or metrics.jsonl is damaged or lacks a key.
@@ -97,6 +100,12 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     final = _get(summary, "final", dict, path)
     parameters = _get(summary, "parameters", dict, path)
     prefix = f"{LOSS}/"
+    steps = _get(summary, "steps", int, path)
+    if (planned := _planned_steps(folder / CONFIG_NAME)) not in (None, steps):
+        return (
+            f"{folder}: left out, its {CONFIG_NAME} says {planned} steps and its {SUMMARY_NAME} {steps}, so its last "
+            "loss is not that of a finished schedule"
+        )
     skipped = _get(summary, "skipped", int, path) if "skipped" in summary else 0
     curve, curve_terms, decays = _read_metrics(folder / METRICS_NAME)
     return RunRecord(
@@ -106,7 +115,7 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         parameters=_number(parameters, "total", path),
         groups={group: _number(parameters, group, path) for group in GROUPS},
         molecules=_number(summary, "molecules", path),
-        steps=_get(summary, "steps", int, path),
+        steps=steps,
         global_batch_size=_get(summary, "global_batch_size", int, path),
         flops=_number(summary, "flops", path),
         loss=_number(final, LOSS, path),
@@ -117,7 +126,38 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         curve_terms=curve_terms,
         decays=decays,
         skipped=skipped,
+        remarks=_remarks(summary, folder),
     )
+
+
+def _planned_steps(path: Path) -> int | None:
+    """Return the steps that a run's config.yaml says it has; None if it does not say."""
+    try:
+        train = read_yaml(path)[0].get("train") if path.is_file() else None
+    except ConfigError:
+        return None
+    steps = train.get("steps") if isinstance(train, Mapping) else None
+    return steps if isinstance(steps, int) else None
+
+
+def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    """Return what sets a run apart from one schedule that began with drawn weights, as far as it recorded it."""
+    remarks = []
+    for change in summary.get("settings_changes") or ():
+        if change["curve"] and change["step"]:
+            settings = ", ".join(
+                f"{key} {change['changes'][key][0]} → {change['changes'][key][1]}" for key in change["curve"]
+            )
+            remarks.append(
+                f"{folder}: its settings changed after step {change['step']} ({settings}), so its loss is not that of "
+                "one schedule"
+            )
+    if summary.get("init"):
+        remarks.append(
+            f"{folder}: it began with the weights of {summary['init']['path']}, and its molecules do not count those "
+            "that they had seen"
+        )
+    return tuple(remarks)
 
 
 def _read_metrics(
