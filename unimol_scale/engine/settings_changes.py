@@ -181,13 +181,16 @@ def nothing_left(config: PretrainConfig, summary: Mapping[str, Any], data_manife
     Raises:
         RunError: it is finished with other settings, or has more steps; shows the differences.
     """
+    before = settings_in(config.output)
+    if not before:
+        raise RunError(
+            f"{config.output} holds a finished run and no {CONFIG_NAME} that says of which settings; choose another "
+            "--output"
+        )
     done = int(summary["steps"])
     refuse_less(config.train.steps, done, f"the finished run {config.output}")
     if config.train.steps > done:
         return False
-    before = settings_in(config.output)
-    if not before:
-        raise RunError(f"{config.output} has a summary and no readable {CONFIG_NAME}; choose another --output")
     before |= {DATA_HASH: summary["data_manifest_sha256"], STEPS: done}
     change = change_since(before, done, config, data_manifest_sha256)
     if change is not None and change.curve:
