@@ -3,15 +3,16 @@
 import json
 import math
 import shutil
+import signal
 
 import pytest
 import yaml
 
-from tests.plain_training import SETTINGS, pretraining, small_store
+from tests.plain_training import pretraining, small_store
 from tests.ranks import losses
 from unimol_scale.checkpoints.pretrained import from_pretrained
 from unimol_scale.checkpoints.published import content_hash
-from unimol_scale.engine.command import EXIT_USER_ERROR
+from unimol_scale.engine.command import EXIT_STOPPED, EXIT_USER_ERROR
 from unimol_scale.scaling.reading import read_runs
 
 
@@ -254,6 +255,20 @@ def test_a_checkpoint_that_was_due_among_skipped_steps_is_saved_after_them(pretr
     assert "step 6  checkpoint saved" in said
 
 
+def test_a_signal_among_skipped_steps_waits_for_a_sound_one(pretrain, tmp_path):
+    run = tmp_path / "run"
+
+    def spoilt(step):
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return step in (4, 5, 6)
+
+    status, said = pretrain("--output", run, spoilt=spoilt)
+    assert status == EXIT_STOPPED
+    assert "step 7  stopped by a signal" in said
+    assert steps_saved(run) == [7]
+
+
 def test_a_run_that_ends_with_a_skipped_step_is_finished(pretrain, tmp_path):
     run = tmp_path / "run"
     status, said = pretrain("--output", run, spoilt=lambda step: step == 12)
@@ -384,7 +399,3 @@ def test_a_run_that_was_begun_otherwise_does_not_take_other_weights(pretrain, ru
     status, said = pretrain("--output", run, "--init", finished)
     assert status == EXIT_USER_ERROR
     assert "init_sha256: none → " in said
-
-
-def test_settings_are_those_of_the_trainer():
-    assert "train.steps=12" in SETTINGS  # what the numbers above are computed from

@@ -103,14 +103,30 @@ def write_summary(
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return what a finished run wrote last."""
-    summary: dict[str, Any] = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+    """Return what a finished run wrote last.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / SUMMARY_NAME
+    try:
+        summary: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"{path} is damaged ({error}); delete it and start the run again to have it written anew"
+        ) from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("steps"), int):
+        raise RunError(f"{path} is no summary of a run; delete it and start the run again to have it written anew")
     return summary
 
 
 def run_is_finished(folder: Path) -> bool:
-    """Return whether a run folder holds the summary of a finished run."""
-    return (folder / SUMMARY_NAME).is_file() and read_summary(folder)["status"] == "finished"
+    """Return whether a run folder holds the summary of a finished run.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    return (folder / SUMMARY_NAME).is_file() and read_summary(folder).get("status") == "finished"
 
 
 def reopen(folder: Path) -> None:
