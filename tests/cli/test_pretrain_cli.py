@@ -93,10 +93,16 @@ def test_an_unfinished_store_is_refused(capsys, tmp_path):
 
 
 def test_a_finished_run_of_unknown_settings_is_not_taken_for_this_one(capsys, sample_store, tmp_path):
-    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished"}))
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished", "steps": 3}))
     status, _, err = run(capsys, "--size", "0.1M", "--data", sample_store, "--output", tmp_path)
     assert status == 2
     assert "no config.yaml that says of which settings" in err
+    for damaged in ("", "null", '{"status": "fini', "[]"):
+        (tmp_path / "summary.json").write_text(damaged)
+        status, _, err = run(capsys, "--size", "0.1M", "--data", sample_store, "--output", tmp_path)
+        assert status == 2
+        assert "summary.json" in err
+        assert "start the run again" in err
 
 
 def test_a_run_needs_a_size_and_its_extension_does_not(capsys, sample_store, tmp_path):

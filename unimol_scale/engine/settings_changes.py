@@ -69,9 +69,8 @@ class SettingsChange:
             text += f"\n  the {schedule} schedule now ends at step {steps}"
         if self.rates is not None:
             old, new = self.rates
-            text += (
-                f"\n  the learning rate goes from {old:.3e} at step {self.step} to {new:.3e} at step {self.step + 1}"
-            )
+            word = f"goes from {old:.3e} at step {self.step} to {new:.3e} at step {self.step + 1}"
+            text += f"\n  the learning rate {word if new != old else f'stays {new:.3e}'}"
         return text
 
     def as_tree(self) -> dict[str, Any]:
