@@ -118,7 +118,11 @@ class RunCheckpoints:
 
     def end(self, last: CheckpointInfo, say: Say) -> None:
         """Keep of a finished run what ``train.keep_finished`` says, and tell what it takes; called by rank 0 alone."""
-        room = prune(last, self._keep_finished, keep_best=True)
+        try:
+            room = prune(last, self._keep_finished, keep_best=True)
+        except OSError as error:  # the run is finished all the same
+            say(f"warning: checkpoints that are not wanted any more can not be deleted: {error}")
+            return
         sweep(self._root)
         kinds = ShareReader(last.path).kinds if room.kept else frozenset()
         share = len(kinds & {MOMENT, SQUARE}) / len(kinds) if kinds else 0.0
