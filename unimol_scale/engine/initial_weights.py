@@ -5,6 +5,7 @@ Only weights are taken: the optimizer is new, the run begins at step 0, and its 
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ ReadWeights = Callable[[str, int, int], Tensor | None]
 
 
 def with_init_named(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the hash of the weights that it begins with filled in.
+    """Return the configuration with the hash of the weights that it begins with, and their whole path, filled in.
 
     A run that has begun knows it already, so that it goes on when those weights are gone or have changed.
 
@@ -31,14 +32,19 @@ def with_init_named(config: PretrainConfig) -> PretrainConfig:
     """
     if config.init is None:
         return config
-    recorded = settings_in(config.output)
-    if config.init_sha256 is None and recorded.get("init") == str(config.init) and recorded.get("init_sha256"):
-        return dataclasses.replace(config, init_sha256=str(recorded["init_sha256"]))
-    model, found = identify(config.init)
+    recorded, whole = settings_in(config.output), config.init.absolute()
+    if (
+        config.init_sha256 is None
+        and recorded.get("init") in (str(config.init), str(whole))
+        and "init_sha256" in recorded
+    ):
+        return dataclasses.replace(config, init=Path(str(recorded["init"])), init_sha256=str(recorded["init_sha256"]))
+    path = whole if whole.exists() else config.init  # which may be a name on the hub
+    model, found = identify(path)
     _check_model(model, config)
     if config.init_sha256 not in (None, found):
-        raise CheckpointError(f"init: the weights of {config.init} have the SHA-256 {found}, not {config.init_sha256}")
-    return dataclasses.replace(config, init_sha256=found)
+        raise CheckpointError(f"init: the weights of {path} have the SHA-256 {found}, not {config.init_sha256}")
+    return dataclasses.replace(config, init=path, init_sha256=found)
 
 
 def initial_weights(config: PretrainConfig, module: nn.Module) -> tuple[ReadWeights, str]:
