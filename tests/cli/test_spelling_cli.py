@@ -121,6 +121,11 @@ def test_settings_may_stand_anywhere_between_flags() -> None:
     assert sorted(arguments.assignments) == ["limit_s=90", "seed=1", "workers=2", "x=4"]
 
 
+def test_a_label_may_be_named_behind_the_input() -> None:
+    arguments = build.build_parser().parse_args(["--source", "csv", "--input", "a.csv", "source.labels.logS=mol/L"])
+    assert (arguments.input, arguments.assignments) == (["a.csv"], ["source.labels.logS=mol/L"])
+
+
 def test_a_file_with_an_equals_sign_is_no_setting(tmp_path: Path) -> None:
     (tmp_path / "seed=3").touch()
     arguments = build.build_parser().parse_args(["--source", "smiles", "--input", "seed=3", "seed=4"])

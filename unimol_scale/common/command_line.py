@@ -89,7 +89,9 @@ class CommandParser(argparse.ArgumentParser):
         if "=" in words[max(place - 1, 0) : place + 2] or (before.endswith("=") and before is not word):
             return True
         key, equals, _ = word.partition("=")
-        known = key in {known.partition(".")[0] for known in self._keys()} or suggested_keys(key, self._keys())
+        # Of "source.labels.logS", whose last part is the user's own name, only the group is known.
+        groups = {known.partition(".")[0] for known in self._keys()}
+        known = key.partition(".")[0] in groups or suggested_keys(key, self._keys())
         return bool(equals and re.fullmatch(r"[\w.-]+", key) and known) and not Path(word).exists()
 
     def _keys(self) -> list[str]:
