@@ -192,7 +192,7 @@ class GaussianKernel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GaussianKernel":
         """Let ``.to``, ``.bfloat16`` and the like move the centres, but never round them."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.centres_G.dtype != torch.float32:
             self.centres_G = self._centres(len(self.centres_G)).to(self.centres_G.device)
         return self
