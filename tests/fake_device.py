@@ -7,10 +7,15 @@ does. All of this is global to the process, so it belongs into one of its own.
 
 import collections
 import contextlib
+import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -22,9 +27,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+_setup_privateuseone_for_python_backend("gpu")
+GPU = torch.device("gpu:0")
 OURS = ("unimol_scale", "benchmarks", "launch", "conformer_gen")
 WORLD_SIZE = 2
-GPU = torch.device("cpu")  # until it is set up
 _COPIES = ("copy_", "_to_copy")
 # Operations whose result has as many elements as the data says: the host waits to allocate it.
 _SIZED_BY_DATA = ("nonzero", "masked_select", "_unique2", "unique_consecutive", "unique_dim", "repeat_interleave")
@@ -56,6 +62,7 @@ class Watch(TorchDispatchMode):
     Attributes:
         waits: "what at file:line" → how often.
         number: what a floating-point value is when the host asks for it.
+        count: what an integer is then.
     """
 
     current: "Watch | None" = None
@@ -64,6 +71,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.waits: collections.Counter[str] = collections.Counter()
         self.number = 1.0
+        self.count = 0
 
     def wait(self, what: str) -> None:
         """Count a wait of the host for the device."""
@@ -71,6 +79,10 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D105
         kwargs = kwargs or {}
+        # Under inference mode operations come whole.
+        if torch.is_inference_mode_enabled() and func.namespace == "aten" and func._can_decompose():
+            with self:
+                return func.decompose(*args, **kwargs)
         name = func._schema.name.split("::")[-1]
         tensors = _tensors((*args, *kwargs.values()))
         devices = {tensor.device.type for tensor in tensors}
@@ -99,7 +111,7 @@ class Watch(TorchDispatchMode):
     def _made_up(self, dtype: torch.dtype) -> float | int | bool:
         if dtype == torch.bool:
             return False
-        return self.number if dtype.is_floating_point else 0
+        return self.number if dtype.is_floating_point else self.count
 
     def _without_masks(self, indices: list[Tensor | None]) -> list[Tensor | None]:
         """Return indices where masks were: a mask that the host cannot read is true everywhere."""
@@ -146,19 +158,25 @@ def _everywhere(mask: Tensor) -> list[Tensor]:
 
 
 @contextlib.contextmanager
-def on_fake_device() -> Iterator[tuple[FakeTensorMode, Watch]]:
+def on_fake_device() -> Iterator[Watch]:
     """Make every tensor inside a fake one; real ones of the host may take part."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, Watch() as watch:
+    # One thread: an error in another one, of the backward pass, would end the process without a word.
+    one_thread = torch.autograd.set_multithreading_enabled(False)
+    with one_thread, FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
         Watch.current = watch
         try:
-            yield mode, watch
+            yield watch
         finally:
             Watch.current = None
 
 
-def set_up_device() -> torch.device:
-    """Register the device, and let the host ask its tensors for values; once in a process."""
-    _setup_privateuseone_for_python_backend("gpu")
+def set_up_device() -> None:
+    """Let tensors be made on the device, and let the host ask them for values; once in a process."""
+    # What activation checkpointing asks a device for.
+    torch.gpu.get_amp_supported_dtype = lambda: [torch.bfloat16]
+    torch.gpu.device = lambda device: contextlib.nullcontext()
+    torch.gpu.get_rng_state = lambda *args: torch.empty(16, dtype=torch.uint8)
+    torch.gpu.set_rng_state = lambda state, *args: None
     make = torch.tensor
 
     def tensor(data, *args, device=None, **kwargs):
@@ -174,7 +192,6 @@ def set_up_device() -> torch.device:
     Tensor.record_stream = lambda self, stream: None
     _replace_method("numpy", lambda self: _as_array(self))
     _replace_method("tolist", lambda self: _as_list(self))
-    return torch.device("gpu:0")
 
 
 def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -210,7 +227,7 @@ def _as_array(tensor: Tensor) -> np.ndarray:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype == "bfloat16":
         raise TypeError(f"numpy() of {_described(tensor)} at {site()}: NumPy has no bfloat16; call float() first")
-    value = True if dtype == "bool" else Watch.current.number if tensor.dtype.is_floating_point else 0
+    value = True if dtype == "bool" else Watch.current.number if tensor.dtype.is_floating_point else 0  # valid indices
     return np.full(tuple(tensor.shape), value, dtype=dtype)
 
 
@@ -262,6 +279,22 @@ class _Handle:
 
     def is_completed(self) -> bool:
         return True
+
+
+def run_cases(cases: Mapping[str, Callable[[Watch], dict[str, int]]], output: Path) -> NoReturn:
+    """Run every case, write what became of each as JSON, and end: its waits, or its error and where that came from."""
+    results = {}
+    for name, case in cases.items():
+        begun, result = time.perf_counter(), {}
+        try:
+            with on_fake_device() as watch:
+                result["waits"] = case(watch)
+        except BaseException as error:  # every case is reported, assertions and exits included
+            result["error"] = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
+        result["seconds"] = time.perf_counter() - begun
+        results[name] = result
+    output.write_text(json.dumps(results))
+    os._exit(0)
 
 
 def set_up_ranks() -> None:

@@ -4,12 +4,11 @@ Run by tests/integration/test_fake_device.py: ``python tests/fake_device_engine.
 """
 
 import dataclasses
+import functools
 import json
 import math
-import os
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,12 @@ from torch import Tensor
 
 from tests import fake_device
 
-DEVICE = fake_device.set_up_device()
+DEVICE = fake_device.GPU
+fake_device.set_up_device()
 fake_device.set_up_ranks()
+sys.path.insert(0, str(fake_device.REPOSITORY / "benchmarks"))  # their imports of one another
 
+from benchmarks import trainer  # noqa: E402
 from unimol_scale.data.dataset import DataConfig  # noqa: E402
 from unimol_scale.data.streams import MoleculeKeys  # noqa: E402
 from unimol_scale.engine import validation, zero  # noqa: E402
@@ -63,7 +65,8 @@ def cases() -> list[tuple[str, int, str, str]]:
     """Objective, stage, precision, additional settings."""
     found = [("denoise", stage, precision, "") for stage in range(4) for precision in ("bf16", "fp32")]
     found += [(name, 3, "bf16", "") for name in OBJECTIVES if name != "denoise"]
-    return [*found, ("denoise", 2, "bf16", "offload_optimizer"), ("denoise", 3, "bf16", "offload_param")]
+    found += [("denoise", 2, "bf16", "offload_optimizer"), ("denoise", 3, "bf16", "offload_param")]
+    return [*found, ("blend", 1, "bf16", "checkpoint_every")]
 
 
 def run(case: tuple[str, int, str, str], folder: Path, watch: fake_device.Watch) -> dict[str, int]:
@@ -100,10 +103,12 @@ def run(case: tuple[str, int, str, str], folder: Path, watch: fake_device.Watch)
 
 def configure(name: str, stage: int, precision: str, extra: str, folder: Path) -> PretrainConfig:
     file = None
-    if extra:
+    if extra in OFFLOAD:
         file = folder / f"{extra}.json"
         file.write_text(json.dumps(OFFLOAD[extra]))
-    model = dataclasses.replace(MODEL, geometry=False) if name == "distill" else MODEL
+    model = dataclasses.replace(
+        MODEL, geometry=name != "distill", checkpoint_every=1 if extra == "checkpoint_every" else 0
+    )
     return PretrainConfig(
         size="0.03M",
         output=folder,
@@ -119,8 +124,12 @@ def build(objective: Objective, config: PretrainConfig, stage: int):
     """Under stage 3 as the engine does; else on the device at once: a fake tensor cannot be moved in place."""
     if stage == 3:
         return objective.build_model(config.model)
+    return build_on_device(objective.build_model, config.model)
+
+
+def build_on_device(build_model, model):
     with DEVICE:
-        return objective.build_model(config.model)
+        return build_model(model)
 
 
 def teacher_of(objective: Objective):
@@ -166,25 +175,32 @@ def save(model: zero.ZeroModel, folder: Path) -> None:
     assert saver.wait() is SaveState.WRITTEN, saver.error
 
 
+def benchmark(folder: Path, watch: fake_device.Watch) -> dict[str, int]:
+    """The bare steps of benchmarks/trainer.py."""
+
+    class Loader:
+        def steps(self, first: int, last: int):
+            yield from (samples_of(objective, step, 1) for step in range(trainer.WARM_UP + 1))
+
+    config = configure("denoise", 1, "fp32", "", folder)
+    objective = build_objective(config.objective, config.model)
+    objective.build_model, build_model = lambda model: build_on_device(build_model, model), objective.build_model
+    trainer.training_loader = lambda *args, **kwargs: Loader()
+    trainer.objective_of = lambda config: objective
+    ranks = Ranks(rank=0, world_size=fake_device.WORLD_SIZE, device=DEVICE)
+    assert trainer.bare_seconds(config, ranks, trainer.batches_of(config, ranks)) > 0
+    return {}
+
+
 def main(folder: Path) -> None:
     start_ranks()
     layers.fill_truncated_normal = lambda weight, std: None  # draws again what falls outside, by values
     fake_device.set_up_accelerator()
     on_cpu = zero.deepspeed_settings
     zero.deepspeed_settings = lambda config, cuda: on_cpu(config, cuda=True)  # as on a GPU: communication overlaps
-    results = {}
-    for case in cases():
-        begun, result = time.perf_counter(), {}
-        try:
-            with fake_device.on_fake_device() as (_, watch):
-                result["waits"] = run(case, folder, watch)
-        except BaseException as error:  # every case is reported, assertions and exits included
-            result["error"] = f"{type(error).__name__}: {error}"
-            result["where"] = traceback.format_exc(limit=-6)
-        result["seconds"] = time.perf_counter() - begun
-        results["-".join(map(str, case)).rstrip("-")] = result
-    (folder / "engine.json").write_text(json.dumps(results))
-    os._exit(0)
+    named = {"-".join(map(str, case)).rstrip("-"): functools.partial(run, case, folder) for case in cases()}
+    named["benchmark-trainer"] = functools.partial(benchmark, folder)
+    fake_device.run_cases(named, folder / "engine.json")
 
 
 if __name__ == "__main__":

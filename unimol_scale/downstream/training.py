@@ -201,7 +201,7 @@ def predict(
 
     @torch.no_grad()
     def work(sample: LabelledSample) -> tuple[Tensor, Tensor]:
-        return sample.row_B, scaling.restore(model(to_device(sample.input, device))).cpu()
+        return sample.row_B, scaling.restore(model(to_device(sample.input, device)).cpu())
 
     rows, values = [], []
     for row_B, value_BL in side_by_side(work, samples, device):
