@@ -77,7 +77,7 @@ class Watch(TorchDispatchMode):
         """Count a wait of the host for the device."""
         self.waits[f"{what} at {site()}"] += 1
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D105
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         # Under inference mode operations come whole.
         if torch.is_inference_mode_enabled() and func.namespace == "aten" and func._can_decompose():
@@ -333,6 +333,61 @@ def _coalescing(*args, **kwargs) -> Iterator[_Handle]:
     yield _Handle()
 
 
+class _Accelerator:
+    """What DeepSpeed asks of a device; the rest is as on a CPU."""
+
+    Event, Stream = _Event, _Stream
+
+    def is_synchronized_device(self):
+        return False
+
+    def device_name(self, device_index=None):
+        return "gpu" if device_index is None else "gpu:0"
+
+    def device(self, device_index=None):
+        return contextlib.nullcontext()
+
+    def current_device(self):
+        return 0
+
+    def current_device_name(self):
+        return "gpu:0"
+
+    def device_count(self):
+        return 1
+
+    def stream(self, stream):
+        return contextlib.nullcontext()
+
+    def current_stream(self, device_index=None):
+        return _Stream()
+
+    default_stream = current_stream
+
+    def synchronize(self, device_index=None):
+        Watch.current.wait("synchronize")
+
+    def on_accelerator(self, tensor):
+        return tensor.device.type == "gpu"
+
+    def memory_stats(self, device_index=None):
+        return {}
+
+    def memory_allocated(self, device_index=None):
+        return 0
+
+    max_memory_allocated = memory_allocated
+
+    def pin_memory(self, tensor, *args, **kwargs):
+        return tensor
+
+    def ByteTensor(self, data):
+        return torch.tensor(data, dtype=torch.uint8, device="gpu:0")
+
+    def FloatTensor(self, data):
+        return torch.tensor(data, dtype=torch.float32, device="gpu:0")
+
+
 def set_up_accelerator() -> None:
     """Make the device the one that DeepSpeed computes on."""
     from deepspeed.accelerator import set_accelerator
@@ -345,56 +400,4 @@ def set_up_accelerator() -> None:
 
     utils.assert_lst_len_same_as_other_ranks = utils.get_lst_from_rank0 = of_rank_0
 
-    class FakeAccelerator(CPU_Accelerator):
-        Event, Stream = _Event, _Stream
-
-        def is_synchronized_device(self):
-            return False
-
-        def device_name(self, device_index=None):
-            return "gpu" if device_index is None else "gpu:0"
-
-        def device(self, device_index=None):
-            return contextlib.nullcontext()
-
-        def current_device(self):
-            return 0
-
-        def current_device_name(self):
-            return "gpu:0"
-
-        def device_count(self):
-            return 1
-
-        def stream(self, stream):
-            return contextlib.nullcontext()
-
-        def current_stream(self, device_index=None):
-            return _Stream()
-
-        default_stream = current_stream
-
-        def synchronize(self, device_index=None):
-            Watch.current.wait("synchronize")
-
-        def on_accelerator(self, tensor):
-            return tensor.device.type == "gpu"
-
-        def memory_stats(self, device_index=None):
-            return {}
-
-        def memory_allocated(self, device_index=None):
-            return 0
-
-        max_memory_allocated = memory_allocated
-
-        def pin_memory(self, tensor, *args, **kwargs):
-            return tensor
-
-        def ByteTensor(self, data):  # noqa: N802
-            return torch.tensor(data, dtype=torch.uint8, device="gpu:0")
-
-        def FloatTensor(self, data):  # noqa: N802
-            return torch.tensor(data, dtype=torch.float32, device="gpu:0")
-
-    set_accelerator(FakeAccelerator())
+    set_accelerator(type("FakeAccelerator", (_Accelerator, CPU_Accelerator), {})())

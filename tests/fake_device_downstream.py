@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -15,24 +16,24 @@ from tests import fake_device
 
 sys.path.insert(0, str(fake_device.REPOSITORY / "benchmarks"))  # their imports of one another
 
-from benchmarks import embedding, model_step  # noqa: E402
-from unimol_scale.checkpoints.parity import cast_parameters, compare  # noqa: E402
-from unimol_scale.checkpoints.reference import Reference  # noqa: E402
-from unimol_scale.data.streams import MoleculeKeys  # noqa: E402
-from unimol_scale.downstream import representations, training  # noqa: E402
-from unimol_scale.downstream.batches import LabelledSample, Labelling  # noqa: E402
-from unimol_scale.downstream.config import FitConfig  # noqa: E402
-from unimol_scale.downstream.property_model import PropertyModel  # noqa: E402
-from unimol_scale.downstream.representations import RepresentationConfig  # noqa: E402
-from unimol_scale.engine.memory import MicroBatchShape  # noqa: E402
-from unimol_scale.engine.rehearsal import carbon_chains  # noqa: E402
-from unimol_scale.model import layers  # noqa: E402
-from unimol_scale.model.accounting import DENOISE_HEADS  # noqa: E402
-from unimol_scale.model.backbone import TwoTrackBackbone  # noqa: E402
-from unimol_scale.model.headed import HeadedModel  # noqa: E402
-from unimol_scale.model.official import to_official  # noqa: E402
-from unimol_scale.model.presets import preset  # noqa: E402
-from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseModel, DenoiseObjective  # noqa: E402
+from benchmarks import embedding, model_step
+from unimol_scale.checkpoints.parity import cast_parameters, compare
+from unimol_scale.checkpoints.reference import Reference
+from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.downstream import representations, training
+from unimol_scale.downstream.batches import LabelledSample, Labelling
+from unimol_scale.downstream.config import FitConfig
+from unimol_scale.downstream.property_model import PropertyModel
+from unimol_scale.downstream.representations import RepresentationConfig
+from unimol_scale.engine.memory import MicroBatchShape
+from unimol_scale.engine.rehearsal import carbon_chains
+from unimol_scale.model import layers
+from unimol_scale.model.accounting import DENOISE_HEADS
+from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.official import to_official
+from unimol_scale.model.presets import preset
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseModel, DenoiseObjective
 
 SHAPE = MicroBatchShape(molecules=3, num_atoms=5)
 TARGETS = 2
@@ -52,6 +53,7 @@ def cases(folder: Path) -> dict[str, Case]:
         "verify-fp32": verify(torch.float32),
         "verify-bf16": verify(torch.bfloat16),
         "benchmark-embedding": benchmark_embedding,
+        "watch": the_watch_itself,
         **{f"benchmark-step-{'-'.join(v)}": benchmark_step(v) for v in (model_step.TEXTBOOK, ("ours", "bf16"))},
     }
 
@@ -144,7 +146,10 @@ def verify(dtype: torch.dtype) -> Case:
             sample=sample, batch={}, outputs={**outputs, "loss": np.ones(())}, features={}, gradient_norms=norms
         )
         found = compare(model, reference)
-        assert {difference.output for difference in found if difference.value is not None} >= {"loss", "coordinates (coord)"}
+        assert {difference.output for difference in found if difference.value is not None} >= {
+            "loss",
+            "coordinates (coord)",
+        }
         return {}
 
     return case
@@ -172,6 +177,41 @@ def benchmark_step(variant: tuple[str, str]) -> Case:
         return dict(watch.waits)
 
     return case
+
+
+def the_watch_itself(watch: fake_device.Watch) -> dict[str, int]:
+    """What the cases above would miss if the watch were blind is found, and where it is."""
+    sample = DenoiseObjective(DenoiseConfig()).corrupt(carbon_chains(SHAPE), KEYS)
+    moved = model_step.to_device(sample, fake_device.GPU)
+    with fake_device.GPU:
+        model = DenoiseModel(preset("0.03M", layers=1))
+    model(moved)
+    assert not watch.waits, "the forward pass waits for nothing"
+    with pytest.raises(fake_device.MixedDevicesError, match=r"embedding .* at unimol_scale/model/encodings.py:"):
+        model(sample)
+    with pytest.raises(fake_device.MixedDevicesError, match=r"numpy\(\) of float32\[\] on gpu"):
+        model(moved)["token"].detach().numpy()
+    with pytest.raises(fake_device.MixedDevicesError, match=r"mul of .* in the backward pass"):
+        TensorOnCpu.apply(model(moved)["token"]).backward()
+    model.backbone.pair_encoding.distance.centres_G = torch.ones(8)  # what DeepSpeed does to a buffer at stage 3
+    with pytest.raises(fake_device.MixedDevicesError, match=r"at unimol_scale/model/kernels.py:"):
+        model(moved)
+    watch.waits.clear()
+    moved.clean_BA3[moved.masked_BA]
+    assert sum(watch.waits.values()) == 1, watch.waits
+    return {}
+
+
+class TensorOnCpu(torch.autograd.Function):
+    """Its backward pass makes a tensor where it should not."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.ones(1)
 
 
 def main(folder: Path) -> None:
