@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="processes of a local Ray (default: all cores)")
     add("--ray-address", metavar="A", help="use a running Ray cluster; its nodes must share the output directory")
     add("--limit", type=int, metavar="N", help="read only the first N rows")
+    add("--sample", type=int, metavar="N", help="draw N rows at random, by the seed; reads every input to its end")
     add("--hydrogens", action="store_true", default=None, help="keep hydrogens as atoms")
     add("--engine", metavar="E", help="rdkit (default), nvmolkit on NVIDIA GPUs, or depiction: flat, for 2D models")
     add("--exclude", nargs="+", metavar="FILE", help="molecules that must not enter, such as test sets of benchmarks")
@@ -50,6 +51,7 @@ def config_tree(arguments: argparse.Namespace) -> tuple[dict[str, Any], strict.O
         ("source", "name"): arguments.source,
         ("source", "input"): arguments.input,
         ("source", "limit"): arguments.limit,
+        ("source", "sample"): arguments.sample,
         ("embed", "conformers"): arguments.conformers,
         ("embed", "hydrogens"): arguments.hydrogens,
         ("embed", "engine"): arguments.engine,

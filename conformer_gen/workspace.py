@@ -58,6 +58,7 @@ def plan_build(config: BuildConfig) -> Tree:
         "parameters": {
             "inputs": describe(config.source),
             "limit": config.source.limit,
+            "sample": config.source.sample,
             "smiles_column": config.source.smiles_column,
             "id_column": config.source.id_column,
             **strict.to_tree(config.curate),

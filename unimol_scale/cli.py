@@ -28,10 +28,10 @@ def build_parser() -> argparse.ArgumentParser:
         downstream_command,
         embed_command,
         plan_command,
-        scaling_command,
         store_command,
     ):
         command.add_verbs(verbs)
+    scaling_command.add_verbs(verbs, plan_command.run_estimates)
     return parser
 
 

@@ -7,18 +7,20 @@ from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, f
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.streams import TextStream
+from unimol_scale.common.delimited import EXCEL_SEPARATOR, place_of
 from unimol_scale.errors import SourceError
 
+MARK = "\ufffd"  # what bytes that are not UTF-8 are decoded to
 EXTENSION = re.compile(r"\s+\|[^|]*\|")  # ChemAxon's, between SMILES and name; coordinates in it are depictions
 
 
 def read_lines(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecule]:
-    """Yield one row for each line that is neither blank, nor a comment (#), nor the header.
+    """Yield one row for each line that is neither blank, nor a comment (#), nor the header; others are not counted.
 
     Raises:
         SourceError: the columns asked for are not there.
     """
-    smiles_at, id_at, width = 0, 1, 0
+    smiles_at, id_at, width, row = 0, 1, 0, 0
     first = True
     for number, line in enumerate(stream.text, start=1):
         fields = split(line)
@@ -26,24 +28,30 @@ def read_lines(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolec
             continue
         if first:
             first = False
+            if EXCEL_SEPARATOR.fullmatch(line.strip()):
+                raise SourceError(f"{stream.name} is a table for Excel (sep=…): read it as csv, with a name in .csv")
             is_header = _is_header(fields, config)
             smiles_at, id_at = (_named if is_header else _numbered)(stream.name, fields, config)
             if is_header:
                 width = len(fields)
                 continue
+        row += 1
         smiles = fields[smiles_at].strip() if smiles_at < len(fields) else ""
         name = fields[id_at].strip() if id_at < len(fields) else ""
         problem = smiles_problem(smiles)
+        problem = problem and f"{stream.name}: {place_of(row, number)}: {problem}"
         if len(fields) < width and line[-1] != "\n":
-            problem = f"{stream.name} ends in the middle of this line: {len(fields)} of {width} columns"
-        yield SourceMolecule(id=name or f"{stream.stem}:{number}", smiles=smiles, problem=problem)
+            problem = f"{stream.name} ends in the middle of line {number}: {len(fields)} of {width} columns"
+        yield SourceMolecule(id=name or f"{stream.stem}:{row}", smiles=smiles, problem=problem)
 
 
 def smiles_problem(smiles: str) -> str:
     """Return what keeps a text from being a SMILES of any kind; RDKit would read up to a NUL and stop there."""
     if smiles.isascii() and smiles.isprintable():
         return ""
-    return "the SMILES holds bytes that are not printable ASCII"
+    if MARK in smiles:
+        return "the SMILES holds bytes that are not UTF-8; save the file as UTF-8"
+    return "the SMILES holds characters that are not printable ASCII"
 
 
 def split(line: str) -> list[str]:

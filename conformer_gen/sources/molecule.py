@@ -33,6 +33,7 @@ class SourceMolecule:
             of ``geometry``.
         labels: one number for each label of the source, NaN where it is missing.
         problem: why this row is no molecule, where reading it already tells; empty otherwise.
+        ends_early: this is no row of the source, but says that its data ends too early.
     """
 
     id: str
@@ -42,6 +43,7 @@ class SourceMolecule:
     origin: int | None = None
     labels: tuple[float, ...] = ()
     problem: str = ""
+    ends_early: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

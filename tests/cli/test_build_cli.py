@@ -21,7 +21,7 @@ def test_the_flags_are_the_agreed_ones() -> None:
     assert flags == {
         "-h",
         *("--help", "--source", "--input", "--output", "--backend", "--conformers", "--seed", "--workers"),
-        *("--ray-address", "--limit", "--hydrogens", "--engine", "--exclude", "--config", "--dry-run"),
+        *("--ray-address", "--limit", "--sample", "--hydrogens", "--engine", "--exclude", "--config", "--dry-run"),
     }
 
 

@@ -1,5 +1,6 @@
-"""Whole builds on a local Ray: deterministic, complete, and not stopped by what kills a worker or the driver."""
+"""Whole builds, on Ray and without: deterministic, complete, not stopped by what kills a worker or the driver."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,17 +15,16 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from conformer_gen import driver
+from conformer_gen import driver, without_ray
 from conformer_gen.config import BuildConfig
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule
 from conformer_gen.sources.reader import SourceConfig
-from unimol_scale.errors import ConformerError, SourceError
+from unimol_scale.errors import ConformerError, SourceError, StoreError
 from unimol_scale.store.maintain import verify
 from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord
 from unimol_scale.store.shards import open_store
 
-pytestmark = pytest.mark.ray
-SCRIPT = Path(__file__).parents[2] / "conformer_gen" / "build.py"
+SCRIPT = Path(__file__).parents[1] / "build_on_ray.py"
 ALKANES = ["C" * length for length in range(1, 25)]
 
 
@@ -53,12 +53,14 @@ def test_the_sample_store_is_complete_and_intact(sample_store: Path) -> None:
     assert not scaffolds[0] & scaffolds[1]
 
 
-def test_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Path) -> None:
-    """The store of ``sample_store`` (one worker) again: two workers, killed with SIGKILL in mid-embedding, resumed."""
+@pytest.mark.ray
+def test_ray_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Path) -> None:
+    """The store of ``sample_store`` (without Ray) again: two workers of Ray, killed in mid-embedding, resumed."""
     output = tmp_path / "store"
     keys = ["--limit", "205", "--workers", "2", "--output", str(output), "task_size=20"]
     command = [sys.executable, str(SCRIPT), "--source", "sample", *keys]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list((output / ".build" / "embedded").glob("*/0*.arrow"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -66,15 +68,15 @@ def test_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Pa
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (output / "manifest.json").exists()
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert (output / "manifest.json").read_bytes() == (sample_store / "manifest.json").read_bytes()
     assert verify(open_store(output)) == []
     assert (output / "failures.parquet").read_bytes() == (sample_store / "failures.parquet").read_bytes()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0
     assert "finished before" in again.stdout
-    other = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True, check=False)
+    other = subprocess.run([*command, "--seed", "1"], env=environment, capture_output=True, text=True, check=False)
     assert other.returncode == 2
     assert "seed is 0 there and 1 here" in other.stderr
 
@@ -92,7 +94,11 @@ def deadly(crash: str, hang: str) -> Callable[[CuratedMolecule, EmbedConfig, int
     return embed
 
 
-def test_molecules_that_kill_or_hang_their_worker_are_failures_and_the_rest_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("few", [pytest.param(0, marks=pytest.mark.ray, id="on Ray"), 256])
+def test_molecules_that_kill_or_hang_their_worker_are_failures_and_the_rest_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(without_ray, "FEW_CONFORMERS", few)
     config = config_of(tmp_path, ALKANES, embed=EmbedConfig(timeout_s=1), limit_s=3.0)
     store = driver.build(config, deadly(crash=ALKANES[5], hang=ALKANES[12])).store
     assert {(row["id"], row["stage"], row["reason"]) for row in failures(store.path)} == {
@@ -106,6 +112,58 @@ def test_molecules_that_kill_or_hang_their_worker_are_failures_and_the_rest_is_t
 
 def _all_smiles(split: object) -> list[str]:
     return split.smiles(np.arange(len(split)))
+
+
+def greedy(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> MoleculeRecord | EmbedFailure:
+    """Need more memory than a task may have, for one molecule."""
+    if molecule.smiles == ALKANES[7]:
+        bytearray(2**30)
+    return embed_molecule(molecule, config, seed)
+
+
+def test_a_small_build_neither_imports_nor_starts_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # an import of it fails
+    monkeypatch.delitem(sys.modules, "conformer_gen.pipeline", raising=False)
+    store = driver.build(config_of(tmp_path, ALKANES), greedy).store
+    assert [(row["id"], row["reason"]) for row in failures(store.path)] == [("id7", "out_of_memory")]
+    assert store.manifest.counts.stored == len(ALKANES) - 1
+    assert verify(store) == []
+
+
+def test_a_build_without_ray_that_is_killed_goes_on_at_once(tmp_path: Path) -> None:
+    config = config_of(tmp_path, ALKANES)
+    script = (
+        "import sys, time; from pathlib import Path; from conformer_gen import driver; "
+        "from conformer_gen.config import BuildConfig; from conformer_gen.sources.config import SourceConfig; "
+        "source = SourceConfig(name='smiles', input=(sys.argv[1],)); "
+        "driver.build(BuildConfig(source=source, output=Path(sys.argv[2]), task_size=8, workers=2), "
+        "lambda *_: time.sleep(1000))"
+    )
+    arguments = [sys.executable, "-c", script, *map(str, (*config.source.input, config.directory))]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((config.directory / ".build" / "hints").glob("embedded-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    time.sleep(0.2)  # for the kernel to end its child, which holds the lock too
+    assert driver.build(config).store.manifest.counts.stored == len(ALKANES)
+
+
+def test_what_a_task_raises_without_ray_is_raised_here(tmp_path: Path) -> None:
+    def full(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> EmbedFailure:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreError, match="the disk is full: make room"):
+        driver.build(config_of(tmp_path, ALKANES), full)
+
+    def wrong(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> EmbedFailure:
+        raise LookupError("of the embedder")
+
+    with pytest.raises(RuntimeError, match="LookupError: of the embedder"):
+        driver.build(config_of(tmp_path, ALKANES), wrong)
 
 
 def test_every_row_is_accounted_for(tmp_path: Path) -> None:

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.errors import RunError
-from unimol_scale.scaling.ladder_command import add_ladder
+from unimol_scale.scaling.ladder_command import Estimates, add_ladder
 from unimol_scale.scaling.sizes import parse_count
 
 BURN_IN = 0.25  # of a run; Uni-Mol2 dropped the first 200,000 of 810,000 steps
 
 
-def add_verbs(verbs: Any) -> None:  # noqa: ANN401
+def add_verbs(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
     """Declare the verbs.
 
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
+        estimates: of the trainer, which the scaling laws know by its command line only.
     """
     _add_fit(verbs)
-    add_ladder(verbs)
+    add_ladder(verbs, estimates)
 
 
 def _add_fit(verbs: Any) -> None:  # noqa: ANN401

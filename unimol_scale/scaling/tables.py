@@ -1,13 +1,15 @@
 """Runs read from anybody's table of losses: CSV or Parquet, one run a row, or one validation a row of trajectories."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.errors import RunError, nearest
+from unimol_scale.common.delimited import read_records
+from unimol_scale.common.text_files import check_decoded, open_text
+from unimol_scale.errors import RunError, SourceError, nearest
 from unimol_scale.scaling.records import GROUPS, LOSS, RunRecord, curve_of, diverged
 from unimol_scale.scaling.sizes import flops_per_molecule, groups_of_size
 
@@ -22,9 +24,10 @@ TERM = "loss/"
 
 @dataclass(frozen=True)
 class _Row:
-    """One row: where it stands, and its values by header."""
+    """One row: where it stands, its number from 1 below the header, and its values by header."""
 
     source: str
+    number_in_table: int
     values: Mapping[str, Any]
 
     def text(self, header: str) -> str:
@@ -93,13 +96,24 @@ def _check_columns(
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            found = list(reader.fieldnames or [])
-            return found, [_Row(f"{path}:{reader.line_num}", row) for row in reader]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise RunError(f"{path} is not a CSV table: {error}") from error
+    found: list[str] = []
+    rows = []
+    try:
+        with open_text(path, errors="surrogateescape") as lines:
+            for record in read_records(str(path), lines):
+                found, where = record.names, f"{path}: {record.place}"
+                if record.problem:
+                    raise SourceError(record.problem)
+                check_decoded(str(path), record.line, "".join(record.fields))
+                if any(field.strip() for field in record.fields[len(found) :]):
+                    counts = f"{len(record.fields)} fields, the header has {len(found)}"
+                    raise SourceError(f"{where} has {counts}; is a quote not closed, or a comma not quoted?")
+                rows.append(
+                    _Row(where, record.row, dict(zip_longest(found, record.fields[: len(found)], fillvalue="")))
+                )
+    except SourceError as error:
+        raise RunError(f"the table cannot be read: {error}") from error
+    return found, rows
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[_Row]]:
@@ -110,7 +124,7 @@ def _read_parquet(path: Path) -> tuple[list[str], list[_Row]]:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise RunError(f"{path} is not a Parquet table: {error}") from error
-    rows = [_Row(f"{path}:row {number}", row) for number, row in enumerate(table.to_pylist(), start=1)]
+    rows = [_Row(f"{path}: row {number}", number, row) for number, row in enumerate(table.to_pylist(), start=1)]
     return list(table.column_names), rows
 
 
@@ -130,7 +144,7 @@ def _record(row: _Row, found: Sequence[str], chosen: Mapping[str, str]) -> RunRe
     elif chosen["C"].startswith(C_FROM_MODEL):
         flops = flops_per_molecule(size or "", _atoms(chosen["C"])) * molecules
     return RunRecord(
-        name=row.text(chosen["name"]) or f"row {row.source.rpartition(':')[2].removeprefix('row ')}",
+        name=row.text(chosen["name"]) or f"row {row.number_in_table}",
         source=row.source,
         size=size,
         parameters=parameters,

@@ -157,7 +157,7 @@ def test_a_table_without_compute_has_none(tmp_path: Path) -> None:
     table.write_text("N,D,loss\n1e6,1e6,2.5\n")
     ((record,), _) = read_table(table, {})
     assert record.flops is None
-    assert record.name == "row 2"
+    assert record.name == "row 1"
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_a_table_without_compute_has_none(tmp_path: Path) -> None:
         ("N,loss\n1,1\n", {}, r"no column 'D' for D; name it with --column D=HEADER"),
         ("size,D,loss\n1,1,1\n", {"N": "sise"}, "no column 'sise' for N.*did you mean 'size'"),
         ("N,D,loss\n1,1,1\n", {"M": "N"}, "unknown column 'M'"),
-        ("N,D,loss\n1,1,low\n", {}, r"losses\.csv:2: 'loss' must be a number, not 'low'"),
-        ("N,D,loss\n1,1\n", {}, r"losses\.csv:2: 'loss' must be a number, not ''"),
+        ("N,D,loss\n1,1,low\n", {}, r"losses\.csv: row 1 \(line 2\): 'loss' must be a number, not 'low'"),
+        ("N,D,loss\n1,1\n", {}, r"losses\.csv: row 1 \(line 2\): 'loss' must be a number, not ''"),
         ("N,D,loss\n1,1,2\n1,1,2\n", {}, "duplicate run"),
         ("N,loss\n1,1\n", {"D": "C/(6N)"}, "no column 'C' for C"),
     ],
