@@ -1,10 +1,12 @@
 """Where a command computes, and how the libraries below it say that memory is full there."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 import torch
 
-from unimol_scale.errors import ConfigError
+from unimol_scale.errors import ConfigError, RunError
 
 # torch has one exception for its own allocator on a GPU. Every other allocation fails with a RuntimeError whose text
 # alone says so: malloc's, those of the CUDA runtime, of cuBLAS, cuDNN and their relatives, and NCCL's. A handle of
@@ -37,3 +39,22 @@ def full_memory(error: BaseException) -> str | None:
     if said is not None or not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return said
     return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def refusing_full_memory(advice: str) -> Iterator[None]:
+    """Turn what libraries raise when memory is full into an error that says what to do; also a decorator.
+
+    Args:
+        advice: a sentence.
+
+    Raises:
+        RunError: memory is full.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason = full_memory(error)
+        if reason is None:
+            raise
+        raise RunError(f"memory is full: {reason}. {advice}") from error

@@ -2,11 +2,16 @@
 
 import torch
 
+from unimol_scale.common.devices import refusing_full_memory
 from unimol_scale.data.cuts import check_budget
 from unimol_scale.errors import ConfigError
 
 # Padded pairs of a micro-batch: on a CPU larger ones leave the caches and are slower, a GPU wants to be filled.
 _CPU_PAIRS, _GPU_PAIRS = 10_000, 200_000
+# For what computes on micro-batches.
+within_memory = refusing_full_memory(
+    "Lower the memory budget of a micro-batch (--max-pairs, in a fine-tuning train.max_pairs), or free the device"
+)
 
 
 def pair_budget(chosen: int | None, device: torch.device, largest: int) -> int:

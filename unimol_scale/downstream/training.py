@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader, once, shuffled
 from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
+from unimol_scale.downstream.devices import within_memory
 from unimol_scale.downstream.master_weights import MasterWeights
 from unimol_scale.downstream.metrics import METRICS, score
 from unimol_scale.downstream.property_model import PropertyModel
@@ -109,6 +110,7 @@ class Problem:
     metric: MetricName
 
 
+@within_memory
 def fit(
     model: PropertyModel,
     problem: Problem,
@@ -129,7 +131,7 @@ def fit(
         on_epoch: is told of every epoch.
 
     Raises:
-        RunError: a loss is not finite, or the validation rows have no defined score.
+        RunError: a loss is not finite, memory is full, or the validation rows have no defined score.
     """
     model.to(device)
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
@@ -178,6 +180,7 @@ def fit(
     return epochs
 
 
+@within_memory
 def predict(
     model: PropertyModel,
     samples: Iterable[LabelledSample],
@@ -195,7 +198,7 @@ def predict(
         on_rows: is told how many more rows are done.
 
     Raises:
-        RunError: one is not a finite number.
+        RunError: one is not a finite number, or memory is full.
     """
     model.eval()
 
