@@ -7,12 +7,14 @@ grow with them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from conformer_gen import assemble, worker
 from conformer_gen.config import BuildConfig
+from conformer_gen.curate import CurateConfig
 from conformer_gen.exclusions import Exclusions
 from conformer_gen.jobs import Job, curate_jobs, embed_jobs
 from conformer_gen.pieces import CURATED, EMBEDDED
@@ -99,23 +101,24 @@ def run_stages(
 
 
 def _curation(config: BuildConfig, work: Path, exclusions: Exclusions) -> StageWork:
-    curate = config.curate
-
-    def task(work: Path, job: Job, starting: Starting) -> int:
-        return worker.curate_piece(work, job.piece, job.positions, job.rows, curate, exclusions, starting)
-
     def bury(job: Job, why: str) -> None:
         worker.bury_rows(work, job.piece, job.positions, job.rows, why)
 
-    return StageWork(name=CURATED, task=task, bury=bury)
+    return StageWork(name=CURATED, task=functools.partial(_curate, config.curate, exclusions), bury=bury)
+
+
+def _curate(config: CurateConfig, exclusions: Exclusions, work: Path, job: Job, starting: Starting) -> int:
+    return worker.curate_piece(work, job.piece, job.positions, job.rows, config, exclusions, starting)
 
 
 def _embedding(config: BuildConfig, work: Path, embed_job: EmbedJob) -> StageWork:
-    def task(work: Path, job: Job, starting: Starting) -> int:
-        return worker.embed_piece(work, job.piece, job.positions, job.valid, embed_job, starting)
-
     def bury(job: Job, why: str) -> None:
         worker.bury_molecules(work, job.piece, job.positions, embed_job, why)
 
     # The driver of a GPU maps far more than it uses.
-    return StageWork(name=EMBEDDED, task=task, bury=bury, capped=config.embed.engine != "nvmolkit")
+    capped = config.embed.engine != "nvmolkit"
+    return StageWork(name=EMBEDDED, task=functools.partial(_embed, embed_job), bury=bury, capped=capped)
+
+
+def _embed(embed_job: EmbedJob, work: Path, job: Job, starting: Starting) -> int:
+    return worker.embed_piece(work, job.piece, job.positions, job.valid, embed_job, starting)

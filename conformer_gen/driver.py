@@ -93,7 +93,7 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
     )
     with workspace.locked(output):
         num_rows, rows = _rows(config, work)
-        with _executor(config, num_rows) as executor:
+        with _executor(config, num_rows, embedder) as executor:
             outcome = run_stages(config, work.absolute(), job, rows, exclusions, executor)
             manifest = assemble.assemble(output, config, plan, outcome.selection, executor.run_all)
         report.write_report(_unfinished_store(config, manifest), output / assemble.FAILURES_NAME, work)
@@ -113,9 +113,10 @@ def _rows(config: BuildConfig, work: Path) -> tuple[int, Iterable[SourceMolecule
 
 
 @contextlib.contextmanager
-def _executor(config: BuildConfig, num_rows: int) -> Iterator[Executor]:
-    if without_ray.suits(config, num_rows):
-        yield without_ray.InChildren(config)
+def _executor(config: BuildConfig, num_rows: int, embedder: Embedder) -> Iterator[Executor]:
+    if without_ray.suits(config, num_rows, embedder):
+        with without_ray.InChild(config) as executor:
+            yield executor
     else:
         from conformer_gen import pipeline  # brings Ray, which takes seconds to import and to start
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
+from conformer_gen.canonical import ISOTOPE, without_isotopes
 from conformer_gen.curate import CurateConfig, Curated, curate_molecule, scaffold_smiles
 from conformer_gen.embed import stable_hash
 from conformer_gen.sources.config import SourceConfig, SourceName
@@ -32,7 +33,7 @@ SOURCE_OF_SUFFIX: dict[str, SourceName] = {
     **dict.fromkeys(SUFFIXES["sdf"], "sdf"),
 }
 # Nothing that a benchmark holds is too large or too odd to be excluded.
-EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep")
+EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep", isotopes="remove")
 ROWS_SHOWN = 3
 NO_HASHES = np.zeros(0, np.uint64)
 
@@ -124,7 +125,7 @@ def _hashes(path: Path) -> list[tuple[int, int | None]]:
 
 def _hashes_of(row: SourceMolecule) -> tuple[int, int | None] | None:
     # The graph is all that matters: coordinates of a file are not asked for.
-    curated = curate_molecule(dataclasses.replace(row, geometry=None), EVERY_MOLECULE)
+    curated = curate_molecule(dataclasses.replace(row, geometry=None, origin=None), EVERY_MOLECULE)
     if isinstance(curated, Curated):
         with contextlib.suppress(RuntimeError, ValueError), rdBase.BlockLogs():
             flat = _flat_uncharged(curated.smiles)
@@ -134,6 +135,8 @@ def _hashes_of(row: SourceMolecule) -> tuple[int, int | None] | None:
 
 def _flat_uncharged(smiles: str) -> Chem.Mol:
     molecule = Chem.MolFromSmiles(smiles)
+    if ISOTOPE.search(smiles):
+        molecule = Chem.RemoveHs(without_isotopes(molecule))
     Chem.RemoveStereochemistry(molecule)
     with rdBase.BlockLogs():
         return rdMolStandardize.Uncharger().uncharge(molecule)

@@ -3,11 +3,11 @@
 Every room owns its verbs in its ``command.py``, which declares arguments and imports what is heavy only when it runs.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from unimol_scale.checkpoints import command as checkpoint_command
+from unimol_scale.common.command_line import CommandParser
 from unimol_scale.downstream import command as downstream_command
 from unimol_scale.downstream import embed_command
 from unimol_scale.engine import plan_command
@@ -19,9 +19,9 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of every verb."""
-    parser = argparse.ArgumentParser(prog="unimol-scale", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="unimol-scale", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for command in (
         checkpoint_command,
@@ -42,11 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when the work asked for is done, 2 for an error that the user can mend, 130 after Ctrl-C.
     """
     parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and not ("assignments" in arguments and all("=" in text and text[0] != "-" for text in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # argparse takes the first settings only, and they may stand between flags
-        arguments.assignments += rest
+    arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)
         return status

@@ -11,7 +11,8 @@ from unimol_scale.common.delimited import EXCEL_SEPARATOR, place_of
 from unimol_scale.errors import SourceError
 
 MARK = "\ufffd"  # what bytes that are not UTF-8 are decoded to
-EXTENSION = re.compile(r"\s+\|[^|]*\|")  # ChemAxon's, between SMILES and name; coordinates in it are depictions
+EXTENSION = re.compile(r"\s+(\|[^|]*\|)")  # ChemAxon's, between SMILES and name
+DEPICTION = re.compile(r"\|\([^)]*\)\|")  # an extension of nothing but coordinates
 
 
 def read_lines(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecule]:
@@ -55,9 +56,21 @@ def smiles_problem(smiles: str) -> str:
 
 
 def split(line: str) -> list[str]:
-    """Split a line at tabs, else at commas, else at white space; none of them can stand in a SMILES."""
-    if "|" in line:
-        line = EXTENSION.sub("", line, count=1)
+    """Split a line at tabs, else at commas, else at white space; none of them can stand in a SMILES.
+
+    ChemAxon's extension, which can hold commas, stays with the SMILES before it, unless it is only a depiction.
+    """
+    extension = EXTENSION.search(line) if "|" in line else None
+    if extension is None:
+        return _split(line)
+    fields = _split(line[: extension.start()] + line[extension.end() :])
+    at = len(_split(line[: extension.start()])) - 1
+    if 0 <= at < len(fields) and not DEPICTION.fullmatch(extension[1]):
+        fields[at] = f"{fields[at].rstrip()} {extension[1]}"
+    return fields
+
+
+def _split(line: str) -> list[str]:
     if "\t" in line:
         return [] if line.isspace() else line.rstrip("\n").split("\t")
     fields = line.split()

@@ -13,6 +13,8 @@ ROOMS += ["scaling", "downstream", "cli"]
 SCALING_MAY_IMPORT = {"unimol_scale.model.presets", "unimol_scale.model.accounting"}
 WITHOUT_TORCH = ["conformer_gen", "unimol_scale/store", "unimol_scale/scaling", "unimol_scale/config.py"]
 WITHOUT_TORCH += ["unimol_scale/common/text_files.py", "unimol_scale/common/delimited.py"]
+WITHOUT_TORCH += ["unimol_scale/common/json_lines.py", "unimol_scale/common/metrics_file.py"]
+WITHOUT_TORCH += ["unimol_scale/common/command_line.py", "unimol_scale/common/settings_help.py"]
 ONLY_IN = {
     "rdkit": ["conformer_gen", "unimol_scale/downstream"],
     "ray": ["conformer_gen/pipeline.py", "conformer_gen/stage.py", "conformer_gen/ray_selection.py"],

@@ -1,1 +1,1 @@
-"""What several packages share and none of them owns. Imports no package of the project but its errors."""
+"""What several packages share and none of them owns. Imports nothing of the project but errors and settings."""

@@ -25,7 +25,7 @@ class DataConfig:
     Attributes:
         path: the store: a directory, or the URL of one.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included: the memory budget. None: a run
-            on GPUs takes as many as their memory holds, any other ``DEFAULT_MAX_PAIRS``.
+            on GPUs takes as many as their memory holds, any other 40,000.
         conformers: which one of a molecule an epoch sees: ``random``, ``in_turn`` or ``first``.
         hydrogens: ``as_stored``; ``keep`` demands a store that has them as atoms; ``drop`` leaves them out.
         labels: names of the store's labels that go into the batches.

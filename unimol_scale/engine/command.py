@@ -8,10 +8,11 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from unimol_scale.common.command_line import CommandParser
 from unimol_scale.engine.learning import with_teacher_named
 from unimol_scale.engine.plan import describe
 from unimol_scale.engine.ranks import abandon, part, start_ranks
-from unimol_scale.engine.run_config import PretrainConfig, flags_of, resolve
+from unimol_scale.engine.run_config import GIVEN_SETTINGS, PretrainConfig, flags_of, resolve
 from unimol_scale.engine.run_folder import read_summary, run_is_finished
 from unimol_scale.engine.trainer import Outcome, Trainer
 from unimol_scale.errors import UnimolScaleError
@@ -27,9 +28,9 @@ _LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "re
 _PATIENCE_SECONDS = 2.0
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the pretraining command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="pretrain.py",
         description="Pretrain a two-track Transformer on a conformer store, with DeepSpeed ZeRO.",
         epilog="Any setting can follow as key=value, for example train.steps=1000 train.learning_rate=3e-4.",
@@ -52,13 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print parameters, memory and steps, and stop")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
     parser.add_argument("assignments", nargs="*", metavar="key=value", help="any setting, by its dotted path")
+    parser.take_settings(lambda: (PretrainConfig, GIVEN_SETTINGS))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status of this rank."""
-    # Intermixed: settings may stand before, between and after the flags.
-    arguments = build_parser().parse_intermixed_args(argv)
+    arguments = build_parser().parse_args(argv)
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         config = resolve(arguments.size, arguments.config, flags_of(arguments), arguments.assignments)

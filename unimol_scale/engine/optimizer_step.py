@@ -95,10 +95,9 @@ class OptimizerStep:
             scores.append(torch.stack([sums[name].detach().double() for name in weights]))
         mine_MT = torch.stack(scores)
         # One copy from the device for all micro-batches and for what the ranks have in all: it waits for the device.
-        scores_MT, total_T = (
-            torch.cat([mine_MT, self._ranks.add_up(mine_MT.sum(0))[None]]).cpu().split([len(scores), 1])
-        )
-        terms = means(dict(zip(weights, total_T[0].tolist(), strict=True)), counts)
+        read = torch.cat([mine_MT, self._ranks.add_up(mine_MT.sum(0))[None]]).cpu()
+        scores_MT, total_T = read[:-1], read[-1]
+        terms = means(dict(zip(weights, total_T.tolist(), strict=True)), counts)
         loss = sum(weights[name] * terms[name] for name in weights)
         if math.isfinite(loss):
             norm = self._model.step(learning_rate)

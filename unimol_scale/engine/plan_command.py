@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument("--json", action="store_true", help="print the plan as JSON")
     verb.add_argument("assignments", nargs="*", metavar="key=value", help="any setting, by its dotted path")
     verb.set_defaults(run=_run)
+    verb.take_settings(_settings)
+
+
+def _settings() -> tuple[type[Any], Mapping[str, str]]:
+    from unimol_scale.engine.run_config import GIVEN_SETTINGS, PretrainConfig
+
+    return PretrainConfig, GIVEN_SETTINGS
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 ``plan_run`` computes them, plan.py says them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -349,7 +350,8 @@ def check_division(batch: int, world_size: int) -> None:
         return
     below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
     batches = " or ".join(str(size) for size in (below, above) if size)
-    divisors = [ranks for ranks in range(1, batch + 1) if batch % ranks == 0]
+    small = [ranks for ranks in range(1, math.isqrt(batch) + 1) if batch % ranks == 0]
+    divisors = sorted({*small, *(batch // ranks for ranks in small)})
     fewer, more = max(r for r in divisors if r < world_size), [r for r in divisors if r > world_size]
     ranks = " or ".join(map(str, [fewer, *more[:1]]))
     raise ConfigError(

@@ -40,6 +40,8 @@ from unimol_scale.objectives.base import Objective
 SECONDS_OF_KERNEL = {0: 31e-6, 1: 31e-6, 2: 31e-6, 3: 63e-6}
 # Steps drawn from the histogram to see how batches are cut.
 _STEPS_DRAWN = 8
+# Of a batch with more molecules a rank, so many are drawn and stand for the others.
+_MOST_DRAWN = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +162,10 @@ def _cut(config: PretrainConfig, objective: Objective, histogram: Mapping[int, i
     batch, model, width = config.train.global_batch_size, config.model, value_bytes(config)
     sizes, rows = np.array(list(histogram), np.int32), np.array(list(histogram.values()), np.float64)
     draw = np.random.default_rng(0)
+    drawn = min(batch, _MOST_DRAWN * world_size)
     turns, spent, real, busy, flops, traffic = 0, 0, 0, 0, 0.0, 0.0
     for _ in range(_STEPS_DRAWN):
-        atoms_G = draw.choice(sizes, size=batch, p=rows / rows.sum())
+        atoms_G = draw.choice(sizes, size=drawn, p=rows / rows.sum())
         plan = plan_micro_batches(atoms_G, world_size, config.data.pair_budget)
         turns += plan.per_rank
         real += int(((atoms_G.astype(np.int64) + 1) ** 2).sum())
@@ -174,10 +177,11 @@ def _cut(config: PretrainConfig, objective: Objective, histogram: Mapping[int, i
             busy += world_size * count * (n + 1) ** 2
             flops += count * objective.training_flops(model, n)
             traffic += training_traffic_bytes(model, count, n, width)
+    share = batch / drawn / _STEPS_DRAWN
     return _Cut(
-        micro_batches=turns / _STEPS_DRAWN,
-        flops=flops / _STEPS_DRAWN,
-        traffic=traffic / _STEPS_DRAWN,
+        micro_batches=turns * share,
+        flops=flops * share,
+        traffic=traffic * share,
         padding=1 - real / spent,
         waiting=1 - spent / busy,
     )

@@ -18,6 +18,13 @@ from unimol_scale.store.remote import is_url
 
 # Flag → the setting that it stands for.
 _FLAGS = {"objective": "objective.name", "data": "data.path", "output": "output", "zero_stage": "zero.stage"}
+# Setting, or group of settings → where its value comes from when it is not given.
+GIVEN_SETTINGS = {
+    "size": "set by --size",
+    "model": "set by --size",
+    "output": "default: runs/SIZE-OBJECTIVE-seedN",
+    "data.path": "default: the one store under data/",
+}
 STORE_HINT = "python conformer_gen/build.py --source sample makes one"
 
 

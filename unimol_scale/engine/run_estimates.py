@@ -55,7 +55,7 @@ class RunEstimates:
         Raises:
             UnimolScaleError: the command would be refused, or its store is missing.
         """
-        given = build_parser().parse_intermixed_args(list(arguments))
+        given = build_parser().parse_args(list(arguments))
         config = with_teacher_named(resolve(given.size, given.config, flags_of(given), given.assignments))
         plan = self._plan(config, ranks)
         seconds = plan.time.seconds * config.train.steps

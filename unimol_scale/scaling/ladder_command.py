@@ -1,7 +1,7 @@
 """The verb ``ladder``: arguments and printing. Imports the rest only when it runs."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,13 @@ def add_ladder(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
         "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
     )
     verb.set_defaults(run=partial(_run, estimates=estimates))
+    verb.take_settings(_settings)
+
+
+def _settings() -> tuple[type[Any], Mapping[str, str]]:
+    from unimol_scale.scaling.ladder import LadderConfig
+
+    return LadderConfig, {}
 
 
 def _run(arguments: argparse.Namespace, estimates: Estimates) -> int:

@@ -200,3 +200,23 @@ def test_real_tables(shared_data: Path) -> None:
     tox = read(shared_data / "moleculenet" / "tox21.csv", labels={"NR-AR": "", "SR-p53": ""})
     assert len(tox) == 7831
     assert 0 < sum(math.isnan(row.labels[1]) for row in tox) < 2000
+
+
+def test_the_extension_of_a_smiles_is_read_alike_from_every_format(tmp_path: Path) -> None:
+    binol = "Oc1ccc2ccccc2c1-c1c(O)ccc2ccccc12"
+    molecules = {"r": f"{binol} |wU:10.10|", "s": f"{binol} |wD:10.10|", "rac": "C[C@H](O)CC |&1:1|", "p": "CCO"}
+    (tmp_path / "a.smi").write_text("".join(f"{text} {name}\n" for name, text in molecules.items()))
+    (tmp_path / "tabs.smi").write_text("smiles\tid\n" + "".join(f"{t}\t{name}\n" for name, t in molecules.items()))
+    (tmp_path / "commas.smi").write_text("smiles,id\n" + "".join(f"{t},{name}\n" for name, t in molecules.items()))
+    (tmp_path / "a.csv").write_text("smiles,id\n" + "".join(f"{text},{name}\n" for name, text in molecules.items()))
+    table = pa.table({"smiles": list(molecules.values()), "id": list(molecules)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for source, file in (
+        ("smiles", "a.smi"),
+        ("smiles", "tabs.smi"),
+        ("smiles", "commas.smi"),
+        ("csv", "a.csv"),
+        ("parquet", "a.parquet"),
+    ):
+        rows = list(read_source(SourceConfig(name=source, input=(str(tmp_path / file),))))
+        assert {row.id: row.smiles for row in rows} == molecules, file

@@ -33,6 +33,8 @@ def test_parquet_and_csv_say_the_same(tmp_path: Path) -> None:
             right.flops,
             right.loss,
         )
+    (tmp_path / "t.parquet").rename(tmp_path / "table")
+    assert [record.loss for record in read_table(tmp_path / "table", {})[0]] == [2.5, 2.0]
     with pytest.raises(RunError, match="not a Parquet table"):
         read_table(table(tmp_path / "no.parquet", "N,D,loss\n"), {})
 
