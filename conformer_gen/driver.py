@@ -9,6 +9,7 @@ from conformer_gen import assemble, nvmolkit_engine, pipeline, report, workspace
 from conformer_gen.config import BuildConfig
 from conformer_gen.embed import embed_molecule
 from conformer_gen.worker import Embedder, EmbedJob
+from unimol_scale.common.writable import require_folder
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import Manifest
 from unimol_scale.store.shards import Store, open_store, write_manifest
@@ -68,6 +69,7 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
     if config.embed.engine == "nvmolkit":
         nvmolkit_engine.require_gpus(config.embed)
     output = config.directory
+    require_folder(output)
     plan = workspace.plan_build(config)
     if workspace.claim(output, plan, config.task_size):
         return BuildResult(store=open_store(output), seconds=None, molecules=0)

@@ -8,15 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from unimol_scale.checkpoints import command as checkpoint_command
+from unimol_scale.common.entry import run_command
 from unimol_scale.downstream import command as downstream_command
 from unimol_scale.downstream import embed_command
 from unimol_scale.engine import plan_command
-from unimol_scale.errors import UnimolScaleError
 from unimol_scale.scaling import command as scaling_command
 from unimol_scale.store import command as store_command
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,23 +36,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 when the work asked for is done, 2 for an error that the user can mend, 130 after Ctrl-C.
+        0 when the work asked for is done, 2 for an error that the user can mend, 75 if it was stopped after it had
+        saved what it trained, 130 after Ctrl-C.
     """
+    stopped = "Stopped."
+
+    def work() -> int:
+        nonlocal stopped
+        arguments = _parse(argv)
+        stopped = getattr(arguments, "stopped", stopped)
+        status: int = arguments.run(arguments)
+        return status
+
+    return run_command(work, lambda: stopped)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and not ("assignments" in arguments and all("=" in text and text[0] != "-" for text in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse takes the first settings only, and they may stand between flags
         arguments.assignments += rest
-    try:
-        status: int = arguments.run(arguments)
-        return status
-    except UnimolScaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    return arguments
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # From the top of the stream to its end; a room may import itself and the rooms before it.
-ROOMS = ["errors", "config", "run_files", "store", "data", "model", "objectives", "checkpoints", "engine", "scaling"]
-ROOMS += ["downstream", "cli"]
+ROOMS = ["errors", "config", "run_files", "common", "store", "data", "model", "objectives", "checkpoints", "engine"]
+ROOMS += ["scaling", "downstream", "cli"]
 # Planning and predictions need the model's counts, never its code.
 SCALING_MAY_IMPORT = {"unimol_scale.model.presets", "unimol_scale.model.accounting"}
 WITHOUT_TORCH = ["conformer_gen", "unimol_scale/store", "unimol_scale/scaling", "unimol_scale/config.py"]
+# What every command does before it imports torch.
+WITHOUT_TORCH += [f"unimol_scale/common/{name}.py" for name in ("entry", "streams", "system_limits", "threads")]
 ONLY_IN = {
     "rdkit": ["conformer_gen", "unimol_scale/downstream"],
     "ray": ["conformer_gen/pipeline.py", "conformer_gen/stage.py", "conformer_gen/ray_selection.py"],
@@ -81,7 +83,7 @@ def test_scaling_shares_nothing_with_the_trainer_but_files():
             for name in imports(path):
                 rooms = name.split(".")[1:2] if name.startswith("unimol_scale.") else []
                 known = any(name.startswith(allowed) or allowed.startswith(name) for allowed in SCALING_MAY_IMPORT)
-                assert not rooms or rooms[0] in ("errors", "config", "run_files", "scaling") or known, (
+                assert not rooms or rooms[0] in ("errors", "config", "run_files", "common", "scaling") or known, (
                     f"{path} imports {name}"
                 )
 
@@ -90,7 +92,8 @@ def test_builder_and_trainer_share_the_store_and_nothing_else():
     for path in sources():
         names = {name for name in imports(path) if name.startswith(("unimol_scale.", "conformer_gen"))}
         if inside(path, ["conformer_gen"]):
-            foreign = {n for n in names if n.split(".")[1:2] not in ([], ["store"], ["errors"], ["config"])}
+            shared = ([], ["store"], ["errors"], ["config"], ["common"])
+            foreign = {n for n in names if n.split(".")[1:2] not in shared}
             assert not {n for n in foreign if n.startswith("unimol_scale")}, f"{path} imports {foreign}"
         elif not inside(path, ["unimol_scale/downstream"]):
             assert not {n for n in names if n.startswith("conformer_gen")}, f"{path} imports the builder"

@@ -7,15 +7,17 @@ result is the same.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, queues
 from typing import Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from unimol_scale.common.system_limits import explain
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.planner import Reader, StepPlanner
 from unimol_scale.data.streams import MoleculeKeys
@@ -28,6 +30,7 @@ Corruption = Callable[[MoleculeBatch, MoleculeKeys, int], SampleT]
 # What torch says when a worker was killed rather than raised.
 _DEAD_WORKER = "DataLoader worker (pid"
 MAX_DEATHS = 5
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
@@ -61,7 +64,11 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
         molecule_G, epoch_G, plan = self._plan(step)
         members = plan.of_rank(self._rank)[slot]
         keys = MoleculeKeys(seed=self._seed, epoch_B=epoch_G[members], molecule_B=molecule_G[members])
-        return pack(self._corruption(self._reader.read(keys), keys, step))
+        packed = pack(self._corruption(self._reader.read(keys), keys, step))
+        if get_worker_info() is not None:
+            # The queue would do it later, in a thread whose errors reach nobody: a full /dev/shm is told from here.
+            packed.block.share_memory_()  # type: ignore[no-untyped-call]
+        return packed
 
 
 class _Addresses(Sampler[tuple[int, int]]):
@@ -111,7 +118,8 @@ class StepLoader(Generic[SampleT]):
         A worker process that is killed from outside costs nothing but time: what it had in hand is prepared again.
 
         Raises:
-            RunError: workers die again and again at the same micro-batch.
+            RunError: workers die again and again at the same micro-batch, or the system refuses them shared memory or
+                open files.
         """
         step, deaths = first, 0
         while step < last:
@@ -121,6 +129,8 @@ class StepLoader(Generic[SampleT]):
                     yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
                     step, deaths = step + 1, 0
             except RuntimeError as error:
+                if (line := explain(error)) is not None:
+                    raise RunError(line) from error
                 if _DEAD_WORKER not in str(error):
                     raise
                 deaths += 1
@@ -142,19 +152,19 @@ class StepLoader(Generic[SampleT]):
             prefetch_factor=self._prefetch if self._workers else None,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="forkserver" if self._workers else None,
-            worker_init_fn=_end_with_rank,
+            worker_init_fn=_prepare_worker,
         )
 
 
 def _start_loader_server() -> None:
     """Start the process that loader processes are forked from, deaf to the signals that stop a run.
 
-    A batch system sends them to every process, and the rank has a state to save first. Its children are deaf as well;
-    they end with their rank: see ``_end_with_rank``.
+    A batch system and a terminal send them to every process, and the rank has a state to save first. Its children are deaf as well;
+    they end with their rank: see ``_prepare_worker``.
     """
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
     try:
         forkserver.ensure_running()
     finally:
@@ -162,8 +172,8 @@ def _start_loader_server() -> None:
             signal.signal(number, handler)
 
 
-def _end_with_rank(worker: int) -> None:
-    """Let this loader process end when its rank is gone, however the rank ended.
+def _prepare_worker(worker: int) -> None:
+    """Let this loader process end when its rank is gone, however the rank ended, and when a batch cannot be sent.
 
     torch's own watch asks for the parent process, which is the server here; and the server lives as long as one of its
     children does, since each of them holds the pipe by whose end it would know.
@@ -175,4 +185,14 @@ def _end_with_rank(worker: int) -> None:
         rank.join()
         os._exit(1)
 
+    for number in _STOP_SIGNALS:  # torch has given SIGTERM a handler of its own
+        signal.signal(number, signal.SIG_IGN)
+    # The thread that sends batches would print the error, leave the batch out, and let the rank wait for ever.
+    queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     threading.Thread(target=watch, name="end with the rank", daemon=True).start()
+
+
+def _end_worker(error: Exception, item: object) -> None:
+    """End this loader process, which the rank notices; the error is told through standard error."""
+    print(f"a loader process cannot send a batch: {explain(error) or error}", file=sys.stderr, flush=True)
+    os._exit(1)
