@@ -3,6 +3,8 @@
 import errno
 import resource
 
+from unimol_scale.errors import ConfigError
+
 # More than any command here opens; some systems set a hard limit of a thousand million.
 _MOST_FILES = 65_536
 _PORT_TAKEN = ("EADDRINUSE", "Address already in use")
@@ -27,6 +29,20 @@ def raise_file_limit() -> None:
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def require_open_files(number: int) -> None:
+    """Refuse to start where the system permits fewer open files than that.
+
+    Raises:
+        ConfigError: it does.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and limit < number:
+        raise ConfigError(
+            f"this process may open {limit:,} files and needs about {number:,}: raise the limit, for example by "
+            "`ulimit -n 4096`, or lower data.workers"
+        )
 
 
 def explain(error: BaseException) -> str | None:

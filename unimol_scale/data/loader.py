@@ -30,6 +30,7 @@ Corruption = Callable[[MoleculeBatch, MoleculeKeys, int], SampleT]
 # What torch says when a worker was killed rather than raised.
 _DEAD_WORKER = "DataLoader worker (pid"
 MAX_DEATHS = 5
+_WARNINGS = "PYTHONWARNINGS"
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -165,9 +166,15 @@ def _start_loader_server() -> None:
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         return
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
+    filters = os.environ.get(_WARNINGS)
+    # A rank that ends at once leaves semaphores behind; the process that removes them need not tell of each.
+    os.environ[_WARNINGS] = ",".join(filter(None, (filters, "ignore:resource_tracker:UserWarning")))
     try:
         forkserver.ensure_running()
     finally:
+        os.environ.pop(_WARNINGS)
+        if filters is not None:
+            os.environ[_WARNINGS] = filters
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimol_scale.common.entry import EXIT_STOPPED, EXIT_USER_ERROR
-from unimol_scale.common.system_limits import explain
+from unimol_scale.common.system_limits import explain, require_open_files
 from unimol_scale.common.writable import require_folder
 from unimol_scale.engine.learning import with_teacher_named
 from unimol_scale.engine.plan import describe
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
             return 0
         if is_main:
             require_folder(config.output)
+        # A loader process and each batch on its way take a few, those of the validation as well.
+        require_open_files(32 + 2 * config.data.workers * (config.data.prefetch + 4))
         with StopRequest() if stop is None else contextlib.nullcontext(stop) as stop:
             return _train(config, arguments, stop)
     except UnimolScaleError as error:
