@@ -192,8 +192,6 @@ def _prepare_worker(worker: int) -> None:
         rank.join()
         os._exit(1)
 
-    for number in _STOP_SIGNALS:  # torch has given SIGTERM a handler of its own
-        signal.signal(number, signal.SIG_IGN)
     # The thread that sends batches would print the error, leave the batch out, and let the rank wait for ever.
     queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     threading.Thread(target=watch, name="end with the rank", daemon=True).start()

@@ -88,7 +88,7 @@ def test_cores_are_those_of_the_affinity(unsaid: pytest.MonkeyPatch) -> None:
         ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
         ("0::/job/step\n", {"job/cpu.max": "300000 100000\n", "job/step/cpu.max": "max 100000\n"}, 3),
         ("0::/of/the/host\n", {"cpu.max": "400000 100000\n"}, 4),
-        ("4:cpu,cpuacct:/a\n", {"cpu,cpuacct/cpu.cfs_quota_us": "500000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 5),
+        ("4:cpu,x:/a\n", {"cpu,x/cpu.cfs_quota_us": "500000", "cpu,x/cpu.cfs_period_us": "100000"}, 5),
         ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
     ],
 )  # fmt: skip
