@@ -129,10 +129,10 @@ class StepLoader(Generic[SampleT]):
                 while step < last:
                     yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
                     step, deaths = step + 1, 0
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
                 if (line := explain(error)) is not None:
                     raise RunError(line) from error
-                if _DEAD_WORKER not in str(error):
+                if not _is_death(error):
                     raise
                 deaths += 1
                 if deaths == MAX_DEATHS:
@@ -195,6 +195,14 @@ def _prepare_worker(worker: int) -> None:
     # The thread that sends batches would print the error, leave the batch out, and let the rank wait for ever.
     queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     threading.Thread(target=watch, name="end with the rank", daemon=True).start()
+
+
+def _is_death(error: Exception) -> bool:
+    """Return whether an error says that a loader process has died, and not what it was doing."""
+    # It may die between the batch and the descriptor of its memory, which is fetched by a connection to it. What a
+    # loader process raises itself begins with "Caught".
+    lost = isinstance(error, (ConnectionError, FileNotFoundError, EOFError)) and not str(error).startswith("Caught ")
+    return lost or _DEAD_WORKER in str(error)
 
 
 def _end_worker(error: Exception, item: object) -> None:

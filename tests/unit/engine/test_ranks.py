@@ -33,7 +33,7 @@ def test_missing_variables_are_named(untold):
 
 # In a process of its own: torch's group of ranks belongs to the whole process.
 ALONE = """
-import sys, torch
+import os, sys, torch
 from unimol_scale.engine import ranks
 from unimol_scale.errors import ConfigError
 try:
@@ -41,6 +41,10 @@ try:
 except ConfigError as error:
     sys.exit(f"error: {error}")
 print(ranks.share_cores(me, 30_000), ranks.share_cores(me, 10**9), torch.get_num_threads())
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(ranks.share_cores(me, 10**9), torch.get_num_threads())
+os.environ["OMP_NUM_THREADS"] = "3"
+print(ranks.share_cores(me, 30_000), torch.get_num_threads())
 """
 
 
@@ -51,21 +55,12 @@ def start_alone(**variables: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_rank_computes_on_as_many_threads_as_its_model_can_use_and_its_cores_allow():
-    done = start_alone()
+def test_threads_follow_the_models_size_the_cores_and_first_of_all_the_user():
+    by_size, bound, told = start_alone().stdout.splitlines()
     cores = len(os.sched_getaffinity(0))
-    assert done.stdout.split() == ["1", str(cores), str(cores)], done.stderr
-    core = str(min(os.sched_getaffinity(0)))
-    bound = subprocess.run(
-        ["taskset", "-c", core, sys.executable, "-c", ALONE],
-        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert bound.stdout.split() == ["1", "1", "1"], bound.stderr
-
-
-def test_the_users_number_of_threads_wins():
-    assert start_alone(OMP_NUM_THREADS="3").stdout.split() == ["3", "3", "3"]
+    assert by_size.split() == ["1", str(cores), str(cores)]
+    assert bound.split() == ["1", "1"]
+    assert told.split() == ["3", "3"]
 
 
 def test_a_port_that_is_taken_is_one_line_that_names_it():
