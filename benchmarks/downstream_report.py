@@ -163,7 +163,7 @@ def _starts(starts: Mapping[str, str]) -> list[str]:
 
 def _store(run: Path) -> tuple[str, str]:
     """Return the name of the store of a run and the sizes of its molecules, if it is here."""
-    if (place := store_of(run)) is None:
+    if (place := store_of(run).path) is None:
         return "–", "–"
     manifest = open_store(place).manifest
     histogram = manifest.splits["train"].size_histogram

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ import psutil
 import torch
 from machine import processor
 
+from unimol_scale.common.metrics_file import read_metrics
 from unimol_scale.common.threads import usable_cores
 from unimol_scale.run_files import METRICS_NAME, SUMMARY_NAME
 
@@ -112,7 +114,7 @@ def is_rank(process: psutil.Process) -> bool:
         return False
 
 
-def step_seconds(events: list[dict[str, float]]) -> list[float]:
+def step_seconds(events: Sequence[dict[str, float]]) -> list[float]:
     """Return the seconds of each step but the first, from the log events of training."""
     marks = [event["seconds"] for event in events if "loss" in event]
     return [after - before for before, after in itertools.pairwise(marks)]
@@ -120,7 +122,7 @@ def step_seconds(events: list[dict[str, float]]) -> list[float]:
 
 def report(options: argparse.Namespace, run: Path, peaks: Peaks) -> str:
     """Return what was measured as Markdown."""
-    events = [json.loads(line) for line in (run / METRICS_NAME).read_text().splitlines()]
+    events = read_metrics(run / METRICS_NAME).events
     training = [event for event in events if "loss" in event]
     summary = json.loads((run / SUMMARY_NAME).read_text())
     seconds = step_seconds(events)

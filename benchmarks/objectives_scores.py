@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unimol_scale.checkpoints.pretrained import from_pretrained
+from unimol_scale.common.metrics_file import read_metrics, values_by_step
 from unimol_scale.data.dataset import DataConfig, validation_loader
 from unimol_scale.model.headed import HeadedModel
 from unimol_scale.objectives.base import Objective, Sample
@@ -49,14 +50,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     A step that a resumed run did again counts as it was done last.
     """
     summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-    curves: dict[str, dict[int, float]] = {}
-    for line in (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        for key in event:
-            if key.startswith(VALID):
-                curves.setdefault(key.removeprefix(VALID), {})[event["step"]] = event[key]
+    events = read_metrics(folder / METRICS_NAME).events
+    keys = sorted({key for event in events for key in event if key.startswith(VALID)})
     return {
-        "curves": {term: [[step, curve[step]] for step in sorted(curve)] for term, curve in curves.items()},
+        "curves": {key.removeprefix(VALID): list(map(list, values_by_step(events, key).items())) for key in keys},
         "seconds": summary["seconds"],
         "parameters": summary["parameters"]["total"],
         "diverged": summary["diverged"],

@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from machine import processor
 
+from unimol_scale.common.metrics_file import read_metrics
 from unimol_scale.data.dataset import training_loader
-from unimol_scale.engine.events import read_events
 from unimol_scale.engine.learning import objective_of
 from unimol_scale.engine.ranks import Ranks, part, share_cores, start_ranks
 from unimol_scale.engine.run_config import PretrainConfig, resolve
@@ -94,7 +94,7 @@ def loop_seconds(config: PretrainConfig, ranks: Ranks) -> dict[str, float]:
     """Return the seconds of one step of the training loop, the mean after warm-up, and the share spent on data."""
     with StopRequest() as stop:
         Trainer(config, ranks).run(stop, resume=False)
-    events = [event for event in read_events(config.output / METRICS_NAME) if "loss" in event]
+    events = [event for event in read_metrics(config.output / METRICS_NAME).events if "loss" in event]
     first, last = next(event for event in events if event["step"] >= WARM_UP), events[-1]
     steps = last["step"] - first["step"]
     return {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from unimol_scale.engine.events import read_events
+from unimol_scale.common.metrics_file import read_metrics
 from unimol_scale.run_files import CHECKPOINTS, METRICS_NAME
 
 SCRIPT = Path(__file__).resolve().parents[1] / "launch" / "pretrain.py"
@@ -179,7 +179,7 @@ def is_saving(run: Path) -> bool:
 
 def curve(run: Path) -> dict[str, dict[int, float]]:
     """Return key → step → value of what must come out alike."""
-    events = read_events(run / METRICS_NAME)
+    events = read_metrics(run / METRICS_NAME).events
     return {key: {event["step"]: event[key] for event in events if key in event} for key in CURVE}
 
 

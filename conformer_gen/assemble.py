@@ -257,7 +257,13 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
             f"delete {output} and build again"
         )
     counts = Counts(
-        read=selection.num_read, stored=stored, duplicates=duplicates, failed=failed, not_sampled=not_sampled
+        read=selection.num_read,
+        stored=stored,
+        duplicates=duplicates,
+        failed=failed,
+        not_sampled=not_sampled,
+        conflicting=selection.num_conflicting,
+        conformers_left_out=selection.num_left_out,
     )
     return strict.build(
         Manifest,

@@ -28,7 +28,8 @@ def match_atoms(molecule: Chem.Mol, geometry: Geometry) -> list[int] | None:
     Args:
         molecule: from a SMILES, with all hydrogens as atoms.
         geometry: of the same atoms. Atoms in the order of the SMILES need one conformer with its bonds; else the
-            first that is no depiction tells the bonds. Where all are depictions, the order of the SMILES is taken.
+            first with its bonds tells the order. Depictions have other bond lengths: where there are some and no
+            conformer has the bonds, the order of the SMILES is taken.
 
     Returns:
         The order; None if elements or bonds differ. Of several matches, one that has the stereo of the SMILES if
@@ -36,17 +37,36 @@ def match_atoms(molecule: Chem.Mol, geometry: Geometry) -> list[int] | None:
     """
     symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]
     in_order = symbols == list(geometry.symbols)
-    solid = [at for at, origin in enumerate(geometry.origins) if origin != ConformerOrigin.FLAT]
-    if sorted(symbols) != sorted(geometry.symbols) or not (solid or in_order):
+    if sorted(symbols) != sorted(geometry.symbols):
         return None
-    if not solid:
+    flat = [origin == ConformerOrigin.FLAT for origin in geometry.origins]
+    solid_first = sorted(range(len(flat)), key=flat.__getitem__)
+    if in_order and any(_has_bonds_of(molecule, geometry, conformer) for conformer in solid_first):
         return list(range(len(symbols)))
-    if in_order and any(_has_bonds_of(molecule, geometry, conformer) for conformer in solid):
-        return list(range(len(symbols)))
-    positions = geometry.positions[solid[0]].astype(np.float64)
-    relative = _relative_distances(geometry.symbols, positions)
-    order = _match_bonds(molecule, geometry.symbols, positions, relative)
-    return order and _with_given_stereo(molecule, order, positions)
+    for conformer in solid_first:
+        positions = geometry.positions[conformer].astype(np.float64)
+        relative = _relative_distances(geometry.symbols, positions)
+        order = _match_bonds(molecule, geometry.symbols, positions, relative)
+        if order is not None:
+            return _with_given_stereo(molecule, order, positions)
+    return list(range(len(symbols))) if in_order and any(flat) else None
+
+
+def match_graphs(ours: Chem.Mol, theirs: Chem.Mol) -> list[tuple[int, ...]]:
+    """Return the ways to lay one molecule's heavy atoms on another's: for each of ours, the number of theirs.
+
+    Compared are elements, bonds without their orders, and the hydrogens at each atom; none where they differ.
+    """
+    skeletons = []
+    for molecule in (ours, theirs):
+        symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]
+        counts = [atom.GetTotalNumHs(includeNeighbors=True) for atom in molecule.GetAtoms()]
+        skeletons.append(_Skeleton(symbols, _bonds(molecule), counts))
+    mine, other = skeletons
+    if mine.graph.GetNumAtoms() != other.graph.GetNumAtoms() or mine.graph.GetNumBonds() != other.graph.GetNumBonds():
+        return []
+    matches = other.graph.GetSubstructMatches(mine.graph, uniquify=False, maxMatches=MAX_MATCHES)
+    return [tuple(other.heavy[at] for at in match) for match in matches]
 
 
 def distances(positions: Float64) -> Float64:
@@ -120,18 +140,19 @@ class _Skeleton:
     Hydrogens of one atom can not be told apart, and matching them one by one would try all their permutations.
     """
 
-    def __init__(self, symbols: Sequence[str], bonds: Bonds) -> None:
-        self._heavy = [number for number, symbol in enumerate(symbols) if symbol != "H"]
-        self._hydrogens: dict[int, list[int]] = {number: [] for number in self._heavy}
-        place = {number: at for at, number in enumerate(self._heavy)}
+    def __init__(self, symbols: Sequence[str], bonds: Bonds, counts: Sequence[int] | None = None) -> None:
+        """Take the hydrogens at each atom from ``counts``, or else count those that are atoms."""
+        self.heavy = [number for number, symbol in enumerate(symbols) if symbol != "H"]
+        self._hydrogens: dict[int, list[int]] = {number: [] for number in self.heavy}
+        place = {number: at for at, number in enumerate(self.heavy)}
         graph = Chem.RWMol()
         for first, second in bonds:
             for atom, other in ((first, second), (second, first)):
                 if atom in place and other not in place:
                     self._hydrogens[atom].append(other)
-        for number in self._heavy:
+        for number in self.heavy:
             atom = Chem.Atom(symbols[number])
-            atom.SetIsotope(len(self._hydrogens[number]))
+            atom.SetIsotope(len(self._hydrogens[number]) if counts is None else counts[number])
             graph.AddAtom(atom)
         for first, second in bonds:
             if first in place and second in place:
@@ -141,8 +162,8 @@ class _Skeleton:
     def order_in(self, other: "_Skeleton", match: tuple[int, ...]) -> list[int]:
         """Return the number in ``other`` of each atom, hydrogens included, for a match of the graphs."""
         order: dict[int, int] = {}
-        for mine, at in zip(self._heavy, match, strict=True):
-            theirs = other._heavy[at]
+        for mine, at in zip(self.heavy, match, strict=True):
+            theirs = other.heavy[at]
             order[mine] = theirs
             order.update(zip(self._hydrogens[mine], other._hydrogens[theirs], strict=True))
         return [order[number] for number in sorted(order)]

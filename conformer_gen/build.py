@@ -10,17 +10,18 @@ The same command resumes a build that was stopped, by whatever.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unimol_scale import config as strict
+from unimol_scale.common.command_line import CommandParser
 from unimol_scale.common.entry import GOES_ON, run_command
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the command; each flag is short for a key of ``BuildConfig``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--source", metavar="S", help="sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9 or unimol-lmdb")
     add("--input", nargs="+", metavar="PATH", help="files, directories, URLs, .uri lists; zinc20: C[A-D]AA too")
@@ -31,13 +32,21 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="processes of a local Ray (default: all cores)")
     add("--ray-address", metavar="A", help="use a running Ray cluster; its nodes must share the output directory")
     add("--limit", type=int, metavar="N", help="read only the first N rows")
+    add("--sample", type=int, metavar="N", help="draw N rows at random, by the seed; reads every input to its end")
     add("--hydrogens", action="store_true", default=None, help="keep hydrogens as atoms")
     add("--engine", metavar="E", help="rdkit (default), nvmolkit on NVIDIA GPUs, or depiction: flat, for 2D models")
     add("--exclude", nargs="+", metavar="FILE", help="molecules that must not enter, such as test sets of benchmarks")
     add("--config", type=Path, metavar="FILE", help="YAML with the keys of configs/build/sample.yaml")
     add("--dry-run", action="store_true", help="measure a few rows; print rows, core-hours and bytes of a build")
-    add("overrides", nargs="*", metavar="key=value", help="any other key, such as curate.valid_fraction=0.1")
+    add("assignments", nargs="*", metavar="key=value", help="any other key, such as curate.valid_fraction=0.1")
+    parser.take_settings(_settings, files=("input", "exclude"))
     return parser
+
+
+def _settings() -> tuple[type[Any], Mapping[str, str]]:
+    from conformer_gen.config import BuildConfig
+
+    return BuildConfig, {"source.name": "set by --source"}
 
 
 def config_tree(arguments: argparse.Namespace) -> tuple[dict[str, Any], strict.Origin]:
@@ -47,6 +56,7 @@ def config_tree(arguments: argparse.Namespace) -> tuple[dict[str, Any], strict.O
         ("source", "name"): arguments.source,
         ("source", "input"): arguments.input,
         ("source", "limit"): arguments.limit,
+        ("source", "sample"): arguments.sample,
         ("embed", "conformers"): arguments.conformers,
         ("embed", "hydrogens"): arguments.hydrogens,
         ("embed", "engine"): arguments.engine,
@@ -57,7 +67,7 @@ def config_tree(arguments: argparse.Namespace) -> tuple[dict[str, Any], strict.O
         ("workers",): arguments.workers,
         ("ray_address",): arguments.ray_address,
     }
-    given = strict.parse_overrides(arguments.overrides)
+    given = strict.parse_overrides(arguments.assignments)
     for path, value in flags.items():
         if value is not None:
             given = strict.merge(given, {path[0]: {path[1]: value} if len(path) == 2 else value})

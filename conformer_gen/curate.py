@@ -12,7 +12,15 @@ from typing import Literal
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from conformer_gen.geometry import conformer_origins, ordered_coordinates, parse_row
+from conformer_gen.canonical import ISOTOPE, canonical_smiles, without_hydrogens, without_isotopes
+from conformer_gen.geometry import (
+    atom_numbers,
+    conformer_origins,
+    number_atoms,
+    ordered_coordinates,
+    parse_row,
+    sound_conformers,
+)
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32
@@ -35,6 +43,9 @@ class CurateConfig:
         radicals: "reject" neutral molecules with unpaired electrons, most of which are SMILES with a hydrogen
             forgotten, such as C[S](=O)=O; or "keep" them. Always kept: radical ions; metals, whose count of unpaired
             electrons means little; and rows that bring their own geometry, which needs no valences.
+        isotopes: "keep" mass numbers: a labelled compound is another molecule than the plain one, with its own labels,
+            and deuterium stays an atom of the record. Or "remove" them. Models see elements only: the deuterium as a
+            hydrogen, ¹³C as carbon.
         exclude: files (SMILES, CSV, Parquet or SDF) of molecules that must not enter the store, such as benchmarks.
         exclude_by: what an excluded molecule takes with it: the same "molecule" whatever its stereo, isotopes and
             charges; all with its Murcko "scaffold", if it has rings; or "both".
@@ -48,6 +59,7 @@ class CurateConfig:
     max_atoms: int | None = None
     fragments: Literal["largest", "reject"] = "largest"
     radicals: Literal["reject", "keep"] = "reject"
+    isotopes: Literal["keep", "remove"] = "keep"
     exclude: tuple[Path, ...] = ()
     exclude_by: Literal["molecule", "scaffold", "both"] = "molecule"
     split: Literal["scaffold", "random"] = "scaffold"
@@ -73,17 +85,20 @@ class Curated:
     """A row that is a molecule.
 
     Attributes:
-        smiles: canonical, isomeric, largest fragment, no hydrogens as atoms, no atom maps.
+        smiles: canonical, isomeric, largest fragment, no atom maps; no hydrogens as atoms but those that must be (see
+            ``canonical``). With ChemAxon's extension where the molecule is a racemate or an atropisomer.
         scaffold_smiles: Murcko scaffold without stereo; empty for molecules without rings.
-        conformers: [k, n, 3] Å where the source has geometry: heavy atoms in the order of ``smiles``, followed by the
+        conformers: [k, n, 3] Å where the source has geometry: the atoms of ``smiles``, followed by the other
             hydrogens, in the order of RDKit's ``AddHs``, if the source has all of them.
         origins: [k] codes of ``ConformerOrigin``; empty where conformers are to be made.
+        left_out: conformers of the source that are no geometry of the molecule.
     """
 
     smiles: str
     scaffold_smiles: str
     conformers: Float32 | None = None
     origins: tuple[int, ...] = ()
+    left_out: int = 0
 
 
 def curate_molecule(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
@@ -103,29 +118,32 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
     if fragments > 1 and config.fragments == "reject":
         return Rejected(reason="several_fragments", detail=f"{fragments} fragments; curate.fragments=largest takes one")
     fragment = _largest_fragment(parsed) if fragments > 1 else parsed
+    if config.isotopes == "remove":
+        fragment = without_isotopes(fragment)
+    origins = conformer_origins(row, fragment)
+    if origins:
+        number_atoms(fragment)
     # Most have none left to remove, and looking for them the thorough way is a fifth of the whole work.
     heavy_only = fragment.GetNumAtoms() == fragment.GetNumHeavyAtoms()
-    molecule = fragment if heavy_only else Chem.RemoveAllHs(fragment)
-    smiles = _canonical_smiles(molecule)
-    origins = conformer_origins(row, fragment)
+    molecule = fragment if heavy_only else without_hydrogens(fragment)
+    if isinstance(molecule, Rejected):
+        return molecule
+    written = canonical_smiles(molecule, extended=bool(row.block) or "|" in row.smiles)
+    if isinstance(written, Rejected):
+        return written
+    smiles, order = written
     if (rejected := _unusable(molecule, smiles, config, has_geometry=bool(origins))) is not None:
         return rejected
     curated = Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(molecule))
     if not origins:
         return curated
-    order = list(molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
-    return dataclasses.replace(curated, conformers=ordered_coordinates(fragment, order), origins=origins)
-
-
-def _canonical_smiles(molecule: Chem.Mol) -> str:
-    """Return the canonical SMILES without atom maps, a label of the source; ``molecule`` loses them too."""
-    smiles: str = Chem.MolToSmiles(molecule)
-    if ":" not in smiles:  # of atom maps only, in SMILES that RDKit writes
-        return smiles
-    for atom in molecule.GetAtoms():
-        atom.SetAtomMapNum(0)
-    unmapped: str = Chem.MolToSmiles(molecule)
-    return unmapped
+    sound = sound_conformers(fragment, origins)
+    if isinstance(sound, Rejected):
+        return sound
+    coordinates = ordered_coordinates(fragment, atom_numbers(molecule, order))
+    return dataclasses.replace(
+        curated, conformers=coordinates[sound.kept], origins=sound.origins, left_out=len(origins) - len(sound.kept)
+    )
 
 
 def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geometry: bool) -> Rejected | None:
@@ -154,9 +172,9 @@ def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geom
 
 
 def scaffold_smiles(molecule: Chem.Mol) -> str:
-    """Return the Murcko scaffold (Bemis and Murcko 1996) without stereo; empty for a molecule without rings."""
+    """Return the Murcko scaffold (Bemis and Murcko 1996) without stereo and isotopes; empty for one without rings."""
     scaffold: str = MurckoScaffold.MurckoScaffoldSmiles(mol=molecule)  # type: ignore[no-untyped-call]
-    return scaffold
+    return scaffold_smiles(without_isotopes(molecule)) if ISOTOPE.search(scaffold) else scaffold
 
 
 def _largest_fragment(molecule: Chem.Mol) -> Chem.Mol:

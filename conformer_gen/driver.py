@@ -1,18 +1,29 @@
 """A build from beginning to end: claim the directory, run the stages, assemble, report, commit. The order of things."""
 
+import contextlib
 import dataclasses
 import errno
+import itertools
 import shutil
 import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from conformer_gen import assemble, nvmolkit_engine, pipeline, report, workspace
+from conformer_gen import assemble, nvmolkit_engine, report, without_ray, workspace
+from conformer_gen.build_stages import Executor, run_stages
 from conformer_gen.config import BuildConfig
 from conformer_gen.embed import embed_molecule
+from conformer_gen.exclusions import NO_EXCLUSIONS, read_exclusions
+from conformer_gen.selection import read_selection
+from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.reader import read_source
 from conformer_gen.worker import Embedder, EmbedJob
 from unimol_scale.common.writable import require_folder
 from unimol_scale.errors import StoreError
-from unimol_scale.store.manifest import Manifest
+from unimol_scale.store.manifest import MANIFEST_NAME, Manifest
 from unimol_scale.store.shards import Store, open_store, write_manifest
+
+DOWNLOADS = "downloads"  # in the work directory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +82,8 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
     output = config.directory
     require_folder(output)
     plan = workspace.plan_build(config)
+    finished = (output / MANIFEST_NAME).is_file()
+    exclusions = NO_EXCLUSIONS if finished else read_exclusions(config.curate)  # before anything is written
     if workspace.claim(output, plan, config.task_size):
         return BuildResult(store=open_store(output), seconds=None, molecules=0)
     work = output / workspace.WORK_NAME
@@ -81,14 +94,36 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
         embedder=embedder,
     )
     with workspace.locked(output):
-        with pipeline.on_ray(config):
-            outcome = pipeline.run_stages(config, work.absolute(), job)
-            manifest = assemble.assemble(output, config, plan, outcome.selection, pipeline.runner(config))
+        num_rows, rows = _rows(config, work)
+        with _executor(config, num_rows, embedder) as executor:
+            outcome = run_stages(config, work.absolute(), job, rows, exclusions, executor)
+            manifest = assemble.assemble(output, config, plan, outcome.selection, executor.run_all)
         report.write_report(_unfinished_store(config, manifest), output / assemble.FAILURES_NAME, work)
         workspace.sweep(output)
         write_manifest(output, manifest)
         shutil.rmtree(work)
     return BuildResult(store=open_store(output), seconds=time.monotonic() - began, molecules=outcome.num_embedded)
+
+
+def _rows(config: BuildConfig, work: Path) -> tuple[int, Iterable[SourceMolecule]]:
+    """Return the rows of the source, and how many there are, or of many at least how many."""
+    if (selection := read_selection(work)) is not None:
+        return selection.num_read, ()
+    rows = read_source(config.source, work / DOWNLOADS, config.seed)
+    first = list(itertools.islice(rows, without_ray.FEW_CONFORMERS + 1))
+    return len(first), itertools.chain(first, rows)
+
+
+@contextlib.contextmanager
+def _executor(config: BuildConfig, num_rows: int, embedder: Embedder) -> Iterator[Executor]:
+    if without_ray.suits(config, num_rows, embedder):
+        with without_ray.InChild(config) as executor:
+            yield executor
+    else:
+        from conformer_gen import pipeline  # brings Ray, which takes seconds to import and to start
+
+        with pipeline.on_ray(config) as executor:
+            yield executor
 
 
 def _unfinished_store(config: BuildConfig, manifest: Manifest) -> Store:

@@ -18,6 +18,7 @@ from conformer_gen import placing, prune
 from conformer_gen.graph import molecule_graph
 from conformer_gen.stereo import compare_stereo
 from unimol_scale.errors import ConfigError
+from unimol_scale.store.geometry_faults import Conformers, Fault, find_faults
 from unimol_scale.store.schema import (
     COORDINATE_SCALE,
     INT16_LIMIT,
@@ -31,6 +32,8 @@ from unimol_scale.store.schema import (
     UInt8,
 )
 
+LARGEST_ENERGY = 1e5  # kcal/mol; a force field that ends above has atoms upon each other
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
@@ -42,7 +45,8 @@ class EmbedConfig:
         attempts: of the embedder for each conformer, from each kind of start. Every molecule of the NCI sample and of
             800 from ZINC20 that embeds at all needs 8 or fewer; a count stops hopeless ones (2 % of ZINC20, mostly
             impossible stereo of bridged rings) at the same point on every machine; 64 spent half of a build on them.
-        timeout_s: seconds for embedding from one kind of start, for what a count does not stop.
+        timeout_s: seconds for embedding from one kind of start, for what a count does not stop; as long again for all
+            further starts of a molecule whose atoms clash.
         max_iterations: of the force field; 200, RDKit's default, leaves most drug-sized molecules unconverged.
         stereo: "drop" leaves out conformers whose stereo is not what the SMILES gives, since their features would be
             another molecule's; it costs nothing (none of 3,846 conformers of the NCI set, ZINC20, ChEMBL, inorganics
@@ -174,16 +178,29 @@ def embed_molecule(molecule: CuratedMolecule, config: EmbedConfig, seed: int) ->
         return _record_from_file(molecule, heavy, full, config)
     if config.engine == "depiction":
         return _record_from_depiction(molecule, heavy, full, config)
-    problem = placing.place(
+    place = functools.partial(
+        placing.place,
         full,
         conformers=config.conformers,
         attempts=config.attempts,
         timeout_s=config.timeout_s,
         seed=stable_hash(seed, molecule.key) & 0x7FFFFFFF,
     )
+    problem = place()
     if problem:
         raise _FailedError("no_conformer", f"ETKDGv3 failed from both kinds of start: {problem}")
-    return _record_from_embedding(molecule, heavy, full, config)
+    made, problem = _minimised(full, config), ""
+    for start in placing.OTHER_STARTS:
+        if made.relaxed is not None:
+            break
+        problem = problem or made.problem
+        if not place(starts=(start,), timeout_s=max(1, config.timeout_s // len(placing.OTHER_STARTS))):
+            again = _minimised(full, config)
+            made = dataclasses.replace(again, embedded=made.embedded or again.embedded)
+    conformers = made.relaxed or made.embedded
+    if conformers is None:
+        raise _clash(problem, 1 + len(placing.OTHER_STARTS))
+    return _record_from_embedding(molecule, heavy, full, conformers, config)
 
 
 @_returning_failures
@@ -199,7 +216,10 @@ def complete_molecule(molecule: CuratedMolecule, full: Chem.Mol, config: EmbedCo
         The record, or why there is none.
     """
     heavy, _ = _parse(molecule)
-    return _record_from_embedding(molecule, heavy, full, config)
+    made = _minimised(full, config)
+    if made.relaxed is None:
+        raise _clash(made.problem, 1)
+    return _record_from_embedding(molecule, heavy, full, made.relaxed, config)
 
 
 def with_hydrogens(molecule: CuratedMolecule) -> Chem.Mol | None:
@@ -251,21 +271,70 @@ def _record_from_depiction(
     )
 
 
-def _record_from_embedding(
-    molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, config: EmbedConfig
-) -> MoleculeRecord:
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """Conformers that were made and whose atoms keep apart: [k, n, 3] Å with all hydrogens, origins, energies."""
+
+    coordinates: Float64
+    origin: UInt8
+    energy: Float32
+
+
+@dataclasses.dataclass(frozen=True)
+class _Minimised:
+    """What one start gave: conformers with and without the force field, if any are sound, and what is wrong if none."""
+
+    relaxed: _Made | None
+    embedded: _Made | None
+    problem: str
+
+
+def _minimised(full: Chem.Mol, config: EmbedConfig) -> _Minimised:
+    """Minimise in place, and judge the conformers before and after.
+
+    A force field can lay atoms upon each other, as UFF does around a phosphorus with six neighbours.
+    """
+    before = _positions(full)
     origin, energy = placing.minimise(full, config.max_iterations)
-    coordinates = np.stack([conformer.GetPositions() for conformer in full.GetConformers()])
-    stereo = compare_stereo(molecule.smiles, full, coordinates, flat=np.zeros(len(coordinates), bool))
-    kept = _choose(heavy, coordinates, stereo, energy, config)
+    bonds = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in full.GetBonds()], np.int64)
+    numbers = np.array([atom.GetAtomicNum() for atom in full.GetAtoms()], np.uint8)
+
+    def sound(coordinates: Float64, origin: UInt8, energy: Float32) -> tuple[_Made | None, str]:
+        faults = find_faults(Conformers.of_one_molecule(numbers, bonds, coordinates))
+        has_energy = (np.abs(energy) < LARGEST_ENERGY) | (origin == ConformerOrigin.ETKDG)
+        good = (faults.code == Fault.NONE) & has_energy
+        if good.any():
+            return _Made(coordinates[good], origin[good], energy[good]), ""
+        return None, faults.describe(0) if faults.code[0] else f"its energy is {energy[0]:g} kcal/mol"
+
+    relaxed, problem = sound(_positions(full), origin, energy)
+    if relaxed is not None:
+        return _Minimised(relaxed, None, "")
+    without = np.full(len(origin), ConformerOrigin.ETKDG, np.uint8), np.full(len(origin), np.nan, np.float32)
+    return _Minimised(None, sound(before, *without)[0], problem)
+
+
+def _positions(full: Chem.Mol) -> Float64:
+    return np.stack([conformer.GetPositions() for conformer in full.GetConformers()])
+
+
+def _clash(problem: str, tries: int) -> _FailedError:
+    return _FailedError("clash", f"{tries} tries gave no conformer whose atoms keep apart; in the first, {problem}")
+
+
+def _record_from_embedding(
+    molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, made: _Made, config: EmbedConfig
+) -> MoleculeRecord:
+    stereo = compare_stereo(molecule.smiles, full, made.coordinates, flat=np.zeros(len(made.coordinates), bool))
+    kept = _choose(heavy, made.coordinates, stereo, made.energy, config)
     basis = full if config.hydrogens else heavy
     return _record(
         molecule,
         basis=basis,
-        coordinates=coordinates[kept][:, : basis.GetNumAtoms()],
-        origin=origin[kept],
+        coordinates=made.coordinates[kept][:, : basis.GetNumAtoms()],
+        origin=made.origin[kept],
         stereo=stereo[kept],
-        energy=energy[kept],
+        energy=made.energy[kept],
     )
 
 

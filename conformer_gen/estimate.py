@@ -1,24 +1,28 @@
-"""What a build would take: rows counted, time and bytes measured on a few of the first rows. Imports no Ray."""
+"""What a build would take: rows counted or estimated, time and bytes measured on a few rows. Imports no Ray."""
 
 import dataclasses
-import itertools
 import random
 import time
 
 from conformer_gen.config import BuildConfig
 from conformer_gen.curate import Curated, curate_molecule
 from conformer_gen.embed import CuratedMolecule, EmbedFailure, embed_molecule, stable_hash
-from conformer_gen.sources.locations import locate
+from conformer_gen.exclusions import read_exclusions
+from conformer_gen.row_counts import count_rows
+from conformer_gen.sources.locations import NOT_ARCHIVED, locate
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.reader import check_source, read_source
+from conformer_gen.sources.reader import has_geometry, label_units
 from conformer_gen.sources.remote import is_url
-from conformer_gen.workspace import layout_of, plan_build
-from unimol_scale.store.schema import MoleculeRecord, encode
+from conformer_gen.sources.transport import NetworkError
+from unimol_scale.store.schema import Layout, MoleculeRecord, encode
 
-FIRST_ROWS = 2000  # of which the sample is taken
 SAMPLE_ROWS = 40
 SAMPLE_S = 15.0  # after which no further molecule of the sample is begun
 FILES_NAMED = 3
+UNKNOWN = (
+    "how many rows they have, and so the core-hours and bytes, is not known before they are here: fetch one and try "
+    "again with it as --input."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,28 +45,32 @@ class Measured:
 
 
 def estimate(config: BuildConfig) -> str:
-    """Return what a build would take, in words; writes nothing and fetches nothing.
+    """Return what a build would take, in words; writes nothing, and fetches but the beginnings of a few files.
 
     Raises:
-        SourceError: a local input is missing or unreadable.
+        SourceError: an input is missing or unreadable.
     """
     places = locate(config.source)
     remote = sum(map(is_url, places))
     names = ", ".join(place.rsplit("/", 1)[-1] for place in places[:FILES_NAMED])
     names += ", …" if len(places) > FILES_NAMED else ""
     inputs = f"{len(places)} input{'s' if len(places) != 1 else ''} ({names})"
-    if remote:
-        check_source(config.source)
-        return (
-            f"would fetch {remote:,} of {inputs} to {config.directory}; how many rows they have, and so the core-hours "
-            "and bytes, is not known before they are here: fetch one and try again with it as --input"
-        )
-    reader = read_source(config.source)
-    first = list(itertools.islice(reader, FIRST_ROWS))
-    rows = len(first) + sum(1 for _ in reader)
-    lines = [f"would read {rows:,} rows from {inputs}"]
+    fetched = f"would fetch {remote:,} of {inputs} to {config.directory}"
+    read_exclusions(config.curate)
+    if remote and (config.source.name in NOT_ARCHIVED or len(places) > remote):
+        return f"{fetched}; {UNKNOWN}"
+    try:
+        count = count_rows(config.source)
+    except NetworkError as error:
+        return f"{fetched}; {UNKNOWN} {error}"
+    rows, first = count.rows, count.first
+    how = f" ({count.how})" if count.how else ""
+    lines = [fetched] if remote else []
+    if config.source.sample is not None:
+        how += ", drawn at random from all, which are read to their end"
+    lines.append(f"would read {count.describe()} from {inputs}{how}")
     if not rows:
-        return lines[0]
+        return lines[-1]
     measured = measure(random.Random(config.seed).sample(first, min(len(first), SAMPLE_ROWS)), config)
     hours = rows * measured.seconds / measured.rows / 3600
     workers = f"{config.num_workers} worker{'s' if config.num_workers != 1 else ''}"
@@ -98,11 +106,12 @@ def measure(sample: list[SourceMolecule], config: BuildConfig) -> Measured:
                 records.append(result)
         if time.perf_counter() - began > SAMPLE_S:
             break
+    scale = None if has_geometry(config.source) else config.embed.coordinate_scale
     return Measured(
         rows=tried,
         stored=len(records),
         seconds=time.process_time() - began_cpu,
-        bytes=encode(records, layout_of(plan_build(config))).nbytes if records else 0,
+        bytes=encode(records, Layout(scale, tuple(label_units(config.source)))).nbytes if records else 0,
         atoms=sum(len(record.atomic_number) for record in records),
     )
 

@@ -6,7 +6,8 @@ isotope or charge state of it is in the training set, and databases differ in th
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +15,26 @@ import numpy.typing as npt
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
+from conformer_gen.canonical import ISOTOPE, without_isotopes
 from conformer_gen.curate import CurateConfig, Curated, curate_molecule, scaffold_smiles
 from conformer_gen.embed import stable_hash
 from conformer_gen.sources.config import SourceConfig, SourceName
-from conformer_gen.sources.molecule import Rejected
+from conformer_gen.sources.locations import SUFFIXES, bare_suffix
+from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.errors import SourceError
 from unimol_scale.store.files import hash_file
 
 UInt64 = npt.NDArray[np.uint64]
 SOURCE_OF_SUFFIX: dict[str, SourceName] = {
-    ".smi": "smiles",
-    ".smiles": "smiles",
-    ".txt": "smiles",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".sdf": "sdf",
+    **dict.fromkeys(SUFFIXES["smiles"], "smiles"),
+    **dict.fromkeys(SUFFIXES["csv"], "csv"),
+    **dict.fromkeys(SUFFIXES["parquet"], "parquet"),
+    **dict.fromkeys(SUFFIXES["sdf"], "sdf"),
 }
 # Nothing that a benchmark holds is too large or too odd to be excluded.
-EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep")
+EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep", isotopes="remove")
+ROWS_SHOWN = 3
 NO_HASHES = np.zeros(0, np.uint64)
 
 
@@ -63,17 +64,17 @@ NO_EXCLUSIONS = Exclusions()
 
 
 def read_exclusions(config: CurateConfig) -> Exclusions:
-    """Read the files of ``curate.exclude``; rows that RDKit can not read are passed over, since curation rejects them.
+    """Read the files of ``curate.exclude``.
+
+    Rows whose SMILES RDKit cannot parse are passed over, since curation rejects them; how many is printed.
 
     Raises:
-        SourceError: a file is missing, of no known kind, can not be read, or holds no molecule.
+        SourceError: a file is missing, of no known kind, cannot be read as a whole, or holds no molecule.
     """
     molecules: set[int] = set()
     scaffolds: set[int] = set()
     for path in config.exclude:
-        found = list(_hashes(path))
-        if not found:
-            raise SourceError(f"--exclude {path} holds no molecule that RDKit can read")
+        found = _hashes(path)
         molecules.update(molecule for molecule, _ in found)
         scaffolds.update(scaffold for _, scaffold in found if scaffold is not None)
     return Exclusions(
@@ -96,21 +97,46 @@ def describe_files(config: CurateConfig) -> list[str]:
     return described
 
 
-def _hashes(path: Path) -> Iterator[tuple[int, int | None]]:
-    suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+def _hashes(path: Path) -> list[tuple[int, int | None]]:
+    suffix = bare_suffix(path.name)
     if suffix not in SOURCE_OF_SUFFIX:
-        raise SourceError(f"--exclude {path}: its name must end in {', '.join(SOURCE_OF_SUFFIX)}, plain or .gz")
+        raise SourceError(f"--exclude {path}: its name must end in {', '.join(SOURCE_OF_SUFFIX)}, plain or compressed")
+    found: list[tuple[int, int | None]] = []
+    passed_over: list[str] = []
     for row in read_source(SourceConfig(name=SOURCE_OF_SUFFIX[suffix], input=(str(path),))):
-        # The graph is all that matters: coordinates of a file are not asked for.
-        curated = curate_molecule(dataclasses.replace(row, geometry=None), EVERY_MOLECULE)
-        if isinstance(curated, Curated):
-            with contextlib.suppress(RuntimeError, ValueError), rdBase.BlockLogs():
-                flat = _flat_uncharged(curated.smiles)
-                yield _molecule_hash(flat), _scaffold_hash(flat)
+        if row.problem:  # what stands there is not known, and could not be kept out
+            raise SourceError(f"--exclude {path} cannot be read as a whole: {row.id}: {row.problem}")
+        hashes = _hashes_of(row)
+        if hashes is None:
+            passed_over.append(f"{row.id} ({row.smiles!r})")
+        else:
+            found.append(hashes)
+    if not found:
+        raise SourceError(f"--exclude {path} holds no molecule that RDKit can read")
+    if passed_over:
+        shown = ", ".join(passed_over[:ROWS_SHOWN]) + (", …" if len(passed_over) > ROWS_SHOWN else "")
+        print(
+            f"--exclude {path}: {len(passed_over):,} of {len(found) + len(passed_over):,} rows are no molecule that "
+            f"RDKit can read, and exclude nothing: {shown}",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _hashes_of(row: SourceMolecule) -> tuple[int, int | None] | None:
+    # The graph is all that matters: coordinates of a file are not asked for.
+    curated = curate_molecule(dataclasses.replace(row, geometry=None, origin=None), EVERY_MOLECULE)
+    if isinstance(curated, Curated):
+        with contextlib.suppress(RuntimeError, ValueError), rdBase.BlockLogs():
+            flat = _flat_uncharged(curated.smiles)
+            return _molecule_hash(flat), _scaffold_hash(flat)
+    return None
 
 
 def _flat_uncharged(smiles: str) -> Chem.Mol:
     molecule = Chem.MolFromSmiles(smiles)
+    if ISOTOPE.search(smiles):
+        molecule = Chem.RemoveHs(without_isotopes(molecule))
     Chem.RemoveStereochemistry(molecule)
     with rdBase.BlockLogs():
         return rdMolStandardize.Uncharger().uncharge(molecule)

@@ -4,17 +4,58 @@ ETKDGv3 (Wang, Witek, Landrum, Riniker 2020), then MMFF94, else UFF where MMFF94
 geometry as it is.
 """
 
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
+from rdkit.DistanceGeometry import DoTriangleSmoothing
 
 from unimol_scale.store.schema import ConformerOrigin, Float32, Float64, UInt8
 
 
-def place(full: Chem.Mol, *, conformers: int, attempts: int, timeout_s: int, seed: int) -> str:
-    """Embed in place; a second try starts from random coordinates, which saves what distance geometry can not start.
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """One way to start the embedder.
+
+    Attributes:
+        random: from random coordinates, which saves what distance geometry cannot start.
+        spread: keep the neighbours of atoms with many of them apart. The embedder knows no octahedron: around the
+            phosphorus of PF6⁻ it puts fluorines upon each other.
+        reseed: added to the seed.
+    """
+
+    random: bool = False
+    spread: bool = False
+    reseed: int = 0
+
+
+FIRST_STARTS = (Start(), Start(random=True))
+# For molecules whose atoms clash: a conformer of the first starts was found, and is none.
+OTHER_STARTS = (
+    Start(spread=True),
+    Start(random=True, spread=True, reseed=1),
+    Start(reseed=1),
+    Start(random=True, reseed=2),
+    Start(random=True, spread=True, reseed=3),
+)
+CROWDED_NEIGHBOURS, SPREAD_ANGLE, CHELATE_ANGLE = 4, 75.0, 55.0  # degrees; a ring of four holds two neighbours nearer
+
+
+def place(
+    full: Chem.Mol,
+    *,
+    conformers: int,
+    attempts: int,
+    timeout_s: int,
+    seed: int,
+    starts: Sequence[Start] = FIRST_STARTS,
+) -> str:
+    """Embed in place, from one start after another until there is a conformer.
 
     Args:
         full: the molecule with its hydrogens.
@@ -22,19 +63,26 @@ def place(full: Chem.Mol, *, conformers: int, attempts: int, timeout_s: int, see
         attempts: of the embedder for each conformer, from each kind of start.
         timeout_s: seconds for one kind of start.
         seed: 31 bits.
+        starts: in their order.
 
     Returns:
         What went wrong if there is no conformer, else "".
     """
     problem = ""
-    for random_coordinates in (False, True):
+    full.RemoveAllConformers()
+    for start in starts:
         parameters: Any = rdDistGeom.ETKDGv3()
-        parameters.randomSeed = seed
+        parameters.randomSeed = (seed + start.reseed) & 0x7FFFFFFF
         parameters.numThreads = 1
         parameters.maxIterations = attempts
         parameters.timeout = timeout_s
-        parameters.useRandomCoords = random_coordinates
+        parameters.useRandomCoords = start.random
         try:
+            if start.spread:
+                bounds = _spread_bounds(full)
+                if bounds is None:
+                    continue
+                parameters.SetBoundsMat(bounds)
             rdDistGeom.EmbedMultipleConfs(full, conformers, parameters)
             # Not the ids it returns: after a timeout they name conformers that are not there.
             if full.GetNumConformers():
@@ -43,6 +91,27 @@ def place(full: Chem.Mol, *, conformers: int, attempts: int, timeout_s: int, see
         except (RuntimeError, ValueError) as error:
             problem = first_line(error)
     return problem
+
+
+def _spread_bounds(full: Chem.Mol) -> Float64 | None:
+    """Return RDKit's bounds on distances, larger between neighbours of crowded atoms; None if they contradict."""
+    bounds: Float64 = rdDistGeom.GetMoleculeBoundsMatrix(full)  # the upper triangle has the upper bounds
+    rings = full.GetRingInfo()
+    for atom in full.GetAtoms():
+        centre = atom.GetIdx()
+        neighbours = sorted(neighbour.GetIdx() for neighbour in atom.GetNeighbors())
+        if len(neighbours) < CROWDED_NEIGHBOURS:
+            continue
+        length = {at: bounds[min(at, centre), max(at, centre)] for at in neighbours}
+        for first, last in itertools.combinations(neighbours, 2):
+            if full.GetBondBetweenAtoms(first, last) is not None:
+                continue
+            in_small_ring = rings.AreAtomsInSameRing(first, last) and rings.MinAtomRingSize(first) <= 4
+            cosine = math.cos(math.radians(CHELATE_ANGLE if in_small_ring else SPREAD_ANGLE))
+            apart = math.sqrt(length[first] ** 2 + length[last] ** 2 - 2 * length[first] * length[last] * cosine)
+            bounds[last, first] = max(bounds[last, first], apart)
+            bounds[first, last] = max(bounds[first, last], bounds[last, first] + 0.01)
+    return bounds if DoTriangleSmoothing(bounds) else None
 
 
 def minimise(full: Chem.Mol, max_iterations: int) -> tuple[UInt8, Float32]:

@@ -2,11 +2,11 @@
 
 import array
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 
+from unimol_scale.common.json_lines import read_json_lines
 from unimol_scale.store.schema import Float64
 
 # A task ends with all of its molecules at once: windows of a few tasks, or the rate would be a comb.
@@ -58,21 +58,18 @@ def read_rates(path: Path) -> list[StageRate]:
     """Return the rate of every stage with samples at two times or more, in their order; none if there is no file.
 
     A line is {"seconds": since its run began, "stage": name, "molecules": done by then}. Time that runs backwards is
-    another run. A line that is cut off, which a killed run leaves, is passed over.
+    another run. A line that a killed run left damaged is passed over.
     """
     stages: dict[str, _Samples] = {}
     run, clock = 0, 0.0
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                sample = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            run += sample["seconds"] < clock
-            clock = sample["seconds"]
-            stages.setdefault(sample["stage"], _Samples()).add(run, clock, sample["molecules"])
+    for line in read_json_lines(path):
+        match line.value:
+            case {"seconds": int() | float() as seconds, "stage": str() as stage, "molecules": int() | float() as done}:
+                run += seconds < clock
+                clock = seconds
+                stages.setdefault(stage, _Samples()).add(run, clock, int(done))
     return [_windows(stage, samples) for stage, samples in stages.items() if samples.seconds[-1] > 0]
 
 

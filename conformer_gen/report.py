@@ -17,7 +17,7 @@ from unimol_scale.store.shards import Store
 
 REPORT_NAME = "report.md"
 MOST_CAUSES = 20
-LONGEST_CELL = 90  # characters
+LONGEST_CELL, CONFLICT_CELL = 90, 200  # characters
 Lines = list[str]
 
 
@@ -53,6 +53,7 @@ def _report(manifest: Manifest, selection: Selection, tallies: Tallies, pictures
         "",
         *picture("scaffolds"),
         *_scaffolds(selection),
+        *_duplicates(selection),
         "## Conformers",
         "",
         *picture("origins"),
@@ -100,6 +101,22 @@ def _scaffolds(selection: Selection) -> Lines:
     return _table((f"the {len(rows)} most frequent", "molecules"), rows)
 
 
+def _duplicates(selection: Selection) -> Lines:
+    """Say where rows of one molecule contradict each other; nothing if none do."""
+    if not selection.num_conflicting:
+        return []
+    return [
+        "## Conflicting labels",
+        "",
+        f"{selection.num_conflicting:,} of {selection.num_duplicates:,} duplicates have a label that differs from the "
+        "one stored, or that is missing there. The first row of a molecule is the one stored, the others are left out. "
+        "For example:",
+        "",
+        *(f"- {_cell(conflict, CONFLICT_CELL)}" for conflict in selection.conflicts),
+        "",
+    ]
+
+
 def _conformers(tallies: Tallies) -> Lines:
     counts = tallies.conformers
     average = sum(k * n for k, n in counts.items()) / sum(counts.values())
@@ -129,10 +146,10 @@ def _failures(tallies: Tallies) -> Lines:
     ]
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, longest: int = LONGEST_CELL) -> str:
     """Return text that stays inside its cell, whatever a source's row contains."""
     line = " ".join(text.split()).replace("|", "\\|")
-    return line if len(line) <= LONGEST_CELL else f"{line[: LONGEST_CELL - 1]}…"
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def _code(text: str) -> str:

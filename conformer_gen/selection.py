@@ -47,6 +47,9 @@ class Selection:
         num_single_scaffolds: of those, with one molecule.
         scaffold_curve: (rank, molecules) of scaffolds from the largest, rank 1, to the smallest; ranks about evenly
             spaced in their logarithm.
+        num_conflicting: of the duplicates, those with a label that the molecule kept has not, or has another number of.
+        conflicts: the first of them, in words.
+        num_left_out: conformers of the source that are no geometry of their molecule.
         top_scaffolds: SMILES of the largest scaffolds, up to ten, and how many selected molecules have each.
     """
 
@@ -58,6 +61,9 @@ class Selection:
     num_valid: int
     num_scaffolds: int
     num_single_scaffolds: int
+    num_conflicting: int = 0
+    conflicts: tuple[str, ...] = ()
+    num_left_out: int = 0
     scaffold_curve: tuple[tuple[int, int], ...] = ()
     top_scaffolds: Mapping[str, int] = dataclasses.field(default_factory=dict)
 

@@ -6,9 +6,8 @@ node is nobody's fault: what ran there runs again.
 
 import collections
 import dataclasses
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,9 +15,8 @@ import ray
 import ray.exceptions
 
 from conformer_gen import watch
-from conformer_gen.pieces import Piece
+from conformer_gen.jobs import Job, bisect, hint_path
 from conformer_gen.progress import StageProgress
-from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.errors import StoreError, UnimolScaleError
 
 # Tasks after which Ray starts a fresh process, since RDKit's memory creeps. A fresh process takes two seconds to import
@@ -37,53 +35,6 @@ NODE_LOST = (
 
 J = TypeVar("J")
 R = TypeVar("R")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """A piece to be done.
-
-    Attributes:
-        piece: which.
-        positions: of the chunk, ascending.
-        rows: of the source at these positions, for curation.
-        valid: those of the positions that are for validation, for embedding.
-        deaths: names of the nodes on which its one molecule's worker died.
-        retries: after what was not its fault.
-    """
-
-    piece: Piece
-    positions: tuple[int, ...]
-    rows: tuple[SourceMolecule, ...] = ()
-    valid: frozenset[int] = frozenset()
-    deaths: tuple[str, ...] = ()
-    retries: int = 0
-
-    def cut(self, bounds: Sequence[int]) -> list["Job"]:
-        """Return the jobs between consecutive bounds (indices into ``positions``, from 0 to their number)."""
-        jobs = []
-        for start, stop in itertools.pairwise(bounds):
-            if start < stop:
-                first = self.piece.first if start == 0 else self.positions[start]
-                last = self.piece.last if stop == len(self.positions) else self.positions[stop]
-                positions = self.positions[start:stop]
-                jobs.append(
-                    Job(
-                        piece=Piece(self.piece.chunk, first, last),
-                        positions=positions,
-                        rows=self.rows[start:stop],
-                        valid=self.valid.intersection(positions),
-                    )
-                )
-        return jobs
-
-
-def bisect(job: Job, suspect: int | None) -> list[Job]:
-    """Split a job whose worker died: around the suspected position if there is one, else in halves."""
-    if suspect in job.positions:
-        at = job.positions.index(suspect)
-        return job.cut([0, at, at + 1, len(job.positions)])
-    return job.cut([0, len(job.positions) // 2, len(job.positions)])
 
 
 class InFlight(Generic[J]):
@@ -245,11 +196,6 @@ class Stage:
 
 def _live_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-
-
-def hint_path(work: Path, stage: str, piece: Piece) -> Path:
-    """Return the hint file of a piece."""
-    return work / "hints" / f"{stage}-{piece.stem}"
 
 
 def _run_watched(

@@ -6,8 +6,9 @@ comparison, and a pseudo-asymmetric centre is a centre like any other. Only wher
 that makes another stereoisomer: the mirror image of a meso compound does not.
 
 What can not be judged counts as open: the arrangement around a metal (square planar, trigonal bipyramidal, octahedral),
-which the embedder does not enforce, the axis of an allene, and the centres of a flat depiction. SMILES knows no
-atropisomers, and RDKit takes no nitrogen for a centre that turns over at room temperature.
+which the embedder does not enforce, the axis of an allene, and the centres and axes of a flat depiction. So do centres
+of a racemate or of relative stereo (``|&1:2|``, ``|o1:2|``): a conformer shows one of the stereoisomers that are meant.
+RDKit takes no nitrogen for a centre that turns over at room temperature.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from rdkit import Chem
 
+from conformer_gen.axes import axes_of
 from unimol_scale.store.schema import ConformerStereo, Float32, Float64, Int64, UInt8
 
 Bool = npt.NDArray[np.bool_]
@@ -28,6 +30,7 @@ DOUBLE = {
     Chem.BondStereo.STEREOE: -1,
     Chem.BondStereo.STEREOTRANS: -1,
 }
+RELATIVE = (Chem.StereoGroupType.STEREO_AND, Chem.StereoGroupType.STEREO_OR)
 OPPOSITE = {
     Chem.BondStereo.STEREOZ: Chem.BondStereo.STEREOE,
     Chem.BondStereo.STEREOE: Chem.BondStereo.STEREOZ,
@@ -46,7 +49,10 @@ class _Elements:
         bonds: [d] their numbers.
         paths: [d, 4] the two atoms of a double bond between its two stereo atoms.
         sides: [d] +1 where the SMILES puts the stereo atoms on one side, −1 on opposite sides.
-        all_judged: whether it gives no others.
+        axes: [a, 4] the two ends of an atropisomer's axis between a neighbour of each.
+        turns: [a] the sign of the dihedral angle over these four atoms.
+        relative: the places among ``centres`` of those that are only given relative to each other, group by group.
+        all_judged: whether it gives no others, and none of those relative to each other.
     """
 
     centres: Int64
@@ -54,6 +60,9 @@ class _Elements:
     bonds: Int64
     paths: Int64
     sides: Int64
+    axes: Int64
+    turns: Int64
+    relative: tuple[Int64, ...]
     all_judged: bool
 
 
@@ -75,12 +84,18 @@ def compare_stereo(smiles: str, full: Chem.Mol, coordinates: Float32 | Float64, 
     elements = _given(smiles, full)
     hands = np.sign(_volumes(elements.centres, coordinates)).astype(np.int64)
     hands[flat] = elements.hands
+    for group in elements.relative:
+        mirrored = (hands[:, group] == -elements.hands[group]).all(axis=1)
+        hands[np.ix_(mirrored, group)] *= -1
     sides = np.sign(_alignments(elements.paths, coordinates)).astype(np.int64)
     differs = (hands != elements.hands).any(axis=1) | (sides != elements.sides).any(axis=1)
     for at in np.flatnonzero(differs):
         differs[at] = not _same_isomer(full, elements, hands[at], sides[at])
+    turns = np.sign(_turning(elements.axes, coordinates)).astype(np.int64)
+    turns[flat] = elements.turns
+    differs |= (turns != elements.turns).any(axis=1)
     judged = elements.all_judged and not any(_is_open(element, full) for element in Chem.FindPotentialStereo(full))
-    is_open = (flat & (len(elements.centres) > 0)) | (not judged)
+    is_open = (flat & (len(elements.centres) + len(elements.axes) > 0)) | (not judged)
     codes = np.where(is_open, ConformerStereo.OPEN, ConformerStereo.AS_GIVEN)
     return np.where(differs, ConformerStereo.CHANGED, codes).astype(np.uint8)
 
@@ -105,13 +120,20 @@ def _given(smiles: str, full: Chem.Mol) -> _Elements:
             bonds.append(bond.GetIdx())
             paths.append([first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last])
             sides.append(DOUBLE[bond.GetStereo()])
+    axes = axes_of(full) if "|" in smiles else []
+    groups = [group for group in full.GetStereoGroups() if group.GetGroupType() in RELATIVE]
+    places = {centre[0]: at for at, centre in enumerate(centres)}
+    members = [[places[a.GetIdx()] for a in group.GetAtoms() if a.GetIdx() in places] for group in groups]
     return _Elements(
         centres=np.array(centres, np.int64).reshape(-1, 5),
         hands=np.array(hands, np.int64),
         bonds=np.array(bonds, np.int64),
         paths=np.array(paths, np.int64).reshape(-1, 4),
         sides=np.array(sides, np.int64),
-        all_judged=all_judged,
+        axes=np.array([axis[:4] for axis in axes], np.int64).reshape(-1, 4),
+        turns=np.array([axis.turn for axis in axes], np.int64),
+        relative=tuple(np.array(group, np.int64) for group in members),
+        all_judged=all_judged and not groups,
     )
 
 
@@ -142,6 +164,13 @@ def _alignments(paths: Int64, coordinates: Float32 | Float64) -> Float64:
     # The product of the parts of both that are perpendicular to the axis, times its squared length.
     alignments: Float64 = _dot(one, other) * _dot(axis, axis) - _dot(one, axis) * _dot(other, axis)
     return alignments
+
+
+def _turning(axes: Int64, coordinates: Float32 | Float64) -> Float64:
+    """Return a number with the sign of each dihedral angle, [k, a] Å³."""
+    points = coordinates[:, axes].astype(np.float64)
+    turning: Float64 = np.linalg.det(np.diff(points, axis=2))
+    return turning
 
 
 def _dot(one: Float64, other: Float64) -> Float64:

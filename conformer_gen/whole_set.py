@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conformer_gen.config import BuildConfig
+from conformer_gen.conflicts import Conflicts, find_conflicts
 from conformer_gen.pieces import CURATED, done_pieces, group_pieces, groups
 from conformer_gen.sampling import (
     BITS_OF_A_ROUND,
@@ -39,6 +40,7 @@ from conformer_gen.sampling import (
 )
 from conformer_gen.scaffolds import Scaffolds, runs, starts_of_runs
 from conformer_gen.selection import SELECTED, Selection, commit_part, commit_selection
+from conformer_gen.sources.reader import label_units
 from unimol_scale.store.files import commit_file
 
 T = TypeVar("T")
@@ -111,7 +113,7 @@ class Passes:
     def run(self, runner: Runner) -> Selection:
         """Select, leaving the parts and the summary on disk; what an unfinished earlier run left is removed first."""
         shutil.rmtree(self.work / SELECTED, ignore_errors=True)
-        num_read, num_rejected, num_distinct = self._deduplicate(runner)
+        num_read, num_rejected, num_distinct, conflicts, num_left_out = self._deduplicate(runner)
         self._rank(runner, num_distinct)
         sample, num_kept = EVERYTHING, num_distinct
         target = self.config.curate.target
@@ -132,6 +134,9 @@ class Passes:
             num_valid=num_valid,
             num_scaffolds=scaffolds.number,
             num_single_scaffolds=scaffolds.sizes.get(1, 0),
+            num_conflicting=conflicts.number,
+            conflicts=conflicts.examples(self.work, list(label_units(self.config.source))),
+            num_left_out=num_left_out,
             scaffold_curve=scaffolds.curve(),
             top_scaffolds=scaffolds.named(self.work),
         )
@@ -156,12 +161,18 @@ class Passes:
         path = self._folder(name) / f"{table[BUCKET][0].as_py():06d}.parquet"
         commit_file(path, lambda temporary: pq.write_table(table.drop_columns(BUCKET), temporary))
 
-    def _deduplicate(self, runner: Runner) -> tuple[int, int, int]:
-        """Keep the first row of each key; return how many rows there were, were rejected and are distinct."""
+    def _deduplicate(self, runner: Runner) -> tuple[int, int, int, Conflicts, int]:
+        """Keep the first row of each key.
+
+        Returns:
+            How many rows there were, were rejected and are distinct; the duplicates whose labels contradict them; how
+            many conformers of the source were left out.
+        """
         buckets = self.num_buckets(self.num_rows())
+        labels = len(label_units(self.config.source))
 
         def read(group: int) -> pa.Table:
-            table = _read_hashes(self.work, group)
+            table = _read_hashes(self.work, group, with_labels=labels > 0)
             keys = table["key"].to_numpy()
             # Rejected rows travel along to be counted; without a key they are dealt by their chunk.
             spread = np.where(table["rejected"].to_numpy(), table["chunk"].to_numpy().astype(np.uint64), keys)
@@ -171,12 +182,24 @@ class Passes:
             good = table.filter(pc.invert(table["rejected"])).drop_columns("rejected")
             first = good.take(pa.array(first_rows(*(good[name].to_numpy() for name in HASHES.names[:3]))))
             if len(first):
-                self._commit(DISTINCT, first)
-            return pa.table({"read": [len(table)], "rejected": [len(table) - len(good)], "distinct": [len(first)]})
+                self._commit(DISTINCT, first.select([*HASHES.names, BUCKET]))
+            conflicts = find_conflicts(good, labels)
+            return pa.table(
+                {
+                    "read": [len(table)],
+                    "rejected": [len(table) - len(good)],
+                    "distinct": [len(first)],
+                    "left_out": [pc.sum(good["left_out"]).as_py() or 0],
+                    "conflicting": [conflicts.number],
+                    "first": pa.array([conflicts.first.ravel()], pa.list_(pa.int64())),
+                }
+            )
 
         counts = list(runner.shuffle(read, groups(self.work, CURATED), reduce, buckets))
-        num_read, num_rejected, num_distinct = (_total(counts, name) for name in ("read", "rejected", "distinct"))
-        return num_read, num_rejected, num_distinct
+        totals = [_total(counts, name) for name in ("read", "rejected", "distinct", "left_out", "conflicting")]
+        places = [place for table in counts for place in table["first"].to_pylist()]
+        first = np.array([at for place in places for at in place], np.int64).reshape(-1, 4)
+        return totals[0], totals[1], totals[2], Conflicts.of(totals[4], first), totals[3]
 
     def _rank(self, runner: Runner, num_distinct: int) -> None:
         """Put the molecules of each scaffold together, and give them the scores by which they are sampled."""
@@ -279,13 +302,17 @@ class Passes:
         return Spread(runner=runner, files=self._files(RANKED), items=items)
 
 
-def _read_hashes(work: Path, group: int) -> pa.Table:
-    """Read the hashes of the rows of 1,000 chunks; those of a rejected row are 0."""
+def _read_hashes(work: Path, group: int, *, with_labels: bool) -> pa.Table:
+    """Read the hashes of the rows of 1,000 chunks, and their labels if wanted; hashes of a rejected row are 0."""
+    schema = pa.unify_schemas([HASHES, pa.schema({"left_out": pa.int32()})])
+    if with_labels:
+        schema = schema.append(pa.field("labels", pa.list_(pa.float64())))
     tables = []
     for piece in group_pieces(work, CURATED, group):
-        table = pq.read_table(piece.path(work, CURATED), columns=["position", "key", "scaffold"])
+        # Of the columns of a curated file: one that an earlier version did not write is null.
+        table = pq.read_table(piece.path(work, CURATED), schema=schema.remove(schema.get_field_index("chunk")))
         tables.append(table.append_column("chunk", pa.array(np.full(len(table), piece.chunk, np.int64))))
-    whole = pa.concat_tables([HASHES.empty_table(), *(table.select(HASHES.names) for table in tables)])
+    whole = pa.concat_tables([schema.empty_table(), *(table.select(schema.names) for table in tables)])
     rejected = whole["key"].is_null()
     for name in ("key", "scaffold"):
         # Filled as 64-bit integers: a null turned into NaN would take the others through floats.

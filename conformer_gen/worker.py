@@ -32,6 +32,7 @@ CURATED_SCHEMA = pa.schema(
         "conformers": pa.list_(pa.float32()),  # [k, n, 3] Å of a source with geometry, flat; null without
         "origins": pa.list_(pa.uint8()),  # [k]
         "labels": pa.list_(pa.float64()),
+        "left_out": pa.int32(),  # conformers of the source that are no geometry of the molecule
         "reason": pa.string(),  # null for a molecule
         "detail": pa.string(),
     }
@@ -80,6 +81,7 @@ def _curated_columns(row: SourceMolecule, config: CurateConfig, exclusions: Excl
         "scaffold": stable_hash(result.scaffold_smiles),
         "conformers": None if result.conformers is None else result.conformers.ravel(),
         "origins": result.origins,
+        "left_out": result.left_out,
     }
 
 

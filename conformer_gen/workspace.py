@@ -16,6 +16,7 @@ from rdkit import rdBase
 
 from conformer_gen import nvmolkit_engine
 from conformer_gen.config import BuildConfig
+from conformer_gen.curate import CurateConfig
 from conformer_gen.exclusions import describe_files
 from conformer_gen.sources.locations import describe
 from conformer_gen.sources.reader import check_source, has_geometry, label_units, may_lack_geometry
@@ -27,6 +28,7 @@ from unimol_scale.store.schema import PLANAR_SCALE, Layout
 
 WORK_NAME = ".build"
 PLAN_NAME = "plan.json"
+DEFAULTED = ("isotopes",)  # settings of curation that earlier stores do not name
 Tree = dict[str, Any]
 
 
@@ -58,6 +60,7 @@ def plan_build(config: BuildConfig) -> Tree:
         "parameters": {
             "inputs": describe(config.source),
             "limit": config.source.limit,
+            "sample": config.source.sample,
             "smiles_column": config.source.smiles_column,
             "id_column": config.source.id_column,
             **strict.to_tree(config.curate),
@@ -94,6 +97,12 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
     return found
 
 
+def _with_defaults(theirs: Tree) -> Tree:
+    """Return a plan of an earlier version with what it had no setting for: what it did is the default."""
+    curate = {key: value for key, value in strict.to_tree(CurateConfig()).items() if key in DEFAULTED}
+    return {**theirs, "parameters": {**curate, **theirs.get("parameters", {})}}
+
+
 def claim(output: Path, plan: Tree, task_size: int) -> bool:
     """Make ``output`` ours to build in; touch nothing if it is not.
 
@@ -108,7 +117,7 @@ def claim(output: Path, plan: Tree, task_size: int) -> bool:
     if output.exists() and not output.is_dir():
         raise StoreError(f"{output} is a file; {remedy}")
     if (output / MANIFEST_NAME).is_file():
-        tree = strict.to_tree(read_manifest(output)[0])
+        tree = _with_defaults(strict.to_tree(read_manifest(output)[0]))
         _refuse(differences(plan, {key: tree[key] for key in plan}), f"{output} holds a finished store of", remedy)
         shutil.rmtree(work, ignore_errors=True)  # left over if the last run was killed after its manifest
         return True
@@ -119,7 +128,7 @@ def claim(output: Path, plan: Tree, task_size: int) -> bool:
             theirs = json.loads(plan_file.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise StoreError(f"{plan_file} is damaged: {error}; {remedy}") from error
-        _refuse(differences(plan, theirs), f"{output} holds an unfinished build of", remedy)
+        _refuse(differences(plan, _with_defaults(theirs)), f"{output} holds an unfinished build of", remedy)
         return False
     if output.exists() and any(path.name != WORK_NAME for path in output.iterdir()):
         raise StoreError(f"{output} exists and holds something else than a conformer store; {remedy}")

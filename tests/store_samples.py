@@ -1,5 +1,6 @@
 """Random records, and stores made of them, for the tests of the store."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,6 +44,21 @@ def random_record(number: int, max_atoms: int = 12, max_conformers: int = 3, num
         scaffold=int(rng.integers(0, 2**64, dtype=np.uint64)),
         key=number,
         labels=tuple(rng.normal(0, 1, num_labels).tolist()),
+    )
+
+
+def chain_record(number: int, **keys: int) -> MoleculeRecord:
+    """A record as ``random_record`` gives it, but a chain of atoms with the distances of bonds between neighbours."""
+    record = random_record(number, **keys)
+    n = len(record.atomic_number)
+    along = np.arange(n) * 1.5
+    positions = np.stack([along, np.arange(n) % 2 * 0.7, np.zeros(n)], axis=1)
+    return dataclasses.replace(
+        record,
+        atomic_number=np.full(n, 6, np.uint8),
+        bond_index=np.stack([np.arange(n - 1), np.arange(1, n)], axis=1).astype(np.uint16),
+        bond_features=np.zeros((n - 1, record.bond_features.shape[1]), np.uint8),
+        coordinates=np.stack([positions - positions.mean(axis=0)] * len(record.coordinates)).astype(np.float32),
     )
 
 

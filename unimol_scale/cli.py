@@ -3,11 +3,11 @@
 Every room owns its verbs in its ``command.py``, which declares arguments and imports what is heavy only when it runs.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from unimol_scale.checkpoints import command as checkpoint_command
+from unimol_scale.common.command_line import CommandParser
 from unimol_scale.common.entry import run_command
 from unimol_scale.downstream import command as downstream_command
 from unimol_scale.downstream import embed_command
@@ -16,19 +16,19 @@ from unimol_scale.scaling import command as scaling_command
 from unimol_scale.store import command as store_command
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of every verb."""
-    parser = argparse.ArgumentParser(prog="unimol-scale", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="unimol-scale", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for command in (
         checkpoint_command,
         downstream_command,
         embed_command,
         plan_command,
-        scaling_command,
         store_command,
     ):
         command.add_verbs(verbs)
+    scaling_command.add_verbs(verbs, plan_command.run_estimates)
     return parser
 
 
@@ -43,22 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         nonlocal stopped
-        arguments = _parse(argv)
+        arguments = build_parser().parse_args(argv)
         stopped = getattr(arguments, "stopped", stopped)
         status: int = arguments.run(arguments)
         return status
 
     return run_command(work, lambda: stopped)
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and not ("assignments" in arguments and all("=" in text and text[0] != "-" for text in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # argparse takes the first settings only, and they may stand between flags
-        arguments.assignments += rest
-    return arguments
 
 
 if __name__ == "__main__":

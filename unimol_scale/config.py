@@ -6,6 +6,7 @@ wrong type are each a ``ConfigError`` with the dotted path, the file and line, a
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,11 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from unimol_scale.errors import ConfigError, nearest
+from unimol_scale.errors import ConfigError, nearest, nearest_key
 
 ConfigT = TypeVar("ConfigT")
 Tree = dict[str, Any]
+NAMES_OF_TYPES = {float: "a number", int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,13 @@ class Origin:
         name: file name or another word for the source, such as "command line".
         lines: dotted path of a key → its line in that file, from 1.
         given: dotted paths of keys that were given on the command line instead.
+        keys: dotted paths of all keys of the whole configuration, from which one is suggested for an unknown one.
     """
 
     name: str
     lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
     given: frozenset[str] = frozenset()
+    keys: tuple[str, ...] = ()
 
     def with_given(self, change: Mapping[str, Any]) -> "Origin":
         """Return the origin of a tree over which what the command line gives is laid."""
@@ -62,13 +66,13 @@ def read_yaml(path: Path) -> tuple[Tree, Origin]:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist")
+        raise ConfigError(f"configuration file {path} does not exist; configs/ has complete ones")
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         tree = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -91,13 +95,12 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
     """Turn ``["train.lr=1e-3", "model.layers=4"]`` into a nested tree; values are read as YAML scalars.
 
     Raises:
-        ConfigError: an assignment has no ``=``, or its value is not YAML.
+        ConfigError: an assignment has no ``=`` or spaces beside it, or its value is not YAML.
     """
+    _check_spelling(assignments)
     tree: Tree = {}
     for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"{assignment!r} is not of the form key=value (such as train.learning_rate=1e-4)")
+        path, _, text = assignment.partition("=")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -112,6 +115,22 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
     return tree
 
 
+def _check_spelling(words: Sequence[str]) -> None:
+    """Check that every word is key=value, without a space beside the "="."""
+    for place, word in enumerate(words):
+        key, equals, text = word.partition("=")
+        follows = words[place + 1] if place + 1 < len(words) else "="
+        cut = not text and "=" not in follows
+        if equals and key and key == key.strip() and not text.startswith(" ") and not cut:
+            continue
+        start = place - 1 if place and word.startswith("=") else place
+        apart = "=" not in follows.strip("=")
+        written = " ".join(words[start : start + 3] if apart else [word])
+        meant = re.match(r"\s*([\w.]+)\s*[= ]\s*([^\s=]+)", written)
+        example = f"write {meant[1]}={meant[2]}, without spaces" if meant else "such as train.learning_rate=1e-4"
+        raise ConfigError(f"{word!r} is not of the form key=value; {example}")
+
+
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Tree:
     """Return ``base`` with the values of ``change`` laid over it, mapping by mapping; neither argument is modified."""
     merged = dict(base)
@@ -119,6 +138,16 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Tree:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def keys_of(config_type: type[Any], path: str = "") -> list[str]:
+    """Return the dotted paths of all keys of a dataclass and of those inside it, in order; groups are left out."""
+    hints = typing.get_type_hints(config_type)
+    keys: list[str] = []
+    for field in dataclasses.fields(config_type):
+        hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
+        keys += keys_of(hint, key) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else [key]
+    return keys
 
 
 def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, path: str = "") -> ConfigT:
@@ -136,11 +165,13 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
     """
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(config_type)
+    origin = origin if origin.keys else dataclasses.replace(origin, keys=tuple(keys_of(config_type, path)))
     values: Tree = {}
     for key, value in tree.items():
         key_path = f"{path}.{key}" if path else str(key)
         if key not in fields:
-            raise ConfigError(f"{origin.describe(key_path)}: unknown key {key!r}; {nearest(str(key), fields)}")
+            tail = nearest_key(key_path, fields, origin.keys)
+            raise ConfigError(f"{origin.describe(key_path)}: unknown key {key!r}; {tail}")
         values[key] = _convert(value, hints[key], origin, key_path)
     for name, field in fields.items():
         has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
@@ -158,7 +189,8 @@ def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: 
     if dataclasses.is_dataclass(hint):
         if isinstance(value, Mapping):
             return build(typing.cast(type[Any], hint), value, origin, path)
-        raise _type_error(value, "a group of keys", origin, path)
+        inside = keys_of(typing.cast(type[Any], hint), path)[0]
+        raise _type_error(value, f"a group of keys, such as {inside}", origin, path)
     outer = typing.get_origin(hint)
     if outer in (Union, types.UnionType):
         if value is None and type(None) in typing.get_args(hint):
@@ -167,12 +199,13 @@ def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: 
         return _convert(value, inner, origin, path)
     if outer is Literal:
         choices = typing.get_args(hint)
-        if value in choices:
+        if any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices):
             return value
-        raise ConfigError(f"{origin.describe(path)}: unknown value {value!r}; {nearest(str(value), choices)}")
+        tail = nearest(str(value), choices)
+        raise ConfigError(f"{origin.describe(path)}: unknown value {value!r}; {tail}{_yaml_truth(value)}")
     if outer is tuple:
         if not isinstance(value, list | tuple):
-            raise _type_error(value, "a list", origin, path)
+            raise _type_error(value, f"a list, such as {path.rpartition('.')[2]}=[a, b]", origin, path)
         element = typing.get_args(hint)[0]
         return tuple(_convert(item, element, origin, f"{path}[{i}]") for i, item in enumerate(value))
     if outer in (dict, Mapping) or outer is not None:
@@ -204,11 +237,19 @@ def _convert_scalar(value: Any, hint: Any, origin: Origin, path: str) -> Any:  #
             pass
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise _type_error(value, {float: "a number", int: "a whole number"}.get(hint, hint.__name__), origin, path)
+    raise _type_error(value, NAMES_OF_TYPES.get(hint, hint.__name__), origin, path)
 
 
 def _type_error(value: object, wanted: str, origin: Origin, path: str) -> ConfigError:
-    return ConfigError(f"{origin.describe(path)}: expected {wanted}, got {value!r}")
+    return ConfigError(f"{origin.describe(path)}: expected {wanted}, got {value!r}{_yaml_truth(value)}")
+
+
+def _yaml_truth(value: object) -> str:
+    """Return the explanation of a truth value where another was expected: words that YAML takes for one."""
+    if not isinstance(value, bool):
+        return ""
+    words = "yes, on and true" if value else "no, off and false"
+    return f" (YAML reads the words {words} so; in quotes, as '\"on\"', they are text)"
 
 
 def to_tree(config: Any) -> Any:  # noqa: ANN401

@@ -7,6 +7,8 @@ A message says what was wrong, where, and what to do. Invariants that only a pro
 import difflib
 from collections.abc import Iterable
 
+LIKELY = 0.7  # likeness of a key from which it is suggested
+
 
 class UnimolScaleError(Exception):
     """Root of every error meant for a user; the command line prints it without a traceback and exits with status 2."""
@@ -47,3 +49,47 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(names)}"
+
+
+def nearest_key(path: str, valid: Iterable[str], everywhere: Iterable[str]) -> str:
+    """Return the tail of an error message that helps with an unknown dotted key, whatever level it belongs to.
+
+    Args:
+        path: what the user wrote.
+        valid: the names that would have been accepted at its level.
+        everywhere: the dotted paths of all keys.
+    """
+    names = sorted(valid)
+    parent, _, leaf = path.rpartition(".")
+    found = suggested_keys(path, everywhere)
+    here = len(found) == 1 and found[0].rpartition(".")[0] == parent
+    # A group of keys is no key, but may be what is misspelt: trian.epochs.
+    group = difflib.get_close_matches(leaf, names, n=1, cutoff=0.5)
+    if here or (not found and group):
+        found = [found[0].rpartition(".")[2] if here else group[0]]
+    hint = f"did you mean {' or '.join(map(repr, found))}? " if found else ""
+    return f"{hint}valid: {', '.join(names)}"
+
+
+def suggested_keys(path: str, everywhere: Iterable[str]) -> list[str]:
+    """Return the dotted keys that an unknown one may stand for, the likeliest alone unless several are as likely.
+
+    A key of the same name at another level counts most, then its initials (lr), then one that is spelt alike.
+    """
+    wanted = path.lower().replace("-", "_")
+    scores: dict[str, float] = {}
+    for key in everywhere:
+        scores[key] = _likeness(wanted, key)
+    best = max(scores.values(), default=0.0)
+    return [key for key, score in scores.items() if score == best][:3] if best >= LIKELY else []
+
+
+def _likeness(wanted: str, key: str) -> float:
+    parent, _, leaf = wanted.rpartition(".")
+    its_parent, _, its_leaf = key.rpartition(".")
+    if leaf == its_leaf:
+        return 2.0 + difflib.SequenceMatcher(None, parent, its_parent).ratio() * bool(parent)
+    if leaf == "".join(word[0] for word in its_leaf.split("_")) and len(leaf) > 1:
+        return 1.5
+    alike = difflib.SequenceMatcher(None, leaf, its_leaf).ratio()
+    return alike + 0.1 * (parent == its_parent)

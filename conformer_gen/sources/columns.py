@@ -1,12 +1,14 @@
 """Which column of a table is what, and the numbers in columns of labels. Imports nothing that reads."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from unimol_scale.errors import SourceError, nearest
 
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "mol")
 ID_NAMES = ("id", "zinc_id", "molecule_id", "mol_id", "compound_id", "chembl_id", "idx", "name", "title")
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
 MISSING = ("", "nan", "na", "n/a", "null", "none")
 
 
@@ -17,6 +19,8 @@ def find_column(where: str, names: Sequence[str], wanted: str | None, usual: Seq
         SourceError: the column asked for is not there, or its name is there twice.
     """
     if wanted is not None:
+        if wanted not in names:  # as a name with a line break is typed on one line
+            wanted = next((name for name in names if name.split() == wanted.split()), wanted)
         if wanted not in names:
             raise SourceError(f"{where} has no column {wanted!r}; {nearest(wanted, names)}")
         if names.count(wanted) > 1:
@@ -72,5 +76,13 @@ def number(value: object, where: str) -> float:
     except (TypeError, ValueError):
         result = math.inf
     if math.isinf(result):
-        raise SourceError(f"{where} is {value!r}, which is no number; mend it, or leave it empty where it is missing")
+        remedy = "mend it, or leave it empty where it is missing"
+        if has_decimal_comma(value):
+            remedy = "write decimals with a point, not with a comma"
+        raise SourceError(f"{where} is {value!r}, which is no number; {remedy}")
     return result
+
+
+def has_decimal_comma(value: object) -> bool:
+    """Return whether a value is a number in which a comma stands where a point should."""
+    return isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()) is not None

@@ -19,7 +19,8 @@ class SourceConfig:
         name: kind of source; "sample" is the NCI set inside the RDKit wheel and needs no input.
         input: files, directories (searched recursively for the source's suffixes), tar archives, ``.uri`` lists and
             ``.wget`` or ``.curl`` scripts, http(s), s3 or gs URLs; for zinc20 also tranches such as CDAA or C[A-D]A?.
-        limit: read no more rows than this.
+        limit: read no more rows than this: the first ones, which are rarely like the others.
+        sample: draw so many rows at random from all, by the seed of the build; every input is read to its end.
         smiles_column: name of the SMILES column, or its number from 1 in lines without a header (zinc20, smiles); None
             finds it by the usual names, and takes the first column of lines without a header.
         id_column: likewise of the identifier column; rows are named after file and row without one.
@@ -32,6 +33,7 @@ class SourceConfig:
     name: SourceName
     input: tuple[str, ...] = ()
     limit: int | None = None
+    sample: int | None = None
     smiles_column: str | None = None
     id_column: str | None = None
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -41,6 +43,10 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit must be at least 1, got {self.limit}")
+        if self.sample is not None and self.sample < 1:
+            raise ConfigError(f"sample must be at least 1, got {self.sample}")
+        if self.limit is not None and self.sample is not None:
+            raise ConfigError("limit takes the first rows and sample draws from all: give one of the two")
         if self.name == "sample" and self.input:
             raise ConfigError("the source 'sample' ships with RDKit and takes no --input")
         if self.name != "sample" and not self.input:

@@ -7,18 +7,21 @@ from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, f
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.streams import TextStream
+from unimol_scale.common.delimited import EXCEL_SEPARATOR, place_of
 from unimol_scale.errors import SourceError
 
-EXTENSION = re.compile(r"\s+\|[^|]*\|")  # ChemAxon's, between SMILES and name; coordinates in it are depictions
+MARK = "\ufffd"  # what bytes that are not UTF-8 are decoded to
+EXTENSION = re.compile(r"\s+(\|[^|]*\|)")  # ChemAxon's, between SMILES and name
+DEPICTION = re.compile(r"\|\([^)]*\)\|")  # an extension of nothing but coordinates
 
 
 def read_lines(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecule]:
-    """Yield one row for each line that is neither blank, nor a comment (#), nor the header.
+    """Yield one row for each line that is neither blank, nor a comment (#), nor the header; others are not counted.
 
     Raises:
         SourceError: the columns asked for are not there.
     """
-    smiles_at, id_at, width = 0, 1, 0
+    smiles_at, id_at, width, row = 0, 1, 0, 0
     first = True
     for number, line in enumerate(stream.text, start=1):
         fields = split(line)
@@ -26,30 +29,48 @@ def read_lines(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolec
             continue
         if first:
             first = False
+            if EXCEL_SEPARATOR.fullmatch(line.strip()):
+                raise SourceError(f"{stream.name} is a table for Excel (sep=…): read it as csv, with a name in .csv")
             is_header = _is_header(fields, config)
             smiles_at, id_at = (_named if is_header else _numbered)(stream.name, fields, config)
             if is_header:
                 width = len(fields)
                 continue
+        row += 1
         smiles = fields[smiles_at].strip() if smiles_at < len(fields) else ""
         name = fields[id_at].strip() if id_at < len(fields) else ""
         problem = smiles_problem(smiles)
+        problem = problem and f"{stream.name}: {place_of(row, number)}: {problem}"
         if len(fields) < width and line[-1] != "\n":
-            problem = f"{stream.name} ends in the middle of this line: {len(fields)} of {width} columns"
-        yield SourceMolecule(id=name or f"{stream.stem}:{number}", smiles=smiles, problem=problem)
+            problem = f"{stream.name} ends in the middle of line {number}: {len(fields)} of {width} columns"
+        yield SourceMolecule(id=name or f"{stream.stem}:{row}", smiles=smiles, problem=problem)
 
 
 def smiles_problem(smiles: str) -> str:
     """Return what keeps a text from being a SMILES of any kind; RDKit would read up to a NUL and stop there."""
     if smiles.isascii() and smiles.isprintable():
         return ""
-    return "the SMILES holds bytes that are not printable ASCII"
+    if MARK in smiles:
+        return "the SMILES holds bytes that are not UTF-8; save the file as UTF-8"
+    return "the SMILES holds characters that are not printable ASCII"
 
 
 def split(line: str) -> list[str]:
-    """Split a line at tabs, else at commas, else at white space; none of them can stand in a SMILES."""
-    if "|" in line:
-        line = EXTENSION.sub("", line, count=1)
+    """Split a line at tabs, else at commas, else at white space; none of them can stand in a SMILES.
+
+    ChemAxon's extension, which can hold commas, stays with the SMILES before it, unless it is only a depiction.
+    """
+    extension = EXTENSION.search(line) if "|" in line else None
+    if extension is None:
+        return _split(line)
+    fields = _split(line[: extension.start()] + line[extension.end() :])
+    at = len(_split(line[: extension.start()])) - 1
+    if 0 <= at < len(fields) and not DEPICTION.fullmatch(extension[1]):
+        fields[at] = f"{fields[at].rstrip()} {extension[1]}"
+    return fields
+
+
+def _split(line: str) -> list[str]:
     if "\t" in line:
         return [] if line.isspace() else line.rstrip("\n").split("\t")
     fields = line.split()

@@ -1,6 +1,7 @@
 """The inputs of a source → the files and URLs to read, in their order; URLs → local files.
 
-A directory holds files of the source's suffixes, plain, compressed or in tar archives. Lists and scripts are taken
+A directory holds files of the source's suffixes, plain, compressed or in tar archives; links to folders are followed,
+and whatever several links lead to is read once. Lists and scripts are taken
 where they are named, not where they lie in a directory, beside what they fetched.
 """
 
@@ -26,7 +27,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "qm9": (".xyz", ".sdf", ".csv", ".parquet", ".txt"),
     "unimol-lmdb": (".lmdb",),
 }
-COMPRESSED = (".gz", ".bz2", ".xz")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz")
 LISTS, SCRIPTS = (".uri",), (".wget", ".curl")
 NOT_ARCHIVED = ("parquet", "unimol-lmdb")  # read at random, not as streams
@@ -117,10 +118,38 @@ def _expand(text: str, config: SourceConfig) -> list[str]:
 def _in_directory(path: Path, config: SourceConfig) -> list[str]:
     suffixes = SUFFIXES[config.name]
     wanted = suffixes if config.name in NOT_ARCHIVED else suffixes + ARCHIVES
-    found = sorted(file for file in path.rglob("*") if bare_suffix(file.name) in wanted and file.is_file())
+    found: dict[Path, Path] = {}  # by where they really lie
+    # Files before links to them: a row's name may come from its file's.
+    for file in sorted(_walk(path, wanted), key=lambda file: (file.is_symlink(), file)):
+        found.setdefault(file.resolve(), file)
     if not found:
         raise SourceError(f"--input {path} holds no {', '.join(suffixes)} file (plain, compressed or in a tar archive)")
-    return [str(file) for file in found]
+    return [str(file) for file in sorted(found.values())]
+
+
+def _walk(top: Path, wanted: Sequence[str]) -> Iterator[Path]:
+    """Yield the files below a folder that have a wanted suffix; each folder once, however many links lead to it."""
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"--input {top}: the folder {error.filename} cannot be read: {error.strerror}") from error
+
+    seen: set[Path] = set()
+    for place, folders, names in os.walk(top, followlinks=True, onerror=refuse):
+        folder = Path(place)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        # Real folders first: what links lead to has its own place.
+        folders.sort(key=lambda name: ((folder / name).is_symlink(), name))
+        for file in (folder / name for name in names if not name.startswith("._")):
+            if file.is_symlink() and not file.exists():
+                if not file.suffix or bare_suffix(file.name) in wanted:  # it may have been a folder, or such a file
+                    raise SourceError(
+                        f"--input {top}: {file} is a link to {file.readlink()}, which is not there; mend or remove it"
+                    )
+            elif bare_suffix(file.name) in wanted and file.is_file():
+                yield file
 
 
 def _in_list(path: Path) -> list[str]:

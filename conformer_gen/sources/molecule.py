@@ -27,12 +27,14 @@ class SourceMolecule:
     Attributes:
         id: name given by the source, or made from file and row.
         smiles: of the molecule; with coordinates in ChemAxon's extension where ``origin`` is given.
-        block: MDL mol block, whose graph and coordinates are kept.
+        block: MDL mol block, whose graph is kept, and with ``origin`` its coordinates.
         geometry: coordinates beside ``smiles``.
-        origin: code of ``ConformerOrigin`` of the coordinates in ``smiles`` or ``block``; None: to be made, or those
-            of ``geometry``.
+        origin: code of ``ConformerOrigin`` of the coordinates in ``smiles`` or ``block``; FLAT in ``geometry`` means
+            that a conformer lies in a plane, as depictions and flat molecules do. None: to be made, or those of
+            ``geometry``.
         labels: one number for each label of the source, NaN where it is missing.
         problem: why this row is no molecule, where reading it already tells; empty otherwise.
+        ends_early: this is no row of the source, but says that its data ends too early.
     """
 
     id: str
@@ -42,6 +44,7 @@ class SourceMolecule:
     origin: int | None = None
     labels: tuple[float, ...] = ()
     problem: str = ""
+    ends_early: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ def _read_records(stream: TextStream) -> Iterator[SourceMolecule]:
 
 
 def _read_table(stream: TextStream, geometries: _Geometries | None) -> Iterator[SourceMolecule]:
-    for at, (names, fields, damage) in enumerate(csv_records(stream), start=1):
+    for names, fields, at, _, damage in csv_records(stream):
         if damage:  # rows and records could no longer be told to belong together
             raise SourceError(damage)
         smiles_at = find_smiles(stream.name, names, None)

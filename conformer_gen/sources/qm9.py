@@ -123,7 +123,7 @@ def _float(text: str) -> float:
 
 def _read_table(stream: TextStream, structures: Path) -> Iterator[SourceMolecule]:
     blocks = read_streams(structures, (".sdf",), _read_records)
-    for at, (names, fields, damage) in enumerate(csv_records(stream), start=1):
+    for names, fields, at, _, damage in csv_records(stream):
         if damage:
             raise SourceError(damage)
         id_at = find_column(stream.name, names, "mol_id", ())

@@ -15,7 +15,8 @@ from conformer_gen.sources.lines import read_lines
 from conformer_gen.sources.locations import SUFFIXES, fetch, locate
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.remote import is_url
-from conformer_gen.sources.streams import Reader, read_streams
+from conformer_gen.sources.row_sample import sample_rows
+from conformer_gen.sources.streams import Opened, Reader, ignore, read_streams
 from conformer_gen.sources.structures import read_sdf
 from conformer_gen.sources.tables import read_csv, read_parquet
 from conformer_gen.sources.unimol import read_unimol, unimol_labels
@@ -40,17 +41,21 @@ def label_units(config: SourceConfig) -> dict[str, str]:
     return dict(OWN_LABELS.get(config.name, config.labels))
 
 
-def read_source(config: SourceConfig, downloads: Path | None = None) -> Iterator[SourceMolecule]:
-    """Yield every row of every input, up to the limit.
+def read_source(config: SourceConfig, downloads: Path | None = None, seed: int = 0) -> Iterator[SourceMolecule]:
+    """Yield every row of every input, up to the limit, or the sample of them.
 
     Args:
         config: which molecules.
         downloads: directory for the files of URLs; they are fetched some ahead of the reader, and stay there.
+        seed: of the sample.
 
     Raises:
         SourceError: an input can not be found, fetched, or read as what it claims to be.
     """
-    return itertools.islice(_rows(config, fetch(locate(config), config, downloads)), config.limit)
+    rows = read_files(config, fetch(locate(config), config, downloads))
+    if config.sample is not None:
+        return sample_rows(rows, config.sample, seed)
+    return itertools.islice(rows, config.limit)
 
 
 def check_source(config: SourceConfig) -> None:
@@ -63,14 +68,24 @@ def check_source(config: SourceConfig) -> None:
     """
     local = [Path(place) for place in locate(config) if not is_url(place)]
     if config.labels:
-        collections.deque(itertools.islice(_rows(config, local), config.limit), maxlen=0)
+        collections.deque(itertools.islice(read_files(config, local), config.limit), maxlen=0)
         return
     groups = [local] if config.name in OWN_LABELS else [[path] for path in local]
     for group in groups:
-        next(_rows(config, group), None)
+        next(read_files(config, group), None)
 
 
-def _rows(config: SourceConfig, paths: Iterable[Path]) -> Iterator[SourceMolecule]:
+def read_files(config: SourceConfig, paths: Iterable[Path], opened: Opened = ignore) -> Iterator[SourceMolecule]:
+    """Yield every row of local files.
+
+    Args:
+        config: which molecules; its inputs and their limits are not looked at.
+        paths: the files.
+        opened: is given every file of text as it is opened, to watch its place.
+
+    Raises:
+        SourceError: as ``read_source``.
+    """
     if config.name == "pcqm4mv2":
         yield from pcqm4mv2.read_pcqm4mv2(list(paths))
     elif config.name == "qm9":
@@ -78,12 +93,12 @@ def _rows(config: SourceConfig, paths: Iterable[Path]) -> Iterator[SourceMolecul
     else:
         for path in paths:
             try:
-                yield from _rows_of(path, config)
+                yield from _rows_of(path, config, opened)
             except OSError as error:
-                raise SourceError(f"{path} can not be read: {error}") from error
+                raise SourceError(f"{path} cannot be read: {error}") from error
 
 
-def _rows_of(path: Path, config: SourceConfig) -> Iterator[SourceMolecule]:
+def _rows_of(path: Path, config: SourceConfig, opened: Opened) -> Iterator[SourceMolecule]:
     if config.name == "parquet":
         return read_parquet(path, config)
     if config.name == "unimol-lmdb":
@@ -93,7 +108,7 @@ def _rows_of(path: Path, config: SourceConfig) -> Iterator[SourceMolecule]:
         "sdf": lambda stream: read_sdf(stream, config),
     }
     read = readers.get(config.name, lambda stream: read_lines(stream, config))
-    return read_streams(path, SUFFIXES.get(config.name, ()), read)
+    return read_streams(path, SUFFIXES.get(config.name, ()), read, opened)
 
 
 def _read_unimol(path: Path, config: SourceConfig) -> Iterator[SourceMolecule]:

@@ -1,29 +1,19 @@
 """CSV and Parquet tables: one molecule a row, columns by name, labels."""
 
-import csv
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from conformer_gen.sources.columns import ID_NAMES, find_column, find_labels, find_smiles, number
+from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, find_labels, find_smiles, number
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.locations import stem
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.streams import TextStream
+from unimol_scale.common.delimited import IsRow, Record, read_records
 from unimol_scale.errors import SourceError
 
 PARQUET_ROWS = 10_000
-QUOTED = re.compile(r'"[^"]*"')
-
-
-class Record(NamedTuple):
-    """One record of a table: the names of its columns, its fields, and what is wrong with it, if anything."""
-
-    names: list[str]
-    fields: list[str]
-    problem: str = ""
 
 
 def read_csv(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecule]:
@@ -33,39 +23,42 @@ def read_csv(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecul
         SourceError: a column is not there, or a label is no number.
     """
     columns: _Columns | None = None
-    for at, record in enumerate(csv_records(stream), start=1):
+    for record in csv_records(stream, config.smiles_column):
         columns = columns or _Columns(stream.name, record.names, config)
-        yield columns.row(record, at, stream.stem)
+        yield columns.row(record, stream.stem)
 
 
-def csv_records(stream: TextStream) -> Iterator[Record]:
-    """Yield the records of a table; lines that can not be taken apart are one record with a problem."""
-    skipped = 1
-    header = ""
-    for header in stream.text:
-        if header.strip():
-            break
-        skipped += 1
-    delimiter = delimiter_of(header)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    reader = csv.reader(stream.text, delimiter=delimiter)
-    while True:
-        line = skipped + reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:  # the reader goes on with the next line
-            lines = f"lines {line} to {skipped + reader.line_num}"
-            yield Record(names, [], f"{stream.name}: {lines} can not be read ({error}): is a quote not closed?")
-            continue
-        if fields is None:
-            return
-        if fields:
-            yield Record(names, fields)
+def csv_records(stream: TextStream, smiles_column: str | None = None) -> Iterator[Record]:
+    """Yield the records of a table of molecules; one that cannot be taken apart has a problem.
+
+    Args:
+        stream: the table.
+        smiles_column: None finds it by the usual names.
+
+    Raises:
+        SourceError: its header cannot be read.
+    """
+    return read_records(stream.name, stream.text, *molecule_rows(smiles_column))
 
 
-def delimiter_of(header: str) -> str:
-    """Return what separates the names in the first line of a table: comma, tab or semicolon."""
-    return max(",\t;", key=QUOTED.sub("", header).count)
+def molecule_rows(smiles_column: str | None) -> tuple[tuple[str, ...], IsRow]:
+    """Return what ``read_records`` needs to know of a table of molecules: usual names, and what a row is."""
+    usual = SMILES_NAMES if smiles_column is None else (smiles_column.lower(),)
+
+    def is_row(names: Sequence[str], fields: Sequence[str]) -> bool:
+        place = next((at for at, name in enumerate(names) if name.lower() in usual), None)
+        return place is None or is_smiles(fields[place].strip())
+
+    return usual, is_row
+
+
+def is_smiles(text: str) -> bool:
+    """Return whether RDKit can read a text as a molecule with atoms."""
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(text) if text and not smiles_problem(text) else None
+    return molecule is not None and molecule.GetNumAtoms() > 0
 
 
 class _Columns:
@@ -76,43 +69,55 @@ class _Columns:
         self._labels = list(zip(config.labels, find_labels(where, names, config.labels), strict=True))
         self._needed = max([self._smiles, *(place for _, place in self._labels)]) + 1
 
-    def row(self, record: Record, at: int, table: str) -> SourceMolecule:
-        """Return the row of record ``at``; one with too few or too many fields may have its columns mixed up."""
+    def row(self, record: Record, table: str) -> SourceMolecule:
+        """Return the row of a record; one with too few or too many fields may have its columns mixed up."""
         fields = record.fields
         name = fields[self._id].strip() if self._id is not None and self._id < len(fields) else ""
         smiles = fields[self._smiles].strip() if self._smiles < len(fields) else ""
-        name = name or f"{table}:{at}"
+        name = name or f"{table}:{record.row}"
         if record.problem or len(fields) < self._needed or any(field.strip() for field in fields[self._width :]):
-            problem = (
-                record.problem or f"row {at} of {self._where} has {len(fields)} fields, the header has {self._width}"
-            )
+            counts = f"{len(fields)} fields, the header has {self._width}"
+            problem = record.problem or f"{record.place} of {self._where} has {counts}"
             return SourceMolecule(id=name, smiles=smiles, problem=problem)
         labels = tuple(
-            number(fields[place], f"{self._where}: row {at}, column {label!r}") for label, place in self._labels
+            number(fields[place], f"{self._where}: {record.place}, column {label!r}") for label, place in self._labels
         )
-        return SourceMolecule(id=name, smiles=smiles, labels=labels, problem=smiles_problem(smiles))
+        problem = smiles_problem(smiles)
+        return SourceMolecule(
+            id=name, smiles=smiles, labels=labels, problem=problem and f"{self._where}: {record.place}: {problem}"
+        )
 
 
 def read_parquet(path: Path, config: SourceConfig) -> Iterator[SourceMolecule]:
     """Yield one row for each of a Parquet table.
 
     Raises:
-        SourceError: it is no Parquet file, a column is not there, or a label is no number.
+        SourceError: it is no Parquet file, a column is not there or holds no text, or a label is no number.
     """
     names = parquet_names(path)
     smiles = names[find_smiles(str(path), names, config.smiles_column)]
     id_at = find_column(str(path), names, config.id_column, ID_NAMES)
     find_labels(str(path), names, config.labels)
+    check_parquet_column(path, smiles, text=True)
     chosen = [smiles, *config.labels, *([] if id_at is None else [names[id_at]])]
+    for name in chosen[1:]:
+        check_parquet_column(path, name)
     for at, values in enumerate(parquet_records(path, chosen), start=1):
-        identifier = None if id_at is None else values[names[id_at]]
-        text = "" if values[smiles] is None else str(values[smiles]).strip()
+        identifier = None if id_at is None else _text(values[names[id_at]])
+        text = _text(values[smiles]).strip()
         yield SourceMolecule(
-            id=f"{stem(path.name)}:{at}" if identifier is None else str(identifier),
+            id=identifier or f"{stem(path.name)}:{at}",
             smiles=text,
             labels=tuple(number(values[label], f"{path}: row {at}, column {label!r}") for label in config.labels),
             problem=smiles_problem(text),
         )
+
+
+def _text(value: object) -> str:
+    """Return a value as text; bytes that are not UTF-8 become marks that no SMILES has."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return "" if value is None else str(value)
 
 
 def parquet_names(path: Path) -> list[str]:
@@ -121,12 +126,41 @@ def parquet_names(path: Path) -> list[str]:
     Raises:
         SourceError: it is no Parquet file.
     """
+    names: list[str] = _parquet_schema(path).names
+    return names
+
+
+def check_parquet_column(path: Path, name: str, *, text: bool = False) -> None:
+    """Find out whether a column of a Parquet file can hold SMILES, if ``text``, or a name or number.
+
+    Raises:
+        SourceError: it holds something else; names its type.
+    """
+    import pyarrow as pa
+
+    kind = _parquet_schema(path).field(name).type
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_nested(plain):
+        raise SourceError(f"{path}: the column {name!r} holds {kind}, not one value a row; write one text or number")
+    if text and not (is_text(plain) or pa.types.is_null(plain)):
+        raise SourceError(f"{path}: the column {name!r} holds {kind}, not SMILES; name the column that does")
+
+
+def is_text(kind: Any) -> bool:  # noqa: ANN401 - a type of Arrow
+    """Return whether a type of Arrow is that of text, or of the bytes of text."""
+    import pyarrow as pa
+
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, *binary)
+    return any(test(kind) for test in tests)
+
+
+def _parquet_schema(path: Path) -> Any:  # noqa: ANN401 - Arrow's
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        names: list[str] = pq.read_schema(path).names
-        return names
+        return pq.read_schema(path)
     except pa.ArrowInvalid as error:
         raise SourceError(f"{path} is no Parquet file, or not all of one: {error}") from error
 
@@ -145,4 +179,4 @@ def parquet_records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, An
             for batch in file.iter_batches(PARQUET_ROWS, columns=list(dict.fromkeys(columns))):
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise SourceError(f"{path} can not be read to its end: {error}") from error
+        raise SourceError(f"{path} cannot be read to its end: {error}") from error

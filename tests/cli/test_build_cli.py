@@ -20,8 +20,9 @@ def test_the_flags_are_the_agreed_ones() -> None:
     flags = {option for action in build_parser()._actions for option in action.option_strings}
     assert flags == {
         "-h",
-        *("--help", "--source", "--input", "--output", "--backend", "--conformers", "--seed", "--workers"),
-        *("--ray-address", "--limit", "--hydrogens", "--engine", "--exclude", "--config", "--dry-run"),
+        *("--help", "--help-settings", "--source", "--input", "--output", "--backend", "--conformers", "--seed"),
+        *("--workers", "--ray-address", "--limit", "--sample", "--hydrogens", "--engine", "--exclude", "--config"),
+        "--dry-run",
     }
 
 

@@ -1,12 +1,15 @@
 import argparse
+import json
 
 import pytest
+import yaml
 
 from unimol_scale.cli import build_parser, main
 
 # The command line is a promise: flags are added, never renamed or taken away without a line in the CHANGELOG.
 FLAGS = {
-    "--budget", "--dry-run", "--help", "--law", "--next", "--only", "--output", "--slurm", "--submit", "-h", "config",
+    "--budget", "--device", "--dry-run", "--help", "--help-settings", "--law", "--next", "--only", "--output",
+    "--slurm", "--submit", "-h", "config",
 }  # fmt: skip
 
 
@@ -33,6 +36,7 @@ def test_the_help_says_what_each_is_for(capsys: pytest.CaptureFixture[str]) -> N
         (["--next", "nowhere"], "nowhere does not exist"),
         (["l.yaml", "--slurm"], "l.yaml does not exist"),
         (["l.yaml", "--budget", "1e12"], "--budget belongs to --next"),
+        (["l.yaml", "--device", "h100"], "--device belongs to --dry-run"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
@@ -40,3 +44,37 @@ def test_options_that_do_not_go_together_are_refused(
 ) -> None:
     assert main(["ladder", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def write_ladder(tmp_path, data, **changes):
+    tree = {
+        "name": "try", "data": str(data), "sizes": ["42M", "84M"], "steps": [5000], "launcher": "deepspeed", "ranks": 8,
+        "overrides": {"train": {"global_batch_size": 256, "warmup_steps": 10}}, "output": str(tmp_path / "runs"),
+    }  # fmt: skip
+    path = tmp_path / "ladder.yaml"
+    path.write_text(yaml.safe_dump(tree | changes))
+    return str(path)
+
+
+def test_the_dry_run_says_the_hours_and_the_disk_that_plan_says(capsys, sample_store, tmp_path) -> None:
+    settings = ["train.global_batch_size=256", "train.steps=5000", "train.warmup_steps=10"]
+    hours, disk = 0.0, 0.0
+    for size in ("42M", "84M"):
+        assert main(["plan", "--size", size, "--gpus", "8", "--data", str(sample_store), "--json", *settings]) == 0
+        tree = json.loads(capsys.readouterr().out)
+        hours += tree["compute"]["days"] * 24
+        disk += tree["disk_bytes"] / 2**30
+    ladder = write_ladder(tmp_path, sample_store, steps=[5000, 10000])
+    assert main(["ladder", ladder, "--dry-run", "--device", "h100"]) == 0
+    out = capsys.readouterr().out
+    assert f"estimated for h100: {3 * hours:.1f} hours for the 4 runs left" in out
+    assert f"at most {2 * disk:.1f} GiB of disk for all" in out
+    assert main(["ladder", ladder, "--dry-run", "--device", "h10"]) == 2
+    assert "did you mean 'h100'" in capsys.readouterr().err
+
+
+def test_a_dry_run_without_its_store_still_shows_the_ladder(capsys, tmp_path) -> None:
+    assert main(["ladder", write_ladder(tmp_path, tmp_path / "none"), "--dry-run", "--device", "h100"]) == 0
+    out = capsys.readouterr().out
+    assert "time and disk of 2 of 2 runs are not known: no store at" in out
+    assert "--size 84M" in out

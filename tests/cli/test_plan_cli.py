@@ -18,11 +18,11 @@ def test_it_prints_everything_on_one_screen(capsys, sample_store):
     assert status == 0
     for part in (
         "1,129,209,696", "atom track", "pair track", "heads", "weights", "gradients", "optimizer", "gathered weights",
-        "activations", "of 74.5 GiB", "data.max_pairs=", "micro-batches", "padding", "FLOPs per step", "GPU-hours",
-        "12.62 GiB",
+        "activations", "of 74.5 GiB", "data.max_pairs=", "micro-batches", "padding", "FLOP a step", "GPU-hours",
+        "12.62 GiB", "host", "network", "memory traffic", "bounds the step", "disk", "chosen from memory",
     ):  # fmt: skip
         assert part in out, part
-    assert len(out.splitlines()) <= 42
+    assert len(out.splitlines()) <= 48
 
 
 def test_json_says_the_same(capsys, sample_store):
@@ -35,6 +35,32 @@ def test_json_says_the_same(capsys, sample_store):
     assert tree["target"]["mfu"] == 0.5
     assert tree["steps"]["steps"] == 1000
     assert tree["memory"]["total"] > tree["memory"]["activations"] > 0
+    assert (
+        tree["time"]["seconds"]
+        == tree["compute"]["seconds_per_step"]
+        == max(tree["time"][part] for part in ("compute", "memory_traffic", "host", "network"))
+    )
+    assert tree["time"]["bound"] in ("compute", "memory traffic", "host", "network")
+    assert 0.8 * tree["fit"]["max_pairs"] < tree["max_pairs"] < tree["fit"]["max_pairs"]
+    assert tree["disk_bytes"] > tree["checkpoints_kept"] * tree["checkpoint_bytes"]
+    assert [option["stage"] for option in tree["stages"]] == [0, 1, 2, 3]
+    assert tree["advice"]
+    assert "5,251 epochs" in tree["warnings"][0]
+
+
+def test_a_run_is_planned_before_there_is_a_store(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = plan(capsys, "--size", "84M", "--gpus", 8, "--atoms", 25)
+    assert status == 0
+    assert "No store was read: molecules are assumed to have 13 to 37 atoms, 25 on average." in out
+    assert "epochs" not in out
+    status, out, _ = plan(capsys, "--size", "84M", "--gpus", 8, "--atoms", 25, "--json")
+    tree = json.loads(out)
+    assert tree["data"]["path"] is None
+    assert tree["steps"]["epochs"] is None
+    status, _, err = plan(capsys, "--size", "84M", "--gpus", 8)
+    assert status == 2
+    assert "--atoms 25" in err
 
 
 def test_settings_stand_anywhere_and_files_count(capsys, sample_store, tmp_path):
@@ -47,7 +73,7 @@ def test_settings_stand_anywhere_and_files_count(capsys, sample_store, tmp_path)
     assert status == 0
     assert "50 of 64 molecules" in out
     assert "ZeRO stage 1" in out
-    assert "it is 9,000" in out
+    assert "data.max_pairs=9000  as set; the largest that fits is" in out
 
 
 def test_each_objective_can_be_planned(capsys, sample_store):
@@ -62,6 +88,11 @@ def test_each_objective_can_be_planned(capsys, sample_store):
         (["--size", "1.1b", "--gpus", "8"], "did you mean '1.1B'"),
         (["--size", "84M", "--gpus", "48"], "32 or 64 ranks"),
         (["--size", "84M", "--gpus", "0"], "--gpus must be at least 1"),
+        (["--size", "84M", "--gpus", "64", "train.global_batch_size=16"], "or 16 ranks"),
+        (["--size", "84M", "--gpus", "8", "--gpu-memory", "eighty gigabytes"], "such as 80GB"),
+        (["--size", "84M", "--gpus", "8", "--network", "fast"], "--network: 'fast'"),
+        (["--size", "84M", "--gpus", "8", "--atoms", "25"], "give either --data"),
+        (["--size", "84M", "--gpus", "8", "--peak-flops", "inf"], "must be positive"),
         (["--size", "84M", "--gpus", "8", "--device", "h1000"], "did you mean 'h100'"),
         (["--size", "84M", "--gpus", "8", "--gpu-memory", "80GX"], "is not an amount of memory"),
         (["--size", "84M", "--gpus", "8", "--mfu", "40"], "at most 1"),

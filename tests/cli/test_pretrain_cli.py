@@ -11,7 +11,7 @@ def test_the_flags_are_the_agreed_ones():
     flags = {flag for action in build_parser()._actions for flag in action.option_strings}
     assert flags == {
         "-h", "--help", "--size", "--objective", "--data", "--output", "--config", "--resume", "--no-resume",
-        "--override", "--profile", "--dry-run", "--local_rank", "--local-rank",
+        "--override", "--profile", "--dry-run", "--local_rank", "--local-rank", "--help-settings",
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The commands of the README are those of the programs: every one of them is parsed, and names files that are there."""
+"""Every command that the README and the documentation pages print is parsed, and every file they name exists."""
 
 import re
 import shlex
@@ -11,33 +11,44 @@ from unimol_scale.cli import build_parser as verbs
 from unimol_scale.engine.command import build_parser as pretrain_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    REPOSITORY / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "launch").glob("*.md")),
+    REPOSITORY / "CONTRIBUTING.md",
+]
+LINK = re.compile(r"\]\((?!https?://)([^)#]+)(#[^)]*)?\)")
 OUR_FILE = re.compile(r"(?:configs|benchmarks|launch|conformer_gen|tests)/[\w./-]*\w")
 
 
-def commands() -> list[list[str]]:
-    """Return the indented commands that start a program of ours."""
-    lines = re.findall(r"^    ((?:unimol-scale|python|deepspeed) .*)$", README, re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in lines]
+def commands(pages: list[Path]) -> list[list[str]]:
+    """Return the indented commands that start one of the three programs, in the order of the pages."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
+    lines = re.findall(r"^    (?:\w+=\S+ )?((?:unimol-scale|python (?!benchmarks)|deepspeed) ?.*)$", text, re.MULTILINE)
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if "…" not in words]
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_a_command_of_the_readme_is_understood(words: list[str]) -> None:
+@pytest.mark.parametrize("words", commands(PAGES), ids=" ".join)
+def test_a_printed_command_is_understood(words: list[str]) -> None:
     if words[0] == "unimol-scale":
         _, rest = verbs().parse_known_args(words[1:])
         assert all("=" in word and word[0] != "-" for word in rest), rest
         return
-    parser = {"conformer_gen/build.py": build_command, "launch/pretrain.py": pretrain_command}[words[1]]()
-    parser.parse_args(words[2:])
+    script = next(position for position, word in enumerate(words) if word.endswith(".py"))
+    parser = {"conformer_gen/build.py": build_command, "launch/pretrain.py": pretrain_command}[words[script]]()
+    parser.parse_args(words[script + 1 :])
 
 
-def test_the_readme_names_files_that_are_there() -> None:
-    named = set(OUR_FILE.findall(README))
-    assert len(named) > 20
-    assert not {name for name in named if not (REPOSITORY / name).exists()}
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_files_that_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    linked = {(page.parent / target).resolve() for target, _ in LINK.findall(text)}
+    named = {REPOSITORY / name for name in OUR_FILE.findall(text)}
+    assert not {path for path in linked | named if not path.exists()}
 
 
-def test_the_readme_has_the_three_commands_on_its_face() -> None:
-    starts = [" ".join(words[:2]) for words in commands()]
-    assert {"python conformer_gen/build.py", "deepspeed launch/pretrain.py"} <= set(starts)
+def test_the_readme_is_short_and_has_the_three_commands() -> None:
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 150
+    starts = {" ".join(words[:2]) for words in commands(PAGES[:1])}
+    assert {"python conformer_gen/build.py", "deepspeed launch/pretrain.py"} <= starts
     assert "unimol-scale fit-scaling-law" in starts

@@ -44,6 +44,26 @@ def test_a_skipped_run_is_told_and_the_rest_is_fitted(
     assert "late: left out" in (tmp_path / "report" / "report.md").read_text()
 
 
+def test_a_torn_log_and_a_torn_summary_do_not_stop_the_fit(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = runs / "1M-800-0" / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*lines[:4], lines[4][:30], *lines[5:], '{"step": 801, "valid/']))
+    (runs / "0.5M-800-0" / "summary.json").write_text('{"status": "finished", "na')
+    assert main(["fit-scaling-law", str(runs), "--bootstrap", "0", "--output", str(tmp_path / "report")]) == 0
+    output = capsys.readouterr().out
+    assert f"{runs / '0.5M-800-0'}: left out, it cannot be read" in output
+    assert "warning: damaged lines of metrics.jsonl were left out, by run: 1M-800-0 (1)" in output
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert "1M-800-0 (1)" in report
+    assert "0.5M-800-0: left out" in report
+    for folder in sorted(runs.iterdir())[:-1]:
+        (folder / "summary.json").write_text("")
+    assert main(["fit-scaling-law", str(runs), "--bootstrap", "0", "--output", str(tmp_path / "report")]) == 2
+    assert "17 runs were left out, as the notes above say" in capsys.readouterr().err
+
+
 def test_a_table_is_fitted_with_named_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"{n:.0f},{3.0 + 2000 / n**0.5:.6f}" for n in (1e5, 3e5, 1e6, 3e6, 1e7, 3e7)]
     (tmp_path / "t.csv").write_text("size,D,loss\n" + "\n".join(row.replace(",", ",1e6,") for row in rows) + "\n")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_samples import random_record, write_store
+from store_samples import chain_record, write_store
 
 from unimol_scale.cli import main
 from unimol_scale.store.manifest import MANIFEST_NAME, Backend
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 from unimol_scale.store.shards import Store
 
-RECORDS = [random_record(number) for number in range(12)]
+RECORDS = [chain_record(number) for number in range(12)]
 
 
 @pytest.fixture(params=["arrow", "lmdb"])
@@ -35,7 +35,7 @@ def test_info_prints_labels_with_units_and_what_the_conformers_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flat = dataclasses.replace(
-        random_record(0, max_conformers=1, num_labels=2),
+        chain_record(0, max_conformers=1, num_labels=2),
         conformer_origin=np.array([ConformerOrigin.FLAT], np.uint8),
         conformer_stereo=np.array([ConformerStereo.OPEN], np.uint8),
         labels=(1.0, math.nan),
@@ -52,11 +52,11 @@ def test_info_prints_labels_with_units_and_what_the_conformers_are(
 def test_verify_finds_labels_that_are_not_what_the_manifest_says(
     tmp_path: Path, backend: Backend, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    infinite = dataclasses.replace(random_record(0, num_labels=1), labels=(math.inf,))
+    infinite = dataclasses.replace(chain_record(0, num_labels=1), labels=(math.inf,))
     store = write_store(tmp_path / "a", [infinite], labels={"gap": "eV"}, backend=backend)
     assert main(["store", "verify", str(store.path)]) == 1
     assert "a label is infinite" in capsys.readouterr().out
-    store = write_store(tmp_path / "b", [random_record(0, num_labels=1)], labels={"gap": "eV"}, backend=backend)
+    store = write_store(tmp_path / "b", [chain_record(0, num_labels=1)], labels={"gap": "eV"}, backend=backend)
     manifest = store.path / MANIFEST_NAME
     tree = json.loads(manifest.read_text())
     tree["splits"]["train"]["shards"][0]["labelled"] = {"gap": 0}
@@ -117,3 +117,24 @@ def test_convert_does_not_touch_a_directory_with_something_in_it(
 def test_a_missing_store_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "info", str(tmp_path / "nowhere")]) == 2
     assert "make one with" in capsys.readouterr().err
+
+
+def test_verify_names_the_molecules_whose_atoms_are_not_where_atoms_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = chain_record(8, max_conformers=1)
+    assert len(sound.atomic_number) > 3
+    origin = np.zeros(1, np.uint8)
+    on_one_point = dataclasses.replace(sound, id="zeros", coordinates=0 * sound.coordinates, conformer_origin=origin)
+    drawn_by_none = dataclasses.replace(on_one_point, id="flat", conformer_origin=origin + ConformerOrigin.FLAT)
+    apart = sound.coordinates.copy()
+    apart[:, 0] += 5
+    torn = dataclasses.replace(sound, id="torn", coordinates=apart)
+    store = write_store(tmp_path / "store", [sound, on_one_point, sound, drawn_by_none], [torn])
+    assert main(["store", "verify", str(store.path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    named = [line for line in lines if line.startswith("implausible")]
+    assert [line.split("'")[1] for line in named] == ["zeros", "flat", "torn"]
+    assert "on one point" in named[0]
+    assert "are bonded but lie" in named[2]
+    assert "3 conformers of 3 molecules" in lines[-1]

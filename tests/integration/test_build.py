@@ -1,4 +1,4 @@
-"""Whole builds on a local Ray: deterministic, complete, and not stopped by what kills a worker or the driver."""
+"""Whole builds, on Ray and without: deterministic, complete, not stopped by what kills a worker or the driver."""
 
 import os
 import signal
@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from bad_embedders import ALKANES, die_or_hang, full, greedy, refuse, wrong
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from conformer_gen import driver
+from conformer_gen import driver, without_ray
 from conformer_gen.config import BuildConfig
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule
 from conformer_gen.sources.reader import SourceConfig
-from unimol_scale.errors import ConformerError, SourceError
-from unimol_scale.store.maintain import verify
+from conformer_gen.worker import Embedder
+from unimol_scale.errors import ConformerError, SourceError, StoreError
+from unimol_scale.store.maintain import Verified, verify
 from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord
 from unimol_scale.store.shards import open_store
 
-pytestmark = pytest.mark.ray
-SCRIPT = Path(__file__).parents[2] / "conformer_gen" / "build.py"
-ALKANES = ["C" * length for length in range(1, 25)]
+SCRIPT = Path(__file__).parents[1] / "build_on_ray.py"
 
 
 def config_of(tmp_path: Path, lines: list[str], **keys: object) -> BuildConfig:
@@ -45,7 +45,7 @@ def test_the_sample_store_is_complete_and_intact(sample_store: Path) -> None:
     assert counts.read == 205
     assert counts.stored == len(store.split("train")) + len(store.split("valid")) > 195
     assert 0 < len(store.split("valid")) <= 0.06 * counts.stored
-    assert verify(store) == []
+    assert verify(store) == Verified(damages=(), implausible=())
     assert {path.name for path in sample_store.iterdir()} >= {"report.md", "atoms.png", "failures.parquet", "train"}
     assert not (sample_store / ".build").exists()
     scaffolds = [set(store.split(name).column("scaffold").to_pylist()) for name in ("train", "valid")]
@@ -53,12 +53,14 @@ def test_the_sample_store_is_complete_and_intact(sample_store: Path) -> None:
     assert not scaffolds[0] & scaffolds[1]
 
 
-def test_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Path) -> None:
-    """The store of ``sample_store`` (one worker) again: two workers, killed with SIGKILL in mid-embedding, resumed."""
+@pytest.mark.ray
+def test_ray_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Path) -> None:
+    """The store of ``sample_store`` (without Ray) again: two workers of Ray, killed in mid-embedding, resumed."""
     output = tmp_path / "store"
     keys = ["--limit", "205", "--workers", "2", "--output", str(output), "task_size=20"]
     command = [sys.executable, str(SCRIPT), "--source", "sample", *keys]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list((output / ".build" / "embedded").glob("*/0*.arrow"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -66,21 +68,21 @@ def test_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Pa
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (output / "manifest.json").exists()
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert (output / "manifest.json").read_bytes() == (sample_store / "manifest.json").read_bytes()
-    assert verify(open_store(output)) == []
+    assert verify(open_store(output)) == Verified(damages=(), implausible=())
     assert (output / "failures.parquet").read_bytes() == (sample_store / "failures.parquet").read_bytes()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0
     assert "finished before" in again.stdout
-    other = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True, check=False)
+    other = subprocess.run([*command, "--seed", "1"], env=environment, capture_output=True, text=True, check=False)
     assert other.returncode == 2
     assert "seed is 0 there and 1 here" in other.stderr
 
 
-def deadly(crash: str, hang: str) -> Callable[[CuratedMolecule, EmbedConfig, int], MoleculeRecord | EmbedFailure]:
-    """An embedder with two planted molecules; nested, so that Ray ships it by value."""
+def shipped(crash: str, hang: str) -> Callable[[CuratedMolecule, EmbedConfig, int], MoleculeRecord | EmbedFailure]:
+    """The same, nested, so that Ray ships it by value, and no other process could import it."""
 
     def embed(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> MoleculeRecord | EmbedFailure:
         if molecule.smiles == crash:
@@ -92,9 +94,15 @@ def deadly(crash: str, hang: str) -> Callable[[CuratedMolecule, EmbedConfig, int
     return embed
 
 
-def test_molecules_that_kill_or_hang_their_worker_are_failures_and_the_rest_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "embedder",
+    [pytest.param(shipped(ALKANES[5], ALKANES[12]), marks=pytest.mark.ray, id="on Ray"), die_or_hang],
+)
+def test_molecules_that_kill_or_hang_their_worker_are_failures_and_the_rest_is_there(
+    tmp_path: Path, embedder: Embedder
+) -> None:
     config = config_of(tmp_path, ALKANES, embed=EmbedConfig(timeout_s=1), limit_s=3.0)
-    store = driver.build(config, deadly(crash=ALKANES[5], hang=ALKANES[12])).store
+    store = driver.build(config, embedder).store
     assert {(row["id"], row["stage"], row["reason"]) for row in failures(store.path)} == {
         ("id5", "embed", "worker_died"),
         ("id12", "embed", "too_slow"),
@@ -106,6 +114,50 @@ def test_molecules_that_kill_or_hang_their_worker_are_failures_and_the_rest_is_t
 
 def _all_smiles(split: object) -> list[str]:
     return split.smiles(np.arange(len(split)))
+
+
+def test_a_small_build_neither_imports_nor_starts_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # an import of it fails
+    monkeypatch.delitem(sys.modules, "conformer_gen.pipeline", raising=False)
+    store = driver.build(config_of(tmp_path, ALKANES), greedy).store
+    assert [(row["id"], row["reason"]) for row in failures(store.path)] == [("id7", "out_of_memory")]
+    assert store.manifest.counts.stored == len(ALKANES) - 1
+    assert verify(store) == Verified(damages=(), implausible=())
+
+
+def test_a_build_without_ray_that_is_killed_goes_on_at_once(tmp_path: Path) -> None:
+    config = config_of(tmp_path, ALKANES)
+    script = (
+        "import sys; from pathlib import Path; from conformer_gen import driver; from bad_embedders import sleep; "
+        "from conformer_gen.config import BuildConfig; from conformer_gen.sources.config import SourceConfig; "
+        "source = SourceConfig(name='smiles', input=(sys.argv[1],)); "
+        "driver.build(BuildConfig(source=source, output=Path(sys.argv[2]), task_size=8, workers=2), sleep)"
+    )
+    arguments = [sys.executable, "-c", script, *map(str, (*config.source.input, config.directory))]
+    environment = {**os.environ, "PYTHONPATH": f"{SCRIPT.parents[1]}:{SCRIPT.parent}"}
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((config.directory / ".build" / "hints").glob("embedded-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert driver.build(config).store.manifest.counts.stored == len(ALKANES)
+
+
+def test_what_a_task_raises_without_ray_is_raised_here(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="the disk is full: make room"):
+        driver.build(config_of(tmp_path, ALKANES), full)
+    with pytest.raises(RuntimeError, match="LookupError: of the embedder"):
+        driver.build(config_of(tmp_path, ALKANES), wrong)
+
+
+def test_a_child_that_does_not_start_is_no_fault_of_the_molecules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(without_ray, "CHILD", "raise SystemExit(1)")
+    with pytest.raises(StoreError, match="does not start"):
+        driver.build(config_of(tmp_path, ALKANES))
 
 
 def test_every_row_is_accounted_for(tmp_path: Path) -> None:
@@ -126,10 +178,6 @@ def test_a_build_without_a_usable_molecule_leaves_reasons_and_no_store(tmp_path:
         driver.build(config)
     assert len(failures(config.directory)) == 2
     assert not (config.directory / "manifest.json").exists()
-
-    def refuse(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> EmbedFailure:
-        return EmbedFailure(reason="refused", detail="by the test")
-
     (tmp_path / "second").mkdir()
     with pytest.raises(ConformerError, match="none of 1 molecules got a conformer"):
         driver.build(config_of(tmp_path / "second", ["CCO"], workers=1), refuse)

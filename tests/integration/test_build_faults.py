@@ -11,18 +11,23 @@ import pytest
 from benchmarks import build_faults
 
 pytestmark = pytest.mark.ray
+ON_RAY = Path(__file__).parents[1] / "build_on_ray.py"
 COMMON = ["--source", "sample", "--limit", "120", "task_size=10"]
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that was built in peace."""
+    """A store that was built in peace, without Ray."""
     store = tmp_path_factory.mktemp("calm") / "store"
     build_faults.build([*COMMON, "--workers", "1"], store)
     return store
 
 
-def test_a_store_is_the_same_after_kills_of_worker_driver_and_machine(calm: Path, tmp_path: Path) -> None:
+def test_a_store_is_the_same_after_kills_of_worker_driver_and_machine(
+    calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_faults, "SCRIPT", ON_RAY)
+    monkeypatch.setenv("PYTHONPATH", str(ON_RAY.parents[1]))
     kills = build_faults.plan_kills(3, rows=120, task_size=10, seed=2)
     assert {kill.victim for kill in kills} == set(build_faults.VICTIMS)
     outcome = build_faults.build([*COMMON, "--workers", "2"], tmp_path / "killed", kills)

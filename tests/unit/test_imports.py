@@ -12,6 +12,9 @@ ROOMS += ["scaling", "downstream", "cli"]
 # Planning and predictions need the model's counts, never its code.
 SCALING_MAY_IMPORT = {"unimol_scale.model.presets", "unimol_scale.model.accounting"}
 WITHOUT_TORCH = ["conformer_gen", "unimol_scale/store", "unimol_scale/scaling", "unimol_scale/config.py"]
+WITHOUT_TORCH += ["unimol_scale/common/text_files.py", "unimol_scale/common/delimited.py"]
+WITHOUT_TORCH += ["unimol_scale/common/json_lines.py", "unimol_scale/common/metrics_file.py"]
+WITHOUT_TORCH += ["unimol_scale/common/command_line.py", "unimol_scale/common/settings_help.py"]
 # What every command does before it imports torch.
 WITHOUT_TORCH += [f"unimol_scale/common/{name}.py" for name in ("entry", "streams", "system_limits", "threads")]
 ONLY_IN = {

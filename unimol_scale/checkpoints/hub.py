@@ -30,8 +30,8 @@ def download(name: str, files: tuple[str, ...]) -> Path:
         import huggingface_hub
     except ImportError as error:
         raise CheckpointError(
-            f"{name} does not exist here; to fetch a model of that name from the Hugging Face hub, "
-            "pip install 'unimol-scale[hub]'"
+            f"{name} does not exist here (`deepspeed launch/pretrain.py --size 0.1M` trains a model); to fetch a model "
+            "of that name from the Hugging Face hub, pip install 'unimol-scale[hub]'"
         ) from error
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))

@@ -1,1 +1,1 @@
-"""What several packages share and none of them owns."""
+"""What several packages share and none of them owns. Imports nothing of the project but errors and settings."""

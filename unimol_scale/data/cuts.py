@@ -163,29 +163,59 @@ def _cheapest(cost_G: Int64, known: Bounds, limits: list[int]) -> list[Bounds]:
     """Return for each limit the cut of least total cost into as many micro-batches as ``known``, which obeys them all.
 
     Dynamic programming over places: where the size changes (without a limit the best cut lies there), at equal
-    distances, and where ``known`` cuts.
+    distances, and where ``known`` cuts. Of cuts that cost the same the one with the lower places wins.
     """
     changes = np.flatnonzero(np.diff(cost_G)) + 1
     even = np.arange(0, len(cost_G), max(1, len(cost_G) // _PLACES))
     place_C = np.unique(np.concatenate([[0, len(cost_G)], changes, even, [end for _, end in known]])).astype(np.int64)
-    each_C = cost_G[place_C - 1].astype(np.float64)
-    # From place i to place j.
-    cost_CC = (place_C[None, :] - place_C[:, None]) * each_C[None, :]
-    cost_CC[place_C[None, :] <= place_C[:, None]] = np.inf
-    columns = np.arange(len(place_C))
-    cuts = []
-    for limit in limits:
-        allowed_CC = np.where(cost_CC <= limit, cost_CC, np.inf)
-        best_C = np.where(columns == 0, 0.0, np.inf)
-        came_from = []
-        for _ in known:
-            reached_CC = best_C[:, None] + allowed_CC
-            came_from.append(reached_CC.argmin(axis=0))
-            best_C = reached_CC[came_from[-1], columns]
-        assert np.isfinite(best_C[-1]), "the known cut obeys the limit"
-        bounds, end = [], len(place_C) - 1
-        for previous in reversed(came_from):
-            bounds.append((int(place_C[previous[end]]), int(place_C[end])))
-            end = int(previous[end])
-        cuts.append(bounds[::-1])
-    return cuts
+    each_C = cost_G[place_C - 1]
+    return [_cheapest_under(limit, place_C, each_C, len(known)) for limit in limits]
+
+
+def _cheapest_under(limit: int, place_C: Int64, each_C: Int64, rounds: int) -> Bounds:
+    """Return the cut of least total cost into ``rounds`` micro-batches, none of which costs more than ``limit``.
+
+    Only what can be on the way is looked at: the micro-batches that end at a place begin at most W places before it,
+    and a place counts in a round if so many micro-batches can end there and the rest of them reach the end.
+
+    Args:
+        limit: most padded pairs of a micro-batch.
+        place_C: [C] where the sorted molecules may be cut, from 0 to their number.
+        each_C: [C] padded pairs of a molecule in a micro-batch that ends at the place.
+        rounds: micro-batches.
+    """
+    C = len(place_C)
+    # The first place from which a micro-batch that ends here keeps the limit; it rises from place to place.
+    first_C = np.minimum(np.searchsorted(place_C, place_C - limit // each_C), np.arange(C))
+    first_C[0] = 0
+    W = int((np.arange(C) - first_C).max())
+    start_CW = np.arange(C)[:, None] + np.arange(-W, 0)[None, :]
+    cost_CW = ((place_C[:, None] - place_C[start_CW]) * each_C[:, None]).astype(np.float64)
+    cost_CW[start_CW < first_C[:, None]] = np.inf
+    # [R + 1, W + C], of which the W columns before the first place are never reached.
+    best_RC = np.full((rounds + 1, W + C), np.inf)
+    best_RC[0, W] = 0.0
+    before_RCW = np.lib.stride_tricks.sliding_window_view(best_RC, W, axis=1)
+    came_from = []
+    for turn, (low, high) in enumerate(_corridor(first_C, rounds)):
+        reached_CW = before_RCW[turn, low : high + 1] + cost_CW[low : high + 1]
+        step_C = reached_CW.argmin(axis=1)
+        best_RC[turn + 1, W + low : W + high + 1] = reached_CW[np.arange(len(step_C)), step_C]
+        came_from.append((low, step_C - W))
+    assert np.isfinite(best_RC[-1, -1]), "the known cut obeys the limit"
+    bounds, end = [], C - 1
+    for low, back_C in reversed(came_from):
+        start = end + int(back_C[end - low])
+        bounds.append((int(place_C[start]), int(place_C[end])))
+        end = start
+    return bounds[::-1]
+
+
+def _corridor(first_C: Int64, rounds: int) -> list[tuple[int, int]]:
+    """Return for each round the lowest and the highest place that a micro-batch of a whole cut may end at."""
+    end = len(first_C) - 1
+    highest, lowest = [0], [end]
+    for _ in range(rounds):
+        highest.append(int(np.searchsorted(first_C, highest[-1], side="right")) - 1)
+        lowest.append(int(first_C[lowest[-1]]))
+    return [(max(1, low), high) for low, high in zip(lowest[-2::-1], highest[1:], strict=True)]

@@ -12,6 +12,8 @@ from unimol_scale.store.remote import is_url, open_remote_store
 from unimol_scale.store.shards import Store, open_store
 
 REMOTE_WINDOW = 16
+# Padded pairs of a micro-batch where they are neither set nor chosen from a device's memory.
+DEFAULT_MAX_PAIRS = 40_000
 # Validation draws from its own seed, whatever the run's: runs of different seeds are scored on the same corruptions.
 VALIDATION_SEED = 20_240_614
 
@@ -22,7 +24,8 @@ class DataConfig:
 
     Attributes:
         path: the store: a directory, or the URL of one.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included: the memory budget.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included: the memory budget. None: a run
+            on GPUs takes as many as their memory holds, any other 40,000.
         conformers: which one of a molecule an epoch sees: ``random``, ``in_turn`` or ``first``.
         hydrogens: ``as_stored``; ``keep`` demands a store that has them as atoms; ``drop`` leaves them out.
         labels: names of the store's labels that go into the batches.
@@ -37,7 +40,7 @@ class DataConfig:
     """
 
     path: str
-    max_pairs: int = 40_000
+    max_pairs: int | None = None
     conformers: Conformers = "random"
     hydrogens: Hydrogens = "as_stored"
     labels: tuple[str, ...] = ()
@@ -52,11 +55,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.shuffle_window is not None and self.shuffle_window < 1:
             raise ConfigError(f"data.shuffle_window must be at least 1, got {self.shuffle_window}")
-        for name in ("max_pairs", "cache_bytes", "prefetch", "validation_molecules", "validation_repeats"):
+        if self.max_pairs is not None and self.max_pairs < 1:
+            raise ConfigError(f"data.max_pairs must be at least 1, got {self.max_pairs}")
+        for name in ("cache_bytes", "prefetch", "validation_molecules", "validation_repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
         if self.workers < 0:
             raise ConfigError(f"data.workers must not be negative, got {self.workers}")
+
+    @property
+    def pair_budget(self) -> int:
+        """``max_pairs``, or what it is where nobody has chosen it."""
+        return DEFAULT_MAX_PAIRS if self.max_pairs is None else self.max_pairs
 
     @property
     def window(self) -> int | None:
@@ -125,7 +135,7 @@ def training_loader(
         raise ConfigError(f"train.global_batch_size {batch_size} is not a multiple of the {world_size} ranks")
     reader = reader_of(config, "train")
     order = order_of(config, reader, batch_size=batch_size, seed=seed)
-    planner = StepPlanner(reader, order, world_size=world_size, max_pairs=config.max_pairs)
+    planner = StepPlanner(reader, order, world_size=world_size, max_pairs=config.pair_budget)
     return StepLoader(
         planner, reader, corruption, rank=rank, seed=seed, workers=config.workers, prefetch=config.prefetch
     )
@@ -142,7 +152,7 @@ def validation_loader(
     reader = reader_of(config, "valid")
     batch_size = min(config.validation_molecules, len(reader))
     order = order_of(config, reader, batch_size=batch_size, seed=VALIDATION_SEED)
-    planner = ValidationPlanner(reader, order, world_size=world_size, max_pairs=config.max_pairs)
+    planner = ValidationPlanner(reader, order, world_size=world_size, max_pairs=config.pair_budget)
     return StepLoader(
         planner, reader, corruption, rank=rank, seed=VALIDATION_SEED, workers=config.workers, prefetch=config.prefetch
     )

@@ -1,8 +1,9 @@
 """Molecules without their hydrogens, all of a batch at once. NumPy only. Shapes: B molecules, A atoms and E bonds in all.
 
-A hydrogen goes if its one bond leads to another element, as in RDKit's ``RemoveHs``: those of H₂, bridges and bare
-protons stay, so that no molecule is left without atoms. Features of the other atoms need no change, since a store counts
-hydrogens in them either way.
+A hydrogen goes if it has no charge and its one bond leads to another element, as where the builder removes them: those
+of H₂, bridges, hydrides and bare protons stay, so that no molecule is left without atoms or with another charge.
+Deuterium goes too: a store does not say which hydrogens have a mass number, except in the SMILES. Features of the other
+atoms need no change, since a store counts hydrogens in them either way.
 """
 
 import dataclasses
@@ -10,9 +11,11 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.store.schema import MoleculeColumns
+from unimol_scale.store.schema import ATOM_VOCABULARIES, MoleculeColumns
 
 HYDROGEN = 1
+CHARGE = list(ATOM_VOCABULARIES).index("formal_charge")
+UNCHARGED = ATOM_VOCABULARIES["formal_charge"].index("0")
 
 
 def heavy_counts(columns: MoleculeColumns) -> npt.NDArray[np.int32]:
@@ -53,7 +56,9 @@ def _kept_atoms(columns: MoleculeColumns) -> npt.NDArray[np.bool_]:
     hydrogen_A = columns.atomic_number == HYDROGEN
     ends = bonds_E2.reshape(-1)
     heavy_neighbour_A = np.bincount(ends[~hydrogen_A[bonds_E2[:, ::-1].reshape(-1)]], minlength=A)
-    kept_A: npt.NDArray[np.bool_] = ~hydrogen_A | (np.bincount(ends, minlength=A) != 1) | (heavy_neighbour_A != 1)
+    implied_A = (np.bincount(ends, minlength=A) == 1) & (heavy_neighbour_A == 1)
+    implied_A &= columns.atom_features[:, CHARGE] == UNCHARGED
+    kept_A: npt.NDArray[np.bool_] = ~hydrogen_A | ~implied_A
     return kept_A
 
 

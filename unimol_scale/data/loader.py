@@ -1,7 +1,7 @@
 """Micro-batches read and corrupted ahead of the trainer by worker processes, which may die without harm.
 
-An item of the dataset is one micro-batch, addressed by (step, slot): workers may prepare them in any order and the
-result is the same.
+An item of the dataset is one micro-batch, addressed by its step and its molecules: workers may prepare them in any order
+and the result is the same. Steps are planned in the rank alone, once each.
 """
 
 import multiprocessing
@@ -27,6 +27,8 @@ from unimol_scale.errors import RunError
 SampleT = TypeVar("SampleT")
 # What an objective does to a clean batch at a step.
 Corruption = Callable[[MoleculeBatch, MoleculeKeys, int], SampleT]
+# A step, and the molecules of one of its micro-batches.
+Address = tuple[int, MoleculeKeys]
 # What torch says when a worker was killed rather than raised.
 _DEAD_WORKER = "DataLoader worker (pid"
 MAX_DEATHS = 5
@@ -35,36 +37,20 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
-    """Micro-batches of one rank, addressed by (step, slot).
+    """Micro-batches, addressed by (step, keys of their molecules).
 
     Args:
         reader: of the molecules.
         corruption: of the objective.
-        plan: step → molecules, epochs and micro-batch plan; pure.
-        rank: of this process.
-        seed: of the run, for corruptions.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        corruption: Corruption[SampleT],
-        plan: "StepPlanner",
-        rank: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, reader: Reader, corruption: Corruption[SampleT]) -> None:
         self._reader = reader
         self._corruption = corruption
-        self._plan = plan
-        self._rank = rank
-        self._seed = seed
 
-    def __getitem__(self, address: tuple[int, int]) -> Packed[SampleT]:
-        """Return micro-batch ``slot`` of ``step``: gathered, padded and corrupted."""
-        step, slot = address
-        molecule_G, epoch_G, plan = self._plan(step)
-        members = plan.of_rank(self._rank)[slot]
-        keys = MoleculeKeys(seed=self._seed, epoch_B=epoch_G[members], molecule_B=molecule_G[members])
+    def __getitem__(self, address: Address) -> Packed[SampleT]:
+        """Return a micro-batch: gathered, padded and corrupted."""
+        step, keys = address
         packed = pack(self._corruption(self._reader.read(keys), keys, step))
         if get_worker_info() is not None:
             # The queue would do it later, in a thread whose errors reach nobody: a full /dev/shm is told from here.
@@ -72,16 +58,19 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
         return packed
 
 
-class _Addresses(Sampler[tuple[int, int]]):
-    """The micro-batches of consecutive steps, in order."""
+class _Addresses(Sampler[Address]):
+    """The micro-batches of one rank in consecutive steps, in order."""
 
-    def __init__(self, planner: StepPlanner, first: int, last: int) -> None:
+    def __init__(self, planner: StepPlanner, first: int, last: int, *, rank: int, seed: int) -> None:
         self._planner, self._first, self._last = planner, first, last
+        self._rank, self._seed = rank, seed
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Address]:
         for step in range(self._first, self._last):
             self._planner.prefetch(step)
-            yield from ((step, slot) for slot in range(self._planner(step)[2].per_rank))
+            molecule_G, epoch_G, plan = self._planner(step)
+            for members in plan.of_rank(self._rank):
+                yield step, MoleculeKeys(seed=self._seed, epoch_B=epoch_G[members], molecule_B=molecule_G[members])
 
 
 class StepLoader(Generic[SampleT]):
@@ -110,8 +99,10 @@ class StepLoader(Generic[SampleT]):
     ) -> None:
         self._workers = workers
         self._prefetch = prefetch
+        self._rank = rank
+        self._seed = seed
         self.planner = planner
-        self._dataset = MicroBatchDataset(reader, corruption, planner, rank, seed)
+        self._dataset = MicroBatchDataset(reader, corruption)
 
     def steps(self, first: int, last: int) -> Iterator[list[SampleT]]:
         """Yield the micro-batches of the steps first, …, last − 1.
@@ -128,6 +119,7 @@ class StepLoader(Generic[SampleT]):
             try:
                 while step < last:
                     yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
+                    self.planner.forget(step)
                     step, deaths = step + 1, 0
             except (RuntimeError, OSError, EOFError) as error:
                 if (line := explain(error)) is not None:
@@ -148,7 +140,7 @@ class StepLoader(Generic[SampleT]):
         return DataLoader(
             self._dataset,
             batch_size=None,
-            sampler=_Addresses(self.planner, first, last),
+            sampler=_Addresses(self.planner, first, last, rank=self._rank, seed=self._seed),
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
             pin_memory=torch.cuda.is_available(),

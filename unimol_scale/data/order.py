@@ -101,6 +101,11 @@ class Order:
         """Molecules of an epoch."""
         return int(self._rows.sum())
 
+    @cached_property
+    def _first_molecule(self) -> Int64:
+        """Number of each shard's first molecule, int64 [S]."""
+        return np.cumsum(self._rows) - self._rows
+
     def molecules(self, step: int) -> tuple[Int64, Int64]:
         """Return the molecules of a step and the epoch at which each is seen, both int64 [batch_size].
 
@@ -119,12 +124,15 @@ class Order:
     def shards(self, step: int, count: int) -> list[int]:
         """Return the next ``count`` shards that are needed from a step on, in order; all if there are no windows."""
         if self._window is None:
-            return list(range(len(self._rows)))[:count]
+            return list(range(min(len(self._rows), count)))
         number, position = divmod(step * self._batch_size, self.num_molecules)
         epoch = self._epoch(number)
         window = int(np.searchsorted(epoch.windows, position, side="right")) - 1
-        coming = [*epoch.shards[window * self._window :].tolist(), *self._epoch(number + 1).shards.tolist()]
-        return list(dict.fromkeys(coming))[:count]
+        start = window * self._window
+        coming: list[int] = epoch.shards[start : start + count].tolist()
+        if len(coming) < count:  # asked at every step: the next epoch is looked at only near the end of this one
+            coming = list(dict.fromkeys([*coming, *self._epoch(number + 1).shards.tolist()]))[:count]
+        return coming
 
     def _epoch(self, number: int) -> _Epoch:
         if number not in self._epochs:
@@ -152,8 +160,7 @@ class Order:
             word = np.full(int(here.sum()), self._word(number, w + 1), dtype=np.int64)
             place[here] = first + permute(position[here] - first, last - first, self._seed, word)
         turn = np.searchsorted(epoch.starts, place, side="right") - 1
-        first_molecule = np.cumsum(self._rows) - self._rows
-        molecule: Int64 = first_molecule[epoch.shards[turn]] + place - epoch.starts[turn]
+        molecule: Int64 = self._first_molecule[epoch.shards[turn]] + place - epoch.starts[turn]
         return molecule
 
 

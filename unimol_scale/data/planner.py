@@ -1,4 +1,4 @@
-"""Which molecules are in a step and how they are cut into micro-batches: pure, and remembered for a while.
+"""Which molecules are in a step and how they are cut into micro-batches: pure, and remembered until the step is done.
 
 What is read and in which order are interfaces here: a split as it was stored is one case, chosen rows of it another.
 """
@@ -14,8 +14,6 @@ from unimol_scale.data.streams import MoleculeKeys
 
 # Molecules [G] of a step, their epochs [G], and how they are cut.
 StepPlan = tuple[Int64, Int64, MicroBatchPlan]
-# Steps whose plan is remembered: the loader asks for a step some steps before the trainer does.
-PLANS_KEPT = 32
 # Shards that the background knows to be needed next; it fetches as many as the cache holds.
 SHARDS_AHEAD = 1024
 
@@ -51,7 +49,11 @@ class StepOrder(Protocol):
 
 
 class StepPlanner:
-    """The pure map step → (molecules, epochs, micro-batches) of one split; remembers the last steps it planned."""
+    """The pure map step → (molecules, epochs, micro-batches) of one split.
+
+    The loader asks for a step many steps before the trainer does, so a plan is kept until ``forget`` is told that its
+    step is done: it is made once, however far the loader is ahead.
+    """
 
     def __init__(self, reader: Reader, order: StepOrder, *, world_size: int, max_pairs: int) -> None:
         check_budget(reader.largest, max_pairs)  # now rather than later
@@ -78,17 +80,20 @@ class StepPlanner:
         """Return the atoms of the molecules of a step, [G]."""
         return self._sized(step)[1]
 
+    def forget(self, step: int) -> None:
+        """Drop the plans of a step and of those before it: nobody will ask for them again soon."""
+        for done in [planned for planned in self._planned if planned <= step]:
+            del self._planned[done]
+
     def _sized(self, step: int) -> tuple[StepPlan, Int32]:
         if step not in self._planned:
-            if len(self._planned) == PLANS_KEPT:
-                del self._planned[min(self._planned)]
-            molecule_G, epoch_G = self._molecules(step)
-            num_atoms_G = self._reader.num_atoms(molecule_G)
-            self._planned[step] = (molecule_G, epoch_G, self._cut(num_atoms_G)), num_atoms_G
+            self._planned[step] = self._plan(step)
         return self._planned[step]
 
-    def _molecules(self, step: int) -> tuple[Int64, Int64]:
-        return self._order.molecules(step)
+    def _plan(self, step: int) -> tuple[StepPlan, Int32]:
+        molecule_G, epoch_G = self._order.molecules(step)
+        num_atoms_G = self._reader.num_atoms(molecule_G)
+        return (molecule_G, epoch_G, self._cut(num_atoms_G)), num_atoms_G
 
     def _cut(self, num_atoms_G: Int32) -> MicroBatchPlan:
         return plan_micro_batches(num_atoms_G, self._world_size, self._max_pairs)
@@ -111,12 +116,16 @@ class OneSizePlanner(StepPlanner):
 
 
 class ValidationPlanner(StepPlanner):
-    """The same map for validation: step r is corruption r of a fixed choice of molecules."""
+    """The same map for validation: step r is corruption r of a fixed choice of molecules, cut once."""
+
+    _fixed: tuple[StepPlan, Int32] | None = None
 
     def prefetch(self, step: int) -> None:
         """Tell the store which shards validation needs: the same at every step."""
         super().prefetch(0)
 
-    def _molecules(self, step: int) -> tuple[Int64, Int64]:
-        molecule_G, _ = super()._molecules(0)
-        return molecule_G, np.full(len(molecule_G), step, dtype=np.int64)
+    def _plan(self, step: int) -> tuple[StepPlan, Int32]:
+        if self._fixed is None:
+            self._fixed = super()._plan(0)
+        (molecule_G, _, cut), num_atoms_G = self._fixed
+        return (molecule_G, np.full(len(molecule_G), step, dtype=np.int64), cut), num_atoms_G

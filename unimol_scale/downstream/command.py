@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def _add_finetune(verbs: Any) -> None:  # noqa: ANN401
     add("--config", type=Path, metavar="FILE", help="YAML such as those in configs/downstream")
     add("assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5")
     verb.set_defaults(run=_finetune, stopped=GOES_ON)
+    verb.take_settings(_finetune_settings)
 
 
 def _add_predict(verbs: Any) -> None:  # noqa: ANN401
@@ -72,6 +74,12 @@ def _add_predict(verbs: Any) -> None:  # noqa: ANN401
     add("--max-pairs", type=int, metavar="N", help="memory budget in padded pairs (default: what suits the device)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
     verb.set_defaults(run=_predict, stopped="Stopped. Conformers that are ready are kept; nothing else was written.")
+
+
+def _finetune_settings() -> tuple[type[Any], Mapping[str, str]]:
+    from unimol_scale.downstream.config import FinetuneConfig
+
+    return FinetuneConfig, {"data": "set by --data", "targets": "set by --target", "pretrained": "set by --from"}
 
 
 def _finetune(arguments: argparse.Namespace) -> int:

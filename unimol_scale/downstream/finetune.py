@@ -25,7 +25,7 @@ from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.leakage import Leakage, describe_overlap, report_leakage
 from unimol_scale.downstream.metrics import default_metric, score, undefined
 from unimol_scale.downstream.outcome import Outcome, SeedOutcome
-from unimol_scale.downstream.pretraining_data import describe_larger, store_of
+from unimol_scale.downstream.pretraining_data import PretrainingStore, describe_larger, store_of
 from unimol_scale.downstream.progress import EpochProgress
 from unimol_scale.downstream.property_model import PropertyModel
 from unimol_scale.downstream.report import write_report
@@ -47,12 +47,12 @@ class Start:
     Attributes:
         model: dimensions.
         backbone: pretrained weights; None draws them.
-        store: that it was pretrained on, where it is known and here.
+        pretrained_on: the store, or why it is not known; None of random weights.
     """
 
     model: ModelConfig
     backbone: TwoTrackBackbone | None
-    store: Path | None
+    pretrained_on: PretrainingStore | None
 
 
 def finetune(config: FinetuneConfig) -> Outcome:
@@ -82,8 +82,12 @@ def finetune(config: FinetuneConfig) -> Outcome:
     claim_folder(folder, config, hashes)
     if rows.molecules.skipped:
         write_skipped(folder / "skipped.csv", rows.molecules)
-    store = config.pretraining_store or start.store
-    leakage = None if store is None else _leakage(store, rows, split)
+    store = config.pretraining_store or (start.pretrained_on.path if start.pretrained_on else None)
+    leakage = None
+    if store is not None:
+        leakage = _leakage(store, rows, split).describe()
+    elif start.pretrained_on is not None:
+        leakage = f"leakage: not checked, because {start.pretrained_on.missing}; name it with pretraining_store=DIR"
     members, seeds = [], []
     for number in range(config.seeds):
         member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number, device)
@@ -102,7 +106,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
         notes=_notes(config, rows, split, None if start.backbone is None else store),
-        leakage=leakage.describe() if leakage else None,
+        leakage=leakage,
         seeds=tuple(seeds),
     )
     write_report(folder, done, config)
@@ -142,9 +146,9 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
 
 def _start(config: FinetuneConfig, model: ModelConfig) -> Start:
     if config.pretrained is None or config.reinitialise:
-        return Start(model=model, backbone=None, store=None)
+        return Start(model=model, backbone=None, pretrained_on=None)
     backbone = from_pretrained(config.pretrained).backbone.float()
-    return Start(model=model, backbone=backbone, store=store_of(Path(config.pretrained)))
+    return Start(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
 
 
 def _split(config: FinetuneConfig, rows: Rows) -> Split:

@@ -1,13 +1,17 @@
 """What a model was pretrained on: its store, and whether other molecules are larger than those there."""
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from unimol_scale import config as strict
-from unimol_scale.run_files import CONFIG_NAME
+from unimol_scale.run_files import CONFIG_NAME, SUMMARY_NAME
+from unimol_scale.store.files import hash_file
 from unimol_scale.store.manifest import MANIFEST_NAME
+from unimol_scale.store.remote import is_url
 from unimol_scale.store.schema import Int32
 from unimol_scale.store.shards import open_store
 
@@ -15,18 +19,52 @@ ALMOST_ALL = 0.99  # of the store's molecules; its few largest taught the model 
 WORTH_SAYING = 0.1  # of the molecules
 
 
-def store_of(pretrained: Path) -> Path | None:
-    """Return the store that a run names in its settings, if it is here.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainingStore:
+    """The store that a run was trained on.
+
+    Attributes:
+        path: where it is; None if it is not here, or not known.
+        missing: why it is not; empty if it is.
+    """
+
+    path: Path | None
+    missing: str
+
+
+def store_of(pretrained: Path) -> PretrainingStore:
+    """Find the store that a run names in its settings.
+
+    Runs of earlier versions name it relative to the folder where they were started: it is looked for from here, and
+    from the folders above the run.
 
     Args:
-        pretrained: the run, or a folder in it.
+        pretrained: the run, or a folder in it; what is no run names no store.
     """
     for folder in (pretrained, *pretrained.parents[:2]):
         if (folder / CONFIG_NAME).is_file():
             data = strict.read_yaml(folder / CONFIG_NAME)[0].get("data")
-            store = Path(str(data.get("path"))) if isinstance(data, dict) and data.get("path") else None
-            return store if store is not None and (store / MANIFEST_NAME).is_file() else None
-    return None
+            named = str(data["path"]) if isinstance(data, dict) and data.get("path") else None
+            if named is None:
+                return PretrainingStore(path=None, missing=f"{folder / CONFIG_NAME} names no store")
+            if is_url(named):
+                return PretrainingStore(path=None, missing=f"the store {named} is not on this machine")
+            known = _manifest_of(folder)
+            for place in (Path(named), *(above / named for above in folder.absolute().parents)):
+                manifest = place / MANIFEST_NAME
+                if manifest.is_file() and known in (None, hash_file(manifest)):
+                    return PretrainingStore(path=place, missing="")
+            return PretrainingStore(path=None, missing=f"the store {named} of {folder} is not here, or has changed")
+    return PretrainingStore(path=None, missing=f"{pretrained} does not say what it was pretrained on")
+
+
+def _manifest_of(run: Path) -> str | None:
+    """Return the hash of the manifest of the store that a finished run was trained on."""
+    if not (run / SUMMARY_NAME).is_file():
+        return None
+    summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
+    known = summary.get("data_manifest_sha256")
+    return str(known) if known else None
 
 
 def describe_larger(store_dir: Path, num_atoms_R: Int32) -> str:

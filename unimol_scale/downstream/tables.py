@@ -4,9 +4,8 @@ CSV, TSV and Parquet have a header; lines of SMILES (.smi, .txt) may have one. I
 column names, missing values and numbers, so that a file means the same here as where stores are built.
 """
 
-import csv
 import dataclasses
-import io
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -15,13 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from conformer_gen.sources.columns import ID_NAMES, MISSING, SMILES_NAMES, find_column, find_smiles, number
+from conformer_gen.sources.columns import (
+    ID_NAMES,
+    MISSING,
+    SMILES_NAMES,
+    find_column,
+    find_smiles,
+    has_decimal_comma,
+    number,
+)
 from conformer_gen.sources.lines import split as split_line
-from conformer_gen.sources.locations import bare_suffix, stem
-from conformer_gen.sources.tables import delimiter_of, parquet_names
+from conformer_gen.sources.locations import SUFFIXES, bare_suffix, stem
+from conformer_gen.sources.tables import check_parquet_column, is_text, molecule_rows, parquet_names
+from unimol_scale.common.delimited import EXCEL_SEPARATOR, Record, place_of, read_records
+from unimol_scale.common.text_files import check_decoded, open_text
 from unimol_scale.downstream.config import Task
 from unimol_scale.errors import ConfigError, SourceError
 
@@ -33,6 +41,8 @@ ALL_TARGETS = ("all",)
 ROW_NAMES = (*ID_NAMES, "", "__index_level_0__")
 UNNAMED = "unnamed: "
 ROWS_SHOWN = 3
+ROWS_TOGETHER = 50_000  # of text, before they become Arrow's
+PARQUET_MAGIC = b"PAR1"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +74,7 @@ def read_table(
     """Read a file of molecules.
 
     Args:
-        path: .csv, .tsv, .smi or .txt, plain or .gz, or .parquet.
+        path: .csv, .tsv, .smi or .txt, plain or compressed, or .parquet; what it is packed by is told by its content.
         smiles_column: None finds it by the usual names; in lines without a header it is the first. There, a column is
             asked for by its number, from 1.
         targets: columns of labels; ("all",) takes every column of numbers that is neither a row's name nor the split.
@@ -79,15 +89,17 @@ def read_table(
     if not path.is_file():
         raise SourceError(f"{path} does not exist, or is not a file")
     readers: dict[str, Callable[[Path], pa.Table]] = {
-        ".csv": _read_delimited,
-        ".tsv": _read_delimited,
-        ".parquet": _read_parquet,
+        ".csv": lambda path: _read_delimited(path, smiles_column),
+        ".tsv": lambda path: _read_delimited(path, smiles_column),
+        ".parquet": lambda path: _read_parquet(
+            path, smiles_column, [*targets, *([split_column] if split_column else [])]
+        ),
         ".smi": lambda path: _read_lines(path, smiles_column, whole=bool(targets) or split_column is not None),
     }
-    readers[".txt"] = readers[".smi"]
-    suffix = bare_suffix(path.name)
+    readers |= dict.fromkeys(SUFFIXES["smiles"], readers[".smi"])
+    suffix = ".parquet" if _is_parquet(path) else bare_suffix(path.name)
     if suffix not in readers:
-        raise SourceError(f"{path}: its name must end in {', '.join(readers)}, text also in .gz after it")
+        raise SourceError(f"{path}: its name must end in {', '.join(readers)}, text also in .gz or the like after it")
     table = readers[suffix](path)
     if not table.num_rows:
         raise SourceError(f"{path} has no rows")
@@ -141,7 +153,8 @@ def _every_label(path: Path, table: pa.Table, taken: set[int | None], smiles: Se
             continue
         values, wrong = _numbers(table.column(at))
         present = int(np.count_nonzero(~np.isnan(values)))
-        if not present or len(wrong) >= present:
+        commas = len(wrong) and has_decimal_comma(table.column(at)[int(wrong[0])].as_py())
+        if not commas and (not present or len(wrong) >= present):
             continue
         if len(wrong):
             _refuse(path, name, table.column(at), wrong, smiles)
@@ -188,11 +201,12 @@ def _numbers_one_by_one(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
 
 
 def _refuse(path: Path, target: str, column: pa.ChunkedArray, wrong: Int64, smiles: Sequence[str]) -> NoReturn:
-    shown = _named_rows(wrong, smiles, [column[row].as_py() for row in wrong[:ROWS_SHOWN].tolist()])
-    raise SourceError(
-        f"{path}: {len(wrong):,} labels of the target {target!r} are not numbers: {shown}; mend them, or leave them "
-        "empty where they are missing (classes are 0 and 1)"
-    )
+    values = [column[row].as_py() for row in wrong[:ROWS_SHOWN].tolist()]
+    shown = _named_rows(wrong, smiles, values)
+    remedy = "mend them, or leave them empty where they are missing (classes are 0 and 1)"
+    if all(has_decimal_comma(value) for value in values):
+        remedy = "write decimals with a point, not with a comma"
+    raise SourceError(f"{path}: {len(wrong):,} labels of the target {target!r} are not numbers: {shown}; {remedy}")
 
 
 def _named_rows(rows: Int64, smiles: Sequence[str], values: Iterable[object]) -> str:
@@ -202,61 +216,75 @@ def _named_rows(rows: Int64, smiles: Sequence[str], values: Iterable[object]) ->
     return ", ".join(shown[:ROWS_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _read_delimited(path: Path) -> pa.Table:
-    """Read a table with commas, semicolons or tabs and a header; every column as text."""
-    broken: list[pa_csv.InvalidRow] = []
-
-    def stop_at(row: pa_csv.InvalidRow) -> str:
-        broken.append(row)
-        return "error"
-
-    header = next((line for line in _text(path) if line.strip()), "").rstrip("\r\n")
-    if "\0" in header or "\ufffd" in header:
-        raise SourceError(f"{path} can not be read: its header is not UTF-8 ({header[:100]!r}); save it as UTF-8")
-    delimiter = delimiter_of(header)
-    names = next(csv.reader([header], delimiter=delimiter), [])
+def _is_parquet(path: Path) -> bool:
     try:
-        with pa.input_stream(path) as stream:
-            table = pa_csv.read_csv(
-                stream,
-                # Threads would be faster, and would not know the numbers of rows.
-                pa_csv.ReadOptions(use_threads=False, block_size=1 << 24),
-                pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=stop_at),
-                pa_csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, check_utf8=True
-                ),
-            )
+        with path.open("rb") as file:
+            return file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def _read_delimited(path: Path, smiles_column: str | None) -> pa.Table:
+    """Read a table with commas, semicolons or tabs and a header; every column as text."""
+    expected, is_row = molecule_rows(smiles_column)
+    names: list[str] = []
+    pieces: list[list[pa.Array]] = []
+    with open_text(path, errors="surrogateescape") as lines:
+        records = read_records(str(path), lines, expected, is_row)
+        while rows := [record for record in itertools.islice(records, ROWS_TOGETHER)]:
+            names = rows[0].names
+            check_decoded(str(path), 1, ", ".join(names))
+            fields = [_whole_row(path, record) for record in rows]
+            pieces.append([pa.array(column, pa.string()) for column in zip(*fields, strict=True)])
+    if not pieces:
+        raise SourceError(f"{path} is empty, or has no rows below its header")
+    return pa.table([pa.chunked_array(chunks) for chunks in zip(*pieces, strict=True)], names)
+
+
+def _whole_row(path: Path, record: Record) -> list[str]:
+    """Return the fields of a record that has as many as the header; empty ones behind them are none."""
+    fields, width = record.fields, len(record.names)
+    if record.problem:
+        raise SourceError(f"{record.problem}")
+    if len(fields) < width or any(field.strip() for field in fields[width:]):
+        shown = ",".join(fields)[:200]
+        raise SourceError(
+            f"{path} cannot be read: {record.place} has {len(fields)} fields, the header has {width} ({shown!r}); "
+            "is a quote not closed, or a comma not quoted?"
+        )
+    for field in fields:
+        check_decoded(str(path), record.line, field)
+    return fields[:width]
+
+
+def _read_parquet(path: Path, smiles_column: str | None, wanted: Sequence[str]) -> pa.Table:
+    """Read the columns of a Parquet file that can hold SMILES or labels; bytes of text become text.
+
+    Args:
+        path: the file.
+        smiles_column: None finds it by the usual names.
+        wanted: further columns that will be asked for.
+    """
+    names = parquet_names(path)
+    check_parquet_column(path, names[find_smiles(str(path), names, smiles_column)], text=True)
+    for name in set(wanted).intersection(names):
+        check_parquet_column(path, name)
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read([field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)])
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error)
-        if "UTF8" in reason:
-            reason += "; save it as UTF-8"
-        if broken:
-            row = broken[0]
-            reason = (
-                f"row {row.number - 1} has {row.actual_columns} fields, the header has {row.expected_columns} "
-                f"({row.text[:200]!r}); is a quote not closed, or a comma not quoted?"
-            )
-        raise SourceError(f"{path} can not be read: {reason}") from error
+        raise SourceError(f"{path} cannot be read to its end: {error}") from error
+    for at, field in enumerate(table.schema):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if is_text(kind) and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            values = [_decoded(value) for value in table.column(at).to_pylist()]
+            table = table.set_column(at, field.name, pa.array(values, pa.string()))
     return table
 
 
-def _text(path: Path) -> Iterable[str]:
-    """Yield the lines of a file, unpacked if its name says that it is packed."""
-    try:
-        with pa.input_stream(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace") as text:
-            yield from text
-    except OSError as error:
-        raise SourceError(f"{path} can not be read: {error}") from error
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    """Read the columns of a Parquet file that can hold SMILES or labels."""
-    parquet_names(path)
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.read([field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise SourceError(f"{path} can not be read to its end: {error}") from error
+def _decoded(value: bytes | str | None) -> str | None:
+    """Return text; what is not UTF-8 becomes a mark that no SMILES and no number has."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _read_lines(path: Path, smiles_column: str | None, *, whole: bool) -> pa.Table:
@@ -267,20 +295,25 @@ def _read_lines(path: Path, smiles_column: str | None, *, whole: bool) -> pa.Tab
         smiles_column: a name that tells a header, beside the usual ones.
         whole: refuse lines that have not as many columns as the header; where only SMILES are read, names may lack.
     """
-    rows = [fields for fields in map(split_line, _text(path)) if fields and not fields[0].startswith("#")]
-    names = [name.strip() for name in rows[0]] if rows else []
+    with open_text(path) as lines:
+        taken = [(at, split_line(line)) for at, line in enumerate(lines, start=1)]
+    rows = [(at, fields) for at, fields in taken if fields and not fields[0].startswith("#")]
+    if rows and EXCEL_SEPARATOR.fullmatch(" ".join(rows[0][1])):
+        raise SourceError(f"{path} is a table for Excel (sep=…): let its name end in .csv")
+    names = [name.strip() for name in rows[0][1]] if rows else []
     if {name.lower() for name in names} & set(SMILES_NAMES) or smiles_column in names:
         del rows[0]
-        short = next((at for at, fields in enumerate(rows) if whole and len(fields) != len(names)), None)
-        if short is not None:
-            raise SourceError(f"{path}: row {short + 1} has {len(rows[short])} columns, the header has {len(names)}")
+        for row, (line, fields) in enumerate(rows, start=1):
+            if whole and len(fields) != len(names):
+                counts = f"{len(fields)} columns, the header has {len(names)}"
+                raise SourceError(f"{path}: {place_of(row, line)} has {counts}")
     else:
         # Columns have numbers; the first has a usual name, unless another is asked for.
-        names = [str(at + 1) for at in range(max(map(len, rows), default=0))]
+        names = [str(at + 1) for at in range(max((len(fields) for _, fields in rows), default=0))]
         if smiles_column is None and names:
             names[0] = SMILES_NAMES[0]
     columns = {
-        name: [fields[at].strip() if at < len(fields) else "" for fields in rows] for at, name in enumerate(names)
+        name: [fields[at].strip() if at < len(fields) else "" for _, fields in rows] for at, name in enumerate(names)
     }
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 

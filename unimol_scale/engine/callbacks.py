@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
+from unimol_scale.common.metrics_file import number_of
 from unimol_scale.engine.board import Board
 from unimol_scale.engine.events import Event, WholeAppends, drop_events_after, encode
 from unimol_scale.run_files import METRICS_NAME, TENSORBOARD
@@ -38,7 +39,7 @@ class RunLog:
         self._last_line = float("-inf")
         self._progress: Progress | None = None
         last = drop_events_after(folder / METRICS_NAME, first_step)
-        self._session = 1 if last is None else int(last.get("session", 0)) + 1
+        self._session = 1 if last is None else int(number_of(last.get("session")) or 0) + 1
         self._metrics = WholeAppends(folder / METRICS_NAME, self.say)
         # The validation before the first step is logged at step 0.
         self._board = Board(folder / TENSORBOARD, first_step + 1 if first_step else 0, self.say)

@@ -9,13 +9,14 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from unimol_scale.common.command_line import CommandParser
 from unimol_scale.common.entry import EXIT_STOPPED, EXIT_USER_ERROR
 from unimol_scale.common.system_limits import explain, require_open_files
 from unimol_scale.common.writable import require_folder
 from unimol_scale.engine.learning import with_teacher_named
 from unimol_scale.engine.plan import describe
 from unimol_scale.engine.ranks import abandon, part, start_ranks
-from unimol_scale.engine.run_config import PretrainConfig, flags_of, resolve
+from unimol_scale.engine.run_config import GIVEN_SETTINGS, PretrainConfig, flags_of, resolve
 from unimol_scale.engine.run_folder import read_summary, run_is_finished
 from unimol_scale.engine.stopping import StopRequest
 from unimol_scale.engine.trainer import Outcome, Trainer
@@ -29,9 +30,9 @@ _LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "re
 _PATIENCE_SECONDS = 2.0
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of the pretraining command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="pretrain.py",
         description="Pretrain a two-track Transformer on a conformer store, with DeepSpeed ZeRO.",
         epilog="Any setting can follow as key=value, for example train.steps=1000 train.learning_rate=3e-4.",
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print parameters, memory and steps, and stop")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
     parser.add_argument("assignments", nargs="*", metavar="key=value", help="any setting, by its dotted path")
+    parser.take_settings(lambda: (PretrainConfig, GIVEN_SETTINGS))
     return parser
 
 
@@ -64,8 +66,7 @@ def main(argv: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
         argv: arguments; None: those of this process.
         stop: hears already that the run is to stop; None: it does so while training.
     """
-    # Intermixed: settings may stand before, between and after the flags.
-    arguments = build_parser().parse_intermixed_args(argv)
+    arguments = build_parser().parse_args(argv)
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         config = resolve(arguments.size, arguments.config, flags_of(arguments), arguments.assignments)

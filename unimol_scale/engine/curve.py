@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from unimol_scale.engine.events import read_events
+from unimol_scale.common.metrics_file import number_of, read_metrics, values_by_step
 from unimol_scale.run_files import CURVE_NAME, METRICS_NAME
 from unimol_scale.store.files import commit_file
 
@@ -46,7 +46,7 @@ def draw_curve(folder: Path) -> Path | None:
         OSError: it can not be written.
     """
     path = folder / METRICS_NAME
-    events = read_events(path) if path.is_file() else []
+    events = read_metrics(path).events if path.is_file() else ()
     if not any("loss" in event or "valid/loss" in event for event in events):
         return None
     figure = curve_figure(events, folder.resolve().name)
@@ -92,8 +92,7 @@ def _terms(events: Events) -> list[str]:
 
 def _series(events: Events, key: str) -> Series:
     """Return the steps at which a key was logged with a finite value, and the values."""
-    points = [(event["step"], event[key]) for event in events if event.get(key) is not None]
-    table = np.array(points, dtype=np.float64).reshape(-1, 2)
+    table = np.array(list(values_by_step(events, key).items()), dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
 
@@ -141,7 +140,7 @@ def _draw_marks(axes: Any, events: Events) -> None:  # noqa: ANN401
     resumed = [
         before["step"]
         for before, event in itertools.pairwise(events)
-        if event.get("session", 1) > before.get("session", 1)
+        if (number_of(event.get("session")) or 1) > (number_of(before.get("session")) or 1)
     ]
     for index, step in enumerate(resumed):
         label = f"resumed ({len(resumed)}×)" if index == 0 else None

@@ -1,4 +1,4 @@
-"""The events of a run on disk: metrics.jsonl, one JSON object a line. Survives a full disk and a kill.
+"""Writes the events of a run: metrics.jsonl, one JSON object a line. Survives a full disk and a kill.
 
 Every event has ``step``; DESIGN's other keys are there where they mean something. ``session`` counts the starts of the
 run: where it grows, the run was resumed. A value that is not finite is null, since JSON has no word for it.
@@ -14,14 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.json_lines import read_json_lines
+from unimol_scale.common.metrics_file import event_of
+
 Event = Mapping[str, float]
 # Pieces that wait for room on a full disk; a day of events at one a second.
 _MAX_WAITING = 86_400
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a metrics file, in order; lines that a kill or a lost disk block spoilt are left out."""
-    return [event for _, event in _parse(path)]
 
 
 def drop_events_after(path: Path, step: int) -> dict[str, Any] | None:
@@ -38,25 +36,14 @@ def drop_events_after(path: Path, step: int) -> dict[str, Any] | None:
     """
     if not path.is_file():
         return None
-    kept = [(line, event) for line, event in _parse(path) if step > 0 and event["step"] <= step]
-    content = b"".join(line + b"\n" for line, _ in kept)
+    events = [(line.raw, event) for line in read_json_lines(path) if (event := event_of(line)) is not None]
+    kept = [(raw, event) for raw, event in events if step > 0 and event["step"] <= step]
+    content = b"".join(raw + b"\n" for raw, _ in kept)
     if content != path.read_bytes():
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_bytes(content)
         temporary.replace(path)
     return kept[-1][1] if kept else None
-
-
-def _parse(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    parsed = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            event = json.loads(line)
-        except ValueError:  # the end of a killed run, or zeros after a power failure
-            continue
-        if isinstance(event, dict) and "step" in event:
-            parsed.append((line, event))
-    return parsed
 
 
 def encode(event: Mapping[str, float]) -> bytes:

@@ -105,7 +105,7 @@ def micro_batch_bytes(config: PretrainConfig, objective: Objective, shape: Micro
         config.model,
         shape.molecules,
         shape.num_atoms,
-        _width(config),
+        value_bytes(config),
         mask_bytes=1 if cuda else None,
         heads=objective.heads,
     )
@@ -138,7 +138,7 @@ def largest_micro_batch(
             e = _BERNSTEIN_EXPONENT
             chance = int(expected + e / 3 + (e * e / 9 + 2 * e * expected) ** 0.5)
         # An epoch's end may bring a molecule a second time.
-        count = min(config.data.max_pairs // (n + 1) ** 2, batch, chance, 2 * up_to)
+        count = min(config.data.pair_budget // (n + 1) ** 2, batch, chance, 2 * up_to)
         shape = MicroBatchShape(molecules=count, num_atoms=n)
         needed = micro_batch_bytes(config, objective, shape, cuda=cuda)
         if count and needed >= most:
@@ -170,7 +170,7 @@ def rank_memory(
     settings = deepspeed_settings(config, cuda=cuda)
     zero = settings["zero_optimization"]
     teacher = objective.teacher
-    parameters, width = objective.count_parameters(config.model).total, _width(config)
+    parameters, width = objective.count_parameters(config.model).total, value_bytes(config)
     stage = int(zero["stage"])
     shares = [parameters / world_size if stage >= least else float(parameters) for least in (1, 2, 3)]
     accumulates_fp32 = settings.get("data_types", {}).get("grad_accum_dtype") == "fp32"
@@ -209,6 +209,7 @@ def largest_max_pairs(
     capacity: float,
     *,
     cuda: bool,
+    margin: float = MARGIN,
 ) -> int | None:
     """Return the largest ``data.max_pairs`` whose micro-batches fit, to two digits; None: not even one molecule fits.
 
@@ -219,9 +220,10 @@ def largest_max_pairs(
         memory: of a rank, whatever its micro-batch.
         capacity: bytes of the device.
         cuda: whether the device is a GPU.
+        margin: share of the device that stays free.
     """
-    free = capacity * (1 - MARGIN) - memory.standing - memory.gathered
-    if memory.standing + memory.step > capacity * (1 - MARGIN):
+    free = capacity * (1 - margin) - memory.standing - memory.gathered
+    if memory.standing + memory.step > capacity * (1 - margin):
         return None
     least = (max(histogram) + 1) ** 2
 
@@ -241,7 +243,35 @@ def largest_max_pairs(
     return max(least, low // digit * digit)
 
 
-def _width(config: PretrainConfig) -> int:
+def fitting_max_pairs(
+    config: PretrainConfig,
+    objective: Objective,
+    histogram: Mapping[int, int],
+    capacity: float,
+    *,
+    world_size: int,
+    cuda: bool,
+    margin: float = MARGIN,
+) -> int | None:
+    """Return the largest ``data.max_pairs`` that a rank's memory holds, whatever the configuration says of it.
+
+    Args:
+        config: of the run.
+        objective: of the run.
+        histogram: atoms → molecules of the training split.
+        capacity: bytes of the device.
+        world_size: ranks that share what the ZeRO stage shares.
+        cuda: whether the device is a GPU.
+        margin: share of the device that stays free.
+    """
+    # Of any micro-batch: what stands in memory beside it is the same.
+    shape = MicroBatchShape(molecules=1, num_atoms=max(histogram))
+    memory = rank_memory(config, objective, shape, world_size=world_size, cuda=cuda)
+    return largest_max_pairs(config, objective, histogram, memory, capacity, cuda=cuda, margin=margin)
+
+
+def value_bytes(config: PretrainConfig) -> int:
+    """Return the bytes of a value of weights and activations."""
     return 2 if config.train.precision == "bf16" else 4
 
 

@@ -69,7 +69,7 @@ def rehearse(
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        capacity = _device_bytes(ranks)
+        capacity = device_bytes(ranks)
         reason = str(error).splitlines()[0]
         raise RunError(_refusal(config, objective, histogram, ranks, shape, capacity, f"failed: {reason}")) from error
     return shape
@@ -159,14 +159,14 @@ def _refusal(
     activations = micro_batch_bytes(config, objective, shape, cuda=cuda)
     memory = _memory(config, objective, ranks, shape)
     fitting = capacity and largest_max_pairs(config, objective, histogram, memory, capacity, cuda=cuda)
-    if fitting and fitting < config.data.max_pairs:
+    if fitting and fitting < config.data.pair_budget:
         advice = f"data.max_pairs={fitting} would fit by estimate"
     elif fitting:  # by the estimate it fits: all that is known is that less is needed
-        advice = f"try data.max_pairs={max((max(histogram) + 1) ** 2, config.data.max_pairs // 2)}"
+        advice = f"try data.max_pairs={max((max(histogram) + 1) ** 2, config.data.pair_budget // 2)}"
     else:
         advice = "no data.max_pairs would fit by estimate"
     return (
-        f"the largest micro-batch of data.max_pairs {config.data.max_pairs} ({shape.molecules} molecules of "
+        f"the largest micro-batch of data.max_pairs {config.data.pair_budget} ({shape.molecules} molecules of "
         f"{shape.num_atoms} atoms, {shape.pairs} padded pairs, {activations / GIB:.2f} GiB of activations) {reason}. "
         f"{advice}; model.checkpoint_every=1 needs less memory and more time, and --dry-run shows what takes it"
     )
@@ -177,7 +177,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, known) or _HOST_ALLOCATION_FAILED in str(error)
 
 
-def _device_bytes(ranks: Ranks) -> float | None:
+def device_bytes(ranks: Ranks) -> float | None:
     """Return the memory that this rank may use in all."""
     if ranks.device.type == "cuda":
         return float(torch.cuda.get_device_properties(ranks.device).total_memory)

@@ -14,9 +14,17 @@ from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.objectives.registry import ObjectiveConfig
 from unimol_scale.store.manifest import MANIFEST_NAME
+from unimol_scale.store.remote import is_url
 
 # Flag → the setting that it stands for.
 _FLAGS = {"objective": "objective.name", "data": "data.path", "output": "output", "zero_stage": "zero.stage"}
+# Setting, or group of settings → where its value comes from when it is not given.
+GIVEN_SETTINGS = {
+    "size": "set by --size",
+    "model": "set by --size",
+    "output": "default: runs/SIZE-OBJECTIVE-seedN",
+    "data.path": "default: the one store under data/",
+}
 STORE_HINT = "python conformer_gen/build.py --source sample makes one"
 
 
@@ -201,6 +209,9 @@ def resolve(
     data = tree.setdefault("data", {})
     if isinstance(data, dict) and "path" not in data:
         data["path"] = str(find_store(Path("data")))
+    if isinstance(data, dict) and isinstance(data["path"], str) and not is_url(data["path"]):
+        # A run tells for ever which store it was trained on, and is read from other folders than this.
+        data["path"] = str(Path(data["path"]).absolute())
     return build(PretrainConfig, tree, origin)
 
 

@@ -15,6 +15,7 @@ T = TypeVar("T")
 # Large enough to fill the device, small enough to take a fraction of a second.
 _CPU_SIZE, _CUDA_SIZE = 1536, 8192
 _REPEATS = 5
+_COPY_BYTES = 2**29
 # Steps that the time to the end is estimated from: recent enough to follow a change, many enough to be steady.
 _RECENT_STEPS = 100
 
@@ -126,6 +127,20 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
         _synchronise(device)
         best = min(best, time.perf_counter() - start)
     return 2.0 * size**3 / best
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Return the bytes a second that this rank's device reads and writes in the best of a few large copies."""
+    source = torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=device)
+    copied = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(_REPEATS):
+        _synchronise(device)
+        start = time.perf_counter()
+        copied.copy_(source)
+        _synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * _COPY_BYTES / best
 
 
 def _synchronise(device: torch.device) -> None:

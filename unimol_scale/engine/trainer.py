@@ -23,6 +23,7 @@ from unimol_scale.engine.callbacks import NoLog, RunLog
 from unimol_scale.engine.checkpoint import CheckpointInfo
 from unimol_scale.engine.incidents import Incidents
 from unimol_scale.engine.learning import objective_of, teacher_of
+from unimol_scale.engine.max_pairs import with_max_pairs_here
 from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
 from unimol_scale.engine.profiling import StepProfiler
 from unimol_scale.engine.progress import Progress
@@ -65,13 +66,13 @@ class Trainer:
     """
 
     def __init__(self, config: PretrainConfig, ranks: Ranks) -> None:
-        self._config = config
         self._ranks = ranks
         self._store = open_store_of(config.data)
         histogram = self._store.manifest.splits["train"].size_histogram
         self._histogram = {int(n): rows for n, rows in histogram.items()}
         self._objective = objective_of(config)
         share_cores(ranks, self._objective.count_parameters(config.model).total)
+        config = self._config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
         self._complete = completion(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,

@@ -13,6 +13,12 @@ from unimol_scale.model.presets import ModelConfig
 
 # A training step is one forward pass and a backward pass of twice its matrix products.
 TRAINING_TO_FORWARD = 3.0
+# Kernels of a forward and a backward pass, and those of a layer that is recomputed as a share of its own. These and the
+# factors of ``training_traffic_bytes`` are fitted to the operations of the built model, listed with meta tensors over
+# widths and depths; a test holds them to within a quarter.
+KERNELS_OUTSIDE, KERNELS_OF_LAYER, KERNELS_RECOMPUTED = 320, 184, 0.4
+# A weight is read forward and backward, and its gradient is written.
+WEIGHT_PASSES = 3
 # What the relation heads predict of a pair of atoms → channels.
 RELATION_CHANNELS = {"path": vocab.NUM_PATH_CLASSES, "edge": vocab.NUM_HOPS * vocab.NUM_EDGE_CLASSES, "distance": 1}
 
@@ -184,10 +190,44 @@ def activation_bytes(
     masks = m * (n * n * 2 * p + n * 2 * d) if config.dropout else 0
     layer = v * (n * n * (4 * p + 5 * h) + n * (8 * d + config.ffn_width + 6 * h)) + attention + masks
     layer_input = v * (n * d + n * n * p)
-    recomputed = -(-config.layers // config.checkpoint_every) if config.checkpoint_every else 0
+    recomputed = _recomputed_layers(config)
     inside = config.layers - recomputed + (1 if recomputed else 0)
     ends = v * n * n * (3 * p + config.gaussians) + 4 * n * n * config.heads
     # Predictions of pairs, their log-probabilities, a gradient, and a·W, in fp32; before the layers' backward pass.
     relations = 4 * heads.relation_channels * (3 * n * n + n * vocab.RELATION_HIDDEN)
     work_space = v * n * n * (5 * p + 8 * h)
     return float(molecules * (layer * inside + layer_input * recomputed + ends + max(relations, work_space)))
+
+
+def training_kernels(config: ModelConfig) -> float:
+    """Kernels that the host starts for the forward and backward pass of one micro-batch, whatever its size."""
+    recomputed = _recomputed_layers(config)
+    return KERNELS_OUTSIDE + KERNELS_OF_LAYER * (config.layers + KERNELS_RECOMPUTED * recomputed)
+
+
+def training_traffic_bytes(config: ModelConfig, molecules: int, num_atoms: int, bytes_per_value: int) -> float:
+    """Bytes that the kernels of one micro-batch read and write, forward and backward, each operation by itself.
+
+    Args:
+        config: of the model.
+        molecules: in the micro-batch.
+        num_atoms: of each.
+        bytes_per_value: 4 in fp32, 2 in bf16.
+    """
+    d, p, h = config.atom_width, config.pair_width, config.pair_hidden
+    nodes = molecules * (num_atoms + 1)
+    pairs = nodes * (num_atoms + 1)
+    parameters = count_parameters(config)
+    layer = pairs * (125 * p + 170 * h) + nodes * (150 * d + 30 * config.ffn_width)
+    ends = pairs * (55 * p + (50 * config.gaussians + 90 * config.heads) * config.geometry) + nodes * 70 * d
+    passes = config.layers + recomputed_share(config) * config.layers / TRAINING_TO_FORWARD
+    return float(bytes_per_value * (passes * layer + ends + WEIGHT_PASSES * parameters.total))
+
+
+def recomputed_share(config: ModelConfig) -> float:
+    """Share of the layers whose forward pass is run once more in the backward pass."""
+    return _recomputed_layers(config) / config.layers
+
+
+def _recomputed_layers(config: ModelConfig) -> int:
+    return -(-config.layers // config.checkpoint_every) if config.checkpoint_every else 0

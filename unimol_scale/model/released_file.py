@@ -36,7 +36,9 @@ def read_official_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]
         CheckpointError: the file is missing, truncated, damaged, holds code, or has no tensors under ``model``.
     """
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise CheckpointError(
+            f"checkpoint {path} does not exist; `deepspeed launch/pretrain.py --size 0.1M` trains a model, in runs/"
+        )
     _check_archive(path)
     try:
         with torch.serialization.safe_globals(PLAIN_CLASSES), warnings.catch_warnings():

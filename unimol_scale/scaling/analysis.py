@@ -106,7 +106,8 @@ class Analysis:
         statistics: of those: name of every held-out size, then "all" → its statistics; empty when nothing was held out.
         terms: the law of every loss term.
         predictions: one for each request.
-        optima: one for each budget.
+        optima: one for each budget that has an answer.
+        unanswered: why the other budgets have none.
     """
 
     config: AnalysisConfig
@@ -121,6 +122,7 @@ class Analysis:
     terms: tuple[TermLaw, ...]
     predictions: tuple[Prediction, ...]
     optima: tuple[Optimum, ...]
+    unanswered: tuple[str, ...] = ()
 
     @property
     def held_out_error(self) -> float | None:
@@ -137,7 +139,8 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
         config: what to do.
 
     Raises:
-        RunError: the runs do not determine the law that was asked for, or a prediction is not possible.
+        RunError: the runs do not determine the law that was asked for, or a prediction is not possible. A budget
+            without an answer is none; see ``Analysis.unanswered``.
     """
     requests = [_parse_request(request, records, config.parameters) for request in config.predict]
     points = make_points(records, config.parameters, burn_in=config.burn_in)
@@ -145,6 +148,7 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
     selection, fit = _fit(points.take(~held_out), config)
     rest = points.take(held_out)
     names = sorted({name for record in records for name in record.terms})
+    optima, unanswered = _optima(fit, points, config.budgets)
     return Analysis(
         config=config,
         records=tuple(records),
@@ -157,8 +161,20 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
         statistics=_statistics(fit, rest, records),
         terms=tuple(_term_law(name, records, config) for name in names),
         predictions=tuple(_predict(request, fit, points) for request in requests),
-        optima=tuple(compute_optimal(fit, points, budget) for budget in config.budgets),
+        optima=optima,
+        unanswered=unanswered,
     )
+
+
+def _optima(fit: Fit, points: Points, budgets: Sequence[float]) -> tuple[tuple[Optimum, ...], tuple[str, ...]]:
+    """Return the best size of every budget, and why some have none: that is no reason to withhold the law."""
+    optima, unanswered = [], []
+    for budget in budgets:
+        try:
+            optima.append(compute_optimal(fit, points, budget))
+        except RunError as error:
+            unanswered.append(str(error))
+    return tuple(optima), tuple(unanswered)
 
 
 def _fit(points: Points, config: AnalysisConfig) -> tuple[Selection, Fit]:

@@ -57,13 +57,15 @@ def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
         launcher += ["--master_port", str(port)]
     else:
         launcher = [sys.executable]
-    settings = [f"{key}={_scalar(value)}" for key, value in rung.overrides.items()]
+    return [*launcher, str(config.script), *pretrain_arguments(config, rung)]
+
+
+def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
+    """Return what the pretraining command is told of one run."""
     return [
-        *launcher,
-        str(config.script),
         *("--size", rung.size, "--objective", config.objective),
         *("--data", str(config.data), "--output", str(rung.folder)),
-        *settings,
+        *(f"{key}={_scalar(value)}" for key, value in rung.overrides.items()),
     ]
 
 
@@ -215,17 +217,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
-
-
-def plan_table(config: LadderConfig, rungs: Sequence[Rung]) -> Table:
-    """Return the plan as a table: what would be started, what is there already."""
-    table = Table("run", "size", "steps", "seed", "state", title=f"Ladder {config.name}: {len(rungs)} runs")
-    for rung in rungs:
-        outcome = outcome_of(config, rung)
-        begun = (rung.folder / CONFIG_NAME).is_file()
-        state = "to be resumed" if begun else "to be trained"
-        table.add_row(rung.name, rung.size, str(rung.steps), str(rung.seed), "finished" if outcome else state)
-    return table
 
 
 def result_table(results: Sequence[Result]) -> Table:

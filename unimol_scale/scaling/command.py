@@ -4,24 +4,29 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unimol_scale.common.writable import require_folder
 from unimol_scale.errors import RunError
-from unimol_scale.scaling.ladder_command import add_ladder
+from unimol_scale.scaling.ladder_command import Estimates, add_ladder
 from unimol_scale.scaling.sizes import parse_count
+
+if TYPE_CHECKING:
+    from unimol_scale.scaling.analysis import Analysis, AnalysisConfig
+    from unimol_scale.scaling.records import RunRecord
 
 BURN_IN = 0.25  # of a run; Uni-Mol2 dropped the first 200,000 of 810,000 steps
 
 
-def add_verbs(verbs: Any) -> None:  # noqa: ANN401
+def add_verbs(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
     """Declare the verbs.
 
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
+        estimates: of the trainer, which the scaling laws know by its command line only.
     """
     _add_fit(verbs)
-    add_ladder(verbs)
+    add_ladder(verbs, estimates)
 
 
 def _add_fit(verbs: Any) -> None:  # noqa: ANN401
@@ -107,7 +112,7 @@ def _parse_pairs(flag: str, shape: str, example: str, assignments: Sequence[str]
         key, equals, value = assignment.partition("=")
         if not equals or not key or not value:
             raise RunError(f"{flag} {assignment!r} is not {shape}, such as {flag} {example}")
-        pairs[key] = value
+        pairs[key.strip()] = value.strip()
     return pairs
 
 
@@ -130,7 +135,7 @@ def _burn_in(arguments: argparse.Namespace) -> float | None:
 def _run_fit(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from unimol_scale.scaling.analysis import AnalysisConfig, analyse
+    from unimol_scale.scaling.analysis import AnalysisConfig
     from unimol_scale.scaling.fit import FitConfig
     from unimol_scale.scaling.reading import read_runs
     from unimol_scale.scaling.report import rich_table, summary_tables, write_report
@@ -160,7 +165,7 @@ def _run_fit(arguments: argparse.Namespace) -> int:
     # On a terminal a spinner that goes away; in a log one plain line for each of the two slow stages.
     with console.status("") as status:
         _stage(console, status, f"fitting {len(records)} runs")
-        analysis = analyse(records, notes, config)
+        analysis = _analyse(records, notes, config)
         _stage(console, status, "drawing the report")
         report = write_report(analysis, arguments.output)
     console.print(f"law: {analysis.fit.law.label}, because {analysis.selection.reason}", markup=False, soft_wrap=True)
@@ -184,7 +189,21 @@ def _run_fit(arguments: argparse.Namespace) -> int:
         runs = f"mean over {len(analysis.checks)} {unit}" if len(analysis.checks) > 1 else analysis.checks[0].name
         console.print(f"held-out error: {analysis.held_out_error:.2%} ({runs})", markup=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)
+    if analysis.unanswered:
+        raise RunError("; ".join(dict.fromkeys(analysis.unanswered)))
     return 0
+
+
+def _analyse(records: "Sequence[RunRecord]", notes: Sequence[str], config: "AnalysisConfig") -> "Analysis":
+    from unimol_scale.scaling.analysis import analyse
+
+    try:
+        return analyse(records, notes, config)
+    except RunError as error:
+        left_out = sum(": left out" in note for note in notes)
+        if left_out == 0:
+            raise
+        raise RunError(f"{error}; {left_out} runs were left out, as the notes above say") from error
 
 
 def _stage(console: Any, status: Any, text: str) -> None:  # noqa: ANN401

@@ -5,13 +5,14 @@ ends early is the mark of a killed writer, and what stands before it counts; a w
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unimol_scale.errors import RunError, nearest
 from unimol_scale.run_files import TENSORBOARD
-from unimol_scale.scaling.records import GROUPS, LOSS, RunRecord, curve_of, decays_of, diverged
+from unimol_scale.scaling.records import GROUPS, LOSS, RunRecord, UnreadableRunError, curve_of, decays_of, diverged
 from unimol_scale.scaling.sizes import groups_of_size
 
 PATTERN = "events.out.tfevents."
@@ -40,7 +41,7 @@ def name_of(folder: Path) -> str:
 def read_event_folder(
     folder: Path, tags: Mapping[str, str], sizes: Mapping[str, str]
 ) -> tuple[RunRecord | None, list[str]]:
-    """Read the event files of one run; a later session replaces what an earlier one logged from its first step on.
+    """Read the event files of one run, of all its sessions.
 
     Args:
         folder: holds the files.
@@ -52,7 +53,8 @@ def read_event_folder(
         The run at its last validation, or None when it is left out; and notes on it.
 
     Raises:
-        RunError: a tag or the size is missing, or a file is damaged.
+        RunError: a tag or the size is missing.
+        UnreadableRunError: a file is damaged.
     """
     name = name_of(folder)
     for key in tags:
@@ -145,22 +147,81 @@ def _groups(
     return {"total": values[max(values)]}
 
 
+@dataclass
+class _Session:
+    """What one start of a trainer logged.
+
+    Attributes:
+        host: whose clock named the file; clocks of several hosts may disagree.
+        first_step: from which it replaces what was logged before; None when its writer did not say.
+        values: tag → step → value.
+    """
+
+    host: str
+    first_step: int | None
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    @property
+    def start(self) -> int:
+        """The step by which it is ordered."""
+        first = min((step for values in self.values.values() for step in values), default=0)
+        return first if self.first_step is None else self.first_step
+
+
 def _read_series(folder: Path) -> dict[str, dict[int, float]]:
-    """Return tag → step → value of all files of a folder, in the order of their sessions."""
+    """Return tag → step → value of all files of a folder.
+
+    Within one host, whose clock named the files, a session replaces what earlier ones logged from its first step on.
+    The clocks of several hosts may disagree: there the session of the later first step wins where both logged a step
+    (of two that began at one step the later by its name), and no step is dropped.
+    """
+    paths = sorted((path for path in folder.iterdir() if PATTERN in path.name), key=_written)
+    sessions = [session for path in paths for session in _sessions(path)]
+    series: dict[str, dict[int, float]] = {}
+    for place in sorted(range(len(sessions)), key=lambda place: (sessions[place].start, place)):
+        session = sessions[place]
+        later = [other for other in sessions[place + 1 :] if _replaces(other, session, sessions[:place])]
+        end = min((other.start for other in later), default=None)
+        for tag, values in session.values.items():
+            kept = {step: value for step, value in values.items() if end is None or step < end}
+            series.setdefault(tag, {}).update(kept)
+    return {tag: values for tag, values in series.items() if values}
+
+
+def _replaces(later: _Session, earlier: _Session, before: Sequence[_Session]) -> bool:
+    """Return whether a session replaces one that its clock says was earlier; ``before`` are those earlier still."""
+    if later.first_step is None or later.host != earlier.host:
+        return False
+    # A resumed session goes on from another one; if no earlier one is there, the clock was set back in between.
+    return later.first_step >= earlier.start or any(other.start < earlier.start for other in before)
+
+
+def _written(path: Path) -> tuple[float, str]:
+    """Return by what the files of a folder are ordered: the time in the name, events.out.tfevents.TIME.HOST.PID.N."""
+    time = path.name.partition(PATTERN)[2].partition(".")[0]
+    return (float(time) if time.isdigit() else 0.0, path.name)
+
+
+def _host(path: Path) -> str:
+    words = path.name.partition(PATTERN)[2].split(".")[1:]
+    while words and (words[-1].isdigit() or words[-1] == "v2"):
+        words.pop()
+    return ".".join(words)
+
+
+def _sessions(path: Path) -> list[_Session]:
+    """Return the sessions of one file, in order; mostly it is one."""
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
-    series: dict[str, dict[int, float]] = {}
-    for path in sorted(path for path in folder.iterdir() if PATTERN in path.name):
-        for event in _events(path):
-            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
-                for values in series.values():
-                    for step in [step for step in values if step >= event.step]:
-                        del values[step]
-            for value in event.summary.value if event.HasField("summary") else ():
-                number = _scalar(value)
-                if number is not None:
-                    series.setdefault(value.tag, {})[int(event.step)] = number
-    return {tag: values for tag, values in series.items() if values}
+    sessions = [_Session(_host(path), None)]
+    for event in _events(path):
+        if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+            sessions.append(_Session(_host(path), int(event.step)))
+        for value in event.summary.value if event.HasField("summary") else ():
+            number = _scalar(value)
+            if number is not None:
+                sessions[-1].values.setdefault(value.tag, {})[int(event.step)] = number
+    return [session for session in sessions if session.values or session.first_step is not None]
 
 
 def _scalar(value: Any) -> float | None:  # noqa: ANN401
@@ -180,21 +241,26 @@ def _events(path: Path) -> Iterator[Any]:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableRunError(f"{path} cannot be read: {error.strerror}") from error
     position = 0
     while position + 12 <= len(data):
         head = data[position : position + 8]
         length, check = struct.unpack("<QI", data[position : position + 12])
         if masked_crc32c(head) != check:
-            raise RunError(f"{path} is damaged at byte {position}; leave the run out or copy the file again")
+            raise UnreadableRunError(f"{path} is damaged at byte {position}; leave the run out or copy the file again")
         body = data[position + 12 : position + 12 + length]
         ending = data[position + 12 + length : position + 16 + length]
         if len(ending) < 4:
             return
         if masked_crc32c(body) != struct.unpack("<I", ending)[0]:
-            raise RunError(f"{path} is damaged after byte {position}; leave the run out or copy the file again")
+            raise UnreadableRunError(
+                f"{path} is damaged after byte {position}; leave the run out or copy the file again"
+            )
         try:
             yield Event.FromString(body)
         except DecodeError as error:
-            raise RunError(f"{path} holds no TensorBoard events: {error}") from error
+            raise UnreadableRunError(f"{path} holds no TensorBoard events: {error}") from error
         position += 16 + length

@@ -11,6 +11,7 @@ import numpy as np
 
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.bootstrap import draw_weights, needed_values, resample
+from unimol_scale.scaling.column_checks import loss_causes, why_no_loss
 from unimol_scale.scaling.laws import Columns, FloatArray, Law
 from unimol_scale.scaling.points import Points, distinct
 from unimol_scale.scaling.solver import Problem, Solution, grid_starts, make_problem, minimise, residuals_and_jacobian
@@ -138,7 +139,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
     # Of two that are level to rounding, the one that met the tolerance.
     best = int(np.argmin(np.where(solution.converged, 1.0, 1.0 + 1e-9) * solution.objective))
     theta = solution.theta[best]
-    _check_solution(law, problem, solution, best)
+    _check_solution(law, problem, solution, best, points)
     residual, jacobian = residuals_and_jacobian(problem, theta[None])
     condition = _condition(jacobian[0], (theta > problem.lower) & (theta < problem.upper))
     if condition > MAX_CONDITION:
@@ -177,6 +178,9 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
 
     A power needs two values of its variable, and one more when another term sets the level.
     """
+    no_loss = why_no_loss(points.columns, points.loss)
+    if no_loss is not None:
+        return no_loss
     missing = [name for name in law.variables if name not in points.columns]
     if missing:
         return f"the runs do not all say {', '.join(missing)}, or not at one batch size"
@@ -211,19 +215,21 @@ def _solve(problem: Problem, weight: FloatArray, config: FitConfig) -> Solution:
     return minimise(problem, chosen, weights[: len(chosen)], config.tolerance, config.max_iterations)
 
 
-def _check_solution(law: Law, problem: Problem, solution: Solution, best: int) -> None:
+def _check_solution(law: Law, problem: Problem, solution: Solution, best: int, points: Points) -> None:
+    causes = "; ".join(loss_causes(points.columns, points.loss))
     if not solution.converged[best]:
         raise RunError(
             f"the fit of the law {law.label} did not converge (relative gradient {solution.gradient[best]:.1e}); "
-            "no estimate is given: check the runs for outliers, or choose a simpler law"
+            f"no estimate is given: {causes or 'check the runs for outliers, or choose a simpler law'}"
         )
     for slot, owner in enumerate(problem.term_of_exponent):
         if solution.theta[best, owner] <= problem.lower[owner]:
             term = law.terms[owner]
+            cause = causes or f"the loss may not fall with {term.variable}"
             raise RunError(
                 f"the law {law.label} does not describe these runs: its term {term.coefficient} in {term.variable} "
                 f"vanishes, so that {term.exponent} is undetermined (it stood at "
-                f"{solution.theta[best, problem.num_terms + slot]:.2g}); the loss may not fall with {term.variable}"
+                f"{solution.theta[best, problem.num_terms + slot]:.2g}); {cause}"
             )
 
 
@@ -252,7 +258,7 @@ def _reported(law: Law, problem: Problem, theta: FloatArray) -> dict[str, FloatA
 
 
 def _warnings(law: Law, problem: Problem, theta: FloatArray, points: Points) -> list[str]:
-    warnings = list(points.cautions)
+    warnings = [*points.cautions, *loss_causes(points.columns, points.loss)]
     num_sizes = int(distinct(points.columns["N"]).max()) + 1
     if num_sizes < MIN_SIZES:
         warnings.append(f"only {num_sizes} model sizes were fitted; {MIN_SIZES} or more make a law")

@@ -1,7 +1,8 @@
 """The verb ``ladder``: arguments and printing. Imports the rest only when it runs."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,18 @@ from unimol_scale.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from unimol_scale.scaling.ladder import LadderConfig, Rung
+    from unimol_scale.scaling.ladder_plan import Estimator
+
+# Name of a device, or None for the one at hand → what estimates runs on it.
+Estimates = Callable[[str | None], "Estimator"]
 
 
-def add_ladder(verbs: Any) -> None:  # noqa: ANN401
+def add_ladder(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
     """Declare the verb.
 
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
+        estimates: of the trainer.
     """
     text = "train every size, budget and seed of a ladder, one after the other; finished runs are skipped"
     verb = verbs.add_parser(
@@ -29,7 +35,12 @@ def add_ladder(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument(
         "config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file such as configs/ladder/sample.yaml"
     )
-    verb.add_argument("--dry-run", action="store_true", help="print the plan and its commands, start nothing")
+    verb.add_argument(
+        "--dry-run", action="store_true", help="print the plan, its hours, disk and commands, start nothing"
+    )
+    verb.add_argument(
+        "--device", metavar="NAME", help="with --dry-run: such as a100 or h100 (default: the one of this machine)"
+    )
     verb.add_argument(
         "--only", action="append", default=[], metavar="RUN", help="this run of the ladder alone; may be repeated"
     )
@@ -51,16 +62,25 @@ def add_ladder(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument(
         "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
     )
-    verb.set_defaults(run=_run, stopped=GOES_ON)
+    verb.set_defaults(run=partial(_run, estimates=estimates), stopped=GOES_ON)
+    verb.take_settings(_settings)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _settings() -> tuple[type[Any], Mapping[str, str]]:
+    from unimol_scale.scaling.ladder import LadderConfig
+
+    return LadderConfig, {}
+
+
+def _run(arguments: argparse.Namespace, estimates: Estimates) -> int:
     if (arguments.config is None) == (arguments.next is None):
         raise ConfigError("give either a ladder file, or --next with the runs to learn from")
     if arguments.next is not None:
         if arguments.slurm or arguments.submit or arguments.only or arguments.dry_run:
             raise ConfigError("--next writes a ladder file; give that file the other options")
         return _write_next(arguments)
+    if arguments.device is not None and not arguments.dry_run:
+        raise ConfigError("--device belongs to --dry-run; the runs take what the machine has")
     if arguments.submit and not arguments.slurm:
         raise ConfigError("--submit belongs to --slurm")
     if arguments.budget is not None:
@@ -70,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = read_ladder(arguments.config)
     rungs = _chosen(plan(config), arguments.only)
     if arguments.dry_run:
-        return _print_plan(config, rungs)
+        return _print_plan(config, rungs, estimates(arguments.device))
     if arguments.slurm:
         return _write_slurm(config, arguments.config, rungs, submitting=arguments.submit)
     return _climb(config, arguments.config, rungs)
@@ -84,13 +104,16 @@ def _chosen(rungs: "Sequence[Rung]", names: Sequence[str]) -> "list[Rung]":
     return [rung for rung in rungs if not names or rung.name in names]
 
 
-def _print_plan(config: "LadderConfig", rungs: "Sequence[Rung]") -> int:
+def _print_plan(config: "LadderConfig", rungs: "Sequence[Rung]", estimate: "Estimator") -> int:
     from rich.console import Console
 
-    from unimol_scale.scaling.climb import plan_table, write_command
+    from unimol_scale.scaling.climb import write_command
+    from unimol_scale.scaling.ladder_plan import estimate_runs, plan_table, total_line
 
     console = Console(highlight=False)
-    console.print(plan_table(config, rungs))
+    planned = estimate_runs(config, rungs, estimate)
+    console.print(plan_table(config, planned))
+    console.print(total_line(planned), markup=False, soft_wrap=True)
     for rung in rungs:
         console.print(write_command(config, rung), markup=False, soft_wrap=True)
     return 0

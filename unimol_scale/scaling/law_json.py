@@ -37,6 +37,7 @@ SCHEMA: dict[str, str] = {
     "terms": "every loss term → its own law (as above), held_out points, or the obstacle to a law",
     "predictions": "one for each request: request, N, D, loss, interval, notes",
     "optima": "one for each budget: flops, parameters, molecules, loss, exponent a of N ∝ C^a, their intervals, notes",
+    "unanswered": "why other budgets have no optimum",
     "slices": "the lowest points of the slices of equal compute: flops, N, D, loss; empty when the law has none",
     "points": "every point: name of its run, held_out, loss, predicted, residual (loss / predicted − 1), and the "
     "columns N (parameters), D (molecules), C (FLOPs), S (steps), M (millions of parameters), MS (M · S) as known",
@@ -83,6 +84,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             for prediction in analysis.predictions
         ],
         "optima": optima_json(analysis),
+        "unanswered": list(analysis.unanswered),
         "slices": _slices(analysis),
         "points": [
             {

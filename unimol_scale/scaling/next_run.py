@@ -3,7 +3,6 @@
 The law says how large a model and how much data the budget is best spent on; the nearest run lends every other setting.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from unimol_scale.scaling.laws import LAW_NAMES
 from unimol_scale.scaling.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.points import Points, columns_at, make_points
 from unimol_scale.scaling.reading import read_runs
-from unimol_scale.scaling.records import RunRecord
+from unimol_scale.scaling.records import RunRecord, UnreadableRunError, read_json
 from unimol_scale.scaling.select import candidate_laws, choose_law
 from unimol_scale.scaling.shapes import DIMENSIONS, Shape, shape_for
 from unimol_scale.scaling.sizes import parse_count
@@ -40,11 +39,19 @@ OWN_SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Donor:
-    """The run that lends its settings: its record, resolved configuration, and what its summary says of its speed."""
+    """The run that lends its settings.
+
+    Attributes:
+        record: of the run.
+        settings: its resolved configuration.
+        summary: what it says of its speed.
+        damaged: why runs that are nearer cannot lend theirs.
+    """
 
     record: RunRecord
     settings: Mapping[str, Any]
     summary: Mapping[str, Any]
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,7 @@ def choose_next(paths: Sequence[Path], budget: str | None = None, law: str = "au
         *(f"note: {note}" for note in notes),
         f"law: {fit.law.label}, {fit.law.formula}; fitted to {fit.num_points} points of {len(records)} runs",
         *(f"warning: {warning}" for warning in fit.warnings),
+        *(f"warning: {reason}; the settings of {donor.record.name} are taken instead" for reason in donor.damaged),
         _optimum_line(optimum),
         *(f"note: {note}" for note in optimum.notes),
         f"model: {_shape_text(shape)}",
@@ -183,14 +191,23 @@ def _donor(records: Sequence[RunRecord], parameters: float) -> Donor:
             "the next run takes its settings from the runs so far, and none of these is a run folder with a "
             f"{CONFIG_NAME}"
         )
-    record = min(known, key=lambda record: (abs(math.log(record.parameters / parameters)), -record.molecules))
-    folder = Path(record.source)
+    damaged = []
+    for record in sorted(known, key=lambda record: (abs(math.log(record.parameters / parameters)), -record.molecules)):
+        try:
+            settings, summary = _read_settings(Path(record.source))
+        except (ConfigError, UnreadableRunError, OSError) as error:
+            damaged.append(str(error))
+        else:
+            return Donor(record=record, settings=settings, summary=summary, damaged=tuple(damaged))
+    raise RunError(f"the next run takes its settings from the runs so far, and none can be read: {'; '.join(damaged)}")
+
+
+def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     settings, _ = read_yaml(folder / CONFIG_NAME)
     for key in ("model", "train", "data"):
         if not isinstance(settings.get(key), Mapping):
-            raise RunError(f"{folder / CONFIG_NAME} is not the configuration of a run: it has no group {key!r}")
-    summary: dict[str, Any] = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-    return Donor(record=record, settings=settings, summary=summary)
+            raise ConfigError(f"{folder / CONFIG_NAME} is not the configuration of a run: it has no group {key!r}")
+    return settings, read_json(folder / SUMMARY_NAME)
 
 
 def _flops_per_molecule(donor: Donor, shape: Shape) -> float:
@@ -219,11 +236,10 @@ def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[flo
     """
     best: dict[float, tuple[float, float, str]] = {}  # N → loss and rate of its best run, name of the size
     for record in records:
-        path = Path(record.source) / CONFIG_NAME
-        rate = read_yaml(path)[0].get("train", {}).get("learning_rate") if path.is_file() else None
+        rate = _rate_of(Path(record.source) / CONFIG_NAME)
         size = record.size or engineering(record.parameters)
         if rate is not None and (record.parameters not in best or record.loss < best[record.parameters][0]):
-            best[record.parameters] = (record.loss, float(rate), size)
+            best[record.parameters] = (record.loss, rate, size)
     if not best:
         raise RunError(f"none of the runs says its learning rate in its {CONFIG_NAME}")
     known = sorted((count, rate, size) for count, (_, rate, size) in best.items())
@@ -245,6 +261,15 @@ def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[flo
         return known[end][1], how
     rate = math.exp(float(log_rate[end]) + fall)
     return rate, f"continued beyond {known[end][2]} ({known[end][1]:.3g}) as N^{slope:.2f}, the trend over all sizes"
+
+
+def _rate_of(path: Path) -> float | None:
+    """Return the learning rate of a run, or None where its configuration does not say."""
+    try:
+        train = read_yaml(path)[0].get("train") if path.is_file() else None
+        return float(train["learning_rate"]) if isinstance(train, Mapping) else None
+    except (ConfigError, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _ladder(donor: Donor, shape: Shape, steps: int, learning_rate: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unimol_scale.errors import RunError
+from unimol_scale.scaling.column_checks import why_out_of_reach
 from unimol_scale.scaling.fit import Fit, Interval
 from unimol_scale.scaling.laws import FloatArray, Law
 from unimol_scale.scaling.points import Points, columns_at
@@ -68,11 +69,14 @@ def compute_optimal(fit: Fit, points: Points, flops: float) -> Optimum:
     budgets = np.array([flops / SLOPE_STEP, flops, flops * SLOPE_STEP])
     parameters, molecules, loss, inside = (row[0] for row in _minimise(fit.law, estimate, points, budgets))
     if not inside.all():
+        causes = why_out_of_reach(points.columns, flops) or [
+            f"at this budget the law's loss only falls toward one end ({_exponents(fit)})"
+        ]
         raise RunError(
-            f"the law {fit.law.label} has no compute-optimal size for {flops:.3g} FLOPs within a factor of {REACH:.0e} "
-            "of the runs' sizes: its loss only falls toward one end; check the law's exponents against the report"
+            f"the budget of {flops:.3g} FLOPs has no compute-optimal size within a factor of {REACH:,.0f} of the runs' "
+            f"sizes, by the law {fit.law.label}: {'; '.join(causes)}"
         )
-    notes = _notes(points, float(parameters[1]), float(molecules[1]))
+    notes = _notes(points, flops, float(parameters[1]), float(molecules[1]))
     intervals: tuple[Interval | None, ...] = (None,) * 4
     if fit.draws:
         draws = {name: values[:, None] for name, values in fit.draws.items()}
@@ -116,6 +120,11 @@ def _check_law(law: Law, points: Points) -> None:
             "a compute budget needs the FLOPs of every run, which these runs do not say; for a table name its column "
             "with --column C=HEADER, or have it computed (C=6ND, C=model@ATOMS)"
         )
+
+
+def _exponents(fit: Fit) -> str:
+    names = [term.exponent for term in fit.law.terms if term.exponent]
+    return ", ".join(f"{name} = {fit.parameters[name]:.3g}" for name in names)
 
 
 def _minimise(
@@ -177,7 +186,7 @@ def _exponent(sizes: FloatArray) -> FloatArray:
     return slope
 
 
-def _notes(points: Points, parameters: float, molecules: float) -> list[str]:
+def _notes(points: Points, flops: float, parameters: float, molecules: float) -> list[str]:
     notes = []
     for name, value in (("N", parameters), ("D", molecules)):
         low, high = float(points.columns[name].min()), float(points.columns[name].max())
@@ -186,5 +195,8 @@ def _notes(points: Points, parameters: float, molecules: float) -> list[str]:
             notes.append(f"the optimal {name} is {value / high:.3g} times the largest that was run{far}")
         elif value < low / 1.01:
             notes.append(f"the optimal {name} is {value / low:.3g} times the smallest that was run")
+    costliest = float(points.columns["C"].max())
+    if flops > FAR * costliest:
+        notes.append(f"the budget is {flops / costliest:.3g} times the C of the costliest run")
     notes.append("FLOPs per molecule are interpolated in N from the runs' own")
     return notes

@@ -9,6 +9,8 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from unimol_scale.errors import RunError
+from unimol_scale.run_files import METRICS_NAME
+from unimol_scale.scaling.column_checks import unit_causes
 from unimol_scale.scaling.laws import Columns, FloatArray
 from unimol_scale.scaling.records import RunRecord
 
@@ -133,7 +135,7 @@ def make_points(
         columns=columns,
         loss=loss,
         weights=None if np.all(weights == weights[0]) else weights / weights.mean(),
-        cautions=tuple(_cautions(records, burn_in)),
+        cautions=(*(unit_causes(columns) if parameters == "total" else []), *_cautions(records, burn_in)),
     )
 
 
@@ -148,7 +150,8 @@ def _curve(record: RunRecord, term: str | None, burn_in: float | None) -> Sequen
     along = [
         (molecules, loss)
         for (molecules, _), loss in zip(record.curve, losses, strict=False)
-        if molecules >= first and 0 < molecules < record.molecules
+        # A loss that was not finite for once is no point; a run that ends so has diverged.
+        if molecules >= first and 0 < molecules < record.molecules and np.isfinite(loss)
     ]
     return [*along, (record.molecules, end)]
 
@@ -179,6 +182,14 @@ def _cautions(records: Sequence[RunRecord], burn_in: float | None) -> list[str]:
     skipped = [f"{record.name} ({record.skipped})" for record in records if record.skipped]
     if skipped:
         cautions.append(f"runs that skipped steps with a loss that was not finite: {', '.join(skipped)}")
+    damaged = [f"{record.name} ({record.damaged_lines})" for record in records if record.damaged_lines]
+    if damaged:
+        cautions.append(f"damaged lines of {METRICS_NAME} were left out, by run: {', '.join(damaged)}")
+    silent = [record.name for record in records if record.comparable and not record.curve]
+    if burn_in is not None and silent:
+        cautions.append(
+            f"runs without a validation in their {METRICS_NAME} count by their end alone: {', '.join(silent)}"
+        )
     return cautions
 
 

@@ -1,13 +1,16 @@
 """From what a user names (run folders, event files, tables) to runs that may be compared. Imports no torch."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from unimol_scale.errors import RunError, nearest
 from unimol_scale.scaling.event_files import has_event_files, name_of, read_event_folder
-from unimol_scale.scaling.records import RUN_FILES, RunRecord, check_comparable, read_run_folder
+from unimol_scale.scaling.records import RUN_FILES, RunRecord, UnreadableRunError, check_comparable, read_run_folder
 from unimol_scale.scaling.tables import read_table
+
+Outcome = TypeVar("Outcome")
 
 
 def read_runs(
@@ -30,8 +33,8 @@ def read_runs(
         The runs, and a note on every run that was left out or needs care.
 
     Raises:
-        RunError: a path or a run to be left out is missing, no run is finished, a file is damaged, runs are
-            duplicates or may not be compared.
+        RunError: a path or a run to be left out is missing, no run is left to fit, a table is wrong, runs are
+            duplicates or may not be compared. A damaged run folder is none: it is left out with a note.
     """
     records: list[RunRecord] = []
     notes: list[str] = []
@@ -40,24 +43,25 @@ def read_runs(
         if path.is_dir():
             folders, boards = find_run_folders(path)
             events += boards
-            for outcome in map(read_run_folder, folders):
-                if isinstance(outcome, RunRecord):
-                    records.append(outcome)
-                else:
-                    notes.append(outcome)
+            for folder in folders:
+                outcome = _unless_damaged(folder, read_run_folder)
+                records += [outcome] if isinstance(outcome, RunRecord) else []
+                notes += [outcome] if isinstance(outcome, str) else []
         elif path.is_file():
             found, left_out = read_table(path, columns or {}, trajectories)
             records += found
             notes += left_out
         else:
             raise RunError(
-                f"{path} does not exist; give a directory of runs (such as runs/), or a CSV or Parquet table"
+                f"{path} does not exist; give a directory of runs, which `unimol-scale ladder "
+                "configs/ladder/sample.yaml` makes, or a CSV or Parquet table of losses"
             )
     unknown = sorted(set(sizes or {}) - {name_of(folder) for folder in events})
     if unknown:
         raise RunError(f"--size-of {unknown[0]}: no run of that name is known by event files alone")
     for folder in events:
-        record, remarks = read_event_folder(folder, columns or {}, sizes or {})
+        found_run = _unless_damaged(folder, lambda folder: read_event_folder(folder, columns or {}, sizes or {}))
+        record, remarks = (None, [found_run]) if isinstance(found_run, str) else found_run
         records += [] if record is None else [record]
         notes += remarks
     if len(events) > 1:
@@ -75,6 +79,14 @@ def read_runs(
         raise RunError(f"no finished run under {', '.join(str(path) for path in paths)}{skipped}")
     check_comparable(records)
     return records, notes
+
+
+def _unless_damaged(folder: Path, read: Callable[[Path], Outcome]) -> Outcome | str:
+    """Return what ``read`` makes of a folder, or, where its files are damaged, why the run is left out."""
+    try:
+        return read(folder)
+    except UnreadableRunError as error:
+        return f"{folder}: left out, it cannot be read ({error})"
 
 
 def find_run_folders(root: Path) -> tuple[list[Path], list[Path]]:

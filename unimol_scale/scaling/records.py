@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.metrics_file import Metrics, read_metrics, values_by_step
 from unimol_scale.config import read_yaml
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.run_files import CONFIG_NAME, DIVERGED_FACTOR, METRICS_NAME, SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
@@ -50,6 +51,7 @@ class RunRecord:
             validation did not have are left out.
         decays: whether the learning rate falls from its peak in the course of the run; None when unknown.
         skipped: steps that were skipped because their loss or gradient was not finite.
+        damaged_lines: lines of the run's log that could not be read and were left out.
         weight: how much the run counts in a fit, relative to others.
     """
 
@@ -70,7 +72,22 @@ class RunRecord:
     curve_terms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     decays: bool | None = None
     skipped: int = 0
+    damaged_lines: int = 0
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Log:
+    """Curve, curve_terms, decays and damaged_lines of a ``RunRecord``."""
+
+    curve: tuple[tuple[float, float], ...]
+    curve_terms: Mapping[str, tuple[float, ...]]
+    decays: bool | None
+    damaged_lines: int
+
+
+class UnreadableRunError(RunError):
+    """The files of one run are damaged; other runs can be fitted without it."""
 
 
 def read_run_folder(folder: Path) -> RunRecord | str:
@@ -80,12 +97,12 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         The run, or the reason why it was left out: not finished, or diverged.
 
     Raises:
-        RunError: summary.json or metrics.jsonl is damaged or lacks a key.
+        UnreadableRunError: summary.json is damaged or lacks a key, or a file cannot be read.
     """
     path = folder / SUMMARY_NAME
     if not path.is_file():
         return f"{folder}: left out, it has no {SUMMARY_NAME} yet (still running, or killed)"
-    summary = _read_json(path)
+    summary = read_json(path)
     status = _get(summary, "status", str, path)
     if status != "finished":
         return f"{folder}: left out, its status is {status!r}"
@@ -93,12 +110,12 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         return f"{folder}: left out, it diverged"
     version = _get(summary, "schema_version", int, path)
     if version != SUMMARY_SCHEMA_VERSION:
-        raise RunError(f"{path}: schema_version is {version}, this program reads {SUMMARY_SCHEMA_VERSION}")
+        raise UnreadableRunError(f"{path}: schema_version is {version}, this program reads {SUMMARY_SCHEMA_VERSION}")
     final = _get(summary, "final", dict, path)
     parameters = _get(summary, "parameters", dict, path)
     prefix = f"{LOSS}/"
     skipped = _get(summary, "skipped", int, path) if "skipped" in summary else 0
-    curve, curve_terms, decays = _read_metrics(folder / METRICS_NAME)
+    log = _read_log(folder)
     return RunRecord(
         name=_get(summary, "name", str, path),
         source=str(folder),
@@ -113,36 +130,33 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         terms={key[len(prefix) :]: _number(final, key, path) for key in final if key.startswith(prefix)},
         seed=_get(summary, "seed", int, path),
         comparable={key: _get(summary, key, str, path) for key in COMPARABLE},
-        curve=curve,
-        curve_terms=curve_terms,
-        decays=decays,
+        curve=log.curve,
+        curve_terms=log.curve_terms,
+        decays=log.decays,
         skipped=skipped,
+        damaged_lines=log.damaged_lines,
     )
 
 
-def _read_metrics(
-    path: Path,
-) -> tuple[tuple[tuple[float, float], ...], dict[str, tuple[float, ...]], bool | None]:
-    """Return curve, curve_terms and decays of a ``RunRecord``."""
-    if not path.is_file():
-        raise RunError(f"{path} is missing, although the run's summary says that it finished")
-    events: dict[float, dict[str, float]] = {}
-    rates: dict[float, float] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RunError(f"{path}:{number} is not JSON: {error}") from error
-        # A resumed run logs the steps since its last checkpoint again: the later line is the one that counts.
-        if LOSS in event:
-            losses = {key: _number(event, key, path) for key in event if key == LOSS or key.startswith(f"{LOSS}/")}
-            events[_number(event, "molecules", path)] = losses
-        if "lr" in event:
-            rates[_number(event, "molecules", path)] = _number(event, "lr", path)
+def _read_log(folder: Path) -> "_Log":
+    """Read what a run logged; the file may lack lines, or be absent: the end of the run stands in its summary."""
+    path = folder / METRICS_NAME
+    try:
+        metrics = read_metrics(path) if path.is_file() else Metrics((), ())
+    except OSError as error:
+        raise UnreadableRunError(f"{path} cannot be read: {error.strerror}") from error
+    molecules = values_by_step(metrics.events, "molecules")
+    keys = {key for event in metrics.events for key in event if key == LOSS or key.startswith(f"{LOSS}/")}
+    logged = {key: values_by_step(metrics.events, key) for key in keys}
+    events = {
+        molecules[step]: {key: values[step] for key, values in logged.items() if step in values}
+        for step in logged.get(LOSS, ())
+        if step in molecules
+    }
+    rates = values_by_step(metrics.events, "lr")
     curve, terms = curve_of(events)
-    return curve, terms, decays_of(rates)
+    decays = decays_of({molecules[step]: rate for step, rate in rates.items() if step in molecules})
+    return _Log(curve, terms, decays, len(metrics.damaged))
 
 
 def curve_of(
@@ -171,31 +185,38 @@ def decays_of(rates: Mapping[float, float]) -> bool | None:
     return rates[max(rates)] < DECAYED * max(rates.values())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file of a run holds.
+
+    Raises:
+        UnreadableRunError: it cannot be read, or holds something else.
+    """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(
+    except OSError as error:
+        raise UnreadableRunError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRunError(
             f"{path} is not JSON: {error}; delete it and run the training again to have it rewritten"
         ) from error
     if not isinstance(tree, dict):
-        raise RunError(f"{path} must hold an object, not a {type(tree).__name__}")
+        raise UnreadableRunError(f"{path} must hold an object, not a {type(tree).__name__}")
     return tree
 
 
 def _get(tree: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:  # noqa: ANN401
     if key not in tree:
-        raise RunError(f"{path} lacks the key {key!r}")
+        raise UnreadableRunError(f"{path} lacks the key {key!r}")
     value = tree[key]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise RunError(f"{path}: {key!r} is {value!r}, not of type {kind.__name__}")
+        raise UnreadableRunError(f"{path}: {key!r} is {value!r}, not of type {kind.__name__}")
     return value
 
 
 def _number(tree: Mapping[str, Any], key: str, path: Path) -> float:
     value = tree.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RunError(f"{path}: {key!r} must be a number, not {value!r}")
+        raise UnreadableRunError(f"{path}: {key!r} must be a number, not {value!r}")
     return float(value)
 
 
@@ -240,7 +261,7 @@ def _setting_that_differs(one: RunRecord, two: RunRecord) -> str:
         path = Path(record.source) / CONFIG_NAME
         try:
             objective = read_yaml(path)[0].get("objective") if path.is_file() else None
-        except ConfigError:
+        except (ConfigError, OSError):
             objective = None
         settings.append(_flat(objective) if isinstance(objective, Mapping) else {})
     ours, theirs = settings

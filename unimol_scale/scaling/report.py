@@ -80,8 +80,10 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         lines += ["", "## Predictions", ""]
         header = ["model @ molecules", "N", "loss", "interval of the law", "leans on"]
         lines += _markdown_table(header, _prediction_rows(analysis))
-    if analysis.optima:
-        lines += ["", "## The best use of a budget", "", *_markdown_table(*optimum_rows(analysis))]
+    if analysis.optima or analysis.unanswered:
+        lines += ["", "## The best use of a budget", ""]
+        lines += _markdown_table(*optimum_rows(analysis)) if analysis.optima else []
+        lines += ["", *[f"- No answer: {reason}." for reason in analysis.unanswered]] if analysis.unanswered else []
     lines += ["", "## Choice of the law", "", *_markdown_table(*_candidate_table(analysis))]
     if analysis.terms:
         lines += ["", "## Loss terms", "", "Parts of the loss have floors of their own, so each has its own law.", ""]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unimol_scale.errors import RunError
+from unimol_scale.scaling.column_checks import loss_causes, unit_causes
 from unimol_scale.scaling.fit import FitConfig, fit_law, why_not_identifiable
 from unimol_scale.scaling.laws import Chinchilla, Kaplan, Law, Power, Saturating, UniMol2, Variable
 from unimol_scale.scaling.points import Points, distinct
@@ -131,8 +132,13 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Select
     candidates = [_consider(law, points, config) for law in laws]
     usable = [candidate for candidate in candidates if candidate.obstacle is None]
     if not usable:
-        obstacles = "; ".join(f"{candidate.law.label}: {candidate.obstacle}" for candidate in candidates)
-        raise RunError(f"no law can be fitted to these runs ({obstacles}); train more sizes or budgets")
+        by_obstacle: dict[str, list[str]] = {}
+        for candidate in candidates:
+            by_obstacle.setdefault(str(candidate.obstacle), []).append(candidate.law.label)
+        obstacles = "; ".join(f"{', '.join(labels)}: {obstacle}" for obstacle, labels in by_obstacle.items())
+        causes = [*loss_causes(points.columns, points.loss), *unit_causes(points.columns)]
+        advice = [cause for cause in causes if cause not in by_obstacle] if causes else ["train more sizes or budgets"]
+        raise RunError("; ".join([f"no law can be fitted to these runs ({obstacles})", *advice]))
     scored = [(candidate, candidate.held_out_error) for candidate in usable if candidate.held_out_error is not None]
     if not scored:
         simplest = min(usable, key=lambda candidate: len(candidate.law.parameters))

@@ -2,7 +2,8 @@
 
 A task is ``unimol-scale ladder CONFIG --only RUN``, so that it skips, resumes and checks as the ladder itself does.
 Five minutes before its time is up Slurm signals the task; training saves, the task ends with status 75 and goes back to
-the queue. Runs are named in the script: a ladder file that is changed makes a task fail, not train another run.
+the queue, as with launch/slurm.sh, whose directives and shell code for it are the same (a test compares them). Runs are
+named in the script: a ladder file that is changed makes a task fail, not train another run.
 """
 
 import os
@@ -35,23 +36,25 @@ RUNS=(
 {names}
 )
 run=${{RUNS[$SLURM_ARRAY_TASK_ID]:?there is no run with this number}}
+job=${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}
+STOPPED={stopped}
 
 # Slurm signals this shell alone, which passes the order on. A signal ends a wait early: then it waits again.
 told=
-trap 'told=yes; kill -USR1 "$ladder"' USR1
+trap 'told=yes; kill -USR1 "$work"' USR1
 {command} --only "$run" &
-ladder=$!
-wait "$ladder"
+work=$!
+wait "$work"
 status=$?
 while [ -n "$told" ]; do
     told=
-    wait "$ladder"
+    wait "$work"
     status=$?
 done
 
-if [ "$status" -eq {stopped} ]; then
-    echo "$run: stopped after saving; back to the queue"
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+if [ "$status" -eq "$STOPPED" ]; then
+    echo "stopped after saving; job $job goes back to the queue"
+    scontrol requeue "$job" || echo "job $job could not be queued again; the same sbatch goes on from here"
 fi
 exit "$status"
 """

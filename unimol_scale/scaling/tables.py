@@ -1,15 +1,20 @@
 """Runs read from anybody's table of losses: CSV or Parquet, one run a row, or one validation a row of trajectories."""
 
-import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.errors import RunError, nearest
+from unimol_scale.common.delimited import read_records
+from unimol_scale.common.text_files import check_decoded, open_text
+from unimol_scale.errors import RunError, SourceError, nearest
+from unimol_scale.scaling.column_checks import check_units_agree
 from unimol_scale.scaling.records import GROUPS, LOSS, RunRecord, curve_of, diverged
 from unimol_scale.scaling.sizes import flops_per_molecule, groups_of_size
+from unimol_scale.scaling.table_numbers import numbers_of
 
 # What a column can be → where it is looked for by itself. A loss term's own column is named "loss/TERM".
 COLUMNS = ("N", "D", "C", "S", "loss", "weight", "name", "size")
@@ -17,27 +22,21 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 D_FROM_C = "C/(6N)"
 C_FROM_ND = "6ND"
 C_FROM_MODEL = "model@"
+EXPRESSIONS = {"C/(6N)": D_FROM_C, "C/6N": D_FROM_C, "C/6/N": D_FROM_C, "C/6/(N)": D_FROM_C, "6ND": C_FROM_ND}
 TERM = "loss/"
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One row: where it stands, and its values by header."""
+    """One row: where it stands, its number from 1 below the header, and its values by header."""
 
     source: str
+    number_in_table: int
     values: Mapping[str, Any]
 
     def text(self, header: str) -> str:
         value = self.values.get(header)
         return "" if value is None else str(value)
-
-    def number(self, header: str) -> float:
-        value = self.values.get(header)
-        try:
-            return float("" if value is None else value)
-        except (ValueError, TypeError):
-            shown = "" if value is None else value
-            raise RunError(f"{self.source}: {header!r} must be a number, not {shown!r}") from None
 
 
 def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = False) -> tuple[list[RunRecord], list[str]]:
@@ -60,14 +59,17 @@ def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = Fals
     for key in headers:
         if key not in COLUMNS and not key.startswith(TERM):
             raise RunError(f"unknown column {key!r}; {nearest(key, COLUMNS)}, or loss/TERM")
-    found, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    found, rows = _read_parquet(path) if _is_parquet(path) else _read_csv(path)
     if not rows:
         raise RunError(f"{path} has no rows below its header")
-    chosen = {key: headers.get(key, key) for key in (*COLUMNS, *headers)}
+    chosen = {key: _expression(headers.get(key, key)) for key in (*COLUMNS, *headers)}
     chosen |= {header: header for header in found if header.startswith(TERM)}
     _check_columns(path, found, headers, chosen, trajectories)
-    records = [_record(row, found, chosen) for row in rows]
-    return _join(path, records) if trajectories else (records, [])
+    records = _records(rows, found, chosen)
+    records, notes = _join(path, records) if trajectories else (records, [])
+    if chosen["C"] in found:
+        check_units_agree(records)
+    return records, notes
 
 
 def _check_columns(
@@ -84,22 +86,53 @@ def _check_columns(
     required |= {"size"} if chosen["C"].startswith(C_FROM_MODEL) else set()
     required |= {"N"} if chosen["size"] not in found else set()
     required |= {"name"} if trajectories else set()
-    for key in sorted(required):
-        if chosen[key] not in found:
-            raise RunError(
-                f"{path} has no column {chosen[key]!r} for {key}; name it with --column {key}=HEADER; "
-                f"{nearest(chosen[key], found)}"
-            )
+    missing = [key for key in ("N", "D", "C", *sorted(required)) if key in required and chosen[key] not in found]
+    if missing:
+        raise RunError(_missing(path, list(dict.fromkeys(missing)), found, chosen))
+    twice = [key for key in chosen if found.count(chosen[key]) > 1]
+    if twice:
+        raise RunError(f"{path} has two columns {chosen[twice[0]]!r}; rename the one that is not meant")
+
+
+def _missing(path: Path, keys: Sequence[str], found: Sequence[str], chosen: Mapping[str, str]) -> str:
+    names = " and no column ".join(f"{chosen[key]!r} for {key}" for key in keys)
+    text = f"{path} has no column {names}; name it with --column {keys[0]}=HEADER; {nearest(chosen[keys[0]], found)}"
+    if "D" in keys and chosen["D"] == "D":
+        # What language models report: parameters and compute, which give the data.
+        known = "it has N and C, from which" if {chosen["N"], chosen["C"]} <= set(found) else "where it has N and C,"
+        text += f'; {known} D can be computed: --column "D={D_FROM_C}"'
+    return text
+
+
+def _expression(text: str) -> str:
+    """Return a formula of ``--column`` as this file writes it; any other text as it is."""
+    return EXPRESSIONS.get(re.sub(r"[\s*·]", "", text), text)
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            found = list(reader.fieldnames or [])
-            return found, [_Row(f"{path}:{reader.line_num}", row) for row in reader]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise RunError(f"{path} is not a CSV table: {error}") from error
+    found: list[str] = []
+    rows = []
+    try:
+        with open_text(path, errors="surrogateescape") as lines:
+            for record in read_records(str(path), lines):
+                found, where = record.names, f"{path}: {record.place}"
+                if record.problem:
+                    raise SourceError(record.problem)
+                check_decoded(str(path), record.line, "".join(record.fields))
+                if any(field.strip() for field in record.fields[len(found) :]):
+                    counts = f"{len(record.fields)} fields, the header has {len(found)}"
+                    raise SourceError(f"{where} has {counts}; is a quote not closed, or a comma not quoted?")
+                rows.append(
+                    _Row(where, record.row, dict(zip_longest(found, record.fields[: len(found)], fillvalue="")))
+                )
+    except SourceError as error:
+        raise RunError(f"the table cannot be read: {error}") from error
+    return found, rows
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.suffix == ".parquet" or file.read(4) == b"PAR1"
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[_Row]]:
@@ -110,37 +143,45 @@ def _read_parquet(path: Path) -> tuple[list[str], list[_Row]]:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise RunError(f"{path} is not a Parquet table: {error}") from error
-    rows = [_Row(f"{path}:row {number}", row) for number, row in enumerate(table.to_pylist(), start=1)]
+    rows = [_Row(f"{path}: row {number}", number, row) for number, row in enumerate(table.to_pylist(), start=1)]
     return list(table.column_names), rows
 
 
-def _record(row: _Row, found: Sequence[str], chosen: Mapping[str, str]) -> RunRecord:
+def _records(rows: Sequence[_Row], found: Sequence[str], chosen: Mapping[str, str]) -> list[RunRecord]:
+    numeric = [key for key in chosen if key not in ("name", "size") and chosen[key] in found]
+    sources = [row.source for row in rows]
+    columns = {key: numbers_of([row.values.get(chosen[key]) for row in rows], chosen[key], sources) for key in numeric}
+    by_row = [{key: column[place] for key, column in columns.items()} for place in range(len(rows))]
+    return [_record(row, numbers, found, chosen) for row, numbers in zip(rows, by_row, strict=True)]
+
+
+def _record(row: _Row, numbers: Mapping[str, float], found: Sequence[str], chosen: Mapping[str, str]) -> RunRecord:
     size = row.text(chosen["size"]) or None
     groups = dict(groups_of_size(size)) if size is not None and chosen["N"] not in found else {}
     total = groups.pop("total", math.nan)
-    parameters = row.number(chosen["N"]) if chosen["N"] in found else total
-    flops = row.number(chosen["C"]) if chosen["C"] in found else None
+    parameters = numbers.get("N", total)
+    flops = numbers.get("C")
     if chosen["D"] == D_FROM_C:
         assert flops is not None
         molecules = flops / (6.0 * parameters) if parameters else math.nan
     else:
-        molecules = row.number(chosen["D"])
+        molecules = numbers["D"]
     if chosen["C"] == C_FROM_ND:
         flops = 6.0 * parameters * molecules
     elif chosen["C"].startswith(C_FROM_MODEL):
         flops = flops_per_molecule(size or "", _atoms(chosen["C"])) * molecules
     return RunRecord(
-        name=row.text(chosen["name"]) or f"row {row.source.rpartition(':')[2].removeprefix('row ')}",
+        name=row.text(chosen["name"]) or f"row {row.number_in_table}",
         source=row.source,
         size=size,
         parameters=parameters,
         groups=groups if set(groups) == set(GROUPS) else {},
         molecules=molecules,
-        steps=_whole(row, chosen["S"]) if chosen["S"] in found else None,
+        steps=_whole(row, chosen["S"], numbers["S"]) if "S" in numbers else None,
         flops=flops,
-        loss=row.number(chosen["loss"]),
-        terms={key[len(TERM) :]: row.number(header) for key, header in chosen.items() if key.startswith(TERM)},
-        weight=row.number(chosen["weight"]) if chosen["weight"] in found else 1.0,
+        loss=numbers["loss"],
+        terms={key[len(TERM) :]: number for key, number in numbers.items() if key.startswith(TERM)},
+        weight=numbers.get("weight", 1.0),
     )
 
 
@@ -151,8 +192,7 @@ def _atoms(text: str) -> int:
     return int(digits)
 
 
-def _whole(row: _Row, header: str) -> int:
-    value = row.number(header)
+def _whole(row: _Row, header: str, value: float) -> int:
     if not math.isfinite(value) or value != int(value):
         raise RunError(f"{row.source}: {header!r} must be a whole number of steps, not {value}")
     return int(value)

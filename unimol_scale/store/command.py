@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 EXIT_DAMAGED = 1
+NAMED = 20  # conformers that are no geometry of their molecule
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -15,7 +16,9 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     info.add_argument("directory", type=Path, metavar="DIR")
     info.set_defaults(run=run_info)
 
-    verify = actions.add_parser("verify", help="hash every shard again and decode every record; status 1 if damaged")
+    verify = actions.add_parser(
+        "verify", help="hash every shard again, decode every record, check every geometry; status 1 if damaged"
+    )
     verify.add_argument("directory", type=Path, metavar="DIR")
     verify.set_defaults(run=run_verify)
 
@@ -38,17 +41,27 @@ def run_info(arguments: argparse.Namespace) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Check every shard; name each bad one."""
+    """Check every shard and every geometry; name what is bad."""
     from unimol_scale.store.maintain import verify
     from unimol_scale.store.shards import open_store
 
     store = open_store(arguments.directory)
-    damages = verify(store)
-    for damage in damages:
+    found = verify(store)
+    for damage in found.damages:
         print(f"damaged: {damage}")
+    for one in found.implausible[:NAMED]:
+        print(f"implausible: molecule {one.id!r} in {one.file}, conformer {one.conformer}: {one.problem}")
     shards = sum(len(split.shards) for split in store.manifest.splits.values())
-    if damages:
-        print(f"{store.path}: {len(damages)} of {shards} shards are damaged; rebuild the store or restore them")
+    if found.damages:
+        print(f"{store.path}: {len(found.damages)} of {shards} shards are damaged; rebuild the store or restore them")
+    if found.implausible:
+        molecules = len({(one.file, one.id) for one in found.implausible})
+        more = f" (the first {NAMED} are named above)" if len(found.implausible) > NAMED else ""
+        print(
+            f"{store.path}: {len(found.implausible):,} conformers of {molecules:,} molecules cannot be geometries of "
+            f"their molecules{more}; build the store again, which leaves them out"
+        )
+    if found.damages or found.implausible:
         return EXIT_DAMAGED
     print(f"{store.path}: {shards} shards, {store.manifest.counts.stored:,} molecules, all intact")
     return 0

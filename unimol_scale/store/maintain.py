@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,10 +19,13 @@ from unimol_scale.common.writable import require_folder
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
 from unimol_scale.store.files import commit_file, hash_file
+from unimol_scale.store.geometry_faults import Conformers, Fault, find_faults, is_drawn
 from unimol_scale.store.manifest import MANIFEST_NAME, Backend, ShardEntry, SplitEntry
+from unimol_scale.store.schema import ConformerOrigin, ragged_indices
 from unimol_scale.store.shards import Store, content_counts, open_store, read_shard, write_manifest, write_shard
 
 LOG_INTERVAL_S = 5.0
+RECORDS_AT_ONCE = 5_000  # whose geometry is judged together: some tens of MB
 # Written beside the shards by the builder; a converted store takes them along.
 SIDE_FILES = ("failures.parquet", "report.md", "*.png")
 Item = TypeVar("Item")
@@ -95,23 +100,75 @@ def _listed(values: Mapping[str, Any]) -> str:
     return "\n".join(f"{key}: {text}" for key, text in texts.items() if values[key] is not None)
 
 
-def verify(store: Store) -> list[str]:
-    """Hash every shard again and decode every record.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Implausible:
+    """A conformer that cannot be one: its molecule's id and shard, its number from 0, and what is wrong with it."""
+
+    id: str
+    file: str
+    conformer: int
+    problem: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What ``verify`` found.
+
+    Attributes:
+        damages: one line for each bad shard: its file and what is wrong.
+        implausible: of intact shards, the conformers whose atoms lie on each other or whose bonds are none.
+    """
+
+    damages: tuple[str, ...]
+    implausible: tuple[Implausible, ...]
+
+
+def verify(store: Store) -> Verified:
+    """Hash every shard again, decode every record, and judge every conformer by ``geometry_faults``.
 
     Returns:
-        One line for each bad shard: its file and what is wrong; empty when the store is intact.
+        What is wrong; both lists are empty when nothing is.
     """
-    damages = []
-    entries = [(split, entry) for split in store.manifest.splits.values() for entry in split.shards]
-    for _, entry in track(entries, len(entries), "verifying shards"):
+    damages, implausible = [], []
+    entries = [entry for split in store.manifest.splits.values() for entry in split.shards]
+    for entry in track(entries, len(entries), "verifying shards"):
         try:
-            _verify_shard(store, entry)
+            batch = _verify_shard(store, entry)
         except StoreError as error:
             damages.append(f"{entry.file}: {error}")
-    return damages
+        else:
+            implausible += _implausible(ColumnViews.of(batch), store.manifest.coordinate_scale, entry.file)
+    return Verified(damages=tuple(damages), implausible=tuple(implausible))
 
 
-def _verify_shard(store: Store, entry: ShardEntry) -> None:
+def _implausible(views: ColumnViews, scale: float | None, file: str) -> list[Implausible]:
+    """Judge the conformers of a shard; depictions need only be drawn."""
+    found = []
+    for start in range(0, len(views.atom_offsets) - 1, RECORDS_AT_ONCE):
+        rows = np.arange(start, min(start + RECORDS_AT_ONCE, len(views.atom_offsets) - 1))
+        per_row = views.conformer_offsets[rows + 1] - views.conformer_offsets[rows]
+        owners = np.repeat(rows, per_row)
+        numbers = ragged_indices(np.zeros(len(rows), np.int64), per_row)
+        columns = views.gather(owners, numbers, scale)
+        firsts = np.cumsum(columns.num_atoms) - columns.num_atoms
+        conformers = Conformers(
+            num_atoms=columns.num_atoms,
+            atomic_number=columns.atomic_number,
+            bonds=columns.bond_index.astype(np.int64) + np.repeat(firsts, columns.num_bonds)[:, None],
+            coordinates=columns.coordinates,
+        )
+        faults = find_faults(conformers, old_complexes=True)
+        passed = (columns.conformer_origin == ConformerOrigin.FLAT) & is_drawn(conformers)
+        bad = np.flatnonzero((faults.code != Fault.NONE) & ~passed)
+        ids = views.batch["id"].take(pa.array(owners[bad])).to_pylist()
+        found += [
+            Implausible(id=name, file=file, conformer=int(numbers[at]), problem=faults.describe(at))
+            for name, at in zip(ids, bad.tolist(), strict=True)
+        ]
+    return found
+
+
+def _verify_shard(store: Store, entry: ShardEntry) -> pa.RecordBatch:
     path = store.path / entry.file
     if not path.is_file():
         raise StoreError("the file is missing")
@@ -125,6 +182,7 @@ def _verify_shard(store: Store, entry: ShardEntry) -> None:
     for key, found in content_counts(batch).items():
         if found != getattr(entry, key):
             raise StoreError(f"its {key} are {found}, the manifest says {getattr(entry, key)}")
+    return batch
 
 
 def prepare_output(output: Path) -> None:

@@ -71,6 +71,9 @@ class Counts:
         duplicates: rows whose molecule came before.
         failed: rows that are no molecule, or an excluded one, and molecules without a conformer.
         not_sampled: molecules left out by temperature sampling.
+        conflicting: of the duplicates, those with a label that differs from that of the molecule stored, or that it
+            has not.
+        conformers_left_out: conformers of the source that are no geometry of their molecule.
     """
 
     read: int
@@ -78,6 +81,8 @@ class Counts:
     duplicates: int
     failed: int
     not_sampled: int = 0
+    conflicting: int = 0
+    conformers_left_out: int = 0
 
     def __post_init__(self) -> None:
         if self.read != self.stored + self.duplicates + self.failed + self.not_sampled:
@@ -89,7 +94,9 @@ class Counts:
     def left_out(self) -> str:
         """What was read and is not stored, in words."""
         sampling = f" + {self.not_sampled:,} not sampled" if self.not_sampled else ""
-        return f"{self.duplicates:,} duplicates + {self.failed:,} failed{sampling}"
+        conflicting = f" ({self.conflicting:,} with other labels)" if self.conflicting else ""
+        conformers = f"; {self.conformers_left_out:,} conformers left out" if self.conformers_left_out else ""
+        return f"{self.duplicates:,} duplicates{conflicting} + {self.failed:,} failed{sampling}{conformers}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def test_a_path_wins_over_a_name(tmp_path, monkeypatch):
 
 def test_without_the_library_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match=r"owner/name does not exist here; .* pip install 'unimol-scale\[hub\]'"):
+    with pytest.raises(CheckpointError, match=r"owner/name does not exist here .* pip install 'unimol-scale\[hub\]'"):
         unimol_scale.from_pretrained("owner/name")
 
 

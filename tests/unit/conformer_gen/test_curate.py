@@ -18,7 +18,7 @@ def curate(smiles: str, **keys: object) -> Curated | Rejected:
         ("OCC", "CCO"),
         ("[Na+].[O-]C(=O)c1ccccc1", "O=C([O-])c1ccccc1"),
         ("[H]C([H])([H])C", "CC"),
-        ("[2H]C", "C"),
+        ("[2H]C", "[2H]C"),
         ("[CH3:7][OH:2]", "CO"),
         ("CCO.CCN", "CCN"),
         ("CCN.CCO", "CCN"),

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from conformer_gen import placing
 from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
 from unimol_scale.errors import ConfigError
-from unimol_scale.store.schema import ConformerOrigin, Layout, MoleculeRecord, encode
+from unimol_scale.store.schema import ConformerOrigin, Float32, Layout, MoleculeRecord, UInt8, encode
 
 CONFIG = EmbedConfig()
 DRUG = "CC(=O)Nc1ccc(O)cc1"
@@ -136,3 +137,70 @@ def test_impossible_settings_are_refused() -> None:
         EmbedConfig(timeout_s=0)
     with pytest.raises(ConfigError, match="one conformer"):
         EmbedConfig(engine="depiction", conformers=2)
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "F[P-](F)(F)(F)(F)F",
+        "FS(F)(F)(F)(F)c1ccccc1",
+        "FS(F)(F)(F)(F)F",
+        "FP(F)(F)(F)F",
+        "F[Te](F)(F)(F)(F)F",
+        "[F][Al-3]([F])([F])([F])([F])[F]",
+    ],
+)
+def test_neighbours_of_a_crowded_atom_keep_apart(smiles: str) -> None:
+    made = record(smiles, EmbedConfig(conformers=2))
+    fluorine = np.flatnonzero(made.atomic_number == 9)
+    for positions in made.coordinates:
+        between = np.linalg.norm(positions[fluorine][:, None] - positions[fluorine][None], axis=-1)
+        assert between[np.triu_indices(len(fluorine), 1)].min() > 1.5  # Å; 2.2 and more in these molecules
+    has_energy = made.conformer_origin != ConformerOrigin.ETKDG
+    assert (np.abs(made.energy[has_energy]) < 1e4).all()
+    assert np.isnan(made.energy[~has_energy]).all()
+
+
+def test_a_molecule_whose_conformers_all_clash_fails_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(full: Chem.Mol, max_iterations: int) -> tuple[UInt8, Float32]:
+        for conformer in full.GetConformers():
+            conformer.SetPositions(0.5 * conformer.GetPositions())
+        return np.full(full.GetNumConformers(), ConformerOrigin.UFF, np.uint8), np.full(
+            full.GetNumConformers(), 1e9, np.float32
+        )
+
+    starts = []
+    place = placing.place
+
+    def placed(full: Chem.Mol, **keys: object) -> str:
+        starts.append(keys.get("starts"))
+        problem = place(full, **keys)
+        for conformer in full.GetConformers():
+            conformer.SetPositions(0.5 * conformer.GetPositions())
+        return problem
+
+    monkeypatch.setattr(placing, "minimise", pressed)
+    made = record(DRUG)  # the force field spoils it: as embedded
+    assert made.conformer_origin.tolist() == [ConformerOrigin.ETKDG]
+    assert np.isnan(made.energy).all()
+    monkeypatch.setattr(placing, "place", placed)
+    result = embed_molecule(molecule(DRUG), CONFIG, 0)
+    assert isinstance(result, EmbedFailure)
+    assert result.reason == "clash"
+    assert "are bonded but lie only 0." in result.detail
+    assert len(starts) > 3
+
+
+@pytest.mark.parametrize("energy", [np.nan, np.inf, 1e9])
+def test_an_energy_that_is_none_is_not_stored(energy: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    minimise = placing.minimise
+
+    def spoilt(full: Chem.Mol, max_iterations: int) -> tuple[UInt8, Float32]:
+        origin, energies = minimise(full, max_iterations)
+        energies[0] = energy
+        return origin, energies
+
+    monkeypatch.setattr(placing, "minimise", spoilt)
+    made = record("CCCCCCO", EmbedConfig(conformers=3))
+    assert made.coordinates.shape[0] == 2
+    assert np.isfinite(made.energy).all()

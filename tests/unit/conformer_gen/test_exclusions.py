@@ -1,5 +1,6 @@
 """The leakage filter: what a benchmark's molecules keep out of a store, and what they do not."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,35 @@ def test_a_store_tells_the_list_by_name_size_and_hash(tmp_path: Path) -> None:
     assert before != after
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            b'smiles,name\nCCO,a\nCCN,"b\nc1ccccc1O,c\n',
+            r"row 2 \(line 3\): a quote in this line is not closed",
+        ),
+        ("a.csv", b'smiles,name\nCCO,a\nCCN,"b\nc1ccccc1O,c\nCC,"d"\n', r"line 3"),
+        ("a.csv", b"smiles,y\nCCO,1,2,3\n", "4 fields, the header has 2"),
+        ("a.csv.gz", gzip.compress(b"smiles\n" + b"CCO\n" * 5000)[:-12], "cut off or damaged"),
+        ("a.smi", b"CCO\nC\xc3\xa9C\n", "not printable ASCII"),
+    ],
+)
+def test_a_list_that_cannot_be_read_as_a_whole_is_an_error(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=message) as error:
+        read_exclusions(CurateConfig(exclude=(path,)))
+    assert f"--exclude {path} cannot be read as a whole" in str(error.value)
+
+
+def test_rows_that_are_no_molecule_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exclusions(tmp_path, "molecule", ALANINE, "not-a-smiles", "C(C")
+    assert "2 of 3 rows are no molecule that RDKit can read, and exclude nothing: x ('not-a" in capsys.readouterr().err
+
+
 def test_a_list_that_excludes_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no molecule"):
         exclusions(tmp_path, "both", "not-a-smiles")
@@ -99,3 +129,17 @@ def test_a_build_is_not_resumed_with_another_list(tmp_path: Path) -> None:
     listed.write_text("CCN\n")
     with pytest.raises(StoreError, match=r"exclude is \['benchmark.smi"):
         claim(output, plan_build(build), task_size=500)
+
+
+def test_a_build_of_an_earlier_version_goes_on_where_it_knew_no_such_setting(tmp_path: Path) -> None:
+    molecules = tmp_path / "molecules.smi"
+    molecules.write_text("CCO\n")
+    source = SourceConfig(name="smiles", input=(str(molecules),))
+    plan = plan_build(BuildConfig(source=source))
+    assert plan["parameters"]["isotopes"] == "keep"
+    parameters = {key: value for key, value in plan["parameters"].items() if key != "isotopes"}
+    assert claim(tmp_path / "store", {**plan, "parameters": parameters}, 500) is False
+    assert claim(tmp_path / "store", plan, 500) is False
+    other = plan_build(BuildConfig(source=source, curate=CurateConfig(isotopes="remove")))
+    with pytest.raises(StoreError, match=r"parameters\.isotopes is 'keep' there and 'remove' here"):
+        claim(tmp_path / "store", other, 500)

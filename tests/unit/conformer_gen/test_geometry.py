@@ -1,5 +1,8 @@
 """Coordinates that come with a row belong to the right atoms of the canonical SMILES, or the row is rejected."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -192,3 +195,138 @@ def test_a_record_without_a_third_dimension_is_not_taken_for_geometry() -> None:
 def test_a_row_whose_reading_found_a_problem_is_rejected_with_it() -> None:
     result = curate(smiles="CCO", problem="tranche.smi.gz ends early")
     assert result == Rejected(reason="unreadable_row", detail="tranche.smi.gz ends early")
+
+
+def test_each_conformer_of_a_row_is_judged_by_itself() -> None:
+    good = embedded("OC(=O)c1ccccc1N")
+    flat = Chem.Mol(good)
+    rdDepictor.Compute2DCoords(flat)
+    geometry = geometry_of(good, good, good, good, flat)
+    positions = geometry.positions.copy()
+    positions[0] = 0  # as Uni-Mol fills in for what could not be embedded
+    positions[1] = 2.5
+    positions[2] = positions[2, ::-1]
+    origins = (ConformerOrigin.FLAT, *[ConformerOrigin.FILE] * 3, ConformerOrigin.FLAT)
+    result = curate(
+        smiles="OC(=O)c1ccccc1N", geometry=Geometry(symbols=geometry.symbols, positions=positions, origins=origins)
+    )
+    assert isinstance(result, Curated)
+    assert result.origins == (ConformerOrigin.FILE, ConformerOrigin.FLAT)
+    assert result.left_out == 3
+    assert result.conformers is not None
+    expected = lengths("OC(=O)c1ccccc1N", positions[3])
+    np.testing.assert_allclose(sorted(lengths(result.smiles, result.conformers[0])), sorted(expected), atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda positions: 0 * positions,
+        lambda positions: 0 * positions + 3,
+        lambda positions: positions[::-1],
+        lambda positions: np.where(np.arange(len(positions))[:, None] == 4, np.nan, positions),
+        lambda positions: 3 * positions,
+        lambda positions: positions * [1, 1, 0],
+    ],
+)
+@pytest.mark.parametrize("given", ["block", "extension", "geometry"])
+def test_coordinates_that_cannot_be_the_molecule_are_no_conformer(
+    spoil: Callable[[Float32], Float32], given: str
+) -> None:
+    smiles = "CC(C)(O)c1ccco1"
+    molecule = embedded(smiles)
+    positions = spoil(molecule.GetConformer().GetPositions())
+    flat = not np.abs(positions[:, 2]).max() > 0
+    if given == "geometry":
+        geometry = geometry_of(molecule, origin=ConformerOrigin.FLAT if flat else ConformerOrigin.FILE)
+        row = {"smiles": smiles, "geometry": replace(geometry, positions=positions[None].astype(np.float32))}
+    elif np.isnan(positions).any():
+        return  # neither form can write it
+    else:
+        molecule.GetConformer().SetPositions(np.ascontiguousarray(positions, dtype=float))
+        block = Chem.MolToMolBlock(molecule)
+        row = {"block": block} if given == "block" else {"smiles": Chem.MolToCXSmiles(molecule)}
+        row |= {"origin": ConformerOrigin.DFT}
+    result = curate(**row)
+    assert isinstance(result, Rejected), result
+    assert result.reason in ("geometry_mismatch", "no_geometry")
+    assert result.detail
+
+
+@pytest.mark.parametrize("smiles", ["c1ccccc1", "C=C", "O=C1C=CC(=O)C=C1", "FC(F)=C(F)F"])
+def test_a_flat_molecule_is_no_depiction(smiles: str) -> None:
+    molecule = embedded(smiles)
+    positions = molecule.GetConformer().GetPositions()
+    axes = np.linalg.svd(positions - positions.mean(axis=0))[2]
+    level = (positions - positions.mean(axis=0)) @ axes.T * [1, 1, 0]
+    drawn = Chem.Mol(molecule)
+    rdDepictor.Compute2DCoords(drawn)
+    for shuffle in (False, True):
+        geometry = geometry_of(molecule, drawn, origin=ConformerOrigin.FLAT)
+        geometry.positions[0] = level
+        if shuffle:
+            order = np.random.default_rng(3).permutation(len(positions))
+            symbols = tuple(geometry.symbols[at] for at in order)
+            geometry = Geometry(symbols=symbols, positions=geometry.positions[:, order], origins=geometry.origins)
+        result = curate(smiles=smiles, geometry=geometry)
+        assert isinstance(result, Curated), result
+        assert result.origins == (ConformerOrigin.FILE, ConformerOrigin.FLAT)
+
+
+def test_a_depiction_that_claims_to_be_solid_is_rejected() -> None:
+    drawn = Chem.MolFromSmiles("OC(=O)c1ccccc1N")
+    rdDepictor.Compute2DCoords(drawn)
+    drawn.GetConformer().Set3D(True)
+    result = curate(block=Chem.MolToMolBlock(drawn), origin=ConformerOrigin.FILE)
+    assert isinstance(result, Rejected)
+    assert result.reason == "no_geometry"
+
+
+ISOMERS = [
+    ("CCCO", "CC(C)O"),
+    ("CC(C)O", "COCC"),
+    ("CC=CCO", "C=CCCO"),  # the same skeleton, hydrogens elsewhere
+    ("C[C@H](F)Cl", "C[C@@H](F)Cl"),
+    ("C/C=C/CO", "C/C=C\\CO"),
+    ("C[C@H](O)[C@H](F)Cl", "C[C@H](O)[C@@H](F)Cl"),
+]
+
+
+@pytest.mark.parametrize(("smiles", "record"), [*ISOMERS, *(pair[::-1] for pair in ISOMERS)])
+def test_the_record_of_an_isomer_is_not_taken_for_the_molecule(smiles: str, record: str) -> None:
+    block = Chem.MolToMolBlock(shuffled(embedded(record)))
+    result = curate(smiles=smiles, block=block, origin=ConformerOrigin.DFT)
+    assert isinstance(result, Rejected), result
+    assert result.reason == "geometry_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("smiles", "record"),
+    [
+        ("CC(F)Cl", "C[C@H](F)Cl"),  # open in the SMILES
+        ("CC=CCO", "C/C=C\\CO"),
+        ("C[C@H](F)Cl", "C[C@H](F)Cl"),
+        ("O[C@@H]1CC[C@H](O)CC1", "O[C@@H]1CC[C@H](O)CC1"),
+        ("C[C@H](O)C[C@@H](C)O", "C[C@@H](O)C[C@H](C)O"),  # meso: one molecule
+        ("O=[N+]([O-])c1ccco1", "O=[N+]([O-])c1ccco1"),
+        ("[O-][n+]1ccccc1C", "Cc1cccc[n+]1[O-]"),
+        ("CC(=O)NCC1CC1", "CC(=O)NCC1CC1"),
+        ("[2H]C(F)Cl", "[2H]C(F)Cl"),
+    ],
+)
+def test_the_record_of_the_molecule_is_taken_whatever_its_atom_order(smiles: str, record: str) -> None:
+    for seed in range(3):
+        block = Chem.MolToMolBlock(shuffled(embedded(record), seed))
+        result = curate(smiles=smiles, block=block, origin=ConformerOrigin.DFT)
+        assert isinstance(result, Curated), result
+
+
+def test_a_record_with_too_few_double_bonds_is_that_of_its_molecule() -> None:
+    wrong = Chem.RWMol(shuffled(embedded("Cc1ccoc1")))
+    Chem.Kekulize(wrong, clearAromaticFlags=True)
+    for bond in wrong.GetBonds():  # as in one in ten records of PCQM4Mv2
+        bond.SetBondType(Chem.BondType.SINGLE)
+    for atom in wrong.GetAtoms():
+        atom.SetNoImplicit(True)
+    result = curate(smiles="Cc1ccoc1", block=Chem.MolToMolBlock(wrong), origin=ConformerOrigin.DFT)
+    assert isinstance(result, Curated), result

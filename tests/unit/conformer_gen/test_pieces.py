@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from conformer_gen import driver, workspace
 from conformer_gen.assemble import plan_shards
 from conformer_gen.config import BuildConfig
+from conformer_gen.jobs import Job, bisect, missing_jobs
 from conformer_gen.pieces import EMBEDDED, Piece, beside, done_pieces
-from conformer_gen.pipeline import missing_jobs
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import SourceConfig
-from conformer_gen.stage import Job, bisect
 from conformer_gen.watch import Watch, read_hint
 from unimol_scale.errors import ConfigError, StoreError
 

@@ -174,6 +174,8 @@ def test_rates_of_runs_are_laid_end_to_end(tmp_path: Path) -> None:
 def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path: Path) -> None:
     path = progress(tmp_path / "p.jsonl", (0.0, "embedding", 0), (5.0, "embedding", 100))
     path.write_text(path.read_text() + '{"seconds": 7.0, "sta')
+    with path.open("ab") as file:
+        file.write(b'\n{"seconds": null}\n[1]\n\xff\xfe\0\0')
     (rate,) = read_rates(path)
     assert rate.molecules == 100
     assert read_rates(tmp_path / "absent.jsonl") == []

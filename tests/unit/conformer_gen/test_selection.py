@@ -5,14 +5,21 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from curated_rows import TASK_SIZE, Row, config, distinct, random_rows, scaffold_sizes, selected, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformer_gen.config import BuildConfig
+from conformer_gen.pieces import Piece
+from conformer_gen.report import _duplicates
 from conformer_gen.selection import SELECTED, SUMMARY_NAME, Selection, read_selection
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.whole_set import InProcess, Passes, first_rows
+from conformer_gen.worker import curate_piece
+from unimol_scale.store.manifest import Counts
 
 
 def select(work: Path, build: BuildConfig, **settings: int) -> Selection:
@@ -180,3 +187,45 @@ def test_nothing_to_select_is_no_error_here(tmp_path: Path, rows: list[Row]) -> 
     write(tmp_path, rows)
     selection = select(tmp_path, config(target=5, temperature=1.0))
     assert (selection.num_read, selection.num_kept, list(selection.chunks(tmp_path))) == (len(rows), 0, [])
+
+
+def test_duplicates_that_contradict_the_label_that_is_kept_are_counted_and_named(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("smiles,id,u,v\n")
+    build = BuildConfig(
+        source=SourceConfig(name="csv", input=(str(table),), labels={"u": "eV", "v": ""}), task_size=TASK_SIZE
+    )
+    rows = [
+        ("CCO", "a", 1.0, np.nan),
+        ("OCC", "same", 1.0, np.nan),
+        ("CCN", "b", 2.0, 3.0),
+        ("C(O)C", "other", 1.5, np.nan),
+        ("NCC", "less", np.nan, 3.0),
+        ("not one", "bad", 9.0, 9.0),
+        ("C(C)O", "more", 1.0, 7.0),
+    ]
+    work = tmp_path / "work"
+    for chunk, part in enumerate((rows[:4], rows[4:])):
+        molecules = [SourceMolecule(id=name, smiles=smiles, labels=(u, v)) for smiles, name, u, v in part]
+        curate_piece(work, Piece(chunk, 0, len(part)), range(len(part)), molecules, build.curate)
+    for bucket_rows in (1_000_000, 2):
+        selection = select(work, build, bucket_rows=bucket_rows)
+        assert selection.num_duplicates == 4
+        assert selection.num_conflicting == 2
+        assert selection.conflicts == (
+            "other against a, CCO: u 1.5, stored 1",
+            "more against a, CCO: v 7, stored none",
+        )
+    assert read_selection(work) == selection
+    text = "\n".join(_duplicates(selection))
+    assert "2 of 4 duplicates" in text
+    assert "- more against a, CCO: v 7, stored none" in text
+    counts = Counts(read=7, stored=2, duplicates=4, failed=1, conflicting=2, conformers_left_out=3)
+    assert counts.left_out == "4 duplicates (2 with other labels) + 1 failed; 3 conformers left out"
+
+
+def test_curated_files_of_an_earlier_version_are_selected_from(tmp_path: Path) -> None:
+    write(tmp_path, random_rows(40))
+    for path in tmp_path.glob("**/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns("left_out"), path)
+    assert select(tmp_path, config()).num_left_out == 0

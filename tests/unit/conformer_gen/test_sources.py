@@ -82,7 +82,7 @@ def test_what_no_parser_should_see_is_a_problem_of_its_row(tmp_path: Path) -> No
 def test_a_last_line_without_all_columns_of_the_header_is_cut(tmp_path: Path) -> None:
     (tmp_path / "a.smi").write_text("smiles zinc_id\nCCO 12\nCC\nCCCC")
     read = list(read_source(SourceConfig(name="zinc20", input=(str(tmp_path / "a.smi"),))))
-    assert [(row.id, bool(row.problem)) for row in read] == [("12", False), ("a:3", False), ("a:4", True)]
+    assert [(row.id, bool(row.problem)) for row in read] == [("12", False), ("a:2", False), ("a:3", True)]
 
 
 def test_the_limit_is_of_all_files_together(tmp_path: Path) -> None:
@@ -145,11 +145,20 @@ def test_a_source_without_its_input_is_a_configuration_error() -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "build").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_build_file_is_a_valid_configuration(path: Path) -> None:
     config = strict.build(BuildConfig, *strict.read_yaml(path))
-    assert config.source.name == path.stem
+    assert config.source.name == {"uni-mol2": "zinc20"}.get(path.stem, path.stem)
     if path.stem == "sample":  # the file that shows every key with its default
         assert strict.to_tree(config) == strict.to_tree(BuildConfig(source=SourceConfig(name="sample"))) | {
             "output": "data/sample"
         }
+
+
+def test_the_recipe_of_the_paper_has_its_own_file_and_the_example_says_so() -> None:
+    folder = REPOSITORY / "configs" / "build"
+    assert "not the recipe of the Uni-Mol2 paper" in (folder / "zinc20.yaml").read_text()
+    config = strict.build(BuildConfig, *strict.read_yaml(folder / "uni-mol2.yaml"))
+    assert config.curate.target is not None
+    assert config.curate.target * config.curate.valid_fraction == pytest.approx(520_000, rel=0.001)
+    assert (config.curate.temperature, config.curate.split, config.embed.conformers) == (0.005, "random", 1)
 
 
 def test_a_column_can_be_given_by_its_number_on_the_command_line(tmp_path: Path) -> None:

@@ -52,6 +52,31 @@ def test_tranches_become_urls() -> None:
         locate(zinc("https://files.docking.org/zinc22/H23P130.smi.gz"))
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "elsewhere", tmp_path / "input"
+    (outside / "deep").mkdir(parents=True)
+    (inside / "own").mkdir(parents=True)
+    for file in (outside / "a.smi", outside / "deep" / "b.smi", inside / "own" / "c.smi"):
+        file.write_text("CCO\n")
+    (inside / "linked").symlink_to(outside)
+    (inside / "again").symlink_to(outside)
+    (inside / "alias").symlink_to(inside / "own")
+    (outside / "deep" / "round").symlink_to(inside)  # a circle
+    (inside / "z.smi").symlink_to(outside / "a.smi")
+    (inside / "README.md").symlink_to("nowhere")
+    config = SourceConfig(name="smiles", input=(str(inside),))
+    assert [Path(place).name for place in locate(config)] == ["a.smi", "b.smi", "c.smi"]
+    assert [Path(place).parent.name for place in locate(config)] == ["again", "deep", "own"]
+
+
+@pytest.mark.parametrize("name", ["part-2", "part-2.smi", "part-2.smi.gz"])
+def test_a_link_to_nothing_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "part-1.smi").write_text("CCO\n")
+    (tmp_path / name).symlink_to(tmp_path / "unmounted" / "part-2")
+    with pytest.raises(SourceError, match=rf"{name} is a link to .*unmounted/part-2, which is not there"):
+        locate(SourceConfig(name="smiles", input=(str(tmp_path),)))
+
+
 def test_lists_and_scripts_hold_urls_and_files(tmp_path: Path) -> None:
     (tmp_path / "here.smi").write_text("CCO 1\n")
     (tmp_path / "a.uri").write_text("# ZINC\r\nhttp://files.docking.org/2D/AA/AAAA.smi\r\n\r\nhere.smi\r\n")

@@ -110,3 +110,48 @@ def test_the_first_lines_are_looked_at_before_anything_is_built(tmp_path: Path) 
     (tmp_path / "b.smi").write_bytes(gzip.compress(b"<html><body>Service unavailable</body>"))
     with pytest.raises(SourceError, match=r"b\.smi is a web page"):
         check_source(SourceConfig(name="zinc20", input=(str(tmp_path),)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml", "is an Excel workbook; save it as CSV"),
+        (b"PK\x03\x04" + bytes(26) + b"a.smi", "is a zip archive; unpack it"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "is an Excel workbook; save it as CSV"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(20), "is a 7z archive"),
+        (b"PAR1" + bytes(20), "is a Parquet file; let its name end in .parquet"),
+        (gzip.compress(tar_of({"a.smi": b"CCO\n"})), "is a tar archive; let its name end in .tar"),
+        ("CCO\nCCN\n".encode("utf-16-le"), "UTF-16 without a byte order mark; save it as UTF-8"),
+        ("CCO\nCCN\n".encode("utf-16-be"), "UTF-16 without a byte order mark; save it as UTF-8"),
+        (bytes(range(256)), "is not text"),
+        (gzip.compress(gzip.compress(b"CCO\n")), "is not text"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.smi", "a.smi.gz"])
+def test_what_is_no_text_is_called_what_it_is(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_text_in_other_encodings_and_with_other_line_ends_is_read(tmp_path: Path, encoding: str, end: str) -> None:
+    lines = [f"{'C' * (n % 60 + 1)} {n}" for n in range(20_000)]  # more than a block
+    for name, pack in (("a.smi", bytes), ("a.smi.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(pack((end.join(lines) + end).encode(encoding)))
+        assert [f"{row.smiles} {row.id}" for row in read(tmp_path / name)] == lines
+
+
+@pytest.mark.parametrize(
+    ("smiles", "problem"),
+    [
+        (b"CC\0N", "characters that are not printable ASCII"),
+        (b"C\xe9C", "bytes that are not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_a_stray_byte_costs_its_own_row(tmp_path: Path, smiles: bytes, problem: str) -> None:
+    (tmp_path / "a.smi").write_bytes(b"smiles id\nCCO 1\n" + smiles + b" 2\nCCC 3\n")
+    rows = read(tmp_path / "a.smi")
+    assert [bool(row.problem) for row in rows] == [False, True, False]
+    assert f"row 2 (line 3): the SMILES holds {problem}" in rows[1].problem

@@ -129,6 +129,19 @@ def test_pcqm4mv2_files_that_do_not_fit_together_are_found_out(tmp_path: Path) -
         read("pcqm4mv2", tmp_path)
 
 
+def test_pcqm4mv2_without_one_record_gives_no_molecule_the_geometry_of_its_neighbour(tmp_path: Path) -> None:
+    smiles = ["CCCO", "CC(C)O", "COCC", "C[C@H](F)Cl", "C[C@@H](F)Cl", "CCN"]  # isomers side by side
+    table = tmp_path / "data.csv"
+    table.write_text("idx,smiles,homolumogap\n" + "".join(f"{at},{one},{at}\n" for at, one in enumerate(smiles)))
+    for missing in range(5):
+        (tmp_path / "train.sdf").write_text(sdf(*(one for at, one in enumerate(smiles) if at != missing)))
+        results = [curate_molecule(row, CurateConfig()) for row in read("pcqm4mv2", tmp_path)]
+        kept = [result.smiles if isinstance(result, Curated) else result.reason for result in results]
+        assert kept[missing:5] == ["geometry_mismatch"] * (5 - missing)
+        assert kept[:missing] == [Chem.CanonSmiles(one) for one in smiles[:missing]]
+        assert kept[5] == "CCN"  # without geometry, as the test molecules are
+
+
 def test_pcqm4mv2_rows_after_a_cut_in_the_sdf_are_problems_not_molecules_without_geometry(tmp_path: Path) -> None:
     text = sdf(*SMILES)
     rows = list(read_source(write_pcqm(tmp_path, text[: text.rindex("M  END")])))

@@ -93,7 +93,7 @@ def test_labels_are_numbers_or_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cell", ["high", "inf", "1,5", "> 3"])
 def test_a_label_that_is_no_number_is_found_before_anything_is_built(tmp_path: Path, cell: str) -> None:
     (tmp_path / "a.csv").write_text(f'smiles,y\nCCO,1\nCCN,"{cell}"\n')
-    with pytest.raises(SourceError, match=rf"a\.csv: row 2, column 'y' is '{cell}', which is no number"):
+    with pytest.raises(SourceError, match=rf"a\.csv: row 2 \(line 3\), column 'y' is '{cell}', which is no number"):
         check_source(config_of(tmp_path / "a.csv", labels={"y": "eV"}))
     check_source(config_of(tmp_path / "a.csv"))
     with pytest.raises(SourceError, match="has no column 'Y'; valid: smiles, y"):
@@ -104,20 +104,66 @@ def test_a_row_with_too_many_or_too_few_fields_is_a_problem(tmp_path: Path) -> N
     (tmp_path / "a.csv").write_text("smiles,y,note\nCCO,1,\nCCN,a,b,c\nCCC\nCCCC,2\nCCCCC,3,x,,\n")
     rows = read(tmp_path / "a.csv", labels={"y": "eV"})
     assert [bool(row.problem) for row in rows] == [False, True, True, False, False]
-    assert "row 2 of" in rows[1].problem
+    assert "row 2 (line 3) of" in rows[1].problem
     assert "4 fields, the header has 3" in rows[1].problem
 
 
-def test_a_quote_that_is_never_closed_does_not_swallow_rows_unseen(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('name,smiles\n1,CCO\n2,"CCN\n3,CCC\n4,CCCC\n')
+def test_a_quote_that_is_never_closed_loses_its_own_row_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('smiles,name\nCCO,1\nCCN,"2\nCCC,3\nCCCC,4\n')
     rows = read(tmp_path / "a.csv")
-    assert [bool(row.problem) for row in rows] == [False, True]
+    assert [(row.id, bool(row.problem)) for row in rows] == [("1", False), ("a:2", True), ("3", False), ("4", False)]
+    assert "row 2 (line 3): a quote in this line is not closed" in rows[1].problem
     (tmp_path / "a.csv").write_text('name,smiles\n1,CCO\n2,"CCN\n' + "3,CCC\n" * 50_000)
     rows = read(tmp_path / "a.csv")
-    (lost,) = (at for at, row in enumerate(rows) if row.problem)
-    assert lost == 1
-    assert "lines 3 to 21848 can not be read" in rows[lost].problem
-    assert len(rows) == 2 + 50_000 - (21_848 - 3)
+    assert [at for at, row in enumerate(rows) if row.problem] == [1]
+    assert len(rows) == 2 + 50_000
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['CCN,"2', "CCC,3", 'CCCC,"4"'],  # closed by the next quote
+        ['CCN,"2', "CCC,3", 'CCCC,4"'],  # closed at the end of a later row
+        ['CCN,"2', "CCC,3", 'CCCC,"'],
+        ['"CCN,2', "CCC,3", 'CCCC,4"'],
+    ],
+)
+def test_a_quote_that_a_later_row_closes_swallows_none_between(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "a.csv").write_text("\n".join(["smiles,name", "CCO,1", *lines, "CCCCC,5"]) + "\n")
+    rows = read(tmp_path / "a.csv")
+    assert [row.smiles for row in rows if not row.problem][:2] == ["CCO", "CCC"]
+    assert rows[-1].smiles == "CCCCC"
+    assert len(rows) == 5
+    assert "line 3" in rows[1].problem
+
+
+def test_text_of_several_lines_in_quotes_is_one_field(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('smiles,name\nCCO,"a, b\nmade by A, in 1999\n""c"""\nCCN,d\n')
+    assert names_and_smiles(tmp_path / "a.csv") == [('a, b\nmade by A, in 1999\n"c"', "CCO"), ("d", "CCN")]
+
+
+def test_a_header_is_a_record_and_not_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('smiles,"solubility\n(log mol/L)",method\nCCO,1.5,a\nCCC,0.5,b\n')
+    rows = read(tmp_path / "a.csv", labels={"solubility (log mol/L)": "log M"})
+    assert [(row.smiles, row.labels, row.problem) for row in rows] == [("CCO", (1.5,), ""), ("CCC", (0.5,), "")]
+    (tmp_path / "a.csv").write_text('smiles,"solubility\nCCO,1.5\nCCC,0.5\n')
+    with pytest.raises(SourceError, match="the header in line 1 cannot be read: a quote in it is not closed"):
+        read(tmp_path / "a.csv")
+
+
+def test_bytes_in_parquet_are_text_and_nested_columns_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    for kind in (pa.binary(), pa.large_binary(), pa.binary(3)):
+        pq.write_table(pa.table({"smiles": pa.array([b"CCO", None], kind), "id": pa.array([b"one", b"two"])}), path)
+        assert names_and_smiles(path) == [("one", "CCO"), ("two", "")]
+    pq.write_table(pa.table({"smiles": [["CCO", "C"]], "y": [{"a": 1.0}], "n": [3]}), path)
+    with pytest.raises(SourceError, match=r"column 'smiles' holds list<.*>, not one value a row"):
+        check_source(config_of(path))
+    with pytest.raises(SourceError, match="column 'n' holds int64, not SMILES"):
+        check_source(config_of(path, smiles_column="n"))
+    pq.write_table(pa.table({"smiles": ["CCO"], "y": [{"a": 1.0}]}), path)
+    with pytest.raises(SourceError, match=r"column 'y' holds struct<.*>, not one value a row"):
+        check_source(config_of(path, labels={"y": ""}))
 
 
 def test_a_csv_that_is_cut_off_keeps_whole_rows_and_tells(tmp_path: Path) -> None:
@@ -154,3 +200,23 @@ def test_real_tables(shared_data: Path) -> None:
     tox = read(shared_data / "moleculenet" / "tox21.csv", labels={"NR-AR": "", "SR-p53": ""})
     assert len(tox) == 7831
     assert 0 < sum(math.isnan(row.labels[1]) for row in tox) < 2000
+
+
+def test_the_extension_of_a_smiles_is_read_alike_from_every_format(tmp_path: Path) -> None:
+    binol = "Oc1ccc2ccccc2c1-c1c(O)ccc2ccccc12"
+    molecules = {"r": f"{binol} |wU:10.10|", "s": f"{binol} |wD:10.10|", "rac": "C[C@H](O)CC |&1:1|", "p": "CCO"}
+    (tmp_path / "a.smi").write_text("".join(f"{text} {name}\n" for name, text in molecules.items()))
+    (tmp_path / "tabs.smi").write_text("smiles\tid\n" + "".join(f"{t}\t{name}\n" for name, t in molecules.items()))
+    (tmp_path / "commas.smi").write_text("smiles,id\n" + "".join(f"{t},{name}\n" for name, t in molecules.items()))
+    (tmp_path / "a.csv").write_text("smiles,id\n" + "".join(f"{text},{name}\n" for name, text in molecules.items()))
+    table = pa.table({"smiles": list(molecules.values()), "id": list(molecules)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for source, file in (
+        ("smiles", "a.smi"),
+        ("smiles", "tabs.smi"),
+        ("smiles", "commas.smi"),
+        ("csv", "a.csv"),
+        ("parquet", "a.parquet"),
+    ):
+        rows = list(read_source(SourceConfig(name=source, input=(str(tmp_path / file),))))
+        assert {row.id: row.smiles for row in rows} == molecules, file

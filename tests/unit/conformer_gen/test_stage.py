@@ -9,9 +9,10 @@ import pytest
 from ray import exceptions
 
 from conformer_gen import stage
+from conformer_gen.jobs import Job, hint_path
 from conformer_gen.pieces import Piece
 from conformer_gen.progress import StageProgress
-from conformer_gen.stage import Job, Stage, hint_path, run_all
+from conformer_gen.stage import Stage, run_all
 from conformer_gen.watch import HINT
 from unimol_scale.errors import StoreError
 

@@ -282,6 +282,16 @@ def test_the_store_that_a_run_was_pretrained_on_is_found_from_within_the_run(pla
         assert f"are in {store}" in done.leakage, given
 
 
+def test_that_leakage_was_not_checked_is_said_in_the_report(place, tmp_path, settings):
+    run = tmp_path / "run"
+    shutil.copytree(place / "pretrained", run / "model")
+    (run / "config.yaml").write_text("data: {path: data/gone}\n")
+    done = finetune(settings(pretrained=str(run), seeds=1, output=tmp_path / "out", train=fitting(epochs=1)))
+    line = f"leakage: not checked, because the store data/gone of {run} is not here"
+    assert done.leakage.startswith(line)
+    assert line in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_molecules_larger_than_those_of_pretraining_are_told(settings, tmp_path):
     small = [random_record(at, max_atoms=3) for at in range(9)]
     store = write_store(tmp_path / "small", small).path

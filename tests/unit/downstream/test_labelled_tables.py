@@ -1,6 +1,8 @@
 """Files of SMILES and labels: what is read from them, what is refused, and the presets that name their columns."""
 
+import bz2
 import gzip
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,23 @@ def test_a_table_without_targets_has_no_labels(written):
         ("a.csv", b"smiles;name;y\nCC;a;1\nCCC;b;2\n"),
         ("a.tsv", b"smiles\tname\ty\nCC\ta\t1\nCCC\tb\t2\n"),
         ("a.csv.gz", gzip.compress(b"smiles,name,y\nCC,a,1\nCCC,b,2\n")),
+        ("a.csv", gzip.compress(b"smiles,name,y\nCC,a,1\nCCC,b,2\n")),
+        ("a.csv.gz", gzip.compress(b"smiles,name,y\nCC,a,1\nCCC,b,2\n") + bytes(512)),
+        ("a.csv.gz", b"smiles,name,y\nCC,a,1\nCCC,b,2\n"),
+        ("a.csv.xz", lzma.compress(b"smiles,name,y\nCC,a,1\nCCC,b,2\n")),
+        ("a.tsv.bz2", bz2.compress(b"smiles\tname\ty\nCC\ta\t1\nCCC\tb\t2\n")),
+        ("a.csv.zst", pa.compress(b"smiles,name,y\nCC,a,1\nCCC,b,2\n", "zstd", asbytes=True)),
+        ("a.csv", "smiles,name,y\r\nCC,µ,1\r\nCCC,b,2\r\n".encode("utf-16")),
+        ("a.csv", "\ufeffsmiles\tname\ty\nCC\tµ\t1\nCCC\tb\t2\n".encode("utf-16-be")),
+        ("a.csv", b"sep=;\r\nsmiles;name;y\r\nCC;a;1\r\nCCC;b;2\r\n"),
+        ("a.csv", b'\xef\xbb\xbf"SEP=\t"\nsmiles\tname\ty\nCC\ta\t1\nCCC\tb\t2\n'),
+        ("a.csv", b"smiles,name,y\rCC,a,1\rCCC,b,2\r"),
+        ("a.csv", b'smiles,"name\n(any, or none)",y\nCC,a,1\nCCC,b,2\n'),
+        ("a.csv", b"smiles,name,y,,\nCC,a,1,,\nCCC,b,2,,\n"),
+        ("a.csv", b"smiles,name,y\nCC,a,1,\nCCC,b,2,\n"),
+        ("a.csv", b"smiles;name, or what is known of it, in words;y\nCC;a;1\nCCC;b;2\n"),
+        ("a.smi.gz", b"smiles name y\nCC a 1\nCCC b 2\n"),
+        ("a.smi", "smiles name y\nCC a 1\nCCC b 2\n".encode("utf-16")),
         ("a.smi", b"\xef\xbb\xbfsmiles name y\nCC a 1\n\n# no row\nCCC b 2\n"),
         ("a.txt", b"smiles\tname\ty\r\nCC\ta\t1\r\nCCC\tb\t2\r\n"),
     ],
@@ -83,7 +102,7 @@ def test_lines_without_a_header_have_smiles_first_or_in_the_column_of_that_numbe
 
 def test_a_line_with_a_column_too_few_is_refused_when_labels_are_read(written):
     path = written("smiles name y\nCC a 1\nCCC 2\n", "a.smi")
-    with pytest.raises(SourceError, match="row 2 has 2 columns, the header has 3"):
+    with pytest.raises(SourceError, match=r"row 2 \(line 3\) has 2 columns, the header has 3"):
         read(path, "y")
     assert read(path).smiles == ("CC", "CCC")
 
@@ -101,6 +120,29 @@ def test_parquet_columns_of_every_kind_are_labels(tmp_path):
     assert table.smiles == ("CC", "")
     np.testing.assert_array_equal(table.labels_ML, [[1.0, 3.0, 0.5], [np.nan, 4.0, np.nan]])
     assert read(tmp_path / "a.parquet", "all").targets == ("flag", "count", "text")
+
+
+def test_bytes_in_parquet_are_text_and_a_nested_column_is_one_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    for kind in (pa.binary(), pa.large_binary()):
+        smiles = pa.array([b"CC", None, b"C\xffC"], kind)
+        pq.write_table(pa.table({"smiles": smiles, "y": pa.array([b"1.5", b"NA", b"2"])}), path)
+        table = read(path, "y")
+        assert table.smiles == ("CC", "", "C\ufffdC")
+        np.testing.assert_array_equal(table.labels_ML, [[1.5], [np.nan], [2.0]])
+    columns = {"smiles": [["C", "O"]], "y": [{"value": 1.0}], "SMILES2": ["C"], "n": [7]}
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(SourceError, match=r"column 'smiles' holds list<.*>, not one value a row"):
+        read(path)
+    with pytest.raises(SourceError, match=r"column 'y' holds struct<.*>, not one value a row"):
+        read(path, "y", smiles_column="SMILES2")
+    with pytest.raises(SourceError, match="column 'n' holds int64, not SMILES"):
+        read(path, smiles_column="n")
+
+
+def test_parquet_is_known_by_its_content(tmp_path):
+    pq.write_table(pa.table({"smiles": ["CC"], "y": [1.0]}), tmp_path / "a.csv")
+    assert read(tmp_path / "a.csv", "y").labels_ML.tolist() == [[1.0]]
 
 
 def test_all_takes_every_column_of_numbers_but_names_of_rows_and_the_split(written):
@@ -136,15 +178,23 @@ def test_an_infinite_number_is_refused_without_any_text_beside_it(written):
         ("smiles,gap\nCC,1\n", ("gape",), "no column 'gape'; did you mean 'gap'"),
         ("smiles,y\nCC,\nCCC,NA\n", ("y",), "all 2 labels of the target 'y' are missing"),
         ("smiles,y\n", ("y",), "has no rows"),
-        ("", ("y",), "can not be read"),
+        ("", ("y",), "is empty, or has no rows"),
         ("smiles,canonical_smiles,y\nCC,CC,1\n", ("y",), "smiles, canonical_smiles may all be SMILES"),
         ("drug,y\nCC,1\n", ("y",), "none of the columns drug, y is named as SMILES"),
         ("smiles,y,y\nCC,1,2\n", ("y",), "2 columns 'y'"),
         ("smiles,y,unit\nCC,1,µM\n".encode("latin-1"), ("y",), "save it as UTF-8"),
-        ("smiles,y (µM)\nCC,1\n".encode("latin-1"), ("y",), "header is not UTF-8 .*; save it as UTF-8"),
-        ("smiles,y\nCC,1\n".encode("utf-16"), ("y",), "header is not UTF-8 .*; save it as UTF-8"),
+        (
+            "smiles,y (µM)\nCC,1\n".encode("latin-1"),
+            ("y",),
+            "line 1 holds bytes that are not UTF-8 .*µM.*save it as UTF-8",
+        ),
+        ("smiles,y\nCC,1\n".encode("utf-16-le"), ("y",), "UTF-16 without a byte order mark; save it as UTF-8"),
+        ("smiles;y\nCC;1,5\nCCC;2\n", ("y",), r"row 1 \(CC\): '1,5'; write decimals with a point"),
+        ("smiles;y\nCC;1,5\nCCC;2,5\n", ("all",), "'y' are not numbers: .*; write decimals with a point"),
+        ('smiles,y\nCC,"1\nCCC,2\n', ("y",), r"row 1 \(line 2\): a quote in this line is not closed"),
+        ('smiles,y,z\nCC,"1,\nCCC,2,x\nC,"3,\n', ("y",), r"row 1 \(line 2\): a quote in this line is (not )?closed"),
         ("smiles, y\nCC,True\nCCC,False\n", ("y",), "2 labels of the target 'y' are not numbers"),
-        ("smiles,y\nCC,1\nCCC,2,3\n", ("y",), "row 2 has 3 fields, the header has 2"),
+        ("smiles,y\nCC,1\nCCC,2,3\n", ("y",), r"row 2 \(line 3\) has 3 fields, the header has 2"),
     ],
 )
 def test_a_file_that_can_not_be_taken_as_it_is_says_why(written, content, targets, message):
@@ -161,7 +211,7 @@ def test_a_missing_file_and_an_unknown_kind_are_errors(written, tmp_path):
         read(written("CC", "a.xlsx"))
     with pytest.raises(SourceError, match="no Parquet file"):
         read(written("CC", "a.parquet"))
-    with pytest.raises(SourceError, match="can not be read"):
+    with pytest.raises(SourceError, match="cannot be read: the data is cut off"):
         read(written(gzip.compress(b"smiles\n" + b"CC\n" * 9999)[:-9], "a.csv.gz"))
     with pytest.raises(ConfigError, match="twice"):
         read(written("smiles,y\nCC,1\n"), "y", "y")

@@ -168,3 +168,15 @@ def test_rows_without_a_molecule_are_refused_before_any_conformer_is_made(tmp_pa
     with pytest.raises(SourceError, match=r"table.csv: 1 of 2 rows .* row 2 'nonsense'"):
         prepare(["CCO", "nonsense"], cache=tmp_path, geometry=True, max_atoms=None, workers=None, refuse=refuse)
     assert not list(tmp_path.iterdir())
+
+
+def test_molecules_that_differ_in_isotopes_bridges_and_stereo_of_an_axis_are_not_merged(rows):
+    binol = "Oc1ccc2ccccc2c1-c1c(O)ccc2ccccc12"
+    given = ("[2H]C([2H])([2H])Oc1ccccc1", "COc1ccccc1", f"{binol} |wU:10.10|", f"{binol} |wD:10.10|", "F[H-]F")
+    made = rows(*given, geometry=False)
+    assert made.skipped == ()
+    assert len(set(made.position_M.tolist())) == len(set(made.key_M.tolist())) == 5
+    assert made.scaffold_smiles[:2] == ("c1ccccc1", "c1ccccc1")
+    assert made.split.gather(made.position_M).num_atoms.tolist() == [11, 8, 22, 22, 3]
+    (skipped,) = rows("C[H+]", cache="other").skipped
+    assert skipped.reason == "hydrogens_matter"

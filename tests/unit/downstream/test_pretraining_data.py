@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from store_samples import random_record, write_store
 
+from unimol_scale.downstream import pretraining_data
 from unimol_scale.downstream.pretraining_data import describe_larger, size_quantile
 from unimol_scale.errors import StoreError
+from unimol_scale.store.files import hash_file
 from unimol_scale.store.shards import write_manifest
 
 
@@ -52,3 +54,43 @@ def test_a_folder_that_is_no_store_is_an_error(tmp_path):
 @pytest.mark.parametrize(("share", "size"), [(0.01, 2), (0.5, 2), (0.51, 9), (0.75, 9), (0.76, 10), (1.0, 10)])
 def test_a_quantile_is_the_smallest_size_that_the_share_does_not_exceed(share, size):
     assert size_quantile({"10": 1, "2": 2, "9": 1}, share) == size
+
+
+def run_of(folder, store_name, sha256=None):
+    """Write a run that names a store."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"data: {{path: {store_name}}}\n")
+    if sha256 is not None:
+        (folder / "summary.json").write_text(f'{{"data_manifest_sha256": "{sha256}"}}')
+    return folder
+
+
+def test_a_store_named_relative_to_where_a_run_was_started_is_found_from_everywhere(tmp_path, monkeypatch):
+    store = store_of(tmp_path / "project" / "data" / "zinc", [3, 5])
+    run = run_of(tmp_path / "project" / "runs" / "one", "data/zinc")
+    for here in (tmp_path, tmp_path / "project"):
+        monkeypatch.chdir(here)
+        for place in (run, run / "model", run.relative_to(here)):
+            found = pretraining_data.store_of(place)
+            assert found.path is not None, (here, place)
+            assert found.path.resolve() == store
+            assert not found.missing
+
+
+def test_another_store_of_the_same_name_is_not_taken_for_the_run_s(tmp_path, monkeypatch):
+    right = store_of(tmp_path / "project" / "data" / "zinc", [3, 5])
+    store_of(tmp_path / "data" / "zinc", [3, 4])
+    run = run_of(tmp_path / "project" / "runs" / "one", "data/zinc", hash_file(right / "manifest.json"))
+    monkeypatch.chdir(tmp_path)
+    assert pretraining_data.store_of(run).path == right
+    monkeypatch.chdir(tmp_path / "project")
+    (right / "manifest.json").unlink()
+    found = pretraining_data.store_of(run)
+    assert found.path is None
+    assert "the store data/zinc of" in found.missing
+
+
+def test_why_no_store_is_known_is_said(tmp_path):
+    assert "is not here" in pretraining_data.store_of(run_of(tmp_path / "gone", tmp_path / "nowhere")).missing
+    assert "not on this machine" in pretraining_data.store_of(run_of(tmp_path / "far", "s3://bucket/zinc")).missing
+    assert "does not say what it was pretrained on" in pretraining_data.store_of(tmp_path / "weights").missing

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from unimol_scale.common.metrics_file import read_metrics
 from unimol_scale.engine.curve import curve_figure, draw_curve
 from unimol_scale.engine.events import encode
 
@@ -104,3 +105,17 @@ def test_before_the_first_event_there_is_nothing_to_draw(tmp_path):
     write(tmp_path, [{"step": 0, "molecules": 0}])
     assert draw_curve(tmp_path) is None
     assert not (tmp_path / "curve.png").exists()
+
+
+def test_a_damaged_log_is_drawn_without_its_damaged_lines_and_a_step_done_again_counts_once(tmp_path):
+    events = run_events(steps=100, validate_every=50)
+    again = [{**event, "loss": 1.0, "session": 2} for event in events if "loss" in event and event["step"] > 50]
+    path = tmp_path / "metrics.jsonl"
+    lines = [encode(event) for event in [*events, *again]]
+    path.write_bytes(b"".join([*lines[:3], lines[3][:9] + b"\n", b'{"step": 30, "loss": NaN}\n', *lines[4:], b"\0\0"]))
+    assert draw_curve(tmp_path) == tmp_path / "curve.png"
+    (main, *_) = curve_figure(read_metrics(path).events, "run").axes
+    (training,) = [line for line in main.get_lines() if line.get_label() == "training"]
+    steps, losses = training.get_data()
+    assert list(steps) == sorted(set(steps))
+    assert list(losses[steps > 50]) == [1.0] * 5

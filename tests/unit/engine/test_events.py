@@ -5,7 +5,8 @@ import json
 import pytest
 from full_disk import files_no_larger_than
 
-from unimol_scale.engine.events import WholeAppends, drop_events_after, encode, read_events
+from unimol_scale.common.metrics_file import read_metrics
+from unimol_scale.engine.events import WholeAppends, drop_events_after, encode
 
 
 def write(path, steps, tail=b""):
@@ -35,7 +36,7 @@ def test_a_run_that_starts_again_keeps_nothing_not_even_its_first_validation(tmp
 def test_a_line_that_a_kill_spoilt_is_dropped_and_the_others_stay(tmp_path, tail):
     path = tmp_path / "metrics.jsonl"
     write(path, [0, 2, 4], tail)
-    assert [event["step"] for event in read_events(path)] == [0, 2, 4]
+    assert [event["step"] for event in read_metrics(path).events] == [0, 2, 4]
     drop_events_after(path, 100)
     assert steps_of(path) == [0, 2, 4]
 

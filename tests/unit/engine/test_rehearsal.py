@@ -10,9 +10,15 @@ import torch
 from unimol_scale.data.cuts import plan_micro_batches
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine import rehearsal
-from unimol_scale.engine.memory import MicroBatchShape, largest_micro_batch, micro_batch_bytes
+from unimol_scale.engine.max_pairs import with_max_pairs_here
+from unimol_scale.engine.memory import MicroBatchShape, fitting_max_pairs, largest_micro_batch, micro_batch_bytes
 from unimol_scale.engine.ranks import Ranks
-from unimol_scale.engine.rehearsal import carbon_chains, prepare_host_memory, rehearse, worst_samples
+from unimol_scale.engine.rehearsal import (
+    carbon_chains,
+    prepare_host_memory,
+    rehearse,
+    worst_samples,
+)
 from unimol_scale.engine.run_config import PretrainConfig, TrainConfig
 from unimol_scale.errors import RunError
 from unimol_scale.model.presets import preset
@@ -131,7 +137,7 @@ def test_it_is_the_same_every_time():
 def test_too_little_memory_is_an_error_that_names_what_would_fit(monkeypatch, error):
     config, objective = run_of(size="84M", max_pairs=40_000, precision="bf16")
     monkeypatch.setattr(rehearsal, "available_bytes", lambda: 64 * 2**30)
-    monkeypatch.setattr(rehearsal, "_device_bytes", lambda ranks: 6.0 * 2**30)
+    monkeypatch.setattr(rehearsal, "device_bytes", lambda ranks: 6.0 * 2**30)
 
     def fail(sample):
         raise error
@@ -181,3 +187,29 @@ def test_who_rehearses_nothing_is_not_refused(monkeypatch):
     config, objective = run_of(size="1.1B", max_pairs=4_000, precision="bf16", rehearse=False)
     monkeypatch.setattr(rehearsal, "available_bytes", lambda: 8 * 2**30)
     prepare_host_memory(config, objective, HISTOGRAM, ALONE)
+
+
+class Pair:
+    """Two ranks with devices of other sizes."""
+
+    rank, world_size = 0, 2
+
+    def __init__(self, kind):
+        self.device = torch.device(kind)
+
+    def gather(self, value):
+        return [value, 24e9]
+
+
+def test_ranks_agree_on_the_budget_that_the_smallest_of_them_holds(monkeypatch):
+    config = PretrainConfig(
+        size="84M",
+        output=Path("runs/x"),
+        data=DataConfig(path="nowhere"),
+        model=preset("84M"),
+    )
+    objective = build_objective(config.objective, config.model)
+    monkeypatch.setattr("unimol_scale.engine.max_pairs.device_bytes", lambda ranks: 80e9)
+    chosen = with_max_pairs_here(config, objective, {25: 10**6}, Pair("cuda")).data.max_pairs
+    assert chosen == fitting_max_pairs(config, objective, {25: 10**6}, 24e9, world_size=2, cuda=True, margin=0.2)
+    assert with_max_pairs_here(config, objective, {25: 10**6}, Pair("cpu")).data.max_pairs == 40_000

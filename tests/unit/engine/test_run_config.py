@@ -38,6 +38,16 @@ def test_runs_that_hide_different_things_have_different_objectives():
     assert base.objective_sha256 == same.objective_sha256 != other.objective_sha256
 
 
+def test_a_run_records_where_its_store_is_and_not_from_where_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "zinc").mkdir(parents=True)
+    (tmp_path / "data" / "zinc" / "manifest.json").write_text("{}")
+    for flags in ({}, {"data": {"path": "data/zinc"}}):
+        assert resolve("0.1M", None, flags, ["train.warmup_steps=0"]).data.path == f"{tmp_path}/data/zinc"
+    flags = {"data": {"path": "s3://bucket/zinc"}}
+    assert resolve("0.1M", None, flags, ["train.warmup_steps=0"]).data.path == "s3://bucket/zinc"
+
+
 def test_several_stores_must_be_chosen_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):

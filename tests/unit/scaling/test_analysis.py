@@ -205,8 +205,8 @@ def test_held_out_sizes_have_statistics_of_their_own(joint: Path) -> None:
 def test_a_budget_leaves_auto_the_laws_that_can_answer(joint: Path, flat: Path) -> None:
     analysis = run(joint, budgets=(1e14,), fit=FitConfig(bootstrap=0))
     assert {candidate.law.name for candidate in analysis.selection.candidates} == {"chinchilla", "kaplan", "unimol2"}
-    with pytest.raises(RunError, match="does not weigh size against data"):
-        run(flat, budgets=(1e14,), fit=FitConfig(bootstrap=0))
+    (reason,) = run(flat, budgets=(1e14,), fit=FitConfig(bootstrap=0)).unanswered
+    assert "does not weigh size against data" in reason
 
 
 def test_n_may_count_a_track_alone(joint: Path) -> None:

@@ -12,7 +12,8 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from unimol_scale.engine.board import Board
 from unimol_scale.errors import RunError
-from unimol_scale.scaling.event_files import read_event_folder
+from unimol_scale.scaling.event_files import _sessions, read_event_folder
+from unimol_scale.scaling.points import make_points
 from unimol_scale.scaling.reading import read_runs
 
 BATCH = 64
@@ -67,6 +68,70 @@ def test_a_later_session_replaces_what_an_earlier_one_logged_from_its_first_step
     assert record.steps == 60
     assert record.loss == pytest.approx(0.5 + 10 / 60)
     assert record.curve[4][1] == pytest.approx(9.2)
+
+
+def rename(folder: Path, sessions: dict[int, str]) -> None:
+    """Give the files of a folder, found by their first step, the time and host of another clock."""
+    for path in list(folder.iterdir()):
+        first = min(step for values in _read_series_of(path).values() for step in values)
+        path.rename(folder / f"events.out.tfevents.{sessions[first]}.1.0")
+
+
+def _read_series_of(path: Path) -> dict[str, dict[int, float]]:
+    (session,) = _sessions(path)
+    return session.values
+
+
+@pytest.mark.parametrize(
+    "clocks",
+    [
+        pytest.param({10: "2000.node1", 60: "1000.node2"}, id="the clock of the second host is behind"),
+        pytest.param({10: "1000.node1", 60: "2000.node2"}, id="the clocks agree"),
+        pytest.param({10: "1000.node1", 60: "2000.node1"}, id="one host"),
+        pytest.param({10: "2000.node1", 60: "1000.node1"}, id="one host whose clock was set back"),
+        pytest.param({10: "10000.node1", 60: "9000.node2"}, id="times of other lengths"),
+    ],
+)
+def test_clocks_that_disagree_lose_no_step_of_a_resumed_run(tmp_path: Path, clocks: dict[int, str]) -> None:
+    folder = tmp_path / "small"
+    write(folder, events(70, loss=0.6))
+    write(folder, [event for event in events(120) if event["step"] > 50], first_step=51)
+    rename(folder, clocks)
+    record, _ = read(folder)
+    assert (record.steps, len(record.curve)) == (120, 12)
+    losses = [loss for _, loss in record.curve]
+    assert losses[:5] == pytest.approx([0.6 + 10 / step for step in range(10, 60, 10)])
+    assert losses[5:] == pytest.approx([0.5 + 10 / step for step in range(60, 130, 10)])
+
+
+def test_a_loss_that_was_not_finite_for_once_is_no_point_along_the_run(tmp_path: Path) -> None:
+    logged = events(100)
+    logged[4]["valid/loss"] = float("nan")
+    record, _ = read(write(tmp_path / "small", logged))
+    assert len(make_points([record], "total", burn_in=0.0)) == 9
+
+
+def test_of_two_sessions_from_one_step_neither_loses_its_own_steps(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    write(folder, events(40, loss=0.6))
+    (first,) = folder.iterdir()
+    first.rename(folder / "events.out.tfevents.2000.node1.1.0")
+    write(folder, events(100))
+    (second,) = [path for path in folder.iterdir() if "node1" not in path.name]
+    second.rename(folder / "events.out.tfevents.1000.node2.1.0")
+    record, _ = read(folder)
+    assert (record.steps, len(record.curve)) == (100, 10)
+
+
+def test_a_damaged_event_file_leaves_its_run_out_and_the_others_in(tmp_path: Path) -> None:
+    write(tmp_path / "large", events(100, loss=0.4))
+    (path,) = write(tmp_path / "small", events(100)).iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300] + bytes([whole[300] ^ 1]) + whole[301:])
+    (record,), notes = read_runs([tmp_path], sizes={"small": "1M", "large": "2e6"})
+    assert record.name == "large"
+    assert "small: left out" in notes[0]
+    assert "is damaged" in notes[0]
 
 
 def test_other_peoples_tags_and_tensor_summaries_are_read(tmp_path: Path) -> None:

@@ -212,3 +212,19 @@ def test_the_trainer_takes_what_was_written(tmp_path: Path) -> None:
     assert resolved.data == donor.data
     assert resolved.train.steps == choice.steps
     assert resolved.train.precision == "fp32"
+
+
+def test_a_run_whose_configuration_is_torn_lends_nothing_and_the_next_one_does(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path / "runs")
+    before = choose_next([runs], "4e14", "chinchilla", bootstrap=0)
+    (donor,) = [line.split(";")[0].rsplit(" ", 1)[1] for line in before.lines if line.startswith("other settings")]
+    (runs / donor / "config.yaml").write_text("model: {layers: 2\ntrain:")
+    choice = choose_next([runs], "4e14", "chinchilla", bootstrap=0)
+    assert any(
+        line.startswith("warning:") and f"{donor}/config.yaml is not valid YAML" in line for line in choice.lines
+    )
+    assert choice.shape == before.shape
+    for folder in runs.iterdir():
+        (folder / "config.yaml").write_text("[]")
+    with pytest.raises(RunError, match="none can be read"):
+        choose_next([runs], "4e14", "chinchilla", bootstrap=0)

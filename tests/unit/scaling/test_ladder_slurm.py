@@ -137,6 +137,76 @@ def test_options_of_the_ladder_file_win(cluster: Path) -> None:
     assert subprocess.run(["bash", "-n", str(place / "runs" / "try.slurm.sh")], check=False).returncode == 0
 
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+# What decides whether a job saves in time and comes back.
+SHARED_OPTIONS = ("signal", "requeue", "open-mode", "time", "cpus-per-task")
+
+
+def shell_of(script: Path) -> dict[str, list[str]]:
+    """Return what a script does before its work begins and after it is started: the order, the status, the requeue."""
+    lines = [line for line in script.read_text().splitlines() if not line.startswith("#SBATCH")]
+    told, started = lines.index("told="), lines.index("work=$!")
+    stopped = [line for line in lines if line.startswith("STOPPED=")]
+    return {"order": lines[told - 1 : told + 2], "end": lines[started:], "stopped": stopped}
+
+
+def test_both_slurm_scripts_stop_and_come_back_in_the_same_way(cluster: Path) -> None:
+    assert main(["ladder", "ladder.yaml", "--slurm"]) == 0
+    ladder, alone = cluster.parent / "runs" / "try.slurm.sh", REPOSITORY / "launch" / "slurm.sh"
+    theirs, ours = options(alone), options(ladder)
+    # The one that is written by hand has comments behind its options.
+    assert {key: theirs[key].split("#")[0].strip() for key in SHARED_OPTIONS} == {
+        key: ours[key] for key in SHARED_OPTIONS
+    }
+    assert shell_of(ladder) == shell_of(alone)
+
+
+SRUN = """#!/bin/bash
+# Stands in for srun: hands SIGUSR1 to the ranks, of which one notes what it was started with.
+echo "$@" > {folder}/srun.txt
+trap 'sleep 0.3; echo saved >> {folder}/srun.txt; exit 75' USR1
+touch {folder}/started
+[ -e {folder}/fail ] && exit 3
+while true; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def job(cluster: Path) -> "subprocess.Popen[str]":
+    (cluster / "srun").write_text(SRUN.format(folder=cluster))
+    (cluster / "srun").chmod(0o755)
+    environment = {**os.environ, "SLURM_JOB_ID": "78", "SLURM_JOB_NODELIST": "node1"}
+    return subprocess.Popen(
+        ["bash", str(REPOSITORY / "launch" / "slurm.sh"), "--size", "84M"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def test_the_job_of_one_run_saves_and_goes_back_to_the_queue(cluster: Path, job: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 60
+    while not (cluster / "started").exists():
+        assert time.monotonic() < deadline, "the ranks did not start"
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)  # to the batch shell alone, as --signal=B: says
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 75, output
+    assert "saved" in (cluster / "srun.txt").read_text()
+    assert "--size 84M" in (cluster / "srun.txt").read_text()
+    assert "requeue 78\n" in (cluster / "scontrol.txt").read_text()
+
+
+def test_the_job_of_one_run_that_fails_stays_away(cluster: Path) -> None:
+    (cluster / "fail").touch()
+    (cluster / "srun").write_text(SRUN.format(folder=cluster))
+    (cluster / "srun").chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(REPOSITORY / "launch" / "slurm.sh")],
+        env={**os.environ, "SLURM_JOB_ID": "78", "SLURM_JOB_NODELIST": "node1"}, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "requeue" not in (cluster / "scontrol.txt").read_text()
+
+
 def test_nothing_is_submitted_when_all_runs_are_finished(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ladder", "ladder.yaml"]) == 0
     assert main(["ladder", "ladder.yaml", "--slurm", "--submit"]) == 0

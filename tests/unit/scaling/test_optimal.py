@@ -96,5 +96,5 @@ def test_what_does_not_determine_an_optimum_is_refused() -> None:
         compute_optimal(fit, without, 1e12)
     with pytest.raises(RunError, match="above zero"):
         compute_optimal(fit, points, -1.0)
-    with pytest.raises(RunError, match="no compute-optimal size"):
+    with pytest.raises(RunError, match=r"no compute-optimal size .* 1\.7e\+26 times the C of the costliest run"):
         compute_optimal(fit, points, 1e40)

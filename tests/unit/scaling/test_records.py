@@ -1,4 +1,6 @@
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,12 +123,88 @@ def test_a_damaged_summary_names_the_file_and_the_key(tmp_path: Path, change: di
         read_runs([tmp_path])
 
 
-def test_text_that_is_not_json_names_the_line(tmp_path: Path) -> None:
+def damage(folder: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    path = folder / "metrics.jsonl"
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+
+
+def with_loss(value: bytes, lines: list[bytes]) -> list[bytes]:
+    return [*lines[:3], re.sub(rb'"valid/loss": [^,]*', b'"valid/loss": ' + value, lines[3]), *lines[4:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "damaged", "validations"),
+    [
+        pytest.param(lambda lines: [*lines, b'{"step": 5, "val'], 0, 10, id="torn at the end"),
+        pytest.param(lambda lines: [*lines, bytes(200) + b"\xff\xfe"], 0, 10, id="binary at the end"),
+        pytest.param(lambda lines: [*lines[:9], lines[9][:20] + lines[10], *lines[11:]], 1, 9, id="torn in the middle"),
+        pytest.param(
+            lambda lines: [*lines[:4], b"\xff\n", b"7\n", b"[]\n", b"null\n", *lines[4:]], 4, 10, id="foreign"
+        ),
+        pytest.param(lambda lines: [line.replace(b"\n", b"\r\n") for line in lines], 0, 10, id="CRLF"),
+        pytest.param(lambda lines: [b"\n", *lines, b"\n\n"], 0, 10, id="empty lines"),
+        pytest.param(lambda lines: with_loss(b"null", lines), 0, 9, id="null"),
+        pytest.param(lambda lines: with_loss(b"NaN", lines), 0, 9, id="NaN"),
+        pytest.param(lambda lines: with_loss(b"-Infinity", lines), 0, 9, id="Infinity"),
+        pytest.param(lambda lines: with_loss(b'"0.5"', lines), 0, 9, id="text"),
+        pytest.param(lambda lines: [], 0, 0, id="empty"),
+    ],
+)
+def test_a_damaged_log_costs_its_damaged_lines_and_nothing_else(
+    tmp_path: Path, change: Callable[[list[bytes]], list[bytes]], damaged: int, validations: int
+) -> None:
     folder = write_run(tmp_path / "a", "1M", 100)
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 5, "val')
-    with pytest.raises(RunError, match=r"metrics\.jsonl:21 is not JSON"):
-        read_runs([tmp_path])
+    ((whole,), _) = read_runs([tmp_path])
+    damage(folder, change)
+    (record,), notes = read_runs([tmp_path])
+    assert notes == []
+    assert (len(record.curve), record.damaged_lines) == (validations, damaged)
+    assert set(record.curve) <= set(whole.curve)
+    assert record.loss == whole.loss
+    cautions = " ".join(make_points([record], "total").cautions)
+    assert (f"a ({damaged})" in cautions) == bool(damaged)
+
+
+def test_the_steps_that_a_resumed_run_did_again_count_once(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", "1M", 100)
+    # With another batch size the same step has seen other molecules.
+    again = [{"step": step, "molecules": step * 2 * BATCH, "valid/loss": 9.0 - step / 100} for step in (90, 100)]
+    damage(folder, lambda lines: [*lines, *(json.dumps(event).encode() + b"\n" for event in again)])
+    (record,), _ = read_runs([tmp_path])
+    assert len(record.curve) == 10
+    assert record.curve[-2:] == ((180 * BATCH, 8.1), (200 * BATCH, 8.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("summary.json", b'{"status": "fini', "is not JSON"),
+        ("summary.json", b"", "is not JSON"),
+        ("summary.json", b"\xff\xfe\x00", "is not JSON"),
+        ("summary.json", b"[]", "must hold an object"),
+        ("summary.json", b"{}", "lacks the key 'status'"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_count(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    write_run(tmp_path / "good", "1M", 100)
+    (write_run(tmp_path / "torn", "2M", 100) / name).write_bytes(content)
+    (record,), (note,) = read_runs([tmp_path])
+    assert record.name == "good"
+    assert note.startswith(f"{tmp_path / 'torn'}: left out")
+    assert message in note
+    with pytest.raises(RunError, match=rf"no finished run under .*\n.*torn.*{message}"):
+        read_runs([tmp_path / "torn"])
+
+
+def test_a_run_whose_log_is_lost_counts_by_its_summary(tmp_path: Path) -> None:
+    (write_run(tmp_path / "a", "1M", 100) / "metrics.jsonl").unlink()
+    (record,), _ = read_runs([tmp_path])
+    assert record.curve == ()
+    points = make_points([record], "total", burn_in=0.1)
+    assert points.loss.tolist() == [record.loss]
+    assert "count by their end alone: a" in points.cautions[-1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0, -1.0, float("inf")])
@@ -157,7 +235,7 @@ def test_a_table_without_compute_has_none(tmp_path: Path) -> None:
     table.write_text("N,D,loss\n1e6,1e6,2.5\n")
     ((record,), _) = read_table(table, {})
     assert record.flops is None
-    assert record.name == "row 2"
+    assert record.name == "row 1"
 
 
 @pytest.mark.parametrize(
@@ -166,8 +244,8 @@ def test_a_table_without_compute_has_none(tmp_path: Path) -> None:
         ("N,loss\n1,1\n", {}, r"no column 'D' for D; name it with --column D=HEADER"),
         ("size,D,loss\n1,1,1\n", {"N": "sise"}, "no column 'sise' for N.*did you mean 'size'"),
         ("N,D,loss\n1,1,1\n", {"M": "N"}, "unknown column 'M'"),
-        ("N,D,loss\n1,1,low\n", {}, r"losses\.csv:2: 'loss' must be a number, not 'low'"),
-        ("N,D,loss\n1,1\n", {}, r"losses\.csv:2: 'loss' must be a number, not ''"),
+        ("N,D,loss\n1,1,low\n", {}, r"losses\.csv: row 1 \(line 2\): 'loss' must be a number, not 'low'"),
+        ("N,D,loss\n1,1\n", {}, r"losses\.csv: row 1 \(line 2\): 'loss' must be a number, not ''"),
         ("N,D,loss\n1,1,2\n1,1,2\n", {}, "duplicate run"),
         ("N,loss\n1,1\n", {"D": "C/(6N)"}, "no column 'C' for C"),
     ],

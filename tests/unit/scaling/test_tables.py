@@ -33,6 +33,8 @@ def test_parquet_and_csv_say_the_same(tmp_path: Path) -> None:
             right.flops,
             right.loss,
         )
+    (tmp_path / "t.parquet").rename(tmp_path / "table")
+    assert [record.loss for record in read_table(tmp_path / "table", {})[0]] == [2.5, 2.0]
     with pytest.raises(RunError, match="not a Parquet table"):
         read_table(table(tmp_path / "no.parquet", "N,D,loss\n"), {})
 
@@ -80,6 +82,15 @@ def test_rows_of_one_name_are_points_along_one_run_when_asked_for(tmp_path: Path
         read_runs([path])
 
 
+def test_compute_that_is_told_of_whole_runs_is_no_other_unit_along_them(tmp_path: Path) -> None:
+    lines = [
+        f"{name},{n},{d},{6 * n * 1e9},{3 - d / 1e9}" for name, n in (("a", 1e6), ("b", 2e6)) for d in (1e3, 1e6, 1e9)
+    ]
+    path = table(tmp_path / "t.csv", "\n".join(["name,N,D,C,loss", *lines]) + "\n")
+    records, _ = read_table(path, {}, trajectories=True)
+    assert [record.flops for record in records] == [6e15, 12e15]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -101,7 +112,7 @@ def test_rows_that_can_not_be_one_run_are_refused(tmp_path: Path, text: str, mes
 def test_each_bad_value_has_its_own_message(tmp_path: Path, value: str, message: str, column: str) -> None:
     row = {"N": "1e6", "D": "1e6", "loss": "2", "weight": "1", column: value}
     records, _ = read_table(table(tmp_path / "t.csv", ",".join(row) + "\n" + ",".join(row.values()) + "\n"), {})
-    with pytest.raises(RunError, match=rf"t\.csv:2: {column} .*{message}"):
+    with pytest.raises(RunError, match=rf"t\.csv: row 1 \(line 2\): {column} .*{message}"):
         make_points(records, "total")
 
 
@@ -112,3 +123,31 @@ def test_a_run_can_be_left_out_by_name(tmp_path: Path) -> None:
     assert "as --leave-out a asks" in notes[0]
     with pytest.raises(RunError, match="there is no such run"):
         read_runs([path], leave_out=["c"])
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_rows_are_counted_from_1_below_the_header_in_every_kind_of_table(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "t.csv":
+        table(path, "N,D,loss\n1e6,1e6,2\n\n2e6,1e6,x\n")
+        message = r"row 2 \(line 4\): 'loss' must be a number"
+    else:
+        parquet.write_table(pa.table({"N": [1e6, 2e6], "D": [1e6, 1e6], "loss": ["2", "x"]}), path)
+        message = "row 2: 'loss' must be a number"
+    with pytest.raises(RunError, match=message):
+        read_table(path, {})
+    table(tmp_path / "u.csv", "N,D,loss\n1e6,1e6,2\n\n2e6,1e6,3\n")
+    assert [record.name for record in read_table(tmp_path / "u.csv", {})[0]] == ["row 1", "row 2"]
+
+
+def test_a_table_of_losses_is_read_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    text = "sep=;\r\nN;D;loss;note\r\n1e6;1e6;2;µ\r\n2e6;1e6;1.5;\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+        assert [record.loss for record in read_table(tmp_path / "t.csv", {})[0]] == [2.0, 1.5]
+    (tmp_path / "t.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"line 3 holds bytes that are not UTF-8 .*save it as UTF-8"):
+        read_table(tmp_path / "t.csv", {})
+    table(tmp_path / "t.csv", 'N,D,loss,note\n1e6,1e6,2,"a\n2e6,1e6,1.5,b\n')
+    with pytest.raises(RunError, match=r"row 1 \(line 2\): a quote in this line is not closed"):
+        read_table(tmp_path / "t.csv", {})

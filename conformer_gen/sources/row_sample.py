@@ -1,0 +1,45 @@
+"""A random sample of the rows of a source, in one pass over all of them. Imports nothing that reads."""
+
+import hashlib
+import heapq
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from conformer_gen.sources.molecule import SourceMolecule
+
+LOG_INTERVAL_S = 5.0
+ROWS_A_LOOK = 10_000  # at the clock
+
+
+def sample_rows(rows: Iterable[SourceMolecule], count: int, seed: int) -> Iterator[SourceMolecule]:
+    """Yield ``count`` of the rows, all if there are fewer, in their order.
+
+    They are those with the smallest hashes of seed and place in the source: the same whatever reads them, and every
+    row is as likely as another. Rows that say that data is missing are yielded beside them, since a sample of what is
+    left is none of the whole. As many rows as are wanted are held in memory.
+
+    Args:
+        rows: of the source.
+        count: at least 1.
+        seed: another one draws another sample.
+    """
+    key = seed.to_bytes(8, "little")
+    chosen: list[tuple[int, int, SourceMolecule]] = []  # a heap whose first has the largest hash
+    missing: list[tuple[int, SourceMolecule]] = []
+    said = time.monotonic()
+    for place, row in enumerate(rows):
+        if place % ROWS_A_LOOK == 0 and time.monotonic() - said > LOG_INTERVAL_S:
+            said = time.monotonic()
+            print(f"sampling: {place:,} rows read", file=sys.stderr, flush=True)
+        if row.ends_early:
+            missing.append((place, row))
+            continue
+        digest = hashlib.blake2b(place.to_bytes(8, "little"), digest_size=8, key=key).digest()
+        entry = (-int.from_bytes(digest, "little"), -place, row)
+        if len(chosen) < count:
+            heapq.heappush(chosen, entry)
+        elif entry[:2] > chosen[0][:2]:
+            heapq.heapreplace(chosen, entry)
+    kept = [(-place, row) for _, place, row in chosen]
+    yield from (row for _, row in sorted(kept + missing, key=lambda one: one[0]))

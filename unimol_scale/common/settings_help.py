@@ -1,0 +1,80 @@
+"""Prints the settings of a verb: every key with its default, type and meaning, read from the dataclasses themselves."""
+
+import dataclasses
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Union
+
+import yaml
+
+from unimol_scale.config import NAMES_OF_TYPES, to_tree
+
+WIDTH = 80
+
+
+def settings_text(config_type: type[Any], told: Mapping[str, str]) -> str:
+    """Return the lines that ``--help-settings`` prints, at most 80 columns wide.
+
+    Args:
+        config_type: dataclass of the whole configuration.
+        told: key, or group of keys → where its value comes from, for those that the command fills in itself.
+    """
+    lines: list[str] = []
+    for key, field, hint, meaning in _fields(config_type):
+        source = next((text for start, text in told.items() if key == start or key.startswith(f"{start}.")), None)
+        lines += _wrapped(f"{key}  ({source})" if source else f"{key}={_default(field)}", "")
+        lines += _wrapped(f"({_type_name(hint)}) {meaning}", "    ")
+    return "\n".join(lines)
+
+
+def _fields(config_type: type[Any], path: str = "") -> Iterator[tuple[str, "dataclasses.Field[Any]", Any, str]]:
+    """Yield dotted key, field, type hint and meaning of every key, those of groups included."""
+    hints = typing.get_type_hints(config_type)
+    meanings = _meanings(config_type)
+    for field in dataclasses.fields(config_type):
+        hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _fields(hint, key)
+        else:
+            yield key, field, hint, meanings.get(field.name, "")
+
+
+def _meanings(config_type: type[Any]) -> dict[str, str]:
+    """Return name of a field → what the docstring says of it under "Attributes:"."""
+    section = (inspect.getdoc(config_type) or "").partition("Attributes:\n")[2]
+    section = textwrap.dedent(re.split(r"\n(?=\S)", section)[0])
+    pairs = (entry.partition(": ") for entry in re.split(r"^(?=\w+: )", section, flags=re.MULTILINE))
+    return {name: re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "").split())) for name, _, text in pairs}
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    if field.default is not dataclasses.MISSING:
+        value = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        return "…  (required)"
+    # Flow style in one line is also how a value is written on the command line.
+    text: str = yaml.safe_dump(to_tree(value), default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _type_name(hint: Any) -> str:  # noqa: ANN401
+    outer, inner = typing.get_origin(hint), typing.get_args(hint)
+    if outer in (Union, types.UnionType):
+        return " or ".join("null" if choice is type(None) else _type_name(choice) for choice in inner)
+    if outer is Literal:
+        return " | ".join(str(choice) for choice in inner)
+    if outer is tuple:
+        return f"list, each {_type_name(inner[0])}"
+    if outer is not None:
+        return f"keys, each {_type_name(inner[1])}"
+    return "anything" if hint is Any else NAMES_OF_TYPES[hint]
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent or "    ", break_on_hyphens=False)

@@ -1,0 +1,264 @@
+"""A file as it is found on disk → lines of text: unpacked, decoded and cut at whole lines, whatever its name says.
+
+Compression and encoding are told by content, not by name: browsers unpack in silence, and spreadsheets write UTF-16.
+Where compressed data is cut off or damaged, the text ends after the last whole line before that place, since half a
+line may be another molecule, and ``Unpacked.problem`` says so. Imports nothing but the standard library, and Arrow for
+zstd.
+"""
+
+import bz2
+import codecs
+import contextlib
+import gzip
+import io
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from unimol_scale.errors import SourceError
+
+BLOCK_BYTES = 2**18
+LONGEST_LINE_BYTES = 2**26
+HEAD_BYTES = 1024
+STRAY = 8  # one zero in so many bytes is no slip of the pen
+TAR_MARK, TAR_MARK_AT = b"ustar", 257
+BYTE_ORDER_MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+WEB_PAGE = re.compile(rb"\s*<(!doctype|!--|html|head|body|title|meta|script|\?xml)", re.IGNORECASE)
+# What bytes that are not UTF-8 become with errors="surrogateescape"; no text that was decoded has these.
+UNDECODED = re.compile("[\udc80-\udcff]")
+UTF8_REMEDY = "save it as UTF-8"
+
+
+def _open_zstd(file: Any) -> Any:  # noqa: ANN401 - binary files
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(file, "zstd")
+
+
+OPENERS: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
+}
+NOT_TEXT = {
+    b"PK\x03\x04": "a zip archive; unpack it, or pack it as .tar.gz",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it, or pack it as .tar.gz",
+    b"Rar!": "a RAR archive; unpack it, or pack it as .tar.gz",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
+    b"PAR1": "a Parquet file; let its name end in .parquet (of a build: --source parquet)",
+    b"ARROW1": "an Arrow file; write it as Parquet or CSV",
+}
+WORKBOOK = b"[Content_Types].xml"  # the first member of the zip archive that an .xlsx file is
+
+
+class Unpacked:
+    """Bytes without their compression, as far as they can be read.
+
+    Args:
+        name: of the file, for messages.
+        file: the bytes on disk.
+        num_missing: bytes that an archive says are still to come; None where nothing says so.
+
+    Attributes:
+        problem: why they ended too early; empty before the end, and if all is well.
+
+    Raises:
+        SourceError: the file is of a kind that is not unpacked here, such as a zip archive.
+    """
+
+    def __init__(self, name: str, file: io.BufferedReader, num_missing: Callable[[], int] | None = None) -> None:
+        head = file.peek(HEAD_BYTES)
+        for magic, what in NOT_TEXT.items():
+            if head.startswith(magic):
+                raise SourceError(
+                    f"{name} is {'an Excel workbook; save it as CSV' if WORKBOOK in head[:HEAD_BYTES] else what}"
+                )
+        opener = next((opener for magic, opener in OPENERS.items() if head.startswith(magic)), None)
+        self._file = opener(file) if opener else file
+        self._num_missing = num_missing
+        self.problem = ""
+
+    def read(self, size: int) -> bytes:
+        """Return some bytes, at most ``size``; none at the end."""
+        try:
+            data: bytes = self._file.read1(size)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the data's
+                raise
+            self.problem = f"the data is cut off or damaged ({error}); what stands before that place was read"
+            return b""
+        if not data and self._num_missing is not None and (missing := self._num_missing()):
+            self.problem = f"the archive is cut off: {missing:,} bytes of this file are missing"
+        return data
+
+
+def decoded(name: str, unpacked: Unpacked, errors: str = "replace") -> io.TextIOWrapper:
+    """Return the text of unpacked bytes: whole lines that end in a line feed, whatever ended them in the file.
+
+    Args:
+        name: of the file, for messages.
+        unpacked: its bytes: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+        errors: what becomes of bytes that are not UTF-8: "replace" or "surrogateescape".
+
+    Raises:
+        SourceError: it is a web page, or no text.
+    """
+    lines = _WholeLines(name, _in_utf8(unpacked))
+    head = lines.head()
+    _check_head(name, head.removeprefix(codecs.BOM_UTF8))
+    return io.TextIOWrapper(io.BufferedReader(lines, BLOCK_BYTES), encoding="utf-8-sig", errors=errors, newline=None)
+
+
+@contextlib.contextmanager
+def open_text(path: Path, errors: str = "replace") -> Iterator[Iterator[str]]:
+    """Give the lines of a file that must be there as a whole.
+
+    Args:
+        path: plain, or packed by gzip, bzip2, xz or zstd, whatever it is called.
+        errors: as of ``decoded``.
+
+    Raises:
+        SourceError: it cannot be read, is no text, or ends too early.
+    """
+
+    def lines() -> Iterator[str]:
+        yield from text
+        if unpacked.problem:
+            raise SourceError(f"{path} cannot be read: {unpacked.problem}")
+
+    try:
+        with path.open("rb") as file:
+            unpacked = Unpacked(str(path), file)
+            text = decoded(str(path), unpacked, errors)
+            yield lines()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def check_decoded(name: str, line: int, text: str) -> None:
+    """Find out whether a text that was decoded with "surrogateescape" has bytes that are not UTF-8.
+
+    Raises:
+        SourceError: it has; names the line and what to do.
+    """
+    if not text.isascii() and UNDECODED.search(text):
+        shown = UNDECODED.sub(lambda match: bytes([ord(match.group()) - 0xDC00]).decode("latin-1"), text[:100])
+        raise SourceError(
+            f"{name}: line {line} holds bytes that are not UTF-8 (as Latin-1: {shown.strip()!r}); {UTF8_REMEDY}"
+        )
+
+
+def _check_head(name: str, head: bytes) -> None:
+    if WEB_PAGE.match(head):
+        raise SourceError(f"{name} is a web page, not molecules; fetch it again")
+    if b"\0" not in head or _has_stray_zeros(head):
+        return
+    if head[TAR_MARK_AT:].startswith(TAR_MARK):
+        raise SourceError(f"{name} is a tar archive; let its name end in .tar, .tar.gz or the like, or unpack it")
+    fewer, more = sorted((head[::2].count(0), head[1::2].count(0)))
+    if fewer == 0 and 4 * more > len(head):  # most letters have a zero beside them
+        raise SourceError(f"{name} seems to be UTF-16 without a byte order mark; {UTF8_REMEDY}")
+    raise SourceError(f"{name} is not text")
+
+
+def _has_stray_zeros(head: bytes) -> bool:
+    """Return whether bytes with zeros are text all the same: its rows with zeros are judged one by one."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head.replace(b"\0", b""))
+    odd = sum(not character.isprintable() and not character.isspace() for character in text) + text.count("\ufffd")
+    return odd == 0 and head.count(0) * STRAY < len(head)
+
+
+class _Bytes(Protocol):
+    """What whole lines are cut from."""
+
+    @property
+    def problem(self) -> str:
+        """Why it ended too early."""
+
+    def read(self, size: int) -> bytes:
+        """Return some bytes; none at the end."""
+
+
+def _in_utf8(unpacked: Unpacked) -> _Bytes:
+    """Return the bytes as they are, or those of the same text in UTF-8 where a mark says that it is another."""
+    head = unpacked.read(BLOCK_BYTES)
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
+    return _Begun(head, unpacked) if encoding is None else _Transcoded(_Begun(head, unpacked), encoding)
+
+
+class _Begun:
+    """Bytes whose first block has been read already."""
+
+    def __init__(self, head: bytes, rest: Unpacked) -> None:
+        self._head, self._rest = head, rest
+
+    @property
+    def problem(self) -> str:
+        return self._rest.problem
+
+    def read(self, size: int) -> bytes:
+        head, self._head = self._head, b""
+        return head or self._rest.read(size)
+
+
+class _Transcoded:
+    """The UTF-8 of a text in another encoding; what cannot be decoded becomes a mark that no SMILES has."""
+
+    def __init__(self, source: _Begun, encoding: str) -> None:
+        self._source = source
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+
+    @property
+    def problem(self) -> str:
+        return self._source.problem
+
+    def read(self, size: int) -> bytes:
+        while block := self._source.read(size):
+            if text := self._decoder.decode(block):
+                return text.encode()
+        return self._decoder.decode(b"", final=True).encode()
+
+
+class _WholeLines(io.RawIOBase):
+    """Passes on whole lines; the last may lack its end only where the data is known to be complete."""
+
+    def __init__(self, name: str, source: _Bytes) -> None:
+        self._name, self._source = name, source
+        self._ready, self._rest = b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def head(self) -> bytes:
+        """Return the first bytes without taking them."""
+        self._fill()
+        return self._ready[:HEAD_BYTES]
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
+        self._fill()
+        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _fill(self) -> None:
+        while not self._ready:
+            block = self._source.read(BLOCK_BYTES)
+            if not block:
+                self._ready, self._rest = (b"" if self._source.problem else self._rest), b""
+                return
+            end = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1  # old spreadsheets end lines with the latter alone
+            if end:
+                self._ready, self._rest = self._rest + block[:end], block[end:]
+            else:
+                self._rest += block
+            if len(self._rest) > LONGEST_LINE_BYTES:
+                raise SourceError(f"{self._name} is not text: a line is longer than {LONGEST_LINE_BYTES >> 20} MiB")
