@@ -3,13 +3,15 @@
     python benchmarks/trainer.py data/sample
 
 Both sides do the same steps of the same molecules under the same DeepSpeed settings, in turns. The bare one holds its
-batches ready in memory and does nothing but forward, backward and the optimizer's step; the loop is what
-``launch/pretrain.py`` runs, with loader processes, events and votes. Validation and saving are left out.
+batches ready in the memory of the device that computes, and does nothing but forward, backward and the optimizer's
+step; the loop is what ``launch/pretrain.py`` runs, with loader processes, events and votes. Validation and saving are
+left out.
 """
 
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import sys
@@ -18,15 +20,20 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# As every command has it, and before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from machine import processor
 
 from unimol_scale.common.metrics_file import read_metrics
 from unimol_scale.data.dataset import training_loader
+from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.learning import objective_of
-from unimol_scale.engine.ranks import Ranks, part, start_ranks
+from unimol_scale.engine.ranks import Ranks, part, share_cores, start_ranks
 from unimol_scale.engine.run_config import PretrainConfig, resolve
 from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.stopping import StopRequest
 from unimol_scale.engine.trainer import Trainer
 from unimol_scale.engine.zero import ZeroModel
 from unimol_scale.objectives.base import Sample, total_loss
@@ -55,7 +62,7 @@ def configure(arguments: argparse.Namespace, output: Path) -> PretrainConfig:
 
 
 def batches_of(config: PretrainConfig, ranks: Ranks) -> list[list[Sample]]:
-    """Return all steps' micro-batches of this rank, in memory."""
+    """Return all steps' micro-batches of this rank, where it computes."""
     loader = training_loader(
         config.data,
         objective_of(config).corrupt_at,
@@ -64,7 +71,7 @@ def batches_of(config: PretrainConfig, ranks: Ranks) -> list[list[Sample]]:
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    return list(loader.steps(0, config.train.steps))
+    return [[to_device(sample, ranks.device) for sample in samples] for samples in loader.steps(0, config.train.steps)]
 
 
 def bare_seconds(config: PretrainConfig, ranks: Ranks, batches: Sequence[Sequence[Sample]]) -> float:
@@ -87,7 +94,8 @@ def bare_seconds(config: PretrainConfig, ranks: Ranks, batches: Sequence[Sequenc
 
 def loop_seconds(config: PretrainConfig, ranks: Ranks) -> dict[str, float]:
     """Return the seconds of one step of the training loop, the mean after warm-up, and the share spent on data."""
-    Trainer(config, ranks).run(resume=False)
+    with StopRequest() as stop:
+        Trainer(config, ranks).run(stop, resume=False)
     events = [event for event in read_metrics(config.output / METRICS_NAME).events if "loss" in event]
     first, last = next(event for event in events if event["step"] >= WARM_UP), events[-1]
     steps = last["step"] - first["step"]
@@ -143,7 +151,9 @@ def main() -> int:
     ranks = start_ranks()
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
-        batches = batches_of(configure(arguments, Path(folder)), ranks)
+        config = configure(arguments, Path(folder))
+        share_cores(ranks, objective_of(config).count_parameters(config.model).total)  # as the trainer does
+        batches = batches_of(config, ranks)
         for turn in range(arguments.rounds):
             config = configure(arguments, Path(folder) / f"turn-{turn}")
             sides = {"bare": bare_seconds(config, ranks, batches)}

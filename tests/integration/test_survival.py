@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import time
@@ -23,7 +24,7 @@ STEPS = 12
 SETTINGS = [
     "--size", "0.03M", "train.precision=fp32", f"train.steps={STEPS}", "train.warmup_steps=2",
     "train.learning_rate=1e-3", "train.global_batch_size=16", "train.log_every=1", "train.checkpoint_every=4",
-    "train.validate_every=6", "data.workers=0", "train.ema_decay=0.9",
+    "train.validate_every=6", "data.workers=0", "train.ema_decay=0.9", "train.keep_finished=all",
 ]  # fmt: skip
 # The same function at the same step, whatever the ranks and the stage, but for the order of sums.
 SAME = pytest.approx
@@ -51,16 +52,26 @@ def summary(run: Path) -> dict:
     return json.loads((run / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.fixture
+def interruptible():
+    """What a script starts in the background ignores Ctrl-C, and so does all that it starts; not here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_run_and_the_same_command_goes_on_with_the_same_losses(
     undisturbed, sample_store, tmp_path, number
 ):
-    arguments = [*SETTINGS, "--data", sample_store, "--output", tmp_path / "run"]
+    arguments = [*SETTINGS, "--data", sample_store, "--output", tmp_path / "run", "data.workers=1"]
     process = launched.start(*arguments)
     wait_for_step(tmp_path / "run", 2, process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # loader processes too, as a terminal does and a batch system
     output, _ = process.communicate(timeout=60)
     assert process.returncode == EXIT_STOPPED, output
+    assert "Traceback" not in output
     stopped_at = max(launched.losses(tmp_path / "run", "loss"))
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == f"step-{stopped_at:08d}"
     assert stopped_at < STEPS, "the signal came too late to test anything"
@@ -68,6 +79,18 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on_with_the_same_losse
     assert resumed.returncode == 0, resumed.stdout
     for key in ("loss", "valid/loss", "grad_norm"):
         assert launched.losses(tmp_path / "run", key) == launched.losses(undisturbed, key)
+
+
+def test_ranks_save_and_end_when_their_launcher_is_told_to_end(sample_store, tmp_path):
+    # deepspeed ends at SIGTERM without a word to its ranks, which trained on and kept the port.
+    arguments = [*SETTINGS, "train.steps=100000", "--data", sample_store, "--output", tmp_path / "run"]
+    process = launched.start(*arguments, ranks=2)
+    wait_for_step(tmp_path / "run", 1, process)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)  # the ranks hold the other end of its output
+    assert "stopped (the launcher is gone)" in output
+    stopped_at = max(launched.losses(tmp_path / "run", "loss"))
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == f"step-{stopped_at:08d}"
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(2, 1), (4, 3)])
@@ -129,6 +152,24 @@ def test_two_runs_do_not_share_a_folder_and_a_refused_one_leaves_no_trace(undist
     assert changed.returncode == EXIT_USER_ERROR
     assert "seed: 0 → 1" in changed.stdout
     assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_a_sharded_run_begins_with_the_weights_of_another(undisturbed, sample_store, tmp_path):
+    arguments = [
+        *SETTINGS,
+        "--data",
+        sample_store,
+        "--output",
+        tmp_path / "new",
+        "--init",
+        undisturbed,
+        "train.steps=2",
+    ]
+    done = launched.pretrain(*arguments, ranks=2)
+    assert done.returncode == 0, done.stdout
+    assert "with a new optimizer" in done.stdout
+    first = launched.losses(tmp_path / "new", "valid/loss")[0]
+    assert first == SAME(summary(undisturbed)["final"]["valid/loss"], rel=1e-5)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, sample_store, tmp_path):

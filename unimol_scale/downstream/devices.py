@@ -1,25 +1,45 @@
-"""Which device a verb computes on, and how much it takes at once."""
+"""How much a verb takes at once on the device that it computes on."""
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
+from torch import nn
 
+from unimol_scale.common import threads
+from unimol_scale.common.devices import refusing_full_memory
 from unimol_scale.data.cuts import check_budget
 from unimol_scale.errors import ConfigError
 
 # Padded pairs of a micro-batch: on a CPU larger ones leave the caches and are slower, a GPU wants to be filled.
 _CPU_PAIRS, _GPU_PAIRS = 10_000, 200_000
+# For what computes on micro-batches.
+within_memory = refusing_full_memory(
+    "Lower the memory budget of a micro-batch (--max-pairs, in a fine-tuning train.max_pairs), or free the device"
+)
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device of ``auto``, ``cpu`` or ``cuda``; auto takes a GPU if there is one.
+def use_granted_cores() -> None:
+    """Compute with as many CPU threads as the user set, else as there are cores that this process may use."""
+    torch.set_num_threads(threads.given_threads() or threads.usable_cores())
 
-    Raises:
-        ConfigError: it is not there.
+
+@contextlib.contextmanager
+def threads_of(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Compute inside with no more CPU threads than the size of a model can use, and with as many as before after it.
+
+    Args:
+        model: that is trained or run.
+        device: that it computes on; a GPU's host threads stay as they are.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this machine has no GPU that torch can use; take --device cpu")
-    return torch.device(name)
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        torch.set_num_threads(min(before, threads.threads_for(parameters, before)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pair_budget(chosen: int | None, device: torch.device, largest: int) -> int:

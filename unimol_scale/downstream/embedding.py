@@ -25,9 +25,9 @@ from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.checkpoints.parity import cast_parameters
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
+from unimol_scale.common.devices import pick_device
 from unimol_scale.downstream.changes import ChangeCount
 from unimol_scale.downstream.config import Fragments, Precision
-from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.molecule_files import check_there, is_store
 from unimol_scale.downstream.molecules import (

@@ -13,13 +13,14 @@ import torch
 
 from unimol_scale import config as strict
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
+from unimol_scale.common.devices import pick_device
+from unimol_scale.common.writable import require_folder
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream import outcome
 from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.cautions import labelled_molecules, trivial_scores
 from unimol_scale.downstream.claim import InputHashes, check_folder, claim_folder, hash_data
 from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
-from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import FORMAT_VERSION, FinetunedConfig, Member, save_config, save_member
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.leakage import Leakage, describe_overlap, report_leakage
@@ -69,6 +70,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
     device = pick_device(config.device)
     model, hashes = _identify(config)
     check_folder(folder, config, hashes)
+    require_folder(folder)
     if (finished := outcome.read(folder)) is not None and len(finished.seeds) == config.seeds:
         return finished
     inputs = resolve_inputs(config.inputs, model)

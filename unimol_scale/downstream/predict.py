@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import torch
 
 from conformer_gen.progress import StageProgress
+from unimol_scale.common.devices import pick_device
 from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.config import Fragments
-from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import FinetunedConfig, load_member, read_config
 from unimol_scale.downstream.molecule_files import check_there, is_store
 from unimol_scale.downstream.molecules import Prepared, prepare, prepare_store

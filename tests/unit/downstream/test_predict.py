@@ -137,7 +137,7 @@ def test_an_output_that_can_not_be_written_is_told_before_anything_is_computed(p
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder.csv").mkdir()
     monkeypatch.setattr(predict_module, "prepare", None)
-    with pytest.raises(ConfigError, match="its folder can not be made"):
+    with pytest.raises(ConfigError, match="is a file, not a folder"):
         predicted(["CCO"], output="file/p.csv")
     with pytest.raises(ConfigError, match="is a folder"):
         predicted(["CCO"], output="folder.csv")

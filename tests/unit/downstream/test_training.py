@@ -318,3 +318,22 @@ def test_molecules_that_are_all_the_same_do_not_break_the_start(tmp_path):
     fitted = seeded_model()
     fit(fitted, chosen, fitting(epochs=1), seed=0, device=CPU)
     assert all(p.isfinite().all() for p in fitted.parameters())
+
+
+def test_full_memory_is_an_error_that_names_the_setting(molecules, monkeypatch):
+    chosen = problem(molecules, CARBON[:, None], "regression", "rmse")
+    fitted = seeded_model()
+
+    def full(*args):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(fitted, "forward", full)
+    samples = list(once(chosen.valid, chosen.labelling, 40_000, CPU))
+    for work in (
+        lambda: fit(fitted, chosen, fitting(), seed=0, device=CPU),
+        lambda: predict(fitted, samples, chosen.scaling, CPU),
+    ):
+        with pytest.raises(
+            RunError, match=r"memory is full: CUDA error: CUBLAS_STATUS_ALLOC_FAILED.* train\.max_pairs"
+        ):
+            work()
