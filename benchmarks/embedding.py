@@ -27,11 +27,11 @@ import torch
 from machine import processor
 from output import deliver
 
+from unimol_scale.common.devices import pick_device
 from unimol_scale.common.threads import usable_cores
 from unimol_scale.data.batch import collate
 from unimol_scale.data.order import global_batch
 from unimol_scale.data.transfer import to_device
-from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.inputs import clean_input
 from unimol_scale.downstream.pooling import pool
 from unimol_scale.downstream.representations import RepresentationConfig, represent_all

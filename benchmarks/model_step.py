@@ -249,7 +249,7 @@ def print_profile(variant: Variant, step: Callable[[], float], device: torch.dev
     cuda = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
         step()
-    order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    order = "self_device_time_total" if cuda else "self_cpu_time_total"
     print(f"{' '.join(variant)}, one step, by {order}")
     print(profiler.key_averages().table(sort_by=order, row_limit=PROFILE_ROWS, max_name_column_width=48))
 

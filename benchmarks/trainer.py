@@ -3,8 +3,9 @@
     python benchmarks/trainer.py data/sample
 
 Both sides do the same steps of the same molecules under the same DeepSpeed settings, in turns. The bare one holds its
-batches ready in memory and does nothing but forward, backward and the optimizer's step; the loop is what
-``launch/pretrain.py`` runs, with loader processes, events and votes. Validation and saving are left out.
+batches ready in the memory of the device that computes, and does nothing but forward, backward and the optimizer's
+step; the loop is what ``launch/pretrain.py`` runs, with loader processes, events and votes. Validation and saving are
+left out.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from machine import processor
 
 from unimol_scale.common.metrics_file import read_metrics
 from unimol_scale.data.dataset import training_loader
+from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.learning import objective_of
 from unimol_scale.engine.ranks import Ranks, part, share_cores, start_ranks
 from unimol_scale.engine.run_config import PretrainConfig, resolve
@@ -60,7 +62,7 @@ def configure(arguments: argparse.Namespace, output: Path) -> PretrainConfig:
 
 
 def batches_of(config: PretrainConfig, ranks: Ranks) -> list[list[Sample]]:
-    """Return all steps' micro-batches of this rank, in memory."""
+    """Return all steps' micro-batches of this rank, where it computes."""
     loader = training_loader(
         config.data,
         objective_of(config).corrupt_at,
@@ -69,7 +71,7 @@ def batches_of(config: PretrainConfig, ranks: Ranks) -> list[list[Sample]]:
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    return list(loader.steps(0, config.train.steps))
+    return [[to_device(sample, ranks.device) for sample in samples] for samples in loader.steps(0, config.train.steps)]
 
 
 def bare_seconds(config: PretrainConfig, ranks: Ranks, batches: Sequence[Sequence[Sample]]) -> float:

@@ -35,6 +35,14 @@ def test_verify_passes_the_public_models_numbers(golden, capsys, dtype):
     assert "absent" not in output
 
 
+def test_verify_says_where_it_compares(golden, capsys, monkeypatch):
+    assert verify(golden, "--device", "cpu") == 0
+    assert "fp32 on cpu" in capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert verify(golden, "--device", "cuda") == 2
+    assert "this machine has no GPU" in capsys.readouterr().err
+
+
 def test_verify_fails_past_the_tolerance(golden, capsys):
     assert verify(golden, "--tolerance", "1e-9") == 1
     assert "differ: atom representation (x)" in capsys.readouterr().out

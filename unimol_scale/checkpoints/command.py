@@ -34,6 +34,9 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     verify.add_argument("--features", type=Path, metavar="NPZ", help="default: features.npz beside the reference")
     verify.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the weights (default: fp32)")
     verify.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="cpu", help="that compares (default: %(default)s)"
+    )
+    verify.add_argument(
         "--tolerance", type=float, metavar="X", help="largest relative difference (default: 2e-5, in bf16 5e-2)"
     )
     verify.set_defaults(run=run_verify)
@@ -81,16 +84,18 @@ def run_verify(arguments: argparse.Namespace) -> int:
     from unimol_scale.checkpoints.parity import DEFAULT_TOLERANCE, cast_parameters, compare
     from unimol_scale.checkpoints.pretrained import from_pretrained
     from unimol_scale.checkpoints.reference import read_reference
+    from unimol_scale.common.devices import pick_device
     from unimol_scale.errors import ConfigError
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
     tolerance: float = DEFAULT_TOLERANCE[dtype] if arguments.tolerance is None else arguments.tolerance
     if not tolerance >= 0.0:
         raise ConfigError(f"--tolerance must not be negative, got {tolerance}")
+    device = pick_device(arguments.device)
     reference = read_reference(arguments.reference, arguments.features)
-    model = cast_parameters(from_pretrained(arguments.checkpoint), dtype)
+    model = cast_parameters(from_pretrained(arguments.checkpoint), dtype).to(device)
     differences = compare(model, reference)
-    Console(highlight=False).print(_difference_table(differences, tolerance, arguments.dtype))
+    Console(highlight=False).print(_difference_table(differences, tolerance, f"{arguments.dtype} on {device}"))
     failed = [difference.output for difference in differences if not difference.within(tolerance)]
     if failed:
         print(f"{arguments.checkpoint}: {len(failed)} of {len(differences)} differ: {', '.join(failed)}")
@@ -189,10 +194,10 @@ def _describe(model: "HeadedModel", path: Path, checkpoint: "CheckpointInfo | No
     return table
 
 
-def _difference_table(differences: list["Difference"], tolerance: float, dtype: str) -> "Table":
+def _difference_table(differences: list["Difference"], tolerance: float, how: str) -> "Table":
     from rich.table import Table
 
-    table = Table(title=f"Largest relative difference ({dtype}, tolerance {tolerance:g})")
+    table = Table(title=f"Largest relative difference ({how}, tolerance {tolerance:g})")
     table.add_column("output")
     table.add_column("difference", justify="right")
     table.add_column("")

@@ -6,13 +6,14 @@ atoms and pairs only (what stands at padding is arbitrary). Integers are compare
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unimol_scale.checkpoints.reference import Array, Reference
+from unimol_scale.data.transfer import to_device
 from unimol_scale.errors import CheckpointError, nearest
 from unimol_scale.model import encodings
 from unimol_scale.model.accounting import DENOISE_HEADS
@@ -63,7 +64,8 @@ def compare(model: HeadedModel, reference: Reference) -> list[Difference]:
     """Compare every integer, output, loss and gradient norm of a reference with the model's, in that order.
 
     Args:
-        model: in evaluation mode; the dtype of its parameters is that of the comparison. Gradients are overwritten.
+        model: in evaluation mode; its parameters' dtype and device are those of the comparison. Gradients are
+            overwritten.
         reference: from ``read_reference``.
 
     Raises:
@@ -72,6 +74,7 @@ def compare(model: HeadedModel, reference: Reference) -> list[Difference]:
     """
     if model.heads != DENOISE_HEADS:
         raise CheckpointError(f"only a model with the heads of Uni-Mol2 can be compared; this one has {model.heads}")
+    reference = replace(reference, sample=to_device(reference.sample, next(model.parameters()).device))
     return [
         *_compare_integers(model, reference),
         *_compare_outputs(model, reference),
@@ -95,7 +98,7 @@ def _codes(batch: ModelInput, pair_type: str) -> dict[str, Tensor]:
 def _compare_integers(model: HeadedModel, reference: Reference) -> Iterator[Difference]:
     batch = reference.sample.input
     sizes = batch.valid_BA.sum(1).tolist()
-    codes = {name: code.numpy() for name, code in _codes(batch, model.backbone.config.pair_type).items()}
+    codes = {name: code.cpu().numpy() for name, code in _codes(batch, model.backbone.config.pair_type).items()}
     for name, code in codes.items():
         atom_axes = 1 if name in ("atom_feat", "degree") else 2
         unequal, note, seen = 0, "", False
@@ -125,7 +128,7 @@ def _compare_outputs(model: HeadedModel, reference: Reference) -> Iterator[Diffe
         logits_MV = model.token_head(found.atom_BND[:, 1:][sample.masked_BA])
         predicted_BA3 = model.coordinate_head(found, sample.input.coordinates_BA3)
     nodes_BN, atoms_BA = found.valid_BN, sample.input.valid_BA
-    everything_M = torch.ones(len(logits_MV), dtype=torch.bool)
+    everything_M = torch.ones(len(logits_MV), dtype=torch.bool, device=logits_MV.device)
     outputs = {
         "x": ("atom representation (x)", found.atom_BND, nodes_BN),
         "pair": ("pair representation (pair)", found.pair_BNNP, nodes_BN[:, :, None] & nodes_BN[:, None]),
@@ -147,7 +150,8 @@ def _compare_outputs(model: HeadedModel, reference: Reference) -> Iterator[Diffe
         if not real.any():
             yield Difference(output=label, value=0.0, note="empty")
             continue
-        mine = value.double()[real].numpy()
+        real = real.cpu()
+        mine = value.cpu().double()[real].numpy()
         theirs = expected.astype(np.float64)[real.numpy()]
         error = np.abs(mine - theirs)
         first = int(real.nonzero()[int(error.reshape(len(error), -1).max(1).argmax())][0])

@@ -1,4 +1,4 @@
-"""Which device a verb computes on, and how much it takes at once."""
+"""How much a verb takes at once on the device that it computes on."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,24 +7,16 @@ import torch
 from torch import nn
 
 from unimol_scale.common import threads
+from unimol_scale.common.devices import refusing_full_memory
 from unimol_scale.data.cuts import check_budget
 from unimol_scale.errors import ConfigError
 
 # Padded pairs of a micro-batch: on a CPU larger ones leave the caches and are slower, a GPU wants to be filled.
 _CPU_PAIRS, _GPU_PAIRS = 10_000, 200_000
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of ``auto``, ``cpu`` or ``cuda``; auto takes a GPU if there is one.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this machine has no GPU that torch can use; take --device cpu")
-    return torch.device(name)
+# For what computes on micro-batches.
+within_memory = refusing_full_memory(
+    "Lower the memory budget of a micro-batch (--max-pairs, in a fine-tuning train.max_pairs), or free the device"
+)
 
 
 def use_granted_cores() -> None:

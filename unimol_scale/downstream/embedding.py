@@ -24,8 +24,8 @@ from conformer_gen.sources.locations import bare_suffix
 from conformer_gen.sources.reader import read_source
 from unimol_scale.checkpoints.parity import cast_parameters
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
+from unimol_scale.common.devices import pick_device
 from unimol_scale.downstream.config import Precision
-from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.molecules import (
     NAMED,

@@ -13,13 +13,13 @@ import torch
 
 from unimol_scale import config as strict
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
+from unimol_scale.common.devices import pick_device
 from unimol_scale.common.writable import require_folder
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream import outcome
 from unimol_scale.downstream.batches import Labelling, RowReader, once
 from unimol_scale.downstream.claim import InputHashes, check_folder, claim_folder, hash_data
 from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
-from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import FORMAT_VERSION, FinetunedConfig, Member, save_config, save_member
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.leakage import Leakage, describe_overlap, report_leakage

@@ -11,8 +11,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from conformer_gen.progress import StageProgress
+from unimol_scale.common.devices import pick_device
 from unimol_scale.downstream.batches import Labelling, RowReader, once
-from unimol_scale.downstream.devices import pick_device
 from unimol_scale.downstream.finetuned import load_member, read_config
 from unimol_scale.downstream.molecules import prepare
 from unimol_scale.downstream.places import check_apart, check_writable, skipped_file

@@ -18,7 +18,7 @@ from unimol_scale.data.planner import OneSizePlanner, StepPlanner
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader
 from unimol_scale.downstream.config import Inputs, Pooling
-from unimol_scale.downstream.devices import pair_budget
+from unimol_scale.downstream.devices import pair_budget, within_memory
 from unimol_scale.downstream.inputs import resolve_inputs
 from unimol_scale.downstream.pooling import pool
 from unimol_scale.downstream.side_by_side import side_by_side
@@ -93,6 +93,7 @@ def represent(
     Raises:
         ConfigError: 3D was asked of a model without geometry, or a molecule exceeds ``max_pairs``.
         StoreError: 3D was asked of a store that holds depictions only.
+        RunError: memory is full.
     """
     assert not backbone.training, "dropout would be part of the result"
     inputs = resolve_inputs(config.inputs, backbone.config)
@@ -147,6 +148,7 @@ def require_conformers(split: StoreSplit) -> None:
         )
 
 
+@within_memory
 @torch.inference_mode()
 def _represented(backbone: TwoTrackBackbone, sample: LabelledSample, config: RepresentationConfig) -> list[Float32]:
     device = next(backbone.parameters()).device

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader, once, shuffled
 from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
-from unimol_scale.downstream.devices import threads_of
+from unimol_scale.downstream.devices import threads_of, within_memory
 from unimol_scale.downstream.master_weights import MasterWeights
 from unimol_scale.downstream.metrics import METRICS, score
 from unimol_scale.downstream.property_model import PropertyModel
@@ -110,6 +110,7 @@ class Problem:
     metric: MetricName
 
 
+@within_memory
 def fit(
     model: PropertyModel,
     problem: Problem,
@@ -130,7 +131,7 @@ def fit(
         on_epoch: is told of every epoch.
 
     Raises:
-        RunError: a loss is not finite, or the validation rows have no defined score.
+        RunError: a loss is not finite, memory is full, or the validation rows have no defined score.
     """
     model.to(device)
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
@@ -180,6 +181,7 @@ def fit(
     return epochs
 
 
+@within_memory
 def predict(
     model: PropertyModel,
     samples: Iterable[LabelledSample],
@@ -197,13 +199,13 @@ def predict(
         on_rows: is told how many more rows are done.
 
     Raises:
-        RunError: one is not a finite number.
+        RunError: one is not a finite number, or memory is full.
     """
     model.eval()
 
     @torch.no_grad()
     def work(sample: LabelledSample) -> tuple[Tensor, Tensor]:
-        return sample.row_B, scaling.restore(model(to_device(sample.input, device))).cpu()
+        return sample.row_B, scaling.restore(model(to_device(sample.input, device)).cpu())
 
     rows, values = [], []
     for row_B, value_BL in side_by_side(work, samples, device):
@@ -266,24 +268,30 @@ def add_gradient(
     """
     count = int(sum((~sample.label_BL.isnan()).sum() for sample in samples))
     assert count > 0, "every row that is learnt from has a label"
-    total = 0.0
+    losses = []
     for sample in samples:
-        sample = to_device(sample, device)
         wanted_BL = problem.scaling.normalise(sample.label_BL)
-        out_BL = model(sample.input)
+        out_BL = model(to_device(sample.input, device))
         loss = masked_loss(out_BL, wanted_BL, problem.loss if problem.scaling.task == "regression" else None) / count
-        if not torch.isfinite(loss):
-            raise RunError("the loss is not finite: the training has diverged; lower train.learning_rate")
         loss.backward()  # type: ignore[no-untyped-call]
         on_gradient()
-        total += loss.item()
+        losses.append(loss.detach())
+    total = 0.0
+    for value in torch.stack(losses).tolist():  # one wait for the device
+        total += value
+    if not math.isfinite(total):
+        raise RunError("the loss is not finite: the training has diverged; lower train.learning_rate")
     return total
 
 
 def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None) -> Tensor:
-    """Return the sum of the losses of all labels that are there; binary cross-entropy where ``name`` is None."""
-    there_BL = ~wanted_BL.isnan()
-    out, wanted = out_BL[there_BL], wanted_BL[there_BL]
+    """Return the sum of the losses of all labels that are there; binary cross-entropy where ``name`` is None.
+
+    Labels are best left on the CPU: which of them are there is then known without waiting for the device of ``out_BL``.
+    """
+    there_M = (~wanted_BL.isnan()).flatten().nonzero().squeeze(1)
+    wanted = wanted_BL.flatten()[there_M].to(out_BL.device, non_blocking=True)
+    out = out_BL.flatten().index_select(0, there_M.to(out_BL.device, non_blocking=True))
     if name is None:
         return F.binary_cross_entropy_with_logits(out, wanted, reduction="sum")
     losses = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.smooth_l1_loss}

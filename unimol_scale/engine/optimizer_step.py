@@ -93,9 +93,11 @@ class OptimizerStep:
             sums = self._model.forward(self._complete(sample))
             self._model.backward(total_loss(sums, counts, weights), last=slot == len(samples) - 1)
             scores.append(torch.stack([sums[name].detach().double() for name in weights]))
-        # One copy from the device for all micro-batches: it waits for the device.
-        scores_MT = torch.stack(scores).cpu()
-        terms = means(self._ranks.sum(dict(zip(weights, scores_MT.sum(0).tolist(), strict=True))), counts)
+        mine_MT = torch.stack(scores)
+        # One copy from the device for all micro-batches and for what the ranks have in all: it waits for the device.
+        read = torch.cat([mine_MT, self._ranks.add_up(mine_MT.sum(0))[None]]).cpu()
+        scores_MT, total_T = read[:-1], read[-1]
+        terms = means(dict(zip(weights, total_T.tolist(), strict=True)), counts)
         loss = sum(weights[name] * terms[name] for name in weights)
         if math.isfinite(loss):
             norm = self._model.step(learning_rate)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from unimol_scale.common import threads
 from unimol_scale.errors import ConfigError
@@ -58,6 +59,12 @@ class Ranks:
         tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return dict(zip(values, tensor.tolist(), strict=True))
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """Return a tensor of this rank's device summed over the ranks, there: nobody waits for the device."""
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
 
     def gather(self, value: object) -> list[Any]:
         """Return the objects of all ranks, on every rank."""

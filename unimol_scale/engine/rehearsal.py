@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unimol_scale.common.devices import full_memory
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.features import shortest_paths
@@ -35,8 +36,6 @@ _TIGHT = 0.4
 _CARBON = 6
 # Å along a zigzag chain, across it, and out of its plane, so that no geometry is degenerate.
 _STEP, _ZIGZAG, _TWIST = 1.26, 0.44, 0.3
-# What torch's allocator of host memory says; it has no exception of its own.
-_HOST_ALLOCATION_FAILED = "DefaultCPUAllocator"
 
 
 def rehearse(
@@ -67,10 +66,10 @@ def rehearse(
         if cuda:
             torch.cuda.synchronize(ranks.device)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        reason = full_memory(error)
+        if reason is None:
             raise
         capacity = device_bytes(ranks)
-        reason = str(error).splitlines()[0]
         raise RunError(_refusal(config, objective, histogram, ranks, shape, capacity, f"failed: {reason}")) from error
     return shape
 
@@ -170,11 +169,6 @@ def _refusal(
         f"{shape.num_atoms} atoms, {shape.pairs} padded pairs, {activations / GIB:.2f} GiB of activations) {reason}. "
         f"{advice}; model.checkpoint_every=1 needs less memory and more time, and --dry-run shows what takes it"
     )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    known = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, known) or _HOST_ALLOCATION_FAILED in str(error)
 
 
 def device_bytes(ranks: Ranks) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from unimol_scale.data.dataset import DataConfig, validation_loader
 from unimol_scale.data.loader import StepLoader
@@ -42,6 +43,7 @@ class Validation:
         """Return ``valid/loss`` and ``valid/loss/<term>``, the same on every rank; every rank takes part."""
         weights = self._objective.weights
         totals, counts = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)
+        scores: dict[str, list[Tensor]] = {name: [] for name in weights}
         model.train(False)
         for loader in self._loaders:
             for repeat, samples in enumerate(loader.steps(0, self._repeats)):
@@ -49,9 +51,12 @@ class Validation:
                 for slot, sample in enumerate(samples):
                     sums = model.forward(self._complete(sample))
                     for name in sums if slot < counted else ():
-                        totals[name] += sums[name].item()
+                        scores[name].append(sums[name])
                         counts[name] += sample.counts[name]
         model.train(True)
+        for name, values in scores.items():  # read at the end: each reading waits for the device
+            for value in torch.stack(values).tolist() if values else ():
+                totals[name] += value
         terms = means(self._ranks.sum(totals), self._ranks.sum(counts))
         loss = sum(weights[name] * terms[name] for name in weights)
         return {"valid/loss": loss, **{f"valid/loss/{name}": value for name, value in terms.items()}}

@@ -1,8 +1,9 @@
 """A model sharded by DeepSpeed: build it, run it, step it, and give its state out and take it back.
 
 Traps handled here, each measured or read in DeepSpeed's source: gradients of a variable number of micro-batches need
-explicit boundaries; stage 3, and offloading, move a parameter that a step does not use by its last gradient; stage 0 in
-fp32 neither reports the norm of the gradient nor refuses one that is not finite; stage 0 in bf16 starts with a step.
+explicit boundaries; stage 3, and offloading, move a parameter that a step does not use by its last gradient; stage 3
+leaves buffers on the CPU; stage 0 in fp32 neither reports the norm of the gradient nor refuses one that is not finite;
+stage 0 in bf16 starts with a step.
 """
 
 import math
@@ -44,6 +45,7 @@ class ZeroModel:
         torch.manual_seed(config.seed)
         with deepspeed.zero.Init(config_dict_or_path=settings, enabled=self._stage == 3):
             module = factory()
+        _move_buffers(module, ranks.device)
         # Some of its optimizers print how much memory there is, on every rank.
         with redirect_stdout(None):
             self._engine, *_ = deepspeed.initialize(
@@ -153,6 +155,14 @@ class ZeroModel:
         self.drop_gradients()
         self._state.restore(read, optimizer_steps)
 
+    def take_weights(self, read: Callable[[str, int, int], Tensor | None]) -> None:
+        """Begin with weights of elsewhere; the optimizer stays as new.
+
+        Args:
+            read: (parameter name, start, stop) → fp32 elements [stop - start]; None leaves them as drawn.
+        """
+        self._state.take_weights(read)
+
     def ema_update(self, decay: float) -> None:
         """Move the running mean of the weights towards them: mean ← decay · mean + (1 − decay) · weights."""
         self._state.ema_update(decay)
@@ -160,3 +170,10 @@ class ZeroModel:
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Compute with the mean of the weights inside, and with the very same weights as before after it."""
         return self._state.averaged_weights()
+
+
+def _move_buffers(module: nn.Module, device: torch.device) -> None:
+    """Move buffers to where the module computes: DeepSpeed's construction context places parameters only."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(device))

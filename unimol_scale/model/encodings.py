@@ -5,6 +5,7 @@ G Gaussians. Distances, their map and the Gaussian kernel are computed in fp32 w
 near 8 Å are as wide as the kernel's spacing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -181,10 +182,20 @@ class GaussianKernel(nn.Module):
         self.shift = Embedding(vocab.NUM_PAIR_TYPES, 1, padding_idx=0, fill=0.0)
         self.hidden_weight, self.hidden_bias = linear_parameters(G, G, "he")
         self.out_weight, self.out_bias = linear_parameters(config.pair_width, G)
-        # linspace, because DeepSpeed's construction context casts what torch.tensor makes to bf16 and leaves this.
-        centres_G = torch.linspace(0, config.kernel_max_distance, G, dtype=torch.float32)
-        self.register_buffer("centres_G", centres_G, persistent=False)
+        self.max_distance = config.kernel_max_distance
         self.spacing = config.kernel_max_distance / (G - 1)
+        self.register_buffer("centres_G", self._centres(G), persistent=False)
+
+    def _centres(self, count: int) -> Tensor:
+        # linspace, because DeepSpeed's construction context casts what torch.tensor makes to bf16 and leaves this.
+        return torch.linspace(0, self.max_distance, count, dtype=torch.float32)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GaussianKernel":
+        """Let ``.to``, ``.bfloat16`` and the like move the centres, but never round them."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.centres_G.dtype != torch.float32:
+            self.centres_G = self._centres(len(self.centres_G)).to(self.centres_G.device)
+        return self
 
     def forward(self, batch: ModelInput) -> Tensor:
         """Return [B, A, A, P]."""
@@ -193,7 +204,7 @@ class GaussianKernel(nn.Module):
         shift_BAA = self.shift(first_BA).float() + self.shift(second_BA).float().transpose(1, 2)
         mapped_BAA = scale_BAA * pairwise_distances(batch.coordinates_BA3) + shift_BAA
         out_RP: Tensor = GaussianKernelFunction.apply(  # type: ignore[no-untyped-call]
-            mapped_BAA.reshape(-1), self.centres_G.float(), self.spacing,
+            mapped_BAA.reshape(-1), self.centres_G, self.spacing,
             self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias,
         )  # fmt: skip
         return out_RP.view(*mapped_BAA.shape, -1)

@@ -88,11 +88,18 @@ class DenoiseSample(Sample):
         masked_BA: bool, tokens to predict.
         atomic_number_BA: uint8, the true tokens.
         clean_BA3: float32, Å, the geometry before noise.
+        masked_M: int64, where ``masked_BA`` is true in the order of its elements; found when the sample is made, on the
+            CPU, because only the host can wait for how many there are. None finds it.
     """
 
     masked_BA: Tensor
     atomic_number_BA: Tensor
     clean_BA3: Tensor
+    masked_M: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.masked_M is None:
+            object.__setattr__(self, "masked_M", self.masked_BA.flatten().nonzero().squeeze(1))
 
 
 class DenoiseObjective(Objective):
@@ -170,8 +177,9 @@ class DenoiseObjective(Objective):
         representation = model.backbone(sample.input)
         sums: dict[str, Tensor] = {}
         if self.config.masks:
-            logits_MV = model.token_head(representation.atom_BND[:, 1:][sample.masked_BA])
-            target_M = sample.atomic_number_BA[sample.masked_BA].long()
+            assert sample.masked_M is not None
+            logits_MV = model.token_head(representation.atom_BND[:, 1:].flatten(0, 1).index_select(0, sample.masked_M))
+            target_M = sample.atomic_number_BA.flatten().index_select(0, sample.masked_M).long()
             sums["token"] = F.cross_entropy(logits_MV.float(), target_M, reduction="sum")
         if self.config.moves:
             shown_BA3, clean_BA3, valid_BA = sample.input.coordinates_BA3, sample.clean_BA3, sample.input.valid_BA

@@ -277,3 +277,22 @@ def test_a_score_that_is_not_defined_is_an_error(molecules):
     chosen = problem(molecules, column(AROMATIC), "classification", "roc_auc", valid=[0, 1, 2])
     with pytest.raises(RunError, match="roc_auc is not defined on the validation rows"):
         fit(seeded_model(), chosen, fitting(), seed=0, device=CPU)
+
+
+def test_full_memory_is_an_error_that_names_the_setting(molecules, monkeypatch):
+    chosen = problem(molecules, CARBON[:, None], "regression", "rmse")
+    fitted = seeded_model()
+
+    def full(*args):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(fitted, "forward", full)
+    samples = list(once(chosen.valid, chosen.labelling, 40_000, CPU))
+    for work in (
+        lambda: fit(fitted, chosen, fitting(), seed=0, device=CPU),
+        lambda: predict(fitted, samples, chosen.scaling, CPU),
+    ):
+        with pytest.raises(
+            RunError, match=r"memory is full: CUDA error: CUBLAS_STATUS_ALLOC_FAILED.* train\.max_pairs"
+        ):
+            work()

@@ -1,5 +1,6 @@
 """The largest micro-batch before the first step: which it is, and what is said where memory does not hold it."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from unimol_scale.model.presets import preset
 from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.registry import ObjectiveConfig, build_objective
 
+NCCL_FAILED = "NCCL error in: NCCLUtils.cpp:77, unhandled cuda error, NCCL version 2.27.3\nncclUnhandledCudaError:"
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 HISTOGRAM = {5: 100, 12: 400, 20: 600, 32: 80, 45: 1}
 
@@ -132,6 +134,15 @@ def test_it_is_the_same_every_time():
         MemoryError("no more"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError(f"{NCCL_FAILED} Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"),
+        RuntimeError(
+            f"{NCCL_FAILED} Call to CUDA function failed.\nLast error:\nFailed to CUDA calloc async 608 bytes"
+        ),
+        RuntimeError("std::bad_alloc"),
     ],
 )
 def test_too_little_memory_is_an_error_that_names_what_would_fit(monkeypatch, error):
@@ -145,19 +156,29 @@ def test_too_little_memory_is_an_error_that_names_what_would_fit(monkeypatch, er
     with pytest.raises(RunError) as raised:
         rehearse(config, objective, {10: 1000, 30: 1000}, ALONE, fail)
     message = str(raised.value)
+    assert re.search("(?i)memory|alloc|initialized|no more", message.split("failed: ")[1])  # the line that says so
     assert "data.max_pairs 40000" in message
     assert "41 molecules of 30 atoms" in message
     fitting = int(message.split("data.max_pairs=")[1].split()[0])
     assert 961 <= fitting < 40_000
 
 
-def test_other_errors_stay_what_they_are(monkeypatch):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "size mismatch",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`",
+        "NCCL error: unhandled system error\nncclSystemError: System call (e.g. socket, malloc) failed",
+    ],
+)
+def test_other_errors_stay_what_they_are(text):
     config, objective = run_of()
 
     def fail(sample):
-        raise RuntimeError("size mismatch")
+        raise RuntimeError(text)
 
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(RuntimeError, match=re.escape(text)):
         rehearse(config, objective, HISTOGRAM, ALONE, fail)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unimol_scale.model.encodings import GaussianKernel
 from unimol_scale.model.kernels import (
     REFERENCE_PI,
     FeedForwardFunction,
@@ -14,6 +15,7 @@ from unimol_scale.model.kernels import (
     TriangleFunction,
     linear,
 )
+from unimol_scale.model.presets import preset
 
 B, N, P, h = 2, 5, 6, 3
 
@@ -125,3 +127,13 @@ def test_linear_in_single_precision(width, bias):
     theirs = torch.autograd.grad((expected * direction).sum(), arguments)
     for got, wanted in zip(ours, theirs, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.bfloat16(), lambda m: m.to("cpu", torch.float16), lambda m: m.double()])
+def test_the_kernels_centres_are_never_rounded(cast):
+    kernel = GaussianKernel(preset("0.03M"))
+    expected = kernel.centres_G.clone()
+    cast(kernel)
+    assert kernel.hidden_weight.dtype != torch.float32
+    assert kernel.centres_G.dtype == torch.float32
+    assert torch.equal(kernel.centres_G, expected)

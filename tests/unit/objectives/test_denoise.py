@@ -207,3 +207,10 @@ def test_noise_of_no_size_and_nothing_to_predict_are_refused():
         DenoiseConfig(predict="noise", coordinate_weight=0.0, token_weight=0.0)
     with pytest.raises(ConfigError, match="nothing to predict"):
         DenoiseConfig(mask_fraction=0.0, coordinate_weight=0.0, distance_weight=0.0)
+
+
+def test_masked_atoms_are_counted_on_the_host():
+    # So that no device has to be waited for.
+    _, made = sample(DenoiseConfig(mask_fraction=0.5))
+    assert torch.equal(made.atomic_number_BA.flatten()[made.masked_M], made.atomic_number_BA[made.masked_BA])
+    assert len(made.masked_M) == made.counts["token"]

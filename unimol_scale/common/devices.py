@@ -1,0 +1,60 @@
+"""Where a command computes, and how the libraries below it say that memory is full there."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import torch
+
+from unimol_scale.errors import ConfigError, RunError
+
+# torch has one exception for its own allocator on a GPU. Every other allocation fails with a RuntimeError whose text
+# alone says so: malloc's, those of the CUDA runtime, of cuBLAS, cuDNN and their relatives, and NCCL's. A handle of
+# cuBLAS or cuDNN that cannot be created was refused its workspace.
+_MEMORY_IS_FULL = re.compile(
+    r"out[ _]of[ _](?:device[ _]|host[ _])?memory|(?:can't|cannot) allocate memory|not enough memory|bad_alloc"
+    r"|_ALLOC(?:ATION)?_FAILED|MemoryAllocation|_NOT_INITIALIZED when calling `?cu\w+Create|Failed to CUDA \w*alloc"
+    r"|rocblas_status_memory_error",
+    re.IGNORECASE,
+)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of ``auto``, ``cpu`` or ``cuda``; auto takes a GPU if there is one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: this machine has no GPU that torch can use; take --device cpu")
+    return torch.device(name)
+
+
+def full_memory(error: BaseException) -> str | None:
+    """Return the line in which an error says that memory is full; None: it says something else."""
+    lines = str(error).splitlines()
+    said = next((line.strip() for line in lines if _MEMORY_IS_FULL.search(line)), None)
+    if said is not None or not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return said
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def refusing_full_memory(advice: str) -> Iterator[None]:
+    """Turn what libraries raise when memory is full into an error that says what to do; also a decorator.
+
+    Args:
+        advice: a sentence.
+
+    Raises:
+        RunError: memory is full.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason = full_memory(error)
+        if reason is None:
+            raise
+        raise RunError(f"memory is full: {reason}. {advice}") from error
