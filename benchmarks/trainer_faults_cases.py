@@ -50,7 +50,7 @@ class Bench:
         arguments = [
             "--size", self.size, "--data", data or self.data, "--output", run, "train.precision=fp32",
             "train.warmup_steps=5", "train.schedule=constant", "train.learning_rate=1e-3", "train.global_batch_size=8",
-            "train.log_every=1", f"train.checkpoint_every={self.checkpoint_every}",
+            "train.keep_finished=all", "train.log_every=1", f"train.checkpoint_every={self.checkpoint_every}",
             f"train.validate_every={self.validate_every}", "data.workers=0", "data.validation_molecules=16", *more,
         ]  # fmt: skip
         return Session(arguments, self.root / f"{run.name}-{self._sessions}.log", ranks)

@@ -45,7 +45,8 @@ class EmbedConfig:
         attempts: of the embedder for each conformer, from each kind of start. Every molecule of the NCI sample and of
             800 from ZINC20 that embeds at all needs 8 or fewer; a count stops hopeless ones (2 % of ZINC20, mostly
             impossible stereo of bridged rings) at the same point on every machine; 64 spent half of a build on them.
-        timeout_s: seconds for embedding from one kind of start, for what a count does not stop.
+        timeout_s: seconds for embedding from one kind of start, for what a count does not stop; as long again for all
+            further starts of a molecule whose atoms clash.
         max_iterations: of the force field; 200, RDKit's default, leaves most drug-sized molecules unconverged.
         stereo: "drop" leaves out conformers whose stereo is not what the SMILES gives, since their features would be
             another molecule's; it costs nothing (none of 3,846 conformers of the NCI set, ZINC20, ChEMBL, inorganics
@@ -193,7 +194,7 @@ def embed_molecule(molecule: CuratedMolecule, config: EmbedConfig, seed: int) ->
         if made.relaxed is not None:
             break
         problem = problem or made.problem
-        if not place(starts=(start,)):
+        if not place(starts=(start,), timeout_s=max(1, config.timeout_s // len(placing.OTHER_STARTS))):
             again = _minimised(full, config)
             made = dataclasses.replace(again, embedded=made.embedded or again.embedded)
     conformers = made.relaxed or made.embedded

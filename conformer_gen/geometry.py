@@ -16,7 +16,7 @@ from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 from conformer_gen.atom_matching import add_conformer, match_atoms, match_graphs
 from conformer_gen.sources.molecule import Geometry, Rejected, SourceMolecule
 from conformer_gen.stereo import compare_stereo
-from unimol_scale.store.geometry_faults import Conformers, Fault, find_faults, is_drawn
+from unimol_scale.store.geometry_faults import COINCIDENT_A, Conformers, Fault, find_faults, is_drawn
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32
 
 CHARGED_HYDROGEN = re.compile(r"\[\d*H[+-]")
@@ -247,6 +247,10 @@ def _with_geometry(smiles: str, geometry: Geometry) -> Chem.Mol | Rejected:
         return parsed
     molecule = Chem.AddHs(parsed)
     order = match_atoms(molecule, geometry)
+    if order is None and not np.isfinite(geometry.positions).all(axis=(1, 2)).any():
+        return Rejected(reason="no_geometry", detail="a coordinate is not a finite number")
+    if order is None and np.ptp(geometry.positions, axis=1).max() < COINCIDENT_A:
+        return Rejected(reason="no_geometry", detail="all atoms lie on one point")
     if order is None:
         return _mismatch("the atoms are other ones, or bonded in another way, in the coordinates than in the SMILES")
     for positions in geometry.positions[:, order]:

@@ -19,6 +19,8 @@ from unimol_scale.errors import ConfigError, nearest, nearest_key
 
 ConfigT = TypeVar("ConfigT")
 Tree = dict[str, Any]
+COMMAND_LINE = "command line"
+_DOTTED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 NAMES_OF_TYPES = {float: "a number", int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
 
 
@@ -44,10 +46,30 @@ class Origin:
 
     def describe(self, path: str) -> str:
         """Return "file:line: path", as exact as it is known."""
-        if path in self.given:
-            return f"command line: {path}"
-        line = self.lines.get(path)
-        return f"{self.name}{f':{line}' if line else ''}: {path or '(top level)'}"
+        return f"{' and '.join(self.places(path)) or self.name}: {path or '(top level)'}"
+
+    def places(self, path: str) -> list[str]:
+        """Return where a key, or an item of a list, or the keys of a group were given; [] for a default."""
+        key = path.partition("[")[0]
+        if key in self.given:
+            return [COMMAND_LINE]
+        line = self.lines.get(key)
+        inside = any(given.startswith(f"{key}.") for given in self.given)
+        return ([f"{self.name}:{line}"] if line else []) + ([COMMAND_LINE] if inside else [])
+
+    def describe_refusal(self, message: str, path: str) -> str:
+        """Return where the settings were given that a message about the group ``path`` names."""
+        prefix = f"{path}." if path else ""
+        keys = [key for key in dict.fromkeys(_DOTTED.findall(message)) if prefix and key.startswith(prefix)]
+        if not prefix:
+            keys = _DOTTED.findall(message)[:1]  # a bare word further on may be a word like any other
+        keys = [key for key in keys if not any(key.startswith(f"{other}.") for other in keys)]
+        found = {key: " and ".join(places) for key in keys if (places := self.places(key))}
+        if not found:
+            return self.describe(path)
+        if len(set(found.values())) == 1:
+            return next(iter(found.values()))
+        return ", ".join(f"{place}: {key}" for key, place in found.items())
 
 
 def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -180,9 +202,10 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
     try:
         return config_type(**values)
     except ConfigError as error:
-        prefix = origin.describe(path)
         message = str(error)
-        raise ConfigError(message if message.startswith(origin.name) else f"{prefix}: {message}") from error
+        if message.startswith(origin.name):
+            raise
+        raise ConfigError(f"{origin.describe_refusal(message, path)}: {message}") from error
 
 
 def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: ANN401

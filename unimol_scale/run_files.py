@@ -1,6 +1,7 @@
 """What a run folder holds: what trainer, checkpoints, scaling laws and fine-tuning agree on. Imports nothing."""
 
 CONFIG_NAME = "config.yaml"
+CONFIG_HISTORY_NAME = "config_history.jsonl"  # of a run that was started again with other settings
 METRICS_NAME = "metrics.jsonl"
 SUMMARY_NAME = "summary.json"  # of a run that has ended
 SKIPPED_NAME = "skipped.jsonl"

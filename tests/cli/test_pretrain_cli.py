@@ -4,14 +4,16 @@ import json
 
 import pytest
 
+from unimol_scale.config import to_yaml
 from unimol_scale.engine.command import build_parser, main
+from unimol_scale.engine.run_config import resolve
 
 
 def test_the_flags_are_the_agreed_ones():
     flags = {flag for action in build_parser()._actions for flag in action.option_strings}
     assert flags == {
         "-h", "--help", "--size", "--objective", "--data", "--output", "--config", "--resume", "--no-resume",
-        "--override", "--profile", "--dry-run", "--local_rank", "--help-settings",
+        "--override", "--extend", "--init", "--profile", "--dry-run", "--local_rank", "--help-settings",
     }  # fmt: skip
 
 
@@ -90,8 +92,27 @@ def test_an_unfinished_store_is_refused(capsys, tmp_path):
     assert "manifest.json" in err
 
 
-def test_a_finished_run_is_not_done_again(capsys, sample_store, tmp_path):
-    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished"}))
-    status, out, _ = run(capsys, "--size", "0.1M", "--data", sample_store, "--output", tmp_path)
+def test_a_finished_run_of_unknown_settings_is_not_taken_for_this_one(capsys, sample_store, tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished", "steps": 3}))
+    status, _, err = run(capsys, "--size", "0.1M", "--data", sample_store, "--output", tmp_path)
+    assert status == 2
+    assert "no config.yaml that says of which settings" in err
+    for damaged in ("", "null", '{"status": "fini', "[]"):
+        (tmp_path / "summary.json").write_text(damaged)
+        status, _, err = run(capsys, "--size", "0.1M", "--data", sample_store, "--output", tmp_path)
+        assert status == 2
+        assert "summary.json" in err
+        assert "start the run again" in err
+
+
+def test_a_run_needs_a_size_and_its_extension_does_not(capsys, sample_store, tmp_path):
+    status, _, err = run(capsys, "--data", sample_store, "--dry-run")
+    assert status == 2
+    assert "--size is required" in err
+    settings = ["train.steps=9", "train.warmup_steps=1", "train.global_batch_size=8"]
+    config = resolve("0.2M", None, {"data": {"path": str(sample_store)}, "output": str(tmp_path)}, settings)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    status, out, _ = run(capsys, "--output", tmp_path, "--extend", 5, "--dry-run")
     assert status == 0
-    assert "finished already" in out
+    assert "size 0.2M" in out
+    assert "14 of 8 molecules" in out

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.deepspeed
 SETTINGS = [
     "train.precision=fp32",
     "train.steps=4",
+    "train.keep_finished=all",
     "train.warmup_steps=1",
     "train.learning_rate=1e-3",
     "train.global_batch_size=16",
@@ -91,6 +92,7 @@ def test_distilling_on_one_rank_follows_two_and_resumes(student, teacher, sample
     (alone / "summary.json").unlink()
     shutil.rmtree(alone / "checkpoints" / "step-00000004")
     run(sample_store, alone, *arguments, size="0.03M")  # goes on from step 2, and writes the model again
+    assert not (alone / "config_history.jsonl").exists()
     for key in ("loss", "valid/loss"):
         assert launched.losses(alone, key) == pytest.approx(launched.losses(student, key), rel=1e-4)
 

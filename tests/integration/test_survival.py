@@ -23,7 +23,7 @@ STEPS = 12
 SETTINGS = [
     "--size", "0.03M", "train.precision=fp32", f"train.steps={STEPS}", "train.warmup_steps=2",
     "train.learning_rate=1e-3", "train.global_batch_size=16", "train.log_every=1", "train.checkpoint_every=4",
-    "train.validate_every=6", "data.workers=0", "train.ema_decay=0.9",
+    "train.validate_every=6", "data.workers=0", "train.ema_decay=0.9", "train.keep_finished=all",
 ]  # fmt: skip
 # The same function at the same step, whatever the ranks and the stage, but for the order of sums.
 SAME = pytest.approx
@@ -129,6 +129,24 @@ def test_two_runs_do_not_share_a_folder_and_a_refused_one_leaves_no_trace(undist
     assert changed.returncode == EXIT_USER_ERROR
     assert "seed: 0 → 1" in changed.stdout
     assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_a_sharded_run_begins_with_the_weights_of_another(undisturbed, sample_store, tmp_path):
+    arguments = [
+        *SETTINGS,
+        "--data",
+        sample_store,
+        "--output",
+        tmp_path / "new",
+        "--init",
+        undisturbed,
+        "train.steps=2",
+    ]
+    done = launched.pretrain(*arguments, ranks=2)
+    assert done.returncode == 0, done.stdout
+    assert "with a new optimizer" in done.stdout
+    first = launched.losses(tmp_path / "new", "valid/loss")[0]
+    assert first == SAME(summary(undisturbed)["final"]["valid/loss"], rel=1e-5)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, sample_store, tmp_path):

@@ -20,7 +20,7 @@ from torch import Tensor
 from unimol_scale.checkpoints import hub, published
 from unimol_scale.checkpoints.published import CheckpointInfo
 from unimol_scale.checkpoints.streaming import TensorKind, write_safetensors
-from unimol_scale.checkpoints.trained import lost_option, read_weights, trained_model, weights_reader
+from unimol_scale.checkpoints.trained import read_weights, trained_model, weights_reader
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
@@ -256,7 +256,9 @@ def find_checkpoint(path: Path) -> CheckpointInfo | None:
 
 
 def read_config(directory: Path) -> PretrainedConfig:
-    """Read ``config.json``, strictly: every key must be there and known.
+    """Read ``config.json``, strictly: every key must be known, and those without a default be there.
+
+    An option that did not exist when the file was written is absent from it and takes its default.
 
     Raises:
         CheckpointError: it is missing or wrong; names the key.
@@ -273,8 +275,6 @@ def read_config(directory: Path) -> PretrainedConfig:
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} can not be read: {error}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} must hold a mapping of keys to values")
-    if lost := lost_option(tree):
-        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} lacks {lost}")
     try:
         return build(PretrainedConfig, tree, Origin(name=str(path)))
     except ConfigError as error:

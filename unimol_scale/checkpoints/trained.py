@@ -1,11 +1,12 @@
 """The model inside a checkpoint of a run: what the trainer recorded says which, the shares hold its weights.
 
 The trainer records ``model`` (a ``ModelConfig``) and ``heads`` (those that a finished run's model keeps; ``Heads``).
+An option that did not exist when a file was written is absent from it and takes its default, which keeps old models as
+they were.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -34,26 +35,13 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
     """Return what a checkpoint is of.
 
     Raises:
-        CheckpointError: the trainer did not record it, or an option is missing or unknown.
+        CheckpointError: the trainer did not record it, or an option without a default is missing, or one is unknown.
     """
     tree = {name: info.meta[name] for name in ("model", "heads") if name in info.meta}
-    if lost := lost_option(tree):
-        raise CheckpointError(f"checkpoint {info.path}: {MANIFEST} lacks {lost}")
     try:
         return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST)))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {info.path}: {error}") from error
-
-
-def lost_option(tree: Mapping[str, Any]) -> str:
-    """Return an option of ``model`` or ``heads`` that a file lacks, or "". A default would make it another model."""
-    for group, kind in (("model", ModelConfig), ("heads", Heads)):
-        options = tree.get(group)
-        if isinstance(options, Mapping):
-            lost = sorted({field.name for field in dataclasses.fields(kind)} - set(options))
-            if lost:
-                return f"{group}.{lost[0]}"
-    return ""
 
 
 def weights_reader(info: CheckpointInfo, expected: Mapping[str, Tensor], *, averaged: bool) -> Callable[[str], Tensor]:

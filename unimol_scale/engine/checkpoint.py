@@ -10,8 +10,8 @@ import json
 import math
 import shutil
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from unimol_scale.store.files import commit_text, flush
 
 __all__ = [
     "CheckpointInfo",
+    "Room",
     "clear_leftovers",
     "newest_valid",
     "prune",
@@ -45,6 +46,34 @@ __all__ = [
 LATEST = "latest"
 BEST = "best"
 _DOOMED = "tmp-deleted-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What the checkpoints of a run take on the disk.
+
+    Attributes:
+        kept: number of checkpoints.
+        kept_bytes: their size.
+        removed: number of those that were just given up.
+        removed_bytes: their size.
+    """
+
+    kept: int
+    kept_bytes: int
+    removed: int
+    removed_bytes: int
+
+    def describe(self, states: str = "") -> str:
+        """Return it in words; ``states`` follows the size of what is kept."""
+        text = f"{self.kept} kept, {_readable(self.kept_bytes)} on disk{states}"
+        return text + (f"; {self.removed} deleted, {_readable(self.removed_bytes)}" if self.removed else "")
+
+
+def _readable(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    scale, unit = next(((10.0**e, unit) for e, unit in ((9, "GB"), (6, "MB")) if size >= 10**e), (1e3, "kB"))
+    return f"{size / scale:,.1f} {unit}"
 
 
 def temporary_folder(root: Path, step: int) -> Path:
@@ -89,7 +118,7 @@ def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> 
     return read_manifest(final)
 
 
-def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> None:
+def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> Room:
     """Set aside the checkpoints of a run that are not wanted any more, for ``sweep`` to delete.
 
     Those of later steps than the newest one belong to a continuation that was given up (damaged, or rolled back), and
@@ -97,8 +126,11 @@ def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> None:
 
     Args:
         newest: what was published last.
-        keep: how many of the newest to keep.
+        keep: how many of the newest to keep; 0: none at all, the best one neither.
         keep_best: whether to keep the one of the least ``meta["validation_loss"]`` too; None there: not validated.
+
+    Returns:
+        What is left, and what was set aside.
     """
     root = newest.path.parent
     readable = []
@@ -108,15 +140,25 @@ def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> None:
         except CheckpointError:
             continue
     line = [info for info in readable if info.step <= newest.step]
-    kept = {info.path for info in line[-keep:]}
+    kept = {info.path for info in line[-keep:]} if keep else set()
     best = min(line, key=_validation_loss)
-    if keep_best and math.isfinite(_validation_loss(best)):
+    if keep and keep_best and math.isfinite(_validation_loss(best)):
         kept.add(best.path)
         if _read(root / BEST) != best.path.name:
             commit_text(root / BEST, best.path.name + "\n")
+    if not keep:
+        for name in (LATEST, BEST):
+            (root / name).unlink(missing_ok=True)
     for info in readable:
         if info.path not in kept:
             set_aside(info.path)
+    return _room(readable, kept)
+
+
+def _room(infos: Sequence[CheckpointInfo], kept: set[Path]) -> Room:
+    left = [info.bytes for info in infos if info.path in kept]
+    gone = [info.bytes for info in infos if info.path not in kept]
+    return Room(kept=len(left), kept_bytes=sum(left), removed=len(gone), removed_bytes=sum(gone))
 
 
 def sweep(root: Path) -> None:

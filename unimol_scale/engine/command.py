@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimol_scale.common.command_line import CommandParser
+from unimol_scale.data.dataset import open_store_of
+from unimol_scale.engine.extension import resolve_extended
+from unimol_scale.engine.initial_weights import with_init_named
 from unimol_scale.engine.learning import with_teacher_named
 from unimol_scale.engine.plan import describe
 from unimol_scale.engine.ranks import abandon, part, start_ranks
 from unimol_scale.engine.run_config import GIVEN_SETTINGS, PretrainConfig, flags_of, resolve
 from unimol_scale.engine.run_folder import read_summary, run_is_finished
+from unimol_scale.engine.settings_changes import nothing_left
 from unimol_scale.engine.trainer import Outcome, Trainer
-from unimol_scale.errors import UnimolScaleError
+from unimol_scale.errors import ConfigError, UnimolScaleError
 from unimol_scale.objectives.registry import OBJECTIVE_NAMES
 from unimol_scale.run_files import SUMMARY_NAME
 
@@ -35,7 +39,11 @@ def build_parser() -> CommandParser:
         description="Pretrain a two-track Transformer on a conformer store, with DeepSpeed ZeRO.",
         epilog="Any setting can follow as key=value, for example train.steps=1000 train.learning_rate=3e-4.",
     )
-    parser.add_argument("--size", required=True, metavar="NAME", help="a preset: 0.03M … 4M, 42M … 1.1B")
+    parser.add_argument(
+        "--size",
+        metavar="NAME",
+        help="a preset: 0.03M … 4M, 42M … 1.1B; only --extend does without, it knows the run's",
+    )
     parser.add_argument("--objective", metavar="NAME", help=f"what is learnt: {', '.join(OBJECTIVE_NAMES)}")
     parser.add_argument("--data", metavar="DIR", help="conformer store (default: the one store under data/)")
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/SIZE-OBJECTIVE-seedN)")
@@ -48,6 +56,20 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument(
         "--override", action="store_true", help="go on from a checkpoint that was trained with other settings"
+    )
+    parser.add_argument(
+        "--extend",
+        type=int,
+        metavar="STEPS",
+        help="go on with the run in --output for STEPS more steps than it had, with its own settings. Its schedule is "
+        "stretched to the new end, so the learning rate rises where the run goes on, and both rates are printed. After "
+        "an interruption the same command goes on; once that is finished, it adds as many steps again",
+    )
+    parser.add_argument(
+        "--init",
+        metavar="MODEL",
+        help="begin a new run from the weights of a run, a checkpoint, a model or a released file. The optimizer is "
+        "new, the run starts at step 0 and the schedule with its warm-up; heads that the model lacks are drawn anew",
     )
     parser.add_argument("--profile", action="store_true", help="trace a few steps with torch's profiler")
     parser.add_argument("--dry-run", action="store_true", help="print parameters, memory and steps, and stop")
@@ -62,21 +84,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     is_main = os.environ.get("RANK", "0") == "0"
     try:
-        config = resolve(arguments.size, arguments.config, flags_of(arguments), arguments.assignments)
-        config = with_teacher_named(config)
+        config = with_init_named(with_teacher_named(_settings(arguments)))
         if arguments.dry_run:
             if is_main:
                 print(describe(config, int(os.environ.get("WORLD_SIZE", "1"))))
             return 0
-        if run_is_finished(config.output):
+        if _is_done(config):
             if is_main:
-                print(f"{config.output} is finished already; nothing to do (another --output starts anew)")
+                print(
+                    f"{config.output} is finished already with these settings; nothing to do (--extend STEPS goes on, "
+                    "another --output starts anew)"
+                )
             return 0
         return _train(config, arguments)
     except UnimolScaleError as error:
         if is_main:
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def _settings(arguments: argparse.Namespace) -> PretrainConfig:
+    given = (arguments.config, flags_of(arguments), arguments.assignments)
+    if arguments.extend is not None:
+        if not arguments.resume:
+            raise ConfigError("--extend goes on with a run, and --no-resume does not; give one of them")
+        return resolve_extended(arguments.extend, arguments.size, *given)
+    if arguments.size is None:
+        raise ConfigError("--size is required: a preset, such as 0.1M or 84M")
+    return resolve(arguments.size, *given)
+
+
+def _is_done(config: PretrainConfig) -> bool:
+    """Return whether the run's folder holds just this run, finished."""
+    if not run_is_finished(config.output):
+        return False
+    return nothing_left(config, read_summary(config.output), open_store_of(config.data).manifest_sha256)
 
 
 def _train(config: PretrainConfig, arguments: argparse.Namespace) -> int:

@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.checkpoints.shares import Fragment
-from unimol_scale.engine.checkpoint import CheckpointInfo, clear_leftovers, newest_valid
+from unimol_scale.checkpoints.shares import MOMENT, SQUARE, Fragment, ShareReader
+from unimol_scale.engine.checkpoint import CheckpointInfo, clear_leftovers, newest_valid, prune, sweep
 from unimol_scale.engine.ranks import Ranks
 from unimol_scale.engine.run_config import TrainConfig
 from unimol_scale.engine.saver import Saver, SaveState
 from unimol_scale.errors import CheckpointError
 
 _WRITTEN, _FAILED = "save_written", "save_failed"
+_ALL = 1_000_000_000
 Say = Callable[[str], None]
 
 
@@ -31,6 +32,7 @@ class RunCheckpoints:
         self._root = root
         self._ranks = ranks
         self._keep = config.keep_checkpoints
+        self._keep_finished = {"all": _ALL, "last": 1, "none": 0}[config.keep_finished]
         self._saver = Saver(root, ranks.rank, ranks.world_size, synchronous=not config.save_in_background)
         self._meta: Mapping[str, Any] | None = None  # of a save that is not decided
 
@@ -90,9 +92,10 @@ class RunCheckpoints:
         if error:
             say(f"step {step}  warning: the checkpoint could not be saved, the run goes on without it: {error}")
         else:
+            room = self._saver.room
             say(
                 f"step {step}  checkpoint saved ({self._saver.copy_seconds:.2f} s to copy, "
-                f"{self._saver.write_seconds:.2f} s to write)"
+                f"{self._saver.write_seconds:.2f} s to write{f'; {room.describe()}' if room else ''})"
             )
         return bool(error)
 
@@ -102,3 +105,26 @@ class RunCheckpoints:
             return False
         self._saver.wait()
         return self.settle(self._ranks.sum(self.ballot()), say)
+
+    def give_up(self, say: Say) -> None:
+        """Wait for the save in hand, if there is one, and drop it: what was saved may be what went wrong after it."""
+        if self._meta is None:
+            return
+        self._saver.wait()
+        self._ranks.barrier()  # none is still writing
+        self._saver.discard()
+        self._meta = None
+        say(f"step {self._saver.step}  the checkpoint is not published, since only skipped steps came after it")
+
+    def end(self, last: CheckpointInfo, say: Say) -> None:
+        """Keep of a finished run what ``train.keep_finished`` says, and tell what it takes; called by rank 0 alone."""
+        try:
+            room = prune(last, self._keep_finished, keep_best=True)
+        except OSError as error:  # the run is finished all the same
+            say(f"warning: checkpoints that are not wanted any more can not be deleted: {error}")
+            return
+        sweep(self._root)
+        kinds = ShareReader(last.path).kinds if room.kept else frozenset()
+        share = len(kinds & {MOMENT, SQUARE}) / len(kinds) if kinds else 0.0
+        states = f", {100.0 * share:.0f} % of it optimizer states" if kinds else ""
+        say(f"checkpoints of the finished run: {room.describe(states)} (train.keep_finished)")

@@ -17,7 +17,13 @@ from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.remote import is_url
 
 # Flag → the setting that it stands for.
-_FLAGS = {"objective": "objective.name", "data": "data.path", "output": "output", "zero_stage": "zero.stage"}
+_FLAGS = {
+    "objective": "objective.name",
+    "data": "data.path",
+    "output": "output",
+    "zero_stage": "zero.stage",
+    "init": "init",
+}
 # Setting, or group of settings → where its value comes from when it is not given.
 GIVEN_SETTINGS = {
     "size": "set by --size",
@@ -45,8 +51,11 @@ class TrainConfig:
         precision: ``bf16`` with fp32 master weights, or ``fp32``.
         log_every: steps between log events.
         validate_every: steps between validations; also before the first step and after the last.
-        checkpoint_every: steps between checkpoints; also after the last.
+        checkpoint_every: steps between checkpoints; also after the last, and where a validation is the best so far.
         keep_checkpoints: newest checkpoints kept, beside the one with the best validation loss.
+        keep_finished: checkpoints of a finished run, each with its optimizer states (two thirds of its size, half with
+            ``ema_decay``): ``last`` keeps the last one, which ``--extend`` needs, and the best if that is another;
+            ``all`` those that an unfinished run keeps; ``none`` only the model, from which ``--init`` begins a new run.
         save_in_background: copy the state to host memory and write it beside the next steps; otherwise the step loop
             waits for the disk, and no memory is needed for the copy.
         ema_decay: of a running mean of the weights, which is then validated and exported; None: there is none.
@@ -73,6 +82,7 @@ class TrainConfig:
     validate_every: int = 10_000
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
+    keep_finished: Literal["all", "last", "none"] = "last"
     save_in_background: bool = True
     ema_decay: float | None = None
     max_skipped: int = 10
@@ -139,6 +149,10 @@ class PretrainConfig:
         size: name of the preset that ``model`` started from.
         output: run folder.
         seed: of initialisation, order and corruption.
+        init: a model, run or checkpoint whose weights the run begins with, with a new optimizer at step 0; None: they
+            are drawn.
+        init_sha256: that names those weights; filled in when the run begins.
+        extended_from: steps after which the run was to end before ``--extend``; None: it was never extended.
         model: dimensions and options of the Transformer.
         data: store and batches.
         objective: what is learnt.
@@ -151,9 +165,18 @@ class PretrainConfig:
     data: DataConfig
     model: ModelConfig
     seed: int = 0
+    init: Path | None = None
+    init_sha256: str | None = None
+    extended_from: int | None = None
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+
+    def __post_init__(self) -> None:
+        if self.init_sha256 is not None and self.init is None:
+            raise ConfigError("init_sha256 names the weights of init, which is not given")
+        if self.extended_from is not None and self.extended_from < 1:
+            raise ConfigError(f"extended_from must be at least 1, got {self.extended_from}")
 
     @property
     def name(self) -> str:
@@ -181,7 +204,12 @@ def flags_of(arguments: argparse.Namespace) -> Tree:
 
 
 def resolve(
-    size: str, config_file: Path | None, flags: Mapping[str, Any], assignments: Sequence[str]
+    size: str,
+    config_file: Path | None,
+    flags: Mapping[str, Any],
+    assignments: Sequence[str],
+    *,
+    base: Mapping[str, Any] | None = None,
 ) -> PretrainConfig:
     """Lay preset, file, flags and ``key=value`` assignments over one another, later ones winning.
 
@@ -190,6 +218,7 @@ def resolve(
         config_file: YAML with any of the keys of ``PretrainConfig``.
         flags: tree of what was given by its own flag.
         assignments: ``train.steps=100`` and the like.
+        base: settings of an earlier run, under those of the file.
 
     Raises:
         ConfigError: an unknown key, a wrong value, or no or several stores to train on.
@@ -199,7 +228,7 @@ def resolve(
     if config_file is not None:
         chosen, origin = read_yaml(config_file)
     given = merge(flags, parse_overrides(assignments))
-    chosen, origin = merge(chosen, given), origin.with_given(given)
+    chosen, origin = merge(merge(base or {}, chosen), given), origin.with_given(given)
     tree = merge(merge({"size": size, "model": to_tree(preset(size))}, _implied(chosen)), chosen)
     if tree["size"] != size:
         raise ConfigError(f"{origin.describe('size')}: the size {tree['size']!r} contradicts --size {size}")

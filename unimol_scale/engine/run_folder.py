@@ -4,7 +4,8 @@ import fcntl
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +16,14 @@ from unimol_scale.engine.progress import Progress
 from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.errors import RunError, StoreError
 from unimol_scale.objectives.base import Objective
-from unimol_scale.run_files import CHECKPOINTS, CONFIG_NAME, DIVERGED_FACTOR, SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
+from unimol_scale.run_files import (
+    CHECKPOINTS,
+    CONFIG_NAME,
+    DIVERGED_FACTOR,
+    MODEL_FOLDER,
+    SUMMARY_NAME,
+    SUMMARY_SCHEMA_VERSION,
+)
 from unimol_scale.store.files import commit_text
 from unimol_scale.store.shards import Store
 
@@ -61,8 +69,12 @@ def write_summary(
     final: Mapping[str, float],
     best: Mapping[str, float],
     world_size: int,
+    changes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Write and return what a finished run was: parameters, counters, losses, and hashes of what it learnt from."""
+    """Write and return what a finished run was: parameters, counters, losses, and hashes of what it learnt from.
+
+    ``changes`` are those of its settings along the way, of ``SettingsChange.as_tree``.
+    """
     last = final["valid/loss"]
     summary = {
         "schema_version": SUMMARY_SCHEMA_VERSION,
@@ -81,6 +93,9 @@ def write_summary(
         "validation_sha256": _validation_sha256(config.data, store),
         "objective_sha256": config.objective_sha256,
         "world_size": world_size,
+        "init": None if config.init is None else {"path": str(config.init), "sha256": config.init_sha256},
+        "extended_from": config.extended_from,
+        "settings_changes": [dict(change) for change in changes],
         "diverged": not math.isfinite(last) or last > DIVERGED_FACTOR * best["valid/loss"],
     }
     commit_text(config.output / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")
@@ -88,14 +103,42 @@ def write_summary(
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return what a finished run wrote last."""
-    summary: dict[str, Any] = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+    """Return what a finished run wrote last.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / SUMMARY_NAME
+    try:
+        summary: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"{path} is damaged ({error}); delete it and start the run again to have it written anew"
+        ) from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("steps"), int):
+        raise RunError(f"{path} is no summary of a run; delete it and start the run again to have it written anew")
     return summary
 
 
 def run_is_finished(folder: Path) -> bool:
-    """Return whether a run folder holds the summary of a finished run."""
-    return (folder / SUMMARY_NAME).is_file() and read_summary(folder)["status"] == "finished"
+    """Return whether a run folder holds the summary of a finished run.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    return (folder / SUMMARY_NAME).is_file() and read_summary(folder).get("status") == "finished"
+
+
+def reopen(folder: Path) -> None:
+    """Make a finished run an unfinished one; its summary and model stay beside it, named by their step."""
+    if not run_is_finished(folder):
+        return
+    tail = f"step-{int(read_summary(folder)['steps']):08d}"
+    model = folder / f"{MODEL_FOLDER}-{tail}"
+    if (folder / MODEL_FOLDER).is_dir():
+        shutil.rmtree(model, ignore_errors=True)  # of the same step
+        (folder / MODEL_FOLDER).rename(model)
+    (folder / SUMMARY_NAME).rename(folder / f"{Path(SUMMARY_NAME).stem}-{tail}.json")
 
 
 def _validation_sha256(data: DataConfig, store: Store) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unimol_scale.checkpoints.shares import Fragment, remove_share, write_share
 from unimol_scale.engine import checkpoint
-from unimol_scale.engine.checkpoint import CheckpointInfo
+from unimol_scale.engine.checkpoint import CheckpointInfo, Room
 from unimol_scale.errors import CheckpointError
 
 
@@ -49,6 +49,7 @@ class Saver:
         copy_seconds: how long the last ``start`` held the step loop up for the copy; 0 without one.
         write_seconds: how long the last share took to write, as soon as it is written.
         written_bytes: size of the last share.
+        room: what the checkpoints take, as of the last ``publish`` that succeeded; on rank 0 only.
     """
 
     def __init__(self, root: Path, rank: int, world_size: int, *, synchronous: bool = False) -> None:
@@ -65,6 +66,7 @@ class Saver:
         self.copy_seconds = 0.0
         self.write_seconds = 0.0
         self.written_bytes = 0
+        self.room: Room | None = None
 
     @property
     def state(self) -> SaveState:
@@ -114,7 +116,7 @@ class Saver:
         info = None
         try:
             info = checkpoint.publish(self._root, self.step, self._world_size, meta)
-            checkpoint.prune(info, keep, keep_best=keep_best)
+            self.room = checkpoint.prune(info, keep, keep_best=keep_best)
         except (OSError, CheckpointError) as error:
             self.error = str(error)
             with contextlib.suppress(OSError):

@@ -4,11 +4,13 @@ One step reads: batch → vote and counts over all ranks → losses and gradient
 Everything that decides what happens next is the same number on every rank, so that all ranks decide alike.
 """
 
+import math
 import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from unimol_scale.data.planner import StepPlanner
 from unimol_scale.engine.callbacks import NoLog, RunLog
 from unimol_scale.engine.checkpoint import CheckpointInfo
 from unimol_scale.engine.incidents import Incidents
+from unimol_scale.engine.initial_weights import initial_weights
 from unimol_scale.engine.learning import objective_of, teacher_of
 from unimol_scale.engine.max_pairs import with_max_pairs_here
 from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
@@ -32,8 +35,15 @@ from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.resume import refuse_differences, settings_that_matter
 from unimol_scale.engine.run_checkpoints import RunCheckpoints
 from unimol_scale.engine.run_config import PretrainConfig
-from unimol_scale.engine.run_folder import claim_folder, write_config, write_summary
+from unimol_scale.engine.run_folder import claim_folder, reopen, run_is_finished, write_config, write_summary
 from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.settings_changes import (
+    SettingsChange,
+    change_since,
+    keep_history,
+    recorded_settings,
+    refuse_unearned,
+)
 from unimol_scale.engine.stopping import StopRequest
 from unimol_scale.engine.throughput import Speedometer, matmul_peak, memory_bytes
 from unimol_scale.engine.validation import Validation
@@ -89,7 +99,10 @@ class Trainer:
         self._best: dict[str, float] = {}
         self._final: dict[str, float] = {}
         self._validated_at = -1
-        self._saved_at = -1
+        # Of the validations after the first step, which are those that a checkpoint can be of.
+        self._lowest = math.inf
+        self._change: SettingsChange | None = None
+        self._changes: list[dict[str, Any]] = []
 
     def run(self, *, resume: bool, override: bool = False, profile: bool = False) -> Outcome:
         """Train to the last step, or until a signal asks to stop; go on from the newest intact checkpoint.
@@ -102,7 +115,8 @@ class Trainer:
         Raises:
             StoreError: the run folder holds something else.
             RunError: another process trains there, memory does not hold the largest micro-batch, too many steps in a
-                row were skipped, too many rollbacks were done, or the last checkpoint could not be written.
+                row were skipped, too many rollbacks were done, the last checkpoint could not be written, or no step
+                would be done and the run would yet end as one of other settings.
             CheckpointError: there are checkpoints and none can be used, ``resume`` is off and there are some, or the
                 newest was trained with other settings.
         """
@@ -110,14 +124,11 @@ class Trainer:
         self._lock = claim_folder(self._config) if self._ranks.is_main else None
         self._ranks.barrier()
         found = self._find(resume=resume, override=override)
-        if self._ranks.is_main:
-            write_config(self._config)
         prepare_host_memory(self._config, self._objective, self._histogram, self._ranks)
         self._model = ZeroModel(lambda: self._objective.build_model(self._config.model), self._config, self._ranks)
         if self._config.train.rehearse:
             self._rehearse()
-        if found is not None:
-            self._go_to(found)
+        beginning = self._begin(found)
         self._step = OptimizerStep(self._model, self._objective, self._complete, self._ranks, self._config.seed)
         dtype = torch.bfloat16 if self._config.train.precision == "bf16" else torch.float32
         peak = self._ranks.sum({"peak": matmul_peak(self._ranks.device, dtype)})["peak"]
@@ -126,12 +137,12 @@ class Trainer:
         with StopRequest() as stop, profiler:
             while outcome is Outcome.ROLLED_BACK:
                 with self._open_log() as self._log:
-                    if found is not None:
-                        self._log.say(f"goes on from {found.path} (step {found.step})")
+                    for line in beginning:
+                        self._log.say(line)
                     outcome = self._fit(stop, profiler, Speedometer(peak))
                     self._log.draw()
                     if outcome is Outcome.ROLLED_BACK:
-                        found = self._roll_back()
+                        beginning = self._roll_back()
         if outcome is Outcome.FINISHED:
             self._export()
         return outcome
@@ -140,6 +151,11 @@ class Trainer:
         """Return the checkpoint to go on from, if there is one and it fits."""
         found = self._checkpoints.find(print)
         if found is None:
+            if run_is_finished(self._config.output):
+                raise CheckpointError(
+                    f"{self._config.output} is finished and has no checkpoint to go on from (train.keep_finished=none "
+                    f"keeps none); --init {self._config.output} begins another run from its weights"
+                )
             return None
         if not resume:
             raise CheckpointError(
@@ -148,7 +164,30 @@ class Trainer:
             )
         if not override:
             refuse_differences(found.meta["settings"], self._settings, found.path)
+        before = recorded_settings(found, self._config.output)
+        self._change = change_since(before, found.step, self._config, self._store.manifest_sha256)
+        refuse_unearned(found, self._config, self._change)
+        self._changes = [*found.meta.get("changes", ()), *([self._change.as_tree()] if self._change else [])]
         return found
+
+    def _begin(self, found: CheckpointInfo | None) -> list[str]:
+        """Take up the state that this session begins with, make the folder this run's, and return what to say of it."""
+        config, said = self._config, []
+        if found is not None:
+            self._go_to(found)
+            said.append(f"goes on from {found.path} (step {found.step})")
+        elif config.init is not None:
+            read, sentence = initial_weights(config, self._model.module)
+            self._model.take_weights(read)
+            said.append(sentence)
+        if self._change is not None:
+            said.append(self._change.describe(config.train.schedule, config.train.steps))
+        if self._ranks.is_main:
+            keep_history(config, self._progress.step)
+            if self._progress.step < config.train.steps:
+                reopen(config.output)
+            write_config(config)
+        return said
 
     def _open_log(self) -> RunLog | NoLog:
         if not self._ranks.is_main:
@@ -171,6 +210,7 @@ class Trainer:
             with speed.pause("validation", every=train.validate_every):
                 self._validate()
         last = progress.data_step + train.steps - progress.step
+        due = False  # a checkpoint is
         for samples in speed.feed(self._train_loader.steps(progress.data_step, last)):
             rate = learning_rate(progress.step, train)
             ballot = {_STOP: float(stop.signal is not None), **self._checkpoints.ballot()}
@@ -180,17 +220,22 @@ class Trainer:
             self._account(result, speed)
             profiler.step()
             self._report(result, rate, speed)
-            with speed.pause("publishing", every=train.checkpoint_every):
-                self._checkpoints.settle(result.votes, self._log.say)
+            # While steps are skipped nothing is published: what was saved before them may be what they come from. A
+            # signal waits for a step that is not skipped, too.
+            if not result.skipped:
+                with speed.pause("publishing", every=train.checkpoint_every):
+                    self._checkpoints.settle(result.votes, self._log.say)
             if self._goes_back(result):
                 return Outcome.ROLLED_BACK
-            done, stopping = progress.step == train.steps, result.votes[_STOP] > 0
+            done, stopping = progress.step == train.steps, result.votes[_STOP] > 0 and not result.skipped
             if progress.step % train.validate_every == 0 or done:
                 with speed.pause("validation", every=train.validate_every):
-                    self._validate()
-            if progress.step % train.checkpoint_every == 0 or done or stopping:
+                    due |= self._validate()
+            due |= progress.step % train.checkpoint_every == 0
+            if done or stopping or (due and not result.skipped):
                 with speed.pause("saving", every=train.checkpoint_every):
                     self._save()
+                due = False
             if (done or stopping) and self._checkpoints.finish(self._log.say):
                 raise RunError(
                     f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Make room "
@@ -206,7 +251,10 @@ class Trainer:
         try:
             back = self._incidents.call_for_rollback(result, self._progress, self._log.say)
         except RunError:
-            self._checkpoints.finish(self._log.say)
+            if result.skipped:
+                self._checkpoints.give_up(self._log.say)
+            else:
+                self._checkpoints.finish(self._log.say)
             raise
         if back:
             self._checkpoints.finish(self._log.say)
@@ -252,20 +300,20 @@ class Trainer:
             self._log.event(event)
         self._log.advance(progress.step, event, remaining)
 
-    def _roll_back(self) -> CheckpointInfo | None:
-        """Go back to the newest checkpoint, and on with the molecules after those already used."""
+    def _roll_back(self) -> list[str]:
+        """Go back to the newest checkpoint, and on with the molecules after those already used; return what to say."""
         before = self._progress
         found = self._checkpoints.find(self._log.say)
         if found is None:  # the spike came before the first checkpoint
-            return None
+            return []
         self._go_to(found)
         self._progress = replace(
             self._progress, data_step=before.data_step, rollbacks=before.rollbacks + 1, seconds=before.seconds
         )
-        return found
+        return [f"goes on from {found.path} (step {found.step})"]
 
-    def _validate(self) -> None:
-        """Score the fixed validation corruptions and log them."""
+    def _validate(self) -> bool:
+        """Score the fixed validation corruptions and log them; return whether no step so far had a loss as low."""
         started = time.monotonic()
         with self._model.averaged_weights() if self._config.train.ema_decay is not None else nullcontext():
             scores = self._validation(self._model)
@@ -279,6 +327,9 @@ class Trainer:
         self._log.say(
             f"step {self._progress.step}  validation loss {loss:.4f}  ({terms})  {time.monotonic() - started:.1f} s"
         )
+        lowest = self._progress.step > 0 and loss < self._lowest
+        self._lowest = loss if lowest else self._lowest
+        return lowest
 
     def _save(self) -> None:
         """Begin to save the state; every rank takes part."""
@@ -287,7 +338,10 @@ class Trainer:
             "best": self._best,
             "final": self._final,
             "spikes": self._incidents.state(),
+            "lowest": self._lowest if math.isfinite(self._lowest) else None,
             "settings": self._settings,
+            "config": to_tree(self._config),
+            "changes": self._changes,
             "optimizer_steps": self._model.optimizer_steps,
             "validation_loss": self._final["valid/loss"] if self._validated_at == self._progress.step else None,
             "world_size": self._ranks.world_size,
@@ -300,8 +354,11 @@ class Trainer:
         """Take up the state of a checkpoint."""
         meta = found.meta
         self._model.restore(ShareReader(found.path).read, meta["optimizer_steps"])
-        self._progress = Progress(**meta["progress"])
+        # A streak of skipped steps is this session's own: one of an earlier session must not end every later start.
+        self._progress = replace(Progress(**meta["progress"]), skipped_in_a_row=0)
         self._best, self._final = meta["best"], meta["final"]
+        lowest = meta.get("lowest", self._best["valid/loss"] if self._best.get("step") else None)
+        self._lowest = math.inf if lowest is None else lowest
         self._incidents.restore(meta["spikes"])
 
     def _export(self) -> None:
@@ -310,8 +367,8 @@ class Trainer:
             folder = self._config.output / MODEL_FOLDER
             shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed right here
             # From the checkpoint just saved: beside the run's own state there may be no room for the whole model.
-            last = self._config.output / CHECKPOINTS / folder_name(self._progress.step)
-            save_checkpoint(read_manifest(last), folder)
+            last = read_manifest(self._config.output / CHECKPOINTS / folder_name(self._progress.step))
+            save_checkpoint(last, folder)
             write_summary(
                 self._config,
                 self._objective,
@@ -320,5 +377,7 @@ class Trainer:
                 self._final,
                 self._best,
                 self._ranks.world_size,
+                self._changes,
             )
+            self._checkpoints.end(last, self._log.say)
         self._ranks.barrier()

@@ -155,6 +155,14 @@ class ZeroModel:
         self.drop_gradients()
         self._state.restore(read, optimizer_steps)
 
+    def take_weights(self, read: Callable[[str, int, int], Tensor | None]) -> None:
+        """Begin with weights of elsewhere; the optimizer stays as new.
+
+        Args:
+            read: (parameter name, start, stop) → fp32 elements [stop - start]; None leaves them as drawn.
+        """
+        self._state.take_weights(read)
+
     def ema_update(self, decay: float) -> None:
         """Move the running mean of the weights towards them: mean ← decay · mean + (1 − decay) · weights."""
         self._state.ema_update(decay)

@@ -146,6 +146,20 @@ class ShardedState:
             self._adam.state[flat][_STEP].fill_(optimizer_steps)
         self._publish()
 
+    @torch.no_grad()
+    def take_weights(self, read: Callable[[str, int, int], Tensor | None]) -> None:
+        """Replace the weights, and their running mean, by those of elsewhere; every rank takes part.
+
+        Args:
+            read: (parameter name, start, stop) → fp32 [stop - start]; None leaves those elements as they are.
+        """
+        for slot in self._held:
+            elements = read(slot.name, slot.start, slot.stop)
+            if elements is not None:
+                for kind in self._states(slot.flat).keys() & {WEIGHT, MEAN}:
+                    slot.view(self._states(slot.flat)[kind]).copy_(elements)
+        self._publish()
+
     def clear_gradients(self) -> None:
         """Clear what DeepSpeed has copied beside the optimizer; only where that is offloaded does it outlive a step."""
         for flat in self._flats:

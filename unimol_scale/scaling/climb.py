@@ -3,6 +3,8 @@
 Knows launch/pretrain.py by its command line and status, and the run folder by its files only; imports no torch.
 """
 
+import hashlib
+import json
 import os
 import shlex
 import socket
@@ -11,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from rich.table import Table
@@ -19,7 +21,7 @@ from rich.table import Table
 from unimol_scale.config import merge, parse_overrides, read_yaml
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.run_files import CONFIG_NAME, SUMMARY_NAME
-from unimol_scale.scaling.ladder import LadderConfig, Rung, flatten
+from unimol_scale.scaling.ladder import MANIFEST, LadderConfig, Rung, flatten
 from unimol_scale.scaling.process import OrderedToStopError, run_group
 from unimol_scale.scaling.records import RunRecord, read_run_folder
 
@@ -158,6 +160,7 @@ def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, b
         raise RunError(
             f"the run {rung.name} failed ({how}); its output is in {log}; start the ladder again to resume it"
         )
+    _asked_path(config, rung).write_text(json.dumps(_asked(rung), indent=1) + "\n", encoding="utf-8")
     outcome = outcome_of(config, rung)
     if outcome is None:
         raise RunError(f"the run {rung.name} ended without finishing; its output is in {log}")
@@ -165,7 +168,10 @@ def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, b
 
 
 def outcome_of(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
-    """Return what a finished run left behind (a record, or why it is no use), None if there is work left.
+    """Return what a finished run left behind (a record, or why it is no use), None if pretraining is to be started.
+
+    That is so if there is work left, or if the run was trained with a setting that the ladder no longer gives: whether
+    the default is the same, only the pretraining command knows, and it refuses a folder of other settings.
 
     Raises:
         RunError: the folder holds a run with other settings.
@@ -173,8 +179,9 @@ def outcome_of(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
     resolved = rung.folder / CONFIG_NAME
     if resolved.is_file():
         _check_same(config, rung, resolved)
-    if not (rung.folder / SUMMARY_NAME).is_file():
+    if not (rung.folder / SUMMARY_NAME).is_file() or _gave_more(config, rung):
         return None
+    _check_data(config, rung)
     outcome = read_run_folder(rung.folder)
     if isinstance(outcome, RunRecord):
         found = {"size": outcome.size, "objective": outcome.comparable["objective"], "steps": outcome.steps}
@@ -189,15 +196,44 @@ def outcome_of(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
 def _check_same(config: LadderConfig, rung: Rung, resolved: Path) -> None:
     """Compare every setting that the ladder asks for with the configuration that the run resolved."""
     tree, _ = read_yaml(resolved)
-    found = flatten(tree)
-    # Read back the way pretrain reads them, so that 1e-3 and 0.001 are one value.
-    asked = merge({}, parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()]))
-    for key, value in flatten(asked).items():
+    found, asked = flatten(tree), _asked(rung)
+    for key, value in {"size": rung.size, "objective.name": config.objective, **asked}.items():
         if key in found and not _equal(found[key], value):
             raise _other_settings(rung, key, found[key], value)
     store = found.get("data.path")
     if store is not None and Path(str(store)).resolve() != config.data.resolve():
         raise _other_settings(rung, "data", store, config.data)
+
+
+def _asked(rung: Rung) -> dict[str, Any]:
+    """Return the settings of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
+    return flatten(merge({}, parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])))
+
+
+def _asked_path(config: LadderConfig, rung: Rung) -> Path:
+    """Return where the settings are kept that a run ended with; its config.yaml does not tell them from defaults."""
+    return config.output / "logs" / f"{rung.name}.settings.json"
+
+
+def _gave_more(config: LadderConfig, rung: Rung) -> bool:
+    """Return whether the ladder gave a finished run a setting that it does not give today; False if that is unknown."""
+    try:
+        before = json.loads(_asked_path(config, rung).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(before.keys() - _asked(rung).keys())
+
+
+def _check_data(config: LadderConfig, rung: Rung) -> None:
+    """Compare the content of the store with what a finished run has learnt from."""
+    try:
+        summary = json.loads((rung.folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+        now = hashlib.sha256((config.data / MANIFEST).read_bytes()).hexdigest()
+    except (OSError, ValueError):  # one that is missing or damaged is told by whoever needs it
+        return
+    then = summary.get("data_manifest_sha256") if isinstance(summary, dict) else None
+    if then is not None and then != now:
+        raise _other_settings(rung, "content of the store", f"SHA-256 {then[:12]}…", f"{now[:12]}…")
 
 
 def _equal(one: object, two: object) -> bool:

@@ -24,7 +24,7 @@ UNITS = {
 }
 LIKELY = (0.3, 3e3)  # C / 6ND in the right unit
 OTHER_UNIT = 1e3  # rows whose C / 6ND differ by this factor are in different units
-SMALLEST_MODEL = 5_000  # parameters; below it N is in thousands or millions
+SMALLEST_MODEL = 2_000  # parameters; below it N is in thousands or millions
 FEWEST_MOLECULES = 1_000
 SAME = 0.05  # two runs of one budget, or one size, give or take this share
 MOST_COMPARED = 300  # points that are compared with each other

@@ -135,7 +135,7 @@ def make_points(
         columns=columns,
         loss=loss,
         weights=None if np.all(weights == weights[0]) else weights / weights.mean(),
-        cautions=(*unit_causes(columns), *_cautions(records, burn_in)),
+        cautions=(*(unit_causes(columns) if parameters == "total" else []), *_cautions(records, burn_in)),
     )
 
 

@@ -78,7 +78,7 @@ def read_runs(
         skipped = "".join(f"\n  {note}" for note in notes)
         raise RunError(f"no finished run under {', '.join(str(path) for path in paths)}{skipped}")
     check_comparable(records)
-    return records, notes
+    return records, [*notes, *(remark for record in records for remark in record.remarks)]
 
 
 def _unless_damaged(folder: Path, read: Callable[[Path], Outcome]) -> Outcome | str:

@@ -53,6 +53,7 @@ class RunRecord:
         skipped: steps that were skipped because their loss or gradient was not finite.
         damaged_lines: lines of the run's log that could not be read and were left out.
         weight: how much the run counts in a fit, relative to others.
+        remarks: what whoever fits a law to it should know, each a sentence.
     """
 
     name: str
@@ -74,6 +75,7 @@ class RunRecord:
     skipped: int = 0
     damaged_lines: int = 0
     weight: float = 1.0
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     """Read one run folder.
 
     Returns:
-        The run, or the reason why it was left out: not finished, or diverged.
+        The run, or the reason why it was left out: not finished, diverged, or ended at another step than its settings
+        say.
 
     Raises:
         UnreadableRunError: summary.json is damaged or lacks a key, or a file cannot be read.
@@ -114,6 +117,12 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     final = _get(summary, "final", dict, path)
     parameters = _get(summary, "parameters", dict, path)
     prefix = f"{LOSS}/"
+    steps = _get(summary, "steps", int, path)
+    if (planned := _planned_steps(folder / CONFIG_NAME)) not in (None, steps):
+        return (
+            f"{folder}: left out, its {CONFIG_NAME} says {planned} steps and its {SUMMARY_NAME} {steps}, so its last "
+            "loss is not that of a finished schedule"
+        )
     skipped = _get(summary, "skipped", int, path) if "skipped" in summary else 0
     log = _read_log(folder)
     return RunRecord(
@@ -123,7 +132,7 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         parameters=_number(parameters, "total", path),
         groups={group: _number(parameters, group, path) for group in GROUPS},
         molecules=_number(summary, "molecules", path),
-        steps=_get(summary, "steps", int, path),
+        steps=steps,
         global_batch_size=_get(summary, "global_batch_size", int, path),
         flops=_number(summary, "flops", path),
         loss=_number(final, LOSS, path),
@@ -135,7 +144,38 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         decays=log.decays,
         skipped=skipped,
         damaged_lines=log.damaged_lines,
+        remarks=_remarks(summary, folder),
     )
+
+
+def _planned_steps(path: Path) -> int | None:
+    """Return the steps that a run's config.yaml says it has; None if it does not say."""
+    try:
+        train = read_yaml(path)[0].get("train") if path.is_file() else None
+    except ConfigError:
+        return None
+    steps = train.get("steps") if isinstance(train, Mapping) else None
+    return steps if isinstance(steps, int) else None
+
+
+def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    """Return what sets a run apart from one schedule that began with drawn weights, as far as it recorded it."""
+    remarks = []
+    for change in summary.get("settings_changes") or ():
+        if change["curve"] and change["step"]:
+            settings = ", ".join(
+                f"{key} {change['changes'][key][0]} → {change['changes'][key][1]}" for key in change["curve"]
+            )
+            remarks.append(
+                f"{folder}: its settings changed after step {change['step']} ({settings}), so its loss is not that of "
+                "one schedule"
+            )
+    if summary.get("init"):
+        remarks.append(
+            f"{folder}: it began with the weights of {summary['init']['path']}, and its molecules do not count those "
+            "that they had seen"
+        )
+    return tuple(remarks)
 
 
 def _read_log(folder: Path) -> "_Log":

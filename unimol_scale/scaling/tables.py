@@ -66,9 +66,10 @@ def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = Fals
     chosen |= {header: header for header in found if header.startswith(TERM)}
     _check_columns(path, found, headers, chosen, trajectories)
     records = _records(rows, found, chosen)
+    records, notes = _join(path, records) if trajectories else (records, [])
     if chosen["C"] in found:
         check_units_agree(records)
-    return _join(path, records) if trajectories else (records, [])
+    return records, notes
 
 
 def _check_columns(

@@ -164,9 +164,9 @@ def test_a_weights_file_of_another_kind_is_refused(saved):
     ("change", "said"),
     [
         (lambda t: t.update(format_version=1), "format_version 1 is not 2"),
-        (lambda t: t["heads"].pop("token"), "lacks heads.token"),
+        (lambda t: t["heads"].pop("token"), "first is 'token_head"),
         (lambda t: t["heads"].update(token=False), "first is 'token_head"),
-        (lambda t: t["model"].pop("normalize_by"), "lacks model.normalize_by"),
+        (lambda t: t["model"].pop("layers"), "the key 'layers' is required"),
         (lambda t: t["model"].update(layerz=2), "unknown key 'layerz'; did you mean 'layers'"),
         (lambda t: t["model"].update(heads=3), "must be a multiple of model.heads 3"),
         (lambda t: t.pop("weights_sha256"), "'weights_sha256' is required"),
@@ -178,6 +178,17 @@ def test_the_configuration_is_read_strictly(saved, change, said):
     (saved / "config.json").write_text(json.dumps(tree))
     with pytest.raises(CheckpointError, match=said):
         from_pretrained(saved)
+
+
+def test_an_option_that_did_not_exist_when_a_model_was_saved_has_its_default(saved):
+    tree = json.loads((saved / "config.json").read_text())
+    before = from_pretrained(saved)
+    for option in ("normalize_by", "pair_type", "kernel_max_distance", "geometry", "checkpoint_every"):
+        del tree["model"][option]
+    del tree["heads"]["projection"]
+    (saved / "config.json").write_text(json.dumps(tree))
+    after = from_pretrained(saved)
+    assert (after.backbone.config, after.heads) == (before.backbone.config, before.heads)
 
 
 def test_what_is_no_checkpoint_is_said_to_be_none(saved, tmp_path):

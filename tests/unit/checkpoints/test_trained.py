@@ -105,7 +105,7 @@ def test_a_save_that_was_cut_off_is_no_model(tmp_path):
     ("change", "said"),
     [
         ({"model": {**META["model"], "atom_width": 32}}, "elements, not"),
-        ({"model": {k: v for k, v in META["model"].items() if k != "normalize_by"}}, "lacks model.normalize_by"),
+        ({"model": {k: v for k, v in META["model"].items() if k != "layers"}}, "the key 'layers' is required"),
         ({"model": {**META["model"], "layerz": 2}}, "unknown key 'layerz'; did you mean 'layers'"),
         ({"heads": {**META["heads"], "projection": 7}}, "no 'weight' of a parameter 'projection.weight'"),
     ],
@@ -118,6 +118,13 @@ def test_a_checkpoint_of_another_model_than_it_says_is_refused(tmp_path, change,
 def test_a_checkpoint_that_does_not_say_of_what_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="the key 'model' is required"):
         unimol_scale.from_pretrained(save(tmp_path, 10, meta={}).path)
+
+
+def test_an_option_that_did_not_exist_when_a_checkpoint_was_saved_has_its_default(tmp_path):
+    options = ("normalize_by", "pair_type", "kernel_max_distance", "geometry", "checkpoint_every")
+    model = {key: value for key, value in META["model"].items() if key not in options}
+    heads = {key: value for key, value in META["heads"].items() if key != "projection"}
+    assert_is(unimol_scale.from_pretrained(save(tmp_path, 10, meta={**META, "model": model, "heads": heads}).path), 10)
 
 
 def test_identity_covers_every_share(tmp_path):

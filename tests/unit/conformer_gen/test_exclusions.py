@@ -129,3 +129,17 @@ def test_a_build_is_not_resumed_with_another_list(tmp_path: Path) -> None:
     listed.write_text("CCN\n")
     with pytest.raises(StoreError, match=r"exclude is \['benchmark.smi"):
         claim(output, plan_build(build), task_size=500)
+
+
+def test_a_build_of_an_earlier_version_goes_on_where_it_knew_no_such_setting(tmp_path: Path) -> None:
+    molecules = tmp_path / "molecules.smi"
+    molecules.write_text("CCO\n")
+    source = SourceConfig(name="smiles", input=(str(molecules),))
+    plan = plan_build(BuildConfig(source=source))
+    assert plan["parameters"]["isotopes"] == "keep"
+    parameters = {key: value for key, value in plan["parameters"].items() if key != "isotopes"}
+    assert claim(tmp_path / "store", {**plan, "parameters": parameters}, 500) is False
+    assert claim(tmp_path / "store", plan, 500) is False
+    other = plan_build(BuildConfig(source=source, curate=CurateConfig(isotopes="remove")))
+    with pytest.raises(StoreError, match=r"parameters\.isotopes is 'keep' there and 'remove' here"):
+        claim(tmp_path / "store", other, 500)

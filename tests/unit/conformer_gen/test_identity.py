@@ -67,6 +67,7 @@ def block_of(smiles: str, seed: int = 1, shuffle: int | None = None) -> str:
         ("[BH2-]1[H+][BH2-][H+]1", 2),
         ("[Fe+2]<-[H-]", 1),
         ("[H-]->[Mg+2]<-[H-]", 2),
+        ("[Na+]", 0),
         ("[H]O[H]", 0),
         ("[H][Fe]", 0),
         ("[H]/N=C/F", 0),

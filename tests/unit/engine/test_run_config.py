@@ -90,3 +90,32 @@ def test_bad_training_settings_are_refused():
         TrainConfig(steps=10, warmup_steps=20)
     with pytest.raises(ConfigError, match="learning_rate must be positive"):
         TrainConfig(learning_rate=0.0)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["train.steps=0"], "^command line: train.steps must be at least 1, got 0"),
+        # Two settings disagree, and each is named where it was given.
+        (["train.steps=20"], "^{file}:5: train.warmup_steps, command line: train.steps: train.warmup_steps 36 must be"),
+        (["train.learning_rate=-1"], "^command line: train.learning_rate must be positive"),
+        (["train.stepz=1"], "^command line: train.stepz: unknown key"),
+        (["trane.steps=1"], "^command line: trane: unknown key 'trane'"),
+        (["objective.blend.ratio=[1, two, 3]"], r"^command line: objective.blend.ratio\[1\]: expected a number"),
+        (
+            ["objective.mixture.denoise=2"],
+            "^{file}:2: objective.name, command line: objective.mixture: objective.name is",
+        ),
+        (["model.heads=5"], "^command line: model.atom_width 48 must be a multiple of model.heads 5"),
+        ([], "^{file}:6: train.validate_every must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_value_is_named_where_it_was_given(tmp_path, assignments, message):
+    file = tmp_path / "cpu.yaml"
+    rhythm = 90 if assignments else 0
+    file.write_text(
+        "objective:\n  name: denoise\ntrain:\n  steps: 360\n  warmup_steps: 36\n"
+        f"  validate_every: {rhythm}\n  learning_rate: 1.0e-3\n"
+    )
+    with pytest.raises(ConfigError, match=message.format(file=file)):
+        resolve("0.1M", file, FLAGS, assignments)

@@ -74,6 +74,27 @@ def test_a_finished_run_with_other_settings_is_not_passed_off_as_this_one(
     assert len(calls(place)) == 4
 
 
+def test_a_setting_that_the_ladder_no_longer_gives_is_left_to_the_pretraining_command_to_judge(place: Path) -> None:
+    climb(place)
+    climb(place)
+    assert len(calls(place)) == 4
+    (place / "store" / "fail").touch()  # as it does with a folder of other settings
+    for _ in range(2):
+        with pytest.raises(RunError, match="failed"):
+            climb(place, overrides={})
+    (place / "store" / "fail").unlink()
+    climb(place, overrides={})
+    assert len(calls(place)) == 4 + 2 + 4
+    assert {result.action for result in climb(place, overrides={})} == {"skipped"}
+
+
+def test_a_finished_run_on_another_content_of_the_store_is_not_passed_off_as_this_one(place: Path) -> None:
+    climb(place)
+    (place / "store" / "manifest.json").write_text("{}")
+    with pytest.raises(RunError, match="another content of the store"):
+        climb(place)
+
+
 def test_equal_settings_written_differently_are_equal(place: Path) -> None:
     climb(place)
     results = climb(place, overrides={"train.learning_rate": "1e-3"})

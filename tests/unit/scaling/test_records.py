@@ -57,6 +57,30 @@ def test_a_run_that_is_no_use_is_left_out_with_a_note(tmp_path: Path, change: di
     assert word in notes[0]
 
 
+def test_a_run_whose_settings_changed_on_the_way_or_that_began_with_other_weights_is_noted(tmp_path: Path) -> None:
+    changes = [
+        {"step": 0, "changes": {"train.steps": [50, 100]}, "curve": ["train.steps"]},
+        {"step": 40, "changes": {"train.beta2": [0.99, 0.9], "zero.stage": [3, 1]}, "curve": ["train.beta2"]},
+        {"step": 60, "changes": {"data.workers": [0, 1]}, "curve": []},
+    ]
+    write_run(tmp_path / "changed", "1M", 100, summary={"settings_changes": changes})
+    write_run(tmp_path / "begun", "2M", 100, summary={"init": {"path": "runs/other", "sha256": "a"}})
+    write_run(tmp_path / "plain", "4M", 100, summary={"settings_changes": [], "init": None})
+    records, notes = read_runs([tmp_path])
+    assert len(records) == 3
+    assert len(notes) == 2
+    assert "began with the weights of runs/other" in notes[0]
+    assert "changed after step 40 (train.beta2 0.99 → 0.9)" in notes[1]
+
+
+def test_a_run_that_ended_at_another_step_than_its_settings_say_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", "1M", 100)
+    write_run(tmp_path / "bad", "2M", 100, summary={"steps": 150})
+    records, (note,) = read_runs([tmp_path])
+    assert [record.name for record in records] == ["good"]
+    assert "says 100 steps and its summary.json 150" in note
+
+
 def test_a_run_without_summary_is_left_out_with_a_note(tmp_path: Path) -> None:
     write_run(tmp_path / "good", "1M", 100)
     (write_run(tmp_path / "running", "2M", 100) / "summary.json").unlink()

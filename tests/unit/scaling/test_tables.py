@@ -82,6 +82,15 @@ def test_rows_of_one_name_are_points_along_one_run_when_asked_for(tmp_path: Path
         read_runs([path])
 
 
+def test_compute_that_is_told_of_whole_runs_is_no_other_unit_along_them(tmp_path: Path) -> None:
+    lines = [
+        f"{name},{n},{d},{6 * n * 1e9},{3 - d / 1e9}" for name, n in (("a", 1e6), ("b", 2e6)) for d in (1e3, 1e6, 1e9)
+    ]
+    path = table(tmp_path / "t.csv", "\n".join(["name,N,D,C,loss", *lines]) + "\n")
+    records, _ = read_table(path, {}, trajectories=True)
+    assert [record.flops for record in records] == [6e15, 12e15]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
