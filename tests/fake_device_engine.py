@@ -85,6 +85,7 @@ def run(case: tuple[str, int, str, str], folder: Path, watch: fake_device.Watch)
         model.backward(total_loss(sums, sample.counts, objective.weights), last=True)
         model.drop_gradients()
     step = OptimizerStep(model, objective, complete, ranks, 0)
+    model.take_weights(lambda name, start, stop: torch.zeros(stop - start))
     if name == "denoise":  # what is the same for every objective
         model.ema_update(0.9)
         with model.averaged_weights():
