@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # One thread a process, set before NumPy reads it: the number wanted is that of one core.
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from machine import processor
 from output import deliver
 from plain_loader import pickled_records, plain_collate, plain_item
 
+from unimol_scale.common.threads import usable_cores
 from unimol_scale.data.cuts import Int32, Int64, pair_cost, plan_micro_batches
 from unimol_scale.data.dataset import DataConfig, training_loader
 from unimol_scale.data.loader import StepLoader
@@ -147,7 +148,7 @@ def report(arguments: argparse.Namespace) -> str:
     lines = [
         "# From store to batches",
         "",
-        f"- {datetime.date.today().isoformat()}, {processor()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        f"- {datetime.date.today().isoformat()}, {processor()}, {usable_cores()} cores, torch {torch.__version__}",
         f"- {split.rows:,} molecules of {sum(s.atoms for s in split.shards) / split.rows:.1f} atoms on average",
         f"- global batch {arguments.batch}, at most {arguments.max_pairs:,} padded pairs a micro-batch",
         f"- load of the machine when this began: {load:.1f}; rates of one core are of processor time{shared}",

@@ -11,11 +11,15 @@ end (--collect). This file says what is fine-tuned and has it done; downstream_r
 
 import argparse
 import dataclasses
+import os
 import shlex
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+# As every command has it, and before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from downstream_baseline import Baseline, fingerprint_baseline
 from downstream_report import SCRATCH, Cell, TriedRate, write_report

@@ -19,12 +19,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# As every command has it, and before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import torch
 from machine import processor
 from output import deliver
 
 from unimol_scale.common.devices import pick_device
+from unimol_scale.common.threads import usable_cores
 from unimol_scale.data.batch import collate
 from unimol_scale.data.order import global_batch
 from unimol_scale.data.transfer import to_device
@@ -103,7 +107,7 @@ def report(arguments: argparse.Namespace) -> str:
     entry = split.entry
     device = pick_device(arguments.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
-    where = f"{processor()}, {torch.get_num_threads()} of {os.cpu_count()} cores, {name}, torch {torch.__version__}"
+    where = f"{processor()}, {torch.get_num_threads()} of {usable_cores()} cores, {name}, torch {torch.__version__}"
     lines = [
         "# Molecules embedded, beside one at a time",
         "",

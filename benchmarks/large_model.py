@@ -30,6 +30,7 @@ import torch
 from machine import processor
 
 from unimol_scale.common.metrics_file import read_metrics
+from unimol_scale.common.threads import usable_cores
 from unimol_scale.run_files import METRICS_NAME, SUMMARY_NAME
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -147,7 +148,7 @@ def report(options: argparse.Namespace, run: Path, peaks: Peaks) -> str:
         [
             f"# {options.size} on one machine without a GPU",
             "",
-            f"- {today}, {processor()}, {os.cpu_count()} cores, {memory / GIB:.1f} GiB, torch {torch.__version__}",
+            f"- {today}, {processor()}, {usable_cores()} cores, {memory / GIB:.1f} GiB, torch {torch.__version__}",
             f"- `{command}`, with {options.config}",
             f"- load of the machine when this ended: {os.getloadavg()[0]:.1f}",
             "",

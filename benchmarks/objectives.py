@@ -23,12 +23,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+# As every command has it, and before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import objectives_scores as scores
 import torch
 from machine import processor
 from objectives_report import write_report
 
+from unimol_scale.common.threads import usable_cores
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.model.presets import PRESETS
@@ -156,7 +160,7 @@ def describe_setting(options: argparse.Namespace) -> dict[str, Any]:
     """Return what a reader must know of the measurement."""
     store = open_store(options.data)
     num_validated = min(len(store.split("valid")), options.validation_molecules)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return {
         "date": str(datetime.datetime.now(datetime.timezone.utc).date()),
         "machine": f"{processor()}, {cores} cores, no GPU used",

@@ -11,6 +11,7 @@ left out.
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import sys
@@ -19,6 +20,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# As every command has it, and before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from machine import processor
 
@@ -26,9 +30,10 @@ from unimol_scale.common.metrics_file import read_metrics
 from unimol_scale.data.dataset import training_loader
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.learning import objective_of
-from unimol_scale.engine.ranks import Ranks, part, start_ranks
+from unimol_scale.engine.ranks import Ranks, part, share_cores, start_ranks
 from unimol_scale.engine.run_config import PretrainConfig, resolve
 from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.stopping import StopRequest
 from unimol_scale.engine.trainer import Trainer
 from unimol_scale.engine.zero import ZeroModel
 from unimol_scale.objectives.base import Sample, total_loss
@@ -89,7 +94,8 @@ def bare_seconds(config: PretrainConfig, ranks: Ranks, batches: Sequence[Sequenc
 
 def loop_seconds(config: PretrainConfig, ranks: Ranks) -> dict[str, float]:
     """Return the seconds of one step of the training loop, the mean after warm-up, and the share spent on data."""
-    Trainer(config, ranks).run(resume=False)
+    with StopRequest() as stop:
+        Trainer(config, ranks).run(stop, resume=False)
     events = [event for event in read_metrics(config.output / METRICS_NAME).events if "loss" in event]
     first, last = next(event for event in events if event["step"] >= WARM_UP), events[-1]
     steps = last["step"] - first["step"]
@@ -145,7 +151,9 @@ def main() -> int:
     ranks = start_ranks()
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
-        batches = batches_of(configure(arguments, Path(folder)), ranks)
+        config = configure(arguments, Path(folder))
+        share_cores(ranks, objective_of(config).count_parameters(config.model).total)  # as the trainer does
+        batches = batches_of(config, ranks)
         for turn in range(arguments.rounds):
             config = configure(arguments, Path(folder) / f"turn-{turn}")
             sides = {"bare": bare_seconds(config, ranks, batches)}

@@ -25,6 +25,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# As every command has it, and before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import deepspeed
 import torch
 from machine import processor

@@ -16,10 +16,7 @@ from typing import Any
 
 from unimol_scale import config as strict
 from unimol_scale.common.command_line import CommandParser
-from unimol_scale.errors import UnimolScaleError
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+from unimol_scale.common.entry import GOES_ON, run_command
 
 
 def build_parser() -> CommandParser:
@@ -101,14 +98,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 when the store is finished, 2 for an error that the user can mend, 130 after Ctrl-C."""
-    try:
-        return run(argv)
-    except UnimolScaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    return run_command(lambda: run(argv), lambda: GOES_ON)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The configuration of a build: every key of ``configs/build/*.yaml`` and of ``key=value``. Imports no Ray."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 from conformer_gen.curate import CurateConfig
 from conformer_gen.embed import EmbedConfig
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.reader import may_lack_geometry
+from unimol_scale.common.threads import usable_cores
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
 
@@ -71,7 +71,7 @@ class BuildConfig:
     @property
     def num_workers(self) -> int:
         """Worker processes of a local Ray."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or usable_cores()
 
     @property
     def task_bytes(self) -> int:

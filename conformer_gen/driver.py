@@ -18,6 +18,7 @@ from conformer_gen.selection import read_selection
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from conformer_gen.worker import Embedder, EmbedJob
+from unimol_scale.common.writable import require_folder
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest
 from unimol_scale.store.shards import Store, open_store, write_manifest
@@ -79,6 +80,7 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
     if config.embed.engine == "nvmolkit":
         nvmolkit_engine.require_gpus(config.embed)
     output = config.directory
+    require_folder(output)
     plan = workspace.plan_build(config)
     finished = (output / MANIFEST_NAME).is_file()
     exclusions = NO_EXCLUSIONS if finished else read_exclusions(config.curate)  # before anything is written

@@ -3,6 +3,7 @@
 Imports rich.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -76,7 +77,7 @@ class StageProgress:
         if kind is None:
             self._sample()
         if kind is None and self._bar is None:
-            self._console.print(f"{self._label}: {self._text()}, done", soft_wrap=True)
+            self._say(f"{self._label}: {self._text()}, done")
 
     def _text(self) -> str:
         seconds = time.monotonic() - self._start
@@ -116,4 +117,8 @@ class StageProgress:
             self._last = now
             rate = self.advanced / (now - self._start)
             left = f", {(self._total - self._done) / rate:,.0f} s left" if self._total is not None and rate > 0 else ""
-            self._console.print(f"{self._label}: {self._text()}{left}", soft_wrap=True)
+            self._say(f"{self._label}: {self._text()}{left}")
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # whoever read it is gone, and the work goes on
+            self._console.print(line, soft_wrap=True)

@@ -81,7 +81,7 @@ class Watch:
 
 def _private_bytes() -> int:
     """Return what RLIMIT_DATA counts of this process: its private writable memory."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmData:"))
+    line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmData:"))
     return int(line.split()[1]) * 1024
 
 

@@ -2,7 +2,17 @@
 
 import sys
 
-from unimol_scale.engine.command import main
+from unimol_scale.common.entry import run_command
+from unimol_scale.engine.stopping import StopRequest
+
+
+def pretrain() -> int:
+    """Pretrain with the arguments of this process; return its exit status."""
+    with StopRequest() as stop:
+        from unimol_scale.engine.command import main  # brings torch, which takes seconds
+
+        return main(stop=stop)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(pretrain))

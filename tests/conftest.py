@@ -1,10 +1,15 @@
-"""Fixtures for every test. Nothing here is imported from the project before a test asks for it."""
+"""Fixtures for every test. What is heavy is imported when a test asks for it."""
 
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from unimol_scale.common.threads import wait_passively
+
+# Before any test imports torch; the processes that tests start inherit it. A busy machine costs little time then.
+wait_passively()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE_ROWS = 205

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 
 from unimol_scale.checkpoints import command as checkpoint_command
 from unimol_scale.common.command_line import CommandParser
+from unimol_scale.common.entry import run_command
 from unimol_scale.downstream import command as downstream_command
 from unimol_scale.downstream import embed_command
 from unimol_scale.engine import plan_command
-from unimol_scale.errors import UnimolScaleError
 from unimol_scale.scaling import command as scaling_command
 from unimol_scale.store import command as store_command
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 
 def build_parser() -> CommandParser:
@@ -39,19 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 when the work asked for is done, 2 for an error that the user can mend, 130 after Ctrl-C.
+        0 when the work asked for is done, 2 for an error that the user can mend, 75 if it was stopped after it had
+        saved what it trained, 130 after Ctrl-C.
     """
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
-    try:
+    stopped = "Stopped."
+
+    def work() -> int:
+        nonlocal stopped
+        arguments = build_parser().parse_args(argv)
+        stopped = getattr(arguments, "stopped", stopped)
         status: int = arguments.run(arguments)
         return status
-    except UnimolScaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+
+    return run_command(work, lambda: stopped)
 
 
 if __name__ == "__main__":

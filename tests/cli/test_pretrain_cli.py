@@ -13,7 +13,8 @@ def test_the_flags_are_the_agreed_ones():
     flags = {flag for action in build_parser()._actions for flag in action.option_strings}
     assert flags == {
         "-h", "--help", "--size", "--objective", "--data", "--output", "--config", "--resume", "--no-resume",
-        "--override", "--extend", "--init", "--profile", "--dry-run", "--local_rank", "--help-settings",
+        "--override", "--extend", "--init", "--profile", "--dry-run", "--local_rank", "--local-rank",
+        "--help-settings",
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import time
@@ -51,16 +52,26 @@ def summary(run: Path) -> dict:
     return json.loads((run / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.fixture
+def interruptible():
+    """What a script starts in the background ignores Ctrl-C, and so does all that it starts; not here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_run_and_the_same_command_goes_on_with_the_same_losses(
     undisturbed, sample_store, tmp_path, number
 ):
-    arguments = [*SETTINGS, "--data", sample_store, "--output", tmp_path / "run"]
+    arguments = [*SETTINGS, "--data", sample_store, "--output", tmp_path / "run", "data.workers=1"]
     process = launched.start(*arguments)
     wait_for_step(tmp_path / "run", 2, process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # loader processes too, as a terminal does and a batch system
     output, _ = process.communicate(timeout=60)
     assert process.returncode == EXIT_STOPPED, output
+    assert "Traceback" not in output
     stopped_at = max(launched.losses(tmp_path / "run", "loss"))
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == f"step-{stopped_at:08d}"
     assert stopped_at < STEPS, "the signal came too late to test anything"
@@ -68,6 +79,18 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on_with_the_same_losse
     assert resumed.returncode == 0, resumed.stdout
     for key in ("loss", "valid/loss", "grad_norm"):
         assert launched.losses(tmp_path / "run", key) == launched.losses(undisturbed, key)
+
+
+def test_ranks_save_and_end_when_their_launcher_is_told_to_end(sample_store, tmp_path):
+    # deepspeed ends at SIGTERM without a word to its ranks, which trained on and kept the port.
+    arguments = [*SETTINGS, "train.steps=100000", "--data", sample_store, "--output", tmp_path / "run"]
+    process = launched.start(*arguments, ranks=2)
+    wait_for_step(tmp_path / "run", 1, process)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)  # the ranks hold the other end of its output
+    assert "stopped (the launcher is gone)" in output
+    stopped_at = max(launched.losses(tmp_path / "run", "loss"))
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == f"step-{stopped_at:08d}"
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(2, 1), (4, 3)])

@@ -15,6 +15,8 @@ WITHOUT_TORCH = ["conformer_gen", "unimol_scale/store", "unimol_scale/scaling", 
 WITHOUT_TORCH += ["unimol_scale/common/text_files.py", "unimol_scale/common/delimited.py"]
 WITHOUT_TORCH += ["unimol_scale/common/json_lines.py", "unimol_scale/common/metrics_file.py"]
 WITHOUT_TORCH += ["unimol_scale/common/command_line.py", "unimol_scale/common/settings_help.py"]
+# What every command does before it imports torch.
+WITHOUT_TORCH += [f"unimol_scale/common/{name}.py" for name in ("entry", "streams", "system_limits", "threads")]
 ONLY_IN = {
     "rdkit": ["conformer_gen", "unimol_scale/downstream"],
     "ray": ["conformer_gen/pipeline.py", "conformer_gen/stage.py", "conformer_gen/ray_selection.py"],

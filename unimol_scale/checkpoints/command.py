@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unimol_scale.common.writable import require_file, require_folder
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -107,6 +109,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     """Released file → directory of ours."""
     from unimol_scale.checkpoints.pretrained import load_official_checkpoint, save_pretrained
 
+    require_folder(arguments.output)
     save_pretrained(load_official_checkpoint(arguments.checkpoint), arguments.output)
     print(f"{arguments.output}: written")
     return 0
@@ -116,6 +119,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     """Any checkpoint → released file, or directory of ours."""
     from unimol_scale.checkpoints.pretrained import from_pretrained, save_official, save_pretrained
 
+    (require_file if arguments.format == "official" else require_folder)(arguments.output)
     model = from_pretrained(arguments.checkpoint, averaged=arguments.weights == "averaged")
     save = save_official if arguments.format == "official" else save_pretrained
     save(model, arguments.output)

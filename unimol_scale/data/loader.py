@@ -7,15 +7,17 @@ and the result is the same. Steps are planned in the rank alone, once each.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, queues
 from typing import Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from unimol_scale.common.system_limits import explain
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.planner import Reader, StepPlanner
 from unimol_scale.data.streams import MoleculeKeys
@@ -30,6 +32,8 @@ Address = tuple[int, MoleculeKeys]
 # What torch says when a worker was killed rather than raised.
 _DEAD_WORKER = "DataLoader worker (pid"
 MAX_DEATHS = 5
+_WARNINGS = "PYTHONWARNINGS"
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
@@ -47,7 +51,11 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
     def __getitem__(self, address: Address) -> Packed[SampleT]:
         """Return a micro-batch: gathered, padded and corrupted."""
         step, keys = address
-        return pack(self._corruption(self._reader.read(keys), keys, step))
+        packed = pack(self._corruption(self._reader.read(keys), keys, step))
+        if get_worker_info() is not None:
+            # The queue would do it later, in a thread whose errors reach nobody: a full /dev/shm is told from here.
+            packed.block.share_memory_()  # type: ignore[no-untyped-call]
+        return packed
 
 
 class _Addresses(Sampler[Address]):
@@ -102,7 +110,8 @@ class StepLoader(Generic[SampleT]):
         A worker process that is killed from outside costs nothing but time: what it had in hand is prepared again.
 
         Raises:
-            RunError: workers die again and again at the same micro-batch.
+            RunError: workers die again and again at the same micro-batch, or the system refuses them shared memory or
+                open files.
         """
         step, deaths = first, 0
         while step < last:
@@ -112,8 +121,10 @@ class StepLoader(Generic[SampleT]):
                     yield [next(samples).unpack() for _ in range(self.planner(step)[2].per_rank)]
                     self.planner.forget(step)
                     step, deaths = step + 1, 0
-            except RuntimeError as error:
-                if _DEAD_WORKER not in str(error):
+            except (RuntimeError, OSError, EOFError) as error:
+                if (line := explain(error)) is not None:
+                    raise RunError(line) from error
+                if not _is_death(error):
                     raise
                 deaths += 1
                 if deaths == MAX_DEATHS:
@@ -134,28 +145,34 @@ class StepLoader(Generic[SampleT]):
             prefetch_factor=self._prefetch if self._workers else None,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="forkserver" if self._workers else None,
-            worker_init_fn=_end_with_rank,
+            worker_init_fn=_prepare_worker,
         )
 
 
 def _start_loader_server() -> None:
     """Start the process that loader processes are forked from, deaf to the signals that stop a run.
 
-    A batch system sends them to every process, and the rank has a state to save first. Its children are deaf as well;
-    they end with their rank: see ``_end_with_rank``.
+    A batch system and a terminal send them to every process, and the rank has a state to save first. Its children are deaf as well;
+    they end with their rank: see ``_prepare_worker``.
     """
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
+    filters = os.environ.get(_WARNINGS)
+    # A rank that ends at once leaves semaphores behind; the process that removes them need not tell of each.
+    os.environ[_WARNINGS] = ",".join(filter(None, (filters, "ignore:resource_tracker:UserWarning")))
     try:
         forkserver.ensure_running()
     finally:
+        os.environ.pop(_WARNINGS)
+        if filters is not None:
+            os.environ[_WARNINGS] = filters
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _end_with_rank(worker: int) -> None:
-    """Let this loader process end when its rank is gone, however the rank ended.
+def _prepare_worker(worker: int) -> None:
+    """Let this loader process end when its rank is gone, however the rank ended, and when a batch cannot be sent.
 
     torch's own watch asks for the parent process, which is the server here; and the server lives as long as one of its
     children does, since each of them holds the pipe by whose end it would know.
@@ -167,4 +184,20 @@ def _end_with_rank(worker: int) -> None:
         rank.join()
         os._exit(1)
 
+    # The thread that sends batches would print the error, leave the batch out, and let the rank wait for ever.
+    queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     threading.Thread(target=watch, name="end with the rank", daemon=True).start()
+
+
+def _is_death(error: Exception) -> bool:
+    """Return whether an error says that a loader process has died, and not what it was doing."""
+    # It may die between the batch and the descriptor of its memory, which is fetched by a connection to it. What a
+    # loader process raises itself begins with "Caught".
+    lost = isinstance(error, (ConnectionError, FileNotFoundError, EOFError)) and not str(error).startswith("Caught ")
+    return lost or _DEAD_WORKER in str(error)
+
+
+def _end_worker(error: Exception, item: object) -> None:
+    """End this loader process, which the rank notices; the error is told through standard error."""
+    print(f"a loader process cannot send a batch: {explain(error) or error}", file=sys.stderr, flush=True)
+    os._exit(1)

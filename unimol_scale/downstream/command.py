@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.entry import GOES_ON
 from unimol_scale.engine.host import keep_freed_memory
 from unimol_scale.errors import ConfigError
 
@@ -56,7 +57,7 @@ def _add_finetune(verbs: Any) -> None:  # noqa: ANN401
     add("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
     add("--config", type=Path, metavar="FILE", help="YAML such as those in configs/downstream")
     add("assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5")
-    verb.set_defaults(run=_finetune)
+    verb.set_defaults(run=_finetune, stopped=GOES_ON)
     verb.take_settings(_finetune_settings)
 
 
@@ -72,7 +73,7 @@ def _add_predict(verbs: Any) -> None:  # noqa: ANN401
     add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
     add("--max-pairs", type=int, metavar="N", help="memory budget in padded pairs (default: what suits the device)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
-    verb.set_defaults(run=_predict)
+    verb.set_defaults(run=_predict, stopped="Stopped. Conformers that are ready are kept; nothing else was written.")
 
 
 def _finetune_settings() -> tuple[type[Any], Mapping[str, str]]:
@@ -104,10 +105,12 @@ def _finetune(arguments: argparse.Namespace) -> int:
     if "data" not in tree:
         raise ConfigError("--data is required: a CSV or Parquet file with SMILES and labels, or a store with labels")
     config = strict.build(FinetuneConfig, tree, origin)
+    from unimol_scale.downstream.devices import use_granted_cores
     from unimol_scale.downstream.finetune import finetune
     from unimol_scale.downstream.outcome import read
 
     keep_freed_memory()
+    use_granted_cores()
     before = read(config.folder)
     outcome = finetune(config)
     if outcome == before:
@@ -128,9 +131,11 @@ def _is_key(word: str, keys: set[str]) -> bool:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from unimol_scale.downstream.devices import use_granted_cores
     from unimol_scale.downstream.predict import predict_file
 
     keep_freed_memory()
+    use_granted_cores()
     summary = predict_file(
         arguments.file,
         arguments.folder,

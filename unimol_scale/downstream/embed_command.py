@@ -39,10 +39,11 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--max-pairs", type=int, metavar="N", help="memory budget: padded pairs at once (default: suits the device)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights (default: %(default)s)")
-    verb.set_defaults(run=_embed)
+    verb.set_defaults(run=_embed, stopped="Stopped. Conformers that are ready are kept; nothing else was written.")
 
 
 def _embed(arguments: argparse.Namespace) -> int:
+    from unimol_scale.downstream.devices import use_granted_cores
     from unimol_scale.downstream.embedding import EmbedFileConfig, embed_file
     from unimol_scale.downstream.representations import RepresentationConfig
 
@@ -64,5 +65,6 @@ def _embed(arguments: argparse.Namespace) -> int:
         max_atoms=arguments.max_atoms,
     )
     keep_freed_memory()
+    use_granted_cores()
     print(embed_file(config))
     return 0

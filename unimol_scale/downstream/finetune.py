@@ -14,6 +14,7 @@ import torch
 from unimol_scale import config as strict
 from unimol_scale.checkpoints.pretrained import from_pretrained, identify
 from unimol_scale.common.devices import pick_device
+from unimol_scale.common.writable import require_folder
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream import outcome
 from unimol_scale.downstream.batches import Labelling, RowReader, once
@@ -67,6 +68,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
     device = pick_device(config.device)
     model, hashes = _identify(config)
     check_folder(folder, config, hashes)
+    require_folder(folder)
     if (finished := outcome.read(folder)) is not None and len(finished.seeds) == config.seeds:
         return finished
     inputs = resolve_inputs(config.inputs, model)

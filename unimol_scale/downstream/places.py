@@ -1,8 +1,8 @@
 """Whether a table can be written where a user wants it, found out before hours are spent on it."""
 
-import os
 from pathlib import Path
 
+from unimol_scale.common.writable import require_file
 from unimol_scale.errors import ConfigError
 
 
@@ -30,11 +30,8 @@ def check_writable(output: Path) -> None:
     Raises:
         ConfigError: it can not.
     """
-    if output.is_dir():
-        raise ConfigError(f"--output {output} is a folder; give the name of a file")
+    require_file(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--output {output}: its folder can not be made: {error}; choose another place") from error
-    if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"--output {output}: the folder {output.parent} can not be written; choose another place")

@@ -1,5 +1,6 @@
 """Progress of a fine-tuning: a bar on a terminal, a line now and then elsewhere."""
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -64,4 +65,5 @@ class EpochProgress:
         )
 
     def _print(self, what: str) -> None:
-        print(f"[{self._label}] {what}  {self._status()}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # whoever read it is gone, and the work goes on
+            print(f"[{self._label}] {what}  {self._status()}", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.batches import LabelledSample, Labelling, RowReader, once, shuffled
 from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
-from unimol_scale.downstream.devices import within_memory
+from unimol_scale.downstream.devices import threads_of, within_memory
 from unimol_scale.downstream.master_weights import MasterWeights
 from unimol_scale.downstream.metrics import METRICS, score
 from unimol_scale.downstream.property_model import PropertyModel
@@ -149,13 +149,14 @@ def fit(
         for epoch in range(1, config.epochs + 1):
             model.train()
             losses = []
-            for _ in range(steps_per_epoch):
-                losses.append(add_gradient(model, next(steps), problem, device, weights.take_gradients))
-                nn.utils.clip_grad_norm_(weights.named.values(), config.gradient_clip)
-                optimizer.step()
-                weights.give_values()
-                schedule.step()
-                optimizer.zero_grad(set_to_none=True)
+            with threads_of(model, device):
+                for _ in range(steps_per_epoch):
+                    losses.append(add_gradient(model, next(steps), problem, device, weights.take_gradients))
+                    nn.utils.clip_grad_norm_(weights.named.values(), config.gradient_clip)
+                    optimizer.step()
+                    weights.give_values()
+                    schedule.step()
+                    optimizer.zero_grad(set_to_none=True)
             prediction_RL = predict(model, valid_samples, problem.scaling, device)
             value = score(
                 problem.metric,

@@ -1,6 +1,7 @@
 """The command behind ``launch/pretrain.py``: read settings, say the plan, train, leave in order."""
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -9,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimol_scale.common.command_line import CommandParser
+from unimol_scale.common.entry import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.common.system_limits import explain, require_open_files
+from unimol_scale.common.writable import require_folder
 from unimol_scale.data.dataset import open_store_of
 from unimol_scale.engine.extension import resolve_extended
 from unimol_scale.engine.initial_weights import with_init_named
@@ -18,15 +22,13 @@ from unimol_scale.engine.ranks import abandon, part, start_ranks
 from unimol_scale.engine.run_config import GIVEN_SETTINGS, PretrainConfig, flags_of, resolve
 from unimol_scale.engine.run_folder import read_summary, run_is_finished
 from unimol_scale.engine.settings_changes import nothing_left
+from unimol_scale.engine.stopping import StopRequest
 from unimol_scale.engine.trainer import Outcome, Trainer
 from unimol_scale.errors import ConfigError, UnimolScaleError
 from unimol_scale.objectives.registry import OBJECTIVE_NAMES
 from unimol_scale.run_files import SUMMARY_NAME
 
 EXIT_FAILED = 1
-EXIT_USER_ERROR = 2
-# Of a run that a signal stopped after it had saved its state: the same command goes on (sysexits' EX_TEMPFAIL).
-EXIT_STOPPED = 75
 # What gloo and NCCL say when the other end of a connection has died.
 _LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
 _PATIENCE_SECONDS = 2.0
@@ -73,14 +75,19 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--profile", action="store_true", help="trace a few steps with torch's profiler")
     parser.add_argument("--dry-run", action="store_true", help="print parameters, memory and steps, and stop")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
     parser.add_argument("assignments", nargs="*", metavar="key=value", help="any setting, by its dotted path")
     parser.take_settings(lambda: (PretrainConfig, GIVEN_SETTINGS))
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status of this rank."""
+def main(argv: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
+    """Run the command; return the exit status of this rank.
+
+    Args:
+        argv: arguments; None: those of this process.
+        stop: hears already that the run is to stop; None: it does so while training.
+    """
     arguments = build_parser().parse_args(argv)
     is_main = os.environ.get("RANK", "0") == "0"
     try:
@@ -96,7 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "another --output starts anew)"
                 )
             return 0
-        return _train(config, arguments)
+        if is_main:
+            require_folder(config.output)
+        # A loader process and each batch on its way take a few, those of the validation as well.
+        require_open_files(32 + 2 * config.data.workers * (config.data.prefetch + 4))
+        with StopRequest() if stop is None else contextlib.nullcontext(stop) as stop:
+            return _train(config, arguments, stop)
     except UnimolScaleError as error:
         if is_main:
             print(f"error: {error}", file=sys.stderr)
@@ -121,11 +133,11 @@ def _is_done(config: PretrainConfig) -> bool:
     return nothing_left(config, read_summary(config.output), open_store_of(config.data).manifest_sha256)
 
 
-def _train(config: PretrainConfig, arguments: argparse.Namespace) -> int:
+def _train(config: PretrainConfig, arguments: argparse.Namespace, stop: StopRequest) -> int:
     ranks = start_ranks(config.zero.timeout_minutes)
     try:
         outcome = Trainer(config, ranks).run(
-            resume=arguments.resume, override=arguments.override, profile=arguments.profile
+            stop, resume=arguments.resume, override=arguments.override, profile=arguments.profile
         )
     except UnimolScaleError as error:
         # No rank may wait for another now. What all ranks raised alike, rank 0 says; the launcher ends the others.
@@ -138,6 +150,9 @@ def _train(config: PretrainConfig, arguments: argparse.Namespace) -> int:
             # Another rank died first, and what it said should be read first.
             time.sleep(_PATIENCE_SECONDS)
             print(f"rank {ranks.rank} stops: another rank is gone (see above for why): {error}", file=sys.stderr)
+        elif (line := explain(error)) is not None:
+            print(f"error: rank {ranks.rank}: {line}", file=sys.stderr)
+            abandon(EXIT_USER_ERROR)
         else:
             print(f"rank {ranks.rank} failed:\n{traceback.format_exc()}", file=sys.stderr)
         abandon(EXIT_FAILED)
@@ -147,8 +162,10 @@ def _train(config: PretrainConfig, arguments: argparse.Namespace) -> int:
     if ranks.is_main:
         summary = read_summary(config.output)
         final = summary["final"]["valid/loss"]
-        print(
-            f"{config.name}: {summary['steps']} steps, {summary['molecules']:,} molecules in "
-            f"{summary['seconds']:.0f} s, validation loss {final:.4f} → {config.output / SUMMARY_NAME}"
-        )
+        with contextlib.suppress(OSError):  # the run is finished, whether or not anybody reads this
+            print(
+                f"{config.name}: {summary['steps']} steps, {summary['molecules']:,} molecules in "
+                f"{summary['seconds']:.0f} s, validation loss {final:.4f} → {config.output / SUMMARY_NAME}",
+                flush=True,
+            )
     return 0

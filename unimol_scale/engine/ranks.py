@@ -6,6 +6,7 @@ variables, and gloo ranks abort at exit unless they part in order.
 
 import logging
 import os
+import platform
 import socket
 import sys
 import time
@@ -19,8 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unimol_scale.common import threads
 from unimol_scale.errors import ConfigError
 
+_PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
 _PARTING_SECONDS = 0.2
 # What every launcher tells its processes.
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -78,16 +81,14 @@ def start_ranks(timeout_minutes: float = 30.0) -> Ranks:
             not for ever should one of them be dead.
 
     Raises:
-        ConfigError: the launcher started several processes and did not tell them about each other.
+        ConfigError: the launcher started several processes and did not tell them about each other, or they cannot
+            meet: the port is taken, or the address is wrong.
     """
     _complete_environment()
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    # CPU ranks of one machine share its cores; torchrun would give one core to each.
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ["WORLD_SIZE"])
     os.environ.setdefault("LOCAL_SIZE", str(local_size))
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -100,12 +101,44 @@ def start_ranks(timeout_minutes: float = 30.0) -> Ranks:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    deepspeed.init_distributed(
-        dist_backend="nccl" if device.type == "cuda" else "gloo",
-        verbose=False,
-        timeout=timedelta(minutes=timeout_minutes),
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            verbose=False,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+    except dist.DistNetworkError as error:
+        address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+        if any(sign in str(error) for sign in _PORT_TAKEN):
+            raise ConfigError(
+                f"port {port} on {address} is taken, perhaps by another run: give this one another port, for example "
+                f"--master_port {int(port) + 1} behind deepspeed or torchrun"
+            ) from error
+        raise ConfigError(
+            f"the ranks cannot meet at {address}, port {port}: {str(error).splitlines()[0]}. Check that every node "
+            "reaches this address, and that the first rank runs there"
+        ) from error
     return Ranks(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
+
+
+def share_cores(ranks: Ranks, parameters: int) -> int:
+    """Choose how many CPU threads this rank computes with, and return their number; every rank calls it.
+
+    Without the user's word (``OMP_NUM_THREADS``) the ranks of a machine share its cores, or keep those that they are
+    bound to, and a model on a CPU gets no more threads than its size can use.
+
+    Args:
+        ranks: this process among the others.
+        parameters: of the model.
+    """
+    mine = threads.affinity()
+    found = ranks.gather((platform.node(), mine))
+    neighbours = [cores for node, cores in found if node == platform.node()]
+    # A container's quota is for all of its processes together.
+    cores = int(max(1, min(threads.fair_share(mine, neighbours), threads.cpu_quota() / len(neighbours))))
+    number = threads.threads_for(parameters, cores) if ranks.device.type == "cpu" else threads.given_threads() or cores
+    torch.set_num_threads(number)
+    return number
 
 
 def _complete_environment() -> None:

@@ -30,7 +30,7 @@ from unimol_scale.engine.max_pairs import with_max_pairs_here
 from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
 from unimol_scale.engine.profiling import StepProfiler
 from unimol_scale.engine.progress import Progress
-from unimol_scale.engine.ranks import Ranks
+from unimol_scale.engine.ranks import Ranks, share_cores
 from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.resume import refuse_differences, settings_that_matter
 from unimol_scale.engine.run_checkpoints import RunCheckpoints
@@ -81,6 +81,7 @@ class Trainer:
         histogram = self._store.manifest.splits["train"].size_histogram
         self._histogram = {int(n): rows for n, rows in histogram.items()}
         self._objective = objective_of(config)
+        share_cores(ranks, self._objective.count_parameters(config.model).total)
         config = self._config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
         self._complete = completion(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
@@ -104,10 +105,11 @@ class Trainer:
         self._change: SettingsChange | None = None
         self._changes: list[dict[str, Any]] = []
 
-    def run(self, *, resume: bool, override: bool = False, profile: bool = False) -> Outcome:
-        """Train to the last step, or until a signal asks to stop; go on from the newest intact checkpoint.
+    def run(self, stop: StopRequest, *, resume: bool, override: bool = False, profile: bool = False) -> Outcome:
+        """Train to the last step, or until it is to stop; go on from the newest intact checkpoint.
 
         Args:
+            stop: hears that the run is to stop.
             resume: take up what the run folder holds.
             override: go on even if the checkpoint was trained with other settings.
             profile: record a few steps with torch's profiler.
@@ -134,7 +136,8 @@ class Trainer:
         peak = self._ranks.sum({"peak": matmul_peak(self._ranks.device, dtype)})["peak"]
         profiler = StepProfiler(self._config.output / "profile" if profile and self._ranks.is_main else None)
         outcome = Outcome.ROLLED_BACK
-        with StopRequest() as stop, profiler:
+        stop.steps_begin()
+        with profiler:
             while outcome is Outcome.ROLLED_BACK:
                 with self._open_log() as self._log:
                     for line in beginning:
@@ -213,7 +216,7 @@ class Trainer:
         due = False  # a checkpoint is
         for samples in speed.feed(self._train_loader.steps(progress.data_step, last)):
             rate = learning_rate(progress.step, train)
-            ballot = {_STOP: float(stop.signal is not None), **self._checkpoints.ballot()}
+            ballot = {_STOP: float(stop.reason is not None), **self._checkpoints.ballot()}
             result = self._step(samples, progress.data_step, rate, ballot)
             if train.ema_decay is not None and not result.skipped:
                 self._model.ema_update(train.ema_decay)
@@ -242,7 +245,8 @@ class Trainer:
                     f"in {self._config.output} and start the same command again: it goes on from an earlier one"
                 )
             if stopping and not done:
-                self._log.say(f"step {progress.step}  stopped by a signal; the same command goes on from here")
+                why = stop.reason or "another rank was told to stop"
+                self._log.say(f"step {progress.step}  stopped ({why}); the same command goes on from here")
                 return Outcome.STOPPED
         return Outcome.FINISHED
 

@@ -18,15 +18,14 @@ from typing import Any, Literal
 import yaml
 from rich.table import Table
 
+from unimol_scale.common.entry import EXIT_STOPPED
+from unimol_scale.common.writable import require_folder
 from unimol_scale.config import merge, parse_overrides, read_yaml
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.run_files import CONFIG_NAME, SUMMARY_NAME
 from unimol_scale.scaling.ladder import MANIFEST, LadderConfig, Rung, flatten
 from unimol_scale.scaling.process import OrderedToStopError, run_group
 from unimol_scale.scaling.records import RunRecord, read_run_folder
-
-# Of a training run that a signal stopped after it had saved: the same command goes on. The ladder's own as well.
-EXIT_STOPPED = 75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +83,9 @@ def write_command(config: LadderConfig, rung: Rung) -> str:
 
 
 def environment(config: LadderConfig) -> dict[str, str]:
-    """Return the environment of a run: this interpreter's commands first, one rank a slot, no fight for cores."""
+    """Return the environment of a run: this interpreter's commands first, one rank a slot."""
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // config.ranks)))
     environment["PYTHONUNBUFFERED"] = "1"
     if config.launcher == "deepspeed":
         environment["LOCAL_SIZE"] = str(config.ranks)  # DeepSpeed's count of slots where there is no GPU
@@ -133,10 +130,11 @@ def check_inputs(config: LadderConfig) -> None:
     """Check that what every run needs is there.
 
     Raises:
-        ConfigError: the store or the pretraining command is missing.
+        ConfigError: the store or the pretraining command is missing, or the output cannot be written.
     """
     if not config.script.is_file():
         raise ConfigError(f"script: {config.script} does not exist; start the ladder from the root of the repository")
+    require_folder(config.output, "output")
     if not config.data.is_dir():
         source = config.data.name if config.data.parent.name == "data" else "sample"
         raise ConfigError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unimol_scale.common.writable import require_folder
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.ladder_command import Estimates, add_ladder
 from unimol_scale.scaling.sizes import parse_count
@@ -140,6 +141,7 @@ def _run_fit(arguments: argparse.Namespace) -> int:
     from unimol_scale.scaling.report import rich_table, summary_tables, write_report
     from unimol_scale.scaling.summary import optimum_rows, statistics_rows
 
+    require_folder(arguments.output)
     console = Console(highlight=False)
     config = AnalysisConfig(
         law=arguments.law,

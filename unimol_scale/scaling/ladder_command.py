@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unimol_scale.common.entry import EXIT_STOPPED, GOES_ON
+from unimol_scale.common.writable import require_file
 from unimol_scale.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def add_ladder(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
     verb.add_argument(
         "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
     )
-    verb.set_defaults(run=partial(_run, estimates=estimates))
+    verb.set_defaults(run=partial(_run, estimates=estimates), stopped=GOES_ON)
     verb.take_settings(_settings)
 
 
@@ -136,7 +138,7 @@ def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *,
 def _climb(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
     from rich.console import Console
 
-    from unimol_scale.scaling.climb import EXIT_STOPPED, climb, result_table
+    from unimol_scale.scaling.climb import climb, result_table
 
     console = Console(highlight=False)
     results = climb(config, rungs)
@@ -144,7 +146,7 @@ def _climb(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
     left = len(rungs) - sum(result.action != "stopped" for result in results)
     if left:
         runs = "run is" if left == 1 else "runs are"
-        line = f"told to stop, the work is saved; {left} {runs} left: `unimol-scale ladder {file}` goes on"
+        line = f"Stopped; what was saved is kept. {left} {runs} left: `unimol-scale ladder {file}` goes on"
         console.print(line, markup=False, soft_wrap=True)
         return EXIT_STOPPED
     console.print(f"next: unimol-scale fit-scaling-law {config.output}", markup=False, soft_wrap=True)
@@ -154,6 +156,7 @@ def _climb(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
 def _write_next(arguments: argparse.Namespace) -> int:
     from unimol_scale.scaling.next_run import choose_next, write_next
 
+    require_file(arguments.output)
     choice = choose_next(arguments.next, arguments.budget, arguments.law)
     write_next(choice, arguments.output)
     print("\n".join(choice.lines))

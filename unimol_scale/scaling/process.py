@@ -17,11 +17,11 @@ GRACE_SECONDS = 240.0  # a run ends its step and saves a checkpoint when it is t
 # within seconds. A launcher without a handler for this one ends at once, and leaves the ranks their time.
 STOP_SIGNAL = signal.SIGUSR1
 # From outside: an order to stop, in order; batch systems send the second one before the time is up.
-ORDERS = (signal.SIGTERM, signal.SIGUSR1)
+ORDERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class OrderedToStopError(KeyboardInterrupt):
-    """SIGTERM or SIGUSR1 came in; whatever does not care treats it as Ctrl-C."""
+    """SIGTERM, SIGUSR1 or Ctrl-C came in; whatever does not care treats all of them as Ctrl-C."""
 
 
 def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
@@ -39,8 +39,7 @@ def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path)
         The exit status; negative for a signal.
 
     Raises:
-        OrderedToStopError: SIGTERM or SIGUSR1 came in.
-        KeyboardInterrupt: Ctrl-C came in.
+        OrderedToStopError: SIGTERM, SIGUSR1 or Ctrl-C came in.
     """
     with log.open("ab") as file, _orders_as_interrupts():
         # The group begins with the command itself; a signal to it can not hit this process.
@@ -70,7 +69,7 @@ def _copy(source: IO[bytes], log: IO[bytes]) -> None:
 
 
 def _stop_group(process: "subprocess.Popen[bytes]", first: signal.Signals) -> None:
-    """Signal the group and wait for its end; SIGKILL after a grace, or at a second Ctrl-C."""
+    """Signal the group and wait for its end; SIGKILL after a grace, or at a second order."""
     try:
         if _signal_group(process, first):
             _wait_group(process, GRACE_SECONDS)
@@ -102,7 +101,7 @@ def _wait_group(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 @contextmanager
 def _orders_as_interrupts() -> Iterator[None]:
-    """Make SIGTERM and SIGUSR1 interrupt, as Ctrl-C does, for as long as the context lasts."""
+    """Make every order interrupt, each time it comes, for as long as the context lasts."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may, and only it is interrupted
         return
@@ -110,7 +109,9 @@ def _orders_as_interrupts() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise OrderedToStopError
 
-    before = {number: signal.signal(number, interrupt) for number in ORDERS}
+    # A script's background jobs are not meant by Ctrl-C, and their shell tells them to ignore it.
+    deaf = {signal.SIGINT} if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else set()
+    before = {number: signal.signal(number, interrupt) for number in ORDERS if number not in deaf}
     try:
         yield
     finally:

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.entry import EXIT_STOPPED
 from unimol_scale.errors import RunError
-from unimol_scale.scaling.climb import EXIT_STOPPED, outcome_of
+from unimol_scale.scaling.climb import outcome_of
 from unimol_scale.scaling.ladder import LadderConfig, Rung
 
 DEFAULTS: dict[str, Any] = {"time": "24:00:00", "cpus-per-task": 8}

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from unimol_scale.common.writable import require_folder
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
 from unimol_scale.store.files import commit_file, hash_file
@@ -189,9 +190,11 @@ def prepare_output(output: Path) -> None:
 
     Raises:
         StoreError: it exists and is not empty; nothing is touched.
+        ConfigError: it cannot be written.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise StoreError(f"{output} exists and holds something else; choose another --output or empty it yourself")
+    require_folder(output)
     output.mkdir(parents=True, exist_ok=True)
 
 

@@ -37,7 +37,7 @@ settings = dict(item.split("=", 1) for item in arguments.overrides)
 data, output = Path(arguments.data), Path(arguments.output)
 with (data / "calls.txt").open("a") as calls:
     calls.write(output.name + "\\n")
-print("training", arguments.size, "threads", os.environ["OMP_NUM_THREADS"])
+print("training", arguments.size, "in", Path.cwd())
 if (data / "fail").exists():
     sys.exit("rank 1 died: out of molecules")
 if (data / "stop").exists():

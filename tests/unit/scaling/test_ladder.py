@@ -139,7 +139,7 @@ def test_a_run_that_a_signal_stopped_is_unfinished_and_goes_on_next_time(
     (place / "store" / "stop").touch()
     assert main(["ladder", str(place / "ladder.yaml")]) == 75
     output = capsys.readouterr().out
-    assert "the work is saved; 4 runs are left: `unimol-scale ladder" in output
+    assert "what was saved is kept. 4 runs are left: `unimol-scale ladder" in output
     assert calls(place) == ["try-0.1M-20steps-seed0"]  # whoever stopped it did not want the next one started
     assert main(["ladder", str(place / "ladder.yaml")]) == 0
     assert "try-0.1M-20steps-seed0: resumed" in capsys.readouterr().out
@@ -155,12 +155,9 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(
-    ("number", "status", "message"),
-    [(signal.SIGTERM, 75, "4 runs are left"), (signal.SIGUSR1, 75, "4 runs are left"), (signal.SIGINT, 130, "")],
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_to_the_ladder_lets_every_rank_save_and_leaves_none_behind(
-    place: Path, number: signal.Signals, status: int, message: str
+    place: Path, number: signal.Signals
 ) -> None:
     (place / "store" / "hang").touch()
     command = [sys.executable, "-m", "unimol_scale.cli", "ladder", "ladder.yaml"]
@@ -172,9 +169,9 @@ def test_a_signal_to_the_ladder_lets_every_rank_save_and_leaves_none_behind(
         time.sleep(0.05)
     process.send_signal(number)
     output, errors = process.communicate(timeout=240)
-    assert process.returncode == status
-    assert message in output
-    assert ("interrupted" in errors) == (number is signal.SIGINT)
+    assert process.returncode == 75
+    assert "4 runs are left" in output
+    assert "Traceback" not in errors
     for pid in map(int, note.read_text().split()):
         assert _gone(pid), f"process {pid} survived"
     assert (place / "store" / "saved").exists()  # the rank, not the launcher alone, was told and was given the time
@@ -201,7 +198,8 @@ def test_the_command_starts_this_environments_deepspeed_in_a_place_of_its_own(pl
     environment = climbing.environment(config)
     assert environment["LOCAL_SIZE"] == "2"
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
-    assert int(environment["OMP_NUM_THREADS"]) >= 1
+    # The run itself knows its size, and how many cores its ranks share.
+    assert environment.get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
 
 
 def test_molecule_budgets_become_whole_steps_of_each_sizes_batch(place: Path) -> None:

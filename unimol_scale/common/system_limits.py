@@ -1,0 +1,68 @@
+"""What the system refuses, as one line that says what to do: disks, permissions, open files, ports, shared memory."""
+
+import errno
+import resource
+
+from unimol_scale.errors import ConfigError
+
+# More than any command here opens; some systems set a hard limit of a thousand million.
+_MOST_FILES = 65_536
+_PORT_TAKEN = ("EADDRINUSE", "Address already in use")
+_FILES = ("Too many open files", "received 0 items of ancdata")
+_SHARED_MEMORY = ("shared memory", "/torch_", "(shm)", "Bus error")
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room, and the same command goes on",
+    errno.EDQUOT: "your quota is used up: make room, and the same command goes on",
+    errno.EROFS: "the file system is read-only: choose a place that can be written",
+    errno.EACCES: "you are not permitted to: choose another place, or change the permissions",
+    errno.EPERM: "you are not permitted to: choose another place, or change the permissions",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place",
+    errno.EISDIR: "it is a folder, not a file: choose another name",
+    errno.EEXIST: "something else has that name: choose another one",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+}
+
+
+def raise_file_limit() -> None:
+    """Allow this process and its children as many open files as the system permits them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def require_open_files(number: int) -> None:
+    """Refuse to start where the system permits fewer open files than that.
+
+    Raises:
+        ConfigError: it does.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and limit < number:
+        raise ConfigError(
+            f"this process may open {limit:,} files and needs about {number:,}: raise the limit, for example by "
+            "`ulimit -n 4096`, or lower data.workers"
+        )
+
+
+def explain(error: BaseException) -> str | None:
+    """Return what the system refused and what to do about it, in one line; None if the error is of another kind."""
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE) or any(sign in text for sign in _FILES):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        return (
+            f"there are too many open files; this process may open {limit:,}. Raise the limit, for example by "
+            "`ulimit -n 4096`, or lower data.workers"
+        )
+    if number == errno.EADDRINUSE or any(sign in text for sign in _PORT_TAKEN):
+        return f"a network port is taken by another program: {text.splitlines()[0]}"
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _SHARED_MEMORY):
+        return (
+            "there is no room in shared memory (/dev/shm), through which loader processes hand over their batches. "
+            "Make it larger (docker run --shm-size=8g), lower data.workers or data.prefetch, or set data.workers=0"
+        )
+    if isinstance(error, OSError) and number in _REMEDIES:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{_REMEDIES[number]} ({error.strerror})"
+    return None

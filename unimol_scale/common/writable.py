@@ -1,0 +1,49 @@
+"""Whether a folder or a file can be written, found out before any work is spent on it; nothing is left behind."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from unimol_scale.errors import ConfigError
+
+
+def require_folder(folder: Path, setting: str = "--output") -> None:
+    """Refuse a folder that cannot be written, or cannot be made.
+
+    Args:
+        folder: need not exist yet, nor the folders above it.
+        setting: that names it, for the message.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    existing = folder
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        below = "" if existing == folder else f", so {folder} cannot be made"
+        kind = "a file" if existing.exists() else "a link to nothing"
+        raise ConfigError(f"{setting}: {existing} is {kind}, not a folder{below}; choose another place")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{setting}: nothing can be written in {existing.resolve()} ({error.strerror}); choose another place, or "
+            "change its permissions"
+        ) from error
+
+
+def require_file(file: Path, setting: str = "--output") -> None:
+    """Refuse a file that cannot be written.
+
+    Args:
+        file: need not exist yet, nor its folder.
+        setting: that names it, for the message.
+
+    Raises:
+        ConfigError: it is a folder, or its folder cannot be written.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{setting} {file} is a folder; give the name of a file")
+    require_folder(file.parent, setting)
