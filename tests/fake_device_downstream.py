@@ -44,7 +44,7 @@ Case = Callable[[fake_device.Watch], dict[str, int]]
 
 def cases(folder: Path) -> dict[str, Case]:
     return {
-        **{f"finetune-{inputs}-fp32": finetune(inputs, "fp32") for inputs in ("2d", "3d", "2d+3d")},
+        **{f"finetune-{inputs}-fp32": finetune(inputs, "fp32") for inputs in ("2d", "3d")},
         "finetune-2d+3d-bf16": finetune("2d+3d", "bf16"),
         "finetune-classes": finetune("2d+3d", "fp32", task="multilabel"),
         "predict": predict,

@@ -109,7 +109,7 @@ def test_a_budget_and_trajectories_are_asked_for_on_the_command_line(
         (["runs", "--size-of", "a=1M"], "known by event files alone"),
         (["runs", "--leave-out", "a"], "there is no such run"),
         (["runs", "--law", "power", "--budget", "1e12"], "does not weigh size against data"),
-        (["runs", "--output", "runs/0.1M-200-0/summary.json"], "can not be written"),
+        (["runs", "--output", "runs/0.1M-200-0/summary.json"], "is a file, not a folder; choose another place"),
     ],
 )
 def test_a_mistake_ends_with_status_2_and_one_line(

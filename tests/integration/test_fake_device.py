@@ -44,7 +44,6 @@ WAITS = {
     # Of a step of fine-tuning, of two micro-batches that are predicted, of one that is embedded, …
     "finetune-2d-fp32": 1,
     "finetune-3d-fp32": 1,
-    "finetune-2d+3d-fp32": 1,
     "finetune-2d+3d-bf16": 1,
     "finetune-classes": 1,
     "predict": 2,
