@@ -22,7 +22,7 @@ KINDS = (".sdf.gz", ".csv", ".smi")
 def molecules(path: Path) -> Iterator[Chem.Mol | None]:
     """Yield the molecules, without hydrogens, of a .sdf.gz, of a .csv, or of the first words of the lines of a .smi.
 
-    None stands for what RDKit can not read.
+    None stands for what RDKit cannot read.
 
     Raises:
         SystemExit: a .csv has no column "smiles".
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lines = [f"{Chem.MolToSmiles(molecule)} {next(numbers)}\n" for molecule in readable]
             options.output.mkdir(parents=True, exist_ok=True)
             tranche.write_text("smiles zinc_id\n" + "".join(lines), encoding="utf-8")
-            print(f"{tranche}: {len(lines):,} molecules, {len(found) - len(lines):,} that RDKit can not read")
+            print(f"{tranche}: {len(lines):,} molecules, {len(found) - len(lines):,} that RDKit cannot read")
     return 0
 
 

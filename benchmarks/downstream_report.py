@@ -236,7 +236,7 @@ def _gain_table(
     heads = ["set", *(f"{start}, {fraction:.0%}" for start in starts for fraction in fractions)]
     lines = [
         "Share of scratch's error that is gone (of a ROC-AUC: of what it lacks to 1), with its 95 % interval by a",
-        "bootstrap over test rows and seeds: where that holds 0, they can not tell the two apart. After the semicolon,",
+        "bootstrap over test rows and seeds: where that holds 0, they cannot tell the two apart. After the semicolon,",
         "that of the validation rows, by which the epochs were chosen.",
         "",
     ]

@@ -162,7 +162,7 @@ def _relation_lines(results: Tree) -> list[str]:
         "",
         "Mean error over the pairs that do not show the relation (path, edge: nats; distance: Å). Relation weights 1,",
         "no noise term. A relation that every pair shows is not asked for. Lowest of a row in bold. A model of one",
-        "view never learnt to read the others: it can not use them where they are shown.",
+        "view never learnt to read the others: it cannot use them where they are shown.",
         "",
     ]
     if whole:

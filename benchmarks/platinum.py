@@ -94,7 +94,7 @@ METHODS: dict[str, Callable[[str, int, int], Chem.Mol | None]] = {OURS: by_build
 
 
 def measure(task: Task) -> dict[str, Measured] | None:
-    """Measure one ligand by all methods; None if RDKit can not read it."""
+    """Measure one ligand by all methods; None if RDKit cannot read it."""
     with rdBase.BlockLogs():
         ligand = Chem.MolFromMolBlock(task.block)
         if ligand is None:
@@ -215,7 +215,7 @@ def main() -> int:
         found = list(track(rows, "ligands", total=len(tasks), console=CONSOLE))
     results = [row for row in found if row is not None]
     if len(results) < len(found):
-        CONSOLE.print(f"{len(found) - len(results)} ligands can not be read and are left out")
+        CONSOLE.print(f"{len(found) - len(results)} ligands cannot be read and are left out")
     if len(results) < 2:
         parser.error(f"{options.input} has fewer than two ligands that RDKit reads")
     print(write_report(results, len(blocks), options))

@@ -137,7 +137,7 @@ def _match_bonds(molecule: Chem.Mol, symbols: Sequence[str], positions: Float64,
 class _Skeleton:
     """Heavy atoms and their bonds without orders; an isotope number stands for the hydrogens at an atom.
 
-    Hydrogens of one atom can not be told apart, and matching them one by one would try all their permutations.
+    Hydrogens of one atom cannot be told apart, and matching them one by one would try all their permutations.
     """
 
     def __init__(self, symbols: Sequence[str], bonds: Bonds, counts: Sequence[int] | None = None) -> None:

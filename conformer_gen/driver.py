@@ -62,17 +62,17 @@ def build(config: BuildConfig, embedder: Embedder = embed_molecule) -> BuildResu
         embedder: makes one record; another one than RDKit's may be given.
 
     Raises:
-        ConfigError: the engine asked for can not work here.
+        ConfigError: the engine asked for cannot work here.
         SourceError: an input is missing, or holds no usable molecule.
         ConformerError: no molecule got a conformer.
-        StoreError: the output directory is not free, or can not be written.
+        StoreError: the output directory is not free, or cannot be written.
     """
     try:
         return _build(config, embedder)
     except OSError as error:
         full = error.errno == errno.ENOSPC
         remedy = "the disk is full: make room and run the same command again, it resumes" if full else str(error)
-        raise StoreError(f"the build can not write to {config.directory}: {remedy}") from error
+        raise StoreError(f"the build cannot write to {config.directory}: {remedy}") from error
 
 
 def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:

@@ -223,7 +223,7 @@ def complete_molecule(molecule: CuratedMolecule, full: Chem.Mol, config: EmbedCo
 
 
 def with_hydrogens(molecule: CuratedMolecule) -> Chem.Mol | None:
-    """Return the molecule with hydrogens, which come last, and without conformers; None if RDKit can not read it."""
+    """Return the molecule with hydrogens, which come last, and without conformers; None if RDKit cannot read it."""
     with rdBase.BlockLogs():
         heavy = Chem.MolFromSmiles(molecule.smiles)
         return None if heavy is None else Chem.AddHs(heavy)

@@ -51,7 +51,7 @@ class Exclusions:
             return curated
         try:
             flat = _flat_uncharged(curated.smiles)
-        except (RuntimeError, ValueError) as error:  # it can not be told whether it is excluded: better left out
+        except (RuntimeError, ValueError) as error:  # it cannot be told whether it is excluded: better left out
             return Rejected(reason="rdkit_error", detail=str(error).strip().split("\n")[0])
         if _contains(self.molecules, _molecule_hash(flat)):
             return Rejected(reason="excluded", detail="this molecule, but for stereo and charges, is in curate.exclude")

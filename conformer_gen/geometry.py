@@ -159,7 +159,7 @@ def _with_own_coordinates(row: SourceMolecule) -> Chem.Mol | Rejected:
     if row.block:
         molecule = _sanitised(
             lambda sanitize: Chem.MolFromMolBlock(row.block, sanitize=sanitize, removeHs=False),
-            "RDKit can not read this SDF record",
+            "RDKit cannot read this SDF record",
         )
     else:
         molecule = _sanitised(

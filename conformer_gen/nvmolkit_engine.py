@@ -71,7 +71,7 @@ def versions(config: EmbedConfig) -> dict[str, str]:
 
 def _missing(error: ImportError) -> ConfigError:
     return ConfigError(
-        f"embed.engine nvmolkit: nvmolkit can not be imported here ({error}). Install it on a machine with NVIDIA GPUs "
+        f"embed.engine nvmolkit: nvmolkit cannot be imported here ({error}). Install it on a machine with NVIDIA GPUs "
         f"by {INSTALL}; it needs the one version of RDKit that it was made for. Or use embed.engine rdkit"
     )
 

@@ -32,7 +32,7 @@ def select(work: Path, config: BuildConfig, bucket_rows: int = BUCKET_ROWS) -> S
         bucket_rows: of the set that one task holds in memory.
 
     Raises:
-        OSError: files can not be written.
+        OSError: files cannot be written.
     """
     selection = read_selection(work)
     if selection is not None:

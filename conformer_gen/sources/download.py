@@ -79,7 +79,7 @@ class Download:
         """Fetch what is missing of the file and return its path; at once where it is complete.
 
         Raises:
-            SourceError: the file is not there, is a web page, does not come after all tries, or can not be written.
+            SourceError: the file is not there, is a web page, does not come after all tries, or cannot be written.
             StoppedError: the reader has gone.
         """
         if self._target.exists():
@@ -89,7 +89,7 @@ class Download:
             self._try_until_complete(transport)
         except OSError as error:  # those of the network have become NetworkError
             raise SourceError(
-                f"{self._target} can not be written: {error.strerror or error}; "
+                f"{self._target} cannot be written: {error.strerror or error}; "
                 "make room or give another --output, and run the same command again: it goes on from there"
             ) from error
         return self._target
@@ -128,7 +128,7 @@ class Download:
             body = transport.open(self._url, start, version)
             if body.start not in (0, start) or (body.start and not (version and version.is_surely(body.version))):
                 body.close()
-                body = transport.open(self._url, 0, None)  # another file by now, or one that can not be told from it
+                body = transport.open(self._url, 0, None)  # another file by now, or one that cannot be told from it
             with contextlib.closing(body):
                 if body.start == 0:
                     self._begin(body.version)
@@ -167,7 +167,7 @@ class Download:
         return self._part.stat().st_size if self._part.exists() else 0
 
     def _version(self) -> Version | None:
-        """Return the version of the unfinished file, None where there is none or it can not be known."""
+        """Return the version of the unfinished file, None where there is none or it cannot be known."""
         try:
             return Version(**json.loads(self._version_file.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):

@@ -39,7 +39,7 @@ def locate(config: SourceConfig) -> list[str]:
     """Return the local paths and URLs to read, in the order in which they are read.
 
     Raises:
-        SourceError: a path does not exist, a directory holds no file of the source's kind, a tranche can not be.
+        SourceError: a path does not exist, a directory holds no file of the source's kind, a tranche cannot be.
     """
     if config.name == "sample":
         return [_sample_file()]
@@ -66,7 +66,7 @@ def fetch(places: Sequence[str], config: SourceConfig, downloads: Path | None) -
     """Yield the local file of each place, in order; URLs are fetched into ``downloads``, some ahead of the reader.
 
     Raises:
-        SourceError: a URL can not be fetched, or there is no directory to fetch it into.
+        SourceError: a URL cannot be fetched, or there is no directory to fetch it into.
     """
     for remote, group in itertools.groupby(places, is_url):
         if not remote:

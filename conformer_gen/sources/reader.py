@@ -1,6 +1,6 @@
 """Every source behind one function: a configuration in, one ``SourceMolecule`` a row out, one row in memory at a time.
 
-A row that can not be a molecule is still yielded, so that curation counts it as a failure; only blank lines, comment
+A row that cannot be a molecule is still yielded, so that curation counts it as a failure; only blank lines, comment
 lines and headers are not rows. Data that ends too early adds one row that says so.
 """
 
@@ -50,7 +50,7 @@ def read_source(config: SourceConfig, downloads: Path | None = None, seed: int =
         seed: of the sample.
 
     Raises:
-        SourceError: an input can not be found, fetched, or read as what it claims to be.
+        SourceError: an input cannot be found, fetched, or read as what it claims to be.
     """
     rows = read_files(config, fetch(locate(config), config, downloads))
     if config.sample is not None:

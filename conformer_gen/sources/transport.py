@@ -37,7 +37,7 @@ class MissingError(SourceError):
 
 
 class RefusedError(SourceError):
-    """The file can not be had in this way."""
+    """The file cannot be had in this way."""
 
 
 class NetworkError(Exception):
@@ -98,7 +98,7 @@ class Transport(Protocol):
 
         Raises:
             MissingError: there is no such file.
-            RefusedError: it can not be had.
+            RefusedError: it cannot be had.
             NetworkError: try again.
         """
 

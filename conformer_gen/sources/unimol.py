@@ -30,7 +30,7 @@ def unimol_labels(path: Path) -> tuple[str, ...]:
 
 
 def read_unimol(path: Path, num_labels: int | None = None) -> Iterator[SourceMolecule]:
-    """Yield every record of a Uni-Mol LMDB file; one that can not be taken is a row with a problem.
+    """Yield every record of a Uni-Mol LMDB file; one that cannot be taken is a row with a problem.
 
     Args:
         path: the file, of either generation.

@@ -37,7 +37,7 @@ def finished(store, tmp_path_factory):
 
 
 class Unheard:
-    """In place of pytest's capture, which a fixture of the module can not have."""
+    """In place of pytest's capture, which a fixture of the module cannot have."""
 
     def readouterr(self):
         return self

@@ -24,7 +24,7 @@ def download(name: str, files: tuple[str, ...]) -> Path:
     """Return a local folder with those files of a model on the hub; what is cached is not fetched again.
 
     Raises:
-        CheckpointError: the optional dependency is not installed, there is no such model, or it can not be fetched.
+        CheckpointError: the optional dependency is not installed, there is no such model, or it cannot be fetched.
     """
     try:
         import huggingface_hub
@@ -37,5 +37,5 @@ def download(name: str, files: tuple[str, ...]) -> Path:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
     except (OSError, ValueError) as error:  # its own errors are children of these
         raise CheckpointError(
-            f"{name} does not exist here and can not be fetched from the Hugging Face hub: {error}"
+            f"{name} does not exist here and cannot be fetched from the Hugging Face hub: {error}"
         ) from error

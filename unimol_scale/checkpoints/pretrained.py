@@ -163,7 +163,7 @@ def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
     The directory is a checkpoint from the moment ``config.json`` is in it, which is last.
 
     Raises:
-        CheckpointError: the directory holds something already or can not be written, or a weight is not finite.
+        CheckpointError: the directory holds something already or cannot be written, or a weight is not finite.
     """
     state = model.state_dict()
     for name, tensor in state.items():
@@ -224,7 +224,7 @@ def save_official(model: HeadedModel, path: Path | str) -> None:
     """Write a model as a file in the released format: ``model``, ``config`` with its dimensions, ``args`` None.
 
     Raises:
-        CheckpointError: the format can not express the model, the file exists or can not be written, or a weight is not
+        CheckpointError: the format cannot express the model, the file exists or cannot be written, or a weight is not
             finite.
     """
     path = Path(path)
@@ -275,7 +275,7 @@ def read_config(directory: Path) -> PretrainedConfig:
             f"(a run has one in {MODEL_FOLDER}/ when it is finished, and checkpoints before that)"
         ) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} can not be read: {error}") from error
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} must hold a mapping of keys to values")
     try:
@@ -336,7 +336,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{path} can not be written: {error}") from error
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
 def _refuse_occupied(directory: Path) -> None:

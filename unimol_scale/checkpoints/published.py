@@ -132,7 +132,7 @@ def verify(folder: Path) -> CheckpointInfo:
         except FileNotFoundError as error:
             raise CheckpointError(f"checkpoint {folder}: {name} is missing") from error
         except OSError as error:
-            raise CheckpointError(f"checkpoint {folder}: {name} can not be read: {error}") from error
+            raise CheckpointError(f"checkpoint {folder}: {name} cannot be read: {error}") from error
     return info
 
 

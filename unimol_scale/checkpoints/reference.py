@@ -89,7 +89,7 @@ def _read_npz(path: Path) -> dict[str, Array]:
     except FileNotFoundError as error:
         raise CheckpointError(f"reference {path} does not exist") from error
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"reference {path} can not be read as npz of plain arrays: {error}") from error
+        raise CheckpointError(f"reference {path} cannot be read as npz of plain arrays: {error}") from error
 
 
 def _read_norms(path: Path) -> dict[str, float] | None:

@@ -81,13 +81,13 @@ def claim_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
     """Write the settings into a folder that ``check_folder`` has found free.
 
     Raises:
-        ConfigError: the folder can not be written.
+        ConfigError: the folder cannot be written.
     """
     try:
         commit_text(folder / INPUTS_NAME, json.dumps(strict.to_tree(hashes), indent=1) + "\n")
         commit_text(folder / CONFIG_NAME, strict.to_yaml(config))
     except OSError as error:
-        raise ConfigError(f"{folder} can not be written: {error}; choose another --output") from error
+        raise ConfigError(f"{folder} cannot be written: {error}; choose another --output") from error
 
 
 def _may_be_begun(path: Path) -> bool:

@@ -93,7 +93,7 @@ class FinetuneConfig:
         max_atoms: molecules with more heavy atoms are refused; None: 128.
         fragments: of a row with several, such as a salt: take the "largest", or "reject" the row, as
             ``curate.fragments`` of a build does. The report says how many rows were reduced.
-        skip_bad: rows whose molecule can not be used go to ``skipped.csv`` instead of stopping everything.
+        skip_bad: rows whose molecule cannot be used go to ``skipped.csv`` instead of stopping everything.
         pretraining_store: the store that the model was pretrained on, to count test molecules in it; None takes the one
             that a run names, if it is there.
         output: folder of the results; None: finetuned/<data>-<start>.

@@ -98,7 +98,7 @@ def cached_store(
         workers: processes for more than ``FEW`` molecules; None: all cores.
 
     Raises:
-        StoreError: the cache can not be written, or is damaged.
+        StoreError: the cache cannot be written, or is damaged.
     """
     sets = _Sets(cache, _recipe(embed))
     key_K = np.array([stable_hash(molecule.curated.smiles) for molecule in molecules], np.uint64)
@@ -111,7 +111,7 @@ def cached_store(
             found = _found(key_K, sets)
         return found
     except OSError as error:
-        raise StoreError(f"conformers can not be kept in {cache}: {error}") from error
+        raise StoreError(f"conformers cannot be kept in {cache}: {error}") from error
 
 
 class _Index(NamedTuple):

@@ -67,7 +67,7 @@ class EmbedFileConfig:
         cache: where stores of conformers are kept.
         device: auto, cpu or cuda.
         precision: of the model's weights; results are fp32.
-        skip_bad: rows whose molecule can not be used go to a table beside the output instead of stopping everything.
+        skip_bad: rows whose molecule cannot be used go to a table beside the output instead of stopping everything.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
         fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
     """
@@ -133,8 +133,8 @@ def embed_file(config: EmbedFileConfig) -> str:
 
     Raises:
         SourceError: the source is missing or wrong, holds unusable rows and ``skip_bad`` is off, or nothing usable.
-        CheckpointError: the model can not be read.
-        ConfigError: the model can not see what it shall, or the output can not be written.
+        CheckpointError: the model cannot be read.
+        ConfigError: the model cannot see what it shall, or the output cannot be written.
         StoreError: the store or the cache is damaged, or holds depictions where conformers are needed.
     """
     source = None if is_store(config.source) else _source_of(config)

@@ -63,7 +63,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
     Raises:
         ConfigError: a setting is wrong, or the folder holds the results of other settings.
         SourceError: the data is missing or wrong.
-        CheckpointError: the pretrained model can not be loaded.
+        CheckpointError: the pretrained model cannot be loaded.
         RunError: training failed.
     """
     folder = config.folder
@@ -194,7 +194,7 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: Metr
         problems = undefined(metric, labels_RL, rows.targets)
         if len(problems) == len(rows.targets):
             raise ConfigError(
-                f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split can not be judged: "
+                f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split cannot be judged: "
                 f"{'; '.join(problems[:3])}. Choose another --split, or give more data"
             )
 
@@ -297,7 +297,7 @@ def _one_seed(
     )
     assert valid.value is not None, "an epoch was chosen by it"
     if test.value is None:
-        raise RunError(f"the predictions of the test rows can not be judged: {'; '.join(test.undefined[:3])}")
+        raise RunError(f"the predictions of the test rows cannot be judged: {'; '.join(test.undefined[:3])}")
     result = SeedOutcome(
         seed=seed,
         valid=valid.value,

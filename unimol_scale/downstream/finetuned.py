@@ -120,7 +120,7 @@ def read_config(folder: Path) -> FinetunedConfig:
             raise ConfigError("it must hold a mapping of keys to values")
         return build(FinetunedConfig, tree, Origin(name=str(path)))
     except (OSError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{path} can not be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _remedy(folder: Path) -> str:

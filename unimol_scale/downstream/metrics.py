@@ -104,7 +104,7 @@ def check_metric(metric: MetricName, task: Task) -> None:
     """Find out whether a metric can be asked of a task.
 
     Raises:
-        ConfigError: it can not.
+        ConfigError: it cannot.
     """
     if task not in METRICS[metric].tasks:
         valid = [name for name, known in METRICS.items() if task in known.tasks]

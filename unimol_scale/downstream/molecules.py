@@ -111,7 +111,7 @@ def prepare(
         The rows; those whose SMILES is no usable molecule, or whose molecule got no conformer, are in ``skipped``.
 
     Raises:
-        StoreError: the cache can not be written, or is damaged.
+        StoreError: the cache cannot be written, or is damaged.
     """
     curate = _curation(max_atoms, fragments)
     curated_M = [_curated(text.strip(), curate, problems.get(row, "")) for row, text in enumerate(smiles)]

@@ -28,10 +28,10 @@ def check_writable(output: Path) -> None:
     """Find out whether a file can be written there; its folder is made.
 
     Raises:
-        ConfigError: it can not.
+        ConfigError: it cannot.
     """
     require_file(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--output {output}: its folder can not be made: {error}; choose another place") from error
+        raise ConfigError(f"--output {output}: its folder cannot be made: {error}; choose another place") from error

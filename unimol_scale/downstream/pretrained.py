@@ -102,9 +102,9 @@ class MolecularModel(HeadedModel):
             are in the order of the canonical SMILES (``embed_usable`` returns it).
 
         Raises:
-            SourceError: a SMILES can not be used; names rows, SMILES and reasons. ``embed_usable`` goes on without.
+            SourceError: a SMILES cannot be used; names rows, SMILES and reasons. ``embed_usable`` goes on without.
             ConfigError: 3D was asked of a model without geometry, or a molecule exceeds ``max_pairs``.
-            StoreError: the cache can not be written.
+            StoreError: the cache cannot be written.
         """
         config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
         texts = _as_list(smiles)
@@ -126,7 +126,7 @@ class MolecularModel(HeadedModel):
         fragments: Fragments = "largest",
         max_pairs: int | None = None,
     ) -> Embedded:
-        """Do what ``embed`` does, and go on without SMILES that can not be used: they are listed in the result."""
+        """Do what ``embed`` does, and go on without SMILES that cannot be used: they are listed in the result."""
         config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
         prepared = self._prepare(_as_list(smiles), inputs, cache, max_atoms, fragments)
         row_R = np.flatnonzero(prepared.position_M >= 0)

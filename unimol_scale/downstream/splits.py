@@ -181,7 +181,7 @@ def bulk_similarity(scaffolds: Sequence[str], sizes: Sequence[int]) -> Float64:
 def _parsed(scaffold: str) -> Chem.Mol:
     """Return a scaffold as it is written: aromatic where it says so, since it need not have a Kekulé structure."""
     molecule = Chem.MolFromSmiles(scaffold, sanitize=False)
-    assert molecule is not None, f"RDKit has written the scaffold {scaffold!r} and can not read it"
+    assert molecule is not None, f"RDKit has written the scaffold {scaffold!r} and cannot read it"
     molecule.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(molecule)
     return molecule

@@ -88,7 +88,7 @@ def read_table(
 
     Raises:
         SourceError: the file is missing, unreadable or empty; a column is not there, or its name is there twice; it
-            can not be told which column has the SMILES; a label is not a number; a target has no label at all.
+            cannot be told which column has the SMILES; a label is not a number; a target has no label at all.
         ConfigError: a target is asked for twice.
     """
     path = Path(path)

@@ -100,7 +100,7 @@ class RunLog:
         try:
             draw_curve(self._folder)
         except OSError as error:
-            self.say(f"warning: the curves can not be drawn: {error}")
+            self.say(f"warning: the curves cannot be drawn: {error}")
 
 
 class _StatusColumn(ProgressColumn):

@@ -122,7 +122,7 @@ def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> Room:
     """Set aside the checkpoints of a run that are not wanted any more, for ``sweep`` to delete.
 
     Those of later steps than the newest one belong to a continuation that was given up (damaged, or rolled back), and
-    go too. A folder whose manifest can not be read is left for a person to look at. ``best`` names the best one.
+    go too. A folder whose manifest cannot be read is left for a person to look at. ``best`` names the best one.
 
     Args:
         newest: what was published last.

@@ -43,7 +43,7 @@ def draw_curve(folder: Path) -> Path | None:
         The picture, complete or as it was before; None where nothing has been logged yet.
 
     Raises:
-        OSError: it can not be written.
+        OSError: it cannot be written.
     """
     path = folder / METRICS_NAME
     events = read_metrics(path).events if path.is_file() else ()

@@ -60,7 +60,7 @@ class WholeAppends:
         tell: is told once when writing fails, and once when it works again.
 
     Raises:
-        OSError: the file can not be opened.
+        OSError: the file cannot be opened.
     """
 
     def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
@@ -100,7 +100,7 @@ class WholeAppends:
             if not self._failing:
                 self._failing = True
                 self._tell(
-                    f"warning: {self._path} can not be written ({error.strerror}); the run goes on, "
+                    f"warning: {self._path} cannot be written ({error.strerror}); the run goes on, "
                     "and its events wait in memory. Make room on the disk"
                 )
 

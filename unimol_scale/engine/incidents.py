@@ -85,7 +85,7 @@ class Incidents:
                 with place.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
             except OSError as error:
-                say(f"warning: {place} can not be written: {error}")
+                say(f"warning: {place} cannot be written: {error}")
         if progress.skipped_in_a_row >= self._config.train.max_skipped:
             raise RunError(
                 f"{progress.skipped_in_a_row} steps in a row were skipped, the last at step {progress.step}, because "

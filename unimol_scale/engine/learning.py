@@ -21,7 +21,7 @@ def objective_of(config: PretrainConfig) -> Objective:
     """Return the objective of a run.
 
     Raises:
-        ConfigError: the model can not learn it, or the teacher is none.
+        ConfigError: the model cannot learn it, or the teacher is none.
         CheckpointError: the teacher is missing or damaged.
     """
     path = config.objective.distill.teacher

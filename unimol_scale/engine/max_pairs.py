@@ -56,7 +56,7 @@ def with_max_pairs_used(config: PretrainConfig) -> PretrainConfig:
     A run that goes on cuts its batches as it did before, also on devices with another memory.
 
     Raises:
-        ConfigError: the folder's configuration can not be read.
+        ConfigError: the folder's configuration cannot be read.
     """
     written = config.output / CONFIG_NAME
     if config.data.max_pairs is not None or not written.is_file():
@@ -80,7 +80,7 @@ def with_max_pairs_here(
         ranks: this process among the others; every rank calls this.
 
     Raises:
-        ConfigError: the folder's configuration can not be read.
+        ConfigError: the folder's configuration cannot be read.
     """
     config = with_max_pairs_used(config)
     cuda, world_size = ranks.device.type == "cuda", ranks.world_size

@@ -18,7 +18,7 @@ _DEEPSPEED_DEFAULTS = {"reduce_bucket_size": 5e8, "sub_group_size": 1e9, "stage3
 # What stands in memory before the first tensor: CUDA context, cuBLAS and NCCL buffers on a GPU; the interpreter with
 # torch and DeepSpeed loaded on a CPU.
 PROCESS_BYTES = {"cuda": 1.0 * 2**30, "cpu": 0.5 * 2**30}
-# Of a device, kept free: fragments that the allocator can not use, and estimates that are off.
+# Of a device, kept free: fragments that the allocator cannot use, and estimates that are off.
 MARGIN = 0.1
 # Adam's two moments and the master copy, all fp32; DeepSpeed keeps the copy in fp32 runs too.
 OPTIMIZER_BYTES = 12
@@ -165,7 +165,7 @@ def rank_memory(
         cuda: whether the device is a GPU.
 
     Raises:
-        ConfigError: the file of DeepSpeed settings can not be read.
+        ConfigError: the file of DeepSpeed settings cannot be read.
     """
     settings = deepspeed_settings(config, cuda=cuda)
     zero = settings["zero_optimization"]

@@ -74,7 +74,7 @@ class StepProfiler:
         try:
             self._write(traced, self._folder)
         except OSError as error:
-            self._tell(f"warning: the profile can not be written: {error}")
+            self._tell(f"warning: the profile cannot be written: {error}")
         else:
             self._tell(f"profile of steps {first + 1} to {self._steps} of this session: {self._folder}/")
 

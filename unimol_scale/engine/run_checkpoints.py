@@ -121,7 +121,7 @@ class RunCheckpoints:
         try:
             room = prune(last, self._keep_finished, keep_best=True)
         except OSError as error:  # the run is finished all the same
-            say(f"warning: checkpoints that are not wanted any more can not be deleted: {error}")
+            say(f"warning: checkpoints that are not wanted any more cannot be deleted: {error}")
             return
         sweep(self._root)
         kinds = ShareReader(last.path).kinds if room.kept else frozenset()

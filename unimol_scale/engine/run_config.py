@@ -185,7 +185,7 @@ class PretrainConfig:
 
     @property
     def objective_sha256(self) -> str:
-        """Hash of what is predicted and how it is corrupted; runs that differ in it can not be compared."""
+        """Hash of what is predicted and how it is corrupted; runs that differ in it cannot be compared."""
         return hashlib.sha256(json.dumps(self.objective.identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -33,7 +33,7 @@ class ZeroModel:
         ranks: this process.
 
     Raises:
-        ConfigError: the DeepSpeed settings contradict the run's, or can not be resumed exactly.
+        ConfigError: the DeepSpeed settings contradict the run's, or cannot be resumed exactly.
     """
 
     def __init__(self, factory: Callable[[], nn.Module], config: PretrainConfig, ranks: Ranks) -> None:

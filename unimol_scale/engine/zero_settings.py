@@ -26,14 +26,14 @@ _ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {
     _OFFLOAD_OPTIMIZER: (("none", "cpu"), "a run resumed from NVMe is silently wrong"),
     _OFFLOAD_PARAM: (("none", "cpu"), "a run resumed from NVMe is silently wrong"),
     "zero_optimization.offload_optimizer.ratio": ((1, 1.0), "a part of the optimizer states would not be saved"),
-    "zero_optimization.offload_optimizer.super_offload": ((False,), "its states can not be saved by parameter"),
+    "zero_optimization.offload_optimizer.super_offload": ((False,), "its states cannot be saved by parameter"),
     "zero_optimization.round_robin_gradients": ((False,), "it reorders the states, and they are saved by parameter"),
     "zero_optimization.zero_hpz_partition_size": ((1,), "weights are shared among all ranks"),
     "zero_optimization.mics_shard_size": ((-1,), "weights are shared among all ranks"),
 }
 _REFUSED_SECTIONS = {
     "scheduler.": "train.schedule decides the learning rate",
-    "zero_optimization.zenflow.": "its states can not be saved by parameter",
+    "zero_optimization.zenflow.": "its states cannot be saved by parameter",
 }
 # Set by us where a file does not.
 _DEFAULTS = frozenset(
@@ -46,7 +46,7 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file of additional settings is missing, is not JSON, contradicts the run's configuration, or
-            asks for what can not be resumed exactly.
+            asks for what cannot be resumed exactly.
     """
     train = config.train
     settings: dict[str, Any] = {
@@ -98,7 +98,7 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
             )
     for section, reason in _REFUSED_SECTIONS.items():
         if any(key.startswith(section) for key in theirs):
-            raise ConfigError(f"zero.config: {path} has {section[:-1]}, which can not be used: {reason}")
+            raise ConfigError(f"zero.config: {path} has {section[:-1]}, which cannot be used: {reason}")
     _check_stage(config.zero.stage, theirs, f"zero.config: {path}")
     return merge(settings, extra)
 

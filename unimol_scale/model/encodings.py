@@ -125,7 +125,7 @@ def encode_paths(batch: ModelInput) -> Tensor:
 def encode_pair_types(batch: ModelInput, kind: str) -> tuple[Tensor, Tensor]:
     """Return the codes that choose the distance map: [B, A] for the pair's first atom, [B, A] for its second.
 
-    ``element`` takes the token as corrupted, so that a masked atom's element can not be read off its distances;
+    ``element`` takes the token as corrupted, so that a masked atom's element cannot be read off its distances;
     ``chirality`` takes the first encoded atom feature, as the public reference does. Both int64, 0 at padding.
     """
     type_BA = batch.token_BA.long() if kind == "element" else encode_atom_features(batch)[..., 0]

@@ -27,7 +27,7 @@ DIMENSIONS = {
     "pair_embed_dim": "pair_width",
     "pair_hidden_dim": "pair_hidden",
 }
-# What a released file does not say because its reader knows it: a model that differs can not be written as one.
+# What a released file does not say because its reader knows it: a model that differs cannot be written as one.
 FIXED = {"gaussians": 128, "kernel_max_distance": 9.0, "normalize_by": "padded", "pair_type": "chirality"}
 
 
@@ -265,7 +265,7 @@ def released_dimensions(config: ModelConfig) -> dict[str, int]:
         if getattr(config, name) != value
     ]
     if other:
-        raise CheckpointError(f"the released format can not express a model with {', '.join(other)}; use safetensors")
+        raise CheckpointError(f"the released format cannot express a model with {', '.join(other)}; use safetensors")
     return {theirs: getattr(config, ours) for theirs, ours in DIMENSIONS.items()}
 
 

@@ -72,7 +72,7 @@ class Objective(ABC):
         """Return term → sum over the micro-batch, fp32 scalars; ``sample`` is what ``corrupt`` made."""
 
     def check(self, config: ModelConfig) -> None:  # noqa: B027
-        """Refuse a model that can not learn this.
+        """Refuse a model that cannot learn this.
 
         Raises:
             ConfigError: names the key of the model and what is needed.

@@ -168,7 +168,7 @@ class BlendObjective(Objective):
         return tuple(name for name in self.config.relations if shown[name] < 1.0)
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse a model that can not see what is to be shown.
+        """Refuse a model that cannot see what is to be shown.
 
         Raises:
             ConfigError: distances are shown to a model without geometry.

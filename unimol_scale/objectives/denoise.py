@@ -209,7 +209,7 @@ def noise_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor, std: 
     """Return Σ over molecules of the mean over atoms and axes of |ε̂ − ε|²; 1 for who predicts no noise at all.
 
     The head moves atoms from r̃ = r + σε to where it takes them from, so its displacement is −σε̂, and ε̂ − ε =
-    (clean − predicted)/σ. A head that only sees relative positions can not know how far the molecule moved as a
+    (clean − predicted)/σ. A head that only sees relative positions cannot know how far the molecule moved as a
     whole: of a molecule of n atoms, 1/n of the error always stays.
     """
     error_BA = ((clean_BA3 - predicted_BA3) / std).square().mean(-1) * valid_BA

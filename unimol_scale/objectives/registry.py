@@ -46,7 +46,7 @@ class ObjectiveConfig:
             )
         for name, share in self.mixture.items():
             if name == "distill":
-                raise ConfigError("objective.mixture.distill: its student sees no geometry; distill can not be mixed")
+                raise ConfigError("objective.mixture.distill: its student sees no geometry; distill cannot be mixed")
             if name not in MIXABLE:
                 raise ConfigError(f"objective.mixture: unknown objective {name!r}; {nearest(name, MIXABLE)}")
             if not share > 0.0:
@@ -81,7 +81,7 @@ def build_objective(
         teacher: of ``distill``.
 
     Raises:
-        ConfigError: the model can not learn it.
+        ConfigError: the model cannot learn it.
     """
     objective: Objective
     if config.name == "distill":

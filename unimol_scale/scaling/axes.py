@@ -20,7 +20,7 @@ HELD_OUT_MARK = {
     "zorder": 4,
 }
 PALETTE = colormaps["viridis"]
-PALEST = 0.88  # the yellow end can not be seen on white
+PALEST = 0.88  # the yellow end cannot be seen on white
 
 
 def colours(count: int) -> Callable[[int], Any]:

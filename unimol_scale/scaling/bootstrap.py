@@ -32,7 +32,7 @@ def needed_values(law: Law) -> int:
 def draw_weights(law: Law, points: Points, draws: int, seed: int) -> FloatArray:
     """Draw runs with replacement and return how much each point counts, float [draws, n].
 
-    A draw that can not determine the law (too few distinct points or values of a variable) is drawn again, up to twenty
+    A draw that cannot determine the law (too few distinct points or values of a variable) is drawn again, up to twenty
     times as many draws as asked for; fewer rows than asked for come back when that does not suffice, none when the
     points are no more than the parameters, where only the points themselves would pass.
     """

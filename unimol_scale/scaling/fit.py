@@ -1,6 +1,6 @@
 """One law fitted to points: estimate, checks, bootstrap. Imports NumPy, the solver and the laws; no torch.
 
-The estimate is the best minimum over deterministic starts. What can not be trusted is an error (not converged, not
+The estimate is the best minimum over deterministic starts. What cannot be trusted is an error (not converged, not
 identifiable, a term that vanished) or a warning that travels with the numbers (few sizes, narrow range, a bound).
 """
 
@@ -133,7 +133,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
     """
     reason = why_not_identifiable(law, points)
     if reason is not None:
-        raise RunError(f"the law {law.label} ({law.formula}) can not be fitted to these runs: {reason}")
+        raise RunError(f"the law {law.label} ({law.formula}) cannot be fitted to these runs: {reason}")
     problem = make_problem(law, points.columns, points.loss, config.huber_delta, config.exponent_bounds)
     solution = _solve(problem, points.weight, config)
     # Of two that are level to rounding, the one that met the tolerance.
@@ -144,7 +144,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
     condition = _condition(jacobian[0], (theta > problem.lower) & (theta < problem.upper))
     if condition > MAX_CONDITION:
         raise RunError(
-            f"the law {law.label} can not be fitted to these runs: its parameters trade against each other without "
+            f"the law {law.label} cannot be fitted to these runs: its parameters trade against each other without "
             f"changing the loss (condition number {condition:.1g}); use a law with fewer parameters or add runs"
         )
     warnings = _warnings(law, problem, theta, points)
@@ -174,7 +174,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
 
 
 def why_not_identifiable(law: Law, points: Points) -> str | None:
-    """Return why the points can not determine the law's parameters, or None when they can.
+    """Return why the points cannot determine the law's parameters, or None when they can.
 
     A power needs two values of its variable, and one more when another term sets the level.
     """
@@ -200,7 +200,7 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
             correlation = np.corrcoef(np.log(points.columns[one]), np.log(points.columns[two]))[0, 1]
             if abs(correlation) > COLLINEAR:
                 return (
-                    f"{one} and {two} rise and fall together in every run, so that their effects can not be told apart"
+                    f"{one} and {two} rise and fall together in every run, so that their effects cannot be told apart"
                 )
     return None
 

@@ -123,7 +123,7 @@ def plan(config: LadderConfig) -> list[Rung]:
     """Return every run of the ladder, smallest budget first within a size.
 
     Raises:
-        ConfigError: a size is unknown, a budget in molecules or FLOPs can not be turned into steps, or two budgets
+        ConfigError: a size is unknown, a budget in molecules or FLOPs cannot be turned into steps, or two budgets
             come to the same number of them.
     """
     # Late: the model's presets are arithmetic without torch, and only planning needs them.
@@ -186,7 +186,7 @@ def _histogram(store: Path) -> dict[int, int]:
         return {int(atoms): int(count) for atoms, count in tree["splits"]["train"]["size_histogram"].items()}
     except OSError as error:
         raise ConfigError(
-            f"flops: budgets in FLOPs need the sizes of the molecules, and {path} can not be read: {error.strerror}"
+            f"flops: budgets in FLOPs need the sizes of the molecules, and {path} cannot be read: {error.strerror}"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"flops: {path} holds no size histogram of a training split") from error

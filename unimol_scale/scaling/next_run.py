@@ -138,7 +138,7 @@ def write_next(choice: NextRun, path: Path) -> None:
     """Write the ladder file, with the reasons as its comment.
 
     Raises:
-        ConfigError: the file is there already, or can not be written.
+        ConfigError: the file is there already, or cannot be written.
     """
     # Read back first: what is written here must be a ladder.
     plan(build(LadderConfig, choice.tree, Origin(name=str(path))))
@@ -151,7 +151,7 @@ def write_next(choice: NextRun, path: Path) -> None:
     except FileExistsError as error:
         raise ConfigError(f"--output: {path} is there already; delete it, or choose another name") from error
     except OSError as error:
-        raise ConfigError(f"--output: {path} can not be written: {error.strerror}") from error
+        raise ConfigError(f"--output: {path} cannot be written: {error.strerror}") from error
 
 
 def _fit(points: Points, name: str, config: FitConfig) -> Fit:
@@ -161,7 +161,7 @@ def _fit(points: Points, name: str, config: FitConfig) -> Fit:
     joint = [law for law in candidate_laws(points) if len(set(law.variables)) > 1]
     if not joint:
         raise RunError(
-            "the next run can not be chosen: weighing size against data takes runs that differ in both, at least three "
+            "the next run cannot be chosen: weighing size against data takes runs that differ in both, at least three "
             "sizes at three budgets"
         )
     laws = [law for law in joint if name in ("auto", law.name)]
@@ -175,7 +175,7 @@ def _fit(points: Points, name: str, config: FitConfig) -> Fit:
 def _budget(text: str | None, points: Points) -> float:
     if text is None:
         if "C" not in points.columns:
-            raise RunError("the runs do not say their FLOPs; a budget of compute can not be spent on them")
+            raise RunError("the runs do not say their FLOPs; a budget of compute cannot be spent on them")
         return STEP_UP * float(points.columns["C"].max())
     flops = parse_count(text)
     if flops is None:

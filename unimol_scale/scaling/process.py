@@ -42,7 +42,7 @@ def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path)
         OrderedToStopError: SIGTERM, SIGUSR1 or Ctrl-C came in.
     """
     with log.open("ab") as file, _orders_as_interrupts():
-        # The group begins with the command itself; a signal to it can not hit this process.
+        # The group begins with the command itself; a signal to it cannot hit this process.
         process = subprocess.Popen(
             command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )

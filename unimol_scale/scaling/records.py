@@ -274,7 +274,7 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
             ours, theirs = first.comparable.get(key), record.comparable.get(key)
             if ours != theirs:
                 raise RunError(
-                    f"runs that differ in {key} can not share a law, for their losses are of different things "
+                    f"runs that differ in {key} cannot share a law, for their losses are of different things "
                     f"({MEANINGS[key]}): {first.source} has {ours or 'no word of it'}, {record.source} has "
                     f"{theirs or 'no word of it'}{_setting_that_differs(first, record)}; fit them separately by naming "
                     "the run folders"

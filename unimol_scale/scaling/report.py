@@ -46,7 +46,7 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
         The path of report.md.
 
     Raises:
-        RunError: the folder can not be written to.
+        RunError: the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
         report = folder / "report.md"
         report.write_text(to_markdown(analysis, pictures), encoding="utf-8")
     except OSError as error:
-        raise RunError(f"the report can not be written to {folder}: {error}; choose another --output") from error
+        raise RunError(f"the report cannot be written to {folder}: {error}; choose another --output") from error
     return report
 
 

@@ -24,7 +24,7 @@ class Candidate:
         law: its form.
         held_out_error: mean |prediction / loss − 1| over sizes that were left out one at a time; None if unknown.
         aicc: of the fit to all points; None if unknown.
-        obstacle: why it can not be used; None when it can.
+        obstacle: why it cannot be used; None when it can.
     """
 
     law: Law
@@ -102,7 +102,7 @@ def held_out_error(law: Law, points: Points, config: FitConfig) -> float | None:
     or one run at a time where every run has many points.
 
     Returns:
-        The error; None when the law can not be fitted without one of the sizes.
+        The error; None when the law cannot be fitted without one of the sizes.
     """
     quick = replace(config, bootstrap=0)
     sizes = distinct(points.columns["N"])

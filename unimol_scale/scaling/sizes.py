@@ -44,5 +44,5 @@ def flops_per_molecule(name: str, atoms: int) -> float:
     from unimol_scale.model.presets import PRESETS
 
     if name not in PRESETS:
-        raise RunError(f"compute can not be counted for the size {name!r}; {nearest(name, PRESETS)}")
+        raise RunError(f"compute cannot be counted for the size {name!r}; {nearest(name, PRESETS)}")
     return training_flops(PRESETS[name], atoms)

@@ -154,7 +154,7 @@ def huber_sum(problem: Problem, residual: FloatArray, weights: FloatArray) -> Fl
 def grid_starts(problem: Problem, weight: FloatArray, num_cells: int, num_starts: int) -> FloatArray:
     """Return starting points from a grid over the exponents, the linear part solved exactly in each cell.
 
-    The grid comes from the data: an exponent so small that its term changes by a tenth over the points can not be told
+    The grid comes from the data: an exponent so small that its term changes by a tenth over the points cannot be told
     from a constant, one so large that the term falls by e^−8 acts on the smallest point alone. Cells next to a
     better one are skipped, so that starts lie in different valleys.
 

@@ -108,6 +108,6 @@ def write(path: Path, batch: pa.RecordBatch) -> None:
             transaction.put(SCHEMA_KEY, batch.schema.serialize().to_pybytes())
         environment.sync(True)
     except lmdb.Error as error:
-        raise StoreError(f"{path} can not be written: {error}") from error
+        raise StoreError(f"{path} cannot be written: {error}") from error
     finally:
         environment.close()

@@ -207,7 +207,7 @@ def convert(store: Store, backend: Backend, output: Path) -> Store:
         output: a directory that is absent or empty.
 
     Raises:
-        StoreError: the output holds something, or a shard can not be read.
+        StoreError: the output holds something, or a shard cannot be read.
     """
     prepare_output(output)
     splits = {}

@@ -173,7 +173,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     """Read the manifest of the store at ``path``; return it and its text.
 
     Raises:
-        StoreError: no store there, an unfinished one, or one that this version can not read.
+        StoreError: no store there, an unfinished one, or one that this version cannot read.
     """
     if not path.is_dir():
         raise StoreError(f"no store at {path}; make one with: {BUILD_COMMAND}")

@@ -44,7 +44,7 @@ class OfficialRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DamagedRecord:
-    """A record that can not be taken: its key, and what is wrong."""
+    """A record that cannot be taken: its key, and what is wrong."""
 
     key: str
     problem: str

@@ -49,7 +49,7 @@ def open_remote_store(url: str, cache: Path, cache_bytes: int) -> Store:
         cache_bytes: most bytes of shards kept.
 
     Raises:
-        StoreError: there is no such store, it can not be had, or a shard is larger than the cache.
+        StoreError: there is no such store, it cannot be had, or a shard is larger than the cache.
     """
     files = _Files(url)
     text = files.attempt(MANIFEST_NAME, lambda system, path: bytes(system.cat_file(path))).decode()
@@ -87,7 +87,7 @@ class _Files:
             try:
                 self._system, self._root = fsspec.url_to_fs(self.url, **options)
             except (ImportError, ValueError) as error:
-                raise StoreError(f"{self.url} can not be read: {error}") from error
+                raise StoreError(f"{self.url} cannot be read: {error}") from error
         return self._system
 
     def attempt(self, file: str, action: Callable[[fsspec.AbstractFileSystem, str], Result]) -> Result:
@@ -114,7 +114,7 @@ class _Files:
                 if final or count == TRIES:
                     tried = "" if final else f" after {TRIES} tries"
                     reason = f"{type(error).__name__}: {error}"
-                    raise StoreError(f"{file} of {self.url} can not be fetched{tried}: {reason}") from error
+                    raise StoreError(f"{file} of {self.url} cannot be fetched{tried}: {reason}") from error
             time.sleep(BACKOFF_S * 2 ** (count - 1) * random.uniform(0.5, 1.5))
         raise AssertionError("the last try returns or raises")
 
@@ -171,7 +171,7 @@ class CachedShards:
         if path.is_file():
             return
         keep = frozenset(self._folder / other.file for other in wanted)
-        # What can not be had is told by whoever needs it.
+        # What cannot be had is told by whoever needs it.
         with contextlib.suppress(StoreError, OSError), self._locked(path, fcntl.LOCK_EX):
             if not path.is_file():
                 self._fetch(entry, path, keep, 0.0)

@@ -30,7 +30,7 @@ class ShardSource(Protocol):
         """Return a context in which the file of a shard is there to be opened.
 
         Raises:
-            StoreError: it is missing, damaged or can not be had.
+            StoreError: it is missing, damaged or cannot be had.
         """
 
     def prefetch(self, entries: Sequence[ShardEntry]) -> None:

@@ -1,4 +1,4 @@
-"""The interval of a gain says when a test set can tell two fine-tunings apart, and when it can not."""
+"""The interval of a gain says when a test set can tell two fine-tunings apart, and when it cannot."""
 
 import numpy as np
 import pyarrow as pa

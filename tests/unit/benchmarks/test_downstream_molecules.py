@@ -29,7 +29,7 @@ def test_structures_tables_and_lines_become_tranches_without_hydrogens(main, tmp
     (tmp_path / "more.v1.smi").write_text("CN first\n\nCCl\n")
     files = [str(tmp_path / name) for name in ("ligands.sdf.gz", "tox.csv", "more.v1.smi")]
     assert main([*files, "--output", str(tmp_path / "larger")]) == 0
-    assert "tox.smi: 1 molecules, 2 that RDKit can not read" in capsys.readouterr().out
+    assert "tox.smi: 1 molecules, 2 that RDKit cannot read" in capsys.readouterr().out
     assert sorted(tranche(tmp_path / "larger")) == [
         ("900000000001", "CCO"),
         ("900000000002", "c1ccccc1"),

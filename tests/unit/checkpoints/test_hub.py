@@ -63,7 +63,7 @@ def test_a_model_that_can_not_be_fetched_is_one_error(monkeypatch, error):
         raise error
 
     install(monkeypatch, snapshot_download)
-    with pytest.raises(CheckpointError, match=f"owner/name does not exist here and can not be fetched .*: {error}"):
+    with pytest.raises(CheckpointError, match=f"owner/name does not exist here and cannot be fetched .*: {error}"):
         unimol_scale.from_pretrained("owner/name")
 
 

@@ -102,7 +102,7 @@ def test_nothing_is_written_over(saved, model, tmp_path):
 def test_a_place_that_can_not_be_written_is_one_error(model, tmp_path):
     (tmp_path / "file").write_text("not a directory")
     for save, content in ((save_pretrained, model), (save_official, DenoiseModel(RELEASED))):
-        with pytest.raises(CheckpointError, match="file/inside can not be written"):
+        with pytest.raises(CheckpointError, match="file/inside cannot be written"):
             save(content, tmp_path / "file" / "inside")
 
 
@@ -197,7 +197,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(saved, tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         from_pretrained(tmp_path / "nowhere")
     (saved / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config.json can not be read"):
+    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
         from_pretrained(saved)
 
 

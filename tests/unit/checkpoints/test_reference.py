@@ -153,10 +153,10 @@ def test_reference_files_that_are_none_are_refused(tmp_path, batch):
     with pytest.raises(CheckpointError, match="does not exist"):
         read_reference(tmp_path / "nowhere.npz")
     (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(CheckpointError, match="can not be read as npz of plain arrays"):
+    with pytest.raises(CheckpointError, match="cannot be read as npz of plain arrays"):
         read_reference(tmp_path / "text.npz")
     np.savez(tmp_path / "objects.npz", x=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(CheckpointError, match="can not be read as npz of plain arrays"):
+    with pytest.raises(CheckpointError, match="cannot be read as npz of plain arrays"):
         read_reference(tmp_path / "objects.npz")
     np.savez(tmp_path / "empty.npz", **{f"batch/{name}": value for name, value in batch.items()})
     with pytest.raises(CheckpointError, match="none of the outputs x, pair"):

@@ -176,7 +176,7 @@ def test_a_store_names_the_version_of_its_engine(monkeypatch: pytest.MonkeyPatch
     assert versions(CONFIG) == {"nvmolkit": "0.6.0"}
     monkeypatch.undo()
     if importlib.util.find_spec("nvmolkit") is None:
-        with pytest.raises(ConfigError, match="nvmolkit can not be imported here"):
+        with pytest.raises(ConfigError, match="nvmolkit cannot be imported here"):
             versions(CONFIG)
 
 

@@ -267,7 +267,7 @@ def test_a_reader_that_stops_early_leaves_no_thread_behind(server: Server, tmp_p
 def test_a_disk_that_refuses_is_an_error_that_says_where(server: Server, tmp_path: Path) -> None:
     server.answers["/a"] = lambda handler, _: handler.send(DATA)
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(SourceError, match=r"can not be written: .*it goes on from there"):
+    with pytest.raises(SourceError, match=r"cannot be written: .*it goes on from there"):
         fetched(server, tmp_path / "file", "/a")
 
 

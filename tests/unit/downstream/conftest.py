@@ -39,7 +39,7 @@ def settings(place, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(place):
-    """A finished fine-tuning with rows that can not be used; copy it to change it."""
+    """A finished fine-tuning with rows that cannot be used; copy it to change it."""
     smiles = [*MOLECULES, "not a molecule", "CCO", "C1CC"]
     path = write_table(place / "bad.csv", smiles=smiles, size=[*(CARBON + AROMATIC), 3, 77, ""])
     config = FinetuneConfig(

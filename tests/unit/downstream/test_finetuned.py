@@ -92,7 +92,7 @@ def test_a_description_that_is_wrong_says_where(saved, change, message):
     folder, _, _ = saved
     path = folder / "finetuned.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(CheckpointError, match="can not be read") as caught:
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
         read_config(folder)
     assert message in str(caught.value)
 
@@ -101,7 +101,7 @@ def test_a_description_that_is_wrong_says_where(saved, change, message):
 def test_a_description_that_is_cut_off_says_so(saved, text):
     folder, _, _ = saved
     (folder / "finetuned.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"finetuned\.json can not be read"):
+    with pytest.raises(CheckpointError, match=r"finetuned\.json cannot be read"):
         read_config(folder)
 
 

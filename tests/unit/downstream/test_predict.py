@@ -1,4 +1,4 @@
-"""Predictions of a file: of every row its own, and of a row that can not be used none."""
+"""Predictions of a file: of every row its own, and of a row that cannot be used none."""
 
 import csv
 import json

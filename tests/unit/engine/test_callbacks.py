@@ -87,7 +87,7 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, capsys):
         log.event(train_event(101))
     assert [event["step"] for event in metrics(tmp_path)] == list(range(1, 102))
     assert [step for step, _ in scalars(tmp_path)["train/loss"]] == list(range(1, 102))
-    assert capsys.readouterr().err.count("metrics.jsonl can not be written") == 1
+    assert capsys.readouterr().err.count("metrics.jsonl cannot be written") == 1
 
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then(tmp_path, capsys):
@@ -138,7 +138,7 @@ def test_the_curves_of_a_run_are_drawn_into_its_folder(tmp_path, capsys):
         log.event(train_event(1))
         with files_no_larger_than(2000):
             log.draw()
-        assert "can not be drawn" in capsys.readouterr().err
+        assert "cannot be drawn" in capsys.readouterr().err
         assert not (tmp_path / "curve.png").exists()
         log.draw()
     assert (tmp_path / "curve.png").stat().st_size > 10_000

@@ -63,5 +63,5 @@ def test_a_full_disk_costs_the_profile_and_not_the_run(tmp_path):
     with StepProfiler(tmp_path, told.append) as profiler, files_no_larger_than(1000):
         run(profiler, 10)
     assert len(told) == 1
-    assert "can not be written" in told[0]
+    assert "cannot be written" in told[0]
     assert not (tmp_path / "trace.json.gz").exists()

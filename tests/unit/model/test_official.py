@@ -83,7 +83,7 @@ def test_a_tensor_that_does_not_fit_is_named(released, damage, said):
 )
 def test_what_the_released_format_can_not_say_is_refused(change):
     (name,) = change
-    with pytest.raises(CheckpointError, match=f"can not express a model with {name}="):
+    with pytest.raises(CheckpointError, match=f"cannot express a model with {name}="):
         released_dimensions(ModelConfig(**{**CONFIG.__dict__, **change}))
 
 

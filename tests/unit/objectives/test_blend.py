@@ -300,7 +300,7 @@ def test_every_parameter_gets_a_gradient():
     model = opened_model(objective).train()
     total_loss(model(made), made.counts, objective.weights).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # A bias added alike to all keys of an attention can not change it.
+    # A bias added alike to all keys of an attention cannot change it.
     assert [name for name in silent if not name.endswith("pair_bias.bias")] == []
 
 

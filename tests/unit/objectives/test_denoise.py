@@ -91,7 +91,7 @@ def test_every_parameter_gets_a_gradient_once_the_residual_branches_have_opened(
             parameter.add_(0.05 * torch.randn_like(parameter))
     total_loss(model(made), made.counts, objective.weights).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # A bias added alike to all keys of an attention can not change it.
+    # A bias added alike to all keys of an attention cannot change it.
     assert [name for name in silent if not name.endswith("pair_bias.bias")] == []
 
 
@@ -115,7 +115,7 @@ def test_the_model_overfits_thirty_two_molecules(predict, floor):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-    # Of the noise, the shift of the whole molecule can not be seen: a share of 1/n of it stays, here about 1/7.
+    # Of the noise, the shift of the whole molecule cannot be seen: a share of 1/n of it stays, here about 1/7.
     assert losses[-1] < floor * losses[0]
 
 

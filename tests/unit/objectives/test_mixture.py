@@ -98,7 +98,7 @@ def test_flops_are_those_of_the_parts_by_share():
         ({"mixture": {"denoise": 0.5, "blend": 0.4}}, "must sum to 1, its sum is 0.9"),
         ({"mixture": {"denoise": 1.0, "blend": 0.0}}, "mixture.blend must be positive"),
         ({"mixture": {"denoise": 0.5, "blent": 0.5}}, "did you mean 'blend'"),
-        ({"mixture": {"denoise": 0.5, "distill": 0.5}}, "distill can not be mixed"),
+        ({"mixture": {"denoise": 0.5, "distill": 0.5}}, "distill cannot be mixed"),
         ({"mixture": {}}, "a mixture needs both"),
         ({"mixture": SHARES, "name": "denoise"}, "a mixture needs both"),
         ({"name": "distill"}, "objective.distill.teacher is required"),

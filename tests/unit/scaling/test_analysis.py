@@ -44,7 +44,7 @@ def test_auto_takes_the_joint_law_when_sizes_and_budgets_vary(joint: Path) -> No
 
 def test_auto_takes_a_law_in_n_when_there_is_one_budget(flat: Path) -> None:
     analysis = run(flat)
-    # The simulated law has a floor at a fixed budget, which a pure power can not follow over a decade.
+    # The simulated law has a floor at a fixed budget, which a pure power cannot follow over a decade.
     assert analysis.fit.law.label == "saturating in N"
     assert "left-out sizes" in analysis.selection.reason
     power = run(flat, law="power")

@@ -261,7 +261,7 @@ def test_one_run_of_the_ladder_can_be_named(place: Path, capsys: pytest.CaptureF
         ),
         (
             {"steps": [], "flops": [1e12], "overrides": {"train.global_batch_size": 50}},
-            r"store/manifest\.json can not be read",
+            r"store/manifest\.json cannot be read",
         ),
         (
             {"steps": [], "flops": [1e12], "overrides": {"train.global_batch_size": 50}, "objective": "blend"},
