@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import itertools
 import shutil
 import time
@@ -18,6 +17,7 @@ from conformer_gen.selection import read_selection
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from conformer_gen.worker import Embedder, EmbedJob
+from unimol_scale.common.system_limits import explain
 from unimol_scale.common.writable import require_folder
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest
@@ -70,9 +70,7 @@ def build(config: BuildConfig, embedder: Embedder = embed_molecule) -> BuildResu
     try:
         return _build(config, embedder)
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        remedy = "the disk is full: make room and run the same command again, it resumes" if full else str(error)
-        raise StoreError(f"the build cannot write to {config.directory}: {remedy}") from error
+        raise StoreError(f"the build cannot write to {config.directory}: {explain(error) or error}") from error
 
 
 def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:

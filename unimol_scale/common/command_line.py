@@ -5,7 +5,6 @@ A usage error ends with status 2, as argparse's own do.
 
 import argparse
 import difflib
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -156,8 +155,5 @@ class _PrintSettings(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
         assert isinstance(parser, CommandParser)
-        try:
-            print(parser.settings_help(), flush=True)
-        except BrokenPipeError:  # of a pager that was closed: there is nobody to print the rest to
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(parser.settings_help())
         parser.exit()

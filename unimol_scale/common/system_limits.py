@@ -7,7 +7,7 @@ from unimol_scale.errors import ConfigError
 
 # More than any command here opens; some systems set a hard limit of a thousand million.
 _MOST_FILES = 65_536
-_PORT_TAKEN = ("EADDRINUSE", "Address already in use")
+_PORT_TAKEN = ("EADDRINUSE", "Address already in use", "address already in use")
 _FILES = ("Too many open files", "received 0 items of ancdata")
 _SHARED_MEMORY = ("shared memory", "/torch_", "(shm)", "Bus error")
 _REMEDIES = {
@@ -45,6 +45,12 @@ def require_open_files(number: int) -> None:
         )
 
 
+def port_is_taken(error: BaseException) -> bool:
+    """Return whether an error says that another program listens at a port."""
+    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    return taken or any(sign in str(error) for sign in _PORT_TAKEN)
+
+
 def explain(error: BaseException) -> str | None:
     """Return what the system refused and what to do about it, in one line; None if the error is of another kind."""
     text = str(error)
@@ -55,7 +61,7 @@ def explain(error: BaseException) -> str | None:
             f"there are too many open files; this process may open {limit:,}. Raise the limit, for example by "
             "`ulimit -n 4096`, or lower data.workers"
         )
-    if number == errno.EADDRINUSE or any(sign in text for sign in _PORT_TAKEN):
+    if port_is_taken(error):
         return f"a network port is taken by another program: {text.splitlines()[0]}"
     if isinstance(error, RuntimeError) and any(sign in text for sign in _SHARED_MEMORY):
         return (

@@ -49,12 +49,13 @@ OPENERS: dict[bytes, Callable[[Any], Any]] = {
     b"\xfd7zXZ": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": _open_zstd,
 }
+PARQUET_MAGIC = b"PAR1"
 NOT_TEXT = {
     b"PK\x03\x04": "a zip archive; unpack it, or pack it as .tar.gz",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it, or pack it as .tar.gz",
     b"Rar!": "a RAR archive; unpack it, or pack it as .tar.gz",
     b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
-    b"PAR1": "a Parquet file; let its name end in .parquet (of a build: --source parquet)",
+    PARQUET_MAGIC: "a Parquet file; let its name end in .parquet (of a build: --source parquet)",
     b"ARROW1": "an Arrow file; write it as Parquet or CSV",
 }
 WORKBOOK = b"[Content_Types].xml"  # the first member of the zip archive that an .xlsx file is
@@ -140,6 +141,19 @@ def open_text(path: Path, errors: str = "replace") -> Iterator[Iterator[str]]:
             unpacked = Unpacked(str(path), file)
             text = decoded(str(path), unpacked, errors)
             yield lines()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def is_parquet(path: Path) -> bool:
+    """Return whether a file that is there is Parquet, whatever its name says.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error}") from error
 

@@ -152,8 +152,8 @@ class StepLoader(Generic[SampleT]):
 def _start_loader_server() -> None:
     """Start the process that loader processes are forked from, deaf to the signals that stop a run.
 
-    A batch system and a terminal send them to every process, and the rank has a state to save first. Its children are deaf as well;
-    they end with their rank: see ``_prepare_worker``.
+    A batch system and a terminal send them to every process, and the rank has a state to save first. Its children are
+    deaf as well; they end with their rank: see ``_prepare_worker``.
     """
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         return

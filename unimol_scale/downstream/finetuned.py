@@ -13,8 +13,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from unimol_scale.checkpoints.pretrained import WEIGHTS_NAME
 from unimol_scale.checkpoints.streaming import TensorKind, write_safetensors
 from unimol_scale.config import Origin, build, to_tree
+from unimol_scale.downstream.claim import INPUTS_NAME
 from unimol_scale.downstream.config import Fragments, Inputs, MetricName, Pooling, Task
 from unimol_scale.downstream.property_model import PropertyModel
 from unimol_scale.errors import CheckpointError, ConfigError
@@ -125,9 +127,9 @@ def read_config(folder: Path) -> FinetunedConfig:
 
 def _remedy(folder: Path) -> str:
     """Return what to do with a folder that is no fine-tuned model."""
-    if (folder / "inputs.json").is_file():
+    if (folder / INPUTS_NAME).is_file():
         return "its fine-tuning is unfinished: run the same command again, it goes on"
-    if any((folder / name).exists() for name in (CHECKPOINTS, MODEL_FOLDER, "model.safetensors")):
+    if any((folder / name).exists() for name in (CHECKPOINTS, MODEL_FOLDER, WEIGHTS_NAME)):
         return (
             f"it holds a pretrained model, which predicts no property before `unimol-scale finetune --from {folder} "
             "--data LABELLED` (embed takes it as it is)"

@@ -29,7 +29,7 @@ from unimol_scale.downstream.tables import read_table
 from unimol_scale.downstream.training import Scaling, predict
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.files import commit_file
-from unimol_scale.store.schema import LABEL_PREFIX, Float64
+from unimol_scale.store.schema import LABEL_PREFIX, Float64, Int64
 from unimol_scale.store.shards import open_store
 
 
@@ -152,7 +152,7 @@ def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _
 
 def _predictions(
     asked: _Asked,
-    row_R: "np.ndarray",
+    row_R: Int64,
     folder: Path,
     config: FinetunedConfig,
     max_pairs: int | None,
@@ -181,7 +181,7 @@ def _predictions(
     return np.stack(predictions)
 
 
-def _beside(asked: _Asked, targets: Sequence[str], row_R: "np.ndarray", value_SRL: Float64) -> tuple[pa.Table, str]:
+def _beside(asked: _Asked, targets: Sequence[str], row_R: Int64, value_SRL: Float64) -> tuple[pa.Table, str]:
     """Return the user's columns with ours beside them, and a line on those of ours that took another name."""
     M = len(asked.molecules.smiles)
     used, changes = np.full(M, None), np.full(M, None)

@@ -59,11 +59,12 @@ def store_of(pretrained: Path) -> PretrainingStore:
 
 
 def _manifest_of(run: Path) -> str | None:
-    """Return the hash of the manifest of the store that a finished run was trained on."""
-    if not (run / SUMMARY_NAME).is_file():
+    """Return the hash of the manifest of the store that a run was trained on; None if its summary does not say."""
+    try:
+        summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # unfinished, or damaged: the store is then known by its name alone
         return None
-    summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
-    known = summary.get("data_manifest_sha256")
+    known = summary.get("data_manifest_sha256") if isinstance(summary, dict) else None
     return str(known) if known else None
 
 

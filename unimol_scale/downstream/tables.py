@@ -29,7 +29,7 @@ from conformer_gen.sources.lines import split as split_line
 from conformer_gen.sources.locations import SUFFIXES, bare_suffix, stem
 from conformer_gen.sources.tables import check_parquet_column, is_text, molecule_rows, parquet_names
 from unimol_scale.common.delimited import EXCEL_SEPARATOR, Record, place_of, read_records
-from unimol_scale.common.text_files import check_decoded, open_text
+from unimol_scale.common.text_files import check_decoded, is_parquet, open_text
 from unimol_scale.downstream import sdf_table
 from unimol_scale.downstream.config import Task
 from unimol_scale.errors import ConfigError, SourceError
@@ -43,7 +43,6 @@ ROW_NAMES = (*ID_NAMES, "", "__index_level_0__")
 UNNAMED = "unnamed: "
 ROWS_SHOWN = 3
 ROWS_TOGETHER = 50_000  # of text, before they become Arrow's
-PARQUET_MAGIC = b"PAR1"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ def read_table(
         ".smi": lambda path: _read_lines(path, smiles_column, whole=bool(targets) or split_column is not None),
     }
     readers |= dict.fromkeys(SUFFIXES["smiles"], readers[".smi"])
-    suffix = ".parquet" if _is_parquet(path) else bare_suffix(path.name)
+    suffix = ".parquet" if is_parquet(path) else bare_suffix(path.name)
     if suffix not in readers:
         raise SourceError(f"{path}: its name must end in {', '.join(readers)}, text also in .gz or the like after it")
     table = readers[suffix](path)
@@ -234,14 +233,6 @@ def _named_rows(rows: Int64, smiles: Sequence[str], values: Iterable[object]) ->
     return ", ".join(shown[:ROWS_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _is_parquet(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error}") from error
-
-
 def _read_delimited(path: Path, smiles_column: str | None) -> pa.Table:
     """Read a table with commas, semicolons or tabs and a header; every column as text."""
     expected, is_row = molecule_rows(smiles_column)
@@ -249,7 +240,7 @@ def _read_delimited(path: Path, smiles_column: str | None) -> pa.Table:
     pieces: list[list[pa.Array]] = []
     with open_text(path, errors="surrogateescape") as lines:
         records = read_records(str(path), lines, expected, is_row)
-        while rows := [record for record in itertools.islice(records, ROWS_TOGETHER)]:
+        while rows := list(itertools.islice(records, ROWS_TOGETHER)):
             names = rows[0].names
             check_decoded(str(path), 1, ", ".join(names))
             fields = [_whole_row(path, record) for record in rows]
@@ -263,15 +254,14 @@ def _whole_row(path: Path, record: Record) -> list[str]:
     """Return the fields of a record that has as many as the header; empty ones behind them are none."""
     fields, width = record.fields, len(record.names)
     if record.problem:
-        raise SourceError(f"{record.problem}")
+        raise SourceError(record.problem)
     if len(fields) < width or any(field.strip() for field in fields[width:]):
         shown = ",".join(fields)[:200]
         raise SourceError(
             f"{path} cannot be read: {record.place} has {len(fields)} fields, the header has {width} ({shown!r}); "
             "is a quote not closed, or a comma not quoted?"
         )
-    for field in fields:
-        check_decoded(str(path), record.line, field)
+    check_decoded(str(path), record.line, ",".join(fields))
     return fields[:width]
 
 

@@ -10,7 +10,6 @@ from unimol_scale.engine.host import available_bytes, local_ranks
 from unimol_scale.engine.throughput import copy_bandwidth, matmul_peak
 from unimol_scale.errors import ConfigError, nearest
 
-DEFAULT_DEVICE = "h100"
 # Of its peak, what a CPU is expected to reach; a GPU's share follows from its bandwidth (roofline.py).
 CPU_MFU = 0.4
 # Of the data sheets' peaks, what large matrix products and large copies reach: 790 of 989 TFLOP/s and 4.3 of 4.8 TB/s.

@@ -21,9 +21,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unimol_scale.common import threads
+from unimol_scale.common.system_limits import port_is_taken
 from unimol_scale.errors import ConfigError
 
-_PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
 _PARTING_SECONDS = 0.2
 # What every launcher tells its processes.
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -109,7 +109,7 @@ def start_ranks(timeout_minutes: float = 30.0) -> Ranks:
         )
     except dist.DistNetworkError as error:
         address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-        if any(sign in str(error) for sign in _PORT_TAKEN):
+        if port_is_taken(error):
             raise ConfigError(
                 f"port {port} on {address} is taken, perhaps by another run: give this one another port, for example "
                 f"--master_port {int(port) + 1} behind deepspeed or torchrun"

@@ -31,6 +31,7 @@ from unimol_scale.engine.run_config import PretrainConfig
 from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.run_files import CONFIG_HISTORY_NAME, CONFIG_NAME
+from unimol_scale.store.remote import is_url
 
 _RATE = frozenset({STEPS, "train.learning_rate", "train.warmup_steps", "train.schedule"})
 
@@ -117,18 +118,25 @@ def recorded_settings(found: CheckpointInfo, folder: Path) -> Settings:
 
     Checkpoints of earlier versions record only those that must not change; the others are taken from config.yaml.
     """
-    before = flatten(found.meta["config"]) if "config" in found.meta else settings_in(folder)
-    before.pop("output", None)
+    before = _without_places(found.meta["config"]) if "config" in found.meta else settings_in(folder)
     return {**before, **found.meta["settings"]}
 
 
 def settings_in(folder: Path) -> Settings:
     """Return what the config.yaml of a run folder says, flat, without the folder; {} if there is none to be read."""
     try:
-        settings = flatten(read_yaml(folder / CONFIG_NAME)[0])
+        return _without_places(read_yaml(folder / CONFIG_NAME)[0])
     except ConfigError:
         return {}
+
+
+def _without_places(tree: Mapping[str, Any]) -> Settings:
+    """Return flat settings without the folder of the run, and with the whole path of the store."""
+    settings = flatten(tree)
     settings.pop("output", None)
+    store = settings.get("data.path")
+    if isinstance(store, str) and not is_url(store):  # earlier versions recorded it as it was given
+        settings["data.path"] = str(Path(store).absolute())
     return settings
 
 

@@ -152,7 +152,7 @@ def _planned_steps(path: Path) -> int | None:
     """Return the steps that a run's config.yaml says it has; None if it does not say."""
     try:
         train = read_yaml(path)[0].get("train") if path.is_file() else None
-    except ConfigError:
+    except (ConfigError, OSError):
         return None
     steps = train.get("steps") if isinstance(train, Mapping) else None
     return steps if isinstance(steps, int) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.common.delimited import read_records
-from unimol_scale.common.text_files import check_decoded, open_text
+from unimol_scale.common.text_files import check_decoded, is_parquet, open_text
 from unimol_scale.errors import RunError, SourceError, nearest
 from unimol_scale.scaling.column_checks import check_units_agree
 from unimol_scale.scaling.records import GROUPS, LOSS, RunRecord, curve_of, diverged
@@ -59,7 +59,7 @@ def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = Fals
     for key in headers:
         if key not in COLUMNS and not key.startswith(TERM):
             raise RunError(f"unknown column {key!r}; {nearest(key, COLUMNS)}, or loss/TERM")
-    found, rows = _read_parquet(path) if _is_parquet(path) else _read_csv(path)
+    found, rows = _read_parquet(path) if path.suffix == ".parquet" or is_parquet(path) else _read_csv(path)
     if not rows:
         raise RunError(f"{path} has no rows below its header")
     chosen = {key: _expression(headers.get(key, key)) for key in (*COLUMNS, *headers)}
@@ -128,11 +128,6 @@ def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
     except SourceError as error:
         raise RunError(f"the table cannot be read: {error}") from error
     return found, rows
-
-
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return path.suffix == ".parquet" or file.read(4) == b"PAR1"
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[_Row]]:

@@ -94,3 +94,11 @@ def test_why_no_store_is_known_is_said(tmp_path):
     assert "is not here" in pretraining_data.store_of(run_of(tmp_path / "gone", tmp_path / "nowhere")).missing
     assert "not on this machine" in pretraining_data.store_of(run_of(tmp_path / "far", "s3://bucket/zinc")).missing
     assert "does not say what it was pretrained on" in pretraining_data.store_of(tmp_path / "weights").missing
+
+
+def test_a_damaged_summary_does_not_keep_a_run_from_being_used(tmp_path):
+    store = store_of(tmp_path / "zinc", [3, 5])
+    run = run_of(tmp_path / "one", store, "0" * 64)
+    for text in ("{", "[]"):
+        (run / "summary.json").write_text(text)
+        assert pretraining_data.store_of(run).path == store

@@ -8,7 +8,7 @@ import pytest
 
 from unimol_scale.engine.resume import all_settings, differences, refuse_differences, settings_that_matter
 from unimol_scale.engine.run_config import PretrainConfig, resolve
-from unimol_scale.engine.settings_changes import change_since
+from unimol_scale.engine.settings_changes import change_since, settings_in
 from unimol_scale.errors import CheckpointError
 
 MIXTURE = ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5"]
@@ -66,3 +66,13 @@ def test_a_change_tells_the_rates_on_both_sides_of_it() -> None:
     assert unchanged_rate is not None
     assert unchanged_rate.rates is None
     assert change_since(before, 50, dataclasses.replace(config_of(), output=Path("moved")), "hash") is None
+
+
+def test_a_store_that_was_recorded_as_it_was_given_is_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("data:\n  path: data/zinc\n")
+    assert settings_in(tmp_path) == {"data.path": str(tmp_path / "data" / "zinc")}
+    (tmp_path / "config.yaml").write_text("data:\n  path: s3://bucket/zinc\n")
+    assert settings_in(tmp_path) == {"data.path": "s3://bucket/zinc"}
