@@ -1,6 +1,7 @@
 """Reads files of one JSON object a line, and survives what a kill, a full disk or a lost block left in them."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,19 @@ class JsonLine:
     value: dict[str, Any] | None
 
 
-def read_json_lines(path: Path) -> list[JsonLine]:
-    """Return the lines of a file, damaged ones included; empty lines are left out.
+def read_json_lines(path: Path) -> Iterator[JsonLine]:
+    """Yield the lines of a file, damaged ones included; empty lines are left out.
 
     The numbers that JSON does not have (NaN, Infinity) are read as None.
 
     Raises:
         OSError: the file cannot be read.
     """
-    lines = []
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
-        stripped = raw.strip()
-        if stripped:
-            lines.append(JsonLine(number, raw.removesuffix(b"\r"), _object(stripped)))
-    return lines
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            stripped = raw.strip()
+            if stripped:
+                yield JsonLine(number, raw.removesuffix(b"\n").removesuffix(b"\r"), _object(stripped))
 
 
 def _object(text: bytes) -> dict[str, Any] | None:

@@ -34,9 +34,9 @@ def read_metrics(path: Path) -> Metrics:
     Raises:
         OSError: the file cannot be read.
     """
-    lines = read_json_lines(path)
-    damaged = [line.number for line in lines[:-1] if event_of(line) is None]
-    return Metrics(tuple(event for line in lines if (event := event_of(line)) is not None), tuple(damaged))
+    lines = [(line.number, event_of(line)) for line in read_json_lines(path)]
+    damaged = tuple(number for number, event in lines[:-1] if event is None)
+    return Metrics(tuple(event for _, event in lines if event is not None), damaged)
 
 
 def event_of(line: JsonLine) -> Event | None:
