@@ -265,7 +265,7 @@ def test_a_signal_among_skipped_steps_waits_for_a_sound_one(pretrain, tmp_path):
 
     status, said = pretrain("--output", run, spoilt=spoilt)
     assert status == EXIT_STOPPED
-    assert "step 7  stopped by a signal" in said
+    assert "step 7  stopped (SIGTERM)" in said
     assert steps_saved(run) == [7]
 
 
