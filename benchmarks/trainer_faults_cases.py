@@ -96,7 +96,7 @@ def signals(bench: Bench) -> list[Trial]:
             ]
         ) or bench.complete(run, more, reached, 0.0 if ranks > 1 else OTHER_RANKS)
         where = "plain python, then 2 ranks" if ranks == 1 else "both ranks"
-        told = session.message("stopped by a signal")
+        told = session.message("  stopped (")
         trials.append(Trial(f"{number.name}, {where}", problem, 0, None, f"{told} (status {status})"))
     return trials
 
