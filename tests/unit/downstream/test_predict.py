@@ -273,6 +273,9 @@ def test_a_place_without_molecules_says_what_is_there(place, predicted, tmp_path
         CheckpointError, match=r"model is a fine-tuned model, not a pretrained one. It predicts: .*: .*pretrained$"
     ):
         from_pretrained(place / "model")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"is a conformer store, not a model; give the run"):
+        from_pretrained(tmp_path)
 
 
 def test_the_progress_counts_molecules_once_however_many_models_see_them(predicted, capfd):
