@@ -122,7 +122,8 @@ def require_molecules(selection: Selection, output: Path, run: Runner) -> None:
     raise SourceError(
         f"none of the {selection.num_read:,} rows of the source is a usable molecule; "
         f"{output / FAILURES_NAME} has the reason for each. "
-        "If the SMILES stand in another column, name it, as in source.smiles_column=2"
+        "If the SMILES stand in another column, name it, as in source.smiles_column=2; if the file is of another kind, "
+        "name that with --source"
     )
 
 

@@ -114,6 +114,8 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
     parsed = parse_row(row)
     if isinstance(parsed, Rejected):
         return parsed
+    if not parsed.GetNumAtoms():
+        return Rejected(reason="empty", detail="the row has no atoms")
     fragments = len(Chem.GetMolFrags(parsed))
     if fragments > 1 and config.fragments == "reject":
         return Rejected(reason="several_fragments", detail=f"{fragments} fragments; curate.fragments=largest takes one")

@@ -22,6 +22,7 @@ from conformer_gen.sources.config import SourceConfig, SourceName
 from conformer_gen.sources.locations import SUFFIXES, bare_suffix
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from conformer_gen.sources.reader import read_source
+from unimol_scale.common.text_files import Unpacked
 from unimol_scale.errors import SourceError
 from unimol_scale.store.files import hash_file
 
@@ -100,6 +101,8 @@ def describe_files(config: CurateConfig) -> list[str]:
 def _hashes(path: Path) -> list[tuple[int, int | None]]:
     suffix = bare_suffix(path.name)
     if suffix not in SOURCE_OF_SUFFIX:
+        with path.open("rb") as file:
+            Unpacked(f"--exclude {path}", file)  # says so if it is a workbook or an archive
         raise SourceError(f"--exclude {path}: its name must end in {', '.join(SOURCE_OF_SUFFIX)}, plain or compressed")
     found: list[tuple[int, int | None]] = []
     passed_over: list[str] = []

@@ -249,7 +249,7 @@ def _with_geometry(smiles: str, geometry: Geometry) -> Chem.Mol | Rejected:
     order = match_atoms(molecule, geometry)
     if order is None and not np.isfinite(geometry.positions).all(axis=(1, 2)).any():
         return Rejected(reason="no_geometry", detail="a coordinate is not a finite number")
-    if order is None and np.ptp(geometry.positions, axis=1).max() < COINCIDENT_A:
+    if order is None and len(geometry.symbols) > 1 and np.ptp(geometry.positions, axis=1).max() < COINCIDENT_A:
         return Rejected(reason="no_geometry", detail="all atoms lie on one point")
     if order is None:
         return _mismatch("the atoms are other ones, or bonded in another way, in the coordinates than in the SMILES")

@@ -46,7 +46,8 @@ class Origin:
 
     def describe(self, path: str) -> str:
         """Return "file:line: path", as exact as it is known."""
-        return f"{' and '.join(self.places(path)) or self.name}: {path or '(top level)'}"
+        place = " and ".join(self.places(path)) or self.name
+        return f"{place}: {path}" if path else place
 
     def places(self, path: str) -> list[str]:
         """Return where a key, or an item of a list, or the keys of a group were given; [] for a default."""

@@ -182,7 +182,7 @@ def test_words_behind_the_targets_are_settings_unless_the_table_has_such_a_colum
     config = strict.build(FinetuneConfig, *strict.read_yaml(tmp_path / "odd" / "config.yaml"))
     assert config.targets == ("epochs=3", "train.seed=1")
     assert (config.train.dropout, config.seed) == (0.3, 4)
-    assert "no target" in refused(run(*given, "seed=4", "--output", "other"))
+    assert "command line: no target" in refused(run(*given, "seed=4", "--output", "other"))
 
 
 def test_what_must_be_known_of_a_score_is_in_the_first_line(run, tmp_path):

@@ -39,6 +39,7 @@ from unimol_scale.model.released_file import read_official_file
 from unimol_scale.run_files import CONFIG_NAME as RUN_CONFIG_NAME
 from unimol_scale.run_files import FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.store.files import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
+from unimol_scale.store.manifest import MANIFEST_NAME
 
 FORMAT_VERSION = 2  # 1 knew the heads of one objective only
 CONFIG_NAME = "config.json"
@@ -270,6 +271,11 @@ def read_config(directory: Path) -> PretrainedConfig:
     except FileNotFoundError as error:
         if (directory / FINETUNED_NAME).is_file():
             raise CheckpointError(_finetuned_instead(directory)) from error
+        if (directory / MANIFEST_NAME).is_file():
+            raise CheckpointError(
+                f"{directory} is a conformer store, not a model; give the run that was pretrained on it, such as "
+                f"runs/<name>, or pretrain one: python launch/pretrain.py --data {directory} --size NAME"
+            ) from error
         raise CheckpointError(
             f"{directory} is no checkpoint: it has no {CONFIG_NAME} "
             f"(a run has one in {MODEL_FOLDER}/ when it is finished, and checkpoints before that)"

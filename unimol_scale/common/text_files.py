@@ -55,6 +55,7 @@ NOT_TEXT = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it, or pack it as .tar.gz",
     b"Rar!": "a RAR archive; unpack it, or pack it as .tar.gz",
     b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
+    b"\x5d\x00\x00": "an LZMA file of the old format; unpack it, or pack it as .xz",
     PARQUET_MAGIC: "a Parquet file; let its name end in .parquet (of a build: --source parquet)",
     b"ARROW1": "an Arrow file; write it as Parquet or CSV",
 }
@@ -174,6 +175,8 @@ def check_decoded(name: str, line: int, text: str) -> None:
 def _check_head(name: str, head: bytes) -> None:
     if WEB_PAGE.match(head):
         raise SourceError(f"{name} is a web page, not molecules; fetch it again")
+    if head.startswith(tuple(OPENERS)):
+        raise SourceError(f"{name} is compressed twice; unpack it once")
     if b"\0" not in head or _has_stray_zeros(head):
         return
     if head[TAR_MARK_AT:].startswith(TAR_MARK):

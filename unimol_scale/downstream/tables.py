@@ -29,7 +29,7 @@ from conformer_gen.sources.lines import split as split_line
 from conformer_gen.sources.locations import SUFFIXES, bare_suffix, stem
 from conformer_gen.sources.tables import check_parquet_column, is_text, molecule_rows, parquet_names
 from unimol_scale.common.delimited import EXCEL_SEPARATOR, Record, place_of, read_records
-from unimol_scale.common.text_files import check_decoded, is_parquet, open_text
+from unimol_scale.common.text_files import Unpacked, check_decoded, is_parquet, open_text
 from unimol_scale.downstream import sdf_table
 from unimol_scale.downstream.config import Task
 from unimol_scale.errors import ConfigError, SourceError
@@ -108,6 +108,8 @@ def read_table(
     readers |= dict.fromkeys(SUFFIXES["smiles"], readers[".smi"])
     suffix = ".parquet" if is_parquet(path) else bare_suffix(path.name)
     if suffix not in readers:
+        with path.open("rb") as file:
+            Unpacked(str(path), file)  # says so if it is a workbook or an archive
         raise SourceError(f"{path}: its name must end in {', '.join(readers)}, text also in .gz or the like after it")
     table = readers[suffix](path)
     if not table.num_rows:

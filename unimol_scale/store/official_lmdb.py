@@ -31,7 +31,7 @@ class OfficialRecord:
         key: of the record in the file, as decimal text.
         smiles: as written.
         atoms: symbols of n atoms, hydrogens included as they were.
-        coordinates: [k, n, 3] Å.
+        coordinates: [k, n, 3] Å; NaN where a number is not finite.
         targets: the numbers of ``target``, NaN where None; empty where the file has none.
     """
 
@@ -137,9 +137,9 @@ def _coordinates(value: object, num_atoms: int) -> Float32:
         if not numeric or conformer.shape != (num_atoms, 3):
             found = f"an array {list(conformer.shape)}" if numeric else f"a {type(conformer).__name__}"
             raise StoreError(f"a conformer of its {num_atoms} atoms is {found}, not numbers [{num_atoms}, 3]")
-    coordinates: Float32 = np.stack(list(conformers)).astype(np.float32)
-    if not np.all(np.isfinite(coordinates)):
-        raise StoreError("a coordinate is not finite")
+    with np.errstate(over="ignore"):
+        coordinates: Float32 = np.stack(list(conformers)).astype(np.float32)
+    coordinates[~np.isfinite(coordinates)] = np.nan  # whoever takes the record judges each conformer by itself
     return coordinates
 
 

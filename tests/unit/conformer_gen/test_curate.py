@@ -6,6 +6,7 @@ from conformer_gen.curate import CurateConfig, Curated, Rejected, curate_molecul
 from conformer_gen.embed import stable_hash
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.errors import ConfigError
+from unimol_scale.store.schema import ConformerOrigin
 
 
 def curate(smiles: str, **keys: object) -> Curated | Rejected:
@@ -47,6 +48,15 @@ def test_what_is_no_molecule_is_rejected_with_its_reason(given: str, reason: str
     assert isinstance(result, Rejected)
     assert result.reason == reason
     assert result.detail
+
+
+def test_a_record_without_atoms_costs_its_own_row_and_no_build() -> None:
+    block = "\n  empty             3D\n\n  0  0  0  0  0  0  0  0  0  0999 V2000\nM  END\n"
+    for origin in (ConformerOrigin.FILE, None):
+        row = SourceMolecule(id="x", block=block, origin=origin)
+        result = curate_molecule(row, CurateConfig())
+        assert isinstance(result, Rejected)
+        assert (result.reason, result.detail) == ("empty", "the row has no atoms")
 
 
 def test_the_scaffold_forgets_side_chains_and_stereo() -> None:

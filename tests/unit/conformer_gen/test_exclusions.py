@@ -116,6 +116,9 @@ def test_a_list_that_excludes_nothing_is_an_error(tmp_path: Path) -> None:
     odd.write_text("CCO")
     with pytest.raises(SourceError, match="must end in"):
         read_exclusions(CurateConfig(exclude=(odd,)))
+    odd.write_bytes(b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml")
+    with pytest.raises(SourceError, match=r"--exclude .*docx is an Excel workbook; save it as CSV"):
+        read_exclusions(CurateConfig(exclude=(odd,)))
 
 
 def test_a_build_is_not_resumed_with_another_list(tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ def test_the_first_lines_are_looked_at_before_anything_is_built(tmp_path: Path) 
         ("CCO\nCCN\n".encode("utf-16-le"), "UTF-16 without a byte order mark; save it as UTF-8"),
         ("CCO\nCCN\n".encode("utf-16-be"), "UTF-16 without a byte order mark; save it as UTF-8"),
         (bytes(range(256)), "is not text"),
-        (gzip.compress(gzip.compress(b"CCO\n")), "is not text"),
+        (gzip.compress(gzip.compress(b"CCO\n")), "is compressed twice; unpack it once"),
+        (lzma.compress(b"CCO\n", format=lzma.FORMAT_ALONE), "is an LZMA file of the old format; unpack it"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.smi", "a.smi.gz"])

@@ -121,7 +121,6 @@ def test_a_hostile_record_is_a_problem_that_names_it_and_does_not_run(tmp_path: 
         (pickle.dumps(record(coordinates=[POINTS[:4]])), r"5 atoms is an array \[4, 3\]"),
         (pickle.dumps(record(coordinates=[])), "not 1 to"),
         (pickle.dumps(record(coordinates=[None])), "is a NoneType"),
-        (pickle.dumps(record(coordinates=[POINTS * np.nan])), "not finite"),
         (pickle.dumps(record(coordinates=[POINTS] * 1001)), "not 1 to 1,000"),
         (bytes(17 << 20), "bytes are more than"),
     ],
@@ -167,6 +166,7 @@ def embedded(smiles: str) -> tuple[list[str], np.ndarray]:
 
 
 def curated(tmp_path: Path, smiles: str, atoms: list[str], *conformers: np.ndarray) -> Curated | Rejected:
+    tmp_path.mkdir(exist_ok=True)
     (row,) = rows(tmp_path, {"atoms": atoms, "coordinates": list(conformers), "smi": smiles})
     return curate_molecule(row, CurateConfig())
 
@@ -188,6 +188,21 @@ def test_one_stretched_conformer_among_others_is_no_other_molecule(tmp_path: Pat
     found = curated(tmp_path, "CCO", atoms, stretched, positions)
     assert isinstance(found, Curated), found
     assert isinstance(curated(tmp_path, "CCO", atoms, positions[[1, 2, 0, *range(3, 9)]]), Rejected)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_a_number_that_is_not_finite_costs_its_own_conformer_only(tmp_path: Path, bad: float) -> None:
+    atoms, positions = embedded("CCO")
+    spoilt = positions.copy()
+    spoilt[2, 1] = bad
+    found = curated(tmp_path, "CCO", atoms, spoilt, positions, spoilt)
+    assert isinstance(found, Curated), found
+    assert found.conformers is not None
+    assert np.isfinite(found.conformers).all()
+    assert (len(found.conformers), found.left_out) == (1, 2)
+    none = curated(tmp_path / "other", "CCO", atoms, spoilt)
+    assert isinstance(none, Rejected)
+    assert (none.reason, none.detail) == ("no_geometry", "a coordinate is not a finite number")
 
 
 def test_every_molecule_of_the_real_file_is_matched_to_its_smiles(shared_data: Path) -> None:

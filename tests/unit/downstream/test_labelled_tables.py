@@ -209,6 +209,10 @@ def test_a_missing_file_and_an_unknown_kind_are_errors(written, tmp_path):
         read(tmp_path / "none.csv")
     with pytest.raises(SourceError, match="must end in"):
         read(written("CC", "a.xlsx"))
+    with pytest.raises(SourceError, match="is an Excel workbook; save it as CSV"):
+        read(written(b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml", "a.xlsx"))
+    with pytest.raises(SourceError, match="is a zip archive; unpack it"):
+        read(written(b"PK\x03\x04" + bytes(26) + b"a.csv", "a.zip"))
     with pytest.raises(SourceError, match="no Parquet file"):
         read(written("CC", "a.parquet"))
     with pytest.raises(SourceError, match="cannot be read: the data is cut off"):

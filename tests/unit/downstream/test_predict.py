@@ -205,6 +205,7 @@ def test_every_column_of_the_user_is_kept_and_what_was_done_to_a_molecule_is_sai
         "2 of 3 rows have several fragments and were reduced to the largest (row 2 without Cl; row 3 without [Na+])"
         in line
     )
+    assert "--fragments reject refuses such rows" in line  # as predict and embed take it
     predicted([], file=tmp_path / "mine.csv", output="p.csv")
     with (tmp_path / "p.csv").open() as file:
         assert [(row["code"], row["pKa"], row["note"]) for row in csv.DictReader(file)] == [
@@ -273,6 +274,9 @@ def test_a_place_without_molecules_says_what_is_there(place, predicted, tmp_path
         CheckpointError, match=r"model is a fine-tuned model, not a pretrained one. It predicts: .*: .*pretrained$"
     ):
         from_pretrained(place / "model")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"is a conformer store, not a model; give the run"):
+        from_pretrained(tmp_path)
 
 
 def test_the_progress_counts_molecules_once_however_many_models_see_them(predicted, capfd):
