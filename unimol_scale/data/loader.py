@@ -33,7 +33,7 @@ Address = tuple[int, MoleculeKeys]
 _DEAD_WORKER = "DataLoader worker (pid"
 MAX_DEATHS = 5
 _WARNINGS = "PYTHONWARNINGS"
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):

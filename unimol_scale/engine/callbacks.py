@@ -53,7 +53,8 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._progress is not None:
-            self._progress.stop()
+            with suppress(OSError):  # the terminal is gone
+                self._progress.stop()
         self._metrics.close()
         self._board.close()
 

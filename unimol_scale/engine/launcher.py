@@ -32,7 +32,7 @@ class LauncherWatch:
         self._runner_is_missing = False
         above: list[tuple[int, int]] = []
         pid = os.getpid()
-        while (parent := _parent(pid)) is not None and parent > 1:
+        while (parent := _visible_parent(pid)) is not None and parent > 1:
             above.append((pid, parent))
             arguments = _arguments(parent)
             program = program_of(arguments)
@@ -42,12 +42,15 @@ class LauncherWatch:
             if program == _NODE_LAUNCHER:
                 # Only on other nodes it is started through ssh, and told which node it is on.
                 remote = any(text.startswith("--node_rank") for text in arguments)
-                self._runner_is_missing = not remote and program_of(_arguments(_parent(parent))) not in _RUNNERS
+                self._runner_is_missing = not remote and program_of(_arguments(_visible_parent(parent))) not in _RUNNERS
             pid = parent
 
     def is_gone(self) -> bool:
         """Return whether a launcher that was there has ended; never true where there is none."""
-        return self._runner_is_missing or any(_parent(pid) != parent for pid, parent in self._links)
+        try:
+            return self._runner_is_missing or any(_parent(pid) != parent for pid, parent in self._links)
+        except OSError:  # such as too many open files: there is no telling, and the next look may tell
+            return False
 
 
 def program_of(arguments: Sequence[str]) -> str:
@@ -64,15 +67,23 @@ def program_of(arguments: Sequence[str]) -> str:
     return Path(words[0]).name if words else ""
 
 
-def _parent(pid: int | None) -> int | None:
-    """Return the parent of a process; None if there is no such process, or no telling."""
+def _parent(pid: int) -> int | None:
+    """Return the parent of a process; None if there is no such process."""
     if pid == os.getpid():
         return os.getppid()
     try:
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return int(text.rpartition(")")[2].split()[1])  # the name before it may hold anything
+
+
+def _visible_parent(pid: int) -> int | None:
+    """Return the parent of a process; None also where the system does not show it, as those of other users."""
+    try:
+        return _parent(pid)
+    except OSError:
+        return None
 
 
 def _arguments(pid: int | None) -> list[str]:

@@ -43,7 +43,7 @@ def claim_folder(config: PretrainConfig) -> IO[str]:
     output = config.output
     ours = (CONFIG_NAME, LOCK_NAME)  # a lock alone: ended before it could write more
     if output.is_dir() and any(output.iterdir()) and not any((output / name).is_file() for name in ours):
-        raise StoreError(f"the run folder {output} holds something else; choose another --output")
+        raise StoreError(f"the run folder {output} holds something else (no {CONFIG_NAME}); choose another --output")
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     lock = (output / LOCK_NAME).open("w", encoding="utf-8")
     try:

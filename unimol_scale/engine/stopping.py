@@ -1,4 +1,4 @@
-"""Requests to stop a run: SIGTERM, SIGUSR1 as batch systems send it, Ctrl-C, and the end of its launcher. No torch.
+"""Requests to stop a run: SIGTERM, SIGUSR1 as batch systems send it, Ctrl-C, a closed terminal, no launcher. No torch.
 
 A thread of its own hears them, since the main thread may be waiting inside a collective, or for other ranks to come.
 """
@@ -17,7 +17,9 @@ from typing import Any
 from unimol_scale.common.entry import EXIT_INTERRUPTED, EXIT_STOPPED
 from unimol_scale.engine.launcher import LauncherWatch
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+# Not heard where they are ignored: shells make a script's background jobs ignore Ctrl-C, and nohup a closed terminal.
+_MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
 # torchrun sends Ctrl-C on to ranks that the terminal has told already: within this time it is the same one.
 _SAME_INTERRUPT_SECONDS = 2.0
 _LOOK_SECONDS = 0.5
@@ -47,8 +49,7 @@ class StopRequest:
         self._mouth.setblocking(False)
         self._descriptor_before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
-            # A script's background jobs are not meant by Ctrl-C, and their shell tells them to ignore it.
-            if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            if number not in _MAY_BE_IGNORED or signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, _do_nothing)
         self._thread = threading.Thread(target=self._listen, name="stop request", daemon=True)
         self._thread.start()

@@ -146,3 +146,21 @@ def test_the_curves_of_a_run_are_drawn_into_its_folder(tmp_path, capsys):
 
 def test_durations_are_written_as_people_read_them():
     assert [clock(s) for s in (0.4, 59.6, 3600, 90061)] == ["0:00:00", "0:01:00", "1:00:00", "1 d 1:01:01"]
+
+
+def test_a_terminal_that_is_gone_at_the_end_stops_nothing(tmp_path, monkeypatch):
+    class Closable(Terminal):
+        gone = False
+
+        def write(self, text):
+            if self.gone:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    terminal = Closable()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with RunLog(tmp_path, "run", 10, 0) as log:
+        log.event(train_event(1))
+        terminal.gone = True
+    assert metrics(tmp_path)[-1]["step"] == 1

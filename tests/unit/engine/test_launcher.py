@@ -1,5 +1,6 @@
 """Ranks notice that the program that started them is gone, whichever it was; a shell that ends is no such program."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from unimol_scale.engine import launcher
 from unimol_scale.engine.launcher import LauncherWatch, program_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells who started whom")
@@ -16,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 RANK = """
 import sys, time
 from pathlib import Path
+from unimol_scale.engine import launcher
 from unimol_scale.engine.launcher import LauncherWatch
 note = Path(sys.argv[1])
 watch = LauncherWatch()
@@ -120,3 +123,15 @@ def test_these_tests_have_no_launcher() -> None:
 )
 def test_programs_are_known_by_their_command_lines(line: str, program: str) -> None:
     assert program_of(line.split()) == program
+
+
+def test_a_launcher_is_not_gone_because_too_many_files_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = LauncherWatch()
+    watch._links = [(os.getppid(), launcher._parent(os.getppid()) or 0)]
+    assert not watch.is_gone()
+
+    def refuse(*arguments: object, **settings: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert not watch.is_gone()

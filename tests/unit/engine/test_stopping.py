@@ -24,10 +24,16 @@ def wait_for(stop: StopRequest) -> str | None:
 
 @pytest.mark.parametrize(
     ("number", "reason"),
-    [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1"), (signal.SIGINT, "Ctrl-C")],
+    [
+        (signal.SIGTERM, "SIGTERM"),
+        (signal.SIGUSR1, "SIGUSR1"),
+        (signal.SIGINT, "Ctrl-C"),
+        (signal.SIGHUP, "SIGHUP"),
+    ],
 )
 def test_requests_are_noted_once_there_are_steps_and_handlers_return(number: signal.Signals, reason: str) -> None:
     interrupts = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup
     try:
         before = signal.getsignal(number)
         with StopRequest() as stop:
@@ -38,6 +44,20 @@ def test_requests_are_noted_once_there_are_steps_and_handlers_return(number: sig
         assert signal.getsignal(number) == before
     finally:
         signal.signal(signal.SIGINT, interrupts)
+        signal.signal(signal.SIGHUP, hangup)
+
+
+def test_a_closed_terminal_does_not_stop_a_run_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            stop.steps_begin()
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert wait_for(stop) == "SIGTERM"
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_launcher_that_is_gone_is_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
