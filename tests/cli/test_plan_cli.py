@@ -94,7 +94,7 @@ def test_each_objective_can_be_planned(capsys, sample_store):
         (["--size", "84M", "--gpus", "8", "--atoms", "25"], "give either --data"),
         (["--size", "84M", "--gpus", "8", "--peak-flops", "inf"], "must be positive"),
         (["--size", "84M", "--gpus", "8", "--device", "h1000"], "did you mean 'h100'"),
-        (["--size", "84M", "--gpus", "8", "--gpu-memory", "80GX"], "is not an amount of memory"),
+        (["--size", "84M", "--gpus", "8", "--gpu-memory", "80GX"], "is not a size"),
         (["--size", "84M", "--gpus", "8", "--mfu", "40"], "at most 1"),
         (["--size", "84M", "--gpus", "8", "--peak-flops", "-1"], "must be positive"),
         (["--size", "84M", "--gpus", "8", "--zero-stage", "5"], "valid: 0, 1, 2, 3"),

@@ -166,7 +166,7 @@ def parse_bytes(text: str, flag: str = "--gpu-memory") -> float:
     unit = match.group(2).upper() if match else ""
     if match is None or unit not in _UNITS:
         hint = nearest(unit, ["MB", "GB", "TB", "MiB", "GiB", "TiB"]) if match else "a number and a unit, such as 80GB"
-        raise ConfigError(f"{flag}: {text!r} is not an amount of memory; {hint}")
+        raise ConfigError(f"{flag}: {text!r} is not a size; {hint}")
     value = float(match.group(1)) * _UNITS[unit]
     if not 0 < value < math.inf:
         raise ConfigError(f"{flag} must be positive and finite, got {text!r}")

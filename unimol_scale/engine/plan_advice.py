@@ -53,7 +53,8 @@ def _bound(plan: Plan) -> str:
             "compute": "Matrix products take most of the time.",
             "host": "Starting the many small operations of the model takes most of the time, not the arithmetic.",
         }[time.bound]
-    each = f"{steps.batch / plan.world_size / steps.micro_batches:,.0f} molecules in a micro-batch"
+    held = f"{steps.batch / plan.world_size / steps.micro_batches:,.0f}"
+    each = f"{held} molecule{'' if held == '1' else 's'} in a micro-batch"
     if steps.micro_batches <= 1:
         remedy = "Use a larger batch, or fewer GPUs."
     elif plan.max_pairs_chosen:  # they are as large as they can be

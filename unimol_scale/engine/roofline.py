@@ -42,6 +42,8 @@ SECONDS_OF_KERNEL = {0: 31e-6, 1: 31e-6, 2: 31e-6, 3: 63e-6}
 _STEPS_DRAWN = 8
 # Of a batch with more molecules a rank, so many are drawn and stand for the others.
 _MOST_DRAWN = 4096
+# So many ranks stand for any more.
+_MOST_RANKS_DRAWN = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +164,9 @@ def _cut(config: PretrainConfig, objective: Objective, histogram: Mapping[int, i
     batch, model, width = config.train.global_batch_size, config.model, value_bytes(config)
     sizes, rows = np.array(list(histogram), np.int32), np.array(list(histogram.values()), np.float64)
     draw = np.random.default_rng(0)
-    drawn = min(batch, _MOST_DRAWN * world_size)
+    share_of_rank = batch // world_size
+    world_size = min(world_size, _MOST_RANKS_DRAWN)
+    drawn = min(share_of_rank, _MOST_DRAWN) * world_size
     turns, spent, real, busy, flops, traffic = 0, 0, 0, 0, 0.0, 0.0
     for _ in range(_STEPS_DRAWN):
         atoms_G = draw.choice(sizes, size=drawn, p=rows / rows.sum())
@@ -177,7 +181,7 @@ def _cut(config: PretrainConfig, objective: Objective, histogram: Mapping[int, i
             busy += world_size * count * (n + 1) ** 2
             flops += count * objective.training_flops(model, n)
             traffic += training_traffic_bytes(model, count, n, width)
-    share = batch / drawn / _STEPS_DRAWN
+    share = share_of_rank * world_size / drawn / _STEPS_DRAWN
     return _Cut(
         micro_batches=turns * share,
         flops=flops * share,

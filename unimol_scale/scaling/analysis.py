@@ -288,12 +288,15 @@ def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
     _check_request(request.text, fit.law, points, {"N": parameters, "D": molecules})
     columns = columns_at(points, np.array([parameters]), np.array([molecules]))
     band = fit.band(columns)
-    notes = [
-        f"{name} is {ratio:.3g} times the largest that was run"
-        for name, value in (("N", parameters), ("D", molecules))
-        if name in fit.law.variables or "C" in fit.law.variables
-        if (ratio := value / points.columns[name].max()) > 1.01
-    ]
+    notes = []
+    for name, value in (("N", parameters), ("D", molecules)):
+        low, high = float(points.columns[name].min()), float(points.columns[name].max())
+        if name not in fit.law.variables and "C" not in fit.law.variables:
+            continue
+        if value > 1.01 * high:
+            notes.append(f"{name} is {value / high:.3g} times the largest that was run")
+        elif value < low / 1.01:
+            notes.append(f"{name} is {value / low:.3g} times the smallest that was run")
     if "C" in fit.law.variables and int(distinct(points.columns["N"]).max()) > 0:
         notes.append("its FLOPs per molecule are interpolated in N from the runs' own")
     return Prediction(

@@ -4,7 +4,7 @@ Training costs about 6·N·D FLOPs where D counts what passes through every para
 molecule has many atoms and pairs, and costs some 5 to 3,000 times as much, by its size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -26,6 +26,8 @@ LIKELY = (0.3, 3e3)  # C / 6ND in the right unit
 OTHER_UNIT = 1e3  # rows whose C / 6ND differ by this factor are in different units
 SMALLEST_MODEL = 2_000  # parameters; below it N is in thousands or millions
 FEWEST_MOLECULES = 1_000
+GAP = 30.0  # between neighbouring values of one column, on either side of what a unit explains
+PERCENT = (30.0, 300.0)  # medians of losses in per cent over medians of fractions
 SAME = 0.05  # two runs of one budget, or one size, give or take this share
 MOST_COMPARED = 300  # points that are compared with each other
 RISING = 0.8  # share of such pairs whose loss rises
@@ -33,11 +35,49 @@ MOST_NAMED = 5
 
 
 def check_units_agree(records: Sequence[RunRecord]) -> None:
-    """Check that all rows give N, D and C in one unit.
+    """Check that all rows give N, D, C and the loss in one unit.
 
     Raises:
         RunError: some rows are off by orders of magnitude; it names them.
     """
+    _check_compute(records)
+    _check_column(records, "N", [record.parameters for record in records], _in_millions(SMALLEST_MODEL))
+    _check_column(records, "D", [record.molecules for record in records], _in_millions(FEWEST_MOLECULES))
+    _check_column(records, "the loss", [record.loss for record in records], _in_per_cent)
+
+
+def _check_column(
+    records: Sequence[RunRecord], name: str, values: Sequence[float], is_split: Callable[[FloatArray, FloatArray], bool]
+) -> None:
+    """Refuse a column whose values fall into two groups, far apart, that only two units explain."""
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if len(ordered) < 2 or not np.isfinite(ordered).all() or ordered[0] <= 0:
+        return  # single values are judged where the points are made
+    gaps = ordered[1:] / ordered[:-1]
+    place = int(np.argmax(gaps))
+    low, high = ordered[: place + 1], ordered[place + 1 :]
+    if gaps[place] < GAP or not is_split(low, high):
+        return
+    few = [
+        record for record, value in zip(records, values, strict=True) if (value <= low[-1]) == (len(low) < len(high))
+    ]
+    named = ", ".join(record.source for record in few[:MOST_NAMED])
+    more = f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else ""
+    raise RunError(
+        f"the rows give {name} in different units: some have {low[0]:.4g} to {low[-1]:.4g}, others {high[0]:.4g} to "
+        f"{high[-1]:.4g}; the fewer are {named}{more}; write every column in one unit"
+    )
+
+
+def _in_millions(floor: float) -> Callable[[FloatArray, FloatArray], bool]:
+    return lambda low, high: bool(low[0] < floor <= high[0])
+
+
+def _in_per_cent(low: FloatArray, high: FloatArray) -> bool:
+    return bool(PERCENT[0] <= np.median(high) / np.median(low) <= PERCENT[1])
+
+
+def _check_compute(records: Sequence[RunRecord]) -> None:
     known = [record for record in records if record.flops and record.parameters and record.molecules]
     ratios = np.array([_ratio(record.flops or 0.0, record.parameters, record.molecules) for record in known])
     if len(known) < 2 or not np.isfinite(ratios).all() or ratios.min() <= 0:

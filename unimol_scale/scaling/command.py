@@ -164,7 +164,7 @@ def _run_fit(arguments: argparse.Namespace) -> int:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     # On a terminal a spinner that goes away; in a log one plain line for each of the two slow stages.
     with console.status("") as status:
-        _stage(console, status, f"fitting {len(records)} runs")
+        _stage(console, status, f"fitting {len(records)} run{'s' if len(records) != 1 else ''}")
         analysis = _analyse(records, notes, config)
         _stage(console, status, "drawing the report")
         report = write_report(analysis, arguments.output)

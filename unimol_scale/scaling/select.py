@@ -137,7 +137,7 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Select
             by_obstacle.setdefault(str(candidate.obstacle), []).append(candidate.law.label)
         obstacles = "; ".join(f"{', '.join(labels)}: {obstacle}" for obstacle, labels in by_obstacle.items())
         causes = [*loss_causes(points.columns, points.loss), *unit_causes(points.columns)]
-        advice = [cause for cause in causes if cause not in by_obstacle] if causes else ["train more sizes or budgets"]
+        advice = [cause for cause in causes if cause not in obstacles] if causes else ["train more sizes or budgets"]
         raise RunError("; ".join([f"no law can be fitted to these runs ({obstacles})", *advice]))
     scored = [(candidate, candidate.held_out_error) for candidate in usable if candidate.held_out_error is not None]
     if not scored:

@@ -1,5 +1,6 @@
 """What a user may call a size or a count: presets, "1.1e9", "838M". Imports the model's arithmetic only when asked."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -9,12 +10,12 @@ SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def parse_count(text: str) -> float | None:
-    """Return a positive number such as "1.1e9", "838M" or "1_000"; None if the text is not one."""
+    """Return a positive finite number such as "1.1e9", "838M" or "1_000"; None if the text is not one."""
     match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMBT]?)", text.strip())
     if match is None:
         return None
     value = float(match.group(1)) * SUFFIXES[match.group(2)]
-    return value if value > 0 else None
+    return value if 0 < value < math.inf else None
 
 
 def groups_of_size(name: str) -> Mapping[str, float]:

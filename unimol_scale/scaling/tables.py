@@ -67,8 +67,7 @@ def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = Fals
     _check_columns(path, found, headers, chosen, trajectories)
     records = _records(rows, found, chosen)
     records, notes = _join(path, records) if trajectories else (records, [])
-    if chosen["C"] in found:
-        check_units_agree(records)
+    check_units_agree(records)
     return records, notes
 
 

@@ -129,10 +129,19 @@ def test_prediction_of_a_size_that_was_run_uses_the_runs_count(joint: Path) -> N
         parameters_of_size("1.1G", records, "total")
 
 
-@pytest.mark.parametrize(("request_", "message"), [("1M", "not SIZE@MOLECULES"), ("1M@lots", "not SIZE@MOLECULES")])
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [("1M", "not SIZE@MOLECULES"), ("1M@lots", "not SIZE@MOLECULES"), ("1e400@1e6", "unknown size")],
+)
 def test_a_malformed_request_is_refused(joint: Path, request_: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
         run(joint, predict=(request_,))
+
+
+def test_a_size_beyond_the_runs_is_noted_on_either_side(joint: Path) -> None:
+    small, large = run(joint, predict=("1e3@1", "1e12@1e12")).predictions
+    assert [note.split(" is ")[0] for note in small.notes if "times the smallest" in note] == ["N", "D"]
+    assert [note.split(" is ")[0] for note in large.notes if "times the largest" in note] == ["N", "D"]
 
 
 def test_a_law_in_n_refuses_to_speak_about_another_budget(flat: Path) -> None:
