@@ -25,6 +25,7 @@ SETTINGS = [
     "--size", "0.03M", "train.precision=fp32", f"train.steps={STEPS}", "train.warmup_steps=2",
     "train.learning_rate=1e-3", "train.global_batch_size=16", "train.log_every=1", "train.checkpoint_every=4",
     "train.validate_every=6", "data.workers=0", "train.ema_decay=0.9", "train.keep_finished=all",
+    "train.keep_checkpoints=4",  # those of steps 4, 8 and 12, and the best of step 6
 ]  # fmt: skip
 # The same function at the same step, whatever the ranks and the stage, but for the order of sums.
 SAME = pytest.approx

@@ -35,21 +35,12 @@ def bytes_of(tensor: Tensor) -> int:
 class Count(TorchDispatchMode):
     """Counts the operations that are kernels, and what they read and write."""
 
-    def __init__(self, masked: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.masked, self.kernels, self.bytes = masked, 0, 0
+        self.kernels, self.bytes = 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
-        if name.startswith(("index", "_index_put")):  # a mask has no count on meta: as many indices instead
-            chosen = [
-                torch.zeros(self.masked, dtype=torch.long, device="meta")
-                if i is not None and i.dtype == torch.bool
-                else i
-                for i in args[1]
-                for _ in range(i.dim() if i is not None and i.dtype == torch.bool else 1)
-            ]
-            args = (args[0], chosen, *args[2:])
         read = {id(x): x for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
         if name not in NO_KERNEL:
@@ -67,7 +58,7 @@ def counted(model_config, molecules, atoms):
     with torch.device("meta"):
         model = objective.build_model(model_config).to(torch.bfloat16)
     moved = _replace(sample, Tensor, lambda tensor: tensor.to("meta"))
-    with Count(int(sample.masked_BA.sum())) as count:
+    with Count() as count:
         total_loss(model(moved), sample.counts, objective.weights).backward()
     return count
 
