@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "scaling"))
-
-from simulated_runs import write_ladder, write_run
-
-from unimol_scale.cli import main
-from unimol_scale.scaling.laws import LAW_NAMES
+from tests.helpers.simulated_runs import write_ladder, write_run
+from unimol_scale.cli.main import main
+from unimol_scale.scaling.law.laws import LAW_NAMES
 
 
 @pytest.fixture
