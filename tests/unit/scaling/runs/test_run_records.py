@@ -101,7 +101,7 @@ def test_a_mix_names_the_setting_that_differs(tmp_path: Path) -> None:
     for name, size, noise in (("a", "1M", 0.2), ("b", "2M", 0.3)):
         folder = write_run(tmp_path / name, size, 100, summary={"objective_sha256": name * 64})
         (folder / "config.yaml").write_text(f"objective:\n  name: denoise\n  denoise:\n    noise_std: {noise}\n")
-    with pytest.raises(RunError, match=r"objective\.denoise\.noise_std: 0\.2 against 0\.3"):
+    with pytest.raises(RunError, match=r"objective\.denoise\.noise_std: 0\.2 → 0\.3"):
         read_runs([tmp_path])
 
 
