@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from unimol_scale.common.trees import Flat, Tree, flatten
-from unimol_scale.errors import ConfigError, nearest, nearest_key
+from unimol_scale.errors import ConfigError, NewerFileError, nearest, nearest_key
 
 ConfigT = TypeVar("ConfigT")
 COMMAND_LINE = "command line"
@@ -184,6 +184,7 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
 
     Raises:
         ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+        NewerFileError: an unknown key in a file that is ``recorded``.
     """
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(config_type)
@@ -193,7 +194,7 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
         key_path = f"{path}.{key}" if path else str(key)
         if key not in fields:
             if origin.recorded:
-                raise ConfigError(
+                raise NewerFileError(
                     f"{origin.describe(key_path)}: unknown key {key!r}, so a newer version of unimol-scale wrote this "
                     "file; update unimol-scale to read it"
                 )

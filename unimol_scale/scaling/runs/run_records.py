@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.metrics_file import Metrics, read_metrics, values_by_step
 from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten
 from unimol_scale.config import read_yaml
@@ -110,11 +111,11 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     status = _get(summary, "status", str, path)
     if status != "finished":
         return f"{folder}: left out, its status is {status!r}"
+    version = _get(summary, "schema_version", int, path)
+    if problem := version_problem(version, SUMMARY_SCHEMA_VERSION, "schema_version"):
+        raise UnreadableRunError(f"{path}: {problem}")
     if _get(summary, "diverged", bool, path):
         return f"{folder}: left out, it diverged"
-    version = _get(summary, "schema_version", int, path)
-    if version != SUMMARY_SCHEMA_VERSION:
-        raise UnreadableRunError(f"{path}: schema_version is {version}, this program reads {SUMMARY_SCHEMA_VERSION}")
     final = _get(summary, "final", dict, path)
     parameters = _get(summary, "parameters", dict, path)
     prefix = f"{LOSS}/"
