@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_settings_from_before_a_key_there_is_now_are_the_same_settings(finished,
     text = (tmp_path / "ft" / "config.yaml").read_text()
     (tmp_path / "ft" / "config.yaml").write_text(text.replace("  precision: fp32\n", ""))
     assert finetune(dataclasses.replace(config, output=tmp_path / "ft")) == done
-    with pytest.raises(ConfigError, match=r"\(train\.precision\)"):
+    with pytest.raises(ConfigError, match=r"\(then → now\):\n  train\.precision: fp32 → bf16\nChoose another"):
         finetune(dataclasses.replace(config, output=tmp_path / "ft", train=fitting(epochs=4, precision="bf16")))
 
 
@@ -77,16 +78,17 @@ def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkey
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"train": fitting(epochs=5)}, r"\(train\.epochs\)"),
-        ({"split": "scaffold", "seeds": 1}, r"\(seeds, split\)"),
-        ({"split": "scaffold", "seeds": 3}, r"\(split\)"),
-        ({"units": {}}, r"\(units\.size\)"),
+        ({"train": fitting(epochs=5)}, "train.epochs: 4 → 5"),
+        ({"split": "scaffold", "seeds": 1}, "split: random → scaffold\n  seeds: 2 → 1"),
+        ({"split": "scaffold", "seeds": 3}, "split: random → scaffold"),
+        ({"units": {}}, "units.size: atoms → none"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused_and_named(finished, change, named):
     config, _ = finished
     before = {path.name: path.read_bytes() for path in config.output.iterdir()}
-    with pytest.raises(ConfigError, match=f"holds a fine-tuning of other settings {named}; choose another --output"):
+    expected = f"holds a fine-tuning of other settings (then → now):\n  {named}\nChoose another --output or remove it"
+    with pytest.raises(ConfigError, match=re.escape(expected)):
         finetune(dataclasses.replace(config, **change))
     assert before == {path.name: path.read_bytes() for path in config.output.iterdir()}
 
