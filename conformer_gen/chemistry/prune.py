@@ -7,7 +7,7 @@ from rdkit.Chem import rdMolAlign
 from unimol_scale.store.schema import Float32, Float64, Int64
 
 # Ways to lay a molecule onto itself that are tried for each pair. Few drugs have more; one with three tert-butyl groups
-# has 1,296 and would cost more to compare than to embed. Past the cap an RMSD can come out too large, so that a
+# has 1,296 and would cost more to compare than to make. Past the cap an RMSD can come out too large, so that a
 # conformer is kept which could have gone.
 MAX_MATCHES = 512
 
