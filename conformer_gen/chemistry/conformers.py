@@ -11,8 +11,9 @@ from typing import ParamSpec
 
 import numpy as np
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdMolAlign
 
-from conformer_gen.chemistry import prune, rdkit_engine
+from conformer_gen.chemistry import rdkit_engine
 from conformer_gen.chemistry.config import ConformerConfig
 from conformer_gen.chemistry.graph import molecule_graph
 from conformer_gen.chemistry.identity import stable_hash
@@ -32,6 +33,10 @@ from unimol_scale.store.schema import (
 )
 
 LARGEST_ENERGY = 1e5  # kcal/mol; a force field that ends above has atoms upon each other
+# Ways to lay a molecule onto itself that are tried for each pair. Few drugs have more; one with three tert-butyl groups
+# has 1,296 and would cost more to compare than to make. Past the cap an RMSD can come out too large, so that a
+# conformer is kept which could have gone.
+MAX_MATCHES = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -272,16 +277,55 @@ def _record_of_made(
 
 def _choose(heavy: Chem.Mol, coordinates: Float64, stereo: UInt8, energy: Float32, config: ConformerConfig) -> Int64:
     """Return the conformers to keep, in their order."""
-    order = prune.by_energy(energy)
+    order = _by_energy(energy)
     if config.stereo == "drop":
         order = order[stereo[order] != ConformerStereo.CHANGED]
         if not len(order):
             raise _FailedError("stereo_changed", f"no conformer of {len(stereo)} has the stereo that the SMILES gives")
     if config.energy_window is not None:
-        order = prune.within_window(energy, order, config.energy_window)
+        order = _within_window(energy, order, config.energy_window)
     if config.rmsd_prune is not None:
-        order = prune.distinct(heavy, coordinates[:, : heavy.GetNumAtoms()], order, config.rmsd_prune)
+        order = _distinct(heavy, coordinates[:, : heavy.GetNumAtoms()], order, config.rmsd_prune)
     return order
+
+
+def _by_energy(energy: Float32) -> Int64:
+    """Return the conformers in order of energy [k], lowest first; those without energy last, in their own order."""
+    return np.argsort(energy, kind="stable")
+
+
+def _within_window(energy: Float32, order: Int64, window: float) -> Int64:
+    """Return those of ``order`` whose energy is at most ``window`` kcal/mol above the lowest, or is not known."""
+    if np.all(np.isnan(energy[order])):
+        return order
+    return order[~(energy[order] > np.nanmin(energy[order]) + window)]
+
+
+def _distinct(heavy: Chem.Mol, coordinates: Float64, order: Int64, threshold: float) -> Int64:
+    """Return those of ``order`` that are further than a threshold from all conformers kept before them, greedily.
+
+    Args:
+        heavy: the molecule without hydrogens.
+        coordinates: [k, n, 3] Å of its atoms.
+        order: of the k conformers, or of some of them.
+        threshold: Å of root-mean-square deviation after the best alignment over the molecule's symmetries (RDKit's
+            GetBestRMS, at most ``MAX_MATCHES`` of them).
+    """
+    carrier = Chem.Mol(heavy)
+    carrier.RemoveAllConformers()
+    for positions in coordinates[order]:
+        conformer = Chem.Conformer(heavy.GetNumAtoms())
+        conformer.SetPositions(np.ascontiguousarray(positions, np.float64))
+        carrier.AddConformer(conformer, assignId=True)
+    distance = np.zeros((len(order), len(order)))
+    distance[np.tril_indices(len(order), -1)] = rdMolAlign.GetAllConformerBestRMS(
+        carrier, numThreads=1, maxMatches=MAX_MATCHES
+    )
+    kept: list[int] = []
+    for at in range(len(order)):
+        if all(distance[at, earlier] > threshold for earlier in kept):
+            kept.append(at)
+    return order[kept]
 
 
 def _record(

@@ -27,7 +27,6 @@ from conformer_gen.chemistry.conformers import (
     with_hydrogens,
 )
 from conformer_gen.chemistry.identity import stable_hash
-from conformer_gen.chemistry.watchdog import NOWHERE, Starting
 from unimol_scale.errors import ConfigError, ConformerError
 from unimol_scale.store.schema import MoleculeRecord
 
@@ -87,7 +86,11 @@ def _probe(gpu: int) -> str:
 
 
 def generate_on_gpu(
-    molecules: Sequence[tuple[int, CuratedMolecule]], config: ConformerConfig, seed: int, gpu: int, starting: Starting
+    molecules: Sequence[tuple[int, CuratedMolecule]],
+    config: ConformerConfig,
+    seed: int,
+    gpu: int,
+    starting: Callable[[int | None, int], None],
 ) -> Iterator[MoleculeRecord | ConformerFailure]:
     """Make the records of many molecules; yields one result for each, in their order.
 
@@ -96,7 +99,8 @@ def generate_on_gpu(
         config: how to make conformers.
         seed: of the build.
         gpu: device number.
-        starting: told of every molecule that the CPU works at, and of the GPU's work as a whole.
+        starting: told of every molecule that the CPU works at, and of the GPU's work as a whole: position, or None, and
+            number of molecules.
 
     Raises:
         ConformerError: nvmolkit raises, and the GPU makes no conformer of the simplest molecule any more either.
@@ -104,10 +108,10 @@ def generate_on_gpu(
     placed = [None if molecule.conformers is not None else with_hydrogens(molecule) for _, molecule in molecules]
     batch = [full for full in placed if full is not None]
     if batch:
-        starting(NOWHERE, len(batch))
+        starting(None, len(batch))
         _place_and_minimise(batch, config, stable_hash(seed, *(m.key for _, m in molecules)) & 0x7FFFFFFF, gpu)
     for (position, molecule), full in zip(molecules, placed, strict=True):
-        starting(position)
+        starting(position, 1)
         result: MoleculeRecord | ConformerFailure | None = None
         if full is not None and full.GetNumConformers() == config.count:
             result = complete_molecule(molecule, full, config)

@@ -22,10 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from conformer_gen.chemistry import watchdog
-from conformer_gen.chemistry.watchdog import Starting
 from conformer_gen.config import BuildConfig
+from conformer_gen.run import watchdog
 from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap, bisect, hint_path
+from conformer_gen.run.watchdog import Starting
 from conformer_gen.run.worker import ConformerGenerator
 from conformer_gen.selection.selected_rows import Selection, read_selection
 from conformer_gen.selection.selection_passes import InProcess, Passes

@@ -17,12 +17,12 @@ from pathlib import Path
 from conformer_gen.chemistry import nvmolkit_engine
 from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.chemistry.conformers import generate_conformers
-from conformer_gen.chemistry.watchdog import Starting
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.build_report import write_report
 from conformer_gen.report.stage_rates import CURATING, GENERATING
 from conformer_gen.run import assemble, child_executor, worker, workspace
 from conformer_gen.run.jobs import Executor, Job, StageWork, conformer_jobs, curate_jobs
+from conformer_gen.run.watchdog import Starting
 from conformer_gen.run.worker import ConformerGenerator, ConformerJob
 from conformer_gen.selection.exclusions import NO_EXCLUSIONS, Exclusions, read_exclusions
 from conformer_gen.selection.pieces import CONFORMERS, CURATED

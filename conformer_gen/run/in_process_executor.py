@@ -7,7 +7,6 @@ takes all memory: the caller limits atoms, ETKDG has its time limit and the forc
 from collections.abc import Iterator
 from pathlib import Path
 
-from conformer_gen.chemistry.watchdog import NOWHERE
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
 from conformer_gen.selection.selected_rows import Selection, read_selection
@@ -58,9 +57,9 @@ class _Counted:
     def __init__(self, progress: StageProgress, job: Job) -> None:
         self._progress, self._job, self._done = progress, job, 0
 
-    def starting(self, position: int, molecules: int = 1) -> None:
+    def starting(self, position: int | None, molecules: int = 1) -> None:
         """Take note that the molecules before a position are done."""
-        if position != NOWHERE:
+        if position is not None:
             self.count(self._job.positions.index(position))
 
     def count(self, done: int) -> None:

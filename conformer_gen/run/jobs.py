@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from conformer_gen.chemistry.watchdog import Starting
 from conformer_gen.config import BuildConfig
+from conformer_gen.run.watchdog import Starting
 from conformer_gen.selection.pieces import CONFORMERS, CURATED, Piece, beside, done_pieces
 from conformer_gen.selection.selected_rows import Selection
 from conformer_gen.sources.molecule import SourceMolecule

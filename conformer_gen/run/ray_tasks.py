@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import ray
 import ray.exceptions
 
-from conformer_gen.chemistry import watchdog
+from conformer_gen.run import watchdog
 from conformer_gen.run.jobs import Job, bisect, hint_path
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError, UnimolScaleError

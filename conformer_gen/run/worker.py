@@ -16,7 +16,7 @@ from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
 from conformer_gen.chemistry.curate import Curated, curate_molecule
 from conformer_gen.chemistry.identity import stable_hash
-from conformer_gen.chemistry.watchdog import Starting, ignore_start
+from conformer_gen.run.watchdog import Starting, ignore_start
 from conformer_gen.selection.exclusions import NO_EXCLUSIONS, Exclusions
 from conformer_gen.selection.pieces import (
     CONFORMERS,

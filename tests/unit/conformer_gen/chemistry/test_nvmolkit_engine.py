@@ -17,7 +17,6 @@ from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.chemistry.nvmolkit_engine import generate_on_gpu, require_gpus, versions
-from conformer_gen.chemistry.watchdog import NOWHERE
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import worker
 from conformer_gen.run.worker import ConformerJob
@@ -102,7 +101,7 @@ def run(smiles: list[str], config: ConformerConfig = CONFIG) -> dict[str, Molecu
     started = []
     batch = [(10 + at, molecule(text)) for at, text in enumerate(smiles)]
     results = list(generate_on_gpu(batch, config, 0, 3, lambda position, molecules=1: started.append(position)))
-    assert started == [NOWHERE, *range(10, 10 + len(smiles))]
+    assert started == [None, *range(10, 10 + len(smiles))]
     return dict(zip(smiles, results, strict=True))
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conformer_gen.chemistry.watchdog import Watchdog, read_hint
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver, workspace
 from conformer_gen.run.assemble import plan_shards
 from conformer_gen.run.jobs import Job, bisect, missing_jobs
+from conformer_gen.run.watchdog import Watchdog, read_hint
 from conformer_gen.selection.pieces import CONFORMERS, Piece, beside, done_pieces
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import SourceConfig

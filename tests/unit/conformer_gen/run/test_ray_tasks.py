@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from ray import exceptions
 
-from conformer_gen.chemistry.watchdog import HINT
 from conformer_gen.run import ray_tasks
 from conformer_gen.run.jobs import Job, hint_path
 from conformer_gen.run.ray_tasks import Stage, run_all
+from conformer_gen.run.watchdog import HINT
 from conformer_gen.selection.pieces import Piece
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError

@@ -22,8 +22,8 @@ STATUS = Path("/proc/self/status")
 class Starting(Protocol):
     """What ``Watchdog.starting`` is to those that call it."""
 
-    def __call__(self, position: int, molecules: int = 1) -> None:
-        """Tell that work begins at a position, or at NOWHERE on that many molecules together."""
+    def __call__(self, position: int | None, molecules: int = 1) -> None:
+        """Tell that work begins at a position, or without one on that many molecules together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Watchdog:
         if kind is None or not issubclass(kind, MemoryError):
             self._path.unlink(missing_ok=True)
 
-    def starting(self, position: int, molecules: int = 1) -> None:
-        """Note the molecule, or NOWHERE for many together, and restart the clock."""
-        self._note(position)
+    def starting(self, position: int | None, molecules: int = 1) -> None:
+        """Note the molecule, or none for many together, and restart the clock."""
+        self._note(NOWHERE if position is None else position)
         signal.setitimer(signal.ITIMER_REAL, self._limit_s * min(molecules, LIMITS_OF_MANY))
 
     def _note(self, position: int) -> None:
@@ -94,5 +94,5 @@ def read_hint(path: Path) -> Hint | None:
     return Hint(position, began, node.rstrip(b"\0").decode())
 
 
-def ignore_start(position: int, molecules: int = 1) -> None:
+def ignore_start(position: int | None, molecules: int = 1) -> None:
     """Watchdog nothing."""
