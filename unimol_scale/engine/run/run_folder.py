@@ -118,7 +118,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(summary, dict) or not isinstance(summary.get("steps"), int):
         raise RunError(f"{path} is no summary of a run; delete it and start the run again to have it written anew")
-    if problem := version_problem(summary.get("schema_version"), SUMMARY_SCHEMA_VERSION, "schema_version"):
+    if problem := version_problem(summary.get("schema_version", 1), SUMMARY_SCHEMA_VERSION, "schema_version"):
         raise RunError(f"{path}: {problem}")
     return summary
 
