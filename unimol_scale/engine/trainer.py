@@ -55,7 +55,7 @@ from unimol_scale.objectives.base import Sample, total_loss
 _STOP = "stop"
 
 
-class Outcome(Enum):
+class SessionStatus(Enum):
     """How a session of a run ended."""
 
     FINISHED = "finished"
@@ -105,7 +105,7 @@ class Trainer:
         self._change: SettingsChange | None = None
         self._changes: list[dict[str, Any]] = []
 
-    def run(self, stop: StopRequest, *, resume: bool, override: bool = False, profile: bool = False) -> Outcome:
+    def run(self, stop: StopRequest, *, resume: bool, override: bool = False, profile: bool = False) -> SessionStatus:
         """Train to the last step, or until it is to stop; go on from the newest intact checkpoint.
 
         Args:
@@ -135,18 +135,18 @@ class Trainer:
         dtype = torch.bfloat16 if self._config.train.precision == "bf16" else torch.float32
         peak = self._ranks.sum({"peak": matmul_peak(self._ranks.device, dtype)})["peak"]
         profiler = StepProfiler(self._config.output / "profile" if profile and self._ranks.is_main else None)
-        outcome = Outcome.ROLLED_BACK
+        outcome = SessionStatus.ROLLED_BACK
         stop.steps_begin()
         with profiler:
-            while outcome is Outcome.ROLLED_BACK:
+            while outcome is SessionStatus.ROLLED_BACK:
                 with self._open_log() as self._log:
                     for line in beginning:
                         self._log.say(line)
                     outcome = self._fit(stop, profiler, Speedometer(peak))
                     self._log.draw()
-                    if outcome is Outcome.ROLLED_BACK:
+                    if outcome is SessionStatus.ROLLED_BACK:
                         beginning = self._roll_back()
-        if outcome is Outcome.FINISHED:
+        if outcome is SessionStatus.FINISHED:
             self._export()
         return outcome
 
@@ -206,7 +206,7 @@ class Trainer:
         sums = self._model.forward(self._complete(sample))
         self._model.backward(total_loss(sums, sample.counts, self._objective.weights), last=True)
 
-    def _fit(self, stop: StopRequest, profiler: StepProfiler, speed: Speedometer) -> Outcome:
+    def _fit(self, stop: StopRequest, profiler: StepProfiler, speed: Speedometer) -> SessionStatus:
         """Do steps until the last one, a signal, or a spike that is to be left out."""
         train, progress = self._config.train, self._progress
         if progress.step == 0:
@@ -229,7 +229,7 @@ class Trainer:
                 with speed.pause("publishing", every=train.checkpoint_every):
                     self._checkpoints.settle(result.votes, self._log.say)
             if self._goes_back(result):
-                return Outcome.ROLLED_BACK
+                return SessionStatus.ROLLED_BACK
             done, stopping = progress.step == train.steps, result.votes[_STOP] > 0 and not result.skipped
             if progress.step % train.validate_every == 0 or done:
                 with speed.pause("validation", every=train.validate_every):
@@ -247,8 +247,8 @@ class Trainer:
             if stopping and not done:
                 why = stop.reason or "another rank was told to stop"
                 self._log.say(f"step {progress.step}  stopped ({why}); the same command goes on from here")
-                return Outcome.STOPPED
-        return Outcome.FINISHED
+                return SessionStatus.STOPPED
+        return SessionStatus.FINISHED
 
     def _goes_back(self, result: StepResult) -> bool:
         """Return whether the run is to go back to a checkpoint; one that is still being written is waited for."""

@@ -26,7 +26,7 @@ _FOLDER = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class CheckpointManifest:
     """What ``manifest.json`` says, its own hash apart.
 
     Attributes:
@@ -108,7 +108,7 @@ def read_manifest(folder: Path) -> CheckpointInfo:
     if stated != content_hash(tree):
         raise CheckpointError(f"checkpoint {folder}: {MANIFEST} is damaged (its SHA-256 differs)")
     try:
-        manifest = build(Manifest, tree, Origin(name=str(path)))
+        manifest = build(CheckpointManifest, tree, Origin(name=str(path)))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {folder}: {error}") from error
     return CheckpointInfo(path=folder, step=manifest.step, meta=manifest.meta, files=manifest.files, sha256=str(stated))

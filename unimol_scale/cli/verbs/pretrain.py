@@ -24,7 +24,7 @@ from unimol_scale.engine.run.run_config import GIVEN_SETTINGS, PretrainConfig, f
 from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
 from unimol_scale.engine.run.settings_changes import nothing_left
 from unimol_scale.engine.run.stopping import StopRequest
-from unimol_scale.engine.trainer import Outcome, Trainer
+from unimol_scale.engine.trainer import SessionStatus, Trainer
 from unimol_scale.errors import ConfigError, UnimolScaleError
 from unimol_scale.objectives.registry import OBJECTIVE_NAMES
 
@@ -157,7 +157,7 @@ def _train(config: PretrainConfig, arguments: argparse.Namespace, stop: StopRequ
             print(f"rank {ranks.rank} failed:\n{traceback.format_exc()}", file=sys.stderr)
         abandon(EXIT_FAILED)
     part()
-    if outcome is Outcome.STOPPED:
+    if outcome is SessionStatus.STOPPED:
         return EXIT_STOPPED
     if ranks.is_main:
         summary = read_summary(config.output)

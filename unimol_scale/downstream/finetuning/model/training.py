@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.compute import threads_of, within_memory
-from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
+from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, MetricName, Task
 from unimol_scale.downstream.data.batches import LabelledSample, Labelling, RowReader, once, shuffled
 from unimol_scale.downstream.embedding.concurrent_batches import side_by_side
 from unimol_scale.downstream.finetuning.metrics import METRICS, score
@@ -91,7 +91,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class TrainingProblem:
     """What is to be learnt.
 
     Attributes:
@@ -114,8 +114,8 @@ class Problem:
 @within_memory
 def fit(
     model: PropertyModel,
-    problem: Problem,
-    config: FitConfig,
+    problem: TrainingProblem,
+    config: FinetuneTrainConfig,
     *,
     seed: int,
     device: torch.device,
@@ -223,7 +223,7 @@ def predict(
     return ordered_RL
 
 
-def parameter_groups(named: Mapping[str, nn.Parameter], layers: int, config: FitConfig) -> list[dict[str, object]]:
+def parameter_groups(named: Mapping[str, nn.Parameter], layers: int, config: FinetuneTrainConfig) -> list[dict[str, object]]:
     """Return the optimizer's groups: the learning rate falls by ``layer_decay`` from a layer to the one below.
 
     The head and the last layer have the full rate, the encodings the lowest; only matrices decay.
@@ -253,7 +253,7 @@ def parameter_groups(named: Mapping[str, nn.Parameter], layers: int, config: Fit
 def add_gradient(
     model: PropertyModel,
     samples: Sequence[LabelledSample],
-    problem: Problem,
+    problem: TrainingProblem,
     device: torch.device,
     on_gradient: Callable[[], None] = lambda: None,
 ) -> float:
