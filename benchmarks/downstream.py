@@ -67,7 +67,13 @@ SETS = {
 
 def fitting(epochs: int, rate: float) -> FinetuneTrainConfig:
     """Return how every model is fitted, pretrained or not."""
-    return FinetuneTrainConfig(learning_rate=rate, batch_size=32, epochs=epochs, warm_up=0.1, patience=max(epochs // 2, 5))
+    return FinetuneTrainConfig(
+        learning_rate=rate,
+        batch_size=32,
+        epochs=epochs,
+        warm_up=0.1,
+        patience=max(epochs // 2, 5),
+    )
 
 
 def settings(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
 from unimol_scale.downstream.config import MetricName
-from unimol_scale.downstream.data.rows import PREDICTED
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED
 from unimol_scale.downstream.finetuning.metrics import METRICS
 from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.store.schema import Float64

@@ -219,7 +219,7 @@ def main(folder: Path) -> None:
     fake_device.set_up_device()
     layers.fill_truncated_normal = lambda weight, std: None  # draws again what falls outside, by values
     # Its threads would not see the fake device.
-    training.side_by_side = lambda work, items, device: map(work, items)
+    training.map_concurrently = lambda work, items, device: map(work, items)
 
     def prepared(case: Case) -> Callable[[fake_device.Watch], dict[str, int]]:
         def run(watch: fake_device.Watch) -> dict[str, int]:

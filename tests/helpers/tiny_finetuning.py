@@ -10,7 +10,7 @@ from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, Metric
 from unimol_scale.downstream.data.batches import Labelling, RowReader
 from unimol_scale.downstream.data.molecules import Prepared, prepare
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
-from unimol_scale.downstream.finetuning.model.training import TrainingProblem, Scaling
+from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem
 from unimol_scale.model.presets import ModelConfig
 
 Float64 = npt.NDArray[np.float64]

@@ -19,17 +19,17 @@ from unimol_scale.common.output_checks import require_folder
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
 from unimol_scale.downstream.data.batches import Labelling, RowReader, once
-from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
 from unimol_scale.downstream.data.pretraining_data import PretrainingStore, describe_larger, store_of
-from unimol_scale.downstream.data.rows import Rows, load_rows, write_skipped
 from unimol_scale.downstream.data.sdf_table import describe_geometry
+from unimol_scale.downstream.data.skipped_rows import write_skipped
 from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
-from unimol_scale.downstream.embedding.representations import require_conformers
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.cautions import labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, claim_folder, hash_data
+from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
 from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import (
@@ -39,7 +39,7 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     save_config,
     save_member,
 )
-from unimol_scale.downstream.finetuning.model.training import TrainingProblem, Scaling, fit, predict
+from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.errors import ConfigError, RunError
@@ -89,7 +89,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     start = _start(config, model)
     claim_folder(folder, config, hashes)
     if rows.molecules.skipped:
-        write_skipped(folder / "skipped.csv", rows.molecules)
+        write_skipped(folder / "skipped.csv", rows.molecules.skipped)
     store = config.pretraining_store or (start.pretrained_on.path if start.pretrained_on else None)
     leakage = None
     if store is not None:

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_text
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.data.molecules import ROW_NUMBERS
-from unimol_scale.downstream.data.rows import PREDICTED
+from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
 from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_course, draw_predictions
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED
 from unimol_scale.downstream.finetuning.results import FinetuneResult, plus_minus
 from unimol_scale.store.schema import Float64
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from unimol_scale import config as strict
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.downstream.config import MetricName, Task
-from unimol_scale.downstream.data.rows import PREDICTED, Rows
 from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning.cautions import cautions
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, Rows
 from unimol_scale.store.schema import Float64
 
 RESULTS_NAME = "results.json"

@@ -205,7 +205,7 @@ def test_a_target_may_not_be_named_as_a_column_of_the_predictions(place, setting
 
 
 def test_what_does_not_fit_the_task_is_refused_before_conformers_are_made(settings, monkeypatch):
-    monkeypatch.setattr("unimol_scale.downstream.data.rows.prepare", None)
+    monkeypatch.setattr("unimol_scale.downstream.finetuning.labelled_rows.prepare", None)
     with pytest.raises(ConfigError, match="metric roc_auc is not one of regression"):
         finetune(settings(metric="roc_auc"))
     with pytest.raises(ConfigError, match="loss huber is of regression"):
