@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimol_scale.checkpoints import hub
-from unimol_scale.checkpoints.run import published
-from unimol_scale.checkpoints.run.published import CheckpointInfo
+from unimol_scale.checkpoints.run import checkpoint_folder as published
+from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo
 from unimol_scale.checkpoints.run.trained import read_weights, trained_model, weights_reader
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file

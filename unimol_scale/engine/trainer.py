@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from unimol_scale.checkpoints.run.checkpoint_folder import folder_name, read_manifest
 from unimol_scale.checkpoints.run.publish import CheckpointInfo
-from unimol_scale.checkpoints.run.published import folder_name, read_manifest
 from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.weights import save_checkpoint
 from unimol_scale.common.run_files import CHECKPOINTS, MODEL_FOLDER

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.checkpoints.run.published import (
+from unimol_scale.checkpoints.run.checkpoint_folder import (
     FORMAT_VERSION,
     MANIFEST,
     CheckpointInfo,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from unimol_scale.checkpoints.run.published import MANIFEST, CheckpointInfo
+from unimol_scale.checkpoints.run.checkpoint_folder import MANIFEST, CheckpointInfo
 from unimol_scale.checkpoints.run.shares import MEAN, WEIGHT, ShareReader
 from unimol_scale.config import Origin, build
 from unimol_scale.errors import CheckpointError, ConfigError

@@ -11,7 +11,7 @@ import torch
 
 from tests.helpers.run_states import evenly, random_state
 from unimol_scale.checkpoints.run import publish
-from unimol_scale.checkpoints.run.published import MANIFEST, read_manifest
+from unimol_scale.checkpoints.run.checkpoint_folder import MANIFEST, read_manifest
 from unimol_scale.checkpoints.run.shares import ShareReader, share_name, write_share
 from unimol_scale.errors import CheckpointError
 
