@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimol_scale.checkpoints.run.checkpoint_folder import folder_name, read_manifest
-from unimol_scale.checkpoints.run.publish import CheckpointInfo
+from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo, folder_name, read_manifest
 from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.weights import save_checkpoint
 from unimol_scale.common.run_files import CHECKPOINTS, MODEL_FOLDER
@@ -239,7 +238,7 @@ class Trainer:
                 with speed.pause("saving", every=train.checkpoint_every):
                     self._save()
                 due = False
-            if (done or stopping) and self._checkpoints.finish(self._log.say):
+            if (done or stopping) and self._checkpoints.finish_save(self._log.say):
                 raise RunError(
                     f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Make room "
                     f"in {self._config.output} and start the same command again: it goes on from an earlier one"
@@ -256,12 +255,12 @@ class Trainer:
             back = self._incidents.call_for_rollback(result, self._progress, self._log.say)
         except RunError:
             if result.skipped:
-                self._checkpoints.give_up(self._log.say)
+                self._checkpoints.drop_save(self._log.say)
             else:
-                self._checkpoints.finish(self._log.say)
+                self._checkpoints.finish_save(self._log.say)
             raise
         if back:
-            self._checkpoints.finish(self._log.say)
+            self._checkpoints.finish_save(self._log.say)
         return back
 
     def _account(self, result: StepResult, speed: Speedometer) -> None:
@@ -352,7 +351,7 @@ class Trainer:
             "model": to_tree(self._config.model),
             "heads": to_tree(self._objective.kept_heads),
         }
-        self._checkpoints.begin(self._progress.step, self._model.fragments(), meta, self._log.say)
+        self._checkpoints.start_save(self._progress.step, self._model.fragments(), meta, self._log.say)
 
     def _go_to(self, found: CheckpointInfo) -> None:
         """Take up the state of a checkpoint."""
@@ -383,5 +382,5 @@ class Trainer:
                 self._ranks.world_size,
                 self._changes,
             )
-            self._checkpoints.end(last, self._log.say)
+            self._checkpoints.prune_finished(last, self._log.say)
         self._ranks.barrier()

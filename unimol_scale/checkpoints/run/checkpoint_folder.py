@@ -1,28 +1,41 @@
-"""Published checkpoints of a run: found, read, verified, newest intact first. Knows files, not what is in them.
+"""The checkpoints of a run as folders on disk: published, found, verified, deleted. Each is complete or absent.
 
-A checkpoint is a folder ``step-…`` with the shares of all ranks and ``manifest.json``: format version, step, what the
-trainer recorded, and size and SHA-256 of every share. The manifest has a hash of itself. Folders ``tmp-…`` are saves
-that were cut off or checkpoints that are being deleted; they never count.
+A checkpoint is a folder ``step-…`` with the shares of all ranks and ``manifest.json``. The manifest has the format
+version, the step, what the trainer recorded, size and SHA-256 of every share, and a hash of itself. Every rank writes
+its share into ``tmp-step-…``. Rank 0 then writes the manifest, renames the folder to ``step-…`` and replaces the file
+``latest`` by a rename. A kill at any moment leaves the older checkpoints as they were. Before a checkpoint is deleted,
+its folder is renamed to ``tmp-deleted-…``. Folders ``tmp-…`` never count as checkpoints.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import json
+import math
 import re
+import shutil
+import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.checkpoints.run.shares import read_notes
 from unimol_scale.checkpoints.safetensors_writer import FileEntry
-from unimol_scale.common.files import hash_file
+from unimol_scale.common.files import commit_text, flush, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS
 from unimol_scale.config import Origin, build
 from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.model.accounting import Heads
+from unimol_scale.model.presets import ModelConfig
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LATEST = "latest"
+BEST = "best"
 _FOLDER = re.compile(r"step-\d{8,}")
+_DELETED = "tmp-deleted-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +79,47 @@ class CheckpointInfo:
         return sum(entry.bytes for entry in self.files.values())
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """The model that a run trains, as the trainer recorded it.
+
+    Attributes:
+        model: dimensions and options.
+        heads: those that the model of the finished run keeps.
+    """
+
+    model: ModelConfig
+    heads: Heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskUsage:
+    """How much disk space the checkpoints of a run use.
+
+    Attributes:
+        kept: number of checkpoints.
+        kept_bytes: their size.
+        removed: number of checkpoints that were just deleted.
+        removed_bytes: their size.
+    """
+
+    kept: int
+    kept_bytes: int
+    removed: int
+    removed_bytes: int
+
+    def describe(self, states: str = "") -> str:
+        """Return the usage in words; ``states`` is put after the size of the kept checkpoints."""
+        text = f"{self.kept} kept, {_readable(self.kept_bytes)} on disk{states}"
+        return text + (f"; {self.removed} deleted, {_readable(self.removed_bytes)}" if self.removed else "")
+
+
+def _readable(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    scale, unit = next(((10.0**e, unit) for e, unit in ((9, "GB"), (6, "MB")) if size >= 10**e), (1e3, "kB"))
+    return f"{size / scale:,.1f} {unit}"
+
+
 def folder_name(step: int) -> str:
     """Return the name of the checkpoint after ``step`` steps."""
     return f"step-{step:08d}"
@@ -77,14 +131,56 @@ def step_folders(root: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
 
 
+def temporary_folder(root: Path, step: int) -> Path:
+    """Return where a checkpoint is written before it is published; ``root`` is the run's checkpoints folder."""
+    return root / f"tmp-{folder_name(step)}"
+
+
+def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> CheckpointInfo:
+    """Make a written checkpoint the newest one. Call it once, after every rank has written its share in this session.
+
+    Other files in the temporary folder, such as shares that another number of ranks left there, are deleted.
+
+    Args:
+        root: the run's checkpoints folder.
+        step: optimizer steps done.
+        world_size: ranks that wrote a share.
+        meta: recorded with it, as JSON can hold it.
+
+    Raises:
+        CheckpointError: the share of a rank is missing.
+        OSError: the disk is full or refuses; older checkpoints are as they were.
+    """
+    temporary, final = temporary_folder(root, step), root / folder_name(step)
+    files = read_notes(temporary, world_size)
+    for path in temporary.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in files:
+            path.unlink()
+    content = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "meta": dict(meta),
+        "files": {name: dataclasses.asdict(entry) for name, entry in files.items()},
+    }
+    tree = json.loads(json.dumps(content))  # the hash is of what a reader will see
+    commit_text(temporary / MANIFEST, json.dumps({**tree, "sha256": content_hash(tree)}, indent=1) + "\n")
+    mark_deleted(final)  # the run was resumed from an earlier step, and this step is saved again
+    temporary.rename(final)
+    flush(root)
+    commit_text(root / LATEST, final.name + "\n")
+    return read_manifest(final)
+
+
 def content_hash(tree: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's content, its own hash apart, whatever the spacing of its text."""
+    """Return the SHA-256 of a manifest's content without its own hash; the spacing of the text does not matter."""
     content = {key: value for key, value in tree.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> CheckpointInfo:
-    """Read what a checkpoint says of itself; the shares are not looked at.
+    """Read the manifest of a checkpoint; the shares are not read.
 
     Raises:
         CheckpointError: the manifest is missing, damaged or of another format.
@@ -159,19 +255,19 @@ def newest_valid(root: Path) -> tuple[CheckpointInfo | None, list[str]]:
 
 
 def checkpoints_in(path: Path) -> list[Path]:
-    """Return the checkpoints that a path stands for: itself, or those of a run or of a run's checkpoints folder."""
+    """Return the checkpoints that a path names: itself, or those of a run or of a run's checkpoints folder."""
     if _FOLDER.fullmatch(path.name) or any(path.glob("share-*")):
         return [path]
     return step_folders(path / CHECKPOINTS) or step_folders(path)
 
 
-def find(path: Path) -> CheckpointInfo | None:
-    """Return the checkpoint that a path stands for, verified; of a run the newest intact one. None: there is none.
+def resolve_checkpoint(path: Path) -> CheckpointInfo | None:
+    """Return the checkpoint that a path names, verified; for a run its newest intact one, or None if it has none.
 
-    Warns of damaged ones that are newer.
+    A warning names newer checkpoints that are damaged.
 
     Raises:
-        CheckpointError: it is damaged, or all are.
+        CheckpointError: the checkpoint is damaged, or all checkpoints of the run are.
     """
     folders = checkpoints_in(path)
     if not folders:
@@ -182,3 +278,88 @@ def find(path: Path) -> CheckpointInfo | None:
     for problem in problems:
         warnings.warn(f"skipped: {problem}", stacklevel=3)
     return found
+
+
+def trained_model(info: CheckpointInfo) -> TrainedModel:
+    """Return which model a checkpoint is of. An option that is younger than the checkpoint has its default.
+
+    Raises:
+        CheckpointError: the trainer did not record it, or an option without a default is missing, or one is unknown.
+    """
+    tree = {name: info.meta[name] for name in ("model", "heads") if name in info.meta}
+    try:
+        return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST)))
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {info.path}: {error}") from error
+
+
+def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> DiskUsage:
+    """Mark the checkpoints of a run that are no longer wanted; ``delete_marked`` deletes them.
+
+    Checkpoints of later steps than the newest one are marked, too: the run went on from an earlier step, since they are
+    damaged or were rolled back. A folder whose manifest cannot be read is left for a person to look at. The file
+    ``best`` names the best checkpoint.
+
+    Args:
+        newest: the checkpoint that was published last.
+        keep: how many of the newest to keep; with 0 the best one is not kept either.
+        keep_best: whether to keep the checkpoint of the lowest ``meta["validation_loss"]``, which is None in those that
+            were not validated.
+    """
+    root = newest.path.parent
+    readable = []
+    for folder in step_folders(root):
+        try:
+            readable.append(read_manifest(folder))
+        except CheckpointError:
+            continue
+    line = [info for info in readable if info.step <= newest.step]
+    kept = {info.path for info in line[-keep:]} if keep else set()
+    best = min(line, key=_validation_loss)
+    if keep and keep_best and math.isfinite(_validation_loss(best)):
+        kept.add(best.path)
+        if _read(root / BEST) != best.path.name:
+            commit_text(root / BEST, best.path.name + "\n")
+    if not keep:
+        for name in (LATEST, BEST):
+            (root / name).unlink(missing_ok=True)
+    for info in readable:
+        if info.path not in kept:
+            mark_deleted(info.path)
+    return _disk_usage(readable, kept)
+
+
+def _disk_usage(infos: Sequence[CheckpointInfo], kept: set[Path]) -> DiskUsage:
+    left = [info.bytes for info in infos if info.path in kept]
+    gone = [info.bytes for info in infos if info.path not in kept]
+    return DiskUsage(kept=len(left), kept_bytes=sum(left), removed=len(gone), removed_bytes=sum(gone))
+
+
+def delete_marked(root: Path) -> None:
+    """Delete all checkpoints that are marked, also by sessions that were killed; large files take a while."""
+    for folder in root.glob(f"{_DELETED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def delete_leftovers(root: Path) -> None:
+    """Delete what killed sessions left half written or half deleted; no save may be running."""
+    for leftover in root.glob("tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # a folder that remains is harmless: see ``publish``
+
+
+def _validation_loss(info: CheckpointInfo) -> float:
+    loss = info.meta.get("validation_loss")
+    return float(loss) if loss is not None and math.isfinite(loss) else math.inf
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+
+
+def mark_deleted(folder: Path) -> None:
+    """Rename a folder so that readers ignore it, and ``delete_marked`` deletes it; do nothing if it is missing."""
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f"{_DELETED}{folder.name}-{uuid.uuid4().hex[:8]}"))
