@@ -26,7 +26,7 @@ from unimol_scale.downstream.embedding import representations
 from unimol_scale.downstream.embedding.representations import RepresentationConfig
 from unimol_scale.downstream.finetuning.model import head_initialisation, training
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
-from unimol_scale.engine.planning.memory import MicroBatchShape
+from unimol_scale.engine.planning.rank_memory import MicroBatchShape
 from unimol_scale.engine.planning.rehearsal import carbon_chains
 from unimol_scale.model import layers
 from unimol_scale.model.accounting import DENOISE_HEADS

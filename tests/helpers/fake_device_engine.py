@@ -29,7 +29,7 @@ from unimol_scale.engine import validation  # noqa: E402
 from unimol_scale.engine.optimizer_step import OptimizerStep, completion  # noqa: E402
 from unimol_scale.engine.parallel import deepspeed_model  # noqa: E402
 from unimol_scale.engine.parallel.ranks import Ranks, start_ranks  # noqa: E402
-from unimol_scale.engine.planning.memory import MicroBatchShape  # noqa: E402
+from unimol_scale.engine.planning.rank_memory import MicroBatchShape  # noqa: E402
 from unimol_scale.engine.planning.rehearsal import carbon_chains, worst_samples  # noqa: E402
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig  # noqa: E402
 from unimol_scale.model import layers  # noqa: E402

@@ -38,6 +38,7 @@ from unimol_scale.engine.run.resume import refuse_differences, settings_that_mat
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_folder import claim_folder, reopen, run_is_finished, write_config, write_summary
 from unimol_scale.engine.run.run_progress import Progress
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.engine.run.settings_changes import (
     SettingsChange,
     change_since,
@@ -46,7 +47,6 @@ from unimol_scale.engine.run.settings_changes import (
     refuse_unearned,
 )
 from unimol_scale.engine.run.stopping import StopRequest
-from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.validation import Validation
 from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.base import Sample, total_loss

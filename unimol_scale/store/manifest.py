@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from unimol_scale import config
+from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.store.schema import SCHEMA_VERSION, Layout
 
@@ -140,7 +140,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``; equal manifests give equal text."""
-        return json.dumps(config.to_tree(self), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(to_tree(self), indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, path: Path) -> "Manifest":
@@ -164,7 +164,7 @@ class Manifest:
                 "rebuild the store with this version, or use the version that wrote it"
             )
         try:
-            return config.build(Manifest, tree, config.Origin(name=str(path)))
+            return build(Manifest, tree, Origin(name=str(path)))
         except ConfigError as error:
             raise StoreError(f"{error}; the manifest is damaged, rebuild the store") from error
 

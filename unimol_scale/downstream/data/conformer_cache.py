@@ -34,7 +34,7 @@ from conformer_gen.chemistry.curate import CurateConfig, Curated
 from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
 from unimol_scale.common.progress import StageProgress
 from conformer_gen.sources.config import SourceConfig
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.common.files import commit_file
 from unimol_scale.store.manifest import Counts, Manifest, ShardEntry, SplitEntry

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
 from unimol_scale.common.files import hash_file
 from unimol_scale.store.manifest import MANIFEST_NAME

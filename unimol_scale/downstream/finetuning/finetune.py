@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.checkpoints.weights import from_pretrained, identify
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.machine.devices import pick_device

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, hash_file
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.downstream.config import MetricName, Task
 from unimol_scale.downstream.data.splits import DataSplit

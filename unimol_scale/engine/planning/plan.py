@@ -14,7 +14,7 @@ import torch
 from unimol_scale.data.steps.micro_batches import check_budget
 from unimol_scale.engine.planning.accelerators import Target
 from unimol_scale.engine.planning.max_pairs import with_max_pairs
-from unimol_scale.engine.planning.memory import (
+from unimol_scale.engine.planning.rank_memory import (
     MARGIN,
     MicroBatchShape,
     RankMemory,

@@ -9,9 +9,9 @@ from unimol_scale.data.dataset import open_store_of
 from unimol_scale.engine.objective_setup import objective_of
 from unimol_scale.engine.planning.accelerators import Target, target_here
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_used
-from unimol_scale.engine.planning.memory import MARGIN
 from unimol_scale.engine.planning.plan import SECONDS_A_DAY, Plan, StageOption, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, duration, warnings_of
+from unimol_scale.engine.planning.rank_memory import MARGIN
 from unimol_scale.engine.run.run_config import PretrainConfig
 
 GIB = 2.0**30

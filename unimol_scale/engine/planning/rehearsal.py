@@ -18,7 +18,7 @@ from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.features import shortest_paths
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.engine.parallel.ranks import Ranks
-from unimol_scale.engine.planning.memory import (
+from unimol_scale.engine.planning.rank_memory import (
     MicroBatchShape,
     RankMemory,
     largest_max_pairs,

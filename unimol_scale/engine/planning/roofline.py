@@ -23,7 +23,7 @@ import numpy as np
 
 from unimol_scale.data.steps.micro_batches import plan_micro_batches
 from unimol_scale.engine.planning.accelerators import GPUS_PER_MACHINE, Target
-from unimol_scale.engine.planning.memory import value_bytes
+from unimol_scale.engine.planning.rank_memory import value_bytes
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.model.accounting import (
     TRAINING_TO_FORWARD,

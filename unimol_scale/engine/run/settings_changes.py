@@ -29,7 +29,7 @@ from unimol_scale.engine.run.resume import (
     settings_that_matter,
 )
 from unimol_scale.engine.run.run_config import PretrainConfig
-from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.store.remote import is_url
 

@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from unimol_scale.cli.entry import EXIT_INTERRUPTED, EXIT_STOPPED
-from unimol_scale.engine.parallel.launcher import LauncherWatch
+from unimol_scale.engine.run.launcher import LauncherWatch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 # Not heard where they are ignored: shells make a script's background jobs ignore Ctrl-C, and nohup a closed terminal.

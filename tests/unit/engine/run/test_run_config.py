@@ -5,7 +5,7 @@ import pytest
 
 from unimol_scale.config import to_tree, to_yaml
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, resolve
-from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.errors import ConfigError, StoreError
 
 FLAGS = {"data": {"path": "store"}}

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from unimol_scale.engine.parallel import launcher
-from unimol_scale.engine.parallel.launcher import LauncherWatch, program_of
+from unimol_scale.engine.run import launcher
+from unimol_scale.engine.run.launcher import LauncherWatch, program_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells who started whom")
 REPOSITORY = Path(__file__).resolve().parents[4]
 RANK = """
 import sys, time
 from pathlib import Path
-from unimol_scale.engine import launcher
-from unimol_scale.engine.parallel.launcher import LauncherWatch
+from unimol_scale.engine.run import launcher
+from unimol_scale.engine.run.launcher import LauncherWatch
 note = Path(sys.argv[1])
 watch = LauncherWatch()
 note.write_text("gone" if watch.is_gone() else "there", encoding="ascii")
