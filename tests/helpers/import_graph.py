@@ -1,9 +1,9 @@
 """The imports of the project as a graph, read from the source files; nothing is imported.
 
-A module has one node. A package has two: its name for who uses something of the package itself, and its name with
-``LOADED`` for who only loads it on the way to a module inside. The second node has the imports at the top level of
-``__init__.py`` alone, since those that stand in functions do not run when the package is loaded. Imports under
-``if TYPE_CHECKING`` never run and do not count.
+A module has one node. A package has two. The node with its name is for code that uses the package itself, and has all
+imports of ``__init__.py``. The node with ``LOADED`` behind the name is for code that only loads the package on the way
+to a module inside it. It has the imports at the top level of ``__init__.py`` alone, since those in functions do not run
+then. Imports under ``if TYPE_CHECKING`` never run and do not count.
 """
 
 import ast
@@ -13,41 +13,40 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOADED = " (loaded)"
+# Node → nodes that it imports.
 Graph = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: dotted as it is written, and whether it is imported when the module is loaded."""
+    """A dotted name that is imported, and whether that happens when the importing module is loaded."""
 
     name: str
     at_load: bool
 
 
 def find_modules(root: Path, tops: Iterable[str]) -> dict[str, Path]:
-    """Return the dotted name of every module under some folders → its file; a package has the name of its folder."""
+    """Return the dotted name of every module in some folders → its file; a package has the name of its folder."""
     modules = {}
     for top in tops:
         for path in sorted((root / top).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
-            modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+            modules[".".join(parts[:-1] if is_package(path) else parts)] = path
     return modules
 
 
 def is_package(path: Path) -> bool:
-    """Return whether a file is that of a package itself."""
+    """Return whether a file is the ``__init__.py`` of a package."""
     return path.name == "__init__.py"
 
 
 def read_imports(path: Path) -> list[Import]:
-    """Return what a file imports when it runs: each name, and for ``from a import b`` both ``a`` and ``a.b``."""
+    """Return what a file imports when it runs; ``from a import b`` imports ``a`` and, if it is a module, ``a.b``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = list(_imports(tree.body, at_load=True))
-    if is_package(path):  # names of modules in a table of lazy attributes
-        texts = {
-            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-        found += [Import(text, at_load=False) for text in texts if text.replace(".", "").isidentifier()]
+    if is_package(path):  # a table of lazy attributes names modules in texts
+        constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+        found += [Import(value, at_load=False) for value in constants if isinstance(value, str)]
     return found
 
 
@@ -56,70 +55,85 @@ def _imports(nodes: Iterable[ast.AST], *, at_load: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, at_load) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports are not used here"
+            assert node.level == 0, "imports are written from the top of the project"
             yield Import(str(node.module), at_load)
             yield from (Import(f"{node.module}.{alias.name}", at_load) for alias in node.names)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             yield from _imports(node.orelse, at_load=at_load)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from (Import(a.value, at_load) for a in node.args if isinstance(a, ast.Constant))
         else:
             inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             yield from _imports(ast.iter_child_nodes(node), at_load=at_load and not inside)
 
 
-def used_modules(modules: Mapping[str, Path], *, only_at_load: bool = False) -> dict[str, set[str]]:
-    """Return module → the modules of the project that it uses by name, itself left out."""
-    used = {}
-    for name, path in modules.items():
-        imports = [one for one in read_imports(path) if one.at_load or not only_at_load]
-        used[name] = {one.name for one in imports if one.name in modules} - {name}
-    return used
+class ImportedModules:
+    """Which module of the project imports which, directly.
 
+    Args:
+        modules: dotted name → file, of ``find_modules``.
 
-def import_graph(modules: Mapping[str, Path], *, only_at_load: bool = False) -> Graph:
-    """Return node → nodes that it imports, see the top of this file."""
-    packages = {name for name, path in modules.items() if is_package(path)}
-    at_load = used_modules(modules, only_at_load=True)
-    used = at_load if only_at_load else used_modules(modules)
+    Attributes:
+        everything: module → names that it imports when it runs, those of libraries included.
+        at_load: the same for imports that run when the module is loaded.
+    """
 
-    def loads(name: str) -> set[str]:
+    def __init__(self, modules: Mapping[str, Path]) -> None:
+        self._packages = {name for name, path in modules.items() if is_package(path)}
+        imports = {name: read_imports(path) for name, path in modules.items()}
+        self.everything = {name: {one.name for one in found} - {name} for name, found in imports.items()}
+        self.at_load = {name: {one.name for one in found if one.at_load} - {name} for name, found in imports.items()}
+
+    def arrows(self) -> list[tuple[str, str]]:
+        """Return (module, module that it imports) of all modules of the project."""
+        return [
+            (name, other) for name, names in self.everything.items() for other in sorted(names & self.at_load.keys())
+        ]
+
+    def graph(self, *, only_at_load: bool = False) -> Graph:
+        """Return the graph that the top of this file describes."""
+        used = self.at_load if only_at_load else self.everything
+        graph = {name: self._targets(name, names) for name, names in used.items()}
+        for package in self._packages:
+            node = f"{package}{LOADED}"
+            graph[node] = self._targets(package, self.at_load[package]) - {node}
+            graph[package] |= {node}
+        return graph
+
+    def _targets(self, name: str, imported: set[str]) -> frozenset[str]:
+        ours = imported & self.at_load.keys()
+        return frozenset({*ours, *self._loaded_by(name), *(node for one in ours for node in self._loaded_by(one))})
+
+    def _loaded_by(self, name: str) -> set[str]:
+        """Return the packages that are loaded before a module."""
         parts = name.split(".")
         above = (".".join(parts[:end]) for end in range(1, len(parts)))
-        return {f"{package}{LOADED}" for package in above if package in packages}
-
-    def targets(owner: str, names: Iterable[str]) -> frozenset[str]:
-        reached = loads(owner).union(*(loads(name) for name in names), names)
-        return frozenset(node for node in reached if node != owner)
-
-    graph = {name: targets(name, names) for name, names in used.items()}
-    for package in packages:
-        graph[f"{package}{LOADED}"] = targets(package, at_load[package]) - {f"{package}{LOADED}"}
-        graph[package] |= {f"{package}{LOADED}"}
-    return graph
+        return {f"{package}{LOADED}" for package in above if package in self._packages}
 
 
 def reachable(graph: Graph, start: str) -> dict[str, list[str]]:
-    """Return every node that a node leads to → the shortest way to it."""
+    """Return every node that a node leads to → a shortest way there, both ends included."""
     ways = {start: [start]}
     queue = [start]
     for node in queue:
-        for other in sorted(graph[node] - ways.keys()):
+        for other in sorted(graph.get(node, frozenset()) - ways.keys()):
             ways[other] = [*ways[node], other]
             queue.append(other)
     return ways
 
 
 def find_circles(graph: Graph) -> list[list[str]]:
-    """Return a shortest circle through every group of nodes that lead to each other."""
-    left = set(graph)
-    circles = []
+    """Return a shortest circle for every group of nodes that lead to each other, its first node also at the end."""
+    backward: dict[str, set[str]] = {node: set() for node in graph}
+    for node, others in graph.items():
+        for other in others:
+            backward[other].add(node)
+    frozen = {node: frozenset(others) for node, others in backward.items()}
+    left, circles = set(graph), []
     while left:
         start = min(left)
         ways = reachable(graph, start)
-        group = {node for node in ways if start in reachable(graph, node)} if len(ways) > 1 else {start}
+        group = ways.keys() & reachable(frozen, start).keys()
         if len(group) > 1:
-            back = (reachable(graph, other) for other in graph[start] if other in group)
-            circles.append([start, *min((ways[start] for ways in back if start in ways), key=len)])
+            last = min((node for node in group if start in graph[node]), key=lambda node: len(ways[node]))
+            circles.append([*ways[last], start])
         left -= group
     return circles
