@@ -1,4 +1,4 @@
-"""What a model was pretrained on: its store, and whether other molecules are larger than those there."""
+"""Finds the store that a model was pretrained on, and compares the size of its molecules with others."""
 
 import dataclasses
 import json
@@ -15,8 +15,8 @@ from unimol_scale.store.remote import is_url
 from unimol_scale.store.schema import Int32
 from unimol_scale.store.shards import open_store
 
-ALMOST_ALL = 0.99  # of the store's molecules; its few largest taught the model little
-WORTH_SAYING = 0.1  # of the molecules
+ALMOST_ALL = 0.99  # share of the store's molecules; its few largest do not count
+WORTH_SAYING = 0.1  # share of larger molecules from which on the user is told
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class PretrainingStore:
     """The store that a run was trained on.
 
     Attributes:
-        path: where it is; None if it is not here, or not known.
-        missing: why it is not; empty if it is.
+        path: of the store; None if it is not on this machine, or not known.
+        missing: why there is no path; "" if there is one.
     """
 
     path: Path | None
@@ -35,11 +35,11 @@ class PretrainingStore:
 def store_of(pretrained: Path) -> PretrainingStore:
     """Find the store that a run names in its settings.
 
-    Runs of earlier versions name it relative to the folder where they were started: it is looked for from here, and
-    from the folders above the run.
+    Runs of earlier versions have a path relative to the folder where they were started. It is looked for relative to
+    the current folder and to the folders above the run.
 
     Args:
-        pretrained: the run, or a folder in it; what is no run names no store.
+        pretrained: the run, or a folder in it.
     """
     for folder in (pretrained, *pretrained.parents[:2]):
         if (folder / CONFIG_NAME).is_file():
@@ -62,7 +62,7 @@ def _manifest_of(run: Path) -> str | None:
     """Return the hash of the manifest of the store that a run was trained on; None if its summary does not say."""
     try:
         summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # unfinished, or damaged: the store is then known by its name alone
+    except (FileNotFoundError, ValueError):  # unfinished or damaged: only the path of the store is known then
         return None
     known = summary.get("data_manifest_sha256") if isinstance(summary, dict) else None
     return str(known) if known else None

@@ -1,6 +1,6 @@
-"""Pictures of a fine-tuning: parity or ROC curves of the test rows, and the course of training. Imports matplotlib.
+"""Draws the pictures of a fine-tuning: parity plots or ROC curves of the test rows, and training curves.
 
-Shapes: R test rows, L targets. A panel a target, up to twelve.
+Every target has a panel, up to twelve. Imports matplotlib. Shapes: R test rows, L targets.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def draw_predictions(path: Path, outcome: FinetuneResult, labels_RL: Float64, pr
     _save(figure, path)
 
 
-def draw_course(path: Path, outcome: FinetuneResult) -> None:
+def draw_training_curves(path: Path, outcome: FinetuneResult) -> None:
     """Draw training loss and validation score of every seed over the epochs; a dot marks the chosen epoch."""
     figure, (left, right) = _panels(2)
     for seed in outcome.seeds:

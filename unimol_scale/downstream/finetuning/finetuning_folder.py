@@ -1,6 +1,6 @@
-"""Whose folder it is: a fine-tuning goes on only with the settings, data and weights that it was begun with.
+"""Checks that a folder's fine-tuning has the same settings, data and weights as the one that is to go on in it.
 
-``config.yaml`` holds the settings and ``inputs.json`` the hashes of what they name, which may change under its name.
+``config.yaml`` has the settings. ``inputs.json`` has hashes of the data and the weights, since files can change.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ from unimol_scale.store.manifest import MANIFEST_NAME
 
 CONFIG_NAME = "config.yaml"
 INPUTS_NAME = "inputs.json"
-# Where and how fast it is computed, not what: an interrupted fine-tuning may go on with others.
+# Settings that do not change the results: an interrupted fine-tuning may go on with other values.
 FREE = frozenset({"output", "cache", "conformer_workers", "device", "train.workers"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputHashes:
-    """SHA-256 of what a fine-tuning is made from, hexadecimal.
+    """SHA-256 of the inputs of a fine-tuning, hexadecimal.
 
     Attributes:
-        data: of the table, or of the store's manifest, which has those of its shards.
-        pretrained: that names the weights; None where they are drawn.
+        data: of the table, or of the store's manifest, which has the hashes of the shards.
+        pretrained: of the pretrained weights; None for random ones.
     """
 
     data: str
@@ -36,7 +36,7 @@ class InputHashes:
 
 
 def hash_data(path: Path) -> str:
-    """Return what names the content of a table or a store.
+    """Return the SHA-256 of a table, or of the manifest of a store.
 
     Raises:
         SourceError: it is neither.
@@ -46,23 +46,23 @@ def hash_data(path: Path) -> str:
 
 
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
-    """Find out whether a folder may be written: it is empty, holds this fine-tuning, or none of which a seed is done.
+    """Check that a folder is empty, holds the same fine-tuning, or one that has not finished any seed.
 
-    More seeds than before are the same fine-tuning.
+    The same fine-tuning with more seeds counts as the same.
 
     Raises:
-        ConfigError: it holds something else; names the settings that differ.
+        ConfigError: the folder holds something else; names the settings that differ.
     """
     if not (folder / CONFIG_NAME).is_file() or not (folder / INPUTS_NAME).is_file():
-        # The hashes are written first; settings without them are another program's, such as a run's.
+        # The hashes are written first: settings without hashes belong to something else, such as a training run.
         if folder.is_file() or (folder.is_dir() and any(not _may_be_begun(path) for path in folder.iterdir())):
             raise ConfigError(f"{folder} holds something else already; choose another --output")
         return
-    if not any(folder.glob("seed-*.json")):  # nothing would be lost
+    if not any(folder.glob("seed-*.json")):  # no work would be lost
         return
-    # As it would be built today: a key that there was not then had its default.
+    # A key that did not exist then had its default.
     before = strict.to_tree(strict.build(FinetuneConfig, *strict.read_yaml(folder / CONFIG_NAME)))
-    more = before["seeds"] < config.seeds  # those that are done are kept
+    more = before["seeds"] < config.seeds  # finished seeds are kept
     changed = sorted(_differences(before, strict.to_tree(config)) - FREE - ({"seeds"} if more else set()))
     if changed:
         raise ConfigError(
@@ -77,8 +77,8 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         )
 
 
-def claim_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
-    """Write the settings into a folder that ``check_folder`` has found free.
+def write_settings(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
+    """Write settings and hashes into a folder that ``check_folder`` has accepted.
 
     Raises:
         ConfigError: the folder cannot be written.
