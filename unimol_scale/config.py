@@ -9,16 +9,16 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from unimol_scale.errors import ConfigError, nearest, nearest_key
+from unimol_scale.common.trees import Flat, Tree, flatten
+from unimol_scale.errors import ConfigError, NewerFileError, nearest, nearest_key
 
 ConfigT = TypeVar("ConfigT")
-Tree = dict[str, Any]
 COMMAND_LINE = "command line"
 _DOTTED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 NAMES_OF_TYPES = {float: "a number", int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
@@ -33,16 +33,18 @@ class Origin:
         lines: dotted path of a key → its line in that file, from 1.
         given: dotted paths of keys that were given on the command line instead.
         keys: dotted paths of all keys of the whole configuration, from which one is suggested for an unknown one.
+        recorded: whether a program of this project wrote it: an unknown key is then one of a newer version.
     """
 
     name: str
     lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
     given: frozenset[str] = frozenset()
     keys: tuple[str, ...] = ()
+    recorded: bool = False
 
     def with_given(self, change: Mapping[str, Any]) -> "Origin":
         """Return the origin of a tree over which what the command line gives is laid."""
-        return dataclasses.replace(self, given=self.given | set(_paths(change)))
+        return dataclasses.replace(self, given=self.given | set(flatten(change)))
 
     def describe(self, path: str) -> str:
         """Return "file:line: path", as exact as it is known."""
@@ -71,15 +73,6 @@ class Origin:
         if len(set(found.values())) == 1:
             return next(iter(found.values()))
         return ", ".join(f"{place}: {key}" for key, place in found.items())
-
-
-def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted paths of the values of a tree."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def read_yaml(path: Path) -> tuple[Tree, Origin]:
@@ -154,15 +147,6 @@ def _check_spelling(words: Sequence[str]) -> None:
         raise ConfigError(f"{word!r} is not of the form key=value; {example}")
 
 
-def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Tree:
-    """Return ``base`` with the values of ``change`` laid over it, mapping by mapping; neither argument is modified."""
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
 def keys_of(config_type: type[Any], path: str = "") -> list[str]:
     """Return the dotted paths of all keys of a dataclass and of those inside it, in order; groups are left out."""
     hints = typing.get_type_hints(config_type)
@@ -171,6 +155,21 @@ def keys_of(config_type: type[Any], path: str = "") -> list[str]:
         hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
         keys += keys_of(hint, key) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else [key]
     return keys
+
+
+def defaults_of(config_type: type[Any], path: str = "") -> Flat:
+    """Return what the absence of a key means: dotted key → default, as trees hold it; keys without one are left out."""
+    hints = typing.get_type_hints(config_type)
+    defaults: Flat = {}
+    for field in dataclasses.fields(config_type):
+        hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            defaults |= defaults_of(hint, key)
+        elif field.default is not dataclasses.MISSING:
+            defaults[key] = to_tree(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            defaults |= flatten({key: to_tree(field.default_factory())})
+    return defaults
 
 
 def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, path: str = "") -> ConfigT:
@@ -185,6 +184,7 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
 
     Raises:
         ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+        NewerFileError: an unknown key in a file that is ``recorded``.
     """
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(config_type)
@@ -193,6 +193,11 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
     for key, value in tree.items():
         key_path = f"{path}.{key}" if path else str(key)
         if key not in fields:
+            if origin.recorded:
+                raise NewerFileError(
+                    f"{origin.describe(key_path)}: unknown key {key!r}, so a newer version of unimol-scale wrote this "
+                    "file; update unimol-scale to read it"
+                )
             tail = nearest_key(key_path, fields, origin.keys)
             raise ConfigError(f"{origin.describe(key_path)}: unknown key {key!r}; {tail}")
         values[key] = _convert(value, hints[key], origin, key_path)
@@ -285,6 +290,24 @@ def to_tree(config: Any) -> Any:  # noqa: ANN401
     if isinstance(config, list | tuple):
         return [to_tree(item) for item in config]
     return str(config) if isinstance(config, Path) else config
+
+
+def identifying(config: Any, always: Collection[str]) -> Tree:  # noqa: ANN401
+    """Return a dataclass as ``to_tree`` does, for a hash: without the keys that were added later and are not used.
+
+    What is hashed must stay the same when a version adds a key, or nothing made before would be recognised.
+
+    Args:
+        config: a dataclass.
+        always: keys that count whatever they are. Any other counts only where it is not its default.
+    """
+    tree, defaults = to_tree(config), defaults_of(type(config))
+    kept = {key for key in tree if key in always or flatten({key: tree[key]}) != _under(defaults, key)}
+    return {key: value for key, value in tree.items() if key in kept}
+
+
+def _under(flat: Mapping[str, Any], key: str) -> Flat:
+    return {path: value for path, value in flat.items() if path == key or path.startswith(f"{key}.")}
 
 
 def to_yaml(config: Any) -> str:  # noqa: ANN401

@@ -204,7 +204,7 @@ def make_shard(job: ShardJob) -> WrittenShard:
     work = job.output / WORK_NAME
     note = work / SHARDS / f"{job.plan.name}.json"
     if note.is_file():
-        written = strict.build(WrittenShard, json.loads(note.read_text()), strict.Origin(name=str(note)))
+        written = strict.build(WrittenShard, json.loads(note.read_text()), strict.Origin(name=str(note), recorded=True))
         file = job.output / written.entry.file
         if file.is_file() and file.stat().st_size == written.entry.bytes:
             return written

@@ -24,7 +24,7 @@ SCRIPTS = ("launch.pretrain", "conformer_gen.build")
 # Imports point from the right to the left: a name may import itself and what stands before it. "*" are the other files
 # of a folder. Every folder that holds folders has a row; "" is the whole.
 ORDER = {
-    "": "errors config common store conformer_gen data model objectives checkpoints engine scaling downstream api"
+    "": "errors common config store conformer_gen data model objectives checkpoints engine scaling downstream api"
     " unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.sources": "config molecule tranches inputs *",

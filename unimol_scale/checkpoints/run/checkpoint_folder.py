@@ -23,6 +23,7 @@ from typing import Any
 
 from unimol_scale.checkpoints.run.shares import read_notes
 from unimol_scale.checkpoints.safetensors_writer import FileEntry
+from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import commit_text, flush, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS
 from unimol_scale.config import Origin, build
@@ -196,15 +197,13 @@ def read_manifest(folder: Path) -> CheckpointInfo:
             f"checkpoint {folder} is in DeepSpeed's own format, which an earlier version wrote and this one does not "
             "read; finish that run with the version that began it, or choose another --output"
         )
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"checkpoint {folder}: {MANIFEST} has format_version {version!r}, this version reads {FORMAT_VERSION}"
-        )
+    if problem := version_problem(version, FORMAT_VERSION):
+        raise CheckpointError(f"checkpoint {folder}: {MANIFEST}: {problem}")
     stated = tree.pop("sha256", None)
     if stated != content_hash(tree):
         raise CheckpointError(f"checkpoint {folder}: {MANIFEST} is damaged (its SHA-256 differs)")
     try:
-        manifest = build(CheckpointManifest, tree, Origin(name=str(path)))
+        manifest = build(CheckpointManifest, tree, Origin(name=str(path), recorded=True))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {folder}: {error}") from error
     return CheckpointInfo(path=folder, step=manifest.step, meta=manifest.meta, files=manifest.files, sha256=str(stated))
@@ -288,7 +287,7 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
     """
     tree = {name: info.meta[name] for name in ("model", "heads") if name in info.meta}
     try:
-        return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST)))
+        return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST), recorded=True))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {info.path}: {error}") from error
 
