@@ -1,7 +1,7 @@
-"""An analysis as law.json: plain values in full precision, under a schema that is written down here. Imports no torch.
+"""The content of law.json: the results of an analysis as plain values in full precision. Imports no torch.
 
-SCHEMA is the documentation: every key of the file and what it holds. Numbers are never rounded; null stands for what is
-not known. The version rises when a key goes away or changes its meaning; new keys may come without.
+SCHEMA documents every key of the file. Numbers are not rounded; null means unknown. The version rises when a key is
+removed or changes its meaning, and not for new keys.
 """
 
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unimol_scale.scaling.law.analysis import Analysis, Check, TermLaw
+from unimol_scale.scaling.law.analysis import Analysis, HeldOutPoint, TermLaw
 from unimol_scale.scaling.law.fit import Fit
 from unimol_scale.scaling.law.isoflop_slices import can_slice, lowest_of_slice, slice_budgets
 from unimol_scale.scaling.report.summary_rows import optima_json, statistics_json
@@ -123,12 +123,12 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
 
 def _spread(fit: Fit) -> dict[str, Any] | None:
-    """Return what the picture of the bootstrap shows."""
+    """Return the bootstrap distribution of the parameters; None without a bootstrap."""
     if not fit.draws:
         return None
     names = [term.exponent for term in fit.law.terms if term.exponent is not None]
     draws = np.array([fit.draws[name] for name in names])
-    # An exponent that is the same in every draw, at its bound, goes with nothing.
+    # An exponent that is the same in every draw, at its bound, has no correlation.
     varies = np.ptp(draws, axis=1) > 0
     correlation = np.eye(len(names))
     if varies.sum() > 1:
@@ -149,7 +149,7 @@ def _term(term: TermLaw) -> dict[str, Any]:
     }
 
 
-def _check(check: Check) -> dict[str, Any]:
+def _check(check: HeldOutPoint) -> dict[str, Any]:
     return asdict(check)
 
 

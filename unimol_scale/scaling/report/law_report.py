@@ -1,7 +1,4 @@
-"""Writes an analysis as report.md, with law.json and the pictures beside it, and as short tables for the terminal.
-
-Imports no torch.
-"""
+"""Writes report.md, law.json and the pictures of an analysis, and gives short tables for the terminal. No torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,12 +10,12 @@ from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit, Interval
 from unimol_scale.scaling.report.law_json import SCHEMA, to_json
-from unimol_scale.scaling.report.law_pictures import draw_all
+from unimol_scale.scaling.report.law_pictures import draw_pictures
 from unimol_scale.scaling.report.summary_rows import optimum_rows, statistics_rows
-from unimol_scale.scaling.report.summary_sentences import findings
+from unimol_scale.scaling.report.summary_sentences import summary_sentences
 
-MANY_POINTS = 60  # validations along runs are a table nobody reads; law.json has them
-# File of a picture → how to read it.
+MANY_POINTS = 60  # held-out points in the report; law.json has all
+# File of a picture → its caption.
 CAPTIONS = {
     "loss_vs_N.png": "Each line is the law at one budget of molecules; a good law passes through its runs and, without "
     "having seen them, through the held-out ones.",
@@ -40,7 +37,7 @@ CAPTIONS = {
 
 
 def write_report(analysis: Analysis, folder: Path) -> Path:
-    """Write law.json, report.md and the pictures into a folder, which is made if needed.
+    """Write law.json, report.md and the pictures into a folder; it is made if needed.
 
     Returns:
         The path of report.md.
@@ -50,7 +47,7 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = draw_all(analysis, folder)
+        pictures = draw_pictures(analysis, folder)
         (folder / "law.json").write_text(
             json.dumps(to_json(analysis), indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
@@ -65,7 +62,7 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     """Return the report as Markdown; pictures are linked by their file names."""
     fit = analysis.fit
     lines = ["# Scaling law", "", f"**{fit.law.formula}** ({fit.law.label}; {fit.law.source})", ""]
-    lines += ["## In short", "", *[f"- {finding}" for finding in findings(analysis)]]
+    lines += ["## In short", "", *[f"- {finding}" for finding in summary_sentences(analysis)]]
     if fit.warnings:
         lines += ["", "**Read with care:**", "", *[f"- {warning}" for warning in fit.warnings]]
     lines += ["", "## The law", ""]
@@ -168,7 +165,7 @@ def _term_row(term: TermLaw) -> list[str]:
 
 def _run_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     points = analysis.points
-    # Of the points of a run, the last one tells its size and whether it was held out.
+    # The last point of a run has its size, and whether it was held out.
     last = {int(run): i for i, run in enumerate(points.runs)}
     rows = []
     for run, i in sorted(last.items(), key=lambda item: (points.columns["N"][item[1]], points.columns["D"][item[1]])):

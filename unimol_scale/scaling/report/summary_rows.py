@@ -1,4 +1,4 @@
-"""Rows of the tables that both the terminal and the report show: held-out statistics and compute-optimal choices."""
+"""Rows of the tables in the terminal and in the report: held-out statistics and compute-optimal allocations."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +10,7 @@ Rows = tuple[list[str], list[list[str]]]
 
 
 def statistics_rows(analysis: Analysis) -> Rows:
-    """Return header and rows of the held-out statistics, one row a size and one for all; no rows without any."""
+    """Return header and rows of the held-out statistics: one row for each size, and one for all."""
     header = ["held out", "points", "relative error", "RMAE", "MSE", "R²", "Pearson"]
     rows = [
         [
@@ -28,7 +28,7 @@ def statistics_rows(analysis: Analysis) -> Rows:
 
 
 def optimum_rows(analysis: Analysis) -> Rows:
-    """Return header and rows of the compute-optimal choices, one row a budget."""
+    """Return header and rows of the compute-optimal allocations, one row for each budget."""
     header = ["budget (FLOPs)", "optimal N", "optimal D", "loss", "N grows as", "leans on"]
     rows = [
         [
@@ -45,12 +45,12 @@ def optimum_rows(analysis: Analysis) -> Rows:
 
 
 def statistics_json(analysis: Analysis) -> dict[str, Any]:
-    """Return the held-out statistics in full precision: size, or "all" → field of ``Statistics`` → value or null."""
+    """Return the held-out statistics in full precision: size or "all" → field of ``Statistics`` → value or null."""
     return {name: asdict(one) for name, one in analysis.statistics.items()}
 
 
 def optima_json(analysis: Analysis) -> list[dict[str, Any]]:
-    """Return the compute-optimal choices in full precision: one object a budget with the fields of ``Optimum``."""
+    """Return the compute-optimal allocations in full precision: for each budget the fields of ``Optimum``."""
     return [asdict(one) for one in analysis.optima]
 
 

@@ -1,7 +1,8 @@
-"""What is known of a finished training run, read from its folder, and which runs may stand in one table. No torch.
+"""Reads the record of a finished training run from its folder, and checks which runs can be compared. No torch.
 
-A run folder holds summary.json (written when the run ends) and metrics.jsonl (one line a log event). A folder without a
-finished summary is skipped with a note; runs that may not be compared are an error that shows the difference.
+A run folder has summary.json, written when the run ends, and metrics.jsonl, with one line for each log event. A folder
+without the summary of a finished run is skipped with a note. Runs that cannot be compared are an error that shows how
+they differ.
 """
 
 import json
@@ -32,13 +33,13 @@ DECAYED = 0.99  # a learning rate below this share of its peak has begun to deca
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One finished run, at the end of its schedule.
+    """One finished run.
 
     Attributes:
         name: of the run; unique in a set.
-        source: where it was read, for messages.
-        size: name of the preset; None when the table does not say.
-        parameters: all parameters.
+        source: file or folder it was read from, for messages.
+        size: name of the preset; None if unknown.
+        parameters: number of all parameters.
         groups: name of a group of parameters (``GROUPS``) → its count; empty when unknown.
         molecules: molecules seen in training, repeats counted.
         steps: optimiser steps; None when unknown.
@@ -47,7 +48,7 @@ class RunRecord:
         loss: validation loss at the last step.
         terms: name of a loss term → its validation loss at the last step.
         seed: of the run; None when unknown.
-        comparable: settings in which runs of one law must agree.
+        comparable: settings that must be the same for all runs of a law.
         curve: (molecules, validation loss) of every validation, in order.
         curve_terms: name of a loss term → its validation loss at every entry of ``curve``; terms that some
             validation did not have are left out.
@@ -55,7 +56,7 @@ class RunRecord:
         skipped: steps that were skipped because their loss or gradient was not finite.
         damaged_lines: lines of the run's log that could not be read and were left out.
         weight: how much the run counts in a fit, relative to others.
-        remarks: what whoever fits a law to it should know, each a sentence.
+        remarks: notes for whoever fits a law to it, each a sentence.
     """
 
     name: str
@@ -161,7 +162,7 @@ def _planned_steps(path: Path) -> int | None:
 
 
 def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """Return what sets a run apart from one schedule that began with drawn weights, as far as it recorded it."""
+    """Return notes on a run that was not one schedule from random weights, as far as it is recorded."""
     remarks = []
     for change in summary.get("settings_changes") or ():
         if change["curve"] and change["step"]:
@@ -181,7 +182,7 @@ def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
 
 
 def _read_log(folder: Path) -> "_Log":
-    """Read what a run logged; the file may lack lines, or be absent: the end of the run stands in its summary."""
+    """Read the log of a run. Lines, or the whole file, may be missing: the summary has the end of the run."""
     path = folder / METRICS_NAME
     try:
         metrics = read_metrics(path) if path.is_file() else Metrics((), ())
@@ -263,10 +264,10 @@ def _number(tree: Mapping[str, Any], key: str, path: Path) -> float:
 
 
 def check_comparable(records: Sequence[RunRecord]) -> None:
-    """Check that runs can stand in one table.
+    """Check that runs can be compared.
 
     Raises:
-        RunError: two runs differ in objective, noise or validation set, have one name, or are one run twice.
+        RunError: two runs differ in objective, noise or validation set, have the same name, or are the same run.
     """
     first = records[0]
     names: dict[str, RunRecord] = {}
@@ -282,7 +283,7 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
                     f"({MEANINGS[key]}): {first.source} has {ours or 'no word of it'}, {record.source} has "
                     f"{theirs or 'no word of it'}; fit them separately by naming the run folders{settings}"
                 )
-        # A table without seeds can hold two runs of one size and budget; only an equal loss makes them the same run.
+        # Without seeds, a table can have two runs of one size and budget; they are the same run if the loss is equal.
         told_apart = record.seed if record.seed is not None else record.loss
         content = (record.parameters, record.molecules, record.steps, told_apart)
         for other in (names.get(record.name), contents.get(content)):

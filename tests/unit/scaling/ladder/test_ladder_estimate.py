@@ -20,7 +20,7 @@ def test_finished_runs_need_disk_only(tmp_path, monkeypatch):
     make_place(tmp_path)
     config = read_ladder(tmp_path / "ladder.yaml")
     rungs = plan(config)
-    monkeypatch.setattr(ladder_estimate, "outcome_of", lambda config, rung: "diverged" if rung is rungs[0] else None)
+    monkeypatch.setattr(ladder_estimate, "finished_run", lambda config, rung: "diverged" if rung is rungs[0] else None)
     planned = ladder_estimate.estimate_runs(config, rungs, estimate)
     assert [run.state for run in planned] == ["finished", "to be trained", "to be trained", "to be trained"]
     line = ladder_estimate.total_line(planned)
