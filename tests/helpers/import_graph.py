@@ -44,9 +44,12 @@ def read_imports(path: Path) -> list[Import]:
     """Return what a file imports when it runs; ``from a import b`` imports ``a`` and, if it is a module, ``a.b``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = list(_imports(tree.body, at_load=True))
-    if is_package(path):  # a table of lazy attributes names modules in texts
-        constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-        found += [Import(value, at_load=False) for value in constants if isinstance(value, str)]
+    if is_package(path):  # a table of lazy attributes names modules in texts, from the top or from the package
+        texts = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        package = ".".join(path.parent.relative_to(REPOSITORY).parts)
+        found += [Import(name, at_load=False) for text in texts for name in (text, f"{package}.{text}")]
     return found
 
 

@@ -27,8 +27,8 @@ ORDER = {
     "": "errors common config store conformer_gen data model objectives checkpoints engine scaling downstream api"
     " unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
-    "conformer_gen.sources": "config molecule tranches inputs *",
-    "unimol_scale.common": "text * machine fetching",
+    "conformer_gen.sources": "molecule source registry config tranches inputs *",
+    "unimol_scale.common": "files text * machine fetching",
     "unimol_scale.data": "vocabulary features batch steps *",
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
