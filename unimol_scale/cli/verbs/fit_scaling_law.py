@@ -137,8 +137,13 @@ def _run_fit(arguments: argparse.Namespace) -> int:
 
     from unimol_scale.scaling.law.analysis import AnalysisConfig
     from unimol_scale.scaling.law.fit import FitConfig
-    from unimol_scale.scaling.report.law_report import rich_table, summary_tables, write_report
-    from unimol_scale.scaling.report.summary_rows import optimum_rows, statistics_rows
+    from unimol_scale.scaling.report.law_report import (
+        optimum_rows,
+        rich_table,
+        statistics_rows,
+        summary_tables,
+        write_report,
+    )
     from unimol_scale.scaling.runs.read_runs import read_runs
 
     require_folder(arguments.output)

@@ -7,7 +7,7 @@ molecule has many atoms and pairs, and costs some 5 to 3,000 times as much, by i
 import numpy as np
 
 from unimol_scale.scaling.law.laws import Columns, FloatArray
-from unimol_scale.scaling.runs.table_checks import FEWEST_MOLECULES, OTHER_UNIT, SMALLEST_MODEL, flops_ratio
+from unimol_scale.scaling.runs.table_checks import FEWEST_MOLECULES, OTHER_UNIT, SMALLEST_MODEL
 
 LEAST, MOST = 0.03, 1e4  # plausible C / 6ND; a mixture of experts uses only a part of its parameters
 # Unit → FLOPs of one.
@@ -41,7 +41,7 @@ def unit_causes(columns: Columns) -> list[str]:
         )
     if "C" not in columns:
         return causes
-    ratio = float(np.exp(np.median(np.log(flops_ratio(columns["C"], columns["N"], columns["D"])))))
+    ratio = float(np.exp(np.median(np.log(columns["C"] / (6.0 * columns["N"] * columns["D"])))))
     if ratio < LEAST:
         units = [f"{name} ({size:g})" for name, size in UNITS.items() if LIKELY[0] <= ratio * size <= LIKELY[1]]
         unit = f"{' or '.join(units)} instead of FLOPs" if units else "another unit than FLOPs"

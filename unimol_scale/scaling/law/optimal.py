@@ -5,7 +5,8 @@ taken from the runs (``columns_at``). The law is minimised numerically along D =
 estimate and for every bootstrap draw.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,13 +14,15 @@ from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.column_checks import why_out_of_reach
 from unimol_scale.scaling.law.fit import Fit, Interval
 from unimol_scale.scaling.law.laws import FloatArray, Law
-from unimol_scale.scaling.law.points import Points, columns_at
+from unimol_scale.scaling.law.points import Points, columns_at, distinct
 
 REACH = 1e3  # an optimum is searched up to this factor beyond the sizes of the runs
 GRID = 600
 SLOPE_STEP = 10**0.5  # the exponent of the allocation is computed between C/√10 and C·√10
 MAX_OPEN = 0.05  # largest share of draws without an optimum for which an interval is given
 FAR = 10.0
+SLICES = 5  # of equal compute, spread evenly in log over the runs
+APART = 2.0  # slices closer than this factor would look like one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,30 @@ def weighs_size_against_data(law: Law) -> bool:
     """Return whether a law has both the size of the model and the amount of data as variables."""
     names = set(law.variables)
     return bool(names & {"N", "M"}) and bool(names & {"D", "S"})
+
+
+def can_slice(law: Law, points: Points) -> bool:
+    """Return whether slices of equal compute can be taken: the law and the FLOPs of the runs allow it."""
+    if "C" not in points.columns or not weighs_size_against_data(law):
+        return False
+    return all(int(distinct(points.columns[name]).max()) > 0 for name in ("N", "C"))
+
+
+def slice_budgets(points: Points, optima: Sequence[Optimum]) -> FloatArray:
+    """Return the compute of every slice, FLOPs: the budgets of the optima, and evenly spaced ones between them."""
+    compute = points.columns["C"]
+    wanted = np.array([optimum.flops for optimum in optima])
+    even = np.geomspace(compute.min(), compute.max(), SLICES + 2)[1:-1]
+    apart = [budget for budget in even if np.all(np.abs(np.log(wanted / budget)) > np.log(APART))]
+    return np.sort(np.concatenate([wanted, apart]))
+
+
+def lowest_of_slice(fit: Fit, points: Points, flops: float) -> Optimum | None:
+    """Return the lowest point of a slice, without intervals; None if it lies out of reach of the runs."""
+    try:
+        return compute_optimal(replace(fit, draws={}), points, flops)
+    except RunError:
+        return None
 
 
 def _check_law(law: Law, points: Points) -> None:

@@ -16,9 +16,8 @@ from unimol_scale.common.units import engineering, greek, powers
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis
 from unimol_scale.scaling.law.fit import Fit
-from unimol_scale.scaling.law.isoflop_slices import lowest_of_slice, slice_budgets
 from unimol_scale.scaling.law.laws import FloatArray
-from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
+from unimol_scale.scaling.law.optimal import Optimum, compute_optimal, lowest_of_slice, slice_budgets
 from unimol_scale.scaling.law.points import columns_at
 from unimol_scale.scaling.report.picture_axes import (
     AXIS_LABELS,
@@ -43,12 +42,12 @@ def isoflop_figure(analysis: Analysis) -> Figure:
     axes = figure.subplots()
     points, fit = analysis.points, analysis.fit
     compute, sizes = points.columns["C"], points.columns["N"]
-    budgets = slice_budgets(analysis)
+    budgets = slice_budgets(analysis.points, analysis.optima)
     norm = LogNorm(min(compute.min(), budgets.min()), max(compute.max(), budgets.max()))
     palette = ListedColormap(PALETTE(np.linspace(0, PALEST, 256)))
     minima = []
     for budget in budgets:
-        lowest = lowest_of_slice(analysis, budget)
+        lowest = lowest_of_slice(analysis.fit, analysis.points, budget)
         minima += [] if lowest is None else [lowest]
         centre = [] if lowest is None else [lowest.parameters]
         along = np.geomspace(min([sizes.min(), *centre]) / REACH, max([sizes.max(), *centre]) * REACH, 300)

@@ -11,8 +11,7 @@ import numpy as np
 
 from unimol_scale.scaling.law.analysis import Analysis, HeldOutPoint, TermLaw
 from unimol_scale.scaling.law.fit import Fit
-from unimol_scale.scaling.law.isoflop_slices import can_slice, lowest_of_slice, slice_budgets
-from unimol_scale.scaling.report.summary_rows import optima_json, statistics_json
+from unimol_scale.scaling.law.optimal import can_slice, lowest_of_slice, slice_budgets
 
 SCHEMA_VERSION = 2
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -70,7 +69,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
         "hold_out": analysis.config.hold_out,
         "held_out": [_check(check) for check in analysis.checks],
         "held_out_error": analysis.held_out_error,
-        "statistics": statistics_json(analysis),
+        "statistics": {name: asdict(one) for name, one in analysis.statistics.items()},
         "terms": {term.term: _term(term) for term in analysis.terms},
         "predictions": [
             {
@@ -83,7 +82,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             }
             for prediction in analysis.predictions
         ],
-        "optima": optima_json(analysis),
+        "optima": [asdict(one) for one in analysis.optima],
         "unanswered": list(analysis.unanswered),
         "slices": _slices(analysis),
         "points": [
@@ -154,9 +153,12 @@ def _check(check: HeldOutPoint) -> dict[str, Any]:
 
 
 def _slices(analysis: Analysis) -> list[dict[str, float]]:
-    if not can_slice(analysis):
+    if not can_slice(analysis.fit.law, analysis.points):
         return []
-    found = [lowest_of_slice(analysis, float(flops)) for flops in slice_budgets(analysis)]
+    found = [
+        lowest_of_slice(analysis.fit, analysis.points, float(flops))
+        for flops in slice_budgets(analysis.points, analysis.optima)
+    ]
     return [
         {"flops": one.flops, "N": one.parameters, "D": one.molecules, "loss": one.loss}
         for one in found

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from unimol_scale.common.units import engineering, greek
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit
-from unimol_scale.scaling.law.isoflop_slices import can_slice
+from unimol_scale.scaling.law.optimal import can_slice
 from unimol_scale.scaling.law.points import Points, columns_at, distinct
 from unimol_scale.scaling.report.budget_pictures import allocation_figure, isoflop_figure, spread_figure
 from unimol_scale.scaling.report.picture_axes import (
@@ -54,7 +54,7 @@ def draw_pictures(analysis: Analysis, folder: Path) -> dict[str, Path]:
     if analysis.fit.draws:
         title = "Bootstrap spread of the exponents"
         jobs.append((title, "exponents.png", lambda: spread_figure(analysis.fit)))
-    if can_slice(analysis):
+    if can_slice(analysis.fit.law, analysis.points):
         jobs.append(("Slices of equal compute", "isoflop.png", lambda: isoflop_figure(analysis)))
     if analysis.optima:
         jobs.append(("Size and data against the budget", "allocation.png", lambda: allocation_figure(analysis)))

@@ -11,8 +11,9 @@ from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit, Interval
 from unimol_scale.scaling.report.law_json import SCHEMA, to_json
 from unimol_scale.scaling.report.law_pictures import draw_pictures
-from unimol_scale.scaling.report.summary_rows import optimum_rows, statistics_rows
 from unimol_scale.scaling.report.summary_sentences import summary_sentences
+
+Rows = tuple[list[str], list[list[str]]]
 
 MANY_POINTS = 60  # held-out points in the report; law.json has all
 # File of a picture → its caption.
@@ -183,6 +184,46 @@ def _run_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return ["run", "size", "N", "D", "C", "first validation loss", "last", ""], rows
+
+
+def statistics_rows(analysis: Analysis) -> Rows:
+    """Return header and rows of the held-out statistics: one row for each size, and one for all."""
+    header = ["held out", "points", "relative error", "RMAE", "MSE", "R²", "Pearson"]
+    rows = [
+        [
+            name,
+            str(one.num_points),
+            f"{one.relative_error:.2%}",
+            f"{one.rmae:.4f}",
+            f"{one.mse:.3g}",
+            "" if one.r2 is None else f"{one.r2:.4f}",
+            "" if one.pearson is None else f"{one.pearson:.4f}",
+        ]
+        for name, one in analysis.statistics.items()
+    ]
+    return header, rows
+
+
+def optimum_rows(analysis: Analysis) -> Rows:
+    """Return header and rows of the compute-optimal allocations, one row for each budget."""
+    header = ["budget (FLOPs)", "optimal N", "optimal D", "loss", "N grows as", "leans on"]
+    rows = [
+        [
+            f"{one.flops:.4g}",
+            _with_span(one.parameters, one.parameters_interval),
+            _with_span(one.molecules, one.molecules_interval),
+            _with_span(one.loss, one.loss_interval, digits=5),
+            f"C^{_with_span(one.exponent, one.exponent_interval, digits=3)}",
+            "; ".join(one.notes),
+        ]
+        for one in analysis.optima
+    ]
+    return header, rows
+
+
+def _with_span(value: float, interval: Interval | None, digits: int = 4) -> str:
+    span = "" if interval is None else f" ({interval[0]:.{digits}g} to {interval[1]:.{digits}g})"
+    return f"{value:.{digits}g}{span}"
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

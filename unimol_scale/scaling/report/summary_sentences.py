@@ -8,8 +8,8 @@ from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.units import engineering, powers
 from unimol_scale.scaling.law.analysis import Analysis
 from unimol_scale.scaling.law.fit import Fit, Interval
-from unimol_scale.scaling.law.isoflop_slices import can_slice
 from unimol_scale.scaling.law.laws import Term
+from unimol_scale.scaling.law.optimal import can_slice
 from unimol_scale.scaling.law.points import distinct
 
 # Column → what is doubled, and the cause of the loss that a small value adds.
@@ -130,7 +130,7 @@ def _where_next(analysis: Analysis) -> list[str]:
         lines.append(f"{prediction.request} should reach a loss of {prediction.loss:.4g}{span}.")
     # The next run takes its settings from a run folder.
     trained_here = any((Path(record.source) / CONFIG_NAME).is_file() for record in analysis.records)
-    if can_slice(analysis) and trained_here:
+    if can_slice(analysis.fit.law, analysis.points) and trained_here:
         lines.append("`unimol-scale ladder --next RUNS --budget FLOPS` writes the next run for a budget.")
     return lines
 
