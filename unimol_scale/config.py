@@ -6,6 +6,7 @@ wrong type are each a ``ConfigError`` with the dotted path, the file and line, a
 """
 
 import dataclasses
+import logging
 import re
 import types
 import typing
@@ -15,11 +16,12 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from unimol_scale.common.trees import Flat, Tree, flatten
+from unimol_scale.common.trees import Flat, Tree, flatten, leaves, merge, nested, without
 from unimol_scale.errors import ConfigError, NewerFileError, nearest, nearest_key
 
 ConfigT = TypeVar("ConfigT")
 COMMAND_LINE = "command line"
+_log = logging.getLogger(__name__)
 _DOTTED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 NAMES_OF_TYPES = {float: "a number", int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
 
@@ -186,6 +188,7 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
         ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
         NewerFileError: an unknown key in a file that is ``recorded``.
     """
+    tree, origin = _with_present_names(config_type, tree, origin, path)
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(config_type)
     origin = origin if origin.keys else dataclasses.replace(origin, keys=tuple(keys_of(config_type, path)))
@@ -212,6 +215,59 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
         if message.startswith(origin.name):
             raise
         raise ConfigError(f"{origin.describe_refusal(message, path)}: {message}") from error
+
+
+def former_names(config_type: type[Any]) -> Mapping[str, str]:
+    """Return the former names of settings and of groups of them → their present names.
+
+    A dataclass whose settings were renamed has them as ``FORMER_NAMES``; all are dotted paths inside it.
+    """
+    names: Mapping[str, str] = getattr(config_type, "FORMER_NAMES", {})
+    return names
+
+
+def present_name(config_type: type[Any], key: str) -> str:
+    """Return the name that a dotted key has now; any other key, known or not, as it is."""
+    former = former_names(config_type)
+    groups = [name for name in former if key == name or key.startswith(f"{name}.")]
+    longest = max(groups, key=len, default=None)
+    return key if longest is None else former[longest] + key.removeprefix(longest)
+
+
+def _with_present_names(
+    config_type: type[Any], tree: Mapping[str, Any], origin: Origin, path: str
+) -> tuple[Mapping[str, Any], Origin]:
+    """Return tree and origin with the present name of every setting that has its former one, and tell the user.
+
+    Raises:
+        ConfigError: a setting is given under both names, with different values.
+    """
+    prefix = f"{path}." if path else ""
+    values = {".".join(map(str, keys)): (keys, value) for keys, value in leaves(tree)}
+    renamed = {old: new for old in values if (new := present_name(config_type, old)) != old}
+    if not renamed:
+        return tree, origin
+    lines, given = dict(origin.lines), set(origin.given)
+    for old, new in renamed.items():
+        (keys, value), (_, other) = values[old], values.get(new, ((), None))
+        tree = without(tree, keys)
+        old_path, new_path = prefix + old, prefix + new
+        old_given, new_given = old_path in given, new_path in given
+        if new in values and old_given == new_given and value != other:
+            raise ConfigError(
+                f"{origin.describe(old_path)} is the former name of {new_path}, and they have different values, "
+                f"{value!r} and {other!r}; give {new_path} alone"
+            )
+        if new in values and new_given:  # the command line is laid over the file, whichever name either has
+            continue
+        tree = merge(tree, nested(new, value))
+        if old_path in lines:
+            lines[new_path] = lines[old_path]
+        if old_given:
+            given.add(new_path)
+    said = ", ".join(f"{prefix}{old} is now called {prefix}{new}" for old, new in renamed.items())
+    _log.warning(f"{said}; the former name still works")
+    return tree, dataclasses.replace(origin, lines=lines, given=frozenset(given))
 
 
 def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: ANN401

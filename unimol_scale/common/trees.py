@@ -4,7 +4,7 @@ A tree is a mapping of keys to values or to further trees, as YAML and JSON file
 key → value, such as ``train.learning_rate`` → 1e-4.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 Tree = dict[str, Any]
@@ -13,12 +13,34 @@ Flat = dict[str, Any]
 Differences = dict[str, tuple[Any, Any]]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Flat:
-    """Return a tree as dotted key → value; an empty group has no key."""
-    flat: Flat = {}
+def leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the values of a tree, each behind the keys that lead to it; an empty group is a value."""
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def flatten(tree: Mapping[str, Any]) -> Flat:
+    """Return a tree as dotted key → value; an empty group has no key."""
+    return {".".join(map(str, keys)): value for keys, value in leaves(tree) if not isinstance(value, Mapping)}
+
+
+def nested(path: str, value: Any) -> Tree:  # noqa: ANN401
+    """Return the tree that has one value, at a dotted key."""
+    *parents, leaf = path.split(".")
+    tree: Tree = {leaf: value}
+    for parent in reversed(parents):
+        tree = {parent: tree}
+    return tree
+
+
+def without(tree: Mapping[str, Any], keys: Sequence[str]) -> Tree:
+    """Return a tree without the value that ``keys`` lead to, and without the group that this leaves empty."""
+    first, *rest = keys
+    left = without(tree[first], rest) if rest else {}
+    return {key: left if key == first else value for key, value in tree.items() if key != first or left}
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Tree:

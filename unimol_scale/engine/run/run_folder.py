@@ -145,7 +145,10 @@ def reopen(folder: Path) -> None:
 
 
 def _validation_sha256(data: DataConfig, store: Store) -> str:
-    """Hash of everything that decides the validation corruptions; only runs that share it can be compared."""
+    """Hash of everything that decides the validation corruptions; only runs that share it can be compared.
+
+    A setting that is added later belongs in it only where it is not its default, or no run of before could be compared.
+    """
     split = store.manifest.splits["valid"]
     identity = {
         "shards": [shard.sha256 for shard in split.shards],

@@ -87,6 +87,18 @@ def test_a_setting_that_the_ladder_no_longer_gives_is_left_to_the_pretraining_co
     assert {result.action for result in launch_ladder(place, overrides={})} == {"skipped"}
 
 
+def test_a_setting_that_a_finished_run_had_not_is_left_to_the_pretraining_command_to_judge_once(place: Path) -> None:
+    launch_ladder(place)
+    later = {"train": {"learning_rate": 0.001}, "model": {"gate": "none"}}  # the runs' config.yaml have no such key
+    (place / "store" / "fail").touch()  # as it does where that is not the default
+    with pytest.raises(RunError, match="failed"):
+        launch_ladder(place, overrides=later)
+    (place / "store" / "fail").unlink()
+    launch_ladder(place, overrides=later)
+    assert len(calls(place)) == 4 + 1 + 4
+    assert {result.action for result in launch_ladder(place, overrides=later)} == {"skipped"}
+
+
 def test_a_finished_run_on_another_content_of_the_store_is_not_passed_off_as_this_one(place: Path) -> None:
     launch_ladder(place)
     (place / "store" / "manifest.json").write_text("{}")
