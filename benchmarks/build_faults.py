@@ -26,7 +26,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from conformer_gen.pieces import CURATED, EMBEDDED, done_pieces
+from conformer_gen.selection.pieces import CURATED, EMBEDDED, done_pieces
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPT = REPOSITORY / "conformer_gen" / "build.py"

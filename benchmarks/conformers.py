@@ -32,9 +32,9 @@ from plain_rdkit import Loop, curate_plainly, embed_plainly, embed_with_few_atte
 from rdkit import RDLogger, rdBase
 from rich.console import Console
 
+from conformer_gen.chemistry.conformers import EmbedConfig
+from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule
 from conformer_gen.config import BuildConfig
-from conformer_gen.curate import CurateConfig, Curated, curate_molecule
-from conformer_gen.embed import EmbedConfig
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source

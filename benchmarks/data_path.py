@@ -25,11 +25,11 @@ from machine import processor
 from output import deliver
 from plain_loader import pickled_records, plain_collate, plain_item
 
-from unimol_scale.common.threads import usable_cores
-from unimol_scale.data.cuts import Int32, Int64, pair_cost, plan_micro_batches
+from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.data.dataset import DataConfig, training_loader
 from unimol_scale.data.loader import StepLoader
-from unimol_scale.data.order import global_batch
+from unimol_scale.data.steps.micro_batches import Int32, Int64, pair_cost, plan_micro_batches
+from unimol_scale.data.steps.order import global_batch
 from unimol_scale.objectives.base import Sample
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 from unimol_scale.store.shards import open_store

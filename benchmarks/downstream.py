@@ -24,11 +24,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from downstream_baseline import Baseline, fingerprint_baseline
 from downstream_report import SCRATCH, Cell, TriedRate, write_report
 
-from unimol_scale.checkpoints.pretrained import identify
+from unimol_scale.checkpoints.weights import identify
 from unimol_scale.downstream.config import FinetuneConfig, FitConfig, MetricName
-from unimol_scale.downstream.finetune import finetune
-from unimol_scale.downstream.metrics import METRICS
-from unimol_scale.downstream.outcome import RESULTS_NAME, Outcome
+from unimol_scale.downstream.finetuning.finetune import finetune
+from unimol_scale.downstream.finetuning.metrics import METRICS
+from unimol_scale.downstream.finetuning.results import RESULTS_NAME, Outcome
 from unimol_scale.errors import UnimolScaleError
 
 RATE = 5e-4

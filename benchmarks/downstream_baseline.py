@@ -13,8 +13,8 @@ from rdkit.Chem import rdFingerprintGenerator
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegressionCV, RidgeCV
 
-from unimol_scale.downstream.metrics import METRICS, score
-from unimol_scale.downstream.outcome import Outcome
+from unimol_scale.downstream.finetuning.metrics import METRICS, score
+from unimol_scale.downstream.finetuning.results import Outcome
 
 RADIUS, BITS = 2, 2048
 ALPHAS = np.logspace(-1, 4, 11)

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
 from unimol_scale.downstream.config import MetricName
-from unimol_scale.downstream.metrics import METRICS
-from unimol_scale.downstream.outcome import Outcome
-from unimol_scale.downstream.rows import PREDICTED
+from unimol_scale.downstream.data.rows import PREDICTED
+from unimol_scale.downstream.finetuning.metrics import METRICS
+from unimol_scale.downstream.finetuning.results import Outcome
 from unimol_scale.store.schema import Float64
 
 RESAMPLES = 4000

@@ -27,16 +27,16 @@ import torch
 from machine import processor
 from output import deliver
 
-from unimol_scale.common.devices import pick_device
-from unimol_scale.common.threads import usable_cores
+from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.machine.memory import keep_freed_memory
+from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.data.batch import collate
-from unimol_scale.data.order import global_batch
+from unimol_scale.data.steps.order import global_batch
 from unimol_scale.data.transfer import to_device
-from unimol_scale.downstream.inputs import clean_input
-from unimol_scale.downstream.pooling import pool
-from unimol_scale.downstream.representations import RepresentationConfig, represent_all
-from unimol_scale.engine.host import keep_freed_memory
-from unimol_scale.engine.throughput import matmul_peak
+from unimol_scale.downstream.data.inputs import clean_input
+from unimol_scale.downstream.embedding.pooling import pool
+from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent_all
+from unimol_scale.engine.log.throughput import matmul_peak
 from unimol_scale.model.accounting import Heads, forward_flops
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import PRESETS, preset

@@ -29,9 +29,9 @@ import psutil
 import torch
 from machine import processor
 
+from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.common.metrics_file import read_metrics
-from unimol_scale.common.threads import usable_cores
-from unimol_scale.run_files import METRICS_NAME, SUMMARY_NAME
+from unimol_scale.common.run_files import METRICS_NAME, SUMMARY_NAME
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GIB = 2**30

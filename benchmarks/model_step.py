@@ -40,7 +40,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from unimol_scale.data.transfer import to_device
-from unimol_scale.engine.throughput import matmul_peak
+from unimol_scale.engine.log.throughput import matmul_peak
 from unimol_scale.model.accounting import training_flops
 from unimol_scale.model.encodings import ModelInput
 from unimol_scale.model.official import to_official

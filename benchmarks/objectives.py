@@ -32,14 +32,14 @@ import torch
 from machine import processor
 from objectives_report import write_report
 
-from unimol_scale.common.threads import usable_cores
+from unimol_scale.common.machine.threads import usable_cores
+from unimol_scale.common.run_files import MODEL_FOLDER
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.model.presets import PRESETS
 from unimol_scale.objectives.blend import BlendConfig
-from unimol_scale.run_files import MODEL_FOLDER
-from unimol_scale.scaling.climb import climb
-from unimol_scale.scaling.ladder import LadderConfig, plan, read_ladder
+from unimol_scale.scaling.ladder.ladder import LadderConfig, plan, read_ladder
+from unimol_scale.scaling.ladder.launch import climb
 from unimol_scale.store.shards import open_store
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimol_scale.checkpoints.pretrained import from_pretrained
+from unimol_scale.checkpoints.weights import from_pretrained
 from unimol_scale.common.metrics_file import read_metrics, values_by_step
+from unimol_scale.common.run_files import METRICS_NAME, SUMMARY_NAME
 from unimol_scale.data.dataset import DataConfig, validation_loader
-from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.objectives.base import Objective, Sample
 from unimol_scale.objectives.blend import NO_NOISE, RELATIONS, BlendConfig, BlendObjective
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 from unimol_scale.objectives.distill import DistillConfig, DistillObjective, Teacher
-from unimol_scale.run_files import METRICS_NAME, SUMMARY_NAME
 
 BLENDED = BlendConfig().ratio
 ALONE = {"path": (1.0, 0.0, 0.0), "edge": (0.0, 1.0, 0.0), "3D": (0.0, 0.0, 1.0)}

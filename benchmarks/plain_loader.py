@@ -16,7 +16,7 @@ import torch
 from rdkit import Chem
 from scipy.sparse.csgraph import floyd_warshall
 
-from conformer_gen.graph import molecule_graph
+from conformer_gen.chemistry.graph import molecule_graph
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.store.shards import StoreSplit
 

@@ -12,7 +12,7 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from conformer_gen.embed import EmbedConfig
+from conformer_gen.chemistry.conformers import EmbedConfig
 
 SEED = 42
 MAX_ITERATIONS = 2000

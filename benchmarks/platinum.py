@@ -30,7 +30,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 from rich.console import Console
 from rich.progress import track
 
-from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
+from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
 
 MAX_MATCHES = 10_000  # symmetries tried for one conformer; only a few ligands have more
 THRESHOLDS = (1.0, 2.0)  # Å

@@ -17,10 +17,10 @@ import numpy as np
 from machine import processor
 
 from unimol_scale.errors import RunError
-from unimol_scale.scaling.fit import FitConfig, fit_law
-from unimol_scale.scaling.laws import Chinchilla, Columns, Kaplan, Law, Power, Saturating, UniMol2
-from unimol_scale.scaling.optimal import compute_optimal
-from unimol_scale.scaling.points import Points
+from unimol_scale.scaling.law.fit import FitConfig, fit_law
+from unimol_scale.scaling.law.laws import Chinchilla, Columns, Kaplan, Law, Power, Saturating, UniMol2
+from unimol_scale.scaling.law.optimal import compute_optimal
+from unimol_scale.scaling.law.points import Points
 
 NOISE = 0.005
 BATCH = 1024

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from machine import processor
 
-from unimol_scale.scaling.fit import FitConfig, fit_law
-from unimol_scale.scaling.laws import Chinchilla
-from unimol_scale.scaling.optimal import compute_optimal
-from unimol_scale.scaling.points import make_points
-from unimol_scale.scaling.tables import read_table
+from unimol_scale.scaling.law.fit import FitConfig, fit_law
+from unimol_scale.scaling.law.laws import Chinchilla
+from unimol_scale.scaling.law.optimal import compute_optimal
+from unimol_scale.scaling.law.points import make_points
+from unimol_scale.scaling.runs.loss_tables import read_table
 
 HEADERS = {"N": "Model Size", "C": "Training FLOP", "D": "C/(6N)"}
 # Besiroglu et al. 2024: estimate, and its standard error where we compare with it.

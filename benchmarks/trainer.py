@@ -27,17 +27,17 @@ import torch
 from machine import processor
 
 from unimol_scale.common.metrics_file import read_metrics
+from unimol_scale.common.run_files import METRICS_NAME
 from unimol_scale.data.dataset import training_loader
 from unimol_scale.data.transfer import to_device
-from unimol_scale.engine.learning import objective_of
-from unimol_scale.engine.ranks import Ranks, part, share_cores, start_ranks
-from unimol_scale.engine.run_config import PretrainConfig, resolve
+from unimol_scale.engine.objective_setup import objective_of
+from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
+from unimol_scale.engine.parallel.ranks import Ranks, part, share_cores, start_ranks
+from unimol_scale.engine.run.run_config import PretrainConfig, resolve
+from unimol_scale.engine.run.stopping import StopRequest
 from unimol_scale.engine.schedule import learning_rate
-from unimol_scale.engine.stopping import StopRequest
 from unimol_scale.engine.trainer import Trainer
-from unimol_scale.engine.zero import ZeroModel
 from unimol_scale.objectives.base import Sample, total_loss
-from unimol_scale.run_files import METRICS_NAME
 
 RESULTS = Path(__file__).parent / "results" / "trainer.md"
 WARM_UP = 4  # steps of each turn that are not timed

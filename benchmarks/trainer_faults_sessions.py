@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from unimol_scale.common.metrics_file import read_metrics
-from unimol_scale.run_files import CHECKPOINTS, METRICS_NAME
+from unimol_scale.common.run_files import CHECKPOINTS, METRICS_NAME
 
 SCRIPT = Path(__file__).resolve().parents[1] / "launch" / "pretrain.py"
 CURVE = ("loss", "valid/loss", "grad_norm")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale import config as strict
-from unimol_scale.common.command_line import CommandParser
-from unimol_scale.common.entry import GOES_ON, run_command
+from unimol_scale.cli.command_line import CommandParser
+from unimol_scale.cli.entry import GOES_ON, run_command
 
 
 def build_parser() -> CommandParser:
@@ -85,11 +85,11 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     config = strict.build(BuildConfig, *config_tree(arguments))
     if arguments.dry_run:
-        from conformer_gen.estimate import estimate
+        from conformer_gen.run.estimate import estimate
 
         print(estimate(config))
         return 0
-    from conformer_gen import driver
+    from conformer_gen.run import driver
 
     result = driver.build(config)
     print(result.describe())

@@ -3,11 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from conformer_gen.curate import CurateConfig
-from conformer_gen.embed import EmbedConfig
+from conformer_gen.chemistry.conformers import EmbedConfig
+from conformer_gen.chemistry.curate import CurateConfig
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.reader import may_lack_geometry
-from unimol_scale.common.threads import usable_cores
+from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
 

@@ -2,14 +2,14 @@
 
 import sys
 
-from unimol_scale.common.entry import run_command
-from unimol_scale.engine.stopping import StopRequest
+from unimol_scale.cli.entry import run_command
+from unimol_scale.engine.run.stopping import StopRequest
 
 
 def pretrain() -> int:
     """Pretrain with the arguments of this process; return its exit status."""
     with StopRequest() as stop:
-        from unimol_scale.engine.command import main  # brings torch, which takes seconds
+        from unimol_scale.cli.verbs.pretrain import main  # brings torch, which takes seconds
 
         return main(stop=stop)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unimol_scale.common.threads import wait_passively
+from unimol_scale.common.machine.threads import wait_passively
 
 # Before any test imports torch; the processes that tests start inherit it. A busy machine costs little time then.
 wait_passively()
@@ -28,8 +28,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished store of about 200 real molecules (sample source, seed 0), built once; do not write into it."""
-    from conformer_gen import driver
     from conformer_gen.config import BuildConfig
+    from conformer_gen.run import driver
     from conformer_gen.sources.reader import SourceConfig
 
     config = BuildConfig(

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, find_smiles
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.streams import TextStream
-from unimol_scale.common.delimited import EXCEL_SEPARATOR, place_of
+from unimol_scale.common.text.delimited import EXCEL_SEPARATOR, place_of
 from unimol_scale.errors import SourceError
 
 MARK = "\ufffd"  # what bytes that are not UTF-8 are decoded to

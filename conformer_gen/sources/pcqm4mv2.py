@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from conformer_gen.sources.columns import ID_NAMES, find_column, find_smiles, number
+from conformer_gen.sources.inputs.locations import bare_suffix
+from conformer_gen.sources.inputs.text_streams import TextStream, read_streams
 from conformer_gen.sources.lines import smiles_problem
-from conformer_gen.sources.locations import bare_suffix
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.streams import TextStream, read_streams
 from conformer_gen.sources.structures import records, row_of
 from conformer_gen.sources.tables import csv_records
 from unimol_scale.errors import SourceError

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from conformer_gen.sources.columns import find_column, find_labels, find_smiles, number
-from conformer_gen.sources.locations import bare_suffix
+from conformer_gen.sources.inputs.locations import bare_suffix
+from conformer_gen.sources.inputs.text_streams import TextStream, read_streams
 from conformer_gen.sources.molecule import Geometry, SourceMolecule
-from conformer_gen.sources.streams import TextStream, read_streams
 from conformer_gen.sources.structures import records, row_of
 from conformer_gen.sources.tables import csv_records, parquet_names, parquet_records
 from unimol_scale.errors import SourceError

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from conformer_gen.sources import pcqm4mv2, qm9
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.inputs.locations import SUFFIXES, fetch, locate
+from conformer_gen.sources.inputs.remote import is_url
+from conformer_gen.sources.inputs.text_streams import Opened, Reader, ignore, read_streams
 from conformer_gen.sources.lines import read_lines
-from conformer_gen.sources.locations import SUFFIXES, fetch, locate
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.remote import is_url
 from conformer_gen.sources.row_sample import sample_rows
-from conformer_gen.sources.streams import Opened, Reader, ignore, read_streams
 from conformer_gen.sources.structures import read_sdf
 from conformer_gen.sources.tables import read_csv, read_parquet
 from conformer_gen.sources.unimol import read_unimol, unimol_labels

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from conformer_gen.sources.columns import number
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.streams import TextStream
 from unimol_scale.errors import SourceError, nearest
 from unimol_scale.store.schema import ConformerOrigin
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, find_labels, find_smiles, number
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.inputs.locations import stem
+from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.lines import smiles_problem
-from conformer_gen.sources.locations import stem
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.streams import TextStream
-from unimol_scale.common.delimited import IsRow, Record, read_records
+from unimol_scale.common.text.delimited import IsRow, Record, read_records
 from unimol_scale.errors import SourceError
 
 PARQUET_ROWS = 10_000

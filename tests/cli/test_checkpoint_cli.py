@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unimol_scale.cli import main
+from unimol_scale.cli.main import main
 
 
 @pytest.fixture

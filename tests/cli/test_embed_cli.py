@@ -10,15 +10,15 @@ import torch
 from rdkit import Chem
 
 import unimol_scale
-from conformer_gen import driver
+from conformer_gen.chemistry.conformers import EmbedConfig, stable_hash
 from conformer_gen.config import BuildConfig
-from conformer_gen.embed import EmbedConfig, stable_hash
+from conformer_gen.run import driver
 from conformer_gen.sources.config import SourceConfig
-from unimol_scale.checkpoints.pretrained import identify, save_pretrained
-from unimol_scale.cli import main
-from unimol_scale.downstream import embedding
+from unimol_scale.checkpoints.weights import identify, save_pretrained
+from unimol_scale.cli.main import main
+from unimol_scale.downstream.embedding import embed_file
 from unimol_scale.model.accounting import Heads
-from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import preset
 from unimol_scale.store.shards import open_store
 
@@ -103,7 +103,7 @@ def test_atoms_and_pairs_are_written_with_their_shapes(embed, model, tmp_path):
 def test_a_file_in_pieces_is_the_same_file(embed, tmp_path, monkeypatch):
     bad = [*SMILES[:2], "none", *SMILES[2:], "neither"]
     whole = embed(bad, "--skip-bad")[2]
-    monkeypatch.setattr(embedding, "ROWS_TOGETHER", 2)
+    monkeypatch.setattr(embed_file, "ROWS_TOGETHER", 2)
     status, printed, pieces = embed(bad, "--skip-bad")
     assert status == 0
     assert "5 of 7 rows" in printed

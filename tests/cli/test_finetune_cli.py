@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from unimol_scale import config as strict
-from unimol_scale.cli import main
+from unimol_scale.cli.main import main
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.outcome import read
+from unimol_scale.downstream.finetuning.results import read
 
 SMILES = (
     "CCO", "CCN", "CCC(=O)O", "c1ccccc1", "Oc1ccccc1", "Nc1ccccc1", "CCCCCC", "CCCCCCCC", "C1CCCCC1", "c1ccncc1",

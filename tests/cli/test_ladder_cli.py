@@ -4,7 +4,7 @@ import json
 import pytest
 import yaml
 
-from unimol_scale.cli import build_parser, main
+from unimol_scale.cli.main import build_parser, main
 
 # The command line is a promise: flags are added, never renamed or taken away without a line in the CHANGELOG.
 FLAGS = {

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unimol_scale.cli import main
+from unimol_scale.cli.main import main
 
 
 def plan(capsys, *arguments):

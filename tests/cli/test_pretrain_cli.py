@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from unimol_scale.cli.verbs.pretrain import build_parser, main
 from unimol_scale.config import to_yaml
-from unimol_scale.engine.command import build_parser, main
-from unimol_scale.engine.run_config import resolve
+from unimol_scale.engine.run.run_config import resolve
 
 
 def test_the_flags_are_the_agreed_ones():

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import unimol_scale
-from tests.molecules import random_columns
-from tests.unit.checkpoints.test_trained import CONFIG, KEPT, assert_is, model_of, save
-from tests.unit.data.test_streams import keys
-from unimol_scale.checkpoints.pretrained import save_pretrained
-from unimol_scale.checkpoints.shares import share_name
-from unimol_scale.cli import main
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys
+from tests.helpers.saved_runs import CONFIG, KEPT, assert_is, model_of, save
+from unimol_scale.checkpoints.run.shares import share_name
+from unimol_scale.checkpoints.weights import save_pretrained
+from unimol_scale.cli.main import main
 from unimol_scale.data.batch import collate
 from unimol_scale.model.accounting import count_parameters
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from conformer_gen import build
-from unimol_scale import cli
-from unimol_scale.engine import command as pretrain
+from unimol_scale.cli import main as cli
+from unimol_scale.cli.verbs import pretrain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERBS = [
@@ -198,7 +198,7 @@ def test_a_missing_input_names_the_command_that_makes_it(
 def test_help_settings_needs_no_torch_and_survives_a_pager_that_was_closed() -> None:
     code = """
 import os, sys
-from unimol_scale import cli
+from unimol_scale.cli import main as cli
 reading, writing = os.pipe()
 os.close(reading)
 os.dup2(writing, 1)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_samples import chain_record, write_store
 
-from unimol_scale.cli import main
+from tests.helpers.store_samples import chain_record, write_store
+from unimol_scale.cli.main import main
 from unimol_scale.store.manifest import MANIFEST_NAME, Backend
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 from unimol_scale.store.shards import Store

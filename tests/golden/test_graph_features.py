@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from conformer_gen.graph import molecule_graph
+from conformer_gen.chemistry.graph import molecule_graph
 
 # FACTS: feature k with value v → v + 1 + 16k + 2 for atoms, v + 1 + 16k + 1 + 2 for bonds; no bond → 2.
 ATOM_OFFSETS = 1 + 16 * np.arange(8) + 2

@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from bad_embedders import ALKANES, die_or_hang, full, greedy, refuse, wrong
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from conformer_gen import driver, without_ray
+from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule
 from conformer_gen.config import BuildConfig
-from conformer_gen.embed import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule
+from conformer_gen.run import driver, local_pipeline
+from conformer_gen.run.worker import Embedder
 from conformer_gen.sources.reader import SourceConfig
-from conformer_gen.worker import Embedder
+from tests.helpers.bad_embedders import ALKANES, die_or_hang, full, greedy, refuse, wrong
 from unimol_scale.errors import ConformerError, SourceError, StoreError
 from unimol_scale.store.maintain import Verified, verify
 from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord
 from unimol_scale.store.shards import open_store
 
-SCRIPT = Path(__file__).parents[1] / "build_on_ray.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "build_on_ray.py"
 
 
 def config_of(tmp_path: Path, lines: list[str], **keys: object) -> BuildConfig:
@@ -59,7 +59,7 @@ def test_ray_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path
     output = tmp_path / "store"
     keys = ["--limit", "205", "--workers", "2", "--output", str(output), "task_size=20"]
     command = [sys.executable, str(SCRIPT), "--source", "sample", *keys]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list((output / ".build" / "embedded").glob("*/0*.arrow"))) < 2 and time.monotonic() < deadline:
@@ -118,7 +118,7 @@ def _all_smiles(split: object) -> list[str]:
 
 def test_a_small_build_neither_imports_nor_starts_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # an import of it fails
-    monkeypatch.delitem(sys.modules, "conformer_gen.pipeline", raising=False)
+    monkeypatch.delitem(sys.modules, "conformer_gen.run.ray_pipeline", raising=False)
     store = driver.build(config_of(tmp_path, ALKANES), greedy).store
     assert [(row["id"], row["reason"]) for row in failures(store.path)] == [("id7", "out_of_memory")]
     assert store.manifest.counts.stored == len(ALKANES) - 1
@@ -128,13 +128,14 @@ def test_a_small_build_neither_imports_nor_starts_ray(tmp_path: Path, monkeypatc
 def test_a_build_without_ray_that_is_killed_goes_on_at_once(tmp_path: Path) -> None:
     config = config_of(tmp_path, ALKANES)
     script = (
-        "import sys; from pathlib import Path; from conformer_gen import driver; from bad_embedders import sleep; "
+        "import sys; from pathlib import Path; from conformer_gen.run import driver; "
+        "from tests.helpers.bad_embedders import sleep; "
         "from conformer_gen.config import BuildConfig; from conformer_gen.sources.config import SourceConfig; "
         "source = SourceConfig(name='smiles', input=(sys.argv[1],)); "
         "driver.build(BuildConfig(source=source, output=Path(sys.argv[2]), task_size=8, workers=2), sleep)"
     )
     arguments = [sys.executable, "-c", script, *map(str, (*config.source.input, config.directory))]
-    environment = {**os.environ, "PYTHONPATH": f"{SCRIPT.parents[1]}:{SCRIPT.parent}"}
+    environment = {**os.environ, "PYTHONPATH": f"{SCRIPT.parents[2]}:{SCRIPT.parent}"}
     process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list((config.directory / ".build" / "hints").glob("embedded-*")) and time.monotonic() < deadline:
@@ -155,7 +156,7 @@ def test_what_a_task_raises_without_ray_is_raised_here(tmp_path: Path) -> None:
 def test_a_child_that_does_not_start_is_no_fault_of_the_molecules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(without_ray, "CHILD", "raise SystemExit(1)")
+    monkeypatch.setattr(local_pipeline, "CHILD", "raise SystemExit(1)")
     with pytest.raises(StoreError, match="does not start"):
         driver.build(config_of(tmp_path, ALKANES))
 

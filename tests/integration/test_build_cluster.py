@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.build_faults import file_hashes
-from conformer_gen.pieces import EMBEDDED, done_pieces
-from conformer_gen.watch import read_hint
+from conformer_gen.chemistry.watch import read_hint
+from conformer_gen.selection.pieces import EMBEDDED, done_pieces
 
 ray_cluster = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.ray

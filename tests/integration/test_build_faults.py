@@ -11,7 +11,7 @@ import pytest
 from benchmarks import build_faults
 
 pytestmark = pytest.mark.ray
-ON_RAY = Path(__file__).parents[1] / "build_on_ray.py"
+ON_RAY = Path(__file__).parents[1] / "helpers" / "build_on_ray.py"
 COMMON = ["--source", "sample", "--limit", "120", "task_size=10"]
 
 
@@ -27,7 +27,7 @@ def test_a_store_is_the_same_after_kills_of_worker_driver_and_machine(
     calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_faults, "SCRIPT", ON_RAY)
-    monkeypatch.setenv("PYTHONPATH", str(ON_RAY.parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(ON_RAY.parents[2]))
     kills = build_faults.plan_kills(3, rows=120, task_size=10, seed=2)
     assert {kill.victim for kill in kills} == set(build_faults.VICTIMS)
     outcome = build_faults.build([*COMMON, "--workers", "2"], tmp_path / "killed", kills)

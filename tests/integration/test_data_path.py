@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from tests.store_samples import random_record, write_store
+from tests.helpers.store_samples import random_record, write_store
 from unimol_scale.data.dataset import DataConfig, training_loader, validation_loader
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective

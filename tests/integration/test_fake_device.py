@@ -10,7 +10,7 @@ import sys
 import pytest
 from torch.utils import backend_registration
 
-from tests.ranks import REPOSITORY, environment
+from tests.helpers.ranks import REPOSITORY, environment
 
 pytestmark = [
     pytest.mark.deepspeed,
@@ -66,7 +66,13 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fake_device")
     processes = {}
     for name in ("engine", "downstream"):
-        command = [sys.executable, "-W", "ignore", str(REPOSITORY / "tests" / f"fake_device_{name}.py"), str(folder)]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(REPOSITORY / "tests" / "helpers" / f"fake_device_{name}.py"),
+            str(folder),
+        ]
         with (folder / f"{name}.txt").open("w") as output:
             processes[name] = subprocess.Popen(
                 command,

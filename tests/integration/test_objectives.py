@@ -6,14 +6,14 @@ import shutil
 import pytest
 import torch
 
-from tests import ranks as launched
+from tests.helpers import ranks as launched
 from unimol_scale import from_pretrained
-from unimol_scale.checkpoints.pretrained import save_pretrained
+from unimol_scale.checkpoints.weights import save_pretrained
+from unimol_scale.cli.verbs.pretrain import main
 from unimol_scale.data.batch import collate
-from unimol_scale.data.streams import MoleculeKeys
-from unimol_scale.engine.command import main
-from unimol_scale.engine.learning import with_teacher_named
-from unimol_scale.engine.run_config import resolve
+from unimol_scale.data.steps.random_streams import MoleculeKeys
+from unimol_scale.engine.objective_setup import with_teacher_named
+from unimol_scale.engine.run.run_config import resolve
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.distill import DistillConfig, DistillObjective
 from unimol_scale.store.shards import open_store

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from tests import ranks as launched
+from tests.helpers import ranks as launched
 
 pytestmark = pytest.mark.deepspeed
 STEPS, SAVE_AT = 6, 3

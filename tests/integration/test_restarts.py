@@ -8,12 +8,12 @@ import signal
 import pytest
 import yaml
 
-from tests.plain_training import pretraining, small_store
-from tests.ranks import losses
-from unimol_scale.checkpoints.pretrained import from_pretrained
-from unimol_scale.checkpoints.published import content_hash
-from unimol_scale.engine.command import EXIT_STOPPED, EXIT_USER_ERROR
-from unimol_scale.scaling.reading import read_runs
+from tests.helpers.plain_training import pretraining, small_store
+from tests.helpers.ranks import losses
+from unimol_scale.checkpoints.run.published import content_hash
+from unimol_scale.checkpoints.weights import from_pretrained
+from unimol_scale.cli.verbs.pretrain import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.scaling.runs.read_runs import read_runs
 
 
 @pytest.fixture

@@ -7,14 +7,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import ray
-from curated_rows import config, random_rows, selected, write
 
-from conformer_gen import driver, ray_selection
+from conformer_gen.chemistry.curate import CurateConfig
 from conformer_gen.config import BuildConfig
-from conformer_gen.curate import CurateConfig
-from conformer_gen.selection import SELECTED, Selection, read_selection
+from conformer_gen.run import driver
+from conformer_gen.selection import ray_selection
+from conformer_gen.selection.selection import SELECTED, Selection, read_selection
+from conformer_gen.selection.whole_set import InProcess, Passes
 from conformer_gen.sources.config import SourceConfig
-from conformer_gen.whole_set import InProcess, Passes
+from tests.helpers.curated_rows import config, random_rows, selected, write
 
 pytestmark = pytest.mark.ray
 BUILD = config(seed=5, target=90, temperature=0.01, valid_fraction=0.2)

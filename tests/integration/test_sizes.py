@@ -5,8 +5,8 @@ import gc
 import pytest
 import torch
 
-from tests.molecules import random_columns
-from tests.unit.data.test_streams import keys
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
 from unimol_scale.model.accounting import count_parameters
 from unimol_scale.model.presets import preset

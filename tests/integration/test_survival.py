@@ -13,11 +13,11 @@ import psutil
 import pytest
 import yaml
 
-from tests import ranks as launched
-from tests.store_samples import random_record, write_store
-from unimol_scale.checkpoints.pretrained import from_pretrained
-from unimol_scale.engine.command import EXIT_STOPPED, EXIT_USER_ERROR
-from unimol_scale.engine.run_folder import LOCK_NAME
+from tests.helpers import ranks as launched
+from tests.helpers.store_samples import random_record, write_store
+from unimol_scale.checkpoints.weights import from_pretrained
+from unimol_scale.cli.verbs.pretrain import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.engine.run.run_folder import LOCK_NAME
 
 pytestmark = pytest.mark.deepspeed
 STEPS = 12

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests import ranks as launched
+from tests.helpers import ranks as launched
 
 pytestmark = pytest.mark.deepspeed
 SETTINGS = [

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ranks import REPOSITORY, environment, free_port
-from tests.zero_script import CASES
+from tests.helpers.ranks import REPOSITORY, environment, free_port
+from tests.helpers.zero_script import CASES
 
 pytestmark = pytest.mark.deepspeed
 
@@ -32,7 +32,7 @@ def results(tmp_path_factory):
             variables |= {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(REPOSITORY)}
             with (folder / f"output-{world}-{rank}").open("w") as output:
                 process = subprocess.Popen(
-                    [sys.executable, str(REPOSITORY / "tests" / "zero_script.py"), str(folder)],
+                    [sys.executable, str(REPOSITORY / "tests" / "helpers" / "zero_script.py"), str(folder)],
                     env=environment(world) | variables,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from unimol_scale.errors import RunError
 from unimol_scale.model.accounting import count_parameters, training_flops
 from unimol_scale.model.presets import PRESETS
-from unimol_scale.scaling.analysis import AnalysisConfig, analyse
-from unimol_scale.scaling.fit import Fit, FitConfig, fit_law
-from unimol_scale.scaling.laws import Chinchilla, FloatArray, Kaplan, Law, Saturating, UniMol2
-from unimol_scale.scaling.points import Points
-from unimol_scale.scaling.records import RunRecord
+from unimol_scale.scaling.law.analysis import AnalysisConfig, analyse
+from unimol_scale.scaling.law.fit import Fit, FitConfig, fit_law
+from unimol_scale.scaling.law.laws import Chinchilla, FloatArray, Kaplan, Law, Saturating, UniMol2
+from unimol_scale.scaling.law.points import Points
+from unimol_scale.scaling.runs.run_records import RunRecord
 
 QUICK = FitConfig(bootstrap=0)
 exponents = st.floats(0.15, 0.9)

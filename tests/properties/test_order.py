@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimol_scale.data.cuts import pair_cost, plan_micro_batches
-from unimol_scale.data.order import InOrder, Order, global_batch
+from unimol_scale.data.steps.micro_batches import pair_cost, plan_micro_batches
+from unimol_scale.data.steps.order import InOrder, Order, global_batch
 from unimol_scale.errors import ConfigError
 
 sizes = st.lists(st.integers(1, 60), min_size=4, max_size=200).map(lambda n: np.array(n, dtype=np.int32))

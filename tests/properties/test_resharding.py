@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.run_states import cut, random_state
-from unimol_scale.checkpoints.shares import MEAN, MOMENT, SQUARE, WEIGHT, ShareReader, write_share
+from tests.helpers.run_states import cut, random_state
+from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT, ShareReader, write_share
 
 
 @st.composite

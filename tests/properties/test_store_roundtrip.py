@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_samples import random_record, write_store
 
+from tests.helpers.store_samples import random_record, write_store
 from unimol_scale.store.maintain import convert
 from unimol_scale.store.manifest import Backend
 from unimol_scale.store.schema import COORDINATE_SCALE, PLANAR_SCALE, ragged_indices

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.molecules import random_columns
-from tests.unit.data.test_streams import keys
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
 from unimol_scale.model.encodings import ModelInput
 from unimol_scale.model.presets import preset

@@ -12,16 +12,20 @@ ROOMS += ["scaling", "downstream", "cli"]
 # Planning and predictions need the model's counts, never its code.
 SCALING_MAY_IMPORT = {"unimol_scale.model.presets", "unimol_scale.model.accounting"}
 WITHOUT_TORCH = ["conformer_gen", "unimol_scale/store", "unimol_scale/scaling", "unimol_scale/config.py"]
-WITHOUT_TORCH += ["unimol_scale/common/text_files.py", "unimol_scale/common/delimited.py"]
-WITHOUT_TORCH += ["unimol_scale/common/json_lines.py", "unimol_scale/common/metrics_file.py"]
-WITHOUT_TORCH += ["unimol_scale/common/command_line.py", "unimol_scale/common/settings_help.py"]
+WITHOUT_TORCH += ["unimol_scale/common/text/text_files.py", "unimol_scale/common/text/delimited.py"]
+WITHOUT_TORCH += ["unimol_scale/common/text/json_lines.py", "unimol_scale/common/metrics_file.py"]
+WITHOUT_TORCH += ["unimol_scale/cli/command_line.py", "unimol_scale/cli/settings_help.py"]
 # What every command does before it imports torch.
 WITHOUT_TORCH += [f"unimol_scale/common/{name}.py" for name in ("entry", "streams", "system_limits", "threads")]
 ONLY_IN = {
     "rdkit": ["conformer_gen", "unimol_scale/downstream"],
-    "ray": ["conformer_gen/pipeline.py", "conformer_gen/stage.py", "conformer_gen/ray_selection.py"],
-    "deepspeed": ["unimol_scale/engine/zero.py", "unimol_scale/engine/ranks.py"],
-    "nvmolkit": ["conformer_gen/nvmolkit_engine.py"],
+    "ray": [
+        "conformer_gen/run/ray_pipeline.py",
+        "conformer_gen/run/ray_stage.py",
+        "conformer_gen/selection/ray_selection.py",
+    ],
+    "deepspeed": ["unimol_scale/engine/parallel/deepspeed_model.py", "unimol_scale/engine/parallel/ranks.py"],
+    "nvmolkit": ["conformer_gen/chemistry/nvmolkit_engine.py"],
 }
 
 

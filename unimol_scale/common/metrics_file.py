@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.common.json_lines import JsonLine, read_json_lines
+from unimol_scale.common.text.json_lines import JsonLine, read_json_lines
 
 Event = dict[str, Any]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.data.steps.random_streams import MoleculeKeys
 
 # One stream per kind of draw; a number never changes its meaning, or old runs could not be resumed.
 STREAM_MASK_COUNT = 0

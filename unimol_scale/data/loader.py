@@ -17,10 +17,10 @@ from typing import Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from unimol_scale.common.system_limits import explain
+from unimol_scale.common.machine.system_limits import explain
 from unimol_scale.data.batch import MoleculeBatch
-from unimol_scale.data.planner import Reader, StepPlanner
-from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.data.steps.planner import Reader, StepPlanner
+from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.data.transfer import Packed, pack
 from unimol_scale.errors import RunError
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from unimol_scale.common.run_files import SKIPPED_NAME
 from unimol_scale.engine.optimizer_step import StepResult
-from unimol_scale.engine.progress import Progress
-from unimol_scale.engine.ranks import Ranks
-from unimol_scale.engine.run_config import PretrainConfig
+from unimol_scale.engine.parallel.ranks import Ranks
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.run_progress import Progress
 from unimol_scale.engine.spikes import SpikeDetector
 from unimol_scale.errors import RunError
-from unimol_scale.run_files import SKIPPED_NAME
 from unimol_scale.store.shards import StoreSplit
 
 _NAMED = 8  # molecules named in a message; the file has all

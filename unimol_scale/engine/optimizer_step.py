@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from unimol_scale.data.transfer import to_device
-from unimol_scale.engine.ranks import Ranks
-from unimol_scale.engine.zero import ZeroModel
+from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
+from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.objectives.base import Objective, Sample, total_loss
 
 _COUNT = "count/"

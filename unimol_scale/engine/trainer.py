@@ -15,42 +15,42 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimol_scale.checkpoints.pretrained import save_checkpoint
-from unimol_scale.checkpoints.published import folder_name, read_manifest
-from unimol_scale.checkpoints.shares import ShareReader
+from unimol_scale.checkpoints.run.publish import CheckpointInfo
+from unimol_scale.checkpoints.run.published import folder_name, read_manifest
+from unimol_scale.checkpoints.run.shares import ShareReader
+from unimol_scale.checkpoints.weights import save_checkpoint
+from unimol_scale.common.run_files import CHECKPOINTS, MODEL_FOLDER
 from unimol_scale.config import to_tree
 from unimol_scale.data.dataset import open_store_of, training_loader
-from unimol_scale.data.planner import StepPlanner
-from unimol_scale.engine.callbacks import NoLog, RunLog
-from unimol_scale.engine.checkpoint import CheckpointInfo
+from unimol_scale.data.steps.planner import StepPlanner
+from unimol_scale.engine.checkpointing import RunCheckpoints
 from unimol_scale.engine.incidents import Incidents
-from unimol_scale.engine.initial_weights import initial_weights
-from unimol_scale.engine.learning import objective_of, teacher_of
-from unimol_scale.engine.max_pairs import with_max_pairs_here
+from unimol_scale.engine.log.profiling import StepProfiler
+from unimol_scale.engine.log.run_log import NoLog, RunLog
+from unimol_scale.engine.log.throughput import Speedometer, matmul_peak, memory_bytes
+from unimol_scale.engine.objective_setup import objective_of, teacher_of
 from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
-from unimol_scale.engine.profiling import StepProfiler
-from unimol_scale.engine.progress import Progress
-from unimol_scale.engine.ranks import Ranks, share_cores
-from unimol_scale.engine.rehearsal import prepare_host_memory, rehearse
-from unimol_scale.engine.resume import refuse_differences, settings_that_matter
-from unimol_scale.engine.run_checkpoints import RunCheckpoints
-from unimol_scale.engine.run_config import PretrainConfig
-from unimol_scale.engine.run_folder import claim_folder, reopen, run_is_finished, write_config, write_summary
-from unimol_scale.engine.schedule import learning_rate
-from unimol_scale.engine.settings_changes import (
+from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
+from unimol_scale.engine.parallel.ranks import Ranks, share_cores
+from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
+from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
+from unimol_scale.engine.run.initial_weights import initial_weights
+from unimol_scale.engine.run.resume import refuse_differences, settings_that_matter
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.run_folder import claim_folder, reopen, run_is_finished, write_config, write_summary
+from unimol_scale.engine.run.run_progress import Progress
+from unimol_scale.engine.run.settings_changes import (
     SettingsChange,
     change_since,
     keep_history,
     recorded_settings,
     refuse_unearned,
 )
-from unimol_scale.engine.stopping import StopRequest
-from unimol_scale.engine.throughput import Speedometer, matmul_peak, memory_bytes
+from unimol_scale.engine.run.stopping import StopRequest
+from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.validation import Validation
-from unimol_scale.engine.zero import ZeroModel
 from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.base import Sample, total_loss
-from unimol_scale.run_files import CHECKPOINTS, MODEL_FOLDER
 
 _STOP = "stop"
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from unimol_scale.data.dataset import DataConfig, validation_loader
 from unimol_scale.data.loader import StepLoader
 from unimol_scale.engine.optimizer_step import means
-from unimol_scale.engine.ranks import Ranks
-from unimol_scale.engine.zero import ZeroModel
+from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
+from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.objectives.base import Objective, Sample
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
-from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.model.accounting import Heads, ParameterCount, count_parameters, training_flops
 from unimol_scale.model.encodings import ModelInput
-from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from unimol_scale.data import corrupt
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
-from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.encodings import ModelInput, pairwise_distances
-from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective, PretrainingModel, Sample
 

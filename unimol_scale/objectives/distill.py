@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
-from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads, count_parameters, forward_flops
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.encodings import ModelInput
-from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective, Sample
 

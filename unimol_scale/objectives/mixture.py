@@ -17,9 +17,9 @@ from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.corrupt import STREAM_OBJECTIVE
-from unimol_scale.data.streams import MoleculeKeys
+from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.model.accounting import RELATION_CHANNELS, Heads
-from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective, Sample
 

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from unimol_scale.common.writable import require_folder
+from unimol_scale.common.files import commit_file, hash_file
+from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
-from unimol_scale.store.files import commit_file, hash_file
 from unimol_scale.store.geometry_faults import Conformers, Fault, find_faults, is_drawn
 from unimol_scale.store.manifest import MANIFEST_NAME, Backend, ShardEntry, SplitEntry
 from unimol_scale.store.schema import ConformerOrigin, ragged_indices

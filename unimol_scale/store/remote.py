@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from unimol_scale.common.files import flush, hash_file
 from unimol_scale.errors import StoreError
-from unimol_scale.store.files import flush, hash_file
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from unimol_scale.store.shards import Store
 from unimol_scale.store.source import MAX_OPEN

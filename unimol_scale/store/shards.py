@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from unimol_scale.common.files import commit_file, commit_text, hash_file
 from unimol_scale.errors import StoreError, nearest
 from unimol_scale.store import arrow_backend, lmdb_backend
 from unimol_scale.store.arrow_backend import ColumnViews
-from unimol_scale.store.files import commit_file, commit_text, hash_file
 from unimol_scale.store.manifest import (
     MANIFEST_NAME,
     Backend,

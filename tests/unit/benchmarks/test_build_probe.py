@@ -8,8 +8,8 @@ from rdkit import Chem
 
 from benchmarks.build_probe import labelled, place_at_random, read_samples, steady_rate
 from benchmarks.plain_rdkit import curate_plainly, embed_plainly, pickled_record
-from conformer_gen.curate import CurateConfig, Curated, curate_molecule
-from conformer_gen.embed import CuratedMolecule, EmbedConfig
+from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig
+from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule
 from conformer_gen.sources.molecule import SourceMolecule
 
 SMILES = "CC(C)(C)OC(=O)N1C[C@@H]2OCC[C@]2(C(=O)O)C1"

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.downstream_interval import gain, scores
-from unimol_scale.downstream.metrics import score
-from unimol_scale.downstream.outcome import Outcome, SeedOutcome
+from unimol_scale.downstream.finetuning.metrics import score
+from unimol_scale.downstream.finetuning.results import Outcome, SeedOutcome
 
 ROWS = 200
 RANDOM = np.random.default_rng(3)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unimol_scale.downstream.outcome import Outcome, SeedOutcome
+from unimol_scale.downstream.finetuning.results import Outcome, SeedOutcome
 
 ROWS = 60
 LABEL_R = np.random.default_rng(1).normal(size=ROWS)

@@ -23,10 +23,10 @@ from benchmarks.objectives_scores import (
     hidden_relations,
     teacher_baselines,
 )
-from unimol_scale.checkpoints.pretrained import save_pretrained
+from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.model.accounting import Heads
-from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import preset
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks.textbook import TextbookModel
-from tests.molecules import random_columns
-from tests.unit.data.test_streams import keys
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
 from unimol_scale.model.official import GAUSSIAN_CENTRES, to_official
 from unimol_scale.model.presets import preset

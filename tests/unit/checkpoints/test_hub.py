@@ -8,7 +8,7 @@ import torch
 
 import unimol_scale
 from unimol_scale.checkpoints.hub import is_hub_name
-from unimol_scale.checkpoints.pretrained import save_pretrained
+from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.errors import CheckpointError
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.denoise import DenoiseModel

@@ -1,7 +1,7 @@
 import networkx as nx
 import numpy as np
 
-from tests.molecules import random_columns
+from tests.helpers.molecules import random_columns
 from unimol_scale.data.batch import collate
 from unimol_scale.data.features import shortest_paths
 from unimol_scale.data.vocabulary import PATH_UNREACHABLE

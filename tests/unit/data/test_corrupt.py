@@ -2,13 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.data.test_streams import keys
+from tests.helpers.random_keys import keys, rotation
 from unimol_scale.data import corrupt
-
-
-def rotation(seed):
-    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    return q * np.sign(np.linalg.det(q))
 
 
 @settings(deadline=None, max_examples=25)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.store_samples import random_record, write_store
+from tests.helpers.store_samples import random_record, write_store
 from unimol_scale.data import loader
 from unimol_scale.data.dataset import DataConfig, training_loader
 from unimol_scale.errors import RunError

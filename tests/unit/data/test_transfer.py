@@ -4,8 +4,8 @@ import pickle
 import pytest
 import torch
 
-from tests.molecules import random_columns
-from tests.unit.data.test_streams import keys
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
 from unimol_scale.data.transfer import pack, to_device
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective

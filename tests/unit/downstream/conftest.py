@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny_finetuning import AROMATIC, CARBON, MOLECULES, SEEDS, TINY, fitting, write_table
 
-from unimol_scale.checkpoints.pretrained import save_pretrained
+from tests.helpers.tiny_finetuning import AROMATIC, CARBON, MOLECULES, SEEDS, TINY, fitting, write_table
+from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.finetune import finetune
+from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.model.accounting import DENOISE_HEADS
-from unimol_scale.model.headed import HeadedModel
+from unimol_scale.model.model_with_heads import HeadedModel
 
 
 @pytest.fixture(scope="module")

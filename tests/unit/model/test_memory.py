@@ -10,7 +10,7 @@ from unimol_scale.model.accounting import activation_bytes
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.registry import ObjectiveConfig, build_objective
 
-PROBE = Path(__file__).resolve().parents[2] / "memory_probe.py"
+PROBE = Path(__file__).resolve().parents[2] / "helpers" / "memory_probe.py"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be measured on Linux only")

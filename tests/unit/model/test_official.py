@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimol_scale.checkpoints.pretrained import empty_model
+from unimol_scale.checkpoints.weights import empty_model
 from unimol_scale.errors import CheckpointError
 from unimol_scale.model.official import (
     check_dimensions,
@@ -16,8 +16,8 @@ from unimol_scale.model.official import (
     released_dimensions,
     to_official,
 )
+from unimol_scale.model.official_file import read_official_file
 from unimol_scale.model.presets import ModelConfig
-from unimol_scale.model.released_file import read_official_file
 from unimol_scale.objectives.denoise import DenoiseModel
 
 CONFIG = ModelConfig(

@@ -6,9 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import REPOSITORY
-from tests.molecules import random_columns
-from tests.unit.data.test_corrupt import rotation
-from tests.unit.data.test_streams import keys
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys, rotation
 from unimol_scale.config import read_yaml, to_tree
 from unimol_scale.data import corrupt
 from unimol_scale.data.batch import collate

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.molecules import random_columns
-from tests.unit.data.test_corrupt import rotation
-from tests.unit.data.test_streams import keys
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys, rotation
 from unimol_scale.data.batch import collate
 from unimol_scale.data.vocabulary import TOKEN_MASK
 from unimol_scale.errors import ConfigError

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from tests.molecules import random_columns
-from tests.unit.data.test_streams import keys
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
 from unimol_scale.data.transfer import to_device
 from unimol_scale.errors import ConfigError

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.molecules import random_columns
+from tests.helpers.molecules import random_columns
 from unimol_scale.data.batch import collate
 from unimol_scale.data.features import shortest_paths
 from unimol_scale.data.relations import BOND_CLASSES, NO_CLASS, edge_classes, path_classes

@@ -6,8 +6,8 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
-from store_samples import random_record, write_store
 
+from tests.helpers.store_samples import random_record, write_store
 from unimol_scale.errors import StoreError
 from unimol_scale.store.lmdb_backend import BLOCK_ROWS, LmdbShard
 from unimol_scale.store.maintain import convert, verify

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from store_samples import random_record, write_store
 
+from tests.helpers.store_samples import random_record, write_store
+from unimol_scale.common.files import commit_file
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
-from unimol_scale.store.files import commit_file
 from unimol_scale.store.manifest import MANIFEST_NAME, Backend, Counts
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES, Layout, encode
 from unimol_scale.store.shards import open_store

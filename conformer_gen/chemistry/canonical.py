@@ -1,0 +1,123 @@
+"""A molecule in its canonical form: without the hydrogens that its atoms imply, as canonical SMILES. Imports RDKit.
+
+Most hydrogens are implied: one that is bonded once, to a heavy atom, and has neither charge nor mass number. All others
+say something that the heavy atoms do not: in bridges (F[H-]F), hydrides, protons, deuterium. They stay as atoms.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rdkit import Chem
+from rdkit.Chem.rdMolDescriptors import CalcMolFormula
+
+from conformer_gen.chemistry.atropisomers import add_axes, axes_of, without_axes
+from conformer_gen.chemistry.stereo import RELATIVE
+from conformer_gen.sources.molecule import Rejected
+
+ISOTOPE = re.compile(r"\[\d")
+WRITE_GROUPS = Chem.CXSmilesFields.CX_ENHANCEDSTEREO
+WRITE_PROPERTIES = Chem.CXSmilesFields.CX_ATOM_PROPS
+NUMBER = "number"
+
+
+def _removal() -> Any:  # noqa: ANN401 - RDKit's stubs take no values for its parameters
+    parameters: Any = Chem.RemoveHsParameters()
+    parameters.removeHydrides = False
+    # One at the end of a double bond is implied, and the double bond's stereo is then open.
+    parameters.removeDefiningBondStereo = True
+    parameters.removeNontetrahedralNeighbors = True
+    parameters.removeDummyNeighbors = True  # the row is rejected for its dummy
+    parameters.removeWithQuery = True  # MDL files with counts of hydrogens make queries of atoms
+    parameters.showWarnings = False
+    return parameters
+
+
+REMOVAL = _removal()
+
+
+def without_isotopes(molecule: Chem.Mol) -> Chem.Mol:
+    """Return a copy without mass numbers; stereo that only they made is gone."""
+    plain = Chem.Mol(molecule)
+    for atom in plain.GetAtoms():
+        atom.SetIsotope(0)
+    Chem.AssignStereochemistry(plain, cleanIt=True, force=True)
+    return plain
+
+
+def without_hydrogens(fragment: Chem.Mol) -> Chem.Mol | Rejected:
+    """Return the fragment without the hydrogens that its atoms imply; the others keep their order.
+
+    Rejected is a fragment that would become another molecule, such as one with a proton bonded to an atom.
+    """
+    molecule = Chem.RemoveHs(fragment, REMOVAL)
+    before, after = CalcMolFormula(fragment), CalcMolFormula(molecule)
+    if before != after or len(Chem.GetMolFrags(molecule)) != len(Chem.GetMolFrags(fragment)):
+        detail = f"without its hydrogens {before} becomes {after}: is a charge on the wrong atom?"
+        return Rejected(reason="hydrogens_matter", detail=detail)
+    return molecule
+
+
+def canonical_smiles(molecule: Chem.Mol, *, extended: bool) -> tuple[str, list[int]] | Rejected:
+    """Return the canonical SMILES and the molecule's atoms in its order.
+
+    Args:
+        molecule: without the hydrogens that can go; its atom maps, labels of the source, are removed.
+        extended: look for what only ChemAxon's extension can say: racemates, relative stereo, atropisomers.
+
+    Returns:
+        The SMILES, with an extension where it is needed, such as ``CC[C@H](C)O |&1:2|``; RDKit reads both alike.
+    """
+    if not extended:
+        smiles = Chem.MolToSmiles(molecule)
+        if ":" in smiles:  # of atom maps only, in SMILES that RDKit writes
+            _remove_maps(molecule)
+            smiles = Chem.MolToSmiles(molecule)
+        return _as_read(smiles, _order(molecule), molecule)
+    _remove_maps(molecule)
+    groups = [group for group in molecule.GetStereoGroups() if group.GetGroupType() in RELATIVE]
+    if any(len(group.GetBonds()) for group in groups):
+        detail = "whether the turn around an axis is that of a racemate, or relative, cannot be stored: leave it out"
+        return Rejected(reason="relative_axis", detail=detail)
+    axes = axes_of(molecule)
+    if not (groups or axes):
+        return _as_read(Chem.MolToSmiles(molecule), _order(molecule), molecule)
+    smiles, order = _with_groups(without_axes(molecule), groups)
+    if axes:
+        smiles, order = add_axes(smiles, order, axes)
+    return _as_read(smiles, order, molecule)
+
+
+def _with_groups(molecule: Chem.Mol, groups: Sequence[Chem.StereoGroup]) -> tuple[str, list[int]]:
+    """Return the canonical SMILES with these groups alone, and the molecule's atoms in its order."""
+    grouped = Chem.RWMol(molecule)
+    members = [(group.GetGroupType(), [atom.GetIdx() for atom in group.GetAtoms()]) for group in groups]
+    grouped.SetStereoGroups([Chem.CreateStereoGroup(kind, grouped, atoms) for kind, atoms in members])
+    for atom in grouped.GetAtoms():
+        for name in atom.GetPropNames():
+            atom.ClearProp(name)
+        atom.SetProp(NUMBER, str(atom.GetIdx()))
+    parameters = Chem.SmilesWriteParams()
+    numbered = Chem.MolFromSmiles(Chem.MolToCXSmiles(grouped, parameters, WRITE_GROUPS | WRITE_PROPERTIES))
+    order = [int(atom.GetProp(NUMBER)) for atom in numbered.GetAtoms()]
+    return Chem.MolToCXSmiles(grouped, parameters, WRITE_GROUPS), order
+
+
+def _as_read(smiles: str, order: list[int], molecule: Chem.Mol) -> tuple[str, list[int]] | Rejected:
+    """Return the SMILES unless hydrogens that it has as atoms are none to who reads it."""
+    if molecule.GetNumAtoms() > molecule.GetNumHeavyAtoms():
+        read = Chem.MolFromSmiles(smiles)
+        if read is None or read.GetNumAtoms() != molecule.GetNumAtoms():
+            detail = f"{smiles} has hydrogens as atoms that RDKit does not read back as atoms"
+            return Rejected(reason="hydrogens_matter", detail=detail)
+    return smiles, order
+
+
+def _order(molecule: Chem.Mol) -> list[int]:
+    order: Sequence[int] = molecule.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"]
+    return list(order)
+
+
+def _remove_maps(molecule: Chem.Mol) -> None:
+    for atom in molecule.GetAtoms():
+        atom.SetAtomMapNum(0)

@@ -1,0 +1,258 @@
+"""A row of a source → RDKit molecule, and its coordinates in the atom order of the store. Imports RDKit.
+
+Three ways in which a row brings coordinates: an MDL block, a SMILES with ChemAxon's extension, and elements with
+positions beside a SMILES, as in XYZ files; the last has no bonds, so its atoms are matched to those of the SMILES.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem.rdMolDescriptors import CalcMolFormula
+
+from conformer_gen.chemistry.atom_matching import add_conformer, match_atoms, match_graphs
+from conformer_gen.chemistry.stereo import compare_stereo
+from conformer_gen.sources.molecule import Geometry, Rejected, SourceMolecule
+from unimol_scale.store.geometry_faults import COINCIDENT_A, Conformers, Fault, find_faults, is_drawn
+from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32
+
+CHARGED_HYDROGEN = re.compile(r"\[\d*H[+-]")
+NUMBER = "_number"
+STEREO_MATCHES = 50  # ways to lay a molecule onto itself whose stereo is compared
+DRAWN_BONDS = 4  # from which bonds all of the length that RDKit draws are no chance
+REASONS = {
+    Fault.NOT_FINITE: "no_geometry",
+    Fault.COINCIDENT: "no_geometry",
+    Fault.LONG_BOND: "geometry_mismatch",
+    Fault.SHORT_BOND: "geometry_mismatch",
+    Fault.CLOSE: "clash",
+    Fault.SMALL_ANGLE: "clash",
+}
+
+
+def parse_row(row: SourceMolecule) -> Chem.Mol | Rejected:
+    """Return the sanitised molecule of a row, with one conformer for each that the row brings.
+
+    Hydrogens are atoms of the result where the row has coordinates for them; else they are where RDKit leaves them.
+
+    Raises:
+        RuntimeError, ValueError: RDKit's, for chemistry it does not cope with.
+    """
+    if row.problem:
+        return Rejected(reason="unreadable_row", detail=row.problem)
+    if row.geometry is not None:
+        return _with_geometry(row.smiles, row.geometry)
+    if row.origin is None and not row.block:
+        return parse_smiles(row.smiles)
+    return _with_own_coordinates(row)
+
+
+def conformer_origins(row: SourceMolecule, molecule: Chem.Mol) -> tuple[int, ...]:
+    """Return the codes of ``ConformerOrigin`` of the conformers that the row brought, none if it brought none."""
+    if row.geometry is not None:
+        return row.geometry.origins
+    return () if row.origin is None else (row.origin,) * molecule.GetNumConformers()
+
+
+def parse_smiles(smiles: str) -> Chem.Mol | Rejected:
+    """Return the molecule of a SMILES, hydrogens removed as RDKit does; where some are charged, none are removed."""
+    if not smiles:
+        return Rejected(reason="empty", detail="the row has no SMILES")
+    parameters: Any = Chem.SmilesParserParams()
+    parameters.removeHs = CHARGED_HYDROGEN.search(smiles) is None
+
+    def parse(sanitize: bool) -> Chem.Mol | None:
+        parameters.sanitize = sanitize
+        return Chem.MolFromSmiles(smiles, parameters)
+
+    extension = ", or RDKit cannot read its extension between bars" if "|" in smiles else ""
+    return _sanitised(parse, f"this is not a SMILES{extension}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """The conformers of a row that are geometries of its molecule: their numbers, and the origin of each."""
+
+    kept: list[int]
+    origins: tuple[int, ...]
+
+
+def sound_conformers(fragment: Chem.Mol, origins: Sequence[int]) -> Sound | Rejected:
+    """Judge every conformer of a fragment by itself.
+
+    A flat one is a depiction if it is drawn like one, else a geometry like any other.
+
+    Returns:
+        Those that are to be kept; rejected if none is.
+    """
+    bonds = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in fragment.GetBonds()], np.int64)
+    conformers = Conformers.of_one_molecule(
+        np.array([atom.GetAtomicNum() for atom in fragment.GetAtoms()], np.uint8),
+        bonds,
+        np.stack([conformer.GetPositions() for conformer in fragment.GetConformers()]),
+    )
+    faults, drawn = find_faults(conformers), is_drawn(conformers)
+    kept: dict[int, int] = {}
+    for at, origin in enumerate(origins):
+        if origin == ConformerOrigin.FLAT and drawn[at]:
+            kept[at] = origin
+        elif faults.code[at] == Fault.NONE and not (drawn[at] and len(bonds) >= DRAWN_BONDS):
+            kept[at] = ConformerOrigin.FILE if origin == ConformerOrigin.FLAT else origin
+    if kept:
+        return Sound(list(kept), tuple(kept.values()))
+    fault = Fault(int(faults.code[0]))
+    if fault == Fault.NONE:
+        return Rejected(reason="no_geometry", detail="the coordinates are a 2D depiction; use a SMILES source")
+    return Rejected(reason=REASONS[fault], detail=faults.describe(0))
+
+
+def number_atoms(fragment: Chem.Mol) -> None:
+    """Give every atom its number, in place, so that ``atom_numbers`` knows it when hydrogens are gone."""
+    for atom in fragment.GetAtoms():
+        atom.SetIntProp(NUMBER, atom.GetIdx())
+
+
+def atom_numbers(molecule: Chem.Mol, order: Sequence[int]) -> list[int]:
+    """Return the numbers that the atoms of the molecule, taken in ``order``, had in ``number_atoms``."""
+    return [molecule.GetAtomWithIdx(at).GetIntProp(NUMBER) for at in order]
+
+
+def ordered_coordinates(fragment: Chem.Mol, atoms: Sequence[int]) -> Float32:
+    """Return the coordinates of a molecule in the atom order of the store.
+
+    Args:
+        fragment: with conformers; hydrogens may be atoms anywhere in it.
+        atoms: of the fragment, those of the canonical SMILES in its order.
+
+    Returns:
+        [k, n, 3] Å. These atoms; then, if every hydrogen has coordinates, the other hydrogens of each of them, which is
+        the order of ``Chem.AddHs(Chem.MolFromSmiles(smiles))``.
+    """
+    own = set(atoms)
+    order = list(atoms)
+    if not any(fragment.GetAtomWithIdx(at).GetTotalNumHs() for at in atoms):  # of those that are not atoms
+        order += [
+            hydrogen for at in atoms for hydrogen in _hydrogens(fragment.GetAtomWithIdx(at)) if hydrogen not in own
+        ]
+    return np.stack([conformer.GetPositions()[order] for conformer in fragment.GetConformers()]).astype(np.float32)
+
+
+def _hydrogens(atom: Chem.Atom) -> list[int]:
+    return [neighbour.GetIdx() for neighbour in atom.GetNeighbors() if neighbour.GetAtomicNum() == 1]
+
+
+def _sanitised(parse: Callable[[bool], Chem.Mol | None], otherwise: str) -> Chem.Mol | Rejected:
+    molecule = parse(True)
+    if molecule is not None:
+        return molecule
+    raw = parse(False)
+    if raw is None:
+        return Rejected(reason="not_parsed", detail=otherwise)
+    problems = [problem.Message() for problem in Chem.DetectChemistryProblems(raw)]
+    return Rejected(reason="not_sanitised", detail="; ".join(problems) or "RDKit refuses its chemistry")
+
+
+def _with_own_coordinates(row: SourceMolecule) -> Chem.Mol | Rejected:
+    if row.block:
+        molecule = _sanitised(
+            lambda sanitize: Chem.MolFromMolBlock(row.block, sanitize=sanitize, removeHs=False),
+            "RDKit cannot read this SDF record",
+        )
+    else:
+        molecule = _sanitised(
+            lambda sanitize: Chem.MolFromSmiles(row.smiles, _with_extension(sanitize)),
+            "this is not a SMILES with coordinates for every atom",
+        )
+    if isinstance(molecule, Rejected) or row.origin is None:
+        return molecule
+    if not (molecule.GetNumConformers() and molecule.GetConformer().Is3D()):
+        return Rejected(
+            reason="no_geometry", detail="the record has no 3D coordinates; use a SMILES source to make them"
+        )
+    if row.origin == ConformerOrigin.DFT:
+        _no_implicit_hydrogens(molecule)
+    return _same_molecule(row.smiles, molecule) if row.block and row.smiles else molecule
+
+
+def _no_implicit_hydrogens(molecule: Chem.Mol) -> None:
+    """Take away, in place, the hydrogens that are not atoms: a calculation had all of its atoms in the record.
+
+    One in ten records of PCQM4Mv2 has too few double bonds for its atoms; RDKit fills the valences with hydrogens that
+    were not there. As in the data set's own SMILES, these atoms are radicals instead.
+    """
+    if not any(atom.GetTotalNumHs() for atom in molecule.GetAtoms()):
+        return
+    Chem.Kekulize(molecule, clearAromaticFlags=True)
+    for atom in molecule.GetAtoms():
+        atom.SetNoImplicit(True)
+        atom.SetNumExplicitHs(0)
+    Chem.SanitizeMol(molecule)
+    Chem.AssignStereochemistry(molecule, cleanIt=True, force=True)
+
+
+def _with_extension(sanitize: bool) -> Any:  # noqa: ANN401 - RDKit's stubs take no values for its parameters
+    parameters: Any = Chem.SmilesParserParams()
+    parameters.sanitize = sanitize
+    parameters.removeHs = False
+    parameters.strictCXSMILES = True
+    return parameters
+
+
+def _same_molecule(smiles: str, molecule: Chem.Mol) -> Chem.Mol | Rejected:
+    """Return the molecule unless the SMILES that stands beside it is of another one."""
+    beside = parse_smiles(smiles)
+    if isinstance(beside, Rejected):
+        return beside
+    if Chem.MolToSmiles(beside) == Chem.MolToSmiles(Chem.RemoveHs(molecule)):
+        return molecule
+    formulas = CalcMolFormula(beside), CalcMolFormula(molecule)
+    if formulas[0] != formulas[1]:
+        return _mismatch("the SMILES is {}, the record is {}".format(*formulas))
+    matches = match_graphs(beside, molecule)
+    if not matches:
+        return _mismatch(f"the atoms of the record are bonded in another way than those of {smiles}")
+    return (
+        molecule
+        if _has_stereo_of(smiles, beside, molecule, matches)
+        else _mismatch(f"the record is another stereoisomer than {smiles}")
+    )
+
+
+def _has_stereo_of(smiles: str, beside: Chem.Mol, molecule: Chem.Mol, matches: Sequence[Sequence[int]]) -> bool:
+    """Return whether the geometry has the stereo that the SMILES gives, in one of the ways to match their heavy atoms.
+
+    Double bonds in rings are left out: some of larger rings turn over in the calculation.
+    """
+    if beside.GetNumAtoms() > beside.GetNumHeavyAtoms():
+        return True
+    full = Chem.AddHs(beside)
+    for bond in full.GetBonds():
+        if bond.IsInRing() and bond.GetBondType() == Chem.BondType.DOUBLE:
+            bond.SetStereo(Chem.BondStereo.STEREONONE)
+    placed = molecule.GetConformer().GetPositions()[np.array(matches[:STEREO_MATCHES])]
+    stereo = compare_stereo(smiles, full, placed, flat=np.zeros(len(placed), bool))
+    return bool((stereo != ConformerStereo.CHANGED).any())
+
+
+def _mismatch(detail: str) -> Rejected:
+    return Rejected(reason="geometry_mismatch", detail=detail)
+
+
+def _with_geometry(smiles: str, geometry: Geometry) -> Chem.Mol | Rejected:
+    parsed = parse_smiles(smiles)
+    if isinstance(parsed, Rejected):
+        return parsed
+    molecule = Chem.AddHs(parsed)
+    order = match_atoms(molecule, geometry)
+    if order is None and not np.isfinite(geometry.positions).all(axis=(1, 2)).any():
+        return Rejected(reason="no_geometry", detail="a coordinate is not a finite number")
+    if order is None and len(geometry.symbols) > 1 and np.ptp(geometry.positions, axis=1).max() < COINCIDENT_A:
+        return Rejected(reason="no_geometry", detail="all atoms lie on one point")
+    if order is None:
+        return _mismatch("the atoms are other ones, or bonded in another way, in the coordinates than in the SMILES")
+    for positions in geometry.positions[:, order]:
+        add_conformer(molecule, positions)
+    return molecule

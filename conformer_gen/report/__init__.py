@@ -1,0 +1,1 @@
+"""What a build reports of itself: tables and pictures."""

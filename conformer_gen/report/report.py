@@ -1,0 +1,161 @@
+"""The report of a build: report.md beside its pictures.
+
+All of it but the picture of the rate depends on the store and its failures alone.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from conformer_gen.report.pictures import ORIGIN_LABELS, STEREO_LABELS, draw_all
+from conformer_gen.report.rates import read_rates
+from conformer_gen.report.tallies import Tallies, tally
+from conformer_gen.selection.selection import Selection, read_selection
+from unimol_scale.common.files import commit_text
+from unimol_scale.common.progress import SAMPLES_NAME
+from unimol_scale.store.manifest import Manifest
+from unimol_scale.store.shards import Store
+
+REPORT_NAME = "report.md"
+MOST_CAUSES = 20
+LONGEST_CELL, CONFLICT_CELL = 90, 200  # characters
+Lines = list[str]
+
+
+def write_report(store: Store, failures: Path, work: Path) -> None:
+    """Write report.md and its pictures into the store.
+
+    Args:
+        store: complete but for its manifest file.
+        failures: failures.parquet.
+        work: work directory of the build, with its selection and the samples of its rate.
+    """
+    selection = read_selection(work)
+    assert selection is not None, "a store is assembled from a selection"
+    tallies = tally(store, failures)
+    pictures = draw_all(tallies, selection, read_rates(work / SAMPLES_NAME), store.path)
+    commit_text(store.path / REPORT_NAME, "\n".join(_report(store.manifest, selection, tallies, pictures)))
+
+
+def _report(manifest: Manifest, selection: Selection, tallies: Tallies, pictures: dict[str, str]) -> Lines:
+    def picture(name: str) -> Lines:
+        return [f"![{pictures[name]}]({name}.png)", ""] if name in pictures else []
+
+    return [
+        *_summary(manifest),
+        "## Splits",
+        "",
+        *_splits(manifest, tallies),
+        *picture("atoms"),
+        "## Elements",
+        "",
+        *picture("elements"),
+        "## Scaffolds",
+        "",
+        *picture("scaffolds"),
+        *_scaffolds(selection),
+        *_duplicates(selection),
+        "## Conformers",
+        "",
+        *picture("origins"),
+        *_conformers(tallies),
+        *picture("conformers"),
+        "## Failures",
+        "",
+        *picture("failures"),
+        *_failures(tallies),
+        *(["## Rate", "", *picture("rate")] if "rate" in pictures else []),
+    ]
+
+
+def _summary(manifest: Manifest) -> Lines:
+    counts = manifest.counts
+    return [
+        f"# Conformer store from {manifest.source}",
+        "",
+        f"{counts.read:,} rows read = {counts.stored:,} stored + {counts.left_out}. "
+        f"RDKit {manifest.versions['rdkit']}, seed {manifest.seed}, format {manifest.backend}.",
+        "",
+    ]
+
+
+def _splits(manifest: Manifest, tallies: Tallies) -> Lines:
+    rows = []
+    for name, split in manifest.splits.items():
+        atoms, size = (sum(getattr(shard, key) for shard in split.shards) for key in ("atoms", "bytes"))
+        share, each = split.rows / manifest.counts.stored, max(split.rows, 1)
+        averages = (f"{atoms / each:.1f}", f"{len(split.shards):,}", f"{size / each:,.0f}")
+        rows.append((name, f"{split.rows:,}", f"{share:.1%}", *averages))
+    header = ("split", "molecules", "share", "atoms each", "shards", "bytes each")
+    if not tallies.valid_scaffolds:
+        return _table(header, rows)
+    both = f"{tallies.shared_scaffolds:,}" if tallies.shared_scaffolds else "none"
+    return [
+        *_table(header, rows),
+        f"valid has {tallies.valid_scaffolds:,} Murcko scaffolds, {both} of them also in train.",
+        "",
+    ]
+
+
+def _scaffolds(selection: Selection) -> Lines:
+    rows = [(_code(smiles) if smiles else "no ring", f"{size:,}") for smiles, size in selection.top_scaffolds.items()]
+    return _table((f"the {len(rows)} most frequent", "molecules"), rows)
+
+
+def _duplicates(selection: Selection) -> Lines:
+    """Say where rows of one molecule contradict each other; nothing if none do."""
+    if not selection.num_conflicting:
+        return []
+    return [
+        "## Conflicting labels",
+        "",
+        f"{selection.num_conflicting:,} of {selection.num_duplicates:,} duplicates have a label that differs from the "
+        "one stored, or that is missing there. The first row of a molecule is the one stored, the others are left out. "
+        "For example:",
+        "",
+        *(f"- {_cell(conflict, CONFLICT_CELL)}" for conflict in selection.conflicts),
+        "",
+    ]
+
+
+def _conformers(tallies: Tallies) -> Lines:
+    counts = tallies.conformers
+    average = sum(k * n for k, n in counts.items()) / sum(counts.values())
+    origins = [(ORIGIN_LABELS[origin], f"{n:,}") for origin, n in tallies.origins.items()]
+    stereo = [(STEREO_LABELS[kind], f"{n:,}") for kind, n in tallies.stereo.items()]
+    return [
+        f"{min(counts)} to {max(counts)} conformers a molecule, {average:.2f} on average."
+        if max(counts) > 1
+        else "One conformer a molecule.",
+        "",
+        *_table(("made by", "conformers"), origins),
+        *_table(("stereo", "conformers"), stereo),
+    ]
+
+
+def _failures(tallies: Tallies) -> Lines:
+    rows = [
+        (cause.stage, cause.reason, f"{cause.rows:,}", _code(cause.id), _code(cause.smiles), _cell(cause.detail))
+        for cause in tallies.causes[:MOST_CAUSES]
+    ]
+    left = len(tallies.causes) - len(rows)
+    rarer = f" {left} rarer causes are only there." if left else ""
+    return [
+        f"Every failed row is in failures.parquet, with its reason.{rarer}",
+        "",
+        *_table(("stage", "reason", "rows", "the first", "SMILES", "detail"), rows),
+    ]
+
+
+def _cell(text: str, longest: int = LONGEST_CELL) -> str:
+    """Return text that stays inside its cell, whatever a source's row contains."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text.replace('`', ''))}`" if text.strip("` ") else "–"
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Lines:
+    cells = [header, tuple("---" for _ in header), *rows]
+    return [*(f"| {' | '.join(row)} |" for row in cells), ""] if len(cells) > 2 else ["None.", ""]

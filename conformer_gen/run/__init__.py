@@ -1,0 +1,1 @@
+"""A build as a running program: its stages, workers, directory and final store."""

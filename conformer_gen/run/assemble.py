@@ -1,0 +1,297 @@
+"""From finished pieces to a store: shards and failures.parquet. Imports Arrow and the store.
+
+Everything here is a pure function of the pieces' files, cut into jobs that may run anywhere in any order: the caller
+brings what runs them (Python's ``map`` would do). A finished job leaves a file in ``.build/``, so it is done once.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conformer_gen.config import BuildConfig
+from conformer_gen.run import worker
+from conformer_gen.run.workspace import WORK_NAME, Tree, layout_of
+from conformer_gen.selection.pieces import CURATED, EMBEDDED, FAILURES, Piece, done_pieces, group_pieces, groups
+from conformer_gen.selection.selection import Selection
+from unimol_scale import config as strict
+from unimol_scale.common.files import commit_file, commit_text
+from unimol_scale.common.progress import StageProgress
+from unimol_scale.errors import ConformerError, SourceError, StoreError
+from unimol_scale.store.arrow_backend import ArrowShard, ColumnViews
+from unimol_scale.store.manifest import SPLITS, Backend, Counts, Manifest, ShardEntry, SplitEntry, SplitName
+from unimol_scale.store.schema import Layout
+from unimol_scale.store.shards import size_histogram, write_shard
+
+FAILURES_NAME = "failures.parquet"
+FAILED, SHARDS = "failed", "shards"  # directories in .build/ of what finished jobs leave
+FAILURE_COLUMNS = ("id", "smiles", "stage", "reason", "detail")
+FAILURE_ROWS = 100_000  # in one row group: fixed, so that the file does not tell how the build was cut
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+class Runner(Protocol):
+    """Runs a function on every job and yields the results in any order, like ``map``."""
+
+    def __call__(self, function: Callable[[J], R], jobs: Iterable[J], /) -> Iterator[R]:
+        """Run them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FailureJob:
+    """The failures of 1,000 chunks."""
+
+    work: Path
+    group: int
+
+    @property
+    def path(self) -> Path:
+        """Where they go."""
+        return self.work / FAILED / f"{self.group:06d}.parquet"
+
+
+def collect_failures(job: FailureJob) -> int:
+    """Write the failures of a group of chunks in the order of the source's rows; return how many there are."""
+    if job.path.is_file():
+        return int(pq.read_metadata(job.path).num_rows)
+    tables = []
+    for piece in group_pieces(job.work, CURATED, job.group):
+        table = pq.read_table(piece.path(job.work, CURATED), columns=["position", "id", "smiles", "reason", "detail"])
+        bad = table.filter(pc.is_valid(table["reason"]))
+        stage = pa.array(["curate"] * bad.num_rows, pa.string())
+        tables.append((piece.chunk, bad.append_column("stage", stage).select(worker.FAILURE_SCHEMA.names)))
+    for piece in group_pieces(job.work, EMBEDDED, job.group):
+        if piece.counts[-1]:
+            table = pq.read_table(piece.path(job.work, FAILURES), schema=worker.FAILURE_SCHEMA)
+            tables.append((piece.chunk, table))
+    chunks = [pa.array(np.full(table.num_rows, chunk, np.int64)) for chunk, table in tables]
+    whole = pa.concat_tables([worker.FAILURE_SCHEMA.empty_table(), *(table for _, table in tables)])
+    whole = whole.append_column("chunk", pa.chunked_array(chunks, pa.int64()))
+    whole = whole.sort_by([("chunk", "ascending"), ("position", "ascending")]).select(FAILURE_COLUMNS)
+    commit_file(job.path, lambda path: pq.write_table(whole, path))
+    return int(whole.num_rows)
+
+
+def commit_failures(output: Path, run: Runner) -> int:
+    """Write failures.parquet, in the order of the source's rows; return how many there are."""
+    work = (output / WORK_NAME).absolute()
+    jobs = [FailureJob(work, group) for group in groups(work, CURATED)]
+    failed = sum(run(collect_failures, jobs))
+    schema = pa.schema([worker.FAILURE_SCHEMA.field(name) for name in FAILURE_COLUMNS])
+
+    def write(path: Path) -> None:
+        with pq.ParquetWriter(path, schema) as writer:
+            for table in _row_groups((pq.read_table(job.path, schema=schema) for job in jobs), schema):
+                writer.write_table(table, row_group_size=FAILURE_ROWS)
+
+    commit_file(output / FAILURES_NAME, write)
+    return failed
+
+
+def _row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the rows of all tables, ``FAILURE_ROWS`` at a time."""
+    waiting = schema.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table])
+        while waiting.num_rows >= FAILURE_ROWS:
+            yield waiting.slice(0, FAILURE_ROWS).combine_chunks()
+            waiting = waiting.slice(FAILURE_ROWS)
+    yield waiting.combine_chunks()
+
+
+def require_molecules(selection: Selection, output: Path, run: Runner) -> None:
+    """Stop before embedding if there is nothing to embed.
+
+    Raises:
+        SourceError: no row of the source is a molecule; failures.parquet says why.
+    """
+    if selection.num_kept:
+        return
+    if not selection.num_read:
+        raise SourceError("the source has no rows: nothing to build")
+    commit_failures(output, run)
+    raise SourceError(
+        f"none of the {selection.num_read:,} rows of the source is a usable molecule; "
+        f"{output / FAILURES_NAME} has the reason for each. "
+        "If the SMILES stand in another column, name it, as in source.smiles_column=2; if the file is of another kind, "
+        "name that with --source"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Records [start, stop) of a piece's file."""
+
+    piece: Piece
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+    """Which records make up a shard, in order."""
+
+    split: SplitName
+    number: int
+    slices: tuple[Slice, ...]
+
+    @property
+    def name(self) -> str:
+        """Path within the store, without suffix."""
+        return f"{self.split}/shard-{self.number:05d}"
+
+
+def plan_shards(pieces: Iterable[Piece], shard_rows: int) -> Iterator[ShardPlan]:
+    """Deal the records of all pieces, in order, into shards of ``shard_rows`` molecules (a split's last has fewer)."""
+    waiting: dict[SplitName, list[Slice]] = {name: [] for name in SPLITS}
+    rows, numbers = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    train, valid = SPLITS
+
+    def close(name: SplitName) -> ShardPlan:
+        plan = ShardPlan(name, numbers[name], tuple(waiting[name]))
+        waiting[name], rows[name], numbers[name] = [], 0, numbers[name] + 1
+        return plan
+
+    for piece in pieces:
+        num_train, num_valid, _ = piece.counts
+        for name, start, stop in ((train, 0, num_train), (valid, num_train, num_train + num_valid)):
+            while start < stop:
+                taken = min(stop - start, shard_rows - rows[name])
+                waiting[name].append(Slice(piece, start, start + taken))
+                rows[name] += taken
+                start += taken
+                if rows[name] == shard_rows:
+                    yield close(name)
+    yield from (close(name) for name in SPLITS if rows[name])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """A shard to be written.
+
+    Attributes:
+        output: the store.
+        plan: which records.
+        layout: of the records.
+        backend: file format.
+    """
+
+    output: Path
+    plan: ShardPlan
+    layout: Layout
+    backend: Backend
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenShard:
+    """A shard that is there: its line in the manifest, and atoms (as text) → molecules."""
+
+    entry: ShardEntry
+    size_histogram: dict[str, int]
+
+
+def make_shard(job: ShardJob) -> WrittenShard:
+    """Write a shard, unless it is there, and beside the pieces what the manifest will say of it."""
+    work = job.output / WORK_NAME
+    note = work / SHARDS / f"{job.plan.name}.json"
+    if note.is_file():
+        written = strict.build(WrittenShard, json.loads(note.read_text()), strict.Origin(name=str(note)))
+        file = job.output / written.entry.file
+        if file.is_file() and file.stat().st_size == written.entry.bytes:
+            return written
+    batches = [
+        ArrowShard(part.piece.path(work, EMBEDDED), job.layout).batch.slice(part.start, part.stop - part.start)
+        for part in job.plan.slices
+    ]
+    whole = pa.concat_batches(batches)
+    # take copies, which gives every column offset 0 whatever pieces it came from: equal records, equal bytes.
+    batch = whole.take(pa.array(np.arange(whole.num_rows)))
+    entry = write_shard(job.output, job.plan.name, batch, job.backend)
+    written = WrittenShard(entry, size_histogram(np.diff(ColumnViews.of(batch).atom_offsets).tolist()))
+    commit_text(note, json.dumps(strict.to_tree(written)))
+    return written
+
+
+def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection, run: Runner) -> Manifest:
+    """Write shards and failures from the finished pieces; return the manifest, which the caller writes last.
+
+    Args:
+        output: the store.
+        config: of the build.
+        plan: fields of the manifest that were known beforehand.
+        selection: what was to be embedded.
+        run: runs the jobs.
+
+    Raises:
+        ConformerError: no molecule has a conformer.
+        StoreError: the pieces do not hold what was selected.
+    """
+    failed = commit_failures(output, run)
+    layout = layout_of(plan)
+    root = output.absolute()
+    jobs = (
+        ShardJob(output=root, plan=shard, layout=layout, backend=config.backend)
+        for shard in plan_shards(done_pieces(root / WORK_NAME, EMBEDDED), config.shard_rows)
+    )
+    with StageProgress("writing shards", selection.num_kept) as progress:
+        splits = _splits(_counted(run(make_shard, jobs), progress))
+    stored = sum(split.rows for split in splits.values())
+    if not stored:
+        raise ConformerError(
+            f"none of {selection.num_kept:,} molecules got a conformer; {output / FAILURES_NAME} has the reasons"
+        )
+    duplicates, not_sampled = selection.num_duplicates, selection.num_not_sampled
+    if selection.num_read != stored + duplicates + failed + not_sampled:
+        raise StoreError(
+            f"{output / WORK_NAME} does not hold what was selected: {selection.num_read:,} rows were read, but "
+            f"{stored:,} are stored + {duplicates:,} duplicates + {failed:,} failed + "
+            f"{not_sampled:,} not sampled; was it changed by hand? "
+            f"delete {output} and build again"
+        )
+    counts = Counts(
+        read=selection.num_read,
+        stored=stored,
+        duplicates=duplicates,
+        failed=failed,
+        not_sampled=not_sampled,
+        conflicting=selection.num_conflicting,
+        conformers_left_out=selection.num_left_out,
+    )
+    return strict.build(
+        Manifest,
+        {**plan, "counts": dataclasses.asdict(counts), "splits": strict.to_tree(splits)},
+        strict.Origin(name="build"),
+    )
+
+
+def _counted(written: Iterable[WrittenShard], progress: StageProgress) -> Iterator[WrittenShard]:
+    for shard in written:
+        progress.advance(shard.entry.rows)
+        progress.tick()
+        yield shard
+
+
+def _splits(written: Iterable[WrittenShard]) -> dict[str, SplitEntry]:
+    """Sort the shards into their splits."""
+    entries: dict[str, list[ShardEntry]] = {name: [] for name in SPLITS}
+    sizes: dict[str, collections.Counter[int]] = {name: collections.Counter() for name in SPLITS}
+    for shard in written:
+        name = shard.entry.file.split("/")[0]
+        entries[name].append(shard.entry)
+        sizes[name].update({int(size): count for size, count in shard.size_histogram.items()})
+    return {
+        name: SplitEntry(
+            shards=tuple(sorted(entries[name], key=lambda entry: (len(entry.file), entry.file))),
+            size_histogram={str(size): sizes[name][size] for size in sorted(sizes[name])},
+        )
+        for name in SPLITS
+    }

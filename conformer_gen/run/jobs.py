@@ -1,0 +1,112 @@
+"""The jobs of a build: which pieces are to be done, of which rows; no matter where they run. Imports no Ray."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from conformer_gen.config import BuildConfig
+from conformer_gen.selection.pieces import CURATED, EMBEDDED, Piece, beside, done_pieces
+from conformer_gen.selection.selection import Selection
+from conformer_gen.sources.molecule import SourceMolecule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """A piece to be done.
+
+    Attributes:
+        piece: which.
+        positions: of the chunk, ascending.
+        rows: of the source at these positions, for curation.
+        valid: those of the positions that are for validation, for embedding.
+        deaths: names of the nodes on which its one molecule's worker died.
+        retries: after what was not its fault.
+    """
+
+    piece: Piece
+    positions: tuple[int, ...]
+    rows: tuple[SourceMolecule, ...] = ()
+    valid: frozenset[int] = frozenset()
+    deaths: tuple[str, ...] = ()
+    retries: int = 0
+
+    def cut(self, bounds: Sequence[int]) -> list["Job"]:
+        """Return the jobs between consecutive bounds (indices into ``positions``, from 0 to their number)."""
+        jobs = []
+        for start, stop in itertools.pairwise(bounds):
+            if start < stop:
+                first = self.piece.first if start == 0 else self.positions[start]
+                last = self.piece.last if stop == len(self.positions) else self.positions[stop]
+                positions = self.positions[start:stop]
+                jobs.append(
+                    Job(
+                        piece=Piece(self.piece.chunk, first, last),
+                        positions=positions,
+                        rows=self.rows[start:stop],
+                        valid=self.valid.intersection(positions),
+                    )
+                )
+        return jobs
+
+
+def bisect(job: Job, suspect: int | None) -> list[Job]:
+    """Split a job whose worker died: around the suspected position if there is one, else in halves."""
+    if suspect in job.positions:
+        at = job.positions.index(suspect)
+        return job.cut([0, at, at + 1, len(job.positions)])
+    return job.cut([0, len(job.positions) // 2, len(job.positions)])
+
+
+def hint_path(work: Path, stage: str, piece: Piece) -> Path:
+    """Return the hint file of a piece."""
+    return work / "hints" / f"{stage}-{piece.stem}"
+
+
+def curate_jobs(
+    config: BuildConfig, work: Path, rows: Iterable[SourceMolecule], skip: Callable[[int], None]
+) -> Iterator[Job]:
+    """Yield jobs for the rows of the source that no finished piece covers, and ``skip`` those that one does."""
+
+    def chunks() -> Iterator[tuple[int, list[SourceMolecule]]]:
+        source = iter(rows)
+        for chunk in itertools.count():
+            if not (some := list(itertools.islice(source, config.task_size))):
+                return
+            yield chunk, some
+
+    for chunk, some, done in beside(chunks(), done_pieces(work, CURATED)):
+        left = 0
+        for job in missing_jobs(chunk, range(len(some)), len(some), done):
+            left += len(job.positions)
+            yield dataclasses.replace(job, rows=tuple(some[position] for position in job.positions))
+        skip(len(some) - left)
+
+
+def embed_jobs(config: BuildConfig, work: Path, selection: Selection, skip: Callable[[int], None]) -> Iterator[Job]:
+    """Yield jobs for the selected molecules that no finished piece covers, and ``skip`` those that one does."""
+    selected = ((chosen.chunk, chosen) for chosen in selection.chunks(work))
+    for chunk, chosen, done in beside(selected, done_pieces(work, EMBEDDED)):
+        valid = frozenset(chosen.positions[chosen.valid].tolist())
+        left = 0
+        for job in missing_jobs(chunk, chosen.positions.tolist(), config.task_size, done):
+            left += len(job.positions)
+            yield dataclasses.replace(job, valid=valid.intersection(job.positions))
+        skip(len(chosen.positions) - left)
+
+
+def missing_jobs(chunk: int, positions: Sequence[int], size: int, done: Iterable[Piece]) -> Iterator[Job]:
+    """Yield jobs for the positions of a chunk that no finished piece covers; gaps stay separate.
+
+    Args:
+        chunk: its number.
+        positions: ascending.
+        size: of the chunk; every position is below.
+        done: finished pieces of the chunk, in order and disjoint.
+    """
+    start = 0
+    for piece in [*done, Piece(chunk, size, size)]:
+        inside = tuple(position for position in positions if start <= position < piece.first)
+        if inside:
+            yield Job(piece=Piece(chunk, start, piece.first), positions=inside)
+        start = piece.last

@@ -1,0 +1,224 @@
+"""How many rows a source has, without reading all of it: counted where it is small, else estimated from its bytes.
+
+Of a few files, evenly spaced among all, some rows are read; the others are taken to have as many rows a byte. Imports
+no Ray.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.inputs.locations import bare_suffix, locate
+from conformer_gen.sources.inputs.remote import is_url, local_path
+from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.reader import read_files
+from unimol_scale.common.fetching.transport import MissingError, NetworkError, transport_for
+from unimol_scale.common.progress import StageProgress
+
+FILES_READ = 10
+URLS_READ = 4
+ROWS_READ = 200_000  # over all files: a second of lines
+SECONDS_READ = 10.0
+REMOTE_BYTES = 2**20  # of each URL
+FIRST_ROWS = 2000  # kept
+ROWS_A_LOOK = 256  # at the clock
+# The place in a file moves by blocks that are read ahead: rows a byte are taken from the moves behind the first ones.
+STEPS, FIRST_STEPS = 6, 2
+STALL_S = 10.0
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowCount:
+    """The rows of a source.
+
+    Attributes:
+        rows: how many, at most the limit or the sample.
+        how: how that is known, for people; empty if every row was counted.
+        first: some rows, those at the beginning of the files that were read.
+    """
+
+    rows: int
+    how: str
+    first: list[SourceMolecule]
+
+    def describe(self) -> str:
+        """Return the number in words."""
+        return f"about {self.rows:,} rows" if self.how else f"{self.rows:,} rows"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Looked:
+    """What was seen of one file: the rows that were read, and all that it has, if that is known or can be guessed."""
+
+    read: int
+    total: float | None
+    size: int
+    ended: bool
+
+
+def count_rows(config: SourceConfig) -> RowCount:
+    """Count or estimate the rows of a source. Of URLs, the beginnings of a few are fetched.
+
+    Raises:
+        SourceError: an input is missing or unreadable.
+        NetworkError: none of the URLs that were tried can be had now.
+    """
+    places = locate(config)
+    urls = [place for place in places if is_url(place)]
+    first: list[SourceMolecule] = []
+    with StageProgress("counting rows", None) as progress, tempfile.TemporaryDirectory() as folder:
+        counter = _Counter(config, first, progress)
+        if urls:
+            num_files = len(places)
+            looked = counter.look_at_urls(_spaced(urls, URLS_READ), Path(folder))
+            size = num_files * sum(one.size for one in looked) // len(looked)
+        else:
+            paths = _with_rows(config, [Path(place) for place in places])
+            num_files, size = len(paths), sum(path.stat().st_size for path in paths)
+            looked = counter.look_at(_spaced(paths, FILES_READ))
+        if config.name == "pcqm4mv2" and not urls:  # counted by its CSV alone
+            first = list(itertools.islice(read_files(config, [Path(place) for place in places]), FIRST_ROWS))
+    read = sum(one.read for one in looked)
+    exact = len(looked) == num_files and all(one.ended for one in looked)
+    rows, how = _total(looked, size), f"estimated from {read:,} rows of {len(looked):,} of {num_files:,} files"
+    if any(one.total is None for one in looked):
+        how = f"at least: counting stopped after {SECONDS_READ:.0f} s"
+    wanted = config.limit or config.sample
+    if wanted is not None and wanted <= max(rows, read):
+        rows, exact = wanted, exact or wanted <= read
+    return RowCount(rows=rows, how="" if exact else how, first=first[: config.limit])
+
+
+def _total(looked: Sequence[_Looked], size: int) -> int:
+    """Return the rows of all files, which have so many bytes."""
+    seen = sum(one.read if one.total is None else one.total for one in looked)
+    bytes_seen = sum(one.size for one in looked)
+    return round(seen * (size / bytes_seen if bytes_seen else 1.0))
+
+
+def _with_rows(config: SourceConfig, paths: list[Path]) -> list[Path]:
+    """Return the files that have the rows, without those that only have something beside them."""
+    if config.name != "pcqm4mv2":
+        return paths
+    return [path for path in paths if bare_suffix(path.name) == ".csv"] or paths
+
+
+def _spaced(places: Sequence[T], count: int) -> list[T]:
+    """Return at most so many of the places, evenly spaced."""
+    count = min(count, len(places))
+    return [places[at * len(places) // count] for at in range(count)]
+
+
+class _Counter:
+    def __init__(self, config: SourceConfig, first: list[SourceMolecule], progress: StageProgress) -> None:
+        self._config, self._first, self._progress = config, first, progress
+        self._deadline = time.monotonic() + SECONDS_READ
+
+    def look_at(self, paths: Sequence[Path]) -> list[_Looked]:
+        """Read some rows of each file, or of all together where they cannot be read one by one."""
+        groups = [list(paths)] if self._config.name == "qm9" else [[path] for path in paths]
+        looked: list[_Looked] = []
+        for group in groups:
+            if looked and looked[-1].total is not None and time.monotonic() > self._deadline:
+                break
+            looked.append(self._look(group, ROWS_READ // len(groups), FIRST_ROWS // len(groups)))
+        known = [one for one in looked if one.total is not None]
+        return known or looked
+
+    def _look(self, paths: Sequence[Path], most: int, kept: int) -> _Looked:
+        known = _told_by_file(paths[0]) if self._config.name == "parquet" else None
+        most = most if known is None else kept
+        size = sum(path.stat().st_size for path in paths)
+        files: list[BinaryIO] = []
+        steps: list[tuple[int, int]] = []  # rows before the place in the file moved, and where to
+        read, ended = 0, True
+        for read, row in enumerate(self._rows(paths, files.append), start=1):
+            if read <= kept:
+                self._first.append(row)
+            if files and (not steps or files[-1].tell() != steps[-1][1]):
+                steps.append((read - 1, files[-1].tell()))
+            if self._enough(read, most, believed=known is not None or len(steps) >= STEPS):
+                ended = False
+                break
+        self._progress.advance(read % ROWS_A_LOOK)
+        if known is not None:
+            return _Looked(read=known, total=known, size=size, ended=True)
+        return _Looked(read=read, total=read if ended else _guess(size, read, steps), size=size, ended=ended)
+
+    def _enough(self, read: int, most: int, *, believed: bool) -> bool:
+        """Return whether no more rows need be read; show progress."""
+        if read % ROWS_A_LOOK == 0:
+            self._progress.advance(ROWS_A_LOOK)
+            self._progress.tick()
+            if time.monotonic() > self._deadline:
+                return True
+        return believed and read >= most
+
+    def _rows(self, paths: Sequence[Path], opened: Callable[[BinaryIO], None]) -> Iterator[SourceMolecule]:
+        if self._config.name == "pcqm4mv2":  # its CSV has a row for each
+            return read_files(SourceConfig(name="csv", input=tuple(map(str, paths))), paths, opened)
+        return read_files(self._config, paths, opened)
+
+    def look_at_urls(self, urls: Sequence[str], folder: Path) -> list[_Looked]:
+        """Read the rows at the beginning of each URL."""
+        looked: list[_Looked] = []
+        reasons: list[str] = []
+        for url in urls:
+            try:
+                path, size = self._fetch_head(url, folder)
+            except (NetworkError, MissingError) as error:
+                if isinstance(error, MissingError) and not self._config.missing_ok:
+                    raise
+                reasons.append(f"{url}: {error}")
+                continue
+            one = self._look([path], ROWS_READ // len(urls), FIRST_ROWS // len(urls))
+            part = path.stat().st_size
+            if part >= size:
+                looked.append(one)
+            else:  # its last row is cut, or says that the rest is missing
+                rows = (one.total or one.read) - 1.0
+                looked.append(_Looked(read=one.read - 1, total=size * rows / part, size=size, ended=False))
+        self._first[:] = [row for row in self._first if not row.ends_early]
+        if not looked:
+            raise NetworkError(f"none of the {len(urls)} URLs that were tried can be had now ({'; '.join(reasons)})")
+        return looked
+
+    def _fetch_head(self, url: str, folder: Path) -> tuple[Path, int]:
+        """Fetch the beginning of a URL; return where it is, and the size of the whole."""
+        transport = transport_for(url, 1, STALL_S)
+        try:
+            body = transport.open(url, 0, None)
+            with contextlib.closing(body):
+                data = bytearray()
+                while len(data) < REMOTE_BYTES and (block := body.read()):
+                    data += block
+        finally:
+            transport.close()
+        path = local_path(url, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path, len(data) if body.version.size is None else body.version.size
+
+
+def _told_by_file(path: Path) -> int:
+    """Return the rows of a Parquet file, which says so itself."""
+    import pyarrow.parquet as pq
+
+    rows: int = pq.read_metadata(path).num_rows
+    return rows
+
+
+def _guess(size: int, read: int, steps: Sequence[tuple[int, int]]) -> float | None:
+    """Return the rows of a file of some bytes, from how many there were between places in it; None if unknown."""
+    if len(steps) < STEPS:
+        return None
+    (rows_before, start), (rows_after, end) = steps[FIRST_STEPS], steps[-1]
+    return max(float(read), size * (rows_after - rows_before) / (end - start))

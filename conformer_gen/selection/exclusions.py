@@ -1,0 +1,166 @@
+"""The leakage filter: molecules and scaffolds, of benchmark sets say, that must not enter a store. Imports RDKit.
+
+Leakage is judged on the flat, uncharged molecule: a benchmark's molecule is known already when another stereoisomer,
+isotope or charge state of it is in the training set, and databases differ in these more than in anything else.
+"""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rdkit import Chem, rdBase
+from rdkit.Chem.MolStandardize import rdMolStandardize
+
+from conformer_gen.chemistry.canonical import ISOTOPE, without_isotopes
+from conformer_gen.chemistry.conformers import stable_hash
+from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule, scaffold_smiles
+from conformer_gen.sources.config import SourceConfig, SourceName
+from conformer_gen.sources.inputs.locations import SUFFIXES, bare_suffix
+from conformer_gen.sources.molecule import Rejected, SourceMolecule
+from conformer_gen.sources.reader import read_source
+from unimol_scale.common.files import hash_file
+from unimol_scale.common.text.text_files import Unpacked
+from unimol_scale.errors import SourceError
+
+UInt64 = npt.NDArray[np.uint64]
+SOURCE_OF_SUFFIX: dict[str, SourceName] = {
+    **dict.fromkeys(SUFFIXES["smiles"], "smiles"),
+    **dict.fromkeys(SUFFIXES["csv"], "csv"),
+    **dict.fromkeys(SUFFIXES["parquet"], "parquet"),
+    **dict.fromkeys(SUFFIXES["sdf"], "sdf"),
+}
+# Nothing that a benchmark holds is too large or too odd to be excluded.
+EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep", isotopes="remove")
+ROWS_SHOWN = 3
+NO_HASHES = np.zeros(0, np.uint64)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exclusions:
+    """What is excluded: sorted hashes of flat uncharged molecules and of their scaffolds; each may be empty."""
+
+    molecules: UInt64 = dataclasses.field(default_factory=NO_HASHES.copy)
+    scaffolds: UInt64 = dataclasses.field(default_factory=NO_HASHES.copy)
+
+    def check(self, curated: Curated | Rejected) -> Curated | Rejected:
+        """Return what was curated, or why it is excluded; never raises for chemistry."""
+        if isinstance(curated, Rejected) or not (len(self.molecules) or len(self.scaffolds)):
+            return curated
+        try:
+            flat = _flat_uncharged(curated.smiles)
+        except (RuntimeError, ValueError) as error:  # it cannot be told whether it is excluded: better left out
+            return Rejected(reason="rdkit_error", detail=str(error).strip().split("\n")[0])
+        if _contains(self.molecules, _molecule_hash(flat)):
+            return Rejected(reason="excluded", detail="this molecule, but for stereo and charges, is in curate.exclude")
+        if _contains(self.scaffolds, _scaffold_hash(flat)):
+            return Rejected(reason="excluded", detail="a molecule with this scaffold is in curate.exclude")
+        return curated
+
+
+NO_EXCLUSIONS = Exclusions()
+
+
+def read_exclusions(config: CurateConfig) -> Exclusions:
+    """Read the files of ``curate.exclude``.
+
+    Rows whose SMILES RDKit cannot parse are passed over, since curation rejects them; how many is printed.
+
+    Raises:
+        SourceError: a file is missing, of no known kind, cannot be read as a whole, or holds no molecule.
+    """
+    molecules: set[int] = set()
+    scaffolds: set[int] = set()
+    for path in config.exclude:
+        found = _hashes(path)
+        molecules.update(molecule for molecule, _ in found)
+        scaffolds.update(scaffold for _, scaffold in found if scaffold is not None)
+    return Exclusions(
+        molecules=_sorted(molecules if config.exclude_by in ("molecule", "both") else ()),
+        scaffolds=_sorted(scaffolds if config.exclude_by in ("scaffold", "both") else ()),
+    )
+
+
+def describe_files(config: CurateConfig) -> list[str]:
+    """Return name, size and hash of every file of ``curate.exclude``: what a store tells of them, and no path.
+
+    Raises:
+        SourceError: a file is missing.
+    """
+    described = []
+    for path in config.exclude:
+        if not path.is_file():
+            raise SourceError(f"--exclude {path} is not a file")
+        described.append(f"{path.name} ({path.stat().st_size} bytes, sha256 {hash_file(path)})")
+    return described
+
+
+def _hashes(path: Path) -> list[tuple[int, int | None]]:
+    suffix = bare_suffix(path.name)
+    if suffix not in SOURCE_OF_SUFFIX:
+        with path.open("rb") as file:
+            Unpacked(f"--exclude {path}", file)  # says so if it is a workbook or an archive
+        raise SourceError(f"--exclude {path}: its name must end in {', '.join(SOURCE_OF_SUFFIX)}, plain or compressed")
+    found: list[tuple[int, int | None]] = []
+    passed_over: list[str] = []
+    for row in read_source(SourceConfig(name=SOURCE_OF_SUFFIX[suffix], input=(str(path),))):
+        if row.problem:  # what stands there is not known, and could not be kept out
+            raise SourceError(f"--exclude {path} cannot be read as a whole: {row.id}: {row.problem}")
+        hashes = _hashes_of(row)
+        if hashes is None:
+            passed_over.append(f"{row.id} ({row.smiles!r})")
+        else:
+            found.append(hashes)
+    if not found:
+        raise SourceError(f"--exclude {path} holds no molecule that RDKit can read")
+    if passed_over:
+        shown = ", ".join(passed_over[:ROWS_SHOWN]) + (", …" if len(passed_over) > ROWS_SHOWN else "")
+        print(
+            f"--exclude {path}: {len(passed_over):,} of {len(found) + len(passed_over):,} rows are no molecule that "
+            f"RDKit can read, and exclude nothing: {shown}",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _hashes_of(row: SourceMolecule) -> tuple[int, int | None] | None:
+    # The graph is all that matters: coordinates of a file are not asked for.
+    curated = curate_molecule(dataclasses.replace(row, geometry=None, origin=None), EVERY_MOLECULE)
+    if isinstance(curated, Curated):
+        with contextlib.suppress(RuntimeError, ValueError), rdBase.BlockLogs():
+            flat = _flat_uncharged(curated.smiles)
+            return _molecule_hash(flat), _scaffold_hash(flat)
+    return None
+
+
+def _flat_uncharged(smiles: str) -> Chem.Mol:
+    molecule = Chem.MolFromSmiles(smiles)
+    if ISOTOPE.search(smiles):
+        molecule = Chem.RemoveHs(without_isotopes(molecule))
+    Chem.RemoveStereochemistry(molecule)
+    with rdBase.BlockLogs():
+        return rdMolStandardize.Uncharger().uncharge(molecule)
+
+
+def _molecule_hash(flat: Chem.Mol) -> int:
+    return stable_hash(Chem.MolToSmiles(flat, isomericSmiles=False))  # no isotopes either
+
+
+def _scaffold_hash(flat: Chem.Mol) -> int | None:
+    """Return the hash of the scaffold; None for a molecule without rings."""
+    scaffold = scaffold_smiles(flat)
+    return stable_hash(scaffold) if scaffold else None
+
+
+def _sorted(hashes: Iterable[int]) -> UInt64:
+    return np.array(sorted(hashes), np.uint64)
+
+
+def _contains(hashes: UInt64, wanted: int | None) -> bool:
+    if wanted is None or not len(hashes):
+        return False
+    at = int(np.searchsorted(hashes, np.uint64(wanted)))
+    return at < len(hashes) and int(hashes[at]) == wanted

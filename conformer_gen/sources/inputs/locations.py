@@ -1,0 +1,180 @@
+"""The inputs of a source → the files and URLs to read, in their order; URLs → local files.
+
+A directory holds files of the source's suffixes, plain, compressed or in tar archives; links to folders are followed,
+and whatever several links lead to is read once. Lists and scripts are taken
+where they are named, not where they lie in a directory, beside what they fetched.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.inputs.remote import fetch_all, is_url
+from conformer_gen.sources.tranches import expand_tranches, is_tranche, tranche_url
+from unimol_scale.common.fetching.download import FetchOptions
+from unimol_scale.errors import SourceError
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "zinc20": (".smi", ".txt", ".csv"),
+    "smiles": (".smi", ".smiles", ".txt", ".ism", ".can"),
+    "csv": (".csv", ".tsv"),
+    "parquet": (".parquet",),
+    "sdf": (".sdf", ".sd"),
+    "pcqm4mv2": (".csv", ".sdf"),
+    "qm9": (".xyz", ".sdf", ".csv", ".parquet", ".txt"),
+    "unimol-lmdb": (".lmdb",),
+}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz")
+LISTS, SCRIPTS = (".uri",), (".wget", ".curl")
+NOT_ARCHIVED = ("parquet", "unimol-lmdb")  # read at random, not as streams
+URL = re.compile(r"\b[a-z0-9]+://[^\s'\"<>|;]+", re.IGNORECASE)
+ZINC22_NAME = re.compile(r"H\d\d[PM]\d{3}")
+
+
+def locate(config: SourceConfig) -> list[str]:
+    """Return the local paths and URLs to read, in the order in which they are read.
+
+    Raises:
+        SourceError: a path does not exist, a directory holds no file of the source's kind, a tranche cannot be.
+    """
+    if config.name == "sample":
+        return [_sample_file()]
+    found = [place for text in config.input for place in _expand(os.fspath(text), config)]
+    for place in found:
+        if config.name == "zinc20" and ZINC22_NAME.match(place.rsplit("/", 1)[-1]):
+            raise SourceError(f"{place} is named as a ZINC22 tranche; that is another layout, use --source smiles")
+    return found
+
+
+def describe(config: SourceConfig) -> list[str]:
+    """Return the inputs as a store tells of them: the names and sizes of local files, not their paths; and URLs.
+
+    Raises:
+        SourceError: as ``locate``.
+    """
+    return [
+        place if is_url(place) else f"{Path(place).name} ({Path(place).stat().st_size} bytes)"
+        for place in locate(config)
+    ]
+
+
+def fetch(places: Sequence[str], config: SourceConfig, downloads: Path | None) -> Iterator[Path]:
+    """Yield the local file of each place, in order; URLs are fetched into ``downloads``, some ahead of the reader.
+
+    Raises:
+        SourceError: a URL cannot be fetched, or there is no directory to fetch it into.
+    """
+    for remote, group in itertools.groupby(places, is_url):
+        if not remote:
+            yield from map(Path, group)
+        elif downloads is None:
+            raise SourceError(f"{next(group)} has not been fetched yet; local files are needed here")
+        else:
+            yield from fetch_all(list(group), downloads, FetchOptions(missing_ok=config.missing_ok))
+
+
+def bare_suffix(name: str) -> str:
+    """Return the suffix of a file name without that of its compression, in lower case."""
+    return _uncompressed(name).suffix.lower()
+
+
+def stem(name: str) -> str:
+    """Return a file name without folders and suffixes, for naming rows."""
+    return _uncompressed(name).stem
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file name is that of a tar archive, compressed or not."""
+    return bare_suffix(name) in ARCHIVES
+
+
+def _uncompressed(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+
+
+def _expand(text: str, config: SourceConfig) -> list[str]:
+    if is_url(text):
+        return [text]
+    path = Path(text)
+    if path.is_dir():
+        return _in_directory(path, config)
+    if path.is_file():
+        if path.suffix.lower() in LISTS + SCRIPTS:
+            return _in_list(path)
+        if config.name in NOT_ARCHIVED and is_archive(path.name):
+            raise SourceError(f"{path}: {config.name} is not read from archives; unpack it")
+        return [text]
+    if config.name == "zinc20" and is_tranche(text):
+        return [tranche_url(config.base_url, code) for code in expand_tranches(text)]
+    also = " and is no tranche (four letters, such as CDAA or C[A-D]A?)" if config.name == "zinc20" else ""
+    raise SourceError(f"--input {text} does not exist{also}")
+
+
+def _in_directory(path: Path, config: SourceConfig) -> list[str]:
+    suffixes = SUFFIXES[config.name]
+    wanted = suffixes if config.name in NOT_ARCHIVED else suffixes + ARCHIVES
+    found: dict[Path, Path] = {}  # by where they really lie
+    # Files before links to them: a row's name may come from its file's.
+    for file in sorted(_walk(path, wanted), key=lambda file: (file.is_symlink(), file)):
+        found.setdefault(file.resolve(), file)
+    if not found:
+        raise SourceError(f"--input {path} holds no {', '.join(suffixes)} file (plain, compressed or in a tar archive)")
+    return [str(file) for file in sorted(found.values())]
+
+
+def _walk(top: Path, wanted: Sequence[str]) -> Iterator[Path]:
+    """Yield the files below a folder that have a wanted suffix; each folder once, however many links lead to it."""
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"--input {top}: the folder {error.filename} cannot be read: {error.strerror}") from error
+
+    seen: set[Path] = set()
+    for place, folders, names in os.walk(top, followlinks=True, onerror=refuse):
+        folder = Path(place)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        # Real folders first: what links lead to has its own place.
+        folders.sort(key=lambda name: ((folder / name).is_symlink(), name))
+        for file in (folder / name for name in names if not name.startswith("._")):
+            if file.is_symlink() and not file.exists():
+                if not file.suffix or bare_suffix(file.name) in wanted:  # it may have been a folder, or such a file
+                    raise SourceError(
+                        f"--input {top}: {file} is a link to {file.readlink()}, which is not there; mend or remove it"
+                    )
+            elif bare_suffix(file.name) in wanted and file.is_file():
+                yield file
+
+
+def _in_list(path: Path) -> list[str]:
+    """Return the URLs and files of a list (one a line) or of a download script."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if path.suffix.lower() in SCRIPTS:
+        places = [match.group() for line in lines if not line.lstrip().startswith("#") for match in URL.finditer(line)]
+    else:
+        places = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not places:
+        raise SourceError(f"{path} lists no URL")
+    return [place if is_url(place) else _listed_file(path, place) for place in places]
+
+
+def _listed_file(path: Path, place: str) -> str:
+    file = path.parent / place  # an absolute place stays as it is
+    if "://" in place or not file.is_file():
+        raise SourceError(f"{path} lists {place[:200]!r}, which is neither a URL that can be fetched nor a file")
+    return str(file)
+
+
+def _sample_file() -> str:
+    from rdkit import RDConfig
+
+    path = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
+    if not path.is_file():
+        raise SourceError(f"this RDKit has no sample data ({path} is missing); install RDKit from its PyPI wheel")
+    return str(path)

@@ -1,0 +1,140 @@
+"""Remote inputs: URLs in, complete local files out, in the same order. Knows nothing of what is in the files."""
+
+import collections
+import concurrent.futures
+import contextlib
+import hashlib
+import re
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from unimol_scale.common.fetching.download import Download, FetchOptions, StoppedError
+from unimol_scale.common.fetching.transport import HTTP_SCHEMES, OBJECT_STORES, MissingError, Transport, transport_for
+from unimol_scale.common.files import commit_text
+
+MISSING_NAME = "missing.txt"
+LOG_INTERVAL_S = 5.0
+TICK_S = 1.0
+DEFAULT_OPTIONS = FetchOptions()
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL of a scheme that can be fetched, such as http://, https://, s3:// or gs://."""
+    scheme, separator, rest = text.partition("://")
+    return bool(separator and rest) and scheme.lower() in (*HTTP_SCHEMES, *OBJECT_STORES)
+
+
+def local_path(url: str, directory: Path) -> Path:
+    """Return where the file of a URL is kept: under its own name, in a directory named after the whole URL."""
+    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rsplit("/", 1)[-1]
+    safe = re.sub(r"[^\w.+=@-]", "_", name)[-100:].lstrip(".") or "download"
+    return directory / hashlib.sha256(url.encode()).hexdigest()[:16] / safe
+
+
+def fetch_all(urls: Sequence[str], directory: Path, options: FetchOptions = DEFAULT_OPTIONS) -> Iterator[Path]:
+    """Yield the complete local file of each URL, in their order; a URL that stands twice counts once.
+
+    Files of an earlier run are used as they are, and unfinished ones are continued with a ``Range`` request if the
+    server still has the same version. At most ``options.ahead`` files are fetched ahead of the one being read.
+
+    Args:
+        urls: http(s), s3 or gs.
+        directory: where files are kept; made if absent. One process at a time may use it.
+        options: connections, tries, and what to do about missing files.
+
+    Raises:
+        SourceError: a file is missing (unless ``missing_ok``), is a web page, or does not come after all tries; the
+            message has its URL. Also where the package for a scheme is missing, or the disk is full.
+    """
+    distinct = collections.deque(dict.fromkeys(urls))
+    stop, missing = threading.Event(), list[str]()
+    progress = _Progress(len(distinct))
+    waiting: collections.deque[tuple[str, concurrent.futures.Future[Path]]] = collections.deque()
+    transports: dict[str, Transport] = {}
+
+    def submit() -> None:
+        if not distinct:
+            return
+        url = distinct.popleft()
+        scheme = url.split("://", 1)[0].lower()
+        if scheme not in transports:
+            transports[scheme] = transport_for(url, options.connections, options.stall_s)
+        download = Download(url, local_path(url, directory), options, stop, progress.count_bytes)
+        waiting.append((url, pool.submit(download.run, transports[scheme])))
+
+    pool = concurrent.futures.ThreadPoolExecutor(options.connections, thread_name_prefix="download")
+    try:
+        for _ in range(options.ahead):
+            submit()
+        while waiting:
+            url, future = waiting.popleft()
+            try:
+                path = _wait(future, progress)
+            except MissingError as error:
+                if not options.missing_ok:
+                    raise
+                progress.say(f"passed over: {error}")
+                missing.append(url)
+                commit_text(directory / MISSING_NAME, "".join(f"{name}\n" for name in missing))
+                submit()
+                continue
+            progress.count_file()
+            submit()
+            yield path
+    finally:
+        stop.set()
+        for _, future in waiting:
+            future.cancel()
+        for transport in transports.values():
+            transport.close()
+        with contextlib.suppress(StoppedError):
+            pool.shutdown(wait=True, cancel_futures=True)
+        progress.end()
+
+
+def _wait(future: "concurrent.futures.Future[Path]", progress: "_Progress") -> Path:
+    while not future.done():
+        concurrent.futures.wait([future], timeout=TICK_S)
+        progress.tick()
+    return future.result()
+
+
+class _Progress:
+    """Says every few seconds how many files and bytes have come.
+
+    Lines rather than a bar: files are read while a stage of the build shows its own, and lines written to standard
+    error come out above it.
+    """
+
+    def __init__(self, files: int) -> None:
+        self._files, self._done, self._bytes = files, 0, 0
+        self._start = self._last = time.monotonic()
+        self._lock = threading.Lock()
+
+    def count_bytes(self, number: int) -> None:
+        with self._lock:
+            self._bytes += number
+
+    def count_file(self) -> None:
+        self._done += 1
+
+    def tick(self) -> None:
+        if time.monotonic() - self._last >= LOG_INTERVAL_S:
+            self._last = time.monotonic()
+            self.say(self._text())
+
+    def end(self) -> None:
+        if self._bytes:
+            self.say(self._text())
+
+    def say(self, text: str) -> None:
+        print(f"downloading: {text}", file=sys.stderr, flush=True)
+
+    def _text(self) -> str:
+        mega = self._bytes / 1e6
+        rate = mega / max(time.monotonic() - self._start, 1e-9)
+        return f"{self._done:,} of {self._files:,} files, {mega:,.1f} MB, {rate:,.1f} MB/s"

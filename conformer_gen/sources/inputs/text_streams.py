@@ -1,0 +1,129 @@
+"""Files and archives → streams of text, whole lines only, whatever is wrong with the end of the data.
+
+Members of tar archives are read in order as streams, nothing is unpacked to disk. Where data is cut off or damaged, one
+more row says so.
+"""
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from conformer_gen.sources.inputs.locations import bare_suffix, is_archive, stem
+from conformer_gen.sources.molecule import SourceMolecule
+from unimol_scale.common.text.text_files import Unpacked, decoded
+from unimol_scale.errors import SourceError
+
+
+class TextStream:
+    """The text of one file or of one member of an archive.
+
+    Attributes:
+        name: for messages: that of the file, and of the member.
+        stem: for naming rows.
+        text: the lines; bytes that are not UTF-8 become marks that no SMILES has.
+    """
+
+    def __init__(self, name: str, unpacked: Unpacked) -> None:
+        self.name, self.stem = name, stem(name)
+        self.text = decoded(name, unpacked)
+
+
+Reader = Callable[[TextStream], Iterator[SourceMolecule]]
+Opened = Callable[[BinaryIO], None]
+
+
+def ignore(file: BinaryIO) -> None:
+    """Do nothing with a file that was opened."""
+
+
+def read_streams(
+    path: Path, suffixes: Sequence[str], read: Reader, opened: Opened = ignore
+) -> Iterator[SourceMolecule]:
+    """Yield the rows of a file, or of each member of an archive with one of the suffixes, in order.
+
+    Data that ends too early adds a row with that problem.
+
+    Raises:
+        SourceError: a web page, a binary file or a zip archive; an archive that holds no such member.
+    """
+    with path.open("rb") as file:
+        opened(file)
+        if is_archive(path.name):
+            yield from _read_archive(path, Unpacked(str(path), file), suffixes, read)
+        else:
+            yield from _read_one(str(path), Unpacked(str(path), file), read)
+
+
+def _read_one(name: str, unpacked: Unpacked, read: Reader) -> Iterator[SourceMolecule]:
+    stream = TextStream(name, unpacked)
+    yield from read(stream)
+    if unpacked.problem:
+        yield SourceMolecule(id=f"{stream.stem}:truncated", problem=f"{name}: {unpacked.problem}", ends_early=True)
+
+
+def _read_archive(path: Path, outer: Unpacked, suffixes: Sequence[str], read: Reader) -> Iterator[SourceMolecule]:
+    num_members, problem = 0, ""
+    pipe: Any = _Pipe(outer)
+    try:
+        with tarfile.open(fileobj=pipe, mode="r|") as archive:
+            for entry in archive:
+                base = entry.name.rsplit("/", 1)[-1]
+                # Archives made on a Mac hold a "._name" beside every name.
+                if not entry.isfile() or base.startswith(".") or bare_suffix(base) not in suffixes:
+                    continue
+                num_members += 1
+                name = f"{path}/{entry.name}"
+                member = _Member(archive.fileobj, entry.size)
+                unpacked = Unpacked(name, io.BufferedReader(member), member.missing)
+                yield from _read_one(name, unpacked, read)
+                if unpacked.problem and member.num_missing:
+                    return
+    except tarfile.TarError as error:
+        problem = str(error)
+    if any(pipe.tail):
+        problem = problem or "the archive has no end: members may be missing"
+    if outer.problem or problem:
+        why = f"{path}: {outer.problem or problem}"
+        yield SourceMolecule(id=f"{stem(path.name)}:truncated", problem=why, ends_early=True)
+    elif not num_members:
+        raise SourceError(f"{path} holds no {', '.join(suffixes)} file")
+
+
+class _Pipe:
+    """What tarfile reads from; it takes an archive that is cut off between two members for a whole one.
+
+    Attributes:
+        tail: the last bytes read; a whole archive ends with zeros.
+    """
+
+    def __init__(self, unpacked: Unpacked) -> None:
+        self._unpacked = unpacked
+        self.tail = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._unpacked.read(size)
+        self.tail = (self.tail + data)[-tarfile.BLOCKSIZE :]
+        return data
+
+
+class _Member(io.RawIOBase):
+    """One member of an archive that is read as a stream; unlike tarfile's own, it gives what there is of it."""
+
+    def __init__(self, stream: Any, size: int) -> None:  # noqa: ANN401 - tarfile's private stream
+        self._stream = stream
+        self.num_missing = size
+
+    def missing(self) -> int:
+        """Return how many of its bytes have not come yet."""
+        return self.num_missing
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
+        data = self._stream.read(min(len(buffer), self.num_missing))
+        buffer[: len(data)] = data
+        self.num_missing -= len(data)
+        return len(data)

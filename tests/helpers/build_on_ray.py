@@ -1,0 +1,11 @@
+"""The build command with Ray even for inputs that are soon done without it."""
+
+import sys
+
+from conformer_gen import build
+from conformer_gen.run import local_pipeline
+
+local_pipeline.FEW_CONFORMERS = 0
+
+if __name__ == "__main__":
+    sys.exit(build.main())

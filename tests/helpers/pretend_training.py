@@ -1,0 +1,94 @@
+"""A place to climb ladders in, with a stand-in for the pretraining command; for the tests of the scaling room."""
+
+from pathlib import Path
+
+import yaml
+
+# Stands in for launch/pretrain.py: reads the command line as that does and leaves the same files. Marker files in
+# the folder of the store make it fail, stop early or hang.
+PRETRAIN = '''
+import argparse, json, os, signal, subprocess, sys, time
+from pathlib import Path
+sys.path.insert(0, {repository!r})
+from tests.helpers.simulated_runs import write_run
+import yaml
+
+# A rank that takes its time to save when it is told to stop, and does not survive a second order.
+RANK = """
+import signal, sys, time
+from pathlib import Path
+data = Path(sys.argv[1])
+def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(0.5)
+    (data / "saved").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGUSR1, save)
+(data / "ready").touch()
+time.sleep(600)
+"""
+parser = argparse.ArgumentParser()
+for name in ("size", "objective", "data", "output"):
+    parser.add_argument("--" + name, required=True)
+parser.add_argument("overrides", nargs="*")
+arguments = parser.parse_args()
+settings = dict(item.split("=", 1) for item in arguments.overrides)
+data, output = Path(arguments.data), Path(arguments.output)
+with (data / "calls.txt").open("a") as calls:
+    calls.write(output.name + "\\n")
+print("training", arguments.size, "in", Path.cwd())
+if (data / "fail").exists():
+    sys.exit("rank 1 died: out of molecules")
+if (data / "stop").exists():
+    output.mkdir(parents=True)
+    (output / "config.yaml").write_text("{{}}")
+    (data / "stop").unlink()
+    sys.exit(75)
+if (data / "hang").exists():
+    # Like DeepSpeed's launcher: SIGTERM is passed to the ranks, which are then killed before they have saved.
+    def kill(*_):
+        child.terminate()
+        time.sleep(0.1)
+        child.kill()
+        sys.exit(1)
+    signal.signal(signal.SIGTERM, kill)
+    child = subprocess.Popen([sys.executable, "-c", RANK, str(data)])
+    while not (data / "ready").exists():
+        time.sleep(0.05)
+    (data / "pids.txt").write_text(f"{{os.getpid()}} {{child.pid}}")
+    time.sleep(600)
+if (data / "early").exists():
+    sys.exit(0)
+import shutil
+shutil.rmtree(output, ignore_errors=True)
+write_run(output, arguments.size, int(settings["train.steps"]), seed=int(settings["seed"]))
+nested = {{"seed": int(settings["seed"]), "data": {{"path": str(data)}}, "train": {{}}}}
+for key, value in settings.items():
+    if key.startswith("train."):
+        nested["train"][key[6:]] = yaml.safe_load(value)
+(output / "config.yaml").write_text(yaml.safe_dump(nested))
+'''
+
+
+def make_place(place: Path) -> None:
+    """Make a repository with a store, the stand-in, and a ladder of two sizes and two seeds."""
+    (place / "store").mkdir()
+    (place / "launch").mkdir()
+    (place / "launch" / "pretrain.py").write_text(PRETRAIN.format(repository=str(Path(__file__).resolve().parents[2])))
+    tree = {
+        "name": "try",
+        "data": "store",
+        "launcher": "python",
+        "sizes": ["0.1M", "1M"],
+        "steps": [20],
+        "seeds": [0, 1],
+        "overrides": {"train": {"learning_rate": 0.001}},
+    }
+    (place / "ladder.yaml").write_text(yaml.safe_dump(tree))
+
+
+def calls(place: Path) -> list[str]:
+    """Return the runs that were started, in order."""
+    path = place / "store" / "calls.txt"
+    return path.read_text().split() if path.exists() else []

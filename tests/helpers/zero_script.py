@@ -1,0 +1,262 @@
+"""Shard a small model with DeepSpeed on this rank, save, restore and disturb it; what happened goes into JSON files.
+
+Started by test_zero.py once for every rank of several worlds at a time; argument: a folder that all share. Worlds of
+different size hand their states to each other through it.
+"""
+
+import itertools
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT
+from unimol_scale.data.dataset import DataConfig
+from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
+from unimol_scale.engine.parallel.ranks import Ranks, part, start_ranks
+from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
+from unimol_scale.model.layers import Linear
+from unimol_scale.model.presets import preset
+
+ROWS, BEFORE, AFTER, RATE, DECAY = 8, 2, 3, 3e-3, 0.75
+KINDS = (WEIGHT, MOMENT, SQUARE, MEAN)
+# Parameters that a step does not use, by its parity.
+UNUSED = (("heads.1.weight",), ("heads.0.weight", "heads.0.bias"))
+STAGES = (0, 1, 2, 3)
+WORLDS = (1, 2, 4)
+# Variants of the same code in one world only: bf16, with the optimizer in host memory, with gradients summed in fp32.
+CASES = {
+    1: [*itertools.product(STAGES, ["fp32"])],
+    2: [*itertools.product(STAGES, ["fp32", "bf16"]), *itertools.product((1, 2, 3), ["offloaded", "accumulated"])],
+    4: [*itertools.product(STAGES, ["fp32"])],
+}
+# Small enough that stage 3 has several sub-groups, and parameters both whole and cut.
+_ZERO = {"sub_group_size": 40, "stage3_param_persistence_threshold": 8}
+SETTINGS: dict[str, dict[str, object]] = {
+    "fp32": {"zero_optimization": _ZERO},
+    "bf16": {"zero_optimization": _ZERO},
+    "offloaded": {"zero_optimization": {**_ZERO, "offload_optimizer": {"device": "cpu"}}},
+    "accumulated": {"zero_optimization": _ZERO, "data_types": {"grad_accum_dtype": "fp32"}},
+}
+
+
+class Toy(nn.Module):
+    """Sizes that no number of ranks divides, and two heads of which a step uses one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.inner = Linear(5, 7)
+        self.heads = nn.ModuleList([Linear(7, 1), Linear(7, 1, bias=False)])
+
+    def forward(self, sample: tuple[Tensor, Tensor, int]) -> dict[str, Tensor]:
+        x_R5, y_R, head = sample
+        hidden_R7 = torch.tanh(self.inner(x_R5.to(self.scale.dtype)))
+        found_R = (self.heads[head](hidden_R7) * self.scale).float().squeeze(-1)
+        return {"loss": (found_R - y_R).square().sum()}
+
+
+def rows(step: int) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(step)
+    return torch.randn(ROWS, 5, generator=draw), torch.randn(ROWS, generator=draw)
+
+
+def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -> ZeroModel:
+    precision = "fp32" if variant == "fp32" else "bf16"
+    file = folder / f"{variant}-{ranks.world_size}-{ranks.rank}.json"
+    file.write_text(json.dumps(SETTINGS[variant]))
+    config = PretrainConfig(
+        size="0.03M",
+        output=folder,
+        data=DataConfig(path=folder),
+        model=preset("0.03M"),
+        seed=seed,
+        train=TrainConfig(precision=precision, warmup_steps=0, ema_decay=DECAY, weight_decay=0.1, gradient_clip=0.5),
+        zero=ZeroConfig(stage=stage, config=file),
+    )
+    return ZeroModel(Toy, config, ranks)
+
+
+def add_gradients(model: ZeroModel, ranks: Ranks, step: int, spoil: float = 1.0, finish: bool = True) -> float:
+    """Two micro-batches a rank where there are rows for it; return the global loss."""
+    x_R5, y_R = (rows_of[ranks.rank :: ranks.world_size] for rows_of in rows(step))
+    total, size = 0.0, max(1, len(y_R) // 2)
+    for start in range(0, len(y_R), size):
+        loss = model.forward((x_R5[start : start + size], y_R[start : start + size], step % 2))["loss"] / ROWS
+        model.backward(loss * spoil, last=finish and start + size >= len(y_R))
+        total += loss.item()
+    return ranks.sum({"loss": total})["loss"]
+
+
+def do_step(model: ZeroModel, ranks: Ranks, step: int) -> tuple[float, float]:
+    """Return the loss and the norm of the gradient."""
+    found = add_gradients(model, ranks, step), model.step(RATE)
+    model.ema_update(DECAY)
+    return found
+
+
+@torch.no_grad()
+def validate(model: ZeroModel, ranks: Ranks) -> float:
+    x_R5, y_R = rows(99)
+    share = slice(ranks.rank, None, ranks.world_size)
+    return ranks.sum({"loss": model.forward((x_R5[share], y_R[share], 0))["loss"].item()})["loss"]
+
+
+def full_state(model: ZeroModel, ranks: Ranks, kind: str = WEIGHT) -> dict[str, Tensor]:
+    """Return parameter name → whole fp32 tensor, on every rank."""
+    mine = [(fragment.name, fragment.start, fragment.states[kind].clone()) for fragment in model.fragments()]
+    whole = {
+        name: torch.full(tuple(getattr(parameter, "ds_shape", parameter.shape)), float("nan"))
+        for name, parameter in model.module.named_parameters()
+    }
+    for name, start, values in itertools.chain.from_iterable(ranks.gather(mine)):
+        whole[name].view(-1)[start : start + len(values)] = values
+    return whole
+
+
+def bits(model: ZeroModel) -> dict[str, Tensor]:
+    return {
+        f"{fragment.name}|{fragment.start}|{kind}": values.clone()
+        for fragment in model.fragments()
+        for kind, values in fragment.states.items()
+    }
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class States:
+    """The states that the worlds exchange."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, model: ZeroModel, case: str, ranks: Ranks) -> None:
+        path = self._folder / f"{case}-{ranks.rank}.safetensors"
+        temporary = path.with_suffix(".part")
+        save_file({key: values.contiguous() for key, values in bits(model).items()}, temporary)
+        temporary.rename(path)
+
+    def whole(self, case: str, world: int) -> dict[str, Tensor]:
+        """Return "name|kind" → all elements; every element is in one file exactly."""
+        runs: dict[str, dict[int, Tensor]] = {}
+        for rank in range(world):
+            path = self._folder / f"{case}-{rank}.safetensors"
+            while not path.exists():
+                time.sleep(0.05)
+            for key, values in load_file(path).items():
+                name, start, kind = key.split("|")
+                assert int(start) not in runs.setdefault(f"{name}|{kind}", {}), f"{key} is there twice"
+                runs[f"{name}|{kind}"][int(start)] = values
+        whole = {}
+        for key, parts in runs.items():
+            starts = sorted(parts)
+            ends = [start + len(parts[start]) for start in starts]
+            assert [0, *ends[:-1]] == starts, f"{key} has gaps or overlaps: {starts} {ends}"
+            whole[key] = torch.cat([parts[start] for start in starts])
+        return whole
+
+
+def first_run(folder: Path, states: States, case: str, stage: int, variant: str, ranks: Ranks) -> dict[str, object]:
+    """Train without disturbance; write the state on the way."""
+    model = build(folder, stage, variant, ranks)
+    report: dict[str, object] = {"initial": {k: v.flatten().tolist() for k, v in full_state(model, ranks).items()}}
+    mean = full_state(model, ranks)
+    losses, unused = [], []
+    for step in range(BEFORE + AFTER):
+        if step == BEFORE:
+            states.write(model, case, ranks)
+        moments = {
+            name: values for name, values in full_state(model, ranks, MOMENT).items() if name in UNUSED[step % 2]
+        }
+        losses.append(do_step(model, ranks, step))
+        now = full_state(model, ranks, MOMENT)
+        unused.append(all(torch.allclose(now[name], 0.9 * moments[name], rtol=1e-5) for name in moments))
+        weights = full_state(model, ranks)
+        mean = {name: DECAY * mean[name] + (1.0 - DECAY) * weights[name] for name in weights}
+    report["unused_got_nothing"] = all(unused)
+    before = bits(model)
+    plain, found = validate(model, ranks), full_state(model, ranks, MEAN)
+    with model.averaged_weights():
+        averaged = validate(model, ranks)
+    report["mean_is_as_computed"] = all(torch.allclose(mean[name], found[name], atol=1e-6) for name in found)
+    again = validate(model, ranks)
+    report["mean_left_no_trace"] = all(ranks.gather(same(before, bits(model)) and again == plain))
+    expected = plain
+    if ranks.is_main:
+        toy = Toy().to(torch.float32 if variant == "fp32" else torch.bfloat16)
+        toy.load_state_dict(found)
+        x_R5, y_R = rows(99)
+        expected = toy((x_R5, y_R, 0))["loss"].item()
+    report |= {"averaged": averaged, "averaged_expected": expected, "plain": plain}
+    report |= {"losses": losses, "steps": model.optimizer_steps, "final": weights_of(model, ranks)}
+    return report
+
+
+def weights_of(model: ZeroModel, ranks: Ranks) -> dict[str, list[float]]:
+    return {name: values.flatten().tolist() for name, values in full_state(model, ranks).items()}
+
+
+def second_run(model: ZeroModel, whole: dict[str, Tensor], ranks: Ranks) -> dict[str, object]:
+    """Restore a state into a model that is somewhere else; drop gradients and spoil one; then train on."""
+    do_step(model, ranks, 7)
+    add_gradients(model, ranks, 8)
+    model.restore(lambda name, kind, start, stop: whole[f"{name}|{kind}"][start:stop], BEFORE)
+    report: dict[str, object] = {}
+    report["exact"] = all(
+        torch.equal(values.flatten(), whole[f"{name}|{kind}"])
+        for kind in KINDS
+        for name, values in full_state(model, ranks, kind).items()
+    )
+    before = bits(model)
+    add_gradients(model, ranks, 8)
+    model.drop_gradients()
+    # The gradient is spoilt on the last rank only.
+    add_gradients(model, ranks, 9, spoil=float("nan") if ranks.rank == ranks.world_size - 1 else 1.0)
+    norm = model.step(RATE)
+    untouched = same(before, bits(model)) and model.optimizer_steps == BEFORE
+    report["norms_when_spoilt"] = [str(value) for value in ranks.gather(norm)]
+    report["untouched"] = all(ranks.gather(untouched))
+    add_gradients(model, ranks, 8, finish=False)
+    model.drop_gradients()
+    report["losses"] = [do_step(model, ranks, step) for step in range(BEFORE, BEFORE + AFTER)]
+    return report | {"steps": model.optimizer_steps, "final": weights_of(model, ranks)}
+
+
+def elsewhere(world: int, stage: int, variant: str) -> tuple[int, int, str]:
+    """Return world, stage and variant of a state to take up that was written in another way."""
+    if variant in ("offloaded", "accumulated"):
+        return world, stage, "bf16"
+    if variant == "bf16":
+        return world, (stage + 1) % 4, variant
+    return WORLDS[(WORLDS.index(world) + 1) % len(WORLDS)], (stage + 1) % 4, variant
+
+
+def main(folder: Path) -> None:
+    ranks = start_ranks()
+    torch.set_num_threads(1)
+    world, states, results = ranks.world_size, States(folder), {}
+    for stage, variant in CASES[world]:
+        case = f"{variant}-{stage}-{world}"
+        results[case] = {"first": first_run(folder, states, case, stage, variant, ranks)}
+    for stage, variant in CASES[world]:
+        case = f"{variant}-{stage}-{world}"
+        model = build(folder, stage, variant, ranks, seed=1)
+        results[case]["again"] = second_run(model, states.whole(case, world), ranks)
+        other, from_stage, from_variant = elsewhere(world, stage, variant)
+        source = f"{from_variant}-{from_stage}-{other}"
+        results[case]["from_other"] = {"source": source, **second_run(model, states.whole(source, other), ranks)}
+    if ranks.is_main:
+        (folder / f"results-{world}.json").write_text(json.dumps(results))
+    part()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

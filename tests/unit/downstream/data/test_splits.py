@@ -1,0 +1,161 @@
+"""Splits: every usable row on one side, no scaffold on two, always the same; and the order that each kind promises."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unimol_scale.downstream.data.splits import PARTS, bulk_similarity, keep_fraction, split_rows
+from unimol_scale.errors import ConfigError
+
+RINGS = [
+    "c1ccccc1",
+    "c1ccncc1",
+    "c1ccc2ccccc2c1",
+    "C1CCCCC1",
+    "C1CC1",
+    "c1ccoc1",
+    "c1ccc(-c2ccccc2)cc1",
+    "C1CCNCC1",
+    "",
+]
+
+
+def split(kind, scaffolds, *, usable=None, smiles=None, splits=None, **keys):
+    return split_rows(
+        kind,
+        usable_M=np.ones(len(scaffolds), np.bool_) if usable is None else np.array(usable),
+        scaffold_smiles=scaffolds,
+        smiles=[f"{scaffold}{row}" for row, scaffold in enumerate(scaffolds)] if smiles is None else smiles,
+        splits=splits,
+        **{"seed": 0, **keys},
+    )
+
+
+def parts_of(dealt):
+    return {name: getattr(dealt, name).tolist() for name in PARTS}
+
+
+@st.composite
+def tables(draw):
+    rows = draw(st.lists(st.tuples(st.sampled_from(RINGS), st.booleans()), max_size=60))
+    # Enough small scaffolds that no part of any kind is empty.
+    rows += [(ring, True) for ring in RINGS] + [(f"C1CC{'C' * n}C1", True) for n in range(20)]
+    return [ring for ring, _ in rows], [usable for _, usable in rows]
+
+
+@given(tables(), st.sampled_from(["scaffold", "scaffold-similarity", "random"]), st.integers(0, 9))
+def test_every_usable_row_is_in_one_part_and_no_group_is_in_two(table, kind, seed):
+    scaffolds, usable = table
+    smiles = [f"{ring}{row // 2}" for row, ring in enumerate(scaffolds)]  # now and then the same molecule twice
+    dealt = split(kind, scaffolds, usable=usable, smiles=smiles, seed=seed)
+    assert sorted(row for part in parts_of(dealt).values() for row in part) == np.flatnonzero(usable).tolist()
+    assert all(part == sorted(part) for part in parts_of(dealt).values())
+    names = smiles if kind == "random" else scaffolds
+    sides = [{names[row] for row in part} for part in parts_of(dealt).values()]
+    assert len(set.union(*sides)) == sum(map(len, sides))
+    again = split(kind, scaffolds, usable=usable, smiles=smiles, seed=seed)
+    assert parts_of(again) == parts_of(dealt)
+
+
+def test_scaffold_fills_training_with_the_largest_scaffolds_as_deepchem_does():
+    # Sizes 5, 2, 1, 1, 1 of ten rows: training holds 8, so the first two and one more; ties go from the last row up.
+    scaffolds = ["C1CC1", "a", "b", "a", "a", "b", "a", "a", "c1ccoc1", "C1CCCCC1"]
+    dealt = split("scaffold", scaffolds)
+    assert parts_of(dealt) == {"train": [1, 2, 3, 4, 5, 6, 7, 9], "valid": [8], "test": [0]}
+
+
+def test_a_scaffold_too_large_for_training_does_not_keep_smaller_ones_out():
+    # Of twelve rows training holds 7 and validation one more: b (4) fits in neither, d still fits in training.
+    dealt = split("scaffold", ["a"] * 6 + ["b"] * 4 + ["c", "d"], fractions=(0.6, 0.1, 0.3))
+    assert parts_of(dealt) == {"train": [0, 1, 2, 3, 4, 5, 11], "valid": [10], "test": [6, 7, 8, 9]}
+
+
+def test_scaffold_similarity_tests_on_what_is_least_like_the_rest():
+    biphenyl, naphthalene, cubane = "c1ccc(-c2ccccc2)cc1", "c1ccc2ccccc2c1", "C12C3C4C1C5C2C3C45"
+    scaffolds = [cubane, *[biphenyl] * 5, "", *["c1ccccc1"] * 8, *[naphthalene] * 4, "C1CCOC1"]
+    dealt = split("scaffold-similarity", scaffolds)
+    assert 0 in dealt.test
+    assert 6 in dealt.train
+    similarity = dict(zip(RINGS, bulk_similarity(RINGS, [1] * len(RINGS)), strict=True))
+    ordered = split("scaffold-similarity", RINGS * 4)
+    sides = [[similarity[(RINGS * 4)[row]] for row in part] for part in parts_of(ordered).values()]
+    assert min(sides[0]) >= max(sides[1])
+    assert min(sides[1]) >= max(sides[2])
+
+
+def test_similarity_to_the_bulk_is_the_ratio_of_shared_to_united_bits():
+    from rdkit import Chem
+    from rdkit.Chem import rdFingerprintGenerator
+
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    names, sizes = RINGS[:-1], [3, 1, 2, 5, 1, 1, 4, 2]
+    bits = [set(generator.GetFingerprint(Chem.MolFromSmiles(name)).GetOnBits()) for name in names]
+    expected = [
+        sum(n * len(mine & other) for other, n in zip(bits, sizes, strict=True))
+        / sum(n * len(mine | other) for other, n in zip(bits, sizes, strict=True))
+        for mine in bits
+    ]
+    np.testing.assert_allclose(bulk_similarity([*names, ""], [*sizes, 99]), [*expected, np.inf])
+
+
+def test_scaffolds_that_have_no_kekule_structure_are_compared_too():
+    assert np.isfinite(bulk_similarity(["c1cncn1", "c1ccccc1"], [1, 1])).all()
+
+
+def test_random_splits_differ_by_seed_and_have_the_sizes_asked_for():
+    scaffolds = [""] * 100
+    first, second = split("random", scaffolds, seed=1), split("random", scaffolds, seed=2)
+    assert [len(part) for part in parts_of(first).values()] == [80, 10, 10]
+    assert parts_of(first) != parts_of(second)
+    assert [len(p) for p in parts_of(split("random", scaffolds, fractions=(0.5, 0.2, 0.3))).values()] == [50, 20, 30]
+
+
+def test_a_given_split_is_followed():
+    given_splits = ["test", "train", "valid", "train", "nonsense"]
+    dealt = split("column", [""] * 5, usable=[True] * 4 + [False], splits=given_splits)
+    assert parts_of(dealt) == {"train": [1, 3], "valid": [2], "test": [0]}
+    with pytest.raises(ConfigError, match=r"row 5: .*'nonsense'; .*valid: test, train, valid"):
+        split("column", [""] * 5, splits=given_splits)
+    with pytest.raises(ConfigError, match="did you mean 'train'"):
+        split("column", [""] * 3, splits=["training", "valid", "test"])
+    with pytest.raises(ConfigError, match="a part is empty"):
+        split("column", [""] * 4, splits=["train", "test", "train", "test"])
+    with pytest.raises(ConfigError, match="split_column"):
+        split("column", [""] * 4)
+
+
+@pytest.mark.parametrize("kind", ["scaffold", "scaffold-similarity", "random"])
+def test_too_few_molecules_are_an_error(kind):
+    with pytest.raises(ConfigError, match="2 usable molecules are too few"):
+        split(kind, ["a", "b", "c"], usable=[True, False, True])
+
+
+@pytest.mark.parametrize("kind", ["scaffold", "scaffold-similarity"])
+def test_a_single_scaffold_can_not_be_split(kind):
+    with pytest.raises(ConfigError, match="a part is empty"):
+        split(kind, ["c1ccccc1"] * 50)
+
+
+@pytest.mark.parametrize("fractions", [(0.8, 0.2), (0.8, 0.2, 0.0), (0.8, 0.2, 0.2)])
+def test_fractions_are_three_positive_numbers_that_add_up_to_one(fractions):
+    with pytest.raises(ConfigError, match="add up to 1"):
+        split("random", [""] * 9, fractions=fractions)
+
+
+@given(st.integers(1, 200), st.integers(0, 9), st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted))
+def test_smaller_fractions_lie_within_larger_ones(size, seed, fractions):
+    rows = np.arange(size) * 3
+    small, large = (keep_fraction(rows, fraction, seed) for fraction in fractions)
+    assert set(small) <= set(large) <= set(rows)
+    assert len(small) == max(1, round(fractions[0] * size))
+    assert small.tolist() == sorted(small)
+    assert keep_fraction(rows, 1.0, seed).tolist() == rows.tolist()
+
+
+def test_a_fraction_is_a_choice_by_seed_and_within_bounds():
+    rows = np.arange(100)
+    assert keep_fraction(rows, 0.25, 0).tolist() != keep_fraction(rows, 0.25, 1).tolist()
+    for fraction in (0.0, 1.5):
+        with pytest.raises(ConfigError, match="label_fraction"):
+            keep_fraction(rows, fraction, 0)

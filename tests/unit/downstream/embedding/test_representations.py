@@ -1,0 +1,134 @@
+"""Representations of molecules: their shapes and order, and that neighbours, batches and numbering do not matter."""
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+
+from unimol_scale.downstream.data.molecules import prepare
+from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent_all
+from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.presets import preset
+
+SMILES = (
+    "CCO", "c1ccccc1O", "CC(=O)Nc1ccc(O)cc1", "C", "C[C@H](N)C(=O)O", "OCC", "CCCCCCCCO", "c1ccc2ccccc2c1", "CN",
+)  # fmt: skip
+MODELS = {
+    "ours": preset("0.03M"),
+    "released": preset("0.03M", normalize_by="padded", pair_type="chirality"),
+    "of the graph": preset("0.03M", geometry=False),
+}
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare(SMILES, cache=cache, geometry=True, max_atoms=None, workers=1)
+
+
+@pytest.fixture(params=MODELS)
+def backbone(request):
+    torch.manual_seed(0)
+    return TwoTrackBackbone(MODELS[request.param]).eval()
+
+
+def represented(backbone, molecules, rows=None, **settings):
+    position_R = molecules.position_M if rows is None else molecules.position_M[rows]
+    return represent_all(backbone, molecules.split, position_R, RepresentationConfig(**settings))
+
+
+@pytest.mark.parametrize("kind", ["molecule", "atom", "pair"])
+def test_a_molecule_is_the_same_alone_and_among_others(backbone, molecules, kind):
+    together = represented(backbone, molecules, kind=kind)
+    assert len(together) == len(SMILES)
+    for row, found in enumerate(together):
+        (alone,) = represented(backbone, molecules, [row], kind=kind)
+        assert alone.dtype == np.float32
+        np.testing.assert_allclose(found, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_order_of_the_rows_is_that_of_the_results(backbone, molecules):
+    order = np.random.default_rng(0).permutation(len(SMILES))
+    for found, row in zip(represented(backbone, molecules, order), order, strict=True):
+        np.testing.assert_allclose(found, represented(backbone, molecules)[row], atol=1e-5, rtol=1e-5)
+
+
+def test_the_memory_budget_changes_nothing(backbone, molecules):
+    for tight, wide in zip(
+        represented(backbone, molecules, max_pairs=150), represented(backbone, molecules), strict=True
+    ):
+        np.testing.assert_allclose(tight, wide, atol=1e-5, rtol=1e-5)
+
+
+def test_the_number_of_threads_changes_no_bit(molecules):
+    # Of this size and so many molecules, threads inside the operations do change some.
+    torch.manual_seed(0)
+    backbone = TwoTrackBackbone(preset("0.5M")).eval()
+    before, found = torch.get_num_threads(), {}
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        found[threads] = represented(backbone, molecules, list(range(len(SMILES))) * 6)
+    torch.set_num_threads(before)
+    for alone, among_others in zip(found[1], found[4], strict=True):
+        np.testing.assert_array_equal(alone, among_others)
+
+
+def test_one_molecule_written_twice_is_represented_twice_alike(backbone, molecules):
+    found = represented(backbone, molecules)
+    np.testing.assert_allclose(found[0], found[5], atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-3, "and another one otherwise"
+
+
+def test_atoms_and_pairs_are_in_the_order_of_the_canonical_smiles(backbone, molecules):
+    atoms, pairs = (represented(backbone, molecules, kind=kind) for kind in ("atom", "pair"))
+    config = backbone.config
+    for smiles, atom, pair in zip(molecules.smiles, atoms, pairs, strict=True):
+        elements = [atom.GetAtomicNum() for atom in Chem.MolFromSmiles(smiles).GetAtoms()]
+        assert atom.shape == (len(elements), config.atom_width)
+        assert pair.shape == (len(elements), len(elements), config.pair_width)
+    # In ethanol the oxygen is the one atom that a model of elements alone tells from the others.
+    hollow = TwoTrackBackbone(preset("0.03M", layers=1))
+    for parameter in hollow.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.normal_(hollow.atom_encoding.token.weight)
+    torch.nn.init.ones_(hollow.atom_norm.weight)
+    assert molecules.smiles[0] == "CCO"
+    ethanol = represented(hollow.eval(), molecules, [0], kind="atom")[0]
+    np.testing.assert_array_equal(ethanol[0], ethanol[1])
+    assert not np.array_equal(ethanol[0], ethanol[2])
+    # And the virtual node's pairs, the only ones that this model tells from the others, are not among the atoms'.
+    torch.nn.init.normal_(hollow.pair_encoding.virtual_pair.weight)
+    torch.nn.init.ones_(hollow.pair_norm.weight)
+    assert not represented(hollow, molecules, [0], kind="pair")[0].any()
+
+
+def test_the_mean_is_over_the_atoms_and_the_virtual_node_is_none_of_them(backbone, molecules):
+    mean, virtual = (represented(backbone, molecules, pooling=pooling) for pooling in ("mean", "virtual_node"))
+    atoms = represented(backbone, molecules, kind="atom")
+    for found, over, node in zip(mean, atoms, virtual, strict=True):
+        np.testing.assert_allclose(found, over.mean(axis=0), atol=1e-5)
+        assert np.abs(found - node).max() > 1e-3
+
+
+def test_a_model_of_depictions_is_refused_to_one_that_sees_space(tmp_path):
+    flat = prepare(["CCO"], cache=tmp_path, geometry=False, max_atoms=None, workers=1)
+    torch.manual_seed(0)
+    backbone = TwoTrackBackbone(preset("0.03M")).eval()
+    with pytest.raises(StoreError, match="2D depictions"):
+        represented(backbone, flat)
+    solid = prepare(["CCO"], cache=tmp_path, geometry=True, max_atoms=None, workers=1)
+    np.testing.assert_array_equal(represented(backbone, flat, inputs="2d"), represented(backbone, solid, inputs="2d"))
+
+
+def test_a_molecule_beyond_the_budget_is_named_by_its_size(molecules):
+    torch.manual_seed(0)
+    with pytest.raises(ConfigError, match="11 atoms needs 144 pairs"):
+        represented(TwoTrackBackbone(preset("0.03M")).eval(), molecules, max_pairs=100)
+
+
+def test_without_a_budget_the_largest_molecule_fits(tmp_path):
+    chain = prepare(["C" * 120], cache=tmp_path, geometry=False, max_atoms=None, workers=1)
+    torch.manual_seed(0)
+    (atoms,) = represented(TwoTrackBackbone(preset("0.03M", geometry=False)).eval(), chain, kind="atom")
+    assert atoms.shape == (120, 16)

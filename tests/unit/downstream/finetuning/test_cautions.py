@@ -1,0 +1,49 @@
+"""What stands beside a score: how few molecules it is of, and whether predicting the mean would do as well."""
+
+import numpy as np
+import pytest
+
+from unimol_scale.downstream.finetuning.cautions import FEW_MOLECULES, cautions, labelled_molecules, trivial_scores
+
+NAN = float("nan")
+MANY = (FEW_MOLECULES,)
+
+
+@pytest.mark.parametrize(
+    ("number", "noun"), [(1, "1 test molecule:"), (2, "2 test molecules:"), (19, "19 test molecules:")]
+)
+def test_few_molecules_are_told(number, noun):
+    (said,) = cautions("rmse", ("y",), (0.5,), (1.0,), (number,))
+    assert said.startswith(f"only {noun}")
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "trivial", "worse"),
+    [
+        ("rmse", 1.1, 1.0, True), ("rmse", 1.0, 1.0, True), ("mae", 0.9, 1.0, False), ("r2", -0.1, 0.0, True),
+        ("r2", 0.3, -0.1, False), ("roc_auc", 0.48, 0.5, True), ("roc_auc", 0.7, 0.5, False),
+        ("rmse", None, 1.0, False), ("pearson", 0.1, None, False),
+    ],
+)  # fmt: skip
+def test_worse_than_the_mean_is_told(metric, value, trivial, worse):
+    said = cautions(metric, ("y",), (value,), (trivial,), MANY)
+    assert len(said) == worse
+    assert not worse or said[0].startswith("no better than predicting the mean of the training labels (")
+
+
+def test_of_several_targets_those_concerned_are_named():
+    said = cautions("rmse", ("a", "b", "c"), (1.0, 1.0, 1.0), (2.0, 0.5, 2.0), (50, 50, 3))
+    assert said[0].startswith("only 3 test molecules for c:")
+    assert "training labels for b (rmse 0.5)" in said[1]
+
+
+def test_the_trivial_predictor_knows_the_training_labels_only():
+    train, test = np.array([[1.0, 1.0], [3.0, NAN], [NAN, NAN]]), np.array([[4.0, 0.0], [0.0, NAN]])
+    assert trivial_scores("mae", train, test) == pytest.approx((2.0, 1.0))
+    assert trivial_scores("roc_auc", np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]])) == (0.5,)
+    assert trivial_scores("pearson", train, test)[0] is None
+
+
+def test_molecules_are_counted_once_and_only_where_they_have_a_label():
+    labels = np.array([[1.0, NAN], [2.0, NAN], [3.0, 4.0]])
+    assert labelled_molecules(np.array([7, 7, 9]), labels) == (2, 1)

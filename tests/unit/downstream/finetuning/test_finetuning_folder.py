@@ -1,0 +1,150 @@
+"""Whose folder it is: a fine-tuning goes on with its own settings, data and weights, and takes nobody else's folder."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.tiny_finetuning import SEEDS, TINY, fitting
+from unimol_scale import config as strict
+from unimol_scale.checkpoints.weights import save_pretrained
+from unimol_scale.downstream.finetuning import finetune as finetune_module
+from unimol_scale.downstream.finetuning import finetuning_folder
+from unimol_scale.downstream.finetuning.finetune import finetune
+from unimol_scale.downstream.finetuning.model.saved_model import read_config
+from unimol_scale.errors import ConfigError, SourceError
+from unimol_scale.model.accounting import DENOISE_HEADS
+from unimol_scale.model.model_with_heads import HeadedModel
+
+
+def test_a_finished_folder_is_read_and_not_made_again(finished, monkeypatch):
+    config, done = finished
+    monkeypatch.setattr(finetune_module, "load_rows", None)
+    assert finetune(config) == done
+    elsewhere = dataclasses.replace(config, device="auto", cache=Path("elsewhere"), conformer_workers=3)
+    assert finetune(elsewhere) == done  # where it is computed is no other fine-tuning
+
+
+def test_after_a_kill_between_seeds_only_the_missing_one_is_fitted(finished, tmp_path, monkeypatch):
+    config, done = finished
+    shutil.copytree(config.output, tmp_path / "ft")
+    cut_off = dataclasses.replace(config, output=tmp_path / "ft")
+    for path in (tmp_path / "ft").glob("*"):
+        if path.name in ("results.json", "finetuned.json", "report.md") or "seed-1" in path.name:
+            path.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ft").glob("*seed-0*")}
+    assert len(kept) == 3
+    fitted = []
+    fit = finetune_module.fit
+    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
+    again = finetune(cut_off)
+    assert fitted == [1]
+    assert again == done  # every bit of every score
+    assert kept == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ft").glob("*seed-0*")}
+    for name in ("seed-1.safetensors", "results.json", "finetuned.json"):
+        assert (tmp_path / "ft" / name).read_bytes() == (config.output / name).read_bytes(), name
+
+
+def test_settings_from_before_a_key_there_is_now_are_the_same_settings(finished, tmp_path):
+    config, done = finished
+    shutil.copytree(config.output, tmp_path / "ft")
+    text = (tmp_path / "ft" / "config.yaml").read_text()
+    (tmp_path / "ft" / "config.yaml").write_text(text.replace("  precision: fp32\n", ""))
+    assert finetune(dataclasses.replace(config, output=tmp_path / "ft")) == done
+    with pytest.raises(ConfigError, match=r"\(train\.precision\)"):
+        finetune(dataclasses.replace(config, output=tmp_path / "ft", train=fitting(epochs=4, precision="bf16")))
+
+
+def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkeypatch):
+    config, done = finished
+    shutil.copytree(config.output, tmp_path / "ft")
+    fitted = []
+    fit = finetune_module.fit
+    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
+    more = dataclasses.replace(config, output=tmp_path / "ft", seeds=SEEDS + 1)
+    longer = finetune(more)
+    assert fitted == [SEEDS]
+    assert longer.seeds[:SEEDS] == done.seeds
+    assert len(read_config(tmp_path / "ft").members) == SEEDS + 1
+    assert f"over {SEEDS + 1} seeds" in (tmp_path / "ft" / "report.md").read_text()
+    assert finetune(more) == longer
+    assert fitted == [SEEDS]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"train": fitting(epochs=5)}, r"\(train\.epochs\)"),
+        ({"split": "scaffold", "seeds": 1}, r"\(seeds, split\)"),
+        ({"split": "scaffold", "seeds": 3}, r"\(split\)"),
+        ({"units": {}}, r"\(units\.size\)"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_refused_and_named(finished, change, named):
+    config, _ = finished
+    before = {path.name: path.read_bytes() for path in config.output.iterdir()}
+    with pytest.raises(ConfigError, match=f"holds a fine-tuning of other settings {named}; choose another --output"):
+        finetune(dataclasses.replace(config, **change))
+    assert before == {path.name: path.read_bytes() for path in config.output.iterdir()}
+
+
+def test_data_or_weights_that_changed_under_their_name_are_refused(place, settings):
+    data = place / "changing.csv"
+    shutil.copy(place / "set.csv", data)
+    shutil.copytree(place / "pretrained", place / "changing")
+    config = settings(data=data, pretrained=str(place / "changing"), seeds=1)
+    finetune(config)
+    data.write_text(data.read_text().replace("CCO,2", "CCO,3"))
+    with pytest.raises(ConfigError, match="begun with another content of data; choose another --output"):
+        finetune(config)
+    shutil.copy(place / "set.csv", data)
+    shutil.rmtree(place / "changing")
+    torch.manual_seed(8)
+    save_pretrained(HeadedModel(TINY, DENOISE_HEADS), place / "changing")
+    with pytest.raises(ConfigError, match="begun with another content of pretrained"):
+        finetune(config)
+
+
+def test_a_mistake_does_not_take_the_folder(settings, tmp_path):
+    with pytest.raises(SourceError, match="did you mean 'size'"):
+        finetune(settings(targets=("siz",)))
+    assert not (tmp_path / "ft").exists()
+    finetune(settings(seeds=1))
+
+
+def test_a_folder_in_which_no_seed_was_finished_takes_other_settings(settings, tmp_path, monkeypatch):
+    def killed(*_: object, **__: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune_module, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(settings(seeds=3))
+    monkeypatch.undo()
+    assert (tmp_path / "ft" / "config.yaml").is_file()
+    assert len(finetune(settings(seeds=1)).seeds) == 1
+    assert strict.read_yaml(tmp_path / "ft" / "config.yaml")[0]["seeds"] == 1
+
+
+def test_a_folder_with_something_else_is_left_alone(settings, tmp_path):
+    (tmp_path / "ft").mkdir()
+    (tmp_path / "ft" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds something else already; choose another --output"):
+        finetune(settings())
+    assert [path.name for path in (tmp_path / "ft").iterdir()] == ["thesis.tex"]
+
+
+def test_the_settings_of_another_program_are_not_written_over(settings, tmp_path):
+    (tmp_path / "ft").mkdir()
+    (tmp_path / "ft" / "config.yaml").write_text("size: 84M\n")  # as a pretraining run has them
+    with pytest.raises(ConfigError, match="holds something else already; choose another --output"):
+        finetune(settings())
+    assert (tmp_path / "ft" / "config.yaml").read_text() == "size: 84M\n"
+
+
+def test_the_hashes_of_the_inputs_are_kept(finished):
+    config, done = finished
+    kept = json.loads((config.output / finetuning_folder.INPUTS_NAME).read_text())
+    assert kept == {"data": finetuning_folder.hash_data(config.data), "pretrained": done.start_sha256}

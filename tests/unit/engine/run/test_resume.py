@@ -1,0 +1,78 @@
+"""Which settings a checkpoint and the run that goes on from it must share, and what of their change is said."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from unimol_scale.engine.run.resume import all_settings, differences, refuse_differences, settings_that_matter
+from unimol_scale.engine.run.run_config import PretrainConfig, resolve
+from unimol_scale.engine.run.settings_changes import change_since, settings_in
+from unimol_scale.errors import CheckpointError
+
+MIXTURE = ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5"]
+
+
+def config_of(*assignments: str) -> PretrainConfig:
+    return resolve("0.1M", None, {"data": {"path": "store"}}, ["train.warmup_steps=0", "train.steps=100", *assignments])
+
+
+def settings(*assignments: str) -> dict[str, object]:
+    return settings_that_matter(config_of(*assignments), "hash")
+
+
+def test_only_what_is_learnt_is_compared() -> None:
+    assert settings() == settings("objective.blend.noise_std=0.9", "objective.distill.target=graph")
+    assert differences(settings(), settings("objective.denoise.noise_std=0.9"))
+    assert differences(settings(*MIXTURE), settings(*MIXTURE, "objective.blend.noise_std=0.9"))
+    assert not differences(settings(*MIXTURE), settings(*MIXTURE, "objective.distill.target=graph"))
+    other_shares = [*MIXTURE[:1], "objective.mixture.denoise=0.25", "objective.mixture.blend=0.75"]
+    assert set(differences(settings(*MIXTURE), settings(*other_shares))) == {
+        "objective.mixture.denoise",
+        "objective.mixture.blend",
+    }
+
+
+@pytest.mark.parametrize("objective", [[], ["objective.name=blend"], MIXTURE])
+def test_a_setting_that_did_not_exist_then_had_its_default(objective: list[str]) -> None:
+    now = settings(*objective)
+    # Each stands for a setting that a later version brings. Those of the size, say, have no default of their own.
+    for key in ("model.kernel_max_distance", "model.normalize_by", "data.hydrogens", "data.labels", "train.ema_decay"):
+        assert not differences({name: value for name, value in now.items() if name != key}, now)
+    then = {name: value for name, value in now.items() if not name.startswith(("objective.denoise", "objective.blend"))}
+    assert not differences(then, now)
+    del then["model.kernel_max_distance"]
+    with pytest.raises(CheckpointError, match=re.escape("model.kernel_max_distance: 9.0 → 7.0")):
+        refuse_differences(then, {**now, "model.kernel_max_distance": 7.0}, Path("checkpoint"))
+
+
+def test_what_an_earlier_version_recorded_of_other_objectives_is_no_difference() -> None:
+    before = {**settings(), "objective.blend.noise_std": 0.9, "objective.distill.toy": 1}
+    assert not differences(before, settings())
+    # A setting of what is learnt that this version does not know is one.
+    assert differences({**before, "objective.denoise.toy": 1}, settings()) == {"objective.denoise.toy": (1, None)}
+
+
+def test_a_change_tells_the_rates_on_both_sides_of_it() -> None:
+    before = {**all_settings(config_of()), **settings()}
+    change = change_since(before, 50, config_of("train.learning_rate=1e-3", "zero.stage=1"), "hash")
+    assert change is not None
+    assert set(change.changes) == {"train.learning_rate", "zero.stage"}
+    assert change.curve == ("train.learning_rate",)
+    assert change.rates == pytest.approx((1e-4 * 51 / 100, 1e-3 * 50 / 100))
+    assert "from 5.100e-05 at step 50 to 5.000e-04 at step 51" in change.describe("linear", 100)
+    unchanged_rate = change_since(before, 50, config_of("train.beta2=0.9"), "hash")
+    assert unchanged_rate is not None
+    assert unchanged_rate.rates is None
+    assert change_since(before, 50, dataclasses.replace(config_of(), output=Path("moved")), "hash") is None
+
+
+def test_a_store_that_was_recorded_as_it_was_given_is_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("data:\n  path: data/zinc\n")
+    assert settings_in(tmp_path) == {"data.path": str(tmp_path / "data" / "zinc")}
+    (tmp_path / "config.yaml").write_text("data:\n  path: s3://bucket/zinc\n")
+    assert settings_in(tmp_path) == {"data.path": "s3://bucket/zinc"}

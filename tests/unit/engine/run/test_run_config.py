@@ -1,0 +1,121 @@
+import dataclasses
+import itertools
+
+import pytest
+
+from unimol_scale.config import to_tree, to_yaml
+from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, resolve
+from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.errors import ConfigError, StoreError
+
+FLAGS = {"data": {"path": "store"}}
+
+
+def test_later_settings_win_over_earlier_ones(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {steps: 50, warmup_steps: 5}\nobjective: {denoise: {noise_std: 0.1}}\nseed: 3\n")
+    config = resolve("0.1M", file, {**FLAGS, "output": "here"}, ["train.steps=70", "model.pair_type=chirality"])
+    assert config.train.steps == 70
+    assert config.train.warmup_steps == 5
+    assert config.objective.denoise.noise_std == 0.1
+    assert config.seed == 3
+    assert config.model.pair_type == "chirality"
+    assert config.model.layers == 2
+    assert config.name == "here"
+
+
+def test_the_resolved_file_reads_back_to_the_same_run(tmp_path):
+    config = resolve("0.2M", None, FLAGS, ["train.steps=10", "train.warmup_steps=1", "train.learning_rate=1e-3"])
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert resolve("0.2M", file, {}, []) == config
+
+
+def test_runs_that_hide_different_things_have_different_objectives():
+    base = resolve("0.1M", None, FLAGS, ["train.warmup_steps=0"])
+    same = resolve("0.2M", None, FLAGS, ["train.warmup_steps=0", "train.learning_rate=1e-3"])
+    other = resolve("0.1M", None, FLAGS, ["train.warmup_steps=0", "objective.denoise.noise_std=0.3"])
+    assert base.objective_sha256 == same.objective_sha256 != other.objective_sha256
+
+
+def test_a_run_records_where_its_store_is_and_not_from_where_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "zinc").mkdir(parents=True)
+    (tmp_path / "data" / "zinc" / "manifest.json").write_text("{}")
+    for flags in ({}, {"data": {"path": "data/zinc"}}):
+        assert resolve("0.1M", None, flags, ["train.warmup_steps=0"]).data.path == f"{tmp_path}/data/zinc"
+    flags = {"data": {"path": "s3://bucket/zinc"}}
+    assert resolve("0.1M", None, flags, ["train.warmup_steps=0"]).data.path == "s3://bucket/zinc"
+
+
+def test_several_stores_must_be_chosen_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "manifest.json").write_text("{}")
+    with pytest.raises(StoreError, match="choose one with --data"):
+        resolve("0.1M", None, {}, [])
+
+
+def test_every_field_of_a_run_is_documented():
+    for kind in (PretrainConfig, TrainConfig):
+        for field in dataclasses.fields(kind):
+            assert f"        {field.name}: " in kind.__doc__, field.name
+
+
+def test_defaults_are_the_papers():
+    tree = to_tree(TrainConfig())
+    assert tree["learning_rate"] == 1e-4
+    assert tree["global_batch_size"] == 1024
+    assert (tree["beta1"], tree["beta2"], tree["weight_decay"], tree["gradient_clip"]) == (0.9, 0.99, 1e-4, 1.0)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_the_learning_rate_warms_up_peaks_and_decays(schedule):
+    config = TrainConfig(steps=100, warmup_steps=10, learning_rate=2.0, schedule=schedule)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == pytest.approx(2.0)
+    assert rates[10] == pytest.approx(2.0)
+    assert all(a < b for a, b in itertools.pairwise(rates[:10]))
+    if schedule == "constant":
+        assert rates[99] == 2.0
+    else:
+        assert rates[99] < 0.05
+        assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_bad_training_settings_are_refused():
+    with pytest.raises(ConfigError, match="a short run needs a short warm-up"):
+        TrainConfig(steps=10, warmup_steps=20)
+    with pytest.raises(ConfigError, match="learning_rate must be positive"):
+        TrainConfig(learning_rate=0.0)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["train.steps=0"], "^command line: train.steps must be at least 1, got 0"),
+        # Two settings disagree, and each is named where it was given.
+        (["train.steps=20"], "^{file}:5: train.warmup_steps, command line: train.steps: train.warmup_steps 36 must be"),
+        (["train.learning_rate=-1"], "^command line: train.learning_rate must be positive"),
+        (["train.stepz=1"], "^command line: train.stepz: unknown key"),
+        (["trane.steps=1"], "^command line: trane: unknown key 'trane'"),
+        (["objective.blend.ratio=[1, two, 3]"], r"^command line: objective.blend.ratio\[1\]: expected a number"),
+        (
+            ["objective.mixture.denoise=2"],
+            "^{file}:2: objective.name, command line: objective.mixture: objective.name is",
+        ),
+        (["model.heads=5"], "^command line: model.atom_width 48 must be a multiple of model.heads 5"),
+        ([], "^{file}:6: train.validate_every must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_value_is_named_where_it_was_given(tmp_path, assignments, message):
+    file = tmp_path / "cpu.yaml"
+    rhythm = 90 if assignments else 0
+    file.write_text(
+        "objective:\n  name: denoise\ntrain:\n  steps: 360\n  warmup_steps: 36\n"
+        f"  validate_every: {rhythm}\n  learning_rate: 1.0e-3\n"
+    )
+    with pytest.raises(ConfigError, match=message.format(file=file)):
+        resolve("0.1M", file, FLAGS, assignments)

@@ -1,0 +1,251 @@
+"""The state of a run on disk: weights and optimizer states of every parameter, in one file a rank.
+
+A rank owns fragments: runs of elements of flattened parameters. The fragments of all ranks cover every parameter
+exactly once, so a state written by any number of ranks under any ZeRO stage can be read by any other: a reader asks for
+a run of elements and gets it from whichever files hold it. Files are safetensors, never pickle.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from unimol_scale.checkpoints.safetensors_writer import FileEntry, TensorKind, write_safetensors
+from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, flush
+from unimol_scale.errors import CheckpointError
+
+# What is kept of an element: the fp32 master weight, AdamW's two moments and, if a run averages its weights, the mean.
+WEIGHT, MOMENT, SQUARE, MEAN = "weight", "exp_avg", "exp_avg_sq", "ema"
+
+_NAME = re.compile(r"share-(\d{5,})-of-(\d{5,})\.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragment:
+    """A run of elements of one flattened parameter.
+
+    Attributes:
+        name: of the parameter, as ``named_parameters`` gives it.
+        start: its first element.
+        states: kind (``WEIGHT`` …) → fp32 [number of elements].
+    """
+
+    name: str
+    start: int
+    states: Mapping[str, Tensor]
+
+    @property
+    def stop(self) -> int:
+        """The element after the last."""
+        return self.start + len(next(iter(self.states.values())))
+
+
+def share_name(rank: int, world_size: int) -> str:
+    """Return the name of a rank's share."""
+    return f"share-{rank:05d}-of-{world_size:05d}.safetensors"
+
+
+def write_share(folder: Path, rank: int, world_size: int, fragments: Sequence[Fragment]) -> FileEntry:
+    """Write what a rank owns: the share under its name, flushed to disk, and then its note with size and hash.
+
+    The share counts from the moment its note is there. The same fragments give the same bytes. The states may be on any
+    device; they are copied piece by piece.
+
+    Args:
+        folder: of all shares of one state; it is made.
+        rank: whose share it is.
+        world_size: number of shares.
+        fragments: of this rank.
+
+    Raises:
+        OSError: the disk is full or refuses; nothing of this share is left.
+    """
+    path = folder / share_name(rank, world_size)
+    remove_share(folder, rank, world_size)  # of an earlier attempt: its note must not vouch for this one
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    try:
+        tensors = _keyed(fragments)
+        kinds = {key: TensorKind(dtype=torch.float32, shape=tensor.shape) for key, tensor in tensors.items()}
+        entry = write_safetensors(temporary, kinds, tensors.__getitem__)
+        temporary.replace(path)
+        flush(folder)
+        commit_text(_note(path), json.dumps(asdict(entry)))
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        remove_share(folder, rank, world_size)
+        raise
+    return entry
+
+
+def remove_share(folder: Path, rank: int, world_size: int) -> None:
+    """Delete a rank's share, if there is one; its note goes first."""
+    path = folder / share_name(rank, world_size)
+    _note(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def read_notes(folder: Path, world_size: int) -> dict[str, FileEntry]:
+    """Return share → its size and hash, for every rank; nothing is read but the notes.
+
+    Raises:
+        CheckpointError: the share of a rank is not there.
+    """
+    entries = {}
+    for rank in range(world_size):
+        path = folder / share_name(rank, world_size)
+        try:
+            entries[path.name] = FileEntry(**json.loads(_note(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder}: the share of rank {rank} of {world_size} is not complete ({error}); "
+                "all ranks must write to one file system"
+            ) from error
+    return entries
+
+
+def _note(share: Path) -> Path:
+    return share.with_suffix(".json")
+
+
+def _keyed(fragments: Sequence[Fragment]) -> dict[str, Tensor]:
+    """Return the key of each tensor in a share → the tensor."""
+    tensors: dict[str, Tensor] = {}
+    for fragment in fragments:
+        for kind in sorted(fragment.states):
+            if not len(fragment.states[kind]):
+                continue
+            key = f"{fragment.name}/{fragment.start}/{kind}"
+            assert key not in tensors, f"two fragments of one rank begin alike: {key}"
+            tensors[key] = fragment.states[kind]
+    return tensors
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Elements ``start`` to ``stop`` of a parameter, and the share that has them."""
+
+    start: int
+    stop: int
+    share: Path
+
+
+class ShareReader:
+    """The state in a folder of shares, as one. Elements are read from memory-mapped files when asked for.
+
+    The bytes are taken as they are: verify a checkpoint's hashes first.
+
+    Args:
+        folder: with the shares of all ranks.
+
+    Attributes:
+        kinds: what is kept of every element.
+        sizes: parameter → number of its elements, in the order of the first share.
+
+    Raises:
+        CheckpointError: a share is missing or is no safetensors file, a parameter is not covered exactly once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[Path, Any] = {}
+        self._runs: dict[tuple[str, str], list[_Run]] = {}
+        for path in self._shares():
+            self._index(path)
+        self.kinds = frozenset(kind for _, kind in self._runs)
+        self.sizes: dict[str, int] = {}
+        for (name, kind), runs in self._runs.items():
+            runs.sort(key=lambda run: run.start)
+            self._check_cover(name, kind, runs)
+            if self.sizes.setdefault(name, runs[-1].stop) != runs[-1].stop:
+                raise CheckpointError(f"{folder}: the parameter {name!r} has kinds of different lengths")
+        for name in self.sizes:
+            for kind in sorted(self.kinds):
+                if (name, kind) not in self._runs:
+                    raise CheckpointError(f"{folder}: the parameter {name!r} has no {kind!r}, others have")
+
+    def read(self, name: str, kind: str, start: int, stop: int) -> Tensor:
+        """Return elements of a flattened parameter, fp32 [stop - start]; do not write into them.
+
+        Raises:
+            CheckpointError: there is no such parameter or kind, or it has fewer elements.
+        """
+        runs = self._runs.get((name, kind))
+        if runs is None:
+            raise CheckpointError(f"{self._folder} has no {kind!r} of a parameter {name!r}")
+        if not 0 <= start <= stop <= runs[-1].stop:
+            raise CheckpointError(f"{self._folder}: {name!r} has {runs[-1].stop} elements, asked for {start} to {stop}")
+        parts: list[Tensor] = []
+        for run in runs:
+            first, last = max(start, run.start), min(stop, run.stop)
+            if first < last:
+                stored = self._files[run.share].get_slice(f"{name}/{run.start}/{kind}")
+                parts.append(stored[first - run.start : last - run.start])
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def full(self, name: str, kind: str, shape: Sequence[int]) -> Tensor:
+        """Return a whole parameter, fp32 [*shape]; do not write into it.
+
+        Raises:
+            CheckpointError: it is not there or has another number of elements.
+        """
+        count = 1
+        for length in shape:
+            count *= length
+        if self.sizes.get(name, count) != count:
+            raise CheckpointError(
+                f"{self._folder}: {name!r} has {self.sizes[name]} elements, not {count} for the shape {tuple(shape)}"
+            )
+        return self.read(name, kind, 0, count).view(*shape)
+
+    def _shares(self) -> list[Path]:
+        """Return the shares in the order of their ranks; none may be missing."""
+        found = {p: match for p in sorted(self._folder.glob("share-*")) if (match := _NAME.fullmatch(p.name))}
+        if not found:
+            raise CheckpointError(f"{self._folder} has no shares")
+        sizes = {int(match[2]) for match in found.values()}
+        if len(sizes) > 1:
+            raise CheckpointError(f"{self._folder} has shares of different saves: of {sorted(sizes)} ranks")
+        (world_size,) = sizes
+        lost = sorted(set(range(world_size)) - {int(match[1]) for match in found.values()})
+        if lost:
+            raise CheckpointError(f"{self._folder}: {share_name(lost[0], world_size)} is missing")
+        return list(found)
+
+    def _index(self, path: Path) -> None:
+        try:
+            file: Any = safe_open(path, framework="pt")
+            self._files[path] = file
+            for key in file.keys():  # noqa: SIM118
+                stored = file.get_slice(key)
+                name, start, kind = key.rsplit("/", 2)
+                (length,) = stored.get_shape()
+                if stored.get_dtype() != "F32":
+                    raise ValueError(f"{key} is {stored.get_dtype()}, not F32")
+                run = _Run(int(start), int(start) + length, path)
+                self._runs.setdefault((name, kind), []).append(run)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is no share of a checkpoint: {error}") from error
+
+    def _check_cover(self, name: str, kind: str, runs: Sequence[_Run]) -> None:
+        reached, before = 0, runs[0]
+        for run in runs:
+            if run.start > reached:
+                raise CheckpointError(
+                    f"{self._folder}: elements {reached} to {run.start - 1} of {kind!r} of {name!r} are in no share"
+                )
+            if run.start < reached:
+                raise CheckpointError(
+                    f"{self._folder}: elements {run.start} to {min(reached, run.stop) - 1} of {kind!r} of {name!r} are "
+                    f"twice: in {before.share.name} and in {run.share.name}"
+                )
+            reached, before = run.stop, run

@@ -1,0 +1,356 @@
+"""Loads and saves pretrained models: released files, our own directories, runs and their checkpoints, the hub.
+
+Our own format is ``model.safetensors`` and, written after it, ``config.json`` with the model's configuration, its heads
+and the size and SHA-256 of the tensors; a finished run holds one in its folder ``model``. Nothing here runs code from a
+file. A model is complete when a function returns it: whatever is wrong with a file is found before any of it is loaded.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unimol_scale.checkpoints import hub
+from unimol_scale.checkpoints.run import published
+from unimol_scale.checkpoints.run.published import CheckpointInfo
+from unimol_scale.checkpoints.run.trained import read_weights, trained_model, weights_reader
+from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
+from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
+from unimol_scale.common.run_files import CONFIG_NAME as RUN_CONFIG_NAME
+from unimol_scale.common.run_files import FINETUNED_NAME, MODEL_FOLDER
+from unimol_scale.config import Origin, build, read_yaml, to_tree
+from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.model.accounting import DENOISE_HEADS, Heads
+from unimol_scale.model.encodings import GaussianKernel
+from unimol_scale.model.model_with_heads import HeadedModel
+from unimol_scale.model.official import (
+    check_dimensions,
+    check_values,
+    from_official,
+    infer_config,
+    released_dimensions,
+    to_official,
+)
+from unimol_scale.model.official_file import read_official_file
+from unimol_scale.model.presets import ModelConfig
+from unimol_scale.store.manifest import MANIFEST_NAME
+
+FORMAT_VERSION = 2  # 1 knew the heads of one objective only
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedConfig:
+    """What ``config.json`` says.
+
+    Attributes:
+        format_version: of the directory's layout.
+        model: dimensions and options.
+        heads: which there are.
+        weights_bytes: size of ``model.safetensors``.
+        weights_sha256: of its bytes, hexadecimal.
+    """
+
+    format_version: int
+    model: ModelConfig
+    heads: Heads
+    weights_bytes: int
+    weights_sha256: str
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(
+                f"format_version {self.format_version} is not {FORMAT_VERSION}, the one this version reads"
+            )
+
+
+def from_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
+    """Load a model, in evaluation mode, on the CPU.
+
+    Args:
+        path: a directory that ``save_pretrained`` wrote (weights keep their dtype), a file in the released format, the
+            folder of a run (while it is unfinished, its newest intact checkpoint counts), a checkpoint of one, or
+            ``owner/name`` on the Hugging Face hub.
+        averaged: of a checkpoint, take the mean of the weights over the steps if the run keeps one.
+
+    Raises:
+        CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's; names the
+            file, the tensor or the byte.
+    """
+    path = local_path(path)
+    if not path.is_dir():
+        return load_official_checkpoint(path)
+    if checkpoint := find_checkpoint(path):
+        return load_checkpoint(checkpoint, averaged=averaged)
+    path = model_folder(path)
+    config = read_config(path)
+    file = path / WEIGHTS_NAME
+    size = file.stat().st_size if file.is_file() else None
+    if size != config.weights_bytes:
+        found = "is missing" if size is None else f"has {size} bytes, expected {config.weights_bytes}"
+        raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} {found}")
+    if hash_file(file) != config.weights_sha256:
+        raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} is damaged (its SHA-256 differs from {CONFIG_NAME})")
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} is no safetensors file: {error}") from error
+    try:
+        model = empty_model(config.model, config.heads)
+        _check_tensors(tensors, model.state_dict())
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    return _filled(model, tensors)
+
+
+def identify(path: Path | str) -> tuple[ModelConfig, str]:
+    """Return the configuration of what ``from_pretrained`` would load, and a SHA-256 that names its weights.
+
+    Raises:
+        CheckpointError: see ``from_pretrained``; the weights of a directory are not read.
+    """
+    path = local_path(path)
+    if path.is_dir():
+        if checkpoint := find_checkpoint(path):
+            return trained_model(checkpoint).model, checkpoint.sha256
+        config = read_config(path)
+        return config.model, config.weights_sha256
+    return load_official_checkpoint(path).backbone.config, hash_file(path)
+
+
+def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> HeadedModel:
+    """Load the model of a run's verified checkpoint: fp32, evaluation mode; for ``averaged`` see ``from_pretrained``.
+
+    Raises:
+        CheckpointError: the shares do not fit together or are not of the model that the trainer recorded.
+    """
+    trained = trained_model(checkpoint)
+    model = empty_model(trained.model, trained.heads)
+    tensors = read_weights(checkpoint, model.state_dict(), averaged=averaged)
+    try:
+        _check_tensors(tensors, model.state_dict())
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from error
+    return _filled(model, tensors)
+
+
+def load_official_checkpoint(path: Path | str) -> HeadedModel:
+    """Load a file in the released Uni-Mol2 format: fp32, evaluation mode, ``padded`` and ``chirality``.
+
+    Raises:
+        CheckpointError: see ``from_pretrained``.
+    """
+    tensors, stated = read_official_file(Path(path))
+    try:
+        config = infer_config(tensors)
+        check_dimensions(config, stated)
+        model = empty_model(config)
+        state = from_official(tensors, model.state_dict(), config)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    return _filled(model, {name: tensor.float() for name, tensor in state.items()})
+
+
+def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
+    """Write a model as a directory that ``from_pretrained`` reads back bit for bit.
+
+    The directory is a checkpoint from the moment ``config.json`` is in it, which is last.
+
+    Raises:
+        CheckpointError: the directory holds something already or cannot be written, or a weight is not finite.
+    """
+    state = model.state_dict()
+    for name, tensor in state.items():
+        check_values(name, tensor)
+    kinds = {name: TensorKind(dtype=tensor.dtype, shape=tensor.shape) for name, tensor in state.items()}
+    _save(kinds, state.__getitem__, model.backbone.config, model.heads, Path(directory))
+
+
+def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averaged: bool = True) -> None:
+    """Write the model of a run's verified checkpoint as ``save_pretrained`` does; one tensor at a time is in memory.
+
+    Args:
+        checkpoint: a verified one.
+        directory: to be written.
+        averaged: the mean over the steps if the run kept one, else the weights after the last step.
+
+    Raises:
+        CheckpointError: see ``save_pretrained`` and ``load_checkpoint``.
+    """
+    trained = trained_model(checkpoint)
+    expected = empty_model(trained.model, trained.heads).state_dict()
+    kinds = {name: TensorKind(dtype=torch.float32, shape=tensor.shape) for name, tensor in expected.items()}
+    weights = weights_reader(checkpoint, expected, averaged=averaged)
+
+    def checked(name: str) -> Tensor:
+        tensor = weights(name)
+        check_values(name, tensor)
+        return tensor
+
+    _save(kinds, checked, trained.model, trained.heads, Path(directory))
+
+
+def _save(
+    kinds: Mapping[str, TensorKind],
+    tensor_of: Callable[[str], Tensor],
+    model: ModelConfig,
+    heads: Heads,
+    directory: Path,
+) -> None:
+    def write(temporary: Path) -> None:
+        write_safetensors(temporary, kinds, tensor_of)
+
+    _refuse_occupied(directory)
+    file = directory / WEIGHTS_NAME
+    with _writing(directory):
+        commit_file(file, write)
+        config = PretrainedConfig(
+            format_version=FORMAT_VERSION,
+            model=model,
+            heads=heads,
+            weights_bytes=file.stat().st_size,
+            weights_sha256=hash_file(file),
+        )
+        commit_text(directory / CONFIG_NAME, json.dumps(to_tree(config), indent=2) + "\n")
+
+
+def save_official(model: HeadedModel, path: Path | str) -> None:
+    """Write a model as a file in the released format: ``model``, ``config`` with its dimensions, ``args`` None.
+
+    Raises:
+        CheckpointError: the format cannot express the model, the file exists or cannot be written, or a weight is not
+            finite.
+    """
+    path = Path(path)
+    config = model.backbone.config
+    dimensions = released_dimensions(config)
+    if path.exists():
+        raise CheckpointError(f"{path} exists already; choose another output")
+    tensors = to_official({name: tensor.detach() for name, tensor in model.state_dict().items()}, config)
+    for name, tensor in tensors.items():
+        check_values(name, tensor)
+    # Parts of a fused tensor share its memory, which torch.save would write once for each.
+    content = {"model": {name: t.clone() for name, t in tensors.items()}, "config": dimensions, "args": None}
+    with _writing(path):
+        commit_file(path, lambda temporary: torch.save(content, temporary))
+
+
+def model_folder(path: Path) -> Path:
+    """Return where a directory keeps its model: in ``model`` if it is a run's, else in itself."""
+    inside = path / MODEL_FOLDER
+    return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
+
+
+def find_checkpoint(path: Path) -> CheckpointInfo | None:
+    """Return the run's checkpoint that a directory stands for, verified; None: it holds a finished model, or no run.
+
+    Raises:
+        CheckpointError: it is damaged; of a run, all are.
+    """
+    return None if (model_folder(path) / CONFIG_NAME).is_file() else published.find(path)
+
+
+def read_config(directory: Path) -> PretrainedConfig:
+    """Read ``config.json``, strictly: every key must be known, and those without a default be there.
+
+    An option that did not exist when the file was written is absent from it and takes its default.
+
+    Raises:
+        CheckpointError: it is missing or wrong; names the key.
+    """
+    path = model_folder(directory) / CONFIG_NAME
+    try:
+        tree: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if (directory / FINETUNED_NAME).is_file():
+            raise CheckpointError(_finetuned_instead(directory)) from error
+        if (directory / MANIFEST_NAME).is_file():
+            raise CheckpointError(
+                f"{directory} is a conformer store, not a model; give the run that was pretrained on it, such as "
+                f"runs/<name>, or pretrain one: python launch/pretrain.py --data {directory} --size NAME"
+            ) from error
+        raise CheckpointError(
+            f"{directory} is no checkpoint: it has no {CONFIG_NAME} "
+            f"(a run has one in {MODEL_FOLDER}/ when it is finished, and checkpoints before that)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} must hold a mapping of keys to values")
+    try:
+        return build(PretrainedConfig, tree, Origin(name=str(path)))
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {directory}: {error}") from error
+
+
+def _finetuned_instead(directory: Path) -> str:
+    """Return what to do with a fine-tuned model where a pretrained one is asked for."""
+    start = "that it started from"
+    with contextlib.suppress(ConfigError):
+        tree, _ = read_yaml(directory / RUN_CONFIG_NAME)
+        start += f": {tree['pretrained']}" if tree.get("pretrained") else " (it started from random weights)"
+    return (
+        f"{directory} is a fine-tuned model, not a pretrained one. It predicts: unimol-scale predict FILE --from "
+        f"{directory} --output predicted.csv. To embed, or to fine-tune again, give the pretrained model {start}"
+    )
+
+
+def local_path(path: Path | str) -> Path:
+    """Return the path, or if it is none and reads as ``owner/name``, the folder of that model from the hub."""
+    return hub.download(str(path), (CONFIG_NAME, WEIGHTS_NAME)) if hub.is_hub_name(path) else Path(path)
+
+
+def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> HeadedModel:
+    """Return a model whose parameters are only shapes (meta device)."""
+    with torch.device("meta"):
+        return HeadedModel(config, heads)
+
+
+def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
+    # In memory of their own, aligned as torch aligns it: from where a file happens to hold them, products of matrices
+    # differ in their last bits from the live model's.
+    owned = {name: tensor.clone() for name, tensor in state.items()}
+    model.load_state_dict(owned, strict=True, assign=True)
+    kernel = model.backbone.pair_encoding.distance
+    if kernel is not None:  # the centres are a constant, not a weight, so no file has them
+        kernel.centres_G = GaussianKernel(model.backbone.config).centres_G
+    return model.eval()
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for name, template in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"the tensor {name!r} is missing")
+        if tensors[name].shape != template.shape:
+            found, wanted = tuple(tensors[name].shape), tuple(template.shape)
+            raise CheckpointError(f"the tensor {name!r} has shape {found}, expected {wanted}")
+        check_values(name, tensors[name])
+    if surplus := sorted(set(tensors) - set(expected)):
+        raise CheckpointError(f"{len(surplus)} tensors belong to no part of the model, the first is {surplus[0]!r}")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Make one clear error of a file system, or a library on top of it, that refuses."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
+
+
+def _refuse_occupied(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file; choose another output")
+    names = {p.name for p in directory.iterdir()} if directory.exists() else set()
+    # What an interrupted save left behind may be written again.
+    others = sorted(name for name in names if name != WEIGHTS_NAME and not name.endswith(TEMPORARY_SUFFIX))
+    if others:
+        raise CheckpointError(f"{directory} already holds {others[0]!r}; choose an empty or new directory")

@@ -1,0 +1,1 @@
+"""The commands: their arguments, and how they begin and end. Every other package is below this one."""

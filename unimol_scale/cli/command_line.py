@@ -1,0 +1,159 @@
+"""The parser of every command: settings between flags, ``--help-settings``, and the right spelling of unknown words.
+
+A usage error ends with status 2, as argparse's own do.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from unimol_scale.cli.settings_help import settings_text
+from unimol_scale.config import keys_of
+from unimol_scale.errors import suggested_keys
+
+SETTINGS = "assignments"  # the positional argument that takes key=value
+_ALIKE = 0.6
+
+LoadSettings = Callable[[], tuple[type[Any], Mapping[str, str]]]
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argparse parser whose errors name the right spelling.
+
+    Args:
+        arguments: as of ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **options)
+        self._words: list[str] = []
+        self._settings: LoadSettings | None = None
+        self._files: Sequence[str] = ()
+        self.add_argument(
+            "--help-settings", action=_PrintSettings, nargs=0, help="print all settings with their defaults, and stop"
+        )
+
+    def take_settings(self, load: LoadSettings, files: Sequence[str] = ()) -> None:
+        """Name the settings of this command.
+
+        Args:
+            load: returns their dataclass, and ``told`` of ``settings_text``. It is called when they are needed, for
+                their modules may be slow to import.
+            files: destinations of flags that take several files, behind which settings may stand.
+        """
+        self._settings = load
+        self._files = files
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse; settings may stand before, between and after flags, and an unknown word is an error.
+
+        Returns:
+            The arguments, and no rest.
+        """
+        self._words = list(sys.argv[1:] if args is None else args)
+        arguments, rest = super().parse_known_args(self._words, namespace)
+        unknown = [word for word in rest if word.startswith("-")]
+        takes_settings = any(action.dest == SETTINGS for action in self._actions)
+        if unknown or (rest and not takes_settings):
+            self.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+        if takes_settings:  # argparse takes the first settings only, and leaves others to the flag before them
+            found = [*getattr(arguments, SETTINGS), *rest, *self._settings_among_files(arguments)]
+            setattr(arguments, SETTINGS, found)
+        return arguments, []
+
+    def _settings_among_files(self, arguments: argparse.Namespace) -> list[str]:
+        """Take the settings out of the values of flags that take several files, and return them.
+
+        A word with a "=" that is no file is one if its key is known, or so much like a known one that the error should
+        name that.
+        """
+        found: list[str] = []
+        for name in self._files:
+            words: list[str] = getattr(arguments, name) or []
+            chosen = [word for place, word in enumerate(words) if self._is_setting(words, place)]
+            if chosen:
+                setattr(arguments, name, [word for word in words if word not in chosen])
+            found += chosen
+        return found
+
+    def _is_setting(self, words: Sequence[str], place: int) -> bool:
+        before, word = words[max(place - 1, 0)], words[place]
+        # A space on one or both sides of the "=", which is told later.
+        if "=" in words[max(place - 1, 0) : place + 2] or (before.endswith("=") and before is not word):
+            return True
+        key, equals, _ = word.partition("=")
+        # Of "source.labels.logS", whose last part is the user's own name, only the group is known.
+        groups = {known.partition(".")[0] for known in self._keys()}
+        known = key.partition(".")[0] in groups or suggested_keys(key, self._keys())
+        return bool(equals and re.fullmatch(r"[\w.-]+", key) and known) and not Path(word).exists()
+
+    def _keys(self) -> list[str]:
+        return keys_of(self._settings()[0]) if self._settings is not None else []
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, with the right spelling of what is not known, and exit with status 2."""
+        hints = [hint for place in range(len(self._words)) if (hint := self._flag_hint(place))]
+        if message.startswith("unrecognized"):
+            hints += [self._setting_hint(word) for word in self._words if re.match(r"\w[\w.-]*=", word)]
+        choice = re.search(r"invalid choice: '?([^' ]*)'? \(choose from (.*)\)", message)
+        if choice:
+            close = difflib.get_close_matches(choice[1], re.findall(r"[^', ]+", choice[2]), n=1, cutoff=_ALIKE)
+            hints += [f"did you mean {close[0]}?" for _ in close]
+        super().error("; ".join([message, *dict.fromkeys(filter(None, hints))]))
+
+    def settings_help(self) -> str:
+        """Return what ``--help-settings`` prints."""
+        if self._settings is not None:
+            kind = "key=value" if any(action.dest == SETTINGS for action in self._actions) else "keys of its file"
+            return f"Settings of {self.prog} ({kind}):\n\n{settings_text(*self._settings())}"
+        verbs = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        if verbs:
+            return "\n".join(f"{self.prog} {name} --help-settings" for name in verbs[0].choices)
+        return f"{self.prog} has no settings beside its flags:\n\n{self.format_help()}"
+
+    def _setting_hint(self, word: str) -> str:
+        """Return what to write instead of key=value for a command that takes none."""
+        key, _, value = word.partition("=")
+        flag = f"--{key.replace('_', '-')}"
+        if any(action.dest == SETTINGS for action in self._actions):
+            return ""
+        if flag in self._option_string_actions:
+            return f"write {flag} {value}"
+        return "this command has no settings of the form key=value"
+
+    def _flag_hint(self, place: int) -> str:
+        """Return how a word of the command line should be written, or "" if nothing is wrong with it."""
+        flag, equals, value = self._words[place].partition("=")
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        if not flag.startswith("--") or flag == "--" or any(name.startswith(flag) for name in known):
+            return ""
+        name = flag.removeprefix("--").replace("-", "_")
+        hyphened = f"--{name.replace('_', '-')}"
+        likely = suggested_keys(name, self._keys())
+        same = [key for key in likely if key.rpartition(".")[2] == name.rpartition(".")[2]]
+        # A flag of that very name, then a setting of that name at any level, then the flag that is spelt alike.
+        alike = difflib.get_close_matches(hyphened, known, n=1, cutoff=_ALIKE)
+        if alike and (hyphened in known or not same):
+            return f"did you mean {alike[0]}?"
+        if not likely:
+            return ""
+        if not any(action.dest == SETTINGS for action in self._actions):
+            return f"{likely[0]} is a key of the file that the command reads"
+        follows = self._words[place + 1] if place + 1 < len(self._words) else ""
+        value = value if equals else "" if follows.startswith("-") or "=" in follows else follows
+        return f"{likely[0]} is a setting and no flag: write {likely[0]}={value or 'VALUE'}"
+
+
+class _PrintSettings(argparse.Action):
+    """The flag ``--help-settings``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        assert isinstance(parser, CommandParser)
+        print(parser.settings_help())
+        parser.exit()

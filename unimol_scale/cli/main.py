@@ -1,0 +1,55 @@
+"""The ``unimol-scale`` command: finds the verb, runs it, and turns errors into one line and an exit status.
+
+Every room owns its verbs in its ``command.py``, which declares arguments and imports what is heavy only when it runs.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from unimol_scale.cli.command_line import CommandParser
+from unimol_scale.cli.entry import run_command
+from unimol_scale.cli.verbs import checkpoint as checkpoint_command
+from unimol_scale.cli.verbs import embed as embed_command
+from unimol_scale.cli.verbs import finetune as downstream_command
+from unimol_scale.cli.verbs import fit_scaling_law as scaling_command
+from unimol_scale.cli.verbs import plan as plan_command
+from unimol_scale.cli.verbs import store as store_command
+
+
+def build_parser() -> CommandParser:
+    """Return the parser of every verb."""
+    parser = CommandParser(prog="unimol-scale", description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for command in (
+        checkpoint_command,
+        downstream_command,
+        embed_command,
+        plan_command,
+        store_command,
+    ):
+        command.add_verbs(verbs)
+    scaling_command.add_verbs(verbs, plan_command.run_estimates)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        0 when the work asked for is done, 2 for an error that the user can mend, 75 if it was stopped after it had
+        saved what it trained, 130 after Ctrl-C.
+    """
+    stopped = "Stopped."
+
+    def work() -> int:
+        nonlocal stopped
+        arguments = build_parser().parse_args(argv)
+        stopped = getattr(arguments, "stopped", stopped)
+        status: int = arguments.run(arguments)
+        return status
+
+    return run_command(work, lambda: stopped)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One file for each verb of ``unimol-scale``: its arguments, what it calls, and what it prints."""

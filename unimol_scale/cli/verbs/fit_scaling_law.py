@@ -1,0 +1,213 @@
+"""The verb ``fit-scaling-law``, arguments and printing, beside ``ladder``. Imports the rest only when a verb runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unimol_scale.cli.verbs.ladder import Estimates, add_ladder
+from unimol_scale.common.output_checks import require_folder
+from unimol_scale.errors import RunError
+from unimol_scale.scaling.runs.counts import parse_count
+
+if TYPE_CHECKING:
+    from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig
+    from unimol_scale.scaling.runs.run_records import RunRecord
+
+BURN_IN = 0.25  # of a run; Uni-Mol2 dropped the first 200,000 of 810,000 steps
+
+
+def add_verbs(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
+    """Declare the verbs.
+
+    Args:
+        verbs: what ``ArgumentParser.add_subparsers`` returned.
+        estimates: of the trainer, which the scaling laws know by its command line only.
+    """
+    _add_fit(verbs)
+    add_ladder(verbs, estimates)
+
+
+def _add_fit(verbs: Any) -> None:  # noqa: ANN401
+    text = "fit a scaling law to finished runs, test it on the largest size, and write a report"
+    verb = verbs.add_parser("fit-scaling-law", help=text, description=text)
+    verb.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUNS",
+        help="run folders, TensorBoard folders, directories of either, CSV or Parquet tables",
+    )
+    verb.add_argument(
+        "--law",
+        default="auto",
+        choices=("auto", "chinchilla", "kaplan", "power", "saturating", "unimol2"),
+        help="auto takes the law that predicts left-out sizes best (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--variable", choices=("N", "D", "C"), help="of a law in one variable (default: the one that varies)"
+    )
+    verb.add_argument(
+        "--hold-out",
+        default="largest",
+        metavar="RULE",
+        help="largest, none, a number of sizes or a fraction of them (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--predict", action="append", default=[], metavar="SIZE@MOLECULES", help="such as 1.1B@838M; may be repeated"
+    )
+    verb.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="FLOPS",
+        help="training compute such as 1e21, whose best N and D are asked for; may be repeated",
+    )
+    verb.add_argument(
+        "--trajectories",
+        action="store_true",
+        help="fit the validations along every run instead of the ends of the schedules",
+    )
+    verb.add_argument(
+        "--burn-in",
+        type=float,
+        metavar="FRACTION",
+        help=f"with --trajectories: share of every run that is left out at its start (default: {BURN_IN})",
+    )
+    verb.add_argument(
+        "--parameters",
+        default="total",
+        choices=("total", "non-embedding", "atom-track", "pair-track"),
+        help="which parameters N counts (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="KEY=HEADER",
+        help="of tables: the header of N, D, C, S, loss, loss/TERM, weight, name or size; D may be C/(6N), C may be "
+        "6ND or model@ATOMS; of event files: the tag of N, D, C, loss or lr; D may be step*BATCH; may be repeated",
+    )
+    verb.add_argument(
+        "--size-of",
+        action="append",
+        default=[],
+        metavar="RUN=SIZE",
+        help="of a run known by its event files: a preset or a number of parameters; may be repeated",
+    )
+    verb.add_argument(
+        "--leave-out", action="append", default=[], metavar="RUN", help="a run that does not count; may be repeated"
+    )
+    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
+    verb.add_argument(
+        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
+    )
+    verb.set_defaults(run=_run_fit)
+
+
+def _parse_pairs(flag: str, shape: str, example: str, assignments: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key or not value:
+            raise RunError(f"{flag} {assignment!r} is not {shape}, such as {flag} {example}")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _budgets(texts: Sequence[str]) -> tuple[float, ...]:
+    budgets = [parse_count(text) for text in texts]
+    for text, budget in zip(texts, budgets, strict=True):
+        if budget is None:
+            raise RunError(f"--budget {text!r} is not a number of FLOPs above zero, such as 1e21")
+    return tuple(budget for budget in budgets if budget is not None)
+
+
+def _burn_in(arguments: argparse.Namespace) -> float | None:
+    if arguments.burn_in is not None and not arguments.trajectories:
+        raise RunError("--burn-in belongs to --trajectories; without it every run counts by its end alone")
+    if not arguments.trajectories:
+        return None
+    return BURN_IN if arguments.burn_in is None else float(arguments.burn_in)
+
+
+def _run_fit(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from unimol_scale.scaling.law.analysis import AnalysisConfig
+    from unimol_scale.scaling.law.fit import FitConfig
+    from unimol_scale.scaling.report.law_report import rich_table, summary_tables, write_report
+    from unimol_scale.scaling.report.summary_rows import optimum_rows, statistics_rows
+    from unimol_scale.scaling.runs.read_runs import read_runs
+
+    require_folder(arguments.output)
+    console = Console(highlight=False)
+    config = AnalysisConfig(
+        law=arguments.law,
+        variable=arguments.variable,
+        hold_out=arguments.hold_out,
+        parameters=arguments.parameters,
+        predict=tuple(arguments.predict),
+        budgets=_budgets(arguments.budget),
+        burn_in=_burn_in(arguments),
+        fit=FitConfig(bootstrap=arguments.bootstrap),
+    )
+    records, notes = read_runs(
+        arguments.runs,
+        _parse_pairs("--column", "KEY=HEADER", "N=parameters", arguments.column),
+        _parse_pairs("--size-of", "RUN=SIZE", "run1=84M", arguments.size_of),
+        arguments.trajectories,
+        arguments.leave_out,
+    )
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    # On a terminal a spinner that goes away; in a log one plain line for each of the two slow stages.
+    with console.status("") as status:
+        _stage(console, status, f"fitting {len(records)} run{'s' if len(records) != 1 else ''}")
+        analysis = _analyse(records, notes, config)
+        _stage(console, status, "drawing the report")
+        report = write_report(analysis, arguments.output)
+    console.print(f"law: {analysis.fit.law.label}, because {analysis.selection.reason}", markup=False, soft_wrap=True)
+    for table in summary_tables(analysis):
+        console.print(table)
+    if analysis.statistics:
+        console.print(rich_table("Held-out statistics", *statistics_rows(analysis)))
+    if analysis.optima:
+        header, rows = optimum_rows(analysis)
+        # What they lean on is told in lines of their own: a narrow terminal has no room for another column.
+        console.print(rich_table("Compute-optimal", header[:-1], [row[:-1] for row in rows]))
+        for row in rows:
+            console.print(f"note: {row[0]} FLOPs: {row[-1]}", markup=False, soft_wrap=True)
+    for prediction in analysis.predictions:
+        for note in prediction.notes:
+            console.print(f"note: {prediction.request}: {note}", markup=False, soft_wrap=True)
+    for warning in analysis.fit.warnings:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    if analysis.held_out_error is not None:
+        unit = "runs" if analysis.config.burn_in is None else "points"
+        runs = f"mean over {len(analysis.checks)} {unit}" if len(analysis.checks) > 1 else analysis.checks[0].name
+        console.print(f"held-out error: {analysis.held_out_error:.2%} ({runs})", markup=False, soft_wrap=True)
+    console.print(f"report: {report}", soft_wrap=True)
+    if analysis.unanswered:
+        raise RunError("; ".join(dict.fromkeys(analysis.unanswered)))
+    return 0
+
+
+def _analyse(records: "Sequence[RunRecord]", notes: Sequence[str], config: "AnalysisConfig") -> "Analysis":
+    from unimol_scale.scaling.law.analysis import analyse
+
+    try:
+        return analyse(records, notes, config)
+    except RunError as error:
+        left_out = sum(": left out" in note for note in notes)
+        if left_out == 0:
+            raise
+        raise RunError(f"{error}; {left_out} runs were left out, as the notes above say") from error
+
+
+def _stage(console: Any, status: Any, text: str) -> None:  # noqa: ANN401
+    if console.is_terminal:
+        status.update(text)
+    else:
+        print(text, file=sys.stdout, flush=True)

@@ -1,0 +1,164 @@
+"""The verb ``ladder``: arguments and printing. Imports the rest only when it runs."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unimol_scale.cli.entry import EXIT_STOPPED, GOES_ON
+from unimol_scale.common.output_checks import require_file
+from unimol_scale.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
+    from unimol_scale.scaling.ladder.ladder_estimate import Estimator
+
+# Name of a device, or None for the one at hand → what estimates runs on it.
+Estimates = Callable[[str | None], "Estimator"]
+
+
+def add_ladder(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
+    """Declare the verb.
+
+    Args:
+        verbs: what ``ArgumentParser.add_subparsers`` returned.
+        estimates: of the trainer.
+    """
+    text = "train every size, budget and seed of a ladder, one after the other; finished runs are skipped"
+    verb = verbs.add_parser(
+        "ladder",
+        help=text,
+        description=text,
+        epilog="With --next no run is started: the best next one is chosen and its ladder file written.",
+    )
+    verb.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file such as configs/ladder/sample.yaml"
+    )
+    verb.add_argument(
+        "--dry-run", action="store_true", help="print the plan, its hours, disk and commands, start nothing"
+    )
+    verb.add_argument(
+        "--device", metavar="NAME", help="with --dry-run: such as a100 or h100 (default: the one of this machine)"
+    )
+    verb.add_argument(
+        "--only", action="append", default=[], metavar="RUN", help="this run of the ladder alone; may be repeated"
+    )
+    verb.add_argument(
+        "--slurm", action="store_true", help="write a Slurm job array, one task a run, instead of training here"
+    )
+    verb.add_argument("--submit", action="store_true", help="with --slurm: hand it to sbatch")
+    verb.add_argument(
+        "--next", nargs="+", type=Path, metavar="RUNS", help="fit a law to these runs and write the best next run"
+    )
+    verb.add_argument(
+        "--budget",
+        metavar="FLOPS",
+        help="with --next: training compute of the next run, such as 3e18 (default: 4 times the costliest run's)",
+    )
+    verb.add_argument(
+        "--law", default="auto", metavar="LAW", help="with --next: as in fit-scaling-law (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
+    )
+    verb.set_defaults(run=partial(_run, estimates=estimates), stopped=GOES_ON)
+    verb.take_settings(_settings)
+
+
+def _settings() -> tuple[type[Any], Mapping[str, str]]:
+    from unimol_scale.scaling.ladder.ladder import LadderConfig
+
+    return LadderConfig, {}
+
+
+def _run(arguments: argparse.Namespace, estimates: Estimates) -> int:
+    if (arguments.config is None) == (arguments.next is None):
+        raise ConfigError("give either a ladder file, or --next with the runs to learn from")
+    if arguments.next is not None:
+        if arguments.slurm or arguments.submit or arguments.only or arguments.dry_run:
+            raise ConfigError("--next writes a ladder file; give that file the other options")
+        return _write_next(arguments)
+    if arguments.device is not None and not arguments.dry_run:
+        raise ConfigError("--device belongs to --dry-run; the runs take what the machine has")
+    if arguments.submit and not arguments.slurm:
+        raise ConfigError("--submit belongs to --slurm")
+    if arguments.budget is not None:
+        raise ConfigError("--budget belongs to --next; the budgets of a ladder stand in its file")
+    from unimol_scale.scaling.ladder.ladder import plan, read_ladder
+
+    config = read_ladder(arguments.config)
+    rungs = _chosen(plan(config), arguments.only)
+    if arguments.dry_run:
+        return _print_plan(config, rungs, estimates(arguments.device))
+    if arguments.slurm:
+        return _write_slurm(config, arguments.config, rungs, submitting=arguments.submit)
+    return _climb(config, arguments.config, rungs)
+
+
+def _chosen(rungs: "Sequence[Rung]", names: Sequence[str]) -> "list[Rung]":
+    known = {rung.name: rung for rung in rungs}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--only: the ladder has no run {name!r}; {nearest(name, known)}")
+    return [rung for rung in rungs if not names or rung.name in names]
+
+
+def _print_plan(config: "LadderConfig", rungs: "Sequence[Rung]", estimate: "Estimator") -> int:
+    from rich.console import Console
+
+    from unimol_scale.scaling.ladder.ladder_estimate import estimate_runs, plan_table, total_line
+    from unimol_scale.scaling.ladder.launch import write_command
+
+    console = Console(highlight=False)
+    planned = estimate_runs(config, rungs, estimate)
+    console.print(plan_table(config, planned))
+    console.print(total_line(planned), markup=False, soft_wrap=True)
+    for rung in rungs:
+        console.print(write_command(config, rung), markup=False, soft_wrap=True)
+    return 0
+
+
+def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *, submitting: bool) -> int:
+    from unimol_scale.scaling.ladder.launch import check_inputs
+    from unimol_scale.scaling.ladder.slurm import submit, unfinished, write_script
+
+    check_inputs(config)
+    left = unfinished(config, rungs)
+    finished = len(rungs) - len(left)
+    if not left:
+        print(f"all {finished} runs are finished; nothing to submit")
+        return 0
+    script = write_script(config, file, left)
+    print(f"{script}: {len(left)} runs, one array task each; {finished} are finished already")
+    print(submit(script) if submitting else f"next: sbatch {script}")
+    return 0
+
+
+def _climb(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
+    from rich.console import Console
+
+    from unimol_scale.scaling.ladder.launch import climb, result_table
+
+    console = Console(highlight=False)
+    results = climb(config, rungs)
+    console.print(result_table(results))
+    left = len(rungs) - sum(result.action != "stopped" for result in results)
+    if left:
+        runs = "run is" if left == 1 else "runs are"
+        line = f"Stopped; what was saved is kept. {left} {runs} left: `unimol-scale ladder {file}` goes on"
+        console.print(line, markup=False, soft_wrap=True)
+        return EXIT_STOPPED
+    console.print(f"next: unimol-scale fit-scaling-law {config.output}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _write_next(arguments: argparse.Namespace) -> int:
+    from unimol_scale.scaling.ladder.next_run import choose_next, write_next
+
+    require_file(arguments.output)
+    choice = choose_next(arguments.next, arguments.budget, arguments.law)
+    write_next(choice, arguments.output)
+    print("\n".join(choice.lines))
+    print(f"next: unimol-scale ladder {arguments.output}")
+    return 0

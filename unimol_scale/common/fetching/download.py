@@ -1,0 +1,174 @@
+"""One remote file on disk: its unfinished part, what is known about it, and how often to try. Imports no network."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from unimol_scale.common.fetching.transport import NetworkError, RefusedError, Transport, Version
+from unimol_scale.common.files import commit_text, flush
+from unimol_scale.errors import ConfigError, SourceError
+
+MOST_CONNECTIONS = 8  # what files.docking.org asks for
+PART_SUFFIX, VERSION_SUFFIX = ".part", ".part.json"
+LONGEST_BACKOFF_S = 60.0
+LONGEST_WAIT_S = 3600.0  # a server that asks for more is left alone
+HEAD_BYTES = 1024
+WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|title|meta|script|\?xml|!--)", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """How remote files are fetched.
+
+    Attributes:
+        connections: at a time, over all files; at most 8.
+        ahead: files fetched ahead of the one that is being read; at most 8.
+        stall_s: seconds without a byte after which a connection is cut and tried again.
+        tries: in a row that bring no further byte, before a file is given up.
+        backoff_s: seconds before the second try; doubled for each further one, up to 60.
+        missing_ok: pass over files that the server does not have; they are listed in ``missing.txt``.
+    """
+
+    connections: int = MOST_CONNECTIONS
+    ahead: int = 8
+    stall_s: float = 30.0
+    tries: int = 6
+    backoff_s: float = 1.0
+    missing_ok: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("connections", "ahead"):
+            if not 1 <= getattr(self, name) <= MOST_CONNECTIONS:
+                raise ConfigError(f"{name} must be 1 to {MOST_CONNECTIONS}, got {getattr(self, name)}")
+        if self.tries < 1:
+            raise ConfigError(f"tries must be at least 1, got {self.tries}")
+        if self.stall_s <= 0 or self.backoff_s < 0:
+            raise ConfigError(f"stall_s must be above 0 and backoff_s at least 0, got {self.stall_s}, {self.backoff_s}")
+
+
+class StoppedError(Exception):
+    """The reader has gone; nothing is wrong."""
+
+
+class Download:
+    """One file on its way from a URL to ``target``.
+
+    Beside the unfinished file, its version is kept, so that a later process can ask for the rest of the same file.
+
+    Args:
+        url: of the file.
+        target: where it is when it is complete; its directory is made.
+        options: how often to try.
+        stop: set by the reader when it wants no more.
+        count: called with the number of bytes whenever some came.
+    """
+
+    def __init__(
+        self, url: str, target: Path, options: FetchOptions, stop: threading.Event, count: Callable[[int], None]
+    ) -> None:
+        self._url, self._target, self._options, self._stop, self._count = url, target, options, stop, count
+        self._part = target.with_name(target.name + PART_SUFFIX)
+        self._version_file = target.with_name(target.name + VERSION_SUFFIX)
+
+    def run(self, transport: Transport) -> Path:
+        """Fetch what is missing of the file and return its path; at once where it is complete.
+
+        Raises:
+            SourceError: the file is not there, is a web page, does not come after all tries, or cannot be written.
+            StoppedError: the reader has gone.
+        """
+        if self._target.exists():
+            return self._target
+        try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            self._try_until_complete(transport)
+        except OSError as error:  # those of the network have become NetworkError
+            raise SourceError(
+                f"{self._target} cannot be written: {error.strerror or error}; "
+                "make room or give another --output, and run the same command again: it goes on from there"
+            ) from error
+        return self._target
+
+    def _try_until_complete(self, transport: Transport) -> None:
+        furthest, failures = self._length(), 0
+        while True:
+            if self._stop.is_set():
+                raise StoppedError
+            try:
+                return self._attempt(transport)
+            except NetworkError as error:
+                reached = self._length()
+                failures = 1 if reached > furthest else failures + 1
+                furthest = max(furthest, reached)
+                wait_s = self._backoff(failures) if error.wait_s is None else error.wait_s
+                if failures >= self._options.tries or wait_s > LONGEST_WAIT_S:
+                    raise RefusedError(
+                        f"{self._url} does not come: {error} ({failures} tries without a further byte, {reached:,} "
+                        f"bytes so far{f', asked to wait {wait_s:,.0f} s' if error.wait_s else ''}); run the same "
+                        "command again later, it goes on from there"
+                    ) from error
+                self._stop.wait(wait_s)
+
+    def _backoff(self, failures: int) -> float:
+        """Return the pause after some failures: doubled each time, spread by a hash so that files do not march."""
+        digest = hashlib.sha256(f"{self._url} {failures}".encode()).digest()
+        spread = 0.5 + 0.5 * digest[0] / 255
+        return min(LONGEST_BACKOFF_S, self._options.backoff_s * 2.0 ** min(failures - 1, 30)) * spread
+
+    def _attempt(self, transport: Transport) -> None:
+        version = self._version()
+        start = self._length() if version is not None else 0
+        complete = version is not None and version.size == start and self._part.exists()
+        if not complete:
+            body = transport.open(self._url, start, version)
+            if body.start not in (0, start) or (body.start and not (version and version.is_surely(body.version))):
+                body.close()
+                body = transport.open(self._url, 0, None)  # another file by now, or one that cannot be told from it
+            with contextlib.closing(body):
+                if body.start == 0:
+                    self._begin(body.version)
+                self._append(body.read)
+                size = body.version.size
+            if size is not None and size != self._length():
+                raise NetworkError(f"{self._length():,} bytes came instead of {size:,}")
+        self._finish()
+
+    def _begin(self, version: Version) -> None:
+        """Start anew; the old bytes go first, so that they are never beside another version's name."""
+        self._part.unlink(missing_ok=True)
+        commit_text(self._version_file, json.dumps(dataclasses.asdict(version)))
+
+    def _append(self, read: Callable[[], bytes]) -> None:
+        with self._part.open("ab") as file:
+            while block := read():
+                file.write(block)
+                self._count(len(block))
+                if self._stop.is_set():
+                    raise StoppedError
+
+    def _finish(self) -> None:
+        with self._part.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        if WEB_PAGE.match(head):
+            self._part.unlink()
+            self._version_file.unlink(missing_ok=True)
+            raise RefusedError(f"{self._url} is a web page, not data; check the address, or whether the site is down")
+        flush(self._part)
+        self._part.replace(self._target)
+        self._version_file.unlink(missing_ok=True)
+        flush(self._target.parent)
+
+    def _length(self) -> int:
+        return self._part.stat().st_size if self._part.exists() else 0
+
+    def _version(self) -> Version | None:
+        """Return the version of the unfinished file, None where there is none or it cannot be known."""
+        try:
+            return Version(**json.loads(self._version_file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None

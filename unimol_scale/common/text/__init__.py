@@ -1,0 +1,1 @@
+"""Readers of text files: compressed, delimited, or one JSON object a line."""

@@ -1,0 +1,131 @@
+"""Which molecules are in a step and how they are cut into micro-batches: pure, and remembered until the step is done.
+
+What is read and in which order are interfaces here: a split as it was stored is one case, chosen rows of it another.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.steps.micro_batches import Int32, Int64, MicroBatchPlan, check_budget, plan_micro_batches
+from unimol_scale.data.steps.random_streams import MoleculeKeys
+
+# Molecules [G] of a step, their epochs [G], and how they are cut.
+StepPlan = tuple[Int64, Int64, MicroBatchPlan]
+# Shards that the background knows to be needed next; it fetches as many as the cache holds.
+SHARDS_AHEAD = 1024
+
+
+class Reader(Protocol):
+    """Molecules, numbered from 0, that are read as padded batches. It travels to loader processes."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    @property
+    def largest(self) -> int:
+        """Atoms of the largest molecule, or more."""
+
+    def num_atoms(self, molecule_B: Int64) -> Int32:
+        """Return the atoms of molecules as they are read, int32 [B]."""
+
+    def read(self, keys: MoleculeKeys) -> MoleculeBatch:
+        """Return the molecules of ``keys`` at their epochs, padded."""
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Learn which shards are needed next, in that order, and return at once."""
+
+
+class StepOrder(Protocol):
+    """Which molecules a step sees: a pure map."""
+
+    def molecules(self, step: int) -> tuple[Int64, Int64]:
+        """Return the molecules of a step and the epoch at which each is seen, both int64 [G]."""
+
+    def shards(self, step: int, count: int) -> list[int]:
+        """Return at most ``count`` shards that are needed from a step on, in that order."""
+
+
+class StepPlanner:
+    """The pure map step → (molecules, epochs, micro-batches) of one split.
+
+    The loader asks for a step many steps before the trainer does, so a plan is kept until ``forget`` is told that its
+    step is done: it is made once, however far the loader is ahead.
+    """
+
+    def __init__(self, reader: Reader, order: StepOrder, *, world_size: int, max_pairs: int) -> None:
+        check_budget(reader.largest, max_pairs)  # now rather than later
+        self._reader = reader
+        self._order = order
+        self._world_size = world_size
+        self._max_pairs = max_pairs
+        self._planned: dict[int, tuple[StepPlan, Int32]] = {}
+
+    @property
+    def num_molecules(self) -> int:
+        """Molecules in the split."""
+        return len(self._reader)
+
+    def prefetch(self, step: int) -> None:
+        """Tell the store which shards are needed from a step on."""
+        self._reader.prefetch(self._order.shards(step, SHARDS_AHEAD))
+
+    def __call__(self, step: int) -> StepPlan:
+        """Return the molecules [G], their epochs [G] and the micro-batch plan of a step."""
+        return self._sized(step)[0]
+
+    def num_atoms_of(self, step: int) -> Int32:
+        """Return the atoms of the molecules of a step, [G]."""
+        return self._sized(step)[1]
+
+    def forget(self, step: int) -> None:
+        """Drop the plans of a step and of those before it: nobody will ask for them again soon."""
+        for done in [planned for planned in self._planned if planned <= step]:
+            del self._planned[done]
+
+    def _sized(self, step: int) -> tuple[StepPlan, Int32]:
+        if step not in self._planned:
+            self._planned[step] = self._plan(step)
+        return self._planned[step]
+
+    def _plan(self, step: int) -> tuple[StepPlan, Int32]:
+        molecule_G, epoch_G = self._order.molecules(step)
+        num_atoms_G = self._reader.num_atoms(molecule_G)
+        return (molecule_G, epoch_G, self._cut(num_atoms_G)), num_atoms_G
+
+    def _cut(self, num_atoms_G: Int32) -> MicroBatchPlan:
+        return plan_micro_batches(num_atoms_G, self._world_size, self._max_pairs)
+
+
+class OneSizePlanner(StepPlanner):
+    """The same map for models whose outputs depend on padding: all molecules of a micro-batch are of one size.
+
+    For one rank, since ranks would not have equally many micro-batches.
+    """
+
+    def _cut(self, num_atoms_G: Int32) -> MicroBatchPlan:
+        assert self._world_size == 1
+        members: list[Int64] = []
+        for size in np.unique(num_atoms_G).tolist():
+            alike = np.flatnonzero(num_atoms_G == size)
+            together = self._max_pairs // (size + 1) ** 2  # at least one: the budget was checked
+            members += [alike[start : start + together] for start in range(0, len(alike), together)]
+        return MicroBatchPlan(members=tuple(members), world_size=1)
+
+
+class ValidationPlanner(StepPlanner):
+    """The same map for validation: step r is corruption r of a fixed choice of molecules, cut once."""
+
+    _fixed: tuple[StepPlan, Int32] | None = None
+
+    def prefetch(self, step: int) -> None:
+        """Tell the store which shards validation needs: the same at every step."""
+        super().prefetch(0)
+
+    def _plan(self, step: int) -> tuple[StepPlan, Int32]:
+        if self._fixed is None:
+            self._fixed = super()._plan(0)
+        (molecule_G, _, cut), num_atoms_G = self._fixed
+        return (molecule_G, np.full(len(molecule_G), step, dtype=np.int64), cut), num_atoms_G

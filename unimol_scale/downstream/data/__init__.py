@@ -1,0 +1,1 @@
+"""Rows of a user as molecules with labels: tables, conformers, splits, batches."""

@@ -1,0 +1,374 @@
+"""Files of SMILES and labels → one table, before any chemistry; and which task its labels allow.
+
+CSV, TSV and Parquet have a header; lines of SMILES (.smi, .txt) may have one. Imports Arrow and the builder's rules for
+column names, missing values and numbers, so that a file means the same here as where stores are built.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conformer_gen.sources.columns import (
+    ID_NAMES,
+    MISSING,
+    SMILES_NAMES,
+    find_column,
+    find_smiles,
+    has_decimal_comma,
+    number,
+)
+from conformer_gen.sources.lines import split as split_line
+from conformer_gen.sources.inputs.locations import SUFFIXES, bare_suffix, stem
+from conformer_gen.sources.tables import check_parquet_column, is_text, molecule_rows, parquet_names
+from unimol_scale.common.text.delimited import EXCEL_SEPARATOR, Record, place_of, read_records
+from unimol_scale.common.text.text_files import Unpacked, check_decoded, is_parquet, open_text
+from unimol_scale.downstream.data import sdf_table
+from unimol_scale.downstream.config import Task
+from unimol_scale.errors import ConfigError, SourceError
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+ALL_TARGETS = ("all",)
+# Numbers that name a row and are no property of it; the last, and what begins as below, is what pandas calls its index.
+ROW_NAMES = (*ID_NAMES, "", "__index_level_0__")
+UNNAMED = "unnamed: "
+ROWS_SHOWN = 3
+ROWS_TOGETHER = 50_000  # of text, before they become Arrow's
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledTable:
+    """The rows of a file: M molecules with L labels.
+
+    Attributes:
+        name: of the file, without folders and suffixes.
+        smiles: [M] as in the file but for white space around it; "" where empty.
+        labels_ML: float64, NaN where missing; L is 0 for a table that is only to be predicted or embedded.
+        targets: [L] names of the labels.
+        splits: [M] "train", "valid" or "test" as the split column has it, if one was asked for.
+        columns: every column of the file, as it is there.
+        problems: row → why it could not be read, of rows whose SMILES is empty for that reason.
+    """
+
+    name: str
+    smiles: tuple[str, ...]
+    labels_ML: Float64
+    targets: tuple[str, ...]
+    splits: tuple[str, ...] | None
+    columns: pa.Table = dataclasses.field(default_factory=lambda: pa.table({}))
+    problems: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.labels_ML.shape == (len(self.smiles), len(self.targets)), "one label a molecule and target"
+        assert self.splits is None or len(self.splits) == len(self.smiles), "one split a molecule"
+
+
+def read_table(
+    path: Path, *, smiles_column: str | None, targets: tuple[str, ...], split_column: str | None = None
+) -> LabelledTable:
+    """Read a file of molecules.
+
+    Args:
+        path: .csv, .tsv, .smi or .txt, plain or compressed, .parquet, or .sdf, whose data fields are columns. What it
+            is packed by is told by its content.
+        smiles_column: None finds it by the usual names; in lines without a header it is the first. There, a column is
+            asked for by its number, from 1.
+        targets: columns of labels; ("all",) takes every column of numbers that is neither a row's name nor the split.
+        split_column: holds train, valid or test.
+
+    Raises:
+        SourceError: the file is missing, unreadable or empty; a column is not there, or its name is there twice; it
+            cannot be told which column has the SMILES; a label is not a number; a target has no label at all.
+        ConfigError: a target is asked for twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SourceError(f"{path} does not exist, or is not a file")
+    if sdf_table.is_sdf(path):
+        if smiles_column is not None:
+            raise ConfigError(f"{path}: smiles_column is of a table; SDF has the structures in its records")
+        return _labelled_sdf(path, targets, split_column)
+    readers: dict[str, Callable[[Path], pa.Table]] = {
+        ".csv": lambda path: _read_delimited(path, smiles_column),
+        ".tsv": lambda path: _read_delimited(path, smiles_column),
+        ".parquet": lambda path: _read_parquet(
+            path, smiles_column, [*targets, *([split_column] if split_column else [])]
+        ),
+        ".smi": lambda path: _read_lines(path, smiles_column, whole=bool(targets) or split_column is not None),
+    }
+    readers |= dict.fromkeys(SUFFIXES["smiles"], readers[".smi"])
+    suffix = ".parquet" if is_parquet(path) else bare_suffix(path.name)
+    if suffix not in readers:
+        with path.open("rb") as file:
+            Unpacked(str(path), file)  # says so if it is a workbook or an archive
+        raise SourceError(f"{path}: its name must end in {', '.join(readers)}, text also in .gz or the like after it")
+    table = readers[suffix](path)
+    if not table.num_rows:
+        raise SourceError(f"{path} has no rows")
+    return _labelled(path, table, smiles_column, targets, split_column)
+
+
+def _labelled_sdf(path: Path, targets: tuple[str, ...], split_column: str | None) -> LabelledTable:
+    table, problems = sdf_table.read_sdf_table(path)
+    labelled = _labelled(path, table, sdf_table.STRUCTURE, targets, split_column)
+    columns = table.drop_columns([sdf_table.STRUCTURE])
+    return dataclasses.replace(labelled, columns=columns, problems=problems)
+
+
+def _labelled(
+    path: Path, table: pa.Table, smiles_column: str | None, targets: tuple[str, ...], split_column: str | None
+) -> LabelledTable:
+    names = [name.strip() for name in table.column_names]
+    smiles_at = find_smiles(str(path), names, smiles_column)
+    split_at = None if split_column is None else _place(path, names, split_column)
+    smiles = _texts(table.column(smiles_at))
+    if targets == ALL_TARGETS:
+        labels = _every_label(path, table, {smiles_at, split_at}, smiles)
+    else:
+        if len(set(targets)) < len(targets):
+            raise ConfigError(f"targets: one is named twice in {', '.join(targets)}")
+        labels = {}
+        for target in targets:
+            column = table.column(_place(path, names, target))
+            labels[target], wrong = _numbers(column)
+            if len(wrong):
+                _refuse(path, target, column, wrong, smiles)
+            if np.isnan(labels[target]).all():
+                raise SourceError(f"{path}: all {len(smiles):,} labels of the target {target!r} are missing")
+    return LabelledTable(
+        name=stem(path.name),
+        smiles=tuple(smiles),
+        labels_ML=np.stack(list(labels.values()), axis=1) if labels else np.zeros((len(smiles), 0)),
+        targets=tuple(labels),
+        splits=None if split_at is None else tuple(_texts(table.column(split_at))),
+        columns=table,
+    )
+
+
+def _place(path: Path, names: Sequence[str], wanted: str) -> int:
+    place = find_column(str(path), names, wanted, ())
+    assert place is not None, "a column that was asked for is there, or an error"
+    return place
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    return ["" if value is None else str(value).strip() for value in column.to_pylist()]
+
+
+def _every_label(path: Path, table: pa.Table, taken: set[int | None], smiles: Sequence[str]) -> dict[str, Float64]:
+    """Return every column of numbers; one that is mostly numbers and not all is a mistake, not a column of text."""
+    labels: dict[str, Float64] = {}
+    for at, name in enumerate(name.strip() for name in table.column_names):
+        if at in taken or name.lower() in ROW_NAMES or name.lower().startswith(UNNAMED):
+            continue
+        values, wrong = _numbers(table.column(at))
+        present = int(np.count_nonzero(~np.isnan(values)))
+        commas = len(wrong) and has_decimal_comma(table.column(at)[int(wrong[0])].as_py())
+        if not commas and (not present or len(wrong) >= present):
+            continue
+        if len(wrong):
+            _refuse(path, name, table.column(at), wrong, smiles)
+        if name in labels:
+            raise SourceError(f"{path} has several columns {name!r}; rename all but one")
+        labels[name] = values
+    if not labels:
+        raise SourceError(f"{path}: none of the columns {', '.join(table.column_names)[:500]} holds labels")
+    return labels
+
+
+def _numbers(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
+    """Return the numbers [M] of a column, NaN where there is none, and the rows that hold something else."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_boolean(kind):
+        column, kind = column.cast(pa.uint8()), pa.uint8()
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan), np.zeros(0, np.int64)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        text = pc.utf8_trim_whitespace(column)
+        missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(MISSING, kind))
+        try:
+            values = pc.if_else(missing, None, text).cast(pa.float64()).to_numpy()
+        except pa.ArrowInvalid:
+            return _numbers_one_by_one(column)
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        values = column.cast(pa.float64(), safe=False).to_numpy()
+    else:
+        return np.full(len(column), np.nan), np.arange(len(column))
+    infinite = np.isinf(values)
+    return np.where(infinite, np.nan, values), np.flatnonzero(infinite)
+
+
+def _numbers_one_by_one(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
+    values, wrong = np.full(len(column), np.nan), []
+    for row, value in enumerate(column.to_pylist()):
+        try:
+            values[row] = number(value, "")
+        except SourceError:
+            wrong.append(row)
+    return values, np.array(wrong, np.int64)
+
+
+def _refuse(path: Path, target: str, column: pa.ChunkedArray, wrong: Int64, smiles: Sequence[str]) -> NoReturn:
+    values = [column[row].as_py() for row in wrong[:ROWS_SHOWN].tolist()]
+    shown = _named_rows(wrong, smiles, values)
+    remedy = "mend them, or leave them empty where they are missing (classes are 0 and 1)"
+    if all(has_decimal_comma(value) for value in values):
+        remedy = "write decimals with a point, not with a comma"
+    raise SourceError(f"{path}: {len(wrong):,} labels of the target {target!r} are not numbers: {shown}; {remedy}")
+
+
+def _named_rows(rows: Int64, smiles: Sequence[str], values: Iterable[object]) -> str:
+    """Return the first rows, by number from 1, SMILES and value, and how many there are beside them."""
+    shown = [f"row {row + 1} ({smiles[row]}): {value!r}" for row, value in zip(rows.tolist(), values, strict=False)]
+    more = len(rows) - ROWS_SHOWN
+    return ", ".join(shown[:ROWS_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _read_delimited(path: Path, smiles_column: str | None) -> pa.Table:
+    """Read a table with commas, semicolons or tabs and a header; every column as text."""
+    expected, is_row = molecule_rows(smiles_column)
+    names: list[str] = []
+    pieces: list[list[pa.Array]] = []
+    with open_text(path, errors="surrogateescape") as lines:
+        records = read_records(str(path), lines, expected, is_row)
+        while rows := list(itertools.islice(records, ROWS_TOGETHER)):
+            names = rows[0].names
+            check_decoded(str(path), 1, ", ".join(names))
+            fields = [_whole_row(path, record) for record in rows]
+            pieces.append([pa.array(column, pa.string()) for column in zip(*fields, strict=True)])
+    if not pieces:
+        raise SourceError(f"{path} is empty, or has no rows below its header")
+    return pa.table([pa.chunked_array(chunks) for chunks in zip(*pieces, strict=True)], names)
+
+
+def _whole_row(path: Path, record: Record) -> list[str]:
+    """Return the fields of a record that has as many as the header; empty ones behind them are none."""
+    fields, width = record.fields, len(record.names)
+    if record.problem:
+        raise SourceError(record.problem)
+    if len(fields) < width or any(field.strip() for field in fields[width:]):
+        shown = ",".join(fields)[:200]
+        raise SourceError(
+            f"{path} cannot be read: {record.place} has {len(fields)} fields, the header has {width} ({shown!r}); "
+            "is a quote not closed, or a comma not quoted?"
+        )
+    check_decoded(str(path), record.line, ",".join(fields))
+    return fields[:width]
+
+
+def _read_parquet(path: Path, smiles_column: str | None, wanted: Sequence[str]) -> pa.Table:
+    """Read a Parquet file; bytes of text become text. Nested columns are kept as they are.
+
+    Args:
+        path: the file.
+        smiles_column: None finds it by the usual names.
+        wanted: further columns that will be asked for.
+    """
+    names = parquet_names(path)
+    check_parquet_column(path, names[find_smiles(str(path), names, smiles_column)], text=True)
+    for name in set(wanted).intersection(names):
+        check_parquet_column(path, name)
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SourceError(f"{path} cannot be read to its end: {error}") from error
+    for at, field in enumerate(table.schema):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if is_text(kind) and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            values = [_decoded(value) for value in table.column(at).to_pylist()]
+            table = table.set_column(at, field.name, pa.array(values, pa.string()))
+    return table
+
+
+def _decoded(value: bytes | str | None) -> str | None:
+    """Return text; what is not UTF-8 becomes a mark that no SMILES and no number has."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _read_lines(path: Path, smiles_column: str | None, *, whole: bool) -> pa.Table:
+    """Read lines of SMILES and whatever stands beside them; every column as text.
+
+    Args:
+        path: the file; blank lines and comments (#) are no rows.
+        smiles_column: a name that tells a header, beside the usual ones.
+        whole: refuse lines that have not as many columns as the header; where only SMILES are read, names may lack.
+    """
+    with open_text(path) as lines:
+        taken = [(at, split_line(line)) for at, line in enumerate(lines, start=1)]
+    rows = [(at, fields) for at, fields in taken if fields and not fields[0].startswith("#")]
+    if rows and EXCEL_SEPARATOR.fullmatch(" ".join(rows[0][1])):
+        raise SourceError(f"{path} is a table for Excel (sep=…): let its name end in .csv")
+    names = [name.strip() for name in rows[0][1]] if rows else []
+    if {name.lower() for name in names} & set(SMILES_NAMES) or smiles_column in names:
+        del rows[0]
+        for row, (line, fields) in enumerate(rows, start=1):
+            if whole and len(fields) != len(names):
+                counts = f"{len(fields)} columns, the header has {len(names)}"
+                raise SourceError(f"{path}: {place_of(row, line)} has {counts}")
+    else:
+        # Columns have numbers; the first has a usual name, unless another is asked for.
+        names = [str(at + 1) for at in range(max((len(fields) for _, fields in rows), default=0))]
+        if smiles_column is None and names:
+            names[0] = SMILES_NAMES[0]
+    columns = {
+        name: [fields[at].strip() if at < len(fields) else "" for _, fields in rows] for at, name in enumerate(names)
+    }
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
+def infer_task(table: LabelledTable) -> Task:
+    """Return the task that the labels suggest: "classification" or "multilabel" if all are 0 or 1, else "regression".
+
+    Raises:
+        ConfigError: the table has no labels.
+    """
+    _require_labels(table)
+    if not np.isin(table.labels_ML[~np.isnan(table.labels_ML)], (0.0, 1.0)).all():
+        return "regression"
+    return "classification" if len(table.targets) == 1 else "multilabel"
+
+
+def check_task(table: LabelledTable, task: Task) -> None:
+    """Find out whether the labels are those of a task.
+
+    Args:
+        table: with at least one target.
+        task: "regression" takes any number; "classification" 0 and 1 of one target, "multilabel" of one or more.
+
+    Raises:
+        ConfigError: there is no target, or more than the task takes.
+        SourceError: a label is neither 0 nor 1; names the first rows.
+    """
+    _require_labels(table)
+    if task == "regression":
+        return
+    if task == "classification" and len(table.targets) > 1:
+        raise ConfigError(
+            f"task classification is of one target, {table.name} has {len(table.targets)}: say multilabel"
+        )
+    for at, target in enumerate(table.targets):
+        labels = table.labels_ML[:, at]
+        wrong = np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, (0.0, 1.0)))
+        if len(wrong):
+            shown = _named_rows(wrong, table.smiles, labels[wrong].tolist())
+            raise SourceError(
+                f"{table.name}: {len(wrong):,} labels of the target {target!r} are neither 0 nor 1, as task {task} "
+                f"needs them: {shown}"
+            )
+
+
+def _require_labels(table: LabelledTable) -> None:
+    if not table.targets:
+        raise ConfigError(f"{table.name} was read without a target; name at least one")

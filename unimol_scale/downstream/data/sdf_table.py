@@ -1,0 +1,113 @@
+"""SDF files → a table: one row a record, its structure as SMILES, and its title and data fields as columns of text.
+
+The structure alone is taken, with the stereo that its coordinates or wedges show. Conformers are made as for SMILES, so
+that a molecule gets the same value whatever it is written in; a store that is built of the file keeps its geometry.
+Imports RDKit and the builder's reader of records.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+from rdkit import Chem, rdBase
+
+from conformer_gen.sources.inputs.locations import bare_suffix
+from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.inputs.text_streams import TextStream, read_streams
+from conformer_gen.sources.structures import BLOCK_END, records, row_of
+from unimol_scale.errors import SourceError
+from unimol_scale.store.schema import ConformerOrigin
+
+SUFFIXES = (".sdf", ".sd", ".mol")
+STRUCTURE = "structure of the record"  # the column of SMILES, which no user has named so
+TITLE = "title"
+
+
+def read_sdf_table(path: Path) -> tuple[pa.Table, dict[int, str]]:
+    """Return the records as a table, and row → problem of those without a readable structure.
+
+    The columns are ``STRUCTURE``, the titles if there are any, and the data fields in the order in which they appear
+    first; a record without a field has an empty text there.
+
+    Raises:
+        SourceError: it is no text, or holds no record.
+    """
+    rows: list[Mapping[str, str]] = []
+    structures: list[str] = []
+    problems: dict[int, str] = {}
+    for molecule, fields in _records(path):
+        text, problem = structure_smiles(molecule)
+        if problem:
+            problems[len(rows)] = problem
+        structures.append(text)
+        rows.append(fields)
+    if not rows:
+        raise SourceError(f"{path} has no rows")
+    names = dict.fromkeys(name for fields in rows for name in fields)
+    if not any(fields.get(TITLE) for fields in rows):
+        names.pop(TITLE, None)
+    columns = {name: pa.array([fields.get(name, "") for fields in rows], pa.string()) for name in names}
+    return pa.table({STRUCTURE: pa.array(structures, pa.string()), **columns}), problems
+
+
+def is_sdf(path: Path) -> bool:
+    """Return whether a file is named as SDF, plain or compressed."""
+    return bare_suffix(path.name) in SUFFIXES
+
+
+def describe_geometry(path: Path, *, sees_3d: bool) -> str:
+    """Return a line on the coordinates of an SDF file, which a model that sees 3D is not shown; "" for other files."""
+    if not sees_3d or not is_sdf(path):
+        return ""
+    return (
+        f"conformers were made for the structures in {path.name}, whose own coordinates are not used; a store that is "
+        "built of it (conformer_gen/build.py --source sdf) keeps them"
+    )
+
+
+def structure_smiles(molecule: SourceMolecule) -> tuple[str, str]:
+    """Return the SMILES of a row that has a mol block, and why there is none; one of them is empty.
+
+    A row without a block has its own SMILES.
+    """
+    if molecule.problem or not molecule.block:
+        return molecule.smiles, molecule.problem
+    with rdBase.BlockLogs():
+        try:
+            parsed = Chem.MolFromMolBlock(molecule.block)
+            if parsed is not None:
+                return Chem.MolToSmiles(parsed), ""
+            raw = Chem.MolFromMolBlock(molecule.block, sanitize=False)
+            found = [] if raw is None else [problem.Message() for problem in Chem.DetectChemistryProblems(raw)]
+        except (RuntimeError, ValueError) as error:
+            found = [str(error).strip().split("\n")[0]]
+    return "", "; ".join(found) or "RDKit cannot read this SDF record"
+
+
+def data_fields(record: str) -> dict[str, str]:
+    """Return the data fields of a record: name → value, whose lines stay lines."""
+    fields: dict[str, str] = {}
+    name: str | None = None
+    for line in record.partition(BLOCK_END)[2].split("\n"):
+        if line.startswith(">") and "<" in line:
+            name = line.partition("<")[2].rpartition(">")[0]
+            fields.setdefault(name, "")
+        elif not line.strip():
+            name = None
+        elif name is not None:
+            fields[name] += ("\n" if fields[name] else "") + line.rstrip("\r")
+    return fields
+
+
+def _records(path: Path) -> Iterator[tuple[SourceMolecule, Mapping[str, str]]]:
+    newest: dict[str, str] = {}
+
+    def read(stream: TextStream) -> Iterator[SourceMolecule]:
+        for record in records(stream):
+            newest.clear()
+            newest.update({TITLE: record.split("\n", 1)[0].strip(), **data_fields(record)})
+            yield row_of(record, ConformerOrigin.FILE, "", ())
+
+    for molecule in read_streams(path, SUFFIXES, read):
+        yield molecule, dict(newest)
+        newest.clear()  # what says that a file ends too early has no fields

@@ -1,0 +1,1 @@
+"""Vectors of molecules from a pretrained model."""

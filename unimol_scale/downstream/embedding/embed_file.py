@@ -1,0 +1,357 @@
+"""A file of SMILES or a conformer store → a Parquet file of representations, in a stream: memory does not grow with it.
+
+Shapes: R rows at a time, n atoms of a molecule, D atom channels, P pair channels.
+"""
+
+import csv
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from conformer_gen.chemistry.conformers import stable_hash
+from conformer_gen.selection.exclusions import SOURCE_OF_SUFFIX
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.inputs.locations import bare_suffix
+from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.reader import read_source
+from unimol_scale.checkpoints.parity import cast_parameters
+from unimol_scale.checkpoints.weights import from_pretrained, identify
+from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, flush
+from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.progress import StageProgress
+from unimol_scale.downstream.config import Fragments, Precision
+from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.downstream.data.molecule_changes import ChangeCount
+from unimol_scale.downstream.data.molecule_files import check_there, is_store
+from unimol_scale.downstream.data.molecules import (
+    NAMED,
+    Skipped,
+    UInt64,
+    prepare,
+    refusal,
+    refuse_skipped,
+    whole_split,
+)
+from unimol_scale.downstream.data.sdf_table import describe_geometry, structure_smiles
+from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent
+from unimol_scale.downstream.output_table import check_apart, check_writable, skipped_file
+from unimol_scale.errors import ConfigError, SourceError
+from unimol_scale.model.presets import ModelConfig
+from unimol_scale.store.schema import Float32, Int64
+from unimol_scale.store.shards import StoreSplit, open_store
+
+ROWS_TOGETHER = 20_000  # whose conformers are made and cached together
+SUFFIXES = SOURCE_OF_SUFFIX
+REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
+GPU_WORKERS = 2  # loader processes; a CPU has no time to spare for them
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedFileConfig:
+    """What to embed and how.
+
+    Attributes:
+        source: table or lines of SMILES or SDF, plain or compressed, or a conformer store.
+        pretrained: what ``from_pretrained`` reads.
+        output: Parquet file.
+        representation: which, of which inputs, under which memory budget.
+        smiles_column: of a table; None finds it by the usual names.
+        cache: where stores of conformers are kept.
+        device: auto, cpu or cuda.
+        precision: of the model's weights; results are fp32.
+        skip_bad: rows whose molecule cannot be used go to a table beside the output instead of stopping everything.
+        max_atoms: molecules with more heavy atoms are refused; None: 128.
+        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
+    """
+
+    source: Path
+    pretrained: str
+    output: Path
+    representation: RepresentationConfig
+    smiles_column: str | None = None
+    cache: Path = Path("data/cache")
+    device: str = "auto"
+    precision: Precision = "fp32"
+    skip_bad: bool = False
+    max_atoms: int | None = None
+    fragments: Fragments = "largest"
+
+    def __post_init__(self) -> None:
+        if self.output.suffix != ".parquet":
+            raise ConfigError(f"--output {self.output}: the name must end in .parquet")
+        check_apart(self.output, self.source)
+
+    @property
+    def skipped_file(self) -> Path:
+        """Where the rows go that have no usable molecule."""
+        return skipped_file(self.output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """Rows with molecules, and those without that lie between them.
+
+    Attributes:
+        split: the molecules.
+        position_R: int64, of each row in it.
+        row_R: int64, from 0.
+        smiles: [R] canonical.
+        key_R: uint64.
+        hydrogens: whether the molecules have hydrogens as atoms.
+        skipped: rows, counted from the beginning of the file.
+        changes: [R] what made another molecule of what a row has, in words; "" for nothing.
+    """
+
+    split: StoreSplit
+    position_R: Int64
+    row_R: Int64
+    smiles: Sequence[str]
+    key_R: UInt64
+    hydrogens: bool
+    skipped: Sequence[Skipped]
+    changes: Sequence[str]
+
+
+def embed_file(config: EmbedFileConfig) -> str:
+    """Write the representations of all molecules of a file or a store; return what to tell the user.
+
+    Hydrogens that a store has as atoms are left out, as in fine-tuning: molecules from SMILES have none either.
+
+    Columns: row (from 1, without the header), smiles (canonical, as the model saw it), key, changes (what made another
+    molecule of the row, such as a fragment that was taken; empty for nothing), and ``embedding``, a list of D numbers;
+    of atoms ``atoms``, a list of n such lists; of pairs ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers,
+    row by row of the matrix. The schema's metadata names weights (SHA-256), representation and inputs. The file is
+    complete or absent.
+
+    Raises:
+        SourceError: the source is missing or wrong, holds unusable rows and ``skip_bad`` is off, or nothing usable.
+        CheckpointError: the model cannot be read.
+        ConfigError: the model cannot see what it shall, or the output cannot be written.
+        StoreError: the store or the cache is damaged, or holds depictions where conformers are needed.
+    """
+    source = None if is_store(config.source) else _source_of(config)
+    if source is None and (config.smiles_column is not None or config.fragments == "reject"):
+        raise ConfigError(
+            "--smiles-column and --fragments reject are of tables; a store has the molecules it was built with"
+        )
+    check_writable(config.output)
+    device = pick_device(config.device)
+    _, sha256 = identify(config.pretrained)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    backbone = cast_parameters(from_pretrained(config.pretrained), dtype).backbone.to(device)
+    workers = GPU_WORKERS if device.type == "cuda" else 0
+    representation = dataclasses.replace(config.representation, workers=workers)
+    inputs = resolve_inputs(representation.inputs, backbone.config)
+    total: int | None
+    if source is None:
+        store = open_store(config.source)
+        split = whole_split(store)
+        total, chunks = len(split), _of_store(split, hydrogens=store.manifest.hydrogens)
+    else:
+        total, chunks = _check_rows(source, config), _of_file(source, config, geometry=inputs != "2d")
+    schema = _schema(representation.kind, backbone.config).with_metadata(
+        {
+            "weights_sha256": sha256,
+            "representation": representation.kind,
+            "pooling": representation.pooling if representation.kind == "molecule" else "none",
+            "inputs": inputs,
+            "precision": config.precision,
+        }
+    )
+    written = 0
+    changed = ChangeCount()
+
+    def write(temporary: Path) -> None:
+        nonlocal written
+        with pq.ParquetWriter(temporary, schema) as writer, StageProgress("representing", total) as progress:
+            for chunk in chunks:
+                skipped.add(chunk.skipped)
+                for row, changes in zip(chunk.row_R.tolist(), chunk.changes, strict=True):
+                    changed.add(row, changes)
+                at = 0
+                for arrays in represent(
+                    backbone, chunk.split, chunk.position_R, representation, drop_hydrogens=chunk.hydrogens
+                ):
+                    writer.write_table(_table(chunk, at, arrays, schema))
+                    at += len(arrays)
+                    progress.advance(len(arrays))
+                    progress.tick()
+                written += at
+        if not written:
+            refuse_skipped(skipped.first, skipped.rows, str(config.source), "Nothing is left to embed")
+            raise SourceError(f"{config.source} has no rows: nothing to embed")
+
+    with _SkippedTable(config) as skipped:
+        commit_file(config.output, write)
+    line = f"{written:,} of {written + skipped.rows:,} rows embedded: {config.output}"
+    line += f"; the other {skipped.rows:,}: {config.skipped_file}" if skipped.rows else ""
+    geometry = describe_geometry(config.source, sees_3d=inputs != "2d")
+    return "\n".join(filter(None, (line, changed.describe(), geometry)))
+
+
+class _SkippedTable:
+    """The table of skipped rows, complete or absent, and none for none: row (from 1), smiles, reason, detail.
+
+    A table that an earlier run left is removed, since it would be taken for this one's.
+    """
+
+    def __init__(self, config: EmbedFileConfig) -> None:
+        self._config = config
+        self.rows = 0
+        self.first: list[Skipped] = []
+
+    def __enter__(self) -> "_SkippedTable":
+        path = self._config.skipped_file
+        path.unlink(missing_ok=True)
+        self._temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.rows and kind is None:
+            flush(self._temporary)
+            self._temporary.replace(self._config.skipped_file)
+        self._temporary.unlink(missing_ok=True)
+
+    def add(self, skipped: Sequence[Skipped]) -> None:
+        """Append rows.
+
+        Raises:
+            SourceError: there are some, and ``skip_bad`` is off.
+        """
+        if not skipped:
+            return
+        if not self._config.skip_bad:
+            refuse_skipped(skipped, len(skipped), f"{self._config.source}, after others that are fine", REMEDY)
+        with self._temporary.open("w" if not self.rows else "a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            if not self.rows:
+                writer.writerow(("row", "smiles", "reason", "detail"))
+            writer.writerows((s.row + 1, s.smiles, s.reason, s.detail) for s in skipped)
+        self.first = [*self.first, *skipped][:NAMED]
+        self.rows += len(skipped)
+
+
+def _source_of(config: EmbedFileConfig) -> SourceConfig:
+    """Return how the file is read.
+
+    Raises:
+        SourceError: it is not there, or of another kind.
+    """
+    check_there(config.source)
+    suffix = bare_suffix(config.source.name)
+    if suffix not in SUFFIXES:
+        raise SourceError(
+            f"{config.source}: the name must end in {', '.join(SUFFIXES)}, plain or compressed; of other files build a "
+            "store first: python conformer_gen/build.py"
+        )
+    return SourceConfig(name=SUFFIXES[suffix], input=(str(config.source),), smiles_column=config.smiles_column)
+
+
+def _check_rows(source: SourceConfig, config: EmbedFileConfig) -> int | None:
+    """Return the number of rows, if all look usable; None, without looking, if others may be skipped.
+
+    Raises:
+        SourceError: names the first that are no molecules.
+    """
+    if config.skip_bad:
+        return None
+    bad: list[Skipped] = []
+    rows = 0
+    with StageProgress("checking", None) as progress:
+        for rows, molecule in enumerate(read_source(source), start=1):
+            molecule = _with_smiles(molecule)
+            why = refusal(molecule, config.max_atoms, config.fragments)
+            if why is not None:
+                bad.append(Skipped(row=rows - 1, smiles=molecule.smiles, reason=why.reason, detail=why.detail))
+            progress.advance(1)
+            progress.tick()
+    refuse_skipped(bad, rows, str(config.source), REMEDY)
+    return rows
+
+
+def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool) -> Iterator[_Chunk]:
+    rows = enumerate(map(_with_smiles, read_source(source)))
+    while some := list(itertools.islice(rows, ROWS_TOGETHER)):
+        prepared = prepare(
+            [molecule.smiles for _, molecule in some],
+            cache=config.cache,
+            geometry=geometry,
+            max_atoms=config.max_atoms,
+            workers=None,
+            fragments=config.fragments,
+            problems={at: molecule.problem for at, (_, molecule) in enumerate(some) if molecule.problem},
+        )
+        row_M = np.array([row for row, _ in some], np.int64)
+        used = np.flatnonzero(prepared.position_M >= 0)
+        yield _Chunk(
+            split=prepared.split,
+            position_R=prepared.position_M[used],
+            row_R=row_M[used],
+            smiles=[prepared.smiles[at] for at in used.tolist()],
+            key_R=prepared.key_M[used],
+            hydrogens=False,
+            skipped=[dataclasses.replace(one, row=int(row_M[one.row])) for one in prepared.skipped],
+            changes=[prepared.changes[at] for at in used.tolist()],
+        )
+
+
+def _with_smiles(molecule: SourceMolecule) -> SourceMolecule:
+    """Return a row with the SMILES of its structure, also where it is a record of an SDF file."""
+    smiles, problem = structure_smiles(molecule)
+    return SourceMolecule(id=molecule.id, smiles=smiles, problem=problem)
+
+
+def _of_store(split: StoreSplit, *, hydrogens: bool) -> Iterator[_Chunk]:
+    for start in range(0, len(split), ROWS_TOGETHER):
+        position_R = np.arange(start, min(start + ROWS_TOGETHER, len(split)), dtype=np.int64)
+        smiles = split.smiles(position_R)
+        key_R = np.array([stable_hash(text) for text in smiles], np.uint64)
+        yield _Chunk(
+            split=split,
+            position_R=position_R,
+            row_R=position_R,
+            smiles=smiles,
+            key_R=key_R,
+            hydrogens=hydrogens,
+            skipped=(),
+            changes=("",) * len(smiles),
+        )
+
+
+def _schema(kind: Kind, model: ModelConfig) -> pa.Schema:
+    atom = pa.list_(pa.float32(), model.atom_width)
+    columns = {"row": pa.int64(), "smiles": pa.string(), "key": pa.uint64(), "changes": pa.string()}
+    if kind == "molecule":
+        columns["embedding"] = atom
+    elif kind == "atom":
+        columns["atoms"] = pa.list_(atom)
+    else:
+        columns |= {"num_atoms": pa.int32(), "pairs": pa.list_(pa.list_(pa.float32(), model.pair_width))}
+    return pa.schema([pa.field(name, of, nullable=False) for name, of in columns.items()])
+
+
+def _table(chunk: _Chunk, start: int, arrays: Sequence[Float32], schema: pa.Schema) -> pa.Table:
+    """Return the rows of a chunk from ``start`` on, one for each array."""
+    here = slice(start, start + len(arrays))
+    columns = [pa.array(chunk.row_R[here] + 1), pa.array(chunk.smiles[here]), pa.array(chunk.key_R[here])]
+    columns.append(pa.array(chunk.changes[here], pa.string()))
+    if "num_atoms" in schema.names:
+        columns.append(pa.array([len(array) for array in arrays], pa.int32()))
+    values = schema.field(schema.names[-1]).type
+    flat = np.concatenate([array.ravel() for array in arrays])
+    if pa.types.is_fixed_size_list(values):
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), type=values))
+    else:
+        width = values.value_type.list_size
+        ends = np.cumsum([0, *(array.size // width for array in arrays)]).astype(np.int32)
+        items = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=values.value_type)
+        columns.append(pa.ListArray.from_arrays(pa.array(ends), items, type=values))
+    return pa.table(columns, schema=schema)

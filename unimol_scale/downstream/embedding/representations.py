@@ -1,0 +1,168 @@
+"""A model and molecules → representations, in the order of the rows, on the data path of pretraining.
+
+Shapes: R rows, B molecules of a micro-batch, n atoms of one molecule, A (padded), D atom channels, P pair channels.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimol_scale.data.loader import StepLoader
+from unimol_scale.data.steps.order import InOrder
+from unimol_scale.data.steps.planner import OneSizePlanner, StepPlanner
+from unimol_scale.data.transfer import to_device
+from unimol_scale.downstream.compute import pair_budget, within_memory
+from unimol_scale.downstream.config import Inputs, Pooling
+from unimol_scale.downstream.data.batches import LabelledSample, Labelling, RowReader
+from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.downstream.embedding.concurrent_batches import side_by_side
+from unimol_scale.downstream.embedding.pooling import pool
+from unimol_scale.errors import ConfigError, StoreError, nearest
+from unimol_scale.model.backbone import Representation, TwoTrackBackbone
+from unimol_scale.store.schema import ConformerOrigin, Float32, Int64
+from unimol_scale.store.shards import StoreSplit
+
+Kind = Literal["molecule", "atom", "pair"]
+
+# Rows of a step: enough to be cut into micro-batches of like sizes, few enough that their results fit in memory.
+_TOGETHER: dict[Kind, int] = {"molecule": 1024, "atom": 1024, "pair": 32}
+_PREFETCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationConfig:
+    """Which representation.
+
+    Attributes:
+        kind: ``molecule`` [D], ``atom`` [n, D] or ``pair`` [n, n, P]; the latter two without the virtual node, in the
+            order of the store's canonical SMILES.
+        pooling: what stands for a molecule.
+        inputs: what the model sees; None: everything it can.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
+        workers: loader processes; 0 prepares batches in this one.
+    """
+
+    kind: Kind = "molecule"
+    pooling: Pooling = "mean"
+    inputs: Inputs | None = None
+    max_pairs: int | None = None
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, valid in (
+            ("kind", self.kind, get_args(Kind)),
+            ("pooling", self.pooling, get_args(Pooling)),
+            ("inputs", self.inputs, (None, *get_args(Inputs))),
+        ):
+            if value not in valid:
+                raise ConfigError(f"unknown {name} {value!r}; {nearest(str(value), filter(None, valid))}")
+        if self.max_pairs is not None and self.max_pairs < 1:
+            raise ConfigError(f"max_pairs must be at least 1, got {self.max_pairs}")
+        if self.workers < 0:
+            raise ConfigError(f"workers must not be negative, got {self.workers}")
+
+
+def represent(
+    backbone: TwoTrackBackbone,
+    split: StoreSplit,
+    position_R: Int64,
+    config: RepresentationConfig,
+    *,
+    drop_hydrogens: bool = False,
+) -> Iterator[list[Float32]]:
+    """Yield the representations of rows, in their order, some rows at a time.
+
+    No row's result depends on the others, but for rounding. Outputs of released models (``normalize_by: padded``)
+    depend on padding, so here a micro-batch has molecules of one size; an implementation that pads gives other ones.
+
+    Args:
+        backbone: in evaluation mode; it is run where its parameters are, in their dtype.
+        split: of a store.
+        position_R: int64, where in it each row's molecule is.
+        config: which representation.
+        drop_hydrogens: leave out those that the store has as atoms: molecules from SMILES have none either.
+
+    Yields:
+        For each of the next rows its array, fp32.
+
+    Raises:
+        ConfigError: 3D was asked of a model without geometry, or a molecule exceeds ``max_pairs``.
+        StoreError: 3D was asked of a store that holds depictions only.
+        RunError: memory is full.
+    """
+    assert not backbone.training, "dropout would be part of the result"
+    inputs = resolve_inputs(config.inputs, backbone.config)
+    if inputs != "2d":
+        require_conformers(split)
+    if not len(position_R):
+        return
+    reader = RowReader(split, position_R, np.empty((len(position_R), 0)), drop_hydrogens=drop_hydrogens)
+    order = InOrder(len(reader), _TOGETHER[config.kind])
+    planner_type = OneSizePlanner if backbone.config.normalize_by == "padded" else StepPlanner
+    max_pairs = pair_budget(config.max_pairs, next(backbone.parameters()).device, reader.largest)
+    planner = planner_type(reader, order, world_size=1, max_pairs=max_pairs)
+    loader: StepLoader[LabelledSample] = StepLoader(
+        planner,
+        reader,
+        Labelling(inputs=inputs, model=backbone.config),
+        rank=0,
+        seed=0,
+        workers=config.workers,
+        prefetch=_PREFETCH,
+    )
+    samples = ((step, sample) for step, cut in enumerate(loader.steps(0, order.num_steps)) for sample in cut)
+
+    def work(one: tuple[int, LabelledSample]) -> tuple[int, list[int], list[Float32]]:
+        step, sample = one
+        return step, sample.row_B.tolist(), _represented(backbone, sample, config)
+
+    done = side_by_side(work, samples, next(backbone.parameters()).device)
+    for _, parts in itertools.groupby(done, key=lambda part: part[0]):
+        arrays = {row: array for _, rows, some in parts for row, array in zip(rows, some, strict=True)}
+        yield [arrays[row] for row in sorted(arrays)]
+
+
+def represent_all(
+    backbone: TwoTrackBackbone, split: StoreSplit, position_R: Int64, config: RepresentationConfig
+) -> list[Float32]:
+    """Return the representations of all rows; see ``represent``."""
+    return list(itertools.chain.from_iterable(represent(backbone, split, position_R, config)))
+
+
+def require_conformers(split: StoreSplit) -> None:
+    """Refuse a store without conformers.
+
+    Raises:
+        StoreError: all it holds are depictions.
+    """
+    origins = {name for shard in split.entry.shards for name in shard.origins}
+    if origins == {ConformerOrigin.FLAT.name}:
+        raise StoreError(
+            "the store holds 2D depictions in place of conformers, and the model shall see 3D; take inputs 2d, or "
+            "build a store with conformers (embed.engine=rdkit)"
+        )
+
+
+@within_memory
+@torch.inference_mode()
+def _represented(backbone: TwoTrackBackbone, sample: LabelledSample, config: RepresentationConfig) -> list[Float32]:
+    device = next(backbone.parameters()).device
+    seen: Representation = backbone(to_device(sample.input, device))
+    if config.kind == "molecule":
+        return list(_array(pool(seen, config.pooling)))
+    num_atoms_B = sample.input.valid_BA.sum(1).tolist()
+    if config.kind == "atom":
+        atom_BAD = _array(seen.atom_BND[:, 1:])
+        return [atom_BAD[at, :n].copy() for at, n in enumerate(num_atoms_B)]
+    pair_BAAP = _array(seen.pair_BNNP[:, 1:, 1:])
+    return [pair_BAAP[at, :n, :n].copy() for at, n in enumerate(num_atoms_B)]
+
+
+def _array(tensor: Tensor) -> Float32:
+    array: Float32 = tensor.float().cpu().numpy()
+    return array

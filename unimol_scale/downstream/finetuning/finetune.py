@@ -1,0 +1,318 @@
+"""A whole fine-tuning: rows, split, one model for each seed, predictions, report. The order of things.
+
+Shapes: M rows, L targets. A folder that a finished fine-tuning of the same settings left is read, not made again; of an
+unfinished one, and of one with fewer seeds, those that are done are kept.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unimol_scale import config as strict
+from unimol_scale.checkpoints.weights import from_pretrained, identify
+from unimol_scale.common.files import commit_text
+from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.output_checks import require_folder
+from unimol_scale.data.hydrogens import heavy_counts
+from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
+from unimol_scale.downstream.data.batches import Labelling, RowReader, once
+from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
+from unimol_scale.downstream.data.pretraining_data import PretrainingStore, describe_larger, store_of
+from unimol_scale.downstream.data.rows import Rows, load_rows, write_skipped
+from unimol_scale.downstream.data.sdf_table import describe_geometry
+from unimol_scale.downstream.data.splits import Split, keep_fraction, split_rows
+from unimol_scale.downstream.embedding.representations import require_conformers
+from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.cautions import labelled_molecules, trivial_scores
+from unimol_scale.downstream.finetuning.finetune_report import write_report
+from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, claim_folder, hash_data
+from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
+from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.finetuning.model.saved_model import (
+    FORMAT_VERSION,
+    FinetunedConfig,
+    Member,
+    save_config,
+    save_member,
+)
+from unimol_scale.downstream.finetuning.model.training import Problem, Scaling, fit, predict
+from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
+from unimol_scale.downstream.finetuning.results import Outcome, SeedOutcome
+from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.presets import ModelConfig, preset
+from unimol_scale.store.schema import Int32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What every model starts from.
+
+    Attributes:
+        model: dimensions.
+        backbone: pretrained weights; None draws them.
+        pretrained_on: the store, or why it is not known; None of random weights.
+    """
+
+    model: ModelConfig
+    backbone: TwoTrackBackbone | None
+    pretrained_on: PretrainingStore | None
+
+
+def finetune(config: FinetuneConfig) -> Outcome:
+    """Fine-tune, or finish what an earlier call began.
+
+    Raises:
+        ConfigError: a setting is wrong, or the folder holds the results of other settings.
+        SourceError: the data is missing or wrong.
+        CheckpointError: the pretrained model cannot be loaded.
+        RunError: training failed.
+    """
+    folder = config.folder
+    device = pick_device(config.device)
+    model, hashes = _identify(config)
+    check_folder(folder, config, hashes)
+    require_folder(folder)
+    if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
+        return finished
+    inputs = resolve_inputs(config.inputs, model)
+    rows = load_rows(config, geometry=inputs != "2d")
+    if inputs != "2d":
+        require_conformers(rows.molecules.split)
+    metric = config.metric or default_metric(rows.task)
+    split = _split(config, rows)
+    _check_labels(config, rows, split, metric)
+    start = _start(config, model)
+    claim_folder(folder, config, hashes)
+    if rows.molecules.skipped:
+        write_skipped(folder / "skipped.csv", rows.molecules)
+    store = config.pretraining_store or (start.pretrained_on.path if start.pretrained_on else None)
+    leakage = None
+    if store is not None:
+        leakage = _leakage(store, rows, split).describe()
+    elif start.pretrained_on is not None:
+        leakage = f"leakage: not checked, because {start.pretrained_on.missing}; name it with pretraining_store=DIR"
+    members, seeds = [], []
+    for number in range(config.seeds):
+        member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number, device)
+        members.append(member)
+        seeds.append(result)
+    done = Outcome(
+        name=rows.name,
+        start=config.start,
+        start_sha256=None if start.backbone is None else hashes.pretrained,
+        task=rows.task,
+        metric=metric,
+        targets=rows.targets,
+        units=rows.units,
+        rows=len(rows.labels_ML),
+        unlabelled=rows.num_unlabelled,
+        skipped=len(rows.molecules.skipped),
+        split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
+        notes=_notes(config, rows, split, inputs, None if start.backbone is None else store),
+        leakage=leakage,
+        seeds=tuple(seeds),
+        trivial=trivial_scores(metric, rows.labels_ML[split.train], rows.labels_ML[split.test]),
+        test_molecules=labelled_molecules(rows.molecules.position_M[split.test], rows.labels_ML[split.test]),
+        label_std=Scaling.of(rows.labels_ML[split.train], rows.task).std_L if rows.task == "regression" else (),
+    )
+    write_report(folder, done, config)
+    save_config(
+        folder,
+        FinetunedConfig(
+            format_version=FORMAT_VERSION,
+            model=start.model,
+            pooling=config.pooling,
+            inputs=inputs,
+            task=rows.task,
+            targets=rows.targets,
+            units=rows.units,
+            metric=metric,
+            max_atoms=config.max_atoms,
+            members=tuple(members),
+            fragments=config.fragments,
+        ),
+    )
+    results.write(folder, done)
+    return done
+
+
+def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
+    """Return the dimensions of the model, and what names everything that is read.
+
+    Released models expect the padded count of atoms in their 1/n scalings, by which a prediction would depend on the
+    other molecules of its micro-batch. With each molecule's own count a model is what the released one is to a molecule
+    by itself.
+    """
+    data = hash_data(config.data)
+    if config.pretrained is None:
+        assert config.size is not None
+        return preset(config.size), InputHashes(data=data, pretrained=None)
+    model, sha256 = identify(config.pretrained)
+    return replace(model, normalize_by="molecule"), InputHashes(data=data, pretrained=sha256)
+
+
+def _start(config: FinetuneConfig, model: ModelConfig) -> Start:
+    if config.pretrained is None or config.reinitialise:
+        return Start(model=model, backbone=None, pretrained_on=None)
+    backbone = from_pretrained(config.pretrained).backbone.float()
+    return Start(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
+
+
+def _split(config: FinetuneConfig, rows: Rows) -> Split:
+    first, second, third = config.fractions
+    try:
+        split = split_rows(
+            config.split,
+            usable_M=rows.usable_M,
+            scaffold_smiles=rows.molecules.scaffold_smiles,
+            smiles=rows.molecules.smiles,
+            splits=rows.given_splits,
+            fractions=(first, second, third),
+            seed=config.seed,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{config.data}: {error}") from error
+    return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
+
+
+def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: MetricName) -> None:
+    """Refuse a split on which nothing can be learnt, chosen or judged."""
+    labels_RL = rows.labels_ML[split.train]
+    for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
+        known = labels_R[~np.isnan(labels_R)]
+        if not len(known):
+            problem = "has no label"
+        elif rows.task != "multilabel" and np.ptp(known) == 0.0:  # of many targets, some may teach nothing
+            problem = f"has only the label {known[0]:g}"
+        else:
+            continue
+        raise ConfigError(
+            f"{config.data}: {target!r} {problem} among the {len(labels_R)} training rows of the {config.split} split, "
+            "from which nothing can be learnt; leave that target out, or choose another --split"
+        )
+    for part in ("train", "valid", "test"):
+        labels_RL = rows.labels_ML[getattr(split, part)]
+        problems = undefined(metric, labels_RL, rows.targets)
+        if len(problems) == len(rows.targets):
+            raise ConfigError(
+                f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split cannot be judged: "
+                f"{'; '.join(problems[:3])}. Choose another --split, or give more data"
+            )
+
+
+def _notes(config: FinetuneConfig, rows: Rows, split: Split, inputs: Inputs, store: Path | None) -> tuple[str, ...]:
+    """Return what a user should know of the data; the store is that of the pretraining, if there was any."""
+    molecules = rows.molecules
+    overlap = describe_overlap(
+        split.test,
+        np.concatenate([split.train, split.valid]),
+        key_M=molecules.key_M,
+        smiles=molecules.smiles,
+        scaffold_smiles=molecules.scaffold_smiles,
+    )
+    larger = "" if store is None else describe_larger(store, _num_atoms(rows))
+    reduced = molecules.describe_changes()
+    geometry = describe_geometry(config.data, sees_3d=inputs != "2d")
+    notes = [note for note in (reduced, rows.describe_repeated(), overlap, larger, geometry) if note]
+    if config.task is None and (few := rows.describe_integers()):
+        notes.append(few)
+    one_class = [
+        target
+        for target, labels_R in zip(rows.targets, rows.labels_ML[split.train].T, strict=True)
+        if len(np.unique(labels_R[~np.isnan(labels_R)])) == 1
+    ]
+    if one_class:
+        notes.append(f"targets with one class only among the training rows: {', '.join(one_class)}")
+    return tuple(notes)
+
+
+def _num_atoms(rows: Rows) -> Int32:
+    """Return the heavy atoms, int32, of every molecule with a label."""
+    split, position_R = rows.molecules.split, np.unique(rows.molecules.position_M[rows.usable_M])
+    return heavy_counts(split.gather(position_R)) if rows.hydrogens else split.sizes(position_R)[0]
+
+
+def _leakage(store: Path, rows: Rows, split: Split) -> Leakage:
+    molecules = rows.molecules
+    return report_leakage(
+        store,
+        key_M=molecules.key_M[split.test],
+        scaffold_M=molecules.scaffold_M[split.test],
+        smiles=[molecules.smiles[row] for row in split.test.tolist()],
+        scaffold_smiles=[molecules.scaffold_smiles[row] for row in split.test.tolist()],
+    )
+
+
+def _one_seed(
+    config: FinetuneConfig,
+    rows: Rows,
+    split: Split,
+    start: Start,
+    inputs: Inputs,
+    metric: MetricName,
+    seed: int,
+    device: torch.device,
+) -> tuple[Member, SeedOutcome]:
+    folder = config.folder
+    name = f"seed-{seed}"
+    done = folder / f"{name}.json"
+    if done.is_file():
+        tree = json.loads(done.read_text(encoding="utf-8"))
+        origin = strict.Origin(name=str(done))
+        return strict.build(Member, tree["member"], origin), strict.build(SeedOutcome, tree["outcome"], origin)
+
+    def reader(part: np.ndarray) -> RowReader:
+        position_R = rows.molecules.position_M[part]
+        return RowReader(rows.molecules.split, position_R, rows.labels_ML[part], drop_hydrogens=rows.hydrogens)
+
+    labelling = Labelling(inputs=inputs, model=start.model)
+    scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
+    problem = Problem(
+        train=reader(split.train),
+        valid=reader(split.valid),
+        labelling=labelling,
+        scaling=scaling,
+        loss=config.loss or "mse",
+        metric=metric,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PropertyModel(start.model, len(rows.targets), config.pooling, config.train.dropout)
+    if start.backbone is not None:
+        model.backbone.load_state_dict(start.backbone.state_dict())
+    with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric) as progress:
+        epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
+    rows_U = np.flatnonzero(rows.usable_M)
+    prediction_UL = predict(model, once(reader(rows_U), labelling, config.train.max_pairs, device), scaling, device)
+    prediction_ML = np.full(rows.labels_ML.shape, np.nan)
+    prediction_ML[rows_U] = prediction_UL
+    results.write_predictions(folder / f"predictions-{name}.parquet", rows, split, prediction_ML)
+    member = Member(
+        file=f"{name}.safetensors",
+        sha256=save_member(folder, f"{name}.safetensors", model.cpu()),
+        mean_L=scaling.mean_L,
+        std_L=scaling.std_L,
+    )
+    valid, test = (
+        score(metric, rows.labels_ML[part], prediction_ML[part], rows.targets) for part in (split.valid, split.test)
+    )
+    assert valid.value is not None, "an epoch was chosen by it"
+    if test.value is None:
+        raise RunError(f"the predictions of the test rows cannot be judged: {'; '.join(test.undefined[:3])}")
+    result = SeedOutcome(
+        seed=seed,
+        valid=valid.value,
+        test=test.value,
+        test_by_target=test.per_target,
+        undefined=test.undefined,
+        best_epoch=epochs[-1].best,
+        losses=tuple(epoch.loss for epoch in epochs),
+        valid_scores=tuple(epoch.score for epoch in epochs),
+    )
+    commit_text(done, json.dumps({"member": strict.to_tree(member), "outcome": strict.to_tree(result)}, indent=1))
+    return member, result

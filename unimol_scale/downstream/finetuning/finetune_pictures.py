@@ -1,0 +1,103 @@
+"""Pictures of a fine-tuning: parity or ROC curves of the test rows, and the course of training. Imports matplotlib.
+
+Shapes: R test rows, L targets. A panel a target, up to twelve.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from unimol_scale.common.files import commit_file
+from unimol_scale.downstream.finetuning.results import Outcome
+from unimol_scale.store.schema import Float64
+
+MOST_PANELS = 12
+DOTS_PER_INCH = 130
+MODEL_COLOUR, CHANCE_COLOUR, VALID_COLOUR = "#1f77b4", "#777777", "#d62728"
+
+
+def draw_predictions(path: Path, outcome: Outcome, labels_RL: Float64, predictions: Sequence[Float64]) -> None:
+    """Draw predictions of the test rows: against the labels (regression), or as ROC curves.
+
+    Args:
+        path: of the picture.
+        outcome: names and scores.
+        labels_RL: of the test rows.
+        predictions: [R, L] of each seed.
+    """
+    shown = min(len(outcome.targets), MOST_PANELS)
+    figure, axes = _panels(shown)
+    for at in range(shown):
+        target = outcome.targets[at]
+        mean = outcome.target_mean(at)
+        title = f"{target}: " + (f"{outcome.metric} {mean:.3g}" if mean is not None else f"{outcome.metric} undefined")
+        axes[at].set_title(title, fontsize=9, parse_math=False)  # a name may hold a $
+        draw = _parity if outcome.task == "regression" else _roc
+        draw(axes[at], labels_RL[:, at], [p[:, at] for p in predictions], outcome.units.get(target, ""))
+    _save(figure, path)
+
+
+def draw_course(path: Path, outcome: Outcome) -> None:
+    """Draw training loss and validation score of every seed over the epochs; a dot marks the chosen epoch."""
+    figure, (left, right) = _panels(2)
+    for seed in outcome.seeds:
+        epochs = np.arange(1, len(seed.losses) + 1)
+        left.plot(epochs, seed.losses, color=MODEL_COLOUR, alpha=0.7)
+        right.plot(epochs, seed.valid_scores, color=VALID_COLOUR, alpha=0.7)
+        right.plot(seed.best_epoch, seed.valid_scores[seed.best_epoch - 1], "o", color=VALID_COLOUR)
+    left.set_yscale("log")
+    for axis, title in ((left, "training loss"), (right, f"validation {outcome.metric}")):
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def _parity(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str) -> None:  # noqa: ANN401
+    there = ~np.isnan(label_R)
+    label = label_R[there]
+    if len(label):  # of several targets, one may have no label in the test
+        stacked = np.stack([p[there] for p in predictions])
+        mean, spread = stacked.mean(0), stacked.std(0)
+        axis.errorbar(label, mean, yerr=spread, fmt="o", ms=2.5, lw=0.5, color=MODEL_COLOUR, alpha=0.6)
+        low, high = float(min(label.min(), mean.min())), float(max(label.max(), mean.max()))
+        margin = 0.05 * (high - low or 1.0)
+        ends = (low - margin, high + margin)
+        axis.plot(ends, ends, color=CHANCE_COLOUR, lw=1)
+        axis.set(xlim=ends, ylim=ends, aspect="equal")
+    axis.set_xlabel(f"measured{f' ({unit})' if unit else ''}", parse_math=False)
+    axis.set_ylabel("predicted (bars: spread of seeds)" if len(predictions) > 1 else "predicted")
+    axis.grid(alpha=0.25)
+
+
+def _roc(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str) -> None:  # noqa: ANN401
+    there = ~np.isnan(label_R)
+    axis.plot((0, 1), (0, 1), color=CHANCE_COLOUR, lw=1)
+    if len(np.unique(label_R[there])) == 2:  # a curve needs both classes
+        for prediction in predictions:
+            false, true, _ = roc_curve(label_R[there], prediction[there])
+            axis.plot(false, true, color=MODEL_COLOUR, alpha=0.7)
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axis.set_xlabel("false positive rate")
+    axis.set_ylabel("true positive rate")
+    axis.grid(alpha=0.25)
+
+
+def _panels(count: int) -> tuple[Figure, list[Any]]:
+    columns = min(count, 4)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(max(3.6 * columns, 4.2), 3.6 * lines), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(lines, columns)).ravel().tolist()
+    for empty in axes[count:]:
+        empty.set_visible(False)
+    return figure, axes[:count]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    commit_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH))

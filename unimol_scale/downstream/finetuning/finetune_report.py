@@ -1,0 +1,129 @@
+"""The report of a fine-tuning, report.md, with its pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from unimol_scale.common.files import commit_text
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.data.molecules import ROW_NUMBERS
+from unimol_scale.downstream.data.rows import PREDICTED
+from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_course, draw_predictions
+from unimol_scale.downstream.finetuning.results import Outcome, plus_minus
+from unimol_scale.store.schema import Float64
+
+REPORT_NAME = "report.md"
+
+
+def write_report(folder: Path, outcome: Outcome, config: FinetuneConfig) -> None:
+    """Write the report and its pictures from the outcome and the predictions in the folder."""
+    picture = "parity.png" if outcome.task == "regression" else "roc.png"
+    labels_RL, predictions = _test_rows(folder, outcome)
+    draw_predictions(folder / picture, outcome, labels_RL, predictions)
+    spread_lines = _spread_lines(outcome, labels_RL, predictions)
+    draw_course(folder / "course.png", outcome)
+    commit_text(folder / REPORT_NAME, "\n".join(_lines(outcome, config, picture, spread_lines)) + "\n")
+
+
+def _test_rows(folder: Path, outcome: Outcome) -> tuple[Float64, list[Float64]]:
+    labels, predictions = [], []
+    for seed in outcome.seeds:
+        table = pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet")
+        test = np.array([part == "test" for part in table["split"].to_pylist()])
+        columns = [np.stack([_floats(table, f"{prefix}{t}") for t in outcome.targets], 1) for prefix in ("", PREDICTED)]
+        labels.append(columns[0][test])
+        predictions.append(columns[1][test])
+    return labels[0], predictions
+
+
+def _floats(table: object, name: str) -> Float64:
+    column = table[name]  # type: ignore[index]
+    values: Float64 = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    return values
+
+
+def _lines(outcome: Outcome, config: FinetuneConfig, picture: str, spread_lines: Sequence[str]) -> list[str]:
+    sizes = outcome.split_sizes
+    fraction = "" if config.label_fraction == 1.0 else f" ({config.label_fraction:.0%} of the training rows)"
+    used = sum(sizes.values())
+    lines = [
+        f"# {outcome.describe()}",  # what must be known of the score stands in the first line
+        "",
+        f"- {outcome.task}, {len(outcome.targets)} target{'s' if len(outcome.targets) > 1 else ''}; {_result(outcome)}",
+        *(f"- {line}" for line in spread_lines),
+        f"- {config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, "
+        f"{sizes['test']:,} test; "
+        f"{outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
+        + (" (skipped.csv)" if outcome.skipped else "")
+        + (f", {outcome.unlabelled:,} without a label" if outcome.unlabelled else "")
+        + f"; {ROW_NUMBERS}",
+    ]
+    lines += [f"- {note}" for note in outcome.notes]
+    lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
+    lines += ["", f"![]({picture})", "", "![](course.png)", "", "## Seed by seed", ""]
+    lines += _by_seed(outcome)
+    if len(outcome.targets) > 1:
+        lines += _by_target(outcome)
+    if len(outcome.targets) > MOST_PANELS:
+        lines += ["", f"The picture shows the first {MOST_PANELS} targets."]
+    undefined = sorted({reason for seed in outcome.seeds for reason in seed.undefined})
+    if undefined:
+        lines += ["", "Not defined, and left out of the mean: " + "; ".join(undefined) + "."]
+    return lines
+
+
+def _result(outcome: Outcome) -> str:
+    """Return the score of the test rows in words; of targets in different units there is none but theirs."""
+    if not outcome.has_mean:
+        means = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
+        common = f"; the mean in standard deviations of the training labels is {np.mean(means):.3g}" if means else ""
+        return f"{outcome.metric} of the test rows: target by target below, since their units differ{common}"
+    text = f"{outcome.metric} of the test rows: **{outcome.mean:.4g}**"
+    unit = f" {outcome.unit}" if outcome.unit else ""
+    if len(outcome.seeds) == 1:
+        return f"{text}{unit}"
+    return f"{text} ± {outcome.seed_std:.2g}{unit} over {len(outcome.seeds)} seeds (their standard deviation)"
+
+
+def _spread_lines(outcome: Outcome, labels_RL: Float64, predictions: Sequence[Float64]) -> list[str]:
+    """Return what the spread of seeds is worth as an error bar of these predictions: little, as a rule."""
+    if outcome.task != "regression" or len(predictions) < 2:
+        return []
+    value_SRL = np.stack(predictions)
+    there_RL = ~np.isnan(labels_RL)
+    within_RL = np.abs(value_SRL.mean(0) - labels_RL) <= 2.0 * value_SRL.std(0, ddof=1)
+    return [
+        "the spread of the seeds (seed_std of `predict`) is no error bar: within two of it lie "
+        f"{within_RL[there_RL].mean():.0%} of the test labels; within two error bars it would be about 95 %"
+    ]
+
+
+def _by_seed(outcome: Outcome) -> list[str]:
+    metric = outcome.metric if outcome.has_mean else f"{outcome.metric} (in standard deviations of the training labels)"
+    lines = [f"| seed | best epoch | of | valid {metric} | test {metric} |", "| --- " * 5 + "|"]
+    for seed in outcome.seeds:
+        valid: float | None = seed.valid
+        test: float | None = seed.test
+        if not outcome.has_mean:
+            valid, test = seed.valid_scores[seed.best_epoch - 1], outcome.standardised(seed)
+        shown = " | ".join("not known" if value is None else f"{value:.4g}" for value in (valid, test))
+        lines.append(f"| {seed.seed} | {seed.best_epoch} | {len(seed.losses)} | {shown} |")
+    return lines
+
+
+def _by_target(outcome: Outcome) -> list[str]:
+    header = f"| target | unit | test {outcome.metric} | predicting the mean | test molecules |"
+    lines = ["", "## Target by target", "", header, "| --- " * 5 + "|"]
+    for at, target in enumerate(outcome.targets):
+        mean = outcome.target_mean(at)
+        shown = "undefined" if mean is None else plus_minus(mean, outcome.target_std(at))
+        trivial = outcome.trivial[at] if outcome.trivial else None
+        molecules = f"{outcome.test_molecules[at]:,}" if outcome.test_molecules else ""
+        name = target.replace("|", r"\|")
+        lines.append(
+            f"| {name} | {outcome.units.get(target, '')} | {shown} | {'' if trivial is None else f'{trivial:.4g}'} | "
+            f"{molecules} |"
+        )
+    return lines

@@ -1,0 +1,55 @@
+"""The fp32 weights of a model whose backbone computes in bf16: steps that are too small for bf16 add up in them."""
+
+import torch
+from torch import Tensor, nn
+
+from unimol_scale.downstream.config import Precision
+from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+
+
+class MasterWeights:
+    """What the optimizer changes. In fp32 these are the model's own parameters, and nothing is copied.
+
+    The head stays in fp32: it costs nothing, and its logits would be rounded.
+
+    Args:
+        model: in fp32, on its device; in bf16 its backbone's parameters are cast in place. Buffers are not.
+        precision: of the backbone.
+    """
+
+    def __init__(self, model: PropertyModel, precision: Precision) -> None:
+        self._model = model
+        self.named: dict[str, nn.Parameter] = {}
+        self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        for name, parameter in model.named_parameters():
+            if precision == "fp32" or not name.startswith("backbone."):
+                self.named[name] = parameter
+                continue
+            self.named[name] = nn.Parameter(parameter.detach().clone())
+            parameter.data = parameter.data.to(torch.bfloat16)
+            self._pairs.append((parameter, self.named[name]))
+
+    def take_gradients(self) -> None:
+        """Add the gradients of a micro-batch to those of the weights, in fp32."""
+        for parameter, master in self._pairs:
+            if parameter.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = parameter.grad.float()
+            else:
+                master.grad += parameter.grad
+            parameter.grad = None
+
+    def give_values(self) -> None:
+        """Round the weights into the model, after a step."""
+        for parameter, master in self._pairs:
+            parameter.data.copy_(master.data)
+
+    def values(self) -> dict[str, Tensor]:
+        """Return a copy of the weights, fp32."""
+        return {name: master.detach().clone() for name, master in self.named.items()}
+
+    def finish(self, values: dict[str, Tensor]) -> None:
+        """Put weights into the model, which is all in fp32 after that."""
+        for name, parameter in self._model.named_parameters():
+            parameter.data = values[name]

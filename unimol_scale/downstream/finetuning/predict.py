@@ -1,0 +1,239 @@
+"""Predicts properties of the molecules of a file or store with a fine-tuned model.
+
+Shapes: M rows, R of them with a molecule, L targets, S seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NotRequired, TypedDict, Unpack
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import torch
+
+from unimol_scale.common.files import commit_file
+from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.progress import StageProgress
+from unimol_scale.downstream.config import Fragments
+from unimol_scale.downstream.data.batches import Labelling, RowReader, once
+from unimol_scale.downstream.data.labelled_tables import read_table
+from unimol_scale.downstream.data.molecule_files import check_there, is_store
+from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
+from unimol_scale.downstream.data.rows import PREDICTED, SPREAD, refusing, write_skipped
+from unimol_scale.downstream.data.sdf_table import describe_geometry
+from unimol_scale.downstream.embedding.representations import require_conformers
+from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
+from unimol_scale.downstream.finetuning.model.training import Scaling, predict
+from unimol_scale.downstream.output_table import check_apart, check_writable, skipped_file
+from unimol_scale.errors import ConfigError, SourceError
+from unimol_scale.store.schema import LABEL_PREFIX, Float64, Int64
+from unimol_scale.store.shards import open_store
+
+
+class PredictOptions(TypedDict):
+    """How a file is predicted.
+
+    Attributes:
+        smiles_column: of a table; None finds it by the usual names.
+        skip_bad: go on without unusable molecules.
+        cache: where stores of conformers are kept.
+        max_pairs: most padded pairs of one micro-batch; None: what suits the device.
+        device_name: auto, cpu or cuda.
+        fragments: of a row with several: "largest" or "reject"; None: as the model was fine-tuned.
+    """
+
+    smiles_column: str | None
+    skip_bad: bool
+    cache: Path
+    max_pairs: int | None
+    device_name: str
+    fragments: NotRequired[Fragments | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is to be predicted.
+
+    Attributes:
+        columns: of the user, [M] each, as they are in the file.
+        molecules: of the rows.
+        hydrogens: whether the molecules have hydrogens as atoms.
+    """
+
+    columns: pa.Table
+    molecules: Prepared
+    hydrogens: bool
+
+
+def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[PredictOptions]) -> str:
+    """Write a table with one line for each row of the file; return what to tell the user.
+
+    Columns: row (from 1, without the header), every column of the file with its order and text; ``smiles_used``, the
+    canonical SMILES that the model saw; ``changes``, what made another molecule of the row, such as a fragment that was
+    taken, empty for nothing; and for each target its prediction, the mean over seeds, and with several seeds their
+    standard deviation (``seed_std``), which is no error bar. Rows without a usable molecule are empty there, never
+    zero. Where the file has a column of one of these names, it is kept, and the new one takes another name.
+
+    Args:
+        file: table, SMILES lines or SDF, or a conformer store, whose geometry is then used.
+        folder: that ``finetune`` wrote.
+        output: ``.csv`` or ``.parquet``.
+        options: see ``PredictOptions``.
+
+    Raises:
+        SourceError: the file is missing or wrong, or holds unusable molecules and ``skip_bad`` is off.
+        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
+        ConfigError: the output's name or place is wrong, or the device is not there.
+        StoreError: the store is damaged, or holds depictions where the model sees conformers.
+        RunError: a prediction is not a finite number.
+    """
+    if output.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
+    check_apart(output, file)
+    config = read_config(folder)
+    device = pick_device(options["device_name"])
+    check_there(file)
+    asked = _of_store(file, config, options) if is_store(file) else _of_table(file, config, options, output)
+    check_writable(output)
+    molecules = asked.molecules
+    row_R = np.flatnonzero(molecules.position_M >= 0)
+    if not len(row_R):
+        raise SourceError(f"{file}: no row has a usable molecule")
+    value_SRL = _predictions(asked, row_R, folder, config, options["max_pairs"], device)
+    written, renamed = _beside(asked, config.targets, row_R, value_SRL)
+    write = pq.write_table if output.suffix == ".parquet" else _write_csv
+    commit_file(output, lambda temporary: write(written, temporary))
+    geometry = describe_geometry(file, sees_3d=_sees_3d(config))
+    lines = [f"{len(row_R):,} of {len(molecules.smiles):,} rows predicted: {output}"]
+    skipped = skipped_file(output)
+    skipped.unlink(missing_ok=True)  # of earlier predictions
+    if molecules.skipped:
+        write_skipped(skipped, molecules)
+        lines[0] += f"; the others: {skipped}"
+    lines += [line for line in (molecules.describe_changes(), renamed, geometry) if line]
+    return "\n".join(lines)
+
+
+def _of_table(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path) -> _Asked:
+    table = read_table(file, smiles_column=options["smiles_column"], targets=())
+    check_writable(output)  # before minutes are spent on conformers
+    molecules = prepare(
+        table.smiles,
+        cache=options["cache"],
+        geometry=_sees_3d(config),
+        max_atoms=config.max_atoms,
+        workers=None,
+        refuse=None if options["skip_bad"] else refusing(file, len(table.smiles)),
+        fragments=options.get("fragments") or config.fragments,
+        problems=table.problems,
+    )
+    return _Asked(columns=table.columns, molecules=molecules, hydrogens=False)
+
+
+def _sees_3d(config: FinetunedConfig) -> bool:
+    return config.model.geometry and config.inputs != "2d"
+
+
+def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _Asked:
+    if options["smiles_column"] is not None:
+        raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
+    manifest = open_store(path).manifest
+    molecules = prepare_store(path, scaffolds=False)
+    if _sees_3d(config):
+        require_conformers(molecules.split)
+    every_M = np.arange(len(molecules.smiles))
+    columns = {"id": pa.array(molecules.split.ids(every_M)), "smiles": pa.array(molecules.smiles, pa.string())}
+    columns |= {label: molecules.split.column(f"{LABEL_PREFIX}{label}") for label in manifest.labels}
+    return _Asked(columns=pa.table(columns), molecules=molecules, hydrogens=manifest.hydrogens)
+
+
+def _predictions(
+    asked: _Asked,
+    row_R: Int64,
+    folder: Path,
+    config: FinetunedConfig,
+    max_pairs: int | None,
+    device: torch.device,
+) -> Float64:
+    """Return what each seed predicts, [S, R, L]."""
+    molecules = asked.molecules
+    unlabelled = np.full((len(row_R), len(config.targets)), np.nan)
+    reader = RowReader(molecules.split, molecules.position_M[row_R], unlabelled, drop_hydrogens=asked.hydrogens)
+    labelling = Labelling(inputs=config.inputs, model=config.model)
+    predictions = []
+    seen = 0
+    with StageProgress("predicting", len(row_R)) as progress:
+
+        def count(rows: int) -> None:
+            nonlocal seen
+            seen += rows
+            progress.advance(seen // len(config.members) - progress.advanced)  # each model sees all of them
+            progress.tick()
+
+        for member in config.members:
+            scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
+            model = load_member(folder, config, member).to(device)
+            samples = once(reader, labelling, max_pairs, device)
+            predictions.append(predict(model, samples, scaling, device, on_rows=count))
+    return np.stack(predictions)
+
+
+def _beside(asked: _Asked, targets: Sequence[str], row_R: Int64, value_SRL: Float64) -> tuple[pa.Table, str]:
+    """Return the user's columns with ours beside them, and a line on those of ours that took another name."""
+    M = len(asked.molecules.smiles)
+    used, changes = np.full(M, None), np.full(M, None)
+    used[row_R] = [asked.molecules.smiles[row] for row in row_R.tolist()]
+    changes[row_R] = [asked.molecules.changes[row] for row in row_R.tolist()]
+    taken = set(asked.columns.column_names)
+    renamed = []
+
+    def named(name: str, *, is_target: bool = False) -> str:
+        free = _free(name, taken, is_target=is_target)
+        taken.add(free)
+        if free != name:
+            renamed.append(f"{free!r} for {name!r}")
+        return free
+
+    row = named("row")
+    ours = {named("smiles_used"): pa.array(used, pa.string()), named("changes"): pa.array(changes, pa.string())}
+    for at, target in enumerate(targets):
+        name = named(target, is_target=True)
+        ours[name] = _spread_out(value_SRL[:, :, at].mean(0), row_R, M)
+        if len(value_SRL) > 1:
+            ours[named(f"{name}{SPREAD}")] = _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, M)
+    table = pa.Table.from_arrays(
+        [pa.array(np.arange(1, M + 1)), *asked.columns.columns, *ours.values()],
+        names=[row, *asked.columns.column_names, *ours],
+    )
+    line = f"The file has columns of these names already, so the new ones are called otherwise: {', '.join(renamed)}."
+    return table, line if renamed else ""
+
+
+def _free(name: str, taken: set[str], *, is_target: bool) -> str:
+    """Return the name, or one like it that no column has."""
+    if name not in taken:
+        return name
+    if is_target and (predicted := f"{PREDICTED}{name}") not in taken:
+        return predicted
+    number = 2
+    while f"{name}_{number}" in taken:
+        number += 1
+    return f"{name}_{number}"
+
+
+def _write_csv(table: pa.Table, path: Path) -> None:
+    """Write a table as CSV; what is neither text nor a number, such as a list, becomes text."""
+    for at, field in enumerate(table.schema):
+        if not (pa.types.is_primitive(field.type) or pa.types.is_string(field.type)):
+            texts = [None if value is None else str(value) for value in table.column(at).to_pylist()]
+            table = table.set_column(at, field.name, pa.array(texts, pa.string()))
+    pyarrow.csv.write_csv(table, path)
+
+
+def _spread_out(value_R: np.ndarray, row_R: np.ndarray, rows: int) -> pa.Array:
+    value_M = np.full(rows, np.nan)
+    value_M[row_R] = value_R
+    return pa.array(value_M, from_pandas=True)

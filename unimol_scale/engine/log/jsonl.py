@@ -1,0 +1,110 @@
+"""Writes the events of a run: metrics.jsonl, one JSON object a line. Survives a full disk and a kill.
+
+Every event has ``step``; DESIGN's other keys are there where they mean something. ``session`` counts the starts of the
+run: where it grows, the run was resumed. A value that is not finite is null, since JSON has no word for it.
+"""
+
+import errno
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.common.metrics_file import event_of
+from unimol_scale.common.text.json_lines import read_json_lines
+
+Event = Mapping[str, float]
+# Pieces that wait for room on a full disk; a day of events at one a second.
+_MAX_WAITING = 86_400
+
+
+def drop_events_after(path: Path, step: int) -> dict[str, Any] | None:
+    """Remove the events of steps that a resumed run will do again, and lines that a kill spoilt.
+
+    A run that starts at step 0 starts anew: its first validation is done again as well.
+
+    Args:
+        path: of the metrics file; it need not exist.
+        step: the last step that is not done again.
+
+    Returns:
+        The last event that is left.
+    """
+    if not path.is_file():
+        return None
+    events = [(line.raw, event) for line in read_json_lines(path) if (event := event_of(line)) is not None]
+    kept = [(raw, event) for raw, event in events if step > 0 and event["step"] <= step]
+    content = b"".join(raw + b"\n" for raw, _ in kept)
+    if content != path.read_bytes():
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return kept[-1][1] if kept else None
+
+
+def encode(event: Mapping[str, float]) -> bytes:
+    """Return the line of an event."""
+    finite = {key: value if math.isfinite(value) else None for key, value in event.items()}
+    return json.dumps(finite, allow_nan=False).encode() + b"\n"
+
+
+class WholeAppends:
+    """A file that grows by whole pieces only. While the disk is full, pieces wait in memory and the run goes on.
+
+    Args:
+        path: of the file; what it holds stays.
+        tell: is told once when writing fails, and once when it works again.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+        self._path = path
+        self._tell = tell
+        self._file = path.open("ab", buffering=0)
+        self._length = self._file.seek(0, os.SEEK_END)
+        self._waiting: deque[bytes] = deque(maxlen=_MAX_WAITING)
+        self._failing = False
+
+    def append(self, piece: bytes) -> None:
+        """Add a piece, and before it those that still wait."""
+        self._waiting.append(piece)
+        self._write_waiting()
+
+    def close(self) -> None:
+        """Try once more to write what waits, and close."""
+        self._write_waiting()
+        if self._waiting:
+            self._tell(f"{len(self._waiting)} events of {self._path} are lost: there was no room for them")
+        with suppress(OSError):
+            self._file.close()
+
+    def _write_waiting(self) -> None:
+        try:
+            while self._waiting:
+                if self._failing:
+                    self._file.truncate(self._length)
+                self._write(self._waiting[0])
+                self._waiting.popleft()
+                if self._failing:
+                    self._failing = False
+                    self._tell(f"{self._path} is written again; no event was lost")
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._length)  # of a half piece; needs no room
+            if not self._failing:
+                self._failing = True
+                self._tell(
+                    f"warning: {self._path} cannot be written ({error.strerror}); the run goes on, "
+                    "and its events wait in memory. Make room on the disk"
+                )
+
+    def _write(self, piece: bytes) -> None:
+        if self._file.write(piece) != len(piece):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._length += len(piece)

@@ -1,0 +1,1 @@
+"""The processes of a run, and the model that DeepSpeed shards over them."""

@@ -1,0 +1,179 @@
+"""A model sharded by DeepSpeed: build it, run it, step it, and give its state out and take it back.
+
+Traps handled here, each measured or read in DeepSpeed's source: gradients of a variable number of micro-batches need
+explicit boundaries; stage 3, and offloading, move a parameter that a step does not use by its last gradient; stage 3
+leaves buffers on the CPU; stage 0 in fp32 neither reports the norm of the gradient nor refuses one that is not finite;
+stage 0 in bf16 starts with a step.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, redirect_stdout
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unimol_scale.checkpoints.run.shares import Fragment
+from unimol_scale.engine.parallel.deepspeed_settings import deepspeed_settings
+from unimol_scale.engine.parallel.deepspeed_state import Read, ShardedState
+from unimol_scale.engine.parallel.ranks import Ranks
+from unimol_scale.engine.run.run_config import PretrainConfig
+
+
+class ZeroModel:
+    """A model sharded by DeepSpeed with its optimizer.
+
+    Every rank calls every method alike. The fp32 weights that ``factory`` draws depend on ``config.seed`` alone, not on
+    stage, precision (but for the rounding to bf16) or ranks.
+
+    Args:
+        factory: builds the module; called inside DeepSpeed's construction context under stage 3.
+        config: of the run; ``train.ema_decay`` decides whether a running mean of the weights is kept.
+        ranks: this process.
+
+    Raises:
+        ConfigError: the DeepSpeed settings contradict the run's, or cannot be resumed exactly.
+    """
+
+    def __init__(self, factory: Callable[[], nn.Module], config: PretrainConfig, ranks: Ranks) -> None:
+        settings = deepspeed_settings(config, cuda=ranks.device.type == "cuda")
+        import deepspeed
+
+        self._ranks = ranks
+        self._stage = config.zero.stage
+        torch.manual_seed(config.seed)
+        with deepspeed.zero.Init(config_dict_or_path=settings, enabled=self._stage == 3):
+            module = factory()
+        _move_buffers(module, ranks.device)
+        # Some of its optimizers print how much memory there is, on every rank.
+        with redirect_stdout(None):
+            self._engine, *_ = deepspeed.initialize(
+                model=module, model_parameters=list(module.parameters()), config=settings
+            )
+        self._optimizer: Any = self._engine.optimizer
+        # Stage 0 in fp32: torch's own optimizer, with nothing around it.
+        self._is_plain = self._optimizer is self._engine.basic_optimizer
+        self._state = ShardedState(
+            self.module,
+            self._optimizer,
+            self._engine.basic_optimizer,
+            stage=self._stage,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            averaged=config.train.ema_decay is not None,
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        """The module as built; under stage 3 its weights are shares."""
+        module: nn.Module = self._engine.module
+        return module
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        self._engine.train(mode)
+
+    def forward(self, sample: object) -> dict[str, Tensor]:
+        """Run the module on a sample that is on this rank's device."""
+        sums: dict[str, Tensor] = self._engine(sample)
+        return sums
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of a share of the global loss; ``last`` marks the last micro-batch of the step.
+
+        DeepSpeed averages gradients over ranks; every rank's loss is already divided by global counts, so the sum is
+        wanted.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * self._ranks.world_size)
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, move the weights, and return the gradient norm before clipping, the same on every rank.
+
+        A gradient that is not finite is dropped: weights, moments and step counters stay as they are on all ranks, and
+        the norm that comes back is not finite.
+        """
+        norm: Any = None
+        if self._is_plain:
+            gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients).item()
+            if not math.isfinite(norm):
+                self.drop_gradients()
+                return float(norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        self._forget_last()
+        if norm is None:
+            norm = self._engine.get_global_grad_norm()
+        return float(norm)
+
+    def drop_gradients(self) -> None:
+        """Forget what ``backward`` has added since the last step."""
+        if self._stage == 0:
+            self._engine.zero_grad()
+            return
+        optimizer = self._optimizer
+        optimizer.zero_grad()
+        if self._stage == 3:
+            optimizer.averaged_gradients = {}
+        elif hasattr(optimizer, "averaged_gradients"):
+            optimizer._release_preflattened_grad_buffers()
+            for gradients in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
+                gradients.update(dict.fromkeys(gradients))
+            optimizer.micro_step_id = -1
+        if getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False):
+            optimizer.reset_cpu_buffers()
+        self._forget_last()
+
+    def _forget_last(self) -> None:
+        """Clear gradients that DeepSpeed keeps: they would move a parameter again which the next step does not use."""
+        if self._stage == 3:
+            self._optimizer.grad_partitions_flat_buffer.zero_()
+        self._state.clear_gradients()
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps done; those skipped are not counted."""
+        return self._state.optimizer_steps
+
+    def fragments(self) -> list[Fragment]:
+        """Return this rank's share of the state: live views, in the order of ``named_parameters``.
+
+        The fragments of all ranks cover every element of every parameter exactly once.
+        """
+        return self._state.fragments()
+
+    def restore(self, read: Read, optimizer_steps: int) -> None:
+        """Take up a state, bit for bit, whatever ranks and stage it was written by.
+
+        Args:
+            read: (parameter name, kind, start, stop) → fp32 elements [stop - start].
+            optimizer_steps: done when it was written.
+        """
+        self.drop_gradients()
+        self._state.restore(read, optimizer_steps)
+
+    def take_weights(self, read: Callable[[str, int, int], Tensor | None]) -> None:
+        """Begin with weights of elsewhere; the optimizer stays as new.
+
+        Args:
+            read: (parameter name, start, stop) → fp32 elements [stop - start]; None leaves them as drawn.
+        """
+        self._state.take_weights(read)
+
+    def ema_update(self, decay: float) -> None:
+        """Move the running mean of the weights towards them: mean ← decay · mean + (1 − decay) · weights."""
+        self._state.ema_update(decay)
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Compute with the mean of the weights inside, and with the very same weights as before after it."""
+        return self._state.averaged_weights()
+
+
+def _move_buffers(module: nn.Module, device: torch.device) -> None:
+    """Move buffers to where the module computes: DeepSpeed's construction context places parameters only."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(device))

@@ -1,0 +1,278 @@
+"""Where the fp32 state of a sharded model lives: the same view of it for every ZeRO stage and precision.
+
+DeepSpeed steps a few flat fp32 tensors, and lays the parameters into them in another way at each stage: stage 0 keeps
+every parameter whole on every rank, stages 1 and 2 cut the concatenation of all parameters into one run of elements a
+rank, stage 3 cuts each parameter into one run a rank, the last ones padded. A ``Slot`` says where a run of one
+parameter's elements lies; everything else here is the same for all stages.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT, Fragment
+
+# One of several classes without types.
+DeepSpeedOptimizer = Any
+_STEP = "step"
+_EXCHANGE_ELEMENTS = 1 << 22
+
+# (parameter name, kind, start, stop) → fp32 [stop - start].
+Read = Callable[[str, str, int, int], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A run of elements of one flattened parameter inside one of the optimizer's tensors.
+
+    Attributes:
+        name: of the parameter.
+        parameter: what the model computes with.
+        start: first element in the parameter.
+        length: number of elements.
+        flat: fp32 tensor which the optimizer steps.
+        offset: first element in ``flat``.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    start: int
+    length: int
+    flat: Tensor
+    offset: int
+
+    @property
+    def stop(self) -> int:
+        """The element of the parameter after the last."""
+        return self.start + self.length
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """Return the run inside ``flat``, or inside another tensor laid out like it."""
+        return tensor.detach().view(-1).narrow(0, self.offset, self.length)
+
+    def clipped(self, before: int, start: int, stop: int) -> "Slot | None":
+        """Return the part that lies in [start, stop) of a concatenation with ``before`` elements ahead of this slot."""
+        first, last = max(start - before, 0), min(stop - before, self.length)
+        if first >= last:
+            return None
+        return Slot(
+            name=self.name,
+            parameter=self.parameter,
+            start=self.start + first,
+            length=last - first,
+            flat=self.flat,
+            offset=self.offset + first,
+        )
+
+
+class ShardedState:
+    """Master weights, AdamW's moments and the running mean of the weights, of the elements that this rank holds.
+
+    Args:
+        module: the model.
+        optimizer: DeepSpeed's, around ``adam``; at stage 0 in fp32 ``adam`` itself.
+        adam: a torch.optim.AdamW.
+        stage: of ZeRO.
+        rank: of this process.
+        world_size: number of ranks.
+        averaged: keep a running mean of the weights.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: DeepSpeedOptimizer,
+        adam: torch.optim.Optimizer,
+        *,
+        stage: int,
+        rank: int,
+        world_size: int,
+        averaged: bool,
+    ) -> None:
+        self._optimizer = optimizer
+        self._adam = adam
+        self._stage = stage
+        find = {0: _whole_slots, 3: _stage3_slots}.get(stage, _stage12_slots)
+        self._held = [slot for slot in find(module, optimizer, adam, rank) if slot.length > 0]
+        # At stage 0 all ranks hold the same; each answers for an equal part of it.
+        self._owned = self._held if stage else _equal_part(self._held, rank, world_size)
+        # All that the optimizer steps, tensors of nothing but padding included.
+        groups = optimizer.fp32_partitioned_groups_flat if stage == 3 else None
+        self._flats: list[Tensor] = groups or [flat for group in adam.param_groups for flat in group["params"]]
+        self._start_adam()
+        self._means = {id(flat): flat.detach().clone() for flat in self._flats} if averaged else {}
+        self._exchanged = False
+
+    def _start_adam(self) -> None:
+        """Make AdamW's states as they are before the first step, so that they are there to be saved and restored.
+
+        At stage 0 in bf16 DeepSpeed has done a step without gradients: it decayed the master weights and counted.
+        """
+        with torch.no_grad():
+            for slot in self._held if self._stage == 0 else ():
+                slot.view(slot.flat).copy_(slot.parameter.view(-1))
+        for flat in self._flats:
+            moments = {kind: torch.zeros_like(flat, requires_grad=False) for kind in (MOMENT, SQUARE)}
+            self._adam.state[flat] = {_STEP: torch.zeros((), dtype=torch.float32, device=flat.device), **moments}
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Steps done, those not counted that were skipped."""
+        return int(self._adam.state[self._flats[0]][_STEP].item())
+
+    def fragments(self) -> list[Fragment]:
+        """Return live views of the elements that this rank answers for, in the order of ``named_parameters``."""
+        assert not self._exchanged, "the weights are exchanged with their mean"
+        return [
+            Fragment(
+                name=slot.name,
+                start=slot.start,
+                states={kind: slot.view(tensor) for kind, tensor in self._states(slot.flat).items()},
+            )
+            for slot in self._owned
+        ]
+
+    @torch.no_grad()
+    def restore(self, read: Read, optimizer_steps: int) -> None:
+        """Fill every state from elsewhere; every rank takes part."""
+        for slot in self._held:
+            for kind, tensor in self._states(slot.flat).items():
+                slot.view(tensor).copy_(read(slot.name, kind, slot.start, slot.stop))
+        for flat in self._flats:
+            self._adam.state[flat][_STEP].fill_(optimizer_steps)
+        self._publish()
+
+    @torch.no_grad()
+    def take_weights(self, read: Callable[[str, int, int], Tensor | None]) -> None:
+        """Replace the weights, and their running mean, by those of elsewhere; every rank takes part.
+
+        Args:
+            read: (parameter name, start, stop) → fp32 [stop - start]; None leaves those elements as they are.
+        """
+        for slot in self._held:
+            elements = read(slot.name, slot.start, slot.stop)
+            if elements is not None:
+                for kind in self._states(slot.flat).keys() & {WEIGHT, MEAN}:
+                    slot.view(self._states(slot.flat)[kind]).copy_(elements)
+        self._publish()
+
+    def clear_gradients(self) -> None:
+        """Clear what DeepSpeed has copied beside the optimizer; only where that is offloaded does it outlive a step."""
+        for flat in self._flats:
+            if flat.grad is not None:
+                flat.grad.zero_()
+
+    @torch.no_grad()
+    def ema_update(self, decay: float) -> None:
+        """Move the running mean of the weights: mean ← decay · mean + (1 − decay) · weights."""
+        assert self._means, "no mean of the weights is kept"
+        for flat in self._flats:
+            self._means[id(flat)].lerp_(flat.detach(), 1.0 - decay)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Compute with the mean of the weights inside, and with the very same weights as before after it."""
+        assert self._means, "no mean of the weights is kept"
+        self._exchange()
+        # Not in a finally: an error ends the run, and exchanging back waits for ranks that may not come.
+        yield
+        self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for flat in self._flats:
+            mean = self._means[id(flat)]
+            halves = (torch.split(tensor.view(-1), _EXCHANGE_ELEMENTS) for tensor in (flat.detach(), mean))
+            for weight_part, mean_part in zip(*halves, strict=True):
+                kept = weight_part.clone()
+                weight_part.copy_(mean_part)
+                mean_part.copy_(kept)
+        self._exchanged = not self._exchanged
+        self._publish()
+
+    def _states(self, flat: Tensor) -> Mapping[str, Tensor]:
+        """Return kind → tensor laid out like ``flat``."""
+        adam = self._adam.state[flat]
+        states = {WEIGHT: flat, MOMENT: adam[MOMENT], SQUARE: adam[SQUARE]}
+        return {**states, MEAN: self._means[id(flat)]} if self._means else states
+
+    def _publish(self) -> None:
+        """Bring the master weights of all ranks to what the model computes with."""
+        if self._stage == 0:
+            for slot in self._held:
+                if slot.flat is not slot.parameter:
+                    slot.parameter.data.view(-1).copy_(slot.view(slot.flat))
+        elif self._stage < 3:
+            self._optimizer.update_lp_params()
+        else:
+            optimizer = self._optimizer
+            optimizer._partition_all_parameters()
+            for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+                optimizer._reassign_or_swap_out_partitioned_parameters(group)
+            # Small parameters stay whole on every rank.
+            if persistent := optimizer.persistent_parameters:
+                persistent[0].all_gather(persistent)
+
+
+def _whole_slots(
+    module: nn.Module, optimizer: DeepSpeedOptimizer, adam: torch.optim.Optimizer, rank: int
+) -> Iterator[Slot]:
+    """Stage 0: parameters are their own masters in fp32, and have one each in bf16."""
+    masters: dict[int, Tensor] = {}
+    if optimizer is not adam:
+        for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+            masters |= {id(parameter): master for parameter, master in zip(low, high, strict=True)}
+    for name, parameter in module.named_parameters():
+        master = masters.get(id(parameter), parameter)
+        yield Slot(name=name, parameter=parameter, start=0, length=parameter.numel(), flat=master, offset=0)
+
+
+def _stage12_slots(
+    module: nn.Module, optimizer: DeepSpeedOptimizer, adam: torch.optim.Optimizer, rank: int
+) -> Iterator[Slot]:
+    """Stages 1 and 2: a rank holds the parameters, or parts of them, that overlap its run of elements."""
+    for name, parameter in module.named_parameters():
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]  # DeepSpeed's
+        if mapping is None:
+            continue
+        yield Slot(
+            name=name,
+            parameter=parameter,
+            start=mapping.lp_fragment_address.start,
+            length=mapping.lp_fragment_address.numel,
+            flat=adam.param_groups[mapping.param_group_index]["params"][0],
+            offset=mapping.hp_fragment_address.start,
+        )
+
+
+def _stage3_slots(
+    module: nn.Module, optimizer: DeepSpeedOptimizer, adam: torch.optim.Optimizer, rank: int
+) -> Iterator[Slot]:
+    """Stage 3: a rank holds an equal run of each parameter; the last runs are padded, or nothing but padding."""
+    for name, parameter in module.named_parameters():
+        group, offset, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        start = rank * padded
+        yield Slot(
+            name=name,
+            parameter=parameter,
+            start=start,
+            length=min(padded, parameter.ds_numel - start),  # type: ignore[attr-defined]  # DeepSpeed's
+            flat=optimizer.fp32_partitioned_groups_flat[group],
+            offset=offset,
+        )
+
+
+def _equal_part(slots: list[Slot], rank: int, world_size: int) -> list[Slot]:
+    """Return the rank-th of ``world_size`` equal runs of elements of the concatenated slots."""
+    total = sum(slot.length for slot in slots)
+    start, stop = total * rank // world_size, total * (rank + 1) // world_size
+    part, before = [], 0
+    for slot in slots:
+        if (clipped := slot.clipped(before, start, stop)) is not None:
+            part.append(clipped)
+        before += slot.length
+    return part

@@ -1,0 +1,411 @@
+"""What a run would be, in numbers, before it starts: parameters, memory, micro-batches, FLOPs, days, checkpoints.
+
+``plan_run`` computes them, plan.py says them.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from unimol_scale.data.steps.micro_batches import check_budget
+from unimol_scale.engine.planning.accelerators import Target
+from unimol_scale.engine.planning.max_pairs import with_max_pairs
+from unimol_scale.engine.planning.memory import (
+    MARGIN,
+    MicroBatchShape,
+    RankMemory,
+    checkpoint_bytes,
+    fitting_max_pairs,
+    largest_micro_batch,
+    rank_memory,
+)
+from unimol_scale.engine.planning.roofline import StepsPlan, StepTime, step_time
+from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
+from unimol_scale.errors import ConfigError
+from unimol_scale.model.accounting import ParameterCount, mean_flops
+from unimol_scale.objectives.base import Objective
+
+_MOST_RANKS = 4096
+SECONDS_A_DAY = 86_400.0
+Stage = Literal[0, 1, 2, 3]
+STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
+# Times that differ by less are about the same.
+_AS_FAST = 1.1
+# Of stages that are about as fast, the first: 1 needs less memory than 0, less of the network than 2, less of the host
+# than 3.
+_PREFERRED: tuple[Stage, ...] = (1, 2, 0, 3)
+# An exported model is in fp32.
+_MODEL_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlan:
+    """The training split.
+
+    Attributes:
+        path: of the store; None: there is none, and the sizes are assumed.
+        molecules: in the split; None: not known.
+        mean_atoms: of them.
+        smallest: atoms of the smallest.
+        largest: atoms of the largest.
+    """
+
+    path: str | None
+    molecules: int | None
+    mean_atoms: float
+    smallest: int
+    largest: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputePlan:
+    """What it costs; FLOPs are those of the matrix products that molecules need, padding and recomputation not counted.
+
+    Attributes:
+        flops_per_step: over all ranks.
+        flops: of the run.
+        seconds_per_step: see roofline.py.
+        days: of the run.
+        device_hours: of all ranks together.
+        mfu: share of the devices' peak that this is.
+    """
+
+    flops_per_step: float
+    flops: float
+    seconds_per_step: float
+    days: float
+    device_hours: float
+    mfu: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOption:
+    """What the run would be at a ZeRO stage.
+
+    Attributes:
+        stage: of DeepSpeed.
+        fits: None: the capacity is not known.
+        max_pairs: of its micro-batches: as set, or what fits.
+        memory: bytes of a rank at the peak.
+        seconds_per_step: see roofline.py.
+    """
+
+    stage: int
+    fits: bool | None
+    max_pairs: int
+    memory: float
+    seconds_per_step: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitPlan:
+    """Whether a rank's memory suffices.
+
+    Attributes:
+        fits: the peak leaves the margin free; None: the capacity is not known.
+        max_pairs: largest ``data.max_pairs`` that fits; None: no molecule fits, or the capacity is not known.
+        remedies: changes that would make it fit, where nothing does.
+    """
+
+    fits: bool | None
+    max_pairs: int | None
+    remedies: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is said of a run before it starts.
+
+    Attributes:
+        name: of the run.
+        size: preset.
+        objective: name.
+        precision: of weights and activations.
+        zero_stage: of DeepSpeed.
+        zero_config: file of DeepSpeed settings, written for that stage; None: there is none.
+        world_size: ranks.
+        target: the device of a rank.
+        parameters: by group.
+        shape: of the largest micro-batch.
+        memory: of a rank.
+        fit: whether it suffices.
+        max_pairs: ``data.max_pairs`` of the run.
+        max_pairs_chosen: whether it was chosen here, from memory, rather than set.
+        data: the split.
+        steps: how they are cut.
+        time: how long one takes, and why.
+        compute: what they cost.
+        stages: the run at each ZeRO stage.
+        recommended_stage: fits and is the fastest; that of the run if it is as good, or if none fits.
+        fewest_ranks: that would be about as fast at that stage; ``world_size`` if there are none.
+        checkpoint_bytes: of one.
+        checkpoints_kept: at most so many at a time: the newest, the best, and the one being written.
+        disk_bytes: of the run folder at the most: checkpoints and the exported model.
+    """
+
+    name: str
+    size: str
+    objective: str
+    precision: str
+    zero_stage: int
+    zero_config: Path | None
+    world_size: int
+    target: Target
+    parameters: Mapping[str, int]
+    shape: MicroBatchShape
+    memory: RankMemory
+    fit: FitPlan
+    max_pairs: int
+    max_pairs_chosen: bool
+    data: DataPlan
+    steps: StepsPlan
+    time: StepTime
+    compute: ComputePlan
+    stages: tuple[StageOption, ...]
+    recommended_stage: int
+    fewest_ranks: int
+    checkpoint_bytes: int
+    checkpoints_kept: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """A run on given devices: what everything here is worked out from."""
+
+    config: PretrainConfig
+    objective: Objective
+    histogram: Mapping[int, int]
+    world_size: int
+    target: Target
+
+    def settled(self) -> "_Case":
+        """Return the case with ``data.max_pairs``."""
+        config = with_max_pairs(
+            self.config,
+            self.objective,
+            self.histogram,
+            self.target.memory,
+            world_size=self.world_size,
+            cuda=self.target.is_gpu,
+        )
+        return replace(self, config=config)
+
+    def shape(self) -> MicroBatchShape:
+        return largest_micro_batch(self.config, self.objective, self.histogram, cuda=self.target.is_gpu)
+
+    def memory(self) -> RankMemory:
+        return rank_memory(
+            self.config, self.objective, self.shape(), world_size=self.world_size, cuda=self.target.is_gpu
+        )
+
+    def fitting_max_pairs(self) -> int | None:
+        assert self.target.memory is not None
+        return fitting_max_pairs(
+            self.config,
+            self.objective,
+            self.histogram,
+            self.target.memory,
+            world_size=self.world_size,
+            cuda=self.target.is_gpu,
+        )
+
+    def fits(self) -> bool | None:
+        capacity = self.target.memory
+        return None if capacity is None else self.memory().total <= capacity * (1 - MARGIN)
+
+    def step_time(self) -> tuple[StepsPlan, StepTime]:
+        return step_time(self.config, self.objective, self.histogram, world_size=self.world_size, target=self.target)
+
+
+def plan_run(
+    config: PretrainConfig,
+    objective: Objective,
+    histogram: Mapping[int, int],
+    *,
+    world_size: int,
+    target: Target,
+    assumed: bool = False,
+) -> Plan:
+    """Work out a run.
+
+    Args:
+        config: of the run.
+        objective: of the run.
+        histogram: atoms → molecules of the training split.
+        world_size: ranks.
+        target: the device of each of them.
+        assumed: the histogram is no store's: sizes are assumed and the number of molecules is not known.
+
+    Raises:
+        ConfigError: the batch does not divide among the ranks, or ``data.max_pairs`` is too low for a molecule.
+    """
+    check_division(config.train.global_batch_size, world_size)
+    asked = _Case(config=config, objective=objective, histogram=histogram, world_size=world_size, target=target)
+    case = asked.settled()
+    check_budget(max(histogram), case.config.data.pair_budget)
+    count = _build_on_meta(config, objective)
+    molecules, train = sum(histogram.values()), config.train
+    steps, time = case.step_time()
+    stages = {stage: _at_stage(asked, stage) for stage in STAGES}
+    recommended = _recommended(config.zero.stage, world_size, stages)
+    checkpoint, kept = checkpoint_bytes(config, count.total), train.keep_checkpoints + 2
+    return Plan(
+        name=config.name,
+        size=config.size,
+        objective=config.objective.name,
+        precision=train.precision,
+        zero_stage=config.zero.stage,
+        zero_config=config.zero.config,
+        world_size=world_size,
+        target=target,
+        parameters=count.as_dict(),
+        shape=case.shape(),
+        memory=case.memory(),
+        fit=_fit(case),
+        max_pairs=case.config.data.pair_budget,
+        max_pairs_chosen=config.data.max_pairs is None,
+        data=DataPlan(
+            path=None if assumed else config.data.path,
+            molecules=None if assumed else molecules,
+            mean_atoms=sum(n * rows for n, rows in histogram.items()) / molecules,
+            smallest=min(histogram),
+            largest=max(histogram),
+        ),
+        steps=replace(steps, epochs=None) if assumed else steps,
+        time=time,
+        compute=_compute(case, time),
+        stages=tuple(stages.values()),
+        recommended_stage=recommended,
+        fewest_ranks=_fewest_ranks(_with_stage(asked, recommended), stages[recommended].seconds_per_step),
+        checkpoint_bytes=checkpoint,
+        checkpoints_kept=kept,
+        disk_bytes=checkpoint * kept + count.total * _MODEL_BYTES,
+    )
+
+
+def _compute(case: _Case, time: StepTime) -> ComputePlan:
+    train, model = case.config.train, case.config.model
+    flops = train.global_batch_size * mean_flops(lambda n: case.objective.training_flops(model, n), case.histogram)
+    seconds = time.seconds * train.steps
+    return ComputePlan(
+        flops_per_step=flops,
+        flops=flops * train.steps,
+        seconds_per_step=time.seconds,
+        days=seconds / SECONDS_A_DAY,
+        device_hours=seconds * case.world_size / 3600.0,
+        mfu=flops / (case.world_size * case.target.peak_flops * time.seconds),
+    )
+
+
+def _with_stage(asked: _Case, stage: Stage) -> _Case:
+    """Return the case at a stage; a file of DeepSpeed settings belongs to the stage it was written for."""
+    zero = asked.config.zero
+    return replace(asked, config=replace(asked.config, zero=zero if stage == zero.stage else ZeroConfig(stage=stage)))
+
+
+def _at_stage(asked: _Case, stage: Stage) -> StageOption:
+    case = _with_stage(asked, stage).settled()
+    return StageOption(
+        stage=stage,
+        fits=case.fits(),
+        max_pairs=case.config.data.pair_budget,
+        memory=case.memory().total,
+        seconds_per_step=case.step_time()[1].seconds,
+    )
+
+
+def _recommended(current: Stage, world_size: int, options: Mapping[Stage, StageOption]) -> Stage:
+    fitting = [option for option in options.values() if option.fits]
+    if not fitting or world_size == 1:
+        return current
+    fastest = min(option.seconds_per_step for option in fitting)
+    good = {option.stage for option in fitting if option.seconds_per_step <= fastest * _AS_FAST}
+    return next(stage for stage in (current, *_PREFERRED) if stage in good)
+
+
+def _fewest_ranks(asked: _Case, seconds: float) -> int:
+    """Return the fewest ranks, halved again and again, with which a step takes about as long and fits."""
+    fewest, ranks = asked.world_size, asked.world_size
+    while asked.target.is_gpu and ranks % 2 == 0:
+        ranks //= 2
+        case = replace(asked, world_size=ranks).settled()
+        if not case.fits() or case.step_time()[1].seconds > _AS_FAST * seconds:
+            break
+        fewest = ranks
+    return fewest
+
+
+def check_division(batch: int, world_size: int) -> None:
+    """Refuse a number of ranks that does not divide the batch.
+
+    Raises:
+        ConfigError: names the nearest batches and the nearest numbers of ranks that go.
+    """
+    if batch % world_size == 0:
+        return
+    below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
+    batches = " or ".join(str(size) for size in (below, above) if size)
+    small = [ranks for ranks in range(1, math.isqrt(batch) + 1) if batch % ranks == 0]
+    divisors = sorted({*small, *(batch // ranks for ranks in small)})
+    fewer, more = max(r for r in divisors if r < world_size), [r for r in divisors if r > world_size]
+    ranks = " or ".join(map(str, [fewer, *more[:1]]))
+    raise ConfigError(
+        f"train.global_batch_size {batch} is not a multiple of the {world_size} ranks; nearest: "
+        f"train.global_batch_size={batches}, or {ranks} ranks"
+    )
+
+
+def _build_on_meta(config: PretrainConfig, objective: Objective) -> ParameterCount:
+    """Build the whole model without memory and return its parameters by group.
+
+    The count must equal the accounting's, group by group summed; anything else is a defect of one of the two.
+    """
+    with torch.device("meta"):
+        model = objective.build_model(config.model)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    count = objective.count_parameters(config.model)
+    assert total == count.total, f"the model has {total} parameters, accounting says {count.total}"
+    return count
+
+
+def _fit(case: _Case) -> FitPlan:
+    if case.target.memory is None:
+        return FitPlan(fits=None, max_pairs=None, remedies=())
+    found = case.fitting_max_pairs()
+    return FitPlan(fits=case.fits(), max_pairs=found, remedies=() if found is not None else _remedies(case))
+
+
+def _remedies(case: _Case) -> tuple[str, ...]:
+    """Return the single changes with which the largest molecule fits; if there is none, the least of several."""
+    config, world_size = case.config, case.world_size
+    # A file of DeepSpeed settings belongs to the stage it was written for.
+    stage_3 = ("zero.stage=3", replace(config, zero=ZeroConfig(stage=3)), world_size)
+    recomputed = ("model.checkpoint_every=1", _recomputing(config), world_size)
+    batch = config.train.global_batch_size
+    more = [ranks for ranks in range(world_size + 1, min(batch, _MOST_RANKS) + 1) if batch % ranks == 0]
+    single = [stage_3] * (config.zero.stage < 3) + [recomputed] * (config.model.checkpoint_every != 1)
+
+    def holds(changed: PretrainConfig, ranks: int) -> bool:
+        return replace(case, config=changed, world_size=ranks).fitting_max_pairs() is not None
+
+    remedies = [name for name, changed, ranks in single if holds(changed, ranks)]
+    enough = next((ranks for ranks in more if holds(config, ranks)), None)
+    if enough is not None:
+        remedies.append(f"{enough} ranks")
+    if remedies:
+        return tuple(remedies)
+    everything = _recomputing(stage_3[1] if config.zero.stage < 3 else config)
+    names = [name for name, _, _ in single]
+    if holds(everything, world_size):
+        return (" and ".join(names),)
+    enough = next((ranks for ranks in more if holds(everything, ranks)), None)
+    return (" and ".join([*names, f"{enough} ranks"]),) if enough is not None else ()
+
+
+def _recomputing(config: PretrainConfig) -> PretrainConfig:
+    return replace(config, model=replace(config.model, checkpoint_every=1))

@@ -1,0 +1,80 @@
+"""What the numbers of a plan mean: what is probably not wanted, what bounds the run, and what would make it faster."""
+
+from unimol_scale.engine.planning.plan import SECONDS_A_DAY, Plan
+
+# More passes over the data than this are hardly what somebody wants.
+MANY_EPOCHS = 100
+
+
+def warnings_of(plan: Plan) -> list[str]:
+    """Return what is probably not wanted."""
+    found = []
+    if plan.fit.fits is False:
+        found.append("This run does not fit in the memory of a rank; the lines on memory say what would.")
+    epochs, molecules = plan.steps.epochs, plan.data.molecules
+    if epochs is not None and molecules is not None and epochs > MANY_EPOCHS:
+        found.append(
+            f"This is {epochs:,.0f} epochs: each of the {molecules:,} molecules would be seen {epochs:,.0f} times. "
+            "Build a larger store or lower train.steps."
+        )
+    return found
+
+
+def assumptions_of(plan: Plan) -> list[str]:
+    """Return what was assumed because nothing says it."""
+    if plan.data.path is not None:
+        return []
+    sizes = f"{plan.data.smallest} to {plan.data.largest} atoms, {plan.data.mean_atoms:.0f} on average"
+    return [f"No store was read: molecules are assumed to have {sizes}."]
+
+
+def advice_on(plan: Plan) -> list[str]:
+    """Return sentences on what bounds the run and what would make it faster."""
+    sentences = [] if plan.fit.fits is False else [_bound(plan)]
+    option = plan.stages[plan.recommended_stage]
+    if plan.recommended_stage != plan.zero_stage:
+        days = duration(option.seconds_per_step * plan.steps.steps)
+        max_pairs = f"data.max_pairs={option.max_pairs}"
+        file = f" and zero.config=configs/deepspeed/zero{option.stage}.json" if plan.zero_config else ""
+        sentences.append(f"Take zero.stage={option.stage}{file}: with {max_pairs} it fits, and the run takes {days}.")
+    largest = plan.fit.max_pairs or 0
+    if plan.target.is_gpu and not plan.max_pairs_chosen and plan.steps.micro_batches > 1 and largest > plan.max_pairs:
+        sentences.append(f"Take data.max_pairs={largest}, or leave it out: fewer, larger micro-batches fit in memory.")
+    if plan.fewest_ranks < plan.world_size:
+        then = "Then" if plan.recommended_stage != plan.zero_stage else "Here"
+        sentences.append(f"{then} {plan.fewest_ranks} GPUs would be about as fast as {plan.world_size}.")
+    return sentences
+
+
+def _bound(plan: Plan) -> str:
+    time, steps = plan.time, plan.steps
+    if not plan.target.is_gpu:
+        return {
+            "compute": "Matrix products take most of the time.",
+            "host": "Starting the many small operations of the model takes most of the time, not the arithmetic.",
+        }[time.bound]
+    held = f"{steps.batch / plan.world_size / steps.micro_batches:,.0f}"
+    each = f"{held} molecule{'' if held == '1' else 's'} in a micro-batch"
+    if steps.micro_batches <= 1:
+        remedy = "Use a larger batch, or fewer GPUs."
+    elif plan.max_pairs_chosen:  # they are as large as they can be
+        remedy = "Use more GPUs, or some with more memory."
+    else:
+        remedy = "Use fewer, larger micro-batches."
+    return {
+        "host": f"Launching kernels bounds this run: with {each} the GPU is idle "
+        f"{1 - time.device / time.seconds:.0%} of the time. {remedy}",
+        "network": f"The network bounds this run. {remedy} If it is faster than assumed, say so with --network.",
+        "memory traffic": "Memory traffic bounds this run: kernels wait for the GPU's memory. More GPUs help.",
+        "compute": "Matrix products bound this run, as they should. More GPUs help.",
+    }[time.bound]
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the largest unit that gives at least two, and milliseconds below a second."""
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    for size, unit in ((SECONDS_A_DAY, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s")):
+        if seconds >= 2 * size or unit == "s":
+            return f"{seconds / size:,.1f} {unit}"
+    raise AssertionError("seconds are the last resort")

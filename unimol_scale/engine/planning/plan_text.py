@@ -1,0 +1,257 @@
+"""What a run would be, said before it starts: one screen of aligned columns."""
+
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+from unimol_scale.config import to_tree
+from unimol_scale.data.dataset import open_store_of
+from unimol_scale.engine.objective_setup import objective_of
+from unimol_scale.engine.planning.accelerators import Target, target_here
+from unimol_scale.engine.planning.max_pairs import with_max_pairs_used
+from unimol_scale.engine.planning.memory import MARGIN
+from unimol_scale.engine.planning.plan import SECONDS_A_DAY, Plan, StageOption, plan_run
+from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, duration, warnings_of
+from unimol_scale.engine.run.run_config import PretrainConfig
+
+GIB = 2.0**30
+_LABEL, _VALUE, _WIDTH = 22, 16, 116
+# So many that a step's chances are those of a large library.
+_ASSUMED_MOLECULES = 10**9
+_PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_BOUNDS = {
+    "compute": "matrix products",
+    "memory traffic": "memory traffic",
+    "host": "the host (kernel launches)",
+    "network": "the network",
+}
+_PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "averages": "averaged weights",
+    "teacher": "teacher",
+    "buffers": "reduction buffers",
+    "process": "context, libraries",
+    "copy": "copy while saving",
+    "gathered": "gathered weights",
+    "activations": "activations",
+}
+
+
+def describe(config: PretrainConfig, world_size: int) -> str:
+    """Return the plan of a run on the devices of this machine as text.
+
+    Raises:
+        StoreError: the store is missing or unfinished.
+        ConfigError: the settings do not fit the store or the number of ranks.
+    """
+    config = with_max_pairs_used(config)
+    return render(plan_of(config, world_size, target_here(config.train.precision)), config)
+
+
+def plan_of(config: PretrainConfig, world_size: int, target: Target, atoms: int | None = None) -> Plan:
+    """Return the plan of a run on given devices.
+
+    Args:
+        config: of the run.
+        world_size: ranks.
+        target: the device of each of them.
+        atoms: mean size of molecules that are assumed instead of those of a store.
+
+    Raises:
+        StoreError: the store is missing or unfinished.
+        ConfigError: the settings do not fit the store or the number of ranks.
+    """
+    if atoms is not None:
+        histogram = assumed_sizes(atoms)
+    else:
+        entry = open_store_of(config.data).manifest.splits["train"]
+        histogram = {int(n): rows for n, rows in entry.size_histogram.items()}
+    assumed = atoms is not None
+    return plan_run(config, objective_of(config), histogram, world_size=world_size, target=target, assumed=assumed)
+
+
+def assumed_sizes(atoms: int) -> dict[int, int]:
+    """Return atoms → molecules of a library with a mean size: from half to one and a half of it, most near the middle.
+
+    A spread of about a fifth of the mean is that of drug-like molecules.
+    """
+    reach = atoms // 2
+    return {atoms + k: _ASSUMED_MOLECULES * (reach + 1 - abs(k)) // (reach + 1) ** 2 for k in range(-reach, reach + 1)}
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Return everything that is said of a plan as one tree."""
+    tree: dict[str, Any] = to_tree(plan)
+    tree["memory"]["total"] = plan.memory.total
+    tree["assumptions"], tree["warnings"], tree["advice"] = assumptions_of(plan), warnings_of(plan), advice_on(plan)
+    return tree
+
+
+def render(plan: Plan, config: PretrainConfig) -> str:
+    """Return a plan as text.
+
+    Args:
+        plan: what is said.
+        config: that it was made from.
+    """
+    title = f"{plan.name}: size {plan.size}, objective {plan.objective}, {_counted(plan.world_size, 'rank')}"
+    sections = [
+        [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}", _summary(plan)],
+        _memory(plan),
+        _steps(plan, config),
+        _time(plan),
+        _stages(plan),
+        [*_cost(plan), *_parameters(plan)],
+        [_wrapped(text) for text in assumptions_of(plan)]
+        + [_wrapped(f"WARNING: {text}") for text in warnings_of(plan)]
+        + [_wrapped(text) for text in advice_on(plan)],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _summary(plan: Plan) -> str:
+    device = _counted(plan.world_size, "GPU" if plan.target.is_gpu else "CPU rank")
+    days = duration(plan.compute.days * SECONDS_A_DAY)
+    lead = "does not fit in memory; if it did: " if plan.fit.fits is False else ""
+    return f"  {lead}{days} on {device}, bound by {_BOUNDS[plan.time.bound]}; at most {_gib(plan.disk_bytes)} of disk"
+
+
+def _parameters(plan: Plan) -> list[str]:
+    total = plan.parameters["total"]
+    groups = [f"{name.replace('_', ' ')} {count / total:.1%}" for name, count in plan.parameters.items()]
+    return _table([("parameters", f"{total:,}", ", ".join(groups[:-1]))])
+
+
+def _memory(plan: Plan) -> list[str]:
+    memory, shape, capacity = plan.memory, plan.shape, plan.target.memory
+    notes = {"activations": f"{shape.molecules} × {shape.num_atoms} atoms = {shape.pairs:,} padded pairs"}
+    rows = [
+        (label, _gib(getattr(memory, part)), notes.get(part, ""))
+        for part, label in _PARTS.items()
+        if getattr(memory, part) or part in ("weights", "gradients", "optimizer", "activations")
+    ]
+    if memory.step > memory.gathered + memory.activations:
+        rows.append(("optimizer's step", _gib(memory.step), "after the activations are gone; the larger counts"))
+    rows.append(("total at the peak", _gib(memory.total), _judgement(plan)))
+    if memory.host:
+        rows.append(("on the host", _gib(memory.host), "a rank: what is offloaded, and the copy while saving"))
+    lines = [f"memory of a rank ({plan.target.name}), estimated", *_table(rows)]
+    if capacity is None:
+        return lines
+    if plan.fit.max_pairs is not None:
+        chosen = plan.max_pairs_chosen and plan.target.is_gpu
+        how = "chosen from memory" if chosen else "as set" if not plan.max_pairs_chosen else "the default"
+        largest = f"{how}; the largest that fits is {plan.fit.max_pairs}"
+        lines += _table([("micro-batch, at most", f"data.max_pairs={plan.max_pairs}", largest)])
+    elif plan.fit.remedies:
+        lines += [f"  nothing fits as it is; what would: {', or '.join(plan.fit.remedies)}"]
+    else:
+        lines += ["  nothing fits, whatever the stage and the number of ranks: take larger devices or a smaller --size"]
+    return lines
+
+
+def _judgement(plan: Plan) -> str:
+    capacity, total = plan.target.memory, plan.memory.total
+    if capacity is None:
+        return "how much there is is not known"
+    free = capacity - total
+    if plan.fit.fits:
+        return f"of {capacity / GIB:.1f} GiB: {free / capacity:.0%} free"
+    if free >= 0:
+        return f"of {capacity / GIB:.1f} GiB: {free / capacity:.0%} free, less than a margin of {MARGIN:.0%}"
+    return f"of {capacity / GIB:.1f} GiB: TOO MUCH by {-free / GIB:.1f} GiB"
+
+
+def _steps(plan: Plan, config: PretrainConfig) -> list[str]:
+    data, steps, train = plan.data, plan.steps, config.train
+    sizes = f"molecules of {data.mean_atoms:.1f} atoms, at most {data.largest}"
+    if data.path is None or data.molecules is None or steps.epochs is None:
+        source, passes = ("molecules", "assumed", sizes), ""
+    else:
+        source, passes = ("store", f"{data.molecules:,}", f"{sizes}, in {data.path}"), f" = {steps.epochs:,.1f} epochs"
+    rows = [
+        source,
+        ("steps", f"{steps.steps:,}", f"of {steps.batch:,} molecules{passes}"),
+        ("warm-up", f"{train.warmup_steps:,}", f"steps to {train.learning_rate:g}, then {train.schedule}"),
+        (
+            "micro-batches",
+            f"{steps.micro_batches:.1f}",
+            f"a rank and step; {steps.padding:.1%} of their pairs are padding, {steps.waiting:.1%} of time is waiting",
+        ),
+    ]  # fmt: skip
+    return ["steps", *_table(rows, gap=1)]
+
+
+def _time(plan: Plan) -> list[str]:
+    time, target, steps = plan.time, plan.target, plan.steps
+    products = f"matrix products at {_short(target.matmul_flops)}FLOP/s"
+    notes = {
+        "compute": products if target.mfu is None else f"at {target.mfu:.0%} of {_short(target.peak_flops)}FLOP/s",
+        "memory traffic": f"at {_short(target.bandwidth)}B/s" if target.bandwidth else "",
+        "host": f"{steps.micro_batches:.1f} micro-batches × {time.kernels:,.0f} kernels, "
+        f"{time.host / steps.micro_batches / time.kernels * 1e6:.0f} µs each at stage {plan.zero_stage}",
+        "network": "collectives, assumed to overlap with the rest",
+    }
+    seconds = {
+        "compute": time.compute,
+        "memory traffic": time.memory_traffic,
+        "host": time.host,
+        "network": time.network,
+    }
+    rows = [
+        (part, duration(seconds[part]), note + ("  <- bounds the step" if part == time.bound else ""))
+        for part, note in notes.items()
+        if seconds[part]
+    ]
+    whole = "the longest of these" if target.is_gpu else "all of these"
+    return [f"time of a step ({target.name}), estimated", *_table([*rows, ("step", duration(time.seconds), whole)])]
+
+
+def _stages(plan: Plan) -> list[str]:
+    if plan.world_size == 1 or plan.target.memory is None:
+        return []
+
+    def told(option: StageOption) -> tuple[str, str, str]:
+        days = duration(option.seconds_per_step * plan.steps.steps)
+        name = f"stage {option.stage}" + (" (this run)" if option.stage == plan.zero_stage else "")
+        need = f"{_gib(option.memory)} a rank with data.max_pairs={option.max_pairs}"
+        return name, days if option.fits else "does not fit", need
+
+    return ["the run at each ZeRO stage", *_table(map(told, plan.stages))]
+
+
+def _cost(plan: Plan) -> list[str]:
+    compute = plan.compute
+    each = "GPU" if plan.target.is_gpu else "rank"
+    share = f"{compute.device_hours:,.1f} {each}-hours, {compute.mfu:.1%} of the peak"
+    kept = f"{_counted(plan.checkpoints_kept, 'checkpoint')} of {_gib(plan.checkpoint_bytes)} and the exported model"
+    rows = [
+        ("FLOPs", f"{compute.flops:.3e}", f"{_short(compute.flops_per_step)}FLOP a step"),
+        ("time", duration(compute.days * SECONDS_A_DAY), f"{share}, without validation and saving"),
+        ("disk", _gib(plan.disk_bytes), f"at most: {kept}"),
+    ]
+    return ["cost", *_table(rows)]
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    "))
+
+
+def _table(rows: Iterable[tuple[str, str, str]], gap: int = 2) -> list[str]:
+    return [f"  {label:<{_LABEL}}{value:>{_VALUE}}{' ' * gap}{note}".rstrip() for label, value, note in rows]
+
+
+def _gib(value: float) -> str:
+    return f"{value / GIB:.2f} GiB" if value >= 0.01 * GIB else f"{value / 2**20:.2f} MiB"
+
+
+def _short(value: float) -> str:
+    """Return a number with three digits and the prefix of its unit."""
+    scale, prefix = next(((s, p) for s, p in _PREFIXES if value >= s), (1.0, ""))
+    return f"{value / scale:.3g} {prefix}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,81 @@
+"""What runs would take, from the command line that would start them: for whoever plans many, such as a ladder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unimol_scale.cli.verbs.pretrain import build_parser
+from unimol_scale.config import to_yaml
+from unimol_scale.engine.objective_setup import with_teacher_named
+from unimol_scale.engine.planning.accelerators import Target, named_target, target_here
+from unimol_scale.engine.planning.plan import Plan
+from unimol_scale.engine.planning.plan_text import plan_of
+from unimol_scale.engine.run.run_config import PretrainConfig, flags_of, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEstimate:
+    """What a run would take by the plan's estimate.
+
+    Attributes:
+        seconds: of training steps.
+        disk_bytes: of its folder at the most.
+        device: that was planned for.
+    """
+
+    seconds: float
+    disk_bytes: int
+    device: str
+
+
+class RunEstimates:
+    """Estimates runs; those that differ in length and seed only are planned once.
+
+    Args:
+        device: name of one; None: the one at hand.
+
+    Raises:
+        ConfigError: no device has that name.
+    """
+
+    def __init__(self, device: str | None) -> None:
+        if device is not None:
+            named_target(device, "bf16")  # refused now rather than for every run
+        self._device = device
+        self._targets: dict[str, Target] = {}
+        self._plans: dict[tuple[str, int], Plan] = {}
+
+    def __call__(self, arguments: Sequence[str], ranks: int) -> RunEstimate:
+        """Return what a run takes.
+
+        Args:
+            arguments: of launch/pretrain.py.
+            ranks: of the run.
+
+        Raises:
+            UnimolScaleError: the command would be refused, or its store is missing.
+        """
+        given = build_parser().parse_args(list(arguments))
+        config = with_teacher_named(resolve(given.size, given.config, flags_of(given), given.assignments))
+        plan = self._plan(config, ranks)
+        seconds = plan.time.seconds * config.train.steps
+        return RunEstimate(seconds=seconds, disk_bytes=plan.disk_bytes, device=plan.target.name)
+
+    def _plan(self, config: PretrainConfig, ranks: int) -> Plan:
+        alike = replace(config, output=Path("run"), seed=0, train=replace(config.train, steps=1, warmup_steps=0))
+        key = (to_yaml(alike), ranks)
+        if key not in self._plans:
+            self._plans[key] = plan_of(alike, ranks, self._target(config.train.precision, ranks))
+        return self._plans[key]
+
+    def _target(self, precision: str, ranks: int) -> Target:
+        if self._device is not None:
+            return named_target(self._device, precision)
+        if precision not in self._targets:
+            self._targets[precision] = target_here(precision)
+        here = self._targets[precision]
+        if here.is_gpu:
+            return here
+        # The ranks will share the cores and the memory that this process has alone.
+        memory = None if here.memory is None else here.memory / ranks
+        return replace(here, memory=memory, peak_flops=here.peak_flops / ranks, matmul_flops=here.matmul_flops / ranks)

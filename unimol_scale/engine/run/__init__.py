@@ -1,0 +1,1 @@
+"""A run from the outside: its settings, its folder, how it starts, resumes and stops."""

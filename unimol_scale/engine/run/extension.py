@@ -1,0 +1,61 @@
+"""``--extend STEPS``: a run goes on for more steps than it was begun for, with its own settings.
+
+How far it is to go is counted from the end of the run, so that the same command, given again after an interruption,
+goes on with the same extension.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.config import merge, parse_overrides, read_yaml
+from unimol_scale.engine.run.resume import STEPS, flatten
+from unimol_scale.engine.run.run_config import PretrainConfig, resolve
+from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
+from unimol_scale.errors import ConfigError
+
+
+def resolve_extended(
+    steps: int, size: str | None, config_file: Path | None, flags: Mapping[str, Any], assignments: Sequence[str]
+) -> PretrainConfig:
+    """Return the settings of a run that goes on: its own, under those of ``resolve``, and more steps.
+
+    Args:
+        steps: how many more than the run has, if it is finished, or was to have.
+        size: of the run; None takes the run's.
+        config_file: see ``resolve``.
+        flags: see ``resolve``; must name the run's folder.
+        assignments: see ``resolve``.
+
+    Raises:
+        ConfigError: there is no run to go on with, or the number of steps is below 1 or contradicts ``train.steps``.
+    """
+    given = merge(flags, parse_overrides(assignments))
+    if steps < 1:
+        raise ConfigError(f"--extend must be at least 1, got {steps}")
+    if given.get("init") is not None:
+        raise ConfigError("--extend goes on with a run, and --init begins a new one; give one of them")
+    if "output" not in given:
+        raise ConfigError("--extend needs --output, the folder of the run to go on with")
+    folder = Path(str(given["output"]))
+    if not (folder / CONFIG_NAME).is_file():
+        raise ConfigError(f"--extend goes on with a run, and {folder} holds none; begin one without --extend")
+    base = read_yaml(folder / CONFIG_NAME)[0]
+    end = _end(folder, base)
+    asked = flatten(given).get(STEPS, end)
+    if asked not in (end, end + steps):
+        raise ConfigError(
+            f"train.steps={asked} contradicts --extend {steps}, which takes {folder} from step {end} to step "
+            f"{end + steps}; give one of them"
+        )
+    more = {"train": {"steps": end + steps}, "extended_from": end}
+    return resolve(size or str(base.get("size")), config_file, merge(given, more), (), base=base)
+
+
+def _end(folder: Path, base: Mapping[str, Any]) -> int:
+    """Return the step from which an extension counts."""
+    if run_is_finished(folder):
+        return int(read_summary(folder)["steps"])
+    begun = base.get("extended_from")
+    return int(base["train"]["steps"] if begun is None else begun)

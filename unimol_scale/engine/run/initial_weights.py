@@ -1,0 +1,99 @@
+"""The weights that a run begins with when they are those of another model (``--init``), not drawn.
+
+Only weights are taken: the optimizer is new, the run begins at step 0, and its schedule with the warm-up.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from unimol_scale.checkpoints.weights import from_pretrained, identify
+from unimol_scale.config import to_tree
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.settings_changes import settings_in
+from unimol_scale.errors import CheckpointError
+from unimol_scale.model.presets import ModelConfig
+
+# They do not change which function the weights stand for.
+_FREE = frozenset({"dropout", "attention_dropout", "triangle_dropout", "checkpoint_every"})
+# (parameter name, start, stop) → fp32 [stop - start]; None: the model does not have it.
+ReadWeights = Callable[[str, int, int], Tensor | None]
+
+
+def with_init_named(config: PretrainConfig) -> PretrainConfig:
+    """Return the configuration with the hash of the weights that it begins with, and their whole path, filled in.
+
+    A run that has begun knows it already, so that it goes on when those weights are gone or have changed.
+
+    Raises:
+        CheckpointError: the model is missing, of other dimensions, or not the one whose hash is given.
+    """
+    if config.init is None:
+        return config
+    recorded, whole = settings_in(config.output), config.init.absolute()
+    if (
+        config.init_sha256 is None
+        and recorded.get("init") in (str(config.init), str(whole))
+        and "init_sha256" in recorded
+    ):
+        return dataclasses.replace(config, init=Path(str(recorded["init"])), init_sha256=str(recorded["init_sha256"]))
+    path = whole if whole.exists() else config.init  # which may be a name on the hub
+    model, found = identify(path)
+    _check_model(model, config)
+    if config.init_sha256 not in (None, found):
+        raise CheckpointError(f"init: the weights of {path} have the SHA-256 {found}, not {config.init_sha256}")
+    return dataclasses.replace(config, init=path, init_sha256=found)
+
+
+def initial_weights(config: PretrainConfig, module: nn.Module) -> tuple[ReadWeights, str]:
+    """Read the weights that a run begins with.
+
+    Args:
+        config: with ``init`` and its hash.
+        module: what is trained; only the names of its parameters are asked for.
+
+    Returns:
+        What gives the elements of a parameter, and a sentence on what was taken and what stays as drawn.
+
+    Raises:
+        CheckpointError: the model is missing, of other dimensions, or has changed since the run was begun.
+    """
+    assert config.init is not None, "there is nothing to begin with"
+    model, found = identify(config.init)
+    if found != config.init_sha256:
+        raise CheckpointError(
+            f"init: the weights of {config.init} have changed since this run was begun (SHA-256 {found}, then "
+            f"{config.init_sha256}); choose another --output"
+        )
+    _check_model(model, config)
+    weights = {
+        name: tensor.detach().float().view(-1) for name, tensor in from_pretrained(config.init).named_parameters()
+    }
+
+    def read(name: str, start: int, stop: int) -> Tensor | None:
+        return weights[name][start:stop] if name in weights else None
+
+    wanted = [name for name, _ in module.named_parameters()]
+    drawn, left = _parts([n for n in wanted if n not in weights]), _parts([n for n in weights if n not in wanted])
+    return read, (
+        f"begins with the weights of {config.init} at step 0, with a new optimizer and the whole schedule, warm-up "
+        f"included{f'; drawn anew: {drawn}' if drawn else ''}{f'; not used: {left}' if left else ''}"
+    )
+
+
+def _check_model(found: ModelConfig, config: PretrainConfig) -> None:
+    theirs, ours = to_tree(found), to_tree(config.model)
+    different = [key for key in ours if key not in _FREE and theirs[key] != ours[key]]
+    if different:
+        lines = "".join(f"\n  model.{key}: {theirs[key]} → {ours[key]}" for key in different)
+        settings = " ".join(f"model.{key}={theirs[key]}" for key in different)
+        raise CheckpointError(
+            f"the weights of {config.init} are of another model than this run's (theirs → this run's):{lines}\n"
+            f"Choose the --size that they have, or give {settings}"
+        )
+
+
+def _parts(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))

@@ -1,0 +1,156 @@
+"""The folder of a run: what it is called inside, whose it is, and the summary of a finished run."""
+
+import fcntl
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from unimol_scale.common.files import commit_text
+from unimol_scale.common.run_files import (
+    CHECKPOINTS,
+    CONFIG_NAME,
+    DIVERGED_FACTOR,
+    MODEL_FOLDER,
+    SUMMARY_NAME,
+    SUMMARY_SCHEMA_VERSION,
+)
+from unimol_scale.config import to_yaml
+from unimol_scale.data.dataset import VALIDATION_SEED, DataConfig
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.run_progress import Progress
+from unimol_scale.errors import RunError, StoreError
+from unimol_scale.objectives.base import Objective
+from unimol_scale.store.shards import Store
+
+LOCK_NAME = ".lock"
+
+
+def claim_folder(config: PretrainConfig) -> IO[str]:
+    """Make the run folder, or recognise it as one, and keep others out of it.
+
+    Returns:
+        A file that keeps others out of the folder while it is open; the system closes it when this process ends.
+
+    Raises:
+        StoreError: it holds something else.
+        RunError: another process trains in it.
+    """
+    output = config.output
+    ours = (CONFIG_NAME, LOCK_NAME)  # a lock alone: ended before it could write more
+    if output.is_dir() and any(output.iterdir()) and not any((output / name).is_file() for name in ours):
+        raise StoreError(f"the run folder {output} holds something else (no {CONFIG_NAME}); choose another --output")
+    (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    lock = (output / LOCK_NAME).open("w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(
+            f"another process trains in {output}: wait for it, end it (ranks may outlive a launcher that was killed), "
+            "or choose another --output"
+        ) from error
+    return lock
+
+
+def write_config(config: PretrainConfig) -> None:
+    """Write the configuration of a run into its folder."""
+    commit_text(config.output / CONFIG_NAME, to_yaml(config))
+
+
+def write_summary(
+    config: PretrainConfig,
+    objective: Objective,
+    store: Store,
+    progress: Progress,
+    final: Mapping[str, float],
+    best: Mapping[str, float],
+    world_size: int,
+    changes: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Write and return what a finished run was: parameters, counters, losses, and hashes of what it learnt from.
+
+    ``changes`` are those of its settings along the way, of ``SettingsChange.as_tree``.
+    """
+    last = final["valid/loss"]
+    summary = {
+        "schema_version": SUMMARY_SCHEMA_VERSION,
+        "name": config.name,
+        "status": "finished",
+        "size": config.size,
+        "objective": config.objective.name,
+        "seed": config.seed,
+        "parameters": objective.count_parameters(config.model).as_dict(),
+        "steps": progress.step,
+        **{key: value for key, value in asdict(progress).items() if key != "step"},
+        "global_batch_size": config.train.global_batch_size,
+        "final": dict(final),
+        "best": dict(best),
+        "data_manifest_sha256": store.manifest_sha256,
+        "validation_sha256": _validation_sha256(config.data, store),
+        "objective_sha256": config.objective_sha256,
+        "world_size": world_size,
+        "init": None if config.init is None else {"path": str(config.init), "sha256": config.init_sha256},
+        "extended_from": config.extended_from,
+        "settings_changes": [dict(change) for change in changes],
+        "diverged": not math.isfinite(last) or last > DIVERGED_FACTOR * best["valid/loss"],
+    }
+    commit_text(config.output / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return what a finished run wrote last.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / SUMMARY_NAME
+    try:
+        summary: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"{path} is damaged ({error}); delete it and start the run again to have it written anew"
+        ) from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("steps"), int):
+        raise RunError(f"{path} is no summary of a run; delete it and start the run again to have it written anew")
+    return summary
+
+
+def run_is_finished(folder: Path) -> bool:
+    """Return whether a run folder holds the summary of a finished run.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    return (folder / SUMMARY_NAME).is_file() and read_summary(folder).get("status") == "finished"
+
+
+def reopen(folder: Path) -> None:
+    """Make a finished run an unfinished one; its summary and model stay beside it, named by their step."""
+    if not run_is_finished(folder):
+        return
+    tail = f"step-{int(read_summary(folder)['steps']):08d}"
+    model = folder / f"{MODEL_FOLDER}-{tail}"
+    if (folder / MODEL_FOLDER).is_dir():
+        shutil.rmtree(model, ignore_errors=True)  # of the same step
+        (folder / MODEL_FOLDER).rename(model)
+    (folder / SUMMARY_NAME).rename(folder / f"{Path(SUMMARY_NAME).stem}-{tail}.json")
+
+
+def _validation_sha256(data: DataConfig, store: Store) -> str:
+    """Hash of everything that decides the validation corruptions; only runs that share it can be compared."""
+    split = store.manifest.splits["valid"]
+    identity = {
+        "shards": [shard.sha256 for shard in split.shards],
+        "molecules": min(data.validation_molecules, split.rows),
+        "repeats": data.validation_repeats,
+        "conformers": data.conformers,
+        "hydrogens": data.hydrogens,
+        "window": data.window,
+        "seed": VALIDATION_SEED,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,229 @@
+"""How the settings of a run changed between its starts: judged against the checkpoint, told, and kept in the run.
+
+Every checkpoint records the whole configuration and the changes before it, so the list that a finished run's summary
+holds is that of the steps which led to its weights, whatever was given up on the way. ``config_history.jsonl`` has one
+line for every time that config.yaml was replaced by other settings, with what it said before.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.checkpoints.run.publish import CheckpointInfo
+from unimol_scale.common.run_files import CONFIG_HISTORY_NAME, CONFIG_NAME
+from unimol_scale.config import read_yaml
+from unimol_scale.engine.run.resume import (
+    DATA_HASH,
+    SCHEDULE,
+    STEPS,
+    Differences,
+    Settings,
+    all_settings,
+    as_lines,
+    differences,
+    flatten,
+    schedule_of,
+    settings_that_matter,
+)
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.store.remote import is_url
+
+_RATE = frozenset({STEPS, "train.learning_rate", "train.warmup_steps", "train.schedule"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsChange:
+    """Settings that changed where a run went on.
+
+    Attributes:
+        step: steps done before.
+        changes: dotted key → (before, now).
+        curve: those of them that alter what the later steps do to the weights.
+        rates: learning rate of the last step before and of the first step after; None: no change of it.
+        extended_from: steps after which the run was to end before ``--extend``; None: it is not an extension.
+    """
+
+    step: int
+    changes: Differences
+    curve: tuple[str, ...]
+    rates: tuple[float, float] | None
+    extended_from: int | None
+
+    def describe(self, schedule: str, steps: int) -> str:
+        """Return what a user should know of it.
+
+        Args:
+            schedule: name of the one that the run now follows.
+            steps: at which it now ends.
+        """
+        text = f"settings changed after step {self.step} (before → now):{as_lines(self.changes)}"
+        if self.extended_from is not None:
+            text += (
+                f"\n  --extend: the {schedule} schedule, which ended at step {self.extended_from}, now ends at {steps}"
+            )
+        elif STEPS in self.changes:
+            text += f"\n  the {schedule} schedule now ends at step {steps}"
+        if self.rates is not None:
+            old, new = self.rates
+            word = f"goes from {old:.3e} at step {self.step} to {new:.3e} at step {self.step + 1}"
+            text += f"\n  the learning rate {word if new != old else f'stays {new:.3e}'}"
+        return text
+
+    def as_tree(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {
+            "step": self.step,
+            "changes": {key: list(pair) for key, pair in self.changes.items()},
+            "curve": list(self.curve),
+            "rates": None if self.rates is None else list(self.rates),
+            "extended_from": self.extended_from,
+        }
+
+
+def change_since(
+    before: Mapping[str, Any], step: int, config: PretrainConfig, data_manifest_sha256: str
+) -> SettingsChange | None:
+    """Return how a run's settings changed after ``step`` steps; None: they did not.
+
+    Args:
+        before: flat settings until then.
+        step: steps done.
+        config: of the run from now on.
+        data_manifest_sha256: of its data.
+    """
+    matter = settings_that_matter(config, data_manifest_sha256)
+    changed = differences(before, {**all_settings(config), **matter})
+    if not changed:
+        return None
+    rates = None
+    if step and _RATE & changed.keys():
+        rates = learning_rate(step - 1, schedule_of(before)), learning_rate(step, config.train)
+    extended = "extended_from" in changed and config.extended_from is not None
+    return SettingsChange(
+        step=step,
+        changes=changed,
+        curve=tuple(key for key in changed if key in SCHEDULE or key in matter),
+        rates=rates,
+        extended_from=config.extended_from if extended else None,
+    )
+
+
+def recorded_settings(found: CheckpointInfo, folder: Path) -> Settings:
+    """Return the flat settings that a checkpoint was trained with.
+
+    Checkpoints of earlier versions record only those that must not change; the others are taken from config.yaml.
+    """
+    before = _without_places(found.meta["config"]) if "config" in found.meta else settings_in(folder)
+    return {**before, **found.meta["settings"]}
+
+
+def settings_in(folder: Path) -> Settings:
+    """Return what the config.yaml of a run folder says, flat, without the folder; {} if there is none to be read."""
+    try:
+        return _without_places(read_yaml(folder / CONFIG_NAME)[0])
+    except ConfigError:
+        return {}
+
+
+def _without_places(tree: Mapping[str, Any]) -> Settings:
+    """Return flat settings without the folder of the run, and with the whole path of the store."""
+    settings = flatten(tree)
+    settings.pop("output", None)
+    store = settings.get("data.path")
+    if isinstance(store, str) and not is_url(store):  # earlier versions recorded it as it was given
+        settings["data.path"] = str(Path(store).absolute())
+    return settings
+
+
+def refuse_less(steps: int, done: int, where: object) -> None:
+    """Raise if a run is asked to end before what is done.
+
+    Raises:
+        RunError: it is.
+    """
+    if steps < done:
+        raise RunError(
+            f"{where} has done {done} steps and train.steps={steps} is less, so no step would be done and no loss of "
+            f"step {steps} is known. Give train.steps={done} or more, or choose another --output"
+        )
+
+
+def refuse_unearned(found: CheckpointInfo, config: PretrainConfig, change: SettingsChange | None) -> None:
+    """Raise if a start would do no step and yet end as a run of other settings.
+
+    Raises:
+        RunError: fewer steps are asked for than are done, or as many with another schedule, or the loss after the last
+            step is not known.
+    """
+    refuse_less(config.train.steps, found.step, config.output)
+    if found.step < config.train.steps:
+        return
+    if change is not None and change.curve:
+        raise RunError(
+            f"{config.output} has done {found.step} steps with other settings (then → now):"
+            f"{as_lines({key: change.changes[key] for key in change.curve})}\n"
+            f"With train.steps={config.train.steps} no step would be done with the new ones. Give the settings of "
+            "then, ask for more steps, or choose another --output"
+        )
+    if found.meta.get("validation_loss") is None:
+        raise RunError(
+            f"{found.path} was saved without a validation, so the loss of a run that ends there is not known; ask for "
+            "more steps"
+        )
+
+
+def nothing_left(config: PretrainConfig, summary: Mapping[str, Any], data_manifest_sha256: str) -> bool:
+    """Return whether a finished run is what is asked for; False: more steps of it are.
+
+    Args:
+        config: what is asked for.
+        summary: of the finished run in ``config.output``.
+        data_manifest_sha256: of the data that is asked for.
+
+    Raises:
+        RunError: it is finished with other settings, or has more steps; shows the differences.
+    """
+    before = settings_in(config.output)
+    if not before:
+        raise RunError(
+            f"{config.output} holds a finished run and no {CONFIG_NAME} that says of which settings; choose another "
+            "--output"
+        )
+    done = int(summary["steps"])
+    refuse_less(config.train.steps, done, f"the finished run {config.output}")
+    if config.train.steps > done:
+        return False
+    before |= {DATA_HASH: summary["data_manifest_sha256"], STEPS: done}
+    change = change_since(before, done, config, data_manifest_sha256)
+    if change is not None and change.curve:
+        raise RunError(
+            f"{config.output} is finished, with other settings (then → now):"
+            f"{as_lines({key: change.changes[key] for key in change.curve})}\n"
+            "Choose another --output for the new ones, or give the settings of then; --extend STEPS goes on with it, "
+            "and --init begins another run from its weights"
+        )
+    return True
+
+
+def keep_history(config: PretrainConfig, step: int) -> None:
+    """Record what config.yaml says before it is replaced, if it says anything else than the settings of now.
+
+    Args:
+        config: of now.
+        step: steps done.
+    """
+    old = settings_in(config.output)
+    changed = differences(old, all_settings(config)) if old else {}
+    if changed:
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": step,
+            "changes": {key: list(pair) for key, pair in changed.items()},
+        }
+        with (config.output / CONFIG_HISTORY_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")

@@ -1,0 +1,119 @@
+"""Requests to stop a run: SIGTERM, SIGUSR1 as batch systems send it, Ctrl-C, a closed terminal, no launcher. No torch.
+
+A thread of its own hears them, since the main thread may be waiting inside a collective, or for other ranks to come.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+from unimol_scale.cli.entry import EXIT_INTERRUPTED, EXIT_STOPPED
+from unimol_scale.engine.parallel.launcher import LauncherWatch
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+# Not heard where they are ignored: shells make a script's background jobs ignore Ctrl-C, and nohup a closed terminal.
+_MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
+# torchrun sends Ctrl-C on to ranks that the terminal has told already: within this time it is the same one.
+_SAME_INTERRUPT_SECONDS = 2.0
+_LOOK_SECONDS = 0.5
+
+
+class StopRequest:
+    """Hears that a run is to stop; the earlier handlers return at the end of the block.
+
+    Before the first step there is nothing to save: the process then ends at once, with the status of a stopped run.
+    From ``steps_begin`` on the request is noted, for the step loop to ask about. A second Ctrl-C ends the process.
+
+    Attributes:
+        reason: of the first request; None while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._saves = False
+        self._interrupted_at: float | None = None
+        self._has_launcher = "RANK" in os.environ
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        self._launcher = LauncherWatch()
+        self._ear, self._mouth = socket.socketpair()
+        self._ear.setblocking(False)
+        self._mouth.setblocking(False)
+        self._descriptor_before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            if number not in _MAY_BE_IGNORED or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, _do_nothing)
+        self._thread = threading.Thread(target=self._listen, name="stop request", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._descriptor_before)
+        self._mouth.close()  # which ends the thread
+        self._thread.join()
+        self._ear.close()
+
+    def steps_begin(self) -> None:
+        """Note requests from here on, since there is a state to be saved first."""
+        self._saves = True
+
+    def _listen(self) -> None:
+        while True:
+            heard, _, _ = select.select([self._ear], [], [], _LOOK_SECONDS)
+            if heard:
+                numbers = self._ear.recv(64)
+                if not numbers:
+                    return
+                for number in numbers:
+                    self._hear(number)
+            elif self.reason is None and self._launcher.is_gone():
+                self._stop("the launcher is gone")
+
+    def _hear(self, number: int) -> None:
+        if number not in STOP_SIGNALS:
+            return
+        if number != signal.SIGINT:
+            self._stop(signal.Signals(number).name)
+            return
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+            self._stop("Ctrl-C")
+        elif not self._has_launcher or now - self._interrupted_at > _SAME_INTERRUPT_SECONDS:
+            self._end(EXIT_INTERRUPTED, "Ended at once. The same command goes on from the last checkpoint.")
+
+    def _stop(self, reason: str) -> None:
+        if not self._saves:
+            self._end(EXIT_STOPPED, f"Stopped before the first step ({reason}). The same command starts it again.")
+        if self.reason is None:
+            self.reason = reason
+            if reason == "Ctrl-C":
+                _tell("Stopping after this step, with a checkpoint. A second Ctrl-C ends the run at once.")
+
+    def _end(self, status: int, why: str) -> None:
+        _tell(why)
+        os._exit(status)  # from a thread nothing else ends the process
+
+
+def _tell(line: str) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    show_cursor = "\x1b[?25h" if sys.stderr is not None and sys.stderr.isatty() else ""  # a progress bar hides it
+    with contextlib.suppress(OSError):
+        os.write(2, f"{show_cursor}{line}\n".encode())
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Take the place of what the signal would do; the thread hears it."""

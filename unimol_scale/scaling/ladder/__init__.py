@@ -1,0 +1,1 @@
+"""Ladders of training runs: planned, launched, and continued where the law says."""

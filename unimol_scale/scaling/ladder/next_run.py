@@ -1,0 +1,345 @@
+"""From finished runs to the ladder file of the run that should come next, for a compute budget. Imports no torch.
+
+The law says how large a model and how much data the budget is best spent on; the nearest run lends every other setting.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
+from unimol_scale.common.units import engineering, powers
+from unimol_scale.config import Origin, build, read_yaml
+from unimol_scale.errors import ConfigError, RunError, nearest
+from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
+from unimol_scale.scaling.ladder.model_for_size import DIMENSIONS, Shape, shape_for
+from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
+from unimol_scale.scaling.law.law_choice import candidate_laws, choose_law
+from unimol_scale.scaling.law.laws import LAW_NAMES
+from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
+from unimol_scale.scaling.law.points import Points, columns_at, make_points
+from unimol_scale.scaling.runs.counts import parse_count
+from unimol_scale.scaling.runs.read_runs import read_runs
+from unimol_scale.scaling.runs.run_records import RunRecord, UnreadableRunError, read_json
+
+STEP_UP = 4.0  # how many times the costliest run's compute the next one takes, if nobody says
+LARGEST_MOLECULE = 400  # atoms up to which the runs' mean molecule is looked for
+# Settings of a run that the next one has its own of.
+OWN_SETTINGS = {
+    "train": ("steps", "learning_rate", "warmup_steps"),
+    "data": ("path",),
+    "objective": ("name",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Donor:
+    """The run that lends its settings.
+
+    Attributes:
+        record: of the run.
+        settings: its resolved configuration.
+        summary: what it says of its speed.
+        damaged: why runs that are nearer cannot lend theirs.
+    """
+
+    record: RunRecord
+    settings: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextRun:
+    """The choice.
+
+    Attributes:
+        shape: the model.
+        steps: of the run.
+        molecules: seen in it.
+        flops: its cost.
+        loss: expected.
+        interval: of the law there; None when the runs are too few for one.
+        learning_rate: carried over.
+        tree: the ladder file.
+        lines: what was chosen and why, for people.
+    """
+
+    shape: Shape
+    steps: int
+    molecules: int
+    flops: float
+    loss: float
+    interval: Interval | None
+    learning_rate: float
+    tree: Mapping[str, Any]
+    lines: tuple[str, ...]
+
+
+def choose_next(paths: Sequence[Path], budget: str | None = None, law: str = "auto", bootstrap: int = 1000) -> NextRun:
+    """Fit the law to the runs and choose the run that a budget is best spent on.
+
+    Args:
+        paths: run folders, or directories of them.
+        budget: FLOPs as text; None for four times the costliest run's.
+        law: "auto" or a law that weighs size against data.
+        bootstrap: draws for the interval.
+
+    Raises:
+        RunError: the runs do not determine such a law, or do not say how they were trained.
+        ConfigError: the budget is no number, or there is no such law.
+    """
+    records, notes = read_runs(paths)
+    points = make_points(records, "total")
+    fit = _fit(points, law, FitConfig(bootstrap=bootstrap))
+    flops = _budget(budget, points)
+    optimum = compute_optimal(fit, points, flops)
+    donor = _donor(records, optimum.parameters)
+    options = {key: value for key, value in donor.settings["model"].items() if key not in DIMENSIONS}
+    shape = shape_for(optimum.parameters, options)
+    per_molecule = _flops_per_molecule(donor, shape)
+    batch_size = int(donor.settings["train"]["global_batch_size"])
+    steps = max(1, round(flops / per_molecule / batch_size))
+    molecules = steps * batch_size
+    cost = molecules * per_molecule
+    columns = columns_at(points, np.array([shape.parameters]), np.array([float(molecules)]))
+    columns = {**columns, "C": np.array([cost])}
+    band = fit.band(columns)
+    learning_rate, how = _learning_rate(records, shape.parameters)
+    loss = float(fit.predict(columns)[0])
+    interval = None if band is None else (float(band[0][0]), float(band[1][0]))
+    tree = _ladder(donor, shape, steps, learning_rate)
+    lines = [
+        *(f"note: {note}" for note in notes),
+        f"law: {fit.law.label}, {fit.law.formula}; fitted to {fit.num_points} points of {len(records)} runs",
+        *(f"warning: {warning}" for warning in fit.warnings),
+        *(f"warning: {reason}; the settings of {donor.record.name} are taken instead" for reason in donor.damaged),
+        _optimum_line(optimum),
+        *(f"note: {note}" for note in optimum.notes),
+        f"model: {_shape_text(shape)}",
+        f"data: {steps:,} steps of {batch_size:,} molecules, {engineering(molecules)} in all",
+        f"learning rate: {learning_rate:.3g}, {how}",
+        f"other settings: those of {donor.record.name}; its micro-batches (data.max_pairs) may not fit a larger model",
+        f"cost: {powers(cost)} FLOPs{_hours(donor, cost)}",
+        f"expected validation loss: {_loss_text(loss, interval, fit)}",
+    ]
+    return NextRun(
+        shape=shape, steps=steps, molecules=molecules, flops=cost, loss=loss, interval=interval,
+        learning_rate=learning_rate, tree=tree, lines=tuple(lines),
+    )  # fmt: skip
+
+
+def write_next(choice: NextRun, path: Path) -> None:
+    """Write the ladder file, with the reasons as its comment.
+
+    Raises:
+        ConfigError: the file is there already, or cannot be written.
+    """
+    # Read back first: what is written here must be a ladder.
+    plan(build(LadderConfig, choice.tree, Origin(name=str(path))))
+    reasons = "".join(f"#   {line}\n" for line in choice.lines)
+    text = yaml.safe_dump(dict(choice.tree), sort_keys=False, allow_unicode=True, width=110)
+    head = f"# The run that the law of the runs so far says to train next; `unimol-scale ladder {path}` trains it.\n#\n"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(f"{head}{reasons}\n{text}")
+    except FileExistsError as error:
+        raise ConfigError(f"--output: {path} is there already; delete it, or choose another name") from error
+    except OSError as error:
+        raise ConfigError(f"--output: {path} cannot be written: {error.strerror}") from error
+
+
+def _fit(points: Points, name: str, config: FitConfig) -> Fit:
+    """Fit the best of the laws that weigh size against data."""
+    if name not in ("auto", *LAW_NAMES):
+        raise ConfigError(f"--law: unknown law {name!r}; {nearest(name, ('auto', *LAW_NAMES))}")
+    joint = [law for law in candidate_laws(points) if len(set(law.variables)) > 1]
+    if not joint:
+        raise RunError(
+            "the next run cannot be chosen: weighing size against data takes runs that differ in both, at least three "
+            "sizes at three budgets"
+        )
+    laws = [law for law in joint if name in ("auto", law.name)]
+    if not laws:
+        names = ", ".join(law.name for law in joint)
+        raise ConfigError(f"--law: {name} does not weigh size against data; valid: auto, {names}")
+    law = laws[0] if len(laws) == 1 else choose_law(laws, points, config).law
+    return fit_law(law, points, config)
+
+
+def _budget(text: str | None, points: Points) -> float:
+    if text is None:
+        if "C" not in points.columns:
+            raise RunError("the runs do not say their FLOPs; a budget of compute cannot be spent on them")
+        return STEP_UP * float(points.columns["C"].max())
+    flops = parse_count(text)
+    if flops is None:
+        raise ConfigError(f"--budget {text!r} is not a number of FLOPs such as 3e18")
+    return flops
+
+
+def _donor(records: Sequence[RunRecord], parameters: float) -> Donor:
+    """Return the run nearest in size, of these the one with the largest budget."""
+    known = [record for record in records if (Path(record.source) / CONFIG_NAME).is_file()]
+    if not known:
+        raise RunError(
+            "the next run takes its settings from the runs so far, and none of these is a run folder with a "
+            f"{CONFIG_NAME}"
+        )
+    damaged = []
+    for record in sorted(known, key=lambda record: (abs(math.log(record.parameters / parameters)), -record.molecules)):
+        try:
+            settings, summary = _read_settings(Path(record.source))
+        except (ConfigError, UnreadableRunError, OSError) as error:
+            damaged.append(str(error))
+        else:
+            return Donor(record=record, settings=settings, summary=summary, damaged=tuple(damaged))
+    raise RunError(f"the next run takes its settings from the runs so far, and none can be read: {'; '.join(damaged)}")
+
+
+def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    settings, _ = read_yaml(folder / CONFIG_NAME)
+    for key in ("model", "train", "data"):
+        if not isinstance(settings.get(key), Mapping):
+            raise ConfigError(f"{folder / CONFIG_NAME} is not the configuration of a run: it has no group {key!r}")
+    return settings, read_json(folder / SUMMARY_NAME)
+
+
+def _flops_per_molecule(donor: Donor, shape: Shape) -> float:
+    """Return the training FLOPs of a molecule for a new model: the donor's own, in the proportion of the model's count.
+
+    The proportion depends a little on the size of the molecules; the mean molecule is the one whose count is nearest
+    the donor's log.
+    """
+    from unimol_scale.model.accounting import training_flops
+    from unimol_scale.model.presets import ModelConfig
+
+    record = donor.record
+    assert record.flops is not None
+    own = record.flops / record.molecules
+    origin = Origin(name=f"{record.source}/{CONFIG_NAME}")
+    model = build(ModelConfig, donor.settings["model"], origin, "model")
+    atoms = min(range(1, LARGEST_MOLECULE + 1), key=lambda atoms: abs(math.log(training_flops(model, atoms) / own)))
+    return own * training_flops(shape.model, atoms) / training_flops(model, atoms)
+
+
+def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[float, str]:
+    """Return the learning rate for a size, and how it was come by.
+
+    Between sizes that were run it is interpolated in log-log; beyond them it goes on with the slope over all sizes, but
+    never rises: too high a rate ruins a run, too low a one costs a little.
+    """
+    best: dict[float, tuple[float, float, str]] = {}  # N → loss and rate of its best run, name of the size
+    for record in records:
+        rate = _rate_of(Path(record.source) / CONFIG_NAME)
+        size = record.size or engineering(record.parameters)
+        if rate is not None and (record.parameters not in best or record.loss < best[record.parameters][0]):
+            best[record.parameters] = (record.loss, rate, size)
+    if not best:
+        raise RunError(f"none of the runs says its learning rate in its {CONFIG_NAME}")
+    known = sorted((count, rate, size) for count, (_, rate, size) in best.items())
+    log_n, log_rate = np.log([n for n, _, _ in known]), np.log([rate for _, rate, _ in known])
+    if len({rate for _, rate, _ in known}) == 1:
+        return known[0][1], "that of every run"
+    where = math.log(parameters)
+    if log_n[0] <= where <= log_n[-1]:
+        rate = math.exp(float(np.interp(where, log_n, log_rate)))
+        above = int(np.searchsorted(log_n, where))
+        below = max(above - 1, 0)
+        ends = " and ".join(f"{known[i][2]} ({known[i][1]:.3g})" for i in sorted({below, min(above, len(known) - 1)}))
+        return rate, f"interpolated in log-log between the best runs of {ends}"
+    end = 0 if where < log_n[0] else -1
+    slope = min(float(np.polyfit(log_n, log_rate, 1)[0]), 0.0)
+    fall = min(slope * (where - float(log_n[end])), 0.0)
+    if fall == 0.0:
+        how = f"that of the nearest size, {known[end][2]}: beyond the sizes that were run it is never raised"
+        return known[end][1], how
+    rate = math.exp(float(log_rate[end]) + fall)
+    return rate, f"continued beyond {known[end][2]} ({known[end][1]:.3g}) as N^{slope:.2f}, the trend over all sizes"
+
+
+def _rate_of(path: Path) -> float | None:
+    """Return the learning rate of a run, or None where its configuration does not say."""
+    try:
+        train = read_yaml(path)[0].get("train") if path.is_file() else None
+        return float(train["learning_rate"]) if isinstance(train, Mapping) else None
+    except (ConfigError, OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _ladder(donor: Donor, shape: Shape, steps: int, learning_rate: float) -> dict[str, Any]:
+    """Return the ladder file: the donor's settings with the new model, steps and learning rate."""
+    settings, summary = donor.settings, donor.summary
+    overrides: dict[str, Any] = {}
+    for group in ("train", "data", "objective", "zero"):
+        kept = _without(settings.get(group, {}), OWN_SETTINGS.get(group, ()))
+        if kept:
+            overrides[group] = kept
+    overrides["train"] = {"learning_rate": float(f"{learning_rate:.3g}"), **overrides.get("train", {})}
+    if shape.changes:
+        overrides["model"] = dict(shape.changes)
+    train = settings["train"]
+    ranks = int(summary.get("world_size", 1))
+    return {
+        "name": "next",
+        "data": str(settings["data"].get("path", "data")),
+        "output": str(Path(donor.record.source).parent),
+        "launcher": "deepspeed" if ranks > 1 else "python",
+        "ranks": ranks,
+        "objective": donor.record.comparable["objective"],
+        "sizes": [shape.size],
+        "steps": [steps],
+        "warmup": float(f"{train.get('warmup_steps', 0) / train['steps']:.4g}"),
+        "seeds": [donor.record.seed or 0],
+        "overrides": overrides,
+    }
+
+
+def _without(tree: Any, keys: Sequence[str]) -> dict[str, Any]:  # noqa: ANN401
+    """Return a group of settings without some keys, and without what is not set."""
+    if not isinstance(tree, Mapping):
+        return {}
+    kept: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            value = _without(value, ())
+        if key not in keys and value is not None and value != {} and value != []:
+            kept[str(key)] = value
+    return kept
+
+
+def _optimum_line(optimum: Optimum) -> str:
+    size, data = engineering(optimum.parameters), engineering(optimum.molecules)
+    if optimum.parameters_interval is not None and optimum.molecules_interval is not None:
+        size += " ({} to {})".format(*map(engineering, optimum.parameters_interval))
+        data += " ({} to {})".format(*map(engineering, optimum.molecules_interval))
+    return f"the best use of {powers(optimum.flops)} FLOPs: {size} parameters on {data} molecules"
+
+
+def _shape_text(shape: Shape) -> str:
+    text = f"the preset {shape.size}"
+    dimensions = {key: value for key, value in shape.changes.items() if key in DIMENSIONS}
+    if dimensions:
+        text += " with " + ", ".join(f"{key} {value}" for key, value in dimensions.items())
+    return f"{text}; {shape.parameters:,.0f} parameters"
+
+
+def _hours(donor: Donor, cost: float) -> str:
+    seconds, flops = donor.summary.get("seconds"), donor.record.flops
+    if not isinstance(seconds, int | float) or not seconds or not flops:
+        return ""
+    ranks = donor.summary.get("world_size", 1)
+    took = cost * seconds / flops
+    text = f"{took / 3600:.3g} hours" if took >= 3600 else f"{took / 60:.2g} minutes"
+    return f", {text} at the speed of {donor.record.name} ({ranks} rank{'s' if ranks != 1 else ''})"
+
+
+def _loss_text(loss: float, interval: Interval | None, fit: Fit) -> str:
+    if interval is None:
+        return f"{loss:.4g} (no interval)"
+    return f"{loss:.4g}, {fit.confidence:.0%} interval of the law {interval[0]:.4g} to {interval[1]:.4g}"

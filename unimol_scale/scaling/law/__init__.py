@@ -1,0 +1,1 @@
+"""Scaling laws: their forms, the fit and its intervals, and what follows from a law."""

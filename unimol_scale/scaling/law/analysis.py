@@ -1,0 +1,322 @@
+"""From finished runs to what a report shows: law, held-out error, loss terms, predictions. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from unimol_scale.errors import ConfigError, RunError, nearest
+from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
+from unimol_scale.scaling.law.law_choice import Candidate, Selection, candidate_laws, choose_law, hold_out_mask
+from unimol_scale.scaling.law.laws import LAW_NAMES, Law, Variable, make_law
+from unimol_scale.scaling.law.optimal import Optimum, compute_optimal, weighs_size_against_data
+from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, Points, columns_at, distinct, make_points
+from unimol_scale.scaling.law.statistics import Statistics, statistics_of
+from unimol_scale.scaling.runs.counts import groups_of_size, parse_count
+from unimol_scale.scaling.runs.run_records import RunRecord
+
+SAME_BUDGET = 0.05  # a law without D speaks of the budget of its runs, give or take this share
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisConfig:
+    """What to do with a set of runs.
+
+    Attributes:
+        law: "auto" or one of the laws.
+        variable: column of a one-variable law; None to take the one that varies (compute when N and D both do).
+        hold_out: see ``select.hold_out_mask``.
+        parameters: which parameters N counts.
+        predict: requests of the form SIZE@MOLECULES.
+        budgets: FLOPs whose compute-optimal size and data are asked for.
+        burn_in: None to fit the ends of the schedules; else points along every run after this share of its molecules.
+        fit: settings of every fit.
+    """
+
+    law: str = "auto"
+    variable: Variable | None = None
+    hold_out: str = "largest"
+    parameters: ParameterGroup = "total"
+    predict: tuple[str, ...] = ()
+    budgets: tuple[float, ...] = ()
+    burn_in: float | None = None
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        """Check names."""
+        if self.law not in ("auto", *LAW_NAMES):
+            raise ConfigError(f"unknown law {self.law!r}; {nearest(self.law, ('auto', *LAW_NAMES))}")
+        if self.variable is not None and self.law not in ("power", "saturating"):
+            raise ConfigError(f"--variable belongs to the laws in one variable (power, saturating), not to {self.law}")
+        if self.burn_in is not None and not 0 <= self.burn_in < 1:
+            raise ConfigError(f"--burn-in is a share of a run from 0 up to but not 1, got {self.burn_in}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A held-out point against its prediction; ``relative_error`` is prediction / loss − 1.
+
+    A run has one point, or with trajectories one for every ``molecules`` at which it was validated.
+    """
+
+    name: str
+    molecules: float
+    loss: float
+    predicted: float
+    interval: Interval | None
+    relative_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The loss predicted for a model and a budget; ``notes`` say what the prediction leans on."""
+
+    request: str
+    parameters: float
+    molecules: float
+    loss: float
+    interval: Interval | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermLaw:
+    """The law of one loss term: a fit and its held-out checks, or the obstacle that prevented one."""
+
+    term: str
+    points: Points | None
+    fit: Fit | None
+    checks: tuple[Check, ...]
+    obstacle: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Everything that the report shows.
+
+    Attributes:
+        config: what was asked.
+        records: the runs; ``points.runs`` counts them.
+        notes: runs left out, and why.
+        points: one point a run, in their order; with trajectories several.
+        held_out: which points the fit did not see, bool [n].
+        selection: the law and why it was chosen.
+        fit: of the law to the points that were not held out.
+        checks: the held-out points.
+        statistics: of those: name of every held-out size, then "all" → its statistics; empty when nothing was held out.
+        terms: the law of every loss term.
+        predictions: one for each request.
+        optima: one for each budget that has an answer.
+        unanswered: why the other budgets have none.
+    """
+
+    config: AnalysisConfig
+    records: tuple[RunRecord, ...]
+    notes: tuple[str, ...]
+    points: Points
+    held_out: np.ndarray
+    selection: Selection
+    fit: Fit
+    checks: tuple[Check, ...]
+    statistics: Mapping[str, Statistics]
+    terms: tuple[TermLaw, ...]
+    predictions: tuple[Prediction, ...]
+    optima: tuple[Optimum, ...]
+    unanswered: tuple[str, ...] = ()
+
+    @property
+    def held_out_error(self) -> float | None:
+        """Mean |relative error| of the held-out points; None when nothing was held out."""
+        return self.statistics["all"].relative_error if self.statistics else None
+
+
+def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: AnalysisConfig) -> Analysis:
+    """Fit the law, test it on what was held out, and do the same for every loss term.
+
+    Args:
+        records: runs that may be compared.
+        notes: runs left out, passed on to the report.
+        config: what to do.
+
+    Raises:
+        RunError: the runs do not determine the law that was asked for, or a prediction is not possible. A budget
+            without an answer is none; see ``Analysis.unanswered``.
+    """
+    requests = [_parse_request(request, records, config.parameters) for request in config.predict]
+    points = make_points(records, config.parameters, burn_in=config.burn_in)
+    held_out = hold_out_mask(points, config.hold_out)
+    selection, fit = _fit(points.take(~held_out), config)
+    rest = points.take(held_out)
+    names = sorted({name for record in records for name in record.terms})
+    optima, unanswered = _optima(fit, points, config.budgets)
+    return Analysis(
+        config=config,
+        records=tuple(records),
+        notes=tuple(notes),
+        points=points,
+        held_out=held_out,
+        selection=selection,
+        fit=fit,
+        checks=_checks(fit, rest),
+        statistics=_statistics(fit, rest, records),
+        terms=tuple(_term_law(name, records, config) for name in names),
+        predictions=tuple(_predict(request, fit, points) for request in requests),
+        optima=optima,
+        unanswered=unanswered,
+    )
+
+
+def _optima(fit: Fit, points: Points, budgets: Sequence[float]) -> tuple[tuple[Optimum, ...], tuple[str, ...]]:
+    """Return the best size of every budget, and why some have none: that is no reason to withhold the law."""
+    optima, unanswered = [], []
+    for budget in budgets:
+        try:
+            optima.append(compute_optimal(fit, points, budget))
+        except RunError as error:
+            unanswered.append(str(error))
+    return tuple(optima), tuple(unanswered)
+
+
+def _fit(points: Points, config: AnalysisConfig) -> tuple[Selection, Fit]:
+    laws = _laws(points, config)
+    if len(laws) == 1 and config.law != "auto":
+        law = laws[0]
+        selection = Selection(law=law, reason="it was asked for", candidates=(Candidate(law=law),))
+    else:
+        selection = choose_law(laws, points, config.fit)
+    return selection, fit_law(selection.law, points, config.fit)
+
+
+def _laws(points: Points, config: AnalysisConfig) -> list[Law]:
+    if config.law == "auto":
+        laws = candidate_laws(points)
+        # A budget asks for the best size, which laws in one variable have no word on.
+        allocating = [law for law in laws if weighs_size_against_data(law)]
+        return allocating if config.budgets and allocating else laws
+    if config.variable is None:
+        fitting: list[Law] = [law for law in candidate_laws(points) if law.name == config.law]
+        if fitting:
+            return fitting
+    return [make_law(config.law, config.variable or "N")]
+
+
+def _checks(fit: Fit, points: Points) -> tuple[Check, ...]:
+    if not len(points):
+        return ()
+    predicted = fit.predict(points.columns)
+    band = fit.band(points.columns)
+    return tuple(
+        Check(
+            name=name,
+            molecules=float(points.columns["D"][i]),
+            loss=float(points.loss[i]),
+            predicted=float(predicted[i]),
+            interval=None if band is None else (float(band[0][i]), float(band[1][i])),
+            relative_error=float(predicted[i] / points.loss[i] - 1),
+        )
+        for i, name in enumerate(points.names)
+    )
+
+
+def _statistics(fit: Fit, points: Points, records: Sequence[RunRecord]) -> dict[str, Statistics]:
+    if not len(points):
+        return {}
+    predicted = fit.predict(points.columns)
+    sizes = distinct(points.columns["N"])
+    found = {}
+    for size in range(int(sizes.max()) + 1):
+        chosen = sizes == size
+        record = records[int(points.runs[chosen][0])]
+        name = record.size or f"N = {points.columns['N'][chosen][0]:.4g}"
+        found[name] = statistics_of(predicted[chosen], points.loss[chosen])
+    return {**found, "all": statistics_of(predicted, points.loss)}
+
+
+def _term_law(name: str, records: Sequence[RunRecord], config: AnalysisConfig) -> TermLaw:
+    """Fit one loss term; terms have floors of their own, so each chooses its own law under ``--law auto``."""
+    try:
+        points = make_points(records, config.parameters, name, config.burn_in)
+    except RunError as error:
+        return TermLaw(term=name, points=None, fit=None, checks=(), obstacle=str(error))
+    held_out = hold_out_mask(points, config.hold_out)
+    try:
+        _, fit = _fit(points.take(~held_out), config)
+    except RunError as error:
+        return TermLaw(term=name, points=points, fit=None, checks=(), obstacle=str(error))
+    return TermLaw(term=name, points=points, fit=fit, checks=_checks(fit, points.take(held_out)), obstacle=None)
+
+
+def parameters_of_size(name: str, records: Sequence[RunRecord], group: ParameterGroup) -> float:
+    """Return the parameter count of a size: of the runs that have it, else of the preset, else the number itself.
+
+    Raises:
+        RunError: it is none of these, or the runs of that name are of several models.
+    """
+    own = [replace(record, loss=1.0) for record in records if record.size == name]
+    counts = make_points(own, group).columns["N"] if own else np.array([])
+    if len(counts) and np.ptp(counts) > 0:
+        raise RunError(
+            f"the size {name} does not name one model: runs of it have {counts.min():.6g} and {counts.max():.6g} "
+            "parameters (their model was changed by settings); give a number of parameters instead"
+        )
+    if len(counts):
+        return float(counts[0])
+    groups = groups_of_size(name)
+    # A bare number is in the unit that the law was fitted in.
+    return sum(groups[part] for part in PARAMETER_GROUPS[group] if part in groups) or groups["total"]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A request as the user wrote it, and what it means."""
+
+    text: str
+    parameters: float
+    molecules: float
+
+
+def _parse_request(text: str, records: Sequence[RunRecord], group: ParameterGroup) -> _Request:
+    size, separator, budget = text.partition("@")
+    molecules = parse_count(budget)
+    if not separator or molecules is None:
+        raise RunError(f"--predict {text!r} is not SIZE@MOLECULES, such as 1.1B@838M or 1.1e9@8.38e8")
+    return _Request(text, parameters_of_size(size, records, group), molecules)
+
+
+def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
+    parameters, molecules = request.parameters, request.molecules
+    _check_request(request.text, fit.law, points, {"N": parameters, "D": molecules})
+    columns = columns_at(points, np.array([parameters]), np.array([molecules]))
+    band = fit.band(columns)
+    notes = []
+    for name, value in (("N", parameters), ("D", molecules)):
+        low, high = float(points.columns[name].min()), float(points.columns[name].max())
+        if name not in fit.law.variables and "C" not in fit.law.variables:
+            continue
+        if value > 1.01 * high:
+            notes.append(f"{name} is {value / high:.3g} times the largest that was run")
+        elif value < low / 1.01:
+            notes.append(f"{name} is {value / low:.3g} times the smallest that was run")
+    if "C" in fit.law.variables and int(distinct(points.columns["N"]).max()) > 0:
+        notes.append("its FLOPs per molecule are interpolated in N from the runs' own")
+    return Prediction(
+        request=request.text,
+        parameters=parameters,
+        molecules=molecules,
+        loss=float(fit.predict(columns)[0]),
+        interval=None if band is None else (float(band[0][0]), float(band[1][0])),
+        notes=tuple(notes),
+    )
+
+
+def _check_request(request: str, law: Law, points: Points, wanted: Mapping[str, float]) -> None:
+    """Refuse a prediction about a variable that the law does not have, unless it stays where the runs were."""
+    if law.variables != ("N",) and law.variables != ("D",):
+        return
+    absent = "D" if law.variables == ("N",) else "N"
+    usual = float(np.median(points.columns[absent]))
+    if abs(wanted[absent] / usual - 1) > SAME_BUDGET:
+        raise RunError(
+            f"--predict {request}: the law {law.label} says nothing about another {absent}; its runs had "
+            f"{absent} = {usual:.6g}. Ask for that, or train runs that differ in {absent} (three values or more)"
+        )

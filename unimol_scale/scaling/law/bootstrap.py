@@ -1,0 +1,84 @@
+"""Resampled fits: runs drawn with replacement, the law fitted again to each draw. Imports NumPy and the solver only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimol_scale.scaling.law.laws import FloatArray, Law
+from unimol_scale.scaling.law.points import Points, distinct
+from unimol_scale.scaling.law.solver import Problem, minimise
+
+CHUNK_VALUES = 60_000  # draws × points solved together; more does not fit in the processor's cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resample:
+    """Fits to draws.
+
+    Attributes:
+        theta: the unknowns of the draws that converged, float [kept, P].
+        lost: share of the draws that did not converge.
+    """
+
+    theta: FloatArray
+    lost: float
+
+
+def needed_values(law: Law) -> int:
+    """Return how many values of a variable a law needs: two fix a power, one more when another term sets the level."""
+    return 2 if len(law.terms) == 1 else 3
+
+
+def draw_weights(law: Law, points: Points, draws: int, seed: int) -> FloatArray:
+    """Draw runs with replacement and return how much each point counts, float [draws, n].
+
+    A draw that cannot determine the law (too few distinct points or values of a variable) is drawn again, up to twenty
+    times as many draws as asked for; fewer rows than asked for come back when that does not suffice, none when the
+    points are no more than the parameters, where only the points themselves would pass.
+    """
+    labels = np.unique(points.runs, return_inverse=True)[1]
+    num_runs = int(labels.max()) + 1
+    needed = needed_values(law)
+    if len(points) <= len(law.parameters) or num_runs <= needed:
+        return np.zeros((0, len(points)))
+    value_of = []
+    for name in law.variables:
+        values = distinct(points.columns[name])
+        value_of.append(np.eye(int(values.max()) + 1)[values])
+    rng = np.random.default_rng(seed)
+    kept: list[FloatArray] = []
+    count = 0
+    for _ in range(20):
+        drawn = rng.multinomial(num_runs, np.full(num_runs, 1.0 / num_runs), size=draws)
+        weights = drawn[:, labels].astype(np.float64)
+        good = (weights > 0).sum(axis=1) >= len(law.parameters)
+        for one_hot in value_of:
+            good &= ((weights @ one_hot) > 0).sum(axis=1) >= needed
+        kept.append(weights[good])
+        count += int(good.sum())
+        if count >= draws:
+            break
+    return np.concatenate(kept)[:draws] * points.weight
+
+
+def resample(
+    problem: Problem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
+) -> Resample:
+    """Fit to every draw, from one start.
+
+    Args:
+        problem: the points.
+        start: the estimate from all runs, float [P].
+        weights: of ``draw_weights``, float [draws, n].
+        tolerance: see ``minimise``.
+        max_iterations: see ``minimise``.
+    """
+    chunk = max(1, CHUNK_VALUES // weights.shape[1])
+    thetas, converged = [], []
+    for first in range(0, len(weights), chunk):
+        rows = weights[first : first + chunk]
+        solution = minimise(problem, np.repeat(start[None], len(rows), axis=0), rows, tolerance, max_iterations)
+        thetas.append(solution.theta)
+        converged.append(solution.converged)
+    kept = np.concatenate(converged)
+    return Resample(theta=np.concatenate(thetas)[kept], lost=float(1 - kept.mean()))

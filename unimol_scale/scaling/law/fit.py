@@ -1,0 +1,357 @@
+"""One law fitted to points: estimate, checks, bootstrap. Imports NumPy, the solver and the laws; no torch.
+
+The estimate is the best minimum over deterministic starts. What cannot be trusted is an error (not converged, not
+identifiable, a term that vanished) or a warning that travels with the numbers (few sizes, narrow range, a bound).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.scaling.law.bootstrap import draw_weights, needed_values, resample
+from unimol_scale.scaling.law.column_checks import loss_causes, why_no_loss
+from unimol_scale.scaling.law.laws import Columns, FloatArray, Law
+from unimol_scale.scaling.law.points import Points, distinct
+from unimol_scale.scaling.law.solver import (
+    Problem,
+    Solution,
+    grid_starts,
+    make_problem,
+    minimise,
+    residuals_and_jacobian,
+)
+
+GRID_CELLS = 1000
+SCREENING_ITERATIONS = 30
+NUM_FINALISTS = 3
+MAX_CONDITION = 1e6
+POOR_CONDITION = 100.0  # simulated tables that determine every parameter stay below 35, those that do not reach 700
+COLLINEAR = 0.9999
+MIN_SIZES = 4
+MAX_LOST_DRAWS = 0.5
+MAX_AT_BOUND = 0.02  # share of bootstrap fits at a parameter's bound above which its interval is open
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Settings of a fit.
+
+    Attributes:
+        huber_delta: residual in log loss beyond which the penalty is linear.
+        starts: how many cells of the exponent grid are polished.
+        exponent_bounds: smallest and largest magnitude of an exponent.
+        tolerance: of the gradient, relative to the largest that the residuals can exert.
+        max_iterations: of the solver.
+        bootstrap: draws; 0 for no intervals.
+        confidence: mass of the percentile intervals.
+        seed: of the bootstrap.
+    """
+
+    huber_delta: float = 1e-3
+    starts: int = 8
+    exponent_bounds: tuple[float, float] = (0.01, 5.0)
+    tolerance: float = 1e-6
+    max_iterations: int = 1000
+    bootstrap: int = 1000
+    confidence: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.huber_delta <= 0:
+            raise ConfigError(f"huber_delta must be above zero, got {self.huber_delta}")
+        if self.starts < 1 or self.max_iterations < 1:
+            raise ConfigError("starts and max_iterations must be at least 1")
+        if not 0 < self.exponent_bounds[0] < self.exponent_bounds[1]:
+            raise ConfigError(f"exponent_bounds must be positive and rising, got {self.exponent_bounds}")
+        if self.bootstrap < 0:
+            raise ConfigError(f"bootstrap must not be negative, got {self.bootstrap}")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(f"confidence must lie between 0 and 1, got {self.confidence}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A fitted law.
+
+    Attributes:
+        law: its form.
+        parameters: name → estimate.
+        intervals: name → percentile interval; None where the runs are too few for one.
+        draws: name → bootstrap estimates, float [draws]; empty without intervals.
+        residuals: log loss − log prediction, float [n].
+        objective: summed Huber loss at the estimate.
+        gradient: projected gradient there, relative to the largest that the residuals can exert.
+        condition: condition number of the scaled Jacobian; large means that parameters trade against each other.
+        aicc: small-sample Akaike criterion of the log residuals; None with too few points for it.
+        num_points: n.
+        confidence: mass of the intervals.
+        undetermined: names of parameters whose value the runs do not settle, although they settle the curve: their
+            intervals are open on a side or wider than the value, or they trade against others.
+        warnings: what a reader of the numbers must know.
+    """
+
+    law: Law
+    parameters: Mapping[str, float]
+    intervals: Mapping[str, Interval] | None
+    draws: Mapping[str, FloatArray]
+    residuals: FloatArray
+    objective: float
+    gradient: float
+    condition: float
+    aicc: float | None
+    num_points: int
+    confidence: float
+    undetermined: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def predict(self, columns: Columns) -> FloatArray:
+        """Return the predicted loss, float [m]."""
+        return self.law.predict(self.parameters, columns)
+
+    def band(self, columns: Columns) -> tuple[FloatArray, FloatArray] | None:
+        """Return the percentile interval of the predicted law, two of float [m]; None without a bootstrap.
+
+        It is the interval of the law, not of a single run, which scatters about the law.
+        """
+        if not self.draws:
+            return None
+        wide = {name: np.asarray(column)[None, :] for name, column in columns.items()}
+        draws = {name: values[:, None] for name, values in self.draws.items()}
+        predicted = self.law.predict(draws, wide)
+        low, high = np.quantile(predicted, [(1 - self.confidence) / 2, (1 + self.confidence) / 2], axis=0)
+        return low, high
+
+
+def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
+    """Fit one law.
+
+    Args:
+        law: the form.
+        points: what it is fitted to.
+        config: settings.
+
+    Raises:
+        RunError: the points do not determine the law, the solver did not converge, or a term vanished.
+    """
+    reason = why_not_identifiable(law, points)
+    if reason is not None:
+        raise RunError(f"the law {law.label} ({law.formula}) cannot be fitted to these runs: {reason}")
+    problem = make_problem(law, points.columns, points.loss, config.huber_delta, config.exponent_bounds)
+    solution = _solve(problem, points.weight, config)
+    # Of two that are level to rounding, the one that met the tolerance.
+    best = int(np.argmin(np.where(solution.converged, 1.0, 1.0 + 1e-9) * solution.objective))
+    theta = solution.theta[best]
+    _check_solution(law, problem, solution, best, points)
+    residual, jacobian = residuals_and_jacobian(problem, theta[None])
+    condition = _condition(jacobian[0], (theta > problem.lower) & (theta < problem.upper))
+    if condition > MAX_CONDITION:
+        raise RunError(
+            f"the law {law.label} cannot be fitted to these runs: its parameters trade against each other without "
+            f"changing the loss (condition number {condition:.1g}); use a law with fewer parameters or add runs"
+        )
+    warnings = _warnings(law, problem, theta, points)
+    draws, undetermined, notes = _bootstrap(law, problem, points, theta, config)
+    if condition > POOR_CONDITION:
+        undetermined = law.parameters
+        notes.append(
+            f"the parameters trade against each other (condition number {condition:.0f}): the runs determine the curve "
+            "better than any single one of them"
+        )
+    parameters = _reported(law, problem, theta[None])
+    return Fit(
+        law=law,
+        parameters={name: float(values[0]) for name, values in parameters.items()},
+        intervals=_percentiles(draws, config.confidence) if draws else None,
+        draws=draws,
+        residuals=-residual[0],
+        objective=float(solution.objective[best]),
+        gradient=float(solution.gradient[best]),
+        condition=condition,
+        aicc=_aicc(residual[0], points.weight, len(law.parameters)),
+        num_points=len(points),
+        confidence=config.confidence,
+        undetermined=undetermined,
+        warnings=tuple(warnings + notes),
+    )
+
+
+def why_not_identifiable(law: Law, points: Points) -> str | None:
+    """Return why the points cannot determine the law's parameters, or None when they can.
+
+    A power needs two values of its variable, and one more when another term sets the level.
+    """
+    no_loss = why_no_loss(points.columns, points.loss)
+    if no_loss is not None:
+        return no_loss
+    missing = [name for name in law.variables if name not in points.columns]
+    if missing:
+        return f"the runs do not all say {', '.join(missing)}, or not at one batch size"
+    needed = needed_values(law)
+    for name in law.variables:
+        values = points.columns[name]
+        count = int(distinct(values).max()) + 1
+        if count == 1:
+            return f"{name} is constant ({values[0]:.4g} in every run)"
+        if count < needed:
+            return f"{name} has {count} distinct values, {needed} are needed"
+    if len(points) < len(law.parameters):
+        what = "runs" if points.num_runs == len(points) else "points"
+        return f"it has {len(law.parameters)} parameters, there are {len(points)} {what}"
+    for i, one in enumerate(law.variables):
+        for two in law.variables[i + 1 :]:
+            correlation = np.corrcoef(np.log(points.columns[one]), np.log(points.columns[two]))[0, 1]
+            if abs(correlation) > COLLINEAR:
+                return (
+                    f"{one} and {two} rise and fall together in every run, so that their effects cannot be told apart"
+                )
+    return None
+
+
+def _solve(problem: Problem, weight: FloatArray, config: FitConfig) -> Solution:
+    """Polish the best grid cells for a while, then the best of those to the end."""
+    starts = grid_starts(problem, weight, GRID_CELLS, config.starts)
+    weights = np.repeat(weight[None], len(starts), axis=0)
+    screened = minimise(problem, starts, weights, config.tolerance, min(SCREENING_ITERATIONS, config.max_iterations))
+    finalists = np.argsort(screened.objective, kind="stable")[:NUM_FINALISTS]
+    chosen = screened.theta[finalists]
+    return minimise(problem, chosen, weights[: len(chosen)], config.tolerance, config.max_iterations)
+
+
+def _check_solution(law: Law, problem: Problem, solution: Solution, best: int, points: Points) -> None:
+    causes = "; ".join(loss_causes(points.columns, points.loss))
+    if not solution.converged[best]:
+        raise RunError(
+            f"the fit of the law {law.label} did not converge (relative gradient {solution.gradient[best]:.1e}); "
+            f"no estimate is given: {causes or 'check the runs for outliers, or choose a simpler law'}"
+        )
+    for slot, owner in enumerate(problem.term_of_exponent):
+        if solution.theta[best, owner] <= problem.lower[owner]:
+            term = law.terms[owner]
+            cause = causes or f"the loss may not fall with {term.variable}"
+            raise RunError(
+                f"the law {law.label} does not describe these runs: its term {term.coefficient} in {term.variable} "
+                f"vanishes, so that {term.exponent} is undetermined (it stood at "
+                f"{solution.theta[best, problem.num_terms + slot]:.2g}); {cause}"
+            )
+
+
+def _condition(jacobian: FloatArray, free: np.ndarray) -> float:
+    """Condition number of the Jacobian [P, n] over the free unknowns, columns scaled to one length."""
+    rows = jacobian[free]
+    scaled = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+    return float(np.linalg.cond(scaled))
+
+
+def _reported(law: Law, problem: Problem, theta: FloatArray) -> dict[str, FloatArray]:
+    """Turn unknowns [W, P] into the formula's own parameters, each float [W]; an absent constant is exactly 0."""
+    reported: dict[str, FloatArray] = {}
+    slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}
+    for index, term in enumerate(law.terms):
+        log_coefficient = theta[:, index]
+        if term.exponent is None:
+            absent = log_coefficient <= problem.lower[index]
+            reported[term.coefficient] = np.where(absent, 0.0, np.exp(log_coefficient))
+            continue
+        exponent = theta[:, slots[index]]
+        log_scale = log_coefficient + exponent * problem.centre[index]
+        reported[term.coefficient] = np.exp(log_scale / exponent if term.scaled else log_scale)
+        reported[term.exponent] = -term.sign * exponent
+    return reported
+
+
+def _warnings(law: Law, problem: Problem, theta: FloatArray, points: Points) -> list[str]:
+    warnings = [*points.cautions, *loss_causes(points.columns, points.loss)]
+    num_sizes = int(distinct(points.columns["N"]).max()) + 1
+    if num_sizes < MIN_SIZES:
+        warnings.append(f"only {num_sizes} model sizes were fitted; {MIN_SIZES} or more make a law")
+    for name in law.variables:
+        spread = float(points.columns[name].max() / points.columns[name].min())
+        if spread < 10:
+            warnings.append(f"{name} spans a factor of {spread:.1f} only, less than a decade")
+    if len(points) == len(law.parameters):
+        warnings.append("as many parameters as points: the curve passes through every point, which proves nothing")
+    names = [term.coefficient for term in law.terms] + [term.exponent for term in law.terms if term.exponent]
+    for name, value, low, high in zip(names, theta, problem.lower, problem.upper, strict=True):
+        if value <= low or value >= high:
+            warnings.append(f"{name} stands at its bound; its value is set by the bound, not by the runs")
+    return warnings
+
+
+def _aicc(residual: FloatArray, weight: FloatArray, num_parameters: int) -> float | None:
+    """Akaike's criterion for normal log residuals, corrected for few points (Hurvich and Tsai 1989).
+
+    Points along one run count as if each were new evidence, which favours laws with more parameters; that is why the
+    error on left-out sizes decides first.
+    """
+    n, k = len(residual), num_parameters + 1  # the spread is a parameter too
+    if n - k - 1 <= 0:
+        return None
+    variance = max(float((weight * residual**2).mean()), 1e-24)
+    return n * float(np.log(variance)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+
+
+def _bootstrap(
+    law: Law, problem: Problem, points: Points, theta: FloatArray, config: FitConfig
+) -> tuple[dict[str, FloatArray], tuple[str, ...], list[str]]:
+    """Fit again to runs drawn with replacement; return the estimates, the undetermined parameters, and warnings."""
+    if config.bootstrap == 0:
+        return {}, (), []
+    weights = draw_weights(law, points, config.bootstrap, config.seed)
+    if len(weights) < config.bootstrap:
+        return {}, (), [f"no intervals: {points.num_runs} runs are too few to resample for this law"]
+    fits = resample(problem, theta, weights, config.tolerance, config.max_iterations)
+    if fits.lost > MAX_LOST_DRAWS:
+        return {}, (), [f"no intervals: {fits.lost:.0%} of the bootstrap fits did not converge"]
+    notes = [f"{fits.lost:.0%} of the bootstrap fits did not converge and were left out"] if fits.lost > 0.02 else []
+    draws = _reported(law, problem, fits.theta)
+    at_bound = _at_bound(law, problem, fits.theta)
+    intervals = _percentiles(draws, config.confidence)
+    undetermined: list[str] = []
+    for term in law.terms:
+        names = [term.coefficient] if term.exponent is None else [term.coefficient, term.exponent]
+        open_share = max(at_bound[name] for name in names)
+        low, high = intervals[names[-1]]
+        if open_share > MAX_AT_BOUND:
+            undetermined += names
+            notes.append(
+                f"{_and(names)} not determined by these runs: {open_share:.0%} of the bootstrap fits end at a "
+                "bound, so that the interval is open on that side"
+            )
+        elif high - low > abs(float(np.median(draws[names[-1]]))):
+            undetermined += names
+            notes.append(f"{_and(names)} hardly determined by these runs: the interval is wider than the value")
+    return draws, tuple(undetermined), notes
+
+
+def _and(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+def _at_bound(law: Law, problem: Problem, theta: FloatArray) -> dict[str, float]:
+    """Return, for every parameter, the share of the unknowns [W, P] that leave it undetermined.
+
+    An exponent is so at its own bounds and where its term is absent; a coefficient also where its exponent is.
+    """
+    held = (theta <= problem.lower) | (theta >= problem.upper)
+    slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}
+    shares = {}
+    for index, term in enumerate(law.terms):
+        either = held[:, index] | (held[:, slots[index]] if index in slots else False)
+        shares[term.coefficient] = float(either.mean())
+        if term.exponent is not None:
+            shares[term.exponent] = float(either.mean())
+    return shares
+
+
+def _percentiles(draws: Mapping[str, FloatArray], confidence: float) -> dict[str, Interval]:
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    intervals = {}
+    for name, values in draws.items():
+        low, high = np.quantile(values, tails)
+        intervals[name] = (float(low), float(high))
+    return intervals

@@ -1,0 +1,202 @@
+"""The model and the data that make the most of a compute budget, under a fitted law. Imports NumPy only, no torch.
+
+C = k·N·D does not hold here: the pair track costs n² and n³, so that FLOPs per molecule are a curve over N. That curve
+is the runs' own (``columns_at``); along D = C / (FLOPs per molecule of N) the law is minimised numerically, once for
+the estimate and once for every bootstrap draw.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimol_scale.errors import RunError
+from unimol_scale.scaling.law.column_checks import why_out_of_reach
+from unimol_scale.scaling.law.fit import Fit, Interval
+from unimol_scale.scaling.law.laws import FloatArray, Law
+from unimol_scale.scaling.law.points import Points, columns_at
+
+REACH = 1e3  # how far beyond the sizes of the runs an optimum is looked for, as a factor
+GRID = 600
+SLOPE_STEP = 10**0.5  # the exponent of the allocation is taken between C/√10 and C·√10
+MAX_OPEN = 0.05  # share of draws without an optimum in reach above which an interval would mislead
+FAR = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimum:
+    """What to train with a budget.
+
+    Attributes:
+        flops: the budget C.
+        parameters: N of the lowest loss, counted as the points count it.
+        molecules: D that the budget pays for at that N.
+        loss: predicted there.
+        exponent: a in N ∝ C^a near the budget; D grows as C^(1 − a) where FLOPs per molecule grow as N.
+        parameters_interval: over the bootstrap; None without one, or when too many draws have no optimum.
+        molecules_interval: likewise.
+        loss_interval: of the law at its own optimum, likewise.
+        exponent_interval: likewise.
+        notes: what the numbers lean on.
+    """
+
+    flops: float
+    parameters: float
+    molecules: float
+    loss: float
+    exponent: float
+    parameters_interval: Interval | None
+    molecules_interval: Interval | None
+    loss_interval: Interval | None
+    exponent_interval: Interval | None
+    notes: tuple[str, ...]
+
+
+def compute_optimal(fit: Fit, points: Points, flops: float) -> Optimum:
+    """Return the N and D of the lowest predicted loss for a compute budget.
+
+    Args:
+        fit: of a law that knows the price of a small model and of little data.
+        points: the runs; their own FLOPs per molecule are what compute costs.
+        flops: the budget, above zero.
+
+    Raises:
+        RunError: the law or the runs do not determine an optimum.
+    """
+    if not (np.isfinite(flops) and flops > 0):
+        raise RunError(f"a compute budget must be a number of FLOPs above zero, not {flops}")
+    _check_law(fit.law, points)
+    estimate = {name: np.array([[value]]) for name, value in fit.parameters.items()}
+    budgets = np.array([flops / SLOPE_STEP, flops, flops * SLOPE_STEP])
+    parameters, molecules, loss, inside = (row[0] for row in _minimise(fit.law, estimate, points, budgets))
+    if not inside.all():
+        causes = why_out_of_reach(points.columns, flops) or [
+            f"at this budget the law's loss only falls toward one end ({_exponents(fit)})"
+        ]
+        raise RunError(
+            f"the budget of {flops:.3g} FLOPs has no compute-optimal size within a factor of {REACH:,.0f} of the runs' "
+            f"sizes, by the law {fit.law.label}: {'; '.join(causes)}"
+        )
+    notes = _notes(points, flops, float(parameters[1]), float(molecules[1]))
+    intervals: tuple[Interval | None, ...] = (None,) * 4
+    if fit.draws:
+        draws = {name: values[:, None] for name, values in fit.draws.items()}
+        sizes, data, losses, found = _minimise(fit.law, draws, points, budgets)
+        good = found.all(axis=1)
+        if 1 - good.mean() > MAX_OPEN:
+            notes.append(f"no intervals: {1 - good.mean():.0%} of the bootstrap fits have no optimum in reach")
+        else:
+            columns = (sizes[good, 1], data[good, 1], losses[good, 1], _exponent(sizes[good]))
+            tails = [(1 - fit.confidence) / 2, (1 + fit.confidence) / 2]
+            ends = [np.quantile(values, tails) for values in columns]
+            intervals = tuple((float(low), float(high)) for low, high in ends)
+    return Optimum(
+        flops=flops,
+        parameters=float(parameters[1]),
+        molecules=float(molecules[1]),
+        loss=float(loss[1]),
+        exponent=float(_exponent(parameters[None])[0]),
+        parameters_interval=intervals[0],
+        molecules_interval=intervals[1],
+        loss_interval=intervals[2],
+        exponent_interval=intervals[3],
+        notes=tuple(notes),
+    )
+
+
+def weighs_size_against_data(law: Law) -> bool:
+    """Return whether a law knows the price of a small model and that of little data, each by itself."""
+    names = set(law.variables)
+    return bool(names & {"N", "M"}) and bool(names & {"D", "S"})
+
+
+def _check_law(law: Law, points: Points) -> None:
+    if not weighs_size_against_data(law):
+        raise RunError(
+            f"the law {law.label} does not weigh size against data, so that no allocation of a budget follows from it; "
+            "use --law chinchilla, kaplan or unimol2 with runs that differ in both N and D"
+        )
+    if "C" not in points.columns:
+        raise RunError(
+            "a compute budget needs the FLOPs of every run, which these runs do not say; for a table name its column "
+            "with --column C=HEADER, or have it computed (C=6ND, C=model@ATOMS)"
+        )
+
+
+def _exponents(fit: Fit) -> str:
+    names = [term.exponent for term in fit.law.terms if term.exponent]
+    return ", ".join(f"{name} = {fit.parameters[name]:.3g}" for name in names)
+
+
+def _minimise(
+    law: Law, parameters: dict[str, FloatArray], points: Points, budgets: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, np.ndarray]:
+    """Minimise along the curves of constant compute.
+
+    Args:
+        law: the form.
+        parameters: name → float [W, 1].
+        points: the runs.
+        budgets: float [B].
+
+    Returns:
+        N, D and the loss, float [W, B] each, and whether the minimum lies inside the range that was searched.
+    """
+    sizes = points.columns["N"]
+    grid = np.geomspace(sizes.min() / REACH, sizes.max() * REACH, GRID)
+    step = np.log(grid[1] / grid[0])
+    best = []
+    for budget in budgets:
+        losses = np.broadcast_to(_loss(law, parameters, points, grid[None], budget), (_rows(parameters), GRID))
+        lowest = np.argmin(losses, axis=1)
+        inside = (lowest > 0) & (lowest < GRID - 1)
+        log_n = np.log(grid[lowest])
+        # Golden sections between the grid's neighbours: FLOPs per molecule have corners where a parabola would err.
+        low, high = log_n - step, log_n + step
+        for _ in range(40):
+            left, right = high - 0.618034 * (high - low), low + 0.618034 * (high - low)
+            f_left, f_right = (
+                _loss(law, parameters, points, np.exp(where)[:, None], budget)[:, 0] for where in (left, right)
+            )
+            low, high = np.where(f_left < f_right, low, left), np.where(f_left < f_right, right, high)
+        chosen = np.exp((low + high) / 2)
+        data = budget / _flops_per_molecule(points, chosen)
+        best.append((chosen, data, _loss(law, parameters, points, chosen[:, None], budget)[:, 0], inside))
+    n, d, loss, found = (np.stack(rows, axis=1) for rows in zip(*best, strict=True))
+    return n, d, loss, found.astype(bool)
+
+
+def _rows(parameters: dict[str, FloatArray]) -> int:
+    return len(next(iter(parameters.values())))
+
+
+def _loss(law: Law, parameters: dict[str, FloatArray], points: Points, sizes: FloatArray, budget: float) -> FloatArray:
+    """Predict along a budget; ``sizes`` [W or 1, G], result [W, G]."""
+    flat = sizes.ravel()
+    columns = columns_at(points, flat, budget / _flops_per_molecule(points, flat))
+    return law.predict(parameters, {name: column.reshape(sizes.shape) for name, column in columns.items()})
+
+
+def _flops_per_molecule(points: Points, sizes: FloatArray) -> FloatArray:
+    return columns_at(points, sizes, np.ones(len(sizes)))["C"]
+
+
+def _exponent(sizes: FloatArray) -> FloatArray:
+    """Slope of log N over log C between the outer two of three budgets, float [W]."""
+    slope: FloatArray = np.log(sizes[:, 2] / sizes[:, 0]) / np.log(SLOPE_STEP**2)
+    return slope
+
+
+def _notes(points: Points, flops: float, parameters: float, molecules: float) -> list[str]:
+    notes = []
+    for name, value in (("N", parameters), ("D", molecules)):
+        low, high = float(points.columns[name].min()), float(points.columns[name].max())
+        if value > 1.01 * high:
+            far = ", far beyond what they support" if value > FAR * high else ""
+            notes.append(f"the optimal {name} is {value / high:.3g} times the largest that was run{far}")
+        elif value < low / 1.01:
+            notes.append(f"the optimal {name} is {value / low:.3g} times the smallest that was run")
+    costliest = float(points.columns["C"].max())
+    if flops > FAR * costliest:
+        notes.append(f"the budget is {flops / costliest:.3g} times the C of the costliest run")
+    notes.append("FLOPs per molecule are interpolated in N from the runs' own")
+    return notes

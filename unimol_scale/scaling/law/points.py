@@ -1,0 +1,248 @@
+"""The table that laws are fitted to: named columns and one loss, each point owned by a run. Imports no torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from unimol_scale.common.run_files import METRICS_NAME
+from unimol_scale.errors import RunError
+from unimol_scale.scaling.law.column_checks import unit_causes
+from unimol_scale.scaling.law.laws import Columns, FloatArray
+from unimol_scale.scaling.runs.run_records import RunRecord
+
+ParameterGroup = Literal["total", "non-embedding", "atom-track", "pair-track"]
+PARAMETER_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "total": (),
+    "non-embedding": ("atom_track", "pair_track", "heads"),
+    "atom-track": ("atom_track",),
+    "pair-track": ("pair_track",),
+}
+
+SAME = 0.01  # two values of a variable closer than 1 % are one value: budgets are rounded to whole batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """Losses and what they depend on.
+
+    Attributes:
+        names: name of every point's run, [n].
+        runs: index of the run that a point belongs to, int [n]; the bootstrap draws runs, never points of one run.
+        columns: see laws.py; N, D and loss always, C and S, M, MS where every run knows them; positive float [n].
+        loss: positive float [n].
+        weights: how much each point counts, positive, of mean 1, float [n]; None when all count alike.
+        cautions: what a fit to these points has to warn of.
+    """
+
+    names: tuple[str, ...]
+    runs: np.ndarray
+    columns: Columns
+    loss: FloatArray
+    weights: FloatArray | None = None
+    cautions: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of points."""
+        return len(self.loss)
+
+    @property
+    def num_runs(self) -> int:
+        """Number of runs that the points belong to."""
+        return len(np.unique(self.runs))
+
+    @property
+    def weight(self) -> FloatArray:
+        """How much each point counts, float [n]."""
+        return np.ones(len(self)) if self.weights is None else self.weights
+
+    @cached_property
+    def flops_per_molecule(self) -> Callable[[FloatArray], FloatArray]:
+        """N, float [m] → training FLOPs of a molecule, float [m]; for points with the column C."""
+        return _curve_through(self.columns["N"], self.columns["C"] / self.columns["D"])
+
+    def take(self, keep: np.ndarray) -> "Points":
+        """Return the points chosen by a mask, bool [n]."""
+        return Points(
+            names=tuple(name for name, chosen in zip(self.names, keep, strict=True) if chosen),
+            runs=self.runs[keep],
+            columns={name: column[keep] for name, column in self.columns.items()},
+            loss=self.loss[keep],
+            weights=None if self.weights is None else self.weights[keep],
+            cautions=self.cautions,
+        )
+
+
+def distinct(values: FloatArray) -> np.ndarray:
+    """Number the distinct values of a positive column from 0, ascending; those within 1 % of the lowest are one.
+
+    Returns:
+        int [n].
+    """
+    order = np.argsort(values, kind="stable")
+    labels = np.empty(len(values), dtype=np.int64)
+    label, lowest = -1, 0.0
+    # From the lowest of a group, not from neighbour to neighbour, which would make one value of a whole trajectory.
+    for index in order:
+        if label < 0 or values[index] > lowest * (1 + SAME):
+            label, lowest = label + 1, float(values[index])
+        labels[index] = label
+    return labels
+
+
+def make_points(
+    records: Sequence[RunRecord], parameters: ParameterGroup, term: str | None = None, burn_in: float | None = None
+) -> Points:
+    """Make one point from each run, at the end of its schedule, or many along each run.
+
+    Args:
+        records: runs that may be compared.
+        parameters: which parameters N counts.
+        term: name of a loss term; None for the whole validation loss.
+        burn_in: None for the ends alone; else all validations after this share of a run's molecules. C and S are the
+            run's own in proportion to the molecules.
+
+    Raises:
+        RunError: a loss or a column is missing, not positive or not finite.
+    """
+    curves = [_curve(record, term, burn_in) for record in records]
+    owners = np.repeat(np.arange(len(records)), [len(curve) for curve in curves])
+    d, loss = np.array([event for curve in curves for event in curve], dtype=np.float64).T
+    totals = np.array([record.molecules for record in records])[owners]
+    columns = {"N": np.array([_parameters(record, parameters) for record in records])[owners], "D": d}
+    flops = [record.flops for record in records if record.flops is not None]
+    steps = [float(record.steps) for record in records if record.steps is not None]
+    if len(flops) == len(records):
+        columns["C"] = np.array(flops)[owners] * (d / totals)
+    # Steps compare between runs of one batch size only; with several, the laws in S are not offered.
+    if len(steps) == len(records) and len({record.global_batch_size for record in records}) == 1:
+        columns["M"] = columns["N"] / 1e6
+        columns["S"] = np.array(steps)[owners] * (d / totals)
+        columns["MS"] = columns["M"] * columns["S"]
+    weights = np.array([record.weight for record in records], dtype=np.float64)[owners]
+    for name, values in {**columns, f"loss {term or ''}".strip(): loss, "weight": weights}.items():
+        for owner, value in zip(owners.tolist(), values.tolist(), strict=True):
+            if problem := _problem(value):
+                raise RunError(
+                    f"{records[owner].source}: {name} is {value}, {problem}; a law needs finite values above zero"
+                )
+    return Points(
+        names=tuple(records[owner].name for owner in owners.tolist()),
+        runs=owners,
+        columns=columns,
+        loss=loss,
+        weights=None if np.all(weights == weights[0]) else weights / weights.mean(),
+        cautions=(*(unit_causes(columns) if parameters == "total" else []), *_cautions(records, burn_in)),
+    )
+
+
+def _curve(record: RunRecord, term: str | None, burn_in: float | None) -> Sequence[tuple[float, float]]:
+    end = record.loss if term is None else record.terms.get(term, float("nan"))
+    if burn_in is None:
+        return [(record.molecules, end)]
+    if term is not None and record.curve and term not in record.curve_terms:
+        raise RunError(f"{record.source}: not every validation logged the loss term {term!r}")
+    losses = [loss for _, loss in record.curve] if term is None else record.curve_terms.get(term, ())
+    first = burn_in * record.molecules
+    along = [
+        (molecules, loss)
+        for (molecules, _), loss in zip(record.curve, losses, strict=False)
+        # A loss that was not finite for once is no point; a run that ends so has diverged.
+        if molecules >= first and 0 < molecules < record.molecules and np.isfinite(loss)
+    ]
+    return [*along, (record.molecules, end)]
+
+
+def _problem(value: float) -> str:
+    if np.isnan(value):
+        return "not a number (the run diverged, or nothing was logged)"
+    if np.isinf(value):
+        return "infinite (the run diverged)"
+    return "" if value > 0 else "zero" if value == 0 else "negative"
+
+
+def _cautions(records: Sequence[RunRecord], burn_in: float | None) -> list[str]:
+    cautions = []
+    if burn_in is not None:
+        falling = sum(record.decays is True for record in records)
+        unknown = sum(record.decays is None for record in records)
+        if falling:
+            cautions.append(
+                f"points along runs: in {falling} of {len(records)} runs the learning rate decays, so that these "
+                "points lie above the loss of a run that ends there; the law describes trajectories, not finished runs"
+            )
+        elif unknown:
+            cautions.append(
+                f"points along runs: {unknown} of {len(records)} runs do not say whether their learning rate decays; "
+                "if it does, these points lie above the loss of a run that ends there"
+            )
+    skipped = [f"{record.name} ({record.skipped})" for record in records if record.skipped]
+    if skipped:
+        cautions.append(f"runs that skipped steps with a loss that was not finite: {', '.join(skipped)}")
+    damaged = [f"{record.name} ({record.damaged_lines})" for record in records if record.damaged_lines]
+    if damaged:
+        cautions.append(f"damaged lines of {METRICS_NAME} were left out, by run: {', '.join(damaged)}")
+    silent = [record.name for record in records if record.comparable and not record.curve]
+    if burn_in is not None and silent:
+        cautions.append(
+            f"runs without a validation in their {METRICS_NAME} count by their end alone: {', '.join(silent)}"
+        )
+    return cautions
+
+
+def _parameters(record: RunRecord, group: ParameterGroup) -> float:
+    if group == "total":
+        return record.parameters
+    names = PARAMETER_GROUPS[group]
+    if any(name not in record.groups for name in names):
+        raise RunError(f"{record.source} does not say how many of its parameters are {group}; use --parameters total")
+    return float(sum(record.groups[name] for name in names))
+
+
+def columns_at(points: Points, parameters: FloatArray, molecules: FloatArray) -> Columns:
+    """Return every column that the points have, for other models and budgets.
+
+    FLOPs per molecule are a function of the size alone: they are interpolated between the sizes of the points in
+    log-log, monotonically and smoothly, and continued beyond them with the slope at the end. Steps assume the points'
+    own batch size.
+
+    Args:
+        points: the measured ones.
+        parameters: N, float [m].
+        molecules: D, float [m].
+    """
+    columns = {"N": parameters, "D": molecules}
+    if "C" in points.columns:
+        columns["C"] = molecules * points.flops_per_molecule(parameters)
+    if "S" in points.columns:
+        batch_size = float(np.median(points.columns["D"] / points.columns["S"]))
+        columns["M"] = parameters / 1e6
+        columns["S"] = molecules / batch_size
+        columns["MS"] = columns["M"] * columns["S"]
+    return columns
+
+
+def _curve_through(x: FloatArray, y: FloatArray) -> Callable[[FloatArray], FloatArray]:
+    """Return the curve through the mean of every distinct x, smooth in log-log, straight beyond the ends.
+
+    It goes on with its slope at the end: a corner there would draw every compute-optimal size onto the largest run.
+    """
+    labels = distinct(x)
+    count = int(labels.max()) + 1
+    log_x = np.array([np.log(x[labels == label]).mean() for label in range(count)])
+    log_y = np.array([np.log(y[labels == label]).mean() for label in range(count)])
+    if count == 1:
+        return lambda at: np.exp(log_y[0] + np.log(at) - log_x[0])
+    inside = PchipInterpolator(log_x, log_y)
+    slopes = inside(log_x[[0, -1]], 1)
+
+    def curve(at: FloatArray) -> FloatArray:
+        where = np.log(at)
+        below, above = np.minimum(where - log_x[0], 0.0), np.maximum(where - log_x[-1], 0.0)
+        result: FloatArray = np.exp(inside(np.clip(where, log_x[0], log_x[-1])) + slopes[0] * below + slopes[1] * above)
+        return result
+
+    return curve

@@ -1,0 +1,302 @@
+"""Robust regression of log loss on joined power terms, for many weightings of the points at once. Imports NumPy only.
+
+For one weighting w the solver minimises Σ_i w_i · huber(log prediction_i − log loss_i), the *sum* of the Huber
+losses of Hoffmann et al. 2022: an average makes the usual stopping tests fire before the minimum. Where noise is larger
+than the quadratic zone this loss is flat between, say, two seeds of one size, and any curve between them would be a
+minimum; a trace of least squares (TIE_BREAK) chooses among those. Unknowns are the log
+of every coefficient at the geometric centre of the data, which keeps coefficients positive and the unknowns of one
+size, and the exponents. The bootstrap is one call with a row of weights per draw.
+
+log prediction = p · log Σ_k exp(log T_k / p) with power terms T_k: p is 1 for a sum, or one of the exponents (laws.py).
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimol_scale.scaling.law.laws import Columns, FloatArray, Law
+
+# Shapes: W weightings, n points, K terms, J exponents, P = K + J unknowns (log coefficients first).
+
+NEGLIGIBLE = 1e-6  # a term below this share of the smallest loss, at the centre of the data, counts as absent
+TIE_BREAK = 1e-4  # weight of r²/2 beside the Huber loss
+SCALED_IDENTITY = 0.1
+DAMPING_FLOOR, DAMPING_CEILING = 1e-10, 1e12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The points of one fit, in the coordinates that the solver works in.
+
+    Attributes:
+        log_x: log of every term's variable minus its mean over the points, float [K, n]; 0 for a constant.
+        centre: that mean, float [K].
+        term_of_exponent: index of the term that each exponent belongs to, int [J].
+        outer: index of the exponent that is p; None for p = 1.
+        log_loss: float [n].
+        lower: lower bounds of the unknowns, float [P].
+        upper: upper bounds of the unknowns, float [P].
+        huber_delta: residual beyond which the penalty is linear, in log units.
+    """
+
+    log_x: FloatArray
+    centre: FloatArray
+    term_of_exponent: tuple[int, ...]
+    outer: int | None
+    log_loss: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+    huber_delta: float
+
+    @property
+    def num_terms(self) -> int:
+        """K, the number of summands."""
+        return len(self.centre)
+
+    def powers(self, theta: FloatArray) -> FloatArray:
+        """Return p, float [W, 1, 1], for unknowns ``theta`` [W, P]."""
+        if self.outer is None:
+            return np.ones((len(theta), 1, 1))
+        return theta[:, self.num_terms + self.outer, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """What the solver found for every weighting.
+
+    Attributes:
+        theta: the unknowns, float [W, P].
+        objective: summed Huber loss, float [W].
+        gradient: largest slope still free to descend, relative to the largest possible one, float [W].
+        converged: whether that is within the tolerance, bool [W].
+    """
+
+    theta: FloatArray
+    objective: FloatArray
+    gradient: FloatArray
+    converged: np.ndarray
+
+
+def make_problem(
+    law: Law, columns: Columns, loss: FloatArray, huber_delta: float, exponent_bounds: tuple[float, float]
+) -> Problem:
+    """Put points into the solver's coordinates.
+
+    Args:
+        law: the form to be fitted.
+        columns: column name → positive float [n].
+        loss: positive float [n].
+        huber_delta: in log units.
+        exponent_bounds: smallest and largest magnitude of an exponent.
+    """
+    rows, centre, owners, exponents = [], [], [], []
+    for index, term in enumerate(law.terms):
+        if term.variable is None:
+            rows.append(np.zeros(len(loss)))
+            centre.append(0.0)
+            continue
+        log_x = np.log(columns[term.variable])
+        centre.append(float(log_x.mean()))
+        rows.append(log_x - log_x.mean())
+        owners.append(index)
+        exponents.append(term.exponent)
+    num_terms, num_exponents = len(rows), len(owners)
+    smallest, largest = np.log(NEGLIGIBLE * loss.min()), np.log(10.0 * loss.max())
+    return Problem(
+        log_x=np.array(rows),
+        centre=np.array(centre),
+        term_of_exponent=tuple(owners),
+        outer=None if law.outer is None else exponents.index(law.outer),
+        log_loss=np.log(loss),
+        lower=np.array([smallest] * num_terms + [exponent_bounds[0]] * num_exponents),
+        upper=np.array([largest] * num_terms + [exponent_bounds[1]] * num_exponents),
+        huber_delta=huber_delta,
+    )
+
+
+def log_terms(problem: Problem, theta: FloatArray) -> FloatArray:
+    """Return the log of every term at every point, float [W, K, n], for unknowns ``theta`` [W, P]."""
+    exponents = np.zeros((len(theta), problem.num_terms))
+    exponents[:, list(problem.term_of_exponent)] = theta[:, problem.num_terms :]
+    result: FloatArray = theta[:, : problem.num_terms, None] - exponents[:, :, None] * problem.log_x
+    return result
+
+
+def residuals_and_jacobian(problem: Problem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return log prediction − log loss, float [W, n], and its derivative by the unknowns, float [W, P, n]."""
+    logs = log_terms(problem, theta)
+    power = problem.powers(theta)
+    peak = logs.max(axis=1, keepdims=True)
+    share = np.exp((logs - peak) / power)
+    total = share.sum(axis=1, keepdims=True)
+    residual = (peak + power * np.log(total))[:, 0] - problem.log_loss
+    share /= total
+    owners = list(problem.term_of_exponent)
+    jacobian = np.concatenate([share, -share[:, owners] * problem.log_x[owners]], axis=1)
+    if problem.outer is not None:
+        # By p itself: the entropy of the terms' shares.
+        jacobian[:, problem.num_terms + problem.outer] += (
+            np.log(total) - (share * (logs - peak)).sum(axis=1, keepdims=True) / power
+        )[:, 0]
+    return residual, jacobian
+
+
+def huber_sum(problem: Problem, residual: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return Σ_i w_i · (huber(residual_i) + TIE_BREAK · residual_i² / 2), float [W]."""
+    size = np.abs(residual)
+    clipped = np.minimum(size, problem.huber_delta)
+    penalty = clipped * (size - 0.5 * clipped) + 0.5 * TIE_BREAK * size**2
+    result: FloatArray = (weights * penalty).sum(axis=1)
+    return result
+
+
+def grid_starts(problem: Problem, weight: FloatArray, num_cells: int, num_starts: int) -> FloatArray:
+    """Return starting points from a grid over the exponents, the linear part solved exactly in each cell.
+
+    The grid comes from the data: an exponent so small that its term changes by a tenth over the points cannot be told
+    from a constant, one so large that the term falls by e^−8 acts on the smallest point alone. Cells next to a
+    better one are skipped, so that starts lie in different valleys.
+
+    Returns:
+        Unknowns, float [≤ num_starts, P], best first.
+    """
+    grid_points = min(32, round(num_cells ** (1.0 / len(problem.term_of_exponent))))
+    axes = []
+    for slot, owner in enumerate(problem.term_of_exponent):
+        span = float(np.ptp(problem.log_x[owner]))
+        low, high = problem.lower[problem.num_terms + slot], problem.upper[problem.num_terms + slot]
+        ends = np.clip([0.1 / span, 8.0 / span], low, high)
+        axes.append(np.geomspace(ends[0], ends[1], grid_points))
+    cells = np.array(list(itertools.product(range(grid_points), repeat=len(axes))))
+    exponents = np.stack([axis[cells[:, slot]] for slot, axis in enumerate(axes)], axis=1)
+    theta = np.concatenate([np.zeros((len(cells), problem.num_terms)), exponents], axis=1)
+    # The law is linear in the terms' powers 1/p. Each is scaled by its largest value, which small p would let overflow.
+    power = problem.powers(theta)
+    logs = (log_terms(problem, theta) - problem.log_loss) / power
+    peak = logs.max(axis=2, keepdims=True)
+    coefficients = nonnegative_least_squares(np.exp(logs - peak))
+    # A term that the linear solution leaves out starts small rather than absent, or it could never come back.
+    log_coefficients = (np.log(np.maximum(coefficients, 1e-300)) - peak[:, :, 0]) * power[:, :, 0]
+    theta[:, : problem.num_terms] = np.maximum(log_coefficients, np.log(1e-2) + problem.log_loss.min())
+    theta = np.clip(theta, problem.lower, problem.upper)
+    residual, _ = residuals_and_jacobian(problem, theta)
+    objective = huber_sum(problem, residual, weight[None])
+    chosen: list[int] = []
+    for cell in np.argsort(objective, kind="stable"):
+        if all(np.abs(cells[cell] - cells[other]).max() > 1 for other in chosen):
+            chosen.append(int(cell))
+        if len(chosen) == num_starts:
+            break
+    starts: FloatArray = theta[chosen]
+    return starts
+
+
+def nonnegative_least_squares(basis: FloatArray) -> FloatArray:
+    """Solve min ‖Σ_k c_k·basis_k − 1‖² with c ≥ 0 exactly, for many bases at once.
+
+    With at most a handful of terms the exact answer is the best of the unconstrained solutions over every subset of
+    terms whose coefficients come out non-negative.
+
+    Args:
+        basis: float [G, K, n].
+
+    Returns:
+        Coefficients, float [G, K].
+    """
+    num_terms = basis.shape[1]
+    gram = basis @ basis.transpose(0, 2, 1)
+    moment = basis.sum(axis=2)
+    best = np.zeros(moment.shape)
+    best_gain = np.full(len(basis), -np.inf)
+    for count in range(1, num_terms + 1):
+        for subset in itertools.combinations(range(num_terms), count):
+            rows = list(subset)
+            block = gram[:, rows][:, :, rows]
+            ridge = 1e-13 * np.trace(block, axis1=1, axis2=2)[:, None, None] * np.eye(count)
+            solution = np.linalg.solve(block + ridge, moment[:, rows, None])[:, :, 0]
+            gain = (solution * moment[:, rows]).sum(axis=1)
+            better = (solution >= 0).all(axis=1) & (gain > best_gain)
+            best[better] = 0.0
+            best[np.ix_(better, rows)] = solution[better]
+            best_gain[better] = gain[better]
+    return best
+
+
+def minimise(
+    problem: Problem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
+) -> Solution:
+    """Minimise the summed Huber loss from given starts, by a damped Newton method with bounds.
+
+    The Newton matrix holds the points inside the quadratic zone only; the damping adds the matrix of iteratively
+    reweighted least squares, whose steps descend, until the step is accepted. A part of its diagonal is added once
+    more: where two terms are almost alike, the matrix alone does not hold back a step along their trade-off.
+
+    Args:
+        problem: the points.
+        start: float [W, P].
+        weights: how often each point counts, float [W, n].
+        tolerance: on the projected gradient, relative to Σ w · delta, the largest slope that residuals can exert.
+        max_iterations: after which a weighting counts as not converged.
+    """
+    theta = np.clip(start, problem.lower, problem.upper)
+    scale = problem.huber_delta * weights.sum(axis=1)
+    residual, jacobian = residuals_and_jacobian(problem, theta)
+    objective = huber_sum(problem, residual, weights)
+    damping = np.ones(len(theta))
+    slope = np.full(len(theta), np.inf)
+    open_rows = np.arange(len(theta))
+    for _ in range(max_iterations):
+        gradient, newton, reweighted = _curvature(problem, residual[open_rows], jacobian[open_rows], weights[open_rows])
+        free = _free(problem, theta[open_rows], gradient)
+        slope[open_rows] = np.abs(np.where(free, gradient, 0.0)).max(axis=1) / scale[open_rows]
+        still = (slope[open_rows] > tolerance) & (damping[open_rows] < DAMPING_CEILING)
+        gradient, newton, reweighted, free = gradient[still], newton[still], reweighted[still], free[still]
+        open_rows = open_rows[still]
+        if not len(open_rows):
+            break
+        damper = reweighted * (1.0 + SCALED_IDENTITY * np.eye(reweighted.shape[1]))
+        step = _step(newton + damping[open_rows, None, None] * damper, gradient, free)
+        trial = np.clip(theta[open_rows] + step, problem.lower, problem.upper)
+        trial_residual, trial_jacobian = residuals_and_jacobian(problem, trial)
+        trial_objective = huber_sum(problem, trial_residual, weights[open_rows])
+        better = trial_objective < objective[open_rows]
+        accepted = open_rows[better]
+        theta[accepted], objective[accepted] = trial[better], trial_objective[better]
+        residual[accepted], jacobian[accepted] = trial_residual[better], trial_jacobian[better]
+        damping[open_rows] *= np.where(better, 0.2, 4.0)
+        damping = np.maximum(damping, DAMPING_FLOOR)
+    return Solution(theta=theta, objective=objective, gradient=slope, converged=slope <= tolerance)
+
+
+def _curvature(
+    problem: Problem, residual: FloatArray, jacobian: FloatArray, weights: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the gradient [W, P], the Newton matrix and the reweighted matrix, both [W, P, P]."""
+    delta = problem.huber_delta
+    size = np.abs(residual)
+    pull = weights * (np.clip(residual, -delta, delta) + TIE_BREAK * residual)
+    gradient = (jacobian @ pull[:, :, None])[:, :, 0]
+    across = jacobian.transpose(0, 2, 1)
+    newton = (jacobian * (weights * ((size <= delta) + TIE_BREAK))[:, None, :]) @ across
+    reweighted = (jacobian * (weights * delta / np.maximum(size, delta))[:, None, :]) @ across
+    return gradient, newton, reweighted
+
+
+def _free(problem: Problem, theta: FloatArray, gradient: FloatArray) -> np.ndarray:
+    """Return which unknowns may move: all but those at a bound that descent would push through, bool [W, P]."""
+    held = ((theta <= problem.lower) & (gradient > 0)) | ((theta >= problem.upper) & (gradient < 0))
+    free: np.ndarray = ~held
+    return free
+
+
+def _step(matrix: FloatArray, gradient: FloatArray, free: np.ndarray) -> FloatArray:
+    """Solve matrix · step = −gradient over the free unknowns; no component moves by more than 2."""
+    size = gradient.shape[1]
+    both = free[:, :, None] & free[:, None, :]
+    ridge = 1e-14 * np.trace(matrix, axis1=1, axis2=2)[:, None, None] + 1e-300
+    system = np.where(both, matrix, 0.0) + np.eye(size) * np.where(free, ridge[:, :, 0], 1.0)[:, :, None]
+    step = np.linalg.solve(system, np.where(free, -gradient, 0.0)[:, :, None])[:, :, 0]
+    longest = np.abs(step).max(axis=1, keepdims=True)
+    result: FloatArray = step * np.minimum(1.0, 2.0 / np.maximum(longest, 1e-300))
+    return result

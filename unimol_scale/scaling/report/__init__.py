@@ -1,0 +1,1 @@
+"""What a fit reports: sentences, tables, law.json and pictures."""

@@ -1,0 +1,164 @@
+"""An analysis as law.json: plain values in full precision, under a schema that is written down here. Imports no torch.
+
+SCHEMA is the documentation: every key of the file and what it holds. Numbers are never rounded; null stands for what is
+not known. The version rises when a key goes away or changes its meaning; new keys may come without.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from unimol_scale.scaling.law.analysis import Analysis, Check, TermLaw
+from unimol_scale.scaling.law.fit import Fit
+from unimol_scale.scaling.report.budget_pictures import can_slice, lowest_of_slice, slice_budgets
+from unimol_scale.scaling.report.summary_rows import optima_json, statistics_json
+
+SCHEMA_VERSION = 2
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+SCHEMA: dict[str, str] = {
+    "schema_version": "of this file",
+    "schema": "this table: key → what it holds",
+    "law": "the fitted law: name, label, formula, source, parameters (name → estimate), intervals (name → [low, "
+    "high]), confidence of the intervals, bootstrap_draws, spread, num_points, objective (summed Huber loss), "
+    "relative_gradient (0 at the minimum), condition_number, aicc, undetermined (parameters that the runs do not "
+    "settle), warnings; spread holds quantiles (parameter → its bootstrap estimates at the levels of quantile_levels) "
+    "and exponents with their correlation matrix",
+    "parameters_counted": "which parameters N counts",
+    "burn_in": "null when only the ends of the schedules were fitted; else the share of a run that was left out",
+    "selection": "why this law (reason), and every law considered (candidates: law, held_out_error over sizes left out "
+    "one at a time, aicc, obstacle)",
+    "hold_out": "the rule by which points were kept from the fit",
+    "held_out": "every such point: name, molecules, loss, predicted, interval of the law, relative_error "
+    "(predicted / loss − 1)",
+    "held_out_error": "mean |relative_error| of them",
+    "statistics": 'of the held-out points, by size and for "all": relative_error, rmae, mse, r2, pearson, num_points',
+    "terms": "every loss term → its own law (as above), held_out points, or the obstacle to a law",
+    "predictions": "one for each request: request, N, D, loss, interval, notes",
+    "optima": "one for each budget: flops, parameters, molecules, loss, exponent a of N ∝ C^a, their intervals, notes",
+    "unanswered": "why other budgets have no optimum",
+    "slices": "the lowest points of the slices of equal compute: flops, N, D, loss; empty when the law has none",
+    "points": "every point: name of its run, held_out, loss, predicted, residual (loss / predicted − 1), and the "
+    "columns N (parameters), D (molecules), C (FLOPs), S (steps), M (millions of parameters), MS (M · S) as known",
+    "left_out": "runs that were not used, and why",
+}
+
+
+def to_json(analysis: Analysis) -> dict[str, Any]:
+    """Return the content of law.json: the keys of ``SCHEMA``."""
+    points = analysis.points
+    predicted = analysis.fit.predict(points.columns)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "schema": SCHEMA,
+        "law": _fit(analysis.fit),
+        "parameters_counted": analysis.config.parameters,
+        "burn_in": analysis.config.burn_in,
+        "selection": {
+            "reason": analysis.selection.reason,
+            "candidates": [
+                {
+                    "law": candidate.law.label,
+                    "held_out_error": candidate.held_out_error,
+                    "aicc": candidate.aicc,
+                    "obstacle": candidate.obstacle,
+                }
+                for candidate in analysis.selection.candidates
+            ],
+        },
+        "hold_out": analysis.config.hold_out,
+        "held_out": [_check(check) for check in analysis.checks],
+        "held_out_error": analysis.held_out_error,
+        "statistics": statistics_json(analysis),
+        "terms": {term.term: _term(term) for term in analysis.terms},
+        "predictions": [
+            {
+                "request": prediction.request,
+                "N": prediction.parameters,
+                "D": prediction.molecules,
+                "loss": prediction.loss,
+                "interval": prediction.interval,
+                "notes": list(prediction.notes),
+            }
+            for prediction in analysis.predictions
+        ],
+        "optima": optima_json(analysis),
+        "unanswered": list(analysis.unanswered),
+        "slices": _slices(analysis),
+        "points": [
+            {
+                "name": name,
+                "held_out": bool(analysis.held_out[i]),
+                "loss": float(points.loss[i]),
+                "predicted": float(predicted[i]),
+                "residual": float(points.loss[i] / predicted[i] - 1),
+                **{column: float(values[i]) for column, values in points.columns.items()},
+            }
+            for i, name in enumerate(points.names)
+        ],
+        "left_out": list(analysis.notes),
+    }
+
+
+def _fit(fit: Fit) -> dict[str, Any]:
+    return {
+        "name": fit.law.name,
+        "label": fit.law.label,
+        "formula": fit.law.formula,
+        "source": fit.law.source,
+        "parameters": dict(fit.parameters),
+        "intervals": None if fit.intervals is None else {name: list(ends) for name, ends in fit.intervals.items()},
+        "confidence": fit.confidence,
+        "bootstrap_draws": len(next(iter(fit.draws.values()))) if fit.draws else 0,
+        "spread": _spread(fit),
+        "num_points": fit.num_points,
+        "objective": fit.objective,
+        "relative_gradient": fit.gradient,
+        "condition_number": fit.condition,
+        "aicc": fit.aicc,
+        "undetermined": list(fit.undetermined),
+        "warnings": list(fit.warnings),
+    }
+
+
+def _spread(fit: Fit) -> dict[str, Any] | None:
+    """Return what the picture of the bootstrap shows."""
+    if not fit.draws:
+        return None
+    names = [term.exponent for term in fit.law.terms if term.exponent is not None]
+    draws = np.array([fit.draws[name] for name in names])
+    # An exponent that is the same in every draw, at its bound, goes with nothing.
+    varies = np.ptp(draws, axis=1) > 0
+    correlation = np.eye(len(names))
+    if varies.sum() > 1:
+        correlation[np.ix_(varies, varies)] = np.corrcoef(draws[varies])
+    return {
+        "quantile_levels": list(QUANTILES),
+        "quantiles": {name: np.quantile(values, QUANTILES).tolist() for name, values in fit.draws.items()},
+        "exponents": names,
+        "correlation": correlation.tolist(),
+    }
+
+
+def _term(term: TermLaw) -> dict[str, Any]:
+    return {
+        "law": None if term.fit is None else _fit(term.fit),
+        "held_out": [_check(check) for check in term.checks],
+        "obstacle": term.obstacle,
+    }
+
+
+def _check(check: Check) -> dict[str, Any]:
+    return asdict(check)
+
+
+def _slices(analysis: Analysis) -> list[dict[str, float]]:
+    if not can_slice(analysis):
+        return []
+    found = [lowest_of_slice(analysis, float(flops)) for flops in slice_budgets(analysis)]
+    return [
+        {"flops": one.flops, "N": one.parameters, "D": one.molecules, "loss": one.loss}
+        for one in found
+        if one is not None
+    ]

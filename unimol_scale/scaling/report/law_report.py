@@ -1,0 +1,227 @@
+"""Writes an analysis as report.md, with law.json and the pictures beside it, and as short tables for the terminal.
+
+Imports no torch.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from unimol_scale.errors import RunError
+from unimol_scale.scaling.law.analysis import Analysis, TermLaw
+from unimol_scale.scaling.law.fit import Fit, Interval
+from unimol_scale.scaling.report.law_json import SCHEMA, to_json
+from unimol_scale.scaling.report.law_pictures import draw_all
+from unimol_scale.scaling.report.summary_rows import optimum_rows, statistics_rows
+from unimol_scale.scaling.report.summary_sentences import findings
+
+MANY_POINTS = 60  # validations along runs are a table nobody reads; law.json has them
+# File of a picture → how to read it.
+CAPTIONS = {
+    "loss_vs_N.png": "Each line is the law at one budget of molecules; a good law passes through its runs and, without "
+    "having seen them, through the held-out ones.",
+    "loss_vs_D.png": "Each line is the law at one size.",
+    "loss_vs_C.png": "Each line is the law at one size; the lower edge of all lines is what compute can buy.",
+    "residuals.png": "Points should scatter about 0 without a trend; a slope or an arch means that the law has the "
+    "wrong form, and that predictions beyond the runs lean the same way.",
+    "curves.png": "Runs end at the right; only their last points compare, because before them the learning rate has "
+    "not come down.",
+    "terms.png": "Terms have floors and exponents of their own: where one has flattened, the others still gain.",
+    "exponents.png": "Every draw is the law fitted to the runs drawn anew. A long diagonal means that two exponents "
+    "trade against each other: quote neither alone. Two heaps, or a heap at the edge, mean that the runs do not settle "
+    "it.",
+    "isoflop.png": "How the loss depends on size when the compute is the same: left of the minimum the model is too "
+    "small, right of it it sees too little. The curves are the law's; a picture, no estimate of its own.",
+    "allocation.png": "What to spend a budget on. Runs above the line at the left were too large for their compute; "
+    "runs above it at the right saw more molecules than was worth it.",
+}
+
+
+def write_report(analysis: Analysis, folder: Path) -> Path:
+    """Write law.json, report.md and the pictures into a folder, which is made if needed.
+
+    Returns:
+        The path of report.md.
+
+    Raises:
+        RunError: the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = draw_all(analysis, folder)
+        (folder / "law.json").write_text(
+            json.dumps(to_json(analysis), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        report = folder / "report.md"
+        report.write_text(to_markdown(analysis, pictures), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"the report cannot be written to {folder}: {error}; choose another --output") from error
+    return report
+
+
+def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
+    """Return the report as Markdown; pictures are linked by their file names."""
+    fit = analysis.fit
+    lines = ["# Scaling law", "", f"**{fit.law.formula}** ({fit.law.label}; {fit.law.source})", ""]
+    lines += ["## In short", "", *[f"- {finding}" for finding in findings(analysis)]]
+    if fit.warnings:
+        lines += ["", "**Read with care:**", "", *[f"- {warning}" for warning in fit.warnings]]
+    lines += ["", "## The law", ""]
+    lines += [
+        f"N counts {analysis.config.parameters} parameters, D molecules seen, C FLOPs as the runs logged them. "
+        f"Chosen because {analysis.selection.reason}.",
+        "",
+    ]
+    lines += _markdown_table(["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
+    lines += ["", "## Held out", "", *_held_out_lines(analysis)]
+    if analysis.predictions:
+        lines += ["", "## Predictions", ""]
+        header = ["model @ molecules", "N", "loss", "interval of the law", "leans on"]
+        lines += _markdown_table(header, _prediction_rows(analysis))
+    if analysis.optima or analysis.unanswered:
+        lines += ["", "## The best use of a budget", ""]
+        lines += _markdown_table(*optimum_rows(analysis)) if analysis.optima else []
+        lines += ["", *[f"- No answer: {reason}." for reason in analysis.unanswered]] if analysis.unanswered else []
+    lines += ["", "## Choice of the law", "", *_markdown_table(*_candidate_table(analysis))]
+    if analysis.terms:
+        lines += ["", "## Loss terms", "", "Parts of the loss have floors of their own, so each has its own law.", ""]
+        header = ["term", "law", "estimates", "mean held-out error", "note"]
+        lines += _markdown_table(header, [_term_row(term) for term in analysis.terms])
+    for title, path in pictures.items():
+        lines += ["", f"## {title}", "", CAPTIONS[path.name], "", f"![{title}]({path.name})"]
+    lines += ["", "## Runs", "", *_markdown_table(*_run_table(analysis))]
+    if analysis.notes:
+        lines += ["", "Left out, or to be known:", "", *[f"- {note}" for note in analysis.notes]]
+    lines += ["", "## law.json", "", "Everything above in full precision.", ""]
+    lines += _markdown_table(["key", "holds"], [[f"`{key}`", text] for key, text in SCHEMA.items()])
+    return "\n".join(lines) + "\n"
+
+
+def _held_out_lines(analysis: Analysis) -> list[str]:
+    if analysis.held_out_error is None:
+        return ["Nothing was held out, so that nothing here tests the law."]
+    rows = [
+        [
+            check.name,
+            f"{check.loss:.5g}",
+            f"{check.predicted:.5g}",
+            _span(check.interval),
+            f"{check.relative_error:+.2%}",
+        ]
+        for check in analysis.checks[:MANY_POINTS]
+    ]
+    lines = [
+        f"The fit did not see these (`--hold-out {analysis.config.hold_out}`). Mean |error|: "
+        f"{analysis.held_out_error:.2%}. `--hold-out none` fits all runs.",
+        "",
+        *_markdown_table(*statistics_rows(analysis)),
+        "",
+        *_markdown_table(["run", "measured", "predicted", "interval of the law", "error"], rows),
+    ]
+    if len(analysis.checks) > MANY_POINTS:
+        lines += ["", f"The first {MANY_POINTS} of {len(analysis.checks)}; law.json has all."]
+    return lines
+
+
+def _parameter_rows(fit: Fit) -> list[list[str]]:
+    intervals = fit.intervals or {}
+    rows = []
+    for name, value in fit.parameters.items():
+        cells = [_span(intervals.get(name)), "not settled by these runs" if name in fit.undetermined else ""]
+        rows.append([name, f"{value:.5g}", "; ".join(cell for cell in cells if cell)])
+    return rows
+
+
+def _prediction_rows(analysis: Analysis) -> list[list[str]]:
+    return [
+        [
+            prediction.request,
+            f"{prediction.parameters:.6g}",
+            f"{prediction.loss:.5g}",
+            _span(prediction.interval),
+            "; ".join(prediction.notes) or "the range of the runs",
+        ]
+        for prediction in analysis.predictions
+    ]
+
+
+def _candidate_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for candidate in analysis.selection.candidates:
+        error = "" if candidate.held_out_error is None else f"{candidate.held_out_error:.2%}"
+        aicc = "" if candidate.aicc is None else f"{candidate.aicc:.1f}"
+        note = candidate.obstacle or ("" if error else "too few runs to leave a size out")
+        rows.append([candidate.law.label, error, aicc, "chosen" if candidate.law == analysis.selection.law else note])
+    return ["law", "mean error on left-out sizes", "AICc", "note"], rows
+
+
+def _term_row(term: TermLaw) -> list[str]:
+    if term.fit is None:
+        return [term.term, "none", "", "", term.obstacle or ""]
+    estimates = ", ".join(f"{name} {value:.4g}" for name, value in term.fit.parameters.items())
+    error = sum(abs(check.relative_error) for check in term.checks) / len(term.checks) if term.checks else None
+    shown = "" if error is None else f"{error:.2%}"
+    return [term.term, term.fit.law.label, estimates, shown, "; ".join(term.fit.warnings)]
+
+
+def _run_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    points = analysis.points
+    # Of the points of a run, the last one tells its size and whether it was held out.
+    last = {int(run): i for i, run in enumerate(points.runs)}
+    rows = []
+    for run, i in sorted(last.items(), key=lambda item: (points.columns["N"][item[1]], points.columns["D"][item[1]])):
+        record = analysis.records[run]
+        rows.append(
+            [
+                record.name,
+                record.size or "",
+                f"{points.columns['N'][i]:.6g}",
+                f"{record.molecules:.6g}",
+                "" if record.flops is None else f"{record.flops:.4g}",
+                f"{record.curve[0][1]:.4g}" if len(record.curve) > 1 else "",
+                f"{record.loss:.5g}",
+                "held out" if analysis.held_out[i] else "",
+            ]
+        )
+    return ["run", "size", "N", "D", "C", "first validation loss", "last", ""], rows
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(header), "|" + " --- |" * len(header), *[line(row) for row in rows]]
+
+
+def _span(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval[0]:.5g} to {interval[1]:.5g}"
+
+
+def summary_tables(analysis: Analysis) -> list[Table]:
+    """Return the short tables that the command prints: the law, the held-out runs, the predictions."""
+    fit = analysis.fit
+    tables = [
+        rich_table(fit.law.formula, ["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
+    ]
+    if analysis.checks:
+        rows = [
+            [check.name, f"{check.loss:.5g}", f"{check.predicted:.5g}", f"{check.relative_error:+.2%}"]
+            for check in analysis.checks[:8]
+        ]
+        tables.append(rich_table("Held out", ["run", "measured", "predicted", "error"], rows))
+    if analysis.predictions:
+        header = ["model @ molecules", "N", "loss", "interval of the law"]
+        tables.append(rich_table("Predictions", header, [row[:4] for row in _prediction_rows(analysis)]))
+    return tables
+
+
+def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table for the terminal."""
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,80 @@
+"""What the pictures of a report share: logarithmic axes that can be read, colours, marks. Imports matplotlib."""
+
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from unimol_scale.common.units import engineering, powers
+
+AXIS_LABELS = {"N": "parameters N", "D": "molecules seen D", "C": "training compute C (FLOPs)"}
+HELD_OUT_COLOUR = "#d62728"
+FITTED_COLOUR = "#1f77b4"
+HELD_OUT_MARK = {
+    "marker": "D",
+    "s": 46,
+    "facecolors": "none",
+    "edgecolors": HELD_OUT_COLOUR,
+    "linewidths": 1.8,
+    "zorder": 4,
+}
+PALETTE = colormaps["viridis"]
+PALEST = 0.88  # the yellow end cannot be seen on white
+
+
+def colours(count: int) -> Callable[[int], Any]:
+    """Return label → colour; dark to bright with the label."""
+    return lambda label: PALETTE(PALEST * label / max(count - 1, 1))
+
+
+def log_axes(axes: Any, name: str, ticks: int = 6) -> None:  # noqa: ANN401
+    """Make both axes logarithmic: ``name`` across, losses up."""
+    log_x(axes, name, ticks)
+    log_losses(axes)
+
+
+def log_losses(axes: Any) -> None:  # noqa: ANN401
+    """Make the upright axis a logarithmic one of losses."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    # Losses of a ladder span less than a decade, where a log axis would show one tick or none.
+    narrow = high / low < 5
+    axes.yaxis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def log_x(axes: Any, name: str, ticks: int = 6) -> None:  # noqa: ANN401
+    """Make the level axis the logarithmic one of N, D or C."""
+    axes.set_xscale("log")
+    axes.set_xlabel(AXIS_LABELS[name])
+    _log_ticks(axes.xaxis, axes.get_xlim(), powers if name == "C" else engineering, ticks)
+    grid(axes)
+
+
+def log_y(axes: Any, name: str) -> None:  # noqa: ANN401
+    """Make the upright axis the logarithmic one of N, D or C."""
+    axes.set_yscale("log")
+    axes.set_ylabel(AXIS_LABELS[name])
+    _log_ticks(axes.yaxis, axes.get_ylim(), powers if name == "C" else engineering, 6)
+    grid(axes)
+
+
+def grid(axes: Any) -> None:  # noqa: ANN401
+    """Draw a pale grid behind everything."""
+    axes.grid(True, which="major", color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _log_ticks(axis: Any, limits: tuple[float, float], write: Callable[[float], str], most: int) -> None:  # noqa: ANN401
+    """Choose the densest of the usual steps within a decade that gives no more than ``most`` ticks."""
+    low, high = limits
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        if sum(low <= step * 10.0**power <= high for step in steps for power in range(-30, 31)) <= most:
+            axis.set_major_locator(LogLocator(subs=steps))
+            break
+    else:
+        axis.set_major_locator(LogLocator(subs=(1,), numticks=most))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axis.set_minor_formatter(NullFormatter())

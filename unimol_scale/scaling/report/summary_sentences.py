@@ -1,0 +1,154 @@
+"""What an analysis says, in sentences for somebody who has to decide what to train next. Imports no torch."""
+
+from pathlib import Path
+
+import numpy as np
+
+from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.common.units import engineering, powers
+from unimol_scale.scaling.law.analysis import Analysis
+from unimol_scale.scaling.law.fit import Fit, Interval
+from unimol_scale.scaling.law.laws import Term
+from unimol_scale.scaling.law.points import distinct
+from unimol_scale.scaling.report.budget_pictures import can_slice
+
+# Column → what is doubled, and what a small value of it costs.
+VARIABLES = {
+    "N": ("the parameters", "too small a model"),
+    "M": ("the parameters", "too small a model"),
+    "D": ("the molecules", "too few molecules"),
+    "S": ("the steps", "too few steps"),
+    "C": ("the compute", "too little compute"),
+    "MS": ("size times steps", "too small a product of size and steps"),
+}
+GOOD, FAIR = 0.01, 0.03  # held-out errors
+
+
+def findings(analysis: Analysis) -> list[str]:
+    """Return the report's summary, one sentence or two an entry."""
+    return [
+        _what_was_fitted(analysis),
+        _how_good(analysis),
+        *_what_it_says(analysis),
+        *_where_next(analysis),
+        *_how_sure(analysis.fit),
+    ]
+
+
+def _what_was_fitted(analysis: Analysis) -> str:
+    points = analysis.points.take(~analysis.held_out)
+    n, d = points.columns["N"], points.columns["D"]
+    sizes, budgets = int(distinct(n).max()) + 1, int(distinct(d).max()) + 1
+    text = f"Fitted to {points.num_runs} runs of {sizes} sizes, {_range(n)} parameters"
+    if analysis.config.burn_in is not None:
+        share = f"{analysis.config.burn_in:.0%}"
+        return f"{text}, at {len(points)} validations along them after the first {share} of each."
+    return f"{text}, and {budgets} budget{'s' if budgets > 1 else ''}, {_range(d)} molecules."
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = engineering(float(values.min())), engineering(float(values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def _how_good(analysis: Analysis) -> str:
+    error = analysis.held_out_error
+    if error is None:
+        return "Nothing was held out, so nothing here tests the law; `--hold-out largest` does."
+    poor = "poor: do not lean on predictions of larger runs"
+    verdict = "good" if error <= GOOD else "fair" if error <= FAIR else poor
+    held = analysis.points.take(analysis.held_out)
+    bias = np.array([check.relative_error for check in analysis.checks])
+    side = ""
+    if len(bias) > 1 and (np.all(bias > 0) or np.all(bias < 0)):
+        side = f", every one of them {'too high' if bias[0] > 0 else 'too low'}"
+    many = len(held) > 1
+    what = f"{len(held)} points" if many else held.names[0]
+    return (
+        f"What the fit did not see ({what}, {_range(held.columns['N'])} parameters) it predicts "
+        f"{'with a mean error of' if many else 'to'} {error:.2%}{side}. That is {verdict}."
+    )
+
+
+def _what_it_says(analysis: Analysis) -> list[str]:
+    fit, law = analysis.fit, analysis.fit.law
+    lines = []
+    terms = [term for term in law.terms if term.exponent is not None]
+    constant = next((term for term in law.terms if term.exponent is None), None)
+    if constant is not None:
+        floor = fit.parameters[constant.coefficient]
+        if constant.coefficient in fit.undetermined:
+            lines.append(f"Whether the loss has a floor, and where, is not settled (best estimate {floor:.3g}).")
+        elif floor == 0:
+            lines.append("The runs show no floor of the loss: the best estimate of it is 0.")
+        else:
+            span = _span(fit, constant.coefficient)
+            lines.append(f"The floor is {constant.coefficient} = {floor:.4g}{span}: the law allows no loss below it.")
+    if law.outer is None:
+        alone = len(law.terms) == 1
+        lines += [_price(fit, term, alone=alone) for term in terms]
+        lines += _largest_run(analysis, constant, terms)
+    return lines
+
+
+def _price(fit: Fit, term: Term, *, alone: bool) -> str:
+    assert term.exponent is not None
+    assert term.variable is not None
+    value = fit.parameters[term.exponent]
+    doubled, lack = VARIABLES[term.variable]
+    part = "the loss" if alone else f"the part of the loss that is due to {lack}"
+    estimate = f"{term.exponent} = {value:.4g}{_span(fit, term.exponent)}"
+    return f"Doubling {doubled} takes {1 - 2 ** -abs(value):.1%} off {part} ({estimate})."
+
+
+def _largest_run(analysis: Analysis, constant: Term | None, terms: list[Term]) -> list[str]:
+    """Say what the loss of the costliest point consists of."""
+    if len(terms) + (constant is not None) < 2:
+        return []
+    columns = analysis.points.columns
+    index = int(np.argmax(columns["C"] if "C" in columns else columns["N"] * columns["D"]))
+    total = float(analysis.fit.predict({name: values[index : index + 1] for name, values in columns.items()})[0])
+    parts = [] if constant is None else [(analysis.fit.parameters[constant.coefficient], "for the floor")]
+    for term in terms:
+        assert term.exponent is not None
+        assert term.variable is not None
+        size = float(columns[term.variable][index]) ** (term.sign * analysis.fit.parameters[term.exponent])
+        parts.append((analysis.fit.parameters[term.coefficient] * size, f"for {VARIABLES[term.variable][1]}"))
+    shares = ", ".join(f"{value:.3g} {what}" for value, what in sorted(parts, reverse=True))
+    name = analysis.points.names[index]
+    return [f"The loss of the costliest run, {name}, is {total:.4g} by the law: {shares}."]
+
+
+def _where_next(analysis: Analysis) -> list[str]:
+    lines = []
+    for one in analysis.optima:
+        size, data = _counted(one.parameters, one.parameters_interval), _counted(one.molecules, one.molecules_interval)
+        what = f"{size} parameters and {data} molecules"
+        lines.append(f"{powers(one.flops)} FLOPs are best spent on {what}, for a loss of {one.loss:.4g}.")
+    for prediction in analysis.predictions:
+        span = "" if prediction.interval is None else f" ({prediction.interval[0]:.4g} to {prediction.interval[1]:.4g})"
+        lines.append(f"{prediction.request} should reach a loss of {prediction.loss:.4g}{span}.")
+    # The next run borrows its settings from one that was trained here.
+    trained_here = any((Path(record.source) / CONFIG_NAME).is_file() for record in analysis.records)
+    if can_slice(analysis) and trained_here:
+        lines.append("`unimol-scale ladder --next RUNS --budget FLOPS` writes the next run for a budget.")
+    return lines
+
+
+def _counted(value: float, interval: Interval | None) -> str:
+    span = "" if interval is None else f" ({engineering(interval[0])} to {engineering(interval[1])})"
+    return f"{engineering(value)}{span}"
+
+
+def _how_sure(fit: Fit) -> list[str]:
+    if not fit.undetermined:
+        return []
+    pronoun = "it" if len(fit.undetermined) == 1 else "them"
+    return [f"These runs do not settle {', '.join(fit.undetermined)}: do not quote {pronoun}, whatever the table says."]
+
+
+def _span(fit: Fit, name: str) -> str:
+    if fit.intervals is None or name in fit.undetermined:
+        return ""
+    low, high = fit.intervals[name]
+    return f", {fit.confidence:.0%} interval {low:.4g} to {high:.4g}"

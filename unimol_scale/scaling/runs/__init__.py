@@ -1,0 +1,1 @@
+"""Finished runs, read from run folders, event files or tables of losses."""

@@ -1,0 +1,218 @@
+"""Runs read from anybody's table of losses: CSV or Parquet, one run a row, or one validation a row of trajectories."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.common.text.delimited import read_records
+from unimol_scale.common.text.text_files import check_decoded, is_parquet, open_text
+from unimol_scale.errors import RunError, SourceError, nearest
+from unimol_scale.scaling.law.column_checks import check_units_agree
+from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, curve_of, diverged
+from unimol_scale.scaling.runs.counts import flops_per_molecule, groups_of_size
+from unimol_scale.scaling.runs.table_numbers import numbers_of
+
+# What a column can be → where it is looked for by itself. A loss term's own column is named "loss/TERM".
+COLUMNS = ("N", "D", "C", "S", "loss", "weight", "name", "size")
+SUFFIXES = (".csv", ".tsv", ".parquet")
+D_FROM_C = "C/(6N)"
+C_FROM_ND = "6ND"
+C_FROM_MODEL = "model@"
+EXPRESSIONS = {"C/(6N)": D_FROM_C, "C/6N": D_FROM_C, "C/6/N": D_FROM_C, "C/6/(N)": D_FROM_C, "6ND": C_FROM_ND}
+TERM = "loss/"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row: where it stands, its number from 1 below the header, and its values by header."""
+
+    source: str
+    number_in_table: int
+    values: Mapping[str, Any]
+
+    def text(self, header: str) -> str:
+        value = self.values.get(header)
+        return "" if value is None else str(value)
+
+
+def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = False) -> tuple[list[RunRecord], list[str]]:
+    """Read a table of losses.
+
+    Args:
+        path: a .csv or .tsv file with a header line, or a .parquet file.
+        headers: one of ``COLUMNS`` or "loss/TERM" → the header of that column; what is not given is looked for under
+            its own name. Three values are computed instead: D as "C/(6N)" and C as "6ND", the way language models
+            count, and C as "model@ATOMS" from the model's own arithmetic for the preset in the column ``size`` and
+            molecules of so many atoms. Without a column N, the preset's count is taken.
+        trajectories: rows of one name are validations along one run.
+
+    Returns:
+        The runs, and a note on every run that was left out.
+
+    Raises:
+        RunError: there are no rows, a column is unknown or missing, or a value is not a number.
+    """
+    for key in headers:
+        if key not in COLUMNS and not key.startswith(TERM):
+            raise RunError(f"unknown column {key!r}; {nearest(key, COLUMNS)}, or loss/TERM")
+    found, rows = _read_parquet(path) if path.suffix == ".parquet" or is_parquet(path) else _read_csv(path)
+    if not rows:
+        raise RunError(f"{path} has no rows below its header")
+    chosen = {key: _expression(headers.get(key, key)) for key in (*COLUMNS, *headers)}
+    chosen |= {header: header for header in found if header.startswith(TERM)}
+    _check_columns(path, found, headers, chosen, trajectories)
+    records = _records(rows, found, chosen)
+    records, notes = _join(path, records) if trajectories else (records, [])
+    check_units_agree(records)
+    return records, notes
+
+
+def _check_columns(
+    path: Path, found: Sequence[str], headers: Mapping[str, str], chosen: Mapping[str, str], trajectories: bool
+) -> None:
+    computed = {
+        key for key in ("D", "C") if chosen[key] in (D_FROM_C, C_FROM_ND) or chosen[key].startswith(C_FROM_MODEL)
+    }
+    if computed == {"D", "C"} and not chosen["C"].startswith(C_FROM_MODEL):
+        raise RunError("--column D=C/(6N) and C=6ND need each other; one of D and C must be a column of the table")
+    required = {"loss", "D", *headers} - computed
+    if chosen["D"] == D_FROM_C:
+        required |= {"C"}
+    required |= {"size"} if chosen["C"].startswith(C_FROM_MODEL) else set()
+    required |= {"N"} if chosen["size"] not in found else set()
+    required |= {"name"} if trajectories else set()
+    missing = [key for key in ("N", "D", "C", *sorted(required)) if key in required and chosen[key] not in found]
+    if missing:
+        raise RunError(_missing(path, list(dict.fromkeys(missing)), found, chosen))
+    twice = [key for key in chosen if found.count(chosen[key]) > 1]
+    if twice:
+        raise RunError(f"{path} has two columns {chosen[twice[0]]!r}; rename the one that is not meant")
+
+
+def _missing(path: Path, keys: Sequence[str], found: Sequence[str], chosen: Mapping[str, str]) -> str:
+    names = " and no column ".join(f"{chosen[key]!r} for {key}" for key in keys)
+    text = f"{path} has no column {names}; name it with --column {keys[0]}=HEADER; {nearest(chosen[keys[0]], found)}"
+    if "D" in keys and chosen["D"] == "D":
+        # What language models report: parameters and compute, which give the data.
+        known = "it has N and C, from which" if {chosen["N"], chosen["C"]} <= set(found) else "where it has N and C,"
+        text += f'; {known} D can be computed: --column "D={D_FROM_C}"'
+    return text
+
+
+def _expression(text: str) -> str:
+    """Return a formula of ``--column`` as this file writes it; any other text as it is."""
+    return EXPRESSIONS.get(re.sub(r"[\s*·]", "", text), text)
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
+    found: list[str] = []
+    rows = []
+    try:
+        with open_text(path, errors="surrogateescape") as lines:
+            for record in read_records(str(path), lines):
+                found, where = record.names, f"{path}: {record.place}"
+                if record.problem:
+                    raise SourceError(record.problem)
+                check_decoded(str(path), record.line, "".join(record.fields))
+                if any(field.strip() for field in record.fields[len(found) :]):
+                    counts = f"{len(record.fields)} fields, the header has {len(found)}"
+                    raise SourceError(f"{where} has {counts}; is a quote not closed, or a comma not quoted?")
+                rows.append(
+                    _Row(where, record.row, dict(zip_longest(found, record.fields[: len(found)], fillvalue="")))
+                )
+    except SourceError as error:
+        raise RunError(f"the table cannot be read: {error}") from error
+    return found, rows
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[_Row]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RunError(f"{path} is not a Parquet table: {error}") from error
+    rows = [_Row(f"{path}: row {number}", number, row) for number, row in enumerate(table.to_pylist(), start=1)]
+    return list(table.column_names), rows
+
+
+def _records(rows: Sequence[_Row], found: Sequence[str], chosen: Mapping[str, str]) -> list[RunRecord]:
+    numeric = [key for key in chosen if key not in ("name", "size") and chosen[key] in found]
+    sources = [row.source for row in rows]
+    columns = {key: numbers_of([row.values.get(chosen[key]) for row in rows], chosen[key], sources) for key in numeric}
+    by_row = [{key: column[place] for key, column in columns.items()} for place in range(len(rows))]
+    return [_record(row, numbers, found, chosen) for row, numbers in zip(rows, by_row, strict=True)]
+
+
+def _record(row: _Row, numbers: Mapping[str, float], found: Sequence[str], chosen: Mapping[str, str]) -> RunRecord:
+    size = row.text(chosen["size"]) or None
+    groups = dict(groups_of_size(size)) if size is not None and chosen["N"] not in found else {}
+    total = groups.pop("total", math.nan)
+    parameters = numbers.get("N", total)
+    flops = numbers.get("C")
+    if chosen["D"] == D_FROM_C:
+        assert flops is not None
+        molecules = flops / (6.0 * parameters) if parameters else math.nan
+    else:
+        molecules = numbers["D"]
+    if chosen["C"] == C_FROM_ND:
+        flops = 6.0 * parameters * molecules
+    elif chosen["C"].startswith(C_FROM_MODEL):
+        flops = flops_per_molecule(size or "", _atoms(chosen["C"])) * molecules
+    return RunRecord(
+        name=row.text(chosen["name"]) or f"row {row.number_in_table}",
+        source=row.source,
+        size=size,
+        parameters=parameters,
+        groups=groups if set(groups) == set(GROUPS) else {},
+        molecules=molecules,
+        steps=_whole(row, chosen["S"], numbers["S"]) if "S" in numbers else None,
+        flops=flops,
+        loss=numbers["loss"],
+        terms={key[len(TERM) :]: number for key, number in numbers.items() if key.startswith(TERM)},
+        weight=numbers.get("weight", 1.0),
+    )
+
+
+def _atoms(text: str) -> int:
+    digits = text.removeprefix(C_FROM_MODEL)
+    if not digits.isdigit() or int(digits) == 0:
+        raise RunError(f"--column C={text}: give the atoms of a molecule as a whole number, such as C=model@24")
+    return int(digits)
+
+
+def _whole(row: _Row, header: str, value: float) -> int:
+    if not math.isfinite(value) or value != int(value):
+        raise RunError(f"{row.source}: {header!r} must be a whole number of steps, not {value}")
+    return int(value)
+
+
+def _join(path: Path, rows: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """Make one run of the rows of one name: its last row, with the others as its curve."""
+    by_name: dict[str, list[RunRecord]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    records, notes = [], []
+    for name, points in by_name.items():
+        events: dict[float, dict[str, float]] = {}
+        for row in points:
+            if row.parameters != points[0].parameters:
+                raise RunError(
+                    f"{row.source}: the run {name!r} has N = {row.parameters:.6g} here and {points[0].parameters:.6g} "
+                    f"in {points[0].source}; points along one run have one size"
+                )
+            if row.molecules in events:
+                raise RunError(f"{row.source}: duplicate row, the run {name!r} has D = {row.molecules:.6g} twice")
+            events[row.molecules] = {LOSS: row.loss, **{f"{LOSS}/{key}": value for key, value in row.terms.items()}}
+        curve, curve_terms = curve_of(events)
+        if diverged(curve):
+            notes.append(f"{path}: the run {name!r} was left out, it diverged")
+            continue
+        last = max(points, key=lambda row: row.molecules)
+        records.append(replace(last, curve=curve, curve_terms=curve_terms))
+    return records, notes

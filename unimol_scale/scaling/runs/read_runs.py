@@ -1,0 +1,113 @@
+"""From what a user names (run folders, event files, tables) to runs that may be compared. Imports no torch."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from unimol_scale.errors import RunError, nearest
+from unimol_scale.scaling.runs.event_files import has_event_files, name_of, read_event_folder
+from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, UnreadableRunError, check_comparable, read_run_folder
+from unimol_scale.scaling.runs.loss_tables import read_table
+
+Outcome = TypeVar("Outcome")
+
+
+def read_runs(
+    paths: Sequence[Path],
+    columns: Mapping[str, str] | None = None,
+    sizes: Mapping[str, str] | None = None,
+    trajectories: bool = False,
+    leave_out: Sequence[str] = (),
+) -> tuple[list[RunRecord], list[str]]:
+    """Read every finished run under the paths.
+
+    Args:
+        paths: run folders, folders of event files, directories that hold either at any depth, or tables.
+        columns: of tables the header, of event files the tag that holds N, D, C, loss, …; see those readers.
+        sizes: name of a run that is known by its event files → its size.
+        trajectories: whether rows of one name in a table are validations along one run.
+        leave_out: names of runs to be left out, with a note.
+
+    Returns:
+        The runs, and a note on every run that was left out or needs care.
+
+    Raises:
+        RunError: a path or a run to be left out is missing, no run is left to fit, a table is wrong, runs are
+            duplicates or may not be compared. A damaged run folder is none: it is left out with a note.
+    """
+    records: list[RunRecord] = []
+    notes: list[str] = []
+    events: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            folders, boards = find_run_folders(path)
+            events += boards
+            for folder in folders:
+                outcome = _unless_damaged(folder, read_run_folder)
+                records += [outcome] if isinstance(outcome, RunRecord) else []
+                notes += [outcome] if isinstance(outcome, str) else []
+        elif path.is_file():
+            found, left_out = read_table(path, columns or {}, trajectories)
+            records += found
+            notes += left_out
+        else:
+            raise RunError(
+                f"{path} does not exist; give a directory of runs, which `unimol-scale ladder "
+                "configs/ladder/sample.yaml` makes, or a CSV or Parquet table of losses"
+            )
+    unknown = sorted(set(sizes or {}) - {name_of(folder) for folder in events})
+    if unknown:
+        raise RunError(f"--size-of {unknown[0]}: no run of that name is known by event files alone")
+    for folder in events:
+        found_run = _unless_damaged(folder, lambda folder: read_event_folder(folder, columns or {}, sizes or {}))
+        record, remarks = (None, [found_run]) if isinstance(found_run, str) else found_run
+        records += [] if record is None else [record]
+        notes += remarks
+    if len(events) > 1:
+        notes.append(
+            f"{len(events)} runs are known by their event files alone, which do not say objective or validation set: "
+            "that their losses compare is taken on trust"
+        )
+    for name in leave_out:
+        if name not in {record.name for record in records}:
+            raise RunError(f"--leave-out {name}: there is no such run; {nearest(name, [run.name for run in records])}")
+        notes += [f"{record.source}: left out, as --leave-out {name} asks" for record in records if record.name == name]
+    records = [record for record in records if record.name not in leave_out]
+    if not records:
+        skipped = "".join(f"\n  {note}" for note in notes)
+        raise RunError(f"no finished run under {', '.join(str(path) for path in paths)}{skipped}")
+    check_comparable(records)
+    return records, [*notes, *(remark for record in records for remark in record.remarks)]
+
+
+def _unless_damaged(folder: Path, read: Callable[[Path], Outcome]) -> Outcome | str:
+    """Return what ``read`` makes of a folder, or, where its files are damaged, why the run is left out."""
+    try:
+        return read(folder)
+    except UnreadableRunError as error:
+        return f"{folder}: left out, it cannot be read ({error})"
+
+
+def find_run_folders(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the run folders at or under a directory, and the folders with nothing but event files, both sorted.
+
+    Nothing below a run folder is looked at.
+
+    Raises:
+        RunError: there are neither.
+    """
+    runs, boards = [], []
+    for folder, children, files in os.walk(root):
+        if any(name in files for name in RUN_FILES):
+            runs.append(Path(folder))
+            children.clear()
+        elif has_event_files(files):
+            boards.append(Path(folder))
+        children.sort()
+    if not runs and not boards:
+        raise RunError(
+            f"{root} holds no run (a folder with {' or '.join(RUN_FILES)}, or TensorBoard event files); "
+            "`unimol-scale ladder configs/ladder/sample.yaml` makes a set of them"
+        )
+    return sorted(runs), sorted(boards)

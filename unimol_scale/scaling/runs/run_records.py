@@ -1,0 +1,316 @@
+"""What is known of a finished training run, read from its folder, and which runs may stand in one table. No torch.
+
+A run folder holds summary.json (written when the run ends) and metrics.jsonl (one line a log event). A folder without a
+finished summary is skipped with a note; runs that may not be compared are an error that shows the difference.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.common.metrics_file import Metrics, read_metrics, values_by_step
+from unimol_scale.config import read_yaml
+from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.common.run_files import CONFIG_NAME, DIVERGED_FACTOR, METRICS_NAME, SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
+
+LOSS = "valid/loss"
+RUN_FILES = (SUMMARY_NAME, METRICS_NAME)
+COMPARABLE = ("objective", "objective_sha256", "validation_sha256")
+GROUPS = ("embedding", "atom_track", "pair_track", "heads")
+MEANINGS = {
+    "objective": "objective",
+    "objective_sha256": "the settings of the objective (noise, weights of the loss terms, …)",
+    "validation_sha256": "validation set",
+}
+DECAYED = 0.99  # a learning rate below this share of its peak has begun to decay
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One finished run, at the end of its schedule.
+
+    Attributes:
+        name: of the run; unique in a set.
+        source: where it was read, for messages.
+        size: name of the preset; None when the table does not say.
+        parameters: all parameters.
+        groups: name of a group of parameters (``GROUPS``) → its count; empty when unknown.
+        molecules: molecules seen in training, repeats counted.
+        steps: optimiser steps; None when unknown.
+        global_batch_size: molecules a step; None when unknown.
+        flops: from the run's own log; None when unknown.
+        loss: validation loss at the last step.
+        terms: name of a loss term → its validation loss at the last step.
+        seed: of the run; None when unknown.
+        comparable: settings in which runs of one law must agree.
+        curve: (molecules, validation loss) of every validation, in order.
+        curve_terms: name of a loss term → its validation loss at every entry of ``curve``; terms that some
+            validation did not have are left out.
+        decays: whether the learning rate falls from its peak in the course of the run; None when unknown.
+        skipped: steps that were skipped because their loss or gradient was not finite.
+        damaged_lines: lines of the run's log that could not be read and were left out.
+        weight: how much the run counts in a fit, relative to others.
+        remarks: what whoever fits a law to it should know, each a sentence.
+    """
+
+    name: str
+    source: str
+    parameters: float
+    molecules: float
+    loss: float
+    size: str | None = None
+    groups: Mapping[str, float] = field(default_factory=dict)
+    steps: int | None = None
+    global_batch_size: int | None = None
+    flops: float | None = None
+    terms: Mapping[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    comparable: Mapping[str, str] = field(default_factory=dict)
+    curve: tuple[tuple[float, float], ...] = ()
+    curve_terms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    decays: bool | None = None
+    skipped: int = 0
+    damaged_lines: int = 0
+    weight: float = 1.0
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Log:
+    """Curve, curve_terms, decays and damaged_lines of a ``RunRecord``."""
+
+    curve: tuple[tuple[float, float], ...]
+    curve_terms: Mapping[str, tuple[float, ...]]
+    decays: bool | None
+    damaged_lines: int
+
+
+class UnreadableRunError(RunError):
+    """The files of one run are damaged; other runs can be fitted without it."""
+
+
+def read_run_folder(folder: Path) -> RunRecord | str:
+    """Read one run folder.
+
+    Returns:
+        The run, or the reason why it was left out: not finished, diverged, or ended at another step than its settings
+        say.
+
+    Raises:
+        UnreadableRunError: summary.json is damaged or lacks a key, or a file cannot be read.
+    """
+    path = folder / SUMMARY_NAME
+    if not path.is_file():
+        return f"{folder}: left out, it has no {SUMMARY_NAME} yet (still running, or killed)"
+    summary = read_json(path)
+    status = _get(summary, "status", str, path)
+    if status != "finished":
+        return f"{folder}: left out, its status is {status!r}"
+    if _get(summary, "diverged", bool, path):
+        return f"{folder}: left out, it diverged"
+    version = _get(summary, "schema_version", int, path)
+    if version != SUMMARY_SCHEMA_VERSION:
+        raise UnreadableRunError(f"{path}: schema_version is {version}, this program reads {SUMMARY_SCHEMA_VERSION}")
+    final = _get(summary, "final", dict, path)
+    parameters = _get(summary, "parameters", dict, path)
+    prefix = f"{LOSS}/"
+    steps = _get(summary, "steps", int, path)
+    if (planned := _planned_steps(folder / CONFIG_NAME)) not in (None, steps):
+        return (
+            f"{folder}: left out, its {CONFIG_NAME} says {planned} steps and its {SUMMARY_NAME} {steps}, so its last "
+            "loss is not that of a finished schedule"
+        )
+    skipped = _get(summary, "skipped", int, path) if "skipped" in summary else 0
+    log = _read_log(folder)
+    return RunRecord(
+        name=_get(summary, "name", str, path),
+        source=str(folder),
+        size=_get(summary, "size", str, path),
+        parameters=_number(parameters, "total", path),
+        groups={group: _number(parameters, group, path) for group in GROUPS},
+        molecules=_number(summary, "molecules", path),
+        steps=steps,
+        global_batch_size=_get(summary, "global_batch_size", int, path),
+        flops=_number(summary, "flops", path),
+        loss=_number(final, LOSS, path),
+        terms={key[len(prefix) :]: _number(final, key, path) for key in final if key.startswith(prefix)},
+        seed=_get(summary, "seed", int, path),
+        comparable={key: _get(summary, key, str, path) for key in COMPARABLE},
+        curve=log.curve,
+        curve_terms=log.curve_terms,
+        decays=log.decays,
+        skipped=skipped,
+        damaged_lines=log.damaged_lines,
+        remarks=_remarks(summary, folder),
+    )
+
+
+def _planned_steps(path: Path) -> int | None:
+    """Return the steps that a run's config.yaml says it has; None if it does not say."""
+    try:
+        train = read_yaml(path)[0].get("train") if path.is_file() else None
+    except (ConfigError, OSError):
+        return None
+    steps = train.get("steps") if isinstance(train, Mapping) else None
+    return steps if isinstance(steps, int) else None
+
+
+def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    """Return what sets a run apart from one schedule that began with drawn weights, as far as it recorded it."""
+    remarks = []
+    for change in summary.get("settings_changes") or ():
+        if change["curve"] and change["step"]:
+            settings = ", ".join(
+                f"{key} {change['changes'][key][0]} → {change['changes'][key][1]}" for key in change["curve"]
+            )
+            remarks.append(
+                f"{folder}: its settings changed after step {change['step']} ({settings}), so its loss is not that of "
+                "one schedule"
+            )
+    if summary.get("init"):
+        remarks.append(
+            f"{folder}: it began with the weights of {summary['init']['path']}, and its molecules do not count those "
+            "that they had seen"
+        )
+    return tuple(remarks)
+
+
+def _read_log(folder: Path) -> "_Log":
+    """Read what a run logged; the file may lack lines, or be absent: the end of the run stands in its summary."""
+    path = folder / METRICS_NAME
+    try:
+        metrics = read_metrics(path) if path.is_file() else Metrics((), ())
+    except OSError as error:
+        raise UnreadableRunError(f"{path} cannot be read: {error.strerror}") from error
+    molecules = values_by_step(metrics.events, "molecules")
+    keys = {key for event in metrics.events for key in event if key == LOSS or key.startswith(f"{LOSS}/")}
+    logged = {key: values_by_step(metrics.events, key) for key in keys}
+    events = {
+        molecules[step]: {key: values[step] for key, values in logged.items() if step in values}
+        for step in logged.get(LOSS, ())
+        if step in molecules
+    }
+    rates = values_by_step(metrics.events, "lr")
+    curve, terms = curve_of(events)
+    decays = decays_of({molecules[step]: rate for step, rate in rates.items() if step in molecules})
+    return _Log(curve, terms, decays, len(metrics.damaged))
+
+
+def curve_of(
+    events: Mapping[float, Mapping[str, float]],
+) -> tuple[tuple[tuple[float, float], ...], dict[str, tuple[float, ...]]]:
+    """Return curve and curve_terms of a ``RunRecord`` from its validations: molecules → key → loss."""
+    ordered = sorted(events.items())
+    prefix = f"{LOSS}/"
+    names = {key for _, losses in ordered for key in losses if key.startswith(prefix)}
+    whole = sorted(key for key in names if all(key in losses for _, losses in ordered))
+    terms = {key[len(prefix) :]: tuple(losses[key] for _, losses in ordered) for key in whole}
+    return tuple((molecules, losses[LOSS]) for molecules, losses in ordered), terms
+
+
+def diverged(curve: Sequence[tuple[float, float]]) -> bool:
+    """Return whether the last loss of a curve is not finite or far above its lowest."""
+    last = curve[-1][1]
+    lowest = min((loss for _, loss in curve if math.isfinite(loss)), default=math.nan)
+    return not math.isfinite(last) or last > DIVERGED_FACTOR * lowest
+
+
+def decays_of(rates: Mapping[float, float]) -> bool | None:
+    """Return whether a learning rate, molecules → rate, ends below its peak; None without any."""
+    if not rates:
+        return None
+    return rates[max(rates)] < DECAYED * max(rates.values())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file of a run holds.
+
+    Raises:
+        UnreadableRunError: it cannot be read, or holds something else.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadableRunError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRunError(
+            f"{path} is not JSON: {error}; delete it and run the training again to have it rewritten"
+        ) from error
+    if not isinstance(tree, dict):
+        raise UnreadableRunError(f"{path} must hold an object, not a {type(tree).__name__}")
+    return tree
+
+
+def _get(tree: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:  # noqa: ANN401
+    if key not in tree:
+        raise UnreadableRunError(f"{path} lacks the key {key!r}")
+    value = tree[key]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UnreadableRunError(f"{path}: {key!r} is {value!r}, not of type {kind.__name__}")
+    return value
+
+
+def _number(tree: Mapping[str, Any], key: str, path: Path) -> float:
+    value = tree.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UnreadableRunError(f"{path}: {key!r} must be a number, not {value!r}")
+    return float(value)
+
+
+def check_comparable(records: Sequence[RunRecord]) -> None:
+    """Check that runs can stand in one table.
+
+    Raises:
+        RunError: two runs differ in objective, noise or validation set, have one name, or are one run twice.
+    """
+    first = records[0]
+    names: dict[str, RunRecord] = {}
+    contents: dict[tuple[object, ...], RunRecord] = {}
+    for record in records:
+        for key in COMPARABLE:
+            ours, theirs = first.comparable.get(key), record.comparable.get(key)
+            if ours != theirs:
+                raise RunError(
+                    f"runs that differ in {key} cannot share a law, for their losses are of different things "
+                    f"({MEANINGS[key]}): {first.source} has {ours or 'no word of it'}, {record.source} has "
+                    f"{theirs or 'no word of it'}{_setting_that_differs(first, record)}; fit them separately by naming "
+                    "the run folders"
+                )
+        # A table without seeds can hold two runs of one size and budget; only an equal loss makes them the same run.
+        told_apart = record.seed if record.seed is not None else record.loss
+        content = (record.parameters, record.molecules, record.steps, told_apart)
+        for other in (names.get(record.name), contents.get(content)):
+            if other is not None:
+                same = "name" if other.name == record.name else "size, budget and seed"
+                along = same == "name" and (other.parameters, other.seed) == (record.parameters, record.seed)
+                hint = ", or use --trajectories if they are points along one run" if along else ""
+                raise RunError(
+                    f"duplicate run: {other.source} and {record.source} have the same {same}; leave one out{hint}"
+                )
+        names[record.name] = record
+        contents[content] = record
+
+
+def _setting_that_differs(one: RunRecord, two: RunRecord) -> str:
+    """Return the differing settings of the objectives, from the runs' config.yaml, or "" where those do not tell."""
+    settings = []
+    for record in (one, two):
+        path = Path(record.source) / CONFIG_NAME
+        try:
+            objective = read_yaml(path)[0].get("objective") if path.is_file() else None
+        except (ConfigError, OSError):
+            objective = None
+        settings.append(_flat(objective) if isinstance(objective, Mapping) else {})
+    ours, theirs = settings
+    both = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
+    return f" (objective.{both[0]}: {ours[both[0]]} against {theirs[both[0]]})" if both else ""
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
