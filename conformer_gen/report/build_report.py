@@ -6,10 +6,10 @@ All of it but the picture of the rate depends on the store and its failures alon
 from collections.abc import Iterable
 from pathlib import Path
 
-from conformer_gen.report.pictures import ORIGIN_LABELS, STEREO_LABELS, draw_all
-from conformer_gen.report.rates import read_rates
-from conformer_gen.report.tallies import Tallies, tally
-from conformer_gen.selection.selection import Selection, read_selection
+from conformer_gen.report.pictures import ORIGIN_LABELS, STAGE_LABELS, STEREO_LABELS, draw_all
+from conformer_gen.report.stage_rates import read_rates
+from conformer_gen.report.store_counts import StoreCounts, count_store
+from conformer_gen.selection.selected_rows import Selection, read_selection
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.progress import SAMPLES_NAME
 from unimol_scale.store.manifest import Manifest
@@ -31,12 +31,12 @@ def write_report(store: Store, failures: Path, work: Path) -> None:
     """
     selection = read_selection(work)
     assert selection is not None, "a store is assembled from a selection"
-    tallies = tally(store, failures)
-    pictures = draw_all(tallies, selection, read_rates(work / SAMPLES_NAME), store.path)
-    commit_text(store.path / REPORT_NAME, "\n".join(_report(store.manifest, selection, tallies, pictures)))
+    counts = count_store(store, failures)
+    pictures = draw_all(counts, selection, read_rates(work / SAMPLES_NAME), store.path)
+    commit_text(store.path / REPORT_NAME, "\n".join(_report(store.manifest, selection, counts, pictures)))
 
 
-def _report(manifest: Manifest, selection: Selection, tallies: Tallies, pictures: dict[str, str]) -> Lines:
+def _report(manifest: Manifest, selection: Selection, counts: StoreCounts, pictures: dict[str, str]) -> Lines:
     def picture(name: str) -> Lines:
         return [f"![{pictures[name]}]({name}.png)", ""] if name in pictures else []
 
@@ -44,7 +44,7 @@ def _report(manifest: Manifest, selection: Selection, tallies: Tallies, pictures
         *_summary(manifest),
         "## Splits",
         "",
-        *_splits(manifest, tallies),
+        *_splits(manifest, counts),
         *picture("atoms"),
         "## Elements",
         "",
@@ -57,12 +57,12 @@ def _report(manifest: Manifest, selection: Selection, tallies: Tallies, pictures
         "## Conformers",
         "",
         *picture("origins"),
-        *_conformers(tallies),
+        *_conformers(counts),
         *picture("conformers"),
         "## Failures",
         "",
         *picture("failures"),
-        *_failures(tallies),
+        *_failures(counts),
         *(["## Rate", "", *picture("rate")] if "rate" in pictures else []),
     ]
 
@@ -78,7 +78,7 @@ def _summary(manifest: Manifest) -> Lines:
     ]
 
 
-def _splits(manifest: Manifest, tallies: Tallies) -> Lines:
+def _splits(manifest: Manifest, counts: StoreCounts) -> Lines:
     rows = []
     for name, split in manifest.splits.items():
         atoms, size = (sum(getattr(shard, key) for shard in split.shards) for key in ("atoms", "bytes"))
@@ -86,12 +86,12 @@ def _splits(manifest: Manifest, tallies: Tallies) -> Lines:
         averages = (f"{atoms / each:.1f}", f"{len(split.shards):,}", f"{size / each:,.0f}")
         rows.append((name, f"{split.rows:,}", f"{share:.1%}", *averages))
     header = ("split", "molecules", "share", "atoms each", "shards", "bytes each")
-    if not tallies.valid_scaffolds:
+    if not counts.valid_scaffolds:
         return _table(header, rows)
-    both = f"{tallies.shared_scaffolds:,}" if tallies.shared_scaffolds else "none"
+    both = f"{counts.shared_scaffolds:,}" if counts.shared_scaffolds else "none"
     return [
         *_table(header, rows),
-        f"valid has {tallies.valid_scaffolds:,} Murcko scaffolds, {both} of them also in train.",
+        f"valid has {counts.valid_scaffolds:,} Murcko scaffolds, {both} of them also in train.",
         "",
     ]
 
@@ -117,14 +117,14 @@ def _duplicates(selection: Selection) -> Lines:
     ]
 
 
-def _conformers(tallies: Tallies) -> Lines:
-    counts = tallies.conformers
-    average = sum(k * n for k, n in counts.items()) / sum(counts.values())
-    origins = [(ORIGIN_LABELS[origin], f"{n:,}") for origin, n in tallies.origins.items()]
-    stereo = [(STEREO_LABELS[kind], f"{n:,}") for kind, n in tallies.stereo.items()]
+def _conformers(counts: StoreCounts) -> Lines:
+    molecules = counts.conformers
+    average = sum(k * n for k, n in molecules.items()) / sum(molecules.values())
+    origins = [(ORIGIN_LABELS[origin], f"{n:,}") for origin, n in counts.origins.items()]
+    stereo = [(STEREO_LABELS[kind], f"{n:,}") for kind, n in counts.stereo.items()]
     return [
-        f"{min(counts)} to {max(counts)} conformers a molecule, {average:.2f} on average."
-        if max(counts) > 1
+        f"{min(molecules)} to {max(molecules)} conformers a molecule, {average:.2f} on average."
+        if max(molecules) > 1
         else "One conformer a molecule.",
         "",
         *_table(("made by", "conformers"), origins),
@@ -132,15 +132,17 @@ def _conformers(tallies: Tallies) -> Lines:
     ]
 
 
-def _failures(tallies: Tallies) -> Lines:
-    rows = [
-        (cause.stage, cause.reason, f"{cause.rows:,}", _code(cause.id), _code(cause.smiles), _cell(cause.detail))
-        for cause in tallies.causes[:MOST_CAUSES]
-    ]
-    left = len(tallies.causes) - len(rows)
+def _failures(counts: StoreCounts) -> Lines:
+    rows = []
+    for cause in counts.causes[:MOST_CAUSES]:
+        first = _code(cause.id), _code(cause.smiles), _cell(cause.detail)
+        rows.append((STAGE_LABELS[cause.stage], cause.reason, f"{cause.rows:,}", *first))
+    left = len(counts.causes) - len(rows)
     rarer = f" {left} rarer causes are only there." if left else ""
+    renamed = [cause.stage for cause in counts.causes if cause.stage != STAGE_LABELS[cause.stage]]
+    named = f" The stage that makes conformers is called {renamed[0]} there." if renamed else ""
     return [
-        f"Every failed row is in failures.parquet, with its reason.{rarer}",
+        f"Every failed row is in failures.parquet, with its reason.{rarer}{named}",
         "",
         *_table(("stage", "reason", "rows", "the first", "SMILES", "detail"), rows),
     ]

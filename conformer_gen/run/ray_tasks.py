@@ -14,13 +14,13 @@ from typing import Any, Generic, TypeVar
 import ray
 import ray.exceptions
 
-from conformer_gen.chemistry import watch
+from conformer_gen.run import watchdog
 from conformer_gen.run.jobs import Job, bisect, hint_path
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError, UnimolScaleError
 
 # Tasks after which Ray starts a fresh process, since RDKit's memory creeps. A fresh process takes two seconds to import
-# what it needs: nothing beside twenty tasks of embedding, as much as twenty tasks of curation.
+# what it needs: nothing beside twenty tasks of conformers, as much as twenty tasks of curation.
 CALLS_PER_PROCESS, LIGHT_CALLS_PER_PROCESS = 20, 400
 RETRIES = 10  # of one task after a lost node or a full memory
 DEATHS_ALLOWED = 2
@@ -153,7 +153,7 @@ class Stage:
         return 0
 
     def _node_of(self, job: Job) -> str | None:
-        hint = watch.read_hint(hint_path(self._work, self._name, job.piece))
+        hint = watchdog.read_hint(hint_path(self._work, self._name, job.piece))
         return hint.node if hint else None
 
     def _retry(self, job: Job, error: Exception) -> None:
@@ -165,7 +165,7 @@ class Stage:
         self._returned.append(dataclasses.replace(job, retries=job.retries + 1))
 
     def _died(self, job: Job, why: str) -> None:
-        hint = watch.read_hint(hint_path(self._work, self._name, job.piece))
+        hint = watchdog.read_hint(hint_path(self._work, self._name, job.piece))
         if len(job.positions) > 1:
             self._returned.extend(bisect(job, hint.position if hint else None))
             return
@@ -203,7 +203,7 @@ def _run_watched(
 ) -> int:
     """Run ``function(work, job, starting)`` under a watch, in a worker process of Ray."""
     node = ray.get_runtime_context().get_node_id()
-    with watch.Watch(hint_path(work, name, job.piece), limit_s, memory, node) as watched:
+    with watchdog.Watchdog(hint_path(work, name, job.piece), limit_s, memory, node) as watched:
         return function(work, job, watched.starting)
 
 

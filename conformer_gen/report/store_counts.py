@@ -35,7 +35,7 @@ class Cause:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tallies:
+class StoreCounts:
     """What the tables and pictures of a report show.
 
     Attributes:
@@ -62,7 +62,7 @@ class Tallies:
     causes: tuple[Cause, ...]
 
 
-def tally(store: Store, failures: Path) -> Tallies:
+def count_store(store: Store, failures: Path) -> StoreCounts:
     """Read the store shard by shard and count.
 
     Args:
@@ -84,7 +84,7 @@ def tally(store: Store, failures: Path) -> Tallies:
                 valid = np.union1d(valid, batch["scaffold"].to_numpy())
             else:
                 shared = np.union1d(shared, np.intersect1d(batch["scaffold"].to_numpy(), valid))
-    return Tallies(
+    return StoreCounts(
         sizes={
             name: {int(size): count for size, count in split.size_histogram.items()}
             for name, split in store.manifest.splits.items()
@@ -122,7 +122,7 @@ def energy_histogram(energy: Float32, offsets: Int32) -> Int64:
         offsets: [B + 1] first conformer of each molecule.
 
     Returns:
-        [50] as ``Tallies.energies``.
+        [50] as ``StoreCounts.energies``.
     """
     lengths = np.diff(offsets)
     lowest = np.minimum.reduceat(energy, offsets[:-1]) if len(lengths) else np.empty(0, np.float32)

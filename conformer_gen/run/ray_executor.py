@@ -5,6 +5,7 @@ The driver plans and watches; tasks write files and return counts.
 
 import contextlib
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Iterator
@@ -14,15 +15,14 @@ from typing import Any
 import ray
 import ray.exceptions
 
-import unimol_scale
+from conformer_gen import config as build_config
 from conformer_gen.config import BuildConfig
-from conformer_gen.run import assemble, worker
-from conformer_gen.run.jobs import Job
-from conformer_gen.run.ray_stage import Stage, run_all, run_light_watched, run_watched
-from conformer_gen.run.stages import StageWork
+from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
+from conformer_gen.run.ray_tasks import Stage, run_all, run_light_watched, run_watched
 from conformer_gen.selection.pieces import CURATED
 from conformer_gen.selection.ray_selection import select
-from conformer_gen.selection.selection import Selection
+from conformer_gen.selection.selected_rows import Selection
+from unimol_scale import config as strict
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError
 
@@ -32,7 +32,7 @@ IN_FLIGHT_PER_CPU = 3  # enough that no worker waits for the driver
 
 
 @contextlib.contextmanager
-def on_ray(config: BuildConfig) -> Iterator["OnRay"]:
+def on_ray(config: BuildConfig) -> Iterator["RayExecutor"]:
     """Start a quiet local Ray, or join the cluster of the configuration, while the block runs.
 
     The nodes of a cluster get this very code; what it imports, RDKit first of all, they must have.
@@ -46,8 +46,7 @@ def on_ray(config: BuildConfig) -> Iterator["OnRay"]:
     address = config.ray_address
     try:
         if address:
-            packages = [str(Path(worker.__file__).parent), str(Path(unimol_scale.__file__).parent)]
-            ray.init(address=address, runtime_env={"py_modules": packages}, **common)
+            ray.init(address=address, runtime_env={"py_modules": _packages()}, **common)
         else:
             ray.init(
                 address="local",
@@ -60,7 +59,7 @@ def on_ray(config: BuildConfig) -> Iterator["OnRay"]:
         where = f" at {address}" if address else ""
         raise StoreError(f"Ray does not start{where}: {error}") from error
     try:
-        yield OnRay(config)
+        yield RayExecutor(config)
     except ray.exceptions.OutOfDiskError as error:
         raise StoreError(
             f"Ray has no room {RAY_FILES}: make room and run the same command again, it resumes"
@@ -69,7 +68,12 @@ def on_ray(config: BuildConfig) -> Iterator["OnRay"]:
         ray.shutdown()
 
 
-class OnRay:
+def _packages() -> list[str]:
+    """Return the folders of both packages, which every worker needs."""
+    return [str(Path(inspect.getfile(module)).parent) for module in (build_config, strict)]
+
+
+class RayExecutor:
     """Runs the jobs of a build on the Ray of ``on_ray``."""
 
     def __init__(self, config: BuildConfig) -> None:
@@ -77,7 +81,12 @@ class OnRay:
         self._max_in_flight = IN_FLIGHT_PER_CPU * int(ray.cluster_resources().get("CPU", 1))
 
     @property
-    def run_all(self) -> assemble.Runner:
+    def show(self) -> ShowProgress:
+        """What shows how far a stage is."""
+        return StageProgress
+
+    @property
+    def run_all(self) -> UnorderedMap:
         """What runs the jobs of assembly."""
         return functools.partial(run_all, max_in_flight=self._max_in_flight, memory=self._config.task_bytes)
 

@@ -11,6 +11,9 @@ from unimol_scale.store.schema import Float64
 
 # A task ends with all of its molecules at once: windows of a few tasks, or the rate would be a comb.
 SAMPLES_A_WINDOW, MOST_WINDOWS = 3, 80
+# What samples call the stages, and what those of earlier versions did.
+CURATING, GENERATING = "curating", "generating conformers"
+FORMER_NAMES = {"embedding": GENERATING}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ def read_rates(path: Path) -> list[StageRate]:
             case {"seconds": int() | float() as seconds, "stage": str() as stage, "molecules": int() | float() as done}:
                 run += seconds < clock
                 clock = seconds
-                stages.setdefault(stage, _Samples()).add(run, clock, int(done))
+                stages.setdefault(FORMER_NAMES.get(stage, stage), _Samples()).add(run, clock, int(done))
     return [_windows(stage, samples) for stage, samples in stages.items() if samples.seconds[-1] > 0]
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from ray import exceptions
 
-from conformer_gen.chemistry.watch import HINT
-from conformer_gen.run import ray_stage
+from conformer_gen.run import ray_tasks
 from conformer_gen.run.jobs import Job, hint_path
-from conformer_gen.run.ray_stage import Stage, run_all
+from conformer_gen.run.ray_tasks import Stage, run_all
+from conformer_gen.run.watchdog import HINT
 from conformer_gen.selection.pieces import Piece
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError
@@ -27,10 +27,10 @@ class ScriptedRay:
         self.results: dict[str, Result] = {}
         self.jobs: list[Job] = []
         self._script, self._names = script, (f"task {number}" for number in itertools.count())
-        monkeypatch.setattr(ray_stage.ray, "wait", lambda references, **_: (references[:1], references[1:]))
-        monkeypatch.setattr(ray_stage.ray, "get", self.get)
-        monkeypatch.setattr(ray_stage, "POLL_S", 0.001)
-        monkeypatch.setattr(ray_stage, "NODE_LOSS_S", 0.05)
+        monkeypatch.setattr(ray_tasks.ray, "wait", lambda references, **_: (references[:1], references[1:]))
+        monkeypatch.setattr(ray_tasks.ray, "get", self.get)
+        monkeypatch.setattr(ray_tasks, "POLL_S", 0.001)
+        monkeypatch.setattr(ray_tasks, "NODE_LOSS_S", 0.05)
 
     def submit(self, job: Job) -> str:
         name = next(self._names)
@@ -94,7 +94,7 @@ def test_a_molecule_that_kills_its_worker_is_found_and_buried(
 
     ray = ScriptedRay(monkeypatch, script)
     assert run(ray, tmp_path, [job_of(range(10)), job_of(range(10, 12))], live) == (12, [((7,), why)])
-    assert [job.positions for job in ray.jobs].count((7,)) == ray_stage.DEATHS_ALLOWED
+    assert [job.positions for job in ray.jobs].count((7,)) == ray_tasks.DEATHS_ALLOWED
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_node_whose_loss_is_noticed_late_clears_the_molecule(tmp_path: Path, m
         return death or 1
 
     ray = ScriptedRay(monkeypatch, script)
-    monkeypatch.setattr(ray_stage.time, "sleep", lambda _: live.discard(GONE))
+    monkeypatch.setattr(ray_tasks.time, "sleep", lambda _: live.discard(GONE))
     assert run(ray, tmp_path, [job_of(range(3, 4))], live) == (1, [])
 
 
@@ -169,7 +169,7 @@ def test_jobs_are_read_as_room_allows_and_lost_ones_run_again(monkeypatch: pytes
             read.append(number)
             yield number
 
-    monkeypatch.setattr(ray_stage, "_call", Call)
+    monkeypatch.setattr(ray_tasks, "_call", Call)
     results = run_all(abs, jobs(), max_in_flight=2, memory=1)
     first = next(results)
     assert len(read) <= 4

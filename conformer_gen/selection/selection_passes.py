@@ -1,7 +1,7 @@
 """What only the whole set can tell: first occurrences, scaffold sizes, sample and validation split. Imports no Ray.
 
 Four passes over hashes of all rows (32 bytes each, never the molecules). Each pass is a function of a slice of the set,
-dealt into buckets by a hash, so that memory holds one bucket at a time; a ``Runner`` brings the slices together.
+dealt into buckets by a hash, so that memory holds one bucket at a time; a ``SliceRunner`` brings the slices together.
 
     curated files   → by molecule → distinct/: the first row with each key in the source's order
     distinct/       → by scaffold → ranked/:   its molecules in their order of sampling, with their scores
@@ -39,7 +39,7 @@ from conformer_gen.selection.sampling import (
     unit_interval,
 )
 from conformer_gen.selection.scaffolds import Scaffolds, runs, starts_of_runs
-from conformer_gen.selection.selection import SELECTED, Selection, commit_part, commit_selection
+from conformer_gen.selection.selected_rows import SELECTED, Selection, commit_part, commit_selection
 from conformer_gen.sources.reader import label_units
 from unimol_scale.common.files import commit_file
 
@@ -53,7 +53,7 @@ RANK_STREAM, SAMPLE_STREAM, SPLIT_STREAM = 1, 2, 3
 HASHES = pa.schema({"chunk": pa.int64(), "position": pa.int32(), "key": pa.uint64(), "scaffold": pa.uint64()})
 
 
-class Runner(Protocol):
+class SliceRunner(Protocol):
     """Applies functions to slices of the set, here or elsewhere, in any order."""
 
     def each(self, function: Callable[[T], pa.Table], items: Sequence[T]) -> Iterator[pa.Table]:
@@ -87,7 +87,7 @@ class InProcess:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Split:
+class ValidationGroups:
     """Which groups are for validation: those no larger than ``largest`` that are in the cut."""
 
     cut: Cut = NOTHING
@@ -110,7 +110,7 @@ class Passes:
     bucket_rows: int = BUCKET_ROWS
     largest_window: int = LARGEST_WINDOW
 
-    def run(self, runner: Runner) -> Selection:
+    def run(self, runner: SliceRunner) -> Selection:
         """Select, leaving the parts and the summary on disk; what an unfinished earlier run left is removed first."""
         shutil.rmtree(self.work / SELECTED, ignore_errors=True)
         num_read, num_rejected, num_distinct, conflicts, num_left_out = self._deduplicate(runner)
@@ -161,7 +161,7 @@ class Passes:
         path = self._folder(name) / f"{table[BUCKET][0].as_py():06d}.parquet"
         commit_file(path, lambda temporary: pq.write_table(table.drop_columns(BUCKET), temporary))
 
-    def _deduplicate(self, runner: Runner) -> tuple[int, int, int, Conflicts, int]:
+    def _deduplicate(self, runner: SliceRunner) -> tuple[int, int, int, Conflicts, int]:
         """Keep the first row of each key.
 
         Returns:
@@ -201,7 +201,7 @@ class Passes:
         first = np.array([at for place in places for at in place], np.int64).reshape(-1, 4)
         return totals[0], totals[1], totals[2], Conflicts.of(totals[4], first), totals[3]
 
-    def _rank(self, runner: Runner, num_distinct: int) -> None:
+    def _rank(self, runner: SliceRunner, num_distinct: int) -> None:
         """Put the molecules of each scaffold together, and give them the scores by which they are sampled."""
         buckets = self.num_buckets(num_distinct)
         seed, temperature = self.config.seed, self.config.curate.temperature
@@ -240,7 +240,7 @@ class Passes:
             return table
         return table.filter(pa.array(sample.chosen(table["score"].to_numpy(), table["key"].to_numpy())))
 
-    def _scaffolds(self, runner: Runner, sample: Cut) -> Scaffolds:
+    def _scaffolds(self, runner: SliceRunner, sample: Cut) -> Scaffolds:
         def count(path: str) -> pa.Table:
             return Scaffolds.of(self._sampled(path, sample)).to_table()
 
@@ -257,7 +257,7 @@ class Passes:
         _, _, sizes = runs(scaffolds)
         return scaffolds, np.repeat(sizes, sizes)
 
-    def _split(self, runner: Runner, sample: Cut, scaffolds: Scaffolds, num_kept: int) -> Split:
+    def _split(self, runner: SliceRunner, sample: Cut, scaffolds: Scaffolds, num_kept: int) -> ValidationGroups:
         """Choose groups for validation: in the order of a hash, while they fit into what is left of the budget.
 
         The budget is ``valid_fraction`` of the molecules, at least one group, where there are two.
@@ -265,7 +265,7 @@ class Passes:
         by_scaffold = self.config.curate.split == "scaffold"
         fraction, seed = self.config.curate.valid_fraction, self.config.seed
         if fraction == 0 or (scaffolds.number if by_scaffold else num_kept) < 2:
-            return Split()
+            return ValidationGroups()
         smallest = min(scaffolds.sizes) if by_scaffold else 1
         budget = max(smallest, round(fraction * num_kept))
         largest = max(smallest, budget // LARGEST_SCAFFOLD_SHARE)
@@ -276,9 +276,11 @@ class Passes:
             small = sizes[first] <= largest
             return Items(scores=mix(names[small], seed, SPLIT_STREAM), names=names[small], weights=sizes[first][small])
 
-        return Split(cut=fill(self._spread(runner, candidates), budget, self.largest_window), largest=largest)
+        return ValidationGroups(
+            cut=fill(self._spread(runner, candidates), budget, self.largest_window), largest=largest
+        )
 
-    def _write(self, runner: Runner, sample: Cut, split: Split) -> tuple[int, int]:
+    def _write(self, runner: SliceRunner, sample: Cut, split: ValidationGroups) -> tuple[int, int]:
         """Write the parts; return how many rows they have and how many of them are for validation."""
         chunks_per_part = max(1, self.bucket_rows // self.config.task_size)
         seed = self.config.seed
@@ -298,7 +300,7 @@ class Passes:
         counts = list(runner.shuffle(read, self._files(RANKED), reduce, buckets))
         return _total(counts, "rows"), _total(counts, "valid")
 
-    def _spread(self, runner: Runner, items: Callable[[str], Items]) -> "Spread":
+    def _spread(self, runner: SliceRunner, items: Callable[[str], Items]) -> "Spread":
         return Spread(runner=runner, files=self._files(RANKED), items=items)
 
 
@@ -337,7 +339,7 @@ def _total(tables: Iterable[pa.Table], name: str) -> int:
 class Spread:
     """Items of many files as one collection."""
 
-    runner: Runner
+    runner: SliceRunner
     files: Sequence[str]
     items: Callable[[str], Items]
 

@@ -1,6 +1,6 @@
-"""Where the atoms of a molecule are put: ETKDGv3, force fields, the 2D depiction. Imports RDKit.
+"""Coordinates from RDKit on CPUs: ETKDGv3, force fields, the 2D depiction. Imports RDKit.
 
-ETKDGv3 (Wang, Witek, Landrum, Riniker 2020), then MMFF94, else UFF where MMFF94 has no parameters, else the embedded
+ETKDGv3 (Wang, Witek, Landrum, Riniker 2020), then MMFF94, else UFF where MMFF94 has no parameters, else ETKDG's
 geometry as it is.
 """
 
@@ -19,12 +19,12 @@ from unimol_scale.store.schema import ConformerOrigin, Float32, Float64, UInt8
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
-    """One way to start the embedder.
+class EtkdgStart:
+    """One kind of start for ETKDG.
 
     Attributes:
         random: from random coordinates, which saves what distance geometry cannot start.
-        spread: keep the neighbours of atoms with many of them apart. The embedder knows no octahedron: around the
+        spread: keep the neighbours of atoms with many of them apart. ETKDG knows no octahedron: around the
             phosphorus of PF6⁻ it puts fluorines upon each other.
         reseed: added to the seed.
     """
@@ -34,14 +34,14 @@ class Start:
     reseed: int = 0
 
 
-FIRST_STARTS = (Start(), Start(random=True))
+FIRST_STARTS = (EtkdgStart(), EtkdgStart(random=True))
 # For molecules whose atoms clash: a conformer of the first starts was found, and is none.
 OTHER_STARTS = (
-    Start(spread=True),
-    Start(random=True, spread=True, reseed=1),
-    Start(reseed=1),
-    Start(random=True, reseed=2),
-    Start(random=True, spread=True, reseed=3),
+    EtkdgStart(spread=True),
+    EtkdgStart(random=True, spread=True, reseed=1),
+    EtkdgStart(reseed=1),
+    EtkdgStart(random=True, reseed=2),
+    EtkdgStart(random=True, spread=True, reseed=3),
 )
 CROWDED_NEIGHBOURS, SPREAD_ANGLE, CHELATE_ANGLE = 4, 75.0, 55.0  # degrees; a ring of four holds two neighbours nearer
 
@@ -53,14 +53,14 @@ def place(
     attempts: int,
     timeout_s: int,
     seed: int,
-    starts: Sequence[Start] = FIRST_STARTS,
+    starts: Sequence[EtkdgStart] = FIRST_STARTS,
 ) -> str:
-    """Embed in place, from one start after another until there is a conformer.
+    """Give a molecule conformers by ETKDG, in place, from one start after another until there is one.
 
     Args:
         full: the molecule with its hydrogens.
         conformers: wanted.
-        attempts: of the embedder for each conformer, from each kind of start.
+        attempts: of ETKDG for each conformer, from each kind of start.
         timeout_s: seconds for one kind of start.
         seed: 31 bits.
         starts: in their order.

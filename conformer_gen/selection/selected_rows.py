@@ -1,4 +1,4 @@
-"""What was selected between curation and embedding, on disk and in memory. Imports Arrow and NumPy.
+"""The rows that were selected for the store, on disk and in memory. Imports Arrow and NumPy.
 
 selected/part-NNNNNN.parquet    chunk, position, valid of every selected row, in that order over all parts;
                                 no chunk lies in two parts

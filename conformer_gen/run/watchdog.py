@@ -20,10 +20,10 @@ STATUS = Path("/proc/self/status")
 
 
 class Starting(Protocol):
-    """What ``Watch.starting`` is to those that call it."""
+    """What ``Watchdog.starting`` is to those that call it."""
 
-    def __call__(self, position: int, molecules: int = 1) -> None:
-        """Tell that work begins at a position, or at NOWHERE on that many molecules together."""
+    def __call__(self, position: int | None, molecules: int = 1) -> None:
+        """Tell that work begins at a position, or without one on that many molecules together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Hint:
     node: str
 
 
-class Watch:
+class Watchdog:
     """Notes the molecule that a worker is at, kills the worker when it hangs there, and caps the task's memory.
 
     Args:
@@ -50,7 +50,7 @@ class Watch:
     def __init__(self, path: Path, limit_s: float, memory: int | None, node: str = "") -> None:
         self._path, self._limit_s, self._memory, self._node = path, limit_s, memory, node.encode()
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "Watchdog":
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         self._note(NOWHERE)
@@ -70,9 +70,9 @@ class Watch:
         if kind is None or not issubclass(kind, MemoryError):
             self._path.unlink(missing_ok=True)
 
-    def starting(self, position: int, molecules: int = 1) -> None:
-        """Note the molecule, or NOWHERE for many together, and restart the clock."""
-        self._note(position)
+    def starting(self, position: int | None, molecules: int = 1) -> None:
+        """Note the molecule, or none for many together, and restart the clock."""
+        self._note(NOWHERE if position is None else position)
         signal.setitimer(signal.ITIMER_REAL, self._limit_s * min(molecules, LIMITS_OF_MANY))
 
     def _note(self, position: int) -> None:
@@ -94,5 +94,5 @@ def read_hint(path: Path) -> Hint | None:
     return Hint(position, began, node.rstrip(b"\0").decode())
 
 
-def ignore_start(position: int, molecules: int = 1) -> None:
-    """Watch nothing."""
+def ignore_start(position: int | None, molecules: int = 1) -> None:
+    """Watchdog nothing."""

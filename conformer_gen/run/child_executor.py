@@ -1,6 +1,6 @@
 """A build's jobs without Ray: one after the other, in a child process of this one, for builds that are soon done.
 
-Starting Ray takes longer than embedding some hundreds of molecules. Molecules that kill the child, hang in it or take
+Starting Ray takes longer than making some hundreds of conformers. Molecules that kill the child, hang in it or take
 all its memory are found as on Ray, and what is written is the same to the byte. The child is a fresh interpreter: a
 fork of a process with threads, of Ray or PyTorch say, may wait for ever for a lock that no thread of its own holds.
 """
@@ -22,15 +22,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from conformer_gen.chemistry import watch
-from conformer_gen.chemistry.watch import Starting
 from conformer_gen.config import BuildConfig
-from conformer_gen.run import assemble
-from conformer_gen.run.jobs import Job, bisect, hint_path
-from conformer_gen.run.stages import StageWork
-from conformer_gen.run.worker import Embedder
-from conformer_gen.selection.selection import Selection, read_selection
-from conformer_gen.selection.whole_set import InProcess, Passes
+from conformer_gen.run import watchdog
+from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap, bisect, hint_path
+from conformer_gen.run.watchdog import Starting
+from conformer_gen.run.worker import ConformerGenerator
+from conformer_gen.selection.selected_rows import Selection, read_selection
+from conformer_gen.selection.selection_passes import InProcess, Passes
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError, UnimolScaleError
 
@@ -45,26 +43,26 @@ import sys
 from multiprocessing.connection import Connection
 connection = Connection(int(sys.argv[1]))
 sys.path[:], parent = connection.recv()
-from conformer_gen.run.local_pipeline import serve
+from conformer_gen.run.child_executor import serve
 serve(connection, parent)
 """
 
 
-def suits(config: BuildConfig, num_rows: int, embedder: Embedder) -> bool:
-    """Return whether a build of so many rows is done sooner without Ray, and can be: a child must find the embedder."""
-    wants_ray = config.ray_address is not None or config.embed.engine == "nvmolkit"
-    return not wants_ray and num_rows * config.embed.conformers <= FEW_CONFORMERS and _is_importable(embedder)
+def suits(config: BuildConfig, num_rows: int, generator: ConformerGenerator) -> bool:
+    """Return whether a build of so many rows is done sooner in a child, which must be able to import the generator."""
+    wants_ray = config.ray_address is not None or config.conformers.engine == "nvmolkit"
+    return not wants_ray and num_rows * config.conformers.count <= FEW_CONFORMERS and _is_importable(generator)
 
 
-def _is_importable(embedder: Embedder) -> bool:
+def _is_importable(generator: ConformerGenerator) -> bool:
     try:
-        pickle.dumps(embedder)
+        pickle.dumps(generator)
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
-    return getattr(embedder, "__module__", "") != "__main__"
+    return getattr(generator, "__module__", "") != "__main__"
 
 
-class InChild:
+class ChildExecutor:
     """Runs the jobs of a build in a child process, one at a time; another one takes the place of one that died.
 
     Use it as a context, at whose end the child ends.
@@ -74,7 +72,7 @@ class InChild:
         self._config = config
         self._child: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> "InChild":
+    def __enter__(self) -> "ChildExecutor":
         self._start()
         return self
 
@@ -97,7 +95,12 @@ class InChild:
             self._child = None
 
     @property
-    def run_all(self) -> assemble.Runner:
+    def show(self) -> ShowProgress:
+        """What shows how far a stage is."""
+        return StageProgress
+
+    @property
+    def run_all(self) -> UnorderedMap:
         """What runs the jobs of assembly: here, since they run none of the chemistry that may not return."""
         return map
 
@@ -118,7 +121,7 @@ class InChild:
             if isinstance(outcome, int):
                 progress.advance(outcome)
                 continue
-            hint = watch.read_hint(hint_path(work, stage.name, job.piece))
+            hint = watchdog.read_hint(hint_path(work, stage.name, job.piece))
             if len(job.positions) > 1:
                 waiting.extendleft(reversed(bisect(job, hint.position if hint else None)))
                 continue
@@ -137,7 +140,7 @@ class InChild:
         self._await_ready()
         cap = self._config.task_bytes if stage.capped else None
         try:
-            self._connection.send(Order(stage.name, stage.task, job, work, self._config.limit_s, cap))
+            self._connection.send(ChildTask(stage.name, stage.task, job, work, self._config.limit_s, cap))
             while not self._connection.poll(POLL_S):
                 progress.tick()
             outcome: int | str | Exception = self._connection.recv()
@@ -161,7 +164,7 @@ class InChild:
             raise StoreError("the process that is to make the conformers does not start; see above for why") from error
 
 
-class Order(NamedTuple):
+class ChildTask(NamedTuple):
     """What a child is asked to do."""
 
     stage: str
@@ -179,19 +182,19 @@ def serve(connection: Connection, parent: int) -> None:
     connection.send(READY)
     while True:
         try:
-            order: Order = connection.recv()
+            order: ChildTask = connection.recv()
         except EOFError:
             return
-        except Exception:  # it has not got a module of the embedder, say
+        except Exception:  # it has not got a module of the generator, say
             connection.send(RuntimeError(f"a task of the build does not arrive:\n{traceback.format_exc()}"))
             continue
         connection.send(_outcome(order))
 
 
-def _outcome(order: Order) -> int | str | Exception:
+def _outcome(order: ChildTask) -> int | str | Exception:
     hint = hint_path(order.work, order.stage, order.job.piece)
     try:
-        with watch.Watch(hint, order.limit_s, order.memory) as watched:
+        with watchdog.Watchdog(hint, order.limit_s, order.memory) as watched:
             return order.task(order.work, order.job, watched.starting)
     except MemoryError:
         return "out_of_memory"
