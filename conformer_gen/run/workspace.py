@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rdkit import rdBase
 
+import unimol_scale.config as strict
 from conformer_gen.chemistry import nvmolkit_engine
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.config import BuildConfig
@@ -20,7 +21,6 @@ from conformer_gen.selection.exclusions import describe_files
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.locations import describe
 from conformer_gen.sources.reader import check_source, has_geometry, label_units, may_lack_geometry
-from unimol_scale import config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text
 from unimol_scale.common.trees import Flat, Tree, as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.errors import StoreError

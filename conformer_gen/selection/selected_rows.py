@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file, commit_text
 
 SELECTED = "selected"
