@@ -1,4 +1,4 @@
-"""The training loop: what happens in which order. Losses belong to the objective, ranks and shards to their own files.
+"""The training loop of a run: steps, logging, validation, checkpoints.
 
 One step reads: batch → vote and counts over all ranks → losses and gradients → finite? → step → log → validate → save.
 Everything that decides what happens next is the same number on every rank, so that all ranks decide alike.
@@ -28,7 +28,7 @@ from unimol_scale.engine.log.profiling import StepProfiler
 from unimol_scale.engine.log.run_log import NoLog, RunLog
 from unimol_scale.engine.log.throughput import Speedometer, matmul_peak, memory_bytes
 from unimol_scale.engine.objective_setup import objective_of, teacher_of
-from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
+from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, sample_completer
 from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
 from unimol_scale.engine.parallel.ranks import Ranks, share_cores
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
@@ -44,7 +44,7 @@ from unimol_scale.engine.run.settings_changes import (
     change_since,
     keep_history,
     recorded_settings,
-    refuse_unearned,
+    refuse_without_steps,
 )
 from unimol_scale.engine.run.stopping import StopRequest
 from unimol_scale.engine.validation import Validation
@@ -82,7 +82,7 @@ class Trainer:
         self._objective = objective_of(config)
         share_cores(ranks, self._objective.count_parameters(config.model).total)
         config = self._config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
-        self._complete = completion(ranks.device, teacher_of(config, ranks.device))
+        self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
             self._objective.corrupt_at,
@@ -170,7 +170,7 @@ class Trainer:
             refuse_newer(before, self._settings, found.path, otherwise)
             refuse_differences(found.meta["settings"], self._settings, found.path)
         self._change = change_since(before, found.step, self._config, self._store.manifest_sha256)
-        refuse_unearned(found, self._config, self._change)
+        refuse_without_steps(found, self._config, self._change)
         self._changes = [*found.meta.get("changes", ()), *([self._change.as_tree()] if self._change else [])]
         return found
 

@@ -1,4 +1,4 @@
-"""The picture of a run, curve.png: losses, their terms, learning rate and gradient norm, drawn from metrics.jsonl.
+"""Draws curve.png, the picture of a run, from metrics.jsonl: losses, their terms, learning rate and gradient norm.
 
 Imports matplotlib (its objects, never pyplot's state). Colours mean the same in every panel: blue is training, pale as
 logged and full as smoothed; red is validation.

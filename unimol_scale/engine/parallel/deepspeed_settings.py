@@ -1,4 +1,4 @@
-"""The DeepSpeed settings of a run: what the run's own configuration decides, and a user's file laid over the rest.
+"""Makes the DeepSpeed settings of a run from its configuration and a file of the user.
 
 What the configuration decides has one source, so a file may repeat it but not change it. Settings under which a run's
 state could not be saved and resumed exactly are refused here, before anything is built.

@@ -1,4 +1,4 @@
-"""How many padded pairs a micro-batch takes where ``data.max_pairs`` is not set: as before, or what memory holds."""
+"""Chooses the padded pairs of a micro-batch if ``data.max_pairs`` is not set: as in the run before, or by memory."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a run would be, in numbers, before it starts: parameters, memory, micro-batches, FLOPs, days, checkpoints.
+"""Plans a run in numbers before it starts: parameters, memory, micro-batches, FLOPs, days, checkpoints.
 
 ``plan_run`` computes them, plan.py says them.
 """

@@ -1,4 +1,4 @@
-"""What the numbers of a plan mean: what is probably not wanted, what bounds the run, and what would make it faster."""
+"""Advice on a plan: settings that are probably wrong, what limits the speed, and what would make the run faster."""
 
 from unimol_scale.engine.planning.plan import SECONDS_A_DAY, Plan
 

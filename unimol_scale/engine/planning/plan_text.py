@@ -1,4 +1,4 @@
-"""What a run would be, said before it starts: one screen of aligned columns."""
+"""Writes a plan as text: one screen of aligned columns."""
 
 import textwrap
 from collections.abc import Iterable

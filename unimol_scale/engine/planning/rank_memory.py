@@ -1,4 +1,4 @@
-"""What the memory of one rank must hold, part by part, and the largest micro-batch that a step can bring.
+"""Computes the memory of one rank, part by part, and the largest micro-batch that can occur.
 
 Weights, gradients and optimizer states follow from the ZeRO stage, DeepSpeed's buffers from its settings, activations
 from the model and the shape of a micro-batch (model/accounting.py). All of it is arithmetic: nothing is allocated.

@@ -1,4 +1,4 @@
-"""The largest micro-batch that a step can bring, run before the first step: memory fails now or never.
+"""Runs the largest micro-batch that can occur before the first step, so that full memory is noticed at the start.
 
 The molecules are made up, not read: carbon chains of the right size need the same memory as real ones, cost no search
 through the store, and are the same on every rank. Shapes: B molecules, A atoms, L labels.

@@ -1,4 +1,4 @@
-"""How long a training step takes: the slowest of compute, memory traffic, host and network.
+"""Estimates the time of a training step: the longest of compute, memory traffic, host and network.
 
 A GPU overlaps the four, so a step takes as long as the longest of them:
 

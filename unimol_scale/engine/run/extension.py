@@ -1,4 +1,4 @@
-"""``--extend STEPS``: a run goes on for more steps than it was begun for, with its own settings.
+"""``--extend STEPS``: continues a run for more steps than it was started with, with the same settings.
 
 How far it is to go is counted from the end of the run, so that the same command, given again after an interruption,
 goes on with the same extension.

@@ -1,4 +1,4 @@
-"""The weights that a run begins with when they are those of another model (``--init``), not drawn.
+"""Loads the initial weights of a run from another model (``--init``).
 
 Only weights are taken: the optimizer is new, the run begins at step 0, and its schedule with the warm-up.
 """

@@ -1,4 +1,4 @@
-"""What a pretraining run is: every setting, resolved from size, files and the command line. Imports no DeepSpeed."""
+"""All settings of a pretraining run, resolved from size, files and the command line. Imports no DeepSpeed."""
 
 import argparse
 import hashlib

@@ -1,4 +1,4 @@
-"""The folder of a run: what it is called inside, whose it is, and the summary of a finished run."""
+"""The folder of a run: its lock, its settings, and the summary of the finished run."""
 
 import fcntl
 import hashlib

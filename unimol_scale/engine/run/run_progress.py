@@ -1,4 +1,4 @@
-"""How far a run is: the counters that travel with every checkpoint."""
+"""The counters of a run, which every checkpoint has."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Requests to stop a run: SIGTERM, SIGUSR1 as batch systems send it, Ctrl-C, a closed terminal, no launcher. No torch.
+"""Notices requests to stop a run: SIGTERM, SIGUSR1, Ctrl-C, a closed terminal, a launcher that is gone. No torch.
 
 A thread of its own hears them, since the main thread may be waiting inside a collective, or for other ranks to come.
 """
