@@ -4,6 +4,7 @@ The tables below are the structure; the tests hold the source files to them. Not
 """
 
 import ast
+import re
 from collections import defaultdict
 
 import pytest
@@ -151,18 +152,18 @@ def test_no_circle_of_imports():
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_is_imported_only_in_its_rooms(library):
-    users = {module for module, names in IMPORTS.everything.items() if library in {n.split(".")[0] for n in names}}
+    users = users_of(library, IMPORTS.everything)
     assert users, "nobody imports it; take the line out"
     strangers = {module for module in users if not any(lies_in(module, place) for place in LIBRARIES[library])}
     assert not strangers
 
 
-def users_of_torch(names_of):
-    return {module for module, names in names_of.items() if "torch" in {name.split(".")[0] for name in names}}
+def users_of(library, names_of):
+    return {module for module, names in names_of.items() if library in {name.split(".")[0] for name in names}}
 
 
 def test_rooms_without_torch_stay_without_torch():
-    graph, torch_users = IMPORTS.graph(), users_of_torch(IMPORTS.everything)
+    graph, torch_users = IMPORTS.graph(), users_of("torch", IMPORTS.everything)
     for module in MODULES:
         if room(module) in WITHOUT_TORCH and module != ABOUT_TORCH:
             ways = reachable(graph, module)
@@ -171,12 +172,23 @@ def test_rooms_without_torch_stay_without_torch():
 
 
 def test_commands_and_the_package_load_without_torch():
-    graph, torch_users = IMPORTS.graph(only_at_load=True), users_of_torch(IMPORTS.at_load)
+    graph, torch_users = IMPORTS.graph(only_at_load=True), users_of("torch", IMPORTS.at_load)
     for module in [*MODULES, f"unimol_scale{LOADED}"]:
         if room(module.removesuffix(LOADED)) in LOAD_NO_TORCH:
             ways = reachable(graph, module)
             found = [" → ".join(ways[user]) for user in sorted(torch_users & ways.keys())]
             assert not found, f"loads torch: {found[0]}"
+
+
+@pytest.mark.parametrize("library", ["torch", "RDKit", "Ray", "DeepSpeed"])
+def test_a_file_that_says_that_it_imports_no_such_library_loads_none(library):
+    graph, users = IMPORTS.graph(only_at_load=True), users_of(library.lower(), IMPORTS.at_load)
+    for module, path in MODULES.items():
+        says = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if re.search(rf"\bno {library}\b", says, re.IGNORECASE):
+            ways = reachable(graph, module)
+            found = [" → ".join(ways[user]) for user in sorted(users & ways.keys())]
+            assert not found, f"says that it imports no {library}: {found[0]}"
 
 
 def test_no_folder_shows_more_files_than_a_reader_takes_in():
