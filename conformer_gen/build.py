@@ -17,6 +17,7 @@ from typing import Any
 from unimol_scale import config as strict
 from unimol_scale.cli.command_line import CommandParser
 from unimol_scale.cli.entry import GOES_ON, run_command
+from unimol_scale.common.trees import merge
 
 
 def build_parser() -> CommandParser:
@@ -70,8 +71,8 @@ def config_tree(arguments: argparse.Namespace) -> tuple[dict[str, Any], strict.O
     given = strict.parse_overrides(arguments.assignments)
     for path, value in flags.items():
         if value is not None:
-            given = strict.merge(given, {path[0]: {path[1]: value} if len(path) == 2 else value})
-    return strict.merge(tree, given), origin.with_given(given)
+            given = merge(given, {path[0]: {path[1]: value} if len(path) == 2 else value})
+    return merge(tree, given), origin.with_given(given)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -88,7 +88,7 @@ def read_selection(work: Path) -> Selection | None:
     if not path.is_file():
         return None
     tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return strict.build(Selection, tree, strict.Origin(name=str(path)))
+    return strict.build(Selection, tree, strict.Origin(name=str(path), recorded=True))
 
 
 def commit_part(work: Path, number: int, rows: pa.Table) -> None:

@@ -8,7 +8,7 @@ import signal
 import pytest
 import yaml
 
-from tests.helpers.plain_training import pretraining, small_store
+from tests.helpers.plain_training import Unheard, pretraining, small_store, unfinish
 from tests.helpers.ranks import losses
 from unimol_scale.checkpoints.run.published import content_hash
 from unimol_scale.checkpoints.weights import from_pretrained
@@ -36,28 +36,9 @@ def finished(store, tmp_path_factory):
     return run
 
 
-class Unheard:
-    """In place of pytest's capture, which a fixture of the module cannot have."""
-
-    def readouterr(self):
-        return self
-
-    out = err = ""
-
-
 @pytest.fixture
 def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def unfinish(run, step):
-    """Leave of a run what it was after some step."""
-    (run / "summary.json").unlink()
-    shutil.rmtree(run / "model")
-    for folder in (run / "checkpoints").glob("step-*"):
-        if int(folder.name[5:]) > step:
-            shutil.rmtree(folder)
-    assert (run / "checkpoints" / f"step-{step:08d}").is_dir()
 
 
 def read(run, name="summary.json"):

@@ -22,6 +22,7 @@ from unimol_scale.checkpoints.run import published
 from unimol_scale.checkpoints.run.published import CheckpointInfo
 from unimol_scale.checkpoints.run.trained import read_weights, trained_model, weights_reader
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
+from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
 from unimol_scale.common.run_files import CONFIG_NAME as RUN_CONFIG_NAME
 from unimol_scale.common.run_files import FINETUNED_NAME, MODEL_FOLDER
@@ -64,12 +65,6 @@ class PretrainedConfig:
     heads: Heads
     weights_bytes: int
     weights_sha256: str
-
-    def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise ConfigError(
-                f"format_version {self.format_version} is not {FORMAT_VERSION}, the one this version reads"
-            )
 
 
 def from_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
@@ -285,8 +280,10 @@ def read_config(directory: Path) -> PretrainedConfig:
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} must hold a mapping of keys to values")
+    if problem := version_problem(tree.get("format_version"), FORMAT_VERSION):
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME}: {problem}")
     try:
-        return build(PretrainedConfig, tree, Origin(name=str(path)))
+        return build(PretrainedConfig, tree, Origin(name=str(path), recorded=True))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {directory}: {error}") from error
 

@@ -35,10 +35,10 @@ from unimol_scale.engine.parallel.ranks import Ranks, share_cores
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.run.initial_weights import initial_weights
-from unimol_scale.engine.run.resume import refuse_differences, settings_that_matter
+from unimol_scale.engine.run.resume import refuse_differences, refuse_newer, settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_folder import claim_folder, reopen, run_is_finished, write_config, write_summary
-from unimol_scale.engine.run.run_progress import Progress
+from unimol_scale.engine.run.run_progress import Progress, read_progress
 from unimol_scale.engine.run.settings_changes import (
     SettingsChange,
     change_since,
@@ -165,9 +165,11 @@ class Trainer:
                 f"{self._config.output} has checkpoints up to step {found.step}; "
                 "continue them (--resume) or choose another --output"
             )
-        if not override:
-            refuse_differences(found.meta["settings"], self._settings, found.path)
         before = recorded_settings(found, self._config.output)
+        if not override:
+            otherwise = "choose another --output, or go on all the same with --override"
+            refuse_newer(before, self._settings, found.path, otherwise)
+            refuse_differences(found.meta["settings"], self._settings, found.path)
         self._change = change_since(before, found.step, self._config, self._store.manifest_sha256)
         refuse_unearned(found, self._config, self._change)
         self._changes = [*found.meta.get("changes", ()), *([self._change.as_tree()] if self._change else [])]
@@ -359,7 +361,7 @@ class Trainer:
         meta = found.meta
         self._model.restore(ShareReader(found.path).read, meta["optimizer_steps"])
         # A streak of skipped steps is this session's own: one of an earlier session must not end every later start.
-        self._progress = replace(Progress(**meta["progress"]), skipped_in_a_row=0)
+        self._progress = replace(read_progress(found), skipped_in_a_row=0)
         self._best, self._final = meta["best"], meta["final"]
         lowest = meta.get("lowest", self._best["valid/loss"] if self._best.get("step") else None)
         self._lowest = math.inf if lowest is None else lowest

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unimol_scale import config
-from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.common.file_versions import version_problem
+from unimol_scale.errors import ConfigError, NewerFileError, StoreError
 from unimol_scale.store.schema import SCHEMA_VERSION, Layout
 
 MANIFEST_NAME = "manifest.json"
@@ -151,20 +152,19 @@ class Manifest:
             path: named in errors.
 
         Raises:
-            StoreError: the text is damaged or was written for another version of the schema.
+            StoreError: the text is damaged, or another version wrote it that this one cannot read.
         """
         try:
             tree = json.loads(text)
         except json.JSONDecodeError as error:
             raise StoreError(f"{path} is damaged: {error}; rebuild the store") from error
         version = tree.get("schema_version") if isinstance(tree, dict) else None
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{path}: schema version {version!r} is not supported (this program reads {SCHEMA_VERSION}); "
-                "rebuild the store with this version, or use the version that wrote it"
-            )
+        if problem := version_problem(version, SCHEMA_VERSION, "schema_version"):
+            raise StoreError(f"{path}: {problem}")
         try:
-            return config.build(Manifest, tree, config.Origin(name=str(path)))
+            return config.build(Manifest, tree, config.Origin(name=str(path), recorded=True))
+        except NewerFileError as error:
+            raise StoreError(str(error)) from error
         except ConfigError as error:
             raise StoreError(f"{error}; the manifest is damaged, rebuild the store") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.checkpoints.safetensors_writer import FileEntry
+from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import hash_file
 from unimol_scale.common.run_files import CHECKPOINTS
 from unimol_scale.config import Origin, build
@@ -100,15 +101,13 @@ def read_manifest(folder: Path) -> CheckpointInfo:
             f"checkpoint {folder} is in DeepSpeed's own format, which an earlier version wrote and this one does not "
             "read; finish that run with the version that began it, or choose another --output"
         )
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"checkpoint {folder}: {MANIFEST} has format_version {version!r}, this version reads {FORMAT_VERSION}"
-        )
+    if problem := version_problem(version, FORMAT_VERSION):
+        raise CheckpointError(f"checkpoint {folder}: {MANIFEST}: {problem}")
     stated = tree.pop("sha256", None)
     if stated != content_hash(tree):
         raise CheckpointError(f"checkpoint {folder}: {MANIFEST} is damaged (its SHA-256 differs)")
     try:
-        manifest = build(Manifest, tree, Origin(name=str(path)))
+        manifest = build(Manifest, tree, Origin(name=str(path), recorded=True))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {folder}: {error}") from error
     return CheckpointInfo(path=folder, step=manifest.step, meta=manifest.meta, files=manifest.files, sha256=str(stated))

@@ -39,7 +39,7 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
     """
     tree = {name: info.meta[name] for name in ("model", "heads") if name in info.meta}
     try:
-        return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST)))
+        return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST), recorded=True))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {info.path}: {error}") from error
 

@@ -95,6 +95,7 @@ def _finetune_settings() -> tuple[type[Any], Mapping[str, str]]:
 
 def _finetune(arguments: argparse.Namespace) -> int:
     from unimol_scale import config as strict
+    from unimol_scale.common.trees import merge
     from unimol_scale.downstream.config import FinetuneConfig
 
     tree, origin = strict.read_yaml(arguments.config) if arguments.config else ({}, strict.Origin(name="command line"))
@@ -105,8 +106,8 @@ def _finetune(arguments: argparse.Namespace) -> int:
     given = {name: value for name, value in flags.items() if value is not None}
     if arguments.pretrained is not None:
         given["pretrained"] = arguments.pretrained
-    given = strict.merge(given, strict.parse_overrides(arguments.assignments))
-    tree, origin = strict.merge(tree, given), origin.with_given(given)
+    given = merge(given, strict.parse_overrides(arguments.assignments))
+    tree, origin = merge(tree, given), origin.with_given(given)
     if "pretrained" not in tree:
         raise ConfigError("--from is required: a run, a checkpoint, or none together with --size NAME")
     if str(tree["pretrained"]).lower() == NONE:
@@ -139,6 +140,7 @@ def _told_apart(
 ) -> tuple[list[str] | None, list[str]]:
     """Return the columns and the settings behind --target: a word with "=" is a setting, unless it is a column."""
     from unimol_scale import config as strict
+    from unimol_scale.common.trees import merge
 
     doubtful = [word for word in words if "=" in word]
     if not doubtful:
@@ -146,8 +148,8 @@ def _told_apart(
     flags = {name: getattr(arguments, name) for name in ("data", "smiles_column")}
     given: Mapping[str, Any] = {name: value for name, value in flags.items() if value is not None}
     data = [word for word in doubtful if word.startswith("data=")]
-    given = strict.merge(given, strict.parse_overrides([*arguments.assignments, *data]))
-    columns = _columns(strict.merge(tree, given))
+    given = merge(given, strict.parse_overrides([*arguments.assignments, *data]))
+    columns = _columns(merge(tree, given))
     settings = [word for word in doubtful if word not in columns]
     return [word for word in words if word not in settings] or None, settings
 

@@ -50,7 +50,7 @@ def _settings() -> tuple[type[Any], Mapping[str, str]]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from unimol_scale.config import merge
+    from unimol_scale.common.trees import merge
     from unimol_scale.engine.objective_setup import with_teacher_named
     from unimol_scale.engine.planning.accelerators import named_target, parse_bytes
     from unimol_scale.engine.planning.plan_text import as_json, plan_of, render

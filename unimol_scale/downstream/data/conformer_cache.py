@@ -142,7 +142,7 @@ class _Sets:
     def folder_of(self, molecules: Sequence[Given], curate: CurateConfig) -> Path:
         """Return where the set of molecules is, or is to be made."""
         smiles = sorted(molecule.curated.smiles for molecule in molecules)
-        return self.cache / f"{self.recipe}-{_digest({'smiles': smiles, 'curate': strict.to_tree(curate)})}"
+        return self.cache / f"{self.recipe}-{_digest({'smiles': smiles, 'curate': curate.identity()})}"
 
     def __iter__(self) -> Iterator[tuple[Path, _Index]]:
         """Yield the finished sets, in the order of their names."""
@@ -303,7 +303,7 @@ def _recipe(conformers: ConformerConfig) -> str:
     """Return what names the way in which conformers are made. How molecules were chosen plays no part in it."""
     determines = {
         "version": RECIPE_VERSION,
-        "embed": conformers.recipe(),  # as caches have called it from the first
+        "embed": conformers.identity(),  # as caches have called it from the first
         "schema": SCHEMA_VERSION,
         "rdkit": rdBase.rdkitVersion,
     }

@@ -263,7 +263,7 @@ def _one_seed(
     done = folder / f"{name}.json"
     if done.is_file():
         tree = json.loads(done.read_text(encoding="utf-8"))
-        origin = strict.Origin(name=str(done))
+        origin = strict.Origin(name=str(done), recorded=True)
         return strict.build(Member, tree["member"], origin), strict.build(SeedOutcome, tree["outcome"], origin)
 
     def reader(part: np.ndarray) -> RowReader:

@@ -5,15 +5,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from unimol_scale import config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, hash_file
+from unimol_scale.common.trees import as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store
-from unimol_scale.errors import ConfigError
+from unimol_scale.errors import ConfigError, NewerFileError
 from unimol_scale.store.manifest import MANIFEST_NAME
 
 CONFIG_NAME = "config.yaml"
@@ -51,7 +50,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
     More seeds than before are the same fine-tuning.
 
     Raises:
-        ConfigError: it holds something else; names the settings that differ.
+        ConfigError: it holds something else, or a newer version wrote it; shows the settings that differ.
     """
     if not (folder / CONFIG_NAME).is_file() or not (folder / INPUTS_NAME).is_file():
         # The hashes are written first; settings without them are another program's, such as a run's.
@@ -60,20 +59,22 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         return
     if not any(folder.glob("seed-*.json")):  # nothing would be lost
         return
-    # As it would be built today: a key that there was not then had its default.
-    before = strict.to_tree(strict.build(FinetuneConfig, *strict.read_yaml(folder / CONFIG_NAME)))
-    more = before["seeds"] < config.seeds  # those that are done are kept
-    changed = sorted(_differences(before, strict.to_tree(config)) - FREE - ({"seeds"} if more else set()))
-    if changed:
+    before = _settings_of(folder)
+    more = before.seeds < config.seeds  # those that are done are kept
+    free = FREE | ({"seeds"} if more else set())
+    changed = differences(*(flatten(strict.to_tree(settings)) for settings in (before, config)))
+    if changed := {key: pair for key, pair in changed.items() if key not in free}:
         raise ConfigError(
-            f"{folder} holds a fine-tuning of other settings ({', '.join(changed)}); choose another --output or "
-            "remove it"
+            f"{folder} holds a fine-tuning of other settings (then → now):{as_lines(changed)}\n"
+            "Choose another --output or remove it"
         )
     then = json.loads((folder / INPUTS_NAME).read_text(encoding="utf-8"))
-    if changed := sorted(_differences(then, strict.to_tree(hashes))):
+    if newer := unknown(then, strict.keys_of(InputHashes)):
+        raise ConfigError(f"{as_newer(newer, folder / INPUTS_NAME)}, or choose another --output")
+    if inputs := differences(then, strict.to_tree(hashes), strict.defaults_of(InputHashes)):
         raise ConfigError(
-            f"{folder} holds a fine-tuning that was begun with another content of {' and '.join(changed)}; choose "
-            "another --output or remove it"
+            f"{folder} holds a fine-tuning that was begun with another content of {' and '.join(sorted(inputs))}; "
+            "choose another --output or remove it"
         )
 
 
@@ -90,16 +91,14 @@ def claim_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         raise ConfigError(f"{folder} cannot be written: {error}; choose another --output") from error
 
 
+def _settings_of(folder: Path) -> FinetuneConfig:
+    """Return the settings of a fine-tuning as they would be built today: an absent key had its default."""
+    tree, origin = strict.read_yaml(folder / CONFIG_NAME)
+    try:
+        return strict.build(FinetuneConfig, tree, dataclasses.replace(origin, recorded=True))
+    except NewerFileError as error:
+        raise ConfigError(f"{error}, or choose another --output") from error
+
+
 def _may_be_begun(path: Path) -> bool:
     return path.name == INPUTS_NAME or path.name.endswith(TEMPORARY_SUFFIX)
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> set[str]:
-    names = set()
-    for key in {*before, *now}:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            names |= _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            names.add(f"{prefix}{key}")
-    return names

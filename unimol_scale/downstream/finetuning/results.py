@@ -179,12 +179,13 @@ def read(folder: Path) -> Outcome | None:
     """Return the outcome of a finished fine-tuning; None while it is not.
 
     Raises:
-        ConfigError: the file is of another version.
+        ConfigError: a newer version wrote the file, or it is damaged.
     """
     path = folder / RESULTS_NAME
     if not path.is_file():
         return None
-    return strict.build(Outcome, json.loads(path.read_text(encoding="utf-8")), strict.Origin(name=str(path)))
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    return strict.build(Outcome, tree, strict.Origin(name=str(path), recorded=True))
 
 
 def write_predictions(path: Path, rows: Rows, split: Split, prediction_ML: Float64) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from unimol_scale.config import merge
+from unimol_scale.common.trees import flatten, merge
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import ConfigError
 
@@ -83,7 +83,7 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
         raise ConfigError(f"zero.config: {path} is not a readable JSON file: {error}") from error
     if not isinstance(extra, dict):
         raise ConfigError(f"zero.config: {path} must hold a JSON object, not {type(extra).__name__}")
-    ours, theirs = _flatten(settings), _flatten(extra)
+    ours, theirs = flatten(settings), flatten(extra)
     for key, value in theirs.items():
         if key in ours and key not in _DEFAULTS and value != ours[key]:
             raise ConfigError(
@@ -114,11 +114,3 @@ def _check_stage(stage: int, theirs: Mapping[str, Any], where: str) -> None:
     accumulation = theirs.get("data_types.grad_accum_dtype")
     if stage == 0 and accumulation is not None:
         raise ConfigError(f"{where} sets data_types.grad_accum_dtype, which needs zero.stage 1, 2 or 3")
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key → value of every leaf."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

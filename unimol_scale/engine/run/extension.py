@@ -4,16 +4,19 @@ How far it is to go is counted from the end of the run, so that the same command
 goes on with the same extension.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unimol_scale.common.run_files import CONFIG_NAME
-from unimol_scale.config import merge, parse_overrides, read_yaml
-from unimol_scale.engine.run.resume import STEPS, flatten
+from unimol_scale.common.trees import Tree, flatten, merge
+from unimol_scale.config import parse_overrides, read_yaml
+from unimol_scale.engine.run.resume import STEPS, refuse_newer
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
 from unimol_scale.errors import ConfigError
+from unimol_scale.objectives.registry import ObjectiveConfig
 
 
 def resolve_extended(
@@ -30,6 +33,7 @@ def resolve_extended(
 
     Raises:
         ConfigError: there is no run to go on with, or the number of steps is below 1 or contradicts ``train.steps``.
+        RunError: a newer version wrote the run's settings.
     """
     given = merge(flags, parse_overrides(assignments))
     if steps < 1:
@@ -41,7 +45,7 @@ def resolve_extended(
     folder = Path(str(given["output"]))
     if not (folder / CONFIG_NAME).is_file():
         raise ConfigError(f"--extend goes on with a run, and {folder} holds none; begin one without --extend")
-    base = read_yaml(folder / CONFIG_NAME)[0]
+    base = _settings_of(folder)
     end = _end(folder, base)
     asked = flatten(given).get(STEPS, end)
     if asked not in (end, end + steps):
@@ -51,6 +55,16 @@ def resolve_extended(
         )
     more = {"train": {"steps": end + steps}, "extended_from": end}
     return resolve(size or str(base.get("size")), config_file, merge(given, more), (), base=base)
+
+
+def _settings_of(folder: Path) -> Tree:
+    """Return the settings of a run, without those of objectives that it does not learn and this version has not."""
+    base = read_yaml(folder / CONFIG_NAME)[0]
+    flat = flatten(base)
+    refuse_newer(flat, flat, folder / CONFIG_NAME, "choose another --output")
+    names = {field.name for field in dataclasses.fields(ObjectiveConfig)}
+    objective = {name: value for name, value in base.get("objective", {}).items() if name in names}
+    return {**base, "objective": objective}
 
 
 def _end(folder: Path, base: Mapping[str, Any]) -> int:

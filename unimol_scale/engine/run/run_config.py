@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unimol_scale.config import Origin, Tree, build, merge, parse_overrides, read_yaml, to_tree
+from unimol_scale.common.trees import Tree, merge
+from unimol_scale.config import Origin, build, parse_overrides, read_yaml, to_tree
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.presets import ModelConfig, preset

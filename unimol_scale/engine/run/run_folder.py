@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.run_files import (
     CHECKPOINTS,
@@ -106,7 +107,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """Return what a finished run wrote last.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is damaged, or of another version.
     """
     path = folder / SUMMARY_NAME
     try:
@@ -117,6 +118,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(summary, dict) or not isinstance(summary.get("steps"), int):
         raise RunError(f"{path} is no summary of a run; delete it and start the run again to have it written anew")
+    if problem := version_problem(summary.get("schema_version"), SUMMARY_SCHEMA_VERSION, "schema_version"):
+        raise RunError(f"{path}: {problem}")
     return summary
 
 
@@ -142,7 +145,10 @@ def reopen(folder: Path) -> None:
 
 
 def _validation_sha256(data: DataConfig, store: Store) -> str:
-    """Hash of everything that decides the validation corruptions; only runs that share it can be compared."""
+    """Hash of everything that decides the validation corruptions; only runs that share it can be compared.
+
+    A setting that is added later belongs in it only where it is not its default, or no run of before could be compared.
+    """
     split = store.manifest.splits["valid"]
     identity = {
         "shards": [shard.sha256 for shard in split.shards],

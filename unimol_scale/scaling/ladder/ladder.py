@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unimol_scale.config import Origin, build, merge, read_yaml
+from unimol_scale.common.trees import flatten, merge
+from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, nearest
 
 Launcher = Literal["deepspeed", "python"]
@@ -190,12 +191,3 @@ def _histogram(store: Path) -> dict[int, int]:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"flops: {path} holds no size histogram of a training split") from error
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as dotted path → value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat.update(flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
-    return flat

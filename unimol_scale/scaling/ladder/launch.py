@@ -21,9 +21,10 @@ from rich.table import Table
 from unimol_scale.cli.entry import EXIT_STOPPED
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
-from unimol_scale.config import merge, parse_overrides, read_yaml
+from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten, merge
+from unimol_scale.config import parse_overrides, read_yaml
 from unimol_scale.errors import ConfigError, RunError
-from unimol_scale.scaling.ladder.ladder import MANIFEST, LadderConfig, Rung, flatten
+from unimol_scale.scaling.ladder.ladder import MANIFEST, LadderConfig, Rung
 from unimol_scale.scaling.ladder.process_group import OrderedToStopError, run_group
 from unimol_scale.scaling.runs.run_records import RunRecord, read_run_folder
 
@@ -168,39 +169,37 @@ def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, b
 def outcome_of(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
     """Return what a finished run left behind (a record, or why it is no use), None if pretraining is to be started.
 
-    That is so if there is work left, or if the run was trained with a setting that the ladder no longer gives: whether
-    the default is the same, only the pretraining command knows, and it refuses a folder of other settings.
+    That is so if there is work left, and if only the pretraining command can tell whether a finished run has the
+    settings of the ladder: it knows the defaults, and refuses a folder of other settings.
 
     Raises:
         RunError: the folder holds a run with other settings.
     """
     resolved = rung.folder / CONFIG_NAME
-    if resolved.is_file():
-        _check_same(config, rung, resolved)
-    if not (rung.folder / SUMMARY_NAME).is_file() or _gave_more(config, rung):
+    found = flatten(read_yaml(resolved)[0]) if resolved.is_file() else {}
+    _check_same(config, rung, found)
+    if not (rung.folder / SUMMARY_NAME).is_file() or _needs_defaults(config, rung, found):
         return None
     _check_data(config, rung)
     outcome = read_run_folder(rung.folder)
     if isinstance(outcome, RunRecord):
-        found = {"size": outcome.size, "objective": outcome.comparable["objective"], "steps": outcome.steps}
+        done = {"size": outcome.size, "objective": outcome.comparable["objective"], "steps": outcome.steps}
         wanted = {"size": rung.size, "objective": config.objective, "steps": rung.steps}
-        for key, value in wanted.items():
-            if found[key] != value:
-                raise _other_settings(rung, key, found[key], value)
+        _refuse(rung, differences(done, wanted))
         return outcome
     return outcome if outcome.endswith("diverged") else None
 
 
-def _check_same(config: LadderConfig, rung: Rung, resolved: Path) -> None:
-    """Compare every setting that the ladder asks for with the configuration that the run resolved."""
-    tree, _ = read_yaml(resolved)
-    found, asked = flatten(tree), _asked(rung)
-    for key, value in {"size": rung.size, "objective.name": config.objective, **asked}.items():
-        if key in found and not _equal(found[key], value):
-            raise _other_settings(rung, key, found[key], value)
+def _check_same(config: LadderConfig, rung: Rung, found: Flat) -> None:
+    """Compare what the ladder asks for with the settings that the run resolved, as far as it has them."""
+    asked = {"size": rung.size, "objective.name": config.objective, **_asked(rung)}
+    there = {key: value for key, value in asked.items() if key in found}
+    changed = differences({key: found[key] for key in there}, there)
+    changed = {key: pair for key, pair in changed.items() if not _equal(*pair)}
     store = found.get("data.path")
     if store is not None and Path(str(store)).resolve() != config.data.resolve():
-        raise _other_settings(rung, "data", store, config.data)
+        changed["data.path"] = (store, str(config.data))
+    _refuse(rung, changed)
 
 
 def _asked(rung: Rung) -> dict[str, Any]:
@@ -213,13 +212,20 @@ def _asked_path(config: LadderConfig, rung: Rung) -> Path:
     return config.output / "logs" / f"{rung.name}.settings.json"
 
 
-def _gave_more(config: LadderConfig, rung: Rung) -> bool:
-    """Return whether the ladder gave a finished run a setting that it does not give today; False if that is unknown."""
+def _needs_defaults(config: LadderConfig, rung: Rung, found: Flat) -> bool:
+    """Return whether only who knows the defaults can tell that a finished run has the settings of the ladder.
+
+    That is so if the ladder gave it a setting that it does not give today, or gives one that the run does not name
+    because its version had none. What the pretraining command has judged is recorded, and not asked again.
+    """
+    asked = _asked(rung)
     try:
-        before = json.loads(_asked_path(config, rung).read_text(encoding="utf-8"))
+        before: Flat = json.loads(_asked_path(config, rung).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return bool(before.keys() - _asked(rung).keys())
+        before = {}
+    judged = {key for key in before.keys() & asked.keys() if _equal(before[key], asked[key])}
+    absent = asked.keys() - found.keys() - judged if found else set()
+    return bool(before.keys() - asked.keys() or absent)
 
 
 def _check_data(config: LadderConfig, rung: Rung) -> None:
@@ -231,7 +237,7 @@ def _check_data(config: LadderConfig, rung: Rung) -> None:
         return
     then = summary.get("data_manifest_sha256") if isinstance(summary, dict) else None
     if then is not None and then != now:
-        raise _other_settings(rung, "content of the store", f"SHA-256 {then[:12]}…", f"{now[:12]}…")
+        _refuse(rung, {"content of the store": (f"SHA-256 {then[:12]}…", f"SHA-256 {now[:12]}…")})
 
 
 def _equal(one: object, two: object) -> bool:
@@ -241,11 +247,12 @@ def _equal(one: object, two: object) -> bool:
         return str(one) == str(two)
 
 
-def _other_settings(rung: Rung, key: str, found: object, wanted: object) -> RunError:
-    return RunError(
-        f"{rung.folder} holds a run with another {key}: {found}, this ladder wants {wanted}; "
-        "give the ladder another name or output, or delete the folder"
-    )
+def _refuse(rung: Rung, changed: Differences) -> None:
+    if changed:
+        raise RunError(
+            f"{rung.folder} holds a run of other settings (its → this ladder's):{as_lines(changed)}\n"
+            "Give the ladder another name or output, or delete the folder"
+        )
 
 
 def _free_port() -> int:

@@ -222,7 +222,7 @@ def _flops_per_molecule(donor: Donor, shape: Shape) -> float:
     record = donor.record
     assert record.flops is not None
     own = record.flops / record.molecules
-    origin = Origin(name=f"{record.source}/{CONFIG_NAME}")
+    origin = Origin(name=f"{record.source}/{CONFIG_NAME}", recorded=True)
     model = build(ModelConfig, donor.settings["model"], origin, "model")
     atoms = min(range(1, LARGEST_MOLECULE + 1), key=lambda atoms: abs(math.log(training_flops(model, atoms) / own)))
     return own * training_flops(shape.model, atoms) / training_flops(model, atoms)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.metrics_file import Metrics, read_metrics, values_by_step
+from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten
 from unimol_scale.config import read_yaml
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.common.run_files import CONFIG_NAME, DIVERGED_FACTOR, METRICS_NAME, SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
@@ -109,11 +111,11 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     status = _get(summary, "status", str, path)
     if status != "finished":
         return f"{folder}: left out, its status is {status!r}"
+    version = _get(summary, "schema_version", int, path)
+    if problem := version_problem(version, SUMMARY_SCHEMA_VERSION, "schema_version"):
+        raise UnreadableRunError(f"{path}: {problem}")
     if _get(summary, "diverged", bool, path):
         return f"{folder}: left out, it diverged"
-    version = _get(summary, "schema_version", int, path)
-    if version != SUMMARY_SCHEMA_VERSION:
-        raise UnreadableRunError(f"{path}: schema_version is {version}, this program reads {SUMMARY_SCHEMA_VERSION}")
     final = _get(summary, "final", dict, path)
     parameters = _get(summary, "parameters", dict, path)
     prefix = f"{LOSS}/"
@@ -273,11 +275,12 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
         for key in COMPARABLE:
             ours, theirs = first.comparable.get(key), record.comparable.get(key)
             if ours != theirs:
+                changed = _changed_objective(first, record)
+                settings = f". Their settings (first → second):{as_lines(changed)}" if changed else ""
                 raise RunError(
                     f"runs that differ in {key} cannot share a law, for their losses are of different things "
                     f"({MEANINGS[key]}): {first.source} has {ours or 'no word of it'}, {record.source} has "
-                    f"{theirs or 'no word of it'}{_setting_that_differs(first, record)}; fit them separately by naming "
-                    "the run folders"
+                    f"{theirs or 'no word of it'}; fit them separately by naming the run folders{settings}"
                 )
         # A table without seeds can hold two runs of one size and budget; only an equal loss makes them the same run.
         told_apart = record.seed if record.seed is not None else record.loss
@@ -294,23 +297,25 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
         contents[content] = record
 
 
-def _setting_that_differs(one: RunRecord, two: RunRecord) -> str:
-    """Return the differing settings of the objectives, from the runs' config.yaml, or "" where those do not tell."""
-    settings = []
-    for record in (one, two):
-        path = Path(record.source) / CONFIG_NAME
-        try:
-            objective = read_yaml(path)[0].get("objective") if path.is_file() else None
-        except (ConfigError, OSError):
-            objective = None
-        settings.append(_flat(objective) if isinstance(objective, Mapping) else {})
-    ours, theirs = settings
-    both = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
-    return f" (objective.{both[0]}: {ours[both[0]]} against {theirs[both[0]]})" if both else ""
+def _changed_objective(one: RunRecord, two: RunRecord) -> Differences:
+    """Return the settings in which the objectives of two runs differ, as far as the runs' config.yaml tell.
+
+    One that a run does not name has the default of its version, which is not known here: it is left out unless nothing
+    else differs.
+    """
+    ours, theirs = _objective_of(one), _objective_of(two)
+    changed = differences(ours, theirs)
+    return {key: pair for key, pair in changed.items() if key in ours and key in theirs} or changed
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+def _objective_of(record: RunRecord) -> Flat:
+    """Return the flat settings of what a run learns; {} where they are not to be read."""
+    path = Path(record.source) / CONFIG_NAME
+    try:
+        objective = read_yaml(path)[0].get("objective") if path.is_file() else None
+    except (ConfigError, OSError):
+        return {}
+    if not isinstance(objective, Mapping):
+        return {}
+    learnt = tuple(objective.get("mixture") or ()) or (objective.get("name"),)
+    return flatten({"objective": {key: objective[key] for key in ("name", "mixture", *learnt) if key in objective}})

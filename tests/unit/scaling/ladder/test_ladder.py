@@ -58,10 +58,10 @@ def test_a_second_climb_skips_what_is_finished_and_resumes_the_rest(place: Path)
     [
         (
             {"overrides": {"train": {"learning_rate": 0.002}}},
-            r"another train\.learning_rate: 0\.001, this ladder wants 0\.002",
+            r"other settings \(its → this ladder's\):\n  train\.learning_rate: 0\.001 → 0\.002\nGive the ladder",
         ),
-        ({"objective": "blend"}, "another objective: denoise, this ladder wants blend"),
-        ({"data": "launch"}, "another data"),
+        ({"objective": "blend"}, r"\n  objective: denoise → blend\n"),
+        ({"data": "launch"}, r"\n  data\.path: store → launch\n"),
     ],
 )
 def test_a_finished_run_with_other_settings_is_not_passed_off_as_this_one(
@@ -87,10 +87,22 @@ def test_a_setting_that_the_ladder_no_longer_gives_is_left_to_the_pretraining_co
     assert {result.action for result in climb(place, overrides={})} == {"skipped"}
 
 
+def test_a_setting_that_a_finished_run_had_not_is_left_to_the_pretraining_command_to_judge_once(place: Path) -> None:
+    climb(place)
+    later = {"train": {"learning_rate": 0.001}, "model": {"gate": "none"}}  # the runs' config.yaml have no such key
+    (place / "store" / "fail").touch()  # as it does where that is not the default
+    with pytest.raises(RunError, match="failed"):
+        climb(place, overrides=later)
+    (place / "store" / "fail").unlink()
+    climb(place, overrides=later)
+    assert len(calls(place)) == 4 + 1 + 4
+    assert {result.action for result in climb(place, overrides=later)} == {"skipped"}
+
+
 def test_a_finished_run_on_another_content_of_the_store_is_not_passed_off_as_this_one(place: Path) -> None:
     climb(place)
     (place / "store" / "manifest.json").write_text("{}")
-    with pytest.raises(RunError, match="another content of the store"):
+    with pytest.raises(RunError, match=r"\n  content of the store: SHA-256 \w+… → SHA-256 "):
         climb(place)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
 from unimol_scale.checkpoints.weights import WEIGHTS_NAME
+from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import commit_file, commit_text, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.config import Origin, build, to_tree
@@ -75,10 +76,6 @@ class FinetunedConfig:
     fragments: Fragments = "largest"
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise ConfigError(
-                f"format_version {self.format_version} is not {FORMAT_VERSION}, the one this version reads"
-            )
         if not self.members:
             raise ConfigError("members is empty: a fine-tuned model has one at least")
 
@@ -120,7 +117,9 @@ def read_config(folder: Path) -> FinetunedConfig:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(tree, dict):
             raise ConfigError("it must hold a mapping of keys to values")
-        return build(FinetunedConfig, tree, Origin(name=str(path)))
+        if problem := version_problem(tree.get("format_version"), FORMAT_VERSION):
+            raise ConfigError(problem)
+        return build(FinetunedConfig, tree, Origin(name=str(path), recorded=True))
     except (OSError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 

@@ -81,10 +81,10 @@ def test_a_damaged_file_is_named(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 9}, "format_version 9 is not 1"),
+        ({"format_version": 9}, "format_version 9 is newer than 1, which"),
         ({"members": []}, "members is empty"),
         ({"pooling": "max"}, "pooling: unknown value 'max'"),
-        ({"surplus": 1}, "unknown key 'surplus'"),
+        ({"surplus": 1}, "surplus: unknown key 'surplus', so a newer version of unimol-scale wrote this file"),
         ({"model": {"layers": 0}}, "finetuned.json"),
     ],
 )
