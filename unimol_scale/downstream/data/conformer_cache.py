@@ -23,14 +23,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rdkit import rdBase
-from rich.console import Console
 
 from conformer_gen.run import workspace
 from conformer_gen.run.assemble import FAILURE_COLUMNS, FAILURES_NAME
 from conformer_gen.config import BuildConfig
 from conformer_gen.chemistry.curate import CurateConfig, Curated
 from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
-from unimol_scale.common.progress import StageProgress
+from unimol_scale.common.progress import StageProgress, say_line
 from conformer_gen.sources.config import SourceConfig
 from unimol_scale import config as strict
 from unimol_scale.errors import ConformerError, StoreError
@@ -207,7 +206,7 @@ def _add_set(
         if (folder / INDEX_NAME).is_file():
             return
         # Depictions take no time worth a word.
-        with contextlib.nullcontext() if embed.engine == "depiction" else told_after(SLOW_S, lambda: _say(SAY_2D)):
+        with contextlib.nullcontext() if embed.engine == "depiction" else told_after(SLOW_S, lambda: say_line(SAY_2D)):
             try:
                 _build(molecules, folder / "molecules.parquet", output, curate, embed, workers)
                 keys = open_store(output).split("train").column("key").to_pylist()
@@ -232,14 +231,10 @@ def _our_turn(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def tell(holder: str) -> None:
-        _say(f"waiting for another process{holder}, which makes these conformers in {folder}")
+        say_line(f"waiting for another process{holder}, which makes these conformers in {folder}")
 
     with wait_for_lock(folder / "lock", tell):
         yield
-
-
-def _say(text: str) -> None:
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
 def _build(
