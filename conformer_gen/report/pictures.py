@@ -14,6 +14,7 @@ from conformer_gen.report.rates import StageRate
 from conformer_gen.report.tallies import ENERGY_STEP, Tallies
 from conformer_gen.selection.selection import Selection
 from unimol_scale.common.files import commit_file
+from unimol_scale.common.units import engineering, time_unit
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 
 MAIN, CONTRAST, PALE, GRID = "#1f77b4", "#d62728", "#a6c8e0", "#e6e6e6"
@@ -36,7 +37,6 @@ STEREO_LABELS = {
     ConformerStereo.OPEN: "left open by the SMILES",
     ConformerStereo.CHANGED: "not that of the SMILES",
 }
-TIME_UNITS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
 
 
 def draw_all(tallies: Tallies, selection: Selection, rates: Sequence[StageRate], folder: Path) -> dict[str, str]:
@@ -137,16 +137,8 @@ def _element_figure(tallies: Tallies) -> Figure:
 def _counts(axis: Any) -> None:  # noqa: ANN401
     """Label a logarithmic axis of counts: 1, 10, 100, 1k, 10k, 1M."""
     axis.set_major_locator(LogLocator(numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
     axis.set_minor_formatter(NullFormatter())
-
-
-def brief(value: float) -> str:
-    """Return a count as people write it: 120k, 3.4M, 1.1B."""
-    for factor, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * factor:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.3g}"
 
 
 def _scaffold_figure(selection: Selection) -> Figure:
@@ -193,7 +185,7 @@ def _bars(axes: Any, counts: Mapping[str, int], title: str) -> None:  # noqa: AN
     else:
         axes.set_xlim(0, max(values) * 1.25)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
     _grid(axes, "x")
 
 
@@ -241,7 +233,7 @@ def _rate_figure(rates: Sequence[StageRate]) -> Figure:
     figure, panels = _panels(len(rates), 3.4)
     for axes, rate in zip(panels, rates, strict=True):
         length = float(rate.edges[-1])
-        unit, name = next((unit, name) for least, unit, name in TIME_UNITS if length >= least)
+        unit, name = time_unit(length)
         axes.stairs(rate.rates, rate.edges / unit, fill=True, color=PALE)
         axes.stairs(rate.rates, rate.edges / unit, color=MAIN, linewidth=1.4, baseline=None)
         for at in rate.resumed:
@@ -254,7 +246,7 @@ def _rate_figure(rates: Sequence[StageRate]) -> Figure:
         axes.set_xlabel(f"work on this stage ({name})")
         axes.set_ylim(0, 1.1 * float(rate.rates.max()))
         axes.set_xlim(0, length / unit)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
         _grid(axes, "y")
     panels[0].set_ylabel("molecules/s")
     return figure

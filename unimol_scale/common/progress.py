@@ -26,6 +26,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from unimol_scale.common.units import duration
+
 LINE_INTERVAL_S = 5.0
 Item = TypeVar("Item")
 Columns = Callable[[], Sequence[ProgressColumn]]
@@ -184,7 +186,7 @@ class StageProgress:
 
     def _line(self) -> str:
         rate = self._rate()
-        left = f", {(self._total - self._done) / rate:,.0f} s left" if self._total is not None and rate > 0 else ""
+        left = f", {duration((self._total - self._done) / rate)} left" if self._total is not None and rate > 0 else ""
         return f"{self._label}: {self._text()}{left}"
 
     @property

@@ -13,6 +13,7 @@ import torch
 
 from unimol_scale.common.machine.devices import full_memory
 from unimol_scale.common.machine.memory import available_bytes, local_ranks, resident_bytes, return_freed_memory
+from unimol_scale.common.units import GIB
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.features import shortest_paths
@@ -30,7 +31,6 @@ from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import RunError
 from unimol_scale.objectives.base import Objective, Sample
 
-GIB = 2.0**30
 # Share of the memory left from which on what malloc keeps for itself could be missing: 1.8 times what is in use
 _TIGHT = 0.4
 _CARBON = 6

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
-from unimol_scale.common.units import engineering, powers
+from unimol_scale.common.units import counted, duration, engineering, powers
 from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
@@ -335,8 +335,7 @@ def _hours(donor: Donor, cost: float) -> str:
         return ""
     ranks = donor.summary.get("world_size", 1)
     took = cost * seconds / flops
-    text = f"{took / 3600:.3g} hours" if took >= 3600 else f"{took / 60:.2g} minutes"
-    return f", {text} at the speed of {donor.record.name} ({ranks} rank{'s' if ranks != 1 else ''})"
+    return f", {duration(took)} at the speed of {donor.record.name} ({counted(ranks, 'rank')})"
 
 
 def _loss_text(loss: float, interval: Interval | None, fit: Fit) -> str:
