@@ -1,7 +1,5 @@
 """The folder of a run: what it is called inside, whose it is, and the summary of a finished run."""
 
-import hashlib
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from unimol_scale.common import summary_file
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.locks import HeldError, claim_lock
 from unimol_scale.common.run_files import (
@@ -17,8 +16,9 @@ from unimol_scale.common.run_files import (
     DIVERGED_FACTOR,
     MODEL_FOLDER,
     SUMMARY_NAME,
-    SUMMARY_SCHEMA_VERSION,
 )
+from unimol_scale.common.summary_file import Summary
+from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.config import to_yaml
 from unimol_scale.data.dataset import VALIDATION_SEED, DataConfig
 from unimol_scale.engine.run.run_config import PretrainConfig
@@ -75,9 +75,7 @@ def write_summary(
     """
     last = final["valid/loss"]
     summary = {
-        "schema_version": SUMMARY_SCHEMA_VERSION,
         "name": config.name,
-        "status": "finished",
         "size": config.size,
         "objective": config.objective.name,
         "seed": config.seed,
@@ -96,25 +94,17 @@ def write_summary(
         "settings_changes": [dict(change) for change in changes],
         "diverged": not math.isfinite(last) or last > DIVERGED_FACTOR * best["valid/loss"],
     }
-    commit_text(config.output / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")
-    return summary
+    return summary_file.write_summary(config.output, summary)
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return what a finished run wrote last.
+def read_summary(folder: Path) -> Summary:
+    """Return what a finished run wrote last, its steps among it.
 
     Raises:
         RunError: it is damaged.
     """
-    path = folder / SUMMARY_NAME
-    try:
-        summary: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(
-            f"{path} is damaged ({error}); delete it and start the run again to have it written anew"
-        ) from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("steps"), int):
-        raise RunError(f"{path} is no summary of a run; delete it and start the run again to have it written anew")
+    summary = summary_file.read_summary(folder)
+    summary.value("steps", int)
     return summary
 
 
@@ -124,7 +114,7 @@ def run_is_finished(folder: Path) -> bool:
     Raises:
         RunError: it is damaged.
     """
-    return (folder / SUMMARY_NAME).is_file() and read_summary(folder).get("status") == "finished"
+    return (folder / SUMMARY_NAME).is_file() and read_summary(folder).is_finished
 
 
 def reopen(folder: Path) -> None:
@@ -151,4 +141,4 @@ def _validation_sha256(data: DataConfig, store: Store) -> str:
         "window": data.window,
         "seed": VALIDATION_SEED,
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return hash_json(identity)
