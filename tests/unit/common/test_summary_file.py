@@ -28,7 +28,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         ('{"status": "fini', "is not JSON"),
         ("\udcff\udcfe", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("[]", "must hold an object, not a list"),
+        ("[]", "must hold a JSON object, not a list"),
     ],
 )
 def test_a_damaged_summary_is_named_with_what_to_do(tmp_path: Path, text: str, reason: str) -> None:

@@ -28,6 +28,7 @@ from unimol_scale.checkpoints.run.published import (
 )
 from unimol_scale.checkpoints.run.shares import read_notes
 from unimol_scale.common.files import commit_text, flush
+from unimol_scale.common.text.json_files import write_json
 from unimol_scale.common.units import byte_size
 from unimol_scale.errors import CheckpointError
 
@@ -105,7 +106,7 @@ def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> 
         "files": {name: asdict(entry) for name, entry in files.items()},
     }
     tree = json.loads(json.dumps(content))  # the hash is of what a reader will see
-    commit_text(temporary / MANIFEST, json.dumps({**tree, "sha256": content_hash(tree)}, indent=1) + "\n")
+    write_json(temporary / MANIFEST, {**tree, "sha256": content_hash(tree)})
     set_aside(final)  # written again after a resume from before it
     temporary.rename(final)
     flush(root)

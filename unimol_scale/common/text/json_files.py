@@ -25,7 +25,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # RecursionError: a thousand brackets
         raise NotJsonError(f"is not JSON: {error}") from error
     if not isinstance(tree, dict):
-        raise NotJsonError(f"must hold an object, not a {type(tree).__name__}")
+        raise NotJsonError(f"must hold a JSON object, not a {type(tree).__name__}")
     return tree
 
 

@@ -29,6 +29,7 @@ from conformer_gen.run.assemble import FAILURE_COLUMNS, FAILURES_NAME
 from conformer_gen.config import BuildConfig
 from conformer_gen.chemistry.curate import CurateConfig, Curated
 from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
+from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.common.progress import StageProgress, say_line
 from conformer_gen.sources.config import SourceConfig
 from unimol_scale import config as strict
@@ -275,7 +276,7 @@ def _recipe(embed: EmbedConfig) -> str:
 
 
 def _digest(determines: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:20]
+    return hash_json(determines)[:20]
 
 
 def _id(smiles: str) -> str:

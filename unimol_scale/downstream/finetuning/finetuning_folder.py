@@ -4,13 +4,13 @@
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unimol_scale import config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, hash_file
+from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store
 from unimol_scale.errors import ConfigError
@@ -69,7 +69,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
             f"{folder} holds a fine-tuning of other settings ({', '.join(changed)}); choose another --output or "
             "remove it"
         )
-    then = json.loads((folder / INPUTS_NAME).read_text(encoding="utf-8"))
+    then = read_json(folder / INPUTS_NAME)
     if changed := sorted(_differences(then, strict.to_tree(hashes))):
         raise ConfigError(
             f"{folder} holds a fine-tuning that was begun with another content of {' and '.join(changed)}; choose "
@@ -84,7 +84,7 @@ def claim_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         ConfigError: the folder cannot be written.
     """
     try:
-        commit_text(folder / INPUTS_NAME, json.dumps(strict.to_tree(hashes), indent=1) + "\n")
+        write_json(folder / INPUTS_NAME, strict.to_tree(hashes))
         commit_text(folder / CONFIG_NAME, strict.to_yaml(config))
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error}; choose another --output") from error
