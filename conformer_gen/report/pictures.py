@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from rdkit import Chem
@@ -13,12 +12,12 @@ from rdkit import Chem
 from conformer_gen.report.rates import StageRate
 from conformer_gen.report.tallies import ENERGY_STEP, Tallies
 from conformer_gen.selection.selection import Selection
-from unimol_scale.common.files import commit_file
+from unimol_scale.common.pictures import BLUE, RED, draw_grid, save_figure
 from unimol_scale.common.units import engineering, time_unit
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 
-MAIN, CONTRAST, PALE, GRID = "#1f77b4", "#d62728", "#a6c8e0", "#e6e6e6"
-WIDTH, DOTS_PER_INCH = 7.2, 130
+MAIN, CONTRAST, PALE = BLUE, RED, "#a6c8e0"
+WIDTH = 7.2
 LOG_RATIO = 30  # largest bar to smallest, from which a linear axis hides the smallest
 MOST_CAUSES = 12
 CROWDED = 26  # elements, from which their symbols stand in two rows
@@ -64,15 +63,8 @@ def draw_all(tallies: Tallies, selection: Selection, rates: Sequence[StageRate],
     if rates:
         jobs.append(("rate", "Rate over time", lambda: _rate_figure(rates)))
     for name, _, draw in jobs:
-        _save(draw(), folder / f"{name}.png")
+        save_figure(draw(), folder / f"{name}.png")
     return {name: title for name, title, _ in jobs}
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    # Without a software tag the same store gives the same bytes, whichever matplotlib drew them.
-    options: dict[str, Any] = {"dpi": DOTS_PER_INCH, "format": "png", "metadata": {"Software": None}}
-    commit_file(path, lambda temporary: figure.savefig(temporary, **options))
 
 
 def _panels(count: int, height: float, ratios: Sequence[float] | None = None, rows: bool = False) -> tuple[Figure, Any]:
@@ -82,13 +74,8 @@ def _panels(count: int, height: float, ratios: Sequence[float] | None = None, ro
     panels = figure.subplots(*shape, squeeze=False, height_ratios=ratios if rows else None).ravel()
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
         axes.title.set_fontsize(10)
     return figure, panels
-
-
-def _grid(axes: Any, axis: str) -> None:  # noqa: ANN401
-    axes.grid(True, which="major", axis=axis, color=GRID, linewidth=0.7)
 
 
 def _size_figure(tallies: Tallies) -> Figure:
@@ -112,7 +99,7 @@ def _size_figure(tallies: Tallies) -> Figure:
     axes.set_ylabel("% of the split's molecules")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    _grid(axes, "y")
+    draw_grid(axes, "y")
     axes.legend(fontsize=8, framealpha=1.0, edgecolor="none")
     return figure
 
@@ -130,7 +117,7 @@ def _element_figure(tallies: Tallies) -> Figure:
     axes.set_xlim(-0.7, max(len(symbols), 8) - 0.3)
     axes.set_ylabel("atoms")
     _counts(axes.yaxis)
-    _grid(axes, "y")
+    draw_grid(axes, "y")
     return figure
 
 
@@ -153,7 +140,7 @@ def _scaffold_figure(selection: Selection) -> Figure:
     axes.set_ylim(0.8, max(float(sizes[0]) * 1.5, 10))
     _counts(axes.xaxis)
     _counts(axes.yaxis)
-    _grid(axes, "both")
+    draw_grid(axes, "both")
     return figure
 
 
@@ -186,7 +173,7 @@ def _bars(axes: Any, counts: Mapping[str, int], title: str) -> None:  # noqa: AN
         axes.set_xlim(0, max(values) * 1.25)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
-    _grid(axes, "x")
+    draw_grid(axes, "x")
 
 
 def _share(value: int, total: int) -> str:
@@ -204,7 +191,7 @@ def _conformer_figure(tallies: Tallies) -> Figure:
     panels[0].set_xlim(0.3, max(counts) + 0.7)
     panels[0].set_xlabel("conformers of a molecule")
     panels[0].set_ylabel("% of molecules")
-    _grid(panels[0], "y")
+    draw_grid(panels[0], "y")
     if has_energies:
         edges = ENERGY_STEP * np.arange(len(tallies.energies) + 1)
         share = 100 * tallies.energies / tallies.energies.sum()
@@ -214,7 +201,7 @@ def _conformer_figure(tallies: Tallies) -> Figure:
         panels[1].set_xlim(0, edges[-1])
         if share[-1] > 0:
             panels[1].set_title(f"{share[-1]:.1f} % at {edges[-2]:g} and above", loc="right", fontsize=9)
-        _grid(panels[1], "y")
+        draw_grid(panels[1], "y")
     return figure
 
 
@@ -247,6 +234,6 @@ def _rate_figure(rates: Sequence[StageRate]) -> Figure:
         axes.set_ylim(0, 1.1 * float(rate.rates.max()))
         axes.set_xlim(0, length / unit)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
-        _grid(axes, "y")
+        draw_grid(axes, "y")
     panels[0].set_ylabel("molecules/s")
     return figure
