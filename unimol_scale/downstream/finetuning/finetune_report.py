@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.text.markdown import markdown_table
+from unimol_scale.common.units import counted
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecules import ROW_NUMBERS
 from unimol_scale.downstream.data.rows import PREDICTED
@@ -52,7 +53,7 @@ def _lines(outcome: Outcome, config: FinetuneConfig, picture: str, spread_lines:
     lines = [
         f"# {outcome.describe()}",  # what must be known of the score stands in the first line
         "",
-        f"- {outcome.task}, {len(outcome.targets)} target{'s' if len(outcome.targets) > 1 else ''}; {_result(outcome)}",
+        f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
         *(f"- {line}" for line in spread_lines),
         f"- {config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, "
         f"{sizes['test']:,} test; "
