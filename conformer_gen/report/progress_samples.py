@@ -42,14 +42,14 @@ class SampledProgress(StageProgress):
     """The progress of a stage of a build, of which samples are taken.
 
     Args:
-        label: of the stage, such as "embedding".
+        label: of the stage, such as "curating".
         total: molecules in the stage, None when it is not known beforehand.
-        log: takes the samples.
+        log: takes the samples; None takes none.
         style: whether there may be a bar, or lines.
     """
 
     def __init__(
-        self, label: str, total: int | None, log: SampleLog, style: ProgressStyle = ProgressStyle.AUTO
+        self, label: str, total: int | None, log: SampleLog | None = None, style: ProgressStyle = ProgressStyle.AUTO
     ) -> None:
         super().__init__(label, total, style)
         self._stage, self._log = label, log
@@ -74,4 +74,5 @@ class SampledProgress(StageProgress):
 
     def _sample(self) -> None:
         self._sampled = time.monotonic()
-        self._log.add(self._stage, self.advanced)  # what an earlier run did is no rate
+        if self._log is not None:
+            self._log.add(self._stage, self.advanced)  # what an earlier run did is no rate
