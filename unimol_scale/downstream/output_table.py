@@ -1,8 +1,7 @@
-"""Whether a table can be written where a user wants it, found out before hours are spent on it."""
+"""Where the rows of a table go that cannot be used, and whether a table would be written over what is read."""
 
 from pathlib import Path
 
-from unimol_scale.common.output_checks import require_file
 from unimol_scale.errors import ConfigError
 
 
@@ -22,16 +21,3 @@ def check_apart(output: Path, source: Path) -> None:
             f"--output {output}: the file that is read, {source}, would be overwritten by it or by its table of "
             "skipped rows; choose another name"
         )
-
-
-def check_writable(output: Path) -> None:
-    """Find out whether a file can be written there; its folder is made.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    require_file(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {output}: its folder cannot be made: {error}; choose another place") from error

@@ -28,6 +28,8 @@ from unimol_scale.checkpoints.run.published import (
 )
 from unimol_scale.checkpoints.run.shares import read_notes
 from unimol_scale.common.files import commit_text, flush
+from unimol_scale.common.text.json_files import write_json
+from unimol_scale.common.units import byte_size
 from unimol_scale.errors import CheckpointError
 
 __all__ = [
@@ -66,14 +68,8 @@ class Room:
 
     def describe(self, states: str = "") -> str:
         """Return it in words; ``states`` follows the size of what is kept."""
-        text = f"{self.kept} kept, {_readable(self.kept_bytes)} on disk{states}"
-        return text + (f"; {self.removed} deleted, {_readable(self.removed_bytes)}" if self.removed else "")
-
-
-def _readable(size: int) -> str:
-    """Return a number of bytes as people read it."""
-    scale, unit = next(((10.0**e, unit) for e, unit in ((9, "GB"), (6, "MB")) if size >= 10**e), (1e3, "kB"))
-    return f"{size / scale:,.1f} {unit}"
+        text = f"{self.kept} kept, {byte_size(self.kept_bytes)} on disk{states}"
+        return text + (f"; {self.removed} deleted, {byte_size(self.removed_bytes)}" if self.removed else "")
 
 
 def temporary_folder(root: Path, step: int) -> Path:
@@ -110,7 +106,7 @@ def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> 
         "files": {name: asdict(entry) for name, entry in files.items()},
     }
     tree = json.loads(json.dumps(content))  # the hash is of what a reader will see
-    commit_text(temporary / MANIFEST, json.dumps({**tree, "sha256": content_hash(tree)}, indent=1) + "\n")
+    write_json(temporary / MANIFEST, {**tree, "sha256": content_hash(tree)})
     set_aside(final)  # written again after a resume from before it
     temporary.rename(final)
     flush(root)

@@ -5,8 +5,6 @@ trainer recorded, and size and SHA-256 of every share. The manifest has a hash o
 that were cut off or checkpoints that are being deleted; they never count.
 """
 
-import hashlib
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ from unimol_scale.checkpoints.safetensors_writer import FileEntry
 from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import hash_file
 from unimol_scale.common.run_files import CHECKPOINTS
+from unimol_scale.common.text.json_files import NotJsonError, hash_json, read_json
 from unimol_scale.config import Origin, build
 from unimol_scale.errors import CheckpointError, ConfigError
 
@@ -81,7 +80,7 @@ def step_folders(root: Path) -> list[Path]:
 def content_hash(tree: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a manifest's content, its own hash apart, whatever the spacing of its text."""
     content = {key: value for key, value in tree.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hash_json(content)
 
 
 def read_manifest(folder: Path) -> CheckpointInfo:
@@ -92,11 +91,13 @@ def read_manifest(folder: Path) -> CheckpointInfo:
     """
     path = folder / MANIFEST
     try:
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        tree = read_json(path)
+    except OSError as error:
         raise CheckpointError(f"checkpoint {folder} has no readable {MANIFEST}: {error}") from error
-    version = tree.get("format_version") if isinstance(tree, dict) else None
-    if version is None and isinstance(tree, dict) and {"step", "meta", "files"} <= set(tree):
+    except NotJsonError as error:
+        raise CheckpointError(f"checkpoint {folder} has no readable {MANIFEST}: it {error}") from error
+    version = tree.get("format_version")
+    if version is None and {"step", "meta", "files"} <= set(tree):
         raise CheckpointError(
             f"checkpoint {folder} is in DeepSpeed's own format, which an earlier version wrote and this one does not "
             "read; finish that run with the version that began it, or choose another --output"

@@ -26,6 +26,7 @@ from unimol_scale.checkpoints.parity import cast_parameters
 from unimol_scale.checkpoints.weights import from_pretrained, identify
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, flush
 from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments, Precision
 from unimol_scale.downstream.data.inputs import resolve_inputs
@@ -42,7 +43,7 @@ from unimol_scale.downstream.data.molecules import (
 )
 from unimol_scale.downstream.data.sdf_table import describe_geometry, structure_smiles
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent
-from unimol_scale.downstream.output_table import check_apart, check_writable, skipped_file
+from unimol_scale.downstream.output_table import check_apart, skipped_file
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import Float32, Int64
@@ -142,7 +143,7 @@ def embed_file(config: EmbedFileConfig) -> str:
         raise ConfigError(
             "--smiles-column and --fragments reject are of tables; a store has the molecules it was built with"
         )
-    check_writable(config.output)
+    require_file(config.output)
     device = pick_device(config.device)
     _, sha256 = identify(config.pretrained)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

@@ -16,6 +16,7 @@ import torch
 
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.batches import Labelling, RowReader, once
@@ -27,7 +28,7 @@ from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.embedding.representations import require_conformers
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
 from unimol_scale.downstream.finetuning.model.training import Scaling, predict
-from unimol_scale.downstream.output_table import check_apart, check_writable, skipped_file
+from unimol_scale.downstream.output_table import check_apart, skipped_file
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.schema import LABEL_PREFIX, Float64, Int64
 from unimol_scale.store.shards import open_store
@@ -97,7 +98,7 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     device = pick_device(options["device_name"])
     check_there(file)
     asked = _of_store(file, config, options) if is_store(file) else _of_table(file, config, options, output)
-    check_writable(output)
+    require_file(output)
     molecules = asked.molecules
     row_R = np.flatnonzero(molecules.position_M >= 0)
     if not len(row_R):
@@ -119,7 +120,7 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
 
 def _of_table(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path) -> _Asked:
     table = read_table(file, smiles_column=options["smiles_column"], targets=())
-    check_writable(output)  # before minutes are spent on conformers
+    require_file(output)  # before minutes are spent on conformers
     molecules = prepare(
         table.smiles,
         cache=options["cache"],

@@ -1,6 +1,5 @@
 """A ladder of training runs: its file, and the list of runs that the file stands for. Imports no torch."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from unimol_scale.common.text.json_files import read_json
 from unimol_scale.common.trees import flatten, merge
 from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, nearest
@@ -183,7 +183,7 @@ def _histogram(store: Path) -> dict[int, int]:
     """Return atoms → molecules of a store's training split."""
     path = store / MANIFEST
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path)
         return {int(atoms): int(count) for atoms, count in tree["splits"]["train"]["size_histogram"].items()}
     except OSError as error:
         raise ConfigError(

@@ -7,11 +7,10 @@ from typing import Protocol
 from rich.table import Table
 
 from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.common.units import byte_size, counted, duration
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
 from unimol_scale.scaling.ladder.launch import outcome_of, pretrain_arguments
-
-GIB = 2.0**30
 
 
 class Estimate(Protocol):
@@ -86,7 +85,7 @@ def plan_table(config: LadderConfig, planned: Sequence[PlannedRun]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for run in planned:
         rung, needs = run.rung, run.estimate
-        costs = ("?", "?") if isinstance(needs, str) else (_time(needs.seconds), _size(needs.disk_bytes))
+        costs = ("?", "?") if isinstance(needs, str) else (duration(needs.seconds), byte_size(needs.disk_bytes))
         table.add_row(rung.name, rung.size, str(rung.steps), str(rung.seed), run.state, *costs)
     return table
 
@@ -99,21 +98,10 @@ def total_line(planned: Sequence[PlannedRun]) -> str:
     lines = []
     if left:
         seconds = sum(estimate.seconds for estimate in left)
-        runs = "run" if len(left) == 1 else "runs"
         lines.append(
-            f"estimated for {left[0].device}: {_time(seconds)} for the {len(left)} {runs} left, one after "
-            f"another, without validation and saving; at most {_size(disk)} of disk for all"
+            f"estimated for {left[0].device}: {duration(seconds)} for the {counted(len(left), 'run')} left, one after "
+            f"another, without validation and saving; at most {byte_size(disk)} of disk for all"
         )
     if unknown:
         lines.append(f"time and disk of {len(unknown)} of {len(planned)} runs are not known: {unknown[0]}")
-    return "\n".join(lines) or f"all runs are finished; they take at most {_size(disk)} of disk"
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:,.1f} hours"
-    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
-
-
-def _size(count: float) -> str:
-    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.1f} MiB"
+    return "\n".join(lines) or f"all runs are finished; they take at most {byte_size(disk)} of disk"

@@ -3,8 +3,6 @@
 Knows launch/pretrain.py by its command line and status, and the run folder by its files only; imports no torch.
 """
 
-import hashlib
-import json
 import os
 import shlex
 import socket
@@ -19,8 +17,11 @@ import yaml
 from rich.table import Table
 
 from unimol_scale.cli.entry import EXIT_STOPPED
+from unimol_scale.common.files import hash_file
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
+from unimol_scale.common.summary_file import manifest_hash_of
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten, merge
 from unimol_scale.config import parse_overrides, read_yaml
 from unimol_scale.errors import ConfigError, RunError
@@ -159,7 +160,7 @@ def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, b
         raise RunError(
             f"the run {rung.name} failed ({how}); its output is in {log}; start the ladder again to resume it"
         )
-    _asked_path(config, rung).write_text(json.dumps(_asked(rung), indent=1) + "\n", encoding="utf-8")
+    write_json(_asked_path(config, rung), _asked(rung))
     outcome = outcome_of(config, rung)
     if outcome is None:
         raise RunError(f"the run {rung.name} ended without finishing; its output is in {log}")
@@ -220,8 +221,8 @@ def _needs_defaults(config: LadderConfig, rung: Rung, found: Flat) -> bool:
     """
     asked = _asked(rung)
     try:
-        before: Flat = json.loads(_asked_path(config, rung).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        before: Flat = read_json(_asked_path(config, rung))
+    except (OSError, NotJsonError):
         before = {}
     judged = {key for key in before.keys() & asked.keys() if _equal(before[key], asked[key])}
     absent = asked.keys() - found.keys() - judged if found else set()
@@ -230,12 +231,11 @@ def _needs_defaults(config: LadderConfig, rung: Rung, found: Flat) -> bool:
 
 def _check_data(config: LadderConfig, rung: Rung) -> None:
     """Compare the content of the store with what a finished run has learnt from."""
+    then = manifest_hash_of(rung.folder)
     try:
-        summary = json.loads((rung.folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-        now = hashlib.sha256((config.data / MANIFEST).read_bytes()).hexdigest()
-    except (OSError, ValueError):  # one that is missing or damaged is told by whoever needs it
+        now = hash_file(config.data / MANIFEST)
+    except OSError:  # one that is missing is told by whoever needs it
         return
-    then = summary.get("data_manifest_sha256") if isinstance(summary, dict) else None
     if then is not None and then != now:
         _refuse(rung, {"content of the store": (f"SHA-256 {then[:12]}…", f"SHA-256 {now[:12]}…")})
 
