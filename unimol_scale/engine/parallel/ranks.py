@@ -27,6 +27,8 @@ from unimol_scale.errors import ConfigError
 _PARTING_SECONDS = 0.2
 # What every launcher tells its processes.
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# Those, and what DeepSpeed reads besides; ``start_ranks`` sets them where there is one process alone.
+RANK_VARIABLES = (*_VARIABLES, "LOCAL_SIZE")
 # Where schedulers that know nothing of these variables say how many processes they started.
 _TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -169,6 +171,12 @@ def part() -> None:
     if dist.is_initialized():
         dist.barrier()
         time.sleep(_PARTING_SECONDS)
+        dist.destroy_process_group()
+
+
+def dissolve() -> None:
+    """Leave without a word to the other ranks, for a process that is the only one and goes on with something else."""
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
