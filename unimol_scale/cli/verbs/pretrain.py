@@ -120,6 +120,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _pretrain(arguments: argparse.Namespace, stop: StopRequest, *, is_main: bool) -> int:
+    from unimol_scale.engine.parallel.ranks import part
     from unimol_scale.engine.planning.plan_text import describe
     from unimol_scale.engine.pretraining import pretrain, with_sources_named
 
@@ -137,6 +138,7 @@ def _pretrain(arguments: argparse.Namespace, stop: StopRequest, *, is_main: bool
         profile=arguments.profile,
         failed=_leave,
     )
+    part()
     if end.how == "stopped":
         return EXIT_STOPPED
     if is_main and end.how == "finished before":

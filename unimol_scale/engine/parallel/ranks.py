@@ -174,12 +174,6 @@ def part() -> None:
         dist.destroy_process_group()
 
 
-def dissolve() -> None:
-    """Leave without a word to the other ranks, for a process that is the only one and goes on with something else."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def abandon(status: int) -> None:
     """End this process at once, without waiting for ranks that may be dead."""
     sys.stdout.flush()
