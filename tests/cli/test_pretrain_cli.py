@@ -4,9 +4,15 @@ import json
 
 import pytest
 
-from unimol_scale.cli.verbs.pretrain import main
+from unimol_scale.cli.verbs.pretrain import build_parser, main
 from unimol_scale.config import read_settings, to_yaml
 from unimol_scale.engine.run.run_config import resolve
+from unimol_scale.objectives.registry import OBJECTIVE_NAMES
+
+
+def test_the_help_names_every_objective():
+    told = build_parser().format_help()
+    assert all(name in told for name in OBJECTIVE_NAMES)
 
 
 def run(capsys, *arguments):

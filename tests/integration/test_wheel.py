@@ -14,16 +14,8 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("conformer_gen", "unimol_scale")
-SETTINGS = {
-    "train": {
-        "steps": 2,
-        "warmup_steps": 1,
-        "precision": "fp32",
-        "global_batch_size": 8,
-        "rehearse": False,
-    },
-    "data": {"workers": 0},
-}
+TRAIN = {"warmup_steps": 1, "precision": "fp32", "global_batch_size": 8, "rehearse": False}
+SETTINGS = {"train": TRAIN, "data": {"workers": 0}}
 
 
 def run(*words: object, cwd: Path) -> str:
@@ -96,15 +88,27 @@ def test_a_wheel_builds_trains_climbs_and_fits_in_an_empty_folder(commands: Path
     assert (tmp_path / "data" / "sample" / "manifest.json").is_file()
 
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(SETTINGS))
-    told = run(command, "pretrain", "--size", "0.03M", "--config", "run.yaml", cwd=tmp_path)
-    assert "runs/0.03M-denoise-seed0/summary.json" in told
+    first, second = (f"tiny-0.03M-2steps-seed{seed}" for seed in (0, 1))
+    told = run(
+        command,
+        "pretrain",
+        "--size",
+        "0.03M",
+        "--config",
+        "run.yaml",
+        "--output",
+        f"runs/{first}",
+        "train.steps=2",
+        cwd=tmp_path,
+    )
+    assert f"runs/{first}/summary.json" in told
 
+    # A ladder that was begun otherwise goes on: its first run is there already.
     ladder = {"name": "tiny", "data": "data/sample", "launcher": "python", "sizes": ["0.03M"], "steps": [2]}
-    overrides = {**SETTINGS, "train": {key: value for key, value in SETTINGS["train"].items() if key != "steps"}}
-    (tmp_path / "ladder.yaml").write_text(yaml.safe_dump({**ladder, "overrides": overrides}))
-    assert "tiny-0.03M-2steps-seed0: already finished" not in run(command, "ladder", "ladder.yaml", cwd=tmp_path)
-    assert (tmp_path / "runs" / "tiny-0.03M-2steps-seed0" / "summary.json").is_file()
-    assert "already finished" in run(command, "ladder", "ladder.yaml", cwd=tmp_path)
+    (tmp_path / "ladder.yaml").write_text(yaml.safe_dump({**ladder, "seeds": [0, 1], "overrides": SETTINGS}))
+    told = run(command, "ladder", "ladder.yaml", cwd=tmp_path)
+    assert f"run 1 of 2, {first}: already finished" in told
+    assert (tmp_path / "runs" / second / "summary.json").is_file()
 
     rows = [f"{size:.0f},1e6,{3.0 + 2000 / size**0.5:.6f}" for size in (1e5, 3e5, 1e6, 3e6, 1e7, 3e7)]
     (tmp_path / "runs.csv").write_text("N,D,loss\n" + "\n".join(rows) + "\n")
