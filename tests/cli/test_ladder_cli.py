@@ -1,24 +1,10 @@
-import argparse
 import json
 
 import pytest
 import yaml
 
-from unimol_scale.cli.main import build_parser, main
+from unimol_scale.cli.main import main
 from unimol_scale.common.units import duration
-
-# The command line is a promise: flags are added, never renamed or taken away without a line in the CHANGELOG.
-FLAGS = {
-    "--budget", "--device", "--dry-run", "--help", "--help-settings", "--law", "--next", "--only", "--output",
-    "--slurm", "--submit", "-h", "config",
-}  # fmt: skip
-
-
-def test_the_flags_of_the_ladder_are_as_promised() -> None:
-    (verbs,) = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    ladder = verbs.choices["ladder"]
-    names = {name for action in ladder._actions for name in (action.option_strings or [action.dest])}
-    assert names == FLAGS
 
 
 def test_the_help_says_what_each_is_for(capsys: pytest.CaptureFixture[str]) -> None:

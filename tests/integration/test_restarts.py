@@ -12,7 +12,7 @@ from tests.helpers.plain_training import Unheard, pretraining, small_store, unfi
 from tests.helpers.ranks import losses
 from unimol_scale.checkpoints.run.published import content_hash
 from unimol_scale.checkpoints.weights import from_pretrained
-from unimol_scale.cli.verbs.pretrain import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.common.exit_status import EXIT_STOPPED, EXIT_USER_ERROR
 from unimol_scale.common.units import byte_size
 from unimol_scale.scaling.runs.read_runs import read_runs
 

@@ -1,6 +1,6 @@
 """Starts the runs of a ladder one after the other: finished ones are skipped, unfinished ones go on where they stopped.
 
-Knows launch/pretrain.py by its command line and status, and the run folder by its files only; imports no torch.
+Knows the pretraining command by its command line and status, and the run folder by its files only; imports no torch.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 from rich.table import Table
 
-from unimol_scale.cli.entry import EXIT_STOPPED
+from unimol_scale.common.exit_status import EXIT_STOPPED
 from unimol_scale.common.files import hash_file
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
@@ -28,6 +28,8 @@ from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder.ladder import MANIFEST, LadderConfig, Rung
 from unimol_scale.scaling.ladder.process_group import OrderedToStopError, run_group
 from unimol_scale.scaling.runs.run_records import RunRecord, read_run_folder
+
+PRETRAIN = ("unimol_scale.cli", "pretrain")  # module and verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +61,12 @@ def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
         # The one beside this interpreter: another environment's would train with other versions.
         launcher = [str(Path(sys.executable).parent / "deepspeed"), "-q", "--num_gpus", str(config.ranks)]
         launcher += ["--master_port", str(port)]
+        as_module = "--module"
     else:
         launcher = [sys.executable]
-    return [*launcher, str(config.script), *pretrain_arguments(config, rung)]
+        as_module = "-m"
+    program = [as_module, *PRETRAIN] if config.script is None else [str(config.script)]
+    return [*launcher, *program, *pretrain_arguments(config, rung)]
 
 
 def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
@@ -71,6 +76,12 @@ def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
         *("--data", str(config.data), "--output", str(rung.folder)),
         *(f"{key}={_scalar(value)}" for key, value in rung.overrides.items()),
     ]
+
+
+def pretrain_settings(config: LadderConfig, rung: Rung) -> dict[str, Any]:
+    """Return the settings that ``pretrain_arguments`` stand for, as a tree."""
+    chosen = {"objective": {"name": config.objective}, "data": {"path": str(config.data)}, "output": str(rung.folder)}
+    return merge(chosen, _overrides(rung))
 
 
 def _scalar(value: object) -> str:
@@ -134,14 +145,17 @@ def check_inputs(config: LadderConfig) -> None:
     Raises:
         ConfigError: the store or the pretraining command is missing, or the output cannot be written.
     """
-    if not config.script.is_file():
-        raise ConfigError(f"script: {config.script} does not exist; start the ladder from the root of the repository")
+    if config.script is not None and not config.script.is_file():
+        raise ConfigError(
+            f"script: {config.script} does not exist; start the ladder where it does, or leave the key out: the ladder "
+            "then starts `unimol-scale pretrain`, wherever it is"
+        )
     require_folder(config.output, "output")
     if not config.data.is_dir():
         source = config.data.name if config.data.parent.name == "data" else "sample"
         raise ConfigError(
             f"data: there is no conformer store at {config.data}; "
-            f"`python conformer_gen/build.py --source {source} --output {config.data}` makes one"
+            f"`unimol-scale build --source {source} --output {config.data}` makes one"
         )
 
 
@@ -204,8 +218,12 @@ def _check_same(config: LadderConfig, rung: Rung, found: Flat) -> None:
 
 
 def _asked(rung: Rung) -> dict[str, Any]:
-    """Return the settings of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
-    return flatten(merge({}, parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])))
+    return flatten(_overrides(rung))
+
+
+def _overrides(rung: Rung) -> dict[str, Any]:
+    """Return the overrides of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
+    return parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])
 
 
 def _asked_path(config: LadderConfig, rung: Rung) -> Path:
