@@ -84,7 +84,7 @@ def read_yaml(path: Path) -> tuple[Tree, Origin]:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist; configs/ has complete ones")
+        raise ConfigError(f"configuration file {path} does not exist; configs/ of the repository has complete ones")
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -131,6 +131,25 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
                 raise ConfigError(f"{path}: {parent!r} is given both as a value and as a group of keys")
         node[leaf] = value
     return tree
+
+
+def read_settings(file: Path | None, given: Mapping[str, Any], assignments: Sequence[str] = ()) -> tuple[Tree, Origin]:
+    """Lay what a command line gives over a file, later ones winning: the file, the flags, ``key=value``.
+
+    Args:
+        file: YAML; None: there is none.
+        given: tree of what was given by flags of their own.
+        assignments: ``train.steps=100`` and the like.
+
+    Returns:
+        The settings, and where each came from.
+
+    Raises:
+        ConfigError: the file or an assignment cannot be read.
+    """
+    tree, origin = ({}, Origin(name=COMMAND_LINE)) if file is None else read_yaml(file)
+    given = merge(given, parse_overrides(assignments))
+    return merge(tree, given), origin.with_given(given)
 
 
 def _check_spelling(words: Sequence[str]) -> None:

@@ -7,10 +7,8 @@ a file. Files are checked completely before a model is returned.
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,9 +20,10 @@ from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo, resol
 from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
 from unimol_scale.common.file_versions import version_problem
-from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
+from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, hash_file
 from unimol_scale.common.run_files import CONFIG_NAME as RUN_CONFIG_NAME
 from unimol_scale.common.run_files import FINETUNED_NAME, MODEL_FOLDER
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, read_yaml, to_tree
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
@@ -214,7 +213,7 @@ def _save(
             weights_bytes=file.stat().st_size,
             weights_sha256=hash_file(file),
         )
-        commit_text(directory / CONFIG_NAME, json.dumps(to_tree(config), indent=2) + "\n")
+        write_json(directory / CONFIG_NAME, to_tree(config), indent=2)
 
 
 def save_official(model: HeadedModel, path: Path | str) -> None:
@@ -263,23 +262,23 @@ def read_config(directory: Path) -> PretrainedConfig:
     """
     path = model_folder(directory) / CONFIG_NAME
     try:
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path)
     except FileNotFoundError as error:
         if (directory / FINETUNED_NAME).is_file():
             raise CheckpointError(_finetuned_instead(directory)) from error
         if (directory / MANIFEST_NAME).is_file():
             raise CheckpointError(
                 f"{directory} is a conformer store, not a model; give the run that was pretrained on it, such as "
-                f"runs/<name>, or pretrain one: python launch/pretrain.py --data {directory} --size NAME"
+                f"runs/<name>, or pretrain one: unimol-scale pretrain --data {directory} --size NAME"
             ) from error
         raise CheckpointError(
             f"{directory} is no checkpoint: it has no {CONFIG_NAME} "
             f"(a run has one in {MODEL_FOLDER}/ when it is finished, and checkpoints before that)"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} must hold a mapping of keys to values")
+    except NotJsonError as error:
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} cannot be read: it {error}") from error
     if problem := version_problem(tree.get("format_version"), FORMAT_VERSION):
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME}: {problem}")
     try:

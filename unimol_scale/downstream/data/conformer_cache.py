@@ -10,14 +10,11 @@ molecules at the same time share the work: one builds, the others wait.
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +22,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rdkit import rdBase
-from rich.console import Console
 
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.chemistry.conformers import ConformerFailure, generate_conformers
 from conformer_gen.chemistry.curate import Curated
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SampleLog
 from conformer_gen.report.stage_rates import GENERATING
 from conformer_gen.run import driver
 from conformer_gen.run.assemble import FAILURES_NAME
@@ -39,7 +36,10 @@ from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.sources.config import SourceConfig
 import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
-from unimol_scale.common.progress import SampleLog, StageProgress
+from unimol_scale.common.late_notices import told_after
+from unimol_scale.common.locks import wait_for_lock
+from unimol_scale.common.progress import ProgressStyle, StageProgress, say_line
+from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.store.manifest import ShardEntry, SplitEntry
 from unimol_scale.store.schema import SCHEMA_VERSION, Int64, Layout
@@ -209,7 +209,8 @@ def _add_set(
     with _our_turn(folder):
         if (folder / INDEX_NAME).is_file():
             return
-        with _told_if_slow("" if conformers.engine == "depiction" else SAY_2D):
+        # Depictions take no time worth a word.
+        with contextlib.nullcontext() if conformers.engine == "depiction" else told_after(SLOW_S, lambda: say_line(SAY_2D)):
             try:
                 _build(molecules, folder / "molecules.parquet", output, curate, conformers, workers)
                 keys = open_store(output).split("train").column("key").to_pylist()
@@ -229,31 +230,14 @@ def _write_index(path: Path, keys: Sequence[int], failures: dict[int, ConformerF
 
 
 @contextlib.contextmanager
-def _told_if_slow(text: str) -> Iterator[None]:
-    """Print a line once if the block takes longer than ``SLOW_S``."""
-    if not text:
-        yield
-        return
-    timer = threading.Timer(SLOW_S, lambda: Console(stderr=True, highlight=False).print(text, soft_wrap=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextlib.contextmanager
 def _our_turn(folder: Path) -> Iterator[None]:
     """Wait until no other process builds there, and keep the others waiting while the block runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"waiting for another process, which makes these conformers in {folder}"
-            Console(stderr=True, highlight=False).print(message, soft_wrap=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def tell(holder: str) -> None:
+        say_line(f"waiting for another process{holder}, which makes these conformers in {folder}")
+
+    with wait_for_lock(folder / "lock", tell):
         yield
 
 
@@ -283,20 +267,7 @@ def _build(
 def _show(label: str, total: int | None, log: SampleLog | None) -> StageProgress:
     """Show the conformers of more than a few molecules, and nothing else."""
     shown = label == GENERATING and total is not None and total > QUIET
-    return StageProgress(label, total) if shown else _NotShown(label, total)
-
-
-class _NotShown(StageProgress):
-    """Counts, and shows nothing."""
-
-    def __enter__(self) -> "_NotShown":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Show nothing."""
-
-    def tick(self) -> None:
-        """Show nothing."""
+    return StageProgress(label, total, ProgressStyle.AUTO if shown else ProgressStyle.NONE)
 
 
 def _recipe(conformers: ConformerConfig) -> str:
@@ -311,7 +282,7 @@ def _recipe(conformers: ConformerConfig) -> str:
 
 
 def _digest(determines: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:20]
+    return hash_json(determines)[:20]
 
 
 def _id(smiles: str) -> str:

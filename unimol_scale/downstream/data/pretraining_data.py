@@ -1,14 +1,14 @@
 """Finds the store that a model was pretrained on, and compares the size of its molecules with others."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 import unimol_scale.config as strict
-from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
+from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.common.summary_file import manifest_hash_of
 from unimol_scale.common.files import hash_file
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.remote import is_url
@@ -49,23 +49,13 @@ def store_of(pretrained: Path) -> PretrainingStore:
                 return PretrainingStore(path=None, missing=f"{folder / CONFIG_NAME} names no store")
             if is_url(named):
                 return PretrainingStore(path=None, missing=f"the store {named} is not on this machine")
-            known = _manifest_of(folder)
+            known = manifest_hash_of(folder)
             for place in (Path(named), *(above / named for above in folder.absolute().parents)):
                 manifest = place / MANIFEST_NAME
                 if manifest.is_file() and known in (None, hash_file(manifest)):
                     return PretrainingStore(path=place, missing="")
             return PretrainingStore(path=None, missing=f"the store {named} of {folder} is not here, or has changed")
     return PretrainingStore(path=None, missing=f"{pretrained} does not say what it was pretrained on")
-
-
-def _manifest_of(run: Path) -> str | None:
-    """Return the hash of the manifest of the store that a run was trained on; None if its summary does not say."""
-    try:
-        summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # unfinished or damaged: only the path of the store is known then
-        return None
-    known = summary.get("data_manifest_sha256") if isinstance(summary, dict) else None
-    return str(known) if known else None
 
 
 def describe_larger(store_dir: Path, num_atoms_R: Int32) -> str:

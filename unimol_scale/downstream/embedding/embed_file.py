@@ -24,10 +24,11 @@ from unimol_scale.checkpoints.parity import cast_parameters
 from unimol_scale.checkpoints.weights import from_pretrained, identify
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments, Precision
 from unimol_scale.downstream.data.inputs import resolve_inputs
-from unimol_scale.downstream.data.molecule_files import check_apart, check_there, check_writable, is_store, skipped_file
+from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
 from unimol_scale.downstream.data.molecules import ChangeCount, UInt64, prepare, whole_split, why_refused
 from unimol_scale.downstream.data.sdf_table import describe_geometry, structure_smiles
 from unimol_scale.downstream.data.skipped_rows import REMEDY, Skipped, SkippedTable, refuse_skipped
@@ -131,7 +132,7 @@ def embed_file(config: EmbedFileConfig) -> str:
         raise ConfigError(
             "--smiles-column and --fragments reject are of tables; a store has the molecules it was built with"
         )
-    check_writable(config.output)
+    require_file(config.output)
     device = pick_device(config.device)
     _, sha256 = identify(config.pretrained)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -197,7 +198,7 @@ def _source_of(config: EmbedFileConfig) -> SourceConfig:
     if suffix not in SUFFIXES:
         raise SourceError(
             f"{config.source}: the name must end in {', '.join(SUFFIXES)}, plain or compressed; of other files build a "
-            "store first: python conformer_gen/build.py"
+            "store first: unimol-scale build"
         )
     return SourceConfig(name=SUFFIXES[suffix], input=(str(config.source),), smiles_column=config.smiles_column)
 

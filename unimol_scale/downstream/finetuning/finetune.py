@@ -6,7 +6,6 @@ one with fewer seeds, has done are kept.
 Shapes: M rows, L targets.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import torch
 
 import unimol_scale.config as strict
 from unimol_scale.checkpoints.weights import from_pretrained, identify
-from unimol_scale.common.files import commit_text
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
+from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
@@ -264,7 +263,7 @@ def _one_seed(
     name = f"seed-{seed}"
     done = folder / f"{name}.json"
     if done.is_file():
-        tree = json.loads(done.read_text(encoding="utf-8"))
+        tree = read_json(done)
         origin = strict.Origin(name=str(done), recorded=True)
         return strict.build(Member, tree["member"], origin), strict.build(SeedResult, tree["outcome"], origin)
 
@@ -318,5 +317,5 @@ def _one_seed(
         losses=tuple(epoch.loss for epoch in epochs),
         valid_scores=tuple(epoch.score for epoch in epochs),
     )
-    commit_text(done, json.dumps({"member": strict.to_tree(member), "outcome": strict.to_tree(result)}, indent=1))
+    write_json(done, {"member": strict.to_tree(member), "outcome": strict.to_tree(result)})
     return member, result

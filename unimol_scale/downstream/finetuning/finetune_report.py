@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_text
+from unimol_scale.common.text.markdown import markdown_table
+from unimol_scale.common.units import counted
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
 from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
@@ -51,7 +53,7 @@ def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread
     lines = [
         f"# {outcome.describe()}",  # with the warnings, so that nobody overlooks them
         "",
-        f"- {outcome.task}, {len(outcome.targets)} target{'s' if len(outcome.targets) > 1 else ''}; {_result(outcome)}",
+        f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
         *(f"- {line}" for line in spread_lines),
         f"- {config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, "
         f"{sizes['test']:,} test; "
@@ -102,28 +104,25 @@ def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequ
 
 def _by_seed(outcome: FinetuneResult) -> list[str]:
     metric = outcome.metric if outcome.has_mean else f"{outcome.metric} (in standard deviations of the training labels)"
-    lines = [f"| seed | best epoch | of | valid {metric} | test {metric} |", "| --- " * 5 + "|"]
+    rows = []
     for seed in outcome.seeds:
         valid: float | None = seed.valid
         test: float | None = seed.test
         if not outcome.has_mean:
             valid, test = seed.valid_scores[seed.best_epoch - 1], outcome.standardised(seed)
-        shown = " | ".join("not known" if value is None else f"{value:.4g}" for value in (valid, test))
-        lines.append(f"| {seed.seed} | {seed.best_epoch} | {len(seed.losses)} | {shown} |")
-    return lines
+        shown = ("not known" if value is None else f"{value:.4g}" for value in (valid, test))
+        rows.append([str(seed.seed), str(seed.best_epoch), str(len(seed.losses)), *shown])
+    return markdown_table(["seed", "best epoch", "of", f"valid {metric}", f"test {metric}"], rows)
 
 
 def _by_target(outcome: FinetuneResult) -> list[str]:
-    header = f"| target | unit | test {outcome.metric} | predicting the mean | test molecules |"
-    lines = ["", "## Target by target", "", header, "| --- " * 5 + "|"]
+    header = ["target", "unit", f"test {outcome.metric}", "predicting the mean", "test molecules"]
+    rows = []
     for at, target in enumerate(outcome.targets):
         mean = outcome.target_mean(at)
         shown = "undefined" if mean is None else plus_minus(mean, outcome.target_std(at))
         trivial = outcome.trivial[at] if outcome.trivial else None
         molecules = f"{outcome.test_molecules[at]:,}" if outcome.test_molecules else ""
-        name = target.replace("|", r"\|")
-        lines.append(
-            f"| {name} | {outcome.units.get(target, '')} | {shown} | {'' if trivial is None else f'{trivial:.4g}'} | "
-            f"{molecules} |"
-        )
-    return lines
+        predicted = "" if trivial is None else f"{trivial:.4g}"
+        rows.append([target, outcome.units.get(target, ""), shown, predicted, molecules])
+    return ["", "## Target by target", "", *markdown_table(header, rows)]

@@ -4,11 +4,11 @@
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import unimol_scale.config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, hash_file
+from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.common.trees import as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store
@@ -68,7 +68,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
             f"{folder} holds a fine-tuning of other settings (then → now):{as_lines(changed)}\n"
             "Choose another --output or remove it"
         )
-    then = json.loads((folder / INPUTS_NAME).read_text(encoding="utf-8"))
+    then = read_json(folder / INPUTS_NAME)
     if newer := unknown(then, strict.keys_of(InputHashes)):
         raise ConfigError(f"{as_newer(newer, folder / INPUTS_NAME)}, or choose another --output")
     if inputs := differences(then, strict.to_tree(hashes), strict.defaults_of(InputHashes)):
@@ -85,7 +85,7 @@ def write_settings(folder: Path, config: FinetuneConfig, hashes: InputHashes) ->
         ConfigError: the folder cannot be written.
     """
     try:
-        commit_text(folder / INPUTS_NAME, json.dumps(strict.to_tree(hashes), indent=1) + "\n")
+        write_json(folder / INPUTS_NAME, strict.to_tree(hashes))
         commit_text(folder / CONFIG_NAME, strict.to_yaml(config))
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error}; choose another --output") from error

@@ -16,12 +16,13 @@ import torch
 
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
 from unimol_scale.downstream.data.inputs import require_conformers
 from unimol_scale.downstream.data.labelled_tables import read_table
-from unimol_scale.downstream.data.molecule_files import check_apart, check_there, check_writable, is_store, skipped_file
+from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
 from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import refuser_for, write_skipped
@@ -98,7 +99,7 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     device = pick_device(options["device_name"])
     check_there(file)
     asked = _of_store(file, config, options) if is_store(file) else _of_table(file, config, options, output)
-    check_writable(output)
+    require_file(output)
     molecules = asked.molecules
     row_R = np.flatnonzero(molecules.position_M >= 0)
     if not len(row_R):
@@ -120,7 +121,7 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
 
 def _of_table(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path) -> _Asked:
     table = read_table(file, smiles_column=options["smiles_column"], targets=())
-    check_writable(output)  # before conformers are made, which can take minutes
+    require_file(output)  # before conformers are made, which can take minutes
     molecules = prepare(
         table.smiles,
         cache=options["cache"],

@@ -3,7 +3,6 @@
 Shapes: M rows, L targets.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import unimol_scale.config as strict
-from unimol_scale.common.files import commit_file, commit_text
+from unimol_scale.common.files import commit_file
+from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.downstream.config import MetricName, Task
 from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning.cautions import cautions
@@ -172,7 +172,7 @@ def plus_minus(mean: float, std: float) -> str:
 
 def write(folder: Path, outcome: FinetuneResult) -> None:
     """Write ``results.json``; call it last, since it marks the fine-tuning as finished."""
-    commit_text(folder / RESULTS_NAME, json.dumps(strict.to_tree(outcome), indent=1) + "\n")
+    write_json(folder / RESULTS_NAME, strict.to_tree(outcome))
 
 
 def read(folder: Path) -> FinetuneResult | None:
@@ -184,8 +184,7 @@ def read(folder: Path) -> FinetuneResult | None:
     path = folder / RESULTS_NAME
     if not path.is_file():
         return None
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    return strict.build(FinetuneResult, tree, strict.Origin(name=str(path), recorded=True))
+    return strict.build(FinetuneResult, read_json(path), strict.Origin(name=str(path), recorded=True))
 
 
 def write_predictions(path: Path, rows: Rows, split: DataSplit, prediction_ML: Float64) -> None:

@@ -1,6 +1,5 @@
 """Reads the file of a ladder of training runs, and lists its runs. Imports no torch."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from unimol_scale.common.text.json_files import read_json
 from unimol_scale.common.trees import flatten, merge
 from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, nearest
@@ -39,9 +39,10 @@ class LadderConfig:
         objective: denoise, blend or distill.
         output: folder of all run folders and of logs/.
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
-        ranks: processes of a run, one for each GPU or part of the CPU.
-        script: the pretraining command, relative to where the ladder is started.
-        overrides: further settings of every run, as pretrain takes them (nested or with dots).
+            ranks: processes of a run, one for each GPU or part of the CPU.
+        script: a pretraining command of your own, relative to where the ladder is started; None: ``unimol-scale
+            pretrain`` of this installation.
+            overrides: further settings of every run, as pretrain takes them (nested or with dots).
         size_overrides: size → settings of its runs, which take precedence over ``overrides``.
         slurm: options of sbatch for ``ladder --slurm``, over the defaults of slurm.py; an empty value removes one.
     """
@@ -58,7 +59,7 @@ class LadderConfig:
     output: Path = Path("runs")
     launcher: Launcher = "deepspeed"
     ranks: int = 1
-    script: Path = Path("launch/pretrain.py")
+    script: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     size_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     slurm: Mapping[str, Any] = field(default_factory=dict)
@@ -183,7 +184,7 @@ def _histogram(store: Path) -> dict[int, int]:
     """Return atoms → molecules of a store's training split."""
     path = store / MANIFEST
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path)
         return {int(atoms): int(count) for atoms, count in tree["splits"]["train"]["size_histogram"].items()}
     except OSError as error:
         raise ConfigError(

@@ -1,17 +1,16 @@
 """Estimates time and disk space of every run of a ladder, and lists them in a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.table import Table
 
 from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.common.units import byte_size, counted, duration
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
-from unimol_scale.scaling.ladder.launch import finished_run, pretrain_arguments
-
-GIB = 2.0**30
+from unimol_scale.scaling.ladder.launch import finished_run, pretrain_settings
 
 
 class Estimate(Protocol):
@@ -31,10 +30,10 @@ class Estimate(Protocol):
 
 
 class Estimator(Protocol):
-    """The trainer's plan, known by the command line of its runs."""
+    """The trainer's plan, known by the settings of its runs."""
 
-    def __call__(self, arguments: Sequence[str], ranks: int) -> Estimate:
-        """Return what a run with these arguments and so many ranks takes; raises UnimolScaleError."""
+    def __call__(self, size: str, settings: Mapping[str, Any], ranks: int) -> Estimate:
+        """Return what a run of a size with these settings and so many ranks takes; raises UnimolScaleError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ def estimate_runs(config: LadderConfig, rungs: Sequence[Rung], estimate: Estimat
         left = "to be resumed" if begun else "to be trained"
         state = "finished" if finished_run(config, rung) else left
         try:
-            needs: Estimate | str = estimate(pretrain_arguments(config, rung), config.ranks)
+            needs: Estimate | str = estimate(rung.size, pretrain_settings(config, rung), config.ranks)
         except UnimolScaleError as error:
             needs = str(error)
         planned.append(PlannedRun(rung=rung, state=state, estimate=needs))
@@ -86,7 +85,7 @@ def plan_table(config: LadderConfig, planned: Sequence[PlannedRun]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for run in planned:
         rung, needs = run.rung, run.estimate
-        costs = ("?", "?") if isinstance(needs, str) else (_time(needs.seconds), _size(needs.disk_bytes))
+        costs = ("?", "?") if isinstance(needs, str) else (duration(needs.seconds), byte_size(needs.disk_bytes))
         table.add_row(rung.name, rung.size, str(rung.steps), str(rung.seed), run.state, *costs)
     return table
 
@@ -99,21 +98,10 @@ def total_line(planned: Sequence[PlannedRun]) -> str:
     lines = []
     if left:
         seconds = sum(estimate.seconds for estimate in left)
-        runs = "run" if len(left) == 1 else "runs"
         lines.append(
-            f"estimated for {left[0].device}: {_time(seconds)} for the {len(left)} {runs} left, one after "
-            f"another, without validation and saving; at most {_size(disk)} of disk for all"
+            f"estimated for {left[0].device}: {duration(seconds)} for the {counted(len(left), 'run')} left, one after "
+            f"another, without validation and saving; at most {byte_size(disk)} of disk for all"
         )
     if unknown:
         lines.append(f"time and disk of {len(unknown)} of {len(planned)} runs are not known: {unknown[0]}")
-    return "\n".join(lines) or f"all runs are finished; they take at most {_size(disk)} of disk"
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:,.1f} hours"
-    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
-
-
-def _size(count: float) -> str:
-    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.1f} MiB"
+    return "\n".join(lines) or f"all runs are finished; they take at most {byte_size(disk)} of disk"

@@ -1,10 +1,8 @@
 """Starts the runs of a ladder one after the other: skips finished runs, and resumes unfinished ones. Imports no torch.
 
-It starts launch/pretrain.py by its command line, and knows a run by its exit status and the files of its folder.
+It starts the pretraining command by its command line, and knows a run by its exit status and the files of its folder.
 """
 
-import hashlib
-import json
 import os
 import shlex
 import socket
@@ -18,15 +16,20 @@ from typing import Any, Literal
 import yaml
 from rich.table import Table
 
-from unimol_scale.cli.entry import EXIT_STOPPED
+from unimol_scale.common.exit_status import EXIT_STOPPED
+from unimol_scale.common.files import hash_file
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
+from unimol_scale.common.summary_file import manifest_hash_of
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten, merge
 from unimol_scale.config import parse_overrides, read_yaml
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder.ladder import MANIFEST, LadderConfig, Rung
 from unimol_scale.scaling.ladder.process_group import OrderedToStopError, run_group
 from unimol_scale.scaling.runs.run_records import RunRecord, read_run_folder
+
+PRETRAIN = ("unimol_scale.cli", "pretrain")  # module and verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +61,12 @@ def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
         # The one of this environment: that of another one would train with other versions.
         launcher = [str(Path(sys.executable).parent / "deepspeed"), "-q", "--num_gpus", str(config.ranks)]
         launcher += ["--master_port", str(port)]
+        as_module = "--module"
     else:
         launcher = [sys.executable]
-    return [*launcher, str(config.script), *pretrain_arguments(config, rung)]
+        as_module = "-m"
+    program = [as_module, *PRETRAIN] if config.script is None else [str(config.script)]
+    return [*launcher, *program, *pretrain_arguments(config, rung)]
 
 
 def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
@@ -70,6 +76,12 @@ def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
         *("--data", str(config.data), "--output", str(rung.folder)),
         *(f"{key}={_scalar(value)}" for key, value in rung.overrides.items()),
     ]
+
+
+def pretrain_settings(config: LadderConfig, rung: Rung) -> dict[str, Any]:
+    """Return the settings that ``pretrain_arguments`` stand for, as a tree."""
+    chosen = {"objective": {"name": config.objective}, "data": {"path": str(config.data)}, "output": str(rung.folder)}
+    return merge(chosen, _overrides(rung))
 
 
 def _scalar(value: object) -> str:
@@ -133,14 +145,17 @@ def check_inputs(config: LadderConfig) -> None:
     Raises:
         ConfigError: the store or the pretraining command is missing, or the output cannot be written.
     """
-    if not config.script.is_file():
-        raise ConfigError(f"script: {config.script} does not exist; start the ladder from the root of the repository")
+    if config.script is not None and not config.script.is_file():
+        raise ConfigError(
+            f"script: {config.script} does not exist; start the ladder where it does, or leave the key out: the ladder "
+            "then starts `unimol-scale pretrain`, wherever it is"
+        )
     require_folder(config.output, "output")
     if not config.data.is_dir():
         source = config.data.name if config.data.parent.name == "data" else "sample"
         raise ConfigError(
             f"data: there is no conformer store at {config.data}; "
-            f"`python conformer_gen/build.py --source {source} --output {config.data}` makes one"
+            f"`unimol-scale build --source {source} --output {config.data}` makes one"
         )
 
 
@@ -159,7 +174,7 @@ def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, b
         raise RunError(
             f"the run {rung.name} failed ({how}); its output is in {log}; start the ladder again to resume it"
         )
-    _asked_path(config, rung).write_text(json.dumps(_asked(rung), indent=1) + "\n", encoding="utf-8")
+    write_json(_asked_path(config, rung), _asked(rung))
     outcome = finished_run(config, rung)
     if outcome is None:
         raise RunError(f"the run {rung.name} ended without finishing; its output is in {log}")
@@ -203,8 +218,12 @@ def _check_same(config: LadderConfig, rung: Rung, found: Flat) -> None:
 
 
 def _asked(rung: Rung) -> dict[str, Any]:
-    """Return the settings of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
-    return flatten(merge({}, parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])))
+    return flatten(_overrides(rung))
+
+
+def _overrides(rung: Rung) -> dict[str, Any]:
+    """Return the overrides of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
+    return parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])
 
 
 def _asked_path(config: LadderConfig, rung: Rung) -> Path:
@@ -220,8 +239,8 @@ def _needs_defaults(config: LadderConfig, rung: Rung, found: Flat) -> bool:
     """
     asked = _asked(rung)
     try:
-        before: Flat = json.loads(_asked_path(config, rung).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        before: Flat = read_json(_asked_path(config, rung))
+    except (OSError, NotJsonError):
         before = {}
     judged = {key for key in before.keys() & asked.keys() if _equal(before[key], asked[key])}
     absent = asked.keys() - found.keys() - judged if found else set()
@@ -230,12 +249,11 @@ def _needs_defaults(config: LadderConfig, rung: Rung, found: Flat) -> bool:
 
 def _check_data(config: LadderConfig, rung: Rung) -> None:
     """Check that the store has not changed since a finished run was trained on it."""
+    then = manifest_hash_of(rung.folder)
     try:
-        summary = json.loads((rung.folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-        now = hashlib.sha256((config.data / MANIFEST).read_bytes()).hexdigest()
-    except (OSError, ValueError):  # missing or damaged files are reported where they are needed
+        now = hash_file(config.data / MANIFEST)
+    except OSError:  # a missing file is reported where it is needed
         return
-    then = summary.get("data_manifest_sha256") if isinstance(summary, dict) else None
     if then is not None and then != now:
         _refuse(rung, {"content of the store": (f"SHA-256 {then[:12]}…", f"SHA-256 {now[:12]}…")})
 

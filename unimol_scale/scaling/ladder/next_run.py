@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
-from unimol_scale.common.units import engineering, powers
+from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.common.summary_file import Summary, UnreadableRunError, read_summary
+from unimol_scale.common.units import counted, duration, engineering, powers
 from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
@@ -25,7 +26,7 @@ from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.law.points import Points, columns_at, make_points
 from unimol_scale.scaling.runs.counts import parse_count
 from unimol_scale.scaling.runs.read_runs import read_runs
-from unimol_scale.scaling.runs.run_records import RunRecord, UnreadableRunError, read_json
+from unimol_scale.scaling.runs.run_records import RunRecord
 
 STEP_UP = 4.0  # compute of the next run over that of the costliest one, unless a budget is given
 LARGEST_MOLECULE = 400  # atoms; the mean molecule of the runs is searched up to here
@@ -50,7 +51,7 @@ class TemplateRun:
 
     record: RunRecord
     settings: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    summary: Summary
     damaged: tuple[str, ...] = ()
 
 
@@ -202,12 +203,12 @@ def _template_run(records: Sequence[RunRecord], parameters: float) -> TemplateRu
     raise RunError(f"the next run takes its settings from the runs so far, and none can be read: {'; '.join(damaged)}")
 
 
-def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Summary]:
     settings, _ = read_yaml(folder / CONFIG_NAME)
     for key in ("model", "train", "data"):
         if not isinstance(settings.get(key), Mapping):
             raise ConfigError(f"{folder / CONFIG_NAME} is not the configuration of a run: it has no group {key!r}")
-    return settings, read_json(folder / SUMMARY_NAME)
+    return settings, read_summary(folder)
 
 
 def _flops_per_molecule(template: TemplateRun, sized: SizedModel) -> float:
@@ -284,7 +285,7 @@ def _ladder(template: TemplateRun, sized: SizedModel, steps: int, learning_rate:
     if sized.changes:
         overrides["model"] = dict(sized.changes)
     train = settings["train"]
-    ranks = int(summary.get("world_size", 1))
+    ranks = summary.world_size
     return {
         "name": "next",
         "data": str(settings["data"].get("path", "data")),
@@ -333,10 +334,9 @@ def _hours(template: TemplateRun, cost: float) -> str:
     seconds, flops = template.summary.get("seconds"), template.record.flops
     if not isinstance(seconds, int | float) or not seconds or not flops:
         return ""
-    ranks = template.summary.get("world_size", 1)
+    ranks = template.summary.world_size
     took = cost * seconds / flops
-    text = f"{took / 3600:.3g} hours" if took >= 3600 else f"{took / 60:.2g} minutes"
-    return f", {text} at the speed of {template.record.name} ({ranks} rank{'s' if ranks != 1 else ''})"
+    return f", {duration(took)} at the speed of {template.record.name} ({counted(ranks, 'rank')})"
 
 
 def _loss_text(loss: float, interval: Interval | None, fit: Fit) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from unimol_scale.common.pictures import draw_grid
 from unimol_scale.common.units import engineering, greek, powers
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis
@@ -24,7 +25,6 @@ from unimol_scale.scaling.report.picture_axes import (
     FITTED_COLOUR,
     PALEST,
     PALETTE,
-    grid,
     log_axes,
     log_x,
     log_y,
@@ -178,7 +178,7 @@ def _pair(axes: Any, fit: Fit, across: str, up: str) -> None:  # noqa: ANN401
     axes.set_ylim(_window(fit.draws[up]))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylabel(greek(up))
-    grid(axes)
+    draw_grid(axes)
 
 
 def _window(draws: FloatArray) -> tuple[float, float]:

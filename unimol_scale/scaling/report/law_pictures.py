@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unimol_scale.common.pictures import save_figure
 from unimol_scale.common.units import engineering, greek
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit
@@ -60,9 +60,7 @@ def draw_pictures(analysis: Analysis, folder: Path) -> dict[str, Path]:
         jobs.append(("Size and data against the budget", "allocation.png", lambda: allocation_figure(analysis)))
     files = {}
     for title, name, draw in jobs:
-        figure = draw()
-        FigureCanvasAgg(figure)
-        figure.savefig(folder / name, dpi=130)
+        save_figure(draw(), folder / name)
         files[title] = folder / name
     return files
 

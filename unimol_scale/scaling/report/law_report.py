@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from unimol_scale.common.text.markdown import markdown_table
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit, Interval
@@ -72,28 +73,28 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         f"Chosen because {analysis.selection.reason}.",
         "",
     ]
-    lines += _markdown_table(["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
+    lines += markdown_table(["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
     lines += ["", "## Held out", "", *_held_out_lines(analysis)]
     if analysis.predictions:
         lines += ["", "## Predictions", ""]
         header = ["model @ molecules", "N", "loss", "interval of the law", "leans on"]
-        lines += _markdown_table(header, _prediction_rows(analysis))
+        lines += markdown_table(header, _prediction_rows(analysis))
     if analysis.optima or analysis.unanswered:
         lines += ["", "## The best use of a budget", ""]
-        lines += _markdown_table(*optimum_rows(analysis)) if analysis.optima else []
+        lines += markdown_table(*optimum_rows(analysis)) if analysis.optima else []
         lines += ["", *[f"- No answer: {reason}." for reason in analysis.unanswered]] if analysis.unanswered else []
-    lines += ["", "## Choice of the law", "", *_markdown_table(*_candidate_table(analysis))]
+    lines += ["", "## Choice of the law", "", *markdown_table(*_candidate_table(analysis))]
     if analysis.terms:
         lines += ["", "## Loss terms", "", "Parts of the loss have floors of their own, so each has its own law.", ""]
         header = ["term", "law", "estimates", "mean held-out error", "note"]
-        lines += _markdown_table(header, [_term_row(term) for term in analysis.terms])
+        lines += markdown_table(header, [_term_row(term) for term in analysis.terms])
     for title, path in pictures.items():
         lines += ["", f"## {title}", "", CAPTIONS[path.name], "", f"![{title}]({path.name})"]
-    lines += ["", "## Runs", "", *_markdown_table(*_run_table(analysis))]
+    lines += ["", "## Runs", "", *markdown_table(*_run_table(analysis))]
     if analysis.notes:
         lines += ["", "Left out, or to be known:", "", *[f"- {note}" for note in analysis.notes]]
     lines += ["", "## law.json", "", "Everything above in full precision.", ""]
-    lines += _markdown_table(["key", "holds"], [[f"`{key}`", text] for key, text in SCHEMA.items()])
+    lines += markdown_table(["key", "holds"], [[f"`{key}`", text] for key, text in SCHEMA.items()])
     return "\n".join(lines) + "\n"
 
 
@@ -114,9 +115,9 @@ def _held_out_lines(analysis: Analysis) -> list[str]:
         f"The fit did not see these (`--hold-out {analysis.config.hold_out}`). Mean |error|: "
         f"{analysis.held_out_error:.2%}. `--hold-out none` fits all runs.",
         "",
-        *_markdown_table(*statistics_rows(analysis)),
+        *markdown_table(*statistics_rows(analysis)),
         "",
-        *_markdown_table(["run", "measured", "predicted", "interval of the law", "error"], rows),
+        *markdown_table(["run", "measured", "predicted", "interval of the law", "error"], rows),
     ]
     if len(analysis.checks) > MANY_POINTS:
         lines += ["", f"The first {MANY_POINTS} of {len(analysis.checks)}; law.json has all."]

@@ -6,11 +6,11 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from unimol_scale.common.pictures import BLUE, RED, draw_grid
 from unimol_scale.common.units import engineering, powers
 
 AXIS_LABELS = {"N": "parameters N", "D": "molecules seen D", "C": "training compute C (FLOPs)"}
-HELD_OUT_COLOUR = "#d62728"
-FITTED_COLOUR = "#1f77b4"
+HELD_OUT_COLOUR, FITTED_COLOUR = RED, BLUE
 HELD_OUT_MARK = {
     "marker": "D",
     "s": 46,
@@ -50,7 +50,7 @@ def log_x(axes: Any, name: str, ticks: int = 6) -> None:  # noqa: ANN401
     axes.set_xscale("log")
     axes.set_xlabel(AXIS_LABELS[name])
     _log_ticks(axes.xaxis, axes.get_xlim(), powers if name == "C" else engineering, ticks)
-    grid(axes)
+    draw_grid(axes)
 
 
 def log_y(axes: Any, name: str) -> None:  # noqa: ANN401
@@ -58,13 +58,7 @@ def log_y(axes: Any, name: str) -> None:  # noqa: ANN401
     axes.set_yscale("log")
     axes.set_ylabel(AXIS_LABELS[name])
     _log_ticks(axes.yaxis, axes.get_ylim(), powers if name == "C" else engineering, 6)
-    grid(axes)
-
-
-def grid(axes: Any) -> None:  # noqa: ANN401
-    """Draw a pale grid behind everything."""
-    axes.grid(True, which="major", color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
+    draw_grid(axes)
 
 
 def _log_ticks(axis: Any, limits: tuple[float, float], write: Callable[[float], str], most: int) -> None:  # noqa: ANN401

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from unimol_scale.common.run_files import CONFIG_NAME
-from unimol_scale.common.units import engineering, powers
+from unimol_scale.common.units import counted, engineering, powers
 from unimol_scale.scaling.law.analysis import Analysis
 from unimol_scale.scaling.law.fit import Fit, Interval
 from unimol_scale.scaling.law.laws import Term
@@ -43,7 +43,7 @@ def _what_was_fitted(analysis: Analysis) -> str:
     if analysis.config.burn_in is not None:
         share = f"{analysis.config.burn_in:.0%}"
         return f"{text}, at {len(points)} validations along them after the first {share} of each."
-    return f"{text}, and {budgets} budget{'s' if budgets > 1 else ''}, {_range(d)} molecules."
+    return f"{text}, and {counted(budgets, 'budget')}, {_range(d)} molecules."
 
 
 def _range(values: np.ndarray) -> str:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.summary_file import UnreadableRunError
 from unimol_scale.errors import RunError, nearest
 from unimol_scale.common.run_files import TENSORBOARD
-from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, UnreadableRunError, curve_of, decays_of, diverged
+from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, curve_of, decays_of, diverged
 from unimol_scale.scaling.runs.counts import groups_of_size
 
 PATTERN = "events.out.tfevents."

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from unimol_scale.common.summary_file import UnreadableRunError
 from unimol_scale.errors import RunError, nearest
 from unimol_scale.scaling.runs.event_files import has_event_files, name_of, read_event_folder
-from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, UnreadableRunError, check_comparable, read_run_folder
+from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, check_comparable, read_run_folder
 from unimol_scale.scaling.runs.loss_tables import read_table
 
 Content = TypeVar("Content")

@@ -5,7 +5,6 @@ without the summary of a finished run is skipped with a note. Runs that cannot b
 they differ.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.common.file_versions import version_problem
+from unimol_scale.common.summary_file import UnreadableRunError, read_summary
 from unimol_scale.common.metrics_file import Metrics, read_metrics, values_by_step
 from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten
 from unimol_scale.config import read_yaml
@@ -91,10 +91,6 @@ class _Log:
     damaged_lines: int
 
 
-class UnreadableRunError(RunError):
-    """The files of one run are damaged; other runs can be fitted without it."""
-
-
 def read_run_folder(folder: Path) -> RunRecord | str:
     """Read one run folder.
 
@@ -108,40 +104,40 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     path = folder / SUMMARY_NAME
     if not path.is_file():
         return f"{folder}: left out, it has no {SUMMARY_NAME} yet (still running, or killed)"
-    summary = read_json(path)
-    status = _get(summary, "status", str, path)
+    summary = read_summary(folder)
+    status = summary.value("status", str)
     if status != "finished":
         return f"{folder}: left out, its status is {status!r}"
-    version = _get(summary, "schema_version", int, path)
+    version = summary.value("schema_version", int)
     if problem := version_problem(version, SUMMARY_SCHEMA_VERSION, "schema_version"):
         raise UnreadableRunError(f"{path}: {problem}")
-    if _get(summary, "diverged", bool, path):
+    if summary.value("diverged", bool):
         return f"{folder}: left out, it diverged"
-    final = _get(summary, "final", dict, path)
-    parameters = _get(summary, "parameters", dict, path)
+    final = summary.group("final")
+    parameters = summary.group("parameters")
     prefix = f"{LOSS}/"
-    steps = _get(summary, "steps", int, path)
+    steps = summary.value("steps", int)
     if (planned := _planned_steps(folder / CONFIG_NAME)) not in (None, steps):
         return (
             f"{folder}: left out, its {CONFIG_NAME} says {planned} steps and its {SUMMARY_NAME} {steps}, so its last "
             "loss is not that of a finished schedule"
         )
-    skipped = _get(summary, "skipped", int, path) if "skipped" in summary else 0
+    skipped = summary.value("skipped", int) if "skipped" in summary else 0
     log = _read_log(folder)
     return RunRecord(
-        name=_get(summary, "name", str, path),
+        name=summary.value("name", str),
         source=str(folder),
-        size=_get(summary, "size", str, path),
-        parameters=_number(parameters, "total", path),
-        groups={group: _number(parameters, group, path) for group in GROUPS},
-        molecules=_number(summary, "molecules", path),
+        size=summary.value("size", str),
+        parameters=parameters.number("total"),
+        groups={group: parameters.number(group) for group in GROUPS},
+        molecules=summary.number("molecules"),
         steps=steps,
-        global_batch_size=_get(summary, "global_batch_size", int, path),
-        flops=_number(summary, "flops", path),
-        loss=_number(final, LOSS, path),
-        terms={key[len(prefix) :]: _number(final, key, path) for key in final if key.startswith(prefix)},
-        seed=_get(summary, "seed", int, path),
-        comparable={key: _get(summary, key, str, path) for key in COMPARABLE},
+        global_batch_size=summary.value("global_batch_size", int),
+        flops=summary.number("flops"),
+        loss=final.number(LOSS),
+        terms={key[len(prefix) :]: final.number(key) for key in final if key.startswith(prefix)},
+        seed=summary.value("seed", int),
+        comparable={key: summary.value(key, str) for key in COMPARABLE},
         curve=log.curve,
         curve_terms=log.curve_terms,
         decays=log.decays,
@@ -226,41 +222,6 @@ def decays_of(rates: Mapping[float, float]) -> bool | None:
     if not rates:
         return None
     return rates[max(rates)] < DECAYED * max(rates.values())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file of a run holds.
-
-    Raises:
-        UnreadableRunError: it cannot be read, or holds something else.
-    """
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UnreadableRunError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UnreadableRunError(
-            f"{path} is not JSON: {error}; delete it and run the training again to have it rewritten"
-        ) from error
-    if not isinstance(tree, dict):
-        raise UnreadableRunError(f"{path} must hold an object, not a {type(tree).__name__}")
-    return tree
-
-
-def _get(tree: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:  # noqa: ANN401
-    if key not in tree:
-        raise UnreadableRunError(f"{path} lacks the key {key!r}")
-    value = tree[key]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UnreadableRunError(f"{path}: {key!r} is {value!r}, not of type {kind.__name__}")
-    return value
-
-
-def _number(tree: Mapping[str, Any], key: str, path: Path) -> float:
-    value = tree.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UnreadableRunError(f"{path}: {key!r} must be a number, not {value!r}")
-    return float(value)
 
 
 def check_comparable(records: Sequence[RunRecord]) -> None:

@@ -4,10 +4,8 @@
 and the hash of every file is checked.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,8 +14,9 @@ from safetensors.torch import load_file
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
 from unimol_scale.checkpoints.weights import WEIGHTS_NAME
 from unimol_scale.common.file_versions import version_problem
-from unimol_scale.common.files import commit_file, commit_text, hash_file
+from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.downstream.config import Fragments, Inputs, MetricName, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
@@ -98,7 +97,7 @@ def save_member(folder: Path, file: str, model: PropertyModel) -> str:
 
 def save_config(folder: Path, config: FinetunedConfig) -> None:
     """Write ``finetuned.json``; call it last, since it makes the folder a fine-tuned model."""
-    commit_text(folder / FINETUNED_NAME, json.dumps(to_tree(config), indent=2) + "\n")
+    write_json(folder / FINETUNED_NAME, to_tree(config), indent=2)
 
 
 def read_config(folder: Path) -> FinetunedConfig:
@@ -114,13 +113,11 @@ def read_config(folder: Path) -> FinetunedConfig:
             f"{_remedy(folder)}"
         )
     try:
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise ConfigError("it must hold a mapping of keys to values")
+        tree = read_json(path)
         if problem := version_problem(tree.get("format_version"), FORMAT_VERSION):
             raise ConfigError(problem)
         return build(FinetunedConfig, tree, Origin(name=str(path), recorded=True))
-    except (OSError, ValueError, ConfigError) as error:
+    except (OSError, NotJsonError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
