@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.fetching.choose_transport import transport_of_any
 from unimol_scale.common.fetching.download import (
     Content,
     Download,
@@ -23,7 +24,7 @@ from unimol_scale.common.fetching.download import (
     UnwritableError,
     read_patiently,
 )
-from unimol_scale.common.fetching.transport import MissingError, Transport, transport_of_any
+from unimol_scale.common.fetching.transport import MissingError, Transport
 from unimol_scale.common.locks import hold_lock
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
