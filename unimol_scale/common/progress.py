@@ -1,18 +1,17 @@
-"""Progress of a long stage: a bar on a terminal, a line every few seconds elsewhere, and samples of it in a file.
+"""Progress of a long stage: a bar on a terminal, a message every few seconds elsewhere, samples of it in a file."""
 
-Imports rich.
-"""
-
-import contextlib
 import json
+import logging
 import time
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from unimol_scale.common.command_output import terminal_bar
+
 LOG_INTERVAL_S = 5.0
+_log = logging.getLogger(__name__)
 SAMPLES_NAME = "progress.jsonl"
 SAMPLE_INTERVAL_S = 1.0
 SAMPLE_SPACING = 0.002  # of the time that a stage has taken: a month leaves some thousands of samples
@@ -57,15 +56,14 @@ class StageProgress:
         self._label, self._total, self._log = label, total, log
         self._done = self._before = 0
         self._sampled = 0.0
-        self._console = Console(stderr=True, highlight=False)
         self._start = self._last = time.monotonic()
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
     def __enter__(self) -> "StageProgress":
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+        self._bar = terminal_bar(*columns, TimeRemainingColumn())
+        if self._bar is not None:
             self._bar.start()
             self._task = self._bar.add_task(self._label, total=self._total, completed=self._done, text=self._text())
         self._sample()
@@ -77,7 +75,7 @@ class StageProgress:
         if kind is None:
             self._sample()
         if kind is None and self._bar is None:
-            self._say(f"{self._label}: {self._text()}, done")
+            _log.info(f"{self._label}: {self._text()}, done")
 
     def _text(self) -> str:
         seconds = time.monotonic() - self._start
@@ -117,8 +115,4 @@ class StageProgress:
             self._last = now
             rate = self.advanced / (now - self._start)
             left = f", {(self._total - self._done) / rate:,.0f} s left" if self._total is not None and rate > 0 else ""
-            self._say(f"{self._label}: {self._text()}{left}")
-
-    def _say(self, line: str) -> None:
-        with contextlib.suppress(OSError):  # whoever read it is gone, and the work goes on
-            self._console.print(line, soft_wrap=True)
+            _log.info(f"{self._label}: {self._text()}{left}")

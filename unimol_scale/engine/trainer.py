@@ -4,6 +4,7 @@ One step reads: batch → vote and counts over all ranks → losses and gradient
 Everything that decides what happens next is the same number on every rank, so that all ranks decide alike.
 """
 
+import logging
 import math
 import shutil
 import time
@@ -53,6 +54,7 @@ from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.base import Sample, total_loss
 
 _STOP = "stop"
+_log = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
@@ -152,7 +154,7 @@ class Trainer:
 
     def _find(self, *, resume: bool, override: bool) -> CheckpointInfo | None:
         """Return the checkpoint to go on from, if there is one and it fits."""
-        found = self._checkpoints.find(print)
+        found = self._checkpoints.find(_log.warning)
         if found is None:
             if run_is_finished(self._config.output):
                 raise CheckpointError(

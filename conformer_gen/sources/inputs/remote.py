@@ -4,8 +4,8 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
+import logging
 import re
-import sys
 import threading
 import time
 import urllib.parse
@@ -20,6 +20,7 @@ MISSING_NAME = "missing.txt"
 LOG_INTERVAL_S = 5.0
 TICK_S = 1.0
 DEFAULT_OPTIONS = FetchOptions()
+_log = logging.getLogger(__name__)
 
 
 def is_url(text: str) -> bool:
@@ -106,8 +107,7 @@ def _wait(future: "concurrent.futures.Future[Path]", progress: "_Progress") -> P
 class _Progress:
     """Says every few seconds how many files and bytes have come.
 
-    Lines rather than a bar: files are read while a stage of the build shows its own, and lines written to standard
-    error come out above it.
+    Messages rather than a bar: files are read while a stage of the build shows its own, and messages come out above it.
     """
 
     def __init__(self, files: int) -> None:
@@ -132,7 +132,7 @@ class _Progress:
             self.say(self._text())
 
     def say(self, text: str) -> None:
-        print(f"downloading: {text}", file=sys.stderr, flush=True)
+        _log.info(f"downloading: {text}")
 
     def _text(self) -> str:
         mega = self._bytes / 1e6

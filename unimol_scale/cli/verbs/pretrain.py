@@ -11,6 +11,7 @@ from pathlib import Path
 
 from unimol_scale.cli.command_line import CommandParser
 from unimol_scale.cli.entry import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.common.command_output import shown_on_stderr
 from unimol_scale.common.machine.system_limits import explain, require_open_files
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.run_files import SUMMARY_NAME
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None, stop: StopRequest | None = None) -> 
             require_folder(config.output)
         # A loader process and each batch on its way take a few, those of the validation as well.
         require_open_files(32 + 2 * config.data.workers * (config.data.prefetch + 4))
-        with StopRequest() if stop is None else contextlib.nullcontext(stop) as stop:
+        with shown_on_stderr(), StopRequest() if stop is None else contextlib.nullcontext(stop) as stop:
             return _train(config, arguments, stop)
     except UnimolScaleError as error:
         if is_main:

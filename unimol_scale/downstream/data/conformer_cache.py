@@ -14,6 +14,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rdkit import rdBase
-from rich.console import Console
 
 from conformer_gen.run import workspace
 from conformer_gen.run.assemble import FAILURE_COLUMNS, FAILURES_NAME
@@ -46,6 +46,7 @@ UInt64 = npt.NDArray[np.uint64]
 
 # Part of every recipe: raise it when the builder makes other conformers, or refuses others, with the same settings.
 RECIPE_VERSION = 2
+_log = logging.getLogger(__name__)
 STORE_NAME, INDEX_NAME = "store", "index.parquet"
 # As many molecules are embedded in this process; starting Ray takes longer. Nothing hangs here: the embedder has its
 # time limit and the force field its iterations, and the limit on atoms bounds what a molecule needs.
@@ -227,11 +228,11 @@ def _write_index(path: Path, keys: Sequence[int], failures: dict[int, EmbedFailu
 
 @contextlib.contextmanager
 def _told_if_slow(text: str) -> Iterator[None]:
-    """Print a line once if the block takes longer than ``SLOW_S``."""
+    """Tell something once if the block takes longer than ``SLOW_S``."""
     if not text:
         yield
         return
-    timer = threading.Timer(SLOW_S, lambda: Console(stderr=True, highlight=False).print(text, soft_wrap=True))
+    timer = threading.Timer(SLOW_S, lambda: _log.info(text))
     timer.daemon = True
     timer.start()
     try:
@@ -248,8 +249,7 @@ def _our_turn(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            message = f"waiting for another process, which makes these conformers in {folder}"
-            Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+            _log.info(f"waiting for another process, which makes these conformers in {folder}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -3,23 +3,24 @@
 Nothing here may stop a run: a full disk or a closed terminal is told once, and training goes on.
 """
 
-import sys
+import logging
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from unimol_scale.common.command_output import terminal_bar
 from unimol_scale.common.metrics_file import number_of
 from unimol_scale.common.run_files import METRICS_NAME, TENSORBOARD
 from unimol_scale.engine.log.jsonl import Event, WholeAppends, drop_events_after, encode
 from unimol_scale.engine.log.tensorboard import Board
 
 _PLAIN_LINE_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -43,7 +44,7 @@ class RunLog:
         self._metrics = WholeAppends(folder / METRICS_NAME, self.say)
         # The validation before the first step is logged at step 0.
         self._board = Board(folder / TENSORBOARD, first_step + 1 if first_step else 0, self.say)
-        if (bar := terminal_bar(name, total_steps, first_step)) is not None:
+        if (bar := step_bar(name, total_steps, first_step)) is not None:
             self._progress, self._task = bar
 
     def __enter__(self) -> "RunLog":
@@ -64,13 +65,8 @@ class RunLog:
         self._board.add(event)
 
     def say(self, text: str) -> None:
-        """Print one line, above the bar if there is one."""
-        line = f"[{self._name}] {text}"
-        with suppress(OSError):  # the terminal is gone, or its file's disk is full: nobody is left to tell
-            if self._progress is not None:
-                self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-            else:
-                print(line, file=sys.stderr, flush=True)
+        """Tell people something, in one line."""
+        _log.info(f"[{self._name}] {text}")
 
     def advance(self, step: int, event: Event | None, remaining: float | None = None) -> None:
         """Show that ``step`` steps are done.
@@ -115,23 +111,20 @@ class _StatusColumn(ProgressColumn):
         return Text(task.fields["status"], no_wrap=True, overflow="ellipsis")
 
 
-def progress_bar(console: Console) -> Progress:
-    """Return the bar of a run; its task has the fields ``status`` and ``eta``."""
-    return Progress(
+def step_bar(label: str, total: int, done: int = 0) -> tuple[Progress, TaskID] | None:
+    """Return a bar that is on show, until it is stopped, and its task; None where there is none to be shown.
+
+    Its task has the fields ``status`` and ``eta``.
+    """
+    progress = terminal_bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn("{task.fields[eta]}", markup=False),
         _StatusColumn(),
-        console=console,
     )
-
-
-def terminal_bar(label: str, total: int, done: int = 0) -> tuple[Progress, TaskID] | None:
-    """Return a bar that is on show, until it is stopped, and its task; None where there is no terminal."""
-    if not sys.stderr.isatty():
+    if progress is None:
         return None
-    progress = progress_bar(Console(stderr=True))
     task = progress.add_task(label, total=total, completed=done, status="", eta="")
     progress.start()
     return progress, task

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -279,6 +280,7 @@ def test_a_place_without_molecules_says_what_is_there(place, predicted, tmp_path
         from_pretrained(tmp_path)
 
 
-def test_the_progress_counts_molecules_once_however_many_models_see_them(predicted, capfd):
+def test_the_progress_counts_molecules_once_however_many_models_see_them(predicted, caplog):
+    caplog.set_level(logging.INFO)
     predicted(MOLECULES[:7])
-    assert "predicting: 7 of 7 molecules" in capfd.readouterr().err
+    assert "predicting: 7 of 7 molecules" in caplog.text

@@ -1,16 +1,16 @@
-"""Progress of a fine-tuning: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a fine-tuning: a bar on a terminal, a message now and then elsewhere."""
 
-import contextlib
-import sys
+import logging
 import time
 from types import TracebackType
 
 from rich.progress import Progress
 
 from unimol_scale.downstream.finetuning.model.training import Epoch
-from unimol_scale.engine.log.run_log import clock, terminal_bar
+from unimol_scale.engine.log.run_log import clock, step_bar
 
 _LINE_SECONDS = 10.0
+_log = logging.getLogger(__name__)
 
 
 class EpochProgress:
@@ -31,7 +31,7 @@ class EpochProgress:
         self._progress: Progress | None = None
 
     def __enter__(self) -> "EpochProgress":
-        if (bar := terminal_bar(self._label, self._total)) is not None:
+        if (bar := step_bar(self._label, self._total)) is not None:
             self._progress, self._task = bar
         return self
 
@@ -41,7 +41,7 @@ class EpochProgress:
         if self._progress is not None:
             self._progress.stop()
         elif kind is None and self._newest is not None:
-            self._print(f"done after {self._newest.epoch} epochs")
+            self._tell(f"done after {self._newest.epoch} epochs")
 
     def epoch(self, epoch: Epoch) -> None:
         """Show an epoch."""
@@ -55,7 +55,7 @@ class EpochProgress:
             self._progress.update(self._task, completed=epoch.epoch, status=self._status(), eta=eta)
         elif now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
-            self._print(f"epoch {epoch.epoch}/{self._total}")
+            self._tell(f"epoch {epoch.epoch}/{self._total}")
 
     def _status(self) -> str:
         assert self._newest is not None
@@ -64,6 +64,5 @@ class EpochProgress:
             f"best {self._best:.4f} at epoch {self._newest.best}"
         )
 
-    def _print(self, what: str) -> None:
-        with contextlib.suppress(OSError):  # whoever read it is gone, and the work goes on
-            print(f"[{self._label}] {what}  {self._status()}", file=sys.stderr, flush=True)
+    def _tell(self, what: str) -> None:
+        _log.info(f"[{self._label}] {what}  {self._status()}")
