@@ -72,7 +72,7 @@ class PretrainedConfig:
             )
 
 
-def from_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
+def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
     """Load a model, in evaluation mode, on the CPU.
 
     Args:
@@ -112,10 +112,10 @@ def from_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
 
 
 def identify(path: Path | str) -> tuple[ModelConfig, str]:
-    """Return the configuration of what ``from_pretrained`` would load, and a SHA-256 that names its weights.
+    """Return the configuration of what ``load_pretrained`` would load, and a SHA-256 that names its weights.
 
     Raises:
-        CheckpointError: see ``from_pretrained``; the weights of a directory are not read.
+        CheckpointError: see ``load_pretrained``; the weights of a directory are not read.
     """
     path = local_path(path)
     if path.is_dir():
@@ -127,7 +127,7 @@ def identify(path: Path | str) -> tuple[ModelConfig, str]:
 
 
 def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> HeadedModel:
-    """Load the model of a run's verified checkpoint: fp32, evaluation mode; for ``averaged`` see ``from_pretrained``.
+    """Load the model of a run's verified checkpoint: fp32, evaluation mode; for ``averaged`` see ``load_pretrained``.
 
     Raises:
         CheckpointError: the shares do not fit together or are not of the model that the trainer recorded.
@@ -146,7 +146,7 @@ def load_official_checkpoint(path: Path | str) -> HeadedModel:
     """Load a file in the released Uni-Mol2 format: fp32, evaluation mode, ``padded`` and ``chirality``.
 
     Raises:
-        CheckpointError: see ``from_pretrained``.
+        CheckpointError: see ``load_pretrained``.
     """
     tensors, stated = read_official_file(Path(path))
     try:
@@ -160,7 +160,7 @@ def load_official_checkpoint(path: Path | str) -> HeadedModel:
 
 
 def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
-    """Write a model as a directory that ``from_pretrained`` reads back bit for bit.
+    """Write a model as a directory that ``load_pretrained`` reads back bit for bit.
 
     The directory is a checkpoint from the moment ``config.json`` is in it, which is last.
 

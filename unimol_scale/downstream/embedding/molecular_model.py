@@ -1,16 +1,16 @@
 """The one line: ``from_pretrained("runs/mine").embed(["CCO", "c1ccccc1"])``. Imports torch and RDKit."""
 
+import inspect
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
-import torch
 
-from unimol_scale.checkpoints import weights
+from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.downstream.config import Fragments, Inputs, Pooling
 from unimol_scale.downstream.data.inputs import resolve_inputs
 from unimol_scale.downstream.data.molecules import Prepared, Skipped, prepare, refuse_skipped
@@ -41,8 +41,59 @@ class Embedded:
     changes: tuple[str, ...]
 
 
-class MolecularModel(HeadedModel):
-    """A pretrained model that takes SMILES. Move it with ``.to(device)`` and it computes there."""
+class MolecularModel:
+    """A pretrained model that takes SMILES. Move it with ``.to(device)`` and it computes there.
+
+    Every attribute of the torch module inside is one of this object too: ``backbone``, ``heads``, ``parameters()``,
+    ``state_dict()``, ``training``, and so on.
+
+    Args:
+        model: the torch module.
+        source: what it was loaded from; None: it was made otherwise.
+
+    Attributes:
+        model: the torch module.
+        source: what it was loaded from.
+    """
+
+    def __init__(self, model: HeadedModel, source: str | None = None) -> None:
+        self.model = model
+        self.source = source
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name.startswith("__") or name in ("model", "source"):  # while it is copied or unpickled there is no model
+            raise AttributeError(name)
+        value = getattr(self.model, name)
+        if not inspect.ismethod(value):
+            return value
+
+        def call(*arguments: object, **options: object) -> Any:  # noqa: ANN401
+            result = value(*arguments, **options)
+            return self if result is self.model else result  # as of .half() and .requires_grad_()
+
+        return call
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.model)})
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        config = self.model.backbone.config
+        return f"MolecularModel({size:,} parameters, {config.layers} layers, vectors of {config.atom_width})"
+
+    def to(self, *arguments: Any, **options: Any) -> "MolecularModel":  # noqa: ANN401
+        """Move the model, or change its dtype, as ``torch.nn.Module.to`` does; return it."""
+        self.model.to(*arguments, **options)
+        return self
+
+    def train(self, mode: bool = True) -> "MolecularModel":
+        """Set the mode for training; return the model."""
+        self.model.train(mode)
+        return self
+
+    def eval(self) -> "MolecularModel":
+        """Set the mode for evaluation; return the model."""
+        return self.train(False)
 
     @overload
     def embed(
@@ -146,21 +197,21 @@ class MolecularModel(HeadedModel):
         max_atoms: int | None,
         fragments: Fragments,
     ) -> Prepared:
-        geometry = resolve_inputs(inputs, self.backbone.config) != "2d"
+        geometry = resolve_inputs(inputs, self.model.backbone.config) != "2d"
         folder = DEFAULT_CACHE if cache is None else Path(cache)
         return prepare(smiles, cache=folder, geometry=geometry, max_atoms=max_atoms, workers=None, fragments=fragments)
 
     def _represent(self, prepared: Prepared, config: RepresentationConfig) -> Float32 | list[Float32]:
-        was_training = self.training
-        self.eval()
+        backbone, was_training = self.model.backbone, self.model.training
+        self.model.eval()
         try:
             position_R = prepared.position_M[prepared.position_M >= 0]
-            arrays = represent_all(self.backbone, prepared.split, position_R, config)
+            arrays = represent_all(backbone, prepared.split, position_R, config)
         finally:
-            self.train(was_training)
+            self.model.train(was_training)
         if config.kind != "molecule":
             return arrays
-        return np.stack(arrays) if arrays else np.empty((0, self.backbone.config.atom_width), np.float32)
+        return np.stack(arrays) if arrays else np.empty((0, backbone.config.atom_width), np.float32)
 
 
 def from_pretrained(path: Path | str, *, averaged: bool = True) -> MolecularModel:
@@ -174,12 +225,7 @@ def from_pretrained(path: Path | str, *, averaged: bool = True) -> MolecularMode
     Raises:
         CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's.
     """
-    loaded = weights.from_pretrained(path, averaged=averaged)
-    with torch.device("meta"):
-        model = MolecularModel(loaded.backbone.config, loaded.heads)
-    for name, part in loaded.named_children():
-        setattr(model, name, part)
-    return model.eval()
+    return MolecularModel(load_pretrained(path, averaged=averaged), source=str(path))
 
 
 def _as_list(smiles: str | Sequence[str]) -> list[str]:

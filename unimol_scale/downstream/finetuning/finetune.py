@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from unimol_scale import config as strict
-from unimol_scale.checkpoints.weights import from_pretrained, identify
+from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
@@ -159,7 +159,7 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
 def _start(config: FinetuneConfig, model: ModelConfig) -> Start:
     if config.pretrained is None or config.reinitialise:
         return Start(model=model, backbone=None, pretrained_on=None)
-    backbone = from_pretrained(config.pretrained).backbone.float()
+    backbone = load_pretrained(config.pretrained).backbone.float()
     return Start(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
 
 
