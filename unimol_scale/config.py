@@ -138,6 +138,25 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
     return tree
 
 
+def read_settings(file: Path | None, given: Mapping[str, Any], assignments: Sequence[str] = ()) -> tuple[Tree, Origin]:
+    """Lay what a command line gives over a file, later ones winning: the file, the flags, ``key=value``.
+
+    Args:
+        file: YAML; None: there is none.
+        given: tree of what was given by flags of their own.
+        assignments: ``train.steps=100`` and the like.
+
+    Returns:
+        The settings, and where each came from.
+
+    Raises:
+        ConfigError: the file or an assignment cannot be read.
+    """
+    tree, origin = ({}, Origin(name=COMMAND_LINE)) if file is None else read_yaml(file)
+    given = merge(given, parse_overrides(assignments))
+    return merge(tree, given), origin.with_given(given)
+
+
 def _check_spelling(words: Sequence[str]) -> None:
     """Check that every word is key=value, without a space beside the "="."""
     for place, word in enumerate(words):

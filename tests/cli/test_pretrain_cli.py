@@ -5,7 +5,7 @@ import json
 import pytest
 
 from unimol_scale.cli.verbs.pretrain import build_parser, main
-from unimol_scale.config import to_yaml
+from unimol_scale.config import read_settings, to_yaml
 from unimol_scale.engine.run.run_config import resolve
 
 
@@ -111,7 +111,9 @@ def test_a_run_needs_a_size_and_its_extension_does_not(capsys, sample_store, tmp
     assert status == 2
     assert "--size is required" in err
     settings = ["train.steps=9", "train.warmup_steps=1", "train.global_batch_size=8"]
-    config = resolve("0.2M", None, {"data": {"path": str(sample_store)}, "output": str(tmp_path)}, settings)
+    config = resolve(
+        "0.2M", *read_settings(None, {"data": {"path": str(sample_store)}, "output": str(tmp_path)}, settings)
+    )
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     status, out, _ = run(capsys, "--output", tmp_path, "--extend", 5, "--dry-run")
     assert status == 0

@@ -8,27 +8,18 @@ from collections.abc import Sequence
 
 from unimol_scale.cli.command_line import CommandParser
 from unimol_scale.cli.entry import run_command
-from unimol_scale.cli.verbs import checkpoint as checkpoint_command
-from unimol_scale.cli.verbs import embed as embed_command
-from unimol_scale.cli.verbs import finetune as downstream_command
-from unimol_scale.cli.verbs import fit_scaling_law as scaling_command
-from unimol_scale.cli.verbs import plan as plan_command
-from unimol_scale.cli.verbs import store as store_command
+from unimol_scale.cli.verbs import checkpoint, embed, finetune, fit_scaling_law, ladder, plan, pretrain, store
+
+# In the order in which --help names them.
+VERBS = (checkpoint, finetune, embed, plan, pretrain, store, fit_scaling_law, ladder)
 
 
 def build_parser() -> CommandParser:
     """Return the parser of every verb."""
     parser = CommandParser(prog="unimol-scale", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for command in (
-        checkpoint_command,
-        downstream_command,
-        embed_command,
-        plan_command,
-        store_command,
-    ):
-        command.add_verbs(verbs)
-    scaling_command.add_verbs(verbs, plan_command.run_estimates)
+    for verb in VERBS:
+        verb.add_verbs(verbs)
     return parser
 
 

@@ -47,7 +47,7 @@ from unimol_scale.engine.run.settings_changes import (
     recorded_settings,
     refuse_unearned,
 )
-from unimol_scale.engine.run.stopping import StopRequest
+from unimol_scale.engine.run.stopping import InterruptRequest, StopRequest
 from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.validation import Validation
 from unimol_scale.errors import CheckpointError, RunError
@@ -107,7 +107,9 @@ class Trainer:
         self._change: SettingsChange | None = None
         self._changes: list[dict[str, Any]] = []
 
-    def run(self, stop: StopRequest, *, resume: bool, override: bool = False, profile: bool = False) -> Outcome:
+    def run(
+        self, stop: StopRequest | InterruptRequest, *, resume: bool, override: bool = False, profile: bool = False
+    ) -> Outcome:
         """Train to the last step, or until it is to stop; go on from the newest intact checkpoint.
 
         Args:
@@ -208,7 +210,7 @@ class Trainer:
         sums = self._model.forward(self._complete(sample))
         self._model.backward(total_loss(sums, sample.counts, self._objective.weights), last=True)
 
-    def _fit(self, stop: StopRequest, profiler: StepProfiler, speed: Speedometer) -> Outcome:
+    def _fit(self, stop: StopRequest | InterruptRequest, profiler: StepProfiler, speed: Speedometer) -> Outcome:
         """Do steps until the last one, a signal, or a spike that is to be left out."""
         train, progress = self._config.train, self._progress
         if progress.step == 0:

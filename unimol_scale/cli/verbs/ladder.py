@@ -1,8 +1,7 @@
 """The verb ``ladder``: arguments and printing. Imports the rest only when it runs."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +13,12 @@ if TYPE_CHECKING:
     from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
     from unimol_scale.scaling.ladder.ladder_estimate import Estimator
 
-# Name of a device, or None for the one at hand → what estimates runs on it.
-Estimates = Callable[[str | None], "Estimator"]
 
-
-def add_ladder(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
+def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     """Declare the verb.
 
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
-        estimates: of the trainer.
     """
     text = "train every size, budget and seed of a ladder, one after the other; finished runs are skipped"
     verb = verbs.add_parser(
@@ -62,7 +57,7 @@ def add_ladder(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
     verb.add_argument(
         "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
     )
-    verb.set_defaults(run=partial(_run, estimates=estimates), stopped=GOES_ON)
+    verb.set_defaults(run=_run, stopped=GOES_ON)
     verb.take_settings(_settings)
 
 
@@ -72,7 +67,7 @@ def _settings() -> tuple[type[Any], Mapping[str, str]]:
     return LadderConfig, {}
 
 
-def _run(arguments: argparse.Namespace, estimates: Estimates) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     if (arguments.config is None) == (arguments.next is None):
         raise ConfigError("give either a ladder file, or --next with the runs to learn from")
     if arguments.next is not None:
@@ -90,7 +85,9 @@ def _run(arguments: argparse.Namespace, estimates: Estimates) -> int:
     config = read_ladder(arguments.config)
     rungs = _chosen(plan(config), arguments.only)
     if arguments.dry_run:
-        return _print_plan(config, rungs, estimates(arguments.device))
+        from unimol_scale.engine.planning.run_estimates import RunEstimates
+
+        return _print_plan(config, rungs, RunEstimates(arguments.device))
     if arguments.slurm:
         return _write_slurm(config, arguments.config, rungs, submitting=arguments.submit)
     return _climb(config, arguments.config, rungs)

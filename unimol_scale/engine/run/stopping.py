@@ -107,6 +107,44 @@ class StopRequest:
         os._exit(status)  # from a thread nothing else ends the process
 
 
+class InterruptRequest:
+    """Ctrl-C of a run inside a process that is not its own, such as a notebook's: nothing here ends that process.
+
+    From ``steps_begin`` on the first one is noted, for the step loop to ask about. Any other is a KeyboardInterrupt.
+
+    Attributes:
+        reason: of the request; None while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._saves = False
+        self._listens = False
+
+    def __enter__(self) -> "InterruptRequest":
+        # Elsewhere a signal cannot be heard, and a handler of somebody's own knows what it wants.
+        if threading.current_thread() is threading.main_thread():
+            self._listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._listens:
+            signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._listens:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def steps_begin(self) -> None:
+        """Note a request from here on, since there is a state to be saved first."""
+        self._saves = True
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if not self._saves or self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = "Ctrl-C"
+
+
 def _tell(line: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         return

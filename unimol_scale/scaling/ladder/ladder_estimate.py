@@ -1,15 +1,15 @@
 """What a ladder would take: its runs, and the hours and the disk of each by the estimate of the trainer's plan."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.table import Table
 
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.errors import UnimolScaleError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
-from unimol_scale.scaling.ladder.launch import outcome_of, pretrain_arguments
+from unimol_scale.scaling.ladder.launch import outcome_of, pretrain_settings
 
 GIB = 2.0**30
 
@@ -31,10 +31,10 @@ class Estimate(Protocol):
 
 
 class Estimator(Protocol):
-    """The trainer's plan, known by the command line of its runs."""
+    """The trainer's plan, known by the settings of its runs."""
 
-    def __call__(self, arguments: Sequence[str], ranks: int) -> Estimate:
-        """Return what a run with these arguments and so many ranks takes; raises UnimolScaleError."""
+    def __call__(self, size: str, settings: Mapping[str, Any], ranks: int) -> Estimate:
+        """Return what a run of a size with these settings and so many ranks takes; raises UnimolScaleError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def estimate_runs(config: LadderConfig, rungs: Sequence[Rung], estimate: Estimat
         left = "to be resumed" if begun else "to be trained"
         state = "finished" if outcome_of(config, rung) else left
         try:
-            needs: Estimate | str = estimate(pretrain_arguments(config, rung), config.ranks)
+            needs: Estimate | str = estimate(rung.size, pretrain_settings(config, rung), config.ranks)
         except UnimolScaleError as error:
             needs = str(error)
         planned.append(PlannedRun(rung=rung, state=state, estimate=needs))

@@ -71,6 +71,12 @@ def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
     ]
 
 
+def pretrain_settings(config: LadderConfig, rung: Rung) -> dict[str, Any]:
+    """Return the settings that ``pretrain_arguments`` stand for, as a tree."""
+    chosen = {"objective": {"name": config.objective}, "data": {"path": str(config.data)}, "output": str(rung.folder)}
+    return merge(chosen, _overrides(rung))
+
+
 def _scalar(value: object) -> str:
     """Return a setting as the YAML text that an override is read back from."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
@@ -204,8 +210,12 @@ def _check_same(config: LadderConfig, rung: Rung, resolved: Path) -> None:
 
 
 def _asked(rung: Rung) -> dict[str, Any]:
-    """Return the settings of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
-    return flatten(merge({}, parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])))
+    return flatten(_overrides(rung))
+
+
+def _overrides(rung: Rung) -> dict[str, Any]:
+    """Return the overrides of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
+    return parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])
 
 
 def _asked_path(config: LadderConfig, rung: Rung) -> Path:

@@ -8,9 +8,10 @@ from unimol_scale.scaling.ladder import ladder_estimate
 from unimol_scale.scaling.ladder.ladder import plan, read_ladder
 
 
-def estimate(arguments, ranks):
-    assert arguments[:2] == ["--size", arguments[1]]
-    if arguments[1] == "1M":
+def estimate(size, settings, ranks):
+    assert settings["data"] == {"path": "store"}
+    assert settings["train"] == {"steps": 20, "learning_rate": 0.001}
+    if size == "1M":
         raise StoreError("no store")
     return SimpleNamespace(seconds=7200.0 * ranks, disk_bytes=2**31, device="h100")
 

@@ -186,7 +186,7 @@ def test_a_size_whose_model_was_changed_is_not_mistaken_for_the_preset(tmp_path:
 
 
 def test_the_trainer_takes_what_was_written(tmp_path: Path) -> None:
-    from unimol_scale.config import to_yaml
+    from unimol_scale.config import read_settings, to_yaml
     from unimol_scale.engine.run.run_config import resolve
 
     runs = make_runs(tmp_path / "runs")
@@ -196,7 +196,7 @@ def test_the_trainer_takes_what_was_written(tmp_path: Path) -> None:
         size, steps, _ = folder.name.split("-")
         flags = {"data": {"path": "data/sample"}, "output": str(folder)}
         lengths = [f"train.steps={steps}", f"train.warmup_steps={int(steps) // 10}"]
-        donor = resolve(size, None, flags, [*settings, *lengths])
+        donor = resolve(size, *read_settings(None, flags, [*settings, *lengths]))
         (folder / "config.yaml").write_text(to_yaml(donor))
     choice = choose_next([runs], "5e15", "chinchilla", bootstrap=0)  # between presets
     assert "layers" in choice.shape.changes
@@ -205,7 +205,7 @@ def test_the_trainer_takes_what_was_written(tmp_path: Path) -> None:
     (rung,) = plan(config)
     words = command(config, rung, 1)
     assignments = [word for word in words if "=" in word]
-    resolved = resolve(rung.size, None, {"data": {"path": "data/sample"}, "output": "x"}, assignments)
+    resolved = resolve(rung.size, *read_settings(None, {"data": {"path": "data/sample"}, "output": "x"}, assignments))
     assert resolved.model == choice.shape.model
     assert resolved.model.dropout == 0.2
     assert resolved.objective_sha256 == donor.objective_sha256  # or the fit would refuse to take it in
