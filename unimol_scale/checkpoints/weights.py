@@ -18,9 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimol_scale.checkpoints import hub
-from unimol_scale.checkpoints.run import published
-from unimol_scale.checkpoints.run.published import CheckpointInfo
-from unimol_scale.checkpoints.run.trained import read_weights, trained_model, weights_reader
+from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo, resolve_checkpoint, trained_model
+from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
 from unimol_scale.common.run_files import CONFIG_NAME as RUN_CONFIG_NAME
@@ -134,9 +133,10 @@ def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> Hea
     """
     trained = trained_model(checkpoint)
     model = empty_model(trained.model, trained.heads)
-    tensors = read_weights(checkpoint, model.state_dict(), averaged=averaged)
+    reader, expected = ShareReader(checkpoint.path), model.state_dict()
+    tensors = {name: reader.weight(name, one.shape, averaged=averaged) for name, one in expected.items()}
     try:
-        _check_tensors(tensors, model.state_dict())
+        _check_tensors(tensors, expected)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from error
     return _filled(model, tensors)
@@ -188,10 +188,10 @@ def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averag
     trained = trained_model(checkpoint)
     expected = empty_model(trained.model, trained.heads).state_dict()
     kinds = {name: TensorKind(dtype=torch.float32, shape=tensor.shape) for name, tensor in expected.items()}
-    weights = weights_reader(checkpoint, expected, averaged=averaged)
+    reader = ShareReader(checkpoint.path)
 
     def checked(name: str) -> Tensor:
-        tensor = weights(name)
+        tensor = reader.weight(name, kinds[name].shape, averaged=averaged)
         check_values(name, tensor)
         return tensor
 
@@ -255,7 +255,7 @@ def find_checkpoint(path: Path) -> CheckpointInfo | None:
     Raises:
         CheckpointError: it is damaged; of a run, all are.
     """
-    return None if (model_folder(path) / CONFIG_NAME).is_file() else published.find(path)
+    return None if (model_folder(path) / CONFIG_NAME).is_file() else resolve_checkpoint(path)
 
 
 def read_config(directory: Path) -> PretrainedConfig:

@@ -17,7 +17,7 @@ MetricName = Literal["roc_auc", "pr_auc", "accuracy", "rmse", "mae", "r2", "pear
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FinetuneTrainConfig:
     """How one model is fitted.
 
     Attributes:
@@ -129,7 +129,7 @@ class FinetuneConfig:
     cache: Path = Path("data/cache")
     conformer_workers: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    train: FitConfig = dataclasses.field(default_factory=FitConfig)
+    train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
 
     def __post_init__(self) -> None:
         if not self.targets:

@@ -16,7 +16,7 @@ from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
 from unimol_scale.engine.run.settings_changes import nothing_left
 from unimol_scale.engine.run.stopping import InterruptRequest, StopRequest
-from unimol_scale.engine.trainer import Outcome, Trainer
+from unimol_scale.engine.trainer import SessionStatus, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def pretrain(
             raise
         if ranks.world_size > 1:  # a lone process may start further runs, and DeepSpeed bears one group in its life
             part()
-    if outcome is Outcome.STOPPED:
+    if outcome is SessionStatus.STOPPED:
         return PretrainingEnd(config=config, how="stopped", summary=None)
     return PretrainingEnd(config=config, how="finished", summary=read_summary(config.output) if ranks.is_main else None)
 

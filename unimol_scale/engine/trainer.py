@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimol_scale.checkpoints.run.publish import CheckpointInfo
-from unimol_scale.checkpoints.run.published import folder_name, read_manifest
+from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo, folder_name, read_manifest
 from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.weights import save_checkpoint
 from unimol_scale.common.run_files import CHECKPOINTS, MODEL_FOLDER
@@ -57,7 +56,7 @@ _STOP = "stop"
 _log = logging.getLogger(__name__)
 
 
-class Outcome(Enum):
+class SessionStatus(Enum):
     """How a session of a run ended."""
 
     FINISHED = "finished"
@@ -109,7 +108,7 @@ class Trainer:
 
     def run(
         self, stop: StopRequest | InterruptRequest, *, resume: bool, override: bool = False, profile: bool = False
-    ) -> Outcome:
+    ) -> SessionStatus:
         """Train to the last step, or until it is to stop; go on from the newest intact checkpoint.
 
         Args:
@@ -139,18 +138,18 @@ class Trainer:
         dtype = torch.bfloat16 if self._config.train.precision == "bf16" else torch.float32
         peak = self._ranks.sum({"peak": matmul_peak(self._ranks.device, dtype)})["peak"]
         profiler = StepProfiler(self._config.output / "profile" if profile and self._ranks.is_main else None)
-        outcome = Outcome.ROLLED_BACK
+        outcome = SessionStatus.ROLLED_BACK
         stop.steps_begin()
         with profiler:
-            while outcome is Outcome.ROLLED_BACK:
+            while outcome is SessionStatus.ROLLED_BACK:
                 with self._open_log() as self._log:
                     for line in beginning:
                         self._log.say(line)
                     outcome = self._fit(stop, profiler, Speedometer(peak))
                     self._log.draw()
-                    if outcome is Outcome.ROLLED_BACK:
+                    if outcome is SessionStatus.ROLLED_BACK:
                         beginning = self._roll_back()
-        if outcome is Outcome.FINISHED:
+        if outcome is SessionStatus.FINISHED:
             self._export()
         return outcome
 
@@ -210,7 +209,7 @@ class Trainer:
         sums = self._model.forward(self._complete(sample))
         self._model.backward(total_loss(sums, sample.counts, self._objective.weights), last=True)
 
-    def _fit(self, stop: StopRequest | InterruptRequest, profiler: StepProfiler, speed: Speedometer) -> Outcome:
+    def _fit(self, stop: StopRequest | InterruptRequest, profiler: StepProfiler, speed: Speedometer) -> SessionStatus:
         """Do steps until the last one, a signal, or a spike that is to be left out."""
         train, progress = self._config.train, self._progress
         if progress.step == 0:
@@ -233,7 +232,7 @@ class Trainer:
                 with speed.pause("publishing", every=train.checkpoint_every):
                     self._checkpoints.settle(result.votes, self._log.say)
             if self._goes_back(result):
-                return Outcome.ROLLED_BACK
+                return SessionStatus.ROLLED_BACK
             done, stopping = progress.step == train.steps, result.votes[_STOP] > 0 and not result.skipped
             if progress.step % train.validate_every == 0 or done:
                 with speed.pause("validation", every=train.validate_every):
@@ -243,7 +242,7 @@ class Trainer:
                 with speed.pause("saving", every=train.checkpoint_every):
                     self._save()
                 due = False
-            if (done or stopping) and self._checkpoints.finish(self._log.say):
+            if (done or stopping) and self._checkpoints.finish_save(self._log.say):
                 raise RunError(
                     f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Make room "
                     f"in {self._config.output} and start the same command again: it goes on from an earlier one"
@@ -251,8 +250,8 @@ class Trainer:
             if stopping and not done:
                 why = stop.reason or "another rank was told to stop"
                 self._log.say(f"step {progress.step}  stopped ({why}); the same command goes on from here")
-                return Outcome.STOPPED
-        return Outcome.FINISHED
+                return SessionStatus.STOPPED
+        return SessionStatus.FINISHED
 
     def _goes_back(self, result: StepResult) -> bool:
         """Return whether the run is to go back to a checkpoint; one that is still being written is waited for."""
@@ -260,12 +259,12 @@ class Trainer:
             back = self._incidents.call_for_rollback(result, self._progress, self._log.say)
         except RunError:
             if result.skipped:
-                self._checkpoints.give_up(self._log.say)
+                self._checkpoints.drop_save(self._log.say)
             else:
-                self._checkpoints.finish(self._log.say)
+                self._checkpoints.finish_save(self._log.say)
             raise
         if back:
-            self._checkpoints.finish(self._log.say)
+            self._checkpoints.finish_save(self._log.say)
         return back
 
     def _account(self, result: StepResult, speed: Speedometer) -> None:
@@ -356,7 +355,7 @@ class Trainer:
             "model": to_tree(self._config.model),
             "heads": to_tree(self._objective.kept_heads),
         }
-        self._checkpoints.begin(self._progress.step, self._model.fragments(), meta, self._log.say)
+        self._checkpoints.start_save(self._progress.step, self._model.fragments(), meta, self._log.say)
 
     def _go_to(self, found: CheckpointInfo) -> None:
         """Take up the state of a checkpoint."""
@@ -387,5 +386,5 @@ class Trainer:
                 self._ranks.world_size,
                 self._changes,
             )
-            self._checkpoints.end(last, self._log.say)
+            self._checkpoints.prune_finished(last, self._log.say)
         self._ranks.barrier()

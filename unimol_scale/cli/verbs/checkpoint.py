@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from unimol_scale.checkpoints.parity import Difference
-    from unimol_scale.checkpoints.run.published import CheckpointInfo
+    from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo
     from unimol_scale.model.model_with_heads import HeadedModel
 
 EXIT_DIFFERENT = 1
@@ -129,7 +129,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def _verify_files(path: Path) -> int:
     """Re-hash a model's file, or every checkpoint of a run; status 1 if one is damaged."""
-    from unimol_scale.checkpoints.run.published import checkpoints_in, verify
+    from unimol_scale.checkpoints.run.checkpoint_folder import checkpoints_in, verify
     from unimol_scale.checkpoints.run.shares import ShareReader
     from unimol_scale.checkpoints.weights import CONFIG_NAME, load_pretrained, local_path, model_folder
     from unimol_scale.errors import CheckpointError

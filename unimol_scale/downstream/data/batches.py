@@ -17,7 +17,7 @@ from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.steps.order import InOrder, Order
 from unimol_scale.data.steps.planner import StepOrder, StepPlanner
 from unimol_scale.data.steps.random_streams import MoleculeKeys
-from unimol_scale.downstream.config import FitConfig, Inputs
+from unimol_scale.downstream.config import FinetuneTrainConfig, Inputs
 from unimol_scale.downstream.compute import pair_budget
 from unimol_scale.downstream.data.inputs import clean_input
 from unimol_scale.model.encodings import ModelInput
@@ -112,7 +112,7 @@ class Labelling:
 
 
 def shuffled(
-    reader: RowReader, labelling: Labelling, config: FitConfig, seed: int, device: torch.device
+    reader: RowReader, labelling: Labelling, config: FinetuneTrainConfig, seed: int, device: torch.device
 ) -> StepLoader[LabelledSample]:
     """Return the loader of training steps: epochs in random order, as in pretraining.
 

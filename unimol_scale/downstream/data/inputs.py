@@ -8,9 +8,11 @@ import torch
 
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.downstream.config import Inputs
-from unimol_scale.errors import ConfigError
+from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.encodings import SHOWN_EDGE, SHOWN_PATH, ModelInput
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.store.schema import ConformerOrigin
+from unimol_scale.store.shards import StoreSplit
 
 
 def resolve_inputs(inputs: Inputs | None, model: ModelConfig) -> Inputs:
@@ -24,6 +26,20 @@ def resolve_inputs(inputs: Inputs | None, model: ModelConfig) -> Inputs:
     if inputs != "2d" and not model.geometry:
         raise ConfigError(f"inputs {inputs} needs a model that sees distances; this one sees the 2D graph only: say 2d")
     return inputs
+
+
+def require_conformers(split: StoreSplit) -> None:
+    """Refuse a store without conformers.
+
+    Raises:
+        StoreError: all it holds are depictions.
+    """
+    origins = {name for shard in split.entry.shards for name in shard.origins}
+    if origins == {ConformerOrigin.FLAT.name}:
+        raise StoreError(
+            "the store holds 2D depictions in place of conformers, and the model shall see 3D; take inputs 2d, or "
+            "build a store with conformers (embed.engine=rdkit)"
+        )
 
 
 def clean_input(batch: MoleculeBatch, inputs: Inputs, model: ModelConfig) -> ModelInput:

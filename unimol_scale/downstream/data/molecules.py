@@ -4,6 +4,7 @@ Imports RDKit and the builder. Shapes: M rows.
 """
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,9 @@ from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecul
 from conformer_gen.chemistry.conformers import EmbedConfig, stable_hash
 from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
-from unimol_scale.downstream.data.molecule_changes import ChangeCount, describe_changes
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.conformer_cache import Given, cached_store
+from unimol_scale.downstream.data.skipped_rows import Skipped
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.manifest import SplitEntry
 from unimol_scale.store.schema import Int64
@@ -27,26 +28,44 @@ from unimol_scale.store.source import LocalShards
 
 UInt64 = npt.NDArray[np.uint64]
 
-ROW_NUMBERS = "rows count from 1, without the header"
-NAMED = 5  # rows named in a message
 NO_PROBLEMS: Mapping[int, str] = {}
+FRAGMENT_KEPT, LEFT_OUT = "largest fragment kept", "; left out: "
+ISOTOPES_LOST = "isotope labels removed"
+ROWS_SHOWN = 3  # rows that a line names
+# Only such texts can name several fragments, atom maps or isotopes; all others are not parsed again.
+_SUSPECT = re.compile(r"\.|:\d+\]|\[\d")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A row without a molecule.
+class ChangeCount:
+    """Counts the rows of which a model sees another molecule than was given, and names the first."""
 
-    Attributes:
-        row: from 0.
-        smiles: as given.
-        reason: short, to count by.
-        detail: of this one.
-    """
+    def __init__(self) -> None:
+        self._rows = self._reduced = self._unlabelled = 0
+        self._first: list[str] = []
 
-    row: int
-    smiles: str
-    reason: str
-    detail: str
+    def add(self, row: int, changes: str) -> None:
+        """Count a row, from 0, by what ``describe_changes`` said of it."""
+        self._rows += 1
+        self._unlabelled += ISOTOPES_LOST in changes
+        if FRAGMENT_KEPT in changes:
+            self._reduced += 1
+            if len(self._first) < ROWS_SHOWN:
+                left_out = changes.partition(LEFT_OUT)[2].partition("; ")[0]
+                self._first.append(f"row {row + 1} without {left_out}")
+
+    def describe(self) -> str:
+        """Return a line on the rows that were changed; "" if there are none."""
+        said = []
+        if self._reduced:
+            more = f"; and {self._reduced - ROWS_SHOWN:,} more" if self._reduced > ROWS_SHOWN else ""
+            said.append(
+                f"{self._reduced:,} of {self._rows:,} rows have several fragments and were reduced to the largest "
+                f"({'; '.join(self._first)}{more}), so a salt gets the value of its largest ion; --fragments "
+                "reject refuses such rows"
+            )
+        if self._unlabelled:
+            said.append(f"{self._unlabelled:,} of {self._rows:,} rows lost their isotope labels")
+        return ". ".join(said)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,28 +215,6 @@ def whole_split(store: Store) -> StoreSplit:
     return StoreSplit(LocalShards(store.path), entry, store.manifest.backend, store.manifest.layout)
 
 
-def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy: str) -> None:
-    """Do nothing if no row was skipped.
-
-    Args:
-        skipped: of the rows.
-        num_rows: of all.
-        where: what the rows are of, for the message.
-        remedy: what to do, for the message.
-
-    Raises:
-        SourceError: names the first rows.
-    """
-    if not skipped:
-        return
-    first = "; ".join(f"row {s.row + 1} {s.smiles!r}: {s.reason} ({s.detail})" for s in skipped[:NAMED])
-    more = f"; and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else ""
-    raise SourceError(
-        f"{where}: {len(skipped):,} of {num_rows:,} rows have no usable molecule: {first}{more}. {remedy} "
-        f"({ROW_NUMBERS})"
-    )
-
-
 def _curation(max_atoms: int | None, fragments: Fragments) -> CurateConfig:
     return CurateConfig(max_atoms=max_atoms, fragments=fragments, radicals="keep", valid_fraction=0.0)
 
@@ -229,3 +226,61 @@ def _curated(text: str, config: CurateConfig, problem: str) -> Curated | Rejecte
     if isinstance(result, Rejected) and "curate." in result.detail:  # the settings of a build
         return dataclasses.replace(result, detail=result.detail.replace("curate.", ""))
     return result
+
+
+def describe_changes(text: str, smiles: str) -> str:
+    """Return, in words, what makes the molecule of a row another one than its text says; "" if nothing does.
+
+    Another order of atoms, Kekulé or aromatic bonds, and hydrogens written out are other texts of the same molecule.
+
+    Args:
+        text: SMILES as given, which RDKit reads.
+        smiles: what curation made of it.
+    """
+    if not _SUSPECT.search(text):
+        return ""
+    with rdBase.BlockLogs():
+        given, used = Chem.MolFromSmiles(text), Chem.MolFromSmiles(smiles)
+    if given is None or used is None:
+        return ""
+    said = []
+    fragments = Chem.GetMolFrags(given, asMols=True)
+    if len(fragments) > 1:
+        said.append(_kept(fragments, used, smiles))
+    if re.search(r":\d+\]", text):
+        said.append("atom maps removed")
+    lost = _isotopes(given) - _isotopes(used)
+    if len(fragments) == 1 and lost:
+        said.append(f"{ISOTOPES_LOST}: {', '.join(sorted(lost.elements()))}")
+    return "; ".join(said)
+
+
+def _kept(fragments: tuple[Chem.Mol, ...], used: Chem.Mol, smiles: str) -> str:
+    """Return which fragment is used and what was left out, each with how often it is there."""
+    counts = Counter(Chem.MolToSmiles(_unmapped(fragment)) for fragment in fragments)
+    counts[smiles if smiles in counts else _nearest(counts, used)] -= 1
+    left_out = [f"{name} ({number} times)" if number > 1 else name for name, number in counts.items() if number]
+    charge = Chem.GetFormalCharge(used)
+    charged = f" (charge {charge:+d})" if charge else ""
+    return f"{FRAGMENT_KEPT}: {smiles}{charged}{LEFT_OUT}{', '.join(left_out)}"
+
+
+def _nearest(counts: Counter[str], used: Chem.Mol) -> str:
+    """Return the fragment with as many heavy atoms as the one used, which curation has written in another way."""
+    heavy = used.GetNumHeavyAtoms()
+    return next((name for name in counts if _heavy(name) == heavy), next(iter(counts)))
+
+
+def _heavy(smiles: str) -> int:
+    molecule = Chem.MolFromSmiles(smiles)
+    return -1 if molecule is None else int(molecule.GetNumHeavyAtoms())
+
+
+def _unmapped(molecule: Chem.Mol) -> Chem.Mol:
+    for atom in molecule.GetAtoms():
+        atom.SetAtomMapNum(0)
+    return molecule
+
+
+def _isotopes(molecule: Chem.Mol) -> Counter[str]:
+    return Counter(f"{atom.GetIsotope()}{atom.GetSymbol()}" for atom in molecule.GetAtoms() if atom.GetIsotope())

@@ -25,7 +25,7 @@ MORGAN_BITS = 2048
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Split:
+class DataSplit:
     """Rows of a table, int64, ascending; no row is in two parts and no part is empty."""
 
     train: Int64
@@ -42,7 +42,7 @@ def split_rows(
     splits: Sequence[str] | None,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int,
-) -> Split:
+) -> DataSplit:
     """Deal the usable rows of a table to training, validation and test.
 
     scaffold: the deterministic Murcko split of MoleculeNet (Wu et al. 2018) in the form of DeepChem's ScaffoldSplitter,
@@ -96,7 +96,7 @@ def split_rows(
             "other fractions, or split=random"
         )
     train, valid, test = (np.sort(np.array(part, np.int64)) for part in parts)
-    return Split(train=train, valid=valid, test=test)
+    return DataSplit(train=train, valid=valid, test=test)
 
 
 def _groups(rows: Int64, names: Sequence[str]) -> list[list[int]]:

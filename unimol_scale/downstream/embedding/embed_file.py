@@ -3,13 +3,11 @@
 Shapes: R rows at a time, n atoms of a molecule, D atom channels, P pair channels.
 """
 
-import csv
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -24,25 +22,16 @@ from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.checkpoints.parity import cast_parameters
 from unimol_scale.checkpoints.weights import identify, load_pretrained
-from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, flush
+from unimol_scale.common.files import commit_file
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments, Precision
 from unimol_scale.downstream.data.inputs import resolve_inputs
-from unimol_scale.downstream.data.molecule_changes import ChangeCount
-from unimol_scale.downstream.data.molecule_files import check_there, is_store
-from unimol_scale.downstream.data.molecules import (
-    NAMED,
-    Skipped,
-    UInt64,
-    prepare,
-    refusal,
-    refuse_skipped,
-    whole_split,
-)
+from unimol_scale.downstream.data.molecule_files import check_apart, check_there, check_writable, is_store, skipped_file
+from unimol_scale.downstream.data.molecules import ChangeCount, UInt64, prepare, refusal, whole_split
 from unimol_scale.downstream.data.sdf_table import describe_geometry, structure_smiles
+from unimol_scale.downstream.data.skipped_rows import REMEDY, Skipped, SkippedTable, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent
-from unimol_scale.downstream.output_table import check_apart, check_writable, skipped_file
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import Float32, Int64
@@ -50,7 +39,6 @@ from unimol_scale.store.shards import StoreSplit, open_store
 
 ROWS_TOGETHER = 20_000  # whose conformers are made and cached together
 SUFFIXES = SOURCE_OF_SUFFIX
-REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
 GPU_WORKERS = 2  # loader processes; a CPU has no time to spare for them
 
 
@@ -189,54 +177,12 @@ def embed_file(config: EmbedFileConfig) -> str:
             refuse_skipped(skipped.first, skipped.rows, str(config.source), "Nothing is left to embed")
             raise SourceError(f"{config.source} has no rows: nothing to embed")
 
-    with _SkippedTable(config) as skipped:
+    with SkippedTable(config.skipped_file, config.source, skip_bad=config.skip_bad) as skipped:
         commit_file(config.output, write)
     line = f"{written:,} of {written + skipped.rows:,} rows embedded: {config.output}"
     line += f"; the other {skipped.rows:,}: {config.skipped_file}" if skipped.rows else ""
     geometry = describe_geometry(config.source, sees_3d=inputs != "2d")
     return "\n".join(filter(None, (line, changed.describe(), geometry)))
-
-
-class _SkippedTable:
-    """The table of skipped rows, complete or absent, and none for none: row (from 1), smiles, reason, detail.
-
-    A table that an earlier run left is removed, since it would be taken for this one's.
-    """
-
-    def __init__(self, config: EmbedFileConfig) -> None:
-        self._config = config
-        self.rows = 0
-        self.first: list[Skipped] = []
-
-    def __enter__(self) -> "_SkippedTable":
-        path = self._config.skipped_file
-        path.unlink(missing_ok=True)
-        self._temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self.rows and kind is None:
-            flush(self._temporary)
-            self._temporary.replace(self._config.skipped_file)
-        self._temporary.unlink(missing_ok=True)
-
-    def add(self, skipped: Sequence[Skipped]) -> None:
-        """Append rows.
-
-        Raises:
-            SourceError: there are some, and ``skip_bad`` is off.
-        """
-        if not skipped:
-            return
-        if not self._config.skip_bad:
-            refuse_skipped(skipped, len(skipped), f"{self._config.source}, after others that are fine", REMEDY)
-        with self._temporary.open("w" if not self.rows else "a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            if not self.rows:
-                writer.writerow(("row", "smiles", "reason", "detail"))
-            writer.writerows((s.row + 1, s.smiles, s.reason, s.detail) for s in skipped)
-        self.first = [*self.first, *skipped][:NAMED]
-        self.rows += len(skipped)
 
 
 def _source_of(config: EmbedFileConfig) -> SourceConfig:

@@ -16,15 +16,14 @@ from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.steps.order import InOrder
 from unimol_scale.data.steps.planner import OneSizePlanner, StepPlanner
 from unimol_scale.data.transfer import to_device
-from unimol_scale.downstream.compute import pair_budget, within_memory
+from unimol_scale.downstream.compute import explain_full_memory, map_concurrently, pair_budget
 from unimol_scale.downstream.config import Inputs, Pooling
 from unimol_scale.downstream.data.batches import LabelledSample, Labelling, RowReader
-from unimol_scale.downstream.data.inputs import resolve_inputs
-from unimol_scale.downstream.embedding.concurrent_batches import side_by_side
+from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
 from unimol_scale.downstream.embedding.pooling import pool
-from unimol_scale.errors import ConfigError, StoreError, nearest
+from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
-from unimol_scale.store.schema import ConformerOrigin, Float32, Int64
+from unimol_scale.store.schema import Float32, Int64
 from unimol_scale.store.shards import StoreSplit
 
 Kind = Literal["molecule", "atom", "pair"]
@@ -121,7 +120,7 @@ def represent(
         step, sample = one
         return step, sample.row_B.tolist(), _represented(backbone, sample, config)
 
-    done = side_by_side(work, samples, next(backbone.parameters()).device)
+    done = map_concurrently(work, samples, next(backbone.parameters()).device)
     for _, parts in itertools.groupby(done, key=lambda part: part[0]):
         arrays = {row: array for _, rows, some in parts for row, array in zip(rows, some, strict=True)}
         yield [arrays[row] for row in sorted(arrays)]
@@ -134,21 +133,7 @@ def represent_all(
     return list(itertools.chain.from_iterable(represent(backbone, split, position_R, config)))
 
 
-def require_conformers(split: StoreSplit) -> None:
-    """Refuse a store without conformers.
-
-    Raises:
-        StoreError: all it holds are depictions.
-    """
-    origins = {name for shard in split.entry.shards for name in shard.origins}
-    if origins == {ConformerOrigin.FLAT.name}:
-        raise StoreError(
-            "the store holds 2D depictions in place of conformers, and the model shall see 3D; take inputs 2d, or "
-            "build a store with conformers (embed.engine=rdkit)"
-        )
-
-
-@within_memory
+@explain_full_memory
 @torch.inference_mode()
 def _represented(backbone: TwoTrackBackbone, sample: LabelledSample, config: RepresentationConfig) -> list[Float32]:
     device = next(backbone.parameters()).device

@@ -19,17 +19,17 @@ from unimol_scale.common.output_checks import require_folder
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
 from unimol_scale.downstream.data.batches import Labelling, RowReader, once
-from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
 from unimol_scale.downstream.data.pretraining_data import PretrainingStore, describe_larger, store_of
-from unimol_scale.downstream.data.rows import Rows, load_rows, write_skipped
 from unimol_scale.downstream.data.sdf_table import describe_geometry
-from unimol_scale.downstream.data.splits import Split, keep_fraction, split_rows
-from unimol_scale.downstream.embedding.representations import require_conformers
+from unimol_scale.downstream.data.skipped_rows import write_skipped
+from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.cautions import labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, claim_folder, hash_data
+from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
 from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import (
@@ -39,9 +39,9 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     save_config,
     save_member,
 )
-from unimol_scale.downstream.finetuning.model.training import Problem, Scaling, fit, predict
+from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
-from unimol_scale.downstream.finetuning.results import Outcome, SeedOutcome
+from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import ModelConfig, preset
@@ -49,7 +49,7 @@ from unimol_scale.store.schema import Int32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class StartingModel:
     """What every model starts from.
 
     Attributes:
@@ -63,7 +63,7 @@ class Start:
     pretrained_on: PretrainingStore | None
 
 
-def finetune(config: FinetuneConfig) -> Outcome:
+def finetune(config: FinetuneConfig) -> FinetuneResult:
     """Fine-tune, or finish what an earlier call began.
 
     Raises:
@@ -89,7 +89,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
     start = _start(config, model)
     claim_folder(folder, config, hashes)
     if rows.molecules.skipped:
-        write_skipped(folder / "skipped.csv", rows.molecules)
+        write_skipped(folder / "skipped.csv", rows.molecules.skipped)
     store = config.pretraining_store or (start.pretrained_on.path if start.pretrained_on else None)
     leakage = None
     if store is not None:
@@ -101,7 +101,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number, device)
         members.append(member)
         seeds.append(result)
-    done = Outcome(
+    done = FinetuneResult(
         name=rows.name,
         start=config.start,
         start_sha256=None if start.backbone is None else hashes.pretrained,
@@ -156,14 +156,14 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
     return replace(model, normalize_by="molecule"), InputHashes(data=data, pretrained=sha256)
 
 
-def _start(config: FinetuneConfig, model: ModelConfig) -> Start:
+def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     if config.pretrained is None or config.reinitialise:
-        return Start(model=model, backbone=None, pretrained_on=None)
+        return StartingModel(model=model, backbone=None, pretrained_on=None)
     backbone = load_pretrained(config.pretrained).backbone.float()
-    return Start(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
+    return StartingModel(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
 
 
-def _split(config: FinetuneConfig, rows: Rows) -> Split:
+def _split(config: FinetuneConfig, rows: Rows) -> DataSplit:
     first, second, third = config.fractions
     try:
         split = split_rows(
@@ -180,7 +180,7 @@ def _split(config: FinetuneConfig, rows: Rows) -> Split:
     return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
 
 
-def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: MetricName) -> None:
+def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: MetricName) -> None:
     """Refuse a split on which nothing can be learnt, chosen or judged."""
     labels_RL = rows.labels_ML[split.train]
     for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
@@ -205,7 +205,7 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: Metr
             )
 
 
-def _notes(config: FinetuneConfig, rows: Rows, split: Split, inputs: Inputs, store: Path | None) -> tuple[str, ...]:
+def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs, store: Path | None) -> tuple[str, ...]:
     """Return what a user should know of the data; the store is that of the pretraining, if there was any."""
     molecules = rows.molecules
     overlap = describe_overlap(
@@ -237,7 +237,7 @@ def _num_atoms(rows: Rows) -> Int32:
     return heavy_counts(split.gather(position_R)) if rows.hydrogens else split.sizes(position_R)[0]
 
 
-def _leakage(store: Path, rows: Rows, split: Split) -> Leakage:
+def _leakage(store: Path, rows: Rows, split: DataSplit) -> Leakage:
     molecules = rows.molecules
     return report_leakage(
         store,
@@ -251,20 +251,20 @@ def _leakage(store: Path, rows: Rows, split: Split) -> Leakage:
 def _one_seed(
     config: FinetuneConfig,
     rows: Rows,
-    split: Split,
-    start: Start,
+    split: DataSplit,
+    start: StartingModel,
     inputs: Inputs,
     metric: MetricName,
     seed: int,
     device: torch.device,
-) -> tuple[Member, SeedOutcome]:
+) -> tuple[Member, SeedResult]:
     folder = config.folder
     name = f"seed-{seed}"
     done = folder / f"{name}.json"
     if done.is_file():
         tree = json.loads(done.read_text(encoding="utf-8"))
         origin = strict.Origin(name=str(done))
-        return strict.build(Member, tree["member"], origin), strict.build(SeedOutcome, tree["outcome"], origin)
+        return strict.build(Member, tree["member"], origin), strict.build(SeedResult, tree["outcome"], origin)
 
     def reader(part: np.ndarray) -> RowReader:
         position_R = rows.molecules.position_M[part]
@@ -272,7 +272,7 @@ def _one_seed(
 
     labelling = Labelling(inputs=inputs, model=start.model)
     scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
-    problem = Problem(
+    problem = TrainingProblem(
         train=reader(split.train),
         valid=reader(split.valid),
         labelling=labelling,
@@ -304,7 +304,7 @@ def _one_seed(
     assert valid.value is not None, "an epoch was chosen by it"
     if test.value is None:
         raise RunError(f"the predictions of the test rows cannot be judged: {'; '.join(test.undefined[:3])}")
-    result = SeedOutcome(
+    result = SeedResult(
         seed=seed,
         valid=valid.value,
         test=test.value,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from unimol_scale.common.files import commit_file
-from unimol_scale.downstream.finetuning.results import Outcome
+from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.store.schema import Float64
 
 MOST_PANELS = 12
@@ -21,7 +21,7 @@ DOTS_PER_INCH = 130
 MODEL_COLOUR, CHANCE_COLOUR, VALID_COLOUR = "#1f77b4", "#777777", "#d62728"
 
 
-def draw_predictions(path: Path, outcome: Outcome, labels_RL: Float64, predictions: Sequence[Float64]) -> None:
+def draw_predictions(path: Path, outcome: FinetuneResult, labels_RL: Float64, predictions: Sequence[Float64]) -> None:
     """Draw predictions of the test rows: against the labels (regression), or as ROC curves.
 
     Args:
@@ -42,7 +42,7 @@ def draw_predictions(path: Path, outcome: Outcome, labels_RL: Float64, predictio
     _save(figure, path)
 
 
-def draw_course(path: Path, outcome: Outcome) -> None:
+def draw_course(path: Path, outcome: FinetuneResult) -> None:
     """Draw training loss and validation score of every seed over the epochs; a dot marks the chosen epoch."""
     figure, (left, right) = _panels(2)
     for seed in outcome.seeds:

@@ -8,16 +8,16 @@ import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_text
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.data.molecules import ROW_NUMBERS
-from unimol_scale.downstream.data.rows import PREDICTED
+from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
 from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_course, draw_predictions
-from unimol_scale.downstream.finetuning.results import Outcome, plus_minus
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED
+from unimol_scale.downstream.finetuning.results import FinetuneResult, plus_minus
 from unimol_scale.store.schema import Float64
 
 REPORT_NAME = "report.md"
 
 
-def write_report(folder: Path, outcome: Outcome, config: FinetuneConfig) -> None:
+def write_report(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) -> None:
     """Write the report and its pictures from the outcome and the predictions in the folder."""
     picture = "parity.png" if outcome.task == "regression" else "roc.png"
     labels_RL, predictions = _test_rows(folder, outcome)
@@ -27,7 +27,7 @@ def write_report(folder: Path, outcome: Outcome, config: FinetuneConfig) -> None
     commit_text(folder / REPORT_NAME, "\n".join(_lines(outcome, config, picture, spread_lines)) + "\n")
 
 
-def _test_rows(folder: Path, outcome: Outcome) -> tuple[Float64, list[Float64]]:
+def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, list[Float64]]:
     labels, predictions = [], []
     for seed in outcome.seeds:
         table = pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet")
@@ -44,7 +44,7 @@ def _floats(table: object, name: str) -> Float64:
     return values
 
 
-def _lines(outcome: Outcome, config: FinetuneConfig, picture: str, spread_lines: Sequence[str]) -> list[str]:
+def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread_lines: Sequence[str]) -> list[str]:
     sizes = outcome.split_sizes
     fraction = "" if config.label_fraction == 1.0 else f" ({config.label_fraction:.0%} of the training rows)"
     used = sum(sizes.values())
@@ -74,7 +74,7 @@ def _lines(outcome: Outcome, config: FinetuneConfig, picture: str, spread_lines:
     return lines
 
 
-def _result(outcome: Outcome) -> str:
+def _result(outcome: FinetuneResult) -> str:
     """Return the score of the test rows in words; of targets in different units there is none but theirs."""
     if not outcome.has_mean:
         means = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
@@ -87,7 +87,7 @@ def _result(outcome: Outcome) -> str:
     return f"{text} ± {outcome.seed_std:.2g}{unit} over {len(outcome.seeds)} seeds (their standard deviation)"
 
 
-def _spread_lines(outcome: Outcome, labels_RL: Float64, predictions: Sequence[Float64]) -> list[str]:
+def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequence[Float64]) -> list[str]:
     """Return what the spread of seeds is worth as an error bar of these predictions: little, as a rule."""
     if outcome.task != "regression" or len(predictions) < 2:
         return []
@@ -100,7 +100,7 @@ def _spread_lines(outcome: Outcome, labels_RL: Float64, predictions: Sequence[Fl
     ]
 
 
-def _by_seed(outcome: Outcome) -> list[str]:
+def _by_seed(outcome: FinetuneResult) -> list[str]:
     metric = outcome.metric if outcome.has_mean else f"{outcome.metric} (in standard deviations of the training labels)"
     lines = [f"| seed | best epoch | of | valid {metric} | test {metric} |", "| --- " * 5 + "|"]
     for seed in outcome.seeds:
@@ -113,7 +113,7 @@ def _by_seed(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _by_target(outcome: Outcome) -> list[str]:
+def _by_target(outcome: FinetuneResult) -> list[str]:
     header = f"| target | unit | test {outcome.metric} | predicting the mean | test molecules |"
     lines = ["", "## Target by target", "", header, "| --- " * 5 + "|"]
     for at, target in enumerate(outcome.targets):

@@ -19,15 +19,15 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.batches import Labelling, RowReader, once
+from unimol_scale.downstream.data.inputs import require_conformers
 from unimol_scale.downstream.data.labelled_tables import read_table
-from unimol_scale.downstream.data.molecule_files import check_there, is_store
+from unimol_scale.downstream.data.molecule_files import check_apart, check_there, check_writable, is_store, skipped_file
 from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
-from unimol_scale.downstream.data.rows import PREDICTED, SPREAD, refusing, write_skipped
 from unimol_scale.downstream.data.sdf_table import describe_geometry
-from unimol_scale.downstream.embedding.representations import require_conformers
+from unimol_scale.downstream.data.skipped_rows import refuser_for, write_skipped
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
 from unimol_scale.downstream.finetuning.model.training import Scaling, predict
-from unimol_scale.downstream.output_table import check_apart, check_writable, skipped_file
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.schema import LABEL_PREFIX, Float64, Int64
 from unimol_scale.store.shards import open_store
@@ -111,7 +111,7 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     skipped = skipped_file(output)
     skipped.unlink(missing_ok=True)  # of earlier predictions
     if molecules.skipped:
-        write_skipped(skipped, molecules)
+        write_skipped(skipped, molecules.skipped)
         lines[0] += f"; the others: {skipped}"
     lines += [line for line in (molecules.describe_changes(), renamed, geometry) if line]
     return "\n".join(lines)
@@ -126,7 +126,7 @@ def _of_table(file: Path, config: FinetunedConfig, options: PredictOptions, outp
         geometry=_sees_3d(config),
         max_atoms=config.max_atoms,
         workers=None,
-        refuse=None if options["skip_bad"] else refusing(file, len(table.smiles)),
+        refuse=None if options["skip_bad"] else refuser_for(file, len(table.smiles)),
         fragments=options.get("fragments") or config.fragments,
         problems=table.problems,
     )

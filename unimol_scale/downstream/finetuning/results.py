@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from unimol_scale import config as strict
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.downstream.config import MetricName, Task
-from unimol_scale.downstream.data.rows import PREDICTED, Rows
-from unimol_scale.downstream.data.splits import Split
+from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning.cautions import cautions
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, Rows
 from unimol_scale.store.schema import Float64
 
 RESULTS_NAME = "results.json"
@@ -26,7 +26,7 @@ HEADLINE_TARGETS = 4  # with scores of their own in the line of a result
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedOutcome:
+class SeedResult:
     """What one model came to.
 
     Attributes:
@@ -51,7 +51,7 @@ class SeedOutcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class FinetuneResult:
     """What a fine-tuning came to.
 
     Attributes:
@@ -87,7 +87,7 @@ class Outcome:
     split_sizes: dict[str, int]
     notes: tuple[str, ...]
     leakage: str | None
-    seeds: tuple[SeedOutcome, ...]
+    seeds: tuple[SeedResult, ...]
     trivial: tuple[float | None, ...] = ()
     test_molecules: tuple[int, ...] = ()
     label_std: tuple[float, ...] = ()
@@ -113,7 +113,7 @@ class Outcome:
         """Whether the mean over the targets means anything: of errors it does where all have the same unit."""
         return len(self.targets) == 1 or self.metric not in WITH_UNIT or bool(self.unit)
 
-    def standardised(self, seed: SeedOutcome) -> float | None:
+    def standardised(self, seed: SeedResult) -> float | None:
         """Return the mean error of a seed in standard deviations of the training labels; None where it is not known."""
         if not self.label_std or self.metric not in WITH_UNIT:
             return None
@@ -170,12 +170,12 @@ def plus_minus(mean: float, std: float) -> str:
     return f"{mean:.4g}" if np.isnan(std) else f"{mean:.4g} ± {std:.2g}"
 
 
-def write(folder: Path, outcome: Outcome) -> None:
+def write(folder: Path, outcome: FinetuneResult) -> None:
     """Write ``results.json``, which ends a fine-tuning."""
     commit_text(folder / RESULTS_NAME, json.dumps(strict.to_tree(outcome), indent=1) + "\n")
 
 
-def read(folder: Path) -> Outcome | None:
+def read(folder: Path) -> FinetuneResult | None:
     """Return the outcome of a finished fine-tuning; None while it is not.
 
     Raises:
@@ -184,10 +184,10 @@ def read(folder: Path) -> Outcome | None:
     path = folder / RESULTS_NAME
     if not path.is_file():
         return None
-    return strict.build(Outcome, json.loads(path.read_text(encoding="utf-8")), strict.Origin(name=str(path)))
+    return strict.build(FinetuneResult, json.loads(path.read_text(encoding="utf-8")), strict.Origin(name=str(path)))
 
 
-def write_predictions(path: Path, rows: Rows, split: Split, prediction_ML: Float64) -> None:
+def write_predictions(path: Path, rows: Rows, split: DataSplit, prediction_ML: Float64) -> None:
     """Write every row with its part, labels and predictions; null where a label or prediction is missing."""
     part_M = np.full(len(prediction_ML), "", dtype=object)
     for name in ("train", "valid", "test"):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.checkpoints.run.publish import CheckpointInfo
+from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo
 from unimol_scale.common.run_files import CONFIG_HISTORY_NAME, CONFIG_NAME
 from unimol_scale.config import read_yaml
 from unimol_scale.engine.run.resume import (

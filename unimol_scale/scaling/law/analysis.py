@@ -7,7 +7,7 @@ import numpy as np
 
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
-from unimol_scale.scaling.law.law_choice import Candidate, Selection, candidate_laws, choose_law, hold_out_mask
+from unimol_scale.scaling.law.law_choice import Candidate, LawChoice, candidate_laws, choose_law, hold_out_mask
 from unimol_scale.scaling.law.laws import LAW_NAMES, Law, Variable, make_law
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal, weighs_size_against_data
 from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, Points, columns_at, distinct, make_points
@@ -115,7 +115,7 @@ class Analysis:
     notes: tuple[str, ...]
     points: Points
     held_out: np.ndarray
-    selection: Selection
+    selection: LawChoice
     fit: Fit
     checks: tuple[Check, ...]
     statistics: Mapping[str, Statistics]
@@ -177,11 +177,11 @@ def _optima(fit: Fit, points: Points, budgets: Sequence[float]) -> tuple[tuple[O
     return tuple(optima), tuple(unanswered)
 
 
-def _fit(points: Points, config: AnalysisConfig) -> tuple[Selection, Fit]:
+def _fit(points: Points, config: AnalysisConfig) -> tuple[LawChoice, Fit]:
     laws = _laws(points, config)
     if len(laws) == 1 and config.law != "auto":
         law = laws[0]
-        selection = Selection(law=law, reason="it was asked for", candidates=(Candidate(law=law),))
+        selection = LawChoice(law=law, reason="it was asked for", candidates=(Candidate(law=law),))
     else:
         selection = choose_law(laws, points, config.fit)
     return selection, fit_law(selection.law, points, config.fit)

@@ -6,7 +6,7 @@ import numpy as np
 
 from unimol_scale.scaling.law.laws import FloatArray, Law
 from unimol_scale.scaling.law.points import Points, distinct
-from unimol_scale.scaling.law.solver import Problem, minimise
+from unimol_scale.scaling.law.solver import RegressionProblem, minimise
 
 CHUNK_VALUES = 60_000  # draws × points solved together; more does not fit in the processor's cache
 
@@ -62,7 +62,7 @@ def draw_weights(law: Law, points: Points, draws: int, seed: int) -> FloatArray:
 
 
 def resample(
-    problem: Problem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
+    problem: RegressionProblem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
 ) -> Resample:
     """Fit to every draw, from one start.
 

@@ -15,7 +15,7 @@ from unimol_scale.scaling.law.column_checks import loss_causes, why_no_loss
 from unimol_scale.scaling.law.laws import Columns, FloatArray, Law
 from unimol_scale.scaling.law.points import Points, distinct
 from unimol_scale.scaling.law.solver import (
-    Problem,
+    RegressionProblem,
     Solution,
     grid_starts,
     make_problem,
@@ -212,7 +212,7 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
     return None
 
 
-def _solve(problem: Problem, weight: FloatArray, config: FitConfig) -> Solution:
+def _solve(problem: RegressionProblem, weight: FloatArray, config: FitConfig) -> Solution:
     """Polish the best grid cells for a while, then the best of those to the end."""
     starts = grid_starts(problem, weight, GRID_CELLS, config.starts)
     weights = np.repeat(weight[None], len(starts), axis=0)
@@ -222,7 +222,7 @@ def _solve(problem: Problem, weight: FloatArray, config: FitConfig) -> Solution:
     return minimise(problem, chosen, weights[: len(chosen)], config.tolerance, config.max_iterations)
 
 
-def _check_solution(law: Law, problem: Problem, solution: Solution, best: int, points: Points) -> None:
+def _check_solution(law: Law, problem: RegressionProblem, solution: Solution, best: int, points: Points) -> None:
     causes = "; ".join(loss_causes(points.columns, points.loss))
     if not solution.converged[best]:
         raise RunError(
@@ -247,7 +247,7 @@ def _condition(jacobian: FloatArray, free: np.ndarray) -> float:
     return float(np.linalg.cond(scaled))
 
 
-def _reported(law: Law, problem: Problem, theta: FloatArray) -> dict[str, FloatArray]:
+def _reported(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[str, FloatArray]:
     """Turn unknowns [W, P] into the formula's own parameters, each float [W]; an absent constant is exactly 0."""
     reported: dict[str, FloatArray] = {}
     slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}
@@ -264,7 +264,7 @@ def _reported(law: Law, problem: Problem, theta: FloatArray) -> dict[str, FloatA
     return reported
 
 
-def _warnings(law: Law, problem: Problem, theta: FloatArray, points: Points) -> list[str]:
+def _warnings(law: Law, problem: RegressionProblem, theta: FloatArray, points: Points) -> list[str]:
     warnings = [*points.cautions, *loss_causes(points.columns, points.loss)]
     num_sizes = int(distinct(points.columns["N"]).max()) + 1
     if num_sizes < MIN_SIZES:
@@ -296,7 +296,7 @@ def _aicc(residual: FloatArray, weight: FloatArray, num_parameters: int) -> floa
 
 
 def _bootstrap(
-    law: Law, problem: Problem, points: Points, theta: FloatArray, config: FitConfig
+    law: Law, problem: RegressionProblem, points: Points, theta: FloatArray, config: FitConfig
 ) -> tuple[dict[str, FloatArray], tuple[str, ...], list[str]]:
     """Fit again to runs drawn with replacement; return the estimates, the undetermined parameters, and warnings."""
     if config.bootstrap == 0:
@@ -332,7 +332,7 @@ def _and(names: list[str]) -> str:
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
-def _at_bound(law: Law, problem: Problem, theta: FloatArray) -> dict[str, float]:
+def _at_bound(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[str, float]:
     """Return, for every parameter, the share of the unknowns [W, P] that leave it undetermined.
 
     An exponent is so at its own bounds and where its term is absent; a coefficient also where its exponent is.

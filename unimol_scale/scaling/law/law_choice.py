@@ -34,7 +34,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class LawChoice:
     """The chosen law, and why.
 
     Attributes:
@@ -123,7 +123,7 @@ def held_out_error(law: Law, points: Points, config: FitConfig) -> float | None:
     return float(np.concatenate(errors).mean())
 
 
-def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Selection:
+def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> LawChoice:
     """Choose among laws by the error on left-out sizes, ties by AIC.
 
     Raises:
@@ -143,7 +143,7 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Select
     if not scored:
         simplest = min(usable, key=lambda candidate: len(candidate.law.parameters))
         reason = "it has the fewest parameters; the runs are too few to leave a size out and compare"
-        return Selection(law=simplest.law, reason=reason, candidates=tuple(candidates))
+        return LawChoice(law=simplest.law, reason=reason, candidates=tuple(candidates))
     lowest = min(error for _, error in scored)
     tied = [candidate for candidate, error in scored if error <= TIE * lowest]
     winner = min(tied, key=lambda candidate: np.inf if candidate.aicc is None else candidate.aicc)
@@ -158,7 +158,7 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Select
         reason += ", a tie that its lower AIC decides"
     else:
         reason += ", the lowest of the laws that could be compared"
-    return Selection(law=winner.law, reason=reason, candidates=tuple(candidates))
+    return LawChoice(law=winner.law, reason=reason, candidates=tuple(candidates))
 
 
 def _consider(law: Law, points: Points, config: FitConfig) -> Candidate:

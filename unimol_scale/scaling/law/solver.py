@@ -26,7 +26,7 @@ DAMPING_FLOOR, DAMPING_CEILING = 1e-10, 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class RegressionProblem:
     """The points of one fit, in the coordinates that the solver works in.
 
     Attributes:
@@ -80,7 +80,7 @@ class Solution:
 
 def make_problem(
     law: Law, columns: Columns, loss: FloatArray, huber_delta: float, exponent_bounds: tuple[float, float]
-) -> Problem:
+) -> RegressionProblem:
     """Put points into the solver's coordinates.
 
     Args:
@@ -103,7 +103,7 @@ def make_problem(
         exponents.append(term.exponent)
     num_terms, num_exponents = len(rows), len(owners)
     smallest, largest = np.log(NEGLIGIBLE * loss.min()), np.log(10.0 * loss.max())
-    return Problem(
+    return RegressionProblem(
         log_x=np.array(rows),
         centre=np.array(centre),
         term_of_exponent=tuple(owners),
@@ -115,7 +115,7 @@ def make_problem(
     )
 
 
-def log_terms(problem: Problem, theta: FloatArray) -> FloatArray:
+def log_terms(problem: RegressionProblem, theta: FloatArray) -> FloatArray:
     """Return the log of every term at every point, float [W, K, n], for unknowns ``theta`` [W, P]."""
     exponents = np.zeros((len(theta), problem.num_terms))
     exponents[:, list(problem.term_of_exponent)] = theta[:, problem.num_terms :]
@@ -123,7 +123,7 @@ def log_terms(problem: Problem, theta: FloatArray) -> FloatArray:
     return result
 
 
-def residuals_and_jacobian(problem: Problem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+def residuals_and_jacobian(problem: RegressionProblem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return log prediction − log loss, float [W, n], and its derivative by the unknowns, float [W, P, n]."""
     logs = log_terms(problem, theta)
     power = problem.powers(theta)
@@ -142,7 +142,7 @@ def residuals_and_jacobian(problem: Problem, theta: FloatArray) -> tuple[FloatAr
     return residual, jacobian
 
 
-def huber_sum(problem: Problem, residual: FloatArray, weights: FloatArray) -> FloatArray:
+def huber_sum(problem: RegressionProblem, residual: FloatArray, weights: FloatArray) -> FloatArray:
     """Return Σ_i w_i · (huber(residual_i) + TIE_BREAK · residual_i² / 2), float [W]."""
     size = np.abs(residual)
     clipped = np.minimum(size, problem.huber_delta)
@@ -151,7 +151,7 @@ def huber_sum(problem: Problem, residual: FloatArray, weights: FloatArray) -> Fl
     return result
 
 
-def grid_starts(problem: Problem, weight: FloatArray, num_cells: int, num_starts: int) -> FloatArray:
+def grid_starts(problem: RegressionProblem, weight: FloatArray, num_cells: int, num_starts: int) -> FloatArray:
     """Return starting points from a grid over the exponents, the linear part solved exactly in each cell.
 
     The grid comes from the data: an exponent so small that its term changes by a tenth over the points cannot be told
@@ -224,7 +224,7 @@ def nonnegative_least_squares(basis: FloatArray) -> FloatArray:
 
 
 def minimise(
-    problem: Problem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
+    problem: RegressionProblem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
 ) -> Solution:
     """Minimise the summed Huber loss from given starts, by a damped Newton method with bounds.
 
@@ -270,7 +270,7 @@ def minimise(
 
 
 def _curvature(
-    problem: Problem, residual: FloatArray, jacobian: FloatArray, weights: FloatArray
+    problem: RegressionProblem, residual: FloatArray, jacobian: FloatArray, weights: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the gradient [W, P], the Newton matrix and the reweighted matrix, both [W, P, P]."""
     delta = problem.huber_delta
@@ -283,7 +283,7 @@ def _curvature(
     return gradient, newton, reweighted
 
 
-def _free(problem: Problem, theta: FloatArray, gradient: FloatArray) -> np.ndarray:
+def _free(problem: RegressionProblem, theta: FloatArray, gradient: FloatArray) -> np.ndarray:
     """Return which unknowns may move: all but those at a bound that descent would push through, bool [W, P]."""
     held = ((theta <= problem.lower) & (gradient > 0)) | ((theta >= problem.upper) & (gradient < 0))
     free: np.ndarray = ~held

@@ -3,7 +3,6 @@
 Imports matplotlib's objects, never pyplot's state.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,10 @@ from unimol_scale.common.units import engineering, greek, powers
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis
 from unimol_scale.scaling.law.fit import Fit
+from unimol_scale.scaling.law.isoflop_slices import lowest_of_slice, slice_budgets
 from unimol_scale.scaling.law.laws import FloatArray
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
-from unimol_scale.scaling.law.points import columns_at, distinct
+from unimol_scale.scaling.law.points import columns_at
 from unimol_scale.scaling.report.picture_axes import (
     AXIS_LABELS,
     FITTED_COLOUR,
@@ -31,37 +31,10 @@ from unimol_scale.scaling.report.picture_axes import (
     log_y,
 )
 
-SLICES = 5
 ALLOCATION_BUDGETS = 13
 REACH = 4.0  # how far a slice goes to either side of the sizes of the runs, as a factor
-APART = 2.0  # slices closer than this factor could not be told apart
 STEEPEST = 1.5  # a slice is drawn up to this multiple of its lowest loss
 OPTIMUM_COLOUR = "#d95f02"
-
-
-def can_slice(analysis: Analysis) -> bool:
-    """Return whether slices of equal compute mean something: a law in size and data, and runs that say their FLOPs."""
-    points, names = analysis.points, set(analysis.fit.law.variables)
-    if "C" not in points.columns or not (names & {"N", "M"} and names & {"D", "S"}):
-        return False
-    return all(int(distinct(points.columns[name]).max()) > 0 for name in ("N", "C"))
-
-
-def slice_budgets(analysis: Analysis) -> FloatArray:
-    """Return the FLOPs that slices are cut at: every budget asked for, and evenly in log over the runs between them."""
-    compute = analysis.points.columns["C"]
-    wanted = np.array([optimum.flops for optimum in analysis.optima])
-    even = np.geomspace(compute.min(), compute.max(), SLICES + 2)[1:-1]
-    apart = [budget for budget in even if np.all(np.abs(np.log(wanted / budget)) > np.log(APART))]
-    return np.sort(np.concatenate([wanted, apart]))
-
-
-def lowest_of_slice(analysis: Analysis, flops: float) -> Optimum | None:
-    """Return the minimum of a slice without its interval; None when there is none in reach."""
-    try:
-        return compute_optimal(replace(analysis.fit, draws={}), analysis.points, flops)
-    except RunError:
-        return None
 
 
 def isoflop_figure(analysis: Analysis) -> Figure:

@@ -11,7 +11,7 @@ import numpy as np
 
 from unimol_scale.scaling.law.analysis import Analysis, Check, TermLaw
 from unimol_scale.scaling.law.fit import Fit
-from unimol_scale.scaling.report.budget_pictures import can_slice, lowest_of_slice, slice_budgets
+from unimol_scale.scaling.law.isoflop_slices import can_slice, lowest_of_slice, slice_budgets
 from unimol_scale.scaling.report.summary_rows import optima_json, statistics_json
 
 SCHEMA_VERSION = 2

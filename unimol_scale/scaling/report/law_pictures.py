@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 from unimol_scale.common.units import engineering, greek
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit
+from unimol_scale.scaling.law.isoflop_slices import can_slice
 from unimol_scale.scaling.law.points import Points, columns_at, distinct
-from unimol_scale.scaling.report.budget_pictures import allocation_figure, can_slice, isoflop_figure, spread_figure
+from unimol_scale.scaling.report.budget_pictures import allocation_figure, isoflop_figure, spread_figure
 from unimol_scale.scaling.report.picture_axes import (
     AXIS_LABELS,
     FITTED_COLOUR,

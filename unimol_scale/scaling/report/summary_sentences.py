@@ -8,9 +8,9 @@ from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.units import engineering, powers
 from unimol_scale.scaling.law.analysis import Analysis
 from unimol_scale.scaling.law.fit import Fit, Interval
+from unimol_scale.scaling.law.isoflop_slices import can_slice
 from unimol_scale.scaling.law.laws import Term
 from unimol_scale.scaling.law.points import distinct
-from unimol_scale.scaling.report.budget_pictures import can_slice
 
 # Column → what is doubled, and what a small value of it costs.
 VARIABLES = {

@@ -11,10 +11,9 @@ from typing import Any
 from unimol_scale.common.text.delimited import read_records
 from unimol_scale.common.text.text_files import check_decoded, is_parquet, open_text
 from unimol_scale.errors import RunError, SourceError, nearest
-from unimol_scale.scaling.law.column_checks import check_units_agree
 from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, curve_of, diverged
 from unimol_scale.scaling.runs.counts import flops_per_molecule, groups_of_size
-from unimol_scale.scaling.runs.table_numbers import numbers_of
+from unimol_scale.scaling.runs.table_checks import check_units_agree, numbers_of
 
 # What a column can be → where it is looked for by itself. A loss term's own column is named "loss/TERM".
 COLUMNS = ("N", "D", "C", "S", "loss", "weight", "name", "size")

@@ -10,7 +10,7 @@ from unimol_scale.scaling.runs.event_files import has_event_files, name_of, read
 from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, UnreadableRunError, check_comparable, read_run_folder
 from unimol_scale.scaling.runs.loss_tables import read_table
 
-Outcome = TypeVar("Outcome")
+Content = TypeVar("Content")
 
 
 def read_runs(
@@ -81,7 +81,7 @@ def read_runs(
     return records, [*notes, *(remark for record in records for remark in record.remarks)]
 
 
-def _unless_damaged(folder: Path, read: Callable[[Path], Outcome]) -> Outcome | str:
+def _unless_damaged(folder: Path, read: Callable[[Path], Content]) -> Content | str:
     """Return what ``read`` makes of a folder, or, where its files are damaged, why the run is left out."""
     try:
         return read(folder)

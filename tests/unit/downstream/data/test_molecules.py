@@ -10,7 +10,8 @@ import pytest
 
 from conformer_gen.chemistry.conformers import stable_hash
 from unimol_scale.downstream.data import conformer_cache
-from unimol_scale.downstream.data.molecules import Skipped, prepare, prepare_store, refuse_skipped
+from unimol_scale.downstream.data.molecules import prepare, prepare_store
+from unimol_scale.downstream.data.skipped_rows import Skipped, refuse_skipped
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.schema import ConformerOrigin
 from unimol_scale.store.shards import open_store

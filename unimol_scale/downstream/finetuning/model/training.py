@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimol_scale.data.transfer import to_device
-from unimol_scale.downstream.compute import threads_of, within_memory
-from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
+from unimol_scale.downstream.compute import explain_full_memory, limited_threads, map_concurrently
+from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, MetricName, Task
 from unimol_scale.downstream.data.batches import LabelledSample, Labelling, RowReader, once, shuffled
-from unimol_scale.downstream.embedding.concurrent_batches import side_by_side
 from unimol_scale.downstream.finetuning.metrics import METRICS, score
 from unimol_scale.downstream.finetuning.model.head_initialisation import start_head
 from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
@@ -91,7 +90,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class TrainingProblem:
     """What is to be learnt.
 
     Attributes:
@@ -111,11 +110,11 @@ class Problem:
     metric: MetricName
 
 
-@within_memory
+@explain_full_memory
 def fit(
     model: PropertyModel,
-    problem: Problem,
-    config: FitConfig,
+    problem: TrainingProblem,
+    config: FinetuneTrainConfig,
     *,
     seed: int,
     device: torch.device,
@@ -135,7 +134,7 @@ def fit(
         RunError: a loss is not finite, memory is full, or the validation rows have no defined score.
     """
     model.to(device)
-    with _own_randomness(seed, device), threads_of(model, device):  # loaders take some randomness
+    with _own_randomness(seed, device), limited_threads(model, device):  # loaders take some randomness
         start_head(model, problem.train, problem.labelling, problem.scaling.task, config.max_pairs, device)
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
     total = config.epochs * steps_per_epoch
@@ -152,7 +151,7 @@ def fit(
         for epoch in range(1, config.epochs + 1):
             model.train()
             losses = []
-            with threads_of(model, device):
+            with limited_threads(model, device):
                 for _ in range(steps_per_epoch):
                     losses.append(add_gradient(model, next(steps), problem, device, weights.take_gradients))
                     nn.utils.clip_grad_norm_(weights.named.values(), config.gradient_clip)
@@ -184,7 +183,7 @@ def fit(
     return epochs
 
 
-@within_memory
+@explain_full_memory
 def predict(
     model: PropertyModel,
     samples: Iterable[LabelledSample],
@@ -211,7 +210,7 @@ def predict(
         return sample.row_B, scaling.restore(model(to_device(sample.input, device)).cpu())
 
     rows, values = [], []
-    for row_B, value_BL in side_by_side(work, samples, device):
+    for row_B, value_BL in map_concurrently(work, samples, device):
         rows.append(row_B)
         values.append(value_BL)
         on_rows(len(row_B))
@@ -223,7 +222,9 @@ def predict(
     return ordered_RL
 
 
-def parameter_groups(named: Mapping[str, nn.Parameter], layers: int, config: FitConfig) -> list[dict[str, object]]:
+def parameter_groups(
+    named: Mapping[str, nn.Parameter], layers: int, config: FinetuneTrainConfig
+) -> list[dict[str, object]]:
     """Return the optimizer's groups: the learning rate falls by ``layer_decay`` from a layer to the one below.
 
     The head and the last layer have the full rate, the encodings the lowest; only matrices decay.
@@ -253,7 +254,7 @@ def parameter_groups(named: Mapping[str, nn.Parameter], layers: int, config: Fit
 def add_gradient(
     model: PropertyModel,
     samples: Sequence[LabelledSample],
-    problem: Problem,
+    problem: TrainingProblem,
     device: torch.device,
     on_gradient: Callable[[], None] = lambda: None,
 ) -> float:

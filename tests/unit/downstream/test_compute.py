@@ -1,4 +1,4 @@
-"""Micro-batches side by side: results in order, errors to the caller, thread settings as before."""
+"""Micro-batches computed at the same time: results in order, errors to the caller, thread settings as before."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from unimol_scale.downstream.embedding.concurrent_batches import lanes_of, side_by_side
+from unimol_scale.downstream.compute import concurrency_of, map_concurrently
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def test_results_come_in_the_order_of_the_items_however_long_each_takes() -> Non
         time.sleep(0.02 if item % 3 == 0 else 0.0)
         return item * item
 
-    assert list(side_by_side(work, range(40), CPU)) == [item * item for item in range(40)]
+    assert list(map_concurrently(work, range(40), CPU)) == [item * item for item in range(40)]
 
 
 @pytest.mark.usefixtures("_four_threads")
@@ -37,12 +37,12 @@ def test_micro_batches_are_computed_at_once_each_on_its_share_of_the_threads() -
         together.wait()
         return torch.get_num_threads()
 
-    assert list(side_by_side(work, range(8), CPU)) == [1] * 8
+    assert list(map_concurrently(work, range(8), CPU)) == [1] * 8
 
 
 @pytest.mark.usefixtures("_four_threads")
 def test_thread_settings_are_as_before_afterwards_in_new_threads_too() -> None:
-    list(side_by_side(lambda item: item, range(3), CPU))
+    list(map_concurrently(lambda item: item, range(3), CPU))
     seen: list[int] = []
     later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     later.start()
@@ -61,7 +61,7 @@ def test_an_error_reaches_the_caller_and_the_rest_is_dropped() -> None:
         return item
 
     with pytest.raises(ValueError, match="molecule 2 is odd"):
-        list(side_by_side(work, range(1000), CPU))
+        list(map_concurrently(work, range(1000), CPU))
     assert len(done) < 20
     assert torch.get_num_threads() == 4
 
@@ -76,11 +76,11 @@ def test_items_are_read_no_further_ahead_than_keeps_the_threads_busy() -> None:
             taken += 1
             yield item
 
-    results = side_by_side(lambda item: item, items(), CPU)
+    results = map_concurrently(lambda item: item, items(), CPU)
     next(results)
     assert taken <= 9
     results.close()  # type: ignore[attr-defined]
 
 
 def test_a_gpu_takes_one_micro_batch_at_a_time() -> None:
-    assert lanes_of(torch.device("cuda")) == (1, torch.get_num_threads())
+    assert concurrency_of(torch.device("cuda")) == (1, torch.get_num_threads())

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.helpers.run_states import evenly, random_state
-from unimol_scale.checkpoints.run import publish
-from unimol_scale.checkpoints.run.published import MANIFEST, read_manifest
+from unimol_scale.checkpoints.run import checkpoint_folder
+from unimol_scale.checkpoints.run.checkpoint_folder import MANIFEST, read_manifest
 from unimol_scale.checkpoints.run.shares import ShareReader, share_name, write_share
 from unimol_scale.errors import CheckpointError
 
@@ -21,12 +21,12 @@ SIZES = {"first": 9, "second": 4}
 def write(root, step, world_size=2):
     ranks = evenly(random_state(SIZES, seed=step), world_size)
     for rank, fragments in enumerate(ranks):
-        write_share(publish.temporary_folder(root, step), rank, world_size, fragments)
+        write_share(checkpoint_folder.temporary_folder(root, step), rank, world_size, fragments)
 
 
 def save(root, step, loss=None, world_size=2):
     write(root, step, world_size)
-    return publish.publish(root, step, world_size, {"validation_loss": loss, "molecules": 1024 * step})
+    return checkpoint_folder.publish(root, step, world_size, {"validation_loss": loss, "molecules": 1024 * step})
 
 
 def steps(root):
@@ -40,7 +40,7 @@ def weights(info):
 def test_the_newest_is_found_and_named_latest(tmp_path):
     for step in (5, 10, 123_456_789):
         save(tmp_path, step)
-    found, problems = publish.newest_valid(tmp_path)
+    found, problems = checkpoint_folder.newest_valid(tmp_path)
     assert found.step == 123_456_789
     assert found.meta == {"validation_loss": None, "molecules": 1024 * 123_456_789}
     assert problems == []
@@ -50,15 +50,15 @@ def test_the_newest_is_found_and_named_latest(tmp_path):
 
 
 def test_an_empty_folder_has_none(tmp_path):
-    assert publish.newest_valid(tmp_path) == (None, [])
-    assert publish.newest_valid(tmp_path / "nowhere") == (None, [])
+    assert checkpoint_folder.newest_valid(tmp_path) == (None, [])
+    assert checkpoint_folder.newest_valid(tmp_path / "nowhere") == (None, [])
 
 
 def test_the_newest_is_found_without_latest(tmp_path):
     save(tmp_path, 5)
     save(tmp_path, 10)
     (tmp_path / "latest").unlink()  # as a kill right before it leaves the first checkpoint
-    assert publish.newest_valid(tmp_path)[0].step == 10
+    assert checkpoint_folder.newest_valid(tmp_path)[0].step == 10
 
 
 def damage_flip(path):
@@ -80,7 +80,7 @@ def damage_remove(path):
 def test_a_damaged_one_is_named_and_the_one_before_is_taken(tmp_path, damage, name):
     save(tmp_path, 5)
     damage(save(tmp_path, 10).path / name)
-    found, problems = publish.newest_valid(tmp_path)
+    found, problems = checkpoint_folder.newest_valid(tmp_path)
     assert found.step == 5
     assert len(problems) == 1
     assert "step-00000010" in problems[0]
@@ -94,13 +94,13 @@ def test_no_byte_of_a_manifest_can_change_what_it_says(tmp_path):
     for index in range(len(whole)):
         path.write_bytes(whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :])
         with contextlib.suppress(CheckpointError):
-            assert publish.verify(info.path) == info  # a space that became another
+            assert checkpoint_folder.verify(info.path) == info  # a space that became another
 
 
 def test_when_none_is_intact_training_does_not_silently_start_over(tmp_path):
     damage_flip(save(tmp_path, 5).path / share_name(0, 2))
     with pytest.raises(CheckpointError, match="Delete the folder to train from the start"):
-        publish.newest_valid(tmp_path)
+        checkpoint_folder.newest_valid(tmp_path)
 
 
 def test_a_checkpoint_of_an_earlier_version_is_called_that(tmp_path):
@@ -109,32 +109,32 @@ def test_a_checkpoint_of_an_earlier_version_is_called_that(tmp_path):
     tree = {"step": 10, "meta": {"world_size": 2}, "files": {"model.pt": {"bytes": 1, "sha256": "0"}}}
     (folder / MANIFEST).write_text(json.dumps(tree))
     with pytest.raises(CheckpointError, match="DeepSpeed's own format, which an earlier version wrote"):
-        publish.newest_valid(tmp_path)
+        checkpoint_folder.newest_valid(tmp_path)
     (folder / MANIFEST).write_text(json.dumps({**tree, "format_version": 99}))
     with pytest.raises(CheckpointError, match="format_version 99, this version reads 1"):
-        publish.verify(folder)
+        checkpoint_folder.verify(folder)
     (folder / MANIFEST).write_text("[]")
     with pytest.raises(CheckpointError, match="format_version None"):
-        publish.verify(folder)
+        checkpoint_folder.verify(folder)
 
 
 def test_a_save_that_was_cut_off_does_not_count_and_is_cleared(tmp_path):
     save(tmp_path, 5)
     write(tmp_path, 10)
-    assert publish.newest_valid(tmp_path)[0].step == 5
-    publish.clear_leftovers(tmp_path)
-    assert not publish.temporary_folder(tmp_path, 10).exists()
-    assert publish.newest_valid(tmp_path)[0].step == 5
+    assert checkpoint_folder.newest_valid(tmp_path)[0].step == 5
+    checkpoint_folder.delete_leftovers(tmp_path)
+    assert not checkpoint_folder.temporary_folder(tmp_path, 10).exists()
+    assert checkpoint_folder.newest_valid(tmp_path)[0].step == 5
 
 
 def test_what_an_earlier_session_left_never_mixes_into_a_save_of_the_same_step(tmp_path):
     write(tmp_path, 10, world_size=3)
-    half = publish.temporary_folder(tmp_path, 10)
+    half = checkpoint_folder.temporary_folder(tmp_path, 10)
     (half / "rank").mkdir()
     (half / ".share.tmp").write_text("half")
     info = save(tmp_path, 10, world_size=2)
     assert sorted(p.name for p in info.path.iterdir()) == [MANIFEST, share_name(0, 2), share_name(1, 2)]
-    assert publish.verify(info.path) == info
+    assert checkpoint_folder.verify(info.path) == info
     assert ShareReader(info.path).sizes == SIZES
 
 
@@ -142,7 +142,7 @@ def test_without_the_share_of_every_rank_nothing_is_published(tmp_path):
     save(tmp_path, 5)
     write(tmp_path, 10, world_size=2)
     with pytest.raises(CheckpointError, match=r"share of rank 0 of 3 .* all ranks must write to one file system"):
-        publish.publish(tmp_path, 10, 3, {})
+        checkpoint_folder.publish(tmp_path, 10, 3, {})
     assert steps(tmp_path) == [5]
 
 
@@ -150,12 +150,12 @@ def test_a_step_that_is_saved_again_replaces_the_old_one(tmp_path):
     first = save(tmp_path, 5, loss=1.0)
     damage_remove(first.path / share_name(0, 2))
     second = save(tmp_path, 5, loss=2.0)
-    assert publish.newest_valid(tmp_path) == (second, [])
+    assert checkpoint_folder.newest_valid(tmp_path) == (second, [])
 
 
 def kept(root, newest, keep, *, keep_best):
-    publish.prune(newest, keep, keep_best=keep_best)
-    publish.sweep(root)
+    checkpoint_folder.prune(newest, keep, keep_best=keep_best)
+    checkpoint_folder.delete_marked(root)
     assert list(root.glob("tmp-*")) == []
     return steps(root)
 
@@ -185,11 +185,11 @@ def test_damaged_ones_of_later_steps_do_not_push_out_the_intact_one(tmp_path):
 def test_what_is_being_deleted_never_looks_like_a_checkpoint(tmp_path):
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
-    publish.prune(newest, 1, keep_best=False)  # and then a kill in the middle of deleting
+    checkpoint_folder.prune(newest, 1, keep_best=False)  # and then a kill in the middle of deleting
     (half,) = tmp_path.glob("tmp-*")
     (half / share_name(0, 2)).unlink()
-    assert publish.newest_valid(tmp_path) == (newest, [])
-    publish.sweep(tmp_path)
+    assert checkpoint_folder.newest_valid(tmp_path) == (newest, [])
+    checkpoint_folder.delete_marked(tmp_path)
     assert not half.exists()
 
 
@@ -222,11 +222,11 @@ def test_a_kill_between_any_two_operations_leaves_the_old_one_or_the_new_one(tmp
             with monkeypatch.context() as patched:
                 die_after(patched, operations)
                 new = save(root, 3, world_size=1)
-                publish.prune(new, 1, keep_best=False)
-                publish.sweep(root)
+                checkpoint_folder.prune(new, 1, keep_best=False)
+                checkpoint_folder.delete_marked(root)
             break
         except KilledError:
-            found, problems = publish.newest_valid(root)
+            found, problems = checkpoint_folder.newest_valid(root)
             assert problems == []
             assert found == old[1] or found.step == 3
             assert torch.equal(weights(found), random_state(SIZES, seed=found.step)["first"]["weight"])

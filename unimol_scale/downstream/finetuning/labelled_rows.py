@@ -3,29 +3,23 @@
 Shapes: M rows, L targets.
 """
 
-import functools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
 from unimol_scale.downstream.config import FinetuneConfig, Task
-from unimol_scale.downstream.finetuning.metrics import check_metric
-from unimol_scale.downstream.data.molecule_files import is_store
-from unimol_scale.downstream.data.molecules import Prepared, Skipped, prepare, prepare_store, refuse_skipped
 from unimol_scale.downstream.data.labelled_tables import LabelledTable, check_task, infer_task, read_table
+from unimol_scale.downstream.data.molecule_files import is_store
+from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
+from unimol_scale.downstream.data.skipped_rows import refuser_for
+from unimol_scale.downstream.finetuning.metrics import check_metric
 from unimol_scale.errors import ConfigError, SourceError, nearest
-from unimol_scale.common.files import commit_file
 from unimol_scale.store.schema import LABEL_PREFIX, Float64
 from unimol_scale.store.shards import open_store
 
 PREDICTED = "predicted "  # what a target's column of predictions is called before its name
 SPREAD = " seed_std"  # of their standard deviation over seeds, after a target's name; it is no error bar
 MOST_CLASSES = 5  # integer labels of more different values are taken for counts
-SKIP_REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,24 +99,6 @@ def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
     return rows
 
 
-def refusing(file: Path, num_rows: int) -> Callable[[Sequence[Skipped]], None]:
-    """Return what refuses rows of a file that have no usable molecule, for ``prepare``."""
-    return functools.partial(refuse_skipped, num_rows=num_rows, where=str(file), remedy=SKIP_REMEDY)
-
-
-def write_skipped(path: Path, molecules: Prepared) -> None:
-    """Write the rows without a usable molecule as CSV: row (from 1, without the header), smiles, reason, detail."""
-    table = pa.table(
-        {
-            "row": [s.row + 1 for s in molecules.skipped],
-            "smiles": [s.smiles for s in molecules.skipped],
-            "reason": [s.reason for s in molecules.skipped],
-            "detail": [s.detail for s in molecules.skipped],
-        }
-    )
-    commit_file(path, lambda temporary: pyarrow.csv.write_csv(table, temporary))
-
-
 def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
     table = read_table(
         config.data, smiles_column=config.smiles_column, targets=config.targets, split_column=config.split_column
@@ -140,7 +116,7 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
             geometry=geometry,
             max_atoms=config.max_atoms,
             workers=config.conformer_workers,
-            refuse=None if config.skip_bad else refusing(config.data, len(table.smiles)),
+            refuse=None if config.skip_bad else refuser_for(config.data, len(table.smiles)),
             fragments=config.fragments,
             problems=table.problems,
         ),
