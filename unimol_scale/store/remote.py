@@ -31,6 +31,7 @@ STALL_S = 60.0  # without a byte, after which an HTTP connection counts as dead
 ROOM_S = 600.0  # to wait for others' downloads to end
 TRY_AGAIN = (408, 429)
 PART = ".part"
+DEFAULT_CACHE, DEFAULT_CACHE_BYTES = Path("~/.cache/unimol-scale"), 20 * 2**30
 
 Result = TypeVar("Result")
 
