@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conformer_gen.report.pictures import ORIGIN_LABELS, STEREO_LABELS, draw_all
+from conformer_gen.report.progress_samples import SAMPLES_NAME
 from conformer_gen.report.rates import read_rates
 from conformer_gen.report.tallies import Tallies, tally
 from conformer_gen.selection.selection import Selection, read_selection
 from unimol_scale.common.files import commit_text
-from unimol_scale.common.progress import SAMPLES_NAME
 from unimol_scale.store.manifest import Manifest
 from unimol_scale.store.shards import Store
 

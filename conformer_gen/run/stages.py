@@ -15,6 +15,7 @@ from typing import Protocol
 from conformer_gen.chemistry.curate import CurateConfig
 from conformer_gen.chemistry.watch import Starting
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SAMPLES_NAME, SampledProgress, SampleLog
 from conformer_gen.run import assemble, worker
 from conformer_gen.run.jobs import Job, curate_jobs, embed_jobs
 from conformer_gen.run.worker import EmbedJob
@@ -22,7 +23,7 @@ from conformer_gen.selection.exclusions import Exclusions
 from conformer_gen.selection.pieces import CURATED, EMBEDDED
 from conformer_gen.selection.selection import Selection, read_selection
 from conformer_gen.sources.molecule import SourceMolecule
-from unimol_scale.common.progress import SAMPLES_NAME, SampleLog, StageProgress
+from unimol_scale.common.progress import StageProgress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,12 +90,12 @@ def run_stages(
     """
     with SampleLog(work / SAMPLES_NAME) as log:
         if read_selection(work) is None:  # else every row was curated, and the source need not be read again
-            with StageProgress("curating", None, log) as progress:
+            with SampledProgress("curating", None, log) as progress:
                 jobs = curate_jobs(config, work, rows, progress.skip)
                 executor.run_stage(_curation(config, work, exclusions), jobs, work, progress)
         selection = executor.select(work)
         assemble.require_molecules(selection, work.parent, executor.run_all)
-        with StageProgress("embedding", selection.num_kept, log) as progress:
+        with SampledProgress("embedding", selection.num_kept, log) as progress:
             jobs = embed_jobs(config, work, selection, progress.skip)
             executor.run_stage(_embedding(config, work, job), jobs, work, progress)
         return Outcome(selection=selection, num_embedded=progress.advanced)

@@ -5,7 +5,6 @@ then ``.build/`` is removed.
 """
 
 import contextlib
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from conformer_gen.sources.inputs.locations import describe
 from conformer_gen.sources.reader import check_source, has_geometry, label_units, may_lack_geometry
 from unimol_scale import config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text
+from unimol_scale.common.locks import HeldError, claim_lock
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, SPLITS, read_manifest
 from unimol_scale.store.schema import PLANAR_SCALE, Layout
@@ -148,9 +148,11 @@ def locked(output: Path) -> Iterator[None]:
     Raises:
         StoreError: another process is building there.
     """
-    with (output / WORK_NAME / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"another process is building in {output} right now; wait for it to end") from error
+    try:
+        lock = claim_lock(output / WORK_NAME / "lock")
+    except HeldError as error:
+        raise StoreError(
+            f"another process is building in {output} right now{error.holder}; wait for it to end"
+        ) from error
+    with lock:
         yield

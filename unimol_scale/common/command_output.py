@@ -31,7 +31,7 @@ class CommandHandler(logging.Handler):
         text = record.getMessage()
         with contextlib.suppress(OSError):  # whoever read it is gone, or the disk is full: the work goes on
             if self.consoles:
-                self.consoles[-1].print(text, markup=False, highlight=False, soft_wrap=True)
+                self.consoles[-1].print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
             else:
                 print(text, file=sys.stderr, flush=True)
 

@@ -22,3 +22,11 @@ def greek(text: str) -> str:
     for name, letter in _GREEK.items():
         text = text.replace(name, letter)
     return text
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people read it: 0:03:20, or 12 d 4:05:00 from a day on."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return (f"{days} d " if days else "") + f"{hour:d}:{minute:02d}:{second:02d}"

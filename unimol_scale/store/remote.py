@@ -7,7 +7,6 @@ has it open. Locks need a cache on a local disk. Imports fsspec.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import random
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from unimol_scale.common.files import flush, hash_file
+from unimol_scale.common.locks import hold_lock
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from unimol_scale.store.shards import Store
@@ -144,12 +144,12 @@ class CachedShards:
     def holding(self, entry: ShardEntry) -> Iterator[Path]:
         """Hold the file of a shard, fetched if it is not there; see ``ShardSource``."""
         path = self._folder / entry.file
-        with self._locked(path, fcntl.LOCK_SH):
+        with _locked(path, shared=True):
             if path.is_file():
                 os.utime(path)  # used last
                 yield path
                 return
-        with self._locked(path, fcntl.LOCK_EX):
+        with _locked(path):
             if not path.is_file():
                 self._fetch(entry, path, frozenset(), ROOM_S)
             yield path
@@ -173,7 +173,7 @@ class CachedShards:
             return
         keep = frozenset(self._folder / other.file for other in wanted)
         # What cannot be had is told by whoever needs it.
-        with contextlib.suppress(StoreError, OSError), self._locked(path, fcntl.LOCK_EX):
+        with contextlib.suppress(StoreError, OSError), _locked(path):
             if not path.is_file():
                 self._fetch(entry, path, keep, 0.0)
 
@@ -201,7 +201,7 @@ class CachedShards:
         """Remove shards, those used longest ago first, until ``size`` bytes fit, and claim them with an empty file."""
         deadline = time.monotonic() + patience_s
         while True:
-            with self._locked(self._folder / "cache", fcntl.LOCK_EX):
+            with _locked(self._folder / "cache"):
                 files = sorted(_cached(self._folder), key=lambda file: file.used)
                 total = sum(file.bytes for file in files) + size
                 for file in files:
@@ -218,18 +218,17 @@ class CachedShards:
 
     def _remove(self, file: "_CachedFile") -> bool:
         """Remove a shard, or what a dead process left of one, unless somebody is at it."""
-        with contextlib.suppress(BlockingIOError), self._locked(file.shard, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            file.path.unlink(missing_ok=True)
-            return True
-        return False
+        with _locked(file.shard, wait=False) as ours:
+            if ours:
+                file.path.unlink(missing_ok=True)
+        return ours
 
-    @contextlib.contextmanager
-    def _locked(self, path: Path, kind: int) -> Iterator[None]:
-        lock = path.with_name(f"{path.name}.lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("a", encoding="ascii") as handle:
-            fcntl.flock(handle, kind)  # released when the file is closed
-            yield
+
+def _locked(path: Path, *, shared: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[bool]:
+    """Return a context in which a file of the cache is locked, if it can be; see ``hold_lock``."""
+    lock = path.with_name(f"{path.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return hold_lock(lock, shared=shared, wait=wait)
 
 
 class _CachedFile:

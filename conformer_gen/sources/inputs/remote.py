@@ -15,9 +15,10 @@ from pathlib import Path
 from unimol_scale.common.fetching.download import Download, FetchOptions, StoppedError
 from unimol_scale.common.fetching.transport import HTTP_SCHEMES, OBJECT_STORES, MissingError, Transport, transport_for
 from unimol_scale.common.files import commit_text
+from unimol_scale.common.progress import ProgressDisplay
 
 MISSING_NAME = "missing.txt"
-LOG_INTERVAL_S = 5.0
+LABEL = "downloading"
 TICK_S = 1.0
 DEFAULT_OPTIONS = FetchOptions()
 _log = logging.getLogger(__name__)
@@ -112,7 +113,8 @@ class _Progress:
 
     def __init__(self, files: int) -> None:
         self._files, self._done, self._bytes = files, 0, 0
-        self._start = self._last = time.monotonic()
+        self._start = time.monotonic()
+        self._display = ProgressDisplay(LABEL, files, None, log=_log)
         self._lock = threading.Lock()
 
     def count_bytes(self, number: int) -> None:
@@ -123,18 +125,16 @@ class _Progress:
         self._done += 1
 
     def tick(self) -> None:
-        if time.monotonic() - self._last >= LOG_INTERVAL_S:
-            self._last = time.monotonic()
-            self.say(self._text())
+        self._display.line(self._text())
 
     def end(self) -> None:
         if self._bytes:
-            self.say(self._text())
+            self._display.line(self._text(), at_once=True)
 
     def say(self, text: str) -> None:
-        _log.info(f"downloading: {text}")
+        _log.info(f"{LABEL}: {text}")
 
     def _text(self) -> str:
         mega = self._bytes / 1e6
         rate = mega / max(time.monotonic() - self._start, 1e-9)
-        return f"{self._done:,} of {self._files:,} files, {mega:,.1f} MB, {rate:,.1f} MB/s"
+        return f"{LABEL}: {self._done:,} of {self._files:,} files, {mega:,.1f} MB, {rate:,.1f} MB/s"

@@ -7,15 +7,11 @@ import sys
 import pytest
 from rich.progress import TextColumn
 
+from tests.helpers.terminal import Terminal
 from unimol_scale.common.command_output import shown_on_stderr, terminal_bar
 from unimol_scale.common.progress import StageProgress
 
 MESSAGES = logging.getLogger("unimol_scale.somewhere")
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_messages_of_both_packages_are_printed_inside_the_block_and_nowhere_else(capsys):
@@ -56,7 +52,7 @@ def test_messages_come_out_above_the_newest_bar_in_one_line(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("TERM", "xterm")
-    line = "a message that is longer than the terminal is wide"
+    line = "a message of {100 %} [bold] :smile: that is longer than the terminal is wide"
     with shown_on_stderr(), StageProgress("outer", 3), StageProgress("inner", 3):
         MESSAGES.info(line)
     assert line in terminal.getvalue()

@@ -10,13 +10,11 @@ molecules at the same time share the work: one builds, the others wait.
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
 import logging
 import shutil
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +35,8 @@ from conformer_gen.sources.config import SourceConfig
 from unimol_scale import config as strict
 from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.common.files import commit_file
+from unimol_scale.common.late_notices import told_after
+from unimol_scale.common.locks import wait_for_lock
 from unimol_scale.store.manifest import Counts, Manifest, ShardEntry, SplitEntry
 from unimol_scale.store.schema import SCHEMA_VERSION, Int64, Layout, MoleculeRecord, encode
 from unimol_scale.store.shards import Store, StoreSplit, open_store, size_histogram, write_manifest, write_shard
@@ -207,7 +207,8 @@ def _add_set(
     with _our_turn(folder):
         if (folder / INDEX_NAME).is_file():
             return
-        with _told_if_slow("" if embed.engine == "depiction" else SAY_2D):
+        # Depictions take no time worth a word.
+        with contextlib.nullcontext() if embed.engine == "depiction" else told_after(SLOW_S, lambda: _log.info(SAY_2D)):
             try:
                 _build(molecules, folder / "molecules.parquet", output, curate, embed, workers)
                 keys = open_store(output).split("train").column("key").to_pylist()
@@ -227,30 +228,14 @@ def _write_index(path: Path, keys: Sequence[int], failures: dict[int, EmbedFailu
 
 
 @contextlib.contextmanager
-def _told_if_slow(text: str) -> Iterator[None]:
-    """Tell something once if the block takes longer than ``SLOW_S``."""
-    if not text:
-        yield
-        return
-    timer = threading.Timer(SLOW_S, lambda: _log.info(text))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextlib.contextmanager
 def _our_turn(folder: Path) -> Iterator[None]:
     """Wait until no other process builds there, and keep the others waiting while the block runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.info(f"waiting for another process, which makes these conformers in {folder}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def tell(holder: str) -> None:
+        _log.info(f"waiting for another process{holder}, which makes these conformers in {folder}")
+
+    with wait_for_lock(folder / "lock", tell):
         yield
 
 

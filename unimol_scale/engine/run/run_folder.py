@@ -1,6 +1,5 @@
 """The folder of a run: what it is called inside, whose it is, and the summary of a finished run."""
 
-import fcntl
 import hashlib
 import json
 import math
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from unimol_scale.common.files import commit_text
+from unimol_scale.common.locks import HeldError, claim_lock
 from unimol_scale.common.run_files import (
     CHECKPOINTS,
     CONFIG_NAME,
@@ -30,7 +30,7 @@ from unimol_scale.store.shards import Store
 LOCK_NAME = ".lock"
 
 
-def claim_folder(config: PretrainConfig) -> IO[str]:
+def claim_folder(config: PretrainConfig) -> IO[bytes]:
     """Make the run folder, or recognise it as one, and keep others out of it.
 
     Returns:
@@ -45,15 +45,13 @@ def claim_folder(config: PretrainConfig) -> IO[str]:
     if output.is_dir() and any(output.iterdir()) and not any((output / name).is_file() for name in ours):
         raise StoreError(f"the run folder {output} holds something else (no {CONFIG_NAME}); choose another --output")
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    lock = (output / LOCK_NAME).open("w", encoding="utf-8")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        return claim_lock(output / LOCK_NAME)
+    except HeldError as error:
         raise RunError(
-            f"another process trains in {output}: wait for it, end it (ranks may outlive a launcher that was killed), "
-            "or choose another --output"
+            f"another process trains in {output}{error.holder}: wait for it, end it (ranks may outlive a launcher that "
+            "was killed), or choose another --output"
         ) from error
-    return lock
 
 
 def write_config(config: PretrainConfig) -> None:
