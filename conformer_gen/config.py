@@ -21,6 +21,11 @@ SHORT_NAMES = {
     "hydrogens": "embed.hydrogens",
     "engine": "embed.engine",
     "exclude": "curate.exclude",
+    "output": "output",
+    "backend": "backend",
+    "seed": "seed",
+    "workers": "workers",
+    "ray_address": "ray_address",
 }
 LARGEST_SEED = 2**63 - 1
 SMALLEST_TASK_MEMORY = 100  # MiB: the libraries alone touch some tens in a task

@@ -91,7 +91,7 @@ def read_yaml(path: Path) -> tuple[Tree, Origin]:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist; configs/ has complete ones")
+        raise ConfigError(f"configuration file {path} does not exist; configs/ of the repository has complete ones")
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)

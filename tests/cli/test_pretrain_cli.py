@@ -67,7 +67,7 @@ def test_a_missing_store_names_the_command_that_makes_one(capsys, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     status, _, err = run(capsys, "--size", "0.1M", "--dry-run")
     assert status == 2
-    assert "python conformer_gen/build.py --source sample" in err
+    assert "unimol-scale build --source sample" in err
 
 
 def test_settings_may_stand_anywhere_and_the_last_one_wins(capsys, sample_store):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from conformer_gen.build import build_parser as build_command
 from unimol_scale.cli.main import build_parser as verbs
+from unimol_scale.cli.verbs.build import build_parser as build_command
 from unimol_scale.cli.verbs.pretrain import build_parser as pretrain_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -2,8 +2,8 @@
 
 import sys
 
-from conformer_gen import build
 from conformer_gen.run import local_pipeline
+from unimol_scale.cli.verbs import build
 
 local_pipeline.FEW_CONFORMERS = 0
 

@@ -12,7 +12,7 @@ from tests.helpers.plain_training import pretraining, small_store
 from tests.helpers.ranks import losses
 from unimol_scale.checkpoints.run.checkpoint_folder import content_hash
 from unimol_scale.checkpoints.weights import load_pretrained
-from unimol_scale.cli.verbs.pretrain import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.common.exit_status import EXIT_STOPPED, EXIT_USER_ERROR
 from unimol_scale.scaling.runs.read_runs import read_runs
 
 

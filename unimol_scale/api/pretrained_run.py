@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from unimol_scale.api.call_settings import a_call, read_call
 from unimol_scale.api.conformer_store import ConformerStore
 from unimol_scale.checkpoints.run.checkpoint_folder import read_manifest, step_folders
@@ -124,7 +126,11 @@ def pretrain(
             raise ConfigError("size is required: a preset, such as '0.1M' or '84M'")
         else:
             run = resolve(size, chosen, origin)
-        return _as_run(pretraining.pretrain(run, resume=resume, **how))
+        threads = torch.get_num_threads()
+        try:
+            return _as_run(pretraining.pretrain(run, resume=resume, **how))
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _as_run(end: PretrainingEnd) -> PretrainedRun:

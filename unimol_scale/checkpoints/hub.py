@@ -30,7 +30,7 @@ def download(name: str, files: tuple[str, ...]) -> Path:
         import huggingface_hub
     except ImportError as error:
         raise CheckpointError(
-            f"{name} does not exist here (`deepspeed launch/pretrain.py --size 0.1M` trains a model); to fetch a model "
+            f"{name} does not exist here (`unimol-scale pretrain --size 0.1M` trains a model); to fetch a model "
             "of that name from the Hugging Face hub, pip install 'unimol-scale[hub]'"
         ) from error
     try:

@@ -275,7 +275,7 @@ def read_config(directory: Path) -> PretrainedConfig:
         if (directory / MANIFEST_NAME).is_file():
             raise CheckpointError(
                 f"{directory} is a conformer store, not a model; give the run that was pretrained on it, such as "
-                f"runs/<name>, or pretrain one: python launch/pretrain.py --data {directory} --size NAME"
+                f"runs/<name>, or pretrain one: unimol-scale pretrain --data {directory} --size NAME"
             ) from error
         raise CheckpointError(
             f"{directory} is no checkpoint: it has no {CONFIG_NAME} "

@@ -1,22 +1,35 @@
 """The ``unimol-scale`` command: finds the verb, runs it, and turns errors into one line and an exit status.
 
-Every room owns its verbs in its ``command.py``, which declares arguments and imports what is heavy only when it runs.
+Every verb has a file of ``verbs``, which declares its arguments and imports what is heavy only when it runs.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from unimol_scale.cli.command_line import CommandParser
 from unimol_scale.cli.entry import run_command
-from unimol_scale.cli.verbs import checkpoint, embed, finetune, fit_scaling_law, ladder, plan, pretrain, store
+from unimol_scale.cli.verbs import (
+    build,
+    checkpoint,
+    embed,
+    finetune,
+    fit_scaling_law,
+    ladder,
+    plan,
+    predict,
+    pretrain,
+    store,
+)
 
 # In the order in which --help names them.
-VERBS = (checkpoint, finetune, embed, plan, pretrain, store, fit_scaling_law, ladder)
+VERBS = (build, pretrain, fit_scaling_law, ladder, plan, finetune, predict, embed, store, checkpoint)
 
 
 def build_parser() -> CommandParser:
     """Return the parser of every verb."""
     parser = CommandParser(prog="unimol-scale", description=__doc__.splitlines()[0])
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_verbs(verbs)

@@ -4,18 +4,23 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from unimol_scale.config import Origin, Tree, merge, read_settings
+from unimol_scale.config import Origin, Tree, merge, parse_overrides, read_settings
 
 
 def settings_of(
-    arguments: argparse.Namespace, flags: Mapping[str, str], more: Mapping[str, Any] | None = None
+    arguments: argparse.Namespace,
+    flags: Mapping[str, str],
+    more: Mapping[str, Any] | None = None,
+    *,
+    flags_win: bool = False,
 ) -> tuple[Tree, Origin]:
-    """Lay the file under the flags that were given, and key=value over both.
+    """Lay the file under what the command line gives.
 
     Args:
         arguments: with ``config`` and ``assignments``.
         flags: name of an argument → dotted path of the setting that it stands for; None says that it was not given.
-        more: settings that follow from other arguments, as a tree.
+        more: settings that follow from other arguments, as a tree; they count as flags.
+        flags_win: over key=value; otherwise key=value wins over them.
 
     Returns:
         The settings, and where each came from.
@@ -23,18 +28,13 @@ def settings_of(
     Raises:
         ConfigError: the file or an assignment cannot be read.
     """
-    given = tree_of_flags(arguments, flags)
-    return read_settings(arguments.config, merge(given, more or {}), arguments.assignments)
-
-
-def tree_of_flags(arguments: argparse.Namespace, flags: Mapping[str, str]) -> Tree:
-    """Return the flags that were given, of those that stand for a setting, as a tree of settings."""
-    tree: Tree = {}
+    given: Tree = dict(more or {})
     for name, path in flags.items():
-        value = getattr(arguments, name, None)
+        value = getattr(arguments, name)
         if value is not None:
-            node = value
             for key in reversed(path.split(".")):
-                node = {key: node}
-            tree = merge(tree, node)
-    return tree
+                value = {key: value}
+            given = merge(given, value)
+    if flags_win:
+        return read_settings(arguments.config, merge(parse_overrides(arguments.assignments), given))
+    return read_settings(arguments.config, given, arguments.assignments)

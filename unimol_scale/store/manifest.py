@@ -14,7 +14,7 @@ from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.store.schema import SCHEMA_VERSION, Layout
 
 MANIFEST_NAME = "manifest.json"
-BUILD_COMMAND = "python conformer_gen/build.py --source sample"
+BUILD_COMMAND = "unimol-scale build --source sample"
 
 Backend = Literal["arrow", "lmdb"]
 SplitName = Literal["train", "valid"]

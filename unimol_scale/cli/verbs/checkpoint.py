@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unimol_scale.common.exit_status import EXIT_FAILED
 from unimol_scale.common.output_checks import require_file, require_folder
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo
     from unimol_scale.model.model_with_heads import HeadedModel
 
-EXIT_DIFFERENT = 1
 MODEL_HELP = "a directory of ours, a run or a checkpoint of one, a released file, or owner/name on the hub"
 
 
@@ -99,7 +99,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     failed = [difference.output for difference in differences if not difference.within(tolerance)]
     if failed:
         print(f"{arguments.checkpoint}: {len(failed)} of {len(differences)} differ: {', '.join(failed)}")
-        return EXIT_DIFFERENT
+        return EXIT_FAILED
     compared = sum(difference.value is not None for difference in differences)
     print(f"{arguments.checkpoint}: all {compared} agree within {tolerance:g}")
     return 0
@@ -148,7 +148,7 @@ def _verify_files(path: Path) -> int:
             print(f"{folder}: step {info.step}, {len(info.files)} shares, {info.bytes:,} bytes, intact")
     if damaged:
         print(f"{path}: {damaged} of {len(folders)} damaged")
-        return EXIT_DIFFERENT
+        return EXIT_FAILED
     if not folders or (model_folder(path) / CONFIG_NAME).is_file():
         load_pretrained(path)
         print(f"{path}: the model is intact")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unimol_scale.cli.entry import EXIT_STOPPED, GOES_ON
+from unimol_scale.common.exit_status import EXIT_STOPPED, GOES_ON
 from unimol_scale.common.output_checks import require_file
 from unimol_scale.errors import ConfigError, nearest
 

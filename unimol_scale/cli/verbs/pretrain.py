@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimol_scale.cli.command_line import CommandParser
-from unimol_scale.cli.entry import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.cli.entry import is_main_rank, run_command
 from unimol_scale.cli.settings import settings_of
-from unimol_scale.common.command_output import shown_on_stderr
+from unimol_scale.common.exit_status import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
 from unimol_scale.common.machine.system_limits import explain
 from unimol_scale.common.run_files import SUMMARY_NAME
 from unimol_scale.engine.run.stopping import StopRequest
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from unimol_scale.engine.parallel.ranks import Ranks
     from unimol_scale.engine.run.run_config import PretrainConfig
 
-EXIT_FAILED = 1
 # Argument → the setting that it stands for.
 FLAGS = {"objective": "objective.name", "data": "data.path", "output": "output", "init": "init"}
 # What gloo and NCCL say when the other end of a connection has died.
@@ -106,26 +105,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments; None: those of this process.
     """
-    return _run(build_parser().parse_args(argv))
+    return run_command(lambda: _run(build_parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    is_main = os.environ.get("RANK", "0") == "0"
-    with shown_on_stderr(), StopRequest() as stop:  # before what follows brings torch, which takes seconds
-        try:
-            return _pretrain(arguments, stop, is_main=is_main)
-        except UnimolScaleError as error:
-            if is_main:
-                print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER_ERROR
+    with StopRequest() as stop:  # before what follows brings torch, which takes seconds
+        return _pretrain(arguments, stop)
 
 
-def _pretrain(arguments: argparse.Namespace, stop: StopRequest, *, is_main: bool) -> int:
+def _pretrain(arguments: argparse.Namespace, stop: StopRequest) -> int:
     from unimol_scale.engine.parallel.ranks import part
     from unimol_scale.engine.planning.plan_text import describe
     from unimol_scale.engine.pretraining import pretrain, with_sources_named
 
-    config = config_of(arguments)
+    config, is_main = config_of(arguments), is_main_rank()
     if arguments.dry_run:
         config = with_sources_named(config)
         if is_main:

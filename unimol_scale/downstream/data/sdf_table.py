@@ -61,7 +61,7 @@ def describe_geometry(path: Path, *, sees_3d: bool) -> str:
         return ""
     return (
         f"conformers were made for the structures in {path.name}, whose own coordinates are not used; a store that is "
-        "built of it (conformer_gen/build.py --source sdf) keeps them"
+        "built of it (unimol-scale build --source sdf) keeps them"
     )
 
 

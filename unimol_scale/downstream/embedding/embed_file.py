@@ -196,7 +196,7 @@ def _source_of(config: EmbedFileConfig) -> SourceConfig:
     if suffix not in SUFFIXES:
         raise SourceError(
             f"{config.source}: the name must end in {', '.join(SUFFIXES)}, plain or compressed; of other files build a "
-            "store first: python conformer_gen/build.py"
+            "store first: unimol-scale build"
         )
     return SourceConfig(name=SUFFIXES[suffix], input=(str(config.source),), smiles_column=config.smiles_column)
 

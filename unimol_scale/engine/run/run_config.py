@@ -22,7 +22,7 @@ GIVEN_SETTINGS = {
     "output": "default: runs/SIZE-OBJECTIVE-seedN",
     "data.path": "default: the one store under data/",
 }
-STORE_HINT = "python conformer_gen/build.py --source sample makes one"
+STORE_HINT = "unimol-scale build --source sample makes one"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from unimol_scale.cli.entry import EXIT_INTERRUPTED, EXIT_STOPPED
+from unimol_scale.common.exit_status import EXIT_INTERRUPTED, EXIT_STOPPED
 from unimol_scale.engine.parallel.launcher import LauncherWatch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)

@@ -39,7 +39,8 @@ class LadderConfig:
         output: folder that receives one run folder each, and logs/.
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
         ranks: processes of a run, one a GPU or a share of the CPU.
-        script: the pretraining command, relative to where the ladder is started.
+        script: a pretraining command of your own, relative to where the ladder is started; None: ``unimol-scale
+            pretrain`` of this installation.
         overrides: further settings of every run, as pretrain takes them (nested or with dots).
         size_overrides: size → settings of its runs alone, laid over ``overrides``.
         slurm: options of sbatch for ``ladder --slurm``, laid over slurm.py's own; an empty value takes one away.
@@ -57,7 +58,7 @@ class LadderConfig:
     output: Path = Path("runs")
     launcher: Launcher = "deepspeed"
     ranks: int = 1
-    script: Path = Path("launch/pretrain.py")
+    script: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     size_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     slurm: Mapping[str, Any] = field(default_factory=dict)

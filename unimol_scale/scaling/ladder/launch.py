@@ -1,6 +1,6 @@
 """Starts the runs of a ladder one after the other: finished ones are skipped, unfinished ones go on where they stopped.
 
-Knows launch/pretrain.py by its command line and status, and the run folder by its files only; imports no torch.
+Knows the pretraining command by its command line and status, and the run folder by its files only; imports no torch.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from rich.table import Table
 
-from unimol_scale.cli.entry import EXIT_STOPPED
+from unimol_scale.common.exit_status import EXIT_STOPPED
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
 from unimol_scale.config import merge, parse_overrides, read_yaml
@@ -26,6 +26,8 @@ from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder.ladder import MANIFEST, LadderConfig, Rung, flatten
 from unimol_scale.scaling.ladder.process_group import OrderedToStopError, run_group
 from unimol_scale.scaling.runs.run_records import RunRecord, read_run_folder
+
+PRETRAIN = ("unimol_scale.cli", "pretrain")  # module and verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,12 @@ def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
         # The one beside this interpreter: another environment's would train with other versions.
         launcher = [str(Path(sys.executable).parent / "deepspeed"), "-q", "--num_gpus", str(config.ranks)]
         launcher += ["--master_port", str(port)]
+        as_module = "--module"
     else:
         launcher = [sys.executable]
-    return [*launcher, str(config.script), *pretrain_arguments(config, rung)]
+        as_module = "-m"
+    program = [as_module, *PRETRAIN] if config.script is None else [str(config.script)]
+    return [*launcher, *program, *pretrain_arguments(config, rung)]
 
 
 def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
@@ -138,14 +143,17 @@ def check_inputs(config: LadderConfig) -> None:
     Raises:
         ConfigError: the store or the pretraining command is missing, or the output cannot be written.
     """
-    if not config.script.is_file():
-        raise ConfigError(f"script: {config.script} does not exist; start the ladder from the root of the repository")
+    if config.script is not None and not config.script.is_file():
+        raise ConfigError(
+            f"script: {config.script} does not exist; start the ladder where it does, or leave the key out: the ladder "
+            "then starts `unimol-scale pretrain`, wherever it is"
+        )
     require_folder(config.output, "output")
     if not config.data.is_dir():
         source = config.data.name if config.data.parent.name == "data" else "sample"
         raise ConfigError(
             f"data: there is no conformer store at {config.data}; "
-            f"`python conformer_gen/build.py --source {source} --output {config.data}` makes one"
+            f"`unimol-scale build --source {source} --output {config.data}` makes one"
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.cli.entry import EXIT_STOPPED
+from unimol_scale.common.exit_status import EXIT_STOPPED
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
 from unimol_scale.scaling.ladder.launch import outcome_of

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,9 @@ def test_a_run_that_diverged_is_done_and_said_to_be_so(place: Path, capsys: pyte
 
 
 def test_missing_store_or_script_is_told_before_anything_starts(place: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no conformer store at data/zinc20.*build\.py --source zinc20"):
+    with pytest.raises(ConfigError, match=r"no conformer store at data/zinc20.*unimol-scale build --source zinc20"):
         climb(place, data="data/zinc20")
-    with pytest.raises(ConfigError, match="root of the repository"):
+    with pytest.raises(ConfigError, match=r"launch/train\.py does not exist.*leave the key out"):
         climb(place, data="store", script="launch/train.py")
 
 
@@ -193,6 +194,10 @@ def test_the_command_starts_this_environments_deepspeed_in_a_place_of_its_own(pl
     assert command[0] == str(Path(sys.executable).parent / "deepspeed")
     text = " ".join(command[1:])
     assert "--num_gpus 2 --master_port 12345 launch/pretrain.py --size 0.1M" in text
+    ours = " ".join(launch.command(replace(config, script=None), rung, 12345))
+    assert "--num_gpus 2 --master_port 12345 --module unimol_scale.cli pretrain --size 0.1M" in ours
+    alone = launch.command(replace(config, script=None, launcher="python", ranks=1), rung, 12345)
+    assert alone[:4] == [sys.executable, "-m", "unimol_scale.cli", "pretrain"]
     assert text.endswith("train.learning_rate=0.001 train.steps=20 seed=0")
     environment = launch.environment(config)
     assert environment["LOCAL_SIZE"] == "2"
