@@ -108,7 +108,7 @@ def pretrain(
         >>> run.steps, run.stopped
         (6, False)
         >>> sorted(run.losses)
-        ['valid/loss', 'valid/loss/coordinate', 'valid/loss/token']
+        ['valid/loss', 'valid/loss/coordinate', 'valid/loss/distance', 'valid/loss/token']
         >>> us.pretrain("0.03M", data="data/sample", output="runs/hello", settings=small).how
         'finished before'
     """

@@ -16,7 +16,6 @@ from unimol_scale.scaling.law.laws import Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.law.points import ParameterGroup, distinct
 from unimol_scale.scaling.report.law_json import to_json
-from unimol_scale.scaling.report.law_report import write_report
 from unimol_scale.scaling.runs.counts import parse_count
 from unimol_scale.scaling.runs.loss_tables import ColumnTable
 from unimol_scale.scaling.runs.read_runs import read_runs
@@ -146,7 +145,7 @@ class ScalingLaw:
             RunError: the size is not known, or the law has no word on it.
         """
         with a_call(_ARGUMENTS):
-            return predict_for(self.analysis, f"{size}@{molecules}")
+            return predict_for(self.analysis, f"{_text(size)}@{_text(molecules)}")
 
     def optimal(self, flops: str | float) -> Optimum:
         """Return the size and the data of the lowest loss for a budget of training compute.
@@ -199,6 +198,8 @@ class ScalingLaw:
         Raises:
             ConfigError: the folder cannot be written.
         """
+        from unimol_scale.scaling.report.law_report import write_report  # brings matplotlib
+
         with a_call(_ARGUMENTS):
             require_folder(Path(folder))
             return write_report(self.analysis, Path(folder))
@@ -282,6 +283,10 @@ def fit_scaling_law(
         for note in notes:
             _log.warning(note)
         return ScalingLaw(analyse(records, notes, config))
+
+
+def _text(number: str | float) -> str:
+    return number if isinstance(number, str) else f"{number:.12g}"
 
 
 def _inputs(runs: Any) -> list[Path | ColumnTable]:  # noqa: ANN401
