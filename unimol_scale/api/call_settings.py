@@ -56,10 +56,7 @@ def _nested(key: str, value: Any) -> Tree:  # noqa: ANN401
 def _plain(value: Any) -> Any:  # noqa: ANN401
     """Return a value as YAML would give it: NumPy's numbers and arrays, tuples and paths become plain ones."""
     if isinstance(value, Mapping):
-        tree: Tree = {}
-        for key, inside in value.items():
-            tree = merge(tree, _nested(str(key), _plain(inside)))
-        return tree
+        return {str(key): _plain(inside) for key, inside in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # an array, or a number of NumPy's

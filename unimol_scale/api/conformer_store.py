@@ -99,12 +99,13 @@ class MoleculeRows(Sequence[MoleculeRow]):
     Args:
         store: that they are in.
         places: [M] of the molecules, counted over all of train and then all of valid.
+        splits: of the store, in that order; None opens them.
     """
 
-    def __init__(self, store: Store, places: Sequence[int]) -> None:
+    def __init__(self, store: Store, places: Sequence[int], splits: Mapping[str, StoreSplit] | None = None) -> None:
         self._store = store
         self._places = places
-        self._splits: dict[str, StoreSplit] = {name: store.split(name) for name in store.manifest.splits}
+        self._splits = splits or {name: store.split(name) for name in store.manifest.splits}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -118,9 +119,10 @@ class MoleculeRows(Sequence[MoleculeRow]):
     def __getitem__(self, which: Any) -> "MoleculeRow | MoleculeRows":
         """Return the molecule of a number, from 0 or from the end (-1), or those of a slice, numbers or a mask."""
         if isinstance(which, slice):
-            return MoleculeRows(self._store, self._places[which])
+            return MoleculeRows(self._store, self._places[which], self._splits)
         if hasattr(which, "__len__"):
-            return MoleculeRows(self._store, np.asarray(self._places, np.int64)[np.asarray(which)].tolist())
+            places = np.asarray(self._places, np.int64)[np.asarray(which)]
+            return MoleculeRows(self._store, places.tolist(), self._splits)
         number = range(len(self))[which]  # an IndexError for what is outside, and numbers from the end
         (row,) = self._read([self._places[number]])
         return row
@@ -242,7 +244,7 @@ class ConformerStore(MoleculeRows):
         self.location, self.path = store.location, store.path
         ends = np.cumsum(list(rows.values())).tolist()
         self.splits = {
-            name: MoleculeRows(store, range(end - number, end))
+            name: MoleculeRows(store, range(end - number, end), self._splits)
             for (name, number), end in zip(rows.items(), ends, strict=True)
         }
         self.label_units = dict(store.manifest.labels)
