@@ -38,6 +38,11 @@ class SampleLog:
         self._file.write(json.dumps({"seconds": seconds, "stage": stage, "molecules": molecules}) + "\n")
 
 
+def stage_progress(label: str, total: int | None, log: SampleLog | None) -> StageProgress:
+    """Return the progress of a stage, of which samples are taken if there is a log for them."""
+    return StageProgress(label, total) if log is None else SampledProgress(label, total, log)
+
+
 class SampledProgress(StageProgress):
     """The progress of a stage of a build, of which samples are taken.
 

@@ -10,13 +10,14 @@ import torch
 from rdkit import Chem
 
 import unimol_scale
-from conformer_gen.chemistry.conformers import EmbedConfig, stable_hash
+from conformer_gen.chemistry.config import ConformerConfig
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver
 from conformer_gen.sources.config import SourceConfig
 from unimol_scale.checkpoints.weights import identify, save_pretrained
 from unimol_scale.cli.main import main
-from unimol_scale.downstream.embedding.embed_file import embed_file
+from unimol_scale.downstream.embedding import embed_file
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import preset
@@ -172,7 +173,7 @@ def test_hydrogens_of_a_store_change_nothing(embed, tmp_path):
             source=SourceConfig(name="smiles", input=(str(molecules),)),
             output=tmp_path / f"store-{hydrogens}",
             workers=1,
-            embed=EmbedConfig(hydrogens=hydrogens),
+            conformers=ConformerConfig(hydrogens=hydrogens),
         )
         store = driver.build(config).store
         assert store.manifest.hydrogens is hydrogens

@@ -20,7 +20,7 @@ Build a conformer store from SMILES, tranches, tables, structures or Uni-Mol's f
 {command} --source zinc20 --input tranches/ --workers 16 --dry-run
 {command} --source csv --input mine.csv --conformers 10 --exclude test-set.csv
 {command} --source zinc20 --input 'C[A-D]AA' --ray-address auto --output /shared/zinc
-{command} --config configs/build/sample.yaml embed.conformers=4
+{command} --config configs/build/sample.yaml conformers.count=4
 
 The same command resumes a build that was stopped, by whatever.
 """
