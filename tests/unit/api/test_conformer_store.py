@@ -119,11 +119,11 @@ def test_a_build_prints_nothing_and_logs_what_it_does(tmp_path, capfd, caplog):
     caplog.set_level(logging.INFO)
     built = us.build_store("sample", output=tmp_path / "store", limit=12)
     assert capfd.readouterr() == ("", "")
-    assert "embedding: 12 of 12 molecules" in caplog.text
+    assert "generating conformers: 12 of 12 molecules" in caplog.text
     again = us.build_store("sample", output=tmp_path / "store", limit=12)
     assert again.smiles.tolist() == built.smiles.tolist()
     us.build_store("sample", output=tmp_path / "shown", limit=12, progress=True)
-    assert "embedding: 12 of 12 molecules" in capfd.readouterr().err
+    assert "generating conformers: 12 of 12 molecules" in capfd.readouterr().err
 
 
 def test_keywords_dotted_keys_groups_and_a_file_are_one_and_the_same(tmp_path):
@@ -140,8 +140,8 @@ def test_keywords_dotted_keys_groups_and_a_file_are_one_and_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"conformer": 4}, r"arguments of build_store: .*'conformer'; did you mean '\w+\.conformers'"),
-        ({"conformers": "many"}, r"arguments of build_store: \w+\.conformers: expected a whole number, got 'many'"),
+        ({"conformer": 4}, r"arguments of build_store: .*'conformer'; did you mean 'conformers'"),
+        ({"conformers": "many"}, r"arguments of build_store: conformers\.count: expected a whole number, got 'many'"),
         ({"curate": {"valid_fractio": 1}}, "did you mean 'valid_fraction'"),
         ({"settings": {"seeed": 1}}, "'seeed'; did you mean 'seed'"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml does not exist"),
