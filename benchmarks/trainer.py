@@ -35,8 +35,8 @@ from unimol_scale.engine.objective_setup import objective_of
 from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
 from unimol_scale.engine.parallel.ranks import Ranks, part, share_cores, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.engine.run.stopping import StopRequest
-from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.trainer import Trainer
 from unimol_scale.objectives.base import Sample, total_loss
 

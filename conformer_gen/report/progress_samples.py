@@ -38,21 +38,16 @@ class SampleLog:
         self._file.write(json.dumps({"seconds": seconds, "stage": stage, "molecules": molecules}) + "\n")
 
 
-def stage_progress(label: str, total: int | None, log: SampleLog | None) -> StageProgress:
-    """Return the progress of a stage, of which samples are taken if there is a log for them."""
-    return StageProgress(label, total) if log is None else SampledProgress(label, total, log)
-
-
 class SampledProgress(StageProgress):
     """The progress of a stage of a build, of which samples are taken.
 
     Args:
-        label: of the stage, such as "embedding".
+        label: of the stage, such as "curating".
         total: molecules in the stage, None when it is not known beforehand.
-        log: takes the samples.
+        log: takes the samples; None takes none.
     """
 
-    def __init__(self, label: str, total: int | None, log: SampleLog) -> None:
+    def __init__(self, label: str, total: int | None, log: SampleLog | None = None) -> None:
         super().__init__(label, total)
         self._stage, self._log = label, log
         self._began = self._sampled = time.monotonic()
@@ -76,4 +71,5 @@ class SampledProgress(StageProgress):
 
     def _sample(self) -> None:
         self._sampled = time.monotonic()
-        self._log.add(self._stage, self.advanced)  # what an earlier run did is no rate
+        if self._log is not None:
+            self._log.add(self._stage, self.advanced)  # what an earlier run did is no rate

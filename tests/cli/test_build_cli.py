@@ -15,16 +15,6 @@ def parse(*arguments: str) -> BuildConfig:
     return config_of(build_parser().parse_args(arguments))
 
 
-def test_the_flags_are_the_agreed_ones() -> None:
-    flags = {option for action in build_parser()._actions for option in action.option_strings}
-    assert flags == {
-        "-h",
-        *("--help", "--help-settings", "--source", "--input", "--output", "--backend", "--conformers", "--seed"),
-        *("--workers", "--ray-address", "--limit", "--sample", "--hydrogens", "--engine", "--exclude", "--config"),
-        "--dry-run",
-    }
-
-
 def test_the_commented_file_says_the_defaults() -> None:
     from_file = parse("--config", str(CONFIGS / "sample.yaml"))
     assert from_file == parse("--source", "sample", "--output", "data/sample")

@@ -1,6 +1,7 @@
 """Pretraining inside the test's own process: the real command and trainer, one rank, torch's AdamW, no DeepSpeed."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,25 @@ class PlainModel:
 
     def averaged_weights(self):
         return self._state.averaged_weights()
+
+
+class Unheard:
+    """In place of pytest's capture, which a fixture of the module cannot have."""
+
+    def readouterr(self):
+        return self
+
+    out = err = ""
+
+
+def unfinish(run: Path, step: int) -> None:
+    """Leave of a run what it was after some step."""
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "model")
+    for folder in (run / "checkpoints").glob("step-*"):
+        if int(folder.name[5:]) > step:
+            shutil.rmtree(folder)
+    assert (run / "checkpoints" / f"step-{step:08d}").is_dir()
 
 
 class Ended(Exception):  # noqa: N818

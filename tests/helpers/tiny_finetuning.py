@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, MetricName, Pooling, Task
-from unimol_scale.downstream.data.batches import Labelling, RowReader
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker
 from unimol_scale.downstream.data.molecules import Prepared, prepare
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem
@@ -67,7 +67,7 @@ def problem(
     return TrainingProblem(
         train=reader(train),
         valid=reader(valid),
-        labelling=Labelling(inputs="2d", model=TINY),
+        make_sample=SampleMaker(inputs="2d", model=TINY),
         scaling=Scaling.of(labels_ML[list(train)], task),
         loss=loss,
         metric=metric,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.common.command_output import shown_on_stderr
-from unimol_scale.config import Origin, Tree, merge, read_settings
+from unimol_scale.common.trees import Tree, merge
+from unimol_scale.config import Origin, read_settings
 from unimol_scale.errors import UnimolScaleError
 
 # A command that a message recommends keeps its flags.

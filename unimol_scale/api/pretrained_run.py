@@ -11,7 +11,8 @@ from unimol_scale.api.call_settings import a_call, read_call
 from unimol_scale.api.conformer_store import ConformerStore
 from unimol_scale.checkpoints.run.checkpoint_folder import read_manifest, step_folders
 from unimol_scale.common.run_files import CHECKPOINTS
-from unimol_scale.config import merge, to_tree
+from unimol_scale.common.trees import merge
+from unimol_scale.config import to_tree
 from unimol_scale.engine import pretraining
 from unimol_scale.engine.pretraining import PretrainingEnd
 from unimol_scale.engine.run.extension import resolve_extended

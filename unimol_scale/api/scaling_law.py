@@ -10,7 +10,7 @@ from unimol_scale.api.call_settings import a_call
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import ConfigError, RunError, nearest
-from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig, Check, Prediction, analyse, predict_for
+from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig, HeldOutPoint, Prediction, analyse, predict_for
 from unimol_scale.scaling.law.fit import FitConfig, Interval
 from unimol_scale.scaling.law.laws import Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
@@ -106,7 +106,7 @@ class ScalingLaw:
         return self.analysis.fit.undetermined
 
     @property
-    def held_out(self) -> tuple[Check, ...]:
+    def held_out(self) -> tuple[HeldOutPoint, ...]:
         """The points that the fit did not see, each with its measured and its predicted loss."""
         return self.analysis.checks
 

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from unimol_scale.config import Origin, Tree, merge, parse_overrides, read_settings
+from unimol_scale.common.trees import Tree, merge
+from unimol_scale.config import Origin, parse_overrides, read_settings
 
 
 def settings_of(

@@ -16,6 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from unimol_scale.common.command_output import CommandBar, terminal_bar
+from unimol_scale.common.units import duration
 
 LINE_INTERVAL_S = 5.0
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class ProgressDisplay:
         total: how much there is to do; None: not known.
         columns: of the bar; None: there is none, and messages come on a terminal as well.
         log: takes the messages.
+        shown: whether there is a bar, or messages, at all.
         interval_s: seconds between two messages.
         line_at_once: whether the first one need not wait so long.
     """
@@ -73,10 +75,12 @@ class ProgressDisplay:
         columns: Columns | None,
         *,
         log: logging.Logger = _log,
+        shown: bool = True,
         interval_s: float = LINE_INTERVAL_S,
         line_at_once: bool = False,
     ) -> None:
         self._label, self._total, self._columns, self._messages = label, total, columns, log
+        self._shown = shown
         self._interval_s = interval_s
         self._last_line = float("-inf") if line_at_once else time.monotonic()
         self._bar: CommandBar | None = None
@@ -89,7 +93,7 @@ class ProgressDisplay:
             completed: done already.
             fields: that the columns want.
         """
-        self._bar = None if self._columns is None else terminal_bar(*self._columns())
+        self._bar = terminal_bar(*self._columns()) if self._shown and self._columns is not None else None
         if self._bar is not None:
             self._task = self._bar.add_task(self._label, total=self._total, completed=completed, **fields)
             self._bar.start()
@@ -108,7 +112,7 @@ class ProgressDisplay:
 
     def line(self, text: str, *, at_once: bool = False) -> None:
         """Send a message if there is no bar, and the last one is a while ago or this one is to come at once."""
-        if self._bar is not None:
+        if self._bar is not None or not self._shown:
             return
         now = time.monotonic()
         if at_once or now - self._last_line >= self._interval_s:
@@ -122,13 +126,14 @@ class StageProgress:
     Args:
         label: of the stage, such as "curating".
         total: molecules in the stage, None when it is not known beforehand.
+        shown: whether there is a bar, or messages, at all.
     """
 
-    def __init__(self, label: str, total: int | None) -> None:
+    def __init__(self, label: str, total: int | None, *, shown: bool = True) -> None:
         self._label, self._total = label, total
         self._done = self._before = 0
         self._start = time.monotonic()
-        self._display = ProgressDisplay(label, total, stage_columns)
+        self._display = ProgressDisplay(label, total, stage_columns, shown=shown)
 
     def __enter__(self) -> "StageProgress":
         self._display.start(self._done, text=self._text())
@@ -149,7 +154,7 @@ class StageProgress:
 
     def _line(self) -> str:
         rate = self._rate()
-        left = f", {(self._total - self._done) / rate:,.0f} s left" if self._total is not None and rate > 0 else ""
+        left = f", {duration((self._total - self._done) / rate)} left" if self._total is not None and rate > 0 else ""
         return f"{self._label}: {self._text()}{left}"
 
     @property

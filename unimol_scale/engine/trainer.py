@@ -1,4 +1,4 @@
-"""The training loop: what happens in which order. Losses belong to the objective, ranks and shards to their own files.
+"""The training loop of a run: steps, logging, validation, checkpoints.
 
 One step reads: batch → vote and counts over all ranks → losses and gradients → finite? → step → log → validate → save.
 Everything that decides what happens next is the same number on every rank, so that all ranks decide alike.
@@ -29,25 +29,25 @@ from unimol_scale.engine.log.profiling import StepProfiler
 from unimol_scale.engine.log.run_log import NoLog, RunLog
 from unimol_scale.engine.log.throughput import Speedometer, matmul_peak, memory_bytes
 from unimol_scale.engine.objective_setup import objective_of, teacher_of
-from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
+from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, sample_completer
 from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
 from unimol_scale.engine.parallel.ranks import Ranks, share_cores
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.run.initial_weights import initial_weights
-from unimol_scale.engine.run.resume import refuse_differences, settings_that_matter
+from unimol_scale.engine.run.resume import refuse_differences, refuse_newer, settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_folder import claim_folder, reopen, run_is_finished, write_config, write_summary
-from unimol_scale.engine.run.run_progress import Progress
+from unimol_scale.engine.run.run_progress import Progress, read_progress
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.engine.run.settings_changes import (
     SettingsChange,
     change_since,
     keep_history,
     recorded_settings,
-    refuse_unearned,
+    refuse_without_steps,
 )
 from unimol_scale.engine.run.stopping import InterruptRequest, StopRequest
-from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.validation import Validation
 from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.base import Sample, total_loss
@@ -84,7 +84,7 @@ class Trainer:
         self._objective = objective_of(config)
         share_cores(ranks, self._objective.count_parameters(config.model).total)
         config = self._config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
-        self._complete = completion(ranks.device, teacher_of(config, ranks.device))
+        self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
             self._objective.corrupt_at,
@@ -174,11 +174,13 @@ class Trainer:
                 f"{self._config.output} has checkpoints up to step {found.step}; "
                 "continue them (--resume) or choose another --output"
             )
-        if not override:
-            refuse_differences(found.meta["settings"], self._settings, found.path)
         before = recorded_settings(found, self._config.output)
+        if not override:
+            otherwise = "choose another --output, or go on all the same with --override"
+            refuse_newer(before, self._settings, found.path, otherwise)
+            refuse_differences(found.meta["settings"], self._settings, found.path)
         self._change = change_since(before, found.step, self._config, self._store.manifest_sha256)
-        refuse_unearned(found, self._config, self._change)
+        refuse_without_steps(found, self._config, self._change)
         self._changes = [*found.meta.get("changes", ()), *([self._change.as_tree()] if self._change else [])]
         return found
 
@@ -368,7 +370,7 @@ class Trainer:
         meta = found.meta
         self._model.restore(ShareReader(found.path).read, meta["optimizer_steps"])
         # A streak of skipped steps is this session's own: one of an earlier session must not end every later start.
-        self._progress = replace(Progress(**meta["progress"]), skipped_in_a_row=0)
+        self._progress = replace(read_progress(found), skipped_in_a_row=0)
         self._best, self._final = meta["best"], meta["final"]
         lowest = meta.get("lowest", self._best["valid/loss"] if self._best.get("step") else None)
         self._lowest = math.inf if lowest is None else lowest

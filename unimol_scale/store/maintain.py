@@ -15,6 +15,7 @@ from rich.table import Table
 from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.progress import track
+from unimol_scale.common.units import byte_size
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
 from unimol_scale.store.geometry_faults import Conformers, Fault, find_faults, is_drawn
@@ -44,7 +45,7 @@ def describe(store: Store) -> Table:
         atoms, conformers, size = (sum(getattr(s, key) for s in shards) for key in ("atoms", "conformers", "bytes"))
         rows[name] = (
             f"{split.rows:,} molecules, {conformers:,} conformers, {atoms / max(split.rows, 1):.1f} atoms each, "
-            f"{len(shards)} shards, {size / 2**20:.1f} MiB ({size / max(split.rows, 1):.0f} bytes a molecule)"
+            f"{len(shards)} shards, {byte_size(size)} ({size / max(split.rows, 1):.0f} bytes a molecule)"
         )
         for key in ("origins", "stereo"):
             if total := _summed(getattr(shard, key) for shard in shards):

@@ -16,6 +16,7 @@ from unimol_scale.common.fetching.download import Download, FetchOptions, Stoppe
 from unimol_scale.common.fetching.transport import HTTP_SCHEMES, OBJECT_STORES, MissingError, Transport, transport_for
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.progress import ProgressDisplay
+from unimol_scale.common.units import byte_size
 
 MISSING_NAME = "missing.txt"
 LABEL = "downloading"
@@ -135,6 +136,5 @@ class _Progress:
         _log.info(f"{LABEL}: {text}")
 
     def _text(self) -> str:
-        mega = self._bytes / 1e6
-        rate = mega / max(time.monotonic() - self._start, 1e-9)
-        return f"{LABEL}: {self._done:,} of {self._files:,} files, {mega:,.1f} MB, {rate:,.1f} MB/s"
+        rate = self._bytes / max(time.monotonic() - self._start, 1e-9)
+        return f"{LABEL}: {self._done:,} of {self._files:,} files, {byte_size(self._bytes)}, {byte_size(rate)}/s"

@@ -63,7 +63,7 @@ def test_elsewhere_there_are_lines_now_and_then(
     work()
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines[:2]] == ["embedding [b]: 50 of 100 molecules"] * 2
-    assert lines[0].endswith(" s left")
+    assert lines[0].endswith(" min left")
     assert lines[2:] == [f"verifying: {done} of 3" for done in (1, 2, 3)]
 
 

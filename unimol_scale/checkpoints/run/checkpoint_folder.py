@@ -9,7 +9,6 @@ its folder is renamed to ``tmp-deleted-…``. Folders ``tmp-…`` never count as
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -23,8 +22,11 @@ from typing import Any
 
 from unimol_scale.checkpoints.run.shares import read_notes
 from unimol_scale.checkpoints.safetensors_writer import FileEntry
+from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import commit_text, flush, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS
+from unimol_scale.common.text.json_files import NotJsonError, hash_json, read_json, write_json
+from unimol_scale.common.units import byte_size
 from unimol_scale.config import Origin, build
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.accounting import Heads
@@ -110,14 +112,8 @@ class DiskUsage:
 
     def describe(self, states: str = "") -> str:
         """Return the usage in words; ``states`` is put after the size of the kept checkpoints."""
-        text = f"{self.kept} kept, {_readable(self.kept_bytes)} on disk{states}"
-        return text + (f"; {self.removed} deleted, {_readable(self.removed_bytes)}" if self.removed else "")
-
-
-def _readable(size: int) -> str:
-    """Return a number of bytes as people read it."""
-    scale, unit = next(((10.0**e, unit) for e, unit in ((9, "GB"), (6, "MB")) if size >= 10**e), (1e3, "kB"))
-    return f"{size / scale:,.1f} {unit}"
+        text = f"{self.kept} kept, {byte_size(self.kept_bytes)} on disk{states}"
+        return text + (f"; {self.removed} deleted, {byte_size(self.removed_bytes)}" if self.removed else "")
 
 
 def folder_name(step: int) -> str:
@@ -165,7 +161,7 @@ def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> 
         "files": {name: dataclasses.asdict(entry) for name, entry in files.items()},
     }
     tree = json.loads(json.dumps(content))  # the hash is of what a reader will see
-    commit_text(temporary / MANIFEST, json.dumps({**tree, "sha256": content_hash(tree)}, indent=1) + "\n")
+    write_json(temporary / MANIFEST, {**tree, "sha256": content_hash(tree)})
     mark_deleted(final)  # the run was resumed from an earlier step, and this step is saved again
     temporary.rename(final)
     flush(root)
@@ -176,7 +172,7 @@ def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> 
 def content_hash(tree: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a manifest's content without its own hash; the spacing of the text does not matter."""
     content = {key: value for key, value in tree.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hash_json(content)
 
 
 def read_manifest(folder: Path) -> CheckpointInfo:
@@ -187,24 +183,24 @@ def read_manifest(folder: Path) -> CheckpointInfo:
     """
     path = folder / MANIFEST
     try:
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        tree = read_json(path)
+    except OSError as error:
         raise CheckpointError(f"checkpoint {folder} has no readable {MANIFEST}: {error}") from error
-    version = tree.get("format_version") if isinstance(tree, dict) else None
-    if version is None and isinstance(tree, dict) and {"step", "meta", "files"} <= set(tree):
+    except NotJsonError as error:
+        raise CheckpointError(f"checkpoint {folder} has no readable {MANIFEST}: it {error}") from error
+    version = tree.get("format_version")
+    if version is None and {"step", "meta", "files"} <= set(tree):
         raise CheckpointError(
             f"checkpoint {folder} is in DeepSpeed's own format, which an earlier version wrote and this one does not "
             "read; finish that run with the version that began it, or choose another --output"
         )
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"checkpoint {folder}: {MANIFEST} has format_version {version!r}, this version reads {FORMAT_VERSION}"
-        )
+    if problem := version_problem(version, FORMAT_VERSION):
+        raise CheckpointError(f"checkpoint {folder}: {MANIFEST}: {problem}")
     stated = tree.pop("sha256", None)
     if stated != content_hash(tree):
         raise CheckpointError(f"checkpoint {folder}: {MANIFEST} is damaged (its SHA-256 differs)")
     try:
-        manifest = build(CheckpointManifest, tree, Origin(name=str(path)))
+        manifest = build(CheckpointManifest, tree, Origin(name=str(path), recorded=True))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {folder}: {error}") from error
     return CheckpointInfo(path=folder, step=manifest.step, meta=manifest.meta, files=manifest.files, sha256=str(stated))
@@ -288,7 +284,7 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
     """
     tree = {name: info.meta[name] for name in ("model", "heads") if name in info.meta}
     try:
-        return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST)))
+        return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST), recorded=True))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {info.path}: {error}") from error
 

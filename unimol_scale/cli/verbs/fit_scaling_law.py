@@ -68,6 +68,16 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         metavar="FRACTION",
         help=f"with --trajectories: share of every run that is left out at its start (default: {BURN_IN})",
     )
+    _declare_reading(verb)
+    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
+    verb.add_argument(
+        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
+    )
+    verb.set_defaults(run=_run)
+
+
+def _declare_reading(verb: argparse.ArgumentParser) -> None:
+    """Declare how runs and tables are read."""
     verb.add_argument(
         "--parameters",
         default="total",
@@ -92,11 +102,6 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument(
         "--leave-out", action="append", default=[], metavar="RUN", help="a run that does not count; may be repeated"
     )
-    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
-    verb.add_argument(
-        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
-    )
-    verb.set_defaults(run=_run)
 
 
 def _parse_pairs(flag: str, shape: str, example: str, assignments: Sequence[str]) -> dict[str, str]:
@@ -130,8 +135,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from unimol_scale.scaling.law.analysis import AnalysisConfig
     from unimol_scale.scaling.law.fit import FitConfig
-    from unimol_scale.scaling.report.law_report import rich_table, summary_tables, write_report
-    from unimol_scale.scaling.report.summary_rows import optimum_rows, statistics_rows
+    from unimol_scale.scaling.report.law_report import (
+        optimum_rows,
+        rich_table,
+        statistics_rows,
+        summary_tables,
+        write_report,
+    )
     from unimol_scale.scaling.runs.read_runs import read_runs
 
     require_folder(arguments.output)

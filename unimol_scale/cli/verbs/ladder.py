@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _print_plan(config, rungs, RunEstimates(arguments.device))
     if arguments.slurm:
         return _write_slurm(config, arguments.config, rungs, submitting=arguments.submit)
-    return _climb(config, arguments.config, rungs)
+    return _launch(config, arguments.config, rungs)
 
 
 def _chosen(rungs: "Sequence[Rung]", names: Sequence[str]) -> "list[Rung]":
@@ -105,23 +105,23 @@ def _print_plan(config: "LadderConfig", rungs: "Sequence[Rung]", estimate: "Esti
     from rich.console import Console
 
     from unimol_scale.scaling.ladder.ladder_estimate import estimate_runs, plan_table, total_line
-    from unimol_scale.scaling.ladder.launch import write_command
+    from unimol_scale.scaling.ladder.launch import shell_command
 
     console = Console(highlight=False)
     planned = estimate_runs(config, rungs, estimate)
     console.print(plan_table(config, planned))
     console.print(total_line(planned), markup=False, soft_wrap=True)
     for rung in rungs:
-        console.print(write_command(config, rung), markup=False, soft_wrap=True)
+        console.print(shell_command(config, rung), markup=False, soft_wrap=True)
     return 0
 
 
 def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *, submitting: bool) -> int:
     from unimol_scale.scaling.ladder.launch import check_inputs
-    from unimol_scale.scaling.ladder.slurm import submit, unfinished, write_script
+    from unimol_scale.scaling.ladder.slurm import submit, unfinished_runs, write_script
 
     check_inputs(config)
-    left = unfinished(config, rungs)
+    left = unfinished_runs(config, rungs)
     finished = len(rungs) - len(left)
     if not left:
         print(f"all {finished} runs are finished; nothing to submit")
@@ -132,13 +132,13 @@ def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *,
     return 0
 
 
-def _climb(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
+def _launch(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
     from rich.console import Console
 
-    from unimol_scale.scaling.ladder.launch import climb, result_table
+    from unimol_scale.scaling.ladder.launch import launch_ladder, result_table
 
     console = Console(highlight=False)
-    results = climb(config, rungs)
+    results = launch_ladder(config, rungs)
     console.print(result_table(results))
     left = len(rungs) - sum(result.action != "stopped" for result in results)
     if left:

@@ -16,7 +16,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -36,11 +35,12 @@ from conformer_gen.run import driver
 from conformer_gen.run.assemble import FAILURES_NAME
 from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.sources.config import SourceConfig
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.late_notices import told_after
 from unimol_scale.common.locks import wait_for_lock
 from unimol_scale.common.progress import StageProgress
+from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.store.manifest import ShardEntry, SplitEntry
 from unimol_scale.store.schema import SCHEMA_VERSION, Int64, Layout
@@ -144,7 +144,7 @@ class _Sets:
     def folder_of(self, molecules: Sequence[Given], curate: CurateConfig) -> Path:
         """Return where the set of molecules is, or is to be made."""
         smiles = sorted(molecule.curated.smiles for molecule in molecules)
-        return self.cache / f"{self.recipe}-{_digest({'smiles': smiles, 'curate': strict.to_tree(curate)})}"
+        return self.cache / f"{self.recipe}-{_digest({'smiles': smiles, 'curate': curate.identity()})}"
 
     def __iter__(self) -> Iterator[tuple[Path, _Index]]:
         """Yield the finished sets, in the order of their names."""
@@ -269,27 +269,14 @@ def _build(
 def _show(label: str, total: int | None, log: SampleLog | None) -> StageProgress:
     """Show the conformers of more than a few molecules, and nothing else."""
     shown = label == GENERATING and total is not None and total > QUIET
-    return StageProgress(label, total) if shown else _NotShown(label, total)
-
-
-class _NotShown(StageProgress):
-    """Counts, and shows nothing."""
-
-    def __enter__(self) -> "_NotShown":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Show nothing."""
-
-    def tick(self) -> None:
-        """Show nothing."""
+    return StageProgress(label, total, shown=shown)
 
 
 def _recipe(conformers: ConformerConfig) -> str:
     """Return what names the way in which conformers are made. How molecules were chosen plays no part in it."""
     determines = {
         "version": RECIPE_VERSION,
-        "embed": conformers.recipe(),  # as caches have called it from the first
+        "embed": conformers.identity(),  # as caches have called it from the first
         "schema": SCHEMA_VERSION,
         "rdkit": rdBase.rdkitVersion,
     }
@@ -297,7 +284,7 @@ def _recipe(conformers: ConformerConfig) -> str:
 
 
 def _digest(determines: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:20]
+    return hash_json(determines)[:20]
 
 
 def _id(smiles: str) -> str:

@@ -1,4 +1,4 @@
-"""Clean molecules as a model sees them downstream: the 2D graph, the 3D conformer, or both.
+"""Model inputs of clean molecules: the 2D graph, the 3D conformer, or both.
 
 Shapes: B molecules, A atoms (padded).
 """
@@ -16,10 +16,10 @@ from unimol_scale.store.shards import StoreSplit
 
 
 def resolve_inputs(inputs: Inputs | None, model: ModelConfig) -> Inputs:
-    """Return what a model sees: what was asked for, or if that is None, everything that it can.
+    """Return what a model sees: the inputs that were asked for, or if that is None, everything that it can see.
 
     Raises:
-        ConfigError: 3D was asked of a model without geometry.
+        ConfigError: 3D was asked for, and the model sees no geometry.
     """
     if inputs is None:
         return "2d+3d" if model.geometry else "2d"
@@ -29,10 +29,10 @@ def resolve_inputs(inputs: Inputs | None, model: ModelConfig) -> Inputs:
 
 
 def require_conformers(split: StoreSplit) -> None:
-    """Refuse a store without conformers.
+    """Check that a store has conformers.
 
     Raises:
-        StoreError: all it holds are depictions.
+        StoreError: it has 2D depictions only.
     """
     origins = {name for shard in split.entry.shards for name in shard.origins}
     if origins == {ConformerOrigin.FLAT.name}:
@@ -52,7 +52,7 @@ def clean_input(batch: MoleculeBatch, inputs: Inputs, model: ModelConfig) -> Mod
         model: dimensions of the model.
 
     Raises:
-        ConfigError: 3D was asked of a model without geometry.
+        ConfigError: 3D was asked for, and the model sees no geometry.
     """
     resolve_inputs(inputs, model)
     B, A = batch.valid_BA.shape

@@ -1,8 +1,7 @@
-"""Checks of file names before any work: the molecules are there, and the output can be written. Opens no file."""
+"""Checks of file names before any work: the molecules exist, and the output does not overwrite them."""
 
 from pathlib import Path
 
-from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.manifest import MANIFEST_NAME
@@ -52,16 +51,3 @@ def check_apart(output: Path, source: Path) -> None:
             f"--output {output}: the file that is read, {source}, would be overwritten by it or by its table of "
             "skipped rows; choose another name"
         )
-
-
-def check_writable(output: Path) -> None:
-    """Check that a file can be written, and make its folder.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    require_file(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {output}: its folder cannot be made: {error}; choose another place") from error

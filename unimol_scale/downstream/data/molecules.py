@@ -1,6 +1,6 @@
-"""SMILES or a store → rows of molecules: where in a store each row's molecule lies, and why some have none.
+"""From SMILES, or a store, to molecules in a store: where the molecule of each row is, and why some rows have none.
 
-Imports RDKit and the builder. Shapes: M rows.
+Shapes: M rows.
 """
 
 import dataclasses
@@ -35,19 +35,19 @@ NO_PROBLEMS: Mapping[int, str] = {}
 FRAGMENT_KEPT, LEFT_OUT = "largest fragment kept", "; left out: "
 ISOTOPES_LOST = "isotope labels removed"
 ROWS_SHOWN = 3  # rows that a line names
-# Only such texts can name several fragments, atom maps or isotopes; all others are not parsed again.
+# Texts that may have several fragments, atom maps or isotopes; the others need not be parsed again.
 _SUSPECT = re.compile(r"\.|:\d+\]|\[\d")
 
 
 class ChangeCount:
-    """Counts the rows of which a model sees another molecule than was given, and names the first."""
+    """Counts the rows whose molecule was changed before the model sees it, and names the first ones."""
 
     def __init__(self) -> None:
         self._rows = self._reduced = self._unlabelled = 0
         self._first: list[str] = []
 
     def add(self, row: int, changes: str) -> None:
-        """Count a row, from 0, by what ``describe_changes`` said of it."""
+        """Count a row; rows count from 0, and ``changes`` is of ``describe_changes``."""
         self._rows += 1
         self._unlabelled += ISOTOPES_LOST in changes
         if FRAGMENT_KEPT in changes:
@@ -57,7 +57,7 @@ class ChangeCount:
                 self._first.append(f"row {row + 1} without {left_out}")
 
     def describe(self) -> str:
-        """Return a line on the rows that were changed; "" if there are none."""
+        """Return a line on rows whose molecule was changed; "" if there are none."""
         said = []
         if self._reduced:
             more = f"; and {self._reduced - ROWS_SHOWN:,} more" if self._reduced > ROWS_SHOWN else ""
@@ -77,13 +77,13 @@ class Prepared:
 
     Attributes:
         split: the molecules.
-        position_M: int64, of each row in it; rows of one molecule have one position; -1 where skipped.
-        smiles: [M] canonical, whose atom order is that of the records; "" where skipped.
+        position_M: int64, position of each row's molecule in ``split``; -1 where skipped. Rows may share a position.
+        smiles: [M] canonical, in the atom order of the records; "" where skipped.
         key_M: uint64, hash of the canonical SMILES; 0 where skipped.
         scaffold_M: uint64, hash of the Murcko scaffold; 0 where skipped.
         scaffold_smiles: [M] Murcko scaffold without stereo; "" without rings, and where skipped.
         skipped: rows without a molecule, ascending.
-        changes: [M] what made another molecule of what a row has, in words; "" for nothing, and where skipped.
+        changes: [M] how the molecule differs from the one in the row, in words; "" if it does not, and where skipped.
     """
 
     split: StoreSplit
@@ -96,7 +96,7 @@ class Prepared:
     changes: tuple[str, ...]
 
     def describe_changes(self) -> str:
-        """Return a line on rows of which the model sees another molecule than was given; "" if there are none."""
+        """Return a line on rows whose molecule was changed; "" if there are none."""
         count = ChangeCount()
         for row, changes in enumerate(self.changes):
             count.add(row, changes)
@@ -114,23 +114,23 @@ def prepare(
     fragments: Fragments = "largest",
     problems: Mapping[int, str] = NO_PROBLEMS,
 ) -> Prepared:
-    """Bring rows into canonical form and get every distinct molecule its conformer, unless the cache has it.
+    """Bring SMILES into canonical form, and make conformers of all molecules that the cache does not have.
 
-    Radicals are taken at their word here, unlike in pretraining, where most of them are mistakes of a library.
+    Radicals are accepted, unlike in pretraining, where most of them are errors of a molecule library.
 
     Args:
-        smiles: [M] as a user wrote them.
-        cache: folder of the stores; made if it is not there.
-        geometry: make conformers; without, the 2D depiction stands in, for models that read the graph only.
+        smiles: [M] as the user wrote them.
+        cache: folder of the conformers; it is made if needed.
+        geometry: make conformers; without them, models that see the graph only get 2D depictions.
         max_atoms: refuse molecules with more heavy atoms; None: 128.
-        workers: processes where many conformers are to be made; None: all cores.
-        refuse: is shown the rows without a molecule before any conformer is made, and again those without a conformer,
-            and raises where they must not be; None: they are skipped.
-        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
-        problems: row → why it could not be read, of rows that have no SMILES for that reason.
+        workers: processes that make conformers, if there are many; None: all cores.
+        refuse: called with the rows without a molecule before any conformer is made, and again with those without a
+            conformer; it raises an error unless they may be skipped. None: they are skipped.
+        fragments: for a row with several, such as a salt: take the "largest", or "reject" the row.
+        problems: row → why it could not be read, for rows that have no SMILES for that reason.
 
     Returns:
-        The rows; those whose SMILES is no usable molecule, or whose molecule got no conformer, are in ``skipped``.
+        The rows. Those without a usable molecule, or without a conformer, are in ``skipped``.
 
     Raises:
         StoreError: the cache cannot be written, or is damaged.
@@ -197,18 +197,18 @@ def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
     return texts
 
 
-def refusal(molecule: SourceMolecule, max_atoms: int | None, fragments: Fragments) -> Rejected | None:
-    """Return why ``prepare`` would skip a row before any conformer is made; None if it would not."""
+def why_refused(molecule: SourceMolecule, max_atoms: int | None, fragments: Fragments) -> Rejected | None:
+    """Return why ``prepare`` would skip a row before it makes conformers; None if it would not."""
     result = _curated(molecule.smiles.strip(), _curation(max_atoms, fragments), molecule.problem)
     return result if isinstance(result, Rejected) else None
 
 
 def prepare_store(path: Path, *, scaffolds: bool = True) -> Prepared:
-    """Return all molecules of a store as rows, those of train before those of valid; nothing is skipped.
+    """Return all molecules of a store as rows, those of train before those of valid; none is skipped.
 
     Args:
         path: of the store.
-        scaffolds: find those of the molecules; without, ``scaffold_smiles`` is empty texts.
+        scaffolds: compute the scaffolds; otherwise all of ``scaffold_smiles`` are "".
 
     Raises:
         StoreError: missing, unfinished or damaged.
@@ -247,19 +247,19 @@ def _curated(text: str, config: CurateConfig, problem: str) -> Curated | Rejecte
     if problem:
         return Rejected(reason="unreadable_row", detail=problem)
     result = curate_molecule(SourceMolecule(id="", smiles=text, problem=smiles_problem(text)), config)
-    if isinstance(result, Rejected) and "curate." in result.detail:  # the settings of a build
+    if isinstance(result, Rejected) and "curate." in result.detail:  # keys of a build
         return dataclasses.replace(result, detail=result.detail.replace("curate.", ""))
     return result
 
 
 def describe_changes(text: str, smiles: str) -> str:
-    """Return, in words, what makes the molecule of a row another one than its text says; "" if nothing does.
+    """Return how curation changed the molecule of a row, in words; "" if it is the same molecule.
 
-    Another order of atoms, Kekulé or aromatic bonds, and hydrogens written out are other texts of the same molecule.
+    The order of atoms, aromatic or Kekulé bonds, and explicit hydrogens do not make it another molecule.
 
     Args:
-        text: SMILES as given, which RDKit reads.
-        smiles: what curation made of it.
+        text: SMILES as the user wrote it, which RDKit can read.
+        smiles: of the curated molecule.
     """
     if not _SUSPECT.search(text):
         return ""
@@ -280,7 +280,7 @@ def describe_changes(text: str, smiles: str) -> str:
 
 
 def _kept(fragments: tuple[Chem.Mol, ...], used: Chem.Mol, smiles: str) -> str:
-    """Return which fragment is used and what was left out, each with how often it is there."""
+    """Return which fragment is used and which were left out, with their counts."""
     counts = Counter(Chem.MolToSmiles(_unmapped(fragment)) for fragment in fragments)
     counts[smiles if smiles in counts else _nearest(counts, used)] -= 1
     left_out = [f"{name} ({number} times)" if number > 1 else name for name, number in counts.items() if number]
@@ -290,7 +290,7 @@ def _kept(fragments: tuple[Chem.Mol, ...], used: Chem.Mol, smiles: str) -> str:
 
 
 def _nearest(counts: Counter[str], used: Chem.Mol) -> str:
-    """Return the fragment with as many heavy atoms as the one used, which curation has written in another way."""
+    """Return the fragment with as many heavy atoms as the one used; curation may write its SMILES differently."""
     heavy = used.GetNumHeavyAtoms()
     return next((name for name in counts if _heavy(name) == heavy), next(iter(counts)))
 

@@ -1,4 +1,4 @@
-"""From what a user gives, a table or a conformer store with labels, to rows with molecules. Imports RDKit's users.
+"""Reads labelled molecules for a fine-tuning, from a table or from a conformer store with labels.
 
 Shapes: M rows, L targets.
 """
@@ -17,9 +17,9 @@ from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.schema import LABEL_PREFIX, Float64
 from unimol_scale.store.shards import open_store
 
-PREDICTED = "predicted "  # what a target's column of predictions is called before its name
-SPREAD = " seed_std"  # of their standard deviation over seeds, after a target's name; it is no error bar
-MOST_CLASSES = 5  # integer labels of more different values are taken for counts
+PREDICTED = "predicted "  # before the name of a target: column of its predictions
+SPREAD = " seed_std"  # behind the name of a target: standard deviation over seeds, not an error bar
+MOST_CLASSES = 5  # integer labels with more different values are taken for counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class Rows:
         name: of the data.
         targets: [L] names.
         units: target → unit, where one is known.
-        task: what the labels are.
+        task: kind of the labels.
         labels_ML: NaN where missing.
-        given_splits: [M] of the split column, if one was asked for.
-        molecules: where each row's molecule is, and which rows have none.
+        given_splits: [M] of the split column, if the user named one.
+        molecules: where the molecule of each row is, and which rows have none.
         hydrogens: whether the store of the molecules has hydrogens as atoms.
     """
 
@@ -58,7 +58,7 @@ class Rows:
         return int((np.isnan(self.labels_ML).all(axis=1) & (self.molecules.position_M >= 0)).sum())
 
     def describe_repeated(self) -> str:
-        """Return a line on rows whose molecule another usable row has too; "" where there are none."""
+        """Return a line on rows that share a molecule with another usable row; "" if there are none."""
         position_R, labels_RL = self.molecules.position_M[self.usable_M], self.labels_ML[self.usable_M]
         distinct, place_R = np.unique(position_R, return_inverse=True)
         if len(distinct) == len(position_R):
@@ -73,7 +73,7 @@ class Rows:
         )
 
     def describe_integers(self) -> str:
-        """Return a line on labels that look like classes and are fitted as numbers; "" where there are none."""
+        """Return a line on labels that look like classes but are fitted as numbers; "" if there are none."""
         for target, labels_M in zip(self.targets, self.labels_ML.T, strict=True):
             values = np.unique(labels_M[~np.isnan(labels_M)])
             if self.task == "regression" and len(values) <= MOST_CLASSES and (values == values.round()).all():
@@ -83,15 +83,15 @@ class Rows:
 
 
 def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
-    """Read the data, and make the conformers that it lacks.
+    """Read the data, and make missing conformers.
 
     Args:
-        config: names the data.
-        geometry: whether the model sees distances; conformers are made only if it does.
+        config: of the fine-tuning.
+        geometry: whether the model sees distances; conformers are made only then.
 
     Raises:
         SourceError: the data is missing or wrong, or rows have no usable molecule and ``skip_bad`` is off.
-        ConfigError: the labels are not what the task needs, or the metric or loss not of the task.
+        ConfigError: labels, metric or loss do not fit the task.
     """
     rows = _from_store(config) if is_store(config.data) else _from_table(config, geometry)
     if not rows.usable_M.any():
@@ -107,7 +107,7 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
         name=table.name,
         targets=table.targets,
         units=_known(config.units, table.targets),
-        task=_task(config, table),  # before minutes are spent on conformers
+        task=_task(config, table),  # checked before conformers are made, which can take minutes
         labels_ML=table.labels_ML,
         given_splits=table.splits,
         molecules=prepare(
@@ -125,7 +125,7 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
 
 
 def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
-    """Return the task, and refuse what does not go with it."""
+    """Return the task, and check that labels, metric, loss and target names fit it."""
     task = config.task or infer_task(table)
     check_task(table, task)
     if config.metric is not None:

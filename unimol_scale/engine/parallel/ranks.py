@@ -1,4 +1,4 @@
-"""The processes of one run: join them, let them talk, and leave. For deepspeed, torchrun, srun and plain python.
+"""Connects the processes of a run, and lets them communicate: under deepspeed, torchrun, srun and plain python.
 
 Traps handled here, each measured: no shared-memory op is compiled at start, plain ``python`` needs the ranks'
 variables, and gloo ranks abort at exit unless they part in order.

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unimol_scale.config import Origin, merge
+from unimol_scale.common.trees import merge
+from unimol_scale.config import Origin
 from unimol_scale.engine.objective_setup import with_teacher_named
 from unimol_scale.engine.planning.accelerators import named_target, parse_bytes, target_here
 from unimol_scale.engine.planning.plan import Plan

@@ -1,19 +1,22 @@
-"""``--extend STEPS``: a run goes on for more steps than it was begun for, with its own settings.
+"""``--extend STEPS``: continues a run for more steps than it was started with, with the same settings.
 
 How far it is to go is counted from the end of the run, so that the same command, given again after an interruption,
 goes on with the same extension.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unimol_scale.common.run_files import CONFIG_NAME
-from unimol_scale.config import Origin, merge, read_yaml
-from unimol_scale.engine.run.resume import STEPS, flatten
+from unimol_scale.common.trees import Tree, flatten, merge
+from unimol_scale.config import Origin, read_yaml
+from unimol_scale.engine.run.resume import STEPS, refuse_newer
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
 from unimol_scale.errors import ConfigError
+from unimol_scale.objectives.registry import ObjectiveConfig
 
 
 def resolve_extended(steps: int, size: str | None, chosen: Mapping[str, Any], origin: Origin) -> PretrainConfig:
@@ -28,6 +31,7 @@ def resolve_extended(steps: int, size: str | None, chosen: Mapping[str, Any], or
 
     Raises:
         ConfigError: there is no run to go on with, or the number of steps is below 1 or contradicts ``train.steps``.
+        RunError: a newer version wrote the run's settings.
     """
     if steps < 1:
         raise ConfigError(f"--extend must be at least 1, got {steps}")
@@ -38,7 +42,7 @@ def resolve_extended(steps: int, size: str | None, chosen: Mapping[str, Any], or
     folder = Path(str(chosen["output"]))
     if not (folder / CONFIG_NAME).is_file():
         raise ConfigError(f"--extend goes on with a run, and {folder} holds none; begin one without --extend")
-    base = read_yaml(folder / CONFIG_NAME)[0]
+    base = _settings_of(folder)
     end = _end(folder, base)
     asked = flatten(chosen)[STEPS] if STEPS in origin.given else end
     if asked not in (end, end + steps):
@@ -48,6 +52,16 @@ def resolve_extended(steps: int, size: str | None, chosen: Mapping[str, Any], or
         )
     more = {"train": {"steps": end + steps}, "extended_from": end}
     return resolve(size or str(base.get("size")), merge(chosen, more), origin.with_given(more), base=base)
+
+
+def _settings_of(folder: Path) -> Tree:
+    """Return the settings of a run, without those of objectives that it does not learn and this version has not."""
+    base = read_yaml(folder / CONFIG_NAME)[0]
+    flat = flatten(base)
+    refuse_newer(flat, flat, folder / CONFIG_NAME, "choose another --output")
+    names = {field.name for field in dataclasses.fields(ObjectiveConfig)}
+    objective = {name: value for name, value in base.get("objective", {}).items() if name in names}
+    return {**base, "objective": objective}
 
 
 def _end(folder: Path, base: Mapping[str, Any]) -> int:

@@ -1,13 +1,13 @@
-"""What a pretraining run is: every setting, resolved from size, files and the command line. Imports no DeepSpeed."""
+"""All settings of a pretraining run, resolved from size, files and the command line. Imports no DeepSpeed."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unimol_scale.config import Origin, build, merge, to_tree
+from unimol_scale.common.text.json_files import hash_json
+from unimol_scale.common.trees import merge
+from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.presets import ModelConfig, preset
@@ -177,7 +177,7 @@ class PretrainConfig:
     @property
     def objective_sha256(self) -> str:
         """Hash of what is predicted and how it is corrupted; runs that differ in it cannot be compared."""
-        return hashlib.sha256(json.dumps(self.objective.identity, sort_keys=True).encode()).hexdigest()
+        return hash_json(self.objective.identity)
 
 
 def resolve(

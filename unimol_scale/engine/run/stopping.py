@@ -1,4 +1,4 @@
-"""Requests to stop a run: SIGTERM, SIGUSR1 as batch systems send it, Ctrl-C, a closed terminal, no launcher. No torch.
+"""Notices requests to stop a run: SIGTERM, SIGUSR1, Ctrl-C, a closed terminal, a launcher that is gone. No torch.
 
 A thread of its own hears them, since the main thread may be waiting inside a collective, or for other ranks to come.
 """
@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from unimol_scale.common.exit_status import EXIT_INTERRUPTED, EXIT_STOPPED
-from unimol_scale.engine.parallel.launcher import LauncherWatch
+from unimol_scale.engine.run.launcher import LauncherWatch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 # Not heard where they are ignored: shells make a script's background jobs ignore Ctrl-C, and nohup a closed terminal.

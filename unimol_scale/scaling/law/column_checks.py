@@ -7,9 +7,9 @@ molecule has many atoms and pairs, and costs some 5 to 3,000 times as much, by i
 import numpy as np
 
 from unimol_scale.scaling.law.laws import Columns, FloatArray
-from unimol_scale.scaling.runs.table_checks import FEWEST_MOLECULES, OTHER_UNIT, SMALLEST_MODEL, flops_ratio
+from unimol_scale.scaling.runs.table_checks import FEWEST_MOLECULES, OTHER_UNIT, SMALLEST_MODEL
 
-LEAST, MOST = 0.03, 1e4  # of C / 6ND; a mixture of experts uses a part of its parameters only
+LEAST, MOST = 0.03, 1e4  # plausible C / 6ND; a mixture of experts uses only a part of its parameters
 # Unit → FLOPs of one.
 UNITS = {
     "GFLOP": 1e9,
@@ -19,14 +19,14 @@ UNITS = {
     "petaflop/s-days": 8.64e19,
     "ZFLOP": 1e21,
 }
-LIKELY = (0.3, 3e3)  # C / 6ND in the right unit
-SAME = 0.05  # two runs of one budget, or one size, give or take this share
-MOST_COMPARED = 300  # points that are compared with each other
-RISING = 0.8  # share of such pairs whose loss rises
+LIKELY = (0.3, 3e3)  # range of C / 6ND that is expected in the right unit
+SAME = 0.05  # relative difference up to which budgets or sizes count as equal
+MOST_COMPARED = 300  # points of which all pairs are compared
+RISING = 0.8  # share of pairs with a rising loss from which on the column is no loss
 
 
 def unit_causes(columns: Columns) -> list[str]:
-    """Return which of N, D and C seem to be in another unit than parameters, molecules and FLOPs, in sentences."""
+    """Return sentences on which of N, D and C seem not to be in parameters, molecules and FLOPs."""
     causes = []
     largest = float(columns["N"].max())
     if largest < SMALLEST_MODEL:
@@ -41,7 +41,7 @@ def unit_causes(columns: Columns) -> list[str]:
         )
     if "C" not in columns:
         return causes
-    ratio = float(np.exp(np.median(np.log(flops_ratio(columns["C"], columns["N"], columns["D"])))))
+    ratio = float(np.exp(np.median(np.log(columns["C"] / (6.0 * columns["N"] * columns["D"])))))
     if ratio < LEAST:
         units = [f"{name} ({size:g})" for name, size in UNITS.items() if LIKELY[0] <= ratio * size <= LIKELY[1]]
         unit = f"{' or '.join(units)} instead of FLOPs" if units else "another unit than FLOPs"
@@ -55,7 +55,7 @@ def unit_causes(columns: Columns) -> list[str]:
 
 
 def why_out_of_reach(columns: Columns, budget: float) -> list[str]:
-    """Return why a budget of so many FLOPs may have no best size near those of the runs; [] if nothing explains it."""
+    """Return possible reasons why a budget has no optimal size near those of the runs."""
     flops = columns["C"]
     causes = []
     if budget > OTHER_UNIT * flops.max():
@@ -66,7 +66,7 @@ def why_out_of_reach(columns: Columns, budget: float) -> list[str]:
 
 
 def why_no_loss(columns: Columns, loss: FloatArray) -> str | None:
-    """Return why a column is no loss that a law could describe: it does not vary, or it only rises; None if it may."""
+    """Return why a column cannot be a loss: it does not vary, or rises with size and data; None if it can be one."""
     if len(loss) > 1 and np.ptp(loss) <= 1e-9 * loss.max():
         return f"the loss is {loss[0]:.4g} in every run: is it the right column?"
     shares = [share for share in _shares_rising(columns, loss).values() if share is not None]
@@ -76,7 +76,7 @@ def why_no_loss(columns: Columns, loss: FloatArray) -> str | None:
 
 
 def loss_causes(columns: Columns, loss: FloatArray) -> list[str]:
-    """Return in which of N and D the loss rises, in sentences; runs that overfit do so in one of them."""
+    """Return sentences on which of N and D the loss rises with; if runs overfit, it may rise with one of them."""
     return [
         f"the loss rises with {name} in {share:.0%} of the pairs of runs that differ in it alone, and a law needs one "
         "that falls (not an accuracy or a score)"
@@ -90,7 +90,7 @@ def _shares_rising(columns: Columns, loss: FloatArray) -> dict[str, float | None
 
 
 def _share_rising(values: FloatArray, others: FloatArray, loss: FloatArray) -> float | None:
-    """Return, of the pairs of one ``others`` and two ``values``, the share whose loss rises; None with few pairs."""
+    """Return the share of pairs with equal ``others`` whose loss rises with ``values``; None for few pairs."""
     every = -(-len(loss) // MOST_COMPARED)
     values, others, loss = values[::every], others[::every], loss[::every]
     higher = np.log(values[:, None] / values[None, :]) > SAME

@@ -111,7 +111,7 @@ def _in_per_cent(low: FloatArray, high: FloatArray) -> bool:
 
 def _check_compute(records: Sequence[RunRecord]) -> None:
     known = [record for record in records if record.flops and record.parameters and record.molecules]
-    ratios = np.array([flops_ratio(record.flops or 0.0, record.parameters, record.molecules) for record in known])
+    ratios = np.array([(record.flops or 0.0) / (6.0 * record.parameters * record.molecules) for record in known])
     if len(known) < 2 or not np.isfinite(ratios).all() or ratios.min() <= 0:
         return  # single values are judged where the points are made
     usual = float(np.exp(np.median(np.log(ratios))))
@@ -123,10 +123,3 @@ def _check_compute(records: Sequence[RunRecord]) -> None:
             f"the rows give N, D or C in different units: C/(6ND) is about {usual:.2g} in most rows, but {named}{more}"
             "; write every column in one unit"
         )
-
-
-def flops_ratio(
-    flops: FloatArray | float, parameters: FloatArray | float, molecules: FloatArray | float
-) -> FloatArray:
-    """Return C / 6ND, which tells the units of N, D and C."""
-    return np.asarray(flops / (6.0 * parameters * molecules))

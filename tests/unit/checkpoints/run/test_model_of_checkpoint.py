@@ -66,7 +66,7 @@ def test_a_save_that_was_cut_off_is_no_model(tmp_path):
     [
         ({"model": {**META["model"], "atom_width": 32}}, "elements, not"),
         ({"model": {k: v for k, v in META["model"].items() if k != "layers"}}, "the key 'layers' is required"),
-        ({"model": {**META["model"], "layerz": 2}}, "unknown key 'layerz'; did you mean 'layers'"),
+        ({"model": {**META["model"], "layerz": 2}}, "model.layerz: unknown key 'layerz', so a newer version"),
         ({"heads": {**META["heads"], "projection": 7}}, "no 'weight' of a parameter 'projection.weight'"),
     ],
 )

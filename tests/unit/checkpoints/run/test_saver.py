@@ -145,7 +145,7 @@ def test_a_disk_that_is_full_at_the_manifest_is_no_end_either(tmp_path, monkeypa
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patched.setattr(checkpoint_folder, "commit_text", refuse)
+        patched.setattr(checkpoint_folder, "write_json", refuse)
         assert [one.publish({}, keep=3) for one in ranks] == [None, None]
     assert "No space left" in ranks[0].error
     assert [one.wait() for one in ranks] == [SaveState.IDLE] * 2

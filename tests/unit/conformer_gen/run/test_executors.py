@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SampledProgress
 from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.run.jobs import Job, StageWork
 from conformer_gen.run.watchdog import Starting
 from conformer_gen.selection.pieces import Piece
 from conformer_gen.sources.config import SourceConfig
-from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError
 
 
@@ -43,7 +43,7 @@ def test_a_cluster_is_sent_both_packages_whole(tmp_path: Path, monkeypatch: pyte
 def test_in_this_process_progress_moves_with_every_molecule(tmp_path: Path) -> None:
     shown: list[int] = []
 
-    class Shown(StageProgress):
+    class Shown(SampledProgress):
         def tick(self) -> None:
             shown.append(self.advanced)
 

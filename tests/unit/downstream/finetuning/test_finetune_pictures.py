@@ -4,7 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_course, draw_predictions
+from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 
 NAN = np.nan
@@ -70,5 +70,5 @@ def test_many_targets_are_drawn_up_to_a_number_of_panels(tmp_path):
 
 
 def test_the_course_shows_losses_and_scores(tmp_path):
-    draw_course(tmp_path / "c.png", outcome("regression", ("y",)))
+    draw_training_curves(tmp_path / "c.png", outcome("regression", ("y",)))
     assert ink(tmp_path / "c.png") > 2000

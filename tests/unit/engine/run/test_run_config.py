@@ -5,7 +5,7 @@ import pytest
 
 from unimol_scale.config import read_settings, to_tree, to_yaml
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, resolve
-from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.errors import ConfigError, StoreError
 
 FLAGS = {"data": {"path": "store"}}
@@ -125,3 +125,23 @@ def test_a_wrong_value_is_named_where_it_was_given(tmp_path, assignments, messag
     )
     with pytest.raises(ConfigError, match=message.format(file=file)):
         resolve("0.1M", *read_settings(file, FLAGS, assignments))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sha256"),
+    [
+        ([], "0033341fa0abae3fdd387199df8a4fcde79e727734179f5f305c5d1f2e35c894"),
+        (["objective.name=blend"], "2d4240fcaaa0c739c0856d6c147ae4bbadb0afcf520a5abf8901c593c1b8535f"),
+        (
+            ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5"],
+            "1071fd60a930dcd553d995da8a29a17888d2e8d2ac97edc6099b75d409f52a3d",
+        ),
+        (
+            ["objective.name=distill", "objective.distill.teacher=t", "objective.distill.teacher_sha256=abc"],
+            "e31fc6b9c2986b838bb1e8de0e6cd9d3b041894d45f8a29ec8998eaca757f4c4",
+        ),
+    ],
+)
+def test_what_is_learnt_has_the_hash_that_it_has_always_had(settings: list[str], sha256: str) -> None:
+    """The runs of a law are compared by it, and those of earlier versions are on disks."""
+    assert resolve("0.1M", *read_settings(None, {"data": {"path": "store"}}, settings)).objective_sha256 == sha256

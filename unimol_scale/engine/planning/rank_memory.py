@@ -1,4 +1,4 @@
-"""What the memory of one rank must hold, part by part, and the largest micro-batch that a step can bring.
+"""Computes the memory of one rank, part by part, and the largest micro-batch that can occur.
 
 Weights, gradients and optimizer states follow from the ZeRO stage, DeepSpeed's buffers from its settings, activations
 from the model and the shape of a micro-batch (model/accounting.py). All of it is arithmetic: nothing is allocated.
@@ -201,27 +201,33 @@ def rank_memory(
     )
 
 
-def largest_max_pairs(
+def fitting_max_pairs(
     config: PretrainConfig,
     objective: Objective,
     histogram: Mapping[int, int],
-    memory: RankMemory,
     capacity: float,
     *,
+    world_size: int,
     cuda: bool,
     margin: float = MARGIN,
 ) -> int | None:
-    """Return the largest ``data.max_pairs`` whose micro-batches fit, to two digits; None: not even one molecule fits.
+    """Return the largest ``data.max_pairs`` whose micro-batches a rank's memory holds, whatever the configuration says.
 
     Args:
         config: of the run.
         objective: of the run.
         histogram: atoms → molecules of the training split.
-        memory: of a rank, whatever its micro-batch.
         capacity: bytes of the device.
+        world_size: ranks that share what the ZeRO stage shares.
         cuda: whether the device is a GPU.
         margin: share of the device that stays free.
+
+    Returns:
+        It, to two digits; None: not even one molecule fits.
     """
+    # Of any micro-batch: what is in memory beside it is the same.
+    one = MicroBatchShape(molecules=1, num_atoms=max(histogram))
+    memory = rank_memory(config, objective, one, world_size=world_size, cuda=cuda)
     free = capacity * (1 - margin) - memory.standing - memory.gathered
     if memory.standing + memory.step > capacity * (1 - margin):
         return None
@@ -241,33 +247,6 @@ def largest_max_pairs(
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     digit = int("1" + "0" * max(0, len(str(low)) - 2))
     return max(least, low // digit * digit)
-
-
-def fitting_max_pairs(
-    config: PretrainConfig,
-    objective: Objective,
-    histogram: Mapping[int, int],
-    capacity: float,
-    *,
-    world_size: int,
-    cuda: bool,
-    margin: float = MARGIN,
-) -> int | None:
-    """Return the largest ``data.max_pairs`` that a rank's memory holds, whatever the configuration says of it.
-
-    Args:
-        config: of the run.
-        objective: of the run.
-        histogram: atoms → molecules of the training split.
-        capacity: bytes of the device.
-        world_size: ranks that share what the ZeRO stage shares.
-        cuda: whether the device is a GPU.
-        margin: share of the device that stays free.
-    """
-    # Of any micro-batch: what stands in memory beside it is the same.
-    shape = MicroBatchShape(molecules=1, num_atoms=max(histogram))
-    memory = rank_memory(config, objective, shape, world_size=world_size, cuda=cuda)
-    return largest_max_pairs(config, objective, histogram, memory, capacity, cuda=cuda, margin=margin)
 
 
 def value_bytes(config: PretrainConfig) -> int:

@@ -1,4 +1,4 @@
-"""The learning rate of a step: a pure function."""
+"""The learning rate of every step."""
 
 import math
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from unimol_scale.engine.parallel import launcher
-from unimol_scale.engine.parallel.launcher import LauncherWatch, program_of
+from unimol_scale.engine.run import launcher
+from unimol_scale.engine.run.launcher import LauncherWatch, program_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells who started whom")
 REPOSITORY = Path(__file__).resolve().parents[4]
 RANK = """
 import sys, time
 from pathlib import Path
-from unimol_scale.engine.parallel import launcher
-from unimol_scale.engine.parallel.launcher import LauncherWatch
+from unimol_scale.engine.run import launcher
+from unimol_scale.engine.run.launcher import LauncherWatch
 note = Path(sys.argv[1])
 watch = LauncherWatch()
 note.write_text("gone" if watch.is_gone() else "there", encoding="ascii")
@@ -116,6 +116,10 @@ def test_these_tests_have_no_launcher() -> None:
         ("/usr/bin/python3.11 /opt/bin/torchrun --nproc_per_node 2 launch/pretrain.py", "torchrun"),
         ("python -u -m deepspeed.launcher.launch --world_info=x launch/pretrain.py", "deepspeed.launcher.launch"),
         ("/opt/bin/deepspeed launch/pretrain.py", "deepspeed"),
+        ("/usr/bin/python3.11 /opt/bin/torchrun -m unimol_scale.cli pretrain", "torchrun"),
+        ("/opt/bin/deepspeed --module unimol_scale.cli pretrain", "deepspeed"),
+        ("python -u -m unimol_scale.cli ladder ladder.yaml", "unimol_scale.cli"),
+        ("/usr/bin/python3.11 /opt/bin/unimol-scale ladder ladder.yaml", "unimol-scale"),
         ("bash run.sh deepspeed", "bash"),
         ("python -c pass", "pass"),
         ("", ""),

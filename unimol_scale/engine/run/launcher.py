@@ -1,4 +1,4 @@
-"""Whether the program that started this rank is still there: deepspeed, torchrun or a ladder. Linux only.
+"""Watches whether the program that started this rank still runs: deepspeed, torchrun or a ladder. Linux only.
 
 SIGTERM ends ``deepspeed`` without a word to its ranks, which would train on alone and keep the port and the folder from
 the next start. Shells, terminals and ``nohup`` are no launchers: a run may outlive them.
