@@ -81,7 +81,7 @@ class MoleculeRow:
         Raises:
             StoreError: the SMILES is not of the record's atoms.
         """
-        from conformer_gen.chemistry.rdkit_molecule import rdkit_molecule
+        from conformer_gen.chemistry.graph import rdkit_molecule
 
         molecule = rdkit_molecule(self.record)
         for name, value in self.labels.items():
