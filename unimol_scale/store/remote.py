@@ -34,6 +34,7 @@ from unimol_scale.store.source import MAX_OPEN
 FETCHING = FetchOptions()
 ROOM_S = 600.0  # to wait for others' downloads to end
 PART = ".part"
+DEFAULT_CACHE, DEFAULT_CACHE_BYTES = Path("~/.cache/unimol-scale"), 20 * 2**30
 
 
 def is_url(location: object) -> bool:
