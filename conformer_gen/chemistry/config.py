@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.common.trees import Tree
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import COORDINATE_SCALE, PLANAR_SCALE

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+import unimol_scale.config as strict
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.jobs import Executor, UnorderedMap
 from conformer_gen.run.workspace import WORK_NAME, layout_of
@@ -30,7 +31,6 @@ from conformer_gen.selection.pieces import (
     groups,
 )
 from conformer_gen.selection.selected_rows import Selection
-from unimol_scale import config as strict
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.common.trees import Tree

@@ -5,14 +5,13 @@ then ``.build/`` is removed.
 """
 
 import contextlib
-import fcntl
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from rdkit import rdBase
 
+import unimol_scale.config as strict
 from conformer_gen.chemistry import nvmolkit_engine
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.config import BuildConfig
@@ -20,8 +19,9 @@ from conformer_gen.selection.exclusions import describe_files
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.locations import describe
 from conformer_gen.sources.reader import check_source, has_geometry, label_units, may_lack_geometry
-from unimol_scale import config as strict
-from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text
+from unimol_scale.common.files import TEMPORARY_SUFFIX
+from unimol_scale.common.locks import HeldError, claim_lock
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.common.trees import Flat, Tree, as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, SPLITS, read_manifest
@@ -133,14 +133,14 @@ def claim(output: Path, plan: Tree, task_size: int) -> bool:
     plan_file = work / PLAN_NAME
     if plan_file.is_file():
         try:
-            theirs = json.loads(plan_file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise StoreError(f"{plan_file} is damaged: {error}; {remedy}") from error
+            theirs = read_json(plan_file)
+        except NotJsonError as error:
+            raise StoreError(f"{plan_file} is damaged, it {error}; {remedy}") from error
         _refuse_other(plan, theirs, plan_file, f"{output} holds an unfinished build of", remedy)
         return False
     if output.exists() and any(path.name != WORK_NAME for path in output.iterdir()):
         raise StoreError(f"{output} exists and holds something else than a conformer store; {remedy}")
-    commit_text(plan_file, json.dumps(plan, indent=1) + "\n")
+    write_json(plan_file, plan)
     return False
 
 
@@ -151,9 +151,11 @@ def locked(output: Path) -> Iterator[None]:
     Raises:
         StoreError: another process is building there.
     """
-    with (output / WORK_NAME / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"another process is building in {output} right now; wait for it to end") from error
+    try:
+        lock = claim_lock(output / WORK_NAME / "lock")
+    except HeldError as error:
+        raise StoreError(
+            f"another process is building in {output} right now{error.holder}; wait for it to end"
+        ) from error
+    with lock:
         yield

@@ -149,13 +149,12 @@ def test_a_stopped_run_goes_on_with_the_losses_it_would_have_had(original, argum
     assert unimol_scale.from_pretrained(run)
 
 
-def test_every_objective_has_a_stopped_run_in_every_generation():
+def test_every_generation_has_a_stopped_run_of_every_objective():
     assert GENERATIONS
     for original in GENERATIONS:
-        mine = [arguments for generation, arguments in STOPPED if generation == original]
-        assert {"denoise", "blend", "distill", "mixture"} <= {
-            option([*arguments, "--objective", "denoise"], "--objective") for arguments in mine
-        }
+        mine = [" ".join(arguments) for generation, arguments in STOPPED if generation == original]
+        for objective in ("mixture.denoise", "mixture.blend", "distill"):
+            assert any(f"objective.{objective}" in line for line in mine), (original, objective)
 
 
 def test_finished_work_is_known_as_finished(earlier):
@@ -187,7 +186,7 @@ def test_models_give_the_vectors_they_gave(earlier, monkeypatch):
         np.testing.assert_allclose(found, vectors(expected), **CLOSE, err_msg=str(arguments))
     earlier.run("unimol-scale", *with_output(commands[0], "again.parquet"))
     again = pq.read_table("again.parquet")
-    assert again.column_names == pq.read_table(option(commands[0], "--output")).column_names
+    assert set(again.column_names) >= set(pq.read_table(option(commands[0], "--output")).column_names)
     np.testing.assert_allclose(vectors(again), vectors(pq.read_table(option(commands[0], "--output"))), **CLOSE)
 
 

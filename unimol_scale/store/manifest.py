@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from unimol_scale import config
 from unimol_scale.common.file_versions import version_problem
+from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.errors import ConfigError, NewerFileError, StoreError
 from unimol_scale.store.schema import SCHEMA_VERSION, Layout
 
 MANIFEST_NAME = "manifest.json"
-BUILD_COMMAND = "python conformer_gen/build.py --source sample"
+BUILD_COMMAND = "unimol-scale build --source sample"
 
 Backend = Literal["arrow", "lmdb"]
 SplitName = Literal["train", "valid"]
@@ -141,7 +141,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``; equal manifests give equal text."""
-        return json.dumps(config.to_tree(self), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(to_tree(self), indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, path: Path) -> "Manifest":
@@ -162,7 +162,7 @@ class Manifest:
         if problem := version_problem(version, SCHEMA_VERSION, "schema_version"):
             raise StoreError(f"{path}: {problem}")
         try:
-            return config.build(Manifest, tree, config.Origin(name=str(path), recorded=True))
+            return build(Manifest, tree, Origin(name=str(path), recorded=True))
         except NewerFileError as error:
             raise StoreError(str(error)) from error
         except ConfigError as error:

@@ -20,7 +20,7 @@ RECORDS = [random_record(number) for number in range(10)]
 
 
 def test_a_missing_store_names_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"conformer_gen/build\.py --source sample"):
+    with pytest.raises(StoreError, match=r"unimol-scale build --source sample"):
         open_store(tmp_path / "nowhere")
 
 

@@ -1,4 +1,4 @@
-"""The DeepSpeed settings of a run: what the run's own configuration decides, and a user's file laid over the rest.
+"""Makes the DeepSpeed settings of a run from its configuration and a file of the user.
 
 What the configuration decides has one source, so a file may repeat it but not change it. Settings under which a run's
 state could not be saved and resumed exactly are refused here, before anything is built.
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from unimol_scale.common.text.json_files import NotJsonError, read_json
 from unimol_scale.common.trees import flatten, merge
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import ConfigError
@@ -78,11 +79,11 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
     if path is None:
         return settings
     try:
-        extra = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"zero.config: {path} is not a readable JSON file: {error}") from error
-    if not isinstance(extra, dict):
-        raise ConfigError(f"zero.config: {path} must hold a JSON object, not {type(extra).__name__}")
+        extra = read_json(path)
+    except OSError as error:
+        raise ConfigError(f"zero.config: {path} cannot be read: {error.strerror}") from error
+    except NotJsonError as error:
+        raise ConfigError(f"zero.config: {path} {error}") from error
     ours, theirs = flatten(settings), flatten(extra)
     for key, value in theirs.items():
         if key in ours and key not in _DEFAULTS and value != ours[key]:

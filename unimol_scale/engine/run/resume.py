@@ -1,4 +1,4 @@
-"""Whether a run's settings agree with those of its checkpoint: the same data, model, objective and batches.
+"""Compares the settings of a run with those of its checkpoint: data, model, objective and batches must be the same.
 
 Settings that decide which function is learnt from which batches must be equal, or the loss curve would be of two runs.
 Those of the optimizer and its schedule may change, and a change is recorded (``settings_changes``). Whatever else a run

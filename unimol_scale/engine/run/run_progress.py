@@ -1,8 +1,8 @@
-"""How far a run is: the counters that travel with every checkpoint."""
+"""The counters of a run, which every checkpoint has."""
 
 from dataclasses import dataclass
 
-from unimol_scale.checkpoints.run.published import MANIFEST, CheckpointInfo
+from unimol_scale.checkpoints.run.checkpoint_folder import MANIFEST, CheckpointInfo
 from unimol_scale.config import Origin, build
 from unimol_scale.errors import CheckpointError, ConfigError
 

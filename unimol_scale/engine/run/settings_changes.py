@@ -1,4 +1,4 @@
-"""How the settings of a run changed between its starts: judged against the checkpoint, told, and kept in the run.
+"""Records and reports how the settings of a run changed since its checkpoint.
 
 Every checkpoint records the whole configuration and the changes before it, so the list that a finished run's summary
 holds is that of the steps which led to its weights, whatever was given up on the way. ``config_history.jsonl`` has one
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.checkpoints.run.publish import CheckpointInfo
+from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo
 from unimol_scale.common.run_files import CONFIG_HISTORY_NAME, CONFIG_NAME
 from unimol_scale.common.trees import Differences, Flat, as_lines, flatten
 from unimol_scale.config import read_yaml
@@ -27,7 +27,7 @@ from unimol_scale.engine.run.resume import (
     settings_that_matter,
 )
 from unimol_scale.engine.run.run_config import PretrainConfig
-from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.store.remote import is_url
 
@@ -138,7 +138,7 @@ def _without_places(tree: Mapping[str, Any]) -> Flat:
     return settings
 
 
-def refuse_less(steps: int, done: int, where: object) -> None:
+def refuse_fewer_steps(steps: int, done: int, where: object) -> None:
     """Raise if a run is asked to end before what is done.
 
     Raises:
@@ -151,14 +151,14 @@ def refuse_less(steps: int, done: int, where: object) -> None:
         )
 
 
-def refuse_unearned(found: CheckpointInfo, config: PretrainConfig, change: SettingsChange | None) -> None:
+def refuse_without_steps(found: CheckpointInfo, config: PretrainConfig, change: SettingsChange | None) -> None:
     """Raise if a start would do no step and yet end as a run of other settings.
 
     Raises:
         RunError: fewer steps are asked for than are done, or as many with another schedule, or the loss after the last
             step is not known.
     """
-    refuse_less(config.train.steps, found.step, config.output)
+    refuse_fewer_steps(config.train.steps, found.step, config.output)
     if found.step < config.train.steps:
         return
     if change is not None and change.curve:
@@ -195,7 +195,7 @@ def nothing_left(config: PretrainConfig, summary: Mapping[str, Any], data_manife
         )
     refuse_newer(before, all_settings(config), config.output / CONFIG_NAME, "choose another --output")
     done = int(summary["steps"])
-    refuse_less(config.train.steps, done, f"the finished run {config.output}")
+    refuse_fewer_steps(config.train.steps, done, f"the finished run {config.output}")
     if config.train.steps > done:
         return False
     before |= {DATA_HASH: summary["data_manifest_sha256"], STEPS: done}

@@ -13,7 +13,7 @@ from tests.helpers.tiny_finetuning import SEEDS, TINY, fitting
 from tests.helpers.tomorrow import add_setting
 from unimol_scale import config as strict
 from unimol_scale.checkpoints.weights import save_pretrained
-from unimol_scale.downstream.config import FinetuneConfig, FitConfig
+from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning import finetune as finetune_module
 from unimol_scale.downstream.finetuning import finetuning_folder, results
 from unimol_scale.downstream.finetuning.finetune import finetune
@@ -64,10 +64,10 @@ def test_settings_from_before_a_key_there_is_now_are_the_same_settings(finished,
 def become_tomorrow(patch):
     """Give every dataclass that a fine-tuning keeps in its folder a setting more."""
     add_setting(patch, FinetuneConfig, "ensemble", str, "mean")
-    add_setting(patch, FitConfig, "momentum_decay", float, 0.0)
+    add_setting(patch, FinetuneTrainConfig, "momentum_decay", float, 0.0)
     add_setting(patch, ModelConfig, "gate", str, "none")
     add_setting(patch, InputHashes, "splits", str | None, None)
-    for kind in (Member, FinetunedConfig, results.SeedOutcome, results.Outcome):
+    for kind in (Member, FinetunedConfig, results.SeedResult, results.FinetuneResult):
         add_setting(patch, kind, "remark", str, "")
 
 
@@ -101,7 +101,7 @@ def test_yesterdays_fine_tuning_is_read_and_goes_on_tomorrow(finished, tmp_path,
         (InputHashes, "splits", "inputs.json was written by a newer version"),
         (Member, "remark", "seed-0.json: remark: unknown key 'remark', so a newer version"),
         (ModelConfig, "gate", "finetuned.json: model.gate: unknown key 'gate', so a newer version"),
-        (results.Outcome, "remark", "results.json: remark: unknown key 'remark', so a newer version"),
+        (results.FinetuneResult, "remark", "results.json: remark: unknown key 'remark', so a newer version"),
     ],
 )
 def test_what_a_newer_version_fine_tuned_is_named_and_called_that(settings, kind, name, said):

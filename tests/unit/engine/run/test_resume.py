@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from unimol_scale.config import read_settings
 from unimol_scale.engine.run.resume import all_settings, changed_settings, refuse_differences, settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.settings_changes import change_since, settings_in
@@ -15,7 +16,10 @@ MIXTURE = ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective
 
 
 def config_of(*assignments: str) -> PretrainConfig:
-    return resolve("0.1M", None, {"data": {"path": "store"}}, ["train.warmup_steps=0", "train.steps=100", *assignments])
+    return resolve(
+        "0.1M",
+        *read_settings(None, {"data": {"path": "store"}}, ["train.warmup_steps=0", "train.steps=100", *assignments]),
+    )
 
 
 def settings(*assignments: str) -> dict[str, object]:

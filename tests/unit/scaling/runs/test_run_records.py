@@ -205,7 +205,7 @@ def test_the_steps_that_a_resumed_run_did_again_count_once(tmp_path: Path) -> No
         ("summary.json", b'{"status": "fini', "is not JSON"),
         ("summary.json", b"", "is not JSON"),
         ("summary.json", b"\xff\xfe\x00", "is not JSON"),
-        ("summary.json", b"[]", "must hold an object"),
+        ("summary.json", b"[]", "must hold a JSON object"),
         ("summary.json", b"{}", "lacks the key 'status'"),
     ],
 )
