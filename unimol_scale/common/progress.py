@@ -7,6 +7,7 @@ there may be one, so that a library call can be silent where the command that do
 import contextlib
 import enum
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -228,3 +229,15 @@ def track(items: Iterable[Item], total: int, label: str, style: ProgressStyle = 
             display.line(f"{label}: {done} of {total}")
     finally:
         display.stop()
+
+
+@contextlib.contextmanager
+def told_after(seconds: float, tell: Callable[[], object]) -> Iterator[None]:
+    """Call ``tell`` once, in another thread, if the block takes longer than so many seconds."""
+    timer = threading.Timer(seconds, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

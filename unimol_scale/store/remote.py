@@ -23,8 +23,9 @@ from unimol_scale.common.fetching.download import (
     UnwritableError,
     read_patiently,
 )
-from unimol_scale.common.fetching.transport import MissingError, Transport, transport_of_any
-from unimol_scale.common.locks import hold_lock
+from unimol_scale.common.fetching.schemes import transport_of_any
+from unimol_scale.common.fetching.transport import MissingError, Transport
+from unimol_scale.common.machine.locks import hold_lock
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from unimol_scale.store.shards import Store
