@@ -1,4 +1,4 @@
-"""What opens a file behind a URL at some byte, and what can go wrong. Imports no network.
+"""What every transport of remote files offers, and the errors that it raises. Imports the standard library only.
 
 Everything that can go wrong comes out as one of three: ``MissingError`` and ``RefusedError`` are final, and after a
 ``NetworkError`` one may try again.

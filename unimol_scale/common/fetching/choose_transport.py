@@ -1,4 +1,4 @@
-"""The way to the files of a URL, by its scheme; the libraries of the network are imported when one is asked for."""
+"""Chooses the transport for a URL: HTTP or an object store. Their libraries are imported when they are needed."""
 
 from unimol_scale.common.fetching.transport import Transport
 from unimol_scale.errors import SourceError
