@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from unimol_scale.common import summary_file
 from unimol_scale.common.files import commit_text
-from unimol_scale.common.locks import HeldError, claim_lock
+from unimol_scale.common.machine.locks import HeldError, claim_lock
 from unimol_scale.common.run_files import (
     CHECKPOINTS,
     CONFIG_NAME,

@@ -1,6 +1,6 @@
 """Tables in Markdown."""
 
-from unimol_scale.common.text.markdown import markdown_table
+from unimol_scale.common.report.markdown import markdown_table
 
 
 def test_a_bar_in_a_cell_stays_in_its_cell() -> None:

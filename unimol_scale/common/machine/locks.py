@@ -1,4 +1,4 @@
-"""Locks on files, which the system gives up when their process ends. Imports the standard library and errors.
+"""Locks on files, which the system gives up when their process ends.
 
 They are those of ``flock``: between the processes of a machine, and between machines where a network file system passes
 them on. Where the file system has none, that is an error and says so: going on unprotected would damage data silently.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from unimol_scale.common.late_notices import told_after
+from unimol_scale.common.progress import told_after
 from unimol_scale.errors import StoreError
 
 PATIENCE_S = 2.0  # a wait that takes longer is told

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.full_disk import files_no_larger_than
-from unimol_scale.common import locks
-from unimol_scale.common.locks import HeldError, claim_lock, hold_lock, wait_for_lock
+from unimol_scale.common.machine import locks
+from unimol_scale.common.machine.locks import HeldError, claim_lock, hold_lock, wait_for_lock
 from unimol_scale.errors import StoreError
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[4]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from unimol_scale.common.locks import claim_lock
+from unimol_scale.common.machine.locks import claim_lock
 file = claim_lock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.helpers.full_disk import files_no_larger_than
-from unimol_scale.common.pictures import BLUE, draw_grid, save_figure
+from unimol_scale.common.report.pictures import BLUE, draw_grid, save_figure
 
 
 def picture() -> Figure:
