@@ -19,9 +19,8 @@ from tests.helpers import fake_device
 DEVICE = fake_device.GPU
 fake_device.set_up_device()
 fake_device.set_up_ranks()
-sys.path.insert(0, str(fake_device.REPOSITORY / "benchmarks"))  # their imports of one another
 
-from benchmarks import trainer  # noqa: E402
+from benchmarks.training import trainer  # noqa: E402
 from unimol_scale.checkpoints.run.saver import Saver, SaveState  # noqa: E402
 from unimol_scale.data.dataset import DataConfig  # noqa: E402
 from unimol_scale.data.steps.random_streams import MoleculeKeys  # noqa: E402
@@ -179,7 +178,7 @@ def save(model: deepspeed_model.ZeroModel, folder: Path) -> None:
 
 
 def benchmark(folder: Path, watch: fake_device.Watch) -> dict[str, int]:
-    """The bare steps of benchmarks/trainer.py."""
+    """The bare steps of benchmarks/training/trainer.py."""
 
     class Loader:
         def steps(self, first: int, last: int):
