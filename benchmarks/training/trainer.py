@@ -31,7 +31,7 @@ from unimol_scale.common.run_files import METRICS_NAME
 from unimol_scale.data.dataset import training_loader
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.objective_setup import objective_of
-from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
+from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, part, share_cores, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.stopping import StopRequest
@@ -78,7 +78,7 @@ def batches_of(config: PretrainConfig, ranks: Ranks) -> list[list[Sample]]:
 def bare_seconds(config: PretrainConfig, ranks: Ranks, batches: Sequence[Sequence[Sample]]) -> float:
     """Return the seconds of one bare step, the mean after warm-up."""
     objective = objective_of(config)
-    model = ZeroModel(lambda: objective.build_model(config.model), config, ranks)
+    model = DeepSpeedModel(lambda: objective.build_model(config.model), config, ranks)
     start = time.perf_counter()
     for number, samples in enumerate(batches):
         if number == WARM_UP:

@@ -75,7 +75,7 @@ def run(case: tuple[str, int, str, str], folder: Path, watch: fake_device.Watch)
     teacher = preset("0.03M") if name == "distill" else None
     objective = build_objective(config.objective, config.model, teacher=teacher)
     ranks = Ranks(rank=0, world_size=fake_device.WORLD_SIZE, device=DEVICE)
-    model = deepspeed_model.ZeroModel(lambda: build(objective, config, stage), config, ranks)
+    model = deepspeed_model.DeepSpeedModel(lambda: build(objective, config, stage), config, ranks)
     wrong = [n for n, t in model.module.named_buffers() if t.device != DEVICE]
     assert not wrong, f"buffers elsewhere: {wrong}"
     complete = completion(DEVICE, teacher_of(objective))
@@ -146,7 +146,7 @@ def samples_of(objective: Objective, step: int, micro_batches: int) -> list[Samp
     return [objective.corrupt_at(carbon_chains(SHAPE), keys_of(), step) for _ in range(micro_batches)]
 
 
-def validate(model: deepspeed_model.ZeroModel, objective: Objective, complete, ranks: Ranks) -> None:
+def validate(model: deepspeed_model.DeepSpeedModel, objective: Objective, complete, ranks: Ranks) -> None:
     class Loader:
         def __init__(self, part: Objective) -> None:
             self._part = part
@@ -171,7 +171,7 @@ def keys_of() -> MoleculeKeys:
     return MoleculeKeys(seed=0, epoch_B=np.zeros(SHAPE.molecules, np.int64), molecule_B=np.arange(SHAPE.molecules))
 
 
-def save(model: deepspeed_model.ZeroModel, folder: Path) -> None:
+def save(model: deepspeed_model.DeepSpeedModel, folder: Path) -> None:
     saver = Saver(folder / f"checkpoints-{time.monotonic_ns()}", 0, fake_device.WORLD_SIZE, synchronous=True)
     saver.start(1, model.fragments())
     assert saver.wait() is SaveState.WRITTEN, saver.error
