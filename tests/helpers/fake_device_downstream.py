@@ -1,6 +1,6 @@
 """Fine-tuning, prediction, embedding, comparison and the benchmarks on a device without memory.
 
-Run by tests/integration/test_fake_device.py: ``python tests/helpers/fake_device_downstream.py FOLDER``.
+Run by tests/integration/test_fake_device.py: ``python -m tests.helpers.fake_device_downstream FOLDER``.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Everything the engine does to a model, on a device without memory: prints what became of each case as JSON.
 
-Run by tests/integration/test_fake_device.py: ``python tests/helpers/fake_device_engine.py FOLDER``.
+Run by tests/integration/test_fake_device.py: ``python -m tests.helpers.fake_device_engine FOLDER``.
 """
 
 import dataclasses
