@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.common import REPOSITORY, RESULTS, module_parser, processor
-from conformer_gen.selection.pieces import CURATED, EMBEDDED, done_pieces
+from conformer_gen.selection.pieces import CONFORMERS, CURATED, done_pieces
 
 COMMAND = "python -m benchmarks.build.faults"
 
@@ -58,7 +58,8 @@ class Outcome:
 def plan_kills(number: int, rows: int, task_size: int, seed: int) -> list[Kill]:
     """Return kills in the order of their moments, every kind of victim about equally often.
 
-    Every row is curated and, but for duplicates, embedded; the last pieces are left alone, lest a build ends first.
+    Every row is curated and gets a conformer unless it is a duplicate; the last pieces are left alone, lest a build
+    ends first.
     """
     generator = random.Random(seed)
     victims = [VICTIMS[at % len(VICTIMS)] for at in range(number)]
@@ -103,7 +104,7 @@ def _watch(process: "subprocess.Popen[bytes]", mark: bytes, work: Path, outcome:
 
 
 def _num_done(work: Path) -> int:
-    return sum(1 for kind in (CURATED, EMBEDDED) for _ in done_pieces(work, kind))
+    return sum(1 for kind in (CURATED, CONFORMERS) for _ in done_pieces(work, kind))
 
 
 def _kill(driver: int, mark: bytes, victim: str) -> bool:

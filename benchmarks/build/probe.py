@@ -18,13 +18,14 @@ import numpy as np
 from rdkit import Chem
 
 from benchmarks.common import again, module_parser
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, embed_molecule
+from conformer_gen.chemistry.config import ConformerConfig
+from conformer_gen.chemistry.conformers import CuratedMolecule, generate_conformers
 from conformer_gen.chemistry.graph import molecule_graph
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SAMPLES_NAME
 from conformer_gen.run import driver
 from conformer_gen.run.workspace import WORK_NAME
 from unimol_scale import config as strict
-from unimol_scale.common.progress import SAMPLES_NAME
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, MoleculeRecord
 
 COMMAND = "python -m benchmarks.build.probe"
@@ -132,7 +133,7 @@ def labelled(smiles: str, number: int) -> str:
     return Chem.MolToSmiles(molecule)
 
 
-def place_at_random(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> MoleculeRecord:
+def place_at_random(molecule: CuratedMolecule, config: ConformerConfig, seed: int) -> MoleculeRecord:
     """Return a record whose coordinates are random numbers."""
     graph = molecule_graph(Chem.MolFromSmiles(molecule.smiles))
     coordinates = np.random.default_rng(molecule.key).normal(0, 3, (1, len(graph.atomic_number), 3)).astype(np.float32)
@@ -167,7 +168,7 @@ def main() -> None:
     options = build_parser().parse_args()
     tree, origin = strict.read_yaml(options.config)
     config = strict.build(BuildConfig, tree, origin)
-    print(driver.build(config, place_at_random if options.cheap else embed_molecule).describe())
+    print(driver.build(config, place_at_random if options.cheap else generate_conformers).describe())
 
 
 if __name__ == "__main__":

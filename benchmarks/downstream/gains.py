@@ -25,10 +25,10 @@ from benchmarks.common import module_parser
 from benchmarks.downstream.baseline import Baseline, fingerprint_baseline
 from benchmarks.downstream.report import SCRATCH, Cell, TriedRate, write_report
 from unimol_scale.checkpoints.weights import identify
-from unimol_scale.downstream.config import FinetuneConfig, FitConfig, MetricName
+from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig, MetricName
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.metrics import METRICS
-from unimol_scale.downstream.finetuning.results import RESULTS_NAME, Outcome
+from unimol_scale.downstream.finetuning.results import RESULTS_NAME, FinetuneResult
 from unimol_scale.errors import UnimolScaleError
 
 COMMAND = "python -m benchmarks.downstream.gains"
@@ -67,9 +67,15 @@ SETS = {
 }
 
 
-def fitting(epochs: int, rate: float) -> FitConfig:
+def fitting(epochs: int, rate: float) -> FinetuneTrainConfig:
     """Return how every model is fitted, pretrained or not."""
-    return FitConfig(learning_rate=rate, batch_size=32, epochs=epochs, warm_up=0.1, patience=max(epochs // 2, 5))
+    return FinetuneTrainConfig(
+        learning_rate=rate,
+        batch_size=32,
+        epochs=epochs,
+        warm_up=0.1,
+        patience=max(epochs // 2, 5),
+    )
 
 
 def settings(
@@ -142,7 +148,7 @@ def fitted(
     reinitialise: bool,
 ) -> Cell | None:
     """Return a cell at the learning rate that is best on validation; None where nothing is collected."""
-    found: dict[float, tuple[Outcome, str]] = {}
+    found: dict[float, tuple[FinetuneResult, str]] = {}
     for rate in rates:
         config = settings(options, name, model, fraction, reinitialise=reinitialise, rate=rate)
         if not options.collect or (config.folder / RESULTS_NAME).is_file():

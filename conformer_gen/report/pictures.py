@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from rdkit import Chem
 
-from conformer_gen.report.rates import StageRate
-from conformer_gen.report.tallies import ENERGY_STEP, Tallies
-from conformer_gen.selection.selection import Selection
-from unimol_scale.common.files import commit_file
+from conformer_gen.report.stage_rates import StageRate
+from conformer_gen.report.store_counts import ENERGY_STEP, StoreCounts
+from conformer_gen.selection.pieces import CONFORMERS_FAILED, CURATE_FAILED
+from conformer_gen.selection.selected_rows import Selection
+from unimol_scale.common.pictures import BLUE, RED, draw_grid, save_figure
+from unimol_scale.common.units import engineering, time_unit
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 
-MAIN, CONTRAST, PALE, GRID = "#1f77b4", "#d62728", "#a6c8e0", "#e6e6e6"
-WIDTH, DOTS_PER_INCH = 7.2, 130
+MAIN, CONTRAST, PALE = BLUE, RED, "#a6c8e0"
+WIDTH = 7.2
 LOG_RATIO = 30  # largest bar to smallest, from which a linear axis hides the smallest
 MOST_CAUSES = 12
 CROWDED = 26  # elements, from which their symbols stand in two rows
@@ -36,14 +37,15 @@ STEREO_LABELS = {
     ConformerStereo.OPEN: "left open by the SMILES",
     ConformerStereo.CHANGED: "not that of the SMILES",
 }
-TIME_UNITS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
+# What failures.parquet calls the making of conformers is a name of its format.
+STAGE_LABELS = {CURATE_FAILED: "curate", CONFORMERS_FAILED: "conformers"}
 
 
-def draw_all(tallies: Tallies, selection: Selection, rates: Sequence[StageRate], folder: Path) -> dict[str, str]:
+def draw_all(counts: StoreCounts, selection: Selection, rates: Sequence[StageRate], folder: Path) -> dict[str, str]:
     """Draw every picture that the build gives reason for.
 
     Args:
-        tallies: of the store.
+        counts: of the store.
         selection: of the build.
         rates: of the stages of the build; none draws no rate.
         folder: where the files go.
@@ -52,27 +54,20 @@ def draw_all(tallies: Tallies, selection: Selection, rates: Sequence[StageRate],
         Name → title, in the order of the report; the file is <name>.png. All but "rate" depend on the store alone.
     """
     jobs: list[tuple[str, str, Callable[[], Figure]]] = [
-        ("atoms", "Atoms per molecule", lambda: _size_figure(tallies)),
-        ("elements", "Elements", lambda: _element_figure(tallies)),
+        ("atoms", "Atoms per molecule", lambda: _size_figure(counts)),
+        ("elements", "Elements", lambda: _element_figure(counts)),
         ("scaffolds", "Molecules of every Murcko scaffold", lambda: _scaffold_figure(selection)),
-        ("origins", "How conformers were made, and their stereo", lambda: _origin_figure(tallies)),
+        ("origins", "How conformers were made, and their stereo", lambda: _origin_figure(counts)),
     ]
-    if max(tallies.conformers) > 1:
-        jobs.append(("conformers", "Conformers per molecule and their energies", lambda: _conformer_figure(tallies)))
-    if tallies.causes:
-        jobs.append(("failures", "Failures by cause", lambda: _failure_figure(tallies)))
+    if max(counts.conformers) > 1:
+        jobs.append(("conformers", "Conformers per molecule and their energies", lambda: _conformer_figure(counts)))
+    if counts.causes:
+        jobs.append(("failures", "Failures by cause", lambda: _failure_figure(counts)))
     if rates:
         jobs.append(("rate", "Rate over time", lambda: _rate_figure(rates)))
     for name, _, draw in jobs:
-        _save(draw(), folder / f"{name}.png")
+        save_figure(draw(), folder / f"{name}.png")
     return {name: title for name, title, _ in jobs}
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    # Without a software tag the same store gives the same bytes, whichever matplotlib drew them.
-    options: dict[str, Any] = {"dpi": DOTS_PER_INCH, "format": "png", "metadata": {"Software": None}}
-    commit_file(path, lambda temporary: figure.savefig(temporary, **options))
 
 
 def _panels(count: int, height: float, ratios: Sequence[float] | None = None, rows: bool = False) -> tuple[Figure, Any]:
@@ -82,18 +77,13 @@ def _panels(count: int, height: float, ratios: Sequence[float] | None = None, ro
     panels = figure.subplots(*shape, squeeze=False, height_ratios=ratios if rows else None).ravel()
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
         axes.title.set_fontsize(10)
     return figure, panels
 
 
-def _grid(axes: Any, axis: str) -> None:  # noqa: ANN401
-    axes.grid(True, which="major", axis=axis, color=GRID, linewidth=0.7)
-
-
-def _size_figure(tallies: Tallies) -> Figure:
+def _size_figure(counts: StoreCounts) -> Figure:
     figure, (axes,) = _panels(1, 3.6)
-    for name, sizes in tallies.sizes.items():
+    for name, sizes in counts.sizes.items():
         total = sum(sizes.values())
         if not total:
             continue
@@ -112,16 +102,16 @@ def _size_figure(tallies: Tallies) -> Figure:
     axes.set_ylabel("% of the split's molecules")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    _grid(axes, "y")
+    draw_grid(axes, "y")
     axes.legend(fontsize=8, framealpha=1.0, edgecolor="none")
     return figure
 
 
-def _element_figure(tallies: Tallies) -> Figure:
+def _element_figure(counts: StoreCounts) -> Figure:
     figure, (axes,) = _panels(1, 3.4)
     table = Chem.GetPeriodicTable()
-    symbols = [table.GetElementSymbol(number) for number in tallies.elements]
-    axes.bar(range(len(symbols)), list(tallies.elements.values()), color=MAIN, width=0.75)
+    symbols = [table.GetElementSymbol(number) for number in counts.elements]
+    axes.bar(range(len(symbols)), list(counts.elements.values()), color=MAIN, width=0.75)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.5)
     crowded = len(symbols) > CROWDED
@@ -130,23 +120,15 @@ def _element_figure(tallies: Tallies) -> Figure:
     axes.set_xlim(-0.7, max(len(symbols), 8) - 0.3)
     axes.set_ylabel("atoms")
     _counts(axes.yaxis)
-    _grid(axes, "y")
+    draw_grid(axes, "y")
     return figure
 
 
 def _counts(axis: Any) -> None:  # noqa: ANN401
     """Label a logarithmic axis of counts: 1, 10, 100, 1k, 10k, 1M."""
     axis.set_major_locator(LogLocator(numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
     axis.set_minor_formatter(NullFormatter())
-
-
-def brief(value: float) -> str:
-    """Return a count as people write it: 120k, 3.4M, 1.1B."""
-    for factor, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * factor:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.3g}"
 
 
 def _scaffold_figure(selection: Selection) -> Figure:
@@ -161,13 +143,13 @@ def _scaffold_figure(selection: Selection) -> Figure:
     axes.set_ylim(0.8, max(float(sizes[0]) * 1.5, 10))
     _counts(axes.xaxis)
     _counts(axes.yaxis)
-    _grid(axes, "both")
+    draw_grid(axes, "both")
     return figure
 
 
-def _origin_figure(tallies: Tallies) -> Figure:
-    origins = {ORIGIN_LABELS[origin]: count for origin, count in tallies.origins.items()}
-    stereo = {STEREO_LABELS[kind]: count for kind, count in tallies.stereo.items()}
+def _origin_figure(counts: StoreCounts) -> Figure:
+    origins = {ORIGIN_LABELS[origin]: count for origin, count in counts.origins.items()}
+    stereo = {STEREO_LABELS[kind]: count for kind, count in counts.stereo.items()}
     bars = len(origins) + len(stereo)
     figure, (above, below) = _panels(2, 1.5 + 0.3 * bars, ratios=(len(origins) + 0.7, len(stereo) + 0.7), rows=True)
     _bars(above, origins, "How they were made")
@@ -193,8 +175,8 @@ def _bars(axes: Any, counts: Mapping[str, int], title: str) -> None:  # noqa: AN
     else:
         axes.set_xlim(0, max(values) * 1.25)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
-    _grid(axes, "x")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
+    draw_grid(axes, "x")
 
 
 def _share(value: int, total: int) -> str:
@@ -202,33 +184,33 @@ def _share(value: int, total: int) -> str:
     return f"{share:.1f} %" if share >= 0.1 else "< 0.1 %"
 
 
-def _conformer_figure(tallies: Tallies) -> Figure:
-    has_energies = bool(tallies.energies.any())
+def _conformer_figure(counts: StoreCounts) -> Figure:
+    has_energies = bool(counts.energies.any())
     figure, panels = _panels(2 if has_energies else 1, 3.4)
-    counts = tallies.conformers
-    total = sum(counts.values())
-    panels[0].bar(list(counts), [100 * count / total for count in counts.values()], color=MAIN, width=0.8)
+    molecules = counts.conformers
+    total = sum(molecules.values())
+    panels[0].bar(list(molecules), [100 * count / total for count in molecules.values()], color=MAIN, width=0.8)
     panels[0].xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-    panels[0].set_xlim(0.3, max(counts) + 0.7)
+    panels[0].set_xlim(0.3, max(molecules) + 0.7)
     panels[0].set_xlabel("conformers of a molecule")
     panels[0].set_ylabel("% of molecules")
-    _grid(panels[0], "y")
+    draw_grid(panels[0], "y")
     if has_energies:
-        edges = ENERGY_STEP * np.arange(len(tallies.energies) + 1)
-        share = 100 * tallies.energies / tallies.energies.sum()
+        edges = ENERGY_STEP * np.arange(len(counts.energies) + 1)
+        share = 100 * counts.energies / counts.energies.sum()
         panels[1].stairs(share, edges, fill=True, color=MAIN)
         panels[1].set_xlabel("energy above the lowest (kcal/mol)")
         panels[1].set_ylabel("% of the other conformers")
         panels[1].set_xlim(0, edges[-1])
         if share[-1] > 0:
             panels[1].set_title(f"{share[-1]:.1f} % at {edges[-2]:g} and above", loc="right", fontsize=9)
-        _grid(panels[1], "y")
+        draw_grid(panels[1], "y")
     return figure
 
 
-def _failure_figure(tallies: Tallies) -> Figure:
-    causes = {f"{cause.stage}: {cause.reason.replace('_', ' ')}": cause.rows for cause in tallies.causes[:MOST_CAUSES]}
-    rest = tallies.causes[MOST_CAUSES:]
+def _failure_figure(counts: StoreCounts) -> Figure:
+    shown, rest = counts.causes[:MOST_CAUSES], counts.causes[MOST_CAUSES:]
+    causes = {f"{STAGE_LABELS[cause.stage]}: {cause.reason.replace('_', ' ')}": cause.rows for cause in shown}
     if rest:
         causes[f"{len(rest)} other causes"] = sum(cause.rows for cause in rest)
     figure, (axes,) = _panels(1, 1.1 + 0.3 * len(causes))
@@ -241,7 +223,7 @@ def _rate_figure(rates: Sequence[StageRate]) -> Figure:
     figure, panels = _panels(len(rates), 3.4)
     for axes, rate in zip(panels, rates, strict=True):
         length = float(rate.edges[-1])
-        unit, name = next((unit, name) for least, unit, name in TIME_UNITS if length >= least)
+        unit, name = time_unit(length)
         axes.stairs(rate.rates, rate.edges / unit, fill=True, color=PALE)
         axes.stairs(rate.rates, rate.edges / unit, color=MAIN, linewidth=1.4, baseline=None)
         for at in rate.resumed:
@@ -254,7 +236,7 @@ def _rate_figure(rates: Sequence[StageRate]) -> Figure:
         axes.set_xlabel(f"work on this stage ({name})")
         axes.set_ylim(0, 1.1 * float(rate.rates.max()))
         axes.set_xlim(0, length / unit)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
-        _grid(axes, "y")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
+        draw_grid(axes, "y")
     panels[0].set_ylabel("molecules/s")
     return figure

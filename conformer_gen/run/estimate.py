@@ -4,8 +4,9 @@ import dataclasses
 import random
 import time
 
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedFailure, embed_molecule, stable_hash
+from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
 from conformer_gen.chemistry.curate import Curated, curate_molecule
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.row_counts import count_rows
 from conformer_gen.selection.exclusions import read_exclusions
@@ -14,6 +15,7 @@ from conformer_gen.sources.inputs.remote import is_url
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import has_geometry, label_units
 from unimol_scale.common.fetching.transport import NetworkError
+from unimol_scale.common.units import byte_size, counted, duration
 from unimol_scale.store.schema import Layout, MoleculeRecord, encode
 
 SAMPLE_ROWS = 40
@@ -27,7 +29,7 @@ UNKNOWN = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A sample of rows, carried through curation and embedding on one core.
+    """A sample of rows, carried through curation and the making of conformers on one core.
 
     Attributes:
         rows: tried.
@@ -54,7 +56,7 @@ def estimate(config: BuildConfig) -> str:
     remote = sum(map(is_url, places))
     names = ", ".join(place.rsplit("/", 1)[-1] for place in places[:FILES_NAMED])
     names += ", …" if len(places) > FILES_NAMED else ""
-    inputs = f"{len(places)} input{'s' if len(places) != 1 else ''} ({names})"
+    inputs = f"{counted(len(places), 'input')} ({names})"
     fetched = f"would fetch {remote:,} of {inputs} to {config.directory}"
     read_exclusions(config.curate)
     if remote and (config.source.name in NOT_ARCHIVED or len(places) > remote):
@@ -72,15 +74,17 @@ def estimate(config: BuildConfig) -> str:
     if not rows:
         return lines[-1]
     measured = measure(random.Random(config.seed).sample(first, min(len(first), SAMPLE_ROWS)), config)
-    hours = rows * measured.seconds / measured.rows / 3600
-    workers = f"{config.num_workers} worker{'s' if config.num_workers != 1 else ''}"
-    lines.append(f"would take about {hours:,.2f} core-hours, {hours / config.num_workers:,.2f} h with {workers}")
-    if config.embed.engine == "nvmolkit":
-        lines[-1] += f" with RDKit; --engine {config.embed.engine} was not measured"
+    seconds = rows * measured.seconds / measured.rows
+    workers = counted(config.num_workers, "worker")
+    lines.append(
+        f"would take about {seconds / 3600:,.2f} core-hours, {duration(seconds / config.num_workers)} with {workers}"
+    )
+    if config.conformers.engine == "nvmolkit":
+        lines[-1] += f" with RDKit; --engine {config.conformers.engine} was not measured"
     if measured.stored:
         kept = rows * measured.stored / measured.rows
-        size = kept * measured.bytes / measured.stored / 2**20
-        lines.append(f"would write about {size:,.1f} MiB to {config.directory}, and twice that while building")
+        written = byte_size(kept * measured.bytes / measured.stored)
+        lines.append(f"would write about {written} to {config.directory}, and twice that while building")
     else:
         lines.append("would write nothing, if all rows are like the sample")
     each = f", {measured.bytes / measured.stored:,.0f} bytes a molecule" if measured.stored else ""
@@ -93,7 +97,7 @@ def estimate(config: BuildConfig) -> str:
 
 
 def measure(sample: list[SourceMolecule], config: BuildConfig) -> Measured:
-    """Curate and embed rows until ``SAMPLE_S`` is over."""
+    """Curate rows and make their conformers until ``SAMPLE_S`` is over."""
     records: list[MoleculeRecord] = []
     # Time of the processor, which other programs do not lengthen.
     began, began_cpu, tried = time.perf_counter(), time.process_time(), 0
@@ -101,12 +105,12 @@ def measure(sample: list[SourceMolecule], config: BuildConfig) -> Measured:
         tried += 1
         curated = curate_molecule(row, config.curate)
         if isinstance(curated, Curated):
-            result = embed_molecule(_molecule(row, curated), config.embed, config.seed)
-            if not isinstance(result, EmbedFailure):
+            result = generate_conformers(_molecule(row, curated), config.conformers, config.seed)
+            if not isinstance(result, ConformerFailure):
                 records.append(result)
         if time.perf_counter() - began > SAMPLE_S:
             break
-    scale = None if has_geometry(config.source) else config.embed.coordinate_scale
+    scale = None if has_geometry(config.source) else config.conformers.coordinate_scale
     return Measured(
         rows=tried,
         stored=len(records),

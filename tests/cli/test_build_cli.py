@@ -5,25 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from conformer_gen.build import build_parser, config_tree, main
 from conformer_gen.config import BuildConfig
-from unimol_scale import config as strict
+from unimol_scale.cli.verbs.build import build_parser, config_of, main
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "build"
 
 
 def parse(*arguments: str) -> BuildConfig:
-    return strict.build(BuildConfig, *config_tree(build_parser().parse_args(arguments)))
-
-
-def test_the_flags_are_the_agreed_ones() -> None:
-    flags = {option for action in build_parser()._actions for option in action.option_strings}
-    assert flags == {
-        "-h",
-        *("--help", "--help-settings", "--source", "--input", "--output", "--backend", "--conformers", "--seed"),
-        *("--workers", "--ray-address", "--limit", "--sample", "--hydrogens", "--engine", "--exclude", "--config"),
-        "--dry-run",
-    }
+    return config_of(build_parser().parse_args(arguments))
 
 
 def test_the_commented_file_says_the_defaults() -> None:
@@ -34,9 +23,9 @@ def test_the_commented_file_says_the_defaults() -> None:
 
 def test_flags_win_over_overrides_and_those_over_the_file() -> None:
     file = str(CONFIGS / "zinc20.yaml")
-    assert parse("--config", file).embed.conformers == 10
-    assert parse("--config", file, "embed.conformers=3").embed.conformers == 3
-    assert parse("--config", file, "--conformers", "2", "embed.conformers=3").embed.conformers == 2
+    assert parse("--config", file).conformers.count == 10
+    assert parse("--config", file, "conformers.count=3").conformers.count == 3
+    assert parse("--config", file, "--conformers", "2", "conformers.count=3").conformers.count == 2
 
 
 @pytest.mark.parametrize(
@@ -45,7 +34,7 @@ def test_flags_win_over_overrides_and_those_over_the_file() -> None:
         (["--source", "zinc"], "did you mean 'zinc20'"),
         (["--source", "zinc20"], "needs --input"),
         (["--source", "sample", "--backend", "arow"], "did you mean 'arrow'"),
-        (["--source", "sample", "embed.conformer=2"], "did you mean 'conformers'"),
+        (["--source", "sample", "conformers.cuont=2"], "did you mean 'count'"),
         (["--source", "sample", "--conformers", "0"], "1 to 255"),
         (["--source", "zinc20", "--input", "nowhere.smi", "--dry-run"], "does not exist"),
     ],

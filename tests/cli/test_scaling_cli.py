@@ -128,7 +128,9 @@ def test_an_unknown_law_is_refused_by_the_parser(capsys: pytest.CaptureFixture[s
 
 
 def test_the_scaling_room_imports_no_torch() -> None:
-    modules = ", ".join(f"unimol_scale.scaling.{name}" for name in ("ladder.ladder", "report.law_pictures", "report.law_report"))
+    modules = ", ".join(
+        f"unimol_scale.scaling.{name}" for name in ("ladder.ladder", "report.law_pictures", "report.law_report")
+    )
     code = (
         f"import sys, {modules}, unimol_scale.cli.verbs.fit_scaling_law, unimol_scale.model.accounting; "
         "assert not {'torch', 'ray', 'rdkit', 'deepspeed'} & set(sys.modules)"
@@ -144,7 +146,7 @@ def test_ladder_dry_run_prints_the_plan_and_starts_nothing(
     assert main(["ladder", "l.yaml", "--dry-run"]) == 0
     output = capsys.readouterr().out
     assert "4 runs" in output
-    assert output.count("launch/pretrain.py --size") == 4
+    assert output.count("unimol_scale.cli pretrain --size") == 4
     assert "to be trained" in output
     assert list(tmp_path.iterdir()) == [tmp_path / "l.yaml"]
 

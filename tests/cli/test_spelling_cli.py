@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from conformer_gen import build
 from unimol_scale.cli import main as cli
-from unimol_scale.cli.verbs import pretrain
+from unimol_scale.cli.verbs import build, pretrain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERBS = [
@@ -99,9 +98,10 @@ def test_a_misspelt_setting_of_finetune_is_told_the_right_way(
         (pretrain.main, ["--size", "0.1M", "--train.steps=5", "--dry-run"], "write train.steps=5"),
         (pretrain.main, ["--size", "0.1M", "train.steps", "5"], "write train.steps=5,"),
         (pretrain.main, ["--sizes", "0.1M"], "did you mean --size?"),
-        (build.main, ["--source", "sample", "conformers=3"], "did you mean 'embed.conformers'?"),
-        (build.main, ["--source", "sample", "--embed.conformers", "3"], "write embed.conformers=3"),
-        (build.main, ["--source", "smiles", "--input", "a.smi", "conformer=3"], "did you mean 'embed.conformers'?"),
+        (build.main, ["--source", "sample", "conformers=3"], "a group of keys, such as conformers.count"),
+        (build.main, ["--source", "sample", "--conformers.count", "3"], "write conformers.count=3"),
+        (build.main, ["--source", "sample", "--embed.conformers", "3"], "write conformers.count=3"),
+        (build.main, ["--source", "smiles", "--input", "a.smi", "conformer=3"], "did you mean 'conformers'?"),
         (build.main, ["--source", "sample", "--converters", "3"], "did you mean --conformers?"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_file_with_an_equals_sign_is_no_setting(tmp_path: Path) -> None:
         (cli.main, ["plan"], ["train.steps=810000", "zero.stage=3", "model.layers  (set by --size)"]),
         (cli.main, ["ladder"], ["sizes=…  (required)", "launcher=deepspeed"]),
         (pretrain.main, [], ["train.save_in_background=true", "objective.blend.ratio=[0.2, 0.2, 0.6]"]),
-        (build.main, [], ["embed.conformers=1", "curate.split=scaffold", "source.labels={}"]),
+        (build.main, [], ["conformers.count=1", "curate.split=scaffold", "source.labels={}"]),
     ],
 )
 def test_settings_are_listed_with_default_type_and_meaning(
@@ -171,15 +171,15 @@ def test_every_verb_has_help_settings_and_its_help_says_so(capsys: pytest.Captur
     ("main", "arguments", "command"),
     [
         (cli.main, ["predict", "set.csv", "--from", "lost", "--output", "o.csv"], "unimol-scale finetune"),
-        (cli.main, ["embed", "set.csv", "--from", "lost", "--output", "o.parquet"], "launch/pretrain.py"),
-        (cli.main, ["embed", "set.csv", "--from", "runs/lost", "--output", "o.parquet"], "launch/pretrain.py"),
-        (cli.main, ["finetune", "--from", "lost", "--data", "set.csv", "--target", "gap"], "launch/pretrain.py"),
-        (cli.main, ["checkpoint", "info", "lost"], "launch/pretrain.py"),
-        (cli.main, ["checkpoint", "verify", "lost"], "launch/pretrain.py"),
-        (cli.main, ["store", "info", "lost"], "conformer_gen/build.py"),
-        (cli.main, ["store", "verify", "lost"], "conformer_gen/build.py"),
-        (cli.main, [*PLAN, "--data", "lost"], "conformer_gen/build.py"),
-        (pretrain.main, ["--size", "0.1M", "--data", "lost", "--dry-run"], "conformer_gen/build.py"),
+        (cli.main, ["embed", "set.csv", "--from", "lost", "--output", "o.parquet"], "unimol-scale pretrain"),
+        (cli.main, ["embed", "set.csv", "--from", "runs/lost", "--output", "o.parquet"], "unimol-scale pretrain"),
+        (cli.main, ["finetune", "--from", "lost", "--data", "set.csv", "--target", "gap"], "unimol-scale pretrain"),
+        (cli.main, ["checkpoint", "info", "lost"], "unimol-scale pretrain"),
+        (cli.main, ["checkpoint", "verify", "lost"], "unimol-scale pretrain"),
+        (cli.main, ["store", "info", "lost"], "unimol-scale build"),
+        (cli.main, ["store", "verify", "lost"], "unimol-scale build"),
+        (cli.main, [*PLAN, "--data", "lost"], "unimol-scale build"),
+        (pretrain.main, ["--size", "0.1M", "--data", "lost", "--dry-run"], "unimol-scale build"),
         (cli.main, ["fit-scaling-law", "lost"], "unimol-scale ladder"),
         (cli.main, ["ladder", "--next", "lost"], "unimol-scale ladder"),
         (cli.main, ["ladder", "lost.yaml"], "configs/"),

@@ -8,11 +8,12 @@ import signal
 import pytest
 import yaml
 
-from tests.helpers.plain_training import pretraining, small_store
+from tests.helpers.plain_training import Unheard, pretraining, small_store, unfinish
 from tests.helpers.ranks import losses
-from unimol_scale.checkpoints.run.published import content_hash
+from unimol_scale.checkpoints.run.checkpoint_folder import content_hash
 from unimol_scale.checkpoints.weights import from_pretrained
-from unimol_scale.cli.verbs.pretrain import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.common.exit_status import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.common.units import byte_size
 from unimol_scale.scaling.runs.read_runs import read_runs
 
 
@@ -36,28 +37,9 @@ def finished(store, tmp_path_factory):
     return run
 
 
-class Unheard:
-    """In place of pytest's capture, which a fixture of the module cannot have."""
-
-    def readouterr(self):
-        return self
-
-    out = err = ""
-
-
 @pytest.fixture
 def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def unfinish(run, step):
-    """Leave of a run what it was after some step."""
-    (run / "summary.json").unlink()
-    shutil.rmtree(run / "model")
-    for folder in (run / "checkpoints").glob("step-*"):
-        if int(folder.name[5:]) > step:
-            shutil.rmtree(folder)
-    assert (run / "checkpoints" / f"step-{step:08d}").is_dir()
 
 
 def read(run, name="summary.json"):
@@ -299,7 +281,7 @@ def test_a_finished_run_keeps_the_checkpoints_that_are_asked_for(pretrain, tmp_p
     assert steps_saved(run) == left
     assert not list((run / "checkpoints").glob("tmp-*"))
     size = sum(path.stat().st_size for path in run.glob("checkpoints/step-*/share-*"))
-    assert f"{len(left)} kept, {size / (1e6 if size >= 1e6 else 1e3):,.1f}" in said
+    assert f"{len(left)} kept, {byte_size(size)}" in said
     assert ("67 % of it optimizer states" in said) == bool(left)
     assert from_pretrained(run)
     if keep == "none":

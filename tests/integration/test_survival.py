@@ -16,7 +16,7 @@ import yaml
 from tests.helpers import ranks as launched
 from tests.helpers.store_samples import random_record, write_store
 from unimol_scale.checkpoints.weights import from_pretrained
-from unimol_scale.cli.verbs.pretrain import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.common.exit_status import EXIT_STOPPED, EXIT_USER_ERROR
 from unimol_scale.engine.run.run_folder import LOCK_NAME
 
 pytestmark = pytest.mark.deepspeed

@@ -1,4 +1,4 @@
-"""From a run's settings to what it learns: the objective, and the teacher where there is one.
+"""Makes the objective of a run from its settings, and loads the teacher if there is one.
 
 Objectives know no files. What they need from one, a teacher's dimensions and weights, is read here and handed to them.
 """

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from unimol_scale.config import to_tree
+from unimol_scale.config import identifying
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective
@@ -18,6 +18,19 @@ OBJECTIVE_NAMES: tuple[str, ...] = get_args(ObjectiveName)
 # What can take turns on one model; the student of distill is a model without geometry.
 MIXABLE = ("denoise", "blend")
 SHARE_TOLERANCE = 1e-6
+# Objective → the settings that have always been in a run's hash of what it learns. One that is added later counts only
+# where it is not its default: runs of before can then still be compared with runs of today.
+_FIRST_SETTINGS = {
+    "denoise": (
+        *("predict", "mask_fraction", "noise_std", "hide_features", "flat_geometry"),
+        *("token_weight", "coordinate_weight", "distance_weight"),
+    ),
+    "blend": (
+        *("ratio", "mask_fraction", "symmetric", "show_degree", "atom_features", "noise_std"),
+        *("path_weight", "edge_weight", "distance_weight", "noise_weight", "distance_loss"),
+    ),
+    "distill": ("teacher", "teacher_sha256", "target", "normalise"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +76,7 @@ class ObjectiveConfig:
     def identity(self) -> dict[str, Any]:
         """What is learnt and how, ready for JSON; where a teacher lies does not count, only its weights do."""
         names = tuple(self.mixture) or (self.name,)
-        settings = {name: to_tree(getattr(self, name)) for name in sorted(names)}
+        settings = {name: identifying(getattr(self, name), _FIRST_SETTINGS.get(name, ())) for name in sorted(names)}
         if "distill" in settings:
             del settings["distill"]["teacher"]
         return {"name": self.name, "mixture": dict(self.mixture), "settings": settings}

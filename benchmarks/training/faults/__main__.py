@@ -35,7 +35,7 @@ from benchmarks.common import RESULTS, module_parser, processor
 from benchmarks.training.faults.cases import CASES, Bench
 from benchmarks.training.faults.plan import ALL, NUM_RANKS, SAVE, START, Kill, Trial, differing, plan_kills, table
 from benchmarks.training.faults.sessions import Session, curve, is_saving, last_step, write_json
-from unimol_scale.checkpoints.run.published import newest_valid
+from unimol_scale.checkpoints.run.checkpoint_folder import newest_valid
 from unimol_scale.common.run_files import CHECKPOINTS
 
 COMMAND = "python -m benchmarks.training.faults"

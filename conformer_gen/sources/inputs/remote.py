@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import hashlib
 import re
-import sys
 import threading
 import time
 import urllib.parse
@@ -15,9 +14,11 @@ from pathlib import Path
 from unimol_scale.common.fetching.download import Download, FetchOptions, StoppedError
 from unimol_scale.common.fetching.transport import HTTP_SCHEMES, OBJECT_STORES, MissingError, Transport, transport_for
 from unimol_scale.common.files import commit_text
+from unimol_scale.common.progress import ProgressDisplay, ProgressStyle
+from unimol_scale.common.units import byte_size
 
 MISSING_NAME = "missing.txt"
-LOG_INTERVAL_S = 5.0
+LABEL = "downloading"
 TICK_S = 1.0
 DEFAULT_OPTIONS = FetchOptions()
 
@@ -35,7 +36,12 @@ def local_path(url: str, directory: Path) -> Path:
     return directory / hashlib.sha256(url.encode()).hexdigest()[:16] / safe
 
 
-def fetch_all(urls: Sequence[str], directory: Path, options: FetchOptions = DEFAULT_OPTIONS) -> Iterator[Path]:
+def fetch_all(
+    urls: Sequence[str],
+    directory: Path,
+    options: FetchOptions = DEFAULT_OPTIONS,
+    style: ProgressStyle = ProgressStyle.AUTO,
+) -> Iterator[Path]:
     """Yield the complete local file of each URL, in their order; a URL that stands twice counts once.
 
     Files of an earlier run are used as they are, and unfinished ones are continued with a ``Range`` request if the
@@ -45,6 +51,7 @@ def fetch_all(urls: Sequence[str], directory: Path, options: FetchOptions = DEFA
         urls: http(s), s3 or gs.
         directory: where files are kept; made if absent. One process at a time may use it.
         options: connections, tries, and what to do about missing files.
+        style: whether progress is told.
 
     Raises:
         SourceError: a file is missing (unless ``missing_ok``), is a web page, or does not come after all tries; the
@@ -52,7 +59,7 @@ def fetch_all(urls: Sequence[str], directory: Path, options: FetchOptions = DEFA
     """
     distinct = collections.deque(dict.fromkeys(urls))
     stop, missing = threading.Event(), list[str]()
-    progress = _Progress(len(distinct))
+    progress = _Progress(len(distinct), style)
     waiting: collections.deque[tuple[str, concurrent.futures.Future[Path]]] = collections.deque()
     transports: dict[str, Transport] = {}
 
@@ -110,9 +117,10 @@ class _Progress:
     error come out above it.
     """
 
-    def __init__(self, files: int) -> None:
+    def __init__(self, files: int, style: ProgressStyle) -> None:
         self._files, self._done, self._bytes = files, 0, 0
-        self._start = self._last = time.monotonic()
+        self._start = time.monotonic()
+        self._display = ProgressDisplay(LABEL, files, None, style=style)
         self._lock = threading.Lock()
 
     def count_bytes(self, number: int) -> None:
@@ -123,18 +131,15 @@ class _Progress:
         self._done += 1
 
     def tick(self) -> None:
-        if time.monotonic() - self._last >= LOG_INTERVAL_S:
-            self._last = time.monotonic()
-            self.say(self._text())
+        self._display.line(self._text())
 
     def end(self) -> None:
         if self._bytes:
-            self.say(self._text())
+            self._display.line(self._text(), at_once=True)
 
     def say(self, text: str) -> None:
-        print(f"downloading: {text}", file=sys.stderr, flush=True)
+        self._display.say(f"{LABEL}: {text}")
 
     def _text(self) -> str:
-        mega = self._bytes / 1e6
-        rate = mega / max(time.monotonic() - self._start, 1e-9)
-        return f"{self._done:,} of {self._files:,} files, {mega:,.1f} MB, {rate:,.1f} MB/s"
+        rate = self._bytes / max(time.monotonic() - self._start, 1e-9)
+        return f"{LABEL}: {self._done:,} of {self._files:,} files, {byte_size(self._bytes)}, {byte_size(rate)}/s"

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unimol_scale
+from tests.helpers.tomorrow import add_setting
 from unimol_scale.checkpoints.weights import (
     from_pretrained,
     load_official_checkpoint,
@@ -17,6 +18,7 @@ from unimol_scale.checkpoints.weights import (
 )
 from unimol_scale.common.files import hash_file
 from unimol_scale.errors import CheckpointError
+from unimol_scale.model.accounting import Heads
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.denoise import DenoiseModel
 
@@ -163,11 +165,16 @@ def test_a_weights_file_of_another_kind_is_refused(saved):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.update(format_version=1), "format_version 1 is not 2"),
+        (lambda t: t.update(format_version=1), "format_version 1 is not 2.* use the version that wrote the file"),
+        # Whatever else a newer format has, its version is what is said.
+        (lambda t: t.update(format_version=3, layout=[]), "format_version 3 is newer than 2.* update unimol-scale"),
         (lambda t: t["heads"].pop("token"), "first is 'token_head"),
         (lambda t: t["heads"].update(token=False), "first is 'token_head"),
         (lambda t: t["model"].pop("layers"), "the key 'layers' is required"),
-        (lambda t: t["model"].update(layerz=2), "unknown key 'layerz'; did you mean 'layers'"),
+        (
+            lambda t: t["model"].update(layerz=2),
+            "layerz: unknown key 'layerz', so a newer version .* update unimol",
+        ),
         (lambda t: t["model"].update(heads=3), "must be a multiple of model.heads 3"),
         (lambda t: t.pop("weights_sha256"), "'weights_sha256' is required"),
     ],
@@ -189,6 +196,18 @@ def test_an_option_that_did_not_exist_when_a_model_was_saved_has_its_default(sav
     (saved / "config.json").write_text(json.dumps(tree))
     after = from_pretrained(saved)
     assert (after.backbone.config, after.heads) == (before.backbone.config, before.heads)
+
+
+def test_a_model_outlives_the_options_of_later_versions(saved, model, tmp_path):
+    with pytest.MonkeyPatch.context() as tomorrow:
+        for kind, name, hint, default in ((ModelConfig, "gate", str, "none"), (Heads, "charge", bool, False)):
+            add_setting(tomorrow, kind, name, hint, default)
+        loaded = from_pretrained(saved)
+        assert (loaded.backbone.config.gate, loaded.heads.charge) == ("none", False)
+        assert_equal(loaded, model)
+        save_pretrained(loaded, tmp_path / "later")
+    with pytest.raises(CheckpointError, match=r"later/config\.json: model\.gate: unknown key 'gate', so a newer"):
+        from_pretrained(tmp_path / "later")
 
 
 def test_what_is_no_checkpoint_is_said_to_be_none(saved, tmp_path):

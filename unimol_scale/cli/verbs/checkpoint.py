@@ -4,16 +4,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unimol_scale.common.exit_status import EXIT_FAILED
 from unimol_scale.common.output_checks import require_file, require_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from unimol_scale.checkpoints.parity import Difference
-    from unimol_scale.checkpoints.run.published import CheckpointInfo
+    from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo
     from unimol_scale.model.model_with_heads import HeadedModel
 
-EXIT_DIFFERENT = 1
 MODEL_HELP = "a directory of ours, a run or a checkpoint of one, a released file, or owner/name on the hub"
 
 
@@ -99,7 +99,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     failed = [difference.output for difference in differences if not difference.within(tolerance)]
     if failed:
         print(f"{arguments.checkpoint}: {len(failed)} of {len(differences)} differ: {', '.join(failed)}")
-        return EXIT_DIFFERENT
+        return EXIT_FAILED
     compared = sum(difference.value is not None for difference in differences)
     print(f"{arguments.checkpoint}: all {compared} agree within {tolerance:g}")
     return 0
@@ -129,7 +129,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def _verify_files(path: Path) -> int:
     """Re-hash a model's file, or every checkpoint of a run; status 1 if one is damaged."""
-    from unimol_scale.checkpoints.run.published import checkpoints_in, verify
+    from unimol_scale.checkpoints.run.checkpoint_folder import checkpoints_in, verify
     from unimol_scale.checkpoints.run.shares import ShareReader
     from unimol_scale.checkpoints.weights import CONFIG_NAME, from_pretrained, local_path, model_folder
     from unimol_scale.errors import CheckpointError
@@ -148,7 +148,7 @@ def _verify_files(path: Path) -> int:
             print(f"{folder}: step {info.step}, {len(info.files)} shares, {info.bytes:,} bytes, intact")
     if damaged:
         print(f"{path}: {damaged} of {len(folders)} damaged")
-        return EXIT_DIFFERENT
+        return EXIT_FAILED
     if not folders or (model_folder(path) / CONFIG_NAME).is_file():
         from_pretrained(path)
         print(f"{path}: the model is intact")

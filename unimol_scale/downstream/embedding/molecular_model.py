@@ -13,7 +13,8 @@ import torch
 from unimol_scale.checkpoints import weights
 from unimol_scale.downstream.config import Fragments, Inputs, Pooling
 from unimol_scale.downstream.data.inputs import resolve_inputs
-from unimol_scale.downstream.data.molecules import Prepared, Skipped, prepare, refuse_skipped
+from unimol_scale.downstream.data.molecules import Prepared, prepare
+from unimol_scale.downstream.data.skipped_rows import Skipped, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent_all
 from unimol_scale.errors import SourceError
 from unimol_scale.model.model_with_heads import HeadedModel

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conformer_gen.chemistry.watch import Watch, read_hint
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver, workspace
 from conformer_gen.run.assemble import plan_shards
 from conformer_gen.run.jobs import Job, bisect, missing_jobs
-from conformer_gen.selection.pieces import EMBEDDED, Piece, beside, done_pieces
+from conformer_gen.run.watchdog import Watchdog, read_hint
+from conformer_gen.selection.pieces import CONFORMERS, Piece, beside, done_pieces
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import SourceConfig
 from unimol_scale.errors import ConfigError, StoreError
@@ -83,11 +83,11 @@ def test_pieces_that_overlap_are_read_once(tmp_path: Path) -> None:
         Piece(2500, 0, 9),
     ]
     for piece in chunks:
-        path = piece.path(tmp_path, EMBEDDED)
+        path = piece.path(tmp_path, CONFORMERS)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     path.with_name(".half.arrow.1234.tmp").touch()
-    found = list(done_pieces(tmp_path, EMBEDDED))
+    found = list(done_pieces(tmp_path, CONFORMERS))
     assert [(piece.chunk, piece.first, piece.last) for piece in found] == [(4, 0, 10), (4, 10, 20), (2500, 0, 9)]
     assert found[0].counts == (1, 0, 0)
     merged = beside(((chunk, str(chunk)) for chunk in (3, 4, 2500)), found)
@@ -102,7 +102,7 @@ def test_a_task_that_wants_more_memory_than_it_may_have_gets_a_memory_error_and_
     hint = tmp_path / "hints" / "piece"
 
     def greedy() -> None:
-        with Watch(hint, 100.0, 50 * 2**20, "a-node") as watch:
+        with Watchdog(hint, 100.0, 50 * 2**20, "a-node") as watch:
             watch.starting(17)
             bytearray(8 * 2**30)  # more than malloc may have left from the tests before
 
@@ -112,7 +112,7 @@ def test_a_task_that_wants_more_memory_than_it_may_have_gets_a_memory_error_and_
     assert found is not None
     assert (found.position, found.node) == (17, "a-node")
     assert len(bytearray(200 * 2**20)) == 200 * 2**20, "the cap ends with the task"
-    with Watch(hint, 100.0, 50 * 2**20):
+    with Watchdog(hint, 100.0, 50 * 2**20):
         pass
     assert not hint.exists()
 
@@ -123,7 +123,7 @@ def test_a_hint_that_is_missing_or_cut_is_no_hint(tmp_path: Path) -> None:
     assert read_hint(tmp_path / "cut") is None
 
 
-def plan(output: Path, **keys: int) -> workspace.Tree:
+def plan(output: Path, **keys: int) -> dict[str, object]:
     return workspace.plan_build(BuildConfig(source=SourceConfig(name="sample"), output=output, **keys))
 
 
@@ -139,7 +139,7 @@ def test_an_output_that_holds_something_else_is_not_touched(tmp_path: Path) -> N
 def test_an_unfinished_build_goes_on_with_the_same_parameters_only(tmp_path: Path) -> None:
     assert workspace.claim(tmp_path / "out", plan(tmp_path), 500) is False
     assert workspace.claim(tmp_path / "out", plan(tmp_path), 500) is False
-    with pytest.raises(StoreError, match=r"unfinished build of other parameters: seed is 0 there and 1 here"):
+    with pytest.raises(StoreError, match=r"unfinished build of other .*\n  seed: 0 → 1\nGive the same, choose"):
         workspace.claim(tmp_path / "out", plan(tmp_path, seed=1), 500)
 
 

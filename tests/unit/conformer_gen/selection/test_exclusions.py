@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from conformer_gen.chemistry.curate import CurateConfig, Curated, Rejected, curate_molecule
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.curate import Curated, Rejected, curate_molecule
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.workspace import claim, plan_build
 from conformer_gen.selection.exclusions import NO_EXCLUSIONS, Exclusions, describe_files, read_exclusions
@@ -130,7 +131,7 @@ def test_a_build_is_not_resumed_with_another_list(tmp_path: Path) -> None:
     assert not claim(output, plan, task_size=500)
     assert not claim(output, plan_build(build), task_size=500)
     listed.write_text("CCN\n")
-    with pytest.raises(StoreError, match=r"exclude is \['benchmark.smi"):
+    with pytest.raises(StoreError, match=r"\n  parameters\.exclude: \['benchmark\.smi.* → \['benchmark\.smi"):
         claim(output, plan_build(build), task_size=500)
 
 
@@ -144,5 +145,5 @@ def test_a_build_of_an_earlier_version_goes_on_where_it_knew_no_such_setting(tmp
     assert claim(tmp_path / "store", {**plan, "parameters": parameters}, 500) is False
     assert claim(tmp_path / "store", plan, 500) is False
     other = plan_build(BuildConfig(source=source, curate=CurateConfig(isotopes="remove")))
-    with pytest.raises(StoreError, match=r"parameters\.isotopes is 'keep' there and 'remove' here"):
+    with pytest.raises(StoreError, match=r"parameters\.isotopes: keep → remove"):
         claim(tmp_path / "store", other, 500)

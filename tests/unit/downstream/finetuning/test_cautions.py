@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from unimol_scale.downstream.finetuning.cautions import FEW_MOLECULES, cautions, labelled_molecules, trivial_scores
+from unimol_scale.downstream.finetuning.cautions import (
+    FEW_MOLECULES,
+    cautions,
+    count_labelled_molecules,
+    trivial_scores,
+)
 
 NAN = float("nan")
 MANY = (FEW_MOLECULES,)
@@ -46,4 +51,4 @@ def test_the_trivial_predictor_knows_the_training_labels_only():
 
 def test_molecules_are_counted_once_and_only_where_they_have_a_label():
     labels = np.array([[1.0, NAN], [2.0, NAN], [3.0, 4.0]])
-    assert labelled_molecules(np.array([7, 7, 9]), labels) == (2, 1)
+    assert count_labelled_molecules(np.array([7, 7, 9]), labels) == (2, 1)

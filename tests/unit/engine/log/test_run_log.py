@@ -8,7 +8,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.full_disk import files_no_larger_than
-from unimol_scale.engine.log.run_log import RunLog, clock
+from tests.helpers.terminal import Terminal
+from unimol_scale.engine.log.run_log import RunLog
 
 
 def train_event(step, **more):
@@ -35,11 +36,6 @@ def metrics(folder):
 def scalars(folder):
     board = EventAccumulator(str(folder / "tensorboard")).Reload()
     return {tag: [(point.step, point.value) for point in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_an_event_is_on_disk_when_the_call_returns(tmp_path):
@@ -144,20 +140,8 @@ def test_the_curves_of_a_run_are_drawn_into_its_folder(tmp_path, capsys):
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 
-def test_durations_are_written_as_people_read_them():
-    assert [clock(s) for s in (0.4, 59.6, 3600, 90061)] == ["0:00:00", "0:01:00", "1:00:00", "1 d 1:01:01"]
-
-
 def test_a_terminal_that_is_gone_at_the_end_stops_nothing(tmp_path, monkeypatch):
-    class Closable(Terminal):
-        gone = False
-
-        def write(self, text):
-            if self.gone:
-                raise OSError(5, "Input/output error")
-            return super().write(text)
-
-    terminal = Closable()
+    terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with RunLog(tmp_path, "run", 10, 0) as log:
