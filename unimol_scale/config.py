@@ -34,6 +34,7 @@ class Origin:
         name: file name or another word for the source, such as "command line".
         lines: dotted path of a key → its line in that file, from 1.
         given: dotted paths of keys that were given on the command line instead.
+        given_by: what gave them, for messages: the command line, or a call.
         keys: dotted paths of all keys of the whole configuration, from which one is suggested for an unknown one.
         recorded: whether a program of this project wrote it: an unknown key is then one of a newer version.
     """
@@ -41,6 +42,7 @@ class Origin:
     name: str
     lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
     given: frozenset[str] = frozenset()
+    given_by: str = COMMAND_LINE
     keys: tuple[str, ...] = ()
     recorded: bool = False
 
@@ -57,10 +59,10 @@ class Origin:
         """Return where a key, or an item of a list, or the keys of a group were given; [] for a default."""
         key = path.partition("[")[0]
         if key in self.given:
-            return [COMMAND_LINE]
+            return [self.given_by]
         line = self.lines.get(key)
         inside = any(given.startswith(f"{key}.") for given in self.given)
-        return ([f"{self.name}:{line}"] if line else []) + ([COMMAND_LINE] if inside else [])
+        return ([f"{self.name}:{line}"] if line else []) + ([self.given_by] if inside else [])
 
     def describe_refusal(self, message: str, path: str) -> str:
         """Return where the settings were given that a message about the group ``path`` names."""
@@ -133,13 +135,16 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
     return tree
 
 
-def read_settings(file: Path | None, given: Mapping[str, Any], assignments: Sequence[str] = ()) -> tuple[Tree, Origin]:
+def read_settings(
+    file: Path | None, given: Mapping[str, Any], assignments: Sequence[str] = (), *, given_by: str = COMMAND_LINE
+) -> tuple[Tree, Origin]:
     """Lay what a command line gives over a file, later ones winning: the file, the flags, ``key=value``.
 
     Args:
         file: YAML; None: there is none.
         given: tree of what was given by flags of their own.
         assignments: ``train.steps=100`` and the like.
+        given_by: what gives them, for messages.
 
     Returns:
         The settings, and where each came from.
@@ -147,9 +152,9 @@ def read_settings(file: Path | None, given: Mapping[str, Any], assignments: Sequ
     Raises:
         ConfigError: the file or an assignment cannot be read.
     """
-    tree, origin = ({}, Origin(name=COMMAND_LINE)) if file is None else read_yaml(file)
+    tree, origin = ({}, Origin(name=given_by)) if file is None else read_yaml(file)
     given = merge(given, parse_overrides(assignments))
-    return merge(tree, given), origin.with_given(given)
+    return merge(tree, given), dataclasses.replace(origin, given_by=given_by).with_given(given)
 
 
 def _check_spelling(words: Sequence[str]) -> None:

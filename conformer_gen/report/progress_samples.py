@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from unimol_scale.common.progress import ProgressStyle, StageProgress
+from unimol_scale.common.progress import StageProgress
 
 SAMPLES_NAME = "progress.jsonl"
 SAMPLE_INTERVAL_S = 1.0
@@ -45,13 +45,10 @@ class SampledProgress(StageProgress):
         label: of the stage, such as "curating".
         total: molecules in the stage, None when it is not known beforehand.
         log: takes the samples; None takes none.
-        style: whether there may be a bar, or lines.
     """
 
-    def __init__(
-        self, label: str, total: int | None, log: SampleLog | None = None, style: ProgressStyle = ProgressStyle.AUTO
-    ) -> None:
-        super().__init__(label, total, style)
+    def __init__(self, label: str, total: int | None, log: SampleLog | None = None) -> None:
+        super().__init__(label, total)
         self._stage, self._log = label, log
         self._began = self._sampled = time.monotonic()
 

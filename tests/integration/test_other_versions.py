@@ -12,7 +12,7 @@ import yaml
 from tests.helpers.plain_training import Unheard, pretraining, small_store, unfinish
 from tests.helpers.ranks import losses
 from tests.helpers.tomorrow import ToyConfig, add_setting
-from unimol_scale.checkpoints.weights import from_pretrained
+from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.cli.verbs.pretrain import EXIT_USER_ERROR
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
@@ -96,7 +96,7 @@ def test_yesterdays_run_goes_on_with_the_losses_that_it_would_have_had(pretrain,
     assert summary_of(run)["settings_changes"] == []
     assert summary_of(run)["objective_sha256"] == expected["objective_sha256"]
     assert not (run / "config_history.jsonl").exists()
-    assert from_pretrained(run).backbone.config.gate == "none"
+    assert load_pretrained(run).backbone.config.gate == "none"
 
 
 @pytest.mark.usefixtures("tomorrow")

@@ -57,6 +57,7 @@ LIBRARIES = {
     "nvmolkit": ["conformer_gen.chemistry.nvmolkit_engine"],
     "matplotlib": [
         "conformer_gen.report",
+        "unimol_scale.common.pictures",
         "unimol_scale.engine.log.curve",
         "unimol_scale.scaling.report",
         "unimol_scale.downstream.finetuning.finetune_pictures",

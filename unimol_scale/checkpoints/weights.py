@@ -65,7 +65,7 @@ class PretrainedConfig:
     weights_sha256: str
 
 
-def from_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
+def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
     """Load a model, in evaluation mode, on the CPU.
 
     Args:
@@ -105,10 +105,10 @@ def from_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
 
 
 def identify(path: Path | str) -> tuple[ModelConfig, str]:
-    """Return the configuration of the model that ``from_pretrained`` would load, and the SHA-256 of its weights.
+    """Return the configuration of the model that ``load_pretrained`` would load, and the SHA-256 of its weights.
 
     Raises:
-        CheckpointError: see ``from_pretrained``; the weights of a directory are not read.
+        CheckpointError: see ``load_pretrained``; the weights of a directory are not read.
     """
     path = local_path(path)
     if path.is_dir():
@@ -120,7 +120,7 @@ def identify(path: Path | str) -> tuple[ModelConfig, str]:
 
 
 def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> HeadedModel:
-    """Load the model of a verified checkpoint: fp32, evaluation mode; for ``averaged`` see ``from_pretrained``.
+    """Load the model of a verified checkpoint: fp32, evaluation mode; for ``averaged`` see ``load_pretrained``.
 
     Raises:
         CheckpointError: the shares are not complete, or not of the model that the trainer recorded.
@@ -140,7 +140,7 @@ def load_official_checkpoint(path: Path | str) -> HeadedModel:
     """Load a file in the released Uni-Mol2 format: fp32, evaluation mode, ``padded`` and ``chirality``.
 
     Raises:
-        CheckpointError: see ``from_pretrained``.
+        CheckpointError: see ``load_pretrained``.
     """
     tensors, stated = read_official_file(Path(path))
     try:
@@ -154,7 +154,7 @@ def load_official_checkpoint(path: Path | str) -> HeadedModel:
 
 
 def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
-    """Write a model as a directory from which ``from_pretrained`` loads the same bits.
+    """Write a model as a directory from which ``load_pretrained`` loads the same bits.
 
     ``config.json`` is written last: a directory without it is not a model.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from unimol_scale.common.command_output import shown_on_stderr
 from unimol_scale.common.exit_status import EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_USER_ERROR
 from unimol_scale.common.machine.system_limits import explain, raise_file_limit
 from unimol_scale.common.machine.threads import wait_passively
@@ -39,7 +40,7 @@ def run_command(work: Callable[[], int], stopped: Callable[[], str] = lambda: "S
         output any more. A second Ctrl-C ends the process at once, with 130.
     """
     set_up()
-    with _Interrupts():
+    with shown_on_stderr(), _Interrupts():
         try:
             try:
                 return work()

@@ -1,44 +1,27 @@
-"""How far a piece of work is: a bar on a terminal, a line every few seconds elsewhere, or nothing. Imports rich.
+"""How far a piece of work is: a bar on the terminal of a command, a message every few seconds elsewhere. Imports rich.
 
-Every bar of the project is made here, by ``ProgressDisplay``. Whoever calls it says with a ``ProgressStyle`` whether
-there may be one, so that a library call can be silent where the command that does the same shows a bar.
+Every bar of the project is made here, by ``ProgressDisplay``; there is one only where a command runs. Messages are
+logged, so that a library call is silent unless its caller listens.
 """
 
 import contextlib
-import enum
-import sys
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
+from unimol_scale.common.command_output import CommandBar, terminal_bar
 from unimol_scale.common.units import duration
 
 LINE_INTERVAL_S = 5.0
+_log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Columns = Callable[[], Sequence[ProgressColumn]]
-
-
-class ProgressStyle(enum.Enum):
-    """What is shown of the progress of a piece of work."""
-
-    AUTO = "auto"  # a bar on a terminal, lines elsewhere
-    LINES = "lines"  # lines, on a terminal as well
-    NONE = "none"
 
 
 def stage_columns() -> Sequence[ProgressColumn]:
@@ -72,22 +55,17 @@ class _StatusColumn(ProgressColumn):
         return Text(task.fields["status"], no_wrap=True, overflow="ellipsis")
 
 
-def say_line(text: str) -> None:
-    """Print a line for whoever watches: to standard error, and nowhere if that is gone or its disk is full."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
 class ProgressDisplay:
     """Shows how far something is, once it is started. A terminal that has gone stops nothing.
 
     Args:
         label: what it is, at the beginning of the bar.
         total: how much there is to do; None: not known.
-        columns: of the bar; None: lines are shown, on a terminal as well.
-        style: whether there may be a bar, or lines.
-        interval_s: seconds between two lines.
-        line_at_once: whether the first line need not wait so long.
+        columns: of the bar; None: there is none, and messages come on a terminal as well.
+        log: takes the messages.
+        shown: whether there is a bar, or messages, at all.
+        interval_s: seconds between two messages.
+        line_at_once: whether the first one need not wait so long.
     """
 
     def __init__(
@@ -96,14 +74,16 @@ class ProgressDisplay:
         total: int | None,
         columns: Columns | None,
         *,
-        style: ProgressStyle = ProgressStyle.AUTO,
+        log: logging.Logger = _log,
+        shown: bool = True,
         interval_s: float = LINE_INTERVAL_S,
         line_at_once: bool = False,
     ) -> None:
-        self._label, self._total, self._columns, self._style = label, total, columns, style
+        self._label, self._total, self._columns, self._messages = label, total, columns, log
+        self._shown = shown
         self._interval_s = interval_s
         self._last_line = float("-inf") if line_at_once else time.monotonic()
-        self._bar: Progress | None = None
+        self._bar: CommandBar | None = None
         self._task = TaskID(0)
 
     def start(self, completed: int = 0, **fields: Any) -> None:  # noqa: ANN401
@@ -113,12 +93,8 @@ class ProgressDisplay:
             completed: done already.
             fields: that the columns want.
         """
-        if self._columns is None or self._style is not ProgressStyle.AUTO:
-            return
-        console = Console(stderr=True, highlight=False)
-        # Colours may be forced upon a file; a bar in one would be thousands of lines.
-        if console.is_terminal and console.file.isatty():
-            self._bar = Progress(*self._columns(), console=console)
+        self._bar = terminal_bar(*self._columns()) if self._shown and self._columns is not None else None
+        if self._bar is not None:
             self._task = self._bar.add_task(self._label, total=self._total, completed=completed, **fields)
             self._bar.start()
 
@@ -135,21 +111,13 @@ class ProgressDisplay:
                 self._bar.update(self._task, completed=completed, **fields)
 
     def line(self, text: str, *, at_once: bool = False) -> None:
-        """Print a line if there is no bar, and the last line is a while ago or this one is to come at once."""
-        if self._bar is not None or self._style is ProgressStyle.NONE:
+        """Send a message if there is no bar, and the last one is a while ago or this one is to come at once."""
+        if self._bar is not None or not self._shown:
             return
         now = time.monotonic()
         if at_once or now - self._last_line >= self._interval_s:
             self._last_line = now
-            self.say(text)
-
-    def say(self, text: str) -> None:
-        """Print what has to be told whatever the style; above the bar, if there is one."""
-        if self._bar is None:
-            say_line(text)
-            return
-        with contextlib.suppress(OSError):
-            self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+            self._messages.info(text)
 
 
 class StageProgress:
@@ -158,14 +126,14 @@ class StageProgress:
     Args:
         label: of the stage, such as "curating".
         total: molecules in the stage, None when it is not known beforehand.
-        style: whether there may be a bar, or lines.
+        shown: whether there is a bar, or messages, at all.
     """
 
-    def __init__(self, label: str, total: int | None, style: ProgressStyle = ProgressStyle.AUTO) -> None:
+    def __init__(self, label: str, total: int | None, *, shown: bool = True) -> None:
         self._label, self._total = label, total
         self._done = self._before = 0
         self._start = time.monotonic()
-        self._display = ProgressDisplay(label, total, stage_columns, style=style)
+        self._display = ProgressDisplay(label, total, stage_columns, shown=shown)
 
     def __enter__(self) -> "StageProgress":
         self._display.start(self._done, text=self._text())
@@ -210,16 +178,15 @@ class StageProgress:
         self._display.line(self._line())
 
 
-def track(items: Iterable[Item], total: int, label: str, style: ProgressStyle = ProgressStyle.AUTO) -> Iterator[Item]:
-    """Yield items with a progress bar on a terminal, or a line every few seconds elsewhere.
+def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+    """Yield items with a progress bar on the terminal of a command, or a message every few seconds elsewhere.
 
     Args:
         items: to go through.
         total: how many they are.
         label: what is done with them.
-        style: whether there may be a bar, or lines.
     """
-    display = ProgressDisplay(label, total, count_columns, style=style)
+    display = ProgressDisplay(label, total, count_columns)
     display.start()
     try:
         for done, item in enumerate(items, start=1):

@@ -112,6 +112,10 @@ class RunCheckpoints:
         self._saver.wait()
         return self.settle(self._ranks.sum(self.ballot()), say)
 
+    def join(self) -> None:
+        """Wait until this rank writes nothing any more; a save in hand is not published."""
+        self._saver.join()
+
     def drop_save(self, say: Say) -> None:
         """Wait for the current save, if there is one, and delete it: its weights may be the cause of the failure."""
         if self._meta is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from unimol_scale.checkpoints.parity import cast_parameters
-from unimol_scale.checkpoints.weights import from_pretrained, identify
+from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import CheckpointError
 from unimol_scale.objectives.base import Objective, Sample
@@ -42,7 +42,7 @@ def teacher_of(config: PretrainConfig, device: torch.device) -> Callable[[Sample
     path = config.objective.distill.teacher
     if config.objective.name != "distill" or path is None:
         return None
-    model = from_pretrained(path)
+    model = load_pretrained(path)
     if config.train.precision == "bf16":
         cast_parameters(model, torch.bfloat16)
     return Teacher(model.backbone.to(device), config.objective.distill.normalise)

@@ -82,12 +82,17 @@ def pretrain(
     require_open_files(32 + 2 * config.data.workers * (config.data.prefetch + 4))
     with _kept_environment(), InterruptRequest() if stop is None else contextlib.nullcontext(stop) as stopping:
         ranks = start_ranks(config.zero.timeout_minutes)
+        trainer = None
         try:
-            outcome = Trainer(config, ranks).run(stopping, resume=resume, override=override, profile=profile)
+            trainer = Trainer(config, ranks)
+            outcome = trainer.run(stopping, resume=resume, override=override, profile=profile)
         except BaseException as error:
             if failed is not None:
                 failed(ranks, error)
             raise
+        finally:
+            if trainer is not None:  # or a notebook, which keeps the last error, could not start the run again
+                trainer.close()
         if ranks.world_size > 1:  # a lone process may start further runs, and DeepSpeed bears one group in its life
             part()
     if outcome is SessionStatus.STOPPED:

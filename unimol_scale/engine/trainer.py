@@ -4,13 +4,14 @@ One step reads: batch → vote and counts over all ranks → losses and gradient
 Everything that decides what happens next is the same number on every rank, so that all ranks decide alike.
 """
 
+import logging
 import math
 import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.base import Sample, total_loss
 
 _STOP = "stop"
+_log = logging.getLogger(__name__)
 
 
 class SessionStatus(Enum):
@@ -104,6 +106,7 @@ class Trainer:
         self._validated_at = -1
         # Of the validations after the first step, which are those that a checkpoint can be of.
         self._lowest = math.inf
+        self._lock: IO[bytes] | None = None
         self._change: SettingsChange | None = None
         self._changes: list[dict[str, Any]] = []
 
@@ -126,7 +129,6 @@ class Trainer:
             CheckpointError: there are checkpoints and none can be used, ``resume`` is off and there are some, or the
                 newest was trained with other settings.
         """
-        # Held until this process ends.
         self._lock = claim_folder(self._config) if self._ranks.is_main else None
         self._ranks.barrier()
         found = self._find(resume=resume, override=override)
@@ -154,9 +156,15 @@ class Trainer:
             self._export()
         return outcome
 
+    def close(self) -> None:
+        """Let others have the run folder, as the end of this process would; what is being written is waited for."""
+        self._checkpoints.join()
+        if self._lock is not None:
+            self._lock.close()
+
     def _find(self, *, resume: bool, override: bool) -> CheckpointInfo | None:
         """Return the checkpoint to go on from, if there is one and it fits."""
-        found = self._checkpoints.find(print)
+        found = self._checkpoints.find(_log.warning)
         if found is None:
             if run_is_finished(self._config.output):
                 raise CheckpointError(

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.output_checks import require_folder
-from unimol_scale.common.progress import ProgressStyle, track
+from unimol_scale.common.progress import track
 from unimol_scale.common.units import byte_size
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
@@ -104,19 +104,18 @@ class Verified:
     implausible: tuple[Implausible, ...]
 
 
-def verify(store: Store, style: ProgressStyle = ProgressStyle.AUTO) -> Verified:
+def verify(store: Store) -> Verified:
     """Hash every shard again, decode every record, and judge every conformer by ``geometry_faults``.
 
     Args:
         store: to look at.
-        style: how progress is shown.
 
     Returns:
         What is wrong; both lists are empty when nothing is.
     """
     damages, implausible = [], []
     entries = [entry for split in store.manifest.splits.values() for entry in split.shards]
-    for entry in track(entries, len(entries), "verifying shards", style):
+    for entry in track(entries, len(entries), "verifying shards"):
         try:
             batch = _verify_shard(store, entry)
         except StoreError as error:
@@ -183,14 +182,13 @@ def prepare_output(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
 
-def convert(store: Store, backend: Backend, output: Path, style: ProgressStyle = ProgressStyle.AUTO) -> Store:
+def convert(store: Store, backend: Backend, output: Path) -> Store:
     """Write the store in another format; converting back gives the first shards' bytes again.
 
     Args:
         store: what to read.
         backend: format to write.
         output: a directory that is absent or empty.
-        style: how progress is shown.
 
     Raises:
         StoreError: the output holds something, or a shard cannot be read.
@@ -199,7 +197,7 @@ def convert(store: Store, backend: Backend, output: Path, style: ProgressStyle =
     splits = {}
     for name, split in store.manifest.splits.items():
         entries = []
-        for entry in track(split.shards, len(split.shards), f"converting {name}", style):
+        for entry in track(split.shards, len(split.shards), f"converting {name}"):
             file = Path(entry.file).with_suffix("").as_posix()
             entries.append(write_shard(output, file, read_shard(store, entry), backend))
         splits[name] = SplitEntry(shards=tuple(entries), size_histogram=split.size_histogram)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.fetching.choose_transport import transport_of_any
 from unimol_scale.common.fetching.download import (
     Content,
     Download,
@@ -23,7 +24,7 @@ from unimol_scale.common.fetching.download import (
     UnwritableError,
     read_patiently,
 )
-from unimol_scale.common.fetching.transport import MissingError, Transport, transport_of_any
+from unimol_scale.common.fetching.transport import MissingError, Transport
 from unimol_scale.common.locks import hold_lock
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
@@ -33,6 +34,7 @@ from unimol_scale.store.source import MAX_OPEN
 FETCHING = FetchOptions()
 ROOM_S = 600.0  # to wait for others' downloads to end
 PART = ".part"
+DEFAULT_CACHE, DEFAULT_CACHE_BYTES = Path("~/.cache/unimol-scale"), 20 * 2**30
 
 
 def is_url(location: object) -> bool:

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
+import logging
 import re
 import threading
 import time
@@ -11,16 +12,18 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from unimol_scale.common.fetching.choose_transport import HTTP_SCHEMES, OBJECT_STORES, transport_for
 from unimol_scale.common.fetching.download import Download, FetchOptions, StoppedError
-from unimol_scale.common.fetching.transport import HTTP_SCHEMES, OBJECT_STORES, MissingError, Transport, transport_for
+from unimol_scale.common.fetching.transport import MissingError, Transport
 from unimol_scale.common.files import commit_text
-from unimol_scale.common.progress import ProgressDisplay, ProgressStyle
+from unimol_scale.common.progress import ProgressDisplay
 from unimol_scale.common.units import byte_size
 
 MISSING_NAME = "missing.txt"
 LABEL = "downloading"
 TICK_S = 1.0
 DEFAULT_OPTIONS = FetchOptions()
+_log = logging.getLogger(__name__)
 
 
 def is_url(text: str) -> bool:
@@ -36,12 +39,7 @@ def local_path(url: str, directory: Path) -> Path:
     return directory / hashlib.sha256(url.encode()).hexdigest()[:16] / safe
 
 
-def fetch_all(
-    urls: Sequence[str],
-    directory: Path,
-    options: FetchOptions = DEFAULT_OPTIONS,
-    style: ProgressStyle = ProgressStyle.AUTO,
-) -> Iterator[Path]:
+def fetch_all(urls: Sequence[str], directory: Path, options: FetchOptions = DEFAULT_OPTIONS) -> Iterator[Path]:
     """Yield the complete local file of each URL, in their order; a URL that stands twice counts once.
 
     Files of an earlier run are used as they are, and unfinished ones are continued with a ``Range`` request if the
@@ -51,7 +49,6 @@ def fetch_all(
         urls: http(s), s3 or gs.
         directory: where files are kept; made if absent. One process at a time may use it.
         options: connections, tries, and what to do about missing files.
-        style: whether progress is told.
 
     Raises:
         SourceError: a file is missing (unless ``missing_ok``), is a web page, or does not come after all tries; the
@@ -59,7 +56,7 @@ def fetch_all(
     """
     distinct = collections.deque(dict.fromkeys(urls))
     stop, missing = threading.Event(), list[str]()
-    progress = _Progress(len(distinct), style)
+    progress = _Progress(len(distinct))
     waiting: collections.deque[tuple[str, concurrent.futures.Future[Path]]] = collections.deque()
     transports: dict[str, Transport] = {}
 
@@ -113,14 +110,13 @@ def _wait(future: "concurrent.futures.Future[Path]", progress: "_Progress") -> P
 class _Progress:
     """Says every few seconds how many files and bytes have come.
 
-    Lines rather than a bar: files are read while a stage of the build shows its own, and lines written to standard
-    error come out above it.
+    Messages rather than a bar: files are read while a stage of the build shows its own, and messages come out above it.
     """
 
-    def __init__(self, files: int, style: ProgressStyle) -> None:
+    def __init__(self, files: int) -> None:
         self._files, self._done, self._bytes = files, 0, 0
         self._start = time.monotonic()
-        self._display = ProgressDisplay(LABEL, files, None, style=style)
+        self._display = ProgressDisplay(LABEL, files, None, log=_log)
         self._lock = threading.Lock()
 
     def count_bytes(self, number: int) -> None:
@@ -138,7 +134,7 @@ class _Progress:
             self._display.line(self._text(), at_once=True)
 
     def say(self, text: str) -> None:
-        self._display.say(f"{LABEL}: {text}")
+        _log.info(f"{LABEL}: {text}")
 
     def _text(self) -> str:
         rate = self._bytes / max(time.monotonic() - self._start, 1e-9)

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, lines elsewhere, nothing where nothing is wanted; no terminal stops the work."""
+"""Progress of a command: a bar on a terminal, lines elsewhere, and no terminal stops the work."""
 
 import io
 import sys
@@ -7,7 +7,8 @@ import pytest
 
 from tests.helpers.terminal import Terminal
 from unimol_scale.common import progress
-from unimol_scale.common.progress import ProgressDisplay, ProgressStyle, StageProgress, count_columns, track
+from unimol_scale.common.command_output import shown_on_stderr
+from unimol_scale.common.progress import StageProgress, track
 
 CURSOR_OFF = "\x1b[?25l"
 
@@ -23,12 +24,13 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return terminal
 
 
-def work(style: ProgressStyle = ProgressStyle.AUTO) -> None:
-    with StageProgress("embedding [b]", 100, style) as stage:
-        stage.skip(40)
-        stage.advance(10)
-        stage.tick()
-    assert list(track(range(3), 3, "verifying", style)) == [0, 1, 2]
+def work() -> None:
+    with shown_on_stderr():
+        with StageProgress("embedding [b]", 100) as stage:
+            stage.skip(40)
+            stage.advance(10)
+            stage.tick()
+        assert list(track(range(3), 3, "verifying")) == [0, 1, 2]
 
 
 def test_what_an_earlier_run_did_is_not_this_runs_speed() -> None:
@@ -66,7 +68,7 @@ def test_elsewhere_there_are_lines_now_and_then(
 
 
 def test_a_stage_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), StageProgress("embedding", 100):
+    with pytest.raises(KeyboardInterrupt), shown_on_stderr(), StageProgress("embedding", 100):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == ""
 
@@ -79,33 +81,18 @@ def test_colours_that_are_forced_upon_a_file_make_no_bar(
     assert CURSOR_OFF not in capsys.readouterr().err
 
 
-def test_a_terminal_can_be_given_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = on_terminal(monkeypatch)
-    work(ProgressStyle.LINES)
-    assert terminal.getvalue().startswith("embedding [b]: 50 of 100 molecules, ")
-    assert CURSOR_OFF not in terminal.getvalue()
-
-
-def test_nothing_is_shown_where_nothing_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_shown_where_no_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
     monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
-    work(ProgressStyle.NONE)
+    with StageProgress("embedding", 100) as stage:
+        stage.advance(10)
+        stage.tick()
     assert terminal.getvalue() == ""
-
-
-def test_a_word_comes_out_above_the_bar_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = on_terminal(monkeypatch)
-    display = ProgressDisplay("run", 10, count_columns)
-    display.start(4)
-    display.say("a word of {warning} [bold] :smile:")
-    display.stop()
-    text = terminal.getvalue()
-    assert text.rindex("4/10") > text.index("a word of {warning} [bold] :smile:\n")
 
 
 def test_a_terminal_that_goes_away_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
-    with StageProgress("embedding", 100) as stage:
+    with shown_on_stderr(), StageProgress("embedding", 100) as stage:
         terminal.gone = True
         stage.advance(10)
         stage.tick()

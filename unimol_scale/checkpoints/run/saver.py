@@ -81,7 +81,7 @@ class Saver:
         The previous save must have been published or discarded.
         """
         assert self.state is SaveState.IDLE, f"the save of step {self.step} is not decided yet"
-        self._join()
+        self.join()
         self.step, self.error, self.write_seconds, self.written_bytes = step, "", 0.0, 0
         begun = time.perf_counter()
         copies = fragments if self._synchronous else self._copy(fragments)
@@ -94,7 +94,7 @@ class Saver:
 
     def wait(self) -> SaveState:
         """Wait until nothing is being written; return the state."""
-        self._join()
+        self.join()
         return self.state
 
     def publish(self, meta: Mapping[str, Any], *, keep: int, keep_best: bool = False) -> CheckpointInfo | None:
@@ -173,11 +173,12 @@ class Saver:
             except Exception as defect:  # raised in the step loop, by ``state``
                 self._defect = defect
 
-        self._join()
+        self.join()
         self._thread = threading.Thread(target=guarded, name="saver", daemon=True)
         self._thread.start()
 
-    def _join(self) -> None:
+    def join(self) -> None:
+        """Wait until nothing is being written, whatever comes of it."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -14,22 +14,6 @@ from unimol_scale.common.exit_status import GOES_ON
 if TYPE_CHECKING:
     from conformer_gen.config import BuildConfig
 
-# Argument → the setting that it stands for.
-FLAGS = {
-    "source": "source.name",
-    "input": "source.input",
-    "limit": "source.limit",
-    "sample": "source.sample",
-    "conformers": "conformers.count",
-    "hydrogens": "conformers.hydrogens",
-    "engine": "conformers.engine",
-    "exclude": "curate.exclude",
-    "output": "output",
-    "backend": "backend",
-    "seed": "seed",
-    "workers": "workers",
-    "ray_address": "ray_address",
-}
 _DESCRIPTION = """\
 Build a conformer store from SMILES, tranches, tables, structures or Uni-Mol's files.
 
@@ -105,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def config_of(arguments: argparse.Namespace) -> "BuildConfig":
     """Return the build that the arguments ask for."""
-    from conformer_gen.config import BuildConfig
+    from conformer_gen.config import SHORT_NAMES, BuildConfig
     from unimol_scale.config import build
 
-    return build(BuildConfig, *settings_of(arguments, FLAGS, flags_win=True))
+    return build(BuildConfig, *settings_of(arguments, SHORT_NAMES, flags_win=True))
 
 
 def _run(parser: CommandParser, arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.late_notices import told_after
 from unimol_scale.common.locks import wait_for_lock
-from unimol_scale.common.progress import ProgressStyle, StageProgress, say_line
+from unimol_scale.common.progress import StageProgress
 from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.store.manifest import ShardEntry, SplitEntry
@@ -50,6 +51,7 @@ UInt64 = npt.NDArray[np.uint64]
 
 # Part of every recipe: raise it when the builder makes other conformers, or refuses others, with the same settings.
 RECIPE_VERSION = 2
+_log = logging.getLogger(__name__)
 STORE_NAME, INDEX_NAME = "store", "index.parquet"
 # As many molecules get their conformers in this process; starting another one, or Ray, takes longer.
 FEW = 256
@@ -209,8 +211,8 @@ def _add_set(
     with _our_turn(folder):
         if (folder / INDEX_NAME).is_file():
             return
-        # Depictions take no time worth a word.
-        with contextlib.nullcontext() if conformers.engine == "depiction" else told_after(SLOW_S, lambda: say_line(SAY_2D)):
+        flat = conformers.engine == "depiction"  # which takes no time worth a word
+        with contextlib.nullcontext() if flat else told_after(SLOW_S, lambda: _log.info(SAY_2D)):
             try:
                 _build(molecules, folder / "molecules.parquet", output, curate, conformers, workers)
                 keys = open_store(output).split("train").column("key").to_pylist()
@@ -235,7 +237,7 @@ def _our_turn(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def tell(holder: str) -> None:
-        say_line(f"waiting for another process{holder}, which makes these conformers in {folder}")
+        _log.info(f"waiting for another process{holder}, which makes these conformers in {folder}")
 
     with wait_for_lock(folder / "lock", tell):
         yield
@@ -267,7 +269,7 @@ def _build(
 def _show(label: str, total: int | None, log: SampleLog | None) -> StageProgress:
     """Show the conformers of more than a few molecules, and nothing else."""
     shown = label == GENERATING and total is not None and total > QUIET
-    return StageProgress(label, total, ProgressStyle.AUTO if shown else ProgressStyle.NONE)
+    return StageProgress(label, total, shown=shown)
 
 
 def _recipe(conformers: ConformerConfig) -> str:

@@ -4,6 +4,7 @@ Shapes: M rows.
 """
 
 import dataclasses
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -173,6 +174,27 @@ def prepare(
         skipped=tuple(sorted(skipped, key=lambda one: one.row)),
         changes=tuple(describe_changes(t.strip(), r.smiles) if r else "" for t, r in zip(smiles, used, strict=True)),
     )
+
+
+def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
+    """Return SMILES in their order; what a table has where one is missing (None, NaN) becomes an empty one.
+
+    Args:
+        smiles: one or many.
+        caller: name of the function that got them, for messages.
+
+    Raises:
+        SourceError: they have no order, or one is something else than text.
+    """
+    if isinstance(smiles, str):
+        return [smiles]
+    if isinstance(smiles, bytes) or not hasattr(smiles, "__getitem__"):
+        raise SourceError(f"{caller} takes a SMILES, or a list of them in an order, got {type(smiles).__name__}")
+    texts = ["" if text is None or (isinstance(text, float) and math.isnan(text)) else text for text in smiles]
+    for row, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise SourceError(f"{caller}: row {row} is {text!r}, which is no text; give SMILES")
+    return texts
 
 
 def why_refused(molecule: SourceMolecule, max_atoms: int | None, fragments: Fragments) -> Rejected | None:

@@ -59,7 +59,7 @@ def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy
     )
 
 
-def refuser_for(file: Path, num_rows: int) -> Callable[[Sequence[Skipped]], None]:
+def refuser_for(file: Path | str, num_rows: int) -> Callable[[Sequence[Skipped]], None]:
     """Return ``refuse_skipped`` for the rows of one file, as ``prepare`` takes it."""
     return functools.partial(refuse_skipped, num_rows=num_rows, where=str(file), remedy=REMEDY)
 

@@ -21,7 +21,7 @@ from conformer_gen.sources.inputs.locations import bare_suffix
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.checkpoints.parity import cast_parameters
-from unimol_scale.checkpoints.weights import from_pretrained, identify
+from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_file
@@ -136,7 +136,7 @@ def embed_file(config: EmbedFileConfig) -> str:
     device = pick_device(config.device)
     _, sha256 = identify(config.pretrained)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    backbone = cast_parameters(from_pretrained(config.pretrained), dtype).backbone.to(device)
+    backbone = cast_parameters(load_pretrained(config.pretrained), dtype).backbone.to(device)
     workers = GPU_WORKERS if device.type == "cuda" else 0
     representation = dataclasses.replace(config.representation, workers=workers)
     inputs = resolve_inputs(representation.inputs, backbone.config)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import unimol_scale.config as strict
-from unimol_scale.checkpoints.weights import from_pretrained, identify
+from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.text.json_files import read_json, write_json
@@ -160,7 +160,7 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     if config.pretrained is None or config.reinitialise:
         return StartingModel(model=model, backbone=None, pretrained_on=None)
-    backbone = from_pretrained(config.pretrained).backbone.float()
+    backbone = load_pretrained(config.pretrained).backbone.float()
     return StartingModel(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
 
 

@@ -1,4 +1,4 @@
-"""Predicts properties of the molecules of a file or store with a fine-tuned model.
+"""Predicts properties of molecules, of SMILES or of a file or store, with a fine-tuned model.
 
 Shapes: M rows, R of them with a molecule, L targets, S seeds.
 """
@@ -21,7 +21,7 @@ from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
 from unimol_scale.downstream.data.inputs import require_conformers
-from unimol_scale.downstream.data.labelled_tables import read_table
+from unimol_scale.downstream.data.labelled_tables import LabelledTable, read_table
 from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
 from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
 from unimol_scale.downstream.data.sdf_table import describe_geometry
@@ -35,7 +35,7 @@ from unimol_scale.store.shards import open_store
 
 
 class PredictOptions(TypedDict):
-    """Options of ``predict_file``.
+    """How molecules are predicted.
 
     Attributes:
         smiles_column: of a table; None finds it by the usual names.
@@ -69,6 +69,50 @@ class _Asked:
     hydrogens: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeedPredictions:
+    """What each model of a fine-tuning predicts.
+
+    Attributes:
+        config: of the fine-tuned model.
+        molecules: of the rows.
+        row_R: int64, rows with a usable molecule, from 0.
+        value_SRL: in the units of the targets, or probabilities of class 1.
+    """
+
+    config: FinetunedConfig
+    molecules: Prepared
+    row_R: Int64
+    value_SRL: Float64
+
+
+def predict_molecules(source: Path | Sequence[str], folder: Path, **options: Unpack[PredictOptions]) -> SeedPredictions:
+    """Predict molecules, of which none need be usable.
+
+    Args:
+        source: SMILES; or a table, SMILES lines, SDF or conformer store.
+        folder: that ``finetune`` wrote.
+        options: see ``PredictOptions``.
+
+    Raises:
+        SourceError: a file is missing or wrong, or a molecule is unusable and ``skip_bad`` is off.
+        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
+        ConfigError: the device is not there.
+        StoreError: the store is damaged, or holds depictions where the model sees conformers.
+        RunError: a prediction is not a finite number.
+    """
+    config = read_config(folder)
+    device = pick_device(options["device_name"])
+    if not isinstance(source, Path):
+        nothing = np.empty((len(source), 0))
+        table = LabelledTable(name="SMILES", smiles=tuple(source), labels_ML=nothing, targets=(), splits=None)
+        asked = _of_table(table, config, options)
+    else:
+        check_there(source)
+        asked = _of_store(source, config, options) if is_store(source) else _of_file(source, config, options)
+    return _predict(asked, folder, config, options["max_pairs"], device)
+
+
 def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[PredictOptions]) -> str:
     """Write a table with one line for each row of the file; return lines for the user.
 
@@ -98,14 +142,14 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     config = read_config(folder)
     device = pick_device(options["device_name"])
     check_there(file)
-    asked = _of_store(file, config, options) if is_store(file) else _of_table(file, config, options, output)
+    asked = _of_store(file, config, options) if is_store(file) else _of_file(file, config, options, output)
     require_file(output)
     molecules = asked.molecules
-    row_R = np.flatnonzero(molecules.position_M >= 0)
-    if not len(row_R):
+    if not (molecules.position_M >= 0).any():
         raise SourceError(f"{file}: no row has a usable molecule")
-    value_SRL = _predictions(asked, row_R, folder, config, options["max_pairs"], device)
-    written, renamed = _beside(asked, config.targets, row_R, value_SRL)
+    found = _predict(asked, folder, config, options["max_pairs"], device)
+    row_R = found.row_R
+    written, renamed = _beside(asked, config.targets, row_R, found.value_SRL)
     write = pq.write_table if output.suffix == ".parquet" else _write_csv
     commit_file(output, lambda temporary: write(written, temporary))
     geometry = describe_geometry(file, sees_3d=_sees_3d(config))
@@ -119,16 +163,24 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     return "\n".join(lines)
 
 
-def _of_table(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path) -> _Asked:
+def _of_file(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path | None = None) -> _Asked:
     table = read_table(file, smiles_column=options["smiles_column"], targets=())
-    require_file(output)  # before conformers are made, which can take minutes
+    if output is not None:
+        require_file(output)  # before conformers are made, which can take minutes
+    return _of_table(table, config, options, file)
+
+
+def _of_table(
+    table: LabelledTable, config: FinetunedConfig, options: PredictOptions, file: Path | None = None
+) -> _Asked:
+    where = table.name if file is None else str(file)
     molecules = prepare(
         table.smiles,
         cache=options["cache"],
         geometry=_sees_3d(config),
         max_atoms=config.max_atoms,
         workers=None,
-        refuse=None if options["skip_bad"] else refuser_for(file, len(table.smiles)),
+        refuse=None if options["skip_bad"] else refuser_for(where, len(table.smiles)),
         fragments=options.get("fragments") or config.fragments,
         problems=table.problems,
     )
@@ -150,6 +202,17 @@ def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _
     columns = {"id": pa.array(molecules.split.ids(every_M)), "smiles": pa.array(molecules.smiles, pa.string())}
     columns |= {label: molecules.split.column(f"{LABEL_PREFIX}{label}") for label in manifest.labels}
     return _Asked(columns=pa.table(columns), molecules=molecules, hydrogens=manifest.hydrogens)
+
+
+def _predict(
+    asked: _Asked, folder: Path, config: FinetunedConfig, max_pairs: int | None, device: torch.device
+) -> SeedPredictions:
+    molecules = asked.molecules
+    row_R = np.flatnonzero(molecules.position_M >= 0)
+    value_SRL = np.empty((len(config.members), 0, len(config.targets)))
+    if len(row_R):
+        value_SRL = _predictions(asked, row_R, folder, config, max_pairs, device)
+    return SeedPredictions(config=config, molecules=molecules, row_R=row_R, value_SRL=value_SRL)
 
 
 def _predictions(

@@ -3,15 +3,18 @@
 Nothing here may stop a run: a full disk or a closed terminal is told once, and training goes on.
 """
 
+import logging
 from pathlib import Path
 from types import TracebackType
 
 from unimol_scale.common.metrics_file import number_of
-from unimol_scale.common.progress import ProgressDisplay, ProgressStyle, training_columns
+from unimol_scale.common.progress import ProgressDisplay, training_columns
 from unimol_scale.common.run_files import METRICS_NAME, TENSORBOARD
 from unimol_scale.common.units import clock
 from unimol_scale.engine.log.jsonl import Event, WholeAppends, drop_events_after, encode
 from unimol_scale.engine.log.tensorboard import Board
+
+_log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -22,21 +25,13 @@ class RunLog:
         name: of the run, shown in every line.
         total_steps: of the run.
         first_step: steps already done; later events of earlier sessions are removed.
-        style: how progress is shown.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        total_steps: int,
-        first_step: int,
-        style: ProgressStyle = ProgressStyle.AUTO,
-    ) -> None:
+    def __init__(self, folder: Path, name: str, total_steps: int, first_step: int) -> None:
         self._folder = folder
         self._name = name
         self._total = total_steps
-        self._display = ProgressDisplay(name, total_steps, training_columns, style=style, line_at_once=True)
+        self._display = ProgressDisplay(name, total_steps, training_columns, log=_log, line_at_once=True)
         last = drop_events_after(folder / METRICS_NAME, first_step)
         self._session = 1 if last is None else int(number_of(last.get("session")) or 0) + 1
         self._metrics = WholeAppends(folder / METRICS_NAME, self.say)
@@ -60,8 +55,8 @@ class RunLog:
         self._board.add(event)
 
     def say(self, text: str) -> None:
-        """Print one line, above the bar if there is one."""
-        self._display.say(self._line(text))
+        """Tell people something, in one line."""
+        _log.info(self._line(text))
 
     def _line(self, text: str) -> str:
         return f"[{self._name}] {text}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from unimol_scale.checkpoints.weights import from_pretrained, identify
+from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.common.trees import as_lines, differences, flatten
 from unimol_scale.config import to_tree
 from unimol_scale.engine.run.run_config import PretrainConfig
@@ -70,7 +70,7 @@ def initial_weights(config: PretrainConfig, module: nn.Module) -> tuple[ReadWeig
         )
     _check_model(model, config)
     weights = {
-        name: tensor.detach().float().view(-1) for name, tensor in from_pretrained(config.init).named_parameters()
+        name: tensor.detach().float().view(-1) for name, tensor in load_pretrained(config.init).named_parameters()
     }
 
     def read(name: str, start: int, stop: int) -> Tensor | None:

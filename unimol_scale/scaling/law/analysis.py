@@ -266,6 +266,20 @@ def parameters_of_size(name: str, records: Sequence[RunRecord], group: Parameter
     return sum(groups[part] for part in PARAMETER_GROUPS[group] if part in groups) or groups["total"]
 
 
+def predict_for(analysis: Analysis, request: str) -> Prediction:
+    """Return the loss that the law of an analysis predicts.
+
+    Args:
+        analysis: of the runs.
+        request: SIZE@MOLECULES, such as "1.1B@838M" or "1.1e9@8.38e8".
+
+    Raises:
+        RunError: the request is none, the size is not known, or the law has no word on it.
+    """
+    group = analysis.config.parameters
+    return _predict(_parse_request(request, analysis.records, group), analysis.fit, analysis.points)
+
+
 @dataclass(frozen=True)
 class _Request:
     """A request for a prediction: its text, and the values in it."""

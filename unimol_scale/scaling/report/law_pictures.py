@@ -45,7 +45,7 @@ def draw_pictures(analysis: Analysis, folder: Path) -> dict[str, Path]:
         # Against a constant there is no line to draw.
         if column is not None and int(distinct(column).max()) > 0:
             title = f"Validation loss against {AXIS_LABELS[axis]}"
-            jobs.append((title, f"loss_vs_{axis}.png", lambda axis=axis: _law_figure(analysis, axis)))  # type: ignore[misc]
+            jobs.append((title, f"loss_vs_{axis}.png", lambda axis=axis: law_figure(analysis, axis)))  # type: ignore[misc]
     jobs.append(("Residuals", "residuals.png", lambda: _residual_figure(analysis)))
     if any(len(record.curve) > 1 for record in analysis.records):
         jobs.append(("Validation loss in the course of every run", "curves.png", lambda: _curve_figure(analysis)))
@@ -65,7 +65,8 @@ def draw_pictures(analysis: Analysis, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _law_figure(analysis: Analysis, axis: str) -> Figure:
+def law_figure(analysis: Analysis, axis: str) -> Figure:
+    """Return the picture of the runs and the law against one variable, "N", "D" or "C", which must vary."""
     figure = Figure(figsize=(8.4, 4.8), layout="constrained")
     axes = figure.subplots()
     _draw_law(axes, analysis.points, analysis.held_out, analysis.fit, axis)

@@ -9,13 +9,13 @@ from unimol_scale.common.summary_file import UnreadableRunError
 from unimol_scale.errors import RunError, nearest
 from unimol_scale.scaling.runs.event_files import has_event_files, name_of, read_event_folder
 from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, check_comparable, read_run_folder
-from unimol_scale.scaling.runs.loss_tables import read_table
+from unimol_scale.scaling.runs.loss_tables import ColumnTable, read_table
 
 Content = TypeVar("Content")
 
 
 def read_runs(
-    paths: Sequence[Path],
+    paths: Sequence[Path | ColumnTable],
     columns: Mapping[str, str] | None = None,
     sizes: Mapping[str, str] | None = None,
     trajectories: bool = False,
@@ -24,7 +24,8 @@ def read_runs(
     """Read every finished run under the paths.
 
     Args:
-        paths: run folders, folders of event files, directories that hold either at any depth, or tables.
+        paths: run folders, folders of event files, directories that hold either at any depth, or tables: files, or in
+            memory.
         columns: of tables the header, of event files the tag that holds N, D, C, loss, …; see those readers.
         sizes: name of a run that has only event files → its size.
         trajectories: whether rows of one name in a table are validations along one run.
@@ -41,7 +42,11 @@ def read_runs(
     notes: list[str] = []
     events: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if isinstance(path, ColumnTable):
+            found, left_out = read_table(path, columns or {}, trajectories)
+            records += found
+            notes += left_out
+        elif path.is_dir():
             folders, event_folders = find_run_folders(path)
             events += event_folders
             for folder in folders:

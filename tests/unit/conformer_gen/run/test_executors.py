@@ -57,7 +57,7 @@ def test_in_this_process_progress_moves_with_every_molecule(tmp_path: Path) -> N
         yield Job(piece=Piece(0, 0, 5), positions=(0, 2, 4))
         yield Job(piece=Piece(1, 0, 5), positions=(1, 3))
 
-    executor = InProcessExecutor(config_of(tmp_path), Shown)
+    executor = InProcessExecutor(config_of(tmp_path), lambda label, total, _: Shown(label, total))
     with executor.show("generating conformers", 5, None) as progress:
         work = StageWork(name="embedded", task=task, bury=lambda job, why: pytest.fail("nothing dies here"))
         executor.run_stage(work, jobs(), tmp_path, progress)

@@ -9,7 +9,7 @@ import pytest
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver
 from conformer_gen.sources.config import SourceConfig
-from unimol_scale.common.progress import ProgressStyle, StageProgress
+from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.data import conformer_cache
 from unimol_scale.downstream.data.molecules import prepare
 from unimol_scale.store.shards import open_store
@@ -58,9 +58,9 @@ def test_a_few_molecules_show_no_progress_and_more_show_each_molecule(
     shown: list[int] = []
 
     class Shown(StageProgress):
-        def __init__(self, label: str, total: int | None, style: ProgressStyle) -> None:
-            super().__init__(label, total, style)
-            self.is_shown = style is ProgressStyle.AUTO
+        def __init__(self, label: str, total: int | None, *, shown: bool) -> None:
+            super().__init__(label, total, shown=shown)
+            self.is_shown = shown
             assert not self.is_shown or (label, total) == ("generating conformers", 3)
 
         def tick(self) -> None:

@@ -20,7 +20,7 @@ from conformer_gen.sources.molecule import SourceMolecule
 from tests.helpers.store_samples import random_record, write_store
 from tests.helpers.tiny_finetuning import AROMATIC, CARBON, MOLECULES, SEEDS, TINY, fitting, write_table
 from unimol_scale import config as strict
-from unimol_scale.checkpoints.weights import from_pretrained, save_pretrained
+from unimol_scale.checkpoints.weights import load_pretrained, save_pretrained
 from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.finetune import finetune
@@ -76,7 +76,7 @@ def test_scores_are_those_of_the_predictions_that_are_written(finished):
 
 def test_the_pretrained_weights_are_what_training_starts_from(place, settings, tmp_path):
     still = FinetuneTrainConfig(learning_rate=1e-12, epochs=1, weight_decay=0.0, dropout=0.0)
-    pretrained = from_pretrained(place / "pretrained").backbone.state_dict()
+    pretrained = load_pretrained(place / "pretrained").backbone.state_dict()
     for reinitialise in (False, True):
         folder = tmp_path / str(reinitialise)
         done = finetune(settings(seeds=1, reinitialise=reinitialise, train=still, output=folder))

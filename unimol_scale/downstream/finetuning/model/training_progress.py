@@ -1,13 +1,15 @@
-"""Progress of a fine-tuning: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a fine-tuning: a bar on a terminal, a message now and then elsewhere."""
 
+import logging
 import time
 from types import TracebackType
 
-from unimol_scale.common.progress import ProgressDisplay, ProgressStyle, training_columns
+from unimol_scale.common.progress import ProgressDisplay, training_columns
 from unimol_scale.common.units import clock
 from unimol_scale.downstream.finetuning.model.training import Epoch
 
 _LINE_SECONDS = 10.0
+_log = logging.getLogger(__name__)
 
 
 class EpochProgress:
@@ -17,14 +19,13 @@ class EpochProgress:
         label: such as the data and the seed.
         total: epochs at most.
         metric: of the validation score.
-        style: how progress is shown.
     """
 
-    def __init__(self, label: str, total: int, metric: str, style: ProgressStyle = ProgressStyle.AUTO) -> None:
+    def __init__(self, label: str, total: int, metric: str) -> None:
         self._label, self._total, self._metric = label, total, metric
         self._began = time.monotonic()
         self._display = ProgressDisplay(
-            label, total, training_columns, style=style, interval_s=_LINE_SECONDS, line_at_once=True
+            label, total, training_columns, log=_log, interval_s=_LINE_SECONDS, line_at_once=True
         )
         self._newest: Epoch | None = None
         self._best = float("nan")

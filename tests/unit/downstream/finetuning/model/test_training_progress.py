@@ -5,12 +5,13 @@ import sys
 import pytest
 
 from tests.helpers.terminal import Terminal
+from unimol_scale.common.command_output import shown_on_stderr
 from unimol_scale.downstream.finetuning.model.training import Epoch
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 
 
 def train(epochs: int = 3) -> None:
-    with EpochProgress("esol, seed 0", 10, "rmse") as progress:
+    with shown_on_stderr(), EpochProgress("esol, seed 0", 10, "rmse") as progress:
         for number in range(1, epochs + 1):
             progress.epoch(Epoch(epoch=number, loss=1.0 / number, score=2.0 / number, best=number))
 
