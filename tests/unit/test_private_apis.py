@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from unimol_scale.common.machine.devices import full_memory
-from unimol_scale.common.private_apis import PRIVATE_APIS, VERSIONS, PrivateApi
+from unimol_scale.private_apis import PRIVATE_APIS, VERSIONS, PrivateApi
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -401,10 +401,10 @@ def asks_a_message(tree: ast.AST) -> bool:
 
 def test_nothing_of_another_library_is_used_without_an_entry() -> None:
     trees = {str(path.relative_to(REPOSITORY)): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
-    assert not unlisted(trees, own_names()), "add them to unimol_scale/common/private_apis.py, with a test"
+    assert not unlisted(trees, own_names()), "add them to unimol_scale/private_apis.py, with a test"
     listed = {place for entry in PRIVATE_APIS if entry.kind == "text" for place in entry.where}
     asking = {Path(path).name for path, tree in trees.items() if asks_a_message(tree)}
-    assert not asking - listed, "the texts that these look for belong into unimol_scale/common/private_apis.py"
+    assert not asking - listed, "the texts that these look for belong into unimol_scale/private_apis.py"
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ OTHERS = (
         library="ray",
         owner="ray.exceptions.RayTaskError",
         names=("cause",),
-        where=("ray_stage.py", "ray_selection.py"),
+        where=("ray_tasks.py", "ray_selection.py"),
         why="The error of a task as it was raised there: what the user can mend is raised as itself.",
     ),
     PrivateApi(
