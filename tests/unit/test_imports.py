@@ -25,8 +25,8 @@ SCRIPTS = ("launch.pretrain", "conformer_gen.build")
 # Imports point from the right to the left: a name may import itself and what stands before it. "*" are the other files
 # of a folder. Every folder that holds folders has a row; "" is the whole.
 ORDER = {
-    "": "errors common config store conformer_gen data model objectives checkpoints engine scaling downstream api"
-    " unimol_scale cli scripts",
+    "": "errors private_apis common config store conformer_gen data model objectives checkpoints engine scaling"
+    " downstream api unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.sources": "molecule source registry config tranches inputs *",
     "unimol_scale.common": "files text * report machine fetching",
