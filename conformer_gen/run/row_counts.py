@@ -18,7 +18,8 @@ from conformer_gen.sources.inputs.locations import bare_suffix, locate
 from conformer_gen.sources.inputs.remote import is_url, local_path
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_files
-from unimol_scale.common.fetching.transport import MissingError, NetworkError, transport_for
+from unimol_scale.common.fetching.choose_transport import transport_for
+from unimol_scale.common.fetching.transport import MissingError, NetworkError
 from unimol_scale.common.progress import StageProgress
 
 FILES_READ = 10

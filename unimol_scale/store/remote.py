@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.fetching.choose_transport import transport_of_any
 from unimol_scale.common.fetching.download import (
     Content,
     Download,
@@ -23,8 +24,8 @@ from unimol_scale.common.fetching.download import (
     UnwritableError,
     read_patiently,
 )
-from unimol_scale.common.fetching.transport import MissingError, Transport, transport_of_any
-from unimol_scale.common.locks import hold_lock
+from unimol_scale.common.fetching.transport import MissingError, Transport
+from unimol_scale.common.machine.locks import hold_lock
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from unimol_scale.store.shards import Store
@@ -52,7 +53,7 @@ def open_remote_store(url: str, cache: Path, cache_bytes: int) -> Store:
     Raises:
         StoreError: there is no such store, it cannot be had, or a shard is larger than the cache.
     """
-    files = _Files(url)
+    files = RemoteFiles(url)
     text = files.read(MANIFEST_NAME).decode()
     manifest = Manifest.from_json(text, Path(MANIFEST_NAME))
     for entry in (shard for split in manifest.splits.values() for shard in split.shards):
@@ -63,10 +64,10 @@ def open_remote_store(url: str, cache: Path, cache_bytes: int) -> Store:
                 f"shard {entry.file} of {url} has {entry.bytes:,} bytes, more than data.cache_bytes {cache_bytes:,}"
             )
     folder = cache.expanduser() / hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Store(folder, manifest, text, CachedShards(url, folder, cache_bytes))
+    return Store(folder, manifest, text, CachedShards(files, folder, cache_bytes))
 
 
-class _Files:
+class RemoteFiles:
     """The files under a URL, fetched with the patience of every download."""
 
     def __init__(self, url: str) -> None:
@@ -128,15 +129,15 @@ class CachedShards:
     """A ``ShardSource`` that keeps some shards of a remote store on disk.
 
     Args:
-        url: of the store.
+        files: of the store.
         folder: of its cache.
         cache_bytes: most bytes of complete and coming shards.
     """
 
-    def __init__(self, url: str, folder: Path, cache_bytes: int) -> None:
-        self.location = url
+    def __init__(self, files: RemoteFiles, folder: Path, cache_bytes: int) -> None:
+        self.location = files.url
         self.max_open = MAX_OPEN
-        self._files = _Files(url)
+        self._files = files
         self._folder = folder
         self._limit = cache_bytes
         self._background: _Background | None = None

@@ -12,8 +12,9 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from unimol_scale.common.fetching.choose_transport import HTTP_SCHEMES, OBJECT_STORES, transport_for
 from unimol_scale.common.fetching.download import Download, FetchOptions, StoppedError
-from unimol_scale.common.fetching.transport import HTTP_SCHEMES, OBJECT_STORES, MissingError, Transport, transport_for
+from unimol_scale.common.fetching.transport import MissingError, Transport
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.progress import ProgressDisplay
 from unimol_scale.common.units import byte_size

@@ -65,6 +65,25 @@ def test_a_shard_goes_on_where_the_connection_broke(store: Store, server: Server
     assert len(ranges) == 10  # more failures than tries, each with further bytes
 
 
+def test_a_server_that_hangs_up_without_having_told_the_size_is_noticed(
+    store: Store, server: Server, tmp_path: Path
+) -> None:
+    data = (store.path / "train/shard-00001.arrow").read_bytes()
+
+    def hang_up(handler: Handler, number: int) -> None:
+        if number:
+            handler.send(data)
+            return
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(data[:100])
+        handler.close_connection = True
+
+    server.answers["/train/shard-00001.arrow"] = hang_up
+    assert ids(train(server, tmp_path / "cache"), 1) == ids(store.split("train"), 1)
+    assert server.ranges("/train/shard-00001.arrow") == ["", "bytes=100-"]
+
+
 def test_a_shard_goes_on_where_a_process_died(store: Store, server: Server, tmp_path: Path) -> None:
     data = (store.path / "train/shard-00001.arrow").read_bytes()
     split = train(server, tmp_path / "cache")

@@ -221,6 +221,8 @@ class Download:
                     self._begin(body.version)
                 self._append(body.read)
                 size = body.version.size
+            if size is None and self._content is not None:
+                size = self._content.bytes
             if size is not None and size != self._length():
                 raise NetworkError(f"{self._length():,} bytes came instead of {size:,}")
         self._check()

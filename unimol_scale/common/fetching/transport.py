@@ -1,4 +1,4 @@
-"""Opening what a URL names at some byte, over HTTP or from an object store; the libraries are imported when needed.
+"""What every transport of remote files offers, and the errors that it raises. Imports the standard library only.
 
 Everything that can go wrong comes out as one of three: ``MissingError`` and ``RefusedError`` are final, and after a
 ``NetworkError`` one may try again.
@@ -11,9 +11,6 @@ from typing import Protocol
 
 from unimol_scale.errors import SourceError
 
-HTTP_SCHEMES = ("http", "https")
-# Scheme → the package through which fsspec reads it.
-OBJECT_STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 BLOCK_BYTES = 1 << 18
 TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -90,48 +87,3 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Cut every connection; readers get ``NetworkError``."""
-
-
-def transport_for(url: str, connections: int, stall_s: float) -> Transport:
-    """Return the way to a URL's file.
-
-    Args:
-        url: http(s), s3 or gs.
-        connections: at a time, at most.
-        stall_s: seconds without a byte after which a connection counts as dead.
-
-    Raises:
-        SourceError: the scheme is unknown, or its package is not installed.
-    """
-    scheme = _scheme(url)
-    if scheme not in HTTP_SCHEMES and scheme not in OBJECT_STORES:
-        known = ", ".join(f"{name}://" for name in (*HTTP_SCHEMES, *OBJECT_STORES))
-        raise SourceError(f"{url} is not a URL that can be fetched; valid: {known}")
-    return transport_of_any(url, connections, stall_s)[0]
-
-
-def transport_of_any(url: str, connections: int, stall_s: float) -> tuple[Transport, str]:
-    """Return the way to the files under a URL of any scheme that fsspec knows, and what it calls the URL itself.
-
-    Raises:
-        SourceError: the scheme is unknown, or its package is not installed.
-    """
-    scheme = _scheme(url)
-    if scheme in HTTP_SCHEMES:
-        from unimol_scale.common.fetching.http_transport import HttpTransport
-
-        return HttpTransport(connections, stall_s), url
-    from unimol_scale.common.fetching.object_transport import ObjectTransport
-
-    try:
-        return ObjectTransport.of(url)
-    except ImportError as error:
-        package = OBJECT_STORES.get(scheme)
-        remedy = f"{url} needs the package {package}: pip install {package}" if package else f"{url}: {error}"
-        raise SourceError(remedy) from error
-    except Exception as error:  # of the packages of the schemes
-        raise SourceError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
-
-
-def _scheme(url: str) -> str:
-    return url.split("://", 1)[0].lower()
