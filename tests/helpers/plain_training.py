@@ -76,7 +76,7 @@ def pretraining(monkeypatch, capsys, store: Path):
 
     monkeypatch.setattr(whole_run, "start_ranks", lambda _: OneRank(rank=0, world_size=1, device=torch.device("cpu")))
     monkeypatch.setattr(whole_run, "part", lambda: None)
-    monkeypatch.setattr(parallel_ranks, "abandon", ended)
+    monkeypatch.setattr(parallel_ranks, "end_process", ended)
     monkeypatch.setattr(trainer, "DeepSpeedModel", PlainModel)
     monkeypatch.setattr(trainer, "matmul_peak", lambda *_: 1e12)
     monkeypatch.setattr(trainer, "prepare_host_memory", lambda *_: None)

@@ -39,10 +39,10 @@ class LadderConfig:
         objective: denoise, blend or distill.
         output: folder of all run folders and of logs/.
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
-            ranks: processes of a run, one for each GPU or part of the CPU.
+        ranks: processes of a run, one for each GPU or part of the CPU.
         script: a pretraining command of your own, relative to where the ladder is started; None: ``unimol-scale
             pretrain`` of this installation.
-            overrides: further settings of every run, as pretrain takes them (nested or with dots).
+        overrides: further settings of every run, as pretrain takes them (nested or with dots).
         size_overrides: size → settings of its runs, which take precedence over ``overrides``.
         slurm: options of sbatch for ``ladder --slurm``, over the defaults of slurm.py; an empty value removes one.
     """
