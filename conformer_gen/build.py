@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conformer_gen.sources.registry import SOURCES
 from unimol_scale import config as strict
 from unimol_scale.cli.command_line import CommandParser
 from unimol_scale.cli.entry import GOES_ON, run_command
@@ -23,7 +24,7 @@ def build_parser() -> CommandParser:
     """Return the parser of the command; each flag is short for a key of ``BuildConfig``."""
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--source", metavar="S", help="sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9 or unimol-lmdb")
+    add("--source", metavar="S", help=SOURCES.listed)
     add("--input", nargs="+", metavar="PATH", help="files, directories, URLs, .uri lists; zinc20: C[A-D]AA too")
     add("--output", type=Path, metavar="DIR", help="where the store goes (default: data/<source>)")
     add("--backend", help="arrow (default) or lmdb")

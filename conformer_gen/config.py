@@ -6,7 +6,6 @@ from pathlib import Path
 from conformer_gen.chemistry.conformers import EmbedConfig
 from conformer_gen.chemistry.curate import CurateConfig
 from conformer_gen.sources.config import SourceConfig
-from conformer_gen.sources.reader import may_lack_geometry
 from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
@@ -60,13 +59,13 @@ class BuildConfig:
             raise ConfigError(f"task_memory must be at least {SMALLEST_TASK_MEMORY} (MiB), got {self.task_memory}")
         if self.limit_s <= 2 * self.embed.timeout_s:
             raise ConfigError("limit_s must exceed two embedding tries: raise it, or lower embed.timeout_s")
-        if not may_lack_geometry(self.source) and self.embed.conformers != 1:
+        if not self.source.kind.may_lack_geometry and self.embed.conformers != 1:
             raise ConfigError(f"the source {self.source.name!r} keeps the geometry of its files: no --conformers")
 
     @property
     def directory(self) -> Path:
         """Where the store goes."""
-        return self.output or Path("data") / self.source.name
+        return self.output or Path("data") / self.source.kind.name
 
     @property
     def num_workers(self) -> int:

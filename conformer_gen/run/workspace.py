@@ -19,7 +19,7 @@ from conformer_gen.chemistry.curate import CurateConfig
 from conformer_gen.config import BuildConfig
 from conformer_gen.selection.exclusions import describe_files
 from conformer_gen.sources.inputs.locations import describe
-from conformer_gen.sources.reader import check_source, has_geometry, label_units, may_lack_geometry
+from conformer_gen.sources.reader import check_source, label_units
 from unimol_scale import config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text
 from unimol_scale.errors import StoreError
@@ -39,10 +39,10 @@ def plan_build(config: BuildConfig) -> Tree:
         SourceError: an input is missing, or is not what it claims to be.
     """
     check_source(config.source)
-    geometry_from_file = has_geometry(config.source)
+    geometry_from_file = config.source.kind.has_geometry
     methods = ["from file"] * geometry_from_file
     recipe: Tree = {}
-    if may_lack_geometry(config.source):
+    if config.source.kind.may_lack_geometry:
         methods.append(config.embed.method)
         recipe |= strict.to_tree(config.embed)
         del recipe["hydrogens"]
