@@ -47,9 +47,9 @@ class SourceSettings(Protocol):
 class Source:
     """One kind of input.
 
-    A source has one reader. It yields a ``SourceMolecule`` for every row, in the order of the input, and yields the same
-    rows whenever it is called: a build that was stopped reads its input again and passes over what is done. A row that
-    is no molecule is yielded too, with its ``problem``, so that it is counted. The reader runs in the main process of a
+    A source has one reader. It yields a ``SourceMolecule`` for every row, in the order of the input, and the same rows
+    whenever it is called: a build that was stopped reads its input again and passes over what is done. A row that is no
+    molecule is yielded too, with its ``problem``, so that it is counted. The reader runs in the main process of a
     build; workers get rows and never the reader. It should hold few rows in memory at a time.
 
     Attributes:

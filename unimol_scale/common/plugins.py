@@ -60,15 +60,14 @@ def _import(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(
-            f"{error.name}."
-        ):  # the module is there, and lacks another
+        missing = error.name
+        if missing is None or not f"{module}.".startswith(f"{missing}."):  # the module is there, and lacks another one
             raise ConfigError(f"the module {module} cannot be imported: {error}{_place(error)}") from error
         path = os.environ.get(_PATH)
         raise ConfigError(
-            f"there is no module {error.name!r}. It was looked for in the current folder ({here}), in {_PATH} "
+            f"there is no module {missing!r}. It was looked for in the current folder ({here}), in {_PATH} "
             f"({path or 'which is not set'}) and among the installed packages. Start the command in the folder that "
-            f"has {error.name}, or name that folder: {_PATH}=FOLDER before the command"
+            f"has {missing}, or name that folder: {_PATH}=FOLDER before the command"
         ) from error
     except (Exception, SystemExit) as error:
         raise ConfigError(
@@ -108,7 +107,8 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         self._kind, self._entries, self._adopt = kind, dict(entries), adopt
 
     def __getitem__(self, name: str) -> EntryT:
-        return self._adopt(load(self._entries[name]), name)
+        module, _, attribute = self._entries[name].partition(":")
+        return self._adopt(getattr(importlib.import_module(module), attribute), name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -170,6 +170,6 @@ def must_be_named(names: Iterable[str], given: Iterable[str], flag: str) -> None
     for name in names:
         if is_reference(name) and name not in known:
             raise ConfigError(
-                f"the run names code of its own, {name}. A folder may come from anywhere, so code is imported only when "
+                f"the run names code of its own, {name}. A folder may come from anywhere, so code is imported only if "
                 f"you name it yourself: add {flag}{'' if flag.endswith('=') else ' '}{name}"
             )
