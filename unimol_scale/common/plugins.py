@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -124,22 +124,23 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         """All names in a line, for help texts."""
         return f"{', '.join(self)}, or package.module:Name of your own code"
 
-    def check(self, name: str, key: str) -> None:
+    def check(self, name: str, key: str, also: Sequence[str] = ()) -> None:
         """Find out whether a name can be an entry's; one of the form ``package.module:Name`` is not imported.
 
         Args:
             name: to be looked at.
             key: setting or flag that holds it, for the message.
+            also: words that are valid in its place and name no entry.
 
         Raises:
             ConfigError: it cannot.
         """
-        if name in self._entries or is_reference(name):
+        if name in self._entries or name in also or is_reference(name):
             return
         if ":" in name:
             hint = "name your own code as Python imports it, package.module:Name, such as my_file:MyName for my_file.py"
         else:
-            hint = f"{nearest(name, self)}, or package.module:Name of your own code"
+            hint = f"{nearest(name, [*also, *self])}, or package.module:Name of your own code"
         raise ConfigError(f"{key}: unknown {self._kind} {name!r}; {hint}")
 
     def entry(self, name: str) -> EntryT:

@@ -15,14 +15,14 @@ import yaml
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
 from unimol_scale.common.units import engineering, powers
 from unimol_scale.config import Origin, build, read_yaml
-from unimol_scale.errors import ConfigError, RunError, nearest
+from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
 from unimol_scale.scaling.ladder.model_for_size import DIMENSIONS, Shape, shape_for
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.law.law_choice import candidate_laws, choose_law
-from unimol_scale.scaling.law.laws import LAW_NAMES
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.law.points import Points, columns_at, make_points
+from unimol_scale.scaling.law.registry import LAWS
 from unimol_scale.scaling.runs.counts import parse_count
 from unimol_scale.scaling.runs.read_runs import read_runs
 from unimol_scale.scaling.runs.run_records import RunRecord, UnreadableRunError, read_json
@@ -156,15 +156,15 @@ def write_next(choice: NextRun, path: Path) -> None:
 
 def _fit(points: Points, name: str, config: FitConfig) -> Fit:
     """Fit the best of the laws that weigh size against data."""
-    if name not in ("auto", *LAW_NAMES):
-        raise ConfigError(f"--law: unknown law {name!r}; {nearest(name, ('auto', *LAW_NAMES))}")
+    LAWS.check(name, "--law", ("auto",))
     joint = [law for law in candidate_laws(points) if len(set(law.variables)) > 1]
     if not joint:
         raise RunError(
             "the next run cannot be chosen: weighing size against data takes runs that differ in both, at least three "
             "sizes at three budgets"
         )
-    laws = [law for law in joint if name in ("auto", law.name)]
+    chosen = joint if name == "auto" else candidate_laws(points, (LAWS.entry(name),))
+    laws = [law for law in chosen if len(set(law.variables)) > 1]
     if not laws:
         names = ", ".join(law.name for law in joint)
         raise ConfigError(f"--law: {name} does not weigh size against data; valid: auto, {names}")
