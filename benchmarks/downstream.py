@@ -25,9 +25,9 @@ from downstream_baseline import Baseline, fingerprint_baseline
 from downstream_report import SCRATCH, Cell, TriedRate, write_report
 
 from unimol_scale.checkpoints.weights import identify
-from unimol_scale.downstream.config import FinetuneConfig, FitConfig, MetricName
+from unimol_scale.downstream.config import FinetuneConfig, FitConfig
 from unimol_scale.downstream.finetuning.finetune import finetune
-from unimol_scale.downstream.finetuning.metrics import METRICS
+from unimol_scale.downstream.finetuning.registry import METRICS
 from unimol_scale.downstream.finetuning.results import RESULTS_NAME, Outcome
 from unimol_scale.errors import UnimolScaleError
 
@@ -48,7 +48,7 @@ class DataSet:
 
     file: str
     target: str
-    metric: MetricName
+    metric: str
     epochs: int
     rates: tuple[float, ...] = (RATE,)
 

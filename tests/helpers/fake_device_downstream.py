@@ -26,6 +26,7 @@ from unimol_scale.downstream.embedding import representations
 from unimol_scale.downstream.embedding.representations import RepresentationConfig
 from unimol_scale.downstream.finetuning.model import head_initialisation, training
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.finetuning.registry import METRICS
 from unimol_scale.engine.planning.memory import MicroBatchShape
 from unimol_scale.engine.planning.rehearsal import carbon_chains
 from unimol_scale.model import layers
@@ -87,7 +88,7 @@ def finetune(inputs: str, precision: str, task: str = "regression") -> Case:
         metric = "rmse" if task == "regression" else "accuracy"
         problem = training.Problem(
             train=Rows(), valid=Rows(), labelling=Labelling(inputs=inputs, model=preset("0.03M")), scaling=scaling,
-            loss="mse", metric=metric,
+            loss="mse", metric=METRICS[metric],
         )  # fmt: skip
         if task != "regression":
             problem.valid.labels_RL = problem.valid.labels_RL.round()

@@ -124,18 +124,18 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         """All names in a line, for help texts."""
         return f"{', '.join(self)}, or package.module:Name of your own code"
 
-    def check(self, name: str, key: str, also: Sequence[str] = ()) -> None:
+    def check(self, name: str | None, key: str, also: Sequence[str] = ()) -> None:
         """Find out whether a name can be an entry's; one of the form ``package.module:Name`` is not imported.
 
         Args:
-            name: to be looked at.
+            name: to be looked at; None, where none was given, is fine.
             key: setting or flag that holds it, for the message.
             also: words that are valid in its place and name no entry.
 
         Raises:
             ConfigError: it cannot.
         """
-        if name in self._entries or name in also or is_reference(name):
+        if name is None or name in self._entries or name in also or is_reference(name):
             return
         if ":" in name:
             hint = "name your own code as Python imports it, package.module:Name, such as my_file:MyName for my_file.py"

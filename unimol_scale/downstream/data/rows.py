@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from unimol_scale.downstream.config import FinetuneConfig, Task
-from unimol_scale.downstream.finetuning.metrics import check_metric
+from unimol_scale.downstream.finetuning.registry import METRICS, check_metric
 from unimol_scale.downstream.data.molecule_files import is_store
 from unimol_scale.downstream.data.molecules import Prepared, Skipped, prepare, prepare_store, refuse_skipped
 from unimol_scale.downstream.data.labelled_tables import LabelledTable, check_task, infer_task, read_table
@@ -153,7 +153,7 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
     task = config.task or infer_task(table)
     check_task(table, task)
     if config.metric is not None:
-        check_metric(config.metric, task)
+        check_metric(METRICS.entry(config.metric), task)
     if config.loss is not None and task != "regression":
         raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with binary cross-entropy")
     columns = ["row", "smiles", "split"]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unimol_scale.downstream.config import MetricName
-from unimol_scale.downstream.finetuning.metrics import METRICS, score
+from unimol_scale.downstream.finetuning.metrics import Metric, score
 from unimol_scale.store.schema import Float64, Int64
 
 # Of so many molecules the root mean square of normal errors is known to a sixth or worse: a standard error of 1/√(2n).
@@ -16,7 +15,7 @@ FEW_MOLECULES = 20
 NAMED = 3  # targets that a sentence names
 
 
-def trivial_scores(metric: MetricName, train_RL: Float64, test_RL: Float64) -> tuple[float | None, ...]:
+def trivial_scores(metric: Metric, train_RL: Float64, test_RL: Float64) -> tuple[float | None, ...]:
     """Return the score, target by target, of predicting the mean of the training labels for every test row.
 
     Of classifiers that is the share of ones. None where the metric has no value for it.
@@ -32,20 +31,23 @@ def labelled_molecules(position_R: Int64, label_RL: Float64) -> tuple[int, ...]:
 
 
 def cautions(
-    metric: MetricName,
+    metric: str,
     targets: Sequence[str],
     scores: Sequence[float | None],
     trivial: Sequence[float | None],
     molecules: Sequence[int],
+    *,
+    higher_is_better: bool,
 ) -> tuple[str, ...]:
     """Return what must stand beside a test score; nothing for a score of many molecules that beats the mean.
 
     Args:
-        metric: of the scores.
+        metric: name of that of the scores.
         targets: [L] names.
         scores: [L] of the models, mean over seeds; None where undefined.
         trivial: [L] see ``trivial_scores``; empty where it is not known.
         molecules: [L] test molecules with a label; empty where that is not known.
+        higher_is_better: which way the metric's up is.
     """
     said = []
     few = {name: number for name, number in zip(targets, molecules, strict=False) if number < FEW_MOLECULES}
@@ -57,16 +59,14 @@ def cautions(
     worse = [
         (name, trivially)
         for name, value, trivially in zip(targets, scores, trivial, strict=False)
-        if value is not None and trivially is not None and not _better(metric, value, trivially)
+        if value is not None
+        and trivially is not None
+        and (value <= trivially if higher_is_better else value >= trivially)
     ]
     if worse:
         of = "" if len(targets) == 1 else f" for {_names([name for name, _ in worse])}"
         said.append(f"no better than predicting the mean of the training labels{of} ({metric} {worse[0][1]:.3g})")
     return tuple(said)
-
-
-def _better(metric: MetricName, value: float, than: float) -> bool:
-    return value > than if METRICS[metric].higher_is_better else value < than
 
 
 def _names(names: Sequence[str]) -> str:

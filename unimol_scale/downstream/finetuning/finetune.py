@@ -17,7 +17,7 @@ from unimol_scale.common.files import commit_text
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.data.hydrogens import heavy_counts
-from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
+from unimol_scale.downstream.config import FinetuneConfig, Inputs
 from unimol_scale.downstream.data.batches import Labelling, RowReader, once
 from unimol_scale.downstream.data.inputs import resolve_inputs
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
@@ -30,7 +30,7 @@ from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.cautions import labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, claim_folder, hash_data
-from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
+from unimol_scale.downstream.finetuning.metrics import Metric, default_metric, score, undefined
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
@@ -41,6 +41,7 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
 )
 from unimol_scale.downstream.finetuning.model.training import Problem, Scaling, fit, predict
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
+from unimol_scale.downstream.finetuning.registry import METRICS
 from unimol_scale.downstream.finetuning.results import Outcome, SeedOutcome
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
@@ -79,11 +80,12 @@ def finetune(config: FinetuneConfig) -> Outcome:
     require_folder(folder)
     if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
         return finished
+    own = None if config.metric is None else METRICS.entry(config.metric)
     inputs = resolve_inputs(config.inputs, model)
     rows = load_rows(config, geometry=inputs != "2d")
     if inputs != "2d":
         require_conformers(rows.molecules.split)
-    metric = config.metric or default_metric(rows.task)
+    metric = default_metric(rows.task) if own is None else own
     split = _split(config, rows)
     _check_labels(config, rows, split, metric)
     start = _start(config, model)
@@ -106,7 +108,9 @@ def finetune(config: FinetuneConfig) -> Outcome:
         start=config.start,
         start_sha256=None if start.backbone is None else hashes.pretrained,
         task=rows.task,
-        metric=metric,
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
+        in_label_units=metric.in_label_units,
         targets=rows.targets,
         units=rows.units,
         rows=len(rows.labels_ML),
@@ -131,7 +135,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
             task=rows.task,
             targets=rows.targets,
             units=rows.units,
-            metric=metric,
+            metric=metric.name,
             max_atoms=config.max_atoms,
             members=tuple(members),
             fragments=config.fragments,
@@ -180,7 +184,7 @@ def _split(config: FinetuneConfig, rows: Rows) -> Split:
     return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
 
 
-def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: MetricName) -> None:
+def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: Metric) -> None:
     """Refuse a split on which nothing can be learnt, chosen or judged."""
     labels_RL = rows.labels_ML[split.train]
     for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
@@ -254,7 +258,7 @@ def _one_seed(
     split: Split,
     start: Start,
     inputs: Inputs,
-    metric: MetricName,
+    metric: Metric,
     seed: int,
     device: torch.device,
 ) -> tuple[Member, SeedOutcome]:
@@ -285,7 +289,7 @@ def _one_seed(
         model = PropertyModel(start.model, len(rows.targets), config.pooling, config.train.dropout)
     if start.backbone is not None:
         model.backbone.load_state_dict(start.backbone.state_dict())
-    with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric) as progress:
+    with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric.name) as progress:
         epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
     rows_U = np.flatnonzero(rows.usable_M)
     prediction_UL = predict(model, once(reader(rows_U), labelling, config.train.max_pairs, device), scaling, device)

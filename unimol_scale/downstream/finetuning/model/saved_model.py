@@ -18,7 +18,7 @@ from unimol_scale.checkpoints.weights import WEIGHTS_NAME
 from unimol_scale.common.files import commit_file, commit_text, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.config import Origin, build, to_tree
-from unimol_scale.downstream.config import Fragments, Inputs, MetricName, Pooling, Task
+from unimol_scale.downstream.config import Fragments, Inputs, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.errors import CheckpointError, ConfigError
@@ -56,7 +56,7 @@ class FinetunedConfig:
         task: what it predicts.
         targets: [L] names.
         units: target → unit, where one is known.
-        metric: by which it was chosen.
+        metric: name of that by which it was chosen; a prediction does not need it.
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
         members: one for each seed.
         fragments: what was done to rows with several; models of before the setting took the largest.
@@ -69,7 +69,7 @@ class FinetunedConfig:
     task: Task
     targets: tuple[str, ...]
     units: dict[str, str]
-    metric: MetricName
+    metric: str
     max_atoms: int | None
     members: tuple[Member, ...]
     fragments: Fragments = "largest"

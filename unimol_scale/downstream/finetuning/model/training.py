@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.compute import threads_of, within_memory
-from unimol_scale.downstream.config import FitConfig, LossName, MetricName, Task
+from unimol_scale.downstream.config import FitConfig, LossName, Task
 from unimol_scale.downstream.data.batches import LabelledSample, Labelling, RowReader, once, shuffled
 from unimol_scale.downstream.embedding.concurrent_batches import side_by_side
-from unimol_scale.downstream.finetuning.metrics import METRICS, score
+from unimol_scale.downstream.finetuning.metrics import Metric, score
 from unimol_scale.downstream.finetuning.model.head_initialisation import start_head
 from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
@@ -108,7 +108,7 @@ class Problem:
     labelling: Labelling
     scaling: Scaling
     loss: LossName
-    metric: MetricName
+    metric: Metric
 
 
 @within_memory
@@ -168,9 +168,9 @@ def fit(
             ).value
             if value is None:
                 raise RunError(
-                    f"{problem.metric} is not defined on the validation rows; choose another metric or split"
+                    f"{problem.metric.name} is not defined on the validation rows; choose another metric or split"
                 )
-            better = not epochs or _is_better(problem.metric, value, epochs[epochs[-1].best - 1].score)
+            better = not epochs or problem.metric.is_better(value, epochs[epochs[-1].best - 1].score)
             if better:
                 best_values = weights.values()
             best = epoch if better else epochs[-1].best
@@ -307,10 +307,6 @@ def rate_factor(step: int, total: int, warm_up: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return max(0.0, (total - step) / max(total - rising, 1))
-
-
-def _is_better(metric: MetricName, value: float, best: float) -> bool:
-    return value > best if METRICS[metric].higher_is_better else value < best
 
 
 @contextlib.contextmanager
