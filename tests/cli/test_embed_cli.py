@@ -16,7 +16,7 @@ from conformer_gen.run import driver
 from conformer_gen.sources.config import SourceConfig
 from unimol_scale.checkpoints.weights import identify, save_pretrained
 from unimol_scale.cli.main import main
-from unimol_scale.downstream.embedding.embed_file import embed_file
+from unimol_scale.downstream.embedding import embed_file
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import preset

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[4]
 RANK = """
 import sys, time
 from pathlib import Path
-from unimol_scale.engine import launcher
+from unimol_scale.engine.parallel import launcher
 from unimol_scale.engine.parallel.launcher import LauncherWatch
 note = Path(sys.argv[1])
 watch = LauncherWatch()

@@ -34,7 +34,7 @@ def test_missing_variables_are_named(untold):
 # In a process of its own: torch's group of ranks belongs to the whole process.
 ALONE = """
 import os, sys, torch
-from unimol_scale.engine import ranks
+from unimol_scale.engine.parallel import ranks
 from unimol_scale.errors import ConfigError
 try:
     me = ranks.start_ranks()
