@@ -130,7 +130,9 @@ def test_an_unknown_law_is_refused_with_the_names_of_all(
 
 
 def test_the_scaling_room_imports_no_torch() -> None:
-    modules = ", ".join(f"unimol_scale.scaling.{name}" for name in ("ladder.ladder", "report.law_pictures", "report.law_report"))
+    modules = ", ".join(
+        f"unimol_scale.scaling.{name}" for name in ("ladder.ladder", "report.law_pictures", "report.law_report")
+    )
     code = (
         f"import sys, {modules}, unimol_scale.cli.verbs.fit_scaling_law, unimol_scale.model.accounting; "
         "assert not {'torch', 'ray', 'rdkit', 'deepspeed'} & set(sys.modules)"

@@ -195,7 +195,8 @@ class Trainer:
     def _open_log(self) -> RunLog | NoLog:
         if not self._ranks.is_main:
             return NoLog()
-        return RunLog(self._config.output, self._config.name, self._config.train.steps, self._progress.step)
+        config = self._config
+        return RunLog(config.output, config.name, config.train.steps, self._progress.step, config.log.sinks)
 
     def _rehearse(self) -> None:
         """Run the largest micro-batch there can be, so that memory fails now or never."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from unimol_scale.config import Origin, Tree, build, merge, parse_overrides, read_yaml, to_tree
 from unimol_scale.data.dataset import DataConfig
+from unimol_scale.engine.log.registry import SINKS
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.objectives.registry import ObjectiveConfig
@@ -142,6 +143,24 @@ class ZeroConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Where a run logs to.
+
+    Attributes:
+        sinks: names of the logs: jsonl is metrics.jsonl, which is written whether or not it is listed, tensorboard the
+            folder of that name; package.module:Name is one of your own.
+    """
+
+    sinks: tuple[str, ...] = ("jsonl", "tensorboard")
+
+    def __post_init__(self) -> None:
+        for name in self.sinks:
+            SINKS.check(name, "log.sinks")
+        if len(set(self.sinks)) < len(self.sinks):
+            raise ConfigError(f"log.sinks: one is named twice in {', '.join(self.sinks)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """A whole run; ``config.yaml`` of a run folder holds one, resolved.
 
@@ -158,6 +177,7 @@ class PretrainConfig:
         objective: what is learnt.
         train: optimizer and schedule.
         zero: DeepSpeed.
+        log: where it logs to.
     """
 
     size: str
@@ -171,6 +191,7 @@ class PretrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         if self.init_sha256 is not None and self.init is None:
