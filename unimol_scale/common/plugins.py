@@ -156,21 +156,20 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
             raise ConfigError(f"the {self._kind} {name}: {error}") from error
 
 
-def must_be_named(names: Iterable[str], given: Iterable[str], flag: str) -> None:
-    """Raise if code is named by something else than the user.
+def must_be_named(names: Sequence[str], given: Sequence[str], how: str) -> None:
+    """Raise if something else than the user names code.
 
     Args:
-        names: of entries, as a run folder has them.
-        given: those that the user gives.
-        flag: how a name is given, for the message, such as "--objective".
+        names: as the settings of an earlier run and what the user gives, laid over them, have them.
+        given: as the user alone gives them.
+        how: how they are given, for the message, such as "--objective {}".
 
     Raises:
         ConfigError: one is of the form ``package.module:Name``, and the user has not given it.
     """
-    known = set(given)
     for name in names:
-        if is_reference(name) and name not in known:
+        if is_reference(name) and name not in given:
             raise ConfigError(
                 f"the run names code of its own, {name}. A folder may come from anywhere, so code is imported only if "
-                f"you name it yourself: add {flag}{'' if flag.endswith('=') else ' '}{name}"
+                f"you name it yourself: add {how.format(','.join(names))}"
             )

@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -91,6 +92,8 @@ class DistillObjective(Objective):
         teacher: the model that it learns from.
     """
 
+    Config = DistillConfig
+    implied = MappingProxyType({"model": {"geometry": False}})
     teacher: ModelConfig
 
     def __init__(self, config: DistillConfig, student: ModelConfig, teacher: ModelConfig) -> None:

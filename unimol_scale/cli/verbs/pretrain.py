@@ -26,7 +26,7 @@ from unimol_scale.engine.run.settings_changes import nothing_left
 from unimol_scale.engine.run.stopping import StopRequest
 from unimol_scale.engine.trainer import Outcome, Trainer
 from unimol_scale.errors import ConfigError, UnimolScaleError
-from unimol_scale.objectives.registry import OBJECTIVE_NAMES
+from unimol_scale.objectives.registry import OBJECTIVES
 
 EXIT_FAILED = 1
 # What gloo and NCCL say when the other end of a connection has died.
@@ -46,7 +46,7 @@ def build_parser() -> CommandParser:
         metavar="NAME",
         help="a preset: 0.03M … 4M, 42M … 1.1B; only --extend does without, it knows the run's",
     )
-    parser.add_argument("--objective", metavar="NAME", help=f"what is learnt: {', '.join(OBJECTIVE_NAMES)}")
+    parser.add_argument("--objective", metavar="NAME", help=f"what is learnt: {OBJECTIVES.listed}")
     parser.add_argument("--data", metavar="DIR", help="conformer store (default: the one store under data/)")
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/SIZE-OBJECTIVE-seedN)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")

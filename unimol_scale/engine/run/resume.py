@@ -14,7 +14,7 @@ from typing import Any
 from unimol_scale.config import to_tree
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
 from unimol_scale.errors import CheckpointError
-from unimol_scale.objectives.registry import OBJECTIVE_NAMES
+from unimol_scale.objectives.registry import OBJECTIVES
 
 # Settings that only say where things are and how they are made ready; the data itself is known by its hash.
 _FREE_DATA = frozenset({"path", "max_pairs", "cache_dir", "cache_bytes", "workers", "prefetch"})
@@ -36,7 +36,7 @@ def settings_that_matter(config: PretrainConfig, data_manifest_sha256: str) -> S
     Of the objectives, only the settings of the one that is learnt matter; of a mixture, those of its parts.
     """
     tree = to_tree(config)
-    objective = {key: tree["objective"][key] for key in ("name", "mixture", *_learnt(config))}
+    objective = {key: tree["objective"][key] for key in ("name", "mixture", *config.objective.learnt)}
     chosen = {
         "seed": tree["seed"],
         "init_sha256": tree["init_sha256"],
@@ -53,7 +53,7 @@ def all_settings(config: PretrainConfig) -> Settings:
     """Return dotted key → value of a whole configuration, without its folder and objectives that it does not learn."""
     tree = to_tree(config)
     del tree["output"]
-    objective = {key: tree["objective"][key] for key in ("name", "mixture", *_learnt(config))}
+    objective = {key: tree["objective"][key] for key in ("name", "mixture", *config.objective.learnt)}
     return flatten({**tree, "objective": objective})
 
 
@@ -65,7 +65,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Difference
         now: settings of today; an objective of which it has no setting is not compared.
     """
     groups = {key.split(".")[1] for key in now if key.startswith("objective.")}
-    others = tuple(f"objective.{name}." for name in OBJECTIVE_NAMES if name != "mixture" and name not in groups)
+    others = tuple(f"objective.{name}." for name in OBJECTIVES if name != "mixture" and name not in groups)
     found: Differences = {}
     for key in dict.fromkeys([*before, *now]):
         old, new = before.get(key, _DEFAULTS.get(key)), now.get(key, _DEFAULTS.get(key))
@@ -110,11 +110,6 @@ def schedule_of(settings: Mapping[str, Any]) -> TrainConfig:
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     flat = {key.removeprefix("train."): value for key, value in settings.items() if key.startswith("train.")}
     return TrainConfig(**{name: value for name, value in flat.items() if name in names})
-
-
-def _learnt(config: PretrainConfig) -> tuple[str, ...]:
-    """Return the names of the objectives that a run learns."""
-    return tuple(config.objective.mixture) or (config.objective.name,)
 
 
 def _shown(value: object) -> str:

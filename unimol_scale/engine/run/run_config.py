@@ -4,16 +4,18 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from unimol_scale.common.plugins import is_reference, must_be_named
 from unimol_scale.config import Origin, Tree, build, merge, parse_overrides, read_yaml, to_tree
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.log.registry import SINKS
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.presets import ModelConfig, preset
-from unimol_scale.objectives.registry import ObjectiveConfig
+from unimol_scale.objectives.config import ObjectiveConfig, with_own_settings
+from unimol_scale.objectives.registry import OBJECTIVES
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.remote import is_url
 
@@ -249,28 +251,49 @@ def resolve(
     if config_file is not None:
         chosen, origin = read_yaml(config_file)
     given = merge(flags, parse_overrides(assignments))
-    chosen, origin = merge(merge(base or {}, chosen), given), origin.with_given(given)
+    origin = origin.with_given(given)
+    given = merge(chosen, given)
+    chosen = merge(base or {}, given)
+    _must_be_given(chosen, given)
     tree = merge(merge({"size": size, "model": to_tree(preset(size))}, _implied(chosen)), chosen)
     if tree["size"] != size:
         raise ConfigError(f"{origin.describe('size')}: the size {tree['size']!r} contradicts --size {size}")
-    tree.setdefault(
-        "output", f"runs/{size}-{tree.get('objective', {}).get('name', 'denoise')}-seed{tree.get('seed', 0)}"
-    )
+    objective = str(tree.get("objective", {}).get("name", "denoise")).rpartition(":")[2]
+    tree.setdefault("output", f"runs/{size}-{objective}-seed{tree.get('seed', 0)}")
     data = tree.setdefault("data", {})
     if isinstance(data, dict) and "path" not in data:
         data["path"] = str(find_store(Path("data")))
     if isinstance(data, dict) and isinstance(data["path"], str) and not is_url(data["path"]):
         # A run tells for ever which store it was trained on, and is read from other folders than this.
         data["path"] = str(Path(data["path"]).absolute())
-    return build(PretrainConfig, tree, origin)
+    config = build(PretrainConfig, tree, origin)
+    for name in filter(is_reference, config.log.sinks):
+        SINKS.entry(name)  # what is wrong with it is told before anything is trained
+    return replace(config, objective=with_own_settings(config.objective, origin))
 
 
-def _implied(chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _must_be_given(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise if settings of an earlier run, which lie in its folder, name code that the user has not named.
+
+    Raises:
+        ConfigError: they do.
+    """
+
+    def names(tree: Mapping[str, Any], group: str, key: str) -> Sequence[str]:
+        found = tree[group].get(key) if isinstance(tree.get(group), Mapping) else None
+        return [found] if isinstance(found, str) else found or ()
+
+    for group, key, how in (("objective", "name", "--objective {}"), ("log", "sinks", "log.sinks=[{}]")):
+        must_be_named(names(chosen, group, key), names(given, group, key), how)
+
+
+def _implied(chosen: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings that follow from the chosen ones, which win over them."""
     objective = chosen.get("objective")
     name = objective.get("name") if isinstance(objective, Mapping) else None
-    # The student of a distillation sees the 2D graph only.
-    return {"model": {"geometry": False}} if name == "distill" else {}
+    if not isinstance(name, str) or not (name in OBJECTIVES or is_reference(name)):  # which is told later
+        return {}
+    return OBJECTIVES.entry(name).kind.implied
 
 
 def find_store(root: Path) -> Path:
