@@ -19,7 +19,7 @@ from unimol_scale.errors import ConfigError, nearest
 
 EntryT = TypeVar("EntryT")
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
-_REFERENCE = re.compile(rf"({_NAME}):({_NAME})")
+_REFERENCE = re.compile(rf"({_NAME})(?<!\.py):({_NAME})")
 _PATH = "PYTHONPATH"
 
 
@@ -84,11 +84,14 @@ def _place(error: BaseException) -> str:
 
 
 def _public_names(found: object) -> Iterable[str]:
-    """Return the names that somebody may have meant: what a module or class defines itself, else all that it has."""
+    """Return the names that somebody may have meant: what a module or class defines itself, and does not import."""
     home = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
     public = {name: value for name, value in vars(found).items() if not name.startswith("_")}
-    own = [name for name, value in public.items() if getattr(value, "__module__", None) == home]
-    return own or public
+    return [
+        name
+        for name, value in public.items()
+        if not isinstance(value, ModuleType) and (not callable(value) or getattr(value, "__module__", home) == home)
+    ]
 
 
 class Registry(Mapping[str, EntryT], Generic[EntryT]):

@@ -160,6 +160,19 @@ class PretrainingModel(HeadedModel):
         return sums
 
 
+def clean_input(batch: MoleculeBatch) -> ModelInput:
+    """Return clean molecules as the model sees them: nothing is masked, hidden or noised."""
+    return ModelInput(
+        token_BA=torch.from_numpy(batch.atomic_number_BA),
+        atom_features_BA8=torch.from_numpy(batch.atom_features_BA8),
+        degree_BA=torch.from_numpy(batch.degree_BA),
+        bond_features_BAA3=torch.from_numpy(batch.bond_features_BAA3),
+        path_BAA=torch.from_numpy(batch.path_BAA),
+        hidden_B=torch.zeros(len(batch.num_atoms_B), dtype=torch.bool),
+        coordinates_BA3=torch.from_numpy(batch.coordinates_BA3),
+    )
+
+
 def total_loss(sums: Mapping[str, Tensor], counts: Mapping[str, float], weights: Mapping[str, float]) -> Tensor:
     """Return Σ weight · sum / count over the terms of weight above zero, where counts are global.
 

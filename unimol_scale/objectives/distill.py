@@ -26,10 +26,9 @@ from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads, count_parameters, forward_flops
 from unimol_scale.model.backbone import TwoTrackBackbone
-from unimol_scale.model.encodings import ModelInput
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
-from unimol_scale.objectives.base import Objective, Sample
+from unimol_scale.objectives.base import Objective, Sample, clean_input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,15 +142,7 @@ class DistillObjective(Objective):
         """Return the clean molecules; nothing is hidden but the geometry, which the student does not read."""
         sizes = batch.num_atoms_B
         return DistillSample(
-            input=ModelInput(
-                token_BA=torch.from_numpy(batch.atomic_number_BA),
-                atom_features_BA8=torch.from_numpy(batch.atom_features_BA8),
-                degree_BA=torch.from_numpy(batch.degree_BA),
-                bond_features_BAA3=torch.from_numpy(batch.bond_features_BAA3),
-                path_BAA=torch.from_numpy(batch.path_BAA),
-                hidden_B=torch.zeros(len(sizes), dtype=torch.bool),
-                coordinates_BA3=torch.from_numpy(batch.coordinates_BA3),
-            ),
+            input=clean_input(batch),
             counts={"node": float(sizes.sum()), "graph": float(len(sizes))},
             molecule_B=torch.from_numpy(keys.molecule_B),
             num_atoms=int(sizes.sum()),

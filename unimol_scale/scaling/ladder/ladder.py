@@ -35,7 +35,7 @@ class LadderConfig:
         warmup: share of its steps in which a run warms up, for ladders of several budgets; None leaves
             ``train.warmup_steps`` to the overrides.
         seeds: of initialisation and order.
-        objective: denoise, blend or distill.
+        objective: denoise, blend, distill, or package.module:Class of one of your own.
         output: folder that receives one run folder each, and logs/.
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
         ranks: processes of a run, one a GPU or a share of the CPU.

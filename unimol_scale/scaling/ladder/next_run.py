@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from unimol_scale.common.plugins import must_be_named
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
 from unimol_scale.common.units import engineering, powers
 from unimol_scale.config import Origin, build, read_yaml
@@ -81,7 +82,13 @@ class NextRun:
     lines: tuple[str, ...]
 
 
-def choose_next(paths: Sequence[Path], budget: str | None = None, law: str = "auto", bootstrap: int = 1000) -> NextRun:
+def choose_next(
+    paths: Sequence[Path],
+    budget: str | None = None,
+    law: str = "auto",
+    bootstrap: int = 1000,
+    objective: str | None = None,
+) -> NextRun:
     """Fit the law to the runs and choose the run that a budget is best spent on.
 
     Args:
@@ -89,10 +96,11 @@ def choose_next(paths: Sequence[Path], budget: str | None = None, law: str = "au
         budget: FLOPs as text; None for four times the costliest run's.
         law: "auto" or a law that weighs size against data.
         bootstrap: draws for the interval.
+        objective: of the runs; to be given where that is code of somebody's own, which the ladder file will name.
 
     Raises:
         RunError: the runs do not determine such a law, or do not say how they were trained.
-        ConfigError: the budget is no number, or there is no such law.
+        ConfigError: the budget is no number, there is no such law, or the objective is another one or has to be named.
     """
     records, notes = read_runs(paths)
     points = make_points(records, "total")
@@ -100,6 +108,10 @@ def choose_next(paths: Sequence[Path], budget: str | None = None, law: str = "au
     flops = _budget(budget, points)
     optimum = compute_optimal(fit, points, flops)
     donor = _donor(records, optimum.parameters)
+    learnt = donor.record.comparable["objective"]
+    must_be_named((learnt,), (objective or "",), "--objective {}")
+    if objective not in (None, learnt):
+        raise ConfigError(f"--objective {objective}: the runs learn {learnt}")
     options = {key: value for key, value in donor.settings["model"].items() if key not in DIMENSIONS}
     shape = shape_for(optimum.parameters, options)
     per_molecule = _flops_per_molecule(donor, shape)
