@@ -26,7 +26,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from conformer_gen.selection.pieces import CURATED, EMBEDDED, done_pieces
+from conformer_gen.selection.pieces import CONFORMERS, CURATED, done_pieces
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPT = REPOSITORY / "conformer_gen" / "build.py"
@@ -56,7 +56,8 @@ class Outcome:
 def plan_kills(number: int, rows: int, task_size: int, seed: int) -> list[Kill]:
     """Return kills in the order of their moments, every kind of victim about equally often.
 
-    Every row is curated and, but for duplicates, embedded; the last pieces are left alone, lest a build ends first.
+    Every row is curated and gets a conformer unless it is a duplicate; the last pieces are left alone, lest a build
+    ends first.
     """
     generator = random.Random(seed)
     victims = [VICTIMS[at % len(VICTIMS)] for at in range(number)]
@@ -101,7 +102,7 @@ def _watch(process: "subprocess.Popen[bytes]", mark: bytes, work: Path, outcome:
 
 
 def _num_done(work: Path) -> int:
-    return sum(1 for kind in (CURATED, EMBEDDED) for _ in done_pieces(work, kind))
+    return sum(1 for kind in (CURATED, CONFORMERS) for _ in done_pieces(work, kind))
 
 
 def _kill(driver: int, mark: bytes, victim: str) -> bool:

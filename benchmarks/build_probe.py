@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, embed_molecule
+from conformer_gen.chemistry.config import ConformerConfig
+from conformer_gen.chemistry.conformers import CuratedMolecule, generate_conformers
 from conformer_gen.chemistry.graph import molecule_graph
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver
@@ -127,7 +128,7 @@ def labelled(smiles: str, number: int) -> str:
     return Chem.MolToSmiles(molecule)
 
 
-def place_at_random(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> MoleculeRecord:
+def place_at_random(molecule: CuratedMolecule, config: ConformerConfig, seed: int) -> MoleculeRecord:
     """Return a record whose coordinates are random numbers."""
     graph = molecule_graph(Chem.MolFromSmiles(molecule.smiles))
     coordinates = np.random.default_rng(molecule.key).normal(0, 3, (1, len(graph.atomic_number), 3)).astype(np.float32)
@@ -157,7 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     tree, origin = strict.read_yaml(options.config)
     config = strict.build(BuildConfig, tree, origin)
-    print(driver.build(config, place_at_random if options.cheap else embed_molecule).describe())
+    print(driver.build(config, place_at_random if options.cheap else generate_conformers).describe())
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ from plain_rdkit import Loop, curate_plainly, embed_plainly, embed_with_few_atte
 from rdkit import RDLogger, rdBase
 from rich.console import Console
 
-from conformer_gen.chemistry.conformers import EmbedConfig
-from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
+from conformer_gen.chemistry.curate import Curated, curate_molecule
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.stage_rates import GENERATING
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
@@ -94,7 +95,7 @@ def configure(
     path.write_text("".join(f"{row.smiles}\t{row.id}\n" for row in rows))
     return BuildConfig(
         source=SourceConfig(name="smiles", input=(str(path),)),
-        embed=EmbedConfig(conformers=conformers),
+        conformers=ConformerConfig(count=conformers),
         output=folder / name,
         workers=workers,
         task_size=max(1, min(TASK_SIZE, len(rows) // LEAST_TASKS)),
@@ -249,8 +250,8 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
     watch_build(ten)
 
     ratios = [
-        *speed_table("Embedding", embed_plainly, embedding.result, few_seen.rate("embedding"), options.workers),
-        *speed_table("Embedding", embed_with_few_attempts, limited.result, few_seen.rate("embedding"), options.workers),
+        *speed_table("Embedding", embed_plainly, embedding.result, few_seen.rate(GENERATING), options.workers),
+        *speed_table("Embedding", embed_with_few_attempts, limited.result, few_seen.rate(GENERATING), options.workers),
         *speed_table("Curation", curate_plainly, curation.result, many_seen.rate("curating"), options.workers),
     ]
     sizes = [*size_rows(open_store(config.directory), folder, 1), *size_rows(open_store(ten.directory), folder, MANY)]

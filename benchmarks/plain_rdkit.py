@@ -12,7 +12,7 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from conformer_gen.chemistry.conformers import EmbedConfig
+from conformer_gen.chemistry.config import ConformerConfig
 
 SEED = 42
 MAX_ITERATIONS = 2000
@@ -40,7 +40,7 @@ def embed_plainly(smiles: str, attempts: int = 0) -> Chem.Mol:
 
 def embed_with_few_attempts(smiles: str) -> Chem.Mol:
     """Return the same, giving hopeless molecules up as soon as the builder does."""
-    return embed_plainly(smiles, attempts=EmbedConfig().attempts)
+    return embed_plainly(smiles, attempts=ConformerConfig().attempts)
 
 
 def curate_plainly(smiles: str) -> tuple[str, bytes, bytes] | None:

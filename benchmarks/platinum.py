@@ -30,7 +30,9 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 from rich.console import Console
 from rich.progress import track
 
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
+from conformer_gen.chemistry.config import ConformerConfig
+from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
+from conformer_gen.chemistry.identity import stable_hash
 
 MAX_MATCHES = 10_000  # symmetries tried for one conformer; only a few ligands have more
 THRESHOLDS = (1.0, 2.0)  # Å
@@ -66,8 +68,8 @@ def read_blocks(path: Path) -> list[str]:
 def by_builder(smiles: str, conformers: int, seed: int) -> Chem.Mol | None:
     """Return the heavy atoms with the builder's conformers, or None."""
     molecule = CuratedMolecule(id="", smiles=smiles, key=stable_hash(smiles), scaffold=0)
-    record = embed_molecule(molecule, EmbedConfig(conformers=conformers), seed)
-    if isinstance(record, EmbedFailure):
+    record = generate_conformers(molecule, ConformerConfig(count=conformers), seed)
+    if isinstance(record, ConformerFailure):
         return None
     heavy = Chem.MolFromSmiles(smiles)
     for positions in record.coordinates:

@@ -3,7 +3,7 @@
 python conformer_gen/build.py --source zinc20 --input tranches/ --workers 16 --dry-run
 python conformer_gen/build.py --source csv --input mine.csv --conformers 10 --exclude test-set.csv
 python conformer_gen/build.py --source zinc20 --input 'C[A-D]AA' --ray-address auto --output /shared/zinc
-python conformer_gen/build.py --config configs/build/sample.yaml embed.conformers=4
+python conformer_gen/build.py --config configs/build/sample.yaml conformers.count=4
 
 The same command resumes a build that was stopped, by whatever.
 """
@@ -58,9 +58,9 @@ def config_tree(arguments: argparse.Namespace) -> tuple[dict[str, Any], strict.O
         ("source", "input"): arguments.input,
         ("source", "limit"): arguments.limit,
         ("source", "sample"): arguments.sample,
-        ("embed", "conformers"): arguments.conformers,
-        ("embed", "hydrogens"): arguments.hydrogens,
-        ("embed", "engine"): arguments.engine,
+        ("conformers", "count"): arguments.conformers,
+        ("conformers", "hydrogens"): arguments.hydrogens,
+        ("conformers", "engine"): arguments.engine,
         ("curate", "exclude"): arguments.exclude,
         ("output",): arguments.output,
         ("backend",): arguments.backend,

@@ -1,10 +1,11 @@
-"""The configuration of a build: every key of ``configs/build/*.yaml`` and of ``key=value``. Imports no Ray."""
+"""The configuration of a build: every key of ``configs/build/*.yaml`` and of ``key=value``. Imports no RDKit."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from conformer_gen.chemistry.conformers import EmbedConfig
-from conformer_gen.chemistry.curate import CurateConfig
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.sources.config import SourceConfig
 from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.errors import ConfigError
@@ -21,7 +22,7 @@ class BuildConfig:
     Attributes:
         source: where molecules come from.
         curate: which are kept and how they are split.
-        embed: how they get coordinates.
+        conformers: how they get coordinates.
         output: the store's directory; None means data/<source>.
         backend: file format of the shards.
         seed: of conformers and split.
@@ -33,9 +34,11 @@ class BuildConfig:
         task_memory: MiB that a task may allocate; what needs more is stopped and searched for the molecule at fault.
     """
 
+    FORMER_NAMES: ClassVar[Mapping[str, str]] = {"embed": "conformers", "embed.conformers": "conformers.count"}
+
     source: SourceConfig
     curate: CurateConfig = dataclasses.field(default_factory=CurateConfig)
-    embed: EmbedConfig = dataclasses.field(default_factory=EmbedConfig)
+    conformers: ConformerConfig = dataclasses.field(default_factory=ConformerConfig)
     output: Path | None = None
     backend: Backend = "arrow"
     seed: int = 0
@@ -57,9 +60,9 @@ class BuildConfig:
             raise ConfigError(f"shard_rows must be at least 1, got {self.shard_rows}")
         if self.task_memory < SMALLEST_TASK_MEMORY:
             raise ConfigError(f"task_memory must be at least {SMALLEST_TASK_MEMORY} (MiB), got {self.task_memory}")
-        if self.limit_s <= 2 * self.embed.timeout_s:
-            raise ConfigError("limit_s must exceed two embedding tries: raise it, or lower embed.timeout_s")
-        if not self.source.kind.may_lack_geometry and self.embed.conformers != 1:
+        if self.limit_s <= 2 * self.conformers.timeout_s:
+            raise ConfigError("limit_s must exceed twice conformers.timeout_s: raise it, or lower conformers.timeout_s")
+        if not self.source.kind.may_lack_geometry and self.conformers.count != 1:
             raise ConfigError(f"the source {self.source.name!r} keeps the geometry of its files: no --conformers")
 
     @property

@@ -6,6 +6,7 @@ wrong type are each a ``ConfigError`` with the dotted path, the file and line, a
 """
 
 import dataclasses
+import logging
 import re
 import types
 import typing
@@ -20,6 +21,7 @@ from unimol_scale.errors import ConfigError, nearest, nearest_key
 ConfigT = TypeVar("ConfigT")
 Tree = dict[str, Any]
 COMMAND_LINE = "command line"
+_log = logging.getLogger(__name__)
 _DOTTED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 NAMES_OF_TYPES = {float: "a number", int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
 
@@ -73,13 +75,19 @@ class Origin:
         return ", ".join(f"{place}: {key}" for key, place in found.items())
 
 
-def _paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted paths of the values of a tree."""
+def _leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the values of a tree, each behind the keys that lead to it; an empty group is a value."""
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*above, key))
         else:
-            yield f"{prefix}{key}"
+            yield (*above, key), value
+
+
+def _paths(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the dotted paths of the values of a tree."""
+    for keys, _ in _leaves(tree):
+        yield ".".join(map(str, keys))
 
 
 def read_yaml(path: Path) -> tuple[Tree, Origin]:
@@ -186,6 +194,7 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
     Raises:
         ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
     """
+    tree, origin = _with_present_names(config_type, tree, origin, path)
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(config_type)
     origin = origin if origin.keys else dataclasses.replace(origin, keys=tuple(keys_of(config_type, path)))
@@ -207,6 +216,74 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
         if message.startswith(origin.name):
             raise
         raise ConfigError(f"{origin.describe_refusal(message, path)}: {message}") from error
+
+
+def former_names(config_type: type[Any]) -> Mapping[str, str]:
+    """Return the former names of settings and of groups of them → their present names.
+
+    A dataclass whose settings were renamed has them as ``FORMER_NAMES``; all are dotted paths inside it.
+    """
+    names: Mapping[str, str] = getattr(config_type, "FORMER_NAMES", {})
+    return names
+
+
+def present_name(config_type: type[Any], key: str) -> str:
+    """Return the name that a dotted key has now; any other key, known or not, as it is."""
+    former = former_names(config_type)
+    groups = [name for name in former if key == name or key.startswith(f"{name}.")]
+    longest = max(groups, key=len, default=None)
+    return key if longest is None else former[longest] + key.removeprefix(longest)
+
+
+def _with_present_names(
+    config_type: type[Any], tree: Mapping[str, Any], origin: Origin, path: str
+) -> tuple[Mapping[str, Any], Origin]:
+    """Return tree and origin with the present name of every setting that has its former one, and tell the user.
+
+    Raises:
+        ConfigError: a setting is given under both names, with different values.
+    """
+    prefix = f"{path}." if path else ""
+    values = {".".join(map(str, keys)): (keys, value) for keys, value in _leaves(tree)}
+    renamed = {old: new for old in values if (new := present_name(config_type, old)) != old}
+    if not renamed:
+        return tree, origin
+    lines, given = dict(origin.lines), set(origin.given)
+    for old, new in renamed.items():
+        (keys, value), (_, other) = values[old], values.get(new, ((), None))
+        tree = _without(tree, keys)
+        old_path, new_path = prefix + old, prefix + new
+        old_given, new_given = old_path in given, new_path in given
+        if new in values and old_given == new_given and value != other:
+            raise ConfigError(
+                f"{origin.describe(old_path)} is the former name of {new_path}, and they have different values, "
+                f"{value!r} and {other!r}; give {new_path} alone"
+            )
+        if new in values and new_given:  # the command line is laid over the file, whichever name either has
+            continue
+        tree = merge(tree, _nested(new, value))
+        if old_path in lines:
+            lines[new_path] = lines[old_path]
+        if old_given:
+            given.add(new_path)
+    said = ", ".join(f"{prefix}{old} is now called {prefix}{new}" for old, new in renamed.items())
+    _log.warning(f"{said}; the former name still works")
+    return tree, dataclasses.replace(origin, lines=lines, given=frozenset(given))
+
+
+def _without(tree: Mapping[str, Any], keys: Sequence[str]) -> Tree:
+    """Return a tree without one of its values, and without the group that this leaves empty."""
+    first, *rest = keys
+    left = _without(tree[first], rest) if rest else {}
+    return {key: left if key == first else value for key, value in tree.items() if key != first or left}
+
+
+def _nested(path: str, value: Any) -> Tree:  # noqa: ANN401
+    *parents, leaf = path.split(".")
+    tree: Tree = {leaf: value}
+    for parent in reversed(parents):
+        tree = {parent: tree}
+    return tree
 
 
 def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: ANN401

@@ -97,7 +97,7 @@ def _bonds(molecule: Chem.Mol) -> Bonds:
 
 def _has_bonds_of(molecule: Chem.Mol, geometry: Geometry, conformer: int) -> bool:
     relative = _relative_distances(geometry.symbols, geometry.positions[conformer].astype(np.float64))
-    for fragment in Chem.GetMolFrags(molecule):  # each embedded on its own, they may lie upon each other
+    for fragment in Chem.GetMolFrags(molecule):  # placed one by one, they may lie upon each other
         outside = np.setdiff1d(np.arange(len(relative)), fragment)
         relative[np.ix_(fragment, outside)] = np.inf
     return _agree(_bonds(molecule), relative)

@@ -1,23 +1,23 @@
-"""One molecule → ``MoleculeRecord`` or ``EmbedFailure``: a pure function of molecule and seed. Imports RDKit.
+"""One molecule → ``MoleculeRecord`` or ``ConformerFailure``: a pure function of molecule and seed. Imports RDKit.
 
-Coordinates come from etkdg.py, or from the source; the record says which. Chemistry never raises here: what fails is
-returned.
+Coordinates come from rdkit_engine.py, or from the source; the record says which. Chemistry never raises here: what
+fails is returned.
 """
 
 import dataclasses
 import functools
-import hashlib
-import math
 from collections.abc import Callable
-from typing import Literal, ParamSpec
+from typing import ParamSpec
 
 import numpy as np
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdMolAlign
 
-from conformer_gen.chemistry import etkdg, prune
+from conformer_gen.chemistry import rdkit_engine
+from conformer_gen.chemistry.config import ConformerConfig
 from conformer_gen.chemistry.graph import molecule_graph
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.chemistry.stereo import compare_stereo
-from unimol_scale.errors import ConfigError
 from unimol_scale.store.geometry_faults import Conformers, Fault, find_faults
 from unimol_scale.store.schema import (
     COORDINATE_SCALE,
@@ -33,77 +33,20 @@ from unimol_scale.store.schema import (
 )
 
 LARGEST_ENERGY = 1e5  # kcal/mol; a force field that ends above has atoms upon each other
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
-    """How coordinates are made.
-
-    Attributes:
-        conformers: wanted for each molecule; a molecule that yields fewer, but one, is kept.
-        hydrogens: keep hydrogens as atoms of the record.
-        attempts: of the embedder for each conformer, from each kind of start. Every molecule of the NCI sample and of
-            800 from ZINC20 that embeds at all needs 8 or fewer; a count stops hopeless ones (2 % of ZINC20, mostly
-            impossible stereo of bridged rings) at the same point on every machine; 64 spent half of a build on them.
-        timeout_s: seconds for embedding from one kind of start, for what a count does not stop; as long again for all
-            further starts of a molecule whose atoms clash.
-        max_iterations: of the force field; 200, RDKit's default, leaves most drug-sized molecules unconverged.
-        stereo: "drop" leaves out conformers whose stereo is not what the SMILES gives, since their features would be
-            another molecule's; it costs nothing (none of 3,846 conformers of the NCI set, ZINC20, ChEMBL, inorganics
-            and macrocycles was). "keep" flags them. Geometry from a file is flagged, never dropped: there it happens
-            (4 of 1,999 DFT geometries of PCQM4Mv2, double bonds in rings of 8 and more).
-        energy_window: kcal/mol; conformers further above the molecule's lowest one are left out. None keeps all.
-        rmsd_prune: Å; a conformer this near to one of lower energy is left out. None keeps all.
-        engine: "rdkit" on CPUs, or "nvmolkit" on NVIDIA GPUs (see ``nvmolkit_engine``). "depiction" makes no conformer:
-            the 2D depiction stands in as the one of each molecule, for models that read the 2D graph only.
-        gpus: device numbers for nvmolkit; the pieces of a build take them in turn.
-    """
-
-    conformers: int = 1
-    hydrogens: bool = False
-    attempts: int = 16
-    timeout_s: int = 30
-    max_iterations: int = 2000
-    stereo: Literal["keep", "drop"] = "drop"
-    energy_window: float | None = None
-    rmsd_prune: float | None = None
-    engine: Literal["rdkit", "nvmolkit", "depiction"] = "rdkit"
-    gpus: tuple[int, ...] = (0,)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.conformers <= 255:
-            raise ConfigError(f"conformers must be 1 to 255, got {self.conformers}")
-        for name in ("attempts", "timeout_s", "max_iterations"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("energy_window", "rmsd_prune"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be greater than 0, or null for none, got {value}")
-        if not self.gpus or min(self.gpus) < 0 or len(set(self.gpus)) < len(self.gpus):
-            raise ConfigError(f"gpus must be distinct device numbers from 0, at least one, got {list(self.gpus)}")
-        if self.engine == "depiction" and self.conformers != 1:
-            raise ConfigError(f"engine depiction makes one conformer a molecule, got conformers {self.conformers}")
-
-    @property
-    def coordinate_scale(self) -> float:
-        """Å per unit of the int16 coordinates that are made: a depiction draws long chains at full length."""
-        return PLANAR_SCALE if self.engine == "depiction" else COORDINATE_SCALE
-
-    @property
-    def method(self) -> str:
-        """How coordinates are made, in words."""
-        return "2D depiction" if self.engine == "depiction" else "ETKDGv3, MMFF94, else UFF, else as embedded"
+# Ways to lay a molecule onto itself that are tried for each pair. Few drugs have more; one with three tert-butyl groups
+# has 1,296 and would cost more to compare than to make. Past the cap an RMSD can come out too large, so that a
+# conformer is kept which could have gone.
+MAX_MATCHES = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CuratedMolecule:
-    """What embedding starts from.
+    """What conformers are made for.
 
     Attributes:
         id: name given by the source.
         smiles: canonical SMILES; its atom order is the record's.
-        key: hash of ``smiles``, 64 bits; also seeds the embedding.
+        key: hash of ``smiles``, 64 bits; also seeds its conformers.
         scaffold: hash of the Murcko scaffold, 64 bits.
         conformers: [k, n, 3] Å from the source, or None to make them; heavy atoms in the order of ``smiles``, then,
             where the source has all of them, the hydrogens in the order of ``AddHs``.
@@ -121,7 +64,7 @@ class CuratedMolecule:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedFailure:
+class ConformerFailure:
     """Why a molecule has no record: a short reason to count by, and the detail of this one."""
 
     reason: str
@@ -131,17 +74,11 @@ class EmbedFailure:
 class _FailedError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
-        self.failure = EmbedFailure(reason=reason, detail=detail)
-
-
-def stable_hash(*parts: str | int) -> int:
-    """Return 64 bits that depend on the parts alone, on every machine and version: BLAKE2b, little-endian."""
-    text = "\n".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        self.failure = ConformerFailure(reason=reason, detail=detail)
 
 
 Arguments = ParamSpec("Arguments")
-Result = MoleculeRecord | EmbedFailure
+Result = MoleculeRecord | ConformerFailure
 
 
 def _returning_failures(function: Callable[Arguments, MoleculeRecord]) -> Callable[Arguments, Result]:
@@ -154,20 +91,20 @@ def _returning_failures(function: Callable[Arguments, MoleculeRecord]) -> Callab
                 return failed.failure
             # RDKit reports broken invariants as RuntimeError and refused chemistry as ValueError.
             except (RuntimeError, ValueError) as error:
-                return EmbedFailure(reason="rdkit_error", detail=etkdg.first_line(error))
+                return ConformerFailure(reason="rdkit_error", detail=rdkit_engine.first_line(error))
 
     return wrapped
 
 
 @_returning_failures
-def embed_molecule(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> MoleculeRecord:
+def generate_conformers(molecule: CuratedMolecule, config: ConformerConfig, seed: int) -> MoleculeRecord:
     """Make the record of one molecule.
 
     Conformers that are made here come in order of energy, lowest first; those from a file in the order of the file.
 
     Args:
         molecule: a curated molecule.
-        config: how to embed.
+        config: how to make conformers.
         seed: of the build; the conformers depend on it and on the molecule, on nothing else.
 
     Returns:
@@ -179,9 +116,9 @@ def embed_molecule(molecule: CuratedMolecule, config: EmbedConfig, seed: int) ->
     if config.engine == "depiction":
         return _record_from_depiction(molecule, heavy, full, config)
     place = functools.partial(
-        etkdg.place,
+        rdkit_engine.place,
         full,
-        conformers=config.conformers,
+        conformers=config.count,
         attempts=config.attempts,
         timeout_s=config.timeout_s,
         seed=stable_hash(seed, molecule.key) & 0x7FFFFFFF,
@@ -190,22 +127,22 @@ def embed_molecule(molecule: CuratedMolecule, config: EmbedConfig, seed: int) ->
     if problem:
         raise _FailedError("no_conformer", f"ETKDGv3 failed from both kinds of start: {problem}")
     made, problem = _minimised(full, config), ""
-    for start in etkdg.OTHER_STARTS:
+    for start in rdkit_engine.OTHER_STARTS:
         if made.relaxed is not None:
             break
         problem = problem or made.problem
-        if not place(starts=(start,), timeout_s=max(1, config.timeout_s // len(etkdg.OTHER_STARTS))):
+        if not place(starts=(start,), timeout_s=max(1, config.timeout_s // len(rdkit_engine.OTHER_STARTS))):
             again = _minimised(full, config)
-            made = dataclasses.replace(again, embedded=made.embedded or again.embedded)
-    conformers = made.relaxed or made.embedded
+            made = dataclasses.replace(again, unrelaxed=made.unrelaxed or again.unrelaxed)
+    conformers = made.relaxed or made.unrelaxed
     if conformers is None:
-        raise _clash(problem, 1 + len(etkdg.OTHER_STARTS))
-    return _record_from_embedding(molecule, heavy, full, conformers, config)
+        raise _clash(problem, 1 + len(rdkit_engine.OTHER_STARTS))
+    return _record_of_made(molecule, heavy, full, conformers, config)
 
 
 @_returning_failures
-def complete_molecule(molecule: CuratedMolecule, full: Chem.Mol, config: EmbedConfig) -> MoleculeRecord:
-    """Make the record of a molecule that another engine embedded: minimised, compared and pruned as ever.
+def complete_molecule(molecule: CuratedMolecule, full: Chem.Mol, config: ConformerConfig) -> MoleculeRecord:
+    """Make the record of a molecule to which another engine gave conformers: minimised, compared and pruned as ever.
 
     Args:
         molecule: a curated molecule.
@@ -219,7 +156,7 @@ def complete_molecule(molecule: CuratedMolecule, full: Chem.Mol, config: EmbedCo
     made = _minimised(full, config)
     if made.relaxed is None:
         raise _clash(made.problem, 1)
-    return _record_from_embedding(molecule, heavy, full, made.relaxed, config)
+    return _record_of_made(molecule, heavy, full, made.relaxed, config)
 
 
 def with_hydrogens(molecule: CuratedMolecule) -> Chem.Mol | None:
@@ -237,7 +174,7 @@ def _parse(molecule: CuratedMolecule) -> tuple[Chem.Mol, Chem.Mol]:
 
 
 def _record_from_file(
-    molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, config: EmbedConfig
+    molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, config: ConformerConfig
 ) -> MoleculeRecord:
     """Return the record of given geometry, all of it: what the file says is flagged, never dropped."""
     assert molecule.conformers is not None
@@ -256,10 +193,10 @@ def _record_from_file(
 
 
 def _record_from_depiction(
-    molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, config: EmbedConfig
+    molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, config: ConformerConfig
 ) -> MoleculeRecord:
     basis = full if config.hydrogens else heavy
-    coordinates = etkdg.depict(basis)[None]
+    coordinates = rdkit_engine.depict(basis)[None]
     return _record(
         molecule,
         basis=basis,
@@ -285,17 +222,17 @@ class _Minimised:
     """What one start gave: conformers with and without the force field, if any are sound, and what is wrong if none."""
 
     relaxed: _Made | None
-    embedded: _Made | None
+    unrelaxed: _Made | None
     problem: str
 
 
-def _minimised(full: Chem.Mol, config: EmbedConfig) -> _Minimised:
+def _minimised(full: Chem.Mol, config: ConformerConfig) -> _Minimised:
     """Minimise in place, and judge the conformers before and after.
 
     A force field can lay atoms upon each other, as UFF does around a phosphorus with six neighbours.
     """
     before = _positions(full)
-    origin, energy = etkdg.minimise(full, config.max_iterations)
+    origin, energy = rdkit_engine.minimise(full, config.max_iterations)
     bonds = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in full.GetBonds()], np.int64)
     numbers = np.array([atom.GetAtomicNum() for atom in full.GetAtoms()], np.uint8)
 
@@ -322,8 +259,8 @@ def _clash(problem: str, tries: int) -> _FailedError:
     return _FailedError("clash", f"{tries} tries gave no conformer whose atoms keep apart; in the first, {problem}")
 
 
-def _record_from_embedding(
-    molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, made: _Made, config: EmbedConfig
+def _record_of_made(
+    molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, made: _Made, config: ConformerConfig
 ) -> MoleculeRecord:
     stereo = compare_stereo(molecule.smiles, full, made.coordinates, flat=np.zeros(len(made.coordinates), bool))
     kept = _choose(heavy, made.coordinates, stereo, made.energy, config)
@@ -338,18 +275,57 @@ def _record_from_embedding(
     )
 
 
-def _choose(heavy: Chem.Mol, coordinates: Float64, stereo: UInt8, energy: Float32, config: EmbedConfig) -> Int64:
+def _choose(heavy: Chem.Mol, coordinates: Float64, stereo: UInt8, energy: Float32, config: ConformerConfig) -> Int64:
     """Return the conformers to keep, in their order."""
-    order = prune.by_energy(energy)
+    order = _by_energy(energy)
     if config.stereo == "drop":
         order = order[stereo[order] != ConformerStereo.CHANGED]
         if not len(order):
             raise _FailedError("stereo_changed", f"no conformer of {len(stereo)} has the stereo that the SMILES gives")
     if config.energy_window is not None:
-        order = prune.within_window(energy, order, config.energy_window)
+        order = _within_window(energy, order, config.energy_window)
     if config.rmsd_prune is not None:
-        order = prune.distinct(heavy, coordinates[:, : heavy.GetNumAtoms()], order, config.rmsd_prune)
+        order = _distinct(heavy, coordinates[:, : heavy.GetNumAtoms()], order, config.rmsd_prune)
     return order
+
+
+def _by_energy(energy: Float32) -> Int64:
+    """Return the conformers in order of energy [k], lowest first; those without energy last, in their own order."""
+    return np.argsort(energy, kind="stable")
+
+
+def _within_window(energy: Float32, order: Int64, window: float) -> Int64:
+    """Return those of ``order`` whose energy is at most ``window`` kcal/mol above the lowest, or is not known."""
+    if np.all(np.isnan(energy[order])):
+        return order
+    return order[~(energy[order] > np.nanmin(energy[order]) + window)]
+
+
+def _distinct(heavy: Chem.Mol, coordinates: Float64, order: Int64, threshold: float) -> Int64:
+    """Return those of ``order`` that are further than a threshold from all conformers kept before them, greedily.
+
+    Args:
+        heavy: the molecule without hydrogens.
+        coordinates: [k, n, 3] Å of its atoms.
+        order: of the k conformers, or of some of them.
+        threshold: Å of root-mean-square deviation after the best alignment over the molecule's symmetries (RDKit's
+            GetBestRMS, at most ``MAX_MATCHES`` of them).
+    """
+    carrier = Chem.Mol(heavy)
+    carrier.RemoveAllConformers()
+    for positions in coordinates[order]:
+        conformer = Chem.Conformer(heavy.GetNumAtoms())
+        conformer.SetPositions(np.ascontiguousarray(positions, np.float64))
+        carrier.AddConformer(conformer, assignId=True)
+    distance = np.zeros((len(order), len(order)))
+    distance[np.tril_indices(len(order), -1)] = rdMolAlign.GetAllConformerBestRMS(
+        carrier, numThreads=1, maxMatches=MAX_MATCHES
+    )
+    kept: list[int] = []
+    for at in range(len(order)):
+        if all(distance[at, earlier] > threshold for earlier in kept):
+            kept.append(at)
+    return order[kept]
 
 
 def _record(
@@ -367,7 +343,7 @@ def _record(
         id=molecule.id,
         smiles=molecule.smiles,
         coordinates=_centred(coordinates, scale, "conformer"),
-        planar_coordinates=_centred(etkdg.depict(basis)[:, :2], PLANAR_SCALE, "depiction"),
+        planar_coordinates=_centred(rdkit_engine.depict(basis)[:, :2], PLANAR_SCALE, "depiction"),
         conformer_origin=origin,
         conformer_stereo=stereo,
         energy=energy,

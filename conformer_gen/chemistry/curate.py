@@ -1,18 +1,16 @@
 """Which rows are molecules for a store, and in which form: looks at one row. Imports RDKit.
 
-What only the whole set can tell (duplicates, sample, split) is chosen in whole_set.py.
+What only the whole set can tell (duplicates, sample, split) is chosen in selection_passes.py.
 """
 
 import dataclasses
-import math
 import re
-from pathlib import Path
-from typing import Literal
 
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from conformer_gen.chemistry.canonical import ISOTOPE, canonical_smiles, without_hydrogens, without_isotopes
+from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.chemistry.geometry import (
     atom_numbers,
     conformer_origins,
@@ -22,7 +20,6 @@ from conformer_gen.chemistry.geometry import (
     sound_conformers,
 )
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
-from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32
 
 # RDKit counts what it takes for unpaired electrons from usual valences, which dative bonds to metals do not have.
@@ -30,54 +27,6 @@ NON_METALS = {1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55
 
 MAX_ATOMS, MAX_ATOMS_WITH_GEOMETRY = 128, 256
 COMMON_BRACKETS = re.compile(r"\[(?:C@@?H?|nH)\]")  # stereo centres and pyrrole nitrogen: never radicals
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CurateConfig:
-    """What is kept and how it is split.
-
-    Attributes:
-        max_atoms: heavy atoms; larger molecules are rejected, since a pair track costs their square and conformers of
-            large ones take minutes. None: 128, and 256 for rows that bring their own geometry.
-        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
-        radicals: "reject" neutral molecules with unpaired electrons, most of which are SMILES with a hydrogen
-            forgotten, such as C[S](=O)=O; or "keep" them. Always kept: radical ions; metals, whose count of unpaired
-            electrons means little; and rows that bring their own geometry, which needs no valences.
-        isotopes: "keep" mass numbers: a labelled compound is another molecule than the plain one, with its own labels,
-            and deuterium stays an atom of the record. Or "remove" them. Models see elements only: the deuterium as a
-            hydrogen, ¹³C as carbon.
-        exclude: files (SMILES, CSV, Parquet or SDF) of molecules that must not enter the store, such as benchmarks.
-        exclude_by: what an excluded molecule takes with it: the same "molecule" whatever its stereo, isotopes and
-            charges; all with its Murcko "scaffold", if it has rings; or "both".
-        split: "scaffold" puts all molecules of a Murcko scaffold on one side; "random" looks at each molecule.
-        valid_fraction: of the distinct molecules that goes to validation, 0 to 0.5.
-        target: molecules to draw from the distinct ones; None, or no fewer than there are, keeps all.
-        temperature: τ of P_scaffold = softmax(P_i / τ), P_i the share of the molecules that have scaffold i, by which
-            they are drawn (Uni-Mol2: 0.005): small favours large scaffolds, large makes all scaffolds alike.
-    """
-
-    max_atoms: int | None = None
-    fragments: Literal["largest", "reject"] = "largest"
-    radicals: Literal["reject", "keep"] = "reject"
-    isotopes: Literal["keep", "remove"] = "keep"
-    exclude: tuple[Path, ...] = ()
-    exclude_by: Literal["molecule", "scaffold", "both"] = "molecule"
-    split: Literal["scaffold", "random"] = "scaffold"
-    valid_fraction: float = 0.05
-    target: int | None = None
-    temperature: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_atoms is not None and not 1 <= self.max_atoms <= 1000:
-            raise ConfigError(f"max_atoms must be 1 to 1000, got {self.max_atoms}")
-        if not 0.0 <= self.valid_fraction <= 0.5:
-            raise ConfigError(f"valid_fraction must be 0 to 0.5, got {self.valid_fraction}")
-        if (self.target is None) != (self.temperature is None):
-            raise ConfigError("curate.target and curate.temperature need each other: give both, or neither")
-        if self.target is not None and self.target < 1:
-            raise ConfigError(f"target must be at least 1, got {self.target}")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature must be above 0 and finite, got {self.temperature}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""Embedding on NVIDIA GPUs: a whole piece at once through nvmolkit. The only file that knows it; imports it when used.
+"""Conformers on NVIDIA GPUs: a whole piece at once through nvmolkit, which no other file knows; imports it when used.
 
-The GPU embeds (ETKDGv3, random starting coordinates, the only kind it has) and minimises with MMFF94. Everything after
+The GPU runs ETKDGv3 (from random coordinates, the only start it has) and minimises with MMFF94. Everything after
 that is the CPU's own code: its minimiser goes on from the GPU's minimum and says whether it converged and at what
 energy, then stereo, pruning and record as ever. What the GPU does not deliver in full, the CPU makes from the start.
 
@@ -18,16 +18,15 @@ from typing import Any
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
+from conformer_gen.chemistry.config import ConformerConfig
 from conformer_gen.chemistry.conformers import (
+    ConformerFailure,
     CuratedMolecule,
-    EmbedConfig,
-    EmbedFailure,
     complete_molecule,
-    embed_molecule,
-    stable_hash,
+    generate_conformers,
     with_hydrogens,
 )
-from conformer_gen.chemistry.watch import NOWHERE, Starting
+from conformer_gen.chemistry.identity import stable_hash
 from unimol_scale.errors import ConfigError, ConformerError
 from unimol_scale.store.schema import MoleculeRecord
 
@@ -38,8 +37,8 @@ INSTALL = "pip install 'unimol-scale[nvmolkit]'"
 REFUSALS = (RuntimeError, ValueError, IndexError)
 
 
-def require_gpus(config: EmbedConfig) -> None:
-    """Embed one small molecule on each GPU asked for, to know before a build starts that all of them work.
+def require_gpus(config: ConformerConfig) -> None:
+    """Make a conformer of one small molecule on each GPU asked for: all of them must work before a build starts.
 
     Raises:
         ConfigError: nvmolkit is not installed or fits another RDKit, or a GPU does not answer.
@@ -52,12 +51,12 @@ def require_gpus(config: EmbedConfig) -> None:
         problem = _probe(gpu)
         if problem:
             raise ConfigError(
-                f"embed.engine nvmolkit: GPU {gpu} does not embed {PROBE}: {problem}. Give the numbers of working GPUs "
-                "as embed.gpus, or use embed.engine rdkit"
+                f"conformers.engine nvmolkit: GPU {gpu} makes no conformer of {PROBE}: {problem}. Give the numbers of "
+                "working GPUs as conformers.gpus, or use conformers.engine rdkit"
             )
 
 
-def versions(config: EmbedConfig) -> dict[str, str]:
+def versions(config: ConformerConfig) -> dict[str, str]:
     """Return what a store names beside RDKit: the version of nvmolkit where it is the engine.
 
     Raises:
@@ -71,8 +70,8 @@ def versions(config: EmbedConfig) -> dict[str, str]:
 
 def _missing(error: ImportError) -> ConfigError:
     return ConfigError(
-        f"embed.engine nvmolkit: nvmolkit cannot be imported here ({error}). Install it on a machine with NVIDIA GPUs "
-        f"by {INSTALL}; it needs the one version of RDKit that it was made for. Or use embed.engine rdkit"
+        f"conformers.engine nvmolkit: nvmolkit cannot be imported here ({error}). Install it on a machine with NVIDIA "
+        f"GPUs by {INSTALL}; it needs the one version of RDKit that it was made for. Or use conformers.engine rdkit"
     )
 
 
@@ -80,55 +79,60 @@ def _probe(gpu: int) -> str:
     """Return what is wrong with a GPU; empty if nothing is."""
     full = Chem.AddHs(Chem.MolFromSmiles(PROBE))
     try:
-        _embed([full], 1, 0, gpu)
+        _place([full], 1, 0, gpu)
     except REFUSALS as error:
         return str(error) or type(error).__name__
     return "" if full.GetNumConformers() else "it gives no conformer"
 
 
-def embed_molecules(
-    molecules: Sequence[tuple[int, CuratedMolecule]], config: EmbedConfig, seed: int, gpu: int, starting: Starting
-) -> Iterator[MoleculeRecord | EmbedFailure]:
+def generate_on_gpu(
+    molecules: Sequence[tuple[int, CuratedMolecule]],
+    config: ConformerConfig,
+    seed: int,
+    gpu: int,
+    starting: Callable[[int | None, int], None],
+) -> Iterator[MoleculeRecord | ConformerFailure]:
     """Make the records of many molecules; yields one result for each, in their order.
 
     Args:
         molecules: with their positions in the chunk.
-        config: how to embed.
+        config: how to make conformers.
         seed: of the build.
         gpu: device number.
-        starting: told of every molecule that the CPU works at, and of the GPU's work as a whole.
+        starting: told of every molecule that the CPU works at, and of the GPU's work as a whole: position, or None, and
+            number of molecules.
 
     Raises:
-        ConformerError: nvmolkit raises, and the GPU does not embed the simplest molecule any more either.
+        ConformerError: nvmolkit raises, and the GPU makes no conformer of the simplest molecule any more either.
     """
     placed = [None if molecule.conformers is not None else with_hydrogens(molecule) for _, molecule in molecules]
     batch = [full for full in placed if full is not None]
     if batch:
-        starting(NOWHERE, len(batch))
+        starting(None, len(batch))
         _place_and_minimise(batch, config, stable_hash(seed, *(m.key for _, m in molecules)) & 0x7FFFFFFF, gpu)
     for (position, molecule), full in zip(molecules, placed, strict=True):
-        starting(position)
-        result: MoleculeRecord | EmbedFailure | None = None
-        if full is not None and full.GetNumConformers() == config.conformers:
+        starting(position, 1)
+        result: MoleculeRecord | ConformerFailure | None = None
+        if full is not None and full.GetNumConformers() == config.count:
             result = complete_molecule(molecule, full, config)
-        yield result if isinstance(result, MoleculeRecord) else embed_molecule(molecule, config, seed)
+        yield result if isinstance(result, MoleculeRecord) else generate_conformers(molecule, config, seed)
 
 
-def _place_and_minimise(batch: list[Chem.Mol], config: EmbedConfig, seed: int, gpu: int) -> None:
+def _place_and_minimise(batch: list[Chem.Mol], config: ConformerConfig, seed: int, gpu: int) -> None:
     """Give molecules conformers, in place; those that the GPU refuses end without any."""
-    refused = _bisected(lambda part: _embed(part, config.conformers, seed, gpu), batch)
+    refused = _bisected(lambda part: _place(part, config.count, seed, gpu), batch)
     with_mmff = [
         full
         for full in batch
-        if full.GetNumConformers() == config.conformers and rdForceFieldHelpers.MMFFHasAllMoleculeParams(full)
+        if full.GetNumConformers() == config.count and rdForceFieldHelpers.MMFFHasAllMoleculeParams(full)
     ]
     refused += _bisected(lambda part: _minimise(part, config.max_iterations, gpu), with_mmff)
     problem = _probe(gpu) if refused else ""
     if problem:
         raise ConformerError(
-            f"nvmolkit raised for {len(refused)} of {len(batch)} molecules, and since then GPU {gpu} does not embed "
-            f"{PROBE} either: {problem}. Check the GPU and run the same command again, it resumes. The first of them: "
-            f"{Chem.MolToSmiles(Chem.RemoveHs(refused[0]))}"
+            f"nvmolkit raised for {len(refused)} of {len(batch)} molecules, and since then GPU {gpu} makes no "
+            f"conformer of {PROBE} either: {problem}. Check the GPU and run the same command again, it resumes. "
+            f"The first of them: {Chem.MolToSmiles(Chem.RemoveHs(refused[0]))}"
         )
     for full in refused:
         full.RemoveAllConformers()
@@ -147,7 +151,7 @@ def _bisected(work: Callable[[list[Chem.Mol]], None], batch: list[Chem.Mol]) -> 
         return _bisected(work, batch[:half]) + _bisected(work, batch[half:])
 
 
-def _embed(batch: list[Chem.Mol], conformers: int, seed: int, gpu: int) -> None:
+def _place(batch: list[Chem.Mol], conformers: int, seed: int, gpu: int) -> None:
     from nvmolkit.embedMolecules import EmbedMolecules
 
     for full in batch:

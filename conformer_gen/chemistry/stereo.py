@@ -6,7 +6,7 @@ comparison, and a pseudo-asymmetric centre is a centre like any other. Only wher
 that makes another stereoisomer: the mirror image of a meso compound does not.
 
 What cannot be judged counts as open: the arrangement around a metal (square planar, trigonal bipyramidal, octahedral),
-which the embedder does not enforce, the axis of an allene, and the centres and axes of a flat depiction. So do centres
+which ETKDG does not enforce, the axis of an allene, and the centres and axes of a flat depiction. So do centres
 of a racemate or of relative stereo (``|&1:2|``, ``|o1:2|``): a conformer shows one of the stereoisomers that are meant.
 RDKit takes no nitrogen for a centre that turns over at room temperature.
 """

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from rdkit import Chem
 
-from conformer_gen.report.rates import StageRate
-from conformer_gen.report.tallies import ENERGY_STEP, Tallies
-from conformer_gen.selection.selection import Selection
+from conformer_gen.report.stage_rates import StageRate
+from conformer_gen.report.store_counts import ENERGY_STEP, StoreCounts
+from conformer_gen.selection.pieces import CONFORMERS_FAILED, CURATE_FAILED
+from conformer_gen.selection.selected_rows import Selection
 from unimol_scale.common.files import commit_file
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 
@@ -36,14 +37,16 @@ STEREO_LABELS = {
     ConformerStereo.OPEN: "left open by the SMILES",
     ConformerStereo.CHANGED: "not that of the SMILES",
 }
+# What failures.parquet calls the making of conformers is a name of its format.
+STAGE_LABELS = {CURATE_FAILED: "curate", CONFORMERS_FAILED: "conformers"}
 TIME_UNITS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
 
 
-def draw_all(tallies: Tallies, selection: Selection, rates: Sequence[StageRate], folder: Path) -> dict[str, str]:
+def draw_all(counts: StoreCounts, selection: Selection, rates: Sequence[StageRate], folder: Path) -> dict[str, str]:
     """Draw every picture that the build gives reason for.
 
     Args:
-        tallies: of the store.
+        counts: of the store.
         selection: of the build.
         rates: of the stages of the build; none draws no rate.
         folder: where the files go.
@@ -52,15 +55,15 @@ def draw_all(tallies: Tallies, selection: Selection, rates: Sequence[StageRate],
         Name → title, in the order of the report; the file is <name>.png. All but "rate" depend on the store alone.
     """
     jobs: list[tuple[str, str, Callable[[], Figure]]] = [
-        ("atoms", "Atoms per molecule", lambda: _size_figure(tallies)),
-        ("elements", "Elements", lambda: _element_figure(tallies)),
+        ("atoms", "Atoms per molecule", lambda: _size_figure(counts)),
+        ("elements", "Elements", lambda: _element_figure(counts)),
         ("scaffolds", "Molecules of every Murcko scaffold", lambda: _scaffold_figure(selection)),
-        ("origins", "How conformers were made, and their stereo", lambda: _origin_figure(tallies)),
+        ("origins", "How conformers were made, and their stereo", lambda: _origin_figure(counts)),
     ]
-    if max(tallies.conformers) > 1:
-        jobs.append(("conformers", "Conformers per molecule and their energies", lambda: _conformer_figure(tallies)))
-    if tallies.causes:
-        jobs.append(("failures", "Failures by cause", lambda: _failure_figure(tallies)))
+    if max(counts.conformers) > 1:
+        jobs.append(("conformers", "Conformers per molecule and their energies", lambda: _conformer_figure(counts)))
+    if counts.causes:
+        jobs.append(("failures", "Failures by cause", lambda: _failure_figure(counts)))
     if rates:
         jobs.append(("rate", "Rate over time", lambda: _rate_figure(rates)))
     for name, _, draw in jobs:
@@ -91,9 +94,9 @@ def _grid(axes: Any, axis: str) -> None:  # noqa: ANN401
     axes.grid(True, which="major", axis=axis, color=GRID, linewidth=0.7)
 
 
-def _size_figure(tallies: Tallies) -> Figure:
+def _size_figure(counts: StoreCounts) -> Figure:
     figure, (axes,) = _panels(1, 3.6)
-    for name, sizes in tallies.sizes.items():
+    for name, sizes in counts.sizes.items():
         total = sum(sizes.values())
         if not total:
             continue
@@ -117,11 +120,11 @@ def _size_figure(tallies: Tallies) -> Figure:
     return figure
 
 
-def _element_figure(tallies: Tallies) -> Figure:
+def _element_figure(counts: StoreCounts) -> Figure:
     figure, (axes,) = _panels(1, 3.4)
     table = Chem.GetPeriodicTable()
-    symbols = [table.GetElementSymbol(number) for number in tallies.elements]
-    axes.bar(range(len(symbols)), list(tallies.elements.values()), color=MAIN, width=0.75)
+    symbols = [table.GetElementSymbol(number) for number in counts.elements]
+    axes.bar(range(len(symbols)), list(counts.elements.values()), color=MAIN, width=0.75)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.5)
     crowded = len(symbols) > CROWDED
@@ -165,9 +168,9 @@ def _scaffold_figure(selection: Selection) -> Figure:
     return figure
 
 
-def _origin_figure(tallies: Tallies) -> Figure:
-    origins = {ORIGIN_LABELS[origin]: count for origin, count in tallies.origins.items()}
-    stereo = {STEREO_LABELS[kind]: count for kind, count in tallies.stereo.items()}
+def _origin_figure(counts: StoreCounts) -> Figure:
+    origins = {ORIGIN_LABELS[origin]: count for origin, count in counts.origins.items()}
+    stereo = {STEREO_LABELS[kind]: count for kind, count in counts.stereo.items()}
     bars = len(origins) + len(stereo)
     figure, (above, below) = _panels(2, 1.5 + 0.3 * bars, ratios=(len(origins) + 0.7, len(stereo) + 0.7), rows=True)
     _bars(above, origins, "How they were made")
@@ -202,20 +205,20 @@ def _share(value: int, total: int) -> str:
     return f"{share:.1f} %" if share >= 0.1 else "< 0.1 %"
 
 
-def _conformer_figure(tallies: Tallies) -> Figure:
-    has_energies = bool(tallies.energies.any())
+def _conformer_figure(counts: StoreCounts) -> Figure:
+    has_energies = bool(counts.energies.any())
     figure, panels = _panels(2 if has_energies else 1, 3.4)
-    counts = tallies.conformers
-    total = sum(counts.values())
-    panels[0].bar(list(counts), [100 * count / total for count in counts.values()], color=MAIN, width=0.8)
+    molecules = counts.conformers
+    total = sum(molecules.values())
+    panels[0].bar(list(molecules), [100 * count / total for count in molecules.values()], color=MAIN, width=0.8)
     panels[0].xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-    panels[0].set_xlim(0.3, max(counts) + 0.7)
+    panels[0].set_xlim(0.3, max(molecules) + 0.7)
     panels[0].set_xlabel("conformers of a molecule")
     panels[0].set_ylabel("% of molecules")
     _grid(panels[0], "y")
     if has_energies:
-        edges = ENERGY_STEP * np.arange(len(tallies.energies) + 1)
-        share = 100 * tallies.energies / tallies.energies.sum()
+        edges = ENERGY_STEP * np.arange(len(counts.energies) + 1)
+        share = 100 * counts.energies / counts.energies.sum()
         panels[1].stairs(share, edges, fill=True, color=MAIN)
         panels[1].set_xlabel("energy above the lowest (kcal/mol)")
         panels[1].set_ylabel("% of the other conformers")
@@ -226,9 +229,9 @@ def _conformer_figure(tallies: Tallies) -> Figure:
     return figure
 
 
-def _failure_figure(tallies: Tallies) -> Figure:
-    causes = {f"{cause.stage}: {cause.reason.replace('_', ' ')}": cause.rows for cause in tallies.causes[:MOST_CAUSES]}
-    rest = tallies.causes[MOST_CAUSES:]
+def _failure_figure(counts: StoreCounts) -> Figure:
+    shown, rest = counts.causes[:MOST_CAUSES], counts.causes[MOST_CAUSES:]
+    causes = {f"{STAGE_LABELS[cause.stage]}: {cause.reason.replace('_', ' ')}": cause.rows for cause in shown}
     if rest:
         causes[f"{len(rest)} other causes"] = sum(cause.rows for cause in rest)
     figure, (axes,) = _panels(1, 1.1 + 0.3 * len(causes))

@@ -7,9 +7,8 @@ brings what runs them (Python's ``map`` would do). A finished job leaves a file 
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +16,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conformer_gen.config import BuildConfig
-from conformer_gen.run import worker
+from conformer_gen.run.jobs import Executor, UnorderedMap
 from conformer_gen.run.workspace import WORK_NAME, Tree, layout_of
-from conformer_gen.selection.pieces import CURATED, EMBEDDED, FAILURES, Piece, done_pieces, group_pieces, groups
-from conformer_gen.selection.selection import Selection
+from conformer_gen.selection.pieces import (
+    CONFORMERS,
+    CURATE_FAILED,
+    CURATED,
+    FAILURE_SCHEMA,
+    FAILURES,
+    Piece,
+    done_pieces,
+    group_pieces,
+    groups,
+)
+from conformer_gen.selection.selected_rows import Selection
 from unimol_scale import config as strict
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.common.progress import StageProgress
@@ -34,16 +43,6 @@ FAILURES_NAME = "failures.parquet"
 FAILED, SHARDS = "failed", "shards"  # directories in .build/ of what finished jobs leave
 FAILURE_COLUMNS = ("id", "smiles", "stage", "reason", "detail")
 FAILURE_ROWS = 100_000  # in one row group: fixed, so that the file does not tell how the build was cut
-
-J = TypeVar("J")
-R = TypeVar("R")
-
-
-class Runner(Protocol):
-    """Runs a function on every job and yields the results in any order, like ``map``."""
-
-    def __call__(self, function: Callable[[J], R], jobs: Iterable[J], /) -> Iterator[R]:
-        """Run them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,26 +66,26 @@ def collect_failures(job: FailureJob) -> int:
     for piece in group_pieces(job.work, CURATED, job.group):
         table = pq.read_table(piece.path(job.work, CURATED), columns=["position", "id", "smiles", "reason", "detail"])
         bad = table.filter(pc.is_valid(table["reason"]))
-        stage = pa.array(["curate"] * bad.num_rows, pa.string())
-        tables.append((piece.chunk, bad.append_column("stage", stage).select(worker.FAILURE_SCHEMA.names)))
-    for piece in group_pieces(job.work, EMBEDDED, job.group):
+        stage = pa.array([CURATE_FAILED] * bad.num_rows, pa.string())
+        tables.append((piece.chunk, bad.append_column("stage", stage).select(FAILURE_SCHEMA.names)))
+    for piece in group_pieces(job.work, CONFORMERS, job.group):
         if piece.counts[-1]:
-            table = pq.read_table(piece.path(job.work, FAILURES), schema=worker.FAILURE_SCHEMA)
+            table = pq.read_table(piece.path(job.work, FAILURES), schema=FAILURE_SCHEMA)
             tables.append((piece.chunk, table))
     chunks = [pa.array(np.full(table.num_rows, chunk, np.int64)) for chunk, table in tables]
-    whole = pa.concat_tables([worker.FAILURE_SCHEMA.empty_table(), *(table for _, table in tables)])
+    whole = pa.concat_tables([FAILURE_SCHEMA.empty_table(), *(table for _, table in tables)])
     whole = whole.append_column("chunk", pa.chunked_array(chunks, pa.int64()))
     whole = whole.sort_by([("chunk", "ascending"), ("position", "ascending")]).select(FAILURE_COLUMNS)
     commit_file(job.path, lambda path: pq.write_table(whole, path))
     return int(whole.num_rows)
 
 
-def commit_failures(output: Path, run: Runner) -> int:
+def commit_failures(output: Path, run: UnorderedMap) -> int:
     """Write failures.parquet, in the order of the source's rows; return how many there are."""
     work = (output / WORK_NAME).absolute()
     jobs = [FailureJob(work, group) for group in groups(work, CURATED)]
     failed = sum(run(collect_failures, jobs))
-    schema = pa.schema([worker.FAILURE_SCHEMA.field(name) for name in FAILURE_COLUMNS])
+    schema = pa.schema([FAILURE_SCHEMA.field(name) for name in FAILURE_COLUMNS])
 
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, schema) as writer:
@@ -108,8 +107,8 @@ def _row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Ta
     yield waiting.combine_chunks()
 
 
-def require_molecules(selection: Selection, output: Path, run: Runner) -> None:
-    """Stop before embedding if there is nothing to embed.
+def require_molecules(selection: Selection, output: Path, run: UnorderedMap) -> None:
+    """Stop before conformers are made if there is no molecule to make them for.
 
     Raises:
         SourceError: no row of the source is a molecule; failures.parquet says why.
@@ -209,7 +208,7 @@ def make_shard(job: ShardJob) -> WrittenShard:
         if file.is_file() and file.stat().st_size == written.entry.bytes:
             return written
     batches = [
-        ArrowShard(part.piece.path(work, EMBEDDED), job.layout).batch.slice(part.start, part.stop - part.start)
+        ArrowShard(part.piece.path(work, CONFORMERS), job.layout).batch.slice(part.start, part.stop - part.start)
         for part in job.plan.slices
     ]
     whole = pa.concat_batches(batches)
@@ -221,29 +220,29 @@ def make_shard(job: ShardJob) -> WrittenShard:
     return written
 
 
-def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection, run: Runner) -> Manifest:
+def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection, executor: Executor) -> Manifest:
     """Write shards and failures from the finished pieces; return the manifest, which the caller writes last.
 
     Args:
         output: the store.
         config: of the build.
         plan: fields of the manifest that were known beforehand.
-        selection: what was to be embedded.
-        run: runs the jobs.
+        selection: the molecules that were to get conformers.
+        executor: runs the jobs.
 
     Raises:
         ConformerError: no molecule has a conformer.
         StoreError: the pieces do not hold what was selected.
     """
-    failed = commit_failures(output, run)
+    failed = commit_failures(output, executor.run_all)
     layout = layout_of(plan)
     root = output.absolute()
     jobs = (
         ShardJob(output=root, plan=shard, layout=layout, backend=config.backend)
-        for shard in plan_shards(done_pieces(root / WORK_NAME, EMBEDDED), config.shard_rows)
+        for shard in plan_shards(done_pieces(root / WORK_NAME, CONFORMERS), config.shard_rows)
     )
-    with StageProgress("writing shards", selection.num_kept) as progress:
-        splits = _splits(_counted(run(make_shard, jobs), progress))
+    with executor.show("writing shards", selection.num_kept, None) as progress:
+        splits = _splits(_counted(executor.run_all(make_shard, jobs), progress))
     stored = sum(split.rows for split in splits.values())
     if not stored:
         raise ConformerError(

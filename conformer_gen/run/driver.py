@@ -1,7 +1,13 @@
-"""A build from beginning to end: claim the directory, run the stages, assemble, report, commit. The order of things."""
+"""A build from beginning to end: claim the directory, curate, select, make conformers, assemble, report, commit.
+
+What runs the jobs is brought by an ``Executor``: Ray, a child process of this one, or this process. The result does not
+depend on what ran it, on workers or on their order, nor on how often the build was killed. Imports no Ray, unless the
+build needs it.
+"""
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import shutil
 import time
@@ -9,18 +15,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from conformer_gen.chemistry import nvmolkit_engine
-from conformer_gen.chemistry.conformers import embed_molecule
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.conformers import generate_conformers
 from conformer_gen.config import BuildConfig
-from conformer_gen.report import report
-from conformer_gen.run import assemble, local_pipeline, workspace
-from conformer_gen.run.stages import Executor, run_stages
-from conformer_gen.run.worker import Embedder, EmbedJob
-from conformer_gen.selection.exclusions import NO_EXCLUSIONS, read_exclusions
-from conformer_gen.selection.selection import read_selection
+from conformer_gen.report.build_report import write_report
+from conformer_gen.report.stage_rates import CURATING, GENERATING
+from conformer_gen.run import assemble, child_executor, worker, workspace
+from conformer_gen.run.jobs import Executor, Job, StageWork, conformer_jobs, curate_jobs
+from conformer_gen.run.watchdog import Starting
+from conformer_gen.run.worker import ConformerGenerator, ConformerJob
+from conformer_gen.selection.exclusions import NO_EXCLUSIONS, Exclusions, read_exclusions
+from conformer_gen.selection.pieces import CONFORMERS, CURATED
+from conformer_gen.selection.selected_rows import Selection, read_selection
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.common.machine.system_limits import explain
 from unimol_scale.common.output_checks import require_folder
+from unimol_scale.common.progress import SAMPLES_NAME, SampleLog
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest
 from unimol_scale.store.shards import Store, open_store, write_manifest
@@ -35,7 +46,7 @@ class BuildResult:
     Attributes:
         store: the finished store.
         seconds: wall time of this run; None when the store was finished before.
-        molecules: embedded in this run; fewer than stored when it resumed.
+        molecules: whose conformers this run made; fewer than stored when it resumed.
     """
 
     store: Store
@@ -56,12 +67,20 @@ class BuildResult:
         return "\n".join([*lines, f"{self.molecules:,} molecules in {self.seconds:,.1f} s ({rate:,.0f} molecules/s)"])
 
 
-def build(config: BuildConfig, embedder: Embedder = embed_molecule) -> BuildResult:
+def build(
+    config: BuildConfig,
+    generator: ConformerGenerator = generate_conformers,
+    executor: Executor | None = None,
+    *,
+    with_report: bool = True,
+) -> BuildResult:
     """Build a store, or finish one that an earlier run began.
 
     Args:
         config: of the build.
-        embedder: makes one record; another one than RDKit's may be given.
+        generator: makes one record; another one than RDKit's may be given.
+        executor: runs the jobs; None: Ray, or a child process where the build is soon done.
+        with_report: write report.md and its pictures into the store.
 
     Raises:
         ConfigError: the engine asked for cannot work here.
@@ -70,15 +89,17 @@ def build(config: BuildConfig, embedder: Embedder = embed_molecule) -> BuildResu
         StoreError: the output directory is not free, or cannot be written.
     """
     try:
-        return _build(config, embedder)
+        return _build(config, generator, executor, with_report)
     except OSError as error:
         raise StoreError(f"the build cannot write to {config.directory}: {explain(error) or error}") from error
 
 
-def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
+def _build(
+    config: BuildConfig, generator: ConformerGenerator, executor: Executor | None, with_report: bool
+) -> BuildResult:
     began = time.monotonic()
-    if config.embed.engine == "nvmolkit":
-        nvmolkit_engine.require_gpus(config.embed)
+    if config.conformers.engine == "nvmolkit":
+        nvmolkit_engine.require_gpus(config.conformers)
     output = config.directory
     require_folder(output)
     plan = workspace.plan_build(config)
@@ -87,22 +108,20 @@ def _build(config: BuildConfig, embedder: Embedder) -> BuildResult:
     if workspace.claim(output, plan, config.task_size):
         return BuildResult(store=open_store(output), seconds=None, molecules=0)
     work = output / workspace.WORK_NAME
-    job = EmbedJob(
-        config=config.embed,
-        seed=config.seed,
-        layout=workspace.layout_of(plan),
-        embedder=embedder,
+    job = ConformerJob(
+        config=config.conformers, seed=config.seed, layout=workspace.layout_of(plan), generator=generator
     )
     with workspace.locked(output):
         num_rows, rows = _rows(config, work)
-        with _executor(config, num_rows, embedder) as executor:
-            outcome = run_stages(config, work.absolute(), job, rows, exclusions, executor)
-            manifest = assemble.assemble(output, config, plan, outcome.selection, executor.run_all)
-        report.write_report(_unfinished_store(config, manifest), output / assemble.FAILURES_NAME, work)
+        with contextlib.nullcontext(executor) if executor else _executor(config, num_rows, generator) as running:
+            selection, molecules = _run_stages(config, work.absolute(), job, rows, exclusions, running)
+            manifest = assemble.assemble(output, config, plan, selection, running)
+        if with_report:
+            write_report(_unfinished_store(config, manifest), output / assemble.FAILURES_NAME, work)
         workspace.sweep(output)
         write_manifest(output, manifest)
         shutil.rmtree(work)
-    return BuildResult(store=open_store(output), seconds=time.monotonic() - began, molecules=outcome.num_embedded)
+    return BuildResult(store=open_store(output), seconds=time.monotonic() - began, molecules=molecules)
 
 
 def _rows(config: BuildConfig, work: Path) -> tuple[int, Iterable[SourceMolecule]]:
@@ -110,20 +129,83 @@ def _rows(config: BuildConfig, work: Path) -> tuple[int, Iterable[SourceMolecule
     if (selection := read_selection(work)) is not None:
         return selection.num_read, ()
     rows = read_source(config.source, work / DOWNLOADS, config.seed)
-    first = list(itertools.islice(rows, local_pipeline.FEW_CONFORMERS + 1))
+    first = list(itertools.islice(rows, child_executor.FEW_CONFORMERS + 1))
     return len(first), itertools.chain(first, rows)
 
 
 @contextlib.contextmanager
-def _executor(config: BuildConfig, num_rows: int, embedder: Embedder) -> Iterator[Executor]:
-    if local_pipeline.suits(config, num_rows, embedder):
-        with local_pipeline.InChild(config) as executor:
+def _executor(config: BuildConfig, num_rows: int, generator: ConformerGenerator) -> Iterator[Executor]:
+    if child_executor.suits(config, num_rows, generator):
+        with child_executor.ChildExecutor(config) as executor:
             yield executor
     else:
-        from conformer_gen.run import ray_pipeline
+        from conformer_gen.run import ray_executor
 
-        with ray_pipeline.on_ray(config) as executor:
+        with ray_executor.on_ray(config) as executor:
             yield executor
+
+
+def _run_stages(
+    config: BuildConfig,
+    work: Path,
+    job: ConformerJob,
+    rows: Iterable[SourceMolecule],
+    exclusions: Exclusions,
+    executor: Executor,
+) -> tuple[Selection, int]:
+    """Curate, select and make conformers, whatever of it is not done yet.
+
+    Args:
+        config: of the build.
+        work: its work directory, absolute; every process that runs a job sees it.
+        job: how to make conformers.
+        rows: of the source; not read where the selection is done already.
+        exclusions: what must not enter.
+        executor: runs the jobs.
+
+    Returns:
+        The selection, and of how many molecules this run made conformers.
+
+    Raises:
+        SourceError: no row is a usable molecule.
+        StoreError: the cluster does not hold together.
+        OSError: files cannot be written.
+    """
+    with SampleLog(work / SAMPLES_NAME) as log:
+        if read_selection(work) is None:  # else every row was curated, and the source need not be read again
+            with executor.show(CURATING, None, log) as progress:
+                jobs = curate_jobs(config, work, rows, progress.skip)
+                executor.run_stage(_curation(config, work, exclusions), jobs, work, progress)
+        selection = executor.select(work)
+        assemble.require_molecules(selection, work.parent, executor.run_all)
+        with executor.show(GENERATING, selection.num_kept, log) as progress:
+            jobs = conformer_jobs(config, work, selection, progress.skip)
+            executor.run_stage(_generation(config, work, job), jobs, work, progress)
+        return selection, progress.advanced
+
+
+def _curation(config: BuildConfig, work: Path, exclusions: Exclusions) -> StageWork:
+    def bury(job: Job, why: str) -> None:
+        worker.bury_rows(work, job.piece, job.positions, job.rows, why)
+
+    return StageWork(name=CURATED, task=functools.partial(_curate, config.curate, exclusions), bury=bury)
+
+
+def _curate(config: CurateConfig, exclusions: Exclusions, work: Path, job: Job, starting: Starting) -> int:
+    return worker.curate_piece(work, job.piece, job.positions, job.rows, config, exclusions, starting)
+
+
+def _generation(config: BuildConfig, work: Path, conformer_job: ConformerJob) -> StageWork:
+    def bury(job: Job, why: str) -> None:
+        worker.bury_molecules(work, job.piece, job.positions, conformer_job, why)
+
+    # The driver of a GPU maps far more than it uses.
+    capped = config.conformers.engine != "nvmolkit"
+    return StageWork(name=CONFORMERS, task=functools.partial(_generate, conformer_job), bury=bury, capped=capped)
+
+
+def _generate(conformer_job: ConformerJob, work: Path, job: Job, starting: Starting) -> int:
+    return worker.generate_piece(work, job.piece, job.positions, job.valid, conformer_job, starting)
 
 
 def _unfinished_store(config: BuildConfig, manifest: Manifest) -> Store:

@@ -4,8 +4,9 @@ import dataclasses
 import random
 import time
 
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedFailure, embed_molecule, stable_hash
+from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
 from conformer_gen.chemistry.curate import Curated, curate_molecule
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.row_counts import count_rows
 from conformer_gen.selection.exclusions import read_exclusions
@@ -27,7 +28,7 @@ UNKNOWN = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A sample of rows, carried through curation and embedding on one core.
+    """A sample of rows, carried through curation and the making of conformers on one core.
 
     Attributes:
         rows: tried.
@@ -75,8 +76,8 @@ def estimate(config: BuildConfig) -> str:
     hours = rows * measured.seconds / measured.rows / 3600
     workers = f"{config.num_workers} worker{'s' if config.num_workers != 1 else ''}"
     lines.append(f"would take about {hours:,.2f} core-hours, {hours / config.num_workers:,.2f} h with {workers}")
-    if config.embed.engine == "nvmolkit":
-        lines[-1] += f" with RDKit; --engine {config.embed.engine} was not measured"
+    if config.conformers.engine == "nvmolkit":
+        lines[-1] += f" with RDKit; --engine {config.conformers.engine} was not measured"
     if measured.stored:
         kept = rows * measured.stored / measured.rows
         size = kept * measured.bytes / measured.stored / 2**20
@@ -93,7 +94,7 @@ def estimate(config: BuildConfig) -> str:
 
 
 def measure(sample: list[SourceMolecule], config: BuildConfig) -> Measured:
-    """Curate and embed rows until ``SAMPLE_S`` is over."""
+    """Curate rows and make their conformers until ``SAMPLE_S`` is over."""
     records: list[MoleculeRecord] = []
     # Time of the processor, which other programs do not lengthen.
     began, began_cpu, tried = time.perf_counter(), time.process_time(), 0
@@ -101,12 +102,12 @@ def measure(sample: list[SourceMolecule], config: BuildConfig) -> Measured:
         tried += 1
         curated = curate_molecule(row, config.curate)
         if isinstance(curated, Curated):
-            result = embed_molecule(_molecule(row, curated), config.embed, config.seed)
-            if not isinstance(result, EmbedFailure):
+            result = generate_conformers(_molecule(row, curated), config.conformers, config.seed)
+            if not isinstance(result, ConformerFailure):
                 records.append(result)
         if time.perf_counter() - began > SAMPLE_S:
             break
-    scale = None if config.source.kind.has_geometry else config.embed.coordinate_scale
+    scale = None if config.source.kind.has_geometry else config.conformers.coordinate_scale
     return Measured(
         rows=tried,
         stored=len(records),

@@ -1,14 +1,24 @@
-"""The jobs of a build: which pieces are to be done, of which rows; no matter where they run. Imports no Ray."""
+"""The jobs of a build: which pieces are to be done, of which rows; and what runs them, wherever. Imports no Ray.
+
+A piece is done when its file has its name, so a build that was killed goes on with what is missing. Rows, names of
+pieces and the selection are read as streams, so that memory does not grow with them.
+"""
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from conformer_gen.config import BuildConfig
-from conformer_gen.selection.pieces import CURATED, EMBEDDED, Piece, beside, done_pieces
-from conformer_gen.selection.selection import Selection
+from conformer_gen.run.watchdog import Starting
+from conformer_gen.selection.pieces import CONFORMERS, CURATED, Piece, beside, done_pieces
+from conformer_gen.selection.selected_rows import Selection
 from conformer_gen.sources.molecule import SourceMolecule
+from unimol_scale.common.progress import SampleLog, StageProgress
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +29,7 @@ class Job:
         piece: which.
         positions: of the chunk, ascending.
         rows: of the source at these positions, for curation.
-        valid: those of the positions that are for validation, for embedding.
+        valid: those of the positions that are for validation, where conformers are made.
         deaths: names of the nodes on which its one molecule's worker died.
         retries: after what was not its fault.
     """
@@ -58,6 +68,55 @@ def bisect(job: Job, suspect: int | None) -> list[Job]:
     return job.cut([0, len(job.positions) // 2, len(job.positions)])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """What is to be done with each job of a stage.
+
+    Attributes:
+        name: of the stage.
+        task: does a job in the work directory and returns how many molecules it had; may run in another process.
+        bury: commits a job whose single molecule killed its process, with the reason.
+        capped: whether the memory of a task has a limit.
+    """
+
+    name: str
+    task: Callable[[Path, Job, Starting], int]
+    bury: Callable[[Job, str], None]
+    capped: bool = True
+
+
+class UnorderedMap(Protocol):
+    """Runs a function on every job and yields the results in any order, like ``map``."""
+
+    def __call__(self, function: Callable[[J], R], jobs: Iterable[J], /) -> Iterator[R]:
+        """Run them."""
+
+
+class ShowProgress(Protocol):
+    """Makes what shows the progress of a stage: its label, its molecules if they are known, what takes samples."""
+
+    def __call__(self, label: str, total: int | None, log: SampleLog | None, /) -> StageProgress:
+        """Make it."""
+
+
+class Executor(Protocol):
+    """What runs the jobs of a build."""
+
+    def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
+        """Run all jobs of a stage; a molecule that kills its process, or hangs in it, is buried."""
+
+    def select(self, work: Path) -> Selection:
+        """Choose among all curated rows, or return what an earlier run chose."""
+
+    @property
+    def run_all(self) -> UnorderedMap:
+        """What runs the jobs of assembly."""
+
+    @property
+    def show(self) -> ShowProgress:
+        """What shows how far a stage is."""
+
+
 def hint_path(work: Path, stage: str, piece: Piece) -> Path:
     """Return the hint file of a piece."""
     return work / "hints" / f"{stage}-{piece.stem}"
@@ -83,10 +142,10 @@ def curate_jobs(
         skip(len(some) - left)
 
 
-def embed_jobs(config: BuildConfig, work: Path, selection: Selection, skip: Callable[[int], None]) -> Iterator[Job]:
+def conformer_jobs(config: BuildConfig, work: Path, selection: Selection, skip: Callable[[int], None]) -> Iterator[Job]:
     """Yield jobs for the selected molecules that no finished piece covers, and ``skip`` those that one does."""
     selected = ((chosen.chunk, chosen) for chosen in selection.chunks(work))
-    for chunk, chosen, done in beside(selected, done_pieces(work, EMBEDDED)):
+    for chunk, chosen, done in beside(selected, done_pieces(work, CONFORMERS)):
         valid = frozenset(chosen.positions[chosen.valid].tolist())
         left = 0
         for job in missing_jobs(chunk, chosen.positions.tolist(), config.task_size, done):

@@ -1,6 +1,6 @@
-"""What one worker process does with one piece of a build, and the files it leaves. Imports no Ray: plain functions.
+"""What one worker process does with one piece of a build, and the files it leaves. Imports RDKit and no Ray.
 
-pieces.py says what a piece is and where its files lie.
+pieces.py says what a piece is, where its files lie and which columns they have.
 """
 
 import dataclasses
@@ -12,43 +12,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conformer_gen.chemistry import nvmolkit_engine
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
-from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule
-from conformer_gen.chemistry.watch import Starting, ignore_start
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
+from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
+from conformer_gen.chemistry.curate import Curated, curate_molecule
+from conformer_gen.chemistry.identity import stable_hash
+from conformer_gen.run.watchdog import Starting, ignore_start
 from conformer_gen.selection.exclusions import NO_EXCLUSIONS, Exclusions
-from conformer_gen.selection.pieces import CURATED, EMBEDDED, FAILURES, Piece, chunk_pieces
+from conformer_gen.selection.pieces import (
+    CONFORMERS,
+    CONFORMERS_FAILED,
+    CURATED,
+    CURATED_SCHEMA,
+    FAILURE_SCHEMA,
+    FAILURES,
+    Piece,
+    read_chunk,
+)
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.common.files import commit_file
 from unimol_scale.store import arrow_backend
 from unimol_scale.store.schema import Layout, MoleculeRecord, encode
 
-CURATED_SCHEMA = pa.schema(
-    {
-        "position": pa.int32(),
-        "id": pa.string(),
-        "smiles": pa.string(),  # canonical; as given for a rejected row
-        "key": pa.uint64(),
-        "scaffold": pa.uint64(),
-        "conformers": pa.list_(pa.float32()),  # [k, n, 3] Å of a source with geometry, flat; null without
-        "origins": pa.list_(pa.uint8()),  # [k]
-        "labels": pa.list_(pa.float64()),
-        "left_out": pa.int32(),  # conformers of the source that are no geometry of the molecule
-        "reason": pa.string(),  # null for a molecule
-        "detail": pa.string(),
-    }
-)
-FAILURE_SCHEMA = pa.schema(
-    {
-        "position": pa.int32(),
-        "id": pa.string(),
-        "smiles": pa.string(),
-        "stage": pa.string(),
-        "reason": pa.string(),
-        "detail": pa.string(),
-    }
-)
-
-Embedder = Callable[[CuratedMolecule, EmbedConfig, int], MoleculeRecord | EmbedFailure]
+ConformerGenerator = Callable[[CuratedMolecule, ConformerConfig, int], MoleculeRecord | ConformerFailure]
 
 
 def curate_piece(
@@ -101,12 +86,6 @@ DEATHS = {
 }
 
 
-def read_chunk(work: Path, chunk: int) -> pa.Table:
-    """Return the curated rows of a chunk in order."""
-    paths = [piece.path(work, CURATED) for piece in chunk_pieces(work, CURATED, chunk)]
-    return pa.concat_tables([pq.read_table(path, schema=CURATED_SCHEMA) for path in paths])
-
-
 def _molecules(work: Path, chunk: int, positions: Sequence[int]) -> Iterable[tuple[int, CuratedMolecule]]:
     table = read_chunk(work, chunk)
     for row in table.take(pa.array(np.asarray(positions, np.int64))).to_pylist():
@@ -126,31 +105,31 @@ def _molecules(work: Path, chunk: int, positions: Sequence[int]) -> Iterable[tup
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedJob:
-    """What every embedding task of a build needs to know.
+class ConformerJob:
+    """What every task of a build that makes conformers needs to know.
 
     Attributes:
-        config: how to embed.
+        config: how to make them.
         seed: of the build.
         layout: of the records.
-        embedder: the function that makes one record where the engine is not nvmolkit.
+        generator: the function that makes one record where the engine is not nvmolkit.
     """
 
-    config: EmbedConfig
+    config: ConformerConfig
     seed: int
     layout: Layout
-    embedder: Embedder = embed_molecule
+    generator: ConformerGenerator = generate_conformers
 
 
-def embed_piece(
+def generate_piece(
     work: Path,
     piece: Piece,
     positions: Sequence[int],
     valid: Collection[int],
-    job: EmbedJob,
+    job: ConformerJob,
     starting: Starting = ignore_start,
 ) -> int:
-    """Embed molecules of a chunk, of which ``valid`` are for validation, and commit the piece's files.
+    """Make conformers of molecules of a chunk, of which ``valid`` are for validation, and commit the piece's files.
 
     Returns:
         How many there were.
@@ -159,32 +138,32 @@ def embed_piece(
     failures = []
     molecules = list(_molecules(work, piece.chunk, positions))
     for (position, molecule), result in zip(molecules, _results(molecules, piece, job, starting), strict=True):
-        if isinstance(result, EmbedFailure):
+        if isinstance(result, ConformerFailure):
             failures.append(_failure(position, molecule, result.reason, result.detail))
         else:
             records.append((position, result))
-    _commit_embedded(work, piece, records, valid, failures, job.layout)
+    _commit_records(work, piece, records, valid, failures, job.layout)
     return len(positions)
 
 
 def _results(
-    molecules: Sequence[tuple[int, CuratedMolecule]], piece: Piece, job: EmbedJob, starting: Starting
-) -> Iterator[MoleculeRecord | EmbedFailure]:
+    molecules: Sequence[tuple[int, CuratedMolecule]], piece: Piece, job: ConformerJob, starting: Starting
+) -> Iterator[MoleculeRecord | ConformerFailure]:
     config = job.config
     if config.engine == "nvmolkit":
         gpu = config.gpus[piece.chunk % len(config.gpus)]
-        yield from nvmolkit_engine.embed_molecules(molecules, config, job.seed, gpu, starting)
+        yield from nvmolkit_engine.generate_on_gpu(molecules, config, job.seed, gpu, starting)
         return
     for position, molecule in molecules:
         starting(position)
-        yield job.embedder(molecule, config, job.seed)
+        yield job.generator(molecule, config, job.seed)
 
 
-def bury_molecules(work: Path, piece: Piece, positions: Sequence[int], job: EmbedJob, why: str) -> None:
-    """Commit a piece whose molecules killed their worker in embedding as failures."""
+def bury_molecules(work: Path, piece: Piece, positions: Sequence[int], job: ConformerJob, why: str) -> None:
+    """Commit a piece whose molecules killed the worker that made their conformers as failures."""
     molecules = _molecules(work, piece.chunk, positions)
     failures = [_failure(position, molecule, why, DEATHS[why]) for position, molecule in molecules]
-    _commit_embedded(work, piece, [], (), failures, job.layout)
+    _commit_records(work, piece, [], (), failures, job.layout)
 
 
 def _failure(position: int, molecule: CuratedMolecule, reason: str, detail: str) -> dict[str, object]:
@@ -192,13 +171,13 @@ def _failure(position: int, molecule: CuratedMolecule, reason: str, detail: str)
         "position": position,
         "id": molecule.id,
         "smiles": molecule.smiles,
-        "stage": "embed",
+        "stage": CONFORMERS_FAILED,
         "reason": reason,
         "detail": detail,
     }
 
 
-def _commit_embedded(
+def _commit_records(
     work: Path,
     piece: Piece,
     records: list[tuple[int, MoleculeRecord]],
@@ -213,7 +192,7 @@ def _commit_embedded(
     if failures:
         _commit_table(done.path(work, FAILURES), pa.Table.from_pylist(failures, FAILURE_SCHEMA))
     batch = encode([*for_train, *for_valid], layout)
-    commit_file(done.path(work, EMBEDDED), lambda path: arrow_backend.write(path, batch))
+    commit_file(done.path(work, CONFORMERS), lambda path: arrow_backend.write(path, batch))
 
 
 def _commit_table(path: Path, table: pa.Table) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from rdkit import rdBase
 
 from conformer_gen.chemistry import nvmolkit_engine
-from conformer_gen.chemistry.curate import CurateConfig
+from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.config import BuildConfig
 from conformer_gen.selection.exclusions import describe_files
 from conformer_gen.sources.inputs.locations import describe
@@ -43,19 +43,19 @@ def plan_build(config: BuildConfig) -> Tree:
     methods = ["from file"] * geometry_from_file
     recipe: Tree = {}
     if config.source.kind.may_lack_geometry:
-        methods.append(config.embed.method)
-        recipe |= strict.to_tree(config.embed)
+        methods.append(config.conformers.method)
+        recipe |= config.conformers.recipe()
         del recipe["hydrogens"]
         del recipe["gpus"]  # of this machine
     recipe["method"] = "; where there is none: ".join(methods)
     return {
         "backend": config.backend,
-        "coordinate_scale": None if geometry_from_file else config.embed.coordinate_scale,
+        "coordinate_scale": None if geometry_from_file else config.conformers.coordinate_scale,
         "planar_scale": PLANAR_SCALE,
         "labels": dict(label_units(config.source)),
         "source": config.source.name,
         "seed": config.seed,
-        "hydrogens": config.embed.hydrogens,
+        "hydrogens": config.conformers.hydrogens,
         "conformer_recipe": recipe,
         "parameters": {
             "inputs": describe(config.source),
@@ -69,7 +69,7 @@ def plan_build(config: BuildConfig) -> Tree:
             "limit_s": config.limit_s,
             "task_memory": config.task_memory,
         },
-        "versions": {"rdkit": rdBase.rdkitVersion} | nvmolkit_engine.versions(config.embed),
+        "versions": {"rdkit": rdBase.rdkitVersion} | nvmolkit_engine.versions(config.conformers),
     }
 
 

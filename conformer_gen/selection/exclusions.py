@@ -16,8 +16,9 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from conformer_gen.chemistry.canonical import ISOTOPE, without_isotopes
-from conformer_gen.chemistry.conformers import stable_hash
-from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule, scaffold_smiles
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.curate import Curated, curate_molecule, scaffold_smiles
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.file_names import bare_suffix
 from conformer_gen.sources.molecule import Rejected, SourceMolecule

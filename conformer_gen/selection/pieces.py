@@ -1,4 +1,4 @@
-"""The pieces of a build and their files: names, and which are there. Imports nothing but the standard library.
+"""The pieces of a build and their files: names, columns, and which are there. Imports Arrow.
 
 A chunk is ``task_size`` rows of the source; a piece is a range of positions inside a chunk, at first all of it, smaller
 after a worker died on it. A piece is done when its file has its final name, which also says how many rows of each kind
@@ -7,6 +7,8 @@ it holds, so that a billion molecules are planned from names alone. A directory 
     curated/GGGGGG/CCCCCCCC-FFFFF-LLLLL.parquet                    every row: canonical form, or why it was rejected
     embedded/GGGGGG/CCCCCCCC-FFFFF-LLLLL-TTTTT-VVVVV-XXXXX.arrow   T records for train, then V for valid; X failed
     failures/GGGGGG/….parquet                                      those X, written before; absent where X is 0
+
+"embedded" is the name on disk of the records with conformers: an unfinished build of any earlier version goes on.
 """
 
 import dataclasses
@@ -14,10 +16,40 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 T = TypeVar("T")
-CURATED, EMBEDDED, FAILURES = "curated", "embedded", "failures"
-SUFFIXES = {CURATED: ".parquet", EMBEDDED: ".arrow", FAILURES: ".parquet"}
+CURATED, CONFORMERS, FAILURES = "curated", "embedded", "failures"
+SUFFIXES = {CURATED: ".parquet", CONFORMERS: ".arrow", FAILURES: ".parquet"}
 CHUNKS_PER_GROUP = 1000
+CURATED_SCHEMA = pa.schema(
+    {
+        "position": pa.int32(),
+        "id": pa.string(),
+        "smiles": pa.string(),  # canonical; as given for a rejected row
+        "key": pa.uint64(),
+        "scaffold": pa.uint64(),
+        "conformers": pa.list_(pa.float32()),  # [k, n, 3] Å of a source with geometry, flat; null without
+        "origins": pa.list_(pa.uint8()),  # [k]
+        "labels": pa.list_(pa.float64()),
+        "left_out": pa.int32(),  # conformers of the source that are no geometry of the molecule
+        "reason": pa.string(),  # null for a molecule
+        "detail": pa.string(),
+    }
+)
+FAILURE_SCHEMA = pa.schema(
+    {
+        "position": pa.int32(),
+        "id": pa.string(),
+        "smiles": pa.string(),
+        "stage": pa.string(),  # CURATE_FAILED or CONFORMERS_FAILED
+        "reason": pa.string(),
+        "detail": pa.string(),
+    }
+)
+# Values on disk of the column "stage", in the failures of every store: the second is the making of conformers.
+CURATE_FAILED, CONFORMERS_FAILED = "curate", "embed"
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -86,6 +118,12 @@ def chunk_pieces(work: Path, kind: str, chunk: int) -> list[Piece]:
     """Return the pieces of one chunk whose file is there, in order and disjoint."""
     pieces = group_pieces(work, kind, chunk // CHUNKS_PER_GROUP)
     return [piece for piece in pieces if piece.chunk == chunk]
+
+
+def read_chunk(work: Path, chunk: int) -> pa.Table:
+    """Return the curated rows of a chunk in order."""
+    paths = [piece.path(work, CURATED) for piece in chunk_pieces(work, CURATED, chunk)]
+    return pa.concat_tables([pq.read_table(path, schema=CURATED_SCHEMA) for path in paths])
 
 
 def beside(items: Iterable[tuple[int, T]], pieces: Iterable[Piece]) -> Iterator[tuple[int, T, list[Piece]]]:

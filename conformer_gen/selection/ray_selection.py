@@ -10,8 +10,8 @@ import ray
 import ray.exceptions
 
 from conformer_gen.config import BuildConfig
-from conformer_gen.selection.selection import Selection, read_selection
-from conformer_gen.selection.whole_set import BUCKET, BUCKET_ROWS, InProcess, Passes
+from conformer_gen.selection.selected_rows import Selection, read_selection
+from conformer_gen.selection.selection_passes import BUCKET, BUCKET_ROWS, InProcess, Passes
 
 T = TypeVar("T")
 ITEM = "item"
@@ -58,7 +58,7 @@ def _run_in_process(passes: Passes) -> Selection:
 
 
 class RayData:
-    """A ``Runner`` on Ray Data: items are read by tasks, and meet in others after a hash shuffle."""
+    """A ``SliceRunner`` on Ray Data: items are read by tasks, and meet in others after a hash shuffle."""
 
     def __init__(self) -> None:
         import ray.data  # a second, and only large sets need it

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from rdkit import Chem
 
 from conformer_gen.chemistry.curate import scaffold_smiles
-from conformer_gen.run.worker import read_chunk
+from conformer_gen.selection.pieces import read_chunk
 from conformer_gen.selection.sampling import Int64, UInt64
 
 CURVE_POINTS = 200

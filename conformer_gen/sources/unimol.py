@@ -11,7 +11,7 @@ from unimol_scale.errors import SourceError, StoreError, nearest
 from unimol_scale.store.official_lmdb import DamagedRecord, OfficialRecord, read_official
 from unimol_scale.store.schema import ConformerOrigin, Float32
 
-# Uni-Mol adds RDKit's 2D depiction to the conformers of a molecule, and puts it in their place where embedding failed.
+# Uni-Mol adds RDKit's 2D depiction to the conformers of a molecule, and takes it alone where it could make none.
 FLAT_WITHIN = 1e-6  # Å
 
 

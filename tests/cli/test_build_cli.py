@@ -34,9 +34,9 @@ def test_the_commented_file_says_the_defaults() -> None:
 
 def test_flags_win_over_overrides_and_those_over_the_file() -> None:
     file = str(CONFIGS / "zinc20.yaml")
-    assert parse("--config", file).embed.conformers == 10
-    assert parse("--config", file, "embed.conformers=3").embed.conformers == 3
-    assert parse("--config", file, "--conformers", "2", "embed.conformers=3").embed.conformers == 2
+    assert parse("--config", file).conformers.count == 10
+    assert parse("--config", file, "conformers.count=3").conformers.count == 3
+    assert parse("--config", file, "--conformers", "2", "conformers.count=3").conformers.count == 2
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_flags_win_over_overrides_and_those_over_the_file() -> None:
         (["--source", "zinc"], "did you mean 'zinc20'"),
         (["--source", "zinc20"], "needs --input"),
         (["--source", "sample", "--backend", "arow"], "did you mean 'arrow'"),
-        (["--source", "sample", "embed.conformer=2"], "did you mean 'conformers'"),
+        (["--source", "sample", "conformers.cuont=2"], "did you mean 'count'"),
         (["--source", "sample", "--conformers", "0"], "1 to 255"),
         (["--source", "zinc20", "--input", "nowhere.smi", "--dry-run"], "does not exist"),
     ],

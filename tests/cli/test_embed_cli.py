@@ -10,7 +10,8 @@ import torch
 from rdkit import Chem
 
 import unimol_scale
-from conformer_gen.chemistry.conformers import EmbedConfig, stable_hash
+from conformer_gen.chemistry.config import ConformerConfig
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver
 from conformer_gen.sources.config import SourceConfig
@@ -172,7 +173,7 @@ def test_hydrogens_of_a_store_change_nothing(embed, tmp_path):
             source=SourceConfig(name="smiles", input=(str(molecules),)),
             output=tmp_path / f"store-{hydrogens}",
             workers=1,
-            embed=EmbedConfig(hydrogens=hydrogens),
+            conformers=ConformerConfig(hydrogens=hydrogens),
         )
         store = driver.build(config).store
         assert store.manifest.hydrogens is hydrogens

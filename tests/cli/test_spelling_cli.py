@@ -99,9 +99,10 @@ def test_a_misspelt_setting_of_finetune_is_told_the_right_way(
         (pretrain.main, ["--size", "0.1M", "--train.steps=5", "--dry-run"], "write train.steps=5"),
         (pretrain.main, ["--size", "0.1M", "train.steps", "5"], "write train.steps=5,"),
         (pretrain.main, ["--sizes", "0.1M"], "did you mean --size?"),
-        (build.main, ["--source", "sample", "conformers=3"], "did you mean 'embed.conformers'?"),
-        (build.main, ["--source", "sample", "--embed.conformers", "3"], "write embed.conformers=3"),
-        (build.main, ["--source", "smiles", "--input", "a.smi", "conformer=3"], "did you mean 'embed.conformers'?"),
+        (build.main, ["--source", "sample", "conformers=3"], "a group of keys, such as conformers.count"),
+        (build.main, ["--source", "sample", "--conformers.count", "3"], "write conformers.count=3"),
+        (build.main, ["--source", "sample", "--embed.conformers", "3"], "write conformers.count=3"),
+        (build.main, ["--source", "smiles", "--input", "a.smi", "conformer=3"], "did you mean 'conformers'?"),
         (build.main, ["--source", "sample", "--converters", "3"], "did you mean --conformers?"),
     ],
 )
@@ -139,7 +140,7 @@ def test_a_file_with_an_equals_sign_is_no_setting(tmp_path: Path) -> None:
         (cli.main, ["plan"], ["train.steps=810000", "zero.stage=3", "model.layers  (set by --size)"]),
         (cli.main, ["ladder"], ["sizes=…  (required)", "launcher=deepspeed"]),
         (pretrain.main, [], ["train.save_in_background=true", "objective.blend.ratio=[0.2, 0.2, 0.6]"]),
-        (build.main, [], ["embed.conformers=1", "curate.split=scaffold", "source.labels={}"]),
+        (build.main, [], ["conformers.count=1", "curate.split=scaffold", "source.labels={}"]),
     ],
 )
 def test_settings_are_listed_with_default_type_and_meaning(

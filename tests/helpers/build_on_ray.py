@@ -3,9 +3,9 @@
 import sys
 
 from conformer_gen import build
-from conformer_gen.run import local_pipeline
+from conformer_gen.run import child_executor
 
-local_pipeline.FEW_CONFORMERS = 0
+child_executor.FEW_CONFORMERS = 0
 
 if __name__ == "__main__":
     sys.exit(build.main())

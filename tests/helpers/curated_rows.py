@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conformer_gen.chemistry.curate import CurateConfig
+from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.worker import CURATED_SCHEMA
 from conformer_gen.selection.pieces import CURATED, Piece
-from conformer_gen.selection.selection import Selection
+from conformer_gen.selection.selected_rows import Selection
 from conformer_gen.sources.config import SourceConfig
 
 TASK_SIZE = 20

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,13 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule
+from conformer_gen.chemistry.config import ConformerConfig
+from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
 from conformer_gen.config import BuildConfig
-from conformer_gen.run import driver, local_pipeline
-from conformer_gen.run.worker import Embedder
+from conformer_gen.run import child_executor, driver
+from conformer_gen.run.worker import ConformerGenerator
 from conformer_gen.sources.reader import SourceConfig
-from tests.helpers.bad_embedders import ALKANES, die_or_hang, full, greedy, refuse, wrong
+from tests.helpers.bad_generators import ALKANES, die_or_hang, full, greedy, refuse, wrong
 from unimol_scale.errors import ConformerError, SourceError, StoreError
 from unimol_scale.store.maintain import Verified, verify
 from unimol_scale.store.schema import ConformerOrigin, MoleculeRecord
@@ -55,7 +55,7 @@ def test_the_sample_store_is_complete_and_intact(sample_store: Path) -> None:
 
 @pytest.mark.ray
 def test_ray_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path: Path) -> None:
-    """The store of ``sample_store`` (without Ray) again: two workers of Ray, killed in mid-embedding, resumed."""
+    """The store of ``sample_store`` (without Ray) again: two workers of Ray, killed half-way, resumed."""
     output = tmp_path / "store"
     keys = ["--limit", "205", "--workers", "2", "--output", str(output), "task_size=20"]
     command = [sys.executable, str(SCRIPT), "--source", "sample", *keys]
@@ -81,28 +81,28 @@ def test_ray_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path
     assert "seed is 0 there and 1 here" in other.stderr
 
 
-def shipped(crash: str, hang: str) -> Callable[[CuratedMolecule, EmbedConfig, int], MoleculeRecord | EmbedFailure]:
+def shipped(crash: str, hang: str) -> ConformerGenerator:
     """The same, nested, so that Ray ships it by value, and no other process could import it."""
 
-    def embed(molecule: CuratedMolecule, config: EmbedConfig, seed: int) -> MoleculeRecord | EmbedFailure:
+    def generate(molecule: CuratedMolecule, config: ConformerConfig, seed: int) -> MoleculeRecord | ConformerFailure:
         if molecule.smiles == crash:
             os.kill(os.getpid(), signal.SIGSEGV)
         if molecule.smiles == hang:
             time.sleep(1000)
-        return embed_molecule(molecule, config, seed)
+        return generate_conformers(molecule, config, seed)
 
-    return embed
+    return generate
 
 
 @pytest.mark.parametrize(
-    "embedder",
+    "generator",
     [pytest.param(shipped(ALKANES[5], ALKANES[12]), marks=pytest.mark.ray, id="on Ray"), die_or_hang],
 )
 def test_molecules_that_kill_or_hang_their_worker_are_failures_and_the_rest_is_there(
-    tmp_path: Path, embedder: Embedder
+    tmp_path: Path, generator: ConformerGenerator
 ) -> None:
-    config = config_of(tmp_path, ALKANES, embed=EmbedConfig(timeout_s=1), limit_s=3.0)
-    store = driver.build(config, embedder).store
+    config = config_of(tmp_path, ALKANES, conformers=ConformerConfig(timeout_s=1), limit_s=3.0)
+    store = driver.build(config, generator).store
     assert {(row["id"], row["stage"], row["reason"]) for row in failures(store.path)} == {
         ("id5", "embed", "worker_died"),
         ("id12", "embed", "too_slow"),
@@ -118,7 +118,7 @@ def _all_smiles(split: object) -> list[str]:
 
 def test_a_small_build_neither_imports_nor_starts_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # an import of it fails
-    monkeypatch.delitem(sys.modules, "conformer_gen.run.ray_pipeline", raising=False)
+    monkeypatch.delitem(sys.modules, "conformer_gen.run.ray_executor", raising=False)
     store = driver.build(config_of(tmp_path, ALKANES), greedy).store
     assert [(row["id"], row["reason"]) for row in failures(store.path)] == [("id7", "out_of_memory")]
     assert store.manifest.counts.stored == len(ALKANES) - 1
@@ -129,7 +129,7 @@ def test_a_build_without_ray_that_is_killed_goes_on_at_once(tmp_path: Path) -> N
     config = config_of(tmp_path, ALKANES)
     script = (
         "import sys; from pathlib import Path; from conformer_gen.run import driver; "
-        "from tests.helpers.bad_embedders import sleep; "
+        "from tests.helpers.bad_generators import sleep; "
         "from conformer_gen.config import BuildConfig; from conformer_gen.sources.config import SourceConfig; "
         "source = SourceConfig(name='smiles', input=(sys.argv[1],)); "
         "driver.build(BuildConfig(source=source, output=Path(sys.argv[2]), task_size=8, workers=2), sleep)"
@@ -149,14 +149,14 @@ def test_a_build_without_ray_that_is_killed_goes_on_at_once(tmp_path: Path) -> N
 def test_what_a_task_raises_without_ray_is_raised_here(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the disk is full: make room"):
         driver.build(config_of(tmp_path, ALKANES), full)
-    with pytest.raises(RuntimeError, match="LookupError: of the embedder"):
+    with pytest.raises(RuntimeError, match="LookupError: of the generator"):
         driver.build(config_of(tmp_path, ALKANES), wrong)
 
 
 def test_a_child_that_does_not_start_is_no_fault_of_the_molecules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_pipeline, "CHILD", "raise SystemExit(1)")
+    monkeypatch.setattr(child_executor, "CHILD", "raise SystemExit(1)")
     with pytest.raises(StoreError, match="does not start"):
         driver.build(config_of(tmp_path, ALKANES))
 

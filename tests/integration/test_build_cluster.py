@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.build_faults import file_hashes
-from conformer_gen.chemistry.watch import read_hint
-from conformer_gen.selection.pieces import EMBEDDED, done_pieces
+from conformer_gen.run.watchdog import read_hint
+from conformer_gen.selection.pieces import CONFORMERS, done_pieces
 
 ray_cluster = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.ray
@@ -55,5 +55,5 @@ def test_a_lost_node_costs_neither_a_molecule_nor_a_byte(cluster: "ray_cluster.C
 
 def _half_way(work: Path, node: str) -> bool:
     """Return whether some pieces are done and the node is at others."""
-    hints = [read_hint(path) for path in (work / "hints").glob(f"{EMBEDDED}-*")]
-    return len(list(done_pieces(work, EMBEDDED))) >= 3 and node in {hint.node for hint in hints if hint is not None}
+    hints = [read_hint(path) for path in (work / "hints").glob(f"{CONFORMERS}-*")]
+    return len(list(done_pieces(work, CONFORMERS))) >= 3 and node in {hint.node for hint in hints if hint is not None}

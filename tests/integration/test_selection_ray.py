@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from conformer_gen.chemistry.curate import CurateConfig
+from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver
 from conformer_gen.selection import ray_selection
-from conformer_gen.selection.selection import SELECTED, Selection, read_selection
-from conformer_gen.selection.whole_set import InProcess, Passes
+from conformer_gen.selection.selected_rows import SELECTED, Selection, read_selection
+from conformer_gen.selection.selection_passes import InProcess, Passes
 from conformer_gen.sources.config import SourceConfig
 from tests.helpers.curated_rows import config, random_rows, selected, write
 

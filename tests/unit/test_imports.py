@@ -20,8 +20,8 @@ WITHOUT_TORCH += [f"unimol_scale/common/{name}.py" for name in ("entry", "stream
 ONLY_IN = {
     "rdkit": ["conformer_gen", "unimol_scale/downstream"],
     "ray": [
-        "conformer_gen/run/ray_pipeline.py",
-        "conformer_gen/run/ray_stage.py",
+        "conformer_gen/run/ray_executor.py",
+        "conformer_gen/run/ray_tasks.py",
         "conformer_gen/selection/ray_selection.py",
     ],
     "deepspeed": ["unimol_scale/engine/parallel/deepspeed_model.py", "unimol_scale/engine/parallel/ranks.py"],

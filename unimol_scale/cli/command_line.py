@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from unimol_scale.cli.settings_help import settings_text
-from unimol_scale.config import keys_of
-from unimol_scale.errors import suggested_keys
+from unimol_scale.config import former_names, keys_of, present_name
+from unimol_scale.errors import LIKELY, suggested_keys
 
 SETTINGS = "assignments"  # the positional argument that takes key=value
 _ALIKE = 0.6
@@ -89,12 +89,17 @@ class CommandParser(argparse.ArgumentParser):
             return True
         key, equals, _ = word.partition("=")
         # Of "source.labels.logS", whose last part is the user's own name, only the group is known.
-        groups = {known.partition(".")[0] for known in self._keys()}
-        known = key.partition(".")[0] in groups or suggested_keys(key, self._keys())
+        group = key.partition(".")[0]
+        groups = {known.partition(".")[0] for known in [*self._keys(), *self._former_names()]}
+        alike = difflib.get_close_matches(group, groups, n=1, cutoff=LIKELY) or suggested_keys(key, self._keys())
+        known = group in groups or alike
         return bool(equals and re.fullmatch(r"[\w.-]+", key) and known) and not Path(word).exists()
 
     def _keys(self) -> list[str]:
         return keys_of(self._settings()[0]) if self._settings is not None else []
+
+    def _former_names(self) -> Mapping[str, str]:
+        return former_names(self._settings()[0]) if self._settings is not None else {}
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, with the right spelling of what is not known, and exit with status 2."""
@@ -135,6 +140,7 @@ class CommandParser(argparse.ArgumentParser):
             return ""
         name = flag.removeprefix("--").replace("-", "_")
         hyphened = f"--{name.replace('_', '-')}"
+        name = present_name(self._settings()[0], name) if self._settings is not None else name
         likely = suggested_keys(name, self._keys())
         same = [key for key in likely if key.rpartition(".")[2] == name.rpartition(".")[2]]
         # A flag of that very name, then a setting of that name at any level, then the flag that is spelt alike.

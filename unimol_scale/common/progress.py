@@ -48,7 +48,7 @@ class StageProgress:
     """Counts molecules of one stage and shows count, rate and, where the total is known, the time left.
 
     Args:
-        label: of the stage, such as "embedding".
+        label: of the stage, such as "curating".
         total: molecules in the stage, None when it is not known beforehand.
         log: takes samples; None takes none.
     """

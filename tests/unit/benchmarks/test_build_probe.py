@@ -8,8 +8,9 @@ from rdkit import Chem
 
 from benchmarks.build_probe import labelled, place_at_random, read_samples, steady_rate
 from benchmarks.plain_rdkit import curate_plainly, embed_plainly, pickled_record
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig
-from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
+from conformer_gen.chemistry.conformers import CuratedMolecule
+from conformer_gen.chemistry.curate import Curated, curate_molecule
 from conformer_gen.sources.molecule import SourceMolecule
 
 SMILES = "CC(C)(C)OC(=O)N1C[C@@H]2OCC[C@]2(C(=O)O)C1"
@@ -26,10 +27,10 @@ def test_the_rate_is_that_of_the_middle() -> None:
 def test_samples_of_stages_are_told_apart_and_a_half_written_line_waits() -> None:
     lines = [
         '{"seconds": 0.5, "stage": "curating", "molecules": 3}',
-        '{"seconds": 2, "stage": "embedding", "molecules": 1}',
+        '{"seconds": 2, "stage": "generating conformers", "molecules": 1}',
     ]
     text = "\n".join([*lines, '{"seconds": 7, "st'])
-    assert read_samples(text) == {"curating": [(0.5, 3)], "embedding": [(2, 1)]}
+    assert read_samples(text) == {"curating": [(0.5, 3)], "generating conformers": [(2, 1)]}
 
 
 def test_labelled_molecules_are_all_different_to_curation() -> None:
@@ -58,7 +59,7 @@ def test_the_pickled_record_is_that_of_uni_mol() -> None:
     assert [(array.shape, array.dtype) for array in record["coordinates"]] == [((9, 3), np.dtype("f4"))] * 11
 
 
-def test_the_cheap_embedder_keeps_the_graph() -> None:
+def test_the_cheap_generator_keeps_the_graph() -> None:
     molecule = CuratedMolecule(id="1", smiles=SMILES, key=7, scaffold=8)
-    record = place_at_random(molecule, EmbedConfig(), 0)
+    record = place_at_random(molecule, ConformerConfig(), 0)
     assert len(record.atomic_number) == Chem.MolFromSmiles(SMILES).GetNumAtoms()

@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from conformer_gen.report.rates import read_rates
+from conformer_gen.report.stage_rates import read_rates
 from unimol_scale.common.progress import SampleLog, StageProgress
 
 
 def test_samples_of_all_runs_stay_readable_whatever_cut_them_off(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     for cut in (b'{"seconds": 3.0, "st', b""):
-        with SampleLog(path) as log, StageProgress("embedding", 100, log) as progress:
+        with SampleLog(path) as log, StageProgress("generating conformers", 100, log) as progress:
             progress.skip(40)
             progress.advance(10)
         with path.open("ab") as file:
@@ -19,12 +19,12 @@ def test_samples_of_all_runs_stay_readable_whatever_cut_them_off(tmp_path: Path)
     samples = [json.loads(line) for line in lines if line.endswith("}")]
     assert len(samples) == len(lines) - 1 == 4
     assert [sample["molecules"] for sample in samples] == [0, 10, 0, 10], "this run's own, not the 40 of another"
-    assert {sample["stage"] for sample in samples} == {"embedding"}
-    assert all(rate.stage == "embedding" for rate in read_rates(path))
+    assert {sample["stage"] for sample in samples} == {"generating conformers"}
+    assert all(rate.stage == "generating conformers" for rate in read_rates(path))
 
 
 def test_what_an_earlier_run_did_is_not_this_runs_speed() -> None:
-    with StageProgress("embedding", 100) as progress:
+    with StageProgress("generating conformers", 100) as progress:
         progress.skip(40)
         progress.advance(10)
         assert progress.advanced == 10

@@ -1,7 +1,7 @@
 """Conformers of distinct molecules, built for those that the cache does not have. Imports the builder.
 
 A cache is a folder of sets, whose names begin with that of the recipe. A set is a store that ``conformer_gen`` built
-(the same curation, embedder and seed as for pretraining, all of it in the split train) and the index of its molecules,
+(the same curation, conformers and seed as for pretraining, all of it in the split train) and the index of its molecules,
 written last. A molecule is taken from the first set that has it; those in no set are built into a new one. A conformer
 depends on molecule and recipe alone, so it does not matter which set it comes from. Fine-tunings that want the same
 molecules at the same time share the work: one builds, the others wait.
@@ -14,10 +14,10 @@ import fcntl
 import functools
 import hashlib
 import json
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -27,19 +27,23 @@ import pyarrow.parquet as pq
 from rdkit import rdBase
 from rich.console import Console
 
-from conformer_gen.run import workspace
-from conformer_gen.run.assemble import FAILURE_COLUMNS, FAILURES_NAME
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
+from conformer_gen.chemistry.conformers import ConformerFailure, generate_conformers
+from conformer_gen.chemistry.curate import Curated
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
-from conformer_gen.chemistry.curate import CurateConfig, Curated
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
-from unimol_scale.common.progress import StageProgress
+from conformer_gen.report.stage_rates import GENERATING
+from conformer_gen.run import driver
+from conformer_gen.run.assemble import FAILURES_NAME
+from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.sources.config import SourceConfig
 from unimol_scale import config as strict
-from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.common.files import commit_file
-from unimol_scale.store.manifest import Counts, Manifest, ShardEntry, SplitEntry
-from unimol_scale.store.schema import SCHEMA_VERSION, Int64, Layout, MoleculeRecord, encode
-from unimol_scale.store.shards import Store, StoreSplit, open_store, size_histogram, write_manifest, write_shard
+from unimol_scale.common.progress import SampleLog, StageProgress
+from unimol_scale.errors import ConformerError, StoreError
+from unimol_scale.store.manifest import ShardEntry, SplitEntry
+from unimol_scale.store.schema import SCHEMA_VERSION, Int64, Layout
+from unimol_scale.store.shards import Store, StoreSplit, open_store
 from unimol_scale.store.source import LocalShards
 
 UInt64 = npt.NDArray[np.uint64]
@@ -47,8 +51,7 @@ UInt64 = npt.NDArray[np.uint64]
 # Part of every recipe: raise it when the builder makes other conformers, or refuses others, with the same settings.
 RECIPE_VERSION = 2
 STORE_NAME, INDEX_NAME = "store", "index.parquet"
-# As many molecules are embedded in this process; starting Ray takes longer. Nothing hangs here: the embedder has its
-# time limit and the force field its iterations, and the limit on atoms bounds what a molecule needs.
+# As many molecules get their conformers in this process; starting another one, or Ray, takes longer.
 FEW = 256
 QUIET = 32  # so many take a second or so, and show no progress
 PIECE = 50  # molecules that a process of Ray takes at a time: some seconds, after each of which the progress moves
@@ -78,14 +81,14 @@ class Cached(NamedTuple):
 
     split: StoreSplit
     position: dict[int, int]
-    failures: dict[int, EmbedFailure]
+    failures: dict[int, ConformerFailure]
 
 
 def cached_store(
     molecules: Sequence[Given],
     cache: Path,
     curate: CurateConfig,
-    embed: EmbedConfig,
+    conformers: ConformerConfig,
     workers: int | None,
 ) -> Cached:
     """Return where distinct molecules are; those that are in no set of the cache are built into a new one.
@@ -94,20 +97,20 @@ def cached_store(
         molecules: distinct, in the order in which a new set gets them.
         cache: folder of the sets; made if it is not there.
         curate: how they were curated.
-        embed: how to make conformers.
+        conformers: how to make them.
         workers: processes for more than ``FEW`` molecules; None: all cores.
 
     Raises:
         StoreError: the cache cannot be written, or is damaged.
     """
-    sets = _Sets(cache, _recipe(embed))
+    sets = _Sets(cache, _recipe(conformers))
     key_K = np.array([stable_hash(molecule.curated.smiles) for molecule in molecules], np.uint64)
     try:
         found = _found(key_K, sets)
         pairs = zip(molecules, key_K.tolist(), strict=True)
         missing = [one for one, key in pairs if key not in found.position and key not in found.failures]
         if missing:
-            _add_set(missing, sets.folder_of(missing, curate), curate, embed, workers)
+            _add_set(missing, sets.folder_of(missing, curate), curate, conformers, workers)
             found = _found(key_K, sets)
         return found
     except OSError as error:
@@ -119,7 +122,7 @@ class _Index(NamedTuple):
 
     key_K: UInt64
     row_K: Int64
-    failures: dict[int, EmbedFailure]
+    failures: dict[int, ConformerFailure]
 
     def rows(self, wanted_K: UInt64) -> Int64:
         """Return the row of each wanted key, -1 where it failed, -2 where it is not here."""
@@ -157,7 +160,7 @@ def _read_index(path: Path, changed: int, number: int) -> _Index:
         raise StoreError(f"{path} is damaged: {error}; delete {path.parent}, and it is made again") from error
     key_K, row_K = table["key"].to_numpy(), table["row"].to_numpy()
     failed = table.filter(pa.array(row_K < 0)).to_pylist()
-    failures = {one["key"]: EmbedFailure(reason=one["reason"], detail=one["detail"]) for one in failed}
+    failures = {one["key"]: ConformerFailure(reason=one["reason"], detail=one["detail"]) for one in failed}
     order = np.argsort(key_K)
     return _Index(key_K[order], row_K[order], failures)
 
@@ -167,7 +170,7 @@ def _found(key_K: UInt64, sets: _Sets) -> Cached:
     shards: list[ShardEntry] = []
     histogram: collections.Counter[str] = collections.Counter()
     position: dict[int, int] = {}
-    failures: dict[int, EmbedFailure] = {}
+    failures: dict[int, ConformerFailure] = {}
     layout, before = Layout(), 0
     left_K = key_K
     for folder, index in sets:
@@ -198,7 +201,7 @@ def _add_set(
     molecules: Sequence[Given],
     folder: Path,
     curate: CurateConfig,
-    embed: EmbedConfig,
+    conformers: ConformerConfig,
     workers: int | None,
 ) -> None:
     """Build molecules into a set of their own, unless another process is at it: then wait for that one."""
@@ -206,16 +209,16 @@ def _add_set(
     with _our_turn(folder):
         if (folder / INDEX_NAME).is_file():
             return
-        with _told_if_slow("" if embed.engine == "depiction" else SAY_2D):
+        with _told_if_slow("" if conformers.engine == "depiction" else SAY_2D):
             try:
-                _build(molecules, folder / "molecules.parquet", output, curate, embed, workers)
+                _build(molecules, folder / "molecules.parquet", output, curate, conformers, workers)
                 keys = open_store(output).split("train").column("key").to_pylist()
             except ConformerError:  # of none of them, and the failures say why
                 keys = []
         _write_index(folder / INDEX_NAME, keys, _failures(output))
 
 
-def _write_index(path: Path, keys: Sequence[int], failures: dict[int, EmbedFailure]) -> None:
+def _write_index(path: Path, keys: Sequence[int], failures: dict[int, ConformerFailure]) -> None:
     columns = {
         "key": pa.array([*keys, *failures], pa.uint64()),
         "row": pa.array([*range(len(keys)), *(-1 for _ in failures)], pa.int64()),
@@ -259,7 +262,7 @@ def _build(
     source: Path,
     output: Path,
     curate: CurateConfig,
-    embed: EmbedConfig,
+    conformers: ConformerConfig,
     workers: int | None,
 ) -> None:
     if not source.is_file():  # else it holds the same molecules, perhaps written in another way
@@ -267,24 +270,40 @@ def _build(
     config = BuildConfig(
         source=SourceConfig(name="parquet", input=(str(source),), smiles_column="smiles", id_column="id"),
         curate=curate,
-        embed=embed,
+        conformers=conformers,
         output=output,
         workers=workers,
         task_size=PIECE,
     )
-    if len(molecules) <= FEW:
-        _build_here(config, [molecule.curated for molecule in molecules])
-    else:
-        from conformer_gen.run import driver
-
-        driver.build(config)
+    few = len(molecules) <= FEW
+    executor = InProcessExecutor(config, _show) if few else None
+    driver.build(config, generate_conformers, executor, with_report=not few)
 
 
-def _recipe(embed: EmbedConfig) -> str:
+def _show(label: str, total: int | None, log: SampleLog | None) -> StageProgress:
+    """Show the conformers of more than a few molecules, and nothing else."""
+    shown = label == GENERATING and total is not None and total > QUIET
+    return StageProgress(label, total) if shown else _NotShown(label, total)
+
+
+class _NotShown(StageProgress):
+    """Counts, and shows nothing."""
+
+    def __enter__(self) -> "_NotShown":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Show nothing."""
+
+    def tick(self) -> None:
+        """Show nothing."""
+
+
+def _recipe(conformers: ConformerConfig) -> str:
     """Return what names the way in which conformers are made. How molecules were chosen plays no part in it."""
     determines = {
         "version": RECIPE_VERSION,
-        "embed": strict.to_tree(embed),
+        "embed": conformers.recipe(),  # as caches have called it from the first
         "schema": SCHEMA_VERSION,
         "rdkit": rdBase.rdkitVersion,
     }
@@ -305,67 +324,6 @@ def _write_source(path: Path, molecules: Sequence[Given]) -> None:
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
 
 
-def _failures(output: Path) -> dict[int, EmbedFailure]:
+def _failures(output: Path) -> dict[int, ConformerFailure]:
     rows = pq.read_table(output / FAILURES_NAME, columns=["id", "reason", "detail"]).to_pylist()
-    return {int(row["id"], 16): EmbedFailure(reason=row["reason"], detail=row["detail"]) for row in rows}
-
-
-def _build_here(config: BuildConfig, molecules: Sequence[Curated]) -> None:
-    """Do what ``driver.build`` does, for few molecules and without Ray; the records are the same.
-
-    Raises:
-        ConformerError: no molecule got a conformer.
-        StoreError: another process is building there.
-    """
-    output = config.directory
-    plan = workspace.plan_build(config)
-    if workspace.claim(output, plan, config.task_size):
-        return
-    layout = workspace.layout_of(plan)
-    with workspace.locked(output):
-        records: list[MoleculeRecord] = []
-        failures = []
-        for molecule, result in zip(molecules, _results(config, molecules), strict=True):
-            if isinstance(result, MoleculeRecord):
-                records.append(result)
-            else:
-                row = (_id(molecule.smiles), molecule.smiles, "embed", result.reason, result.detail)
-                failures.append(dict(zip(FAILURE_COLUMNS, row, strict=True)))
-        table = pa.Table.from_pylist(failures, pa.schema([(name, pa.string()) for name in FAILURE_COLUMNS]))
-        commit_file(output / FAILURES_NAME, lambda temporary: pq.write_table(table, temporary))
-        if not records:
-            raise ConformerError(
-                f"none of {len(molecules)} molecules got a conformer; {output / FAILURES_NAME} says why"
-            )
-        shard = write_shard(output, "train/shard-00000", encode(records, layout), config.backend)
-        splits = {
-            "train": SplitEntry(
-                shards=(shard,), size_histogram=size_histogram(len(record.atomic_number) for record in records)
-            ),
-            "valid": SplitEntry(shards=(), size_histogram={}),
-        }
-        counts = Counts(read=len(molecules), stored=len(records), duplicates=0, failed=len(failures))
-        tree = {**plan, "counts": strict.to_tree(counts), "splits": strict.to_tree(splits)}
-        write_manifest(output, strict.build(Manifest, tree, strict.Origin(name="build")))
-        shutil.rmtree(output / workspace.WORK_NAME)
-
-
-def _results(config: BuildConfig, molecules: Sequence[Curated]) -> list[MoleculeRecord | EmbedFailure]:
-    def embed(curated: Curated) -> MoleculeRecord | EmbedFailure:
-        molecule = CuratedMolecule(
-            id=_id(curated.smiles),
-            smiles=curated.smiles,
-            key=stable_hash(curated.smiles),
-            scaffold=stable_hash(curated.scaffold_smiles),
-        )
-        return embed_molecule(molecule, config.embed, config.seed)
-
-    if len(molecules) <= QUIET:
-        return [embed(molecule) for molecule in molecules]
-    results = []
-    with StageProgress("embedding", len(molecules)) as progress:
-        for molecule in molecules:
-            results.append(embed(molecule))
-            progress.advance(1)
-            progress.tick()
-    return results
+    return {int(row["id"], 16): ConformerFailure(reason=row["reason"], detail=row["detail"]) for row in rows}

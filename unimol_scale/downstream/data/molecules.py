@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from rdkit import Chem, rdBase
 
-from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule, scaffold_smiles
-from conformer_gen.chemistry.conformers import EmbedConfig, stable_hash
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.curate import Curated, curate_molecule, scaffold_smiles
+from conformer_gen.chemistry.config import ConformerConfig
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.downstream.data.molecule_changes import ChangeCount, describe_changes
@@ -126,8 +128,8 @@ def prepare(
     for text, result in zip(smiles, curated_M, strict=True):
         if isinstance(result, Curated):
             distinct.setdefault(result.smiles, Given(text=text.strip(), curated=result))
-    embed = EmbedConfig(engine="rdkit" if geometry else "depiction")
-    split, place, failures = cached_store(list(distinct.values()), cache, curate, embed, workers)
+    conformers = ConformerConfig(engine="rdkit" if geometry else "depiction")
+    split, place, failures = cached_store(list(distinct.values()), cache, curate, conformers, workers)
     position_M = np.full(len(smiles), -1, np.int64)
     for row, (text, result) in enumerate(zip(smiles, curated_M, strict=True)):
         if isinstance(result, Rejected):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from conformer_gen.chemistry.conformers import stable_hash
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.selection.exclusions import SOURCE_OF_SUFFIX
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.file_names import bare_suffix

@@ -144,7 +144,7 @@ def require_conformers(split: StoreSplit) -> None:
     if origins == {ConformerOrigin.FLAT.name}:
         raise StoreError(
             "the store holds 2D depictions in place of conformers, and the model shall see 3D; take inputs 2d, or "
-            "build a store with conformers (embed.engine=rdkit)"
+            "build a store with conformers (conformers.engine=rdkit)"
         )
 
 

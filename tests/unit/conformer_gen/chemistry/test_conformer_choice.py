@@ -7,8 +7,10 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
 
-from conformer_gen.chemistry import etkdg
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
+from conformer_gen.chemistry import rdkit_engine
+from conformer_gen.chemistry.config import ConformerConfig
+from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
+from conformer_gen.chemistry.identity import stable_hash
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, MoleculeRecord
 
@@ -21,7 +23,7 @@ def result_of(smiles: str, given: np.ndarray | None = None, origin: ConformerOri
     molecule = CuratedMolecule(
         id="x", smiles=smiles, key=stable_hash(smiles), scaffold=1, conformers=given, origins=origins
     )
-    return embed_molecule(molecule, EmbedConfig(**keys), 0)
+    return generate_conformers(molecule, ConformerConfig(**keys), 0)
 
 
 def record_of(smiles: str, **keys) -> MoleculeRecord:
@@ -42,31 +44,31 @@ def best_rmsds(smiles: str, coordinates: np.ndarray) -> list[float]:
 
 
 def test_conformers_come_in_order_of_energy_each_with_its_own_geometry() -> None:
-    one = record_of(FLEXIBLE, conformers=6)
+    one = record_of(FLEXIBLE, count=6)
     assert (np.diff(one.energy) > 0).all()
     # The lowest alone, made by a window that only it is in, is the first of all.
     gap = float(one.energy[1] - one.energy[0])
-    lowest = record_of(FLEXIBLE, conformers=6, energy_window=gap / 2)
+    lowest = record_of(FLEXIBLE, count=6, energy_window=gap / 2)
     np.testing.assert_array_equal(lowest.coordinates, one.coordinates[:1])
     np.testing.assert_array_equal(lowest.energy, one.energy[:1])
 
 
 def test_the_energy_window_leaves_out_what_lies_above_it() -> None:
-    everything = record_of(FLEXIBLE, conformers=8)
+    everything = record_of(FLEXIBLE, count=8)
     window = float(np.median(everything.energy - everything.energy[0]))
-    kept = record_of(FLEXIBLE, conformers=8, energy_window=window)
+    kept = record_of(FLEXIBLE, count=8, energy_window=window)
     np.testing.assert_array_equal(kept.energy, everything.energy[everything.energy <= everything.energy[0] + window])
     assert 1 <= len(kept.coordinates) < 8
 
 
 def test_without_energies_the_window_leaves_out_nothing() -> None:
-    made = record_of("O=[As]O", conformers=2, energy_window=0.1)
+    made = record_of("O=[As]O", count=2, energy_window=0.1)
     assert np.isnan(made.energy).all()
     assert len(made.coordinates) == 2
 
 
 def test_pruned_conformers_are_further_apart_than_the_threshold() -> None:
-    everything, kept = (record_of(FLEXIBLE, conformers=12, rmsd_prune=threshold) for threshold in (None, 0.7))
+    everything, kept = (record_of(FLEXIBLE, count=12, rmsd_prune=threshold) for threshold in (None, 0.7))
     assert 1 < len(kept.coordinates) < 12
     assert min(best_rmsds(FLEXIBLE, kept.coordinates)) > 0.7
     assert kept.energy[0] == everything.energy[0]
@@ -78,7 +80,7 @@ def test_pruned_conformers_are_further_apart_than_the_threshold() -> None:
 
 def test_pruning_sees_through_symmetry() -> None:
     # Rigid; conformers differ by turns of the methyl and the rings alone, hydrogens and equivalent atoms aside.
-    assert len(record_of("CC(c1ccccc1)(c1ccccc1)c1ccccc1", conformers=6, rmsd_prune=0.3).coordinates) == 1
+    assert len(record_of("CC(c1ccccc1)(c1ccccc1)c1ccccc1", count=6, rmsd_prune=0.3).coordinates) == 1
 
 
 def test_one_conformer_is_never_pruned() -> None:
@@ -89,12 +91,12 @@ def test_one_conformer_is_never_pruned() -> None:
     ("smiles", "stereo"), [(CHIRAL, ConformerStereo.AS_GIVEN), ("CC(N)C(=O)O", ConformerStereo.OPEN)]
 )
 def test_every_conformer_says_how_its_stereo_compares(smiles: str, stereo: ConformerStereo) -> None:
-    assert record_of(smiles, conformers=2).conformer_stereo.tolist() == [stereo] * 2
+    assert record_of(smiles, count=2).conformer_stereo.tolist() == [stereo] * 2
 
 
 def turning_over(monkeypatch: pytest.MonkeyPatch, which: slice) -> None:
     """Have the minimiser turn conformers into their mirror images, as a force field could."""
-    minimise = etkdg.minimise
+    minimise = rdkit_engine.minimise
 
     def minimise_and_turn(full: Chem.Mol, max_iterations: int):
         found = minimise(full, max_iterations)
@@ -102,15 +104,15 @@ def turning_over(monkeypatch: pytest.MonkeyPatch, which: slice) -> None:
             conformer.SetPositions(-conformer.GetPositions())
         return found
 
-    monkeypatch.setattr(etkdg, "minimise", minimise_and_turn)
+    monkeypatch.setattr(rdkit_engine, "minimise", minimise_and_turn)
 
 
 @pytest.mark.parametrize("turned", [0, 1, 2])
 def test_conformers_whose_stereo_changed_are_dropped_or_flagged(turned: int, monkeypatch: pytest.MonkeyPatch) -> None:
     turning_over(monkeypatch, slice(turned, turned + 1))
-    flagged = record_of(CHIRAL, conformers=3, stereo="keep")
+    flagged = record_of(CHIRAL, count=3, stereo="keep")
     assert sorted(flagged.conformer_stereo.tolist()) == [0, 0, ConformerStereo.CHANGED]
-    dropped = record_of(CHIRAL, conformers=3)
+    dropped = record_of(CHIRAL, count=3)
     intact = flagged.conformer_stereo == ConformerStereo.AS_GIVEN
     assert dropped.conformer_stereo.tolist() == [0, 0]
     np.testing.assert_array_equal(dropped.energy, flagged.energy[intact])
@@ -119,13 +121,13 @@ def test_conformers_whose_stereo_changed_are_dropped_or_flagged(turned: int, mon
 
 def test_a_molecule_all_of_whose_conformers_changed_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     turning_over(monkeypatch, slice(None))
-    result = result_of(CHIRAL, conformers=2)
-    assert isinstance(result, EmbedFailure)
+    result = result_of(CHIRAL, count=2)
+    assert isinstance(result, ConformerFailure)
     assert result.reason == "stereo_changed"
 
 
 def test_geometry_of_a_file_is_flagged_and_never_dropped() -> None:
-    made = record_of(CHIRAL, conformers=2, stereo="keep").coordinates
+    made = record_of(CHIRAL, count=2, stereo="keep").coordinates
     given = np.stack([made[0], -made[1]])
     result = result_of(CHIRAL, given)
     assert isinstance(result, MoleculeRecord)
@@ -147,4 +149,4 @@ def test_geometry_of_a_file_is_flagged_and_never_dropped() -> None:
 )
 def test_impossible_choices_are_refused(keys: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        EmbedConfig(**keys)
+        ConformerConfig(**keys)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from conformer_gen.chemistry.conformers import stable_hash
-from conformer_gen.chemistry.curate import CurateConfig, Curated, Rejected, curate_molecule
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.curate import Curated, Rejected, curate_molecule
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import ConformerOrigin

@@ -8,7 +8,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 
-from conformer_gen.chemistry.curate import CurateConfig, Curated, Rejected, curate_molecule
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.curate import Curated, Rejected, curate_molecule
 from conformer_gen.sources.molecule import Geometry, SourceMolecule
 from unimol_scale.store.schema import ConformerOrigin, Float32
 
@@ -26,7 +27,7 @@ MOLECULES = [
 ]
 
 
-def embedded(smiles: str, seed: int = 7) -> Chem.Mol:
+def placed(smiles: str, seed: int = 7) -> Chem.Mol:
     molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert rdDistGeom.EmbedMolecule(molecule, randomSeed=seed) == 0
     return molecule
@@ -73,7 +74,7 @@ def has_the_stereo_of(smiles: str, positions: Float32) -> bool:
 @pytest.mark.parametrize("smiles", MOLECULES)
 @pytest.mark.parametrize("given", ["block", "extension", "geometry"])
 def test_every_atom_keeps_its_place_in_space(smiles: str, given: str) -> None:
-    original = embedded(smiles)
+    original = placed(smiles)
     mixed = shuffled(original)
     keys: dict[str, object] = {"origin": ConformerOrigin.DFT}
     if given == "block":
@@ -96,7 +97,7 @@ def test_every_atom_keeps_its_place_in_space(smiles: str, given: str) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_double_bonds_are_laid_where_the_geometry_is_short(seed: int) -> None:
     smiles = "C1=CC=CC=CC=C1"
-    original = embedded(smiles)
+    original = placed(smiles)
     rolled = Chem.RenumberAtoms(original, [*range(1, 8), 0, *range(9, 16), 8])  # in order, but shifted by one bond
     result = curate(smiles=smiles, geometry=geometry_of(shuffled(rolled, seed)))
     assert isinstance(result, Curated)
@@ -110,20 +111,20 @@ def test_double_bonds_are_laid_where_the_geometry_is_short(seed: int) -> None:
 
 def test_all_conformers_of_a_geometry_are_kept_in_one_order() -> None:
     smiles = "OC(=O)c1ccccc1N"
-    pair = [shuffled(embedded(smiles, seed)) for seed in (1, 2)]
+    pair = [shuffled(placed(smiles, seed)) for seed in (1, 2)]
     result = curate(smiles=smiles, geometry=geometry_of(*pair))
     assert isinstance(result, Curated)
     assert result.conformers is not None
     assert result.conformers.shape == (2, 17, 3)
     for seed, positions in zip((1, 2), result.conformers, strict=True):
-        alone = curate(smiles=smiles, geometry=geometry_of(shuffled(embedded(smiles, seed))))
+        alone = curate(smiles=smiles, geometry=geometry_of(shuffled(placed(smiles, seed))))
         assert isinstance(alone, Curated)
         np.testing.assert_allclose(alone.conformers[0][:10], positions[:10], atol=1e-5)
 
 
 def test_a_geometry_that_is_not_of_its_smiles_is_rejected() -> None:
-    ethanol, ether = embedded("CCO"), embedded("COC")
-    for geometry in (geometry_of(ether), geometry_of(embedded("CCN")), geometry_of(shuffled(ether))):
+    ethanol, ether = placed("CCO"), placed("COC")
+    for geometry in (geometry_of(ether), geometry_of(placed("CCN")), geometry_of(shuffled(ether))):
         result = curate(smiles="CCO", geometry=geometry)
         assert isinstance(result, Rejected)
         assert result.reason == "geometry_mismatch"
@@ -148,8 +149,8 @@ def test_depictions_are_taken_in_the_order_of_the_smiles_and_only_so() -> None:
 
 
 def test_only_the_coordinates_of_the_fragment_that_is_kept_stay() -> None:
-    kept = embedded("OCC(N)=O")
-    salt = Chem.CombineMols(embedded("Cl"), kept)
+    kept = placed("OCC(N)=O")
+    salt = Chem.CombineMols(placed("Cl"), kept)
     result = curate(block=Chem.MolToMolBlock(salt), origin=ConformerOrigin.FILE)
     assert isinstance(result, Curated)
     assert result.smiles == "NC(=O)CO"
@@ -160,7 +161,7 @@ def test_only_the_coordinates_of_the_fragment_that_is_kept_stay() -> None:
 
 
 def test_a_record_without_hydrogens_keeps_its_heavy_atoms() -> None:
-    block = Chem.MolToMolBlock(Chem.RemoveHs(embedded("OCC")))
+    block = Chem.MolToMolBlock(Chem.RemoveHs(placed("OCC")))
     result = curate(block=block, origin=ConformerOrigin.FILE)
     assert isinstance(result, Curated)
     assert result.conformers is not None
@@ -168,7 +169,7 @@ def test_a_record_without_hydrogens_keeps_its_heavy_atoms() -> None:
 
 
 def test_a_calculation_has_no_hydrogens_but_those_in_its_record() -> None:
-    molecule = Chem.RWMol(embedded("Oc1cc[nH]c1"))
+    molecule = Chem.RWMol(placed("Oc1cc[nH]c1"))
     Chem.Kekulize(molecule, clearAromaticFlags=True)
     molecule.RemoveAtom(int(molecule.GetAtomWithIdx(4).GetNeighbors()[-1].GetIdx()))
     block = Chem.MolToMolBlock(molecule)
@@ -184,7 +185,7 @@ def test_a_calculation_has_no_hydrogens_but_those_in_its_record() -> None:
 
 def test_a_record_without_a_third_dimension_is_not_taken_for_geometry() -> None:
     block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
-    collapsed = embedded("CCO")
+    collapsed = placed("CCO")
     collapsed.GetConformer().SetPositions(np.full((9, 3), 1.0))
     for record in (block, Chem.MolToMolBlock(collapsed)):
         result = curate(block=record, origin=ConformerOrigin.FILE)
@@ -198,12 +199,12 @@ def test_a_row_whose_reading_found_a_problem_is_rejected_with_it() -> None:
 
 
 def test_each_conformer_of_a_row_is_judged_by_itself() -> None:
-    good = embedded("OC(=O)c1ccccc1N")
+    good = placed("OC(=O)c1ccccc1N")
     flat = Chem.Mol(good)
     rdDepictor.Compute2DCoords(flat)
     geometry = geometry_of(good, good, good, good, flat)
     positions = geometry.positions.copy()
-    positions[0] = 0  # as Uni-Mol fills in for what could not be embedded
+    positions[0] = 0  # as Uni-Mol fills in where it could make no conformer
     positions[1] = 2.5
     positions[2] = positions[2, ::-1]
     origins = (ConformerOrigin.FLAT, *[ConformerOrigin.FILE] * 3, ConformerOrigin.FLAT)
@@ -234,7 +235,7 @@ def test_coordinates_that_cannot_be_the_molecule_are_no_conformer(
     spoil: Callable[[Float32], Float32], given: str
 ) -> None:
     smiles = "CC(C)(O)c1ccco1"
-    molecule = embedded(smiles)
+    molecule = placed(smiles)
     positions = spoil(molecule.GetConformer().GetPositions())
     flat = not np.abs(positions[:, 2]).max() > 0
     if given == "geometry":
@@ -255,7 +256,7 @@ def test_coordinates_that_cannot_be_the_molecule_are_no_conformer(
 
 @pytest.mark.parametrize("smiles", ["c1ccccc1", "C=C", "O=C1C=CC(=O)C=C1", "FC(F)=C(F)F"])
 def test_a_flat_molecule_is_no_depiction(smiles: str) -> None:
-    molecule = embedded(smiles)
+    molecule = placed(smiles)
     positions = molecule.GetConformer().GetPositions()
     axes = np.linalg.svd(positions - positions.mean(axis=0))[2]
     level = (positions - positions.mean(axis=0)) @ axes.T * [1, 1, 0]
@@ -294,7 +295,7 @@ ISOMERS = [
 
 @pytest.mark.parametrize(("smiles", "record"), [*ISOMERS, *(pair[::-1] for pair in ISOMERS)])
 def test_the_record_of_an_isomer_is_not_taken_for_the_molecule(smiles: str, record: str) -> None:
-    block = Chem.MolToMolBlock(shuffled(embedded(record)))
+    block = Chem.MolToMolBlock(shuffled(placed(record)))
     result = curate(smiles=smiles, block=block, origin=ConformerOrigin.DFT)
     assert isinstance(result, Rejected), result
     assert result.reason == "geometry_mismatch"
@@ -316,13 +317,13 @@ def test_the_record_of_an_isomer_is_not_taken_for_the_molecule(smiles: str, reco
 )
 def test_the_record_of_the_molecule_is_taken_whatever_its_atom_order(smiles: str, record: str) -> None:
     for seed in range(3):
-        block = Chem.MolToMolBlock(shuffled(embedded(record), seed))
+        block = Chem.MolToMolBlock(shuffled(placed(record), seed))
         result = curate(smiles=smiles, block=block, origin=ConformerOrigin.DFT)
         assert isinstance(result, Curated), result
 
 
 def test_a_record_with_too_few_double_bonds_is_that_of_its_molecule() -> None:
-    wrong = Chem.RWMol(shuffled(embedded("Cc1ccoc1")))
+    wrong = Chem.RWMol(shuffled(placed("Cc1ccoc1")))
     Chem.Kekulize(wrong, clearAromaticFlags=True)
     for bond in wrong.GetBonds():  # as in one in ten records of PCQM4Mv2
         bond.SetBondType(Chem.BondType.SINGLE)

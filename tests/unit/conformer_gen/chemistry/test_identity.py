@@ -7,8 +7,10 @@ from rdkit.Chem import rdDistGeom, rdMolTransforms
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from conformer_gen.chemistry.atropisomers import axes_of
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, embed_molecule, stable_hash
-from conformer_gen.chemistry.curate import CurateConfig, Curated, Rejected, curate_molecule
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
+from conformer_gen.chemistry.conformers import CuratedMolecule, generate_conformers
+from conformer_gen.chemistry.curate import Curated, Rejected, curate_molecule
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, MoleculeRecord
 
@@ -35,7 +37,7 @@ def curated(smiles: str = "", block: str = "", **keys: object) -> Curated:
 
 
 def record(molecule: Curated, **keys: object) -> MoleculeRecord:
-    result = embed_molecule(
+    result = generate_conformers(
         CuratedMolecule(
             id="x",
             smiles=molecule.smiles,
@@ -44,7 +46,7 @@ def record(molecule: Curated, **keys: object) -> MoleculeRecord:
             conformers=molecule.conformers,
             origins=molecule.origins,
         ),
-        EmbedConfig(**keys),
+        ConformerConfig(**keys),
         0,
     )
     assert isinstance(result, MoleculeRecord), result
@@ -142,7 +144,7 @@ def test_a_racemate_is_told_from_its_enantiomers_and_its_stereo_is_open(smiles: 
     assert curated(result.smiles).smiles == expected
     open_ = "&" in expected or "o" in expected.partition("|")[2]
     stereo = ConformerStereo.OPEN if open_ else ConformerStereo.AS_GIVEN
-    assert record(result, conformers=2).conformer_stereo.tolist() == [stereo] * 2
+    assert record(result, count=2).conformer_stereo.tolist() == [stereo] * 2
 
 
 @pytest.mark.parametrize("smiles", ["C[C@H](O)CC |&1:1|", "C[C@H](O)[C@@H](F)Cl |o1:1,3|"])
@@ -167,7 +169,7 @@ def test_an_axis_has_one_text_whatever_the_atom_order_and_is_turned_as_it_says(s
         from_block = curated(block=block_of(smiles, shuffle=seed))
         assert from_block.smiles == result.smiles
         assert record(from_block).conformer_stereo.tolist() == [ConformerStereo.AS_GIVEN]
-    made = record(result, conformers=3)
+    made = record(result, count=3)
     assert made.conformer_stereo.tolist() == [ConformerStereo.AS_GIVEN] * 3
     molecule = Chem.MolFromSmiles(made.smiles)
     axes = axes_of(molecule)
@@ -183,7 +185,7 @@ def test_an_axis_has_one_text_whatever_the_atom_order_and_is_turned_as_it_says(s
 
 def test_atropisomers_are_as_many_molecules_as_there_are() -> None:
     assert len({curated(smiles).smiles for smiles in [*AXES, BINOL]}) == len(AXES) + 1
-    other_way = record(curated(AXES[0]), conformers=1)
+    other_way = record(curated(AXES[0]), count=1)
     flipped = CuratedMolecule(
         id="x",
         smiles=curated(AXES[1]).smiles,
@@ -192,7 +194,7 @@ def test_atropisomers_are_as_many_molecules_as_there_are() -> None:
         conformers=other_way.coordinates,
         origins=(ConformerOrigin.FILE,),
     )
-    result = embed_molecule(flipped, EmbedConfig(), 0)
+    result = generate_conformers(flipped, ConformerConfig(), 0)
     assert isinstance(result, MoleculeRecord)
     assert result.conformer_stereo.tolist() == [ConformerStereo.CHANGED]
 

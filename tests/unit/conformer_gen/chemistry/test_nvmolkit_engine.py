@@ -1,4 +1,4 @@
-"""The GPU engine against a stand-in for nvmolkit 0.6 that embeds, comes short, refuses and raises as told."""
+"""The GPU engine against a stand-in for nvmolkit 0.6 that makes conformers, comes short, refuses and raises as told."""
 
 import dataclasses
 import importlib.metadata
@@ -13,23 +13,23 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, EmbedFailure, embed_molecule, stable_hash
-from conformer_gen.chemistry.curate import CurateConfig
-from conformer_gen.chemistry.nvmolkit_engine import embed_molecules, require_gpus, versions
-from conformer_gen.chemistry.watch import NOWHERE
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
+from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
+from conformer_gen.chemistry.identity import stable_hash
+from conformer_gen.chemistry.nvmolkit_engine import generate_on_gpu, require_gpus, versions
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import worker
-from conformer_gen.run.worker import EmbedJob
+from conformer_gen.run.worker import ConformerJob
 from conformer_gen.run.workspace import plan_build
-from conformer_gen.selection.pieces import EMBEDDED, FAILURES, Piece, done_pieces
+from conformer_gen.selection.pieces import CONFORMERS, FAILURES, Piece, done_pieces
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import SourceConfig
 from unimol_scale.errors import ConfigError, ConformerError
 from unimol_scale.store.schema import ConformerOrigin, Layout, MoleculeRecord
 
-CONFIG = EmbedConfig(conformers=2, engine="nvmolkit", gpus=(3, 5))
+CONFIG = ConformerConfig(count=2, engine="nvmolkit", gpus=(3, 5))
 ALKANES = ["C" * n for n in range(2, 9)]
-GPU_SEED_SHIFT = 17  # makes what the stand-in embeds differ from what the CPU would
+GPU_SEED_SHIFT = 17  # makes what the stand-in makes differ from what the CPU would
 
 
 @dataclasses.dataclass
@@ -40,11 +40,11 @@ class Gpu:
     refuses: set[str] = dataclasses.field(default_factory=set)
     refuses_to_minimise: set[str] = dataclasses.field(default_factory=set)
     broken: bool = False
-    embedded: list[str] = dataclasses.field(default_factory=list)
+    placed: list[str] = dataclasses.field(default_factory=list)
     batches: list[list[str]] = dataclasses.field(default_factory=list)
     gpus: set[int] = dataclasses.field(default_factory=set)
 
-    def embed(self, molecules, params, confsPerMolecule=1, maxIterations=-1, hardwareOptions=None) -> None:
+    def place(self, molecules, params, confsPerMolecule=1, maxIterations=-1, hardwareOptions=None) -> None:
         names = [Chem.MolToSmiles(Chem.RemoveHs(molecule)) for molecule in molecules]
         self.batches.append(names)
         self.gpus |= set(hardwareOptions.gpuIds)
@@ -55,7 +55,7 @@ class Gpu:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             count = confsPerMolecule - (name in self.comes_short)
             rdDistGeom.EmbedMultipleConfs(molecule, count, randomSeed=GPU_SEED_SHIFT)
-            self.embedded.append(name)
+            self.placed.append(name)
 
     def minimise(self, molecules, maxIters=200, properties=None, hardwareOptions=None) -> list[list[float]]:
         for molecule in molecules:
@@ -79,7 +79,7 @@ class HardwareOptions:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
     parts = {
-        "embedMolecules": {"EmbedMolecules": gpu.embed},
+        "embedMolecules": {"EmbedMolecules": gpu.place},
         "mmffOptimization": {"MMFFOptimizeMoleculesConfs": gpu.minimise},
         "types": {"HardwareOptions": HardwareOptions},
     }
@@ -96,27 +96,27 @@ def molecule(smiles: str, **keys: object) -> CuratedMolecule:
     return CuratedMolecule(id=smiles, smiles=smiles, key=stable_hash(smiles), scaffold=1, **keys)
 
 
-def run(smiles: list[str], config: EmbedConfig = CONFIG) -> dict[str, MoleculeRecord | EmbedFailure]:
+def run(smiles: list[str], config: ConformerConfig = CONFIG) -> dict[str, MoleculeRecord | ConformerFailure]:
     """Return the result of every molecule; the started positions must be the batch's, then each molecule's."""
     started = []
     batch = [(10 + at, molecule(text)) for at, text in enumerate(smiles)]
-    results = list(embed_molecules(batch, config, 0, 3, lambda position, molecules=1: started.append(position)))
-    assert started == [NOWHERE, *range(10, 10 + len(smiles))]
+    results = list(generate_on_gpu(batch, config, 0, 3, lambda position, molecules=1: started.append(position)))
+    assert started == [None, *range(10, 10 + len(smiles))]
     return dict(zip(smiles, results, strict=True))
 
 
-def made_on_cpu(smiles: str, config: EmbedConfig = CONFIG) -> MoleculeRecord:
-    record = embed_molecule(molecule(smiles), config, 0)
+def made_on_cpu(smiles: str, config: ConformerConfig = CONFIG) -> MoleculeRecord:
+    record = generate_conformers(molecule(smiles), config, 0)
     assert isinstance(record, MoleculeRecord)
     return record
 
 
-def is_from_cpu(record: MoleculeRecord | EmbedFailure) -> bool:
+def is_from_cpu(record: MoleculeRecord | ConformerFailure) -> bool:
     assert isinstance(record, MoleculeRecord), record
     return np.array_equal(record.coordinates, made_on_cpu(record.smiles).coordinates)
 
 
-def test_what_the_gpu_embeds_is_a_record_like_any_other(gpu: Gpu) -> None:
+def test_what_the_gpu_makes_is_a_record_like_any_other(gpu: Gpu) -> None:
     results = run([*ALKANES, "C[Se]CC"])
     for smiles, record in results.items():
         assert isinstance(record, MoleculeRecord)
@@ -145,7 +145,7 @@ def test_a_molecule_that_fails_on_the_cpu_too_is_a_failure(gpu: Gpu) -> None:
     gpu.refuses = {"N#[C][Co]([C]#N)([C]#N)([C]#N)([C]#N)[C]#N"}
     results = run(["CC", *gpu.refuses, "this is no SMILES"])
     assert isinstance(results["CC"], MoleculeRecord)
-    reasons = [result.reason for result in results.values() if isinstance(result, EmbedFailure)]
+    reasons = [result.reason for result in results.values() if isinstance(result, ConformerFailure)]
     assert reasons == ["no_conformer", "not_reparsed"]
 
 
@@ -158,7 +158,7 @@ def test_a_gpu_that_stops_working_ends_the_build_with_a_cause(gpu: Gpu) -> None:
 def test_geometry_of_a_file_never_sees_the_gpu(gpu: Gpu) -> None:
     given = np.array([[[0, 0, 0], [1.5, 0, 0]]], np.float32)
     batch = [(0, molecule("CC", conformers=given, origins=(ConformerOrigin.DFT,)))]
-    (record,) = embed_molecules(batch, CONFIG, 0, 3, lambda position, molecules=1: None)
+    (record,) = generate_on_gpu(batch, CONFIG, 0, 3, lambda position, molecules=1: None)
     assert isinstance(record, MoleculeRecord)
     assert record.conformer_origin.tolist() == [ConformerOrigin.DFT]
     assert not gpu.batches
@@ -171,7 +171,7 @@ def test_a_build_is_refused_before_it_starts_where_nvmolkit_is_not_installed(mon
 
 
 def test_a_store_names_the_version_of_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert versions(EmbedConfig()) == {}
+    assert versions(ConformerConfig()) == {}
     monkeypatch.setattr(importlib.metadata, "version", {"nvmolkit": "0.6.0"}.__getitem__)
     assert versions(CONFIG) == {"nvmolkit": "0.6.0"}
     monkeypatch.undo()
@@ -182,7 +182,7 @@ def test_a_store_names_the_version_of_its_engine(monkeypatch: pytest.MonkeyPatch
 
 def test_the_plan_of_a_build_names_the_engine_and_not_the_gpus_of_this_machine() -> None:
     source = SourceConfig(name="sample")
-    plans = [plan_build(BuildConfig(source=source, embed=EmbedConfig(gpus=gpus))) for gpus in ((0,), (1, 2))]
+    plans = [plan_build(BuildConfig(source=source, conformers=ConformerConfig(gpus=gpus))) for gpus in ((0,), (1, 2))]
     assert plans[0] == plans[1]
     assert plans[0]["conformer_recipe"]["engine"] == "rdkit"
 
@@ -191,10 +191,10 @@ def test_a_build_is_refused_before_it_starts_where_a_gpu_does_not_answer(gpu: Gp
     require_gpus(CONFIG)
     assert gpu.gpus == {3, 5}
     gpu.broken = True
-    with pytest.raises(ConfigError, match="GPU 3 does not embed"):
+    with pytest.raises(ConfigError, match="GPU 3 makes no conformer"):
         require_gpus(CONFIG)
     gpu.broken, gpu.comes_short = False, {"CCO"}
-    with pytest.raises(ConfigError, match="GPU 3 does not embed CCO: it gives no conformer"):
+    with pytest.raises(ConfigError, match="GPU 3 makes no conformer of CCO: it gives no conformer"):
         require_gpus(CONFIG)
 
 
@@ -206,9 +206,9 @@ def test_a_piece_goes_to_the_gpu_as_a_whole_and_every_molecule_of_it_is_accounte
     # The second chunk takes the second GPU.
     piece = Piece(1, 0, len(smiles))
     worker.curate_piece(tmp_path, piece, positions, rows, CurateConfig())
-    job = EmbedJob(config=CONFIG, seed=0, layout=Layout())
-    assert worker.embed_piece(tmp_path, piece, positions, (), job) == len(smiles)
-    (done,) = done_pieces(tmp_path, EMBEDDED)
+    job = ConformerJob(config=CONFIG, seed=0, layout=Layout())
+    assert worker.generate_piece(tmp_path, piece, positions, (), job) == len(smiles)
+    (done,) = done_pieces(tmp_path, CONFORMERS)
     assert done.counts == (len(ALKANES), 0, 1)
     assert pq.read_table(done.path(tmp_path, FAILURES)).column("reason").to_pylist() == ["no_conformer"]
     assert len(gpu.batches[0]) == len(smiles)

@@ -13,7 +13,7 @@ CHIRAL = ["C[C@H](N)C(=O)O", "C[C@](F)(Cl)Br", "C[S@](=O)CC", "C[P@](=O)(O)OC", 
 SAME_IN_THE_MIRROR = ["C[C@@H]1CC[C@H](C)CC1", "F[C@H]1C[C@H](F)C1", "C[C@H](O)[C@@H](C)O", "F/C=C/Cl"]
 
 
-def embedded(smiles: str) -> tuple[Chem.Mol, np.ndarray]:
+def placed(smiles: str) -> tuple[Chem.Mol, np.ndarray]:
     """Return the molecule with hydrogens and two conformers [2, n, 3], which have its stereo."""
     full = Chem.AddHs(Chem.MolFromSmiles(smiles))
     rdDistGeom.EmbedMultipleConfs(full, 2, randomSeed=1)
@@ -21,16 +21,16 @@ def embedded(smiles: str) -> tuple[Chem.Mol, np.ndarray]:
 
 
 def codes(smiles: str, of: str, *, heavy: bool = False, mirrored: bool = False, flat: bool = False) -> list[int]:
-    """Judge conformers embedded from the SMILES ``of`` by the SMILES ``smiles``, which has the same atom order."""
-    full, _ = embedded(smiles)
-    coordinates = embedded(of)[1] * (-1 if mirrored else 1) * ([1, 1, 0] if flat else 1)
+    """Judge conformers made of the SMILES ``of`` by the SMILES ``smiles``, which has the same atom order."""
+    full, _ = placed(smiles)
+    coordinates = placed(of)[1] * (-1 if mirrored else 1) * ([1, 1, 0] if flat else 1)
     n = full.GetNumHeavyAtoms() if heavy else full.GetNumAtoms()
     return compare_stereo(smiles, full, coordinates[:, :n], np.full(2, flat)).tolist()
 
 
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("smiles", CHIRAL + SAME_IN_THE_MIRROR)
-def test_what_was_embedded_from_a_smiles_has_its_stereo(smiles: str, heavy: bool) -> None:
+def test_conformers_of_a_smiles_have_its_stereo(smiles: str, heavy: bool) -> None:
     assert codes(smiles, of=smiles, heavy=heavy) == [AS_GIVEN, AS_GIVEN]
 
 
@@ -61,7 +61,7 @@ def test_another_stereoisomer_is_noticed(smiles: str, other: str, heavy: bool) -
 
 
 def test_one_conformer_does_not_speak_for_another() -> None:
-    full, coordinates = embedded(CHIRAL[0])
+    full, coordinates = placed(CHIRAL[0])
     assert compare_stereo(CHIRAL[0], full, coordinates * [[[1]], [[-1]]], np.zeros(2, bool)).tolist() == [
         AS_GIVEN,
         CHANGED,
@@ -90,7 +90,7 @@ def test_a_depiction_shows_double_bonds_and_no_centres() -> None:
 
 @pytest.mark.parametrize("smiles", [CHIRAL[0], "C[C@H](O)[C@@H](C)O"])
 def test_a_centre_that_lies_flat_has_lost_its_stereo(smiles: str) -> None:
-    full, coordinates = embedded(smiles)
+    full, coordinates = placed(smiles)
     assert compare_stereo(smiles, full, coordinates * [1, 1, 0], np.zeros(2, bool)).tolist() == [CHANGED, CHANGED]
 
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conformer_gen.report.rates import read_rates
-from conformer_gen.report.report import write_report
-from conformer_gen.report.tallies import energy_histogram, tally
-from conformer_gen.selection.selection import Selection, commit_selection
+from conformer_gen.report.build_report import write_report
+from conformer_gen.report.stage_rates import read_rates
+from conformer_gen.report.store_counts import count_store, energy_histogram
+from conformer_gen.selection.selected_rows import Selection, commit_selection
 from tests.helpers.store_samples import random_record, write_store
 from unimol_scale.store.manifest import Backend, Counts
 from unimol_scale.store.schema import MoleculeRecord
@@ -65,23 +65,23 @@ def count(values: Callable[[MoleculeRecord], np.ndarray]) -> dict[int, int]:
 @pytest.mark.parametrize("backend", ["arrow", "lmdb"])
 def test_tallies_are_those_of_the_records(tmp_path: Path, backend: Backend) -> None:
     store, failures, _ = finish(tmp_path, backend)
-    tallies = tally(store, failures)
-    assert tallies.elements == count(lambda record: record.atomic_number)
-    assert list(tallies.elements.values()) == sorted(tallies.elements.values(), reverse=True)
-    assert tallies.origins == count(lambda record: record.conformer_origin)
-    assert tallies.stereo == count(lambda record: record.conformer_stereo)
-    assert tallies.conformers == count(lambda record: np.array([len(record.coordinates)]))
-    assert sum(tallies.sizes["train"].values()) == 17
+    counts = count_store(store, failures)
+    assert counts.elements == count(lambda record: record.atomic_number)
+    assert list(counts.elements.values()) == sorted(counts.elements.values(), reverse=True)
+    assert counts.origins == count(lambda record: record.conformer_origin)
+    assert counts.stereo == count(lambda record: record.conformer_stereo)
+    assert counts.conformers == count(lambda record: np.array([len(record.coordinates)]))
+    assert sum(counts.sizes["train"].values()) == 17
     several = [len(record.energy) - 1 for record in RECORDS]
-    assert tallies.energies.sum() == sum(several)
-    assert (tallies.valid_scaffolds, tallies.shared_scaffolds) == (6, 0)
+    assert counts.energies.sum() == sum(several)
+    assert (counts.valid_scaffolds, counts.shared_scaffolds) == (6, 0)
 
 
 def test_a_scaffold_on_both_sides_is_told(tmp_path: Path) -> None:
     store = write_store(tmp_path, RECORDS[:10], [RECORDS[0], *RECORDS[9:12]])
     pq.write_table(pa.table({name: pa.array([], pa.string()) for name in ("stage", "reason")}), tmp_path / "f.parquet")
-    tallies = tally(store, tmp_path / "f.parquet")
-    assert (tallies.valid_scaffolds, tallies.shared_scaffolds) == (4, 2)
+    counts = count_store(store, tmp_path / "f.parquet")
+    assert (counts.valid_scaffolds, counts.shared_scaffolds) == (4, 2)
 
 
 def test_energies_are_counted_above_the_lowest_of_the_molecule() -> None:
@@ -92,7 +92,7 @@ def test_energies_are_counted_above_the_lowest_of_the_molecule() -> None:
 
 
 def test_failures_are_counted_by_cause_with_an_example(finished: Finished) -> None:
-    causes = tally(*finished[:2]).causes
+    causes = count_store(*finished[:2]).causes
     assert [(cause.stage, cause.reason, cause.rows, cause.id) for cause in causes] == [
         ("embed", "no_conformer", 2, "second"),
         ("curate", "not_parsed", 1, "first"),
@@ -115,7 +115,8 @@ def test_the_report_shows_every_picture_that_it_names_and_the_numbers(finished: 
     assert "| `c1ccccc1` | 9 |" in text
     assert "| no ring | 4 |" in text
     assert f"{sum(len(record.coordinates) for record in RECORDS) / len(RECORDS):.2f} on average" in text
-    assert "| embed | no_conformer | 2 | `second` | `C1CC` | xxx" in text
+    assert "| conformers | no_conformer | 2 | `second` | `C1CC` | xxx" in text
+    assert "The stage that makes conformers is called embed there." in text
 
 
 def test_rows_of_a_source_do_not_break_the_tables(finished: Finished) -> None:
@@ -134,7 +135,7 @@ def test_the_same_store_has_the_same_report_whatever_its_rate_was(finished: Fini
 
     found = []
     for speed in (1.0, 3.0):
-        lines = [{"seconds": s, "stage": "embedding", "molecules": s * speed} for s in range(40)]
+        lines = [{"seconds": s, "stage": "generating conformers", "molecules": s * speed} for s in range(40)]
         (finished[2] / "progress.jsonl").write_text("\n".join(map(json.dumps, lines)))
         write_report(*finished)
         found.append(contents())
@@ -159,20 +160,21 @@ def progress(path: Path, *samples: tuple[float, str, int]) -> Path:
 
 def test_rates_of_runs_are_laid_end_to_end(tmp_path: Path) -> None:
     first = [(10.0 + s, "embedding", 50 * s) for s in range(21)]
-    second = [(2.0 + s, "embedding", 900 + 30 * s) for s in range(41)]  # 900: the last 100 died with the first run
+    # What an earlier version called embedding goes on as this stage. 900: the last 100 died with the first run.
+    second = [(2.0 + s, "generating conformers", 900 + 30 * s) for s in range(41)]
     samples = [(0.0, "curating", 0), (8.0, "curating", 4000), *first, (0.5, "curating", 4000), *second]
-    curating, embedding = read_rates(progress(tmp_path / "p.jsonl", *samples))
+    curating, generating = read_rates(progress(tmp_path / "p.jsonl", *samples))
     assert (curating.stage, curating.molecules, curating.rates.tolist()) == ("curating", 4000, [500.0])
-    assert embedding.edges[-1] == 60.0
-    assert embedding.resumed == (20.0,)
-    assert embedding.molecules == 1000 + 1200
-    assert embedding.rates[embedding.edges[1:] <= 20] == pytest.approx(50)
-    assert embedding.rates[embedding.edges[:-1] >= 20] == pytest.approx(30)
-    assert np.sum(embedding.rates * np.diff(embedding.edges)) == pytest.approx(embedding.molecules)
+    assert generating.edges[-1] == 60.0
+    assert generating.resumed == (20.0,)
+    assert generating.molecules == 1000 + 1200
+    assert generating.rates[generating.edges[1:] <= 20] == pytest.approx(50)
+    assert generating.rates[generating.edges[:-1] >= 20] == pytest.approx(30)
+    assert np.sum(generating.rates * np.diff(generating.edges)) == pytest.approx(generating.molecules)
 
 
 def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path: Path) -> None:
-    path = progress(tmp_path / "p.jsonl", (0.0, "embedding", 0), (5.0, "embedding", 100))
+    path = progress(tmp_path / "p.jsonl", (0.0, "generating conformers", 0), (5.0, "generating conformers", 100))
     path.write_text(path.read_text() + '{"seconds": 7.0, "sta')
     with path.open("ab") as file:
         file.write(b'\n{"seconds": null}\n[1]\n\xff\xfe\0\0')

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conformer_gen.chemistry.watch import Watch, read_hint
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver, workspace
 from conformer_gen.run.assemble import plan_shards
 from conformer_gen.run.jobs import Job, bisect, missing_jobs
-from conformer_gen.selection.pieces import EMBEDDED, Piece, beside, done_pieces
+from conformer_gen.run.watchdog import Watchdog, read_hint
+from conformer_gen.selection.pieces import CONFORMERS, Piece, beside, done_pieces
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import SourceConfig
 from unimol_scale.errors import ConfigError, StoreError
@@ -83,11 +83,11 @@ def test_pieces_that_overlap_are_read_once(tmp_path: Path) -> None:
         Piece(2500, 0, 9),
     ]
     for piece in chunks:
-        path = piece.path(tmp_path, EMBEDDED)
+        path = piece.path(tmp_path, CONFORMERS)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     path.with_name(".half.arrow.1234.tmp").touch()
-    found = list(done_pieces(tmp_path, EMBEDDED))
+    found = list(done_pieces(tmp_path, CONFORMERS))
     assert [(piece.chunk, piece.first, piece.last) for piece in found] == [(4, 0, 10), (4, 10, 20), (2500, 0, 9)]
     assert found[0].counts == (1, 0, 0)
     merged = beside(((chunk, str(chunk)) for chunk in (3, 4, 2500)), found)
@@ -102,7 +102,7 @@ def test_a_task_that_wants_more_memory_than_it_may_have_gets_a_memory_error_and_
     hint = tmp_path / "hints" / "piece"
 
     def greedy() -> None:
-        with Watch(hint, 100.0, 50 * 2**20, "a-node") as watch:
+        with Watchdog(hint, 100.0, 50 * 2**20, "a-node") as watch:
             watch.starting(17)
             bytearray(8 * 2**30)  # more than malloc may have left from the tests before
 
@@ -112,7 +112,7 @@ def test_a_task_that_wants_more_memory_than_it_may_have_gets_a_memory_error_and_
     assert found is not None
     assert (found.position, found.node) == (17, "a-node")
     assert len(bytearray(200 * 2**20)) == 200 * 2**20, "the cap ends with the task"
-    with Watch(hint, 100.0, 50 * 2**20):
+    with Watchdog(hint, 100.0, 50 * 2**20):
         pass
     assert not hint.exists()
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from conformer_gen.chemistry.curate import CurateConfig, Curated, Rejected, curate_molecule
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.curate import Curated, Rejected, curate_molecule
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.workspace import claim, plan_build
 from conformer_gen.selection.exclusions import NO_EXCLUSIONS, Exclusions, describe_files, read_exclusions

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformer_gen.config import BuildConfig
-from conformer_gen.report.report import _duplicates
+from conformer_gen.report.build_report import _duplicates
 from conformer_gen.run.worker import curate_piece
 from conformer_gen.selection.pieces import Piece
-from conformer_gen.selection.selection import SELECTED, SUMMARY_NAME, Selection, read_selection
-from conformer_gen.selection.whole_set import InProcess, Passes, first_rows
+from conformer_gen.selection.selected_rows import SELECTED, SUMMARY_NAME, Selection, read_selection
+from conformer_gen.selection.selection_passes import InProcess, Passes, first_rows
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from tests.helpers.curated_rows import TASK_SIZE, Row, config, distinct, random_rows, scaffold_sizes, selected, write

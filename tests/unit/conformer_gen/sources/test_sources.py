@@ -158,7 +158,7 @@ def test_the_recipe_of_the_paper_has_its_own_file_and_the_example_says_so() -> N
     config = strict.build(BuildConfig, *strict.read_yaml(folder / "uni-mol2.yaml"))
     assert config.curate.target is not None
     assert config.curate.target * config.curate.valid_fraction == pytest.approx(520_000, rel=0.001)
-    assert (config.curate.temperature, config.curate.split, config.embed.conformers) == (0.005, "random", 1)
+    assert (config.curate.temperature, config.curate.split, config.conformers.count) == (0.005, "random", 1)
 
 
 def test_a_column_can_be_given_by_its_number_on_the_command_line(tmp_path: Path) -> None:

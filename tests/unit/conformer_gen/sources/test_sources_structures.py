@@ -11,7 +11,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.curate import Curated, curate_molecule
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import check_source, label_units, read_source
@@ -21,7 +22,7 @@ from unimol_scale.store.schema import ConformerOrigin
 SMILES = ("OCCN", "CC(C)=O", "c1ccoc1")
 
 
-def embedded(smiles: str) -> Chem.Mol:
+def placed(smiles: str) -> Chem.Mol:
     molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert rdDistGeom.EmbedMolecule(molecule, randomSeed=1) == 0
     return molecule
@@ -30,7 +31,7 @@ def embedded(smiles: str) -> Chem.Mol:
 def sdf(*smiles: str, names: tuple[str, ...] = (), fields: str = "") -> str:
     text = ""
     for number, one in enumerate(smiles):
-        molecule = embedded(one)
+        molecule = placed(one)
         molecule.SetProp("_Name", names[number] if names else "")
         text += Chem.MolToMolBlock(molecule) + fields.format(number) + "$$$$\n"
     return text
@@ -167,7 +168,7 @@ def bond_lengths(molecule: Chem.Mol, positions: np.ndarray) -> list[float]:
 
 
 def xyz(index: int, smiles: str) -> str:
-    molecule = embedded(smiles)
+    molecule = placed(smiles)
     values = "157.7\t157.71\t157.706\t0.\t13.21\t-0.3877\t0.1171\t0.5048\t35.3641\t0.044749"
     lines = [
         str(molecule.GetNumAtoms()),

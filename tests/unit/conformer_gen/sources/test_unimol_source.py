@@ -13,7 +13,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from conformer_gen.chemistry.curate import CurateConfig, Curated, curate_molecule
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.curate import Curated, curate_molecule
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from conformer_gen.sources.unimol import read_unimol, unimol_labels
 from unimol_scale.errors import SourceError
@@ -159,7 +160,7 @@ def test_the_real_file_is_read_whole_with_its_flat_conformers_marked(shared_data
     assert {len(row.labels) for row in found} == {2}
 
 
-def embedded(smiles: str) -> tuple[list[str], np.ndarray]:
+def placed(smiles: str) -> tuple[list[str], np.ndarray]:
     molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert rdDistGeom.EmbedMolecule(molecule, randomSeed=1) == 0
     return [atom.GetSymbol() for atom in molecule.GetAtoms()], molecule.GetConformer().GetPositions()
@@ -172,7 +173,7 @@ def curated(tmp_path: Path, smiles: str, atoms: list[str], *conformers: np.ndarr
 
 
 def test_fragments_that_lie_upon_each_other_are_told_apart(tmp_path: Path) -> None:
-    atoms, positions = embedded("CCO.CC(=O)O")
+    atoms, positions = placed("CCO.CC(=O)O")
     shift = positions[3:7].mean(axis=0) - positions[:3].mean(axis=0)
     first = Chem.GetMolFrags(Chem.AddHs(Chem.MolFromSmiles("CCO.CC(=O)O")))[0]
     positions[list(first)] += shift
@@ -182,7 +183,7 @@ def test_fragments_that_lie_upon_each_other_are_told_apart(tmp_path: Path) -> No
 
 
 def test_one_stretched_conformer_among_others_is_no_other_molecule(tmp_path: Path) -> None:
-    atoms, positions = embedded("CCO")
+    atoms, positions = placed("CCO")
     stretched = positions.copy()
     stretched[3] += 0.4 * (positions[3] - positions[0])
     found = curated(tmp_path, "CCO", atoms, stretched, positions)
@@ -192,7 +193,7 @@ def test_one_stretched_conformer_among_others_is_no_other_molecule(tmp_path: Pat
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_a_number_that_is_not_finite_costs_its_own_conformer_only(tmp_path: Path, bad: float) -> None:
-    atoms, positions = embedded("CCO")
+    atoms, positions = placed("CCO")
     spoilt = positions.copy()
     spoilt[2, 1] = bad
     found = curated(tmp_path, "CCO", atoms, spoilt, positions, spoilt)

@@ -5,8 +5,9 @@ import pytest
 import torch
 from tests.helpers.tiny_finetuning import CARBON, MOLECULES, TINY, column, fitting, prepared
 
-from conformer_gen.chemistry.curate import CurateConfig, curate_molecule
-from conformer_gen.chemistry.conformers import EmbedConfig
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.curate import curate_molecule
+from conformer_gen.chemistry.config import ConformerConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.data.molecule_reader import MoleculeReader
 from unimol_scale.data.steps.random_streams import MoleculeKeys
@@ -101,7 +102,7 @@ def test_hydrogens_of_a_store_are_left_out_as_smiles_lack_them(tmp_path):
             Given(text=text, curated=curate_molecule(SourceMolecule(id="", smiles=text), curate))
             for text in ("CCO", "Oc1ccccc1", "CC(N)=O")
         ]
-        return cached_store(given, tmp_path, curate, EmbedConfig(hydrogens=hydrogens), workers=1)[0]
+        return cached_store(given, tmp_path, curate, ConformerConfig(hydrogens=hydrogens), workers=1)[0]
 
     with_them, without = built(True), built(False)
     everything = np.arange(3)

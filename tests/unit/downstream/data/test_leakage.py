@@ -8,7 +8,7 @@ from rdkit import Chem
 from tests.helpers.store_samples import random_record, write_store
 
 from conformer_gen.chemistry.curate import scaffold_smiles
-from conformer_gen.chemistry.conformers import stable_hash
+from conformer_gen.chemistry.identity import stable_hash
 from unimol_scale.downstream.data.leakage import report_leakage
 from unimol_scale.errors import StoreError
 

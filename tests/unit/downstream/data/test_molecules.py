@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from conformer_gen.chemistry.conformers import stable_hash
+from conformer_gen.chemistry.identity import stable_hash
+from conformer_gen.run import driver
 from unimol_scale.downstream.data import conformer_cache
 from unimol_scale.downstream.data.molecules import Skipped, prepare, prepare_store, refuse_skipped
 from unimol_scale.errors import SourceError, StoreError
@@ -75,20 +76,20 @@ def test_the_second_time_nothing_is_built(rows, monkeypatch):
         rows("CCO", "CCC")
 
 
-def count_embedded(monkeypatch):
+def count_made(monkeypatch):
     """Return a list that grows by the SMILES of every molecule that a conformer is made for."""
-    made, embed = [], conformer_cache.embed_molecule
+    made, generate = [], conformer_cache.generate_conformers
 
     def counted(molecule, *rest):
         made.append(molecule.smiles)
-        return embed(molecule, *rest)
+        return generate(molecule, *rest)
 
-    monkeypatch.setattr(conformer_cache, "embed_molecule", counted)
+    monkeypatch.setattr(conformer_cache, "generate_conformers", counted)
     return made
 
 
-def test_of_another_table_only_the_molecules_that_no_earlier_one_had_are_embedded(rows, monkeypatch, tmp_path):
-    made = count_embedded(monkeypatch)
+def test_of_another_table_only_the_molecules_that_no_earlier_one_had_get_conformers(rows, monkeypatch, tmp_path):
+    made = count_made(monkeypatch)
     rows("CCO", NO_CONFORMER, "CCN")
     del made[:]
     again = rows("CCCl", "CCN", "OCC", NO_CONFORMER, "CCBr")
@@ -108,7 +109,7 @@ def test_of_another_table_only_the_molecules_that_no_earlier_one_had_are_embedde
 
 
 def test_molecules_that_all_fail_are_not_tried_again(rows, monkeypatch):
-    made = count_embedded(monkeypatch)
+    made = count_made(monkeypatch)
     for _ in range(2):
         assert rows(NO_CONFORMER).skipped[0].reason == "no_conformer"
     assert len(made) == 1
@@ -125,14 +126,14 @@ def test_sets_of_an_older_cache_are_left_alone_and_a_lost_store_says_what_to_del
 
 def test_who_waits_long_for_conformers_is_told_that_2d_needs_none(rows, monkeypatch, capfd):
     told = threading.Event()
-    embed = conformer_cache.embed_molecule
+    generate = conformer_cache.generate_conformers
 
     def slow(*args):
         assert told.wait(60)
-        return embed(*args)
+        return generate(*args)
 
     monkeypatch.setattr(conformer_cache, "SLOW_S", 0.01)
-    monkeypatch.setattr(conformer_cache, "embed_molecule", slow)
+    monkeypatch.setattr(conformer_cache, "generate_conformers", slow)
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(rows, "CCO")
         said, until = "", time.monotonic() + 60
@@ -193,7 +194,7 @@ def test_what_was_cut_off_is_finished_the_next_time(rows, monkeypatch):
     def killed(*_: object):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(conformer_cache, "write_manifest", killed)
+    monkeypatch.setattr(driver, "write_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         rows("CCO", "CCN")
     monkeypatch.undo()

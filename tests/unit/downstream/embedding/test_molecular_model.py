@@ -49,7 +49,7 @@ def test_smiles_become_vectors(saved, cache):
 def test_the_second_time_no_conformer_is_made(saved, cache, monkeypatch):
     model = unimol_scale.from_pretrained(saved())
     first = model.embed(SMILES, cache=cache)
-    monkeypatch.setattr(conformer_cache, "embed_molecule", None)
+    monkeypatch.setattr(conformer_cache, "generate_conformers", None)
     np.testing.assert_array_equal(model.embed(SMILES, cache=cache), first)
 
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 from rdkit import Chem
 
-from conformer_gen.chemistry.conformers import CuratedMolecule, EmbedConfig, embed_molecule, stable_hash
-from conformer_gen.chemistry.curate import CurateConfig, curate_molecule
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
+from conformer_gen.chemistry.conformers import CuratedMolecule, generate_conformers
+from conformer_gen.chemistry.curate import curate_molecule
+from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.sources.molecule import SourceMolecule
 from tests.helpers.store_samples import random_record, write_store
 from tests.helpers.tiny_finetuning import AROMATIC, CARBON, MOLECULES, SEEDS, TINY, fitting, write_table
@@ -247,7 +249,7 @@ def labelled_store(folder, *, hydrogens=False):
             key=stable_hash(curated.smiles),
             scaffold=stable_hash(curated.scaffold_smiles),
         )
-        record = embed_molecule(molecule, EmbedConfig(engine="depiction", hydrogens=hydrogens), seed=0)
+        record = generate_conformers(molecule, ConformerConfig(engine="depiction", hydrogens=hydrogens), seed=0)
         records.append(dataclasses.replace(record, labels=(size, aromatic)))
     return write_store(
         folder, records[:27], records[27:], labels={"size": "atoms", "aromatic": ""}, shard_rows=9, hydrogens=hydrogens

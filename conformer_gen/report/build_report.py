@@ -1,0 +1,163 @@
+"""The report of a build: report.md beside its pictures.
+
+All of it but the picture of the rate depends on the store and its failures alone.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from conformer_gen.report.pictures import ORIGIN_LABELS, STAGE_LABELS, STEREO_LABELS, draw_all
+from conformer_gen.report.stage_rates import read_rates
+from conformer_gen.report.store_counts import StoreCounts, count_store
+from conformer_gen.selection.selected_rows import Selection, read_selection
+from unimol_scale.common.files import commit_text
+from unimol_scale.common.progress import SAMPLES_NAME
+from unimol_scale.store.manifest import Manifest
+from unimol_scale.store.shards import Store
+
+REPORT_NAME = "report.md"
+MOST_CAUSES = 20
+LONGEST_CELL, CONFLICT_CELL = 90, 200  # characters
+Lines = list[str]
+
+
+def write_report(store: Store, failures: Path, work: Path) -> None:
+    """Write report.md and its pictures into the store.
+
+    Args:
+        store: complete but for its manifest file.
+        failures: failures.parquet.
+        work: work directory of the build, with its selection and the samples of its rate.
+    """
+    selection = read_selection(work)
+    assert selection is not None, "a store is assembled from a selection"
+    counts = count_store(store, failures)
+    pictures = draw_all(counts, selection, read_rates(work / SAMPLES_NAME), store.path)
+    commit_text(store.path / REPORT_NAME, "\n".join(_report(store.manifest, selection, counts, pictures)))
+
+
+def _report(manifest: Manifest, selection: Selection, counts: StoreCounts, pictures: dict[str, str]) -> Lines:
+    def picture(name: str) -> Lines:
+        return [f"![{pictures[name]}]({name}.png)", ""] if name in pictures else []
+
+    return [
+        *_summary(manifest),
+        "## Splits",
+        "",
+        *_splits(manifest, counts),
+        *picture("atoms"),
+        "## Elements",
+        "",
+        *picture("elements"),
+        "## Scaffolds",
+        "",
+        *picture("scaffolds"),
+        *_scaffolds(selection),
+        *_duplicates(selection),
+        "## Conformers",
+        "",
+        *picture("origins"),
+        *_conformers(counts),
+        *picture("conformers"),
+        "## Failures",
+        "",
+        *picture("failures"),
+        *_failures(counts),
+        *(["## Rate", "", *picture("rate")] if "rate" in pictures else []),
+    ]
+
+
+def _summary(manifest: Manifest) -> Lines:
+    counts = manifest.counts
+    return [
+        f"# Conformer store from {manifest.source}",
+        "",
+        f"{counts.read:,} rows read = {counts.stored:,} stored + {counts.left_out}. "
+        f"RDKit {manifest.versions['rdkit']}, seed {manifest.seed}, format {manifest.backend}.",
+        "",
+    ]
+
+
+def _splits(manifest: Manifest, counts: StoreCounts) -> Lines:
+    rows = []
+    for name, split in manifest.splits.items():
+        atoms, size = (sum(getattr(shard, key) for shard in split.shards) for key in ("atoms", "bytes"))
+        share, each = split.rows / manifest.counts.stored, max(split.rows, 1)
+        averages = (f"{atoms / each:.1f}", f"{len(split.shards):,}", f"{size / each:,.0f}")
+        rows.append((name, f"{split.rows:,}", f"{share:.1%}", *averages))
+    header = ("split", "molecules", "share", "atoms each", "shards", "bytes each")
+    if not counts.valid_scaffolds:
+        return _table(header, rows)
+    both = f"{counts.shared_scaffolds:,}" if counts.shared_scaffolds else "none"
+    return [
+        *_table(header, rows),
+        f"valid has {counts.valid_scaffolds:,} Murcko scaffolds, {both} of them also in train.",
+        "",
+    ]
+
+
+def _scaffolds(selection: Selection) -> Lines:
+    rows = [(_code(smiles) if smiles else "no ring", f"{size:,}") for smiles, size in selection.top_scaffolds.items()]
+    return _table((f"the {len(rows)} most frequent", "molecules"), rows)
+
+
+def _duplicates(selection: Selection) -> Lines:
+    """Say where rows of one molecule contradict each other; nothing if none do."""
+    if not selection.num_conflicting:
+        return []
+    return [
+        "## Conflicting labels",
+        "",
+        f"{selection.num_conflicting:,} of {selection.num_duplicates:,} duplicates have a label that differs from the "
+        "one stored, or that is missing there. The first row of a molecule is the one stored, the others are left out. "
+        "For example:",
+        "",
+        *(f"- {_cell(conflict, CONFLICT_CELL)}" for conflict in selection.conflicts),
+        "",
+    ]
+
+
+def _conformers(counts: StoreCounts) -> Lines:
+    molecules = counts.conformers
+    average = sum(k * n for k, n in molecules.items()) / sum(molecules.values())
+    origins = [(ORIGIN_LABELS[origin], f"{n:,}") for origin, n in counts.origins.items()]
+    stereo = [(STEREO_LABELS[kind], f"{n:,}") for kind, n in counts.stereo.items()]
+    return [
+        f"{min(molecules)} to {max(molecules)} conformers a molecule, {average:.2f} on average."
+        if max(molecules) > 1
+        else "One conformer a molecule.",
+        "",
+        *_table(("made by", "conformers"), origins),
+        *_table(("stereo", "conformers"), stereo),
+    ]
+
+
+def _failures(counts: StoreCounts) -> Lines:
+    rows = []
+    for cause in counts.causes[:MOST_CAUSES]:
+        first = _code(cause.id), _code(cause.smiles), _cell(cause.detail)
+        rows.append((STAGE_LABELS[cause.stage], cause.reason, f"{cause.rows:,}", *first))
+    left = len(counts.causes) - len(rows)
+    rarer = f" {left} rarer causes are only there." if left else ""
+    renamed = [cause.stage for cause in counts.causes if cause.stage != STAGE_LABELS[cause.stage]]
+    named = f" The stage that makes conformers is called {renamed[0]} there." if renamed else ""
+    return [
+        f"Every failed row is in failures.parquet, with its reason.{rarer}{named}",
+        "",
+        *_table(("stage", "reason", "rows", "the first", "SMILES", "detail"), rows),
+    ]
+
+
+def _cell(text: str, longest: int = LONGEST_CELL) -> str:
+    """Return text that stays inside its cell, whatever a source's row contains."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text.replace('`', ''))}`" if text.strip("` ") else "–"
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Lines:
+    cells = [header, tuple("---" for _ in header), *rows]
+    return [*(f"| {' | '.join(row)} |" for row in cells), ""] if len(cells) > 2 else ["None.", ""]

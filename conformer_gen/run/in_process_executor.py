@@ -1,0 +1,69 @@
+"""A build's jobs in this process, one after the other, for a few molecules that somebody waits for. Imports no Ray.
+
+Neither Ray nor another process has to start. Nothing guards against a molecule that kills its process, hangs in it or
+takes all memory: the caller limits atoms, ETKDG has its time limit and the force field its iterations.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from conformer_gen.config import BuildConfig
+from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
+from conformer_gen.selection.selected_rows import Selection, read_selection
+from conformer_gen.selection.selection_passes import InProcess, Passes
+from unimol_scale.common.progress import StageProgress
+
+
+class InProcessExecutor:
+    """Runs the jobs of a build here.
+
+    Args:
+        config: of the build.
+        show: shows how far a stage is.
+    """
+
+    def __init__(self, config: BuildConfig, show: ShowProgress) -> None:
+        self._config, self._show = config, show
+
+    @property
+    def show(self) -> ShowProgress:
+        """What shows how far a stage is."""
+        return self._show
+
+    @property
+    def run_all(self) -> UnorderedMap:
+        """What runs the jobs of assembly."""
+        return map
+
+    def select(self, work: Path) -> Selection:
+        """Choose among all curated rows, or return what an earlier run chose."""
+        return read_selection(work) or Passes(work=work, config=self._config).run(InProcess())
+
+    def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
+        """Run all jobs of a stage.
+
+        Raises:
+            OSError: files cannot be written.
+        """
+        for job in jobs:
+            counted = _Counted(progress, job)
+            stage.task(work, job, counted.starting)
+            counted.count(len(job.positions))
+
+
+class _Counted:
+    """Moves the progress with every molecule of a job."""
+
+    def __init__(self, progress: StageProgress, job: Job) -> None:
+        self._progress, self._job, self._done = progress, job, 0
+
+    def starting(self, position: int | None, molecules: int = 1) -> None:
+        """Take note that the molecules before a position are done."""
+        if position is not None:
+            self.count(self._job.positions.index(position))
+
+    def count(self, done: int) -> None:
+        """Take note of how many molecules are done."""
+        self._progress.advance(done - self._done)
+        self._progress.tick()
+        self._done = done

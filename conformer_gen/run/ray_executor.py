@@ -1,0 +1,112 @@
+"""A build's jobs on Ray: a local one, or a running cluster. Imports Ray.
+
+The driver plans and watches; tasks write files and return counts.
+"""
+
+import contextlib
+import functools
+import inspect
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from conformer_gen import config as build_config
+from conformer_gen.config import BuildConfig
+from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
+from conformer_gen.run.ray_tasks import Stage, run_all, run_light_watched, run_watched
+from conformer_gen.selection.pieces import CURATED
+from conformer_gen.selection.ray_selection import select
+from conformer_gen.selection.selected_rows import Selection
+from unimol_scale import config as strict
+from unimol_scale.common.progress import StageProgress
+from unimol_scale.errors import StoreError
+
+OBJECT_STORE_BYTES = 100 * 2**20  # arguments of the tasks in flight; results go to files
+RAY_FILES = "for its own files, which lie in RAY_TMPDIR or else in /tmp/ray"
+IN_FLIGHT_PER_CPU = 3  # enough that no worker waits for the driver
+
+
+@contextlib.contextmanager
+def on_ray(config: BuildConfig) -> Iterator["RayExecutor"]:
+    """Start a quiet local Ray, or join the cluster of the configuration, while the block runs.
+
+    The nodes of a cluster get this very code; what it imports, RDKit first of all, they must have.
+
+    Raises:
+        StoreError: Ray does not start, the cluster cannot be reached, or Ray has no room for its own files.
+    """
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_enable_metrics_collection"):
+        os.environ.setdefault(name, "0")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = config.ray_address
+    try:
+        if address:
+            ray.init(address=address, runtime_env={"py_modules": _packages()}, **common)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=config.num_workers,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **common,
+            )
+    except Exception as error:  # Ray raises the bare class when a node is too slow to start
+        where = f" at {address}" if address else ""
+        raise StoreError(f"Ray does not start{where}: {error}") from error
+    try:
+        yield RayExecutor(config)
+    except ray.exceptions.OutOfDiskError as error:
+        raise StoreError(
+            f"Ray has no room {RAY_FILES}: make room and run the same command again, it resumes"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+def _packages() -> list[str]:
+    """Return the folders of both packages, which every worker needs."""
+    return [str(Path(inspect.getfile(module)).parent) for module in (build_config, strict)]
+
+
+class RayExecutor:
+    """Runs the jobs of a build on the Ray of ``on_ray``."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        self._config = config
+        self._max_in_flight = IN_FLIGHT_PER_CPU * int(ray.cluster_resources().get("CPU", 1))
+
+    @property
+    def show(self) -> ShowProgress:
+        """What shows how far a stage is."""
+        return StageProgress
+
+    @property
+    def run_all(self) -> UnorderedMap:
+        """What runs the jobs of assembly."""
+        return functools.partial(run_all, max_in_flight=self._max_in_flight, memory=self._config.task_bytes)
+
+    def select(self, work: Path) -> Selection:
+        """Choose among all curated rows, or return what an earlier run chose."""
+        return select(work, self._config)
+
+    def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
+        """Run all jobs of a stage.
+
+        Raises:
+            StoreError: the cluster does not hold together.
+            OSError: files cannot be written.
+        """
+        config = self._config
+        cap = config.task_bytes if stage.capped else None
+        remote = (run_light_watched if stage.name == CURATED else run_watched).options(memory=config.task_bytes)
+        shared = ray.put(stage.task)  # once, not with every job
+
+        def submit(job: Job) -> ray.ObjectRef:
+            return remote.remote(shared, stage.name, work, job, config.limit_s, cap)
+
+        Stage(stage.name, work, config.limit_s, submit, stage.bury).run(jobs, self._max_in_flight, progress)

@@ -1,0 +1,102 @@
+"""The rows that were selected for the store, on disk and in memory. Imports Arrow and NumPy.
+
+selected/part-NNNNNN.parquet    chunk, position, valid of every selected row, in that order over all parts;
+                                no chunk lies in two parts
+selected/summary.json           counts and scaffold statistics, written last: with it the selection is done
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unimol_scale import config as strict
+from unimol_scale.common.files import commit_file, commit_text
+
+SELECTED = "selected"
+SUMMARY_NAME = "summary.json"
+PART_SCHEMA = pa.schema({"chunk": pa.int64(), "position": pa.int32(), "valid": pa.bool_()})
+
+
+class ChunkSelection(NamedTuple):
+    """The selected rows of one chunk: ``positions`` int32 [S], ascending, and whether each is for validation, [S]."""
+
+    chunk: int
+    positions: npt.NDArray[np.int32]
+    valid: npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What the curated rows amount to: read = rejected + duplicates + not sampled + kept.
+
+    Attributes:
+        num_read: rows of the source.
+        num_rejected: rows that are no molecule.
+        num_duplicates: rows whose molecule came before.
+        num_not_sampled: distinct molecules left out by temperature sampling.
+        num_kept: molecules selected.
+        num_valid: of those, for validation.
+        num_scaffolds: different scaffolds among the selected; molecules without rings share one.
+        num_single_scaffolds: of those, with one molecule.
+        scaffold_curve: (rank, molecules) of scaffolds from the largest, rank 1, to the smallest; ranks about evenly
+            spaced in their logarithm.
+        num_conflicting: of the duplicates, those with a label that the molecule kept has not, or has another number of.
+        conflicts: the first of them, in words.
+        num_left_out: conformers of the source that are no geometry of their molecule.
+        top_scaffolds: SMILES of the largest scaffolds, up to ten, and how many selected molecules have each.
+    """
+
+    num_read: int
+    num_rejected: int
+    num_duplicates: int
+    num_not_sampled: int
+    num_kept: int
+    num_valid: int
+    num_scaffolds: int
+    num_single_scaffolds: int
+    num_conflicting: int = 0
+    conflicts: tuple[str, ...] = ()
+    num_left_out: int = 0
+    scaffold_curve: tuple[tuple[int, int], ...] = ()
+    top_scaffolds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        left_out = self.num_rejected + self.num_duplicates + self.num_not_sampled
+        assert self.num_read == left_out + self.num_kept, self
+
+    def chunks(self, work: Path) -> Iterator[ChunkSelection]:
+        """Yield the selected rows chunk by chunk, in order, holding one part in memory at a time."""
+        for path in sorted((work / SELECTED).glob("part-*.parquet")):
+            table = pq.read_table(path, schema=PART_SCHEMA)
+            columns = [table[name].to_numpy() for name in PART_SCHEMA.names]
+            starts = np.flatnonzero(np.diff(columns[0], prepend=-1))
+            for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(columns[0])], strict=True):
+                chunk, positions, valid = (column[start:stop] for column in columns)
+                yield ChunkSelection(int(chunk[0]), positions, valid)
+
+
+def read_selection(work: Path) -> Selection | None:
+    """Return the selection of a build, or None while it is not done."""
+    path = work / SELECTED / SUMMARY_NAME
+    if not path.is_file():
+        return None
+    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return strict.build(Selection, tree, strict.Origin(name=str(path)))
+
+
+def commit_part(work: Path, number: int, rows: pa.Table) -> None:
+    """Write one part: rows of ``PART_SCHEMA`` in any order."""
+    ordered = rows.select(PART_SCHEMA.names).sort_by([("chunk", "ascending"), ("position", "ascending")])
+    commit_file(work / SELECTED / f"part-{number:06d}.parquet", lambda path: pq.write_table(ordered, path))
+
+
+def commit_selection(work: Path, selection: Selection) -> None:
+    """Write the summary, which ends the selection."""
+    commit_text(work / SELECTED / SUMMARY_NAME, json.dumps(strict.to_tree(selection), indent=1) + "\n")

@@ -1,0 +1,374 @@
+"""What only the whole set can tell: first occurrences, scaffold sizes, sample and validation split. Imports no Ray.
+
+Four passes over hashes of all rows (32 bytes each, never the molecules). Each pass is a function of a slice of the set,
+dealt into buckets by a hash, so that memory holds one bucket at a time; a ``SliceRunner`` brings the slices together.
+
+    curated files   → by molecule → distinct/: the first row with each key in the source's order
+    distinct/       → by scaffold → ranked/:   its molecules in their order of sampling, with their scores
+    ranked/         → counts of scaffolds; the cuts of sample and split
+    ranked/ + cuts  → by chunk    → the parts of the selection
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conformer_gen.config import BuildConfig
+from conformer_gen.selection.conflicts import Conflicts, find_conflicts
+from conformer_gen.selection.pieces import CURATED, done_pieces, group_pieces, groups
+from conformer_gen.selection.sampling import (
+    BITS_OF_A_ROUND,
+    EVERYTHING,
+    LARGEST_WINDOW,
+    NOTHING,
+    Cut,
+    Int64,
+    Items,
+    UInt64,
+    fill,
+    mix,
+    temperature_scores,
+    unit_interval,
+)
+from conformer_gen.selection.scaffolds import Scaffolds, runs, starts_of_runs
+from conformer_gen.selection.selected_rows import SELECTED, Selection, commit_part, commit_selection
+from conformer_gen.sources.reader import label_units
+from unimol_scale.common.files import commit_file
+
+T = TypeVar("T")
+BUCKET, DISTINCT, RANKED = "bucket", "distinct", "ranked"
+# Rows of a bucket: 32 MB of hashes, ten times that while they are sorted.
+BUCKET_ROWS = 1_000_000
+# A scaffold larger than this part of the validation budget stays in train, so that validation sees many scaffolds.
+LARGEST_SCAFFOLD_SHARE = 4
+RANK_STREAM, SAMPLE_STREAM, SPLIT_STREAM = 1, 2, 3
+HASHES = pa.schema({"chunk": pa.int64(), "position": pa.int32(), "key": pa.uint64(), "scaffold": pa.uint64()})
+
+
+class SliceRunner(Protocol):
+    """Applies functions to slices of the set, here or elsewhere, in any order."""
+
+    def each(self, function: Callable[[T], pa.Table], items: Sequence[T]) -> Iterator[pa.Table]:
+        """Yield the function's table of every item."""
+        ...
+
+    def shuffle(
+        self, read: Callable[[T], pa.Table], items: Sequence[T], reduce: Callable[[pa.Table], pa.Table], buckets: int
+    ) -> Iterator[pa.Table]:
+        """Bring the rows that were read together by their column "bucket"; yield the result of each bucket."""
+        ...
+
+
+class InProcess:
+    """Does everything at once in this process: for sets of one bucket."""
+
+    def each(self, function: Callable[[T], pa.Table], items: Sequence[T]) -> Iterator[pa.Table]:
+        """Yield the function's table of every item."""
+        return map(function, items)
+
+    def shuffle(
+        self, read: Callable[[T], pa.Table], items: Sequence[T], reduce: Callable[[pa.Table], pa.Table], buckets: int
+    ) -> Iterator[pa.Table]:
+        """Bring the rows that were read together by their column "bucket"; yield the result of each bucket."""
+        if not items:
+            return
+        table = pa.concat_tables(map(read, items))
+        dealt = table[BUCKET].to_numpy()
+        for bucket in np.unique(dealt).tolist():
+            yield reduce(table.take(pa.array(np.flatnonzero(dealt == bucket))))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationGroups:
+    """Which groups are for validation: those no larger than ``largest`` that are in the cut."""
+
+    cut: Cut = NOTHING
+    largest: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Passes:
+    """The passes of one build.
+
+    Attributes:
+        work: directory of the build; every process that runs a pass sees it.
+        config: of the build.
+        labels: names of the source's labels; asked for here, since a process that runs a pass may lack a user's source.
+        bucket_rows: of the set that lie in one bucket, on average.
+        largest_window: of items that are gathered in one place.
+    """
+
+    work: Path
+    config: BuildConfig
+    bucket_rows: int = BUCKET_ROWS
+    largest_window: int = LARGEST_WINDOW
+    labels: tuple[str, ...] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(label_units(self.config.source)))
+
+    def run(self, runner: SliceRunner) -> Selection:
+        """Select, leaving the parts and the summary on disk; what an unfinished earlier run left is removed first."""
+        shutil.rmtree(self.work / SELECTED, ignore_errors=True)
+        num_read, num_rejected, num_distinct, conflicts, num_left_out = self._deduplicate(runner)
+        self._rank(runner, num_distinct)
+        sample, num_kept = EVERYTHING, num_distinct
+        target = self.config.curate.target
+        if target is not None and target < num_distinct:
+            sample, num_kept = fill(self._spread(runner, self._molecules), target, self.largest_window), target
+        scaffolds = self._scaffolds(runner, sample)
+        split = self._split(runner, sample, scaffolds, num_kept)
+        num_written, num_valid = self._write(runner, sample, split)
+        assert num_written == num_kept, (num_written, num_kept)
+        for name in (DISTINCT, RANKED):
+            shutil.rmtree(self._folder(name), ignore_errors=True)
+        selection = Selection(
+            num_read=num_read,
+            num_rejected=num_rejected,
+            num_duplicates=num_read - num_rejected - num_distinct,
+            num_not_sampled=num_distinct - num_kept,
+            num_kept=num_kept,
+            num_valid=num_valid,
+            num_scaffolds=scaffolds.number,
+            num_single_scaffolds=scaffolds.sizes.get(1, 0),
+            num_conflicting=conflicts.number,
+            conflicts=conflicts.examples(self.work, list(self.labels)),
+            num_left_out=num_left_out,
+            scaffold_curve=scaffolds.curve(),
+            top_scaffolds=scaffolds.named(self.work),
+        )
+        commit_selection(self.work, selection)
+        return selection
+
+    def num_rows(self) -> int:
+        """Return how many rows were curated; the names of the pieces tell."""
+        return sum(piece.last - piece.first for piece in done_pieces(self.work, CURATED))
+
+    def num_buckets(self, rows: int) -> int:
+        """Return into how many buckets so many rows are dealt."""
+        return max(1, -(-rows // self.bucket_rows))
+
+    def _folder(self, name: str) -> Path:
+        return self.work / SELECTED / name
+
+    def _files(self, name: str) -> list[str]:
+        return sorted(str(path) for path in self._folder(name).glob("[0-9]*.parquet"))
+
+    def _commit(self, name: str, table: pa.Table) -> None:
+        path = self._folder(name) / f"{table[BUCKET][0].as_py():06d}.parquet"
+        commit_file(path, lambda temporary: pq.write_table(table.drop_columns(BUCKET), temporary))
+
+    def _deduplicate(self, runner: SliceRunner) -> tuple[int, int, int, Conflicts, int]:
+        """Keep the first row of each key.
+
+        Returns:
+            How many rows there were, were rejected and are distinct; the duplicates whose labels contradict them; how
+            many conformers of the source were left out.
+        """
+        buckets = self.num_buckets(self.num_rows())
+
+        def read(group: int) -> pa.Table:
+            table = _read_hashes(self.work, group, with_labels=bool(self.labels))
+            keys = table["key"].to_numpy()
+            # Rejected rows travel along to be counted; without a key they are dealt by their chunk.
+            spread = np.where(table["rejected"].to_numpy(), table["chunk"].to_numpy().astype(np.uint64), keys)
+            return table.append_column(BUCKET, pa.array((spread % np.uint64(buckets)).astype(np.int64)))
+
+        def reduce(table: pa.Table) -> pa.Table:
+            good = table.filter(pc.invert(table["rejected"])).drop_columns("rejected")
+            first = good.take(pa.array(first_rows(*(good[name].to_numpy() for name in HASHES.names[:3]))))
+            if len(first):
+                self._commit(DISTINCT, first.select([*HASHES.names, BUCKET]))
+            conflicts = find_conflicts(good, len(self.labels))
+            return pa.table(
+                {
+                    "read": [len(table)],
+                    "rejected": [len(table) - len(good)],
+                    "distinct": [len(first)],
+                    "left_out": [pc.sum(good["left_out"]).as_py() or 0],
+                    "conflicting": [conflicts.number],
+                    "first": pa.array([conflicts.first.ravel()], pa.list_(pa.int64())),
+                }
+            )
+
+        counts = list(runner.shuffle(read, groups(self.work, CURATED), reduce, buckets))
+        totals = [_total(counts, name) for name in ("read", "rejected", "distinct", "left_out", "conflicting")]
+        places = [place for table in counts for place in table["first"].to_pylist()]
+        first = np.array([at for place in places for at in place], np.int64).reshape(-1, 4)
+        return totals[0], totals[1], totals[2], Conflicts.of(totals[4], first), totals[3]
+
+    def _rank(self, runner: SliceRunner, num_distinct: int) -> None:
+        """Put the molecules of each scaffold together, and give them the scores by which they are sampled."""
+        buckets = self.num_buckets(num_distinct)
+        seed, temperature = self.config.seed, self.config.curate.temperature
+
+        def read(path: str) -> pa.Table:
+            table = pq.read_table(path)
+            dealt = (table["scaffold"].to_numpy() % np.uint64(buckets)).astype(np.int64)
+            return table.append_column(BUCKET, pa.array(dealt))
+
+        def reduce(table: pa.Table) -> pa.Table:
+            keys = table["key"].to_numpy()
+            order = np.lexsort((keys, mix(keys, seed, RANK_STREAM), table["scaffold"].to_numpy()))
+            table = table.take(pa.array(order))
+            if temperature is not None:
+                _, starts, sizes = runs(table["scaffold"].to_numpy())
+                ranks = np.arange(len(table)) - np.repeat(starts, sizes)
+                u = unit_interval(mix(keys[order], seed, SAMPLE_STREAM))
+                scores = temperature_scores(np.repeat(sizes, sizes), ranks, u, num_distinct, temperature)
+                table = table.append_column("score", pa.array(scores))
+            self._commit(RANKED, table)
+            return pa.table({"rows": [len(table)]})
+
+        ranked = _total(runner.shuffle(read, self._files(DISTINCT), reduce, buckets), "rows")
+        assert ranked == num_distinct, (ranked, num_distinct)
+
+    def _molecules(self, path: str) -> Items:
+        table = pq.read_table(path)
+        return Items(
+            scores=table["score"].to_numpy(), names=table["key"].to_numpy(), weights=np.ones(len(table), np.int64)
+        )
+
+    def _sampled(self, path: str, sample: Cut) -> pa.Table:
+        """Read ranked molecules that are in the sample; those of a scaffold stay together."""
+        table = pq.read_table(path)
+        if sample is EVERYTHING or "score" not in table.column_names:
+            return table
+        return table.filter(pa.array(sample.chosen(table["score"].to_numpy(), table["key"].to_numpy())))
+
+    def _scaffolds(self, runner: SliceRunner, sample: Cut) -> Scaffolds:
+        def count(path: str) -> pa.Table:
+            return Scaffolds.of(self._sampled(path, sample)).to_table()
+
+        total = Scaffolds()
+        for table in runner.each(count, self._files(RANKED)):
+            total = total.plus(Scaffolds.from_table(table))
+        return total
+
+    def _groups(self, table: pa.Table) -> tuple[UInt64, Int64]:
+        """Return the group of each molecule that must not be split, [M], and that group's size, [M]."""
+        if self.config.curate.split == "random":
+            return table["key"].to_numpy(), np.ones(len(table), np.int64)
+        scaffolds = table["scaffold"].to_numpy()
+        _, _, sizes = runs(scaffolds)
+        return scaffolds, np.repeat(sizes, sizes)
+
+    def _split(self, runner: SliceRunner, sample: Cut, scaffolds: Scaffolds, num_kept: int) -> ValidationGroups:
+        """Choose groups for validation: in the order of a hash, while they fit into what is left of the budget.
+
+        The budget is ``valid_fraction`` of the molecules, at least one group, where there are two.
+        """
+        by_scaffold = self.config.curate.split == "scaffold"
+        fraction, seed = self.config.curate.valid_fraction, self.config.seed
+        if fraction == 0 or (scaffolds.number if by_scaffold else num_kept) < 2:
+            return ValidationGroups()
+        smallest = min(scaffolds.sizes) if by_scaffold else 1
+        budget = max(smallest, round(fraction * num_kept))
+        largest = max(smallest, budget // LARGEST_SCAFFOLD_SHARE)
+
+        def candidates(path: str) -> Items:
+            names, sizes = self._groups(self._sampled(path, sample))
+            names, first = np.unique(names, return_index=True)
+            small = sizes[first] <= largest
+            return Items(scores=mix(names[small], seed, SPLIT_STREAM), names=names[small], weights=sizes[first][small])
+
+        return ValidationGroups(
+            cut=fill(self._spread(runner, candidates), budget, self.largest_window), largest=largest
+        )
+
+    def _write(self, runner: SliceRunner, sample: Cut, split: ValidationGroups) -> tuple[int, int]:
+        """Write the parts; return how many rows they have and how many of them are for validation."""
+        chunks_per_part = max(1, self.bucket_rows // self.config.task_size)
+        seed = self.config.seed
+
+        def read(path: str) -> pa.Table:
+            table = self._sampled(path, sample)
+            names, sizes = self._groups(table)
+            valid = (sizes <= split.largest) & split.cut.chosen(mix(names, seed, SPLIT_STREAM), names)
+            table = table.select(["chunk", "position"]).append_column("valid", pa.array(valid))
+            return table.append_column(BUCKET, pa.array(table["chunk"].to_numpy() // chunks_per_part))
+
+        def reduce(table: pa.Table) -> pa.Table:
+            commit_part(self.work, table[BUCKET][0].as_py(), table)
+            return pa.table({"rows": [len(table)], "valid": [int(np.count_nonzero(table["valid"].to_numpy()))]})
+
+        buckets = self.num_buckets(self.num_rows())
+        counts = list(runner.shuffle(read, self._files(RANKED), reduce, buckets))
+        return _total(counts, "rows"), _total(counts, "valid")
+
+    def _spread(self, runner: SliceRunner, items: Callable[[str], Items]) -> "Spread":
+        return Spread(runner=runner, files=self._files(RANKED), items=items)
+
+
+def _read_hashes(work: Path, group: int, *, with_labels: bool) -> pa.Table:
+    """Read the hashes of the rows of 1,000 chunks, and their labels if wanted; hashes of a rejected row are 0."""
+    schema = pa.unify_schemas([HASHES, pa.schema({"left_out": pa.int32()})])
+    if with_labels:
+        schema = schema.append(pa.field("labels", pa.list_(pa.float64())))
+    tables = []
+    for piece in group_pieces(work, CURATED, group):
+        # Of the columns of a curated file: one that an earlier version did not write is null.
+        table = pq.read_table(piece.path(work, CURATED), schema=schema.remove(schema.get_field_index("chunk")))
+        tables.append(table.append_column("chunk", pa.array(np.full(len(table), piece.chunk, np.int64))))
+    whole = pa.concat_tables([schema.empty_table(), *(table.select(schema.names) for table in tables)])
+    rejected = whole["key"].is_null()
+    for name in ("key", "scaffold"):
+        # Filled as 64-bit integers: a null turned into NaN would take the others through floats.
+        whole = whole.set_column(
+            whole.column_names.index(name), name, pc.fill_null(whole[name], pa.scalar(0, pa.uint64()))
+        )
+    return whole.append_column("rejected", rejected)
+
+
+def first_rows(chunks: Int64, positions: npt.NDArray[np.int32], keys: UInt64) -> Int64:
+    """Return the indices of the rows that are the first with their key in the order of (chunk, position)."""
+    order = np.lexsort((positions, chunks, keys))
+    first: Int64 = order[starts_of_runs(keys[order])]
+    return first
+
+
+def _total(tables: Iterable[pa.Table], name: str) -> int:
+    return sum(sum(table[name].to_pylist()) for table in tables)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Items of many files as one collection."""
+
+    runner: SliceRunner
+    files: Sequence[str]
+    items: Callable[[str], Items]
+
+    def histogram(self, first: int, shift: int) -> tuple[Int64, Int64]:
+        """Return items and weight in each of 2^16 bins of 2^shift scores from ``first``."""
+        items = self.items  # the runner itself does not travel
+
+        def count(path: str) -> pa.Table:
+            counts, weights = items(path).histogram(first, shift)
+            bins = np.flatnonzero(counts)
+            return pa.table({"bin": bins, "count": counts[bins], "weight": weights[bins]})
+
+        counts, weights = np.zeros((2, 1 << BITS_OF_A_ROUND), np.int64)
+        for table in self.runner.each(count, self.files):
+            bins = table["bin"].to_numpy()
+            np.add.at(counts, bins, table["count"].to_numpy())
+            np.add.at(weights, bins, table["weight"].to_numpy())
+        return counts, weights
+
+    def between(self, first: int, last: int) -> Items:
+        """Return the items whose scores are ``first`` to ``last``, both included."""
+        items = self.items
+
+        def gather(path: str) -> pa.Table:
+            return pa.table(dataclasses.asdict(items(path).between(first, last)))
+
+        whole = pa.concat_tables(self.runner.each(gather, self.files))
+        return Items(**{field.name: whole[field.name].to_numpy() for field in dataclasses.fields(Items)})
