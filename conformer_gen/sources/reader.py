@@ -89,19 +89,21 @@ def _rows(config: SourceConfig, kind: Source, paths: Iterable[Path], opened: Ope
 
 
 def _checked(rows: Iterator[SourceMolecule], config: SourceConfig) -> Iterator[SourceMolecule]:
-    """Yield the rows of a source that is not ours, and refuse what would fail later and far away.
+    """Yield the rows of a source of the user's own, and refuse what would fail later and far away.
 
     Raises:
-        SourceError: a row is no ``SourceMolecule``, or has not got the labels of its source.
+        SourceError: a row is no ``SourceMolecule``, or has not got the labels or the coordinates that its source says.
     """
-    names = list(label_units(config))
+    names, geometry = list(label_units(config)), config.kind.geometry
     for at, row in enumerate(rows, start=1):
         if type(row) is not SourceMolecule:  # workers, which may not have the user's code, get the rows
             kind = "conformer_gen.sources.molecule.SourceMolecule"
             raise SourceError(f"the source {config.name} must yield {kind}, and its row {at} is {row!r}")
+        where = f"the source {config.name}: row {at} ({row.id!r})"
+        has = row.geometry is not None or row.origin is not None
         if not row.problem and len(row.labels) != len(names):
-            raise SourceError(
-                f"the source {config.name}: row {at} ({row.id!r}) has {len(row.labels)} labels where the source has "
-                f"{len(names)} ({', '.join(names) or 'none'})"
-            )
+            known = f"{len(names)} ({', '.join(names) or 'none'})"
+            raise SourceError(f"{where} has {len(row.labels)} labels where the source has {known}")
+        if not row.problem and geometry == ("none" if has else "all"):
+            raise SourceError(f"{where} has {'' if has else 'no '}coordinates, and the source says {geometry=}")
         yield row

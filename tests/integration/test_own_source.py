@@ -11,7 +11,7 @@ import pytest
 from conformer_gen import build
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import assemble
-from conformer_gen.selection.whole_set import Passes
+from conformer_gen.selection.selection_passes import Passes
 from conformer_gen.sources.config import SourceConfig
 from tests.helpers.build_on_ray import __file__ as ON_RAY
 from tests.helpers.extensions import importable
@@ -80,6 +80,7 @@ def test_workers_need_not_have_the_file(command, tmp_path):
         ("toy_source:TOYS", "the module toy_source has no 'TOYS'; did you mean 'TOY'"),
         ("toy_source.py:TOY", "unknown source 'toy_source.py:TOY'; name your own code as Python imports it"),
         ("mine:labelled", "row 1 ('a') has 1 labels where the source has 2 (x, y)"),
+        ("mine:flat", "row 1 ('a') has no coordinates, and the source says geometry='all'"),
         ("mine:other", "must yield conformer_gen.sources.molecule.SourceMolecule, and its row 1 is 'CCO'"),
         ("mine:both", "a source has one of the readers read_stream, read_file, read_files, got read_stream, read_file"),
     ],
@@ -91,6 +92,7 @@ def test_what_is_wrong_with_one_is_told_before_anything_is_built(command, tmp_pa
         "def source(rows, **more):\n"
         "    return Source(name='mine', suffixes=('.toy',), read_file=lambda path, config: iter(rows), **more)\n"
         "labelled = source([SourceMolecule(id='a', smiles='C', labels=(1.0,))], labels={'x': '', 'y': ''})\n"
+        "flat = source([SourceMolecule(id='a', smiles='C')], geometry='all')\n"
         "other = source(['CCO'])\n"
         "def both(): return source([], read_stream=print)\n"
     )
