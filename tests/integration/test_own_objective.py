@@ -90,6 +90,10 @@ def test_its_settings_are_compared_at_a_resume_and_tell_runs_apart(trained):
         now = settings_that_matter(configured("objective.settings.fraction=0.2"), "hash")
         with pytest.raises(CheckpointError, match=r"objective\.settings\.fraction: 0\.3 → 0\.2"):
             refuse_differences(before, now, checkpoint)
+        # A setting that the objective did not have when the checkpoint was written counts as its default.
+        earlier = {key: value for key, value in before.items() if key != "objective.settings.smoothing"}
+        matters = settings_that_matter(configured(*OWN[2:3], *SETTINGS[2:]), before["data manifest SHA-256"])
+        refuse_differences(earlier, matters, checkpoint)
         hashes = {configured(*given).objective_sha256 for given in ((), ("objective.settings.smoothing=0.2",))}
         assert len(hashes) == 2
 

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from unimol_scale.common.plugins import is_reference
 from unimol_scale.config import to_tree
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
 from unimol_scale.errors import CheckpointError
@@ -67,8 +68,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Difference
     groups = {key.split(".")[1] for key in now if key.startswith("objective.")}
     others = tuple(f"objective.{name}." for name in OBJECTIVES if name != "mixture" and name not in groups)
     found: Differences = {}
+    defaults = {**_DEFAULTS, **_own_defaults(now.get("objective.name"))}
     for key in dict.fromkeys([*before, *now]):
-        old, new = before.get(key, _DEFAULTS.get(key)), now.get(key, _DEFAULTS.get(key))
+        old, new = before.get(key, defaults.get(key)), now.get(key, defaults.get(key))
         if old != new and not key.startswith(others):
             found[key] = (old, new)
     return found
@@ -110,6 +112,12 @@ def schedule_of(settings: Mapping[str, Any]) -> TrainConfig:
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     flat = {key.removeprefix("train."): value for key, value in settings.items() if key.startswith("train.")}
     return TrainConfig(**{name: value for name, value in flat.items() if name in names})
+
+
+def _own_defaults(name: object) -> Settings:
+    """Return dotted key → default of the settings of an objective of the user's own, which the user has named."""
+    settings = OBJECTIVES.entry(str(name)).settings if is_reference(name) else None
+    return {} if settings is None else dict(_defaults(settings, "objective.settings."))
 
 
 def _shown(value: object) -> str:
