@@ -85,6 +85,7 @@ def test_its_settings_are_compared_at_a_resume_and_tell_runs_apart(trained):
         def configured(*settings):
             return resolve("0.03M", None, {"objective": {"name": OBJECTIVE}, "data": {"path": "store"}}, [*settings])
 
+        assert configured().output.name == "0.03M-SmoothedElements-seed0"  # no colon in the name of a folder
         (checkpoint,) = (trained / "checkpoints").glob("step-00000004")
         before = json.loads((checkpoint / "manifest.json").read_text())["meta"]["settings"]
         now = settings_that_matter(configured("objective.settings.fraction=0.2"), "hash")
