@@ -22,10 +22,10 @@ from conformer_gen.chemistry.config import ConformerConfig
 from conformer_gen.chemistry.conformers import CuratedMolecule, generate_conformers
 from conformer_gen.chemistry.graph import molecule_graph
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SAMPLES_NAME
 from conformer_gen.run import driver
 from conformer_gen.run.workspace import WORK_NAME
 from unimol_scale import config as strict
-from unimol_scale.common.progress import SAMPLES_NAME
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, MoleculeRecord
 
 POLL_S = 0.2

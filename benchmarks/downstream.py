@@ -25,10 +25,10 @@ from downstream_baseline import Baseline, fingerprint_baseline
 from downstream_report import SCRATCH, Cell, TriedRate, write_report
 
 from unimol_scale.checkpoints.weights import identify
-from unimol_scale.downstream.config import FinetuneConfig, FitConfig
+from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning.finetune import finetune
-from unimol_scale.downstream.finetuning.registry import METRICS
-from unimol_scale.downstream.finetuning.results import RESULTS_NAME, Outcome
+from unimol_scale.downstream.finetuning.results import RESULTS_NAME, FinetuneResult
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import UnimolScaleError
 
 RATE = 5e-4
@@ -65,9 +65,15 @@ SETS = {
 }
 
 
-def fitting(epochs: int, rate: float) -> FitConfig:
+def fitting(epochs: int, rate: float) -> FinetuneTrainConfig:
     """Return how every model is fitted, pretrained or not."""
-    return FitConfig(learning_rate=rate, batch_size=32, epochs=epochs, warm_up=0.1, patience=max(epochs // 2, 5))
+    return FinetuneTrainConfig(
+        learning_rate=rate,
+        batch_size=32,
+        epochs=epochs,
+        warm_up=0.1,
+        patience=max(epochs // 2, 5),
+    )
 
 
 def settings(
@@ -140,7 +146,7 @@ def fitted(
     reinitialise: bool,
 ) -> Cell | None:
     """Return a cell at the learning rate that is best on validation; None where nothing is collected."""
-    found: dict[float, tuple[Outcome, str]] = {}
+    found: dict[float, tuple[FinetuneResult, str]] = {}
     for rate in rates:
         config = settings(options, name, model, fraction, reinitialise=reinitialise, rate=rate)
         if not options.collect or (config.folder / RESULTS_NAME).is_file():

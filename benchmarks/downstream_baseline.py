@@ -14,8 +14,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.linear_model import LogisticRegressionCV, RidgeCV
 
 from unimol_scale.downstream.finetuning.metrics import score
-from unimol_scale.downstream.finetuning.registry import METRICS
-from unimol_scale.downstream.finetuning.results import Outcome
+from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.registry import METRICS
 
 RADIUS, BITS = 2, 2048
 ALPHAS = np.logspace(-1, 4, 11)
@@ -34,7 +34,7 @@ class Baseline:
     test: float
 
 
-def fingerprint_baseline(folder: Path, outcome: Outcome) -> Baseline:
+def fingerprint_baseline(folder: Path, outcome: FinetuneResult) -> Baseline:
     """Fit both to the training rows of a finished fine-tuning of one target, and judge the better one."""
     table = pq.read_table(folder / f"predictions-seed-{outcome.seeds[0].seed}.parquet")
     (target,) = outcome.targets

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
-from unimol_scale.downstream.data.rows import PREDICTED
-from unimol_scale.downstream.finetuning.registry import METRICS
-from unimol_scale.downstream.finetuning.results import Outcome
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED
+from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
 RESAMPLES = 4000
@@ -36,7 +36,7 @@ class Gain:
     valid: float
 
 
-def gain(own: tuple[Path, Outcome], scratch: tuple[Path, Outcome]) -> Gain:
+def gain(own: tuple[Path, FinetuneResult], scratch: tuple[Path, FinetuneResult]) -> Gain:
     """Return the gain of one fine-tuning over another, both of one target and the same rows.
 
     Test rows are drawn anew with replacement, and both are judged on the same draws; the seeds of each are drawn anew
@@ -95,7 +95,7 @@ def scores(metric: str, label_DT: Float64, prediction_DT: Float64) -> Float64:
     return np.where(pairs_D > 0, above_D / np.maximum(pairs_D, 1), np.nan)
 
 
-def _test_rows(folder: Path, outcome: Outcome) -> tuple[Float64, Float64]:
+def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, Float64]:
     """Return the labels [T] and the predictions [S, T] of the test rows, in the order of the table."""
     (target,) = outcome.targets
     predictions = []

@@ -19,8 +19,8 @@ from unimol_scale import config as strict
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.common.run_files import SUMMARY_NAME
 from unimol_scale.downstream.data.pretraining_data import ALMOST_ALL, size_quantile, store_of
-from unimol_scale.downstream.finetuning.registry import METRICS
-from unimol_scale.downstream.finetuning.results import Outcome
+from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.engine.run.run_folder import read_summary
 from unimol_scale.store.shards import open_store
 
@@ -72,7 +72,7 @@ class Cell:
     start: str
     fraction: float
     scratch: bool
-    outcome: Outcome
+    outcome: FinetuneResult
     folder: str
     rate: float
     tried: tuple[TriedRate, ...]
@@ -210,7 +210,7 @@ def _digits(name: str) -> str:
     return ".5f" if name == "QM9 gap" else ".3f"
 
 
-def _scores(outcome: Outcome | None, name: str) -> str:
+def _scores(outcome: FinetuneResult | None, name: str) -> str:
     if outcome is None:
         return "–"
     spread = "" if math.isnan(outcome.seed_std) else f" ± {outcome.seed_std:{_digits(name)}}"

@@ -39,7 +39,7 @@ from unimol_scale.errors import UnimolScaleError
 from unimol_scale.model.presets import PRESETS
 from unimol_scale.objectives.blend import BlendConfig
 from unimol_scale.scaling.ladder.ladder import LadderConfig, plan, read_ladder
-from unimol_scale.scaling.ladder.launch import climb
+from unimol_scale.scaling.ladder.launch import launch_ladder
 from unimol_scale.store.shards import open_store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -131,7 +131,7 @@ def train(names: Sequence[str], options: argparse.Namespace) -> None:
         config = ladder_of(name, seed, options)
         (rung,) = plan(config)
         assert rung.folder == folder_of(name, seed, options)
-        if any(result.action == "stopped" for result in climb(config, [rung])):
+        if any(result.action == "stopped" for result in launch_ladder(config, [rung])):
             raise KeyboardInterrupt
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimol_scale.checkpoints.weights import from_pretrained
+from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.common.metrics_file import read_metrics, values_by_step
 from unimol_scale.common.run_files import METRICS_NAME, SUMMARY_NAME
 from unimol_scale.data.dataset import DataConfig, validation_loader
@@ -88,7 +88,7 @@ def relation_matrix(folders: Mapping[str, Path], data: DataConfig) -> dict[str, 
     matrix = {}
     for trained, folder in folders.items():
         print(f"objectives: hidden relations, trained on {trained}", flush=True)
-        model = from_pretrained(folder)
+        model = load_pretrained(folder)
         kinds = [*WHOLE, *((trained,) if trained in MASKS else ())]
         matrix[trained] = {shown: hidden_relations(model, shown, data) for shown in kinds}
     return matrix
@@ -96,7 +96,7 @@ def relation_matrix(folders: Mapping[str, Path], data: DataConfig) -> dict[str, 
 
 def denoised(folder: Path, data: DataConfig) -> dict[str, dict[str, float]]:
     """Return the denoised ratios of 3D geometries, apart for molecules that hide and that show their features."""
-    model = from_pretrained(folder)
+    model = load_pretrained(folder)
     return {
         name: summarise_ratios(denoised_ratios(model, data, hide_features=hide))
         for name, hide in (("hidden", 1.0), ("shown", 0.0))
@@ -146,7 +146,7 @@ def teacher_baselines(folder: Path, data: DataConfig) -> dict[str, dict[str, flo
     zero; the mean of all atoms; the mean of all atoms of its element. The means are those of the validation atoms
     themselves, which no student is told: they flatter the baselines. graph: the means over a molecule's atoms.
     """
-    model = from_pretrained(folder)
+    model = load_pretrained(folder)
     config = model.backbone.config
     objective = DistillObjective(DistillConfig(teacher=folder), config, config)
     teacher = Teacher(model.backbone, DistillConfig().normalise)

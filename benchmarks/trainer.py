@@ -28,14 +28,15 @@ from machine import processor
 
 from unimol_scale.common.metrics_file import read_metrics
 from unimol_scale.common.run_files import METRICS_NAME
+from unimol_scale.config import read_settings
 from unimol_scale.data.dataset import training_loader
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.objective_setup import objective_of
 from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
 from unimol_scale.engine.parallel.ranks import Ranks, part, share_cores, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.engine.run.stopping import StopRequest
-from unimol_scale.engine.schedule import learning_rate
 from unimol_scale.engine.trainer import Trainer
 from unimol_scale.objectives.base import Sample, total_loss
 
@@ -58,7 +59,9 @@ def configure(arguments: argparse.Namespace, output: Path) -> PretrainConfig:
         "data.validation_molecules=32",
         f"zero.stage={arguments.stage}",
     ]
-    return resolve(arguments.size, None, {"data": {"path": arguments.store}, "output": str(output)}, settings)
+    return resolve(
+        arguments.size, *read_settings(None, {"data": {"path": arguments.store}, "output": str(output)}, settings)
+    )
 
 
 def batches_of(config: PretrainConfig, ranks: Ranks) -> list[list[Sample]]:

@@ -35,7 +35,7 @@ from trainer_faults_cases import CASES, Bench
 from trainer_faults_plan import ALL, NUM_RANKS, SAVE, START, Kill, Trial, differing, plan_kills, table
 from trainer_faults_sessions import Session, curve, is_saving, last_step, write_json
 
-from unimol_scale.checkpoints.run.published import newest_valid
+from unimol_scale.checkpoints.run.checkpoint_folder import newest_valid
 from unimol_scale.common.run_files import CHECKPOINTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from trainer_faults_plan import NUM_RANKS, SPIKE_WINDOW, Trial, differing, first_problem, spike_factor
 from trainer_faults_sessions import Session, curve, last_step
 
-from unimol_scale.cli.verbs.pretrain import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.common.exit_status import EXIT_STOPPED, EXIT_USER_ERROR
 from unimol_scale.common.run_files import CHECKPOINTS, SKIPPED_NAME, SUMMARY_NAME
 from unimol_scale.store.manifest import SplitEntry
 from unimol_scale.store.schema import Layout, arrow_schema

@@ -110,7 +110,7 @@ def spike_factor(losses: list[float]) -> float:
     for _ in range(40):
         middle = (least * most) ** 0.5
         detector = SpikeDetector(SPIKE_WINDOW, middle)
-        least, most = (middle, most) if any([detector.see(loss) for loss in losses]) else (least, middle)
+        least, most = (middle, most) if any([detector.observe(loss) for loss in losses]) else (least, middle)
     return least
 
 

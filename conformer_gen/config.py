@@ -11,6 +11,22 @@ from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
 
+# Flag of the command, with underscores, and argument of a call → the key that it is short for.
+SHORT_NAMES = {
+    "source": "source.name",
+    "input": "source.input",
+    "limit": "source.limit",
+    "sample": "source.sample",
+    "conformers": "conformers.count",
+    "hydrogens": "conformers.hydrogens",
+    "engine": "conformers.engine",
+    "exclude": "curate.exclude",
+    "output": "output",
+    "backend": "backend",
+    "seed": "seed",
+    "workers": "workers",
+    "ray_address": "ray_address",
+}
 LARGEST_SEED = 2**63 - 1
 SMALLEST_TASK_MEMORY = 100  # MiB: the libraries alone touch some tens in a task
 

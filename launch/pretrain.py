@@ -1,18 +1,11 @@
-"""Pretrain: ``deepspeed launch/pretrain.py --size 1.1B``. Also runs under ``torchrun`` and plain ``python``."""
+"""Pretrain: ``deepspeed launch/pretrain.py --size 1.1B``. Also runs under ``torchrun`` and plain ``python``.
+
+The same as ``unimol-scale pretrain``.
+"""
 
 import sys
 
-from unimol_scale.cli.entry import run_command
-from unimol_scale.engine.run.stopping import StopRequest
-
-
-def pretrain() -> int:
-    """Pretrain with the arguments of this process; return its exit status."""
-    with StopRequest() as stop:
-        from unimol_scale.cli.verbs.pretrain import main  # brings torch, which takes seconds
-
-        return main(stop=stop)
-
+from unimol_scale.cli.verbs.pretrain import main
 
 if __name__ == "__main__":
-    sys.exit(run_command(pretrain))
+    sys.exit(main())

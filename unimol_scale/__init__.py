@@ -1,17 +1,112 @@
-"""unimol-scale: large-scale molecular pretraining, from conformer store to scaling law."""
+"""unimol-scale: large-scale molecular pretraining, from conformer store to scaling law.
 
+    import unimol_scale as us
+
+    store = us.build_store("sample")                        # molecules → conformers; us.open_store reads one
+    run = us.pretrain("0.2M", data=store, settings={"train.steps": 100, "train.warmup_steps": 10})
+    law = us.fit_scaling_law("runs/")                       # what larger models would reach
+    model = us.from_pretrained(run)                         # model.embed(["CCO"])
+    fitted = us.finetune(run, "solubility.csv", target="logS")
+    found = us.predict(fitted, ["CCO", "c1ccccc1O"])
+
+A name is imported when it is first used: importing this package brings no torch, RDKit or Ray. Messages go to the
+loggers ``unimol_scale`` and ``conformer_gen``; ``logging.basicConfig(level=logging.INFO)`` shows them.
+"""
+
+import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unimol_scale.downstream.embedding.molecular_model import from_pretrained
+    from unimol_scale.api.conformer_store import ConformerStore, MoleculeRow, MoleculeRows, build_store, open_store
+    from unimol_scale.api.finetuned_model import FinetunedModel, MoleculePredictions, finetune, predict
+    from unimol_scale.api.pretrained_run import PretrainedRun, pretrain
+    from unimol_scale.api.run_plan import RunPlan, plan
+    from unimol_scale.api.scaling_law import ScalingLaw, fit_scaling_law
+    from unimol_scale.downstream.embedding.molecular_model import MolecularModel, from_pretrained
+    from unimol_scale.errors import (
+        CheckpointError,
+        ConfigError,
+        ConformerError,
+        RunError,
+        SourceError,
+        StoreError,
+        UnimolScaleError,
+    )
 
-__all__ = ["from_pretrained"]
+    __version__: str
+
+# Public name → the module that has it, as imported above.
+_HOMES = {
+    name: module
+    for module, names in {
+        "api.conformer_store": ("build_store", "open_store", "ConformerStore", "MoleculeRow", "MoleculeRows"),
+        "api.pretrained_run": ("pretrain", "PretrainedRun"),
+        "api.run_plan": ("plan", "RunPlan"),
+        "api.scaling_law": ("fit_scaling_law", "ScalingLaw"),
+        "downstream.embedding.molecular_model": ("from_pretrained", "MolecularModel"),
+        "api.finetuned_model": ("finetune", "predict", "FinetunedModel", "MoleculePredictions"),
+        "errors": (
+            "UnimolScaleError",
+            "CheckpointError",
+            "ConfigError",
+            "ConformerError",
+            "RunError",
+            "SourceError",
+            "StoreError",
+        ),
+    }.items()
+    for name in names
+}
+
+__all__ = [  # noqa: RUF022 - in the order of work
+    "build_store",
+    "open_store",
+    "pretrain",
+    "plan",
+    "fit_scaling_law",
+    "from_pretrained",
+    "finetune",
+    "predict",
+    "ConformerStore",
+    "MoleculeRow",
+    "MoleculeRows",
+    "PretrainedRun",
+    "RunPlan",
+    "ScalingLaw",
+    "MolecularModel",
+    "FinetunedModel",
+    "MoleculePredictions",
+    "UnimolScaleError",
+    "CheckpointError",
+    "ConfigError",
+    "ConformerError",
+    "RunError",
+    "SourceError",
+    "StoreError",
+    "__version__",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    # When asked for, because it needs torch and RDKit, and most of the package does not.
-    if name == "from_pretrained":
-        from unimol_scale.downstream.embedding.molecular_model import from_pretrained
+    if name == "__version__":
+        return _version()
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
-        return from_pretrained
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    """Return the version that pyproject.toml gives, as it was installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("unimol-scale")
+    except metadata.PackageNotFoundError:  # a copy of the code alone, as Ray sends it to its nodes
+        return "0+unknown"

@@ -10,16 +10,16 @@ import logging
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from unimol_scale.errors import ConfigError, nearest, nearest_key
+from unimol_scale.common.trees import Flat, Tree, flatten, leaves, merge, nested, without
+from unimol_scale.errors import ConfigError, NewerFileError, nearest, nearest_key
 
 ConfigT = TypeVar("ConfigT")
-Tree = dict[str, Any]
 COMMAND_LINE = "command line"
 _log = logging.getLogger(__name__)
 _DOTTED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -34,17 +34,21 @@ class Origin:
         name: file name or another word for the source, such as "command line".
         lines: dotted path of a key → its line in that file, from 1.
         given: dotted paths of keys that were given on the command line instead.
+        given_by: what gave them, for messages: the command line, or a call.
         keys: dotted paths of all keys of the whole configuration, from which one is suggested for an unknown one.
+        recorded: whether a program of this project wrote it: an unknown key is then one of a newer version.
     """
 
     name: str
     lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
     given: frozenset[str] = frozenset()
+    given_by: str = COMMAND_LINE
     keys: tuple[str, ...] = ()
+    recorded: bool = False
 
     def with_given(self, change: Mapping[str, Any]) -> "Origin":
         """Return the origin of a tree over which what the command line gives is laid."""
-        return dataclasses.replace(self, given=self.given | set(_paths(change)))
+        return dataclasses.replace(self, given=self.given | set(flatten(change)))
 
     def describe(self, path: str) -> str:
         """Return "file:line: path", as exact as it is known."""
@@ -55,10 +59,10 @@ class Origin:
         """Return where a key, or an item of a list, or the keys of a group were given; [] for a default."""
         key = path.partition("[")[0]
         if key in self.given:
-            return [COMMAND_LINE]
+            return [self.given_by]
         line = self.lines.get(key)
         inside = any(given.startswith(f"{key}.") for given in self.given)
-        return ([f"{self.name}:{line}"] if line else []) + ([COMMAND_LINE] if inside else [])
+        return ([f"{self.name}:{line}"] if line else []) + ([self.given_by] if inside else [])
 
     def describe_refusal(self, message: str, path: str) -> str:
         """Return where the settings were given that a message about the group ``path`` names."""
@@ -75,21 +79,6 @@ class Origin:
         return ", ".join(f"{place}: {key}" for key, place in found.items())
 
 
-def _leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the values of a tree, each behind the keys that lead to it; an empty group is a value."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, (*above, key))
-        else:
-            yield (*above, key), value
-
-
-def _paths(tree: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the dotted paths of the values of a tree."""
-    for keys, _ in _leaves(tree):
-        yield ".".join(map(str, keys))
-
-
 def read_yaml(path: Path) -> tuple[Tree, Origin]:
     """Read a YAML mapping with the line of every key.
 
@@ -97,7 +86,7 @@ def read_yaml(path: Path) -> tuple[Tree, Origin]:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist; configs/ has complete ones")
+        raise ConfigError(f"configuration file {path} does not exist; configs/ of the repository has complete ones")
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -146,6 +135,28 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
     return tree
 
 
+def read_settings(
+    file: Path | None, given: Mapping[str, Any], assignments: Sequence[str] = (), *, given_by: str = COMMAND_LINE
+) -> tuple[Tree, Origin]:
+    """Lay what a command line gives over a file, later ones winning: the file, the flags, ``key=value``.
+
+    Args:
+        file: YAML; None: there is none.
+        given: tree of what was given by flags of their own.
+        assignments: ``train.steps=100`` and the like.
+        given_by: what gives them, for messages.
+
+    Returns:
+        The settings, and where each came from.
+
+    Raises:
+        ConfigError: the file or an assignment cannot be read.
+    """
+    tree, origin = ({}, Origin(name=given_by)) if file is None else read_yaml(file)
+    given = merge(given, parse_overrides(assignments))
+    return merge(tree, given), dataclasses.replace(origin, given_by=given_by).with_given(given)
+
+
 def _check_spelling(words: Sequence[str]) -> None:
     """Check that every word is key=value, without a space beside the "="."""
     for place, word in enumerate(words):
@@ -162,15 +173,6 @@ def _check_spelling(words: Sequence[str]) -> None:
         raise ConfigError(f"{word!r} is not of the form key=value; {example}")
 
 
-def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Tree:
-    """Return ``base`` with the values of ``change`` laid over it, mapping by mapping; neither argument is modified."""
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
 def keys_of(config_type: type[Any], path: str = "") -> list[str]:
     """Return the dotted paths of all keys of a dataclass and of those inside it, in order; groups are left out."""
     hints = typing.get_type_hints(config_type)
@@ -179,6 +181,21 @@ def keys_of(config_type: type[Any], path: str = "") -> list[str]:
         hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
         keys += keys_of(hint, key) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else [key]
     return keys
+
+
+def defaults_of(config_type: type[Any], path: str = "") -> Flat:
+    """Return what the absence of a key means: dotted key → default, as trees hold it; keys without one are left out."""
+    hints = typing.get_type_hints(config_type)
+    defaults: Flat = {}
+    for field in dataclasses.fields(config_type):
+        hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            defaults |= defaults_of(hint, key)
+        elif field.default is not dataclasses.MISSING:
+            defaults[key] = to_tree(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            defaults |= flatten({key: to_tree(field.default_factory())})
+    return defaults
 
 
 def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, path: str = "") -> ConfigT:
@@ -193,6 +210,7 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
 
     Raises:
         ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+        NewerFileError: an unknown key in a file that is ``recorded``.
     """
     tree, origin = _with_present_names(config_type, tree, origin, path)
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
@@ -202,6 +220,11 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
     for key, value in tree.items():
         key_path = f"{path}.{key}" if path else str(key)
         if key not in fields:
+            if origin.recorded:
+                raise NewerFileError(
+                    f"{origin.describe(key_path)}: unknown key {key!r}, so a newer version of unimol-scale wrote this "
+                    "file; update unimol-scale to read it"
+                )
             tail = nearest_key(key_path, fields, origin.keys)
             raise ConfigError(f"{origin.describe(key_path)}: unknown key {key!r}; {tail}")
         values[key] = _convert(value, hints[key], origin, key_path)
@@ -244,14 +267,14 @@ def _with_present_names(
         ConfigError: a setting is given under both names, with different values.
     """
     prefix = f"{path}." if path else ""
-    values = {".".join(map(str, keys)): (keys, value) for keys, value in _leaves(tree)}
+    values = {".".join(map(str, keys)): (keys, value) for keys, value in leaves(tree)}
     renamed = {old: new for old in values if (new := present_name(config_type, old)) != old}
     if not renamed:
         return tree, origin
     lines, given = dict(origin.lines), set(origin.given)
     for old, new in renamed.items():
         (keys, value), (_, other) = values[old], values.get(new, ((), None))
-        tree = _without(tree, keys)
+        tree = without(tree, keys)
         old_path, new_path = prefix + old, prefix + new
         old_given, new_given = old_path in given, new_path in given
         if new in values and old_given == new_given and value != other:
@@ -261,7 +284,7 @@ def _with_present_names(
             )
         if new in values and new_given:  # the command line is laid over the file, whichever name either has
             continue
-        tree = merge(tree, _nested(new, value))
+        tree = merge(tree, nested(new, value))
         if old_path in lines:
             lines[new_path] = lines[old_path]
         if old_given:
@@ -269,21 +292,6 @@ def _with_present_names(
     said = ", ".join(f"{prefix}{old} is now called {prefix}{new}" for old, new in renamed.items())
     _log.warning(f"{said}; the former name still works")
     return tree, dataclasses.replace(origin, lines=lines, given=frozenset(given))
-
-
-def _without(tree: Mapping[str, Any], keys: Sequence[str]) -> Tree:
-    """Return a tree without one of its values, and without the group that this leaves empty."""
-    first, *rest = keys
-    left = _without(tree[first], rest) if rest else {}
-    return {key: left if key == first else value for key, value in tree.items() if key != first or left}
-
-
-def _nested(path: str, value: Any) -> Tree:  # noqa: ANN401
-    *parents, leaf = path.split(".")
-    tree: Tree = {leaf: value}
-    for parent in reversed(parents):
-        tree = {parent: tree}
-    return tree
 
 
 def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: ANN401
@@ -362,6 +370,24 @@ def to_tree(config: Any) -> Any:  # noqa: ANN401
     if isinstance(config, list | tuple):
         return [to_tree(item) for item in config]
     return str(config) if isinstance(config, Path) else config
+
+
+def identifying(config: Any, always: Collection[str]) -> Tree:  # noqa: ANN401
+    """Return a dataclass as ``to_tree`` does, for a hash: without the keys that were added later and are not used.
+
+    What is hashed must stay the same when a version adds a key, or nothing made before would be recognised.
+
+    Args:
+        config: a dataclass.
+        always: keys that count whatever they are. Any other counts only where it is not its default.
+    """
+    tree, defaults = to_tree(config), defaults_of(type(config))
+    kept = {key for key in tree if key in always or flatten({key: tree[key]}) != _under(defaults, key)}
+    return {key: value for key, value in tree.items() if key in kept}
+
+
+def _under(flat: Mapping[str, Any], key: str) -> Flat:
+    return {path: value for path, value in flat.items() if path == key or path.startswith(f"{key}.")}
 
 
 def to_yaml(config: Any) -> str:  # noqa: ANN401

@@ -18,6 +18,10 @@ class ConfigError(UnimolScaleError):
     """A configuration key or value is wrong; the message holds its dotted path and, if read from a file, its line."""
 
 
+class NewerFileError(ConfigError):
+    """A file that a program of this project wrote has a key which only a newer version knows."""
+
+
 class SourceError(UnimolScaleError):
     """An input of molecules is missing, unreadable or not what it claims to be."""
 

@@ -3,11 +3,22 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from unimol_scale import config as strict
+import unimol_scale.config as strict
+from unimol_scale.common.trees import Tree
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import COORDINATE_SCALE, PLANAR_SCALE
+
+# The settings that have always been in the hashes which name caches of conformers, and those of curation.
+_FIRST_SETTINGS = (
+    *("count", "hydrogens", "attempts", "timeout_s", "max_iterations", "stereo"),
+    *("energy_window", "rmsd_prune", "engine", "gpus"),
+)
+_FIRST_CURATION = (
+    *("max_atoms", "fragments", "radicals", "isotopes", "exclude", "exclude_by"),
+    *("split", "valid_fraction", "target", "temperature"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +67,10 @@ class CurateConfig:
             raise ConfigError(f"target must be at least 1, got {self.target}")
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature must be above 0 and finite, got {self.temperature}")
+
+    def identity(self) -> Tree:
+        """Return the settings whose hash names sets of a cache: what was added later and is not used is out."""
+        return strict.identifying(self, _FIRST_CURATION)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +137,14 @@ class ConformerConfig:
         """How coordinates are made, in the words of manifests, which are compared when a build goes on."""
         return "2D depiction" if self.engine == "depiction" else "ETKDGv3, MMFF94, else UFF, else as embedded"
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> Tree:
         """Return every setting by the name that it has in manifests and in the recipes of caches."""
-        tree = strict.to_tree(self)
-        return {"conformers": tree.pop("count"), **tree}  # its first name
+        return _with_first_names(strict.to_tree(self))
+
+    def identity(self) -> Tree:
+        """Return the settings whose hash names caches, by those names: what was added later and is not used is out."""
+        return _with_first_names(strict.identifying(self, _FIRST_SETTINGS))
+
+
+def _with_first_names(tree: Tree) -> Tree:
+    return {"conformers" if key == "count" else key: value for key, value in tree.items()}

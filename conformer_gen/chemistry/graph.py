@@ -1,4 +1,6 @@
-"""RDKit molecule → integer atom and bond features. The only place where RDKit's enumerations meet the store's codes.
+"""RDKit molecule → integer atom and bond features, and the record that has them → RDKit molecule.
+
+The only place where RDKit's enumerations meet the store's codes.
 
 Codes are positions in the vocabularies of ``unimol_scale.store.schema``: the Open Graph Benchmark's lists in its order,
 which the released Uni-Mol2 weights depend on.
@@ -8,16 +10,23 @@ import dataclasses
 import functools
 
 import numpy as np
-from rdkit import Chem
+from rdkit import Chem, rdBase
 
+from unimol_scale.errors import StoreError
 from unimol_scale.store.schema import (
     ATOM_VOCABULARIES,
     BOND_VOCABULARIES,
     NUM_ATOM_FEATURES,
     NUM_BOND_FEATURES,
+    ConformerOrigin,
+    ConformerStereo,
+    MoleculeRecord,
     UInt8,
     UInt16,
 )
+
+NAME = "_Name"  # as RDKit calls the title of a molecule
+ENERGY, ORIGIN, STEREO = "energy_kcal_mol", "origin", "stereo"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,3 +90,45 @@ def _code(feature: str, word: str) -> int:
     """Return the position of a word; one outside the list takes the last code, "misc" (for stereo: "ANY")."""
     words = (ATOM_VOCABULARIES | BOND_VOCABULARIES)[feature]
     return words.index(word) if word in words else len(words) - 1
+
+
+def rdkit_molecule(record: MoleculeRecord) -> Chem.Mol:
+    """Return a stored molecule as RDKit's.
+
+    Atoms are in the order of the record, hydrogens included if they are atoms of it; bonds and stereo are those of its
+    SMILES. Every conformer has the properties ``origin`` and ``stereo`` (the words of ``ConformerOrigin`` and
+    ``ConformerStereo``: one whose stereo is CHANGED is another stereoisomer than the molecule), and, where a force
+    field gave one, ``energy_kcal_mol``.
+
+    Args:
+        record: n atoms, k conformers.
+
+    Returns:
+        A molecule of n atoms and k conformers, in Å, whose title is the record's id.
+
+    Raises:
+        StoreError: the SMILES is not of the record's atoms.
+    """
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(record.smiles)
+        if molecule is not None and molecule.GetNumAtoms() != len(record.atomic_number):
+            molecule = Chem.AddHs(molecule)  # they come last, as in the record
+    numbers = [] if molecule is None else [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
+    if numbers != record.atomic_number.tolist():
+        raise StoreError(f"molecule {record.id!r}: the atoms of its record are not those of its SMILES {record.smiles}")
+    molecule.SetProp(NAME, record.id)
+    for number, positions in enumerate(record.coordinates.astype(np.float64)):
+        molecule.AddConformer(_conformer(record, number, positions), assignId=True)
+    return molecule
+
+
+def _conformer(record: MoleculeRecord, number: int, positions: np.ndarray) -> Chem.Conformer:
+    conformer = Chem.Conformer(len(positions))
+    conformer.SetPositions(positions)
+    origin = ConformerOrigin(record.conformer_origin[number])
+    conformer.Set3D(origin is not ConformerOrigin.FLAT)
+    conformer.SetProp(ORIGIN, origin.name)
+    conformer.SetProp(STEREO, ConformerStereo(record.conformer_stereo[number]).name)
+    if np.isfinite(energy := float(record.energy[number])):
+        conformer.SetDoubleProp(ENERGY, energy)
+    return conformer

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conformer_gen.report.pictures import ORIGIN_LABELS, STAGE_LABELS, STEREO_LABELS, draw_all
+from conformer_gen.report.progress_samples import SAMPLES_NAME
 from conformer_gen.report.stage_rates import read_rates
 from conformer_gen.report.store_counts import StoreCounts, count_store
 from conformer_gen.selection.selected_rows import Selection, read_selection
 from unimol_scale.common.files import commit_text
-from unimol_scale.common.progress import SAMPLES_NAME
+from unimol_scale.common.text.markdown import markdown_table
 from unimol_scale.store.manifest import Manifest
 from unimol_scale.store.shards import Store
 
@@ -149,8 +150,8 @@ def _failures(counts: StoreCounts) -> Lines:
 
 
 def _cell(text: str, longest: int = LONGEST_CELL) -> str:
-    """Return text that stays inside its cell, whatever a source's row contains."""
-    line = " ".join(text.split()).replace("|", "\\|")
+    """Return text that takes one line of a cell, whatever a source's row contains."""
+    line = " ".join(text.split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
@@ -159,5 +160,5 @@ def _code(text: str) -> str:
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Lines:
-    cells = [header, tuple("---" for _ in header), *rows]
-    return [*(f"| {' | '.join(row)} |" for row in cells), ""] if len(cells) > 2 else ["None.", ""]
+    cells = tuple(rows)
+    return [*markdown_table(header, cells), ""] if cells else ["None.", ""]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from rdkit import Chem
@@ -14,11 +13,12 @@ from conformer_gen.report.stage_rates import StageRate
 from conformer_gen.report.store_counts import ENERGY_STEP, StoreCounts
 from conformer_gen.selection.pieces import CONFORMERS_FAILED, CURATE_FAILED
 from conformer_gen.selection.selected_rows import Selection
-from unimol_scale.common.files import commit_file
+from unimol_scale.common.pictures import BLUE, RED, draw_grid, save_figure
+from unimol_scale.common.units import engineering, time_unit
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 
-MAIN, CONTRAST, PALE, GRID = "#1f77b4", "#d62728", "#a6c8e0", "#e6e6e6"
-WIDTH, DOTS_PER_INCH = 7.2, 130
+MAIN, CONTRAST, PALE = BLUE, RED, "#a6c8e0"
+WIDTH = 7.2
 LOG_RATIO = 30  # largest bar to smallest, from which a linear axis hides the smallest
 MOST_CAUSES = 12
 CROWDED = 26  # elements, from which their symbols stand in two rows
@@ -39,7 +39,6 @@ STEREO_LABELS = {
 }
 # What failures.parquet calls the making of conformers is a name of its format.
 STAGE_LABELS = {CURATE_FAILED: "curate", CONFORMERS_FAILED: "conformers"}
-TIME_UNITS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
 
 
 def draw_all(counts: StoreCounts, selection: Selection, rates: Sequence[StageRate], folder: Path) -> dict[str, str]:
@@ -67,15 +66,8 @@ def draw_all(counts: StoreCounts, selection: Selection, rates: Sequence[StageRat
     if rates:
         jobs.append(("rate", "Rate over time", lambda: _rate_figure(rates)))
     for name, _, draw in jobs:
-        _save(draw(), folder / f"{name}.png")
+        save_figure(draw(), folder / f"{name}.png")
     return {name: title for name, title, _ in jobs}
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    # Without a software tag the same store gives the same bytes, whichever matplotlib drew them.
-    options: dict[str, Any] = {"dpi": DOTS_PER_INCH, "format": "png", "metadata": {"Software": None}}
-    commit_file(path, lambda temporary: figure.savefig(temporary, **options))
 
 
 def _panels(count: int, height: float, ratios: Sequence[float] | None = None, rows: bool = False) -> tuple[Figure, Any]:
@@ -85,13 +77,8 @@ def _panels(count: int, height: float, ratios: Sequence[float] | None = None, ro
     panels = figure.subplots(*shape, squeeze=False, height_ratios=ratios if rows else None).ravel()
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
         axes.title.set_fontsize(10)
     return figure, panels
-
-
-def _grid(axes: Any, axis: str) -> None:  # noqa: ANN401
-    axes.grid(True, which="major", axis=axis, color=GRID, linewidth=0.7)
 
 
 def _size_figure(counts: StoreCounts) -> Figure:
@@ -115,7 +102,7 @@ def _size_figure(counts: StoreCounts) -> Figure:
     axes.set_ylabel("% of the split's molecules")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    _grid(axes, "y")
+    draw_grid(axes, "y")
     axes.legend(fontsize=8, framealpha=1.0, edgecolor="none")
     return figure
 
@@ -133,23 +120,15 @@ def _element_figure(counts: StoreCounts) -> Figure:
     axes.set_xlim(-0.7, max(len(symbols), 8) - 0.3)
     axes.set_ylabel("atoms")
     _counts(axes.yaxis)
-    _grid(axes, "y")
+    draw_grid(axes, "y")
     return figure
 
 
 def _counts(axis: Any) -> None:  # noqa: ANN401
     """Label a logarithmic axis of counts: 1, 10, 100, 1k, 10k, 1M."""
     axis.set_major_locator(LogLocator(numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
     axis.set_minor_formatter(NullFormatter())
-
-
-def brief(value: float) -> str:
-    """Return a count as people write it: 120k, 3.4M, 1.1B."""
-    for factor, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * factor:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.3g}"
 
 
 def _scaffold_figure(selection: Selection) -> Figure:
@@ -164,7 +143,7 @@ def _scaffold_figure(selection: Selection) -> Figure:
     axes.set_ylim(0.8, max(float(sizes[0]) * 1.5, 10))
     _counts(axes.xaxis)
     _counts(axes.yaxis)
-    _grid(axes, "both")
+    draw_grid(axes, "both")
     return figure
 
 
@@ -196,8 +175,8 @@ def _bars(axes: Any, counts: Mapping[str, int], title: str) -> None:  # noqa: AN
     else:
         axes.set_xlim(0, max(values) * 1.25)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
-    _grid(axes, "x")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
+    draw_grid(axes, "x")
 
 
 def _share(value: int, total: int) -> str:
@@ -215,7 +194,7 @@ def _conformer_figure(counts: StoreCounts) -> Figure:
     panels[0].set_xlim(0.3, max(molecules) + 0.7)
     panels[0].set_xlabel("conformers of a molecule")
     panels[0].set_ylabel("% of molecules")
-    _grid(panels[0], "y")
+    draw_grid(panels[0], "y")
     if has_energies:
         edges = ENERGY_STEP * np.arange(len(counts.energies) + 1)
         share = 100 * counts.energies / counts.energies.sum()
@@ -225,7 +204,7 @@ def _conformer_figure(counts: StoreCounts) -> Figure:
         panels[1].set_xlim(0, edges[-1])
         if share[-1] > 0:
             panels[1].set_title(f"{share[-1]:.1f} % at {edges[-2]:g} and above", loc="right", fontsize=9)
-        _grid(panels[1], "y")
+        draw_grid(panels[1], "y")
     return figure
 
 
@@ -244,7 +223,7 @@ def _rate_figure(rates: Sequence[StageRate]) -> Figure:
     figure, panels = _panels(len(rates), 3.4)
     for axes, rate in zip(panels, rates, strict=True):
         length = float(rate.edges[-1])
-        unit, name = next((unit, name) for least, unit, name in TIME_UNITS if length >= least)
+        unit, name = time_unit(length)
         axes.stairs(rate.rates, rate.edges / unit, fill=True, color=PALE)
         axes.stairs(rate.rates, rate.edges / unit, color=MAIN, linewidth=1.4, baseline=None)
         for at in rate.resumed:
@@ -257,7 +236,7 @@ def _rate_figure(rates: Sequence[StageRate]) -> Figure:
         axes.set_xlabel(f"work on this stage ({name})")
         axes.set_ylim(0, 1.1 * float(rate.rates.max()))
         axes.set_xlim(0, length / unit)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
-        _grid(axes, "y")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
+        draw_grid(axes, "y")
     panels[0].set_ylabel("molecules/s")
     return figure

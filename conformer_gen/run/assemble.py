@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+import unimol_scale.config as strict
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.jobs import Executor, UnorderedMap
-from conformer_gen.run.workspace import WORK_NAME, Tree, layout_of
+from conformer_gen.run.workspace import WORK_NAME, layout_of
 from conformer_gen.selection.pieces import (
     CONFORMERS,
     CURATE_FAILED,
@@ -30,9 +31,9 @@ from conformer_gen.selection.pieces import (
     groups,
 )
 from conformer_gen.selection.selected_rows import Selection
-from unimol_scale import config as strict
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.common.progress import StageProgress
+from unimol_scale.common.trees import Tree
 from unimol_scale.errors import ConformerError, SourceError, StoreError
 from unimol_scale.store.arrow_backend import ArrowShard, ColumnViews
 from unimol_scale.store.manifest import SPLITS, Backend, Counts, Manifest, ShardEntry, SplitEntry, SplitName
@@ -203,7 +204,7 @@ def make_shard(job: ShardJob) -> WrittenShard:
     work = job.output / WORK_NAME
     note = work / SHARDS / f"{job.plan.name}.json"
     if note.is_file():
-        written = strict.build(WrittenShard, json.loads(note.read_text()), strict.Origin(name=str(note)))
+        written = strict.build(WrittenShard, json.loads(note.read_text()), strict.Origin(name=str(note), recorded=True))
         file = job.output / written.entry.file
         if file.is_file() and file.stat().st_size == written.entry.bytes:
             return written

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SampledProgress
 from conformer_gen.run import watchdog
 from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap, bisect, hint_path
 from conformer_gen.run.watchdog import Starting
@@ -97,7 +98,7 @@ class ChildExecutor:
     @property
     def show(self) -> ShowProgress:
         """What shows how far a stage is."""
-        return StageProgress
+        return SampledProgress
 
     @property
     def run_all(self) -> UnorderedMap:

@@ -19,6 +19,7 @@ from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.chemistry.conformers import generate_conformers
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.build_report import write_report
+from conformer_gen.report.progress_samples import SAMPLES_NAME, SampleLog
 from conformer_gen.report.stage_rates import CURATING, GENERATING
 from conformer_gen.run import assemble, child_executor, worker, workspace
 from conformer_gen.run.jobs import Executor, Job, StageWork, conformer_jobs, curate_jobs
@@ -31,7 +32,6 @@ from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.common.machine.system_limits import explain
 from unimol_scale.common.output_checks import require_folder
-from unimol_scale.common.progress import SAMPLES_NAME, SampleLog
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest
 from unimol_scale.store.shards import Store, open_store, write_manifest

@@ -15,6 +15,7 @@ from conformer_gen.sources.inputs.remote import is_url
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import label_units
 from unimol_scale.common.fetching.transport import NetworkError
+from unimol_scale.common.units import byte_size, counted, duration
 from unimol_scale.store.schema import Layout, MoleculeRecord, encode
 
 SAMPLE_ROWS = 40
@@ -55,7 +56,7 @@ def estimate(config: BuildConfig) -> str:
     remote = sum(map(is_url, places))
     names = ", ".join(place.rsplit("/", 1)[-1] for place in places[:FILES_NAMED])
     names += ", …" if len(places) > FILES_NAMED else ""
-    inputs = f"{len(places)} input{'s' if len(places) != 1 else ''} ({names})"
+    inputs = f"{counted(len(places), 'input')} ({names})"
     fetched = f"would fetch {remote:,} of {inputs} to {config.directory}"
     read_exclusions(config.curate)
     if remote and (not config.source.kind.in_archives or len(places) > remote):
@@ -73,15 +74,17 @@ def estimate(config: BuildConfig) -> str:
     if not rows:
         return lines[-1]
     measured = measure(random.Random(config.seed).sample(first, min(len(first), SAMPLE_ROWS)), config)
-    hours = rows * measured.seconds / measured.rows / 3600
-    workers = f"{config.num_workers} worker{'s' if config.num_workers != 1 else ''}"
-    lines.append(f"would take about {hours:,.2f} core-hours, {hours / config.num_workers:,.2f} h with {workers}")
+    seconds = rows * measured.seconds / measured.rows
+    workers = counted(config.num_workers, "worker")
+    lines.append(
+        f"would take about {seconds / 3600:,.2f} core-hours, {duration(seconds / config.num_workers)} with {workers}"
+    )
     if config.conformers.engine == "nvmolkit":
         lines[-1] += f" with RDKit; --engine {config.conformers.engine} was not measured"
     if measured.stored:
         kept = rows * measured.stored / measured.rows
-        size = kept * measured.bytes / measured.stored / 2**20
-        lines.append(f"would write about {size:,.1f} MiB to {config.directory}, and twice that while building")
+        written = byte_size(kept * measured.bytes / measured.stored)
+        lines.append(f"would write about {written} to {config.directory}, and twice that while building")
     else:
         lines.append("would write nothing, if all rows are like the sample")
     each = f", {measured.bytes / measured.stored:,.0f} bytes a molecule" if measured.stored else ""

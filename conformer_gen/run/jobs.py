@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SampleLog
 from conformer_gen.run.watchdog import Starting
 from conformer_gen.selection.pieces import CONFORMERS, CURATED, Piece, beside, done_pieces
 from conformer_gen.selection.selected_rows import Selection
 from conformer_gen.sources.molecule import SourceMolecule
-from unimol_scale.common.progress import SampleLog, StageProgress
+from unimol_scale.common.progress import StageProgress
 
 J = TypeVar("J")
 R = TypeVar("R")

@@ -15,14 +15,15 @@ from typing import Any
 import ray
 import ray.exceptions
 
+import unimol_scale.config as strict
 from conformer_gen import config as build_config
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SampledProgress
 from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
 from conformer_gen.run.ray_tasks import Stage, run_all, run_light_watched, run_watched
 from conformer_gen.selection.pieces import CURATED
 from conformer_gen.selection.ray_selection import select
 from conformer_gen.selection.selected_rows import Selection
-from unimol_scale import config as strict
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError
 
@@ -83,7 +84,7 @@ class RayExecutor:
     @property
     def show(self) -> ShowProgress:
         """What shows how far a stage is."""
-        return StageProgress
+        return SampledProgress
 
     @property
     def run_all(self) -> UnorderedMap:

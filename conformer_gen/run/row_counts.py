@@ -20,7 +20,8 @@ from conformer_gen.sources.inputs.remote import is_url, local_path
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_files
 from conformer_gen.sources.registry import SOURCES
-from unimol_scale.common.fetching.transport import MissingError, NetworkError, transport_for
+from unimol_scale.common.fetching.choose_transport import transport_for
+from unimol_scale.common.fetching.transport import MissingError, NetworkError
 from unimol_scale.common.progress import StageProgress
 
 FILES_READ = 10

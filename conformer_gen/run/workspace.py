@@ -5,31 +5,36 @@ then ``.build/`` is removed.
 """
 
 import contextlib
-import fcntl
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rdkit import rdBase
 
+import unimol_scale.config as strict
 from conformer_gen.chemistry import nvmolkit_engine
-from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.config import BuildConfig
 from conformer_gen.selection.exclusions import describe_files
+from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.locations import describe
 from conformer_gen.sources.reader import check_source, label_units
-from unimol_scale import config as strict
-from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text
+from unimol_scale.common.files import TEMPORARY_SUFFIX
+from unimol_scale.common.locks import HeldError, claim_lock
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
+from unimol_scale.common.trees import Flat, Tree, as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, SPLITS, read_manifest
 from unimol_scale.store.schema import PLANAR_SCALE, Layout
 
 WORK_NAME = ".build"
 PLAN_NAME = "plan.json"
-DEFAULTED = ("isotopes",)  # settings of curation that earlier stores do not name
-Tree = dict[str, Any]
+# Settings that came later, whose default is not what was done before: what their absence means.
+_DONE_BEFORE: Flat = {
+    "parameters.radicals": "keep",
+    "parameters.task_memory": None,
+    "conformer_recipe.stereo": "keep",
+}
 
 
 def plan_build(config: BuildConfig) -> Tree:
@@ -85,22 +90,24 @@ def layout_of(plan: Tree) -> Layout:
     return Layout(plan["coordinate_scale"], tuple(plan["labels"]))
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return "key: theirs there, ours here" for every key, dotted, whose values differ."""
-    found = []
-    for key in [*ours, *(key for key in theirs if key not in ours)]:
-        here, there = ours.get(key), theirs.get(key)
-        if isinstance(here, Mapping) and isinstance(there, Mapping):
-            found += differences(here, there, f"{prefix}{key}.")
-        elif here != there:
-            found.append(f"{prefix}{key} is {there!r} there and {here!r} here")
-    return found
+def _refuse_other(plan: Tree, theirs: Tree, file: Path, what: str, remedy: str) -> None:
+    """Raise if a directory holds what is not of this plan, by what it recorded; an absent setting had its default.
+
+    Raises:
+        StoreError: shows the differences, or the settings that only a newer version knows.
+    """
+    before, now, defaults = flatten(theirs), flatten(plan), _defaults()
+    if newer := unknown(before, {*now, *defaults, "labels", "versions"}):
+        raise StoreError(f"{as_newer(newer, file)}, {remedy}")
+    if changed := differences(before, now, defaults):
+        raise StoreError(f"{what} other parameters (there → here):{as_lines(changed)}\nGive the same, {remedy}")
 
 
-def _with_defaults(theirs: Tree) -> Tree:
-    """Return a plan of an earlier version with what it had no setting for: what it did is the default."""
-    curate = {key: value for key, value in strict.to_tree(CurateConfig()).items() if key in DEFAULTED}
-    return {**theirs, "parameters": {**curate, **theirs.get("parameters", {})}}
+def _defaults() -> Flat:
+    """Return dotted key → what its absence from a plan means."""
+    parameters = [strict.defaults_of(kind, "parameters") for kind in (BuildConfig, SourceConfig, CurateConfig)]
+    recipe = flatten({"conformer_recipe": ConformerConfig().recipe()})
+    return {key: value for group in (*parameters, recipe, _DONE_BEFORE) for key, value in group.items()}
 
 
 def claim(output: Path, plan: Tree, task_size: int) -> bool:
@@ -117,28 +124,24 @@ def claim(output: Path, plan: Tree, task_size: int) -> bool:
     if output.exists() and not output.is_dir():
         raise StoreError(f"{output} is a file; {remedy}")
     if (output / MANIFEST_NAME).is_file():
-        tree = _with_defaults(strict.to_tree(read_manifest(output)[0]))
-        _refuse(differences(plan, {key: tree[key] for key in plan}), f"{output} holds a finished store of", remedy)
+        tree = strict.to_tree(read_manifest(output)[0])
+        theirs = {key: tree[key] for key in plan}
+        _refuse_other(plan, theirs, output / MANIFEST_NAME, f"{output} holds a finished store of", remedy)
         shutil.rmtree(work, ignore_errors=True)  # left over if the last run was killed after its manifest
         return True
     plan = {**plan, "task_size": task_size}
     plan_file = work / PLAN_NAME
     if plan_file.is_file():
         try:
-            theirs = json.loads(plan_file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise StoreError(f"{plan_file} is damaged: {error}; {remedy}") from error
-        _refuse(differences(plan, _with_defaults(theirs)), f"{output} holds an unfinished build of", remedy)
+            theirs = read_json(plan_file)
+        except NotJsonError as error:
+            raise StoreError(f"{plan_file} is damaged, it {error}; {remedy}") from error
+        _refuse_other(plan, theirs, plan_file, f"{output} holds an unfinished build of", remedy)
         return False
     if output.exists() and any(path.name != WORK_NAME for path in output.iterdir()):
         raise StoreError(f"{output} exists and holds something else than a conformer store; {remedy}")
-    commit_text(plan_file, json.dumps(plan, indent=1) + "\n")
+    write_json(plan_file, plan)
     return False
-
-
-def _refuse(found: list[str], what: str, remedy: str) -> None:
-    if found:
-        raise StoreError(f"{what} other parameters: {'; '.join(found)}; give the same, {remedy}")
 
 
 @contextlib.contextmanager
@@ -148,9 +151,11 @@ def locked(output: Path) -> Iterator[None]:
     Raises:
         StoreError: another process is building there.
     """
-    with (output / WORK_NAME / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"another process is building in {output} right now; wait for it to end") from error
+    try:
+        lock = claim_lock(output / WORK_NAME / "lock")
+    except HeldError as error:
+        raise StoreError(
+            f"another process is building in {output} right now{error.holder}; wait for it to end"
+        ) from error
+    with lock:
         yield

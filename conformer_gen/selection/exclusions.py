@@ -6,7 +6,7 @@ isotope or charge state of it is in the training set, and databases differ in th
 
 import contextlib
 import dataclasses
-import sys
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +34,7 @@ SOURCE_OF_SUFFIX = {suffix: name for name in ("smiles", "csv", "parquet", "sdf")
 # Nothing that a benchmark holds is too large or too odd to be excluded.
 EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep", isotopes="remove")
 ROWS_SHOWN = 3
+_log = logging.getLogger(__name__)
 NO_HASHES = np.zeros(0, np.uint64)
 
 
@@ -116,10 +117,9 @@ def _hashes(path: Path) -> list[tuple[int, int | None]]:
         raise SourceError(f"--exclude {path} holds no molecule that RDKit can read")
     if passed_over:
         shown = ", ".join(passed_over[:ROWS_SHOWN]) + (", …" if len(passed_over) > ROWS_SHOWN else "")
-        print(
+        _log.warning(
             f"--exclude {path}: {len(passed_over):,} of {len(found) + len(passed_over):,} rows are no molecule that "
-            f"RDKit can read, and exclude nothing: {shown}",
-            file=sys.stderr,
+            f"RDKit can read, and exclude nothing: {shown}"
         )
     return found
 

@@ -6,18 +6,18 @@ selected/summary.json           counts and scaffold statistics, written last: wi
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unimol_scale import config as strict
-from unimol_scale.common.files import commit_file, commit_text
+import unimol_scale.config as strict
+from unimol_scale.common.files import commit_file
+from unimol_scale.common.text.json_files import read_json, write_json
 
 SELECTED = "selected"
 SUMMARY_NAME = "summary.json"
@@ -87,8 +87,7 @@ def read_selection(work: Path) -> Selection | None:
     path = work / SELECTED / SUMMARY_NAME
     if not path.is_file():
         return None
-    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return strict.build(Selection, tree, strict.Origin(name=str(path)))
+    return strict.build(Selection, read_json(path), strict.Origin(name=str(path), recorded=True))
 
 
 def commit_part(work: Path, number: int, rows: pa.Table) -> None:
@@ -99,4 +98,4 @@ def commit_part(work: Path, number: int, rows: pa.Table) -> None:
 
 def commit_selection(work: Path, selection: Selection) -> None:
     """Write the summary, which ends the selection."""
-    commit_text(work / SELECTED / SUMMARY_NAME, json.dumps(strict.to_tree(selection), indent=1) + "\n")
+    write_json(work / SELECTED / SUMMARY_NAME, strict.to_tree(selection))

@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-import sys
+import logging
 import time
 from collections.abc import Iterable, Iterator
 
@@ -10,6 +10,7 @@ from conformer_gen.sources.molecule import SourceMolecule
 
 LOG_INTERVAL_S = 5.0
 ROWS_A_LOOK = 10_000  # at the clock
+_log = logging.getLogger(__name__)
 
 
 def sample_rows(rows: Iterable[SourceMolecule], count: int, seed: int) -> Iterator[SourceMolecule]:
@@ -31,7 +32,7 @@ def sample_rows(rows: Iterable[SourceMolecule], count: int, seed: int) -> Iterat
     for place, row in enumerate(rows):
         if place % ROWS_A_LOOK == 0 and time.monotonic() - said > LOG_INTERVAL_S:
             said = time.monotonic()
-            print(f"sampling: {place:,} rows read", file=sys.stderr, flush=True)
+            _log.info(f"sampling: {place:,} rows read")
         if row.ends_early:
             missing.append((place, row))
             continue

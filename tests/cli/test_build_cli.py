@@ -5,25 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from conformer_gen.build import build_parser, config_tree, main
 from conformer_gen.config import BuildConfig
-from unimol_scale import config as strict
+from unimol_scale.cli.verbs.build import build_parser, config_of, main
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "build"
 
 
 def parse(*arguments: str) -> BuildConfig:
-    return strict.build(BuildConfig, *config_tree(build_parser().parse_args(arguments)))
-
-
-def test_the_flags_are_the_agreed_ones() -> None:
-    flags = {option for action in build_parser()._actions for option in action.option_strings}
-    assert flags == {
-        "-h",
-        *("--help", "--help-settings", "--source", "--input", "--output", "--backend", "--conformers", "--seed"),
-        *("--workers", "--ray-address", "--limit", "--sample", "--hydrogens", "--engine", "--exclude", "--config"),
-        "--dry-run",
-    }
+    return config_of(build_parser().parse_args(arguments))
 
 
 def test_the_commented_file_says_the_defaults() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from conformer_gen.build import build_parser as build_command
 from unimol_scale.cli.main import build_parser as verbs
+from unimol_scale.cli.verbs.build import build_parser as build_command
 from unimol_scale.cli.verbs.pretrain import build_parser as pretrain_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -30,9 +30,9 @@ def commands(pages: list[Path]) -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(PAGES), ids=" ".join)
 def test_a_printed_command_is_understood(words: list[str]) -> None:
-    if words[0] == "unimol-scale":
-        _, rest = verbs().parse_known_args(words[1:])
-        assert all("=" in word and word[0] != "-" for word in rest), rest
+    module = "unimol_scale.cli"  # what launchers start where there is no checkout
+    if words[0] == "unimol-scale" or module in words:
+        verbs().parse_args(words[words.index(module) + 1 if module in words else 1 :])
         return
     script = next(position for position, word in enumerate(words) if word.endswith(".py"))
     parser = {"conformer_gen/build.py": build_command, "launch/pretrain.py": pretrain_command}[words[script]]()

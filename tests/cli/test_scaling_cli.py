@@ -148,7 +148,7 @@ def test_ladder_dry_run_prints_the_plan_and_starts_nothing(
     assert main(["ladder", "l.yaml", "--dry-run"]) == 0
     output = capsys.readouterr().out
     assert "4 runs" in output
-    assert output.count("launch/pretrain.py --size") == 4
+    assert output.count("unimol_scale.cli pretrain --size") == 4
     assert "to be trained" in output
     assert list(tmp_path.iterdir()) == [tmp_path / "l.yaml"]
 

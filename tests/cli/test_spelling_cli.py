@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from conformer_gen import build
 from unimol_scale.cli import main as cli
-from unimol_scale.cli.verbs import pretrain
+from unimol_scale.cli.verbs import build, pretrain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERBS = [
@@ -172,15 +171,15 @@ def test_every_verb_has_help_settings_and_its_help_says_so(capsys: pytest.Captur
     ("main", "arguments", "command"),
     [
         (cli.main, ["predict", "set.csv", "--from", "lost", "--output", "o.csv"], "unimol-scale finetune"),
-        (cli.main, ["embed", "set.csv", "--from", "lost", "--output", "o.parquet"], "launch/pretrain.py"),
-        (cli.main, ["embed", "set.csv", "--from", "runs/lost", "--output", "o.parquet"], "launch/pretrain.py"),
-        (cli.main, ["finetune", "--from", "lost", "--data", "set.csv", "--target", "gap"], "launch/pretrain.py"),
-        (cli.main, ["checkpoint", "info", "lost"], "launch/pretrain.py"),
-        (cli.main, ["checkpoint", "verify", "lost"], "launch/pretrain.py"),
-        (cli.main, ["store", "info", "lost"], "conformer_gen/build.py"),
-        (cli.main, ["store", "verify", "lost"], "conformer_gen/build.py"),
-        (cli.main, [*PLAN, "--data", "lost"], "conformer_gen/build.py"),
-        (pretrain.main, ["--size", "0.1M", "--data", "lost", "--dry-run"], "conformer_gen/build.py"),
+        (cli.main, ["embed", "set.csv", "--from", "lost", "--output", "o.parquet"], "unimol-scale pretrain"),
+        (cli.main, ["embed", "set.csv", "--from", "runs/lost", "--output", "o.parquet"], "unimol-scale pretrain"),
+        (cli.main, ["finetune", "--from", "lost", "--data", "set.csv", "--target", "gap"], "unimol-scale pretrain"),
+        (cli.main, ["checkpoint", "info", "lost"], "unimol-scale pretrain"),
+        (cli.main, ["checkpoint", "verify", "lost"], "unimol-scale pretrain"),
+        (cli.main, ["store", "info", "lost"], "unimol-scale build"),
+        (cli.main, ["store", "verify", "lost"], "unimol-scale build"),
+        (cli.main, [*PLAN, "--data", "lost"], "unimol-scale build"),
+        (pretrain.main, ["--size", "0.1M", "--data", "lost", "--dry-run"], "unimol-scale build"),
         (cli.main, ["fit-scaling-law", "lost"], "unimol-scale ladder"),
         (cli.main, ["ladder", "--next", "lost"], "unimol-scale ladder"),
         (cli.main, ["ladder", "lost.yaml"], "configs/"),

@@ -8,7 +8,7 @@ Functions of scikit-learn are named like this, so that ``--metric sklearn.metric
 
 import numpy as np
 
-from unimol_scale.downstream.finetuning.metrics import Metric
+from unimol_scale.downstream.metric import Metric
 
 MEDIAN_ERROR = Metric(
     name="median_error",

@@ -2,8 +2,8 @@
 
 import sys
 
-from conformer_gen import build
 from conformer_gen.run import child_executor
+from unimol_scale.cli.verbs import build
 
 child_executor.FEW_CONFORMERS = 0
 

@@ -20,14 +20,14 @@ from benchmarks import embedding, model_step
 from unimol_scale.checkpoints.parity import cast_parameters, compare
 from unimol_scale.checkpoints.reference import Reference
 from unimol_scale.data.steps.random_streams import MoleculeKeys
-from unimol_scale.downstream.config import FitConfig
-from unimol_scale.downstream.data.batches import LabelledSample, Labelling
+from unimol_scale.downstream.config import FinetuneTrainConfig
+from unimol_scale.downstream.data.batches import LabelledSample, SampleMaker
 from unimol_scale.downstream.embedding import representations
 from unimol_scale.downstream.embedding.representations import RepresentationConfig
 from unimol_scale.downstream.finetuning.model import head_initialisation, training
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
-from unimol_scale.downstream.finetuning.registry import METRICS
-from unimol_scale.engine.planning.memory import MicroBatchShape
+from unimol_scale.downstream.registry import METRICS
+from unimol_scale.engine.planning.rank_memory import MicroBatchShape
 from unimol_scale.engine.planning.rehearsal import carbon_chains
 from unimol_scale.model import layers
 from unimol_scale.model.accounting import DENOISE_HEADS
@@ -62,7 +62,7 @@ def cases(folder: Path) -> dict[str, Case]:
 
 def samples(inputs: str, number: int = MICRO_BATCHES) -> list[LabelledSample]:
     batch = carbon_chains(SHAPE, num_labels=TARGETS)
-    return [Labelling(inputs=inputs, model=preset("0.03M"))(batch, KEYS, 0)] * number
+    return [SampleMaker(inputs=inputs, model=preset("0.03M"))(batch, KEYS, 0)] * number
 
 
 def property_model() -> PropertyModel:
@@ -82,18 +82,18 @@ def finetune(inputs: str, precision: str, task: str = "regression") -> Case:
             yield from (samples(inputs) for _ in range(first, last))
 
     def case(watch: fake_device.Watch) -> dict[str, int]:
-        training.shuffled = lambda *args, **kwargs: Steps()
-        training.once = head_initialisation.once = lambda *args, **kwargs: samples(inputs)
+        training.training_batches = lambda *args, **kwargs: Steps()
+        training.each_row_once = head_initialisation.each_row_once = lambda *args, **kwargs: samples(inputs)
         scaling = training.Scaling(task=task, mean_L=(0.0,) * TARGETS, std_L=(1.0,) * TARGETS)
         metric = "rmse" if task == "regression" else "accuracy"
-        problem = training.Problem(
-            train=Rows(), valid=Rows(), labelling=Labelling(inputs=inputs, model=preset("0.03M")), scaling=scaling,
+        problem = training.TrainingProblem(
+            train=Rows(), valid=Rows(), make_sample=SampleMaker(inputs=inputs, model=preset("0.03M")), scaling=scaling,
             loss="mse", metric=METRICS[metric],
         )  # fmt: skip
         if task != "regression":
             problem.valid.labels_RL = problem.valid.labels_RL.round()
         model = property_model()
-        config = FitConfig(epochs=2, batch_size=len(problem.train), precision=precision)
+        config = FinetuneTrainConfig(epochs=2, batch_size=len(problem.train), precision=precision)
         counted = []
         add_gradient = training.add_gradient
 
@@ -220,7 +220,7 @@ def main(folder: Path) -> None:
     fake_device.set_up_device()
     layers.fill_truncated_normal = lambda weight, std: None  # draws again what falls outside, by values
     # Its threads would not see the fake device.
-    training.side_by_side = lambda work, items, device: map(work, items)
+    training.map_concurrently = lambda work, items, device: map(work, items)
 
     def prepared(case: Case) -> Callable[[fake_device.Watch], dict[str, int]]:
         def run(watch: fake_device.Watch) -> dict[str, int]:

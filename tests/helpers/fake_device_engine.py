@@ -26,10 +26,10 @@ from unimol_scale.checkpoints.run.saver import Saver, SaveState  # noqa: E402
 from unimol_scale.data.dataset import DataConfig  # noqa: E402
 from unimol_scale.data.steps.random_streams import MoleculeKeys  # noqa: E402
 from unimol_scale.engine import validation  # noqa: E402
-from unimol_scale.engine.optimizer_step import OptimizerStep, completion  # noqa: E402
+from unimol_scale.engine.optimizer_step import OptimizerStep, sample_completer  # noqa: E402
 from unimol_scale.engine.parallel import deepspeed_model  # noqa: E402
 from unimol_scale.engine.parallel.ranks import Ranks, start_ranks  # noqa: E402
-from unimol_scale.engine.planning.memory import MicroBatchShape  # noqa: E402
+from unimol_scale.engine.planning.rank_memory import MicroBatchShape  # noqa: E402
 from unimol_scale.engine.planning.rehearsal import carbon_chains, worst_samples  # noqa: E402
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig  # noqa: E402
 from unimol_scale.model import layers  # noqa: E402
@@ -79,7 +79,7 @@ def run(case: tuple[str, int, str, str], folder: Path, watch: fake_device.Watch)
     model = deepspeed_model.ZeroModel(lambda: build(objective, config, stage), config, ranks)
     wrong = [n for n, t in model.module.named_buffers() if t.device != DEVICE]
     assert not wrong, f"buffers elsewhere: {wrong}"
-    complete = completion(DEVICE, teacher_of(objective))
+    complete = sample_completer(DEVICE, teacher_of(objective))
 
     for sample in worst_samples(config, objective, SHAPE):  # the rehearsal
         sums = model.forward(complete(sample))

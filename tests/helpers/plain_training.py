@@ -1,6 +1,7 @@
 """Pretraining inside the test's own process: the real command and trainer, one rank, torch's AdamW, no DeepSpeed."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import torch
 
 from tests.helpers.store_samples import random_record, write_store
 from unimol_scale.cli.verbs import pretrain
+from unimol_scale.engine import pretraining as whole_run
 from unimol_scale.engine import trainer
+from unimol_scale.engine.parallel import ranks as parallel_ranks
 from unimol_scale.engine.parallel.deepspeed_state import ShardedState
 from unimol_scale.engine.parallel.ranks import Ranks
 
@@ -103,6 +106,25 @@ class PlainModel:
         return self._state.averaged_weights()
 
 
+class Unheard:
+    """In place of pytest's capture, which a fixture of the module cannot have."""
+
+    def readouterr(self):
+        return self
+
+    out = err = ""
+
+
+def unfinish(run: Path, step: int) -> None:
+    """Leave of a run what it was after some step."""
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "model")
+    for folder in (run / "checkpoints").glob("step-*"):
+        if int(folder.name[5:]) > step:
+            shutil.rmtree(folder)
+    assert (run / "checkpoints" / f"step-{step:08d}").is_dir()
+
+
 class Ended(Exception):  # noqa: N818
     """A rank ended its process with a status."""
 
@@ -116,9 +138,9 @@ def pretraining(monkeypatch, capsys, store: Path):
     def ended(status):
         raise Ended(status)
 
-    monkeypatch.setattr(pretrain, "start_ranks", lambda _: OneRank(rank=0, world_size=1, device=torch.device("cpu")))
-    monkeypatch.setattr(pretrain, "part", lambda: None)
-    monkeypatch.setattr(pretrain, "abandon", ended)
+    monkeypatch.setattr(whole_run, "start_ranks", lambda _: OneRank(rank=0, world_size=1, device=torch.device("cpu")))
+    monkeypatch.setattr(whole_run, "part", lambda: None)
+    monkeypatch.setattr(parallel_ranks, "abandon", ended)
     monkeypatch.setattr(trainer, "ZeroModel", PlainModel)
     monkeypatch.setattr(trainer, "matmul_peak", lambda *_: 1e12)
     monkeypatch.setattr(trainer, "prepare_host_memory", lambda *_: None)

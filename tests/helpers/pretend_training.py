@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-# Stands in for launch/pretrain.py: reads the command line as that does and leaves the same files. Marker files in
+# Stands in for the pretraining command: reads the command line as that does and leaves the same files. Marker files in
 # the folder of the store make it fail, stop early or hang.
 PRETRAIN = '''
 import argparse, json, os, signal, subprocess, sys, time
@@ -78,6 +78,7 @@ def make_place(place: Path) -> None:
     (place / "launch" / "pretrain.py").write_text(PRETRAIN.format(repository=str(Path(__file__).resolve().parents[2])))
     tree = {
         "name": "try",
+        "script": "launch/pretrain.py",
         "data": "store",
         "launcher": "python",
         "sizes": ["0.1M", "1M"],

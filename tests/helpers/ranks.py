@@ -17,21 +17,27 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def pretrain_command(*arguments: object, ranks: int = 1) -> list[str]:
+def pretrain_command(*arguments: object, ranks: int = 1, module: bool = False) -> list[str]:
+    """Return what starts pretraining: the script of a checkout, or the module that an installation has."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher = [str(BIN / "deepspeed"), "-q", "--num_gpus", str(ranks), "--master_port", str(free_port())]
-    return [*launcher, str(REPOSITORY / "launch" / "pretrain.py"), *map(str, arguments)]
+    program = [str(REPOSITORY / "launch" / "pretrain.py")]
+    if module:
+        program = ["--module" if ranks > 1 else "-m", "unimol_scale.cli", "pretrain"]
+    return [*launcher, *program, *map(str, arguments)]
 
 
 def environment(ranks: int = 1) -> dict[str, str]:
     return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "LOCAL_SIZE": str(ranks)}
 
 
-def pretrain(*arguments: object, ranks: int = 1, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def pretrain(
+    *arguments: object, ranks: int = 1, cwd: Path | None = None, module: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run pretraining to its end and return its status and output."""
     return subprocess.run(
-        pretrain_command(*arguments, ranks=ranks),
+        pretrain_command(*arguments, ranks=ranks, module=module),
         env=environment(ranks),
         cwd=cwd,
         text=True,

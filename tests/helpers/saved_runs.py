@@ -3,7 +3,7 @@
 import torch
 
 from tests.helpers.run_states import evenly
-from unimol_scale.checkpoints.run import publish
+from unimol_scale.checkpoints.run import checkpoint_folder
 from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT, write_share
 from unimol_scale.config import to_tree
 from unimol_scale.model.accounting import Heads
@@ -32,8 +32,8 @@ def save(run, step, *, mean=False, world_size=2, meta=META):
             state[name][MEAN] = means[name].detach().flatten()
     root = run / "checkpoints"
     for rank, fragments in enumerate(evenly(state, world_size)):
-        write_share(publish.temporary_folder(root, step), rank, world_size, fragments)
-    return publish.publish(root, step, world_size, meta)
+        write_share(checkpoint_folder.temporary_folder(root, step), rank, world_size, fragments)
+    return checkpoint_folder.publish(root, step, world_size, meta)
 
 
 def assert_is(found, seed):

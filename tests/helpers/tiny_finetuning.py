@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.downstream.config import FitConfig, LossName, Pooling, Task
-from unimol_scale.downstream.data.batches import Labelling, RowReader
+from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, Pooling, Task
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker
 from unimol_scale.downstream.data.molecules import Prepared, prepare
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
-from unimol_scale.downstream.finetuning.model.training import Problem, Scaling
-from unimol_scale.downstream.finetuning.registry import METRICS
+from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.model.presets import ModelConfig
 
 Float64 = npt.NDArray[np.float64]
@@ -59,16 +59,16 @@ def problem(
     train: Sequence[int] = range(24),
     valid: Sequence[int] = range(24),
     loss: LossName = "mse",
-) -> Problem:
+) -> TrainingProblem:
     """Return what is to be learnt of some rows, as graphs."""
 
     def reader(rows: Sequence[int]) -> RowReader:
         return RowReader(molecules.split, molecules.position_M[list(rows)], labels_ML[list(rows)])
 
-    return Problem(
+    return TrainingProblem(
         train=reader(train),
         valid=reader(valid),
-        labelling=Labelling(inputs="2d", model=TINY),
+        make_sample=SampleMaker(inputs="2d", model=TINY),
         scaling=Scaling.of(labels_ML[list(train)], task),
         loss=loss,
         metric=METRICS[metric],
@@ -80,7 +80,7 @@ def model(num_targets: int = 1, pooling: Pooling = "mean", dropout: float = 0.0)
     return PropertyModel(TINY, num_targets, pooling, dropout)
 
 
-def fitting(**changes: object) -> FitConfig:
+def fitting(**changes: object) -> FinetuneTrainConfig:
     """Return how tests fit: fast, without dropout."""
     settings = {"learning_rate": 1e-2, "batch_size": 8, "epochs": 5, "dropout": 0.0, **changes}
-    return FitConfig(**settings)  # type: ignore[arg-type]
+    return FinetuneTrainConfig(**settings)  # type: ignore[arg-type]

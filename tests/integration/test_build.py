@@ -78,7 +78,7 @@ def test_ray_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path
     assert "finished before" in again.stdout
     other = subprocess.run([*command, "--seed", "1"], env=environment, capture_output=True, text=True, check=False)
     assert other.returncode == 2
-    assert "seed is 0 there and 1 here" in other.stderr
+    assert "  seed: 0 → 1\n" in other.stderr
 
 
 def shipped(crash: str, hang: str) -> ConformerGenerator:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.helpers.store_samples import random_record, write_store
+from unimol_scale.common.fetching.download import FetchOptions
 from unimol_scale.data.dataset import DataConfig, training_loader, validation_loader
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
@@ -80,7 +81,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def server(store, monkeypatch):
-    monkeypatch.setattr(remote, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(remote, "FETCHING", FetchOptions(backoff_s=0.01))
     with Server(store.path) as made:
         threading.Thread(target=made.serve_forever, daemon=True).start()
         yield made

@@ -10,6 +10,7 @@ from tests.helpers import ranks as launched
 from unimol_scale import from_pretrained
 from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.cli.verbs.pretrain import main
+from unimol_scale.config import read_settings
 from unimol_scale.data.batch import collate
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.engine.objective_setup import with_teacher_named
@@ -135,7 +136,7 @@ def test_another_teacher_is_another_objective_and_another_place_is_not(teacher, 
     def hash_with(path):
         settings = [*SETTINGS, f"objective.distill.teacher={path}"]
         flags = {"data": {"path": str(sample_store)}, "objective": {"name": "distill"}}
-        return with_teacher_named(resolve("0.03M", None, flags, settings)).objective_sha256
+        return with_teacher_named(resolve("0.03M", *read_settings(None, flags, settings))).objective_sha256
 
     assert hash_with(teacher) == hash_with(tmp_path / "moved")
     model = from_pretrained(teacher)

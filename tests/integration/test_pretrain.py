@@ -62,6 +62,18 @@ def test_one_rank_and_two_ranks_follow_the_same_losses(uninterrupted, sample_sto
         assert len(one) >= 3
 
 
+def test_deepspeed_starts_the_installed_command_by_its_module(uninterrupted, sample_store, tmp_path):
+    run = [*SETTINGS, "--data", sample_store, "--output", tmp_path / "run"]
+    done = launched.pretrain(*run, ranks=2, module=True)
+    assert done.returncode == 0, done.stdout
+    for key in ("loss", "valid/loss"):
+        assert launched.losses(tmp_path / "run", key) == launched.losses(uninterrupted, key)
+    # What all ranks refuse alike is said once.
+    refused = launched.pretrain(*run, "train.learning_rate=2e-3", ranks=2, module=True)
+    assert refused.returncode != 0
+    assert refused.stdout.count("is finished, with other settings") == 1
+
+
 def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(uninterrupted, sample_store, tmp_path):
     arguments = [*SETTINGS, "--data", sample_store, "--output", tmp_path / "run"]
     process = launched.start(*arguments, ranks=2)

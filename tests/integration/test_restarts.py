@@ -8,11 +8,12 @@ import signal
 import pytest
 import yaml
 
-from tests.helpers.plain_training import pretraining, small_store
+from tests.helpers.plain_training import Unheard, pretraining, small_store, unfinish
 from tests.helpers.ranks import losses
-from unimol_scale.checkpoints.run.published import content_hash
-from unimol_scale.checkpoints.weights import from_pretrained
-from unimol_scale.cli.verbs.pretrain import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.checkpoints.run.checkpoint_folder import content_hash
+from unimol_scale.checkpoints.weights import load_pretrained
+from unimol_scale.common.exit_status import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.common.units import byte_size
 from unimol_scale.scaling.runs.read_runs import read_runs
 
 
@@ -36,28 +37,9 @@ def finished(store, tmp_path_factory):
     return run
 
 
-class Unheard:
-    """In place of pytest's capture, which a fixture of the module cannot have."""
-
-    def readouterr(self):
-        return self
-
-    out = err = ""
-
-
 @pytest.fixture
 def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def unfinish(run, step):
-    """Leave of a run what it was after some step."""
-    (run / "summary.json").unlink()
-    shutil.rmtree(run / "model")
-    for folder in (run / "checkpoints").glob("step-*"):
-        if int(folder.name[5:]) > step:
-            shutil.rmtree(folder)
-    assert (run / "checkpoints" / f"step-{step:08d}").is_dir()
 
 
 def read(run, name="summary.json"):
@@ -119,7 +101,7 @@ def test_more_steps_go_on_with_the_jump_said_and_the_history_kept(pretrain, run)
     assert yaml.safe_load((run / "config.yaml").read_text())["train"]["steps"] == 18
     assert list(losses(run, "loss")) == list(range(1, 19))
     assert read(run, "summary-step-00000012.json")["steps"] == 12
-    assert from_pretrained(run / "model-step-00000012")
+    assert load_pretrained(run / "model-step-00000012")
     (kept,) = [json.loads(line) for line in (run / "config_history.jsonl").read_text().splitlines()]
     assert kept["step"] == 12
     assert kept["changes"]["train.steps"] == [12, 18]
@@ -137,7 +119,7 @@ def test_a_run_that_goes_on_is_unfinished_until_it_ends(pretrain, run):
     status, _ = pretrain("--output", run, "train.steps=12")
     assert status == 0
     assert read(run)["steps"] == 12
-    assert from_pretrained(run)
+    assert load_pretrained(run)
 
 
 def test_fewer_steps_than_are_done_end_nothing(pretrain, run):
@@ -288,7 +270,7 @@ def test_the_best_checkpoint_is_the_best_validation(pretrain, tmp_path):
     assert (run / "checkpoints" / "best").read_text().strip() == f"step-{best:08d}"
     assert best % 6, "the test needs a best validation between two checkpoints"
     assert steps_saved(run) == [best, 12]
-    assert from_pretrained(run / "checkpoints" / f"step-{best:08d}")
+    assert load_pretrained(run / "checkpoints" / f"step-{best:08d}")
 
 
 @pytest.mark.parametrize(("keep", "left"), [("all", [6, 8, 12]), ("last", [12]), ("none", [])])
@@ -299,9 +281,9 @@ def test_a_finished_run_keeps_the_checkpoints_that_are_asked_for(pretrain, tmp_p
     assert steps_saved(run) == left
     assert not list((run / "checkpoints").glob("tmp-*"))
     size = sum(path.stat().st_size for path in run.glob("checkpoints/step-*/share-*"))
-    assert f"{len(left)} kept, {size / (1e6 if size >= 1e6 else 1e3):,.1f}" in said
+    assert f"{len(left)} kept, {byte_size(size)}" in said
     assert ("67 % of it optimizer states" in said) == bool(left)
-    assert from_pretrained(run)
+    assert load_pretrained(run)
     if keep == "none":
         status, said = pretrain("--output", run, "train.steps=18")
         assert status == EXIT_USER_ERROR

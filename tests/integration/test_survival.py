@@ -15,8 +15,8 @@ import yaml
 
 from tests.helpers import ranks as launched
 from tests.helpers.store_samples import random_record, write_store
-from unimol_scale.checkpoints.weights import from_pretrained
-from unimol_scale.cli.verbs.pretrain import EXIT_STOPPED, EXIT_USER_ERROR
+from unimol_scale.checkpoints.weights import load_pretrained
+from unimol_scale.common.exit_status import EXIT_STOPPED, EXIT_USER_ERROR
 from unimol_scale.engine.run.run_folder import LOCK_NAME
 
 pytestmark = pytest.mark.deepspeed
@@ -116,7 +116,7 @@ def test_the_best_checkpoint_is_kept_and_models_come_out_of_any(undisturbed):
     checkpoints = undisturbed / "checkpoints"
     assert (checkpoints / "latest").read_text().strip() == "step-00000012"
     assert (checkpoints / "best").read_text().strip() == "step-00000012"
-    exported, saved = from_pretrained(undisturbed), from_pretrained(checkpoints / "step-00000012")
+    exported, saved = load_pretrained(undisturbed), load_pretrained(checkpoints / "step-00000012")
     for name, tensor in exported.state_dict().items():
         assert (tensor == saved.state_dict()[name]).all(), name
 

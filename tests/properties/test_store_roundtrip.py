@@ -51,6 +51,13 @@ def test_gather_returns_the_records_asked_for(backend: Backend, scale: float | N
         origins = [r.conformer_origin[c] for r, c in zip(wanted, conformers, strict=True)]
         assert columns.conformer_origin.tolist() == origins
         assert columns.labels.tolist() == [list(record.labels) for record in wanted]
+        for found, record in zip(split.records(np.array(picks)), wanted, strict=True):
+            for name, value in vars(record).items():
+                close = {"coordinates": tolerance, "planar_coordinates": 0.51 * PLANAR_SCALE}.get(name)
+                if close is None:
+                    np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+                else:
+                    np.testing.assert_allclose(getattr(found, name), value, rtol=0, atol=close, err_msg=name)
 
 
 @settings(max_examples=10, deadline=None)

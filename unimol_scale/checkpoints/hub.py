@@ -1,4 +1,4 @@
-"""Models by their name on the Hugging Face hub, through ``huggingface_hub``, which is an optional dependency."""
+"""Downloads models from the Hugging Face hub by name, with the optional dependency ``huggingface_hub``."""
 
 import re
 from pathlib import Path
@@ -10,18 +10,18 @@ _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
 def is_hub_name(path: Path | str) -> bool:
-    """Return whether something that is no path here reads as ``owner/name``, and not as a lost file or folder."""
+    """Return whether a text is ``owner/name`` of the hub, and not the path of a missing file or folder."""
     text, path = str(path), Path(path)
     return bool(
         _NAME.fullmatch(text)
         and not text.endswith(_FILE_SUFFIXES)
         and not path.exists()
-        and not path.parent.exists()  # models/lost is a mistyped path where there is a folder models
+        and not path.parent.exists()  # with a folder models, models/lost is a mistyped path
     )
 
 
 def download(name: str, files: tuple[str, ...]) -> Path:
-    """Return a local folder with those files of a model on the hub; what is cached is not fetched again.
+    """Return a local folder with some files of a model on the hub; files in the cache are not fetched again.
 
     Raises:
         CheckpointError: the optional dependency is not installed, there is no such model, or it cannot be fetched.
@@ -30,12 +30,12 @@ def download(name: str, files: tuple[str, ...]) -> Path:
         import huggingface_hub
     except ImportError as error:
         raise CheckpointError(
-            f"{name} does not exist here (`deepspeed launch/pretrain.py --size 0.1M` trains a model); to fetch a model "
+            f"{name} does not exist here (`unimol-scale pretrain --size 0.1M` trains a model); to fetch a model "
             "of that name from the Hugging Face hub, pip install 'unimol-scale[hub]'"
         ) from error
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
-    except (OSError, ValueError) as error:  # its own errors are children of these
+    except (OSError, ValueError) as error:  # the errors of the hub are subclasses of these
         raise CheckpointError(
             f"{name} does not exist here and cannot be fetched from the Hugging Face hub: {error}"
         ) from error

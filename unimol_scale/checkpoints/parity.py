@@ -1,7 +1,7 @@
-"""Runs a model on a reference's batch and measures how far each output lies from the reference's.
+"""Runs a model on the batch of a reference, and compares every output with that of the reference.
 
-Differences are relative: the largest absolute difference over the largest absolute value of the reference, at real
-atoms and pairs only (what stands at padding is arbitrary). Integers are compared for equality.
+Differences are relative: the largest absolute difference over the largest absolute value of the reference, without
+padding, where values are arbitrary. Integers must be equal.
 """
 
 import math
@@ -26,21 +26,21 @@ from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 DEFAULT_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-2}
 WEIGHTS = {"token": 1.0, "coordinate": 1.0, "distance": 1.0}  # of the reference
 LOSSES = {"masked_token_loss": "token", "coord_loss": "coordinate", "dist_loss": "distance"}
-# A gradient that is zero by symmetry (of a bias added to every key) is rounding noise on both sides, so a norm counts
-# as at least this share of the largest one. In bf16 all small gradients are noisy: rounding the weights alone moves
-# that of the distance map, a sum over all pairs whose terms cancel, by 8 %; there the largest is the measure of all.
+# Gradients that are zero by symmetry (of a bias added to every key) are rounding noise on both sides. Therefore a norm
+# counts as at least this share of the largest one. In bf16 all small gradients are noisy: rounding the weights changes
+# that of the distance map, a sum over all pairs whose terms cancel, by 8 %. There all are compared with the largest.
 GRADIENT_FLOOR = {torch.float32: 5e-3, torch.bfloat16: 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far one output is from the reference.
+    """Difference of one output from the reference.
 
     Attributes:
-        output: what was compared.
-        value: relative difference; for integers the number of unequal ones; None where the reference has none.
-        exact: whether only 0 will do.
-        note: where it is largest.
+        output: its name.
+        value: relative difference; for integers the number of unequal ones; None if the reference does not have it.
+        exact: whether the value must be 0.
+        note: where the difference is largest.
     """
 
     output: str
@@ -49,19 +49,19 @@ class Difference:
     note: str = ""
 
     def within(self, tolerance: float) -> bool:
-        """Whether it passes; what is absent does."""
+        """Whether the difference is within the tolerance; an absent output is."""
         return self.value is None or self.value <= (0.0 if self.exact else tolerance)  # NaN does not
 
 
 def cast_parameters(model: HeadedModel, dtype: torch.dtype) -> HeadedModel:
-    """Cast the parameters in place, and not the kernel's centres, as a training engine does."""
+    """Cast the parameters in place, but not the centres of the kernel, as a training engine does."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
 
 
 def compare(model: HeadedModel, reference: Reference) -> list[Difference]:
-    """Compare every integer, output, loss and gradient norm of a reference with the model's, in that order.
+    """Compare every integer, output, loss and gradient norm of a reference with that of the model, in this order.
 
     Args:
         model: in evaluation mode; its parameters' dtype and device are those of the comparison. Gradients are
@@ -69,7 +69,7 @@ def compare(model: HeadedModel, reference: Reference) -> list[Difference]:
         reference: from ``read_reference``.
 
     Raises:
-        CheckpointError: the model has not the heads of a released one, an output has another shape, or the gradient
+        CheckpointError: the model has other heads than a released one, an output has another shape, or the gradient
             norms are of other tensors.
     """
     if model.heads != DENOISE_HEADS:

@@ -1,6 +1,6 @@
-"""Reads what another implementation computed for a batch, and turns its integer encoding back into our input.
+"""Reads a batch and its outputs from another implementation, and turns its integer encoding into our input.
 
-The layout is that of an npz with ``batch/*`` arrays (the collated batch) beside outputs. Shapes: B molecules, A atoms
+The file is an npz with arrays ``batch/*`` (the collated batch) and the outputs. Shapes: B molecules, A atoms
 (padded).
 """
 
@@ -34,14 +34,14 @@ GRADIENTS_NAME = "grad_norms.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A batch and what the reference made of it.
+    """A batch and the outputs of the reference for it.
 
     Attributes:
-        sample: the batch as our model takes it.
-        batch: the batch's arrays in the reference's encoding, without the prefix ``batch/``.
+        sample: the batch as input of our model.
+        batch: arrays of the batch in the encoding of the reference, without the prefix ``batch/``.
         outputs: those of ``OUTPUTS`` that the file has.
-        features: ``i/name`` → integers of molecule i, {} if there is no such file.
-        gradient_norms: released tensor name → L2 norm, None if there is no such file.
+        features: ``i/name`` → integers of molecule i; {} if there is no such file.
+        gradient_norms: tensor name of the released format → L2 norm; None if there is no such file.
     """
 
     sample: DenoiseSample
@@ -52,7 +52,7 @@ class Reference:
 
 
 def read_reference(path: Path, features: Path | None = None) -> Reference:
-    """Read ``outputs.npz`` and, beside it where they are there, features and gradient norms.
+    """Read batch and outputs, and the features and gradient norms beside them if they exist.
 
     Args:
         path: npz of batch and outputs.
@@ -103,7 +103,7 @@ def _read_norms(path: Path) -> dict[str, float] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Code:
-    """One integer array of the encoding: raw value = code − offset, valid from ``low`` to ``high``; hidden is fixed."""
+    """Encoding of one array: raw value = code − offset, from ``low`` to ``high``; ``hidden`` is a separate code."""
 
     name: str
     offset: int | Int64
@@ -127,7 +127,7 @@ class _Code:
 
 
 def decode_batch(batch: Arrays) -> DenoiseSample:
-    """Turn a collated batch in the reference's integer encoding back into our input and targets.
+    """Turn a collated batch in the encoding of the reference into our input and targets.
 
     Args:
         batch: src_token, target_token (0 where not masked), degree [B, A]; src_pos, target_pos [B, A, 3] Å;

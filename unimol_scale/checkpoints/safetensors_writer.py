@@ -1,4 +1,4 @@
-"""Writes safetensors one tensor at a time; the library's own writer needs all of them in memory, and hashes nothing."""
+"""Writes safetensors one tensor at a time and hashes them; the library's writer needs all tensors in memory."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from unimol_scale.common.files import flush
 
-# What the format calls them.
+# Names of the format.
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
-_CHUNK = 1 << 24  # bytes written at a time
+_CHUNK = 1 << 24  # bytes that are written at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """What is known of a file that is complete.
+    """Size and hash of a complete file.
 
     Attributes:
-        bytes: its size.
-        sha256: of its bytes, hexadecimal.
+        bytes: size.
+        sha256: of the content, hexadecimal.
     """
 
     bytes: int
@@ -34,14 +34,14 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorKind:
-    """What the head of a file says of a tensor."""
+    """Dtype and shape of a tensor in the header of a file."""
 
     dtype: torch.dtype
     shape: Sequence[int]
 
     @property
     def bytes(self) -> int:
-        """Size of its elements."""
+        """Size of the tensor."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -51,10 +51,10 @@ def write_safetensors(path: Path, kinds: Mapping[str, TensorKind], tensor_of: Ca
     Args:
         path: of the file.
         kinds: name → dtype and shape, in the order in which they are written.
-        tensor_of: gives a tensor of that kind, on any device; asked once for each name, in order.
+        tensor_of: returns a tensor of that kind, on any device; called once for each name, in order.
 
     Raises:
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or fails.
     """
     assert sys.byteorder == "little", "safetensors are little-endian"
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -71,7 +71,7 @@ def write_safetensors(path: Path, kinds: Mapping[str, TensorKind], tensor_of: Ca
         for block in _blocks(text, kinds, tensor_of):
             digest.update(block)
             size += len(block)
-            while block:  # an unbuffered file may take less than it is given
+            while block:  # an unbuffered file may write only a part
                 block = block[file.write(block) :]
     flush(path)
     return FileEntry(bytes=size, sha256=digest.hexdigest())

@@ -1,16 +1,14 @@
 """Loads and saves pretrained models: released files, our own directories, runs and their checkpoints, the hub.
 
-Our own format is ``model.safetensors`` and, written after it, ``config.json`` with the model's configuration, its heads
-and the size and SHA-256 of the tensors; a finished run holds one in its folder ``model``. Nothing here runs code from a
-file. A model is complete when a function returns it: whatever is wrong with a file is found before any of it is loaded.
+Our own format is ``model.safetensors`` and, written after it, ``config.json`` with the configuration of the model, its
+heads, and size and SHA-256 of the tensors. A finished run has such a directory, ``model``. Nothing here runs code from
+a file. Files are checked completely before a model is returned.
 """
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,13 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimol_scale.checkpoints import hub
-from unimol_scale.checkpoints.run import published
-from unimol_scale.checkpoints.run.published import CheckpointInfo
-from unimol_scale.checkpoints.run.trained import read_weights, trained_model, weights_reader
+from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo, resolve_checkpoint, trained_model
+from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
-from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, commit_text, hash_file
+from unimol_scale.common.file_versions import version_problem
+from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, hash_file
 from unimol_scale.common.run_files import CONFIG_NAME as RUN_CONFIG_NAME
 from unimol_scale.common.run_files import FINETUNED_NAME, MODEL_FOLDER
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, read_yaml, to_tree
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
@@ -42,21 +41,21 @@ from unimol_scale.model.official_file import read_official_file
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.manifest import MANIFEST_NAME
 
-FORMAT_VERSION = 2  # 1 knew the heads of one objective only
+FORMAT_VERSION = 2  # 1 had the heads of one objective only
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedConfig:
-    """What ``config.json`` says.
+    """Content of ``config.json``.
 
     Attributes:
         format_version: of the directory's layout.
         model: dimensions and options.
-        heads: which there are.
+        heads: of the model.
         weights_bytes: size of ``model.safetensors``.
-        weights_sha256: of its bytes, hexadecimal.
+        weights_sha256: of its content, hexadecimal.
     """
 
     format_version: int
@@ -65,14 +64,8 @@ class PretrainedConfig:
     weights_bytes: int
     weights_sha256: str
 
-    def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise ConfigError(
-                f"format_version {self.format_version} is not {FORMAT_VERSION}, the one this version reads"
-            )
 
-
-def from_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
+def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
     """Load a model, in evaluation mode, on the CPU.
 
     Args:
@@ -112,10 +105,10 @@ def from_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
 
 
 def identify(path: Path | str) -> tuple[ModelConfig, str]:
-    """Return the configuration of what ``from_pretrained`` would load, and a SHA-256 that names its weights.
+    """Return the configuration of the model that ``load_pretrained`` would load, and the SHA-256 of its weights.
 
     Raises:
-        CheckpointError: see ``from_pretrained``; the weights of a directory are not read.
+        CheckpointError: see ``load_pretrained``; the weights of a directory are not read.
     """
     path = local_path(path)
     if path.is_dir():
@@ -127,16 +120,17 @@ def identify(path: Path | str) -> tuple[ModelConfig, str]:
 
 
 def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> HeadedModel:
-    """Load the model of a run's verified checkpoint: fp32, evaluation mode; for ``averaged`` see ``from_pretrained``.
+    """Load the model of a verified checkpoint: fp32, evaluation mode; for ``averaged`` see ``load_pretrained``.
 
     Raises:
-        CheckpointError: the shares do not fit together or are not of the model that the trainer recorded.
+        CheckpointError: the shares are not complete, or not of the model that the trainer recorded.
     """
     trained = trained_model(checkpoint)
     model = empty_model(trained.model, trained.heads)
-    tensors = read_weights(checkpoint, model.state_dict(), averaged=averaged)
+    reader, expected = ShareReader(checkpoint.path), model.state_dict()
+    tensors = {name: reader.weight(name, one.shape, averaged=averaged) for name, one in expected.items()}
     try:
-        _check_tensors(tensors, model.state_dict())
+        _check_tensors(tensors, expected)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from error
     return _filled(model, tensors)
@@ -146,7 +140,7 @@ def load_official_checkpoint(path: Path | str) -> HeadedModel:
     """Load a file in the released Uni-Mol2 format: fp32, evaluation mode, ``padded`` and ``chirality``.
 
     Raises:
-        CheckpointError: see ``from_pretrained``.
+        CheckpointError: see ``load_pretrained``.
     """
     tensors, stated = read_official_file(Path(path))
     try:
@@ -160,12 +154,12 @@ def load_official_checkpoint(path: Path | str) -> HeadedModel:
 
 
 def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
-    """Write a model as a directory that ``from_pretrained`` reads back bit for bit.
+    """Write a model as a directory from which ``load_pretrained`` loads the same bits.
 
-    The directory is a checkpoint from the moment ``config.json`` is in it, which is last.
+    ``config.json`` is written last: a directory without it is not a model.
 
     Raises:
-        CheckpointError: the directory holds something already or cannot be written, or a weight is not finite.
+        CheckpointError: the directory is not empty or cannot be written, or a weight is not finite.
     """
     state = model.state_dict()
     for name, tensor in state.items():
@@ -175,10 +169,10 @@ def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
 
 
 def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averaged: bool = True) -> None:
-    """Write the model of a run's verified checkpoint as ``save_pretrained`` does; one tensor at a time is in memory.
+    """Write the model of a checkpoint as ``save_pretrained`` does, with one tensor at a time in memory.
 
     Args:
-        checkpoint: a verified one.
+        checkpoint: verified.
         directory: to be written.
         averaged: the mean over the steps if the run kept one, else the weights after the last step.
 
@@ -188,10 +182,10 @@ def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averag
     trained = trained_model(checkpoint)
     expected = empty_model(trained.model, trained.heads).state_dict()
     kinds = {name: TensorKind(dtype=torch.float32, shape=tensor.shape) for name, tensor in expected.items()}
-    weights = weights_reader(checkpoint, expected, averaged=averaged)
+    reader = ShareReader(checkpoint.path)
 
     def checked(name: str) -> Tensor:
-        tensor = weights(name)
+        tensor = reader.weight(name, kinds[name].shape, averaged=averaged)
         check_values(name, tensor)
         return tensor
 
@@ -219,7 +213,7 @@ def _save(
             weights_bytes=file.stat().st_size,
             weights_sha256=hash_file(file),
         )
-        commit_text(directory / CONFIG_NAME, json.dumps(to_tree(config), indent=2) + "\n")
+        write_json(directory / CONFIG_NAME, to_tree(config), indent=2)
 
 
 def save_official(model: HeadedModel, path: Path | str) -> None:
@@ -237,25 +231,25 @@ def save_official(model: HeadedModel, path: Path | str) -> None:
     tensors = to_official({name: tensor.detach() for name, tensor in model.state_dict().items()}, config)
     for name, tensor in tensors.items():
         check_values(name, tensor)
-    # Parts of a fused tensor share its memory, which torch.save would write once for each.
+    # Parts of a fused tensor share its memory, and torch.save would write all of it for each part.
     content = {"model": {name: t.clone() for name, t in tensors.items()}, "config": dimensions, "args": None}
     with _writing(path):
         commit_file(path, lambda temporary: torch.save(content, temporary))
 
 
 def model_folder(path: Path) -> Path:
-    """Return where a directory keeps its model: in ``model`` if it is a run's, else in itself."""
+    """Return the folder of the model: ``model`` in the folder of a run, else the directory itself."""
     inside = path / MODEL_FOLDER
     return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
 
 
 def find_checkpoint(path: Path) -> CheckpointInfo | None:
-    """Return the run's checkpoint that a directory stands for, verified; None: it holds a finished model, or no run.
+    """Return the checkpoint that a directory names, verified; None if it has a finished model, or is no run.
 
     Raises:
-        CheckpointError: it is damaged; of a run, all are.
+        CheckpointError: the checkpoint is damaged, or all checkpoints of the run are.
     """
-    return None if (model_folder(path) / CONFIG_NAME).is_file() else published.find(path)
+    return None if (model_folder(path) / CONFIG_NAME).is_file() else resolve_checkpoint(path)
 
 
 def read_config(directory: Path) -> PretrainedConfig:
@@ -268,31 +262,33 @@ def read_config(directory: Path) -> PretrainedConfig:
     """
     path = model_folder(directory) / CONFIG_NAME
     try:
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path)
     except FileNotFoundError as error:
         if (directory / FINETUNED_NAME).is_file():
             raise CheckpointError(_finetuned_instead(directory)) from error
         if (directory / MANIFEST_NAME).is_file():
             raise CheckpointError(
                 f"{directory} is a conformer store, not a model; give the run that was pretrained on it, such as "
-                f"runs/<name>, or pretrain one: python launch/pretrain.py --data {directory} --size NAME"
+                f"runs/<name>, or pretrain one: unimol-scale pretrain --data {directory} --size NAME"
             ) from error
         raise CheckpointError(
             f"{directory} is no checkpoint: it has no {CONFIG_NAME} "
             f"(a run has one in {MODEL_FOLDER}/ when it is finished, and checkpoints before that)"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} must hold a mapping of keys to values")
+    except NotJsonError as error:
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} cannot be read: it {error}") from error
+    if problem := version_problem(tree.get("format_version"), FORMAT_VERSION):
+        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME}: {problem}")
     try:
-        return build(PretrainedConfig, tree, Origin(name=str(path)))
+        return build(PretrainedConfig, tree, Origin(name=str(path), recorded=True))
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {directory}: {error}") from error
 
 
 def _finetuned_instead(directory: Path) -> str:
-    """Return what to do with a fine-tuned model where a pretrained one is asked for."""
+    """Return advice for a fine-tuned model that was given instead of a pretrained one."""
     start = "that it started from"
     with contextlib.suppress(ConfigError):
         tree, _ = read_yaml(directory / RUN_CONFIG_NAME)
@@ -304,23 +300,23 @@ def _finetuned_instead(directory: Path) -> str:
 
 
 def local_path(path: Path | str) -> Path:
-    """Return the path, or if it is none and reads as ``owner/name``, the folder of that model from the hub."""
+    """Return the path; for ``owner/name`` of the hub, the local folder of that model."""
     return hub.download(str(path), (CONFIG_NAME, WEIGHTS_NAME)) if hub.is_hub_name(path) else Path(path)
 
 
 def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> HeadedModel:
-    """Return a model whose parameters are only shapes (meta device)."""
+    """Return a model without values of its parameters (on the meta device)."""
     with torch.device("meta"):
         return HeadedModel(config, heads)
 
 
 def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
-    # In memory of their own, aligned as torch aligns it: from where a file happens to hold them, products of matrices
-    # differ in their last bits from the live model's.
+    # Copied into memory that torch has aligned: with the alignment of the file, matrix products would differ in their
+    # last bits from those of the trained model.
     owned = {name: tensor.clone() for name, tensor in state.items()}
     model.load_state_dict(owned, strict=True, assign=True)
     kernel = model.backbone.pair_encoding.distance
-    if kernel is not None:  # the centres are a constant, not a weight, so no file has them
+    if kernel is not None:  # the centres are constants, which are in no file
         kernel.centres_G = GaussianKernel(model.backbone.config).centres_G
     return model.eval()
 
@@ -339,7 +335,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Make one clear error of a file system, or a library on top of it, that refuses."""
+    """Turn errors of the file system, and of libraries that use it, into a CheckpointError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -350,7 +346,7 @@ def _refuse_occupied(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise CheckpointError(f"{directory} is a file; choose another output")
     names = {p.name for p in directory.iterdir()} if directory.exists() else set()
-    # What an interrupted save left behind may be written again.
+    # Files of an interrupted save may be overwritten.
     others = sorted(name for name in names if name != WEIGHTS_NAME and not name.endswith(TEMPORARY_SUFFIX))
     if others:
         raise CheckpointError(f"{directory} already holds {others[0]!r}; choose an empty or new directory")

@@ -10,19 +10,15 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from unimol_scale.common.command_output import shown_on_stderr
+from unimol_scale.common.exit_status import EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_USER_ERROR
 from unimol_scale.common.machine.system_limits import explain, raise_file_limit
 from unimol_scale.common.machine.threads import wait_passively
 from unimol_scale.common.standard_streams import drop_output, prepare_streams
 from unimol_scale.errors import UnimolScaleError
 
-EXIT_USER_ERROR = 2
-# Of a run that was stopped after it had saved its state: the same command goes on (sysexits' EX_TEMPFAIL).
-EXIT_STOPPED = 75
-EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
-EXIT_NO_READER = 141  # as shells say of a closed pipe
 # Ends the waiting of a thread; nobody sends it otherwise, and whoever does not handle it does not notice.
 _WAKE = signal.SIGURG
-GOES_ON = "Stopped. The same command goes on where it was."
 
 
 def set_up() -> None:
@@ -44,14 +40,15 @@ def run_command(work: Callable[[], int], stopped: Callable[[], str] = lambda: "S
         output any more. A second Ctrl-C ends the process at once, with 130.
     """
     set_up()
-    with _Interrupts():
+    with shown_on_stderr(), _Interrupts():
         try:
             try:
                 return work()
             finally:  # a closed pipe is noticed here, and not by the interpreter at its end
                 sys.stdout.flush()
         except UnimolScaleError as error:
-            return _fail(str(error))
+            # Ranks that have not met yet all raise it alike.
+            return _fail(str(error) if is_main_rank() else None)
         except KeyboardInterrupt:
             say(stopped())
             return EXIT_INTERRUPTED
@@ -64,6 +61,11 @@ def run_command(work: Callable[[], int], stopped: Callable[[], str] = lambda: "S
             return _fail(line)
 
 
+def is_main_rank() -> bool:
+    """Return whether this process speaks for its run; that of a command without ranks does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
     """Print a line to standard error, if there is anybody to read it."""
     try:
@@ -72,8 +74,9 @@ def say(line: str) -> None:
         drop_output(sys.stderr)
 
 
-def _fail(line: str) -> int:
-    say(f"error: {line}")
+def _fail(line: str | None) -> int:
+    if line is not None:
+        say(f"error: {line}")
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         return EXIT_USER_ERROR

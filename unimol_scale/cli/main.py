@@ -1,34 +1,38 @@
 """The ``unimol-scale`` command: finds the verb, runs it, and turns errors into one line and an exit status.
 
-Every room owns its verbs in its ``command.py``, which declares arguments and imports what is heavy only when it runs.
+Every verb has a file of ``verbs``, which declares its arguments and imports what is heavy only when it runs.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from unimol_scale.cli.command_line import CommandParser
 from unimol_scale.cli.entry import run_command
-from unimol_scale.cli.verbs import checkpoint as checkpoint_command
-from unimol_scale.cli.verbs import embed as embed_command
-from unimol_scale.cli.verbs import finetune as downstream_command
-from unimol_scale.cli.verbs import fit_scaling_law as scaling_command
-from unimol_scale.cli.verbs import plan as plan_command
-from unimol_scale.cli.verbs import store as store_command
+from unimol_scale.cli.verbs import (
+    build,
+    checkpoint,
+    embed,
+    finetune,
+    fit_scaling_law,
+    ladder,
+    plan,
+    predict,
+    pretrain,
+    store,
+)
+
+# In the order in which --help names them.
+VERBS = (build, pretrain, fit_scaling_law, ladder, plan, finetune, predict, embed, store, checkpoint)
 
 
 def build_parser() -> CommandParser:
     """Return the parser of every verb."""
     parser = CommandParser(prog="unimol-scale", description=__doc__.splitlines()[0])
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for command in (
-        checkpoint_command,
-        downstream_command,
-        embed_command,
-        plan_command,
-        store_command,
-    ):
-        command.add_verbs(verbs)
-    scaling_command.add_verbs(verbs, plan_command.run_estimates)
+    for verb in VERBS:
+        verb.add_verbs(verbs)
     return parser
 
 

@@ -1,47 +1,123 @@
-"""Progress of a long stage: a bar on a terminal, a line every few seconds elsewhere, and samples of it in a file.
+"""How far a piece of work is: a bar on the terminal of a command, a message every few seconds elsewhere. Imports rich.
 
-Imports rich.
+Every bar of the project is made here, by ``ProgressDisplay``; there is one only where a command runs. Messages are
+logged, so that a library call is silent unless its caller listens.
 """
 
 import contextlib
-import json
+import logging
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
+from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
-LOG_INTERVAL_S = 5.0
-SAMPLES_NAME = "progress.jsonl"
-SAMPLE_INTERVAL_S = 1.0
-SAMPLE_SPACING = 0.002  # of the time that a stage has taken: a month leaves some thousands of samples
+from unimol_scale.common.command_output import CommandBar, terminal_bar
+from unimol_scale.common.units import duration
+
+LINE_INTERVAL_S = 5.0
+_log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Columns = Callable[[], Sequence[ProgressColumn]]
 
 
-class SampleLog:
-    """Appends {"seconds": since this log was opened, "stage": name, "molecules": done since then} to a file.
+def stage_columns() -> Sequence[ProgressColumn]:
+    """Return the columns of a stage: name, bar, what the field ``text`` says, time left."""
+    return (_text("{task.description}"), BarColumn(), _text("{task.fields[text]}"), TimeRemainingColumn())
+
+
+def count_columns() -> Sequence[ProgressColumn]:
+    """Return the columns of a number of items: name, bar, how many of how many, time left."""
+    return (_text("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def training_columns() -> Sequence[ProgressColumn]:
+    """Return the columns of a training: name, bar, how many of how many, and the fields ``eta`` and ``status``."""
+    bar = BarColumn(bar_width=16)
+    return (_text("{task.description}"), bar, MofNCompleteColumn(), _text("{task.fields[eta]}"), _StatusColumn())
+
+
+def _text(text_format: str) -> TextColumn:
+    return TextColumn(text_format, markup=False)
+
+
+class _StatusColumn(ProgressColumn):
+    """What a narrow terminal cuts off first, so that the bar stays one line."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        """Return the status in one line."""
+        return Text(task.fields["status"], no_wrap=True, overflow="ellipsis")
+
+
+class ProgressDisplay:
+    """Shows how far something is, once it is started. A terminal that has gone stops nothing.
 
     Args:
-        path: the file; runs that resume append to the same.
+        label: what it is, at the beginning of the bar.
+        total: how much there is to do; None: not known.
+        columns: of the bar; None: there is none, and messages come on a terminal as well.
+        log: takes the messages.
+        shown: whether there is a bar, or messages, at all.
+        interval_s: seconds between two messages.
+        line_at_once: whether the first one need not wait so long.
     """
 
-    def __init__(self, path: Path) -> None:
-        cut_off = path.is_file() and not path.read_bytes().endswith(b"\n")
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._start = time.monotonic()
-        if cut_off:  # by a kill
-            self._file.write("\n")
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        columns: Columns | None,
+        *,
+        log: logging.Logger = _log,
+        shown: bool = True,
+        interval_s: float = LINE_INTERVAL_S,
+        line_at_once: bool = False,
+    ) -> None:
+        self._label, self._total, self._columns, self._messages = label, total, columns, log
+        self._shown = shown
+        self._interval_s = interval_s
+        self._last_line = float("-inf") if line_at_once else time.monotonic()
+        self._bar: CommandBar | None = None
+        self._task = TaskID(0)
 
-    def __enter__(self) -> "SampleLog":
-        return self
+    def start(self, completed: int = 0, **fields: Any) -> None:  # noqa: ANN401
+        """Show the bar, if there is to be one.
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
+        Args:
+            completed: done already.
+            fields: that the columns want.
+        """
+        self._bar = terminal_bar(*self._columns()) if self._shown and self._columns is not None else None
+        if self._bar is not None:
+            self._task = self._bar.add_task(self._label, total=self._total, completed=completed, **fields)
+            self._bar.start()
 
-    def add(self, stage: str, molecules: int) -> None:
-        """Append a sample."""
-        seconds = round(time.monotonic() - self._start, 2)
-        self._file.write(json.dumps({"seconds": seconds, "stage": stage, "molecules": molecules}) + "\n")
+    def stop(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.stop()
+
+    def update(self, completed: int, **fields: Any) -> None:  # noqa: ANN401
+        """Move the bar and change fields of its columns; does nothing where there is none."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.update(self._task, completed=completed, **fields)
+
+    def line(self, text: str, *, at_once: bool = False) -> None:
+        """Send a message if there is no bar, and the last one is a while ago or this one is to come at once."""
+        if self._bar is not None or not self._shown:
+            return
+        now = time.monotonic()
+        if at_once or now - self._last_line >= self._interval_s:
+            self._last_line = now
+            self._messages.info(text)
 
 
 class StageProgress:
@@ -50,50 +126,41 @@ class StageProgress:
     Args:
         label: of the stage, such as "curating".
         total: molecules in the stage, None when it is not known beforehand.
-        log: takes samples; None takes none.
+        shown: whether there is a bar, or messages, at all.
     """
 
-    def __init__(self, label: str, total: int | None, log: SampleLog | None = None) -> None:
-        self._label, self._total, self._log = label, total, log
+    def __init__(self, label: str, total: int | None, *, shown: bool = True) -> None:
+        self._label, self._total = label, total
         self._done = self._before = 0
-        self._sampled = 0.0
-        self._console = Console(stderr=True, highlight=False)
-        self._start = self._last = time.monotonic()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._start = time.monotonic()
+        self._display = ProgressDisplay(label, total, stage_columns, shown=shown)
 
     def __enter__(self) -> "StageProgress":
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
-            self._bar.start()
-            self._task = self._bar.add_task(self._label, total=self._total, completed=self._done, text=self._text())
-        self._sample()
+        self._display.start(self._done, text=self._text())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._display.stop()
         if kind is None:
-            self._sample()
-        if kind is None and self._bar is None:
-            self._say(f"{self._label}: {self._text()}, done")
+            self._display.line(f"{self._label}: {self._text()}, done", at_once=True)
 
     def _text(self) -> str:
-        seconds = time.monotonic() - self._start
-        rate = self.advanced / seconds if seconds > 0 else 0.0
         of = "" if self._total is None else f" of {self._total:,}"
-        return f"{self._done:,}{of} molecules, {rate:,.0f}/s"
+        return f"{self._done:,}{of} molecules, {self._rate():,.0f}/s"
+
+    def _rate(self) -> float:
+        seconds = time.monotonic() - self._start
+        return self.advanced / seconds if seconds > 0 else 0.0
+
+    def _line(self) -> str:
+        rate = self._rate()
+        left = f", {duration((self._total - self._done) / rate)} left" if self._total is not None and rate > 0 else ""
+        return f"{self._label}: {self._text()}{left}"
 
     @property
     def advanced(self) -> int:
         """Molecules that this run finished."""
         return self._done - self._before
-
-    def _sample(self) -> None:
-        self._sampled = time.monotonic()
-        if self._log is not None:
-            self._log.add(self._label, self.advanced)  # what an earlier run did is no rate
 
     def skip(self, molecules: int) -> None:
         """Count molecules as done by an earlier run; they do not count into the rate."""
@@ -103,22 +170,28 @@ class StageProgress:
     def advance(self, molecules: int) -> None:
         """Count molecules as done."""
         self._done += molecules
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, text=self._text())
+        self._display.update(self._done, text=self._text())
 
     def tick(self) -> None:
-        """Log a line and take a sample if the last ones are a while ago; call it often."""
-        now = time.monotonic()
-        if now - self._sampled >= max(SAMPLE_INTERVAL_S, SAMPLE_SPACING * (now - self._start)):
-            self._sample()
-        if self._bar is not None:
-            self._bar.update(self._task, text=self._text())
-        elif now - self._last >= LOG_INTERVAL_S:
-            self._last = now
-            rate = self.advanced / (now - self._start)
-            left = f", {(self._total - self._done) / rate:,.0f} s left" if self._total is not None and rate > 0 else ""
-            self._say(f"{self._label}: {self._text()}{left}")
+        """Show a new line, or bring the bar up to date; call it often."""
+        self._display.update(self._done, text=self._text())
+        self._display.line(self._line())
 
-    def _say(self, line: str) -> None:
-        with contextlib.suppress(OSError):  # whoever read it is gone, and the work goes on
-            self._console.print(line, soft_wrap=True)
+
+def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+    """Yield items with a progress bar on the terminal of a command, or a message every few seconds elsewhere.
+
+    Args:
+        items: to go through.
+        total: how many they are.
+        label: what is done with them.
+    """
+    display = ProgressDisplay(label, total, count_columns)
+    display.start()
+    try:
+        for done, item in enumerate(items, start=1):
+            yield item
+            display.update(done)
+            display.line(f"{label}: {done} of {total}")
+    finally:
+        display.stop()

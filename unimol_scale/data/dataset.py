@@ -8,7 +8,7 @@ from unimol_scale.data.steps.order import Order
 from unimol_scale.data.steps.planner import StepPlanner, ValidationPlanner
 from unimol_scale.data.molecule_reader import Conformers, Hydrogens, MoleculeReader
 from unimol_scale.errors import ConfigError, StoreError
-from unimol_scale.store.remote import is_url, open_remote_store
+from unimol_scale.store.remote import DEFAULT_CACHE, DEFAULT_CACHE_BYTES, is_url, open_remote_store
 from unimol_scale.store.shards import Store, open_store
 
 REMOTE_WINDOW = 16
@@ -45,8 +45,8 @@ class DataConfig:
     hydrogens: Hydrogens = "as_stored"
     labels: tuple[str, ...] = ()
     shuffle_window: int | None = None
-    cache_dir: Path = Path("~/.cache/unimol-scale")
-    cache_bytes: int = 20 * 2**30
+    cache_dir: Path = DEFAULT_CACHE
+    cache_bytes: int = DEFAULT_CACHE_BYTES
     workers: int = 1
     prefetch: int = 8
     validation_molecules: int = 10_000

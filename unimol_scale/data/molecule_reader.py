@@ -47,7 +47,7 @@ class MoleculeReader:
         if hydrogens == "keep" and not manifest.hydrogens:
             raise ConfigError(
                 f"data.hydrogens is keep, and the store at {store.location} has none as atoms; "
-                "build one with: python conformer_gen/build.py --hydrogens"
+                "build one with: unimol-scale build --hydrogens"
             )
         known = list(manifest.labels)
         for name in labels:

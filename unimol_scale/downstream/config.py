@@ -1,10 +1,10 @@
-"""What a fine-tuning is: every key of ``configs/downstream/*.yaml`` and of ``key=value``. Imports no torch."""
+"""Settings of a fine-tuning: every key of ``configs/downstream/*.yaml`` and of ``key=value``. Imports no torch."""
 
 import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from unimol_scale.downstream.finetuning.registry import METRICS
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 
 Task = Literal["regression", "classification", "multilabel"]
@@ -17,23 +17,23 @@ LossName = Literal["mse", "mae", "huber"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How one model is fitted.
+class FinetuneTrainConfig:
+    """Settings of the training of one model; keys ``train.…``.
 
     Attributes:
-        learning_rate: of AdamW at its peak, for the head and the last layer.
-        layer_decay: factor on the learning rate from a layer to the one below; 1 treats all layers alike.
-        batch_size: molecules of one step.
-        epochs: at most.
-        warm_up: share of all steps until the peak; linear decay to zero after it.
-        patience: epochs without a better validation score after which it stops.
-        weight_decay: of AdamW, on matrices only.
+        learning_rate: peak learning rate of AdamW for the head and the last layer.
+        layer_decay: learning rate of a layer over that of the layer above it; 1 gives all layers the same.
+        batch_size: molecules in one step.
+        epochs: largest number of epochs.
+        warm_up: share of all steps in which the learning rate rises; then it falls linearly to zero.
+        patience: number of epochs without a better validation score after which training stops.
+        weight_decay: of AdamW, for matrices only.
         gradient_clip: largest norm of the whole gradient.
         dropout: in the head.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         workers: loader processes; 0 prepares batches in this one.
-        precision: in which the backbone computes; the weights that are learnt and saved are fp32 either way. bf16 is
-            meant for large models on a GPU: on a CPU a small one took 1.3 times as long [measured].
+        precision: that the backbone computes in; the weights are trained and saved in fp32 either way. bf16 is meant
+            for large models on a GPU: on a CPU, a small model took 1.3 times as long with it [measured].
     """
 
     learning_rate: float = 1e-4
@@ -69,39 +69,39 @@ class FitConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """A whole fine-tuning.
+    """Settings of a fine-tuning.
 
     Attributes:
-        data: table of SMILES and labels (CSV, Parquet), or a conformer store with labels, whose geometry is then used.
-        pretrained: what ``from_pretrained`` reads; None starts from random weights of ``size``.
-        size: preset of a model that starts from random weights.
-        reinitialise: take the dimensions of ``pretrained`` and random weights: what pretraining is compared with.
+        data: table of SMILES and labels (CSV, Parquet), or a conformer store with labels, whose conformers are used.
+        pretrained: model, as ``from_pretrained`` takes it; None starts from random weights of ``size``.
+        size: preset of the model with random weights.
+        reinitialise: take only the dimensions of ``pretrained``, with random weights, to see what pretraining is worth.
         smiles_column: of the table; None finds it by the usual names.
         targets: label columns; ("all",) takes every numeric column.
         units: target → unit, for reports.
         task: None: classification or multilabel if all labels are 0 or 1, else regression.
-        split: how rows are dealt to training, validation and test.
-        split_column: with split "column": holds train, valid or test.
+        split: how rows are divided into training, validation and test.
+        split_column: with split "column": column with train, valid or test.
         fractions: of train, valid and test.
-        label_fraction: share of the training rows that is used, a seeded nested subset.
+        label_fraction: share of the training rows that is used; chosen by the seed, smaller ones are part of larger.
         inputs: what the model sees; None: everything it can.
-        pooling: what stands for a molecule.
-        loss: of regression, on normalised targets; None: mse. Classifiers take the binary cross-entropy and no other.
-        metric: by which an epoch is chosen and the test judged: roc_auc, pr_auc, accuracy, rmse, mae, r2, pearson, or
-            package.module:Name of one of your own; None: roc_auc, or rmse of regression.
-        seeds: models that are fitted, which differ in initialisation and order.
+        pooling: how atoms become one vector of the molecule.
+        loss: of a regression, on scaled labels; None: mse. Classifiers always take the binary cross-entropy.
+        metric: that chooses the best epoch and is computed of the test rows: roc_auc, pr_auc, accuracy, rmse, mae, r2,
+            pearson, or package.module:Name of one of your own; None: roc_auc, for a regression rmse.
+        seeds: number of models that are trained; they differ in initialisation and order of rows.
         seed: of the split and of the first model.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
-        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row, as
+        fragments: for a row with several, such as a salt: take the "largest", or "reject" the row, as
             ``curate.fragments`` of a build does. The report says how many rows were reduced.
         skip_bad: rows whose molecule cannot be used go to ``skipped.csv`` instead of stopping everything.
         pretraining_store: the store that the model was pretrained on, to count test molecules in it; None takes the one
-            that a run names, if it is there.
+            that the run names, if it exists.
         output: folder of the results; None: finetuned/<data>-<start>.
-        cache: where stores of conformers are kept.
+        cache: folder of the conformers.
         conformer_workers: processes that make conformers; None: all cores.
         device: auto, cpu or cuda.
-        train: how each model is fitted.
+        train: settings of the training of each model.
     """
 
     data: Path
@@ -130,7 +130,7 @@ class FinetuneConfig:
     cache: Path = Path("data/cache")
     conformer_workers: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    train: FitConfig = dataclasses.field(default_factory=FitConfig)
+    train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -158,12 +158,12 @@ class FinetuneConfig:
 
     @property
     def start(self) -> str:
-        """What the weights start from, in a word: the folder of a run or checkpoint, or "scratch"."""
+        """Name of what the weights start from: that of the run or checkpoint, or "scratch"."""
         if self.pretrained is None or self.reinitialise:
             return "scratch"
         return Path(self.pretrained).name or self.pretrained
 
     @property
     def folder(self) -> Path:
-        """Where the results go."""
+        """Folder of the results."""
         return self.output or Path("finetuned") / f"{self.data.name.split('.')[0]}-{self.start}"

@@ -1,10 +1,16 @@
-"""The checkpoints of a run as all ranks see them: found at the start, saved beside the steps, published by a vote."""
+"""Finds and saves the checkpoints of a run on all ranks: saved in the background, published by a vote of the ranks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.checkpoints.run.publish import CheckpointInfo, clear_leftovers, newest_valid, prune, sweep
+from unimol_scale.checkpoints.run.checkpoint_folder import (
+    CheckpointInfo,
+    delete_leftovers,
+    delete_marked,
+    newest_valid,
+    prune,
+)
 from unimol_scale.checkpoints.run.saver import Saver, SaveState
 from unimol_scale.checkpoints.run.shares import MOMENT, SQUARE, Fragment, ShareReader
 from unimol_scale.engine.parallel.ranks import Ranks
@@ -19,13 +25,13 @@ Say = Callable[[str], None]
 class RunCheckpoints:
     """Finds and saves checkpoints. Every rank calls the same methods in the same order.
 
-    Whether a save is complete is known when all ranks say so. They say it in the vote that every step takes anyway, so
-    that nobody waits: ``ballot`` goes into the vote, ``settle`` takes its result.
+    A save is complete when all ranks have written their shares. They report it in the vote that every step takes
+    anyway, so no rank waits for the others: ``ballot`` goes into the vote, and ``settle`` takes its result.
 
     Args:
         root: the run's checkpoints folder, on a file system that all ranks share.
         ranks: this process among the others.
-        config: how many to keep and how to save.
+        config: how many checkpoints to keep, and how to save them.
     """
 
     def __init__(self, root: Path, ranks: Ranks, config: TrainConfig) -> None:
@@ -34,21 +40,21 @@ class RunCheckpoints:
         self._keep = config.keep_checkpoints
         self._keep_finished = {"all": _ALL, "last": 1, "none": 0}[config.keep_finished]
         self._saver = Saver(root, ranks.rank, ranks.world_size, synchronous=not config.save_in_background)
-        self._meta: Mapping[str, Any] | None = None  # of a save that is not decided
+        self._meta: Mapping[str, Any] | None = None  # of the current save; None without one
 
     def find(self, say: Say) -> CheckpointInfo | None:
-        """Return the newest intact checkpoint, verified by rank 0; what was left half done is removed.
+        """Return the newest intact checkpoint, verified by rank 0, and delete what killed sessions left behind.
 
         Raises:
             CheckpointError: there are checkpoints and none is intact.
         """
-        assert self._meta is None, "a save is not decided"
+        assert self._meta is None, "a save is going on"
         found: CheckpointInfo | None = None
         error = ""
         if self._ranks.is_main:
             try:
                 found, problems = newest_valid(self._root)
-                clear_leftovers(self._root)
+                delete_leftovers(self._root)
                 for problem in problems:
                     say(f"warning: skipped a damaged checkpoint: {problem}")
             except (CheckpointError, OSError) as refused:
@@ -58,25 +64,25 @@ class RunCheckpoints:
             raise CheckpointError(error)
         return found
 
-    def begin(self, step: int, fragments: Sequence[Fragment], meta: Mapping[str, Any], say: Say) -> None:
-        """Begin to save the state after ``step`` steps; waits only for an earlier save that is still being written."""
-        self.finish(say)
+    def start_save(self, step: int, fragments: Sequence[Fragment], meta: Mapping[str, Any], say: Say) -> None:
+        """Start to save the state after ``step`` steps; waits only if the previous save is still being written."""
+        self.finish_save(say)
         self._saver.start(step, fragments)
         self._meta = meta
 
     def ballot(self) -> dict[str, float]:
-        """Return what this rank has to say about the save in hand."""
+        """Return the state of the current save on this rank, to be summed over all ranks."""
         state = self._saver.state
         return {_WRITTEN: float(state is SaveState.WRITTEN), _FAILED: float(state is SaveState.FAILED)}
 
     def settle(self, votes: Mapping[str, float], say: Say) -> bool:
-        """Publish the save if every rank has written its share, give it up if one could not; return whether it failed.
+        """Publish the save if every rank has written its share, drop it if one failed; return whether it failed.
 
-        A save that failed costs nothing but itself: the run goes on, and the older checkpoints are as they were.
+        After a failed save the run goes on, and the older checkpoints are as they were.
 
         Args:
-            votes: sum of the ballots.
-            say: is told what became of it.
+            votes: sum of the ballots of all ranks.
+            say: is called with a line about the result.
         """
         if self._meta is None or votes[_WRITTEN] + votes[_FAILED] < self._ranks.world_size:
             return False
@@ -92,39 +98,43 @@ class RunCheckpoints:
         if error:
             say(f"step {step}  warning: the checkpoint could not be saved, the run goes on without it: {error}")
         else:
-            room = self._saver.room
+            usage = self._saver.disk_usage
             say(
                 f"step {step}  checkpoint saved ({self._saver.copy_seconds:.2f} s to copy, "
-                f"{self._saver.write_seconds:.2f} s to write{f'; {room.describe()}' if room else ''})"
+                f"{self._saver.write_seconds:.2f} s to write{f'; {usage.describe()}' if usage else ''})"
             )
         return bool(error)
 
-    def finish(self, say: Say) -> bool:
-        """Wait for the save in hand, if there is one, and settle it; return whether it failed."""
+    def finish_save(self, say: Say) -> bool:
+        """Wait for the current save, if there is one, and settle it; return whether it failed."""
         if self._meta is None:
             return False
         self._saver.wait()
         return self.settle(self._ranks.sum(self.ballot()), say)
 
-    def give_up(self, say: Say) -> None:
-        """Wait for the save in hand, if there is one, and drop it: what was saved may be what went wrong after it."""
+    def join(self) -> None:
+        """Wait until this rank writes nothing any more; a save in hand is not published."""
+        self._saver.join()
+
+    def drop_save(self, say: Say) -> None:
+        """Wait for the current save, if there is one, and delete it: its weights may be the cause of the failure."""
         if self._meta is None:
             return
         self._saver.wait()
-        self._ranks.barrier()  # none is still writing
+        self._ranks.barrier()  # no rank is writing any more
         self._saver.discard()
         self._meta = None
         say(f"step {self._saver.step}  the checkpoint is not published, since only skipped steps came after it")
 
-    def end(self, last: CheckpointInfo, say: Say) -> None:
-        """Keep of a finished run what ``train.keep_finished`` says, and tell what it takes; called by rank 0 alone."""
+    def prune_finished(self, last: CheckpointInfo, say: Say) -> None:
+        """Keep the checkpoints of a finished run that ``train.keep_finished`` names; only rank 0 calls this."""
         try:
-            room = prune(last, self._keep_finished, keep_best=True)
-        except OSError as error:  # the run is finished all the same
+            usage = prune(last, self._keep_finished, keep_best=True)
+        except OSError as error:  # the run is finished nevertheless
             say(f"warning: checkpoints that are not wanted any more cannot be deleted: {error}")
             return
-        sweep(self._root)
-        kinds = ShareReader(last.path).kinds if room.kept else frozenset()
+        delete_marked(self._root)
+        kinds = ShareReader(last.path).kinds if usage.kept else frozenset()
         share = len(kinds & {MOMENT, SQUARE}) / len(kinds) if kinds else 0.0
         states = f", {100.0 * share:.0f} % of it optimizer states" if kinds else ""
-        say(f"checkpoints of the finished run: {room.describe(states)} (train.keep_finished)")
+        say(f"checkpoints of the finished run: {usage.describe(states)} (train.keep_finished)")

@@ -1,4 +1,4 @@
-"""What goes wrong in single steps, and what follows: steps that are not finite are skipped."""
+"""Handles steps that go wrong: skips those that are not finite, and asks for a rollback after a loss spike."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ class Incidents:
             return False
         train = self._config.train
         part = "+".join(result.terms)
-        if train.spikes == "ignore" or not self._spikes.see(result.loss, part):
+        if train.spikes == "ignore" or not self._spikes.observe(result.loss, part):
             return False
         say(f"step {progress.step}  warning: the loss has risen suddenly, to {result.loss:.4f}")
         if train.spikes == "warn":

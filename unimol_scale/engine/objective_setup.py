@@ -1,4 +1,4 @@
-"""From a run's settings to what it learns: the objective, and the teacher where there is one.
+"""Makes the objective of a run from its settings, and loads the teacher if there is one.
 
 Objectives know no files. What they need from one, a teacher's dimensions and weights, is read here and handed to them.
 """
@@ -9,9 +9,7 @@ from collections.abc import Callable
 import torch
 
 from unimol_scale.checkpoints.parity import cast_parameters
-from unimol_scale.checkpoints.weights import from_pretrained, identify
-from unimol_scale.common.plugins import is_reference
-from unimol_scale.engine.planning.corruption_check import check_corruption
+from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import CheckpointError
 from unimol_scale.objectives.base import Objective, Sample
@@ -23,8 +21,7 @@ def objective_of(config: PretrainConfig) -> Objective:
     """Return the objective of a run.
 
     Raises:
-        ConfigError: the model cannot learn it, the teacher is none, or code of the user's own does not keep what an
-            objective must.
+        ConfigError: the model cannot learn it, or the teacher is none.
         CheckpointError: the teacher is missing or damaged.
     """
     distillation = config.objective.distillation
@@ -32,10 +29,7 @@ def objective_of(config: PretrainConfig) -> Objective:
     if distillation is not None:
         assert distillation.teacher is not None, "the settings demand one"
         teacher = identify(distillation.teacher)[0]
-    objective = build_objective(config.objective, config.model, seed=config.seed, teacher=teacher)
-    if is_reference(config.objective.name):
-        check_corruption(objective, config)
-    return objective
+    return build_objective(config.objective, config.model, seed=config.seed, teacher=teacher)
 
 
 def teacher_of(config: PretrainConfig, device: torch.device) -> Callable[[Sample], Sample] | None:
@@ -51,7 +45,7 @@ def teacher_of(config: PretrainConfig, device: torch.device) -> Callable[[Sample
     if distillation is None:
         return None
     assert distillation.teacher is not None, "the settings demand one"
-    model = from_pretrained(distillation.teacher)
+    model = load_pretrained(distillation.teacher)
     if config.train.precision == "bf16":
         cast_parameters(model, torch.bfloat16)
     return Teacher(model.backbone.to(device), distillation.normalise)

@@ -1,4 +1,4 @@
-"""One optimizer step over all ranks: losses over global counts, gradients, and whether both are finite.
+"""Does one optimizer step on all ranks: losses over global counts, gradients, and checks that both are finite.
 
 Shapes: M micro-batches of this rank, T loss terms.
 """
@@ -122,7 +122,7 @@ def means(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str,
     return {name: total / max(counts[name], 1.0) for name, total in totals.items()}
 
 
-def completion(device: torch.device, teacher: Callable[[Sample], Sample] | None) -> Callable[[Sample], Sample]:
+def sample_completer(device: torch.device, teacher: Callable[[Sample], Sample] | None) -> Callable[[Sample], Sample]:
     """Return what makes a loaded sample ready for the model: on the device, with its teacher's targets."""
 
     def complete(sample: Sample) -> Sample:

@@ -1,4 +1,4 @@
-"""Is this step's loss a spike? Pure and deterministic: the same losses give the same answers, on every rank.
+"""Detects loss spikes. Deterministic: the same losses give the same answers on every rank.
 
 A loss is a spike when it lies more than ``factor`` spreads above the level of the recent losses.
 - Level: the median of the window or of its newest eighth, whichever is lower. The newest follow a falling loss, as in
@@ -43,7 +43,7 @@ class SpikeDetector:
         self._factor = factor
         self._recent: dict[str, deque[float]] = {}
 
-    def see(self, loss: float, part: str = "") -> bool:
+    def observe(self, loss: float, part: str = "") -> bool:
         """Judge a step's loss by those before it, and remember it; one that is not finite is never remembered.
 
         Args:

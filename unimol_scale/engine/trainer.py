@@ -1,22 +1,22 @@
-"""The training loop: what happens in which order. Losses belong to the objective, ranks and shards to their own files.
+"""The training loop of a run: steps, logging, validation, checkpoints.
 
 One step reads: batch → vote and counts over all ranks → losses and gradients → finite? → step → log → validate → save.
 Everything that decides what happens next is the same number on every rank, so that all ranks decide alike.
 """
 
+import logging
 import math
 import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
-from unimol_scale.checkpoints.run.publish import CheckpointInfo
-from unimol_scale.checkpoints.run.published import folder_name, read_manifest
+from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo, folder_name, read_manifest
 from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.weights import save_checkpoint
 from unimol_scale.common.run_files import CHECKPOINTS, MODEL_FOLDER
@@ -29,33 +29,35 @@ from unimol_scale.engine.log.profiling import StepProfiler
 from unimol_scale.engine.log.run_log import NoLog, RunLog
 from unimol_scale.engine.log.throughput import Speedometer, matmul_peak, memory_bytes
 from unimol_scale.engine.objective_setup import objective_of, teacher_of
-from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, completion
+from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, sample_completer
 from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
 from unimol_scale.engine.parallel.ranks import Ranks, share_cores
+from unimol_scale.engine.planning.corruption_check import check_own_objective
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.run.initial_weights import initial_weights
-from unimol_scale.engine.run.resume import refuse_differences, settings_that_matter
+from unimol_scale.engine.run.resume import refuse_differences, refuse_newer, settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_folder import claim_folder, reopen, run_is_finished, write_config, write_summary
-from unimol_scale.engine.run.run_progress import Progress
+from unimol_scale.engine.run.run_progress import Progress, read_progress
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.engine.run.settings_changes import (
     SettingsChange,
     change_since,
     keep_history,
     recorded_settings,
-    refuse_unearned,
+    refuse_without_steps,
 )
-from unimol_scale.engine.run.stopping import StopRequest
-from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.run.stopping import InterruptRequest, StopRequest
 from unimol_scale.engine.validation import Validation
 from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.base import Sample, total_loss
 
 _STOP = "stop"
+_log = logging.getLogger(__name__)
 
 
-class Outcome(Enum):
+class SessionStatus(Enum):
     """How a session of a run ended."""
 
     FINISHED = "finished"
@@ -81,9 +83,10 @@ class Trainer:
         histogram = self._store.manifest.splits["train"].size_histogram
         self._histogram = {int(n): rows for n, rows in histogram.items()}
         self._objective = objective_of(config)
+        check_own_objective(self._objective, config)
         share_cores(ranks, self._objective.count_parameters(config.model).total)
         config = self._config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
-        self._complete = completion(ranks.device, teacher_of(config, ranks.device))
+        self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
             self._objective.corrupt_at,
@@ -102,10 +105,13 @@ class Trainer:
         self._validated_at = -1
         # Of the validations after the first step, which are those that a checkpoint can be of.
         self._lowest = math.inf
+        self._lock: IO[bytes] | None = None
         self._change: SettingsChange | None = None
         self._changes: list[dict[str, Any]] = []
 
-    def run(self, stop: StopRequest, *, resume: bool, override: bool = False, profile: bool = False) -> Outcome:
+    def run(
+        self, stop: StopRequest | InterruptRequest, *, resume: bool, override: bool = False, profile: bool = False
+    ) -> SessionStatus:
         """Train to the last step, or until it is to stop; go on from the newest intact checkpoint.
 
         Args:
@@ -122,7 +128,6 @@ class Trainer:
             CheckpointError: there are checkpoints and none can be used, ``resume`` is off and there are some, or the
                 newest was trained with other settings.
         """
-        # Held until this process ends.
         self._lock = claim_folder(self._config) if self._ranks.is_main else None
         self._ranks.barrier()
         found = self._find(resume=resume, override=override)
@@ -135,24 +140,30 @@ class Trainer:
         dtype = torch.bfloat16 if self._config.train.precision == "bf16" else torch.float32
         peak = self._ranks.sum({"peak": matmul_peak(self._ranks.device, dtype)})["peak"]
         profiler = StepProfiler(self._config.output / "profile" if profile and self._ranks.is_main else None)
-        outcome = Outcome.ROLLED_BACK
+        outcome = SessionStatus.ROLLED_BACK
         stop.steps_begin()
         with profiler:
-            while outcome is Outcome.ROLLED_BACK:
+            while outcome is SessionStatus.ROLLED_BACK:
                 with self._open_log() as self._log:
                     for line in beginning:
                         self._log.say(line)
                     outcome = self._fit(stop, profiler, Speedometer(peak))
                     self._log.draw()
-                    if outcome is Outcome.ROLLED_BACK:
+                    if outcome is SessionStatus.ROLLED_BACK:
                         beginning = self._roll_back()
-        if outcome is Outcome.FINISHED:
+        if outcome is SessionStatus.FINISHED:
             self._export()
         return outcome
 
+    def close(self) -> None:
+        """Let others have the run folder, as the end of this process would; what is being written is waited for."""
+        self._checkpoints.join()
+        if self._lock is not None:
+            self._lock.close()
+
     def _find(self, *, resume: bool, override: bool) -> CheckpointInfo | None:
         """Return the checkpoint to go on from, if there is one and it fits."""
-        found = self._checkpoints.find(print)
+        found = self._checkpoints.find(_log.warning)
         if found is None:
             if run_is_finished(self._config.output):
                 raise CheckpointError(
@@ -165,11 +176,13 @@ class Trainer:
                 f"{self._config.output} has checkpoints up to step {found.step}; "
                 "continue them (--resume) or choose another --output"
             )
-        if not override:
-            refuse_differences(found.meta["settings"], self._settings, found.path)
         before = recorded_settings(found, self._config.output)
+        if not override:
+            otherwise = "choose another --output, or go on all the same with --override"
+            refuse_newer(before, self._settings, found.path, otherwise)
+            refuse_differences(found.meta["settings"], self._settings, found.path)
         self._change = change_since(before, found.step, self._config, self._store.manifest_sha256)
-        refuse_unearned(found, self._config, self._change)
+        refuse_without_steps(found, self._config, self._change)
         self._changes = [*found.meta.get("changes", ()), *([self._change.as_tree()] if self._change else [])]
         return found
 
@@ -207,7 +220,7 @@ class Trainer:
         sums = self._model.forward(self._complete(sample))
         self._model.backward(total_loss(sums, sample.counts, self._objective.weights), last=True)
 
-    def _fit(self, stop: StopRequest, profiler: StepProfiler, speed: Speedometer) -> Outcome:
+    def _fit(self, stop: StopRequest | InterruptRequest, profiler: StepProfiler, speed: Speedometer) -> SessionStatus:
         """Do steps until the last one, a signal, or a spike that is to be left out."""
         train, progress = self._config.train, self._progress
         if progress.step == 0:
@@ -230,7 +243,7 @@ class Trainer:
                 with speed.pause("publishing", every=train.checkpoint_every):
                     self._checkpoints.settle(result.votes, self._log.say)
             if self._goes_back(result):
-                return Outcome.ROLLED_BACK
+                return SessionStatus.ROLLED_BACK
             done, stopping = progress.step == train.steps, result.votes[_STOP] > 0 and not result.skipped
             if progress.step % train.validate_every == 0 or done:
                 with speed.pause("validation", every=train.validate_every):
@@ -240,7 +253,7 @@ class Trainer:
                 with speed.pause("saving", every=train.checkpoint_every):
                     self._save()
                 due = False
-            if (done or stopping) and self._checkpoints.finish(self._log.say):
+            if (done or stopping) and self._checkpoints.finish_save(self._log.say):
                 raise RunError(
                     f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Make room "
                     f"in {self._config.output} and start the same command again: it goes on from an earlier one"
@@ -248,8 +261,8 @@ class Trainer:
             if stopping and not done:
                 why = stop.reason or "another rank was told to stop"
                 self._log.say(f"step {progress.step}  stopped ({why}); the same command goes on from here")
-                return Outcome.STOPPED
-        return Outcome.FINISHED
+                return SessionStatus.STOPPED
+        return SessionStatus.FINISHED
 
     def _goes_back(self, result: StepResult) -> bool:
         """Return whether the run is to go back to a checkpoint; one that is still being written is waited for."""
@@ -257,12 +270,12 @@ class Trainer:
             back = self._incidents.call_for_rollback(result, self._progress, self._log.say)
         except RunError:
             if result.skipped:
-                self._checkpoints.give_up(self._log.say)
+                self._checkpoints.drop_save(self._log.say)
             else:
-                self._checkpoints.finish(self._log.say)
+                self._checkpoints.finish_save(self._log.say)
             raise
         if back:
-            self._checkpoints.finish(self._log.say)
+            self._checkpoints.finish_save(self._log.say)
         return back
 
     def _account(self, result: StepResult, speed: Speedometer) -> None:
@@ -353,14 +366,14 @@ class Trainer:
             "model": to_tree(self._config.model),
             "heads": to_tree(self._objective.kept_heads),
         }
-        self._checkpoints.begin(self._progress.step, self._model.fragments(), meta, self._log.say)
+        self._checkpoints.start_save(self._progress.step, self._model.fragments(), meta, self._log.say)
 
     def _go_to(self, found: CheckpointInfo) -> None:
         """Take up the state of a checkpoint."""
         meta = found.meta
         self._model.restore(ShareReader(found.path).read, meta["optimizer_steps"])
         # A streak of skipped steps is this session's own: one of an earlier session must not end every later start.
-        self._progress = replace(Progress(**meta["progress"]), skipped_in_a_row=0)
+        self._progress = replace(read_progress(found), skipped_in_a_row=0)
         self._best, self._final = meta["best"], meta["final"]
         lowest = meta.get("lowest", self._best["valid/loss"] if self._best.get("step") else None)
         self._lowest = math.inf if lowest is None else lowest
@@ -384,5 +397,5 @@ class Trainer:
                 self._ranks.world_size,
                 self._changes,
             )
-            self._checkpoints.end(last, self._log.say)
+            self._checkpoints.prune_finished(last, self._log.say)
         self._ranks.barrier()

@@ -1,4 +1,4 @@
-"""Validation: the fixed corruptions of the fixed molecules, scored without gradients."""
+"""Computes the validation loss: fixed molecules with fixed corruptions, without gradients."""
 
 from collections.abc import Callable, Sequence
 

@@ -37,7 +37,7 @@ def read_official_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]
     """
     if not path.is_file():
         raise CheckpointError(
-            f"checkpoint {path} does not exist; `deepspeed launch/pretrain.py --size 0.1M` trains a model, in runs/"
+            f"checkpoint {path} does not exist; `unimol-scale pretrain --size 0.1M` trains a model, in runs/"
         )
     _check_archive(path)
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unimol_scale.common.plugins import is_reference
-from unimol_scale.config import Origin, build, to_tree
+from unimol_scale.config import Origin, build, identifying, to_tree
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective
@@ -16,6 +16,19 @@ from unimol_scale.objectives.mixture import MixtureObjective
 from unimol_scale.objectives.registry import OBJECTIVES
 
 SHARE_TOLERANCE = 1e-6
+# Objective → the settings that have always been in a run's hash of what it learns. One that is added later counts only
+# where it is not its default: runs of before can then still be compared with runs of today.
+_FIRST_SETTINGS = {
+    "denoise": (
+        *("predict", "mask_fraction", "noise_std", "hide_features", "flat_geometry"),
+        *("token_weight", "coordinate_weight", "distance_weight"),
+    ),
+    "blend": (
+        *("ratio", "mask_fraction", "symmetric", "show_degree", "atom_features", "noise_std"),
+        *("path_weight", "edge_weight", "distance_weight", "noise_weight", "distance_loss"),
+    ),
+    "distill": ("teacher", "teacher_sha256", "target", "normalise"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +92,11 @@ class ObjectiveConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """What is learnt and how, ready for JSON; where a teacher lies does not count, only its weights do."""
-        settings = {name: to_tree(getattr(self, name)) for name in sorted(self.learnt)}
+        if is_reference(self.name):
+            return {"name": self.name, "mixture": {}, "settings": dict(self.settings)}
+        settings = {
+            name: identifying(getattr(self, name), _FIRST_SETTINGS.get(name, ())) for name in sorted(self.learnt)
+        }
         if "distill" in settings:
             del settings["distill"]["teacher"]
         return {"name": self.name, "mixture": dict(self.mixture), "settings": settings}

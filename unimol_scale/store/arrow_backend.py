@@ -26,6 +26,7 @@ from unimol_scale.store.schema import (
     Int64,
     Layout,
     MoleculeColumns,
+    MoleculeRecord,
     arrow_schema,
     ragged_indices,
 )
@@ -114,6 +115,32 @@ class ColumnViews:
             labels=np.stack([label[rows] for label in self.labels], axis=1)
             if self.labels
             else np.empty((len(rows), 0)),
+        )
+
+    def record(self, row: int, coordinate_scale: float | None) -> MoleculeRecord:
+        """Return a molecule with all its conformers: what ``encode`` was given, to the precision of the store."""
+        atoms, bonds, points, conformers = (
+            slice(offsets[row], offsets[row + 1])
+            for offsets in (self.atom_offsets, self.bond_offsets, self.coordinate_offsets, self.conformer_offsets)
+        )
+        coordinates = self.coordinates[points].astype(np.float32)
+        if coordinate_scale is not None:
+            coordinates *= np.float32(coordinate_scale)
+        return MoleculeRecord(
+            id=self.batch["id"][row].as_py(),
+            smiles=self.batch["smiles"][row].as_py(),
+            atomic_number=self.atomic_number[atoms].copy(),
+            atom_features=unpack(self.atom_features[atoms], ATOM_VOCABULARIES),
+            bond_index=self.bond_index[bonds].copy(),
+            bond_features=unpack(self.bond_features[bonds], BOND_VOCABULARIES),
+            coordinates=coordinates.reshape(-1, atoms.stop - atoms.start, 3),
+            planar_coordinates=self.planar_coordinates[atoms] * np.float32(PLANAR_SCALE),
+            conformer_origin=self.conformer_origin[conformers].copy(),
+            conformer_stereo=self.conformer_stereo[conformers].copy(),
+            energy=_values(self.batch["energy"])[conformers].copy(),
+            scaffold=self.batch["scaffold"][row].as_py(),
+            key=self.batch["key"][row].as_py(),
+            labels=tuple(float(label[row]) for label in self.labels),
         )
 
     def check(self) -> None:

@@ -5,6 +5,9 @@ Keys: the first row of a block as 8 big-endian bytes; ``schema`` (Arrow schema m
 (decimal), the molecules of every block but the last.
 """
 
+import os
+import threading
+import weakref
 from pathlib import Path
 
 import lmdb
@@ -24,6 +27,9 @@ INT32 = np.dtype("<i4")
 PAGE = 4096
 # Each block costs ~2 kB of message header and page padding; each molecule read costs the decoding of its block.
 BLOCK_ROWS = 64
+# LMDB lets a process open a file only once, and a user may read a store that is being trained on: they share it.
+_open_files: "weakref.WeakValueDictionary[tuple[int, str], lmdb.Environment]" = weakref.WeakValueDictionary()
+_opening = threading.Lock()
 
 
 class LmdbShard:
@@ -40,12 +46,7 @@ class LmdbShard:
     def __init__(self, path: Path, layout: Layout) -> None:
         self._path = path
         self._schema = arrow_schema(layout)
-        try:
-            self._environment = lmdb.open(
-                str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1
-            )
-        except lmdb.Error as error:
-            raise StoreError(f"{path} is not a readable LMDB shard: {error}") from error
+        self._environment = _opened(path)
         if self._get([SCHEMA_KEY])[0] != self._schema.serialize().to_pybytes():
             raise StoreError(f"{path}: its columns are not those of the store's schema")
         self._block_rows = int(self._get([BLOCK_ROWS_KEY])[0])
@@ -81,8 +82,23 @@ class LmdbShard:
         return ColumnViews.of(pa.concat_batches(batches)), starts[block_of_row] + rows % self._block_rows
 
     def close(self) -> None:
-        """Unmap the file."""
-        self._environment.close()
+        """Let go of the file, which is unmapped when nobody in this process reads it any more."""
+        del self._environment
+
+
+def _opened(path: Path) -> lmdb.Environment:
+    key = (os.getpid(), str(path.resolve()))
+    with _opening:
+        environment = _open_files.get(key)
+        if environment is None:
+            try:
+                environment = lmdb.open(
+                    str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1
+                )
+            except lmdb.Error as error:
+                raise StoreError(f"{path} is not a readable LMDB shard: {error}") from error
+            _open_files[key] = environment
+        return environment
 
 
 def block_key(first_row: int) -> bytes:

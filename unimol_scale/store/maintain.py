@@ -4,19 +4,18 @@ import collections
 import dataclasses
 import functools
 import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.output_checks import require_folder
+from unimol_scale.common.progress import track
+from unimol_scale.common.units import byte_size
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
 from unimol_scale.store.geometry_faults import Conformers, Fault, find_faults, is_drawn
@@ -24,27 +23,9 @@ from unimol_scale.store.manifest import MANIFEST_NAME, Backend, ShardEntry, Spli
 from unimol_scale.store.schema import ConformerOrigin, ragged_indices
 from unimol_scale.store.shards import Store, content_counts, open_store, read_shard, write_manifest, write_shard
 
-LOG_INTERVAL_S = 5.0
 RECORDS_AT_ONCE = 5_000  # whose geometry is judged together: some tens of MB
 # Written beside the shards by the builder; a converted store takes them along.
 SIDE_FILES = ("failures.parquet", "report.md", "*.png")
-Item = TypeVar("Item")
-
-
-def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Yield items with a progress bar on a terminal, or a line every few seconds elsewhere."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress:
-            yield from progress.track(items, total=total, description=label)
-        return
-    last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() - last > LOG_INTERVAL_S:
-            last = time.monotonic()
-            console.print(f"{label}: {done} of {total}", highlight=False)
 
 
 def describe(store: Store) -> Table:
@@ -64,7 +45,7 @@ def describe(store: Store) -> Table:
         atoms, conformers, size = (sum(getattr(s, key) for s in shards) for key in ("atoms", "conformers", "bytes"))
         rows[name] = (
             f"{split.rows:,} molecules, {conformers:,} conformers, {atoms / max(split.rows, 1):.1f} atoms each, "
-            f"{len(shards)} shards, {size / 2**20:.1f} MiB ({size / max(split.rows, 1):.0f} bytes a molecule)"
+            f"{len(shards)} shards, {byte_size(size)} ({size / max(split.rows, 1):.0f} bytes a molecule)"
         )
         for key in ("origins", "stereo"):
             if total := _summed(getattr(shard, key) for shard in shards):
@@ -125,6 +106,9 @@ class Verified:
 
 def verify(store: Store) -> Verified:
     """Hash every shard again, decode every record, and judge every conformer by ``geometry_faults``.
+
+    Args:
+        store: to look at.
 
     Returns:
         What is wrong; both lists are empty when nothing is.

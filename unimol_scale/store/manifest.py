@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from unimol_scale import config
-from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.common.file_versions import version_problem
+from unimol_scale.config import Origin, build, to_tree
+from unimol_scale.errors import ConfigError, NewerFileError, StoreError
 from unimol_scale.store.schema import SCHEMA_VERSION, Layout
 
 MANIFEST_NAME = "manifest.json"
-BUILD_COMMAND = "python conformer_gen/build.py --source sample"
+BUILD_COMMAND = "unimol-scale build --source sample"
 
 Backend = Literal["arrow", "lmdb"]
 SplitName = Literal["train", "valid"]
@@ -140,7 +141,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``; equal manifests give equal text."""
-        return json.dumps(config.to_tree(self), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(to_tree(self), indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, path: Path) -> "Manifest":
@@ -151,20 +152,19 @@ class Manifest:
             path: named in errors.
 
         Raises:
-            StoreError: the text is damaged or was written for another version of the schema.
+            StoreError: the text is damaged, or another version wrote it that this one cannot read.
         """
         try:
             tree = json.loads(text)
         except json.JSONDecodeError as error:
             raise StoreError(f"{path} is damaged: {error}; rebuild the store") from error
         version = tree.get("schema_version") if isinstance(tree, dict) else None
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{path}: schema version {version!r} is not supported (this program reads {SCHEMA_VERSION}); "
-                "rebuild the store with this version, or use the version that wrote it"
-            )
+        if problem := version_problem(version, SCHEMA_VERSION, "schema_version"):
+            raise StoreError(f"{path}: {problem}")
         try:
-            return config.build(Manifest, tree, config.Origin(name=str(path)))
+            return build(Manifest, tree, Origin(name=str(path), recorded=True))
+        except NewerFileError as error:
+            raise StoreError(str(error)) from error
         except ConfigError as error:
             raise StoreError(f"{error}; the manifest is damaged, rebuild the store") from error
 

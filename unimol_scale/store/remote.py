@@ -2,37 +2,39 @@
 
 A file in the cache is complete or absent. Each shard has a lock file: who fetches or removes it holds it alone, who
 opens it holds it with others; a process that dies lets go. A shard that is removed while mapped stays readable to whom
-has it open. Locks need a cache on a local disk. Imports fsspec.
+has it open. Locks need a cache on a local disk.
 """
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import fsspec
-
-from unimol_scale.common.files import flush, hash_file
-from unimol_scale.errors import StoreError
+from unimol_scale.common.fetching.choose_transport import transport_of_any
+from unimol_scale.common.fetching.download import (
+    Content,
+    Download,
+    FetchOptions,
+    GivenUpError,
+    UnwritableError,
+    read_patiently,
+)
+from unimol_scale.common.fetching.transport import MissingError, Transport
+from unimol_scale.common.locks import hold_lock
+from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from unimol_scale.store.shards import Store
 from unimol_scale.store.source import MAX_OPEN
 
-TRIES = 6
-BACKOFF_S = 0.5  # before the second try; doubled each time, times a random factor
-STALL_S = 60.0  # without a byte, after which an HTTP connection counts as dead
+FETCHING = FetchOptions()
 ROOM_S = 600.0  # to wait for others' downloads to end
-TRY_AGAIN = (408, 429)
 PART = ".part"
-
-Result = TypeVar("Result")
+DEFAULT_CACHE, DEFAULT_CACHE_BYTES = Path("~/.cache/unimol-scale"), 20 * 2**30
 
 
 def is_url(location: object) -> bool:
@@ -51,8 +53,8 @@ def open_remote_store(url: str, cache: Path, cache_bytes: int) -> Store:
     Raises:
         StoreError: there is no such store, it cannot be had, or a shard is larger than the cache.
     """
-    files = _Files(url)
-    text = files.attempt(MANIFEST_NAME, lambda system, path: bytes(system.cat_file(path))).decode()
+    files = RemoteFiles(url)
+    text = files.read(MANIFEST_NAME).decode()
     manifest = Manifest.from_json(text, Path(MANIFEST_NAME))
     for entry in (shard for split in manifest.splits.values() for shard in split.shards):
         if entry.file.startswith("/") or ".." in entry.file.split("/"):
@@ -62,76 +64,80 @@ def open_remote_store(url: str, cache: Path, cache_bytes: int) -> Store:
                 f"shard {entry.file} of {url} has {entry.bytes:,} bytes, more than data.cache_bytes {cache_bytes:,}"
             )
     folder = cache.expanduser() / hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Store(folder, manifest, text, CachedShards(url, folder, cache_bytes))
+    return Store(folder, manifest, text, CachedShards(files, folder, cache_bytes))
 
 
-class _Files:
-    """The files under a URL, tried again while a failure may pass."""
+class RemoteFiles:
+    """The files under a URL, fetched with the patience of every download."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._system: fsspec.AbstractFileSystem | None = None
-        self._root = ""
+        self._way: tuple[Transport, str] | None = None
+        self._owner = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_system": None}  # each process has its own connections
+        return {**self.__dict__, "_way": None}
 
-    def _connect(self) -> fsspec.AbstractFileSystem:
-        if self._system is None:
-            options: dict[str, Any] = {}
-            if self.url.startswith(("http://", "https://")):
-                import aiohttp
-
-                stall = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
-                options = {"client_kwargs": {"timeout": stall, "trust_env": True}}
-            try:
-                self._system, self._root = fsspec.url_to_fs(self.url, **options)
-            except (ImportError, ValueError) as error:
-                raise StoreError(f"{self.url} cannot be read: {error}") from error
-        return self._system
-
-    def attempt(self, file: str, action: Callable[[fsspec.AbstractFileSystem, str], Result]) -> Result:
-        """Return what ``action`` makes of the file system and the file's path in it.
+    def read(self, file: str) -> bytes:
+        """Return a small file.
 
         Raises:
-            StoreError: it failed for good, or too often; names the file and the URL.
+            StoreError: it cannot be had; names the file and the URL.
         """
-        for count in range(1, TRIES + 1):
-            try:
-                system = self._connect()
-                return action(system, f"{self._root.rstrip('/')}/{file}")
-            except StoreError:
-                raise
-            except FileNotFoundError as error:
-                raise StoreError(f"{self.url} has no {file}: is it the URL of a finished store?") from error
-            except Exception as error:  # each store has its own classes
-                status = getattr(error, "status", None)
-                final = isinstance(error, PermissionError) or (
-                    isinstance(status, int) and 400 <= status < 500 and status not in TRY_AGAIN
-                )
-                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                    raise StoreError(f"no space on disk for {file} of {self.url} in the cache: {error}") from error
-                if final or count == TRIES:
-                    tried = "" if final else f" after {TRIES} tries"
-                    reason = f"{type(error).__name__}: {error}"
-                    raise StoreError(f"{file} of {self.url} cannot be fetched{tried}: {reason}") from error
-            time.sleep(BACKOFF_S * 2 ** (count - 1) * random.uniform(0.5, 1.5))
-        raise AssertionError("the last try returns or raises")
+        with self._told(file):
+            transport, root = self._connect()
+            return read_patiently(f"{root}/{file}", transport, FETCHING)
+
+    def fetch(self, entry: ShardEntry, target: Path, part: Path) -> None:
+        """Bring a shard to ``target``; ``part`` is its unfinished file, with which it goes on.
+
+        Raises:
+            StoreError: it cannot be had, has other content than the manifest says, or does not fit on the disk.
+        """
+        content = Content(bytes=entry.bytes, sha256=entry.sha256)
+        with self._told(entry.file):
+            transport, root = self._connect()
+            never = threading.Event()
+            Download(f"{root}/{entry.file}", target, FETCHING, never, lambda _: None, content, part).run(transport)
+
+    def _connect(self) -> tuple[Transport, str]:
+        if self._way is None or self._owner != os.getpid():  # connections do not cross a fork
+            transport, root = transport_of_any(self.url, FETCHING.connections, FETCHING.stall_s)
+            self._way, self._owner = (transport, root.rstrip("/")), os.getpid()
+        return self._way
+
+    @contextlib.contextmanager
+    def _told(self, file: str) -> Iterator[None]:
+        """Tell what goes wrong in the block with the names of the file and the URL."""
+        try:
+            yield
+        except MissingError as error:
+            raise StoreError(f"{self.url} has no {file}: is it the URL of a finished store? ({error})") from error
+        except GivenUpError as error:
+            raise StoreError(
+                f"{file} of {self.url} cannot be fetched after {error.tries} tries: {error.reason}"
+            ) from error
+        except UnwritableError as error:
+            full = error.cause is not None and error.cause.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "there is no space on disk" if full else "the disk does not take it"
+            raise StoreError(f"{file} of {self.url} cannot be kept in the cache, {what}: {error.cause}") from error
+        except SourceError as error:
+            raise StoreError(f"{file} of {self.url} cannot be fetched: {error}") from error
 
 
 class CachedShards:
     """A ``ShardSource`` that keeps some shards of a remote store on disk.
 
     Args:
-        url: of the store.
+        files: of the store.
         folder: of its cache.
         cache_bytes: most bytes of complete and coming shards.
     """
 
-    def __init__(self, url: str, folder: Path, cache_bytes: int) -> None:
-        self.location = url
+    def __init__(self, files: RemoteFiles, folder: Path, cache_bytes: int) -> None:
+        self.location = files.url
         self.max_open = MAX_OPEN
-        self._files = _Files(url)
+        self._files = files
         self._folder = folder
         self._limit = cache_bytes
         self._background: _Background | None = None
@@ -143,12 +149,12 @@ class CachedShards:
     def holding(self, entry: ShardEntry) -> Iterator[Path]:
         """Hold the file of a shard, fetched if it is not there; see ``ShardSource``."""
         path = self._folder / entry.file
-        with self._locked(path, fcntl.LOCK_SH):
+        with _locked(path, shared=True):
             if path.is_file():
                 os.utime(path)  # used last
                 yield path
                 return
-        with self._locked(path, fcntl.LOCK_EX):
+        with _locked(path):
             if not path.is_file():
                 self._fetch(entry, path, frozenset(), ROOM_S)
             yield path
@@ -172,36 +178,29 @@ class CachedShards:
             return
         keep = frozenset(self._folder / other.file for other in wanted)
         # What cannot be had is told by whoever needs it.
-        with contextlib.suppress(StoreError, OSError), self._locked(path, fcntl.LOCK_EX):
+        with contextlib.suppress(StoreError, OSError), _locked(path):
             if not path.is_file():
                 self._fetch(entry, path, keep, 0.0)
 
     def _fetch(self, entry: ShardEntry, path: Path, keep: frozenset[Path], patience_s: float) -> None:
         """Make room, fetch, verify, publish; the caller holds the shard's lock alone."""
         part = path.with_name(f"{path.name}.{entry.bytes}{PART}")
-        part.unlink(missing_ok=True)  # of a process that died here
         self._reserve(part, entry.bytes, keep, patience_s)
-
-        def fetch(system: fsspec.AbstractFileSystem, remote: str) -> None:
-            system.get_file(remote, str(part))
-            size = part.stat().st_size
-            if size != entry.bytes or hash_file(part) != entry.sha256:
-                raise OSError(f"it has other content ({size:,} bytes) than the manifest says ({entry.bytes:,} bytes)")
-
         try:
-            self._files.attempt(entry.file, fetch)
-            flush(part)
-            part.replace(path)
+            self._files.fetch(entry, path, part)
             os.utime(path)
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if not part.stat().st_size:  # else somebody goes on with it, unless its room is needed
+                    part.unlink()
 
     def _reserve(self, part: Path, size: int, keep: frozenset[Path], patience_s: float) -> None:
-        """Remove shards, those used longest ago first, until ``size`` bytes fit, and claim them with an empty file."""
+        """Remove shards, those used longest ago first, until ``size`` bytes fit, and claim them with a file."""
         deadline = time.monotonic() + patience_s
         while True:
-            with self._locked(self._folder / "cache", fcntl.LOCK_EX):
-                files = sorted(_cached(self._folder), key=lambda file: file.used)
+            with _locked(self._folder / "cache"):
+                others = (file for file in _cached(self._folder) if file.path != part)
+                files = sorted(others, key=lambda file: file.used)
                 total = sum(file.bytes for file in files) + size
                 for file in files:
                     if total <= self._limit:
@@ -217,18 +216,17 @@ class CachedShards:
 
     def _remove(self, file: "_CachedFile") -> bool:
         """Remove a shard, or what a dead process left of one, unless somebody is at it."""
-        with contextlib.suppress(BlockingIOError), self._locked(file.shard, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            file.path.unlink(missing_ok=True)
-            return True
-        return False
+        with _locked(file.shard, wait=False) as ours:
+            if ours:
+                file.path.unlink(missing_ok=True)
+        return ours
 
-    @contextlib.contextmanager
-    def _locked(self, path: Path, kind: int) -> Iterator[None]:
-        lock = path.with_name(f"{path.name}.lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("a", encoding="ascii") as handle:
-            fcntl.flock(handle, kind)  # released when the file is closed
-            yield
+
+def _locked(path: Path, *, shared: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[bool]:
+    """Return a context in which a file of the cache is locked, if it can be; see ``hold_lock``."""
+    lock = path.with_name(f"{path.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return hold_lock(lock, shared=shared, wait=wait)
 
 
 class _CachedFile:

@@ -33,6 +33,7 @@ from unimol_scale.store.schema import (
     Int64,
     Layout,
     MoleculeColumns,
+    MoleculeRecord,
     arrow_schema,
 )
 from unimol_scale.store.source import LocalShards, ShardSource
@@ -177,6 +178,22 @@ class StoreSplit:
         if len(parts) == 1:
             return parts[0]
         return MoleculeColumns.concatenate(parts).take(np.argsort(np.concatenate(order), kind="stable"))
+
+    def records(self, indices: Int64) -> list[MoleculeRecord]:
+        """Return molecules with all their conformers, in the order asked for.
+
+        Args:
+            indices: [B] molecules, with repeats if you like.
+
+        Raises:
+            IndexError: a molecule that does not exist.
+            StoreError: a shard is missing or damaged.
+        """
+        found: dict[int, MoleculeRecord] = {}
+        for positions, views, rows in self._locate(np.asarray(indices, np.int64)):
+            for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+                found[position] = views.record(row, self._layout.coordinate_scale)
+        return [found[position] for position in range(len(found))]
 
     def _text(self, indices: Int64, column: str) -> list[str]:
         values = [""] * len(indices)

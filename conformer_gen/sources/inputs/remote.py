@@ -4,22 +4,26 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
+import logging
 import re
-import sys
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from unimol_scale.common.fetching.choose_transport import HTTP_SCHEMES, OBJECT_STORES, transport_for
 from unimol_scale.common.fetching.download import Download, FetchOptions, StoppedError
-from unimol_scale.common.fetching.transport import HTTP_SCHEMES, OBJECT_STORES, MissingError, Transport, transport_for
+from unimol_scale.common.fetching.transport import MissingError, Transport
 from unimol_scale.common.files import commit_text
+from unimol_scale.common.progress import ProgressDisplay
+from unimol_scale.common.units import byte_size
 
 MISSING_NAME = "missing.txt"
-LOG_INTERVAL_S = 5.0
+LABEL = "downloading"
 TICK_S = 1.0
 DEFAULT_OPTIONS = FetchOptions()
+_log = logging.getLogger(__name__)
 
 
 def is_url(text: str) -> bool:
@@ -106,13 +110,13 @@ def _wait(future: "concurrent.futures.Future[Path]", progress: "_Progress") -> P
 class _Progress:
     """Says every few seconds how many files and bytes have come.
 
-    Lines rather than a bar: files are read while a stage of the build shows its own, and lines written to standard
-    error come out above it.
+    Messages rather than a bar: files are read while a stage of the build shows its own, and messages come out above it.
     """
 
     def __init__(self, files: int) -> None:
         self._files, self._done, self._bytes = files, 0, 0
-        self._start = self._last = time.monotonic()
+        self._start = time.monotonic()
+        self._display = ProgressDisplay(LABEL, files, None, log=_log)
         self._lock = threading.Lock()
 
     def count_bytes(self, number: int) -> None:
@@ -123,18 +127,15 @@ class _Progress:
         self._done += 1
 
     def tick(self) -> None:
-        if time.monotonic() - self._last >= LOG_INTERVAL_S:
-            self._last = time.monotonic()
-            self.say(self._text())
+        self._display.line(self._text())
 
     def end(self) -> None:
         if self._bytes:
-            self.say(self._text())
+            self._display.line(self._text(), at_once=True)
 
     def say(self, text: str) -> None:
-        print(f"downloading: {text}", file=sys.stderr, flush=True)
+        _log.info(f"{LABEL}: {text}")
 
     def _text(self) -> str:
-        mega = self._bytes / 1e6
-        rate = mega / max(time.monotonic() - self._start, 1e-9)
-        return f"{self._done:,} of {self._files:,} files, {mega:,.1f} MB, {rate:,.1f} MB/s"
+        rate = self._bytes / max(time.monotonic() - self._start, 1e-9)
+        return f"{LABEL}: {self._done:,} of {self._files:,} files, {byte_size(self._bytes)}, {byte_size(rate)}/s"

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.downstream_interval import gain, scores
 from unimol_scale.downstream.finetuning.metrics import score
-from unimol_scale.downstream.finetuning.registry import METRICS
-from unimol_scale.downstream.finetuning.results import Outcome, SeedOutcome
+from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
+from unimol_scale.downstream.registry import METRICS
 
 ROWS = 200
 RANDOM = np.random.default_rng(3)
@@ -31,12 +31,12 @@ def fine_tuned(tmp_path):
             pq.write_table(pa.table(table), folder / f"predictions-seed-{seed}.parquet")
             test = score(METRICS[metric], LABEL[metric][:, None], prediction[:, None]).value
             seeds.append(
-                SeedOutcome(
+                SeedResult(
                     seed=seed, valid=test, test=test, test_by_target=(test,), undefined=(), best_epoch=1, losses=(),
                     valid_scores=(),
                 )
             )  # fmt: skip
-        outcome = Outcome(
+        outcome = FinetuneResult(
             name="set", start=name, start_sha256=None, task="regression", metric=metric, targets=("y",), units={},
             rows=ROWS, unlabelled=0, skipped=0, split_sizes={}, notes=(), leakage=None, seeds=tuple(seeds),
         )  # fmt: skip

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unimol_scale.downstream.finetuning.results import Outcome, SeedOutcome
+from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 
 ROWS = 60
 LABEL_R = np.random.default_rng(1).normal(size=ROWS)
@@ -31,11 +31,11 @@ def cell(report, tmp_path):
         folder.mkdir()
         table = {"split": ["test"] * ROWS, "y": LABEL_R, "predicted y": LABEL_R + error}
         pq.write_table(pa.table(table), folder / "predictions-seed-0.parquet")
-        seed = SeedOutcome(
+        seed = SeedResult(
             seed=0, valid=error, test=error, test_by_target=(error,), undefined=(), best_epoch=1, losses=(),
             valid_scores=(),
         )  # fmt: skip
-        outcome = Outcome(
+        outcome = FinetuneResult(
             name="ESOL", start=start, start_sha256=None, task="regression", metric="rmse", targets=("y",), units={},
             rows=ROWS, unlabelled=0, skipped=0, split_sizes={"train": 480}, notes=(),
             leakage=SEEN.format(store) if store else None, seeds=(seed,),

@@ -9,14 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unimol_scale
+from tests.helpers.tomorrow import add_setting
 from unimol_scale.checkpoints.weights import (
-    from_pretrained,
     load_official_checkpoint,
+    load_pretrained,
     save_official,
     save_pretrained,
 )
 from unimol_scale.common.files import hash_file
 from unimol_scale.errors import CheckpointError
+from unimol_scale.model.accounting import Heads
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.denoise import DenoiseModel
 
@@ -70,7 +72,7 @@ def test_released_file_comes_back_bit_for_bit(tmp_path):
     assert content["args"] is None
     assert content["config"]["encoder_ffn_embed_dim"] == 24
     assert_equal(model, load_official_checkpoint(tmp_path / "released.pt"))
-    assert_equal(model, from_pretrained(tmp_path / "released.pt"))
+    assert_equal(model, load_pretrained(tmp_path / "released.pt"))
 
 
 def test_a_model_beyond_the_released_format_is_not_written(model, tmp_path):
@@ -96,7 +98,7 @@ def test_nothing_is_written_over(saved, model, tmp_path):
         save_pretrained(model, tmp_path / "thesis")
     (saved / "config.json").unlink()  # as a kill between the two files leaves it
     save_pretrained(model, saved)
-    assert_equal(model, from_pretrained(saved))
+    assert_equal(model, load_pretrained(saved))
 
 
 def test_a_place_that_can_not_be_written_is_one_error(model, tmp_path):
@@ -133,7 +135,7 @@ def rewrite(saved, change):
 def test_a_tensor_that_does_not_fit_is_named(saved, change, said):
     rewrite(saved, change)
     with pytest.raises(CheckpointError, match=said):
-        from_pretrained(saved)
+        load_pretrained(saved)
 
 
 def test_a_cut_or_flipped_or_missing_weights_file_is_found(saved):
@@ -141,13 +143,13 @@ def test_a_cut_or_flipped_or_missing_weights_file_is_found(saved):
     whole = file.read_bytes()
     file.write_bytes(whole[:1000])
     with pytest.raises(CheckpointError, match=f"has 1000 bytes, expected {len(whole)}"):
-        from_pretrained(saved)
+        load_pretrained(saved)
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="SHA-256 differs"):
-        from_pretrained(saved)
+        load_pretrained(saved)
     file.unlink()
     with pytest.raises(CheckpointError, match=r"model.safetensors is missing"):
-        from_pretrained(saved)
+        load_pretrained(saved)
 
 
 def test_a_weights_file_of_another_kind_is_refused(saved):
@@ -157,17 +159,22 @@ def test_a_weights_file_of_another_kind_is_refused(saved):
     tree |= {"weights_bytes": file.stat().st_size, "weights_sha256": hash_file(file)}
     (saved / "config.json").write_text(json.dumps(tree))
     with pytest.raises(CheckpointError, match="no safetensors file"):
-        from_pretrained(saved)
+        load_pretrained(saved)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.update(format_version=1), "format_version 1 is not 2"),
+        (lambda t: t.update(format_version=1), "format_version 1 is not 2.* use the version that wrote the file"),
+        # Whatever else a newer format has, its version is what is said.
+        (lambda t: t.update(format_version=3, layout=[]), "format_version 3 is newer than 2.* update unimol-scale"),
         (lambda t: t["heads"].pop("token"), "first is 'token_head"),
         (lambda t: t["heads"].update(token=False), "first is 'token_head"),
         (lambda t: t["model"].pop("layers"), "the key 'layers' is required"),
-        (lambda t: t["model"].update(layerz=2), "unknown key 'layerz'; did you mean 'layers'"),
+        (
+            lambda t: t["model"].update(layerz=2),
+            "layerz: unknown key 'layerz', so a newer version .* update unimol",
+        ),
         (lambda t: t["model"].update(heads=3), "must be a multiple of model.heads 3"),
         (lambda t: t.pop("weights_sha256"), "'weights_sha256' is required"),
     ],
@@ -177,28 +184,40 @@ def test_the_configuration_is_read_strictly(saved, change, said):
     change(tree)
     (saved / "config.json").write_text(json.dumps(tree))
     with pytest.raises(CheckpointError, match=said):
-        from_pretrained(saved)
+        load_pretrained(saved)
 
 
 def test_an_option_that_did_not_exist_when_a_model_was_saved_has_its_default(saved):
     tree = json.loads((saved / "config.json").read_text())
-    before = from_pretrained(saved)
+    before = load_pretrained(saved)
     for option in ("normalize_by", "pair_type", "kernel_max_distance", "geometry", "checkpoint_every"):
         del tree["model"][option]
     del tree["heads"]["projection"]
     (saved / "config.json").write_text(json.dumps(tree))
-    after = from_pretrained(saved)
+    after = load_pretrained(saved)
     assert (after.backbone.config, after.heads) == (before.backbone.config, before.heads)
+
+
+def test_a_model_outlives_the_options_of_later_versions(saved, model, tmp_path):
+    with pytest.MonkeyPatch.context() as tomorrow:
+        for kind, name, hint, default in ((ModelConfig, "gate", str, "none"), (Heads, "charge", bool, False)):
+            add_setting(tomorrow, kind, name, hint, default)
+        loaded = load_pretrained(saved)
+        assert (loaded.backbone.config.gate, loaded.heads.charge) == ("none", False)
+        assert_equal(loaded, model)
+        save_pretrained(loaded, tmp_path / "later")
+    with pytest.raises(CheckpointError, match=r"later/config\.json: model\.gate: unknown key 'gate', so a newer"):
+        load_pretrained(tmp_path / "later")
 
 
 def test_what_is_no_checkpoint_is_said_to_be_none(saved, tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint: it has no config.json"):
-        from_pretrained(tmp_path)
+        load_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
-        from_pretrained(tmp_path / "nowhere")
+        load_pretrained(tmp_path / "nowhere")
     (saved / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
-        from_pretrained(saved)
+        load_pretrained(saved)
 
 
 def test_the_package_does_not_import_torch_by_itself():

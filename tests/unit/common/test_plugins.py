@@ -7,7 +7,7 @@ import pytest
 
 from conformer_gen.sources.registry import SOURCES
 from unimol_scale.common.plugins import is_reference, load, must_be_named
-from unimol_scale.downstream.finetuning.registry import METRICS
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.engine.log.registry import SINKS
 from unimol_scale.errors import ConfigError
 from unimol_scale.objectives.registry import OBJECTIVES
@@ -99,7 +99,7 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
             "from unimol_scale.scaling.law.laws import Law\nclass X(Law):\n name = 'x'",
             "lacks formula, terms, source",
         ),
-        ("metric", "X = 3", "must be a unimol_scale.downstream.finetuning.metrics.Metric"),
+        ("metric", "X = 3", "must be a unimol_scale.downstream.metric.Metric"),
         ("metric", "def X(labels, predictions): return 0.0", "whether more or less of 'X' is better is not known"),
         ("log", "class X:\n def event(self, event): pass", "lacks the methods close"),
         ("log", "X = 3", "called with a unimol_scale.engine.log.sinks.SinkStart"),

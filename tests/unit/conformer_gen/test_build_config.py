@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from conformer_gen.build import build_parser, config_tree
 from conformer_gen.chemistry.config import ConformerConfig
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.workspace import plan_build
 from conformer_gen.sources.config import SourceConfig
 from unimol_scale import config as strict
+from unimol_scale.cli.verbs.build import build_parser, config_of
 from unimol_scale.errors import ConfigError
 
 FORMER = """\
@@ -24,7 +24,7 @@ curate:
 
 
 def parse(*arguments: str) -> BuildConfig:
-    return strict.build(BuildConfig, *config_tree(build_parser().parse_args(arguments)))
+    return config_of(build_parser().parse_args(arguments))
 
 
 @pytest.fixture

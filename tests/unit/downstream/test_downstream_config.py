@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unimol_scale.downstream.config import FinetuneConfig, FitConfig
+from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.errors import ConfigError
 
 
@@ -44,7 +44,7 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 )  # fmt: skip
 def test_ways_of_fitting_that_make_no_sense_name_their_key(change):
     with pytest.raises(ConfigError, match=rf"train\.{next(iter(change))} must"):
-        FitConfig(**change)
+        FinetuneTrainConfig(**change)
 
 
 @pytest.mark.parametrize(

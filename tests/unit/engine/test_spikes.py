@@ -23,7 +23,7 @@ def curve(seed, steps=1000, noise=0.05):
 def alarms(losses, detector=None, parts=None):
     detector = detector or SpikeDetector()
     parts = parts or [""] * len(losses)
-    return [step for step, (loss, part) in enumerate(zip(losses, parts, strict=True)) if detector.see(loss, part)]
+    return [step for step, (loss, part) in enumerate(zip(losses, parts, strict=True)) if detector.observe(loss, part)]
 
 
 def test_no_false_alarm_on_a_hundred_noisy_falling_curves():
@@ -63,7 +63,7 @@ def test_the_objectives_of_a_mixture_are_judged_apart():
 
 def test_too_little_history_is_no_ground_for_an_alarm():
     detector = SpikeDetector(window=20)
-    assert [detector.see(loss) for loss in [1.0] * 9 + [5.0] + [1.0] * 5 + [5.0]] == [False] * 15 + [True]
+    assert [detector.observe(loss) for loss in [1.0] * 9 + [5.0] + [1.0] * 5 + [5.0]] == [False] * 15 + [True]
 
 
 def test_a_smooth_curve_may_rise_a_little():
@@ -72,7 +72,7 @@ def test_a_smooth_curve_may_rise_a_little():
 
 def test_a_loss_that_is_no_number_is_a_spike_and_is_not_remembered():
     detector = SpikeDetector()
-    assert [detector.see(value) for value in (float("nan"), float("inf"))] == [True, True]
+    assert [detector.observe(value) for value in (float("nan"), float("inf"))] == [True, True]
     assert detector.state() == {}
 
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.data.transfer import _replace
-from unimol_scale.engine.planning.memory import MicroBatchShape
+from unimol_scale.engine.planning.rank_memory import MicroBatchShape
 from unimol_scale.engine.planning.rehearsal import carbon_chains
 from unimol_scale.model.accounting import training_kernels, training_traffic_bytes
 from unimol_scale.model.presets import preset

@@ -20,7 +20,7 @@ RECORDS = [random_record(number) for number in range(10)]
 
 
 def test_a_missing_store_names_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"conformer_gen/build\.py --source sample"):
+    with pytest.raises(StoreError, match=r"unimol-scale build --source sample"):
         open_store(tmp_path / "nowhere")
 
 
@@ -34,8 +34,11 @@ def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema version 99 is not supported"),
-        ({"surprise": 1}, "unknown key 'surprise'"),
+        ({"schema_version": 99}, "schema_version 99 is newer than 2"),
+        (
+            {"surprise": 1},
+            "unknown key 'surprise', so a newer version .*; update unimol-scale to read it$",
+        ),
         ({"counts": {"read": 3, "stored": 1, "duplicates": 1, "failed": 0}}, "do not add up"),
     ],
 )

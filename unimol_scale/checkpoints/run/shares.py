@@ -1,8 +1,8 @@
-"""The state of a run on disk: weights and optimizer states of every parameter, in one file a rank.
+"""The training state of a run on disk: weights and optimizer states of every parameter, in one file (share) a rank.
 
-A rank owns fragments: runs of elements of flattened parameters. The fragments of all ranks cover every parameter
-exactly once, so a state written by any number of ranks under any ZeRO stage can be read by any other: a reader asks for
-a run of elements and gets it from whichever files hold it. Files are safetensors, never pickle.
+A rank owns fragments: ranges of elements of flattened parameters. The fragments of all ranks cover every parameter
+exactly once. A state that was written by any number of ranks under any ZeRO stage can therefore be read by any other: a
+reader asks for a range of elements and gets it from the files that hold it. Files are safetensors, never pickle.
 """
 
 import json
@@ -29,7 +29,7 @@ _NAME = re.compile(r"share-(\d{5,})-of-(\d{5,})\.safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class Fragment:
-    """A run of elements of one flattened parameter.
+    """A range of elements of one flattened parameter.
 
     Attributes:
         name: of the parameter, as ``named_parameters`` gives it.
@@ -43,7 +43,7 @@ class Fragment:
 
     @property
     def stop(self) -> int:
-        """The element after the last."""
+        """Index after the last element."""
         return self.start + len(next(iter(self.states.values())))
 
 
@@ -53,22 +53,22 @@ def share_name(rank: int, world_size: int) -> str:
 
 
 def write_share(folder: Path, rank: int, world_size: int, fragments: Sequence[Fragment]) -> FileEntry:
-    """Write what a rank owns: the share under its name, flushed to disk, and then its note with size and hash.
+    """Write the share of a rank, flush it to disk, and then write a note beside it with its size and hash.
 
-    The share counts from the moment its note is there. The same fragments give the same bytes. The states may be on any
-    device; they are copied piece by piece.
+    A share is complete once its note exists. The same fragments give the same bytes. The states may be on any device;
+    they are copied piece by piece.
 
     Args:
         folder: of all shares of one state; it is made.
-        rank: whose share it is.
+        rank: that owns the share.
         world_size: number of shares.
         fragments: of this rank.
 
     Raises:
-        OSError: the disk is full or refuses; nothing of this share is left.
+        OSError: the disk is full or fails; nothing of this share is left.
     """
     path = folder / share_name(rank, world_size)
-    remove_share(folder, rank, world_size)  # of an earlier attempt: its note must not vouch for this one
+    remove_share(folder, rank, world_size)  # the note of an earlier attempt must not stand for this one
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
@@ -86,17 +86,17 @@ def write_share(folder: Path, rank: int, world_size: int, fragments: Sequence[Fr
 
 
 def remove_share(folder: Path, rank: int, world_size: int) -> None:
-    """Delete a rank's share, if there is one; its note goes first."""
+    """Delete the share of a rank, if there is one, and its note before it."""
     path = folder / share_name(rank, world_size)
     _note(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def read_notes(folder: Path, world_size: int) -> dict[str, FileEntry]:
-    """Return share → its size and hash, for every rank; nothing is read but the notes.
+    """Return the size and hash of every share, by file name; only the notes are read.
 
     Raises:
-        CheckpointError: the share of a rank is not there.
+        CheckpointError: the share of a rank is missing.
     """
     entries = {}
     for rank in range(world_size):
@@ -138,16 +138,16 @@ class _Run:
 
 
 class ShareReader:
-    """The state in a folder of shares, as one. Elements are read from memory-mapped files when asked for.
+    """Reads the state in a folder of shares. Elements are read from memory-mapped files when they are asked for.
 
-    The bytes are taken as they are: verify a checkpoint's hashes first.
+    Hashes are not checked here: verify a checkpoint before.
 
     Args:
         folder: with the shares of all ranks.
 
     Attributes:
-        kinds: what is kept of every element.
-        sizes: parameter → number of its elements, in the order of the first share.
+        kinds: states that are kept of every element (``WEIGHT`` …).
+        sizes: parameter → its number of elements, in the order of the first share.
 
     Raises:
         CheckpointError: a share is missing or is no safetensors file, a parameter is not covered exactly once.
@@ -206,6 +206,19 @@ class ShareReader:
                 f"{self._folder}: {name!r} has {self.sizes[name]} elements, not {count} for the shape {tuple(shape)}"
             )
         return self.read(name, kind, 0, count).view(*shape)
+
+    def weight(self, name: str, shape: Sequence[int], *, averaged: bool) -> Tensor:
+        """Return the weights of a whole parameter, fp32 [*shape]; do not write into them.
+
+        Args:
+            name: of the parameter.
+            shape: of the parameter.
+            averaged: return the mean over the steps if the run kept one, else the weights after the last step.
+
+        Raises:
+            CheckpointError: the parameter is missing or has another number of elements.
+        """
+        return self.full(name, MEAN if averaged and MEAN in self.kinds else WEIGHT, shape)
 
     def _shares(self) -> list[Path]:
         """Return the shares in the order of their ranks; none may be missing."""

@@ -4,16 +4,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unimol_scale.common.exit_status import EXIT_FAILED
 from unimol_scale.common.output_checks import require_file, require_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from unimol_scale.checkpoints.parity import Difference
-    from unimol_scale.checkpoints.run.published import CheckpointInfo
+    from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo
     from unimol_scale.model.model_with_heads import HeadedModel
 
-EXIT_DIFFERENT = 1
 MODEL_HELP = "a directory of ours, a run or a checkpoint of one, a released file, or owner/name on the hub"
 
 
@@ -65,11 +65,11 @@ def run_info(arguments: argparse.Namespace) -> int:
     """Print format, sizes, parameters by group, dtype, hash and options."""
     from rich.console import Console
 
-    from unimol_scale.checkpoints.weights import find_checkpoint, from_pretrained, load_checkpoint, local_path
+    from unimol_scale.checkpoints.weights import find_checkpoint, load_checkpoint, load_pretrained, local_path
 
     path = local_path(arguments.checkpoint)
     checkpoint = find_checkpoint(path) if path.is_dir() else None
-    model = load_checkpoint(checkpoint) if checkpoint else from_pretrained(path)
+    model = load_checkpoint(checkpoint) if checkpoint else load_pretrained(path)
     Console(highlight=False).print(_describe(model, path, checkpoint))
     return 0
 
@@ -83,7 +83,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
     from unimol_scale.checkpoints.parity import DEFAULT_TOLERANCE, cast_parameters, compare
     from unimol_scale.checkpoints.reference import read_reference
-    from unimol_scale.checkpoints.weights import from_pretrained
+    from unimol_scale.checkpoints.weights import load_pretrained
     from unimol_scale.common.machine.devices import pick_device
     from unimol_scale.errors import ConfigError
 
@@ -93,13 +93,13 @@ def run_verify(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--tolerance must not be negative, got {tolerance}")
     device = pick_device(arguments.device)
     reference = read_reference(arguments.reference, arguments.features)
-    model = cast_parameters(from_pretrained(arguments.checkpoint), dtype).to(device)
+    model = cast_parameters(load_pretrained(arguments.checkpoint), dtype).to(device)
     differences = compare(model, reference)
     Console(highlight=False).print(_difference_table(differences, tolerance, f"{arguments.dtype} on {device}"))
     failed = [difference.output for difference in differences if not difference.within(tolerance)]
     if failed:
         print(f"{arguments.checkpoint}: {len(failed)} of {len(differences)} differ: {', '.join(failed)}")
-        return EXIT_DIFFERENT
+        return EXIT_FAILED
     compared = sum(difference.value is not None for difference in differences)
     print(f"{arguments.checkpoint}: all {compared} agree within {tolerance:g}")
     return 0
@@ -117,10 +117,10 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Any checkpoint → released file, or directory of ours."""
-    from unimol_scale.checkpoints.weights import from_pretrained, save_official, save_pretrained
+    from unimol_scale.checkpoints.weights import load_pretrained, save_official, save_pretrained
 
     (require_file if arguments.format == "official" else require_folder)(arguments.output)
-    model = from_pretrained(arguments.checkpoint, averaged=arguments.weights == "averaged")
+    model = load_pretrained(arguments.checkpoint, averaged=arguments.weights == "averaged")
     save = save_official if arguments.format == "official" else save_pretrained
     save(model, arguments.output)
     print(f"{arguments.output}: written")
@@ -129,9 +129,9 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def _verify_files(path: Path) -> int:
     """Re-hash a model's file, or every checkpoint of a run; status 1 if one is damaged."""
-    from unimol_scale.checkpoints.run.published import checkpoints_in, verify
+    from unimol_scale.checkpoints.run.checkpoint_folder import checkpoints_in, verify
     from unimol_scale.checkpoints.run.shares import ShareReader
-    from unimol_scale.checkpoints.weights import CONFIG_NAME, from_pretrained, local_path, model_folder
+    from unimol_scale.checkpoints.weights import CONFIG_NAME, load_pretrained, local_path, model_folder
     from unimol_scale.errors import CheckpointError
 
     path = local_path(path)
@@ -148,9 +148,9 @@ def _verify_files(path: Path) -> int:
             print(f"{folder}: step {info.step}, {len(info.files)} shares, {info.bytes:,} bytes, intact")
     if damaged:
         print(f"{path}: {damaged} of {len(folders)} damaged")
-        return EXIT_DIFFERENT
+        return EXIT_FAILED
     if not folders or (model_folder(path) / CONFIG_NAME).is_file():
-        from_pretrained(path)
+        load_pretrained(path)
         print(f"{path}: the model is intact")
     return 0
 

@@ -1,4 +1,4 @@
-"""The verb ``fit-scaling-law``, arguments and printing, beside ``ladder``. Imports the rest only when a verb runs."""
+"""The verb ``fit-scaling-law``: arguments and printing. Imports the rest only when it runs."""
 
 import argparse
 import sys
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unimol_scale.cli.verbs.ladder import Estimates, add_ladder
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.registry import LAWS
@@ -19,18 +18,12 @@ if TYPE_CHECKING:
 BURN_IN = 0.25  # of a run; Uni-Mol2 dropped the first 200,000 of 810,000 steps
 
 
-def add_verbs(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
-    """Declare the verbs.
+def add_verbs(verbs: Any) -> None:  # noqa: ANN401
+    """Declare the verb.
 
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
-        estimates: of the trainer, which the scaling laws know by its command line only.
     """
-    _add_fit(verbs)
-    add_ladder(verbs, estimates)
-
-
-def _add_fit(verbs: Any) -> None:  # noqa: ANN401
     text = "fit a scaling law to finished runs, test it on the largest size, and write a report"
     verb = verbs.add_parser("fit-scaling-law", help=text, description=text)
     verb.add_argument(
@@ -76,6 +69,16 @@ def _add_fit(verbs: Any) -> None:  # noqa: ANN401
         metavar="FRACTION",
         help=f"with --trajectories: share of every run that is left out at its start (default: {BURN_IN})",
     )
+    _declare_reading(verb)
+    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
+    verb.add_argument(
+        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
+    )
+    verb.set_defaults(run=_run)
+
+
+def _declare_reading(verb: argparse.ArgumentParser) -> None:
+    """Declare how runs and tables are read."""
     verb.add_argument(
         "--parameters",
         default="total",
@@ -100,11 +103,6 @@ def _add_fit(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument(
         "--leave-out", action="append", default=[], metavar="RUN", help="a run that does not count; may be repeated"
     )
-    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
-    verb.add_argument(
-        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
-    )
-    verb.set_defaults(run=_run_fit)
 
 
 def _parse_pairs(flag: str, shape: str, example: str, assignments: Sequence[str]) -> dict[str, str]:
@@ -133,13 +131,18 @@ def _burn_in(arguments: argparse.Namespace) -> float | None:
     return BURN_IN if arguments.burn_in is None else float(arguments.burn_in)
 
 
-def _run_fit(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from unimol_scale.scaling.law.analysis import AnalysisConfig
     from unimol_scale.scaling.law.fit import FitConfig
-    from unimol_scale.scaling.report.law_report import rich_table, summary_tables, write_report
-    from unimol_scale.scaling.report.summary_rows import optimum_rows, statistics_rows
+    from unimol_scale.scaling.report.law_report import (
+        optimum_rows,
+        rich_table,
+        statistics_rows,
+        summary_tables,
+        write_report,
+    )
     from unimol_scale.scaling.runs.read_runs import read_runs
 
     require_folder(arguments.output)

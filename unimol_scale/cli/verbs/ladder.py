@@ -1,12 +1,11 @@
 """The verb ``ladder``: arguments and printing. Imports the rest only when it runs."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unimol_scale.cli.entry import EXIT_STOPPED, GOES_ON
+from unimol_scale.common.exit_status import EXIT_STOPPED, GOES_ON
 from unimol_scale.common.output_checks import require_file
 from unimol_scale.errors import ConfigError, nearest
 
@@ -14,16 +13,12 @@ if TYPE_CHECKING:
     from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
     from unimol_scale.scaling.ladder.ladder_estimate import Estimator
 
-# Name of a device, or None for the one at hand → what estimates runs on it.
-Estimates = Callable[[str | None], "Estimator"]
 
-
-def add_ladder(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
+def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     """Declare the verb.
 
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
-        estimates: of the trainer.
     """
     text = "train every size, budget and seed of a ladder, one after the other; finished runs are skipped"
     verb = verbs.add_parser(
@@ -67,7 +62,7 @@ def add_ladder(verbs: Any, estimates: Estimates) -> None:  # noqa: ANN401
     verb.add_argument(
         "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
     )
-    verb.set_defaults(run=partial(_run, estimates=estimates), stopped=GOES_ON)
+    verb.set_defaults(run=_run, stopped=GOES_ON)
     verb.take_settings(_settings)
 
 
@@ -77,7 +72,7 @@ def _settings() -> tuple[type[Any], Mapping[str, str]]:
     return LadderConfig, {}
 
 
-def _run(arguments: argparse.Namespace, estimates: Estimates) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     if (arguments.config is None) == (arguments.next is None):
         raise ConfigError("give either a ladder file, or --next with the runs to learn from")
     if arguments.next is not None:
@@ -97,10 +92,12 @@ def _run(arguments: argparse.Namespace, estimates: Estimates) -> int:
     config = read_ladder(arguments.config)
     rungs = _chosen(plan(config), arguments.only)
     if arguments.dry_run:
-        return _print_plan(config, rungs, estimates(arguments.device))
+        from unimol_scale.engine.planning.run_estimates import RunEstimates
+
+        return _print_plan(config, rungs, RunEstimates(arguments.device))
     if arguments.slurm:
         return _write_slurm(config, arguments.config, rungs, submitting=arguments.submit)
-    return _climb(config, arguments.config, rungs)
+    return _launch(config, arguments.config, rungs)
 
 
 def _chosen(rungs: "Sequence[Rung]", names: Sequence[str]) -> "list[Rung]":
@@ -115,23 +112,23 @@ def _print_plan(config: "LadderConfig", rungs: "Sequence[Rung]", estimate: "Esti
     from rich.console import Console
 
     from unimol_scale.scaling.ladder.ladder_estimate import estimate_runs, plan_table, total_line
-    from unimol_scale.scaling.ladder.launch import write_command
+    from unimol_scale.scaling.ladder.launch import shell_command
 
     console = Console(highlight=False)
     planned = estimate_runs(config, rungs, estimate)
     console.print(plan_table(config, planned))
     console.print(total_line(planned), markup=False, soft_wrap=True)
     for rung in rungs:
-        console.print(write_command(config, rung), markup=False, soft_wrap=True)
+        console.print(shell_command(config, rung), markup=False, soft_wrap=True)
     return 0
 
 
 def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *, submitting: bool) -> int:
     from unimol_scale.scaling.ladder.launch import check_inputs
-    from unimol_scale.scaling.ladder.slurm import submit, unfinished, write_script
+    from unimol_scale.scaling.ladder.slurm import submit, unfinished_runs, write_script
 
     check_inputs(config)
-    left = unfinished(config, rungs)
+    left = unfinished_runs(config, rungs)
     finished = len(rungs) - len(left)
     if not left:
         print(f"all {finished} runs are finished; nothing to submit")
@@ -142,13 +139,13 @@ def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *,
     return 0
 
 
-def _climb(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
+def _launch(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
     from rich.console import Console
 
-    from unimol_scale.scaling.ladder.launch import climb, result_table
+    from unimol_scale.scaling.ladder.launch import launch_ladder, result_table
 
     console = Console(highlight=False)
-    results = climb(config, rungs)
+    results = launch_ladder(config, rungs)
     console.print(result_table(results))
     left = len(rungs) - sum(result.action != "stopped" for result in results)
     if left:

@@ -4,10 +4,10 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from unimol_scale.engine.planning.run_estimates import RunEstimates
+# Argument → the setting that it stands for.
+FLAGS = {"objective": "objective.name", "data": "data.path", "zero_stage": "zero.stage"}
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -50,45 +50,12 @@ def _settings() -> tuple[type[Any], Mapping[str, str]]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from unimol_scale.config import merge
-    from unimol_scale.engine.objective_setup import with_teacher_named
-    from unimol_scale.engine.planning.accelerators import named_target, parse_bytes
-    from unimol_scale.engine.planning.plan_text import as_json, plan_of, render
-    from unimol_scale.engine.run.run_config import flags_of, resolve
-    from unimol_scale.errors import ConfigError, StoreError
+    from unimol_scale.cli.settings import settings_of
+    from unimol_scale.engine.planning.plan_request import PlanRequest, plan_for
+    from unimol_scale.engine.planning.plan_text import as_json, render
 
-    if arguments.gpus < 1:
-        raise ConfigError(f"--gpus must be at least 1, got {arguments.gpus}")
-    flags = flags_of(arguments)
-    if arguments.atoms is not None:
-        if arguments.atoms < 1:
-            raise ConfigError(f"--atoms must be at least 1, got {arguments.atoms}")
-        if arguments.data is not None:
-            raise ConfigError("give either --data, whose molecules are counted, or --atoms, which assumes some")
-        flags = merge(flags, {"data": {"path": "(none)"}})
-    try:
-        config = with_teacher_named(resolve(arguments.size, arguments.config, flags, arguments.assignments))
-    except StoreError as error:
-        raise StoreError(f"{error}; without a store, --atoms 25 assumes molecules of that size") from error
-    target = named_target(
-        arguments.device,
-        config.train.precision,
-        memory=None if arguments.gpu_memory is None else parse_bytes(arguments.gpu_memory),
-        peak_flops=arguments.peak_flops,
-        mfu=arguments.mfu,
-        network=parse_bytes(arguments.network, "--network"),
-    )
-    plan = plan_of(config, arguments.gpus, target, arguments.atoms)
+    names = ("gpus", "device", "gpu_memory", "peak_flops", "mfu", "network", "atoms")
+    request = PlanRequest(**{name: getattr(arguments, name) for name in names})
+    plan, config = plan_for(request, arguments.size, *settings_of(arguments, FLAGS))
     print(json.dumps(as_json(plan), indent=2) if arguments.json else render(plan, config))
     return 0
-
-
-def run_estimates(device: str | None) -> "RunEstimates":
-    """Return what estimates runs by the command line that would start them, as ``plan`` does.
-
-    Args:
-        device: name of one; None: the one at hand.
-    """
-    from unimol_scale.engine.planning.run_estimates import RunEstimates
-
-    return RunEstimates(device)

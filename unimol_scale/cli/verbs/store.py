@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-EXIT_DAMAGED = 1
+from unimol_scale.common.exit_status import EXIT_FAILED
+
 NAMED = 20  # conformers that are no geometry of their molecule
 
 
@@ -62,7 +63,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
             f"their molecules{more}; build the store again, which leaves them out"
         )
     if found.damages or found.implausible:
-        return EXIT_DAMAGED
+        return EXIT_FAILED
     print(f"{store.path}: {shards} shards, {store.manifest.counts.stored:,} molecules, all intact")
     return 0
 

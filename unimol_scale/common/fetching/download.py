@@ -8,9 +8,10 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from unimol_scale.common.fetching.transport import NetworkError, RefusedError, Transport, Version
-from unimol_scale.common.files import commit_text, flush
+from unimol_scale.common.files import commit_text, flush, hash_file
 from unimol_scale.errors import ConfigError, SourceError
 
 MOST_CONNECTIONS = 8  # what files.docking.org asks for
@@ -18,6 +19,7 @@ PART_SUFFIX, VERSION_SUFFIX = ".part", ".part.json"
 LONGEST_BACKOFF_S = 60.0
 LONGEST_WAIT_S = 3600.0  # a server that asks for more is left alone
 HEAD_BYTES = 1024
+Result = TypeVar("Result")
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|title|meta|script|\?xml|!--)", re.IGNORECASE)
 
 
@@ -55,70 +57,155 @@ class StoppedError(Exception):
     """The reader has gone; nothing is wrong."""
 
 
+class GivenUpError(RefusedError):
+    """A file has not come, however often it was tried.
+
+    Attributes:
+        reason: what happened the last time.
+        tries: how often that was in a row.
+    """
+
+    def __init__(self, text: str, reason: str = "", tries: int = 0) -> None:
+        super().__init__(text)
+        self.reason, self.tries = reason, tries
+
+
+class UnwritableError(SourceError):
+    """The disk does not take a file; ``cause`` is what it said."""
+
+    def __init__(self, text: str, cause: OSError | None = None) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a file must hold, where that is known beforehand: its bytes and their SHA-256, hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+
+def read_patiently(url: str, transport: Transport, options: FetchOptions) -> bytes:
+    """Return a small file, tried as often as ``options`` say.
+
+    Args:
+        url: as the transport knows it.
+        transport: the way to it.
+        options: how often to try.
+
+    Raises:
+        MissingError: there is no such file.
+        RefusedError: it cannot be had.
+    """
+
+    def attempt() -> bytes:
+        with contextlib.closing(transport.open(url, 0, None)) as body:
+            content = b"".join(iter(body.read, b""))
+        if body.version.size not in (None, len(content)):
+            raise NetworkError(f"{len(content):,} bytes came instead of {body.version.size:,}")
+        return content
+
+    return _patiently(url, options, threading.Event(), attempt, lambda: 0)
+
+
+def _patiently(
+    url: str, options: FetchOptions, stop: threading.Event, attempt: Callable[[], Result], reached: Callable[[], int]
+) -> Result:
+    """Return what ``attempt`` returns in the end.
+
+    Args:
+        url: for messages.
+        options: how often to try.
+        stop: set by the reader when it wants no more.
+        attempt: tries once.
+        reached: counts the bytes so far; further ones give more tries.
+
+    Raises:
+        GivenUpError: it failed too often, or the server wants to be left alone.
+        StoppedError: the reader has gone.
+    """
+    furthest, failures = reached(), 0
+    while True:
+        if stop.is_set():
+            raise StoppedError
+        try:
+            return attempt()
+        except NetworkError as error:
+            now = reached()
+            failures = 1 if now > furthest else failures + 1
+            furthest = max(furthest, now)
+            wait_s = _backoff(url, options, failures) if error.wait_s is None else error.wait_s
+            if failures >= options.tries or wait_s > LONGEST_WAIT_S:
+                asked = f", asked to wait {wait_s:,.0f} s" if error.wait_s else ""
+                raise GivenUpError(
+                    f"{url} does not come: {error} ({failures} tries without a further byte, {now:,} bytes so far"
+                    f"{asked}); run the same command again later, it goes on from there",
+                    f"{error}{asked}",
+                    failures,
+                ) from error
+            stop.wait(wait_s)
+
+
+def _backoff(url: str, options: FetchOptions, failures: int) -> float:
+    """Return the pause after some failures: doubled each time, spread by a hash so that files do not march."""
+    digest = hashlib.sha256(f"{url} {failures}".encode()).digest()
+    spread = 0.5 + 0.5 * digest[0] / 255
+    return min(LONGEST_BACKOFF_S, options.backoff_s * 2.0 ** min(failures - 1, 30)) * spread
+
+
 class Download:
     """One file on its way from a URL to ``target``.
 
-    Beside the unfinished file, its version is kept, so that a later process can ask for the rest of the same file.
+    Beside the unfinished file, its version is kept, so that a later process can ask for the rest of the same file;
+    where the content is known beforehand, that is not needed.
 
     Args:
-        url: of the file.
+        url: of the file, as the transport knows it.
         target: where it is when it is complete; its directory is made.
         options: how often to try.
         stop: set by the reader when it wants no more.
         count: called with the number of bytes whenever some came.
+        content: what the file must hold; None: not known, and anything but a web page will do.
+        part: the unfinished file, in the directory of ``target``; None: beside it, under its name with a suffix.
     """
 
     def __init__(
-        self, url: str, target: Path, options: FetchOptions, stop: threading.Event, count: Callable[[int], None]
+        self,
+        url: str,
+        target: Path,
+        options: FetchOptions,
+        stop: threading.Event,
+        count: Callable[[int], object],
+        content: Content | None = None,
+        part: Path | None = None,
     ) -> None:
         self._url, self._target, self._options, self._stop, self._count = url, target, options, stop, count
-        self._part = target.with_name(target.name + PART_SUFFIX)
+        self._content = content
+        self._part = part or target.with_name(target.name + PART_SUFFIX)
         self._version_file = target.with_name(target.name + VERSION_SUFFIX)
 
     def run(self, transport: Transport) -> Path:
         """Fetch what is missing of the file and return its path; at once where it is complete.
 
         Raises:
-            SourceError: the file is not there, is a web page, does not come after all tries, or cannot be written.
+            MissingError: there is no such file.
+            RefusedError: it is a web page, cannot be had, or does not come after all tries.
+            UnwritableError: the disk does not take it.
             StoppedError: the reader has gone.
         """
         if self._target.exists():
             return self._target
         try:
             self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._try_until_complete(transport)
+            _patiently(self._url, self._options, self._stop, lambda: self._attempt(transport), self._length)
         except OSError as error:  # those of the network have become NetworkError
-            raise SourceError(
+            raise UnwritableError(
                 f"{self._target} cannot be written: {error.strerror or error}; "
-                "make room or give another --output, and run the same command again: it goes on from there"
+                "make room or give another --output, and run the same command again: it goes on from there",
+                error,
             ) from error
         return self._target
-
-    def _try_until_complete(self, transport: Transport) -> None:
-        furthest, failures = self._length(), 0
-        while True:
-            if self._stop.is_set():
-                raise StoppedError
-            try:
-                return self._attempt(transport)
-            except NetworkError as error:
-                reached = self._length()
-                failures = 1 if reached > furthest else failures + 1
-                furthest = max(furthest, reached)
-                wait_s = self._backoff(failures) if error.wait_s is None else error.wait_s
-                if failures >= self._options.tries or wait_s > LONGEST_WAIT_S:
-                    raise RefusedError(
-                        f"{self._url} does not come: {error} ({failures} tries without a further byte, {reached:,} "
-                        f"bytes so far{f', asked to wait {wait_s:,.0f} s' if error.wait_s else ''}); run the same "
-                        "command again later, it goes on from there"
-                    ) from error
-                self._stop.wait(wait_s)
-
-    def _backoff(self, failures: int) -> float:
-        """Return the pause after some failures: doubled each time, spread by a hash so that files do not march."""
-        digest = hashlib.sha256(f"{self._url} {failures}".encode()).digest()
-        spread = 0.5 + 0.5 * digest[0] / 255
-        return min(LONGEST_BACKOFF_S, self._options.backoff_s * 2.0 ** min(failures - 1, 30)) * spread
 
     def _attempt(self, transport: Transport) -> None:
         version = self._version()
@@ -134,12 +221,21 @@ class Download:
                     self._begin(body.version)
                 self._append(body.read)
                 size = body.version.size
+            if size is None and self._content is not None:
+                size = self._content.bytes
             if size is not None and size != self._length():
                 raise NetworkError(f"{self._length():,} bytes came instead of {size:,}")
-        self._finish()
+        self._check()
+        flush(self._part)
+        self._part.replace(self._target)
+        self._version_file.unlink(missing_ok=True)
+        flush(self._target.parent)
 
     def _begin(self, version: Version) -> None:
         """Start anew; the old bytes go first, so that they are never beside another version's name."""
+        if self._content is not None:
+            self._empty()
+            return
         self._part.unlink(missing_ok=True)
         commit_text(self._version_file, json.dumps(dataclasses.asdict(version)))
 
@@ -151,23 +247,34 @@ class Download:
                 if self._stop.is_set():
                     raise StoppedError
 
-    def _finish(self) -> None:
+    def _check(self) -> None:
+        """Refuse a file that cannot be the right one; its bytes go."""
+        if self._content is not None:
+            found = self._length()
+            if found != self._content.bytes or hash_file(self._part) != self._content.sha256:
+                self._empty()
+                raise NetworkError(
+                    f"it has other content ({found:,} bytes) than it must have ({self._content.bytes:,} bytes)"
+                )
+            return
         with self._part.open("rb") as file:
             head = file.read(HEAD_BYTES)
         if WEB_PAGE.match(head):
             self._part.unlink()
             self._version_file.unlink(missing_ok=True)
             raise RefusedError(f"{self._url} is a web page, not data; check the address, or whether the site is down")
-        flush(self._part)
-        self._part.replace(self._target)
-        self._version_file.unlink(missing_ok=True)
-        flush(self._target.parent)
+
+    def _empty(self) -> None:
+        """Remove the bytes and leave the file, whose name may claim room for them."""
+        self._part.open("wb").close()
 
     def _length(self) -> int:
         return self._part.stat().st_size if self._part.exists() else 0
 
     def _version(self) -> Version | None:
         """Return the version of the unfinished file, None where there is none or it cannot be known."""
+        if self._content is not None:
+            return Version(size=self._content.bytes) if self._length() <= self._content.bytes else None
         try:
             return Version(**json.loads(self._version_file.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):

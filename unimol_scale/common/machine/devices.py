@@ -1,12 +1,14 @@
-"""Where a command computes, and how the libraries below it say that memory is full there."""
+"""Where a command computes, and how the libraries below it say that memory is full there. Imports torch when asked."""
 
 import contextlib
 import re
 from collections.abc import Iterator
-
-import torch
+from typing import TYPE_CHECKING
 
 from unimol_scale.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    import torch
 
 # torch has one exception for its own allocator on a GPU. Every other allocation fails with a RuntimeError whose text
 # alone says so: malloc's, those of the CUDA runtime, of cuBLAS, cuDNN and their relatives, and NCCL's. A handle of
@@ -19,12 +21,14 @@ _MEMORY_IS_FULL = re.compile(
 )
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> "torch.device":
     """Return the device of ``auto``, ``cpu`` or ``cuda``; auto takes a GPU if there is one.
 
     Raises:
         ConfigError: it is not there.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -34,6 +38,8 @@ def pick_device(name: str) -> torch.device:
 
 def full_memory(error: BaseException) -> str | None:
     """Return the line in which an error says that memory is full; None: it says something else."""
+    import torch
+
     lines = str(error).splitlines()
     said = next((line.strip() for line in lines if _MEMORY_IS_FULL.search(line)), None)
     if said is not None or not isinstance(error, (MemoryError, torch.OutOfMemoryError)):

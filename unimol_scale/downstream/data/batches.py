@@ -1,4 +1,4 @@
-"""Rows of a table as labelled micro-batches, on the data path of pretraining.
+"""Turns rows of a table into labelled micro-batches, with the loader of pretraining.
 
 Shapes: M rows of the table, R of them read here, B in a micro-batch, L targets.
 """
@@ -17,7 +17,7 @@ from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.steps.order import InOrder, Order
 from unimol_scale.data.steps.planner import StepOrder, StepPlanner
 from unimol_scale.data.steps.random_streams import MoleculeKeys
-from unimol_scale.downstream.config import FitConfig, Inputs
+from unimol_scale.downstream.config import FinetuneTrainConfig, Inputs
 from unimol_scale.downstream.compute import pair_budget
 from unimol_scale.downstream.data.inputs import clean_input
 from unimol_scale.model.encodings import ModelInput
@@ -26,7 +26,7 @@ from unimol_scale.store.schema import Float64
 from unimol_scale.store.shards import StoreSplit
 
 _PREFETCH = 8
-# Rows that are cut into micro-batches together where order does not matter: enough for little padding.
+# Rows that are cut into micro-batches together where their order does not matter; more rows need less padding.
 _READ_TOGETHER = 1024
 
 
@@ -36,8 +36,8 @@ class LabelledSample:
 
     Attributes:
         input: what the model sees.
-        label_BL: fp64, in the table's units; NaN where missing.
-        row_B: int64, which of the reader's rows each is.
+        label_BL: fp64, in the units of the table; NaN where missing.
+        row_B: int64, row of the reader that each molecule is of.
     """
 
     input: ModelInput
@@ -46,13 +46,13 @@ class LabelledSample:
 
 
 class RowReader:
-    """Reads rows: each is a molecule of a store, maybe the same as another's, with labels of its own.
+    """Reads rows: each has a molecule of a store and labels of its own; several rows may have the same molecule.
 
     Args:
         split: of the store.
-        position_R: int64, where in the split each row's molecule is.
+        position_R: int64, position in the split of the molecule of each row.
         labels_RL: NaN where missing.
-        drop_hydrogens: leave out those that the store has as atoms: molecules from SMILES have none either.
+        drop_hydrogens: remove hydrogens that the store has as atoms, since molecules from SMILES have none.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RowReader:
 
     @property
     def largest(self) -> int:
-        """Atoms of the largest molecule, hydrogens counted if they are stored."""
+        """Atoms of the largest molecule, with hydrogens if they are stored."""
         return int(self._split.sizes(self._position_R)[0].max())
 
     def num_atoms(self, molecule_B: Int64) -> Int32:
@@ -80,7 +80,7 @@ class RowReader:
         return self._split.sizes(self._position_R[molecule_B])[0]
 
     def prefetch(self, shards: Sequence[int]) -> None:
-        """Do nothing: tables are small, and their molecules on this machine."""
+        """Do nothing: tables are small, and their molecules are on this machine."""
 
     def read(self, keys: MoleculeKeys) -> MoleculeBatch:
         """Return rows with their first conformers, padded."""
@@ -91,8 +91,8 @@ class RowReader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling:
-    """Makes samples of clean molecules: what a corruption is to pretraining. It travels to loader processes.
+class SampleMaker:
+    """Turns clean molecules into samples, as a corruption does in pretraining. It is pickled for loader processes.
 
     Attributes:
         inputs: what the model sees.
@@ -111,8 +111,8 @@ class Labelling:
         )
 
 
-def shuffled(
-    reader: RowReader, labelling: Labelling, config: FitConfig, seed: int, device: torch.device
+def training_batches(
+    reader: RowReader, make_sample: SampleMaker, config: FinetuneTrainConfig, seed: int, device: torch.device
 ) -> StepLoader[LabelledSample]:
     """Return the loader of training steps: epochs in random order, as in pretraining.
 
@@ -120,28 +120,28 @@ def shuffled(
         ConfigError: ``max_pairs`` does not hold the largest molecule.
     """
     max_pairs = pair_budget(config.max_pairs, device, reader.largest)
-    batch_size = min(config.batch_size, len(reader))  # else a step would see a row several times
+    batch_size = min(config.batch_size, len(reader))  # a step must not see a row several times
     order = Order([len(reader)], batch_size=batch_size, seed=seed)
-    return _loader(reader, labelling, order, max_pairs=max_pairs, workers=config.workers, seed=seed)
+    return _loader(reader, make_sample, order, max_pairs=max_pairs, workers=config.workers, seed=seed)
 
 
-def once(
-    reader: RowReader, labelling: Labelling, max_pairs: int | None, device: torch.device
+def each_row_once(
+    reader: RowReader, make_sample: SampleMaker, max_pairs: int | None, device: torch.device
 ) -> Iterator[LabelledSample]:
-    """Yield every row once, in micro-batches of like sizes.
+    """Yield every row once, in micro-batches of molecules of similar size.
 
     Raises:
         ConfigError: ``max_pairs`` does not hold the largest molecule.
     """
     order = InOrder(len(reader), _READ_TOGETHER)
     budget = pair_budget(max_pairs, device, reader.largest)
-    loader = _loader(reader, labelling, order, max_pairs=budget, workers=0, seed=0)
+    loader = _loader(reader, make_sample, order, max_pairs=budget, workers=0, seed=0)
     for samples in loader.steps(0, order.num_steps):
         yield from samples
 
 
 def _loader(
-    reader: RowReader, labelling: Labelling, order: StepOrder, *, max_pairs: int, workers: int, seed: int
+    reader: RowReader, make_sample: SampleMaker, order: StepOrder, *, max_pairs: int, workers: int, seed: int
 ) -> StepLoader[LabelledSample]:
     planner = StepPlanner(reader, order, world_size=1, max_pairs=max_pairs)
-    return StepLoader(planner, reader, labelling, rank=0, seed=seed, workers=workers, prefetch=_PREFETCH)
+    return StepLoader(planner, reader, make_sample, rank=0, seed=seed, workers=workers, prefetch=_PREFETCH)

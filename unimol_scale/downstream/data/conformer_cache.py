@@ -10,14 +10,12 @@ molecules at the same time share the work: one builds, the others wait.
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
-import threading
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -25,21 +23,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rdkit import rdBase
-from rich.console import Console
 
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.chemistry.conformers import ConformerFailure, generate_conformers
 from conformer_gen.chemistry.curate import Curated
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SampleLog
 from conformer_gen.report.stage_rates import GENERATING
 from conformer_gen.run import driver
 from conformer_gen.run.assemble import FAILURES_NAME
 from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.sources.config import SourceConfig
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
-from unimol_scale.common.progress import SampleLog, StageProgress
+from unimol_scale.common.late_notices import told_after
+from unimol_scale.common.locks import wait_for_lock
+from unimol_scale.common.progress import StageProgress
+from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.store.manifest import ShardEntry, SplitEntry
 from unimol_scale.store.schema import SCHEMA_VERSION, Int64, Layout
@@ -50,6 +51,7 @@ UInt64 = npt.NDArray[np.uint64]
 
 # Part of every recipe: raise it when the builder makes other conformers, or refuses others, with the same settings.
 RECIPE_VERSION = 2
+_log = logging.getLogger(__name__)
 STORE_NAME, INDEX_NAME = "store", "index.parquet"
 # As many molecules get their conformers in this process; starting another one, or Ray, takes longer.
 FEW = 256
@@ -142,7 +144,7 @@ class _Sets:
     def folder_of(self, molecules: Sequence[Given], curate: CurateConfig) -> Path:
         """Return where the set of molecules is, or is to be made."""
         smiles = sorted(molecule.curated.smiles for molecule in molecules)
-        return self.cache / f"{self.recipe}-{_digest({'smiles': smiles, 'curate': strict.to_tree(curate)})}"
+        return self.cache / f"{self.recipe}-{_digest({'smiles': smiles, 'curate': curate.identity()})}"
 
     def __iter__(self) -> Iterator[tuple[Path, _Index]]:
         """Yield the finished sets, in the order of their names."""
@@ -209,7 +211,8 @@ def _add_set(
     with _our_turn(folder):
         if (folder / INDEX_NAME).is_file():
             return
-        with _told_if_slow("" if conformers.engine == "depiction" else SAY_2D):
+        flat = conformers.engine == "depiction"  # which takes no time worth a word
+        with contextlib.nullcontext() if flat else told_after(SLOW_S, lambda: _log.info(SAY_2D)):
             try:
                 _build(molecules, folder / "molecules.parquet", output, curate, conformers, workers)
                 keys = open_store(output).split("train").column("key").to_pylist()
@@ -229,31 +232,14 @@ def _write_index(path: Path, keys: Sequence[int], failures: dict[int, ConformerF
 
 
 @contextlib.contextmanager
-def _told_if_slow(text: str) -> Iterator[None]:
-    """Print a line once if the block takes longer than ``SLOW_S``."""
-    if not text:
-        yield
-        return
-    timer = threading.Timer(SLOW_S, lambda: Console(stderr=True, highlight=False).print(text, soft_wrap=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextlib.contextmanager
 def _our_turn(folder: Path) -> Iterator[None]:
     """Wait until no other process builds there, and keep the others waiting while the block runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"waiting for another process, which makes these conformers in {folder}"
-            Console(stderr=True, highlight=False).print(message, soft_wrap=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def tell(holder: str) -> None:
+        _log.info(f"waiting for another process{holder}, which makes these conformers in {folder}")
+
+    with wait_for_lock(folder / "lock", tell):
         yield
 
 
@@ -283,27 +269,14 @@ def _build(
 def _show(label: str, total: int | None, log: SampleLog | None) -> StageProgress:
     """Show the conformers of more than a few molecules, and nothing else."""
     shown = label == GENERATING and total is not None and total > QUIET
-    return StageProgress(label, total) if shown else _NotShown(label, total)
-
-
-class _NotShown(StageProgress):
-    """Counts, and shows nothing."""
-
-    def __enter__(self) -> "_NotShown":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Show nothing."""
-
-    def tick(self) -> None:
-        """Show nothing."""
+    return StageProgress(label, total, shown=shown)
 
 
 def _recipe(conformers: ConformerConfig) -> str:
     """Return what names the way in which conformers are made. How molecules were chosen plays no part in it."""
     determines = {
         "version": RECIPE_VERSION,
-        "embed": conformers.recipe(),  # as caches have called it from the first
+        "embed": conformers.identity(),  # as caches have called it from the first
         "schema": SCHEMA_VERSION,
         "rdkit": rdBase.rdkitVersion,
     }
@@ -311,7 +284,7 @@ def _recipe(conformers: ConformerConfig) -> str:
 
 
 def _digest(determines: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:20]
+    return hash_json(determines)[:20]
 
 
 def _id(smiles: str) -> str:

@@ -1,4 +1,4 @@
-"""Clean molecules as a model sees them downstream: the 2D graph, the 3D conformer, or both.
+"""Model inputs of clean molecules: the 2D graph, the 3D conformer, or both.
 
 Shapes: B molecules, A atoms (padded).
 """
@@ -8,22 +8,38 @@ import torch
 
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.downstream.config import Inputs
-from unimol_scale.errors import ConfigError
+from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.encodings import SHOWN_EDGE, SHOWN_PATH, ModelInput
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.store.schema import ConformerOrigin
+from unimol_scale.store.shards import StoreSplit
 
 
 def resolve_inputs(inputs: Inputs | None, model: ModelConfig) -> Inputs:
-    """Return what a model sees: what was asked for, or if that is None, everything that it can.
+    """Return what a model sees: the inputs that were asked for, or if that is None, everything that it can see.
 
     Raises:
-        ConfigError: 3D was asked of a model without geometry.
+        ConfigError: 3D was asked for, and the model sees no geometry.
     """
     if inputs is None:
         return "2d+3d" if model.geometry else "2d"
     if inputs != "2d" and not model.geometry:
         raise ConfigError(f"inputs {inputs} needs a model that sees distances; this one sees the 2D graph only: say 2d")
     return inputs
+
+
+def require_conformers(split: StoreSplit) -> None:
+    """Check that a store has conformers.
+
+    Raises:
+        StoreError: it has 2D depictions only.
+    """
+    origins = {name for shard in split.entry.shards for name in shard.origins}
+    if origins == {ConformerOrigin.FLAT.name}:
+        raise StoreError(
+            "the store holds 2D depictions in place of conformers, and the model shall see 3D; take inputs 2d, or "
+            "build a store with conformers (conformers.engine=rdkit)"
+        )
 
 
 def clean_input(batch: MoleculeBatch, inputs: Inputs, model: ModelConfig) -> ModelInput:
@@ -36,7 +52,7 @@ def clean_input(batch: MoleculeBatch, inputs: Inputs, model: ModelConfig) -> Mod
         model: dimensions of the model.
 
     Raises:
-        ConfigError: 3D was asked of a model without geometry.
+        ConfigError: 3D was asked for, and the model sees no geometry.
     """
     resolve_inputs(inputs, model)
     B, A = batch.valid_BA.shape

@@ -1,7 +1,7 @@
-"""Files of SMILES and labels → one table, before any chemistry; and which task its labels allow.
+"""Reads files of SMILES and labels as one table, and finds out which task the labels allow. No chemistry yet.
 
-CSV, TSV and Parquet have a header; lines of SMILES (.smi, .txt) may have one. Imports Arrow and the builder's rules for
-column names, missing values and numbers, so that a file means the same here as where stores are built.
+CSV, TSV and Parquet have a header; lines of SMILES (.smi, .txt) may have one. Column names, missing values and numbers
+are read by the rules of the builder, so that a file means the same here as in a build.
 """
 
 import dataclasses
@@ -52,12 +52,12 @@ class LabelledTable:
 
     Attributes:
         name: of the file, without folders and suffixes.
-        smiles: [M] as in the file but for white space around it; "" where empty.
+        smiles: [M] as in the file, without surrounding white space; "" where empty.
         labels_ML: float64, NaN where missing; L is 0 for a table that is only to be predicted or embedded.
         targets: [L] names of the labels.
         splits: [M] "train", "valid" or "test" as the split column has it, if one was asked for.
         columns: every column of the file, as it is there.
-        problems: row → why it could not be read, of rows whose SMILES is empty for that reason.
+        problems: row → why it could not be read, for rows whose SMILES is empty for that reason.
     """
 
     name: str
@@ -166,7 +166,7 @@ def _texts(column: pa.ChunkedArray) -> list[str]:
 
 
 def _every_label(path: Path, table: pa.Table, taken: set[int | None], smiles: Sequence[str]) -> dict[str, Float64]:
-    """Return every column of numbers; one that is mostly numbers and not all is a mistake, not a column of text."""
+    """Return every column of numbers; a column of mostly numbers is an error, not a column of text."""
     labels: dict[str, Float64] = {}
     for at, name in enumerate(name.strip() for name in table.column_names):
         if at in taken or name.lower() in ROW_NAMES or name.lower().startswith(UNNAMED):
@@ -254,7 +254,7 @@ def _read_delimited(path: Path, smiles_column: str | None) -> pa.Table:
 
 
 def _whole_row(path: Path, record: Record) -> list[str]:
-    """Return the fields of a record that has as many as the header; empty ones behind them are none."""
+    """Return the fields of a record, as many as the header has; further empty fields are ignored."""
     fields, width = record.fields, len(record.names)
     if record.problem:
         raise SourceError(record.problem)
@@ -342,7 +342,7 @@ def infer_task(table: LabelledTable) -> Task:
 
 
 def check_task(table: LabelledTable, task: Task) -> None:
-    """Find out whether the labels are those of a task.
+    """Check that the labels fit a task.
 
     Args:
         table: with at least one target.

@@ -1,6 +1,6 @@
-"""How many molecules of a test set a pretraining store, or the training rows, hold, and how many scaffolds they know.
+"""Counts test molecules, and their scaffolds, that are in the pretraining store or in the training rows.
 
-Pretraining sees no labels, so a test molecule in the store spoils no score by itself; who reads the score should know.
+Pretraining sees no labels, so a test molecule in the store does not make a score invalid, but a reader should know.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ EXAMPLES = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """What of a test set is in a store.
+    """Test molecules that are in a store.
 
     Attributes:
         store: its directory.
-        molecules_by_key: test molecules that are in it: the same canonical SMILES, stereo and charges included.
-        by_scaffold: test molecules whose Murcko scaffold is in it; those without rings have none and do not count.
+        molecules_by_key: test molecules in the store: the same canonical SMILES, with stereo and charges.
+        by_scaffold: test molecules whose Murcko scaffold is in the store; molecules without rings do not count.
         total: test molecules.
-        examples: SMILES of a few that are in it.
+        examples: SMILES of a few that are in the store.
     """
 
     store: str
@@ -38,7 +38,7 @@ class Leakage:
     examples: tuple[str, ...]
 
     def describe(self) -> str:
-        """Return one line for a person."""
+        """Return the counts as one line."""
         if not self.molecules_by_key and not self.by_scaffold:
             return f"leakage: none of the {self.total:,} test molecules, nor their scaffolds, are in {self.store}"
         shown = f" (such as {', '.join(self.examples)})" if self.examples else ""
@@ -55,7 +55,7 @@ def _share(count: int, total: int) -> str:
 def describe_overlap(
     test: Int64, others: Int64, *, key_M: UInt64, smiles: Sequence[str], scaffold_smiles: Sequence[str]
 ) -> str:
-    """Return a line on what of the test rows the training and validation rows have too; "" if it is nothing.
+    """Return a line on test molecules and scaffolds that training or validation rows have, too; "" if there are none.
 
     Args:
         test: int64, test rows.
@@ -80,7 +80,7 @@ def describe_overlap(
 def report_leakage(
     store_dir: Path, *, key_M: UInt64, scaffold_M: UInt64, smiles: Sequence[str], scaffold_smiles: Sequence[str]
 ) -> Leakage:
-    """Count test molecules that a store holds in either of its splits.
+    """Count test molecules that are in either split of a store.
 
     Args:
         store_dir: the pretraining store.

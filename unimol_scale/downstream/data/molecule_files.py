@@ -1,9 +1,9 @@
-"""What a user may give molecules in: a table, lines of SMILES, SDF, or a conformer store. Reads nothing but names."""
+"""Checks of file names before any work: the molecules exist, and the output does not overwrite them."""
 
 from pathlib import Path
 
-from unimol_scale.errors import SourceError
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
+from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.manifest import MANIFEST_NAME
 
 KINDS = "a table (CSV, TSV, Parquet), lines of SMILES, SDF, or a conformer store"
@@ -15,10 +15,10 @@ def is_store(path: Path) -> bool:
 
 
 def check_there(path: Path) -> None:
-    """Find out whether a file or a finished store is there.
+    """Check that a path is a file or a finished store.
 
     Raises:
-        SourceError: it is not; says what is there instead, and what to do.
+        SourceError: it is neither; says what is there instead, and what to do.
     """
     if path.is_file() or is_store(path):
         return
@@ -31,5 +31,23 @@ def check_there(path: Path) -> None:
     elif (path / ".build").is_dir():
         remedy = "its build is unfinished: run the command that began it again, it resumes"
     else:
-        remedy = "name one file in it, or build a store of them: python conformer_gen/build.py"
+        remedy = "name one file in it, or build a store of them: unimol-scale build"
     raise SourceError(f"{path} is a folder without {MANIFEST_NAME}, so it is no finished conformer store; {remedy}")
+
+
+def skipped_file(output: Path) -> Path:
+    """Return the table of rows without a usable molecule, which stands beside the output."""
+    return output.with_suffix(".skipped.csv")
+
+
+def check_apart(output: Path, source: Path) -> None:
+    """Check that the output does not overwrite the file that is read.
+
+    Raises:
+        ConfigError: the output, or its table of skipped rows, is the source.
+    """
+    if source.resolve() in (output.resolve(), skipped_file(output).resolve()):
+        raise ConfigError(
+            f"--output {output}: the file that is read, {source}, would be overwritten by it or by its table of "
+            "skipped rows; choose another name"
+        )

@@ -1,9 +1,11 @@
-"""SMILES or a store → rows of molecules: where in a store each row's molecule lies, and why some have none.
+"""From SMILES, or a store, to molecules in a store: where the molecule of each row is, and why some rows have none.
 
-Imports RDKit and the builder. Shapes: M rows.
+Shapes: M rows.
 """
 
 import dataclasses
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +20,9 @@ from conformer_gen.chemistry.config import ConformerConfig
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
-from unimol_scale.downstream.data.molecule_changes import ChangeCount, describe_changes
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.conformer_cache import Given, cached_store
+from unimol_scale.downstream.data.skipped_rows import Skipped
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.manifest import SplitEntry
 from unimol_scale.store.schema import Int64
@@ -29,26 +31,44 @@ from unimol_scale.store.source import LocalShards
 
 UInt64 = npt.NDArray[np.uint64]
 
-ROW_NUMBERS = "rows count from 1, without the header"
-NAMED = 5  # rows named in a message
 NO_PROBLEMS: Mapping[int, str] = {}
+FRAGMENT_KEPT, LEFT_OUT = "largest fragment kept", "; left out: "
+ISOTOPES_LOST = "isotope labels removed"
+ROWS_SHOWN = 3  # rows that a line names
+# Texts that may have several fragments, atom maps or isotopes; the others need not be parsed again.
+_SUSPECT = re.compile(r"\.|:\d+\]|\[\d")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A row without a molecule.
+class ChangeCount:
+    """Counts the rows whose molecule was changed before the model sees it, and names the first ones."""
 
-    Attributes:
-        row: from 0.
-        smiles: as given.
-        reason: short, to count by.
-        detail: of this one.
-    """
+    def __init__(self) -> None:
+        self._rows = self._reduced = self._unlabelled = 0
+        self._first: list[str] = []
 
-    row: int
-    smiles: str
-    reason: str
-    detail: str
+    def add(self, row: int, changes: str) -> None:
+        """Count a row; rows count from 0, and ``changes`` is of ``describe_changes``."""
+        self._rows += 1
+        self._unlabelled += ISOTOPES_LOST in changes
+        if FRAGMENT_KEPT in changes:
+            self._reduced += 1
+            if len(self._first) < ROWS_SHOWN:
+                left_out = changes.partition(LEFT_OUT)[2].partition("; ")[0]
+                self._first.append(f"row {row + 1} without {left_out}")
+
+    def describe(self) -> str:
+        """Return a line on rows whose molecule was changed; "" if there are none."""
+        said = []
+        if self._reduced:
+            more = f"; and {self._reduced - ROWS_SHOWN:,} more" if self._reduced > ROWS_SHOWN else ""
+            said.append(
+                f"{self._reduced:,} of {self._rows:,} rows have several fragments and were reduced to the largest "
+                f"({'; '.join(self._first)}{more}), so a salt gets the value of its largest ion; --fragments "
+                "reject refuses such rows"
+            )
+        if self._unlabelled:
+            said.append(f"{self._unlabelled:,} of {self._rows:,} rows lost their isotope labels")
+        return ". ".join(said)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,13 +77,13 @@ class Prepared:
 
     Attributes:
         split: the molecules.
-        position_M: int64, of each row in it; rows of one molecule have one position; -1 where skipped.
-        smiles: [M] canonical, whose atom order is that of the records; "" where skipped.
+        position_M: int64, position of each row's molecule in ``split``; -1 where skipped. Rows may share a position.
+        smiles: [M] canonical, in the atom order of the records; "" where skipped.
         key_M: uint64, hash of the canonical SMILES; 0 where skipped.
         scaffold_M: uint64, hash of the Murcko scaffold; 0 where skipped.
         scaffold_smiles: [M] Murcko scaffold without stereo; "" without rings, and where skipped.
         skipped: rows without a molecule, ascending.
-        changes: [M] what made another molecule of what a row has, in words; "" for nothing, and where skipped.
+        changes: [M] how the molecule differs from the one in the row, in words; "" if it does not, and where skipped.
     """
 
     split: StoreSplit
@@ -76,7 +96,7 @@ class Prepared:
     changes: tuple[str, ...]
 
     def describe_changes(self) -> str:
-        """Return a line on rows of which the model sees another molecule than was given; "" if there are none."""
+        """Return a line on rows whose molecule was changed; "" if there are none."""
         count = ChangeCount()
         for row, changes in enumerate(self.changes):
             count.add(row, changes)
@@ -94,23 +114,23 @@ def prepare(
     fragments: Fragments = "largest",
     problems: Mapping[int, str] = NO_PROBLEMS,
 ) -> Prepared:
-    """Bring rows into canonical form and get every distinct molecule its conformer, unless the cache has it.
+    """Bring SMILES into canonical form, and make conformers of all molecules that the cache does not have.
 
-    Radicals are taken at their word here, unlike in pretraining, where most of them are mistakes of a library.
+    Radicals are accepted, unlike in pretraining, where most of them are errors of a molecule library.
 
     Args:
-        smiles: [M] as a user wrote them.
-        cache: folder of the stores; made if it is not there.
-        geometry: make conformers; without, the 2D depiction stands in, for models that read the graph only.
+        smiles: [M] as the user wrote them.
+        cache: folder of the conformers; it is made if needed.
+        geometry: make conformers; without them, models that see the graph only get 2D depictions.
         max_atoms: refuse molecules with more heavy atoms; None: 128.
-        workers: processes where many conformers are to be made; None: all cores.
-        refuse: is shown the rows without a molecule before any conformer is made, and again those without a conformer,
-            and raises where they must not be; None: they are skipped.
-        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
-        problems: row → why it could not be read, of rows that have no SMILES for that reason.
+        workers: processes that make conformers, if there are many; None: all cores.
+        refuse: called with the rows without a molecule before any conformer is made, and again with those without a
+            conformer; it raises an error unless they may be skipped. None: they are skipped.
+        fragments: for a row with several, such as a salt: take the "largest", or "reject" the row.
+        problems: row → why it could not be read, for rows that have no SMILES for that reason.
 
     Returns:
-        The rows; those whose SMILES is no usable molecule, or whose molecule got no conformer, are in ``skipped``.
+        The rows. Those without a usable molecule, or without a conformer, are in ``skipped``.
 
     Raises:
         StoreError: the cache cannot be written, or is damaged.
@@ -156,18 +176,39 @@ def prepare(
     )
 
 
-def refusal(molecule: SourceMolecule, max_atoms: int | None, fragments: Fragments) -> Rejected | None:
-    """Return why ``prepare`` would skip a row before any conformer is made; None if it would not."""
+def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
+    """Return SMILES in their order; what a table has where one is missing (None, NaN) becomes an empty one.
+
+    Args:
+        smiles: one or many.
+        caller: name of the function that got them, for messages.
+
+    Raises:
+        SourceError: they have no order, or one is something else than text.
+    """
+    if isinstance(smiles, str):
+        return [smiles]
+    if isinstance(smiles, bytes) or not hasattr(smiles, "__getitem__"):
+        raise SourceError(f"{caller} takes a SMILES, or a list of them in an order, got {type(smiles).__name__}")
+    texts = ["" if text is None or (isinstance(text, float) and math.isnan(text)) else text for text in smiles]
+    for row, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise SourceError(f"{caller}: row {row} is {text!r}, which is no text; give SMILES")
+    return texts
+
+
+def why_refused(molecule: SourceMolecule, max_atoms: int | None, fragments: Fragments) -> Rejected | None:
+    """Return why ``prepare`` would skip a row before it makes conformers; None if it would not."""
     result = _curated(molecule.smiles.strip(), _curation(max_atoms, fragments), molecule.problem)
     return result if isinstance(result, Rejected) else None
 
 
 def prepare_store(path: Path, *, scaffolds: bool = True) -> Prepared:
-    """Return all molecules of a store as rows, those of train before those of valid; nothing is skipped.
+    """Return all molecules of a store as rows, those of train before those of valid; none is skipped.
 
     Args:
         path: of the store.
-        scaffolds: find those of the molecules; without, ``scaffold_smiles`` is empty texts.
+        scaffolds: compute the scaffolds; otherwise all of ``scaffold_smiles`` are "".
 
     Raises:
         StoreError: missing, unfinished or damaged.
@@ -198,28 +239,6 @@ def whole_split(store: Store) -> StoreSplit:
     return StoreSplit(LocalShards(store.path), entry, store.manifest.backend, store.manifest.layout)
 
 
-def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy: str) -> None:
-    """Do nothing if no row was skipped.
-
-    Args:
-        skipped: of the rows.
-        num_rows: of all.
-        where: what the rows are of, for the message.
-        remedy: what to do, for the message.
-
-    Raises:
-        SourceError: names the first rows.
-    """
-    if not skipped:
-        return
-    first = "; ".join(f"row {s.row + 1} {s.smiles!r}: {s.reason} ({s.detail})" for s in skipped[:NAMED])
-    more = f"; and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else ""
-    raise SourceError(
-        f"{where}: {len(skipped):,} of {num_rows:,} rows have no usable molecule: {first}{more}. {remedy} "
-        f"({ROW_NUMBERS})"
-    )
-
-
 def _curation(max_atoms: int | None, fragments: Fragments) -> CurateConfig:
     return CurateConfig(max_atoms=max_atoms, fragments=fragments, radicals="keep", valid_fraction=0.0)
 
@@ -228,6 +247,64 @@ def _curated(text: str, config: CurateConfig, problem: str) -> Curated | Rejecte
     if problem:
         return Rejected(reason="unreadable_row", detail=problem)
     result = curate_molecule(SourceMolecule(id="", smiles=text, problem=smiles_problem(text)), config)
-    if isinstance(result, Rejected) and "curate." in result.detail:  # the settings of a build
+    if isinstance(result, Rejected) and "curate." in result.detail:  # keys of a build
         return dataclasses.replace(result, detail=result.detail.replace("curate.", ""))
     return result
+
+
+def describe_changes(text: str, smiles: str) -> str:
+    """Return how curation changed the molecule of a row, in words; "" if it is the same molecule.
+
+    The order of atoms, aromatic or Kekulé bonds, and explicit hydrogens do not make it another molecule.
+
+    Args:
+        text: SMILES as the user wrote it, which RDKit can read.
+        smiles: of the curated molecule.
+    """
+    if not _SUSPECT.search(text):
+        return ""
+    with rdBase.BlockLogs():
+        given, used = Chem.MolFromSmiles(text), Chem.MolFromSmiles(smiles)
+    if given is None or used is None:
+        return ""
+    said = []
+    fragments = Chem.GetMolFrags(given, asMols=True)
+    if len(fragments) > 1:
+        said.append(_kept(fragments, used, smiles))
+    if re.search(r":\d+\]", text):
+        said.append("atom maps removed")
+    lost = _isotopes(given) - _isotopes(used)
+    if len(fragments) == 1 and lost:
+        said.append(f"{ISOTOPES_LOST}: {', '.join(sorted(lost.elements()))}")
+    return "; ".join(said)
+
+
+def _kept(fragments: tuple[Chem.Mol, ...], used: Chem.Mol, smiles: str) -> str:
+    """Return which fragment is used and which were left out, with their counts."""
+    counts = Counter(Chem.MolToSmiles(_unmapped(fragment)) for fragment in fragments)
+    counts[smiles if smiles in counts else _nearest(counts, used)] -= 1
+    left_out = [f"{name} ({number} times)" if number > 1 else name for name, number in counts.items() if number]
+    charge = Chem.GetFormalCharge(used)
+    charged = f" (charge {charge:+d})" if charge else ""
+    return f"{FRAGMENT_KEPT}: {smiles}{charged}{LEFT_OUT}{', '.join(left_out)}"
+
+
+def _nearest(counts: Counter[str], used: Chem.Mol) -> str:
+    """Return the fragment with as many heavy atoms as the one used; curation may write its SMILES differently."""
+    heavy = used.GetNumHeavyAtoms()
+    return next((name for name in counts if _heavy(name) == heavy), next(iter(counts)))
+
+
+def _heavy(smiles: str) -> int:
+    molecule = Chem.MolFromSmiles(smiles)
+    return -1 if molecule is None else int(molecule.GetNumHeavyAtoms())
+
+
+def _unmapped(molecule: Chem.Mol) -> Chem.Mol:
+    for atom in molecule.GetAtoms():
+        atom.SetAtomMapNum(0)
+    return molecule
+
+
+def _isotopes(molecule: Chem.Mol) -> Counter[str]:
+    return Counter(f"{atom.GetIsotope()}{atom.GetSymbol()}" for atom in molecule.GetAtoms() if atom.GetIsotope())

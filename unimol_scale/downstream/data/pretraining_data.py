@@ -1,22 +1,22 @@
-"""What a model was pretrained on: its store, and whether other molecules are larger than those there."""
+"""Finds the store that a model was pretrained on, and compares the size of its molecules with others."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from unimol_scale import config as strict
-from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
+import unimol_scale.config as strict
+from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.common.summary_file import manifest_hash_of
 from unimol_scale.common.files import hash_file
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.remote import is_url
 from unimol_scale.store.schema import Int32
 from unimol_scale.store.shards import open_store
 
-ALMOST_ALL = 0.99  # of the store's molecules; its few largest taught the model little
-WORTH_SAYING = 0.1  # of the molecules
+ALMOST_ALL = 0.99  # share of the store's molecules; its few largest do not count
+WORTH_SAYING = 0.1  # share of larger molecules from which on the user is told
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class PretrainingStore:
     """The store that a run was trained on.
 
     Attributes:
-        path: where it is; None if it is not here, or not known.
-        missing: why it is not; empty if it is.
+        path: of the store; None if it is not on this machine, or not known.
+        missing: why there is no path; "" if there is one.
     """
 
     path: Path | None
@@ -35,11 +35,11 @@ class PretrainingStore:
 def store_of(pretrained: Path) -> PretrainingStore:
     """Find the store that a run names in its settings.
 
-    Runs of earlier versions name it relative to the folder where they were started: it is looked for from here, and
-    from the folders above the run.
+    Runs of earlier versions have a path relative to the folder where they were started. It is looked for relative to
+    the current folder and to the folders above the run.
 
     Args:
-        pretrained: the run, or a folder in it; what is no run names no store.
+        pretrained: the run, or a folder in it.
     """
     for folder in (pretrained, *pretrained.parents[:2]):
         if (folder / CONFIG_NAME).is_file():
@@ -49,23 +49,13 @@ def store_of(pretrained: Path) -> PretrainingStore:
                 return PretrainingStore(path=None, missing=f"{folder / CONFIG_NAME} names no store")
             if is_url(named):
                 return PretrainingStore(path=None, missing=f"the store {named} is not on this machine")
-            known = _manifest_of(folder)
+            known = manifest_hash_of(folder)
             for place in (Path(named), *(above / named for above in folder.absolute().parents)):
                 manifest = place / MANIFEST_NAME
                 if manifest.is_file() and known in (None, hash_file(manifest)):
                     return PretrainingStore(path=place, missing="")
             return PretrainingStore(path=None, missing=f"the store {named} of {folder} is not here, or has changed")
     return PretrainingStore(path=None, missing=f"{pretrained} does not say what it was pretrained on")
-
-
-def _manifest_of(run: Path) -> str | None:
-    """Return the hash of the manifest of the store that a run was trained on; None if its summary does not say."""
-    try:
-        summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # unfinished, or damaged: the store is then known by its name alone
-        return None
-    known = summary.get("data_manifest_sha256") if isinstance(summary, dict) else None
-    return str(known) if known else None
 
 
 def describe_larger(store_dir: Path, num_atoms_R: Int32) -> str:

@@ -1,8 +1,8 @@
-"""SDF files → a table: one row a record, its structure as SMILES, and its title and data fields as columns of text.
+"""Reads SDF files as a table: a row for each record, with its structure as SMILES and its data fields as text.
 
-The structure alone is taken, with the stereo that its coordinates or wedges show. Conformers are made as for SMILES, so
-that a molecule gets the same value whatever it is written in; a store that is built of the file keeps its geometry.
-Imports RDKit and the builder's reader of records.
+Only the structure is taken, with the stereo that its coordinates or wedges show. Conformers are made as for SMILES, so
+that a molecule gets the same prediction from every file format. A store that is built from the file keeps its
+coordinates.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from unimol_scale.errors import SourceError
 from unimol_scale.store.schema import ConformerOrigin
 
 SUFFIXES = (".sdf", ".sd", ".mol")
-STRUCTURE = "structure of the record"  # the column of SMILES, which no user has named so
+STRUCTURE = "structure of the record"  # name of the column of SMILES, unlikely in a file
 TITLE = "title"
 
 
@@ -56,12 +56,12 @@ def is_sdf(path: Path) -> bool:
 
 
 def describe_geometry(path: Path, *, sees_3d: bool) -> str:
-    """Return a line on the coordinates of an SDF file, which a model that sees 3D is not shown; "" for other files."""
+    """Return a line that says that the coordinates of an SDF file are not used; "" if there are none to use."""
     if not sees_3d or not is_sdf(path):
         return ""
     return (
         f"conformers were made for the structures in {path.name}, whose own coordinates are not used; a store that is "
-        "built of it (conformer_gen/build.py --source sdf) keeps them"
+        "built of it (unimol-scale build --source sdf) keeps them"
     )
 
 

@@ -1,6 +1,6 @@
-"""Which molecules are trained on, which choose the epoch, and which are the test. Imports RDKit for fingerprints.
+"""Splits rows into training, validation and test: by scaffold, at random, or by a column. Uses RDKit fingerprints.
 
-Every kind puts molecules into groups that never lie on two sides, orders the groups, and deals them out.
+Every kind of split sorts rows into groups that must stay together, orders the groups, and divides them.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ MORGAN_BITS = 2048
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Split:
-    """Rows of a table, int64, ascending; no row is in two parts and no part is empty."""
+class DataSplit:
+    """Rows of each part, int64, ascending; no row is in two parts, and no part is empty."""
 
     train: Int64
     valid: Int64
@@ -42,20 +42,19 @@ def split_rows(
     splits: Sequence[str] | None,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int,
-) -> Split:
-    """Deal the usable rows of a table to training, validation and test.
+) -> DataSplit:
+    """Divide the usable rows of a table into training, validation and test.
 
-    scaffold: the deterministic Murcko split of MoleculeNet (Wu et al. 2018) in the form of DeepChem's ScaffoldSplitter,
-        which the papers use: scaffolds without stereo; the largest first, among equals the one whose first molecule
-        comes last; each goes into training if it still fits there, else into validation if it fits, else into the test.
-        Molecules without rings are one scaffold.
-    scaffold-similarity: Uni-Mol2 names such a split for QM9 and does not say how it is made. Here scaffolds are ordered
-        by their similarity to the bulk of the set (``bulk_similarity``), the most similar first, and cut in two places:
-        training, then validation, then the test, which holds the scaffolds least like the others. Molecules without
-        rings have no scaffold to compare and come first. The idea, to test out of the distribution of scaffolds, is
-        that of the field's scaffold splits; the definition is this project's.
+    scaffold: the deterministic Murcko split of MoleculeNet (Wu et al. 2018) as DeepChem's ScaffoldSplitter makes it,
+        which the papers use. Scaffolds have no stereo. The largest come first; among equals, the one whose first
+        molecule comes last. Each goes into training if it fits there, else into validation if it fits, else into the
+        test. Molecules without rings are one scaffold.
+    scaffold-similarity: Uni-Mol2 mentions such a split for QM9 without defining it. Here scaffolds are ordered by their
+        similarity to the whole set (``bulk_similarity``), the most similar first, and cut in two places: training, then
+        validation, then the test, which has the most unusual scaffolds. Molecules without rings have no scaffold and
+        come first. As with other scaffold splits, the test is out of distribution; the definition is this project's.
     random: by seed; rows of the same molecule stay together.
-    column: as the table says; fractions and seed play no part.
+    column: as the table says; fractions and seed are not used.
 
     Args:
         kind: one of the above.
@@ -96,7 +95,7 @@ def split_rows(
             "other fractions, or split=random"
         )
     train, valid, test = (np.sort(np.array(part, np.int64)) for part in parts)
-    return Split(train=train, valid=valid, test=test)
+    return DataSplit(train=train, valid=valid, test=test)
 
 
 def _groups(rows: Int64, names: Sequence[str]) -> list[list[int]]:
@@ -119,7 +118,7 @@ def _given(rows: Int64, splits: Sequence[str] | None) -> list[list[int]]:
 
 
 def _fill(groups: Sequence[Sequence[int]], fractions: Sequence[float]) -> list[list[int]]:
-    """Deal groups in order, each into the first part where it fits: what is over goes into the test."""
+    """Divide groups in order, each into the first part with enough room; the rest goes into the test."""
     total = sum(map(len, groups)) + 1e-9  # 0.7 + 0.1 is a little less than 0.8
     train: list[int] = []
     valid: list[int] = []
@@ -135,7 +134,7 @@ def _fill(groups: Sequence[Sequence[int]], fractions: Sequence[float]) -> list[l
 
 
 def _cut(groups: Sequence[Sequence[int]], fractions: Sequence[float]) -> list[list[int]]:
-    """Cut an order of groups in two, each place as near to its fraction as can be with a group on every side."""
+    """Cut ordered groups into three parts with sizes as near to the fractions as whole groups allow, none empty."""
     last = len(groups) - 1
     if last < 2:
         return [[row for group in groups for row in group], [], []]
@@ -188,11 +187,11 @@ def _parsed(scaffold: str) -> Chem.Mol:
 
 
 def keep_fraction(rows: Int64, fraction: float, seed: int) -> Int64:
-    """Return a part of the rows, in their order; with the same seed, every smaller part lies within each larger one.
+    """Return a random part of the rows, in their order; with the same seed, a smaller part is a subset of a larger one.
 
     Args:
-        rows: int64 [R], of which at least one is kept.
-        fraction: share that is kept.
+        rows: int64 [R]; at least one is kept.
+        fraction: share of the rows that is kept.
         seed: of the choice.
 
     Raises:

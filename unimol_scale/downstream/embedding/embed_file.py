@@ -1,15 +1,13 @@
-"""A file of SMILES or a conformer store → a Parquet file of representations, in a stream: memory does not grow with it.
+"""Embeds the molecules of a file or a store into a Parquet file, as a stream: memory does not grow with the file.
 
 Shapes: R rows at a time, n atoms of a molecule, D atom channels, P pair channels.
 """
 
-import csv
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -23,53 +21,44 @@ from conformer_gen.sources.inputs.file_names import bare_suffix
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.checkpoints.parity import cast_parameters
-from unimol_scale.checkpoints.weights import from_pretrained, identify
-from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, flush
+from unimol_scale.checkpoints.weights import identify, load_pretrained
+from unimol_scale.common.files import commit_file
 from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments, Precision
 from unimol_scale.downstream.data.inputs import resolve_inputs
-from unimol_scale.downstream.data.molecule_changes import ChangeCount
-from unimol_scale.downstream.data.molecule_files import check_there, is_store
-from unimol_scale.downstream.data.molecules import (
-    NAMED,
-    Skipped,
-    UInt64,
-    prepare,
-    refusal,
-    refuse_skipped,
-    whole_split,
-)
+from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
+from unimol_scale.downstream.data.molecules import ChangeCount, UInt64, prepare, whole_split, why_refused
 from unimol_scale.downstream.data.sdf_table import describe_geometry, structure_smiles
+from unimol_scale.downstream.data.skipped_rows import REMEDY, Skipped, SkippedTable, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent
-from unimol_scale.downstream.output_table import check_apart, check_writable, skipped_file
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import Float32, Int64
 from unimol_scale.store.shards import StoreSplit, open_store
 
-ROWS_TOGETHER = 20_000  # whose conformers are made and cached together
+ROWS_TOGETHER = 20_000  # rows whose conformers are made and cached together
 SUFFIXES = SOURCE_OF_SUFFIX
-REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
-GPU_WORKERS = 2  # loader processes; a CPU has no time to spare for them
+GPU_WORKERS = 2  # loader processes; without a GPU they would take CPU time from the model
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedFileConfig:
-    """What to embed and how.
+    """Settings of ``embed_file``.
 
     Attributes:
         source: table or lines of SMILES or SDF, plain or compressed, or a conformer store.
-        pretrained: what ``from_pretrained`` reads.
+        pretrained: model, as ``from_pretrained`` takes it.
         output: Parquet file.
-        representation: which, of which inputs, under which memory budget.
+        representation: which representation, of which inputs, with which memory budget.
         smiles_column: of a table; None finds it by the usual names.
-        cache: where stores of conformers are kept.
+        cache: folder of the conformers.
         device: auto, cpu or cuda.
         precision: of the model's weights; results are fp32.
-        skip_bad: rows whose molecule cannot be used go to a table beside the output instead of stopping everything.
+        skip_bad: list rows without a usable molecule in a table beside the output instead of stopping.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
-        fragments: of a row with several, such as a salt: take the "largest", or "reject" the row.
+        fragments: for a row with several, such as a salt: take the "largest", or "reject" the row.
     """
 
     source: Path
@@ -91,23 +80,23 @@ class EmbedFileConfig:
 
     @property
     def skipped_file(self) -> Path:
-        """Where the rows go that have no usable molecule."""
+        """Table of the rows without a usable molecule."""
         return skipped_file(self.output)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
-    """Rows with molecules, and those without that lie between them.
+    """A part of the rows: those with a molecule, and those without one.
 
     Attributes:
         split: the molecules.
-        position_R: int64, of each row in it.
-        row_R: int64, from 0.
+        position_R: int64, position of each row's molecule in ``split``.
+        row_R: int64, number of each row, from 0.
         smiles: [R] canonical.
         key_R: uint64.
         hydrogens: whether the molecules have hydrogens as atoms.
-        skipped: rows, counted from the beginning of the file.
-        changes: [R] what made another molecule of what a row has, in words; "" for nothing.
+        skipped: rows without a molecule.
+        changes: [R] how the molecule differs from the one in the row, in words; "" if it does not.
     """
 
     split: StoreSplit
@@ -121,32 +110,33 @@ class _Chunk:
 
 
 def embed_file(config: EmbedFileConfig) -> str:
-    """Write the representations of all molecules of a file or a store; return what to tell the user.
+    """Write the representations of all molecules of a file or a store; return lines for the user.
 
-    Hydrogens that a store has as atoms are left out, as in fine-tuning: molecules from SMILES have none either.
+    Hydrogens that a store has as atoms are removed, as in fine-tuning, since molecules from SMILES have none.
 
-    Columns: row (from 1, without the header), smiles (canonical, as the model saw it), key, changes (what made another
-    molecule of the row, such as a fragment that was taken; empty for nothing), and ``embedding``, a list of D numbers;
-    of atoms ``atoms``, a list of n such lists; of pairs ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers,
-    row by row of the matrix. The schema's metadata names weights (SHA-256), representation and inputs. The file is
-    complete or absent.
+    Columns: ``row`` (from 1, without the header), ``smiles`` (canonical, as the model saw it), ``key``, ``changes``
+    (how the molecule differs from the one in the row, such as a fragment that was taken; empty if it does not), and the
+    representation. That is ``embedding``, a list of D numbers, for molecules; ``atoms``, a list of n such lists, for
+    atoms; and ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers, row by row of the matrix, for pairs. The
+    metadata of the schema has the SHA-256 of the weights, the representation and the inputs. The file is complete or
+    absent.
 
     Raises:
-        SourceError: the source is missing or wrong, holds unusable rows and ``skip_bad`` is off, or nothing usable.
+        SourceError: the source is missing or wrong, has no usable row, or has unusable ones and ``skip_bad`` is off.
         CheckpointError: the model cannot be read.
-        ConfigError: the model cannot see what it shall, or the output cannot be written.
-        StoreError: the store or the cache is damaged, or holds depictions where conformers are needed.
+        ConfigError: the model cannot see the inputs, or the output cannot be written.
+        StoreError: the store or the cache is damaged, or has 2D depictions and the model needs conformers.
     """
     source = None if is_store(config.source) else _source_of(config)
     if source is None and (config.smiles_column is not None or config.fragments == "reject"):
         raise ConfigError(
             "--smiles-column and --fragments reject are of tables; a store has the molecules it was built with"
         )
-    check_writable(config.output)
+    require_file(config.output)
     device = pick_device(config.device)
     _, sha256 = identify(config.pretrained)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    backbone = cast_parameters(from_pretrained(config.pretrained), dtype).backbone.to(device)
+    backbone = cast_parameters(load_pretrained(config.pretrained), dtype).backbone.to(device)
     workers = GPU_WORKERS if device.type == "cuda" else 0
     representation = dataclasses.replace(config.representation, workers=workers)
     inputs = resolve_inputs(representation.inputs, backbone.config)
@@ -189,7 +179,7 @@ def embed_file(config: EmbedFileConfig) -> str:
             refuse_skipped(skipped.first, skipped.rows, str(config.source), "Nothing is left to embed")
             raise SourceError(f"{config.source} has no rows: nothing to embed")
 
-    with _SkippedTable(config) as skipped:
+    with SkippedTable(config.skipped_file, config.source, skip_bad=config.skip_bad) as skipped:
         commit_file(config.output, write)
     line = f"{written:,} of {written + skipped.rows:,} rows embedded: {config.output}"
     line += f"; the other {skipped.rows:,}: {config.skipped_file}" if skipped.rows else ""
@@ -197,69 +187,27 @@ def embed_file(config: EmbedFileConfig) -> str:
     return "\n".join(filter(None, (line, changed.describe(), geometry)))
 
 
-class _SkippedTable:
-    """The table of skipped rows, complete or absent, and none for none: row (from 1), smiles, reason, detail.
-
-    A table that an earlier run left is removed, since it would be taken for this one's.
-    """
-
-    def __init__(self, config: EmbedFileConfig) -> None:
-        self._config = config
-        self.rows = 0
-        self.first: list[Skipped] = []
-
-    def __enter__(self) -> "_SkippedTable":
-        path = self._config.skipped_file
-        path.unlink(missing_ok=True)
-        self._temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self.rows and kind is None:
-            flush(self._temporary)
-            self._temporary.replace(self._config.skipped_file)
-        self._temporary.unlink(missing_ok=True)
-
-    def add(self, skipped: Sequence[Skipped]) -> None:
-        """Append rows.
-
-        Raises:
-            SourceError: there are some, and ``skip_bad`` is off.
-        """
-        if not skipped:
-            return
-        if not self._config.skip_bad:
-            refuse_skipped(skipped, len(skipped), f"{self._config.source}, after others that are fine", REMEDY)
-        with self._temporary.open("w" if not self.rows else "a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            if not self.rows:
-                writer.writerow(("row", "smiles", "reason", "detail"))
-            writer.writerows((s.row + 1, s.smiles, s.reason, s.detail) for s in skipped)
-        self.first = [*self.first, *skipped][:NAMED]
-        self.rows += len(skipped)
-
-
 def _source_of(config: EmbedFileConfig) -> SourceConfig:
-    """Return how the file is read.
+    """Return how the builder reads the file.
 
     Raises:
-        SourceError: it is not there, or of another kind.
+        SourceError: the file is missing or of an unknown kind.
     """
     check_there(config.source)
     suffix = bare_suffix(config.source.name)
     if suffix not in SUFFIXES:
         raise SourceError(
             f"{config.source}: the name must end in {', '.join(SUFFIXES)}, plain or compressed; of other files build a "
-            "store first: python conformer_gen/build.py"
+            "store first: unimol-scale build"
         )
     return SourceConfig(name=SUFFIXES[suffix], input=(str(config.source),), smiles_column=config.smiles_column)
 
 
 def _check_rows(source: SourceConfig, config: EmbedFileConfig) -> int | None:
-    """Return the number of rows, if all look usable; None, without looking, if others may be skipped.
+    """Check that all rows have a usable molecule, and return their number; None, unchecked, if rows may be skipped.
 
     Raises:
-        SourceError: names the first that are no molecules.
+        SourceError: a row has no usable molecule; names the first ones.
     """
     if config.skip_bad:
         return None
@@ -268,7 +216,7 @@ def _check_rows(source: SourceConfig, config: EmbedFileConfig) -> int | None:
     with StageProgress("checking", None) as progress:
         for rows, molecule in enumerate(read_source(source), start=1):
             molecule = _with_smiles(molecule)
-            why = refusal(molecule, config.max_atoms, config.fragments)
+            why = why_refused(molecule, config.max_atoms, config.fragments)
             if why is not None:
                 bad.append(Skipped(row=rows - 1, smiles=molecule.smiles, reason=why.reason, detail=why.detail))
             progress.advance(1)
@@ -304,7 +252,7 @@ def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool) -
 
 
 def _with_smiles(molecule: SourceMolecule) -> SourceMolecule:
-    """Return a row with the SMILES of its structure, also where it is a record of an SDF file."""
+    """Return a row with the SMILES of its structure, also for a record of an SDF file."""
     smiles, problem = structure_smiles(molecule)
     return SourceMolecule(id=molecule.id, smiles=smiles, problem=problem)
 

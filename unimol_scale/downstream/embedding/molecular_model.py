@@ -1,21 +1,21 @@
 """The one line: ``from_pretrained("runs/mine").embed(["CCO", "c1ccccc1"])``. Imports torch and RDKit."""
 
-import math
+import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
-import torch
 
-from unimol_scale.checkpoints import weights
+from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.downstream.config import Fragments, Inputs, Pooling
 from unimol_scale.downstream.data.inputs import resolve_inputs
-from unimol_scale.downstream.data.molecules import Prepared, Skipped, prepare, refuse_skipped
+from unimol_scale.downstream.data.molecules import Prepared, listed, prepare
+from unimol_scale.downstream.data.skipped_rows import Skipped, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent_all
-from unimol_scale.errors import SourceError
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.store.schema import Float32, Int64
 
@@ -41,8 +41,59 @@ class Embedded:
     changes: tuple[str, ...]
 
 
-class MolecularModel(HeadedModel):
-    """A pretrained model that takes SMILES. Move it with ``.to(device)`` and it computes there."""
+class MolecularModel:
+    """A pretrained model that takes SMILES. Move it with ``.to(device)`` and it computes there.
+
+    Every attribute of the torch module inside is one of this object too: ``backbone``, ``heads``, ``parameters()``,
+    ``state_dict()``, ``training``, and so on.
+
+    Args:
+        model: the torch module.
+        source: what it was loaded from; None: it was made otherwise.
+
+    Attributes:
+        model: the torch module.
+        source: what it was loaded from.
+    """
+
+    def __init__(self, model: HeadedModel, source: str | None = None) -> None:
+        self.model = model
+        self.source = source
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name.startswith("__") or name in ("model", "source"):  # while it is copied or unpickled there is no model
+            raise AttributeError(name)
+        value = getattr(self.model, name)
+        if not inspect.ismethod(value):
+            return value
+
+        def call(*arguments: object, **options: object) -> Any:  # noqa: ANN401
+            result = value(*arguments, **options)
+            return self if result is self.model else result  # as of .half() and .requires_grad_()
+
+        return call
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.model)})
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        config = self.model.backbone.config
+        return f"MolecularModel({size:,} parameters, {config.layers} layers, vectors of {config.atom_width})"
+
+    def to(self, *arguments: Any, **options: Any) -> "MolecularModel":  # noqa: ANN401
+        """Move the model, or change its dtype, as ``torch.nn.Module.to`` does; return it."""
+        self.model.to(*arguments, **options)
+        return self
+
+    def train(self, mode: bool = True) -> "MolecularModel":
+        """Set the mode for training; return the model."""
+        self.model.train(mode)
+        return self
+
+    def eval(self) -> "MolecularModel":
+        """Set the mode for evaluation; return the model."""
+        return self.train(False)
 
     @overload
     def embed(
@@ -107,7 +158,7 @@ class MolecularModel(HeadedModel):
             StoreError: the cache cannot be written.
         """
         config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
-        texts = _as_list(smiles)
+        texts = listed(smiles, "embed")
         prepared = self._prepare(texts, inputs, cache, max_atoms, fragments)
         refuse_skipped(prepared.skipped, len(texts), "embed", "Mend them, or go on without them with embed_usable")
         if changed := prepared.describe_changes():
@@ -128,7 +179,7 @@ class MolecularModel(HeadedModel):
     ) -> Embedded:
         """Do what ``embed`` does, and go on without SMILES that cannot be used: they are listed in the result."""
         config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
-        prepared = self._prepare(_as_list(smiles), inputs, cache, max_atoms, fragments)
+        prepared = self._prepare(listed(smiles, "embed"), inputs, cache, max_atoms, fragments)
         row_R = np.flatnonzero(prepared.position_M >= 0)
         return Embedded(
             row_R=row_R,
@@ -146,54 +197,47 @@ class MolecularModel(HeadedModel):
         max_atoms: int | None,
         fragments: Fragments,
     ) -> Prepared:
-        geometry = resolve_inputs(inputs, self.backbone.config) != "2d"
+        geometry = resolve_inputs(inputs, self.model.backbone.config) != "2d"
         folder = DEFAULT_CACHE if cache is None else Path(cache)
         return prepare(smiles, cache=folder, geometry=geometry, max_atoms=max_atoms, workers=None, fragments=fragments)
 
     def _represent(self, prepared: Prepared, config: RepresentationConfig) -> Float32 | list[Float32]:
-        was_training = self.training
-        self.eval()
+        backbone, was_training = self.model.backbone, self.model.training
+        self.model.eval()
         try:
             position_R = prepared.position_M[prepared.position_M >= 0]
-            arrays = represent_all(self.backbone, prepared.split, position_R, config)
+            arrays = represent_all(backbone, prepared.split, position_R, config)
         finally:
-            self.train(was_training)
+            self.model.train(was_training)
         if config.kind != "molecule":
             return arrays
-        return np.stack(arrays) if arrays else np.empty((0, self.backbone.config.atom_width), np.float32)
+        return np.stack(arrays) if arrays else np.empty((0, backbone.config.atom_width), np.float32)
 
 
-def from_pretrained(path: Path | str, *, averaged: bool = True) -> MolecularModel:
+def from_pretrained(path: "str | PathLike[str]", *, averaged: bool = True) -> MolecularModel:
     """Load a model that takes SMILES, in evaluation mode, on the CPU.
 
     Args:
         path: a run, a checkpoint, an exported directory, a file in the released Uni-Mol2 format, or ``owner/name`` on
-            the Hugging Face hub.
+            the Hugging Face hub; or what ``pretrain`` returned.
         averaged: of a checkpoint, take the mean of the weights over the steps if the run keeps one.
+
+    Returns:
+        The model: ``embed`` takes SMILES; ``model.model`` is the torch module, whose attributes are this object's too.
 
     Raises:
         CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's.
+
+    Source:
+        Uni-Mol2 (arXiv 2406.14969), whose released files load with outputs equal to 2e-5.
+
+    Example:
+        >>> import unimol_scale as us
+        >>> model = us.from_pretrained("runs/hello")
+        >>> vectors = model.embed(["CCO", "c1ccccc1O"])
+        >>> vectors.shape, vectors.dtype
+        ((2, 16), dtype('float32'))
+        >>> [atoms.shape for atoms in model.embed(["CCO", "c1ccccc1O"], kind="atom")]  # heavy atoms
+        [(3, 16), (7, 16)]
     """
-    loaded = weights.from_pretrained(path, averaged=averaged)
-    with torch.device("meta"):
-        model = MolecularModel(loaded.backbone.config, loaded.heads)
-    for name, part in loaded.named_children():
-        setattr(model, name, part)
-    return model.eval()
-
-
-def _as_list(smiles: str | Sequence[str]) -> list[str]:
-    """Return the SMILES in their order; what a table has where one is missing (None, NaN) becomes an empty one.
-
-    Raises:
-        SourceError: they have no order, or one is something else than text.
-    """
-    if isinstance(smiles, str):
-        return [smiles]
-    if isinstance(smiles, bytes) or not hasattr(smiles, "__getitem__"):
-        raise SourceError(f"embed takes a SMILES, or a list of them in an order, got {type(smiles).__name__}")
-    texts = ["" if text is None or (isinstance(text, float) and math.isnan(text)) else text for text in smiles]
-    for row, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise SourceError(f"embed: row {row} is {text!r}, which is no text; give SMILES")
-    return texts
+    return MolecularModel(load_pretrained(Path(path), averaged=averaged), source=fspath(path))

@@ -1,4 +1,4 @@
-"""From the representations of atoms to one of the molecule.
+"""Pools the representations of a molecule's atoms into one vector.
 
 Shapes: B molecules, N nodes (virtual node first), D atom channels.
 """

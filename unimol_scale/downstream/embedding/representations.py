@@ -1,4 +1,4 @@
-"""A model and molecules → representations, in the order of the rows, on the data path of pretraining.
+"""Computes representations of molecules, in the order of the rows, with the loader of pretraining.
 
 Shapes: R rows, B molecules of a micro-batch, n atoms of one molecule, A (padded), D atom channels, P pair channels.
 """
@@ -16,32 +16,31 @@ from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.steps.order import InOrder
 from unimol_scale.data.steps.planner import OneSizePlanner, StepPlanner
 from unimol_scale.data.transfer import to_device
-from unimol_scale.downstream.compute import pair_budget, within_memory
+from unimol_scale.downstream.compute import explain_full_memory, map_concurrently, pair_budget
 from unimol_scale.downstream.config import Inputs, Pooling
-from unimol_scale.downstream.data.batches import LabelledSample, Labelling, RowReader
-from unimol_scale.downstream.data.inputs import resolve_inputs
-from unimol_scale.downstream.embedding.concurrent_batches import side_by_side
+from unimol_scale.downstream.data.batches import LabelledSample, RowReader, SampleMaker
+from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
 from unimol_scale.downstream.embedding.pooling import pool
-from unimol_scale.errors import ConfigError, StoreError, nearest
+from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
-from unimol_scale.store.schema import ConformerOrigin, Float32, Int64
+from unimol_scale.store.schema import Float32, Int64
 from unimol_scale.store.shards import StoreSplit
 
 Kind = Literal["molecule", "atom", "pair"]
 
-# Rows of a step: enough to be cut into micro-batches of like sizes, few enough that their results fit in memory.
+# Rows of a step: enough for micro-batches of molecules of similar size, few enough for the results to fit in memory.
 _TOGETHER: dict[Kind, int] = {"molecule": 1024, "atom": 1024, "pair": 32}
 _PREFETCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepresentationConfig:
-    """Which representation.
+    """Settings of a representation.
 
     Attributes:
-        kind: ``molecule`` [D], ``atom`` [n, D] or ``pair`` [n, n, P]; the latter two without the virtual node, in the
-            order of the store's canonical SMILES.
-        pooling: what stands for a molecule.
+        kind: ``molecule`` [D], ``atom`` [n, D] or ``pair`` [n, n, P]. Atoms and pairs come without the virtual node, in
+            the order of the store's canonical SMILES.
+        pooling: how atoms become one vector of the molecule.
         inputs: what the model sees; None: everything it can.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         workers: loader processes; 0 prepares batches in this one.
@@ -77,25 +76,26 @@ def represent(
 ) -> Iterator[list[Float32]]:
     """Yield the representations of rows, in their order, some rows at a time.
 
-    No row's result depends on the others, but for rounding. Outputs of released models (``normalize_by: padded``)
-    depend on padding, so here a micro-batch has molecules of one size; an implementation that pads gives other ones.
+    The result of a row does not depend on the other rows, except for rounding. Outputs of released models
+    (``normalize_by: padded``) depend on padding, so a micro-batch has molecules of one size only; an implementation
+    that pads gives other values.
 
     Args:
-        backbone: in evaluation mode; it is run where its parameters are, in their dtype.
+        backbone: in evaluation mode; it computes on the device and in the dtype of its parameters.
         split: of a store.
-        position_R: int64, where in it each row's molecule is.
+        position_R: int64, position in the split of the molecule of each row.
         config: which representation.
-        drop_hydrogens: leave out those that the store has as atoms: molecules from SMILES have none either.
+        drop_hydrogens: remove hydrogens that the store has as atoms, since molecules from SMILES have none.
 
     Yields:
         For each of the next rows its array, fp32.
 
     Raises:
-        ConfigError: 3D was asked of a model without geometry, or a molecule exceeds ``max_pairs``.
-        StoreError: 3D was asked of a store that holds depictions only.
+        ConfigError: 3D was asked for and the model sees no geometry, or a molecule exceeds ``max_pairs``.
+        StoreError: 3D was asked for and the store has 2D depictions only.
         RunError: memory is full.
     """
-    assert not backbone.training, "dropout would be part of the result"
+    assert not backbone.training, "dropout would change the result"
     inputs = resolve_inputs(config.inputs, backbone.config)
     if inputs != "2d":
         require_conformers(split)
@@ -109,7 +109,7 @@ def represent(
     loader: StepLoader[LabelledSample] = StepLoader(
         planner,
         reader,
-        Labelling(inputs=inputs, model=backbone.config),
+        SampleMaker(inputs=inputs, model=backbone.config),
         rank=0,
         seed=0,
         workers=config.workers,
@@ -121,7 +121,7 @@ def represent(
         step, sample = one
         return step, sample.row_B.tolist(), _represented(backbone, sample, config)
 
-    done = side_by_side(work, samples, next(backbone.parameters()).device)
+    done = map_concurrently(work, samples, next(backbone.parameters()).device)
     for _, parts in itertools.groupby(done, key=lambda part: part[0]):
         arrays = {row: array for _, rows, some in parts for row, array in zip(rows, some, strict=True)}
         yield [arrays[row] for row in sorted(arrays)]
@@ -134,21 +134,7 @@ def represent_all(
     return list(itertools.chain.from_iterable(represent(backbone, split, position_R, config)))
 
 
-def require_conformers(split: StoreSplit) -> None:
-    """Refuse a store without conformers.
-
-    Raises:
-        StoreError: all it holds are depictions.
-    """
-    origins = {name for shard in split.entry.shards for name in shard.origins}
-    if origins == {ConformerOrigin.FLAT.name}:
-        raise StoreError(
-            "the store holds 2D depictions in place of conformers, and the model shall see 3D; take inputs 2d, or "
-            "build a store with conformers (conformers.engine=rdkit)"
-        )
-
-
-@within_memory
+@explain_full_memory
 @torch.inference_mode()
 def _represented(backbone: TwoTrackBackbone, sample: LabelledSample, config: RepresentationConfig) -> list[Float32]:
     device = next(backbone.parameters()).device

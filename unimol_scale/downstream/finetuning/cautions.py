@@ -1,16 +1,17 @@
-"""What a user must know of a test score before reading it: how many molecules it is of, and whether it beats the mean.
+"""Warnings about a test score: it is of few molecules, or no better than predicting the mean of the training labels.
 
-Imports NumPy only. Shapes: M rows, L targets.
+Shapes: M rows, L targets.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from unimol_scale.downstream.finetuning.metrics import Metric, score
+from unimol_scale.downstream.finetuning.metrics import score
+from unimol_scale.downstream.metric import Metric
 from unimol_scale.store.schema import Float64, Int64
 
-# Of so many molecules the root mean square of normal errors is known to a sixth or worse: a standard error of 1/√(2n).
+# The RMSE of n normal errors has a relative standard error of 1/√(2n): with 20 molecules, one sixth.
 FEW_MOLECULES = 20
 NAMED = 3  # targets that a sentence names
 
@@ -18,14 +19,14 @@ NAMED = 3  # targets that a sentence names
 def trivial_scores(metric: Metric, train_RL: Float64, test_RL: Float64) -> tuple[float | None, ...]:
     """Return the score, target by target, of predicting the mean of the training labels for every test row.
 
-    Of classifiers that is the share of ones. None where the metric has no value for it.
+    For a classifier that mean is the share of ones. None where the metric is undefined.
     """
     known_RL = ~np.isnan(train_RL)
     mean_L = np.where(known_RL, train_RL, 0.0).sum(0) / np.maximum(known_RL.sum(0), 1)
     return score(metric, test_RL, np.broadcast_to(mean_L, test_RL.shape)).per_target
 
 
-def labelled_molecules(position_R: Int64, label_RL: Float64) -> tuple[int, ...]:
+def count_labelled_molecules(position_R: Int64, label_RL: Float64) -> tuple[int, ...]:
     """Return the number of distinct molecules with a label, target by target."""
     return tuple(len(np.unique(position_R[~np.isnan(label_R)])) for label_R in label_RL.T)
 
@@ -39,15 +40,15 @@ def cautions(
     *,
     higher_is_better: bool,
 ) -> tuple[str, ...]:
-    """Return what must stand beside a test score; nothing for a score of many molecules that beats the mean.
+    """Return warnings about a test score; none for a score of many molecules that is better than predicting the mean.
 
     Args:
         metric: name of that of the scores.
         targets: [L] names.
         scores: [L] of the models, mean over seeds; None where undefined.
-        trivial: [L] see ``trivial_scores``; empty where it is not known.
-        molecules: [L] test molecules with a label; empty where that is not known.
-        higher_is_better: which way the metric's up is.
+        trivial: [L] see ``trivial_scores``; empty if unknown.
+        molecules: [L] test molecules with a label; empty if unknown.
+        higher_is_better: whether a higher value of the metric is better.
     """
     said = []
     few = {name: number for name, number in zip(targets, molecules, strict=False) if number < FEW_MOLECULES}

@@ -1,36 +1,37 @@
-"""A whole fine-tuning: rows, split, one model for each seed, predictions, report. The order of things.
+"""Runs a fine-tuning from start to end: rows, split, one model for each seed, predictions, report.
 
-Shapes: M rows, L targets. A folder that a finished fine-tuning of the same settings left is read, not made again; of an
-unfinished one, and of one with fewer seeds, those that are done are kept.
+The result of a finished fine-tuning with the same settings is read from its folder. Seeds that an unfinished one, or
+one with fewer seeds, has done are kept.
+
+Shapes: M rows, L targets.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from unimol_scale import config as strict
-from unimol_scale.checkpoints.weights import from_pretrained, identify
-from unimol_scale.common.files import commit_text
+import unimol_scale.config as strict
+from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
+from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream.config import FinetuneConfig, Inputs
-from unimol_scale.downstream.data.batches import Labelling, RowReader, once
-from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
+from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
 from unimol_scale.downstream.data.pretraining_data import PretrainingStore, describe_larger, store_of
-from unimol_scale.downstream.data.rows import Rows, load_rows, write_skipped
 from unimol_scale.downstream.data.sdf_table import describe_geometry
-from unimol_scale.downstream.data.splits import Split, keep_fraction, split_rows
-from unimol_scale.downstream.embedding.representations import require_conformers
+from unimol_scale.downstream.data.skipped_rows import write_skipped
+from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
 from unimol_scale.downstream.finetuning import results
-from unimol_scale.downstream.finetuning.cautions import labelled_molecules, trivial_scores
+from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
-from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, claim_folder, hash_data
-from unimol_scale.downstream.finetuning.metrics import Metric, default_metric, score, undefined
+from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, hash_data, write_settings
+from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
+from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
@@ -39,10 +40,11 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     save_config,
     save_member,
 )
-from unimol_scale.downstream.finetuning.model.training import Problem, Scaling, fit, predict
+from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
-from unimol_scale.downstream.finetuning.registry import METRICS
-from unimol_scale.downstream.finetuning.results import Outcome, SeedOutcome
+from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
+from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import ModelConfig, preset
@@ -50,13 +52,13 @@ from unimol_scale.store.schema import Int32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """What every model starts from.
+class StartingModel:
+    """The model that the fine-tuning of every seed starts from.
 
     Attributes:
-        model: dimensions.
-        backbone: pretrained weights; None draws them.
-        pretrained_on: the store, or why it is not known; None of random weights.
+        model: its dimensions.
+        backbone: pretrained weights; None starts from random ones.
+        pretrained_on: the store of its pretraining, or why that is not known; None for random weights.
     """
 
     model: ModelConfig
@@ -64,8 +66,8 @@ class Start:
     pretrained_on: PretrainingStore | None
 
 
-def finetune(config: FinetuneConfig) -> Outcome:
-    """Fine-tune, or finish what an earlier call began.
+def finetune(config: FinetuneConfig) -> FinetuneResult:
+    """Fine-tune, or finish what an earlier call started.
 
     Raises:
         ConfigError: a setting is wrong, or the folder holds the results of other settings.
@@ -89,9 +91,9 @@ def finetune(config: FinetuneConfig) -> Outcome:
     split = _split(config, rows)
     _check_labels(config, rows, split, metric)
     start = _start(config, model)
-    claim_folder(folder, config, hashes)
+    write_settings(folder, config, hashes)
     if rows.molecules.skipped:
-        write_skipped(folder / "skipped.csv", rows.molecules)
+        write_skipped(folder / "skipped.csv", rows.molecules.skipped)
     store = config.pretraining_store or (start.pretrained_on.path if start.pretrained_on else None)
     leakage = None
     if store is not None:
@@ -103,7 +105,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number, device)
         members.append(member)
         seeds.append(result)
-    done = Outcome(
+    done = FinetuneResult(
         name=rows.name,
         start=config.start,
         start_sha256=None if start.backbone is None else hashes.pretrained,
@@ -121,7 +123,7 @@ def finetune(config: FinetuneConfig) -> Outcome:
         leakage=leakage,
         seeds=tuple(seeds),
         trivial=trivial_scores(metric, rows.labels_ML[split.train], rows.labels_ML[split.test]),
-        test_molecules=labelled_molecules(rows.molecules.position_M[split.test], rows.labels_ML[split.test]),
+        test_molecules=count_labelled_molecules(rows.molecules.position_M[split.test], rows.labels_ML[split.test]),
         label_std=Scaling.of(rows.labels_ML[split.train], rows.task).std_L if rows.task == "regression" else (),
     )
     write_report(folder, done, config)
@@ -146,11 +148,11 @@ def finetune(config: FinetuneConfig) -> Outcome:
 
 
 def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
-    """Return the dimensions of the model, and what names everything that is read.
+    """Return the dimensions of the model, and hashes of the data and the weights.
 
-    Released models expect the padded count of atoms in their 1/n scalings, by which a prediction would depend on the
-    other molecules of its micro-batch. With each molecule's own count a model is what the released one is to a molecule
-    by itself.
+    Released models divide by the padded number of atoms, which would make a prediction depend on the other molecules of
+    its micro-batch. Dividing by the number of atoms of each molecule gives what the released model gives for a
+    molecule by itself.
     """
     data = hash_data(config.data)
     if config.pretrained is None:
@@ -160,14 +162,14 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
     return replace(model, normalize_by="molecule"), InputHashes(data=data, pretrained=sha256)
 
 
-def _start(config: FinetuneConfig, model: ModelConfig) -> Start:
+def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     if config.pretrained is None or config.reinitialise:
-        return Start(model=model, backbone=None, pretrained_on=None)
-    backbone = from_pretrained(config.pretrained).backbone.float()
-    return Start(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
+        return StartingModel(model=model, backbone=None, pretrained_on=None)
+    backbone = load_pretrained(config.pretrained).backbone.float()
+    return StartingModel(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
 
 
-def _split(config: FinetuneConfig, rows: Rows) -> Split:
+def _split(config: FinetuneConfig, rows: Rows) -> DataSplit:
     first, second, third = config.fractions
     try:
         split = split_rows(
@@ -184,8 +186,8 @@ def _split(config: FinetuneConfig, rows: Rows) -> Split:
     return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
 
 
-def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: Metric) -> None:
-    """Refuse a split on which nothing can be learnt, chosen or judged."""
+def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: Metric) -> None:
+    """Check that every part of the split has labels to learn from, or to compute the metric with."""
     labels_RL = rows.labels_ML[split.train]
     for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
         known = labels_R[~np.isnan(labels_R)]
@@ -209,8 +211,8 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: Split, metric: Metr
             )
 
 
-def _notes(config: FinetuneConfig, rows: Rows, split: Split, inputs: Inputs, store: Path | None) -> tuple[str, ...]:
-    """Return what a user should know of the data; the store is that of the pretraining, if there was any."""
+def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs, store: Path | None) -> tuple[str, ...]:
+    """Return notes on the data for the user; ``store`` is that of the pretraining, None for random weights."""
     molecules = rows.molecules
     overlap = describe_overlap(
         split.test,
@@ -241,7 +243,7 @@ def _num_atoms(rows: Rows) -> Int32:
     return heavy_counts(split.gather(position_R)) if rows.hydrogens else split.sizes(position_R)[0]
 
 
-def _leakage(store: Path, rows: Rows, split: Split) -> Leakage:
+def _leakage(store: Path, rows: Rows, split: DataSplit) -> Leakage:
     molecules = rows.molecules
     return report_leakage(
         store,
@@ -255,31 +257,31 @@ def _leakage(store: Path, rows: Rows, split: Split) -> Leakage:
 def _one_seed(
     config: FinetuneConfig,
     rows: Rows,
-    split: Split,
-    start: Start,
+    split: DataSplit,
+    start: StartingModel,
     inputs: Inputs,
     metric: Metric,
     seed: int,
     device: torch.device,
-) -> tuple[Member, SeedOutcome]:
+) -> tuple[Member, SeedResult]:
     folder = config.folder
     name = f"seed-{seed}"
     done = folder / f"{name}.json"
     if done.is_file():
-        tree = json.loads(done.read_text(encoding="utf-8"))
-        origin = strict.Origin(name=str(done))
-        return strict.build(Member, tree["member"], origin), strict.build(SeedOutcome, tree["outcome"], origin)
+        tree = read_json(done)
+        origin = strict.Origin(name=str(done), recorded=True)
+        return strict.build(Member, tree["member"], origin), strict.build(SeedResult, tree["outcome"], origin)
 
     def reader(part: np.ndarray) -> RowReader:
         position_R = rows.molecules.position_M[part]
         return RowReader(rows.molecules.split, position_R, rows.labels_ML[part], drop_hydrogens=rows.hydrogens)
 
-    labelling = Labelling(inputs=inputs, model=start.model)
+    make_sample = SampleMaker(inputs=inputs, model=start.model)
     scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
-    problem = Problem(
+    problem = TrainingProblem(
         train=reader(split.train),
         valid=reader(split.valid),
-        labelling=labelling,
+        make_sample=make_sample,
         scaling=scaling,
         loss=config.loss or "mse",
         metric=metric,
@@ -292,7 +294,9 @@ def _one_seed(
     with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric.name) as progress:
         epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
     rows_U = np.flatnonzero(rows.usable_M)
-    prediction_UL = predict(model, once(reader(rows_U), labelling, config.train.max_pairs, device), scaling, device)
+    prediction_UL = predict(
+        model, each_row_once(reader(rows_U), make_sample, config.train.max_pairs, device), scaling, device
+    )
     prediction_ML = np.full(rows.labels_ML.shape, np.nan)
     prediction_ML[rows_U] = prediction_UL
     results.write_predictions(folder / f"predictions-{name}.parquet", rows, split, prediction_ML)
@@ -305,10 +309,10 @@ def _one_seed(
     valid, test = (
         score(metric, rows.labels_ML[part], prediction_ML[part], rows.targets) for part in (split.valid, split.test)
     )
-    assert valid.value is not None, "an epoch was chosen by it"
+    assert valid.value is not None, "it chose the best epoch"
     if test.value is None:
         raise RunError(f"the predictions of the test rows cannot be judged: {'; '.join(test.undefined[:3])}")
-    result = SeedOutcome(
+    result = SeedResult(
         seed=seed,
         valid=valid.value,
         test=test.value,
@@ -318,5 +322,5 @@ def _one_seed(
         losses=tuple(epoch.loss for epoch in epochs),
         valid_scores=tuple(epoch.score for epoch in epochs),
     )
-    commit_text(done, json.dumps({"member": strict.to_tree(member), "outcome": strict.to_tree(result)}, indent=1))
+    write_json(done, {"member": strict.to_tree(member), "outcome": strict.to_tree(result)})
     return member, result

@@ -1,6 +1,6 @@
-"""Pictures of a fine-tuning: parity or ROC curves of the test rows, and the course of training. Imports matplotlib.
+"""Draws the pictures of a fine-tuning: parity plots or ROC curves of the test rows, and training curves.
 
-Shapes: R test rows, L targets. A panel a target, up to twelve.
+Every target has a panel, up to twelve. Imports matplotlib. Shapes: R test rows, L targets.
 """
 
 from collections.abc import Sequence
@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from unimol_scale.common.files import commit_file
-from unimol_scale.downstream.finetuning.results import Outcome
+from unimol_scale.common.pictures import BLUE, GREY, RED, save_figure
+from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.store.schema import Float64
 
 MOST_PANELS = 12
-DOTS_PER_INCH = 130
-MODEL_COLOUR, CHANCE_COLOUR, VALID_COLOUR = "#1f77b4", "#777777", "#d62728"
+MODEL_COLOUR, CHANCE_COLOUR, VALID_COLOUR = BLUE, GREY, RED
 
 
-def draw_predictions(path: Path, outcome: Outcome, labels_RL: Float64, predictions: Sequence[Float64]) -> None:
+def draw_predictions(path: Path, outcome: FinetuneResult, labels_RL: Float64, predictions: Sequence[Float64]) -> None:
     """Draw predictions of the test rows: against the labels (regression), or as ROC curves.
 
     Args:
@@ -39,10 +37,10 @@ def draw_predictions(path: Path, outcome: Outcome, labels_RL: Float64, predictio
         axes[at].set_title(title, fontsize=9, parse_math=False)  # a name may hold a $
         draw = _parity if outcome.task == "regression" else _roc
         draw(axes[at], labels_RL[:, at], [p[:, at] for p in predictions], outcome.units.get(target, ""))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def draw_course(path: Path, outcome: Outcome) -> None:
+def draw_training_curves(path: Path, outcome: FinetuneResult) -> None:
     """Draw training loss and validation score of every seed over the epochs; a dot marks the chosen epoch."""
     figure, (left, right) = _panels(2)
     for seed in outcome.seeds:
@@ -55,7 +53,7 @@ def draw_course(path: Path, outcome: Outcome) -> None:
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.25)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _parity(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str) -> None:  # noqa: ANN401
@@ -96,8 +94,3 @@ def _panels(count: int) -> tuple[Figure, list[Any]]:
     for empty in axes[count:]:
         empty.set_visible(False)
     return figure, axes[:count]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    commit_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH))

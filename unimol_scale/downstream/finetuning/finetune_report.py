@@ -1,4 +1,4 @@
-"""The report of a fine-tuning, report.md, with its pictures."""
+"""Writes the report of a fine-tuning, report.md, and its pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,27 +7,29 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_text
+from unimol_scale.common.text.markdown import markdown_table
+from unimol_scale.common.units import counted
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.data.molecules import ROW_NUMBERS
-from unimol_scale.downstream.data.rows import PREDICTED
-from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_course, draw_predictions
-from unimol_scale.downstream.finetuning.results import Outcome, plus_minus
+from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
+from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED
+from unimol_scale.downstream.finetuning.results import FinetuneResult, plus_minus
 from unimol_scale.store.schema import Float64
 
 REPORT_NAME = "report.md"
 
 
-def write_report(folder: Path, outcome: Outcome, config: FinetuneConfig) -> None:
-    """Write the report and its pictures from the outcome and the predictions in the folder."""
+def write_report(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) -> None:
+    """Write report and pictures from the results and the predictions in the folder."""
     picture = "parity.png" if outcome.task == "regression" else "roc.png"
     labels_RL, predictions = _test_rows(folder, outcome)
     draw_predictions(folder / picture, outcome, labels_RL, predictions)
     spread_lines = _spread_lines(outcome, labels_RL, predictions)
-    draw_course(folder / "course.png", outcome)
+    draw_training_curves(folder / "course.png", outcome)
     commit_text(folder / REPORT_NAME, "\n".join(_lines(outcome, config, picture, spread_lines)) + "\n")
 
 
-def _test_rows(folder: Path, outcome: Outcome) -> tuple[Float64, list[Float64]]:
+def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, list[Float64]]:
     labels, predictions = [], []
     for seed in outcome.seeds:
         table = pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet")
@@ -44,14 +46,14 @@ def _floats(table: object, name: str) -> Float64:
     return values
 
 
-def _lines(outcome: Outcome, config: FinetuneConfig, picture: str, spread_lines: Sequence[str]) -> list[str]:
+def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread_lines: Sequence[str]) -> list[str]:
     sizes = outcome.split_sizes
     fraction = "" if config.label_fraction == 1.0 else f" ({config.label_fraction:.0%} of the training rows)"
     used = sum(sizes.values())
     lines = [
-        f"# {outcome.describe()}",  # what must be known of the score stands in the first line
+        f"# {outcome.describe()}",  # with the warnings, so that nobody overlooks them
         "",
-        f"- {outcome.task}, {len(outcome.targets)} target{'s' if len(outcome.targets) > 1 else ''}; {_result(outcome)}",
+        f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
         *(f"- {line}" for line in spread_lines),
         f"- {config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, "
         f"{sizes['test']:,} test; "
@@ -74,8 +76,8 @@ def _lines(outcome: Outcome, config: FinetuneConfig, picture: str, spread_lines:
     return lines
 
 
-def _result(outcome: Outcome) -> str:
-    """Return the score of the test rows in words; of targets in different units there is none but theirs."""
+def _result(outcome: FinetuneResult) -> str:
+    """Return the score of the test rows in words; targets in different units have no common one."""
     if not outcome.has_mean:
         means = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
         common = f"; the mean in standard deviations of the training labels is {np.mean(means):.3g}" if means else ""
@@ -87,8 +89,8 @@ def _result(outcome: Outcome) -> str:
     return f"{text} ± {outcome.seed_std:.2g}{unit} over {len(outcome.seeds)} seeds (their standard deviation)"
 
 
-def _spread_lines(outcome: Outcome, labels_RL: Float64, predictions: Sequence[Float64]) -> list[str]:
-    """Return what the spread of seeds is worth as an error bar of these predictions: little, as a rule."""
+def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequence[Float64]) -> list[str]:
+    """Return how many labels lie within two standard deviations over seeds: as a rule, few."""
     if outcome.task != "regression" or len(predictions) < 2:
         return []
     value_SRL = np.stack(predictions)
@@ -100,30 +102,27 @@ def _spread_lines(outcome: Outcome, labels_RL: Float64, predictions: Sequence[Fl
     ]
 
 
-def _by_seed(outcome: Outcome) -> list[str]:
+def _by_seed(outcome: FinetuneResult) -> list[str]:
     metric = outcome.metric if outcome.has_mean else f"{outcome.metric} (in standard deviations of the training labels)"
-    lines = [f"| seed | best epoch | of | valid {metric} | test {metric} |", "| --- " * 5 + "|"]
+    rows = []
     for seed in outcome.seeds:
         valid: float | None = seed.valid
         test: float | None = seed.test
         if not outcome.has_mean:
             valid, test = seed.valid_scores[seed.best_epoch - 1], outcome.standardised(seed)
-        shown = " | ".join("not known" if value is None else f"{value:.4g}" for value in (valid, test))
-        lines.append(f"| {seed.seed} | {seed.best_epoch} | {len(seed.losses)} | {shown} |")
-    return lines
+        shown = ("not known" if value is None else f"{value:.4g}" for value in (valid, test))
+        rows.append([str(seed.seed), str(seed.best_epoch), str(len(seed.losses)), *shown])
+    return markdown_table(["seed", "best epoch", "of", f"valid {metric}", f"test {metric}"], rows)
 
 
-def _by_target(outcome: Outcome) -> list[str]:
-    header = f"| target | unit | test {outcome.metric} | predicting the mean | test molecules |"
-    lines = ["", "## Target by target", "", header, "| --- " * 5 + "|"]
+def _by_target(outcome: FinetuneResult) -> list[str]:
+    header = ["target", "unit", f"test {outcome.metric}", "predicting the mean", "test molecules"]
+    rows = []
     for at, target in enumerate(outcome.targets):
         mean = outcome.target_mean(at)
         shown = "undefined" if mean is None else plus_minus(mean, outcome.target_std(at))
         trivial = outcome.trivial[at] if outcome.trivial else None
         molecules = f"{outcome.test_molecules[at]:,}" if outcome.test_molecules else ""
-        name = target.replace("|", r"\|")
-        lines.append(
-            f"| {name} | {outcome.units.get(target, '')} | {shown} | {'' if trivial is None else f'{trivial:.4g}'} | "
-            f"{molecules} |"
-        )
-    return lines
+        predicted = "" if trivial is None else f"{trivial:.4g}"
+        rows.append([target, outcome.units.get(target, ""), shown, predicted, molecules])
+    return ["", "## Target by target", "", *markdown_table(header, rows)]

@@ -1,34 +1,33 @@
-"""Whose folder it is: a fine-tuning goes on only with the settings, data and weights that it was begun with.
+"""Checks that a folder's fine-tuning has the same settings, data and weights as the one that is to go on in it.
 
-``config.yaml`` holds the settings and ``inputs.json`` the hashes of what they name, which may change under its name.
+``config.yaml`` has the settings. ``inputs.json`` has hashes of the data and the weights, since files can change.
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from unimol_scale import config as strict
+import unimol_scale.config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, hash_file
+from unimol_scale.common.text.json_files import read_json, write_json
+from unimol_scale.common.trees import as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store
-from unimol_scale.errors import ConfigError
+from unimol_scale.errors import ConfigError, NewerFileError
 from unimol_scale.store.manifest import MANIFEST_NAME
 
 CONFIG_NAME = "config.yaml"
 INPUTS_NAME = "inputs.json"
-# Where and how fast it is computed, not what: an interrupted fine-tuning may go on with others.
+# Settings that do not change the results: an interrupted fine-tuning may go on with other values.
 FREE = frozenset({"output", "cache", "conformer_workers", "device", "train.workers"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputHashes:
-    """SHA-256 of what a fine-tuning is made from, hexadecimal.
+    """SHA-256 of the inputs of a fine-tuning, hexadecimal.
 
     Attributes:
-        data: of the table, or of the store's manifest, which has those of its shards.
-        pretrained: that names the weights; None where they are drawn.
+        data: of the table, or of the store's manifest, which has the hashes of the shards.
+        pretrained: of the pretrained weights; None for random ones.
     """
 
     data: str
@@ -36,7 +35,7 @@ class InputHashes:
 
 
 def hash_data(path: Path) -> str:
-    """Return what names the content of a table or a store.
+    """Return the SHA-256 of a table, or of the manifest of a store.
 
     Raises:
         SourceError: it is neither.
@@ -46,60 +45,60 @@ def hash_data(path: Path) -> str:
 
 
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
-    """Find out whether a folder may be written: it is empty, holds this fine-tuning, or none of which a seed is done.
+    """Check that a folder is empty, holds the same fine-tuning, or one that has not finished any seed.
 
-    More seeds than before are the same fine-tuning.
+    The same fine-tuning with more seeds counts as the same.
 
     Raises:
-        ConfigError: it holds something else; names the settings that differ.
+        ConfigError: the folder holds something else, or a newer version wrote it; shows the settings that differ.
     """
     if not (folder / CONFIG_NAME).is_file() or not (folder / INPUTS_NAME).is_file():
-        # The hashes are written first; settings without them are another program's, such as a run's.
+        # The hashes are written first: settings without hashes belong to something else, such as a training run.
         if folder.is_file() or (folder.is_dir() and any(not _may_be_begun(path) for path in folder.iterdir())):
             raise ConfigError(f"{folder} holds something else already; choose another --output")
         return
-    if not any(folder.glob("seed-*.json")):  # nothing would be lost
+    if not any(folder.glob("seed-*.json")):  # no work would be lost
         return
-    # As it would be built today: a key that there was not then had its default.
-    before = strict.to_tree(strict.build(FinetuneConfig, *strict.read_yaml(folder / CONFIG_NAME)))
-    more = before["seeds"] < config.seeds  # those that are done are kept
-    changed = sorted(_differences(before, strict.to_tree(config)) - FREE - ({"seeds"} if more else set()))
-    if changed:
+    before = _settings_of(folder)
+    more = before.seeds < config.seeds  # finished seeds are kept
+    free = FREE | ({"seeds"} if more else set())
+    changed = differences(*(flatten(strict.to_tree(settings)) for settings in (before, config)))
+    if changed := {key: pair for key, pair in changed.items() if key not in free}:
         raise ConfigError(
-            f"{folder} holds a fine-tuning of other settings ({', '.join(changed)}); choose another --output or "
-            "remove it"
+            f"{folder} holds a fine-tuning of other settings (then → now):{as_lines(changed)}\n"
+            "Choose another --output or remove it"
         )
-    then = json.loads((folder / INPUTS_NAME).read_text(encoding="utf-8"))
-    if changed := sorted(_differences(then, strict.to_tree(hashes))):
+    then = read_json(folder / INPUTS_NAME)
+    if newer := unknown(then, strict.keys_of(InputHashes)):
+        raise ConfigError(f"{as_newer(newer, folder / INPUTS_NAME)}, or choose another --output")
+    if inputs := differences(then, strict.to_tree(hashes), strict.defaults_of(InputHashes)):
         raise ConfigError(
-            f"{folder} holds a fine-tuning that was begun with another content of {' and '.join(changed)}; choose "
-            "another --output or remove it"
+            f"{folder} holds a fine-tuning that was begun with another content of {' and '.join(sorted(inputs))}; "
+            "choose another --output or remove it"
         )
 
 
-def claim_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
-    """Write the settings into a folder that ``check_folder`` has found free.
+def write_settings(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
+    """Write settings and hashes into a folder that ``check_folder`` has accepted.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
     try:
-        commit_text(folder / INPUTS_NAME, json.dumps(strict.to_tree(hashes), indent=1) + "\n")
+        write_json(folder / INPUTS_NAME, strict.to_tree(hashes))
         commit_text(folder / CONFIG_NAME, strict.to_yaml(config))
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error}; choose another --output") from error
 
 
+def _settings_of(folder: Path) -> FinetuneConfig:
+    """Return the settings of a fine-tuning as they would be built today: an absent key had its default."""
+    tree, origin = strict.read_yaml(folder / CONFIG_NAME)
+    try:
+        return strict.build(FinetuneConfig, tree, dataclasses.replace(origin, recorded=True))
+    except NewerFileError as error:
+        raise ConfigError(f"{error}, or choose another --output") from error
+
+
 def _may_be_begun(path: Path) -> bool:
     return path.name == INPUTS_NAME or path.name.endswith(TEMPORARY_SUFFIX)
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> set[str]:
-    names = set()
-    for key in {*before, *now}:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            names |= _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            names.add(f"{prefix}{key}")
-    return names

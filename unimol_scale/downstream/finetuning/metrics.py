@@ -6,61 +6,19 @@ in for it.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as sk
 
-from unimol_scale.errors import ConfigError, RunError, nearest
+from unimol_scale.downstream.metric import TASKS, Metric
+from unimol_scale.errors import RunError
 
 Float64 = npt.NDArray[np.float64]
 
-TASKS = ("regression", "classification", "multilabel")
 CLASSIFIERS = TASKS[1:]
 THRESHOLD = 0.5
-
-
-def any_labels(labels: Float64) -> str:
-    """Return "": a metric is defined whatever the labels are."""
-    return ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One metric, of one target at a time. ``finetune --metric package.module:NAME`` takes anybody's.
-
-    A metric must not depend on the order of the molecules. It sees labels that are there, with finite predictions:
-    numbers in the unit of the label, or probabilities of class 1. It chooses the epoch by the validation rows and
-    judges the test rows; with several targets of a regression, an epoch is chosen by labels and predictions in standard
-    deviations of the training labels.
-
-    Attributes:
-        name: in reports.
-        tasks: of which it can be asked, of ``TASKS``.
-        higher_is_better: which way is up.
-        function: (labels [M], predictions [M]) → its value, NaN where these predictions have none.
-        problem: labels [M] → why no prediction of them has a value, or "".
-        in_label_units: whether its value is in the unit of the labels, as an absolute error is.
-    """
-
-    name: str
-    tasks: tuple[str, ...]
-    higher_is_better: bool
-    function: Callable[[Float64, Float64], float]
-    problem: Callable[[Float64], str] = any_labels
-    in_label_units: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.name or not callable(self.function):
-            raise ConfigError(f"a metric has a name and a function, got {self.name!r} and {self.function!r}")
-        for task in self.tasks:
-            if task not in TASKS:
-                raise ConfigError(f"tasks of {self.name}: unknown task {task!r}; {nearest(task, TASKS)}")
-
-    def is_better(self, value: float, than: float) -> bool:
-        """Return whether a value is better than another one."""
-        return value > than if self.higher_is_better else value < than
 
 
 def _both_classes(labels: Float64) -> str:

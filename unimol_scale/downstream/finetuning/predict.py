@@ -1,4 +1,4 @@
-"""Predicts properties of the molecules of a file or store with a fine-tuned model.
+"""Predicts properties of molecules, of SMILES or of a file or store, with a fine-tuned model.
 
 Shapes: M rows, R of them with a molecule, L targets, S seeds.
 """
@@ -16,30 +16,31 @@ import torch
 
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.machine.devices import pick_device
+from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments
-from unimol_scale.downstream.data.batches import Labelling, RowReader, once
-from unimol_scale.downstream.data.labelled_tables import read_table
-from unimol_scale.downstream.data.molecule_files import check_there, is_store
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
+from unimol_scale.downstream.data.inputs import require_conformers
+from unimol_scale.downstream.data.labelled_tables import LabelledTable, read_table
+from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
 from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
-from unimol_scale.downstream.data.rows import PREDICTED, SPREAD, refusing, write_skipped
 from unimol_scale.downstream.data.sdf_table import describe_geometry
-from unimol_scale.downstream.embedding.representations import require_conformers
+from unimol_scale.downstream.data.skipped_rows import refuser_for, write_skipped
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
 from unimol_scale.downstream.finetuning.model.training import Scaling, predict
-from unimol_scale.downstream.output_table import check_apart, check_writable, skipped_file
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.schema import LABEL_PREFIX, Float64, Int64
 from unimol_scale.store.shards import open_store
 
 
 class PredictOptions(TypedDict):
-    """How a file is predicted.
+    """How molecules are predicted.
 
     Attributes:
         smiles_column: of a table; None finds it by the usual names.
-        skip_bad: go on without unusable molecules.
-        cache: where stores of conformers are kept.
+        skip_bad: skip rows without a usable molecule instead of stopping.
+        cache: folder of the conformers.
         max_pairs: most padded pairs of one micro-batch; None: what suits the device.
         device_name: auto, cpu or cuda.
         fragments: of a row with several: "largest" or "reject"; None: as the model was fine-tuned.
@@ -55,10 +56,10 @@ class PredictOptions(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """What is to be predicted.
+    """Rows to be predicted.
 
     Attributes:
-        columns: of the user, [M] each, as they are in the file.
+        columns: of the file, [M] each, unchanged.
         molecules: of the rows.
         hydrogens: whether the molecules have hydrogens as atoms.
     """
@@ -68,26 +69,71 @@ class _Asked:
     hydrogens: bool
 
 
-def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[PredictOptions]) -> str:
-    """Write a table with one line for each row of the file; return what to tell the user.
+@dataclass(frozen=True, kw_only=True)
+class SeedPredictions:
+    """What each model of a fine-tuning predicts.
 
-    Columns: row (from 1, without the header), every column of the file with its order and text; ``smiles_used``, the
-    canonical SMILES that the model saw; ``changes``, what made another molecule of the row, such as a fragment that was
-    taken, empty for nothing; and for each target its prediction, the mean over seeds, and with several seeds their
-    standard deviation (``seed_std``), which is no error bar. Rows without a usable molecule are empty there, never
-    zero. Where the file has a column of one of these names, it is kept, and the new one takes another name.
+    Attributes:
+        config: of the fine-tuned model.
+        molecules: of the rows.
+        row_R: int64, rows with a usable molecule, from 0.
+        value_SRL: in the units of the targets, or probabilities of class 1.
+    """
+
+    config: FinetunedConfig
+    molecules: Prepared
+    row_R: Int64
+    value_SRL: Float64
+
+
+def predict_molecules(source: Path | Sequence[str], folder: Path, **options: Unpack[PredictOptions]) -> SeedPredictions:
+    """Predict molecules, of which none need be usable.
 
     Args:
-        file: table, SMILES lines or SDF, or a conformer store, whose geometry is then used.
+        source: SMILES; or a table, SMILES lines, SDF or conformer store.
         folder: that ``finetune`` wrote.
+        options: see ``PredictOptions``.
+
+    Raises:
+        SourceError: a file is missing or wrong, or a molecule is unusable and ``skip_bad`` is off.
+        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
+        ConfigError: the device is not there.
+        StoreError: the store is damaged, or holds depictions where the model sees conformers.
+        RunError: a prediction is not a finite number.
+    """
+    config = read_config(folder)
+    device = pick_device(options["device_name"])
+    if not isinstance(source, Path):
+        nothing = np.empty((len(source), 0))
+        table = LabelledTable(name="SMILES", smiles=tuple(source), labels_ML=nothing, targets=(), splits=None)
+        asked = _of_table(table, config, options)
+    else:
+        check_there(source)
+        asked = _of_store(source, config, options) if is_store(source) else _of_file(source, config, options)
+    return _predict(asked, folder, config, options["max_pairs"], device)
+
+
+def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[PredictOptions]) -> str:
+    """Write a table with one line for each row of the file; return lines for the user.
+
+    Columns: ``row`` (from 1, without the header); every column of the file, in its order and unchanged;
+    ``smiles_used``, the canonical SMILES that the model saw; ``changes``, how that molecule differs from the one in the
+    file, such as a fragment that was taken (empty if it does not); and for each target its prediction, the mean over
+    seeds. With several seeds their standard deviation follows (``seed_std``), which is not an error bar. Rows without a
+    usable molecule have empty predictions. If the file has a column of one of these names, the new column gets another
+    name.
+
+    Args:
+        file: table, SMILES lines or SDF, or a conformer store, whose conformers are then used.
+        folder: of a fine-tuned model.
         output: ``.csv`` or ``.parquet``.
         options: see ``PredictOptions``.
 
     Raises:
-        SourceError: the file is missing or wrong, or holds unusable molecules and ``skip_bad`` is off.
-        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
-        ConfigError: the output's name or place is wrong, or the device is not there.
-        StoreError: the store is damaged, or holds depictions where the model sees conformers.
+        SourceError: the file is missing or wrong, or has rows without a usable molecule and ``skip_bad`` is off.
+        CheckpointError: the folder is not a fine-tuned model, or a file in it is damaged.
+        ConfigError: the output has a wrong name or cannot be written, or there is no such device.
+        StoreError: the store is damaged, or has 2D depictions and the model needs conformers.
         RunError: a prediction is not a finite number.
     """
     if output.suffix not in (".csv", ".parquet"):
@@ -96,37 +142,45 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     config = read_config(folder)
     device = pick_device(options["device_name"])
     check_there(file)
-    asked = _of_store(file, config, options) if is_store(file) else _of_table(file, config, options, output)
-    check_writable(output)
+    asked = _of_store(file, config, options) if is_store(file) else _of_file(file, config, options, output)
+    require_file(output)
     molecules = asked.molecules
-    row_R = np.flatnonzero(molecules.position_M >= 0)
-    if not len(row_R):
+    if not (molecules.position_M >= 0).any():
         raise SourceError(f"{file}: no row has a usable molecule")
-    value_SRL = _predictions(asked, row_R, folder, config, options["max_pairs"], device)
-    written, renamed = _beside(asked, config.targets, row_R, value_SRL)
+    found = _predict(asked, folder, config, options["max_pairs"], device)
+    row_R = found.row_R
+    written, renamed = _beside(asked, config.targets, row_R, found.value_SRL)
     write = pq.write_table if output.suffix == ".parquet" else _write_csv
     commit_file(output, lambda temporary: write(written, temporary))
     geometry = describe_geometry(file, sees_3d=_sees_3d(config))
     lines = [f"{len(row_R):,} of {len(molecules.smiles):,} rows predicted: {output}"]
     skipped = skipped_file(output)
-    skipped.unlink(missing_ok=True)  # of earlier predictions
+    skipped.unlink(missing_ok=True)  # from an earlier call
     if molecules.skipped:
-        write_skipped(skipped, molecules)
+        write_skipped(skipped, molecules.skipped)
         lines[0] += f"; the others: {skipped}"
     lines += [line for line in (molecules.describe_changes(), renamed, geometry) if line]
     return "\n".join(lines)
 
 
-def _of_table(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path) -> _Asked:
+def _of_file(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path | None = None) -> _Asked:
     table = read_table(file, smiles_column=options["smiles_column"], targets=())
-    check_writable(output)  # before minutes are spent on conformers
+    if output is not None:
+        require_file(output)  # before conformers are made, which can take minutes
+    return _of_table(table, config, options, file)
+
+
+def _of_table(
+    table: LabelledTable, config: FinetunedConfig, options: PredictOptions, file: Path | None = None
+) -> _Asked:
+    where = table.name if file is None else str(file)
     molecules = prepare(
         table.smiles,
         cache=options["cache"],
         geometry=_sees_3d(config),
         max_atoms=config.max_atoms,
         workers=None,
-        refuse=None if options["skip_bad"] else refusing(file, len(table.smiles)),
+        refuse=None if options["skip_bad"] else refuser_for(where, len(table.smiles)),
         fragments=options.get("fragments") or config.fragments,
         problems=table.problems,
     )
@@ -150,6 +204,17 @@ def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _
     return _Asked(columns=pa.table(columns), molecules=molecules, hydrogens=manifest.hydrogens)
 
 
+def _predict(
+    asked: _Asked, folder: Path, config: FinetunedConfig, max_pairs: int | None, device: torch.device
+) -> SeedPredictions:
+    molecules = asked.molecules
+    row_R = np.flatnonzero(molecules.position_M >= 0)
+    value_SRL = np.empty((len(config.members), 0, len(config.targets)))
+    if len(row_R):
+        value_SRL = _predictions(asked, row_R, folder, config, max_pairs, device)
+    return SeedPredictions(config=config, molecules=molecules, row_R=row_R, value_SRL=value_SRL)
+
+
 def _predictions(
     asked: _Asked,
     row_R: Int64,
@@ -158,11 +223,11 @@ def _predictions(
     max_pairs: int | None,
     device: torch.device,
 ) -> Float64:
-    """Return what each seed predicts, [S, R, L]."""
+    """Return the predictions of each seed, [S, R, L]."""
     molecules = asked.molecules
     unlabelled = np.full((len(row_R), len(config.targets)), np.nan)
     reader = RowReader(molecules.split, molecules.position_M[row_R], unlabelled, drop_hydrogens=asked.hydrogens)
-    labelling = Labelling(inputs=config.inputs, model=config.model)
+    make_sample = SampleMaker(inputs=config.inputs, model=config.model)
     predictions = []
     seen = 0
     with StageProgress("predicting", len(row_R)) as progress:
@@ -170,19 +235,19 @@ def _predictions(
         def count(rows: int) -> None:
             nonlocal seen
             seen += rows
-            progress.advance(seen // len(config.members) - progress.advanced)  # each model sees all of them
+            progress.advance(seen // len(config.members) - progress.advanced)  # every seed's model predicts all rows
             progress.tick()
 
         for member in config.members:
             scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
             model = load_member(folder, config, member).to(device)
-            samples = once(reader, labelling, max_pairs, device)
+            samples = each_row_once(reader, make_sample, max_pairs, device)
             predictions.append(predict(model, samples, scaling, device, on_rows=count))
     return np.stack(predictions)
 
 
 def _beside(asked: _Asked, targets: Sequence[str], row_R: Int64, value_SRL: Float64) -> tuple[pa.Table, str]:
-    """Return the user's columns with ours beside them, and a line on those of ours that took another name."""
+    """Return the columns of the file with the new ones beside them, and a line on new ones that were renamed."""
     M = len(asked.molecules.smiles)
     used, changes = np.full(M, None), np.full(M, None)
     used[row_R] = [asked.molecules.smiles[row] for row in row_R.tolist()]
@@ -213,7 +278,7 @@ def _beside(asked: _Asked, targets: Sequence[str], row_R: Int64, value_SRL: Floa
 
 
 def _free(name: str, taken: set[str], *, is_target: bool) -> str:
-    """Return the name, or one like it that no column has."""
+    """Return the name, or a similar one if a column has it already."""
     if name not in taken:
         return name
     if is_target and (predicted := f"{PREDICTED}{name}") not in taken:
@@ -225,7 +290,7 @@ def _free(name: str, taken: set[str], *, is_target: bool) -> str:
 
 
 def _write_csv(table: pa.Table, path: Path) -> None:
-    """Write a table as CSV; what is neither text nor a number, such as a list, becomes text."""
+    """Write a table as CSV; lists and other nested values are written as text."""
     for at, field in enumerate(table.schema):
         if not (pa.types.is_primitive(field.type) or pa.types.is_string(field.type)):
             texts = [None if value is None else str(value) for value in table.column(at).to_pylist()]

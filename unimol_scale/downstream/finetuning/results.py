@@ -1,9 +1,8 @@
-"""What a fine-tuning came to, as ``results.json``, and its predictions as Parquet. Imports no torch.
+"""Results of a fine-tuning: ``results.json``, and predictions as Parquet. Imports no torch.
 
 Shapes: M rows, L targets.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,32 +11,33 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unimol_scale import config as strict
-from unimol_scale.common.files import commit_file, commit_text
+import unimol_scale.config as strict
+from unimol_scale.common.files import commit_file
+from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.downstream.config import Task
-from unimol_scale.downstream.data.rows import PREDICTED, Rows
-from unimol_scale.downstream.data.splits import Split
+from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning.cautions import cautions
-from unimol_scale.downstream.finetuning.registry import METRICS
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, Rows
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
 RESULTS_NAME = "results.json"
-HEADLINE_TARGETS = 4  # with scores of their own in the line of a result
+HEADLINE_TARGETS = 4  # targets whose scores ``describe`` names
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedOutcome:
-    """What one model came to.
+class SeedResult:
+    """Results of one seed.
 
     Attributes:
-        seed: of its initialisation and order.
-        valid: score of the validation rows at its best epoch.
+        seed: of the initialisation and of the order of rows.
+        valid: score of the validation rows at the best epoch.
         test: score of the test rows at that epoch.
-        test_by_target: [L]; None where it is not defined.
-        undefined: why, target by target.
-        best_epoch: from 1.
+        test_by_target: [L]; None where it is undefined.
+        undefined: for each target without a score, the reason.
+        best_epoch: its number, from 1.
         losses: mean training loss of each epoch.
-        valid_scores: of each epoch; with several targets of a regression, in spreads of each (``Scaling.comparable``).
+        valid_scores: of each epoch; for several targets of a regression, of scaled labels (``Scaling.comparable``).
     """
 
     seed: int
@@ -51,29 +51,29 @@ class SeedOutcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a fine-tuning came to.
+class FinetuneResult:
+    """Results of a fine-tuning over all seeds.
 
     Attributes:
         name: of the data.
-        start: what the weights started from.
-        start_sha256: that names them; None from scratch.
-        task: what the labels are.
-        metric: by which epochs were chosen and the test is judged.
+        start: model that the weights started from.
+        start_sha256: of its weights; None for random ones.
+        task: kind of the labels.
+        metric: that chose the best epoch, and is computed of the test rows.
         targets: [L] names.
         units: target → unit, where one is known.
-        rows: of the data.
+        rows: number of rows in the data.
         unlabelled: rows with a molecule and no label.
         skipped: rows without a usable molecule.
         split_sizes: rows of train, valid and test that were used.
-        notes: what else a reader of the scores should know of the data.
-        leakage: a line on test molecules in the pretraining store; None where that is not known.
-        seeds: one for each model.
-        trivial: [L] score of predicting the mean of the training labels; empty in files of before it was kept.
-        test_molecules: [L] distinct test molecules with a label; likewise.
-        label_std: [L] standard deviation of the training labels of a regression; likewise.
-        higher_is_better: which way the metric's up is; None in files of before it was kept, whose metric is ours.
-        in_label_units: whether the metric is in the unit of the labels; likewise.
+        notes: what a reader of the scores should know about the data.
+        leakage: a line on test molecules in the pretraining store; None if that is unknown.
+        seeds: results of each seed.
+        trivial: [L] score of predicting the mean of the training labels; empty in files older than this key.
+        test_molecules: [L] distinct test molecules with a label; empty likewise.
+        label_std: [L] standard deviation of the training labels of a regression; empty likewise.
+        higher_is_better: whether a higher value of the metric is better; None in older files, whose metric is ours.
+        in_label_units: whether the metric is in the unit of the labels; None likewise.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Outcome:
     split_sizes: dict[str, int]
     notes: tuple[str, ...]
     leakage: str | None
-    seeds: tuple[SeedOutcome, ...]
+    seeds: tuple[SeedResult, ...]
     trivial: tuple[float | None, ...] = ()
     test_molecules: tuple[int, ...] = ()
     label_std: tuple[float, ...] = ()
@@ -113,22 +113,22 @@ class Outcome:
 
     @property
     def seed_std(self) -> float:
-        """Its sample standard deviation over seeds, which is no error bar of the score; NaN of one seed."""
-        return spread([seed.test for seed in self.seeds])
+        """Standard deviation of the test score over seeds, which is not an error bar; NaN for one seed."""
+        return sample_std([seed.test for seed in self.seeds])
 
     @property
     def unit(self) -> str:
-        """Unit of the score, "" for none and where it is not the same for all targets."""
+        """Unit of the score; "" if it has none, or not the same one for all targets."""
         units = {self.units.get(target, "") for target in self.targets}
         return units.pop() if self.has_unit and len(units) == 1 else ""
 
     @property
     def has_mean(self) -> bool:
-        """Whether the mean over the targets means anything: of errors it does where all have the same unit."""
+        """Whether a mean over the targets makes sense; of errors it does only if all have the same unit."""
         return len(self.targets) == 1 or not self.has_unit or bool(self.unit)
 
-    def standardised(self, seed: SeedOutcome) -> float | None:
-        """Return the mean error of a seed in standard deviations of the training labels; None where it is not known."""
+    def standardised(self, seed: SeedResult) -> float | None:
+        """Return the mean error of a seed in standard deviations of the training labels; None if unknown."""
         if not self.label_std or not self.has_unit:
             return None
         pairs = zip(seed.test_by_target, self.label_std, strict=True)
@@ -137,7 +137,7 @@ class Outcome:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What must stand beside the score."""
+        """Warnings that must be shown with the score."""
         scores = [self.target_mean(at) for at in range(len(self.targets))]
         return cautions(
             self.metric,
@@ -149,18 +149,18 @@ class Outcome:
         )
 
     def target_mean(self, target: int) -> float | None:
-        """Return the test score of one target, mean over seeds; None where it is not defined."""
+        """Return the test score of one target, mean over seeds; None if it is undefined."""
         scores = [seed.test_by_target[target] for seed in self.seeds]
         there = [value for value in scores if value is not None]
         return float(np.mean(there)) if there else None
 
     def target_std(self, target: int) -> float:
-        """Return the sample standard deviation over seeds of the test score of one target; NaN where there is none."""
+        """Return the standard deviation over seeds of the test score of one target; NaN for fewer than two."""
         scores = [seed.test_by_target[target] for seed in self.seeds]
-        return spread([value for value in scores if value is not None])
+        return sample_std([value for value in scores if value is not None])
 
     def describe(self) -> str:
-        """Return the result in a line: what must be known of the score stands in it."""
+        """Return the result as one line, warnings included."""
         seeds = "" if len(self.seeds) == 1 else f" ({len(self.seeds)} seeds)"
         unit = f" {self.unit}" if self.unit else ""
         if self.has_mean:
@@ -181,34 +181,34 @@ class Outcome:
         return ", ".join(said) + (f" and {more:,} more in the report" if more > 0 else "")
 
 
-def spread(values: Sequence[float]) -> float:
-    """Return the sample standard deviation; NaN of one value."""
+def sample_std(values: Sequence[float]) -> float:
+    """Return the sample standard deviation; NaN for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
 def plus_minus(mean: float, std: float) -> str:
-    """Return a mean and, if there is one, a standard deviation."""
+    """Return a mean with its standard deviation as text, without it if that is NaN."""
     return f"{mean:.4g}" if np.isnan(std) else f"{mean:.4g} ± {std:.2g}"
 
 
-def write(folder: Path, outcome: Outcome) -> None:
-    """Write ``results.json``, which ends a fine-tuning."""
-    commit_text(folder / RESULTS_NAME, json.dumps(strict.to_tree(outcome), indent=1) + "\n")
+def write(folder: Path, outcome: FinetuneResult) -> None:
+    """Write ``results.json``; call it last, since it marks the fine-tuning as finished."""
+    write_json(folder / RESULTS_NAME, strict.to_tree(outcome))
 
 
-def read(folder: Path) -> Outcome | None:
-    """Return the outcome of a finished fine-tuning; None while it is not.
+def read(folder: Path) -> FinetuneResult | None:
+    """Return the results of a finished fine-tuning; None if it is not finished.
 
     Raises:
-        ConfigError: the file is of another version.
+        ConfigError: a newer version wrote the file, or it is damaged.
     """
     path = folder / RESULTS_NAME
     if not path.is_file():
         return None
-    return strict.build(Outcome, json.loads(path.read_text(encoding="utf-8")), strict.Origin(name=str(path)))
+    return strict.build(FinetuneResult, read_json(path), strict.Origin(name=str(path), recorded=True))
 
 
-def write_predictions(path: Path, rows: Rows, split: Split, prediction_ML: Float64) -> None:
+def write_predictions(path: Path, rows: Rows, split: DataSplit, prediction_ML: Float64) -> None:
     """Write every row with its part, labels and predictions; null where a label or prediction is missing."""
     part_M = np.full(len(prediction_ML), "", dtype=object)
     for name in ("train", "valid", "test"):

@@ -1,4 +1,4 @@
-"""The picture of a run, curve.png: losses, their terms, learning rate and gradient norm, drawn from metrics.jsonl.
+"""Draws curve.png, the picture of a run, from metrics.jsonl: losses, their terms, learning rate and gradient norm.
 
 Imports matplotlib (its objects, never pyplot's state). Colours mean the same in every panel: blue is training, pale as
 logged and full as smoothed; red is validation.
@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from unimol_scale.common.files import commit_file
 from unimol_scale.common.metrics_file import number_of, read_metrics, values_by_step
+from unimol_scale.common.pictures import BLUE, GREY, RED, draw_grid, save_figure
 from unimol_scale.common.run_files import CURVE_NAME, METRICS_NAME
 
-TRAIN_COLOUR, VALID_COLOUR, SKIPPED_COLOUR, RESUMED_COLOUR = "#1f77b4", "#d62728", "#ff7f0e", "#777777"
+TRAIN_COLOUR, VALID_COLOUR, SKIPPED_COLOUR, RESUMED_COLOUR = BLUE, RED, "#ff7f0e", GREY
 _COLUMNS = 3
 # A curve that spans more than this factor is drawn on a log axis.
 _LOG_FROM = 3.0
@@ -26,7 +25,6 @@ _LOG_FROM = 3.0
 _SMOOTHING = 0.02
 _FEWEST_TO_SMOOTH = 12
 _MOST_MARKED = 60
-_DOTS_PER_INCH = 130
 _SHORT = FuncFormatter(lambda value, _: f"{value:.3g}")
 
 Series = tuple[np.ndarray, np.ndarray]
@@ -49,9 +47,7 @@ def draw_curve(folder: Path) -> Path | None:
     events = read_metrics(path).events if path.is_file() else ()
     if not any("loss" in event or "valid/loss" in event for event in events):
         return None
-    figure = curve_figure(events, folder.resolve().name)
-    FigureCanvasAgg(figure)
-    commit_file(folder / CURVE_NAME, lambda temporary: figure.savefig(temporary, format="png", dpi=_DOTS_PER_INCH))
+    save_figure(curve_figure(events, folder.resolve().name), folder / CURVE_NAME)
     return folder / CURVE_NAME
 
 
@@ -189,5 +185,4 @@ def _finish_axes(axes: Any, last_step: float) -> None:  # noqa: ANN401
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=8)
-    axes.grid(True, which="major", color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
+    draw_grid(axes)

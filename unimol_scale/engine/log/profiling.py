@@ -1,4 +1,4 @@
-"""Where the time of a step goes: a trace and a table of a few steps, by torch's profiler.
+"""Profiles a few steps with torch's profiler: a trace and a table of where the time of a step goes.
 
 One rank is enough: all ranks run the same modules on micro-batches of near-equal cost, and its waiting for others
 shows in its collectives. Tracing costs memory and time while it lasts; before and after it, and when it is off, it

@@ -1,4 +1,4 @@
-"""How fast a run is: its speed as measured, the best this device can do, and the memory it took."""
+"""Measures the speed of a run, the peak speed of the device, and the memory that is used."""
 
 import resource
 import time

@@ -1,4 +1,4 @@
-"""A model sharded by DeepSpeed: build it, run it, step it, and give its state out and take it back.
+"""A model that DeepSpeed shards: builds it, runs it, steps it, and saves and restores its state.
 
 Traps handled here, each measured or read in DeepSpeed's source: gradients of a variable number of micro-batches need
 explicit boundaries; stage 3, and offloading, move a parameter that a step does not use by its last gradient; stage 3

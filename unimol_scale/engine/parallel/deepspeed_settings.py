@@ -1,4 +1,4 @@
-"""The DeepSpeed settings of a run: what the run's own configuration decides, and a user's file laid over the rest.
+"""Makes the DeepSpeed settings of a run from its configuration and a file of the user.
 
 What the configuration decides has one source, so a file may repeat it but not change it. Settings under which a run's
 state could not be saved and resumed exactly are refused here, before anything is built.
@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from unimol_scale.config import merge
+from unimol_scale.common.text.json_files import NotJsonError, read_json
+from unimol_scale.common.trees import flatten, merge
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import ConfigError
 
@@ -78,12 +79,12 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
     if path is None:
         return settings
     try:
-        extra = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"zero.config: {path} is not a readable JSON file: {error}") from error
-    if not isinstance(extra, dict):
-        raise ConfigError(f"zero.config: {path} must hold a JSON object, not {type(extra).__name__}")
-    ours, theirs = _flatten(settings), _flatten(extra)
+        extra = read_json(path)
+    except OSError as error:
+        raise ConfigError(f"zero.config: {path} cannot be read: {error.strerror}") from error
+    except NotJsonError as error:
+        raise ConfigError(f"zero.config: {path} {error}") from error
+    ours, theirs = flatten(settings), flatten(extra)
     for key, value in theirs.items():
         if key in ours and key not in _DEFAULTS and value != ours[key]:
             raise ConfigError(
@@ -114,11 +115,3 @@ def _check_stage(stage: int, theirs: Mapping[str, Any], where: str) -> None:
     accumulation = theirs.get("data_types.grad_accum_dtype")
     if stage == 0 and accumulation is not None:
         raise ConfigError(f"{where} sets data_types.grad_accum_dtype, which needs zero.stage 1, 2 or 3")
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key → value of every leaf."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

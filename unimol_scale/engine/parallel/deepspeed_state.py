@@ -1,4 +1,4 @@
-"""Where the fp32 state of a sharded model lives: the same view of it for every ZeRO stage and precision.
+"""Finds the fp32 state of a sharded model in DeepSpeed's tensors: one view for every ZeRO stage and precision.
 
 DeepSpeed steps a few flat fp32 tensors, and lays the parameters into them in another way at each stage: stage 0 keeps
 every parameter whole on every rank, stages 1 and 2 cut the concatenation of all parameters into one run of elements a

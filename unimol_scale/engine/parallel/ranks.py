@@ -1,4 +1,4 @@
-"""The processes of one run: join them, let them talk, and leave. For deepspeed, torchrun, srun and plain python.
+"""Connects the processes of a run, and lets them communicate: under deepspeed, torchrun, srun and plain python.
 
 Traps handled here, each measured: no shared-memory op is compiled at start, plain ``python`` needs the ranks'
 variables, and gloo ranks abort at exit unless they part in order.
@@ -27,6 +27,8 @@ from unimol_scale.errors import ConfigError
 _PARTING_SECONDS = 0.2
 # What every launcher tells its processes.
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# Those, and what DeepSpeed reads besides; ``start_ranks`` sets them where there is one process alone.
+RANK_VARIABLES = (*_VARIABLES, "LOCAL_SIZE")
 # Where schedulers that know nothing of these variables say how many processes they started.
 _TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 

@@ -1,4 +1,4 @@
-"""The devices that plans are made for: memory and speed of the usual ones, or of what is here."""
+"""Memory and speed of devices that runs are planned for: known ones, or the one of this machine."""
 
 import math
 import re

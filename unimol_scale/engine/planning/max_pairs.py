@@ -1,4 +1,4 @@
-"""How many padded pairs a micro-batch takes where ``data.max_pairs`` is not set: as before, or what memory holds."""
+"""Chooses the padded pairs of a micro-batch if ``data.max_pairs`` is not set: as in the run before, or by memory."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.config import read_yaml
 from unimol_scale.engine.parallel.ranks import Ranks
-from unimol_scale.engine.planning.memory import MARGIN, fitting_max_pairs
+from unimol_scale.engine.planning.rank_memory import MARGIN, fitting_max_pairs
 from unimol_scale.engine.planning.rehearsal import device_bytes
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.objectives.base import Objective

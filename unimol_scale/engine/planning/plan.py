@@ -1,4 +1,4 @@
-"""What a run would be, in numbers, before it starts: parameters, memory, micro-batches, FLOPs, days, checkpoints.
+"""Plans a run in numbers before it starts: parameters, memory, micro-batches, FLOPs, days, checkpoints.
 
 ``plan_run`` computes them, plan.py says them.
 """
@@ -11,10 +11,11 @@ from typing import Literal
 
 import torch
 
+from unimol_scale.common.units import SECONDS_A_DAY
 from unimol_scale.data.steps.micro_batches import check_budget
 from unimol_scale.engine.planning.accelerators import Target
 from unimol_scale.engine.planning.max_pairs import with_max_pairs
-from unimol_scale.engine.planning.memory import (
+from unimol_scale.engine.planning.rank_memory import (
     MARGIN,
     MicroBatchShape,
     RankMemory,
@@ -30,7 +31,6 @@ from unimol_scale.model.accounting import ParameterCount, mean_flops
 from unimol_scale.objectives.base import Objective
 
 _MOST_RANKS = 4096
-SECONDS_A_DAY = 86_400.0
 Stage = Literal[0, 1, 2, 3]
 STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
 # Times that differ by less are about the same.

@@ -1,6 +1,7 @@
-"""What the numbers of a plan mean: what is probably not wanted, what bounds the run, and what would make it faster."""
+"""Advice on a plan: settings that are probably wrong, what limits the speed, and what would make the run faster."""
 
-from unimol_scale.engine.planning.plan import SECONDS_A_DAY, Plan
+from unimol_scale.common.units import duration
+from unimol_scale.engine.planning.plan import Plan
 
 # More passes over the data than this are hardly what somebody wants.
 MANY_EPOCHS = 100
@@ -68,13 +69,3 @@ def _bound(plan: Plan) -> str:
         "memory traffic": "Memory traffic bounds this run: kernels wait for the GPU's memory. More GPUs help.",
         "compute": "Matrix products bound this run, as they should. More GPUs help.",
     }[time.bound]
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the largest unit that gives at least two, and milliseconds below a second."""
-    if seconds < 0.9995:
-        return f"{seconds * 1e3:.3g} ms"
-    for size, unit in ((SECONDS_A_DAY, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s")):
-        if seconds >= 2 * size or unit == "s":
-            return f"{seconds / size:,.1f} {unit}"
-    raise AssertionError("seconds are the last resort")

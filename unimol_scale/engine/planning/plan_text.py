@@ -1,24 +1,24 @@
-"""What a run would be, said before it starts: one screen of aligned columns."""
+"""Writes a plan as text: one screen of aligned columns."""
 
 import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+from unimol_scale.common.units import GIB, SECONDS_A_DAY, byte_size, counted, duration, prefixed
 from unimol_scale.config import to_tree
 from unimol_scale.data.dataset import open_store_of
 from unimol_scale.engine.objective_setup import objective_of
 from unimol_scale.engine.planning.accelerators import Target, target_here
+from unimol_scale.engine.planning.corruption_check import check_own_objective
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_used
-from unimol_scale.engine.planning.memory import MARGIN
-from unimol_scale.engine.planning.plan import SECONDS_A_DAY, Plan, StageOption, plan_run
-from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, duration, warnings_of
+from unimol_scale.engine.planning.plan import Plan, StageOption, plan_run
+from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, warnings_of
+from unimol_scale.engine.planning.rank_memory import MARGIN
 from unimol_scale.engine.run.run_config import PretrainConfig
 
-GIB = 2.0**30
 _LABEL, _VALUE, _WIDTH = 22, 16, 116
 # So many that a step's chances are those of a large library.
 _ASSUMED_MOLECULES = 10**9
-_PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _BOUNDS = {
     "compute": "matrix products",
     "memory traffic": "memory traffic",
@@ -69,7 +69,9 @@ def plan_of(config: PretrainConfig, world_size: int, target: Target, atoms: int 
         entry = open_store_of(config.data).manifest.splits["train"]
         histogram = {int(n): rows for n, rows in entry.size_histogram.items()}
     assumed = atoms is not None
-    return plan_run(config, objective_of(config), histogram, world_size=world_size, target=target, assumed=assumed)
+    objective = objective_of(config)
+    check_own_objective(objective, config)
+    return plan_run(config, objective, histogram, world_size=world_size, target=target, assumed=assumed)
 
 
 def assumed_sizes(atoms: int) -> dict[int, int]:
@@ -96,7 +98,7 @@ def render(plan: Plan, config: PretrainConfig) -> str:
         plan: what is said.
         config: that it was made from.
     """
-    title = f"{plan.name}: size {plan.size}, objective {plan.objective}, {_counted(plan.world_size, 'rank')}"
+    title = f"{plan.name}: size {plan.size}, objective {plan.objective}, {counted(plan.world_size, 'rank')}"
     sections = [
         [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}", _summary(plan)],
         _memory(plan),
@@ -112,10 +114,10 @@ def render(plan: Plan, config: PretrainConfig) -> str:
 
 
 def _summary(plan: Plan) -> str:
-    device = _counted(plan.world_size, "GPU" if plan.target.is_gpu else "CPU rank")
+    device = counted(plan.world_size, "GPU" if plan.target.is_gpu else "CPU rank")
     days = duration(plan.compute.days * SECONDS_A_DAY)
     lead = "does not fit in memory; if it did: " if plan.fit.fits is False else ""
-    return f"  {lead}{days} on {device}, bound by {_BOUNDS[plan.time.bound]}; at most {_gib(plan.disk_bytes)} of disk"
+    return f"  {lead}{days} on {device}, bound by {_BOUNDS[plan.time.bound]}; at most {_bytes(plan.disk_bytes)} of disk"
 
 
 def _parameters(plan: Plan) -> list[str]:
@@ -128,15 +130,15 @@ def _memory(plan: Plan) -> list[str]:
     memory, shape, capacity = plan.memory, plan.shape, plan.target.memory
     notes = {"activations": f"{shape.molecules} × {shape.num_atoms} atoms = {shape.pairs:,} padded pairs"}
     rows = [
-        (label, _gib(getattr(memory, part)), notes.get(part, ""))
+        (label, _bytes(getattr(memory, part)), notes.get(part, ""))
         for part, label in _PARTS.items()
         if getattr(memory, part) or part in ("weights", "gradients", "optimizer", "activations")
     ]
     if memory.step > memory.gathered + memory.activations:
-        rows.append(("optimizer's step", _gib(memory.step), "after the activations are gone; the larger counts"))
-    rows.append(("total at the peak", _gib(memory.total), _judgement(plan)))
+        rows.append(("optimizer's step", _bytes(memory.step), "after the activations are gone; the larger counts"))
+    rows.append(("total at the peak", _bytes(memory.total), _judgement(plan)))
     if memory.host:
-        rows.append(("on the host", _gib(memory.host), "a rank: what is offloaded, and the copy while saving"))
+        rows.append(("on the host", _bytes(memory.host), "a rank: what is offloaded, and the copy while saving"))
     lines = [f"memory of a rank ({plan.target.name}), estimated", *_table(rows)]
     if capacity is None:
         return lines
@@ -186,10 +188,10 @@ def _steps(plan: Plan, config: PretrainConfig) -> list[str]:
 
 def _time(plan: Plan) -> list[str]:
     time, target, steps = plan.time, plan.target, plan.steps
-    products = f"matrix products at {_short(target.matmul_flops)}FLOP/s"
+    products = f"matrix products at {prefixed(target.matmul_flops)}FLOP/s"
     notes = {
-        "compute": products if target.mfu is None else f"at {target.mfu:.0%} of {_short(target.peak_flops)}FLOP/s",
-        "memory traffic": f"at {_short(target.bandwidth)}B/s" if target.bandwidth else "",
+        "compute": products if target.mfu is None else f"at {target.mfu:.0%} of {prefixed(target.peak_flops)}FLOP/s",
+        "memory traffic": f"at {prefixed(target.bandwidth)}B/s" if target.bandwidth else "",
         "host": f"{steps.micro_batches:.1f} micro-batches × {time.kernels:,.0f} kernels, "
         f"{time.host / steps.micro_batches / time.kernels * 1e6:.0f} µs each at stage {plan.zero_stage}",
         "network": "collectives, assumed to overlap with the rest",
@@ -216,7 +218,7 @@ def _stages(plan: Plan) -> list[str]:
     def told(option: StageOption) -> tuple[str, str, str]:
         days = duration(option.seconds_per_step * plan.steps.steps)
         name = f"stage {option.stage}" + (" (this run)" if option.stage == plan.zero_stage else "")
-        need = f"{_gib(option.memory)} a rank with data.max_pairs={option.max_pairs}"
+        need = f"{_bytes(option.memory)} a rank with data.max_pairs={option.max_pairs}"
         return name, days if option.fits else "does not fit", need
 
     return ["the run at each ZeRO stage", *_table(map(told, plan.stages))]
@@ -226,11 +228,11 @@ def _cost(plan: Plan) -> list[str]:
     compute = plan.compute
     each = "GPU" if plan.target.is_gpu else "rank"
     share = f"{compute.device_hours:,.1f} {each}-hours, {compute.mfu:.1%} of the peak"
-    kept = f"{_counted(plan.checkpoints_kept, 'checkpoint')} of {_gib(plan.checkpoint_bytes)} and the exported model"
+    kept = f"{counted(plan.checkpoints_kept, 'checkpoint')} of {_bytes(plan.checkpoint_bytes)} and the exported model"
     rows = [
-        ("FLOPs", f"{compute.flops:.3e}", f"{_short(compute.flops_per_step)}FLOP a step"),
+        ("FLOPs", f"{compute.flops:.3e}", f"{prefixed(compute.flops_per_step)}FLOP a step"),
         ("time", duration(compute.days * SECONDS_A_DAY), f"{share}, without validation and saving"),
-        ("disk", _gib(plan.disk_bytes), f"at most: {kept}"),
+        ("disk", _bytes(plan.disk_bytes), f"at most: {kept}"),
     ]
     return ["cost", *_table(rows)]
 
@@ -243,15 +245,6 @@ def _table(rows: Iterable[tuple[str, str, str]], gap: int = 2) -> list[str]:
     return [f"  {label:<{_LABEL}}{value:>{_VALUE}}{' ' * gap}{note}".rstrip() for label, value, note in rows]
 
 
-def _gib(value: float) -> str:
-    return f"{value / GIB:.2f} GiB" if value >= 0.01 * GIB else f"{value / 2**20:.2f} MiB"
-
-
-def _short(value: float) -> str:
-    """Return a number with three digits and the prefix of its unit."""
-    scale, prefix = next(((s, p) for s, p in _PREFIXES if value >= s), (1.0, ""))
-    return f"{value / scale:.3g} {prefix}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _bytes(count: float) -> str:
+    """Return bytes for a column that is mostly in GiB."""
+    return byte_size(count, digits=2, gib_from=0.01)

@@ -1,4 +1,4 @@
-"""The largest micro-batch that a step can bring, run before the first step: memory fails now or never.
+"""Runs the largest micro-batch that can occur before the first step, so that full memory is noticed at the start.
 
 The molecules are made up, not read: carbon chains of the right size need the same memory as real ones, cost no search
 through the store, and are the same on every rank. Shapes: B molecules, A atoms, L labels.
@@ -13,15 +13,15 @@ import torch
 
 from unimol_scale.common.machine.devices import full_memory
 from unimol_scale.common.machine.memory import available_bytes, local_ranks, resident_bytes, return_freed_memory
+from unimol_scale.common.units import GIB
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.features import shortest_paths
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.engine.parallel.ranks import Ranks
-from unimol_scale.engine.planning.memory import (
+from unimol_scale.engine.planning.rank_memory import (
     MicroBatchShape,
-    RankMemory,
-    largest_max_pairs,
+    fitting_max_pairs,
     largest_micro_batch,
     micro_batch_bytes,
     rank_memory,
@@ -30,7 +30,6 @@ from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import RunError
 from unimol_scale.objectives.base import Objective, Sample
 
-GIB = 2.0**30
 # Share of the memory left from which on what malloc keeps for itself could be missing: 1.8 times what is in use
 _TIGHT = 0.4
 _CARBON = 6
@@ -90,7 +89,7 @@ def prepare_host_memory(
     if ranks.device.type == "cuda" or available is None:
         return
     shape = largest_micro_batch(config, objective, histogram, cuda=False)
-    memory = _memory(config, objective, ranks, shape)
+    memory = rank_memory(config, objective, shape, world_size=ranks.world_size, cuda=False)
     held = resident_bytes()
     missing = max(0.0, memory.total - held)
     if missing * local_ranks() > available * _TIGHT:
@@ -140,11 +139,6 @@ def carbon_chains(shape: MicroBatchShape, num_labels: int = 0) -> MoleculeBatch:
     )
 
 
-def _memory(config: PretrainConfig, objective: Objective, ranks: Ranks, shape: MicroBatchShape) -> RankMemory:
-    cuda = ranks.device.type == "cuda"
-    return rank_memory(config, objective, shape, world_size=ranks.world_size, cuda=cuda)
-
-
 def _refusal(
     config: PretrainConfig,
     objective: Objective,
@@ -156,8 +150,9 @@ def _refusal(
 ) -> str:
     cuda = ranks.device.type == "cuda"
     activations = micro_batch_bytes(config, objective, shape, cuda=cuda)
-    memory = _memory(config, objective, ranks, shape)
-    fitting = capacity and largest_max_pairs(config, objective, histogram, memory, capacity, cuda=cuda)
+    fitting = capacity and fitting_max_pairs(
+        config, objective, histogram, capacity, world_size=ranks.world_size, cuda=cuda
+    )
     if fitting and fitting < config.data.pair_budget:
         advice = f"data.max_pairs={fitting} would fit by estimate"
     elif fitting:  # by the estimate it fits: all that is known is that less is needed

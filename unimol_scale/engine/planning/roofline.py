@@ -1,4 +1,4 @@
-"""How long a training step takes: the slowest of compute, memory traffic, host and network.
+"""Estimates the time of a training step: the longest of compute, memory traffic, host and network.
 
 A GPU overlaps the four, so a step takes as long as the longest of them:
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from unimol_scale.data.steps.micro_batches import plan_micro_batches
 from unimol_scale.engine.planning.accelerators import GPUS_PER_MACHINE, Target
-from unimol_scale.engine.planning.memory import value_bytes
+from unimol_scale.engine.planning.rank_memory import value_bytes
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.model.accounting import (
     TRAINING_TO_FORWARD,

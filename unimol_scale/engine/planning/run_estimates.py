@@ -1,16 +1,16 @@
-"""What runs would take, from the command line that would start them: for whoever plans many, such as a ladder."""
+"""What runs would take, from the settings that they would be started with: for whoever plans many, such as a ladder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from unimol_scale.cli.verbs.pretrain import build_parser
-from unimol_scale.config import to_yaml
+from unimol_scale.config import COMMAND_LINE, Origin, to_yaml
 from unimol_scale.engine.objective_setup import with_teacher_named
 from unimol_scale.engine.planning.accelerators import Target, named_target, target_here
 from unimol_scale.engine.planning.plan import Plan
 from unimol_scale.engine.planning.plan_text import plan_of
-from unimol_scale.engine.run.run_config import PretrainConfig, flags_of, resolve
+from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +45,18 @@ class RunEstimates:
         self._targets: dict[str, Target] = {}
         self._plans: dict[tuple[str, int], Plan] = {}
 
-    def __call__(self, arguments: Sequence[str], ranks: int) -> RunEstimate:
+    def __call__(self, size: str, settings: Mapping[str, Any], ranks: int) -> RunEstimate:
         """Return what a run takes.
 
         Args:
-            arguments: of launch/pretrain.py.
+            size: preset of its model.
+            settings: that it would be started with, as a tree.
             ranks: of the run.
 
         Raises:
-            UnimolScaleError: the command would be refused, or its store is missing.
+            UnimolScaleError: the run would be refused, or its store is missing.
         """
-        given = build_parser().parse_args(list(arguments))
-        config = with_teacher_named(resolve(given.size, given.config, flags_of(given), given.assignments))
+        config = with_teacher_named(resolve(size, settings, Origin(name=COMMAND_LINE)))
         plan = self._plan(config, ranks)
         seconds = plan.time.seconds * config.train.steps
         return RunEstimate(seconds=seconds, disk_bytes=plan.disk_bytes, device=plan.target.name)

@@ -1,56 +1,67 @@
-"""``--extend STEPS``: a run goes on for more steps than it was begun for, with its own settings.
+"""``--extend STEPS``: continues a run for more steps than it was started with, with the same settings.
 
 How far it is to go is counted from the end of the run, so that the same command, given again after an interruption,
 goes on with the same extension.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unimol_scale.common.run_files import CONFIG_NAME
-from unimol_scale.config import merge, parse_overrides, read_yaml
-from unimol_scale.engine.run.resume import STEPS, flatten
+from unimol_scale.common.trees import Tree, flatten, merge
+from unimol_scale.config import Origin, read_yaml
+from unimol_scale.engine.run.resume import STEPS, refuse_newer
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
 from unimol_scale.errors import ConfigError
+from unimol_scale.objectives.config import ObjectiveConfig
 
 
-def resolve_extended(
-    steps: int, size: str | None, config_file: Path | None, flags: Mapping[str, Any], assignments: Sequence[str]
-) -> PretrainConfig:
+def resolve_extended(steps: int, size: str | None, chosen: Mapping[str, Any], origin: Origin) -> PretrainConfig:
     """Return the settings of a run that goes on: its own, under those of ``resolve``, and more steps.
 
     Args:
         steps: how many more than the run has, if it is finished, or was to have.
         size: of the run; None takes the run's.
-        config_file: see ``resolve``.
-        flags: see ``resolve``; must name the run's folder.
-        assignments: see ``resolve``.
+        chosen: see ``resolve``; must name the run's folder.
+        origin: of the chosen settings. Those of a file may be what the run was begun with; the given ones are meant
+            for the extension.
 
     Raises:
         ConfigError: there is no run to go on with, or the number of steps is below 1 or contradicts ``train.steps``.
+        RunError: a newer version wrote the run's settings.
     """
-    given = merge(flags, parse_overrides(assignments))
     if steps < 1:
         raise ConfigError(f"--extend must be at least 1, got {steps}")
-    if given.get("init") is not None:
+    if "init" in origin.given and chosen["init"] is not None:
         raise ConfigError("--extend goes on with a run, and --init begins a new one; give one of them")
-    if "output" not in given:
+    if "output" not in origin.given:
         raise ConfigError("--extend needs --output, the folder of the run to go on with")
-    folder = Path(str(given["output"]))
+    folder = Path(str(chosen["output"]))
     if not (folder / CONFIG_NAME).is_file():
         raise ConfigError(f"--extend goes on with a run, and {folder} holds none; begin one without --extend")
-    base = read_yaml(folder / CONFIG_NAME)[0]
+    base = _settings_of(folder)
     end = _end(folder, base)
-    asked = flatten(given).get(STEPS, end)
+    asked = flatten(chosen)[STEPS] if STEPS in origin.given else end
     if asked not in (end, end + steps):
         raise ConfigError(
             f"train.steps={asked} contradicts --extend {steps}, which takes {folder} from step {end} to step "
             f"{end + steps}; give one of them"
         )
     more = {"train": {"steps": end + steps}, "extended_from": end}
-    return resolve(size or str(base.get("size")), config_file, merge(given, more), (), base=base)
+    return resolve(size or str(base.get("size")), merge(chosen, more), origin.with_given(more), base=base)
+
+
+def _settings_of(folder: Path) -> Tree:
+    """Return the settings of a run, without those of objectives that it does not learn and this version has not."""
+    base = read_yaml(folder / CONFIG_NAME)[0]
+    flat = flatten(base)
+    refuse_newer(flat, flat, folder / CONFIG_NAME, "choose another --output")
+    names = {field.name for field in dataclasses.fields(ObjectiveConfig)}
+    objective = {name: value for name, value in base.get("objective", {}).items() if name in names}
+    return {**base, "objective": objective}
 
 
 def _end(folder: Path, base: Mapping[str, Any]) -> int:

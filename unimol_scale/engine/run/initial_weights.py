@@ -1,4 +1,4 @@
-"""The weights that a run begins with when they are those of another model (``--init``), not drawn.
+"""Loads the initial weights of a run from another model (``--init``).
 
 Only weights are taken: the optimizer is new, the run begins at step 0, and its schedule with the warm-up.
 """
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from unimol_scale.checkpoints.weights import from_pretrained, identify
+from unimol_scale.checkpoints.weights import identify, load_pretrained
+from unimol_scale.common.trees import as_lines, differences, flatten
 from unimol_scale.config import to_tree
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.settings_changes import settings_in
@@ -17,7 +18,7 @@ from unimol_scale.errors import CheckpointError
 from unimol_scale.model.presets import ModelConfig
 
 # They do not change which function the weights stand for.
-_FREE = frozenset({"dropout", "attention_dropout", "triangle_dropout", "checkpoint_every"})
+_FREE = frozenset(f"model.{name}" for name in ("dropout", "attention_dropout", "triangle_dropout", "checkpoint_every"))
 # (parameter name, start, stop) → fp32 [stop - start]; None: the model does not have it.
 ReadWeights = Callable[[str, int, int], Tensor | None]
 
@@ -69,7 +70,7 @@ def initial_weights(config: PretrainConfig, module: nn.Module) -> tuple[ReadWeig
         )
     _check_model(model, config)
     weights = {
-        name: tensor.detach().float().view(-1) for name, tensor in from_pretrained(config.init).named_parameters()
+        name: tensor.detach().float().view(-1) for name, tensor in load_pretrained(config.init).named_parameters()
     }
 
     def read(name: str, start: int, stop: int) -> Tensor | None:
@@ -84,14 +85,13 @@ def initial_weights(config: PretrainConfig, module: nn.Module) -> tuple[ReadWeig
 
 
 def _check_model(found: ModelConfig, config: PretrainConfig) -> None:
-    theirs, ours = to_tree(found), to_tree(config.model)
-    different = [key for key in ours if key not in _FREE and theirs[key] != ours[key]]
-    if different:
-        lines = "".join(f"\n  model.{key}: {theirs[key]} → {ours[key]}" for key in different)
-        settings = " ".join(f"model.{key}={theirs[key]}" for key in different)
+    theirs, ours = (flatten({"model": to_tree(model)}) for model in (found, config.model))
+    changed = {key: pair for key, pair in differences(theirs, ours).items() if key not in _FREE}
+    if changed:
+        settings = " ".join(f"{key}={value}" for key, (value, _) in changed.items())
         raise CheckpointError(
-            f"the weights of {config.init} are of another model than this run's (theirs → this run's):{lines}\n"
-            f"Choose the --size that they have, or give {settings}"
+            f"the weights of {config.init} are of another model than this run's (theirs → this run's):"
+            f"{as_lines(changed)}\nChoose the --size that they have, or give {settings}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether a run's settings agree with those of its checkpoint: the same data, model, objective and batches.
+"""Compares the settings of a run with those of its checkpoint: data, model, objective and batches must be the same.
 
 Settings that decide which function is learnt from which batches must be equal, or the loss curve would be of two runs.
 Those of the optimizer and its schedule may change, and a change is recorded (``settings_changes``). Whatever else a run
@@ -7,14 +7,14 @@ checkpoint was written is absent from it and counts as its default.
 """
 
 import dataclasses
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from unimol_scale.common.plugins import is_reference
-from unimol_scale.config import to_tree
+from unimol_scale.common.trees import Differences, Flat, as_lines, as_newer, differences, flatten, unknown
+from unimol_scale.config import defaults_of, keys_of, to_tree
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
-from unimol_scale.errors import CheckpointError
+from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.registry import OBJECTIVES
 
 # Settings that only say where things are and how they are made ready; the data itself is known by its hash.
@@ -26,12 +26,9 @@ DATA_HASH = "data manifest SHA-256"
 _SCHEDULE = ("steps", "learning_rate", "warmup_steps", "schedule", "beta1", "beta2", "weight_decay", "gradient_clip")
 SCHEDULE = frozenset({*(f"train.{name}" for name in _SCHEDULE), "train.precision"})
 STEPS = "train.steps"
-Settings = dict[str, Any]
-# Key → (before, now).
-Differences = dict[str, tuple[Any, Any]]
 
 
-def settings_that_matter(config: PretrainConfig, data_manifest_sha256: str) -> Settings:
+def settings_that_matter(config: PretrainConfig, data_manifest_sha256: str) -> Flat:
     """Return dotted key → value of everything that a checkpoint and the run that continues it must share.
 
     Of the objectives, only the settings of the one that is learnt matter; of a mixture, those of its parts.
@@ -50,7 +47,7 @@ def settings_that_matter(config: PretrainConfig, data_manifest_sha256: str) -> S
     return {**flat, DATA_HASH: data_manifest_sha256}
 
 
-def all_settings(config: PretrainConfig) -> Settings:
+def all_settings(config: PretrainConfig) -> Flat:
     """Return dotted key → value of a whole configuration, without its folder and objectives that it does not learn."""
     tree = to_tree(config)
     del tree["output"]
@@ -58,27 +55,32 @@ def all_settings(config: PretrainConfig) -> Settings:
     return flatten({**tree, "objective": objective})
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:
     """Return the settings that differ. An absent one counts as its default, or as None if it has none.
 
     Args:
-        before: settings of a checkpoint or a run, as any earlier version recorded them.
-        now: settings of today; an objective of which it has no setting is not compared.
+        before: flat settings of a checkpoint or a run, as any version recorded them; those of objectives that the run
+            does not learn now are not compared.
+        now: flat settings of today.
     """
-    groups = {key.split(".")[1] for key in now if key.startswith("objective.")}
-    others = tuple(f"objective.{name}." for name in OBJECTIVES if name != "mixture" and name not in groups)
-    found: Differences = {}
-    defaults = {**_DEFAULTS, **_own_defaults(now.get("objective.name"))}
-    for key in dict.fromkeys([*before, *now]):
-        old, new = before.get(key, defaults.get(key)), now.get(key, defaults.get(key))
-        if old != new and not key.startswith(others):
-            found[key] = (old, new)
-    return found
+    defaults = {**defaults_of(PretrainConfig), **_own_defaults(now.get("objective.name"))}
+    return differences(_of_what_is_learnt(before, now), now, defaults)
 
 
-def as_lines(changed: Differences) -> str:
-    """Return differences as indented lines, "key: before → now"."""
-    return "".join(f"\n  {key}: {_shown(old)} → {_shown(new)}" for key, (old, new) in changed.items())
+def refuse_newer(before: Mapping[str, Any], now: Mapping[str, Any], where: object, otherwise: str) -> None:
+    """Raise if a newer version recorded settings that this one does not know, and so cannot go on with.
+
+    Args:
+        before: flat settings of a checkpoint or a run.
+        now: flat settings of the run that is to go on.
+        where: the file, for the message.
+        otherwise: what can be done without an update.
+
+    Raises:
+        RunError: shows them.
+    """
+    if newer := unknown(_of_what_is_learnt(before, now), {*keys_of(PretrainConfig), DATA_HASH}):
+        raise RunError(f"{as_newer(newer, where)}, or {otherwise}")
 
 
 def refuse_differences(before: Mapping[str, Any], now: Mapping[str, Any], where: object) -> None:
@@ -92,19 +94,11 @@ def refuse_differences(before: Mapping[str, Any], now: Mapping[str, Any], where:
     Raises:
         CheckpointError: shows every difference.
     """
-    if changed := differences(before, now):
+    if changed := changed_settings(before, now):
         raise CheckpointError(
             f"{where} was trained with other settings (checkpoint → now):{as_lines(changed)}\n"
             "Take the checkpoint's settings, choose another --output, or go on all the same with --override"
         )
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Settings:
-    """Return nested settings as dotted key → value; an empty group has no key."""
-    flat: Settings = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def schedule_of(settings: Mapping[str, Any]) -> TrainConfig:
@@ -114,24 +108,20 @@ def schedule_of(settings: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig(**{name: value for name, value in flat.items() if name in names})
 
 
-def _own_defaults(name: object) -> Settings:
+def _own_defaults(name: object) -> Flat:
     """Return dotted key → default of the settings of an objective of the user's own, which the user has named."""
     settings = OBJECTIVES.entry(str(name)).settings if is_reference(name) else None
-    return {} if settings is None else dict(_defaults(settings, "objective.settings."))
+    return {} if settings is None else defaults_of(settings, "objective.settings")
 
 
-def _shown(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
-def _defaults(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted key → default of every setting that has one."""
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _defaults(typing.cast(type[Any], hints[field.name]), f"{prefix}{field.name}.")
-        elif field.default is not dataclasses.MISSING:
-            yield f"{prefix}{field.name}", to_tree(field.default)
-
-
-_DEFAULTS = dict(_defaults(PretrainConfig))
+def _of_what_is_learnt(before: Mapping[str, Any], now: Mapping[str, Any]) -> Flat:
+    """Return flat settings without those of objectives that ``now`` does not learn."""
+    parts = {key.split(".")[2] for key in now if key.startswith("objective.mixture.")}
+    name = str(now.get("objective.name"))
+    learnt = {"mixture", *(parts or {"settings" if is_reference(name) else name})}
+    groups = {key: key.split(".") for key in before}
+    return {
+        key: before[key]
+        for key, (first, *rest) in groups.items()
+        if first != "objective" or len(rest) < 2 or rest[0] in learnt
+    }

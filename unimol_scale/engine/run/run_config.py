@@ -1,15 +1,14 @@
-"""What a pretraining run is: every setting, resolved from size, files and the command line. Imports no DeepSpeed."""
+"""All settings of a pretraining run, resolved from size, files and the command line. Imports no DeepSpeed."""
 
-import argparse
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from unimol_scale.common.plugins import is_reference, must_be_named
-from unimol_scale.config import Origin, Tree, build, merge, parse_overrides, read_yaml, to_tree
+from unimol_scale.common.text.json_files import hash_json
+from unimol_scale.common.trees import merge
+from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.log.registry import SINKS
 from unimol_scale.errors import ConfigError, StoreError
@@ -19,14 +18,6 @@ from unimol_scale.objectives.registry import OBJECTIVES
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.remote import is_url
 
-# Flag → the setting that it stands for.
-_FLAGS = {
-    "objective": "objective.name",
-    "data": "data.path",
-    "output": "output",
-    "zero_stage": "zero.stage",
-    "init": "init",
-}
 # Setting, or group of settings → where its value comes from when it is not given.
 GIVEN_SETTINGS = {
     "size": "set by --size",
@@ -34,7 +25,7 @@ GIVEN_SETTINGS = {
     "output": "default: runs/SIZE-OBJECTIVE-seedN",
     "data.path": "default: the one store under data/",
 }
-STORE_HINT = "python conformer_gen/build.py --source sample makes one"
+STORE_HINT = "unimol-scale build --source sample makes one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,51 +200,25 @@ class PretrainConfig:
     @property
     def objective_sha256(self) -> str:
         """Hash of what is predicted and how it is corrupted; runs that differ in it cannot be compared."""
-        return hashlib.sha256(json.dumps(self.objective.identity, sort_keys=True).encode()).hexdigest()
-
-
-def flags_of(arguments: argparse.Namespace) -> Tree:
-    """Return the flags that were given, of those that stand for a setting, as a tree of settings."""
-    given = {name: getattr(arguments, name, None) for name in _FLAGS}
-    tree: Tree = {}
-    for name, value in given.items():
-        if value is not None:
-            *parents, leaf = _FLAGS[name].split(".")
-            node = tree
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = value
-    return tree
+        return hash_json(self.objective.identity)
 
 
 def resolve(
-    size: str,
-    config_file: Path | None,
-    flags: Mapping[str, Any],
-    assignments: Sequence[str],
-    *,
-    base: Mapping[str, Any] | None = None,
+    size: str, chosen: Mapping[str, Any], origin: Origin | None = None, *, base: Mapping[str, Any] | None = None
 ) -> PretrainConfig:
-    """Lay preset, file, flags and ``key=value`` assignments over one another, later ones winning.
+    """Lay what was chosen over the preset of a size, and fill in what follows from both.
 
     Args:
         size: preset that the model starts from.
-        config_file: YAML with any of the keys of ``PretrainConfig``.
-        flags: tree of what was given by its own flag.
-        assignments: ``train.steps=100`` and the like.
-        base: settings of an earlier run, under those of the file.
+        chosen: any of the keys of ``PretrainConfig``, as a tree.
+        origin: where they came from, for messages.
+        base: settings of an earlier run, under the chosen ones.
 
     Raises:
         ConfigError: an unknown key, a wrong value, or no or several stores to train on.
     """
-    chosen: dict[str, Any] = {}
-    origin = Origin(name="command line")
-    if config_file is not None:
-        chosen, origin = read_yaml(config_file)
-    given = merge(flags, parse_overrides(assignments))
-    origin = origin.with_given(given)
-    given = merge(chosen, given)
-    chosen = merge(base or {}, given)
+    origin = Origin(name="settings") if origin is None else origin
+    given, chosen = chosen, merge(base or {}, chosen)
     _must_be_given(chosen, given)
     tree = merge(merge({"size": size, "model": to_tree(preset(size))}, _implied(chosen)), chosen)
     if tree["size"] != size:

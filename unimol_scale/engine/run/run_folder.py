@@ -1,8 +1,5 @@
-"""The folder of a run: what it is called inside, whose it is, and the summary of a finished run."""
+"""The folder of a run: its lock, its settings, and the summary of the finished run."""
 
-import fcntl
-import hashlib
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,7 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from unimol_scale.common import summary_file
+from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import commit_text
+from unimol_scale.common.locks import HeldError, claim_lock
 from unimol_scale.common.run_files import (
     CHECKPOINTS,
     CONFIG_NAME,
@@ -19,6 +19,8 @@ from unimol_scale.common.run_files import (
     SUMMARY_NAME,
     SUMMARY_SCHEMA_VERSION,
 )
+from unimol_scale.common.summary_file import Summary
+from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.config import to_yaml
 from unimol_scale.data.dataset import VALIDATION_SEED, DataConfig
 from unimol_scale.engine.run.run_config import PretrainConfig
@@ -30,7 +32,7 @@ from unimol_scale.store.shards import Store
 LOCK_NAME = ".lock"
 
 
-def claim_folder(config: PretrainConfig) -> IO[str]:
+def claim_folder(config: PretrainConfig) -> IO[bytes]:
     """Make the run folder, or recognise it as one, and keep others out of it.
 
     Returns:
@@ -45,15 +47,13 @@ def claim_folder(config: PretrainConfig) -> IO[str]:
     if output.is_dir() and any(output.iterdir()) and not any((output / name).is_file() for name in ours):
         raise StoreError(f"the run folder {output} holds something else (no {CONFIG_NAME}); choose another --output")
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    lock = (output / LOCK_NAME).open("w", encoding="utf-8")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        return claim_lock(output / LOCK_NAME)
+    except HeldError as error:
         raise RunError(
-            f"another process trains in {output}: wait for it, end it (ranks may outlive a launcher that was killed), "
-            "or choose another --output"
+            f"another process trains in {output}{error.holder}: wait for it, end it (ranks may outlive a launcher that "
+            "was killed), or choose another --output"
         ) from error
-    return lock
 
 
 def write_config(config: PretrainConfig) -> None:
@@ -77,9 +77,7 @@ def write_summary(
     """
     last = final["valid/loss"]
     summary = {
-        "schema_version": SUMMARY_SCHEMA_VERSION,
         "name": config.name,
-        "status": "finished",
         "size": config.size,
         "objective": config.objective.name,
         "seed": config.seed,
@@ -98,25 +96,19 @@ def write_summary(
         "settings_changes": [dict(change) for change in changes],
         "diverged": not math.isfinite(last) or last > DIVERGED_FACTOR * best["valid/loss"],
     }
-    commit_text(config.output / SUMMARY_NAME, json.dumps(summary, indent=2) + "\n")
-    return summary
+    return summary_file.write_summary(config.output, summary)
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return what a finished run wrote last.
+def read_summary(folder: Path) -> Summary:
+    """Return what a finished run wrote last, its steps among it.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is damaged, or of another version.
     """
-    path = folder / SUMMARY_NAME
-    try:
-        summary: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(
-            f"{path} is damaged ({error}); delete it and start the run again to have it written anew"
-        ) from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("steps"), int):
-        raise RunError(f"{path} is no summary of a run; delete it and start the run again to have it written anew")
+    summary = summary_file.read_summary(folder)
+    summary.value("steps", int)
+    if problem := version_problem(summary.get("schema_version"), SUMMARY_SCHEMA_VERSION, "schema_version"):
+        raise RunError(f"{folder / SUMMARY_NAME}: {problem}")
     return summary
 
 
@@ -126,7 +118,7 @@ def run_is_finished(folder: Path) -> bool:
     Raises:
         RunError: it is damaged.
     """
-    return (folder / SUMMARY_NAME).is_file() and read_summary(folder).get("status") == "finished"
+    return (folder / SUMMARY_NAME).is_file() and read_summary(folder).is_finished
 
 
 def reopen(folder: Path) -> None:
@@ -142,7 +134,10 @@ def reopen(folder: Path) -> None:
 
 
 def _validation_sha256(data: DataConfig, store: Store) -> str:
-    """Hash of everything that decides the validation corruptions; only runs that share it can be compared."""
+    """Hash of everything that decides the validation corruptions; only runs that share it can be compared.
+
+    A setting that is added later belongs in it only where it is not its default, or no run of before could be compared.
+    """
     split = store.manifest.splits["valid"]
     identity = {
         "shards": [shard.sha256 for shard in split.shards],
@@ -153,4 +148,4 @@ def _validation_sha256(data: DataConfig, store: Store) -> str:
         "window": data.window,
         "seed": VALIDATION_SEED,
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return hash_json(identity)

@@ -1,6 +1,10 @@
-"""How far a run is: the counters that travel with every checkpoint. Pure data."""
+"""The counters of a run, which every checkpoint has."""
 
 from dataclasses import dataclass
+
+from unimol_scale.checkpoints.run.checkpoint_folder import MANIFEST, CheckpointInfo
+from unimol_scale.config import Origin, build
+from unimol_scale.errors import CheckpointError, ConfigError
 
 
 @dataclass(kw_only=True)
@@ -30,3 +34,15 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     rollbacks: int = 0
+
+
+def read_progress(checkpoint: CheckpointInfo) -> Progress:
+    """Return how far the run was at a checkpoint.
+
+    Raises:
+        CheckpointError: it has counters that this version does not know.
+    """
+    try:
+        return build(Progress, checkpoint.meta["progress"], Origin(name=str(checkpoint.path / MANIFEST), recorded=True))
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from error

@@ -1,4 +1,4 @@
-"""How the settings of a run changed between its starts: judged against the checkpoint, told, and kept in the run.
+"""Records and reports how the settings of a run changed since its checkpoint.
 
 Every checkpoint records the whole configuration and the changes before it, so the list that a finished run's summary
 holds is that of the steps which led to its weights, whatever was given up on the way. ``config_history.jsonl`` has one
@@ -12,24 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.checkpoints.run.publish import CheckpointInfo
+from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo
 from unimol_scale.common.run_files import CONFIG_HISTORY_NAME, CONFIG_NAME
+from unimol_scale.common.trees import Differences, Flat, as_lines, flatten
 from unimol_scale.config import read_yaml
 from unimol_scale.engine.run.resume import (
     DATA_HASH,
     SCHEDULE,
     STEPS,
-    Differences,
-    Settings,
     all_settings,
-    as_lines,
-    differences,
-    flatten,
+    changed_settings,
+    refuse_newer,
     schedule_of,
     settings_that_matter,
 )
 from unimol_scale.engine.run.run_config import PretrainConfig
-from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.store.remote import is_url
 
@@ -97,7 +95,7 @@ def change_since(
         data_manifest_sha256: of its data.
     """
     matter = settings_that_matter(config, data_manifest_sha256)
-    changed = differences(before, {**all_settings(config), **matter})
+    changed = changed_settings(before, {**all_settings(config), **matter})
     if not changed:
         return None
     rates = None
@@ -113,7 +111,7 @@ def change_since(
     )
 
 
-def recorded_settings(found: CheckpointInfo, folder: Path) -> Settings:
+def recorded_settings(found: CheckpointInfo, folder: Path) -> Flat:
     """Return the flat settings that a checkpoint was trained with.
 
     Checkpoints of earlier versions record only those that must not change; the others are taken from config.yaml.
@@ -122,7 +120,7 @@ def recorded_settings(found: CheckpointInfo, folder: Path) -> Settings:
     return {**before, **found.meta["settings"]}
 
 
-def settings_in(folder: Path) -> Settings:
+def settings_in(folder: Path) -> Flat:
     """Return what the config.yaml of a run folder says, flat, without the folder; {} if there is none to be read."""
     try:
         return _without_places(read_yaml(folder / CONFIG_NAME)[0])
@@ -130,7 +128,7 @@ def settings_in(folder: Path) -> Settings:
         return {}
 
 
-def _without_places(tree: Mapping[str, Any]) -> Settings:
+def _without_places(tree: Mapping[str, Any]) -> Flat:
     """Return flat settings without the folder of the run, and with the whole path of the store."""
     settings = flatten(tree)
     settings.pop("output", None)
@@ -140,7 +138,7 @@ def _without_places(tree: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def refuse_less(steps: int, done: int, where: object) -> None:
+def refuse_fewer_steps(steps: int, done: int, where: object) -> None:
     """Raise if a run is asked to end before what is done.
 
     Raises:
@@ -153,14 +151,14 @@ def refuse_less(steps: int, done: int, where: object) -> None:
         )
 
 
-def refuse_unearned(found: CheckpointInfo, config: PretrainConfig, change: SettingsChange | None) -> None:
+def refuse_without_steps(found: CheckpointInfo, config: PretrainConfig, change: SettingsChange | None) -> None:
     """Raise if a start would do no step and yet end as a run of other settings.
 
     Raises:
         RunError: fewer steps are asked for than are done, or as many with another schedule, or the loss after the last
             step is not known.
     """
-    refuse_less(config.train.steps, found.step, config.output)
+    refuse_fewer_steps(config.train.steps, found.step, config.output)
     if found.step < config.train.steps:
         return
     if change is not None and change.curve:
@@ -186,7 +184,8 @@ def nothing_left(config: PretrainConfig, summary: Mapping[str, Any], data_manife
         data_manifest_sha256: of the data that is asked for.
 
     Raises:
-        RunError: it is finished with other settings, or has more steps; shows the differences.
+        RunError: it is finished with other settings, or has more steps, or a newer version wrote it; shows the
+            differences.
     """
     before = settings_in(config.output)
     if not before:
@@ -194,8 +193,9 @@ def nothing_left(config: PretrainConfig, summary: Mapping[str, Any], data_manife
             f"{config.output} holds a finished run and no {CONFIG_NAME} that says of which settings; choose another "
             "--output"
         )
+    refuse_newer(before, all_settings(config), config.output / CONFIG_NAME, "choose another --output")
     done = int(summary["steps"])
-    refuse_less(config.train.steps, done, f"the finished run {config.output}")
+    refuse_fewer_steps(config.train.steps, done, f"the finished run {config.output}")
     if config.train.steps > done:
         return False
     before |= {DATA_HASH: summary["data_manifest_sha256"], STEPS: done}
@@ -218,7 +218,7 @@ def keep_history(config: PretrainConfig, step: int) -> None:
         step: steps done.
     """
     old = settings_in(config.output)
-    changed = differences(old, all_settings(config)) if old else {}
+    changed = changed_settings(old, all_settings(config)) if old else {}
     if changed:
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),

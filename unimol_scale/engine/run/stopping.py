@@ -1,4 +1,4 @@
-"""Requests to stop a run: SIGTERM, SIGUSR1 as batch systems send it, Ctrl-C, a closed terminal, no launcher. No torch.
+"""Notices requests to stop a run: SIGTERM, SIGUSR1, Ctrl-C, a closed terminal, a launcher that is gone. No torch.
 
 A thread of its own hears them, since the main thread may be waiting inside a collective, or for other ranks to come.
 """
@@ -14,8 +14,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from unimol_scale.cli.entry import EXIT_INTERRUPTED, EXIT_STOPPED
-from unimol_scale.engine.parallel.launcher import LauncherWatch
+from unimol_scale.common.exit_status import EXIT_INTERRUPTED, EXIT_STOPPED
+from unimol_scale.engine.run.launcher import LauncherWatch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 # Not heard where they are ignored: shells make a script's background jobs ignore Ctrl-C, and nohup a closed terminal.
@@ -105,6 +105,44 @@ class StopRequest:
     def _end(self, status: int, why: str) -> None:
         _tell(why)
         os._exit(status)  # from a thread nothing else ends the process
+
+
+class InterruptRequest:
+    """Ctrl-C of a run inside a process that is not its own, such as a notebook's: nothing here ends that process.
+
+    From ``steps_begin`` on the first one is noted, for the step loop to ask about. Any other is a KeyboardInterrupt.
+
+    Attributes:
+        reason: of the request; None while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._saves = False
+        self._listens = False
+
+    def __enter__(self) -> "InterruptRequest":
+        # Elsewhere a signal cannot be heard, and a handler of somebody's own knows what it wants.
+        if threading.current_thread() is threading.main_thread():
+            self._listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._listens:
+            signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._listens:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def steps_begin(self) -> None:
+        """Note a request from here on, since there is a state to be saved first."""
+        self._saves = True
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if not self._saves or self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = "Ctrl-C"
 
 
 def _tell(line: str) -> None:

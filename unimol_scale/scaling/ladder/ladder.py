@@ -1,6 +1,5 @@
-"""A ladder of training runs: its file, and the list of runs that the file stands for. Imports no torch."""
+"""Reads the file of a ladder of training runs, and lists its runs. Imports no torch."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -8,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unimol_scale.config import Origin, build, merge, read_yaml
+from unimol_scale.common.text.json_files import read_json
+from unimol_scale.common.trees import flatten, merge
+from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, nearest
 
 Launcher = Literal["deepspeed", "python"]
 RESERVED = ("seed", "train.steps")
 WARMUP = "train.warmup_steps"
-# What makes an array task stop, save and come back, and where it writes.
+# Options that make an array task stop, save and come back, and say where it writes.
 SLURM_RESERVED = ("array", "chdir", "job-name", "ntasks", "nodes", "open-mode", "output", "requeue", "signal")
 BUDGETS = ("steps", "molecules", "flops")
 MANIFEST = "manifest.json"  # of a conformer store; its histogram of sizes turns FLOPs into molecules
@@ -28,21 +29,22 @@ class LadderConfig:
         name: first part of the name of every run.
         data: the conformer store.
         sizes: names of presets, smallest first by habit.
-        steps: budgets in optimiser steps; give these, ``molecules`` or ``flops``.
+        steps: budgets in optimiser steps; give one of ``steps``, ``molecules`` and ``flops``.
         molecules: budgets in molecules seen; rounded up to whole steps of the ``train.global_batch_size`` override.
-        flops: budgets in training FLOPs of a run, so that a larger size takes fewer steps; turned into steps by the
-            model's own count over the sizes of the store's molecules.
-        warmup: share of its steps in which a run warms up, for ladders of several budgets; None leaves
-            ``train.warmup_steps`` to the overrides.
-        seeds: of initialisation and order.
+        flops: budgets in training FLOPs, so that a larger model takes fewer steps; they become steps by the computed
+            FLOPs of the model for the molecules of the store.
+        warmup: share of the steps of a run in which its learning rate rises, for ladders of several budgets; None takes
+            ``train.warmup_steps`` of the overrides.
+        seeds: of initialisation and order of molecules.
         objective: denoise, blend, distill, or package.module:Class of one of your own.
-        output: folder that receives one run folder each, and logs/.
+        output: folder of all run folders and of logs/.
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
-        ranks: processes of a run, one a GPU or a share of the CPU.
-        script: the pretraining command, relative to where the ladder is started.
+        ranks: processes of a run, one for each GPU or part of the CPU.
+        script: a pretraining command of your own, relative to where the ladder is started; None: ``unimol-scale
+            pretrain`` of this installation.
         overrides: further settings of every run, as pretrain takes them (nested or with dots).
-        size_overrides: size → settings of its runs alone, laid over ``overrides``.
-        slurm: options of sbatch for ``ladder --slurm``, laid over slurm.py's own; an empty value takes one away.
+        size_overrides: size → settings of its runs, which take precedence over ``overrides``.
+        slurm: options of sbatch for ``ladder --slurm``, over the defaults of slurm.py; an empty value removes one.
     """
 
     name: str
@@ -57,13 +59,13 @@ class LadderConfig:
     output: Path = Path("runs")
     launcher: Launcher = "deepspeed"
     ranks: int = 1
-    script: Path = Path("launch/pretrain.py")
+    script: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     size_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     slurm: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that the lists make a ladder."""
+        """Check the values."""
         if not self.name or "/" in self.name:
             raise ConfigError(f"name must be a plain word, it names folders; got {self.name!r}")
         for key in ("sizes", "seeds"):
@@ -99,7 +101,7 @@ class LadderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """One planned run; ``overrides`` are all its settings by dotted path, seed and steps among them."""
+    """One run of a ladder; ``overrides`` are all its settings by dotted path, with seed and steps."""
 
     name: str
     size: str
@@ -126,7 +128,7 @@ def plan(config: LadderConfig) -> list[Rung]:
         ConfigError: a size is unknown, a budget in molecules or FLOPs cannot be turned into steps, or two budgets
             come to the same number of them.
     """
-    # Late: the model's presets are arithmetic without torch, and only planning needs them.
+    # Imported here, since only planning needs the presets.
     from unimol_scale.model.presets import PRESETS
 
     rungs = []
@@ -182,7 +184,7 @@ def _histogram(store: Path) -> dict[int, int]:
     """Return atoms → molecules of a store's training split."""
     path = store / MANIFEST
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path)
         return {int(atoms): int(count) for atoms, count in tree["splits"]["train"]["size_histogram"].items()}
     except OSError as error:
         raise ConfigError(
@@ -190,12 +192,3 @@ def _histogram(store: Path) -> dict[int, int]:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"flops: {path} holds no size histogram of a training split") from error
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as dotted path → value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat.update(flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
-    return flat

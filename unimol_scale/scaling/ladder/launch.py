@@ -1,10 +1,8 @@
-"""Starts the runs of a ladder one after the other: finished ones are skipped, unfinished ones go on where they stopped.
+"""Starts the runs of a ladder one after the other: skips finished runs, and resumes unfinished ones. Imports no torch.
 
-Knows launch/pretrain.py by its command line and status, and the run folder by its files only; imports no torch.
+It starts the pretraining command by its command line, and knows a run by its exit status and the files of its folder.
 """
 
-import hashlib
-import json
 import os
 import shlex
 import socket
@@ -18,25 +16,31 @@ from typing import Any, Literal
 import yaml
 from rich.table import Table
 
-from unimol_scale.cli.entry import EXIT_STOPPED
+from unimol_scale.common.exit_status import EXIT_STOPPED
+from unimol_scale.common.files import hash_file
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
-from unimol_scale.config import merge, parse_overrides, read_yaml
+from unimol_scale.common.summary_file import manifest_hash_of
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
+from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten, merge
+from unimol_scale.config import parse_overrides, read_yaml
 from unimol_scale.errors import ConfigError, RunError
-from unimol_scale.scaling.ladder.ladder import MANIFEST, LadderConfig, Rung, flatten
+from unimol_scale.scaling.ladder.ladder import MANIFEST, LadderConfig, Rung
 from unimol_scale.scaling.ladder.process_group import OrderedToStopError, run_group
 from unimol_scale.scaling.runs.run_records import RunRecord, read_run_folder
 
+PRETRAIN = ("unimol_scale.cli", "pretrain")  # module and verb
+
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """What the ladder did for a rung, and what came of it.
+class LaunchResult:
+    """What a launch of the ladder did for one run.
 
     Attributes:
         rung: the run.
-        action: "stopped" when a signal ended it after it had saved; the next climb goes on with it.
-        outcome: its record, or why it is no use for a law.
-        seconds: of this climb.
+        action: "stopped" if a signal ended it after it had saved; the next launch resumes it.
+        outcome: its record, or why a law cannot use it.
+        seconds: that the launch spent on it.
     """
 
     rung: Rung
@@ -51,19 +55,22 @@ def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
     Args:
         config: the ladder.
         rung: the run.
-        port: free on this machine; DeepSpeed's own default collides between runs.
+        port: a free one of this machine; with DeepSpeed's default, runs would collide.
     """
     if config.launcher == "deepspeed":
-        # The one beside this interpreter: another environment's would train with other versions.
+        # The one of this environment: that of another one would train with other versions.
         launcher = [str(Path(sys.executable).parent / "deepspeed"), "-q", "--num_gpus", str(config.ranks)]
         launcher += ["--master_port", str(port)]
+        as_module = "--module"
     else:
         launcher = [sys.executable]
-    return [*launcher, str(config.script), *pretrain_arguments(config, rung)]
+        as_module = "-m"
+    program = [as_module, *PRETRAIN] if config.script is None else [str(config.script)]
+    return [*launcher, *program, *pretrain_arguments(config, rung)]
 
 
 def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
-    """Return what the pretraining command is told of one run."""
+    """Return the arguments of the pretraining command for one run."""
     return [
         *("--size", rung.size, "--objective", config.objective),
         *("--data", str(config.data), "--output", str(rung.folder)),
@@ -71,44 +78,50 @@ def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
     ]
 
 
+def pretrain_settings(config: LadderConfig, rung: Rung) -> dict[str, Any]:
+    """Return the settings that ``pretrain_arguments`` stand for, as a tree."""
+    chosen = {"objective": {"name": config.objective}, "data": {"path": str(config.data)}, "output": str(rung.folder)}
+    return merge(chosen, _overrides(rung))
+
+
 def _scalar(value: object) -> str:
-    """Return a setting as the YAML text that an override is read back from."""
+    """Return the value of a setting as YAML, which is how an override is written."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def write_command(config: LadderConfig, rung: Rung) -> str:
-    """Return the command line of one run as text for a shell, with PORT where a free one will be chosen."""
+def shell_command(config: LadderConfig, rung: Rung) -> str:
+    """Return the command line of one run as a shell command, with PORT in place of a free port."""
     return shlex.join(command(config, rung, 0)).replace("--master_port 0", "--master_port PORT")
 
 
 def environment(config: LadderConfig) -> dict[str, str]:
-    """Return the environment of a run: this interpreter's commands first, one rank a slot."""
+    """Return the environment of a run: with the commands of this environment first in PATH."""
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     environment["PYTHONUNBUFFERED"] = "1"
     if config.launcher == "deepspeed":
-        environment["LOCAL_SIZE"] = str(config.ranks)  # DeepSpeed's count of slots where there is no GPU
+        environment["LOCAL_SIZE"] = str(config.ranks)  # DeepSpeed takes this as the number of slots if there is no GPU
     return environment
 
 
-def climb(config: LadderConfig, rungs: Sequence[Rung]) -> list[Result]:
-    """Run everything that is not finished, one after the other; training resumes where it was stopped.
+def launch_ladder(config: LadderConfig, rungs: Sequence[Rung]) -> list[LaunchResult]:
+    """Run everything that is not finished, one after the other; interrupted runs are resumed.
 
     Returns:
-        One result a rung, in their order; fewer if a signal ended the climb, after which nothing more is started.
+        One result for each run, in their order; fewer if a signal stopped the launch.
 
     Raises:
         ConfigError: the store or the pretraining command is missing.
         RunError: a folder holds a run with other settings, or a run fails.
     """
     check_inputs(config)
-    # All folders are looked at first, so that an hour of training does not end in a complaint about the last one.
-    finished = [outcome_of(config, rung) for rung in rungs]
+    # All folders are checked first, so that an error in the last one does not come after hours of training.
+    finished = [finished_run(config, rung) for rung in rungs]
     results = []
     for index, (rung, outcome) in enumerate(zip(rungs, finished, strict=True), start=1):
         if outcome is not None:
-            results.append(Result(rung=rung, action="skipped", outcome=outcome, seconds=0.0))
+            results.append(LaunchResult(rung=rung, action="skipped", outcome=outcome, seconds=0.0))
             print(f"ladder: run {index} of {len(rungs)}, {rung.name}: already finished", flush=True)
             continue
         resumed = (rung.folder / CONFIG_NAME).is_file()
@@ -117,34 +130,37 @@ def climb(config: LadderConfig, rungs: Sequence[Rung]) -> list[Result]:
         outcome, told_to_stop = _launch(config, rung)
         seconds = time.monotonic() - started
         if outcome is None:
-            results.append(Result(rung=rung, action="stopped", outcome="stopped", seconds=seconds))
+            results.append(LaunchResult(rung=rung, action="stopped", outcome="stopped", seconds=seconds))
         else:
             action: Literal["resumed", "trained"] = "resumed" if resumed else "trained"
-            results.append(Result(rung=rung, action=action, outcome=outcome, seconds=seconds))
+            results.append(LaunchResult(rung=rung, action=action, outcome=outcome, seconds=seconds))
         if told_to_stop:
             break
     return results
 
 
 def check_inputs(config: LadderConfig) -> None:
-    """Check that what every run needs is there.
+    """Check that the inputs of all runs exist.
 
     Raises:
         ConfigError: the store or the pretraining command is missing, or the output cannot be written.
     """
-    if not config.script.is_file():
-        raise ConfigError(f"script: {config.script} does not exist; start the ladder from the root of the repository")
+    if config.script is not None and not config.script.is_file():
+        raise ConfigError(
+            f"script: {config.script} does not exist; start the ladder where it does, or leave the key out: the ladder "
+            "then starts `unimol-scale pretrain`, wherever it is"
+        )
     require_folder(config.output, "output")
     if not config.data.is_dir():
         source = config.data.name if config.data.parent.name == "data" else "sample"
         raise ConfigError(
             f"data: there is no conformer store at {config.data}; "
-            f"`python conformer_gen/build.py --source {source} --output {config.data}` makes one"
+            f"`unimol-scale build --source {source} --output {config.data}` makes one"
         )
 
 
 def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, bool]:
-    """Run one rung; return its outcome, None if it has work left, and whether it was told to stop."""
+    """Start one run and wait for it; return its result, None if it is not finished, and whether a signal came in."""
     log = config.output / "logs" / f"{rung.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -152,86 +168,94 @@ def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, b
     except OrderedToStopError:
         status = EXIT_STOPPED
     if status == EXIT_STOPPED:
-        return outcome_of(config, rung), True  # the order may have come with the last step
+        return finished_run(config, rung), True  # it may have finished before it saw the signal
     if status != 0:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         raise RunError(
             f"the run {rung.name} failed ({how}); its output is in {log}; start the ladder again to resume it"
         )
-    _asked_path(config, rung).write_text(json.dumps(_asked(rung), indent=1) + "\n", encoding="utf-8")
-    outcome = outcome_of(config, rung)
+    write_json(_asked_path(config, rung), _asked(rung))
+    outcome = finished_run(config, rung)
     if outcome is None:
         raise RunError(f"the run {rung.name} ended without finishing; its output is in {log}")
     return outcome, False
 
 
-def outcome_of(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
-    """Return what a finished run left behind (a record, or why it is no use), None if pretraining is to be started.
+def finished_run(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
+    """Return the record of a finished run, or why a law cannot use it; None if pretraining has to be started.
 
-    That is so if there is work left, or if the run was trained with a setting that the ladder no longer gives: whether
-    the default is the same, only the pretraining command knows, and it refuses a folder of other settings.
+    It has to if the run is not finished, or if only the pretraining command can tell whether the run has the settings
+    of the ladder: that command knows the defaults, and refuses a folder with other settings.
 
     Raises:
         RunError: the folder holds a run with other settings.
     """
     resolved = rung.folder / CONFIG_NAME
-    if resolved.is_file():
-        _check_same(config, rung, resolved)
-    if not (rung.folder / SUMMARY_NAME).is_file() or _gave_more(config, rung):
+    found = flatten(read_yaml(resolved)[0]) if resolved.is_file() else {}
+    _check_same(config, rung, found)
+    if not (rung.folder / SUMMARY_NAME).is_file() or _needs_defaults(config, rung, found):
         return None
     _check_data(config, rung)
     outcome = read_run_folder(rung.folder)
     if isinstance(outcome, RunRecord):
-        found = {"size": outcome.size, "objective": outcome.comparable["objective"], "steps": outcome.steps}
+        done = {"size": outcome.size, "objective": outcome.comparable["objective"], "steps": outcome.steps}
         wanted = {"size": rung.size, "objective": config.objective, "steps": rung.steps}
-        for key, value in wanted.items():
-            if found[key] != value:
-                raise _other_settings(rung, key, found[key], value)
+        _refuse(rung, differences(done, wanted))
         return outcome
     return outcome if outcome.endswith("diverged") else None
 
 
-def _check_same(config: LadderConfig, rung: Rung, resolved: Path) -> None:
-    """Compare every setting that the ladder asks for with the configuration that the run resolved."""
-    tree, _ = read_yaml(resolved)
-    found, asked = flatten(tree), _asked(rung)
-    for key, value in {"size": rung.size, "objective.name": config.objective, **asked}.items():
-        if key in found and not _equal(found[key], value):
-            raise _other_settings(rung, key, found[key], value)
+def _check_same(config: LadderConfig, rung: Rung, found: Flat) -> None:
+    """Compare what the ladder asks for with the settings that the run resolved, as far as it has them."""
+    asked = {"size": rung.size, "objective.name": config.objective, **_asked(rung)}
+    there = {key: value for key, value in asked.items() if key in found}
+    changed = differences({key: found[key] for key in there}, there)
+    changed = {key: pair for key, pair in changed.items() if not _equal(*pair)}
     store = found.get("data.path")
     if store is not None and Path(str(store)).resolve() != config.data.resolve():
-        raise _other_settings(rung, "data", store, config.data)
+        changed["data.path"] = (store, str(config.data))
+    _refuse(rung, changed)
 
 
 def _asked(rung: Rung) -> dict[str, Any]:
-    """Return the settings of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
-    return flatten(merge({}, parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])))
+    return flatten(_overrides(rung))
+
+
+def _overrides(rung: Rung) -> dict[str, Any]:
+    """Return the overrides of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
+    return parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])
 
 
 def _asked_path(config: LadderConfig, rung: Rung) -> Path:
-    """Return where the settings are kept that a run ended with; its config.yaml does not tell them from defaults."""
+    """Return the file of the settings that the ladder gave a run; its config.yaml has the defaults, too."""
     return config.output / "logs" / f"{rung.name}.settings.json"
 
 
-def _gave_more(config: LadderConfig, rung: Rung) -> bool:
-    """Return whether the ladder gave a finished run a setting that it does not give today; False if that is unknown."""
+def _needs_defaults(config: LadderConfig, rung: Rung, found: Flat) -> bool:
+    """Return whether only who knows the defaults can tell that a finished run has the settings of the ladder.
+
+    That is so if the ladder gave it a setting that it does not give today, or gives one that the run does not name
+    because its version had none. What the pretraining command has judged is recorded, and not asked again.
+    """
+    asked = _asked(rung)
     try:
-        before = json.loads(_asked_path(config, rung).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(before.keys() - _asked(rung).keys())
+        before: Flat = read_json(_asked_path(config, rung))
+    except (OSError, NotJsonError):
+        before = {}
+    judged = {key for key in before.keys() & asked.keys() if _equal(before[key], asked[key])}
+    absent = asked.keys() - found.keys() - judged if found else set()
+    return bool(before.keys() - asked.keys() or absent)
 
 
 def _check_data(config: LadderConfig, rung: Rung) -> None:
-    """Compare the content of the store with what a finished run has learnt from."""
+    """Check that the store has not changed since a finished run was trained on it."""
+    then = manifest_hash_of(rung.folder)
     try:
-        summary = json.loads((rung.folder / SUMMARY_NAME).read_text(encoding="utf-8"))
-        now = hashlib.sha256((config.data / MANIFEST).read_bytes()).hexdigest()
-    except (OSError, ValueError):  # one that is missing or damaged is told by whoever needs it
+        now = hash_file(config.data / MANIFEST)
+    except OSError:  # a missing file is reported where it is needed
         return
-    then = summary.get("data_manifest_sha256") if isinstance(summary, dict) else None
     if then is not None and then != now:
-        raise _other_settings(rung, "content of the store", f"SHA-256 {then[:12]}…", f"{now[:12]}…")
+        _refuse(rung, {"content of the store": (f"SHA-256 {then[:12]}…", f"SHA-256 {now[:12]}…")})
 
 
 def _equal(one: object, two: object) -> bool:
@@ -241,11 +265,12 @@ def _equal(one: object, two: object) -> bool:
         return str(one) == str(two)
 
 
-def _other_settings(rung: Rung, key: str, found: object, wanted: object) -> RunError:
-    return RunError(
-        f"{rung.folder} holds a run with another {key}: {found}, this ladder wants {wanted}; "
-        "give the ladder another name or output, or delete the folder"
-    )
+def _refuse(rung: Rung, changed: Differences) -> None:
+    if changed:
+        raise RunError(
+            f"{rung.folder} holds a run of other settings (its → this ladder's):{as_lines(changed)}\n"
+            "Give the ladder another name or output, or delete the folder"
+        )
 
 
 def _free_port() -> int:
@@ -255,7 +280,7 @@ def _free_port() -> int:
     return port
 
 
-def result_table(results: Sequence[Result]) -> Table:
+def result_table(results: Sequence[LaunchResult]) -> Table:
     """Return what the ladder did as a table."""
     table = Table(title="Ladder", title_justify="left")
     for name in ("run", "parameters", "molecules", "validation loss", "this time"):

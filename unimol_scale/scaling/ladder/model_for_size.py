@@ -1,7 +1,4 @@
-"""The model for a wanted number of parameters: the preset nearest to it, or one made deeper and wider. No torch.
-
-Imports the model's presets and arithmetic only when asked.
-"""
+"""Finds a model with a wanted number of parameters: a preset near it, or one made deeper and wider. No torch."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unimol_scale.model.presets import ModelConfig
 
-PRESET_IS_NEAR = 0.1  # a preset this close in parameters is taken as it is: the optimum is flat, and presets are known
-STRETCH = (0.5, 3.0)  # of a preset's layers and width
-EQUALLY_NEAR = 0.02  # among shapes this close to the number, the one most like its preset
+PRESET_IS_NEAR = 0.1  # a preset this close in parameters is taken unchanged: the optimum is flat, and presets are known
+STRETCH = (0.5, 3.0)  # smallest and largest factor on a preset's layers and width
+EQUALLY_NEAR = 0.02  # among models this close to the wanted number, the one most similar to its preset is taken
 HEAD_WIDTH = 16  # of every preset
 DIMENSIONS = ("layers", "atom_width", "heads", "ffn_width", "pair_width", "pair_hidden", "gaussians")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """A model that can be trained.
+class SizedModel:
+    """A model as a preset with changes.
 
     Attributes:
-        size: name of the preset that it starts from.
-        changes: fields of the model that differ from the preset's.
-        model: the whole.
-        parameters: all of them, with the heads of denoising.
+        size: name of the preset.
+        changes: fields that differ from the preset.
+        model: the preset with the changes.
+        parameters: their number, with the heads of the denoise objective.
     """
 
     size: str
@@ -35,36 +32,36 @@ class Shape:
     parameters: float
 
 
-def shape_for(parameters: float, options: Mapping[str, Any]) -> Shape:
-    """Return the model nearest a number of parameters.
+def model_for_parameters(parameters: float, options: Mapping[str, Any]) -> SizedModel:
+    """Return the model nearest to a number of parameters.
 
-    A preset within 10 % is taken as it is. Otherwise the nearest preset's layers and atom width are stretched together,
-    heads of 16 channels as everywhere; its pair track keeps its widths.
+    A preset within 10 % is taken unchanged. Otherwise the number of layers and the atom width of the nearest preset are
+    changed together, with heads of 16 channels; its pair track keeps its widths.
 
     Args:
-        parameters: wanted.
-        options: fields of the model other than its dimensions (dropout and the like), as the runs have them.
+        parameters: wanted number.
+        options: fields of the model other than its dimensions (dropout and others), as the runs have them.
     """
     from unimol_scale.model.presets import PRESETS
 
-    shapes = [_shape(size, {}, options) for size in PRESETS]
-    nearest = min(shapes, key=lambda shape: _distance(shape, parameters))
+    candidates = [_sized_model(size, {}, options) for size in PRESETS]
+    nearest = min(candidates, key=lambda sized: _distance(sized, parameters))
     if _distance(nearest, parameters) <= math.log1p(PRESET_IS_NEAR):
         return nearest
-    stretched = [_shape(nearest.size, changes, options) for changes in _stretches(nearest.model)]
-    closest = min(_distance(shape, parameters) for shape in stretched)
-    good = [shape for shape in stretched if _distance(shape, parameters) <= max(closest, math.log1p(EQUALLY_NEAR))]
-    return min(good, key=lambda shape: (_change_of_aspect(shape.model, nearest.model), _distance(shape, parameters)))
+    stretched = [_sized_model(nearest.size, changes, options) for changes in _stretches(nearest.model)]
+    closest = min(_distance(sized, parameters) for sized in stretched)
+    good = [sized for sized in stretched if _distance(sized, parameters) <= max(closest, math.log1p(EQUALLY_NEAR))]
+    return min(good, key=lambda sized: (_change_of_aspect(sized.model, nearest.model), _distance(sized, parameters)))
 
 
-def _shape(size: str, changes: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
+def _sized_model(size: str, changes: Mapping[str, Any], options: Mapping[str, Any]) -> SizedModel:
     from unimol_scale.model.accounting import count_parameters
     from unimol_scale.model.presets import PRESETS
 
     preset = PRESETS[size]
     model = replace(preset, **{**options, **changes})
     differing = {key: value for key, value in vars(model).items() if value != getattr(preset, key)}
-    return Shape(size=size, changes=differing, model=model, parameters=float(count_parameters(model).total))
+    return SizedModel(size=size, changes=differing, model=model, parameters=float(count_parameters(model).total))
 
 
 def _stretches(model: "ModelConfig") -> Iterator[dict[str, int]]:
@@ -75,10 +72,10 @@ def _stretches(model: "ModelConfig") -> Iterator[dict[str, int]]:
             yield {"layers": layers, "atom_width": width, "heads": heads, "ffn_width": width}
 
 
-def _distance(shape: Shape, parameters: float) -> float:
-    return abs(math.log(shape.parameters / parameters))
+def _distance(sized: SizedModel, parameters: float) -> float:
+    return abs(math.log(sized.parameters / parameters))
 
 
 def _change_of_aspect(model: "ModelConfig", preset: "ModelConfig") -> float:
-    """How much more a model was made deeper than wider, or the other way round."""
+    """How much the ratio of depth to width differs from the preset's, as a logarithm."""
     return abs(math.log(model.layers / preset.layers) - math.log(model.atom_width / preset.atom_width))

@@ -1,6 +1,6 @@
-"""From finished runs to the ladder file of the run that should come next, for a compute budget. Imports no torch.
+"""Chooses the next run for a compute budget from a law fitted to finished runs, and writes its ladder file. No torch.
 
-The law says how large a model and how much data the budget is best spent on; the nearest run lends every other setting.
+The law gives the size of the model and the amount of data; all other settings are those of the nearest run.
 """
 
 import math
@@ -13,12 +13,13 @@ import numpy as np
 import yaml
 
 from unimol_scale.common.plugins import must_be_named
-from unimol_scale.common.run_files import CONFIG_NAME, SUMMARY_NAME
-from unimol_scale.common.units import engineering, powers
+from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.common.summary_file import Summary, UnreadableRunError, read_summary
+from unimol_scale.common.units import counted, duration, engineering, powers
 from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
-from unimol_scale.scaling.ladder.model_for_size import DIMENSIONS, Shape, shape_for
+from unimol_scale.scaling.ladder.model_for_size import DIMENSIONS, SizedModel, model_for_parameters
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.law.law_choice import candidate_laws, choose_law
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
@@ -26,11 +27,11 @@ from unimol_scale.scaling.law.points import Points, columns_at, make_points
 from unimol_scale.scaling.law.registry import LAWS
 from unimol_scale.scaling.runs.counts import parse_count
 from unimol_scale.scaling.runs.read_runs import read_runs
-from unimol_scale.scaling.runs.run_records import RunRecord, UnreadableRunError, read_json
+from unimol_scale.scaling.runs.run_records import RunRecord
 
-STEP_UP = 4.0  # how many times the costliest run's compute the next one takes, if nobody says
-LARGEST_MOLECULE = 400  # atoms up to which the runs' mean molecule is looked for
-# Settings of a run that the next one has its own of.
+STEP_UP = 4.0  # compute of the next run over that of the costliest one, unless a budget is given
+LARGEST_MOLECULE = 400  # atoms; the mean molecule of the runs is searched up to here
+# Settings that the next run does not take from the template.
 OWN_SETTINGS = {
     "train": ("steps", "learning_rate", "warmup_steps"),
     "data": ("path",),
@@ -39,39 +40,39 @@ OWN_SETTINGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Donor:
-    """The run that lends its settings.
+class TemplateRun:
+    """The run whose settings the next run takes.
 
     Attributes:
         record: of the run.
         settings: its resolved configuration.
-        summary: what it says of its speed.
-        damaged: why runs that are nearer cannot lend theirs.
+        summary: its summary.json, for its speed.
+        damaged: why the settings of nearer runs cannot be read.
     """
 
     record: RunRecord
     settings: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    summary: Summary
     damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class NextRun:
-    """The choice.
+    """The run that should come next.
 
     Attributes:
-        shape: the model.
-        steps: of the run.
-        molecules: seen in it.
-        flops: its cost.
-        loss: expected.
-        interval: of the law there; None when the runs are too few for one.
-        learning_rate: carried over.
-        tree: the ladder file.
-        lines: what was chosen and why, for people.
+        sized: its model.
+        steps: optimiser steps.
+        molecules: seen in training.
+        flops: training compute.
+        loss: expected validation loss.
+        interval: of the law there; None if the runs are too few for one.
+        learning_rate: peak learning rate.
+        tree: content of the ladder file.
+        lines: what was chosen and why, for the user.
     """
 
-    shape: Shape
+    sized: SizedModel
     steps: int
     molecules: int
     flops: float
@@ -89,70 +90,71 @@ def choose_next(
     bootstrap: int = 1000,
     objective: str | None = None,
 ) -> NextRun:
-    """Fit the law to the runs and choose the run that a budget is best spent on.
+    """Fit a law to the runs and choose the best next run for a budget.
 
     Args:
         paths: run folders, or directories of them.
-        budget: FLOPs as text; None for four times the costliest run's.
-        law: "auto" or a law that weighs size against data.
-        bootstrap: draws for the interval.
-        objective: of the runs; to be given where that is code of somebody's own, which the ladder file will name.
+        budget: FLOPs as text; None: four times those of the costliest run.
+        law: "auto" or a law in size and data.
+        bootstrap: number of draws for the interval.
+        objective: of the runs; required if it is package.module:Class, since the ladder file will name it.
 
     Raises:
         RunError: the runs do not determine such a law, or do not say how they were trained.
-        ConfigError: the budget is no number, there is no such law, or the objective is another one or has to be named.
+        ConfigError: the budget is not a number, there is no such law, or the objective is another one or has to be
+            named.
     """
     records, notes = read_runs(paths)
     points = make_points(records, "total")
     fit = _fit(points, law, FitConfig(bootstrap=bootstrap))
     flops = _budget(budget, points)
     optimum = compute_optimal(fit, points, flops)
-    donor = _donor(records, optimum.parameters)
-    learnt = donor.record.comparable["objective"]
+    template = _template_run(records, optimum.parameters)
+    learnt = template.record.comparable["objective"]
     must_be_named((learnt,), (objective or "",), "--objective {}")
     if objective not in (None, learnt):
         raise ConfigError(f"--objective {objective}: the runs learn {learnt}")
-    options = {key: value for key, value in donor.settings["model"].items() if key not in DIMENSIONS}
-    shape = shape_for(optimum.parameters, options)
-    per_molecule = _flops_per_molecule(donor, shape)
-    batch_size = int(donor.settings["train"]["global_batch_size"])
+    options = {key: value for key, value in template.settings["model"].items() if key not in DIMENSIONS}
+    sized = model_for_parameters(optimum.parameters, options)
+    per_molecule = _flops_per_molecule(template, sized)
+    batch_size = int(template.settings["train"]["global_batch_size"])
     steps = max(1, round(flops / per_molecule / batch_size))
     molecules = steps * batch_size
     cost = molecules * per_molecule
-    columns = columns_at(points, np.array([shape.parameters]), np.array([float(molecules)]))
+    columns = columns_at(points, np.array([sized.parameters]), np.array([float(molecules)]))
     columns = {**columns, "C": np.array([cost])}
     band = fit.band(columns)
-    learning_rate, how = _learning_rate(records, shape.parameters)
+    learning_rate, how = _learning_rate(records, sized.parameters)
     loss = float(fit.predict(columns)[0])
     interval = None if band is None else (float(band[0][0]), float(band[1][0]))
-    tree = _ladder(donor, shape, steps, learning_rate)
+    tree, source = _ladder(template, sized, steps, learning_rate), template.record.name
     lines = [
         *(f"note: {note}" for note in notes),
         f"law: {fit.law.label}, {fit.law.formula}; fitted to {fit.num_points} points of {len(records)} runs",
         *(f"warning: {warning}" for warning in fit.warnings),
-        *(f"warning: {reason}; the settings of {donor.record.name} are taken instead" for reason in donor.damaged),
+        *(f"warning: {reason}; the settings of {source} are taken instead" for reason in template.damaged),
         _optimum_line(optimum),
         *(f"note: {note}" for note in optimum.notes),
-        f"model: {_shape_text(shape)}",
+        f"model: {_model_text(sized)}",
         f"data: {steps:,} steps of {batch_size:,} molecules, {engineering(molecules)} in all",
         f"learning rate: {learning_rate:.3g}, {how}",
-        f"other settings: those of {donor.record.name}; its micro-batches (data.max_pairs) may not fit a larger model",
-        f"cost: {powers(cost)} FLOPs{_hours(donor, cost)}",
+        f"other settings: those of {source}; its micro-batches (data.max_pairs) may not fit a larger model",
+        f"cost: {powers(cost)} FLOPs{_hours(template, cost)}",
         f"expected validation loss: {_loss_text(loss, interval, fit)}",
     ]
     return NextRun(
-        shape=shape, steps=steps, molecules=molecules, flops=cost, loss=loss, interval=interval,
+        sized=sized, steps=steps, molecules=molecules, flops=cost, loss=loss, interval=interval,
         learning_rate=learning_rate, tree=tree, lines=tuple(lines),
     )  # fmt: skip
 
 
 def write_next(choice: NextRun, path: Path) -> None:
-    """Write the ladder file, with the reasons as its comment.
+    """Write the ladder file, with the reasons as a comment.
 
     Raises:
-        ConfigError: the file is there already, or cannot be written.
+        ConfigError: the file exists, or cannot be written.
     """
-    # Read back first: what is written here must be a ladder.
+    # Built before it is written: the file must be a valid ladder.
     plan(build(LadderConfig, choice.tree, Origin(name=str(path))))
     reasons = "".join(f"#   {line}\n" for line in choice.lines)
     text = yaml.safe_dump(dict(choice.tree), sort_keys=False, allow_unicode=True, width=110)
@@ -167,7 +169,7 @@ def write_next(choice: NextRun, path: Path) -> None:
 
 
 def _fit(points: Points, name: str, config: FitConfig) -> Fit:
-    """Fit the best of the laws that weigh size against data."""
+    """Fit the best of the laws in size and data."""
     LAWS.check(name, "--law", ("auto",))
     joint = [law for law in candidate_laws(points) if len(set(law.variables)) > 1]
     if not joint:
@@ -195,8 +197,8 @@ def _budget(text: str | None, points: Points) -> float:
     return flops
 
 
-def _donor(records: Sequence[RunRecord], parameters: float) -> Donor:
-    """Return the run nearest in size, of these the one with the largest budget."""
+def _template_run(records: Sequence[RunRecord], parameters: float) -> TemplateRun:
+    """Return the run nearest in size; among runs of that size, the one with the largest budget."""
     known = [record for record in records if (Path(record.source) / CONFIG_NAME).is_file()]
     if not known:
         raise RunError(
@@ -210,41 +212,41 @@ def _donor(records: Sequence[RunRecord], parameters: float) -> Donor:
         except (ConfigError, UnreadableRunError, OSError) as error:
             damaged.append(str(error))
         else:
-            return Donor(record=record, settings=settings, summary=summary, damaged=tuple(damaged))
+            return TemplateRun(record=record, settings=settings, summary=summary, damaged=tuple(damaged))
     raise RunError(f"the next run takes its settings from the runs so far, and none can be read: {'; '.join(damaged)}")
 
 
-def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Summary]:
     settings, _ = read_yaml(folder / CONFIG_NAME)
     for key in ("model", "train", "data"):
         if not isinstance(settings.get(key), Mapping):
             raise ConfigError(f"{folder / CONFIG_NAME} is not the configuration of a run: it has no group {key!r}")
-    return settings, read_json(folder / SUMMARY_NAME)
+    return settings, read_summary(folder)
 
 
-def _flops_per_molecule(donor: Donor, shape: Shape) -> float:
-    """Return the training FLOPs of a molecule for a new model: the donor's own, in the proportion of the model's count.
+def _flops_per_molecule(template: TemplateRun, sized: SizedModel) -> float:
+    """Return the training FLOPs of a molecule for a new model: the logged ones of the template, scaled by the model.
 
-    The proportion depends a little on the size of the molecules; the mean molecule is the one whose count is nearest
-    the donor's log.
+    The scale depends a little on the size of the molecule. The mean molecule is taken: the one whose computed FLOPs are
+    nearest to those that the template logged.
     """
     from unimol_scale.model.accounting import training_flops
     from unimol_scale.model.presets import ModelConfig
 
-    record = donor.record
+    record = template.record
     assert record.flops is not None
     own = record.flops / record.molecules
-    origin = Origin(name=f"{record.source}/{CONFIG_NAME}")
-    model = build(ModelConfig, donor.settings["model"], origin, "model")
+    origin = Origin(name=f"{record.source}/{CONFIG_NAME}", recorded=True)
+    model = build(ModelConfig, template.settings["model"], origin, "model")
     atoms = min(range(1, LARGEST_MOLECULE + 1), key=lambda atoms: abs(math.log(training_flops(model, atoms) / own)))
-    return own * training_flops(shape.model, atoms) / training_flops(model, atoms)
+    return own * training_flops(sized.model, atoms) / training_flops(model, atoms)
 
 
 def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[float, str]:
-    """Return the learning rate for a size, and how it was come by.
+    """Return the learning rate for a size, and how it was chosen.
 
-    Between sizes that were run it is interpolated in log-log; beyond them it goes on with the slope over all sizes, but
-    never rises: too high a rate ruins a run, too low a one costs a little.
+    Between sizes of runs it is interpolated in log-log. Beyond them it follows the slope over all sizes, but never
+    rises: a rate that is too high ruins a run, one that is too low costs little.
     """
     best: dict[float, tuple[float, float, str]] = {}  # N → loss and rate of its best run, name of the size
     for record in records:
@@ -276,7 +278,7 @@ def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[flo
 
 
 def _rate_of(path: Path) -> float | None:
-    """Return the learning rate of a run, or None where its configuration does not say."""
+    """Return the learning rate of a run; None if its configuration does not have it."""
     try:
         train = read_yaml(path)[0].get("train") if path.is_file() else None
         return float(train["learning_rate"]) if isinstance(train, Mapping) else None
@@ -284,36 +286,36 @@ def _rate_of(path: Path) -> float | None:
         return None
 
 
-def _ladder(donor: Donor, shape: Shape, steps: int, learning_rate: float) -> dict[str, Any]:
-    """Return the ladder file: the donor's settings with the new model, steps and learning rate."""
-    settings, summary = donor.settings, donor.summary
+def _ladder(template: TemplateRun, sized: SizedModel, steps: int, learning_rate: float) -> dict[str, Any]:
+    """Return the ladder file: the settings of the template with the new model, steps and learning rate."""
+    settings, summary = template.settings, template.summary
     overrides: dict[str, Any] = {}
     for group in ("train", "data", "objective", "zero"):
         kept = _without(settings.get(group, {}), OWN_SETTINGS.get(group, ()))
         if kept:
             overrides[group] = kept
     overrides["train"] = {"learning_rate": float(f"{learning_rate:.3g}"), **overrides.get("train", {})}
-    if shape.changes:
-        overrides["model"] = dict(shape.changes)
+    if sized.changes:
+        overrides["model"] = dict(sized.changes)
     train = settings["train"]
-    ranks = int(summary.get("world_size", 1))
+    ranks = summary.world_size
     return {
         "name": "next",
         "data": str(settings["data"].get("path", "data")),
-        "output": str(Path(donor.record.source).parent),
+        "output": str(Path(template.record.source).parent),
         "launcher": "deepspeed" if ranks > 1 else "python",
         "ranks": ranks,
-        "objective": donor.record.comparable["objective"],
-        "sizes": [shape.size],
+        "objective": template.record.comparable["objective"],
+        "sizes": [sized.size],
         "steps": [steps],
         "warmup": float(f"{train.get('warmup_steps', 0) / train['steps']:.4g}"),
-        "seeds": [donor.record.seed or 0],
+        "seeds": [template.record.seed or 0],
         "overrides": overrides,
     }
 
 
 def _without(tree: Any, keys: Sequence[str]) -> dict[str, Any]:  # noqa: ANN401
-    """Return a group of settings without some keys, and without what is not set."""
+    """Return a group of settings without some keys, and without empty values."""
     if not isinstance(tree, Mapping):
         return {}
     kept: dict[str, Any] = {}
@@ -333,22 +335,21 @@ def _optimum_line(optimum: Optimum) -> str:
     return f"the best use of {powers(optimum.flops)} FLOPs: {size} parameters on {data} molecules"
 
 
-def _shape_text(shape: Shape) -> str:
-    text = f"the preset {shape.size}"
-    dimensions = {key: value for key, value in shape.changes.items() if key in DIMENSIONS}
+def _model_text(sized: SizedModel) -> str:
+    text = f"the preset {sized.size}"
+    dimensions = {key: value for key, value in sized.changes.items() if key in DIMENSIONS}
     if dimensions:
         text += " with " + ", ".join(f"{key} {value}" for key, value in dimensions.items())
-    return f"{text}; {shape.parameters:,.0f} parameters"
+    return f"{text}; {sized.parameters:,.0f} parameters"
 
 
-def _hours(donor: Donor, cost: float) -> str:
-    seconds, flops = donor.summary.get("seconds"), donor.record.flops
+def _hours(template: TemplateRun, cost: float) -> str:
+    seconds, flops = template.summary.get("seconds"), template.record.flops
     if not isinstance(seconds, int | float) or not seconds or not flops:
         return ""
-    ranks = donor.summary.get("world_size", 1)
+    ranks = template.summary.world_size
     took = cost * seconds / flops
-    text = f"{took / 3600:.3g} hours" if took >= 3600 else f"{took / 60:.2g} minutes"
-    return f", {text} at the speed of {donor.record.name} ({ranks} rank{'s' if ranks != 1 else ''})"
+    return f", {duration(took)} at the speed of {template.record.name} ({counted(ranks, 'rank')})"
 
 
 def _loss_text(loss: float, interval: Interval | None, fit: Fit) -> str:

@@ -1,4 +1,4 @@
-"""Runs one command in its own process group, passes its output through, leaves no orphans. Standard library only."""
+"""Runs a command in its own process group, copies its output, and ends the whole group with it. Standard library."""
 
 import os
 import signal
@@ -12,23 +12,23 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-GRACE_SECONDS = 240.0  # a run ends its step and saves a checkpoint when it is told to stop
-# Training saves at this signal as it does at SIGTERM, which DeepSpeed's launcher takes as the order to kill its ranks
-# within seconds. A launcher without a handler for this one ends at once, and leaves the ranks their time.
+GRACE_SECONDS = 240.0  # for a run to end its step and save a checkpoint
+# Training saves at this signal as at SIGTERM. At SIGTERM, DeepSpeed's launcher kills its ranks within seconds; at this
+# signal, which it does not handle, it ends at once and leaves the ranks running.
 STOP_SIGNAL = signal.SIGUSR1
-# From outside: an order to stop, in order; batch systems send the second one before the time is up.
+# Signals from outside that ask to stop; batch systems send SIGUSR1 before the time limit.
 ORDERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class OrderedToStopError(KeyboardInterrupt):
-    """SIGTERM, SIGUSR1 or Ctrl-C came in; whatever does not care treats all of them as Ctrl-C."""
+    """SIGTERM, SIGUSR1 or Ctrl-C came in; it is a KeyboardInterrupt, so that all are handled like Ctrl-C."""
 
 
 def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
     """Run a command, copy what it prints to standard output and to a log, and return its exit status.
 
-    Whatever ends this call, Ctrl-C and SIGTERM included, the whole group has been told to stop, was given the time to
-    save, and has ended before it returns: a launcher that is killed alone leaves its ranks behind.
+    However this call ends, also by Ctrl-C or SIGTERM, the whole group is told to stop, has time to save, and has ended
+    when the call returns. If only the launcher were killed, its ranks would go on.
 
     Args:
         command: program and arguments.
@@ -42,7 +42,7 @@ def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path)
         OrderedToStopError: SIGTERM, SIGUSR1 or Ctrl-C came in.
     """
     with log.open("ab") as file, _orders_as_interrupts():
-        # The group begins with the command itself; a signal to it cannot hit this process.
+        # A new group, so that signals to it do not reach this process.
         process = subprocess.Popen(
             command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -69,7 +69,7 @@ def _copy(source: IO[bytes], log: IO[bytes]) -> None:
 
 
 def _stop_group(process: "subprocess.Popen[bytes]", first: signal.Signals) -> None:
-    """Signal the group and wait for its end; SIGKILL after a grace, or at a second order."""
+    """Signal the group and wait for its end; SIGKILL after the grace time, or at a second signal from outside."""
     try:
         if _signal_group(process, first):
             _wait_group(process, GRACE_SECONDS)
@@ -83,7 +83,7 @@ def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) ->
     """Signal the group; return whether it still had a member."""
     try:
         os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+    except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
         return False
     return True
 
@@ -101,17 +101,17 @@ def _wait_group(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 @contextmanager
 def _orders_as_interrupts() -> Iterator[None]:
-    """Make every order interrupt, each time it comes, for as long as the context lasts."""
+    """Raise ``OrderedToStopError`` at every signal that asks to stop, inside the block."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may, and only it is interrupted
+        yield  # only the main thread can handle signals
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise OrderedToStopError
 
-    # A script's background jobs are not meant by Ctrl-C, and their shell tells them to ignore it.
-    deaf = {signal.SIGINT} if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else set()
-    before = {number: signal.signal(number, interrupt) for number in ORDERS if number not in deaf}
+    # Shells make background jobs of scripts ignore Ctrl-C.
+    ignored = {signal.SIGINT} if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else set()
+    before = {number: signal.signal(number, interrupt) for number in ORDERS if number not in ignored}
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
 """Writes a ladder as a Slurm job array, one task a run, and hands it to sbatch. Imports no torch.
 
-A task is ``unimol-scale ladder CONFIG --only RUN``, so that it skips, resumes and checks as the ladder itself does.
-Five minutes before its time is up Slurm signals the task; training saves, the task ends with status 75 and goes back to
-the queue, as with launch/slurm.sh, whose directives and shell code for it are the same (a test compares them). Runs are
-named in the script: a ladder file that is changed makes a task fail, not train another run.
+A task is ``unimol-scale ladder CONFIG --only RUN``, so it skips, resumes and checks runs as the ladder does. Slurm
+signals the task five minutes before its time limit. Training then saves, and the task ends with status 75 and goes back
+to the queue. launch/slurm.sh has the same directives and shell code for it; a test compares them. The script names its
+runs: if the ladder file is changed, a task may fail, but never trains another run.
 """
 
 import os
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.cli.entry import EXIT_STOPPED
+from unimol_scale.common.exit_status import EXIT_STOPPED
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
-from unimol_scale.scaling.ladder.launch import outcome_of
+from unimol_scale.scaling.ladder.launch import finished_run
 
 DEFAULTS: dict[str, Any] = {"time": "24:00:00", "cpus-per-task": 8}
-SECONDS_TO_SAVE = 300  # between the signal and the end of the time; more than process.GRACE_SECONDS
+SECONDS_TO_SAVE = 300  # between the signal and the time limit; more than process_group.GRACE_SECONDS
 
 SCRIPT = """#!/bin/bash
 # The unfinished runs of the ladder {config}, one array task each; written by `unimol-scale ladder {config} --slurm`.
@@ -60,17 +60,17 @@ exit "$status"
 """
 
 
-def unfinished(config: LadderConfig, rungs: Sequence[Rung]) -> list[Rung]:
-    """Return the runs with work left.
+def unfinished_runs(config: LadderConfig, rungs: Sequence[Rung]) -> list[Rung]:
+    """Return the runs that are not finished.
 
     Raises:
         RunError: a folder holds a run with other settings.
     """
-    return [rung for rung in rungs if outcome_of(config, rung) is None]
+    return [rung for rung in rungs if finished_run(config, rung) is None]
 
 
 def write_script(config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung]) -> Path:
-    """Write the job array of some runs beside their folders, and make the folder of their logs.
+    """Write a job array for some runs beside their folders, and make the folder of their logs.
 
     Args:
         config: the ladder.
@@ -107,7 +107,7 @@ def _options(config: LadderConfig, count: int, logs: Path) -> list[str]:
         "array": f"0-{count - 1}" + (f"%{parallel}" if parallel else ""),
         "nodes": 1,
         "ntasks": 1,
-        "chdir": Path.cwd(),  # the paths of the ladder are relative to where it is started
+        "chdir": Path.cwd(),  # paths in the ladder file are relative to the current folder
         "output": f"{logs}/slurm-%A_%a.log",
         "open-mode": "append",
         "signal": f"B:USR1@{SECONDS_TO_SAVE}",
@@ -118,19 +118,19 @@ def _options(config: LadderConfig, count: int, logs: Path) -> list[str]:
 
 
 def _quoted(value: object) -> str:
-    """Return an option's value as sbatch reads it, which keeps what stands in double quotes together."""
+    """Return the value of an option, in double quotes if it has spaces, as sbatch needs it."""
     text = str(value)
     return f'"{text}"' if any(character.isspace() for character in text) else text
 
 
 def submit(script: Path) -> str:
-    """Hand a script to sbatch and return what it answers.
+    """Submit a script with sbatch and return its output.
 
     Raises:
-        RunError: there is no sbatch here, or it refuses.
+        RunError: there is no sbatch on this machine, or it fails.
     """
     try:
-        # sbatch passes its environment on; a SLURM_ variable of the job that this may run in would not be this job's.
+        # sbatch passes the environment on; array variables of a job that this runs in must not reach the new one.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_ARRAY")}
         answer = subprocess.run(["sbatch", str(script)], env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

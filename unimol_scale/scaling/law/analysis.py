@@ -1,4 +1,4 @@
-"""From finished runs to what a report shows: law, held-out error, loss terms, predictions. Imports no torch."""
+"""Analyses finished runs: chooses and fits a law, tests it on held-out runs, predicts. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ import numpy as np
 
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
-from unimol_scale.scaling.law.law_choice import Candidate, Selection, candidate_laws, choose_law, hold_out_mask
+from unimol_scale.scaling.law.law_choice import Candidate, LawChoice, candidate_laws, choose_law, hold_out_mask
 from unimol_scale.scaling.law.laws import Law, Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal, weighs_size_against_data
 from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, Points, columns_at, distinct, make_points
@@ -16,20 +16,20 @@ from unimol_scale.scaling.law.statistics import Statistics, statistics_of
 from unimol_scale.scaling.runs.counts import groups_of_size, parse_count
 from unimol_scale.scaling.runs.run_records import RunRecord
 
-SAME_BUDGET = 0.05  # a law without D speaks of the budget of its runs, give or take this share
+SAME_BUDGET = 0.05  # a law without D holds for the budget of its runs within this relative difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisConfig:
-    """What to do with a set of runs.
+    """Settings of an analysis.
 
     Attributes:
         law: "auto", one of the laws, or package.module:Class of one of your own.
         variable: column of a one-variable law; None to take the one that varies (compute when N and D both do).
-        hold_out: see ``select.hold_out_mask``.
+        hold_out: see ``law_choice.hold_out_mask``.
         parameters: which parameters N counts.
         predict: requests of the form SIZE@MOLECULES.
-        budgets: FLOPs whose compute-optimal size and data are asked for.
+        budgets: FLOPs for which the compute-optimal size and data are computed.
         burn_in: None to fit the ends of the schedules; else points along every run after this share of its molecules.
         fit: settings of every fit.
     """
@@ -55,10 +55,10 @@ class AnalysisConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """A held-out point against its prediction; ``relative_error`` is prediction / loss − 1.
+class HeldOutPoint:
+    """A held-out point and its prediction; ``relative_error`` is prediction / loss − 1.
 
-    A run has one point, or with trajectories one for every ``molecules`` at which it was validated.
+    A run has one point, or with trajectories one for each validation, after ``molecules`` molecules.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The loss predicted for a model and a budget; ``notes`` say what the prediction leans on."""
+    """The loss predicted for a model and a budget; ``notes`` say how far it is extrapolated."""
 
     request: str
     parameters: float
@@ -83,32 +83,32 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class TermLaw:
-    """The law of one loss term: a fit and its held-out checks, or the obstacle that prevented one."""
+    """The law of one loss term: its fit and held-out points, or why it could not be fitted (``obstacle``)."""
 
     term: str
     points: Points | None
     fit: Fit | None
-    checks: tuple[Check, ...]
+    checks: tuple[HeldOutPoint, ...]
     obstacle: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """Everything that the report shows.
+    """Results of an analysis: everything that the report shows.
 
     Attributes:
-        config: what was asked.
-        records: the runs; ``points.runs`` counts them.
+        config: settings.
+        records: the runs; ``points.runs`` are indices of them.
         notes: runs left out, and why.
-        points: one point a run, in their order; with trajectories several.
-        held_out: which points the fit did not see, bool [n].
+        points: one point for each run, in their order; with trajectories several.
+        held_out: which points were not fitted, bool [n].
         selection: the law and why it was chosen.
         fit: of the law to the points that were not held out.
         checks: the held-out points.
-        statistics: of those: name of every held-out size, then "all" → its statistics; empty when nothing was held out.
+        statistics: name of every held-out size, and "all" → statistics of its points; empty if nothing was held out.
         terms: the law of every loss term.
         predictions: one for each request.
-        optima: one for each budget that has an answer.
+        optima: one for each budget that has an optimum.
         unanswered: why the other budgets have none.
     """
 
@@ -117,9 +117,9 @@ class Analysis:
     notes: tuple[str, ...]
     points: Points
     held_out: np.ndarray
-    selection: Selection
+    selection: LawChoice
     fit: Fit
-    checks: tuple[Check, ...]
+    checks: tuple[HeldOutPoint, ...]
     statistics: Mapping[str, Statistics]
     terms: tuple[TermLaw, ...]
     predictions: tuple[Prediction, ...]
@@ -133,16 +133,16 @@ class Analysis:
 
 
 def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: AnalysisConfig) -> Analysis:
-    """Fit the law, test it on what was held out, and do the same for every loss term.
+    """Fit the law, test it on the held-out points, and do the same for every loss term.
 
     Args:
-        records: runs that may be compared.
-        notes: runs left out, passed on to the report.
-        config: what to do.
+        records: runs that can be compared.
+        notes: runs left out, for the report.
+        config: settings.
 
     Raises:
-        RunError: the runs do not determine the law that was asked for, or a prediction is not possible. A budget
-            without an answer is none; see ``Analysis.unanswered``.
+        RunError: the runs do not determine the law, or a prediction is not possible. A budget without an optimum is no
+            error; see ``Analysis.unanswered``.
     """
     requests = [_parse_request(request, records, config.parameters) for request in config.predict]
     points = make_points(records, config.parameters, burn_in=config.burn_in)
@@ -169,7 +169,7 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
 
 
 def _optima(fit: Fit, points: Points, budgets: Sequence[float]) -> tuple[tuple[Optimum, ...], tuple[str, ...]]:
-    """Return the best size of every budget, and why some have none: that is no reason to withhold the law."""
+    """Return the optimum of every budget, and why some budgets have none, which is no error."""
     optima, unanswered = [], []
     for budget in budgets:
         try:
@@ -179,11 +179,11 @@ def _optima(fit: Fit, points: Points, budgets: Sequence[float]) -> tuple[tuple[O
     return tuple(optima), tuple(unanswered)
 
 
-def _fit(points: Points, config: AnalysisConfig) -> tuple[Selection, Fit]:
+def _fit(points: Points, config: AnalysisConfig) -> tuple[LawChoice, Fit]:
     laws = _laws(points, config)
     if len(laws) == 1 and config.law != "auto":
         law = laws[0]
-        selection = Selection(law=law, reason="it was asked for", candidates=(Candidate(law=law),))
+        selection = LawChoice(law=law, reason="it was asked for", candidates=(Candidate(law=law),))
     else:
         selection = choose_law(laws, points, config.fit)
     return selection, fit_law(selection.law, points, config.fit)
@@ -192,7 +192,7 @@ def _fit(points: Points, config: AnalysisConfig) -> tuple[Selection, Fit]:
 def _laws(points: Points, config: AnalysisConfig) -> list[Law]:
     if config.law == "auto":
         laws = candidate_laws(points)
-        # A budget asks for the best size, which laws in one variable have no word on.
+        # The optimum of a budget needs a law in size and data.
         allocating = [law for law in laws if weighs_size_against_data(law)]
         return allocating if config.budgets and allocating else laws
     entry = LAWS.entry(config.law)
@@ -201,13 +201,13 @@ def _laws(points: Points, config: AnalysisConfig) -> list[Law]:
     return [entry.make(config.variable or "N")]
 
 
-def _checks(fit: Fit, points: Points) -> tuple[Check, ...]:
+def _checks(fit: Fit, points: Points) -> tuple[HeldOutPoint, ...]:
     if not len(points):
         return ()
     predicted = fit.predict(points.columns)
     band = fit.band(points.columns)
     return tuple(
-        Check(
+        HeldOutPoint(
             name=name,
             molecules=float(points.columns["D"][i]),
             loss=float(points.loss[i]),
@@ -234,7 +234,7 @@ def _statistics(fit: Fit, points: Points, records: Sequence[RunRecord]) -> dict[
 
 
 def _term_law(name: str, records: Sequence[RunRecord], config: AnalysisConfig) -> TermLaw:
-    """Fit one loss term; terms have floors of their own, so each chooses its own law under ``--law auto``."""
+    """Fit one loss term; under ``--law auto`` each term has its own law, since terms have different floors."""
     try:
         points = make_points(records, config.parameters, name, config.burn_in)
     except RunError as error:
@@ -248,10 +248,10 @@ def _term_law(name: str, records: Sequence[RunRecord], config: AnalysisConfig) -
 
 
 def parameters_of_size(name: str, records: Sequence[RunRecord], group: ParameterGroup) -> float:
-    """Return the parameter count of a size: of the runs that have it, else of the preset, else the number itself.
+    """Return the number of parameters of a size: that of its runs, else of the preset, else the number itself.
 
     Raises:
-        RunError: it is none of these, or the runs of that name are of several models.
+        RunError: the size is unknown, or its runs are of several models.
     """
     own = [replace(record, loss=1.0) for record in records if record.size == name]
     counts = make_points(own, group).columns["N"] if own else np.array([])
@@ -263,13 +263,27 @@ def parameters_of_size(name: str, records: Sequence[RunRecord], group: Parameter
     if len(counts):
         return float(counts[0])
     groups = groups_of_size(name)
-    # A bare number is in the unit that the law was fitted in.
+    # A number counts the same group of parameters as the law.
     return sum(groups[part] for part in PARAMETER_GROUPS[group] if part in groups) or groups["total"]
+
+
+def predict_for(analysis: Analysis, request: str) -> Prediction:
+    """Return the loss that the law of an analysis predicts.
+
+    Args:
+        analysis: of the runs.
+        request: SIZE@MOLECULES, such as "1.1B@838M" or "1.1e9@8.38e8".
+
+    Raises:
+        RunError: the request is none, the size is not known, or the law has no word on it.
+    """
+    group = analysis.config.parameters
+    return _predict(_parse_request(request, analysis.records, group), analysis.fit, analysis.points)
 
 
 @dataclass(frozen=True)
 class _Request:
-    """A request as the user wrote it, and what it means."""
+    """A request for a prediction: its text, and the values in it."""
 
     text: str
     parameters: float
@@ -311,7 +325,7 @@ def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
 
 
 def _check_request(request: str, law: Law, points: Points, wanted: Mapping[str, float]) -> None:
-    """Refuse a prediction about a variable that the law does not have, unless it stays where the runs were."""
+    """Check that a law in one variable is only asked for the value of the other one that its runs had."""
     if law.variables != ("N",) and law.variables != ("D",):
         return
     absent = "D" if law.variables == ("N",) else "N"

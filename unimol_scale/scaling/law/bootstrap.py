@@ -1,4 +1,4 @@
-"""Resampled fits: runs drawn with replacement, the law fitted again to each draw. Imports NumPy and the solver only."""
+"""Bootstrap: draws runs with replacement, and fits the law to each draw. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from unimol_scale.scaling.law.laws import FloatArray, Law
 from unimol_scale.scaling.law.points import Points, distinct
-from unimol_scale.scaling.law.solver import Problem, minimise
+from unimol_scale.scaling.law.solver import RegressionProblem, minimise
 
 CHUNK_VALUES = 60_000  # draws × points solved together; more does not fit in the processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resample:
-    """Fits to draws.
+class BootstrapFits:
+    """Fits to the draws of a bootstrap.
 
     Attributes:
         theta: the unknowns of the draws that converged, float [kept, P].
@@ -25,16 +25,16 @@ class Resample:
 
 
 def needed_values(law: Law) -> int:
-    """Return how many values of a variable a law needs: two fix a power, one more when another term sets the level."""
+    """Return how many values of a variable a law needs: two for a power, and one more if there is another term."""
     return 2 if len(law.terms) == 1 else 3
 
 
 def draw_weights(law: Law, points: Points, draws: int, seed: int) -> FloatArray:
     """Draw runs with replacement and return how much each point counts, float [draws, n].
 
-    A draw that cannot determine the law (too few distinct points or values of a variable) is drawn again, up to twenty
-    times as many draws as asked for; fewer rows than asked for come back when that does not suffice, none when the
-    points are no more than the parameters, where only the points themselves would pass.
+    Draws that cannot determine the law (too few distinct points or values of a variable) are replaced, up to twenty
+    times as many as asked for; if these do not suffice, fewer rows are returned. None are returned if there are no more
+    points than parameters, since only the draw of all points would do.
     """
     labels = np.unique(points.runs, return_inverse=True)[1]
     num_runs = int(labels.max()) + 1
@@ -61,14 +61,14 @@ def draw_weights(law: Law, points: Points, draws: int, seed: int) -> FloatArray:
     return np.concatenate(kept)[:draws] * points.weight
 
 
-def resample(
-    problem: Problem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
-) -> Resample:
-    """Fit to every draw, from one start.
+def fit_draws(
+    problem: RegressionProblem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
+) -> BootstrapFits:
+    """Fit the law to every draw.
 
     Args:
         problem: the points.
-        start: the estimate from all runs, float [P].
+        start: the estimate from all runs, float [P], where every fit starts.
         weights: of ``draw_weights``, float [draws, n].
         tolerance: see ``minimise``.
         max_iterations: see ``minimise``.
@@ -81,4 +81,4 @@ def resample(
         thetas.append(solution.theta)
         converged.append(solution.converged)
     kept = np.concatenate(converged)
-    return Resample(theta=np.concatenate(thetas)[kept], lost=float(1 - kept.mean()))
+    return BootstrapFits(theta=np.concatenate(thetas)[kept], lost=float(1 - kept.mean()))

@@ -1,7 +1,7 @@
-"""One law fitted to points: estimate, checks, bootstrap. Imports NumPy, the solver and the laws; no torch.
+"""Fits one law to points: estimate, checks, bootstrap. Imports no torch.
 
-The estimate is the best minimum over deterministic starts. What cannot be trusted is an error (not converged, not
-identifiable, a term that vanished) or a warning that travels with the numbers (few sizes, narrow range, a bound).
+The estimate is the best minimum over deterministic starts. A fit that cannot be trusted is an error (not converged, not
+identifiable, a term that vanished) or has warnings (few sizes, narrow range, a parameter at its bound).
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from unimol_scale.errors import ConfigError, RunError
-from unimol_scale.scaling.law.bootstrap import draw_weights, needed_values, resample
+from unimol_scale.scaling.law.bootstrap import draw_weights, fit_draws, needed_values
 from unimol_scale.scaling.law.column_checks import loss_causes, why_no_loss
 from unimol_scale.scaling.law.laws import Columns, FloatArray, Law
 from unimol_scale.scaling.law.points import Points, distinct
 from unimol_scale.scaling.law.solver import (
-    Problem,
+    RegressionProblem,
     Solution,
     grid_starts,
     make_problem,
@@ -27,11 +27,11 @@ GRID_CELLS = 1000
 SCREENING_ITERATIONS = 30
 NUM_FINALISTS = 3
 MAX_CONDITION = 1e6
-POOR_CONDITION = 100.0  # simulated tables that determine every parameter stay below 35, those that do not reach 700
+POOR_CONDITION = 100.0  # in simulations, below 35 if all parameters are determined, up to 700 if not
 COLLINEAR = 0.9999
 MIN_SIZES = 4
 MAX_LOST_DRAWS = 0.5
-MAX_AT_BOUND = 0.02  # share of bootstrap fits at a parameter's bound above which its interval is open
+MAX_AT_BOUND = 0.02  # share of bootstrap fits at a bound of a parameter from which on its interval is open
 
 Interval = tuple[float, float]
 
@@ -42,12 +42,12 @@ class FitConfig:
 
     Attributes:
         huber_delta: residual in log loss beyond which the penalty is linear.
-        starts: how many cells of the exponent grid are polished.
+        starts: number of cells of the exponent grid that the solver starts from.
         exponent_bounds: smallest and largest magnitude of an exponent.
-        tolerance: of the gradient, relative to the largest that the residuals can exert.
+        tolerance: of the gradient, relative to the largest one that residuals can cause.
         max_iterations: of the solver.
-        bootstrap: draws; 0 for no intervals.
-        confidence: mass of the percentile intervals.
+        bootstrap: number of draws; 0 for no intervals.
+        confidence: of the percentile intervals.
         seed: of the bootstrap.
     """
 
@@ -81,18 +81,18 @@ class Fit:
     Attributes:
         law: its form.
         parameters: name → estimate.
-        intervals: name → percentile interval; None where the runs are too few for one.
+        intervals: name → percentile interval; None if the runs are too few.
         draws: name → bootstrap estimates, float [draws]; empty without intervals.
         residuals: log loss − log prediction, float [n].
         objective: summed Huber loss at the estimate.
-        gradient: projected gradient there, relative to the largest that the residuals can exert.
-        condition: condition number of the scaled Jacobian; large means that parameters trade against each other.
-        aicc: small-sample Akaike criterion of the log residuals; None with too few points for it.
+        gradient: projected gradient there, relative to the largest one that residuals can cause.
+        condition: condition number of the scaled Jacobian; if it is large, parameters compensate each other.
+        aicc: small-sample Akaike criterion of the log residuals; None if there are too few points.
         num_points: n.
-        confidence: mass of the intervals.
-        undetermined: names of parameters whose value the runs do not settle, although they settle the curve: their
-            intervals are open on a side or wider than the value, or they trade against others.
-        warnings: what a reader of the numbers must know.
+        confidence: of the intervals.
+        undetermined: names of parameters that the runs do not determine, although they determine the curve: the
+            interval is open on one side or wider than the value, or other parameters compensate them.
+        warnings: that a reader of the numbers must know.
     """
 
     law: Law
@@ -114,9 +114,9 @@ class Fit:
         return self.law.predict(self.parameters, columns)
 
     def band(self, columns: Columns) -> tuple[FloatArray, FloatArray] | None:
-        """Return the percentile interval of the predicted law, two of float [m]; None without a bootstrap.
+        """Return the percentile interval of the prediction, two of float [m]; None without a bootstrap.
 
-        It is the interval of the law, not of a single run, which scatters about the law.
+        It is the interval of the law. A single run scatters about the law.
         """
         if not self.draws:
             return None
@@ -131,8 +131,8 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
     """Fit one law.
 
     Args:
-        law: the form.
-        points: what it is fitted to.
+        law: its form.
+        points: that it is fitted to.
         config: settings.
 
     Raises:
@@ -143,7 +143,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
         raise RunError(f"the law {law.label} ({law.formula}) cannot be fitted to these runs: {reason}")
     problem = make_problem(law, points.columns, points.loss, config.huber_delta, config.exponent_bounds)
     solution = _solve(problem, points.weight, config)
-    # Of two that are level to rounding, the one that met the tolerance.
+    # Of two minima that are equal up to rounding, the one that converged.
     best = int(np.argmin(np.where(solution.converged, 1.0, 1.0 + 1e-9) * solution.objective))
     theta = solution.theta[best]
     _check_solution(law, problem, solution, best, points)
@@ -181,9 +181,9 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
 
 
 def why_not_identifiable(law: Law, points: Points) -> str | None:
-    """Return why the points cannot determine the law's parameters, or None when they can.
+    """Return why the points cannot determine the parameters of the law; None if they can.
 
-    A power needs two values of its variable, and one more when another term sets the level.
+    A power needs two values of its variable, and a third one if the law has another term.
     """
     no_loss = why_no_loss(points.columns, points.loss)
     if no_loss is not None:
@@ -212,8 +212,8 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
     return None
 
 
-def _solve(problem: Problem, weight: FloatArray, config: FitConfig) -> Solution:
-    """Polish the best grid cells for a while, then the best of those to the end."""
+def _solve(problem: RegressionProblem, weight: FloatArray, config: FitConfig) -> Solution:
+    """Run a few iterations from the best grid cells, and go on with the best of those until they converge."""
     starts = grid_starts(problem, weight, GRID_CELLS, config.starts)
     weights = np.repeat(weight[None], len(starts), axis=0)
     screened = minimise(problem, starts, weights, config.tolerance, min(SCREENING_ITERATIONS, config.max_iterations))
@@ -222,7 +222,7 @@ def _solve(problem: Problem, weight: FloatArray, config: FitConfig) -> Solution:
     return minimise(problem, chosen, weights[: len(chosen)], config.tolerance, config.max_iterations)
 
 
-def _check_solution(law: Law, problem: Problem, solution: Solution, best: int, points: Points) -> None:
+def _check_solution(law: Law, problem: RegressionProblem, solution: Solution, best: int, points: Points) -> None:
     causes = "; ".join(loss_causes(points.columns, points.loss))
     if not solution.converged[best]:
         raise RunError(
@@ -247,8 +247,8 @@ def _condition(jacobian: FloatArray, free: np.ndarray) -> float:
     return float(np.linalg.cond(scaled))
 
 
-def _reported(law: Law, problem: Problem, theta: FloatArray) -> dict[str, FloatArray]:
-    """Turn unknowns [W, P] into the formula's own parameters, each float [W]; an absent constant is exactly 0."""
+def _reported(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[str, FloatArray]:
+    """Turn unknowns [W, P] into the parameters of the formula, each float [W]; an absent constant is exactly 0."""
     reported: dict[str, FloatArray] = {}
     slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}
     for index, term in enumerate(law.terms):
@@ -264,7 +264,7 @@ def _reported(law: Law, problem: Problem, theta: FloatArray) -> dict[str, FloatA
     return reported
 
 
-def _warnings(law: Law, problem: Problem, theta: FloatArray, points: Points) -> list[str]:
+def _warnings(law: Law, problem: RegressionProblem, theta: FloatArray, points: Points) -> list[str]:
     warnings = [*points.cautions, *loss_causes(points.columns, points.loss)]
     num_sizes = int(distinct(points.columns["N"]).max()) + 1
     if num_sizes < MIN_SIZES:
@@ -285,10 +285,10 @@ def _warnings(law: Law, problem: Problem, theta: FloatArray, points: Points) -> 
 def _aicc(residual: FloatArray, weight: FloatArray, num_parameters: int) -> float | None:
     """Akaike's criterion for normal log residuals, corrected for few points (Hurvich and Tsai 1989).
 
-    Points along one run count as if each were new evidence, which favours laws with more parameters; that is why the
-    error on left-out sizes decides first.
+    Points along one run count as independent, which favours laws with more parameters. Therefore the error on left-out
+    sizes decides first.
     """
-    n, k = len(residual), num_parameters + 1  # the spread is a parameter too
+    n, k = len(residual), num_parameters + 1  # the standard deviation is a parameter, too
     if n - k - 1 <= 0:
         return None
     variance = max(float((weight * residual**2).mean()), 1e-24)
@@ -296,15 +296,15 @@ def _aicc(residual: FloatArray, weight: FloatArray, num_parameters: int) -> floa
 
 
 def _bootstrap(
-    law: Law, problem: Problem, points: Points, theta: FloatArray, config: FitConfig
+    law: Law, problem: RegressionProblem, points: Points, theta: FloatArray, config: FitConfig
 ) -> tuple[dict[str, FloatArray], tuple[str, ...], list[str]]:
-    """Fit again to runs drawn with replacement; return the estimates, the undetermined parameters, and warnings."""
+    """Fit the law to runs drawn with replacement; return estimates, undetermined parameters and warnings."""
     if config.bootstrap == 0:
         return {}, (), []
     weights = draw_weights(law, points, config.bootstrap, config.seed)
     if len(weights) < config.bootstrap:
         return {}, (), [f"no intervals: {points.num_runs} runs are too few to resample for this law"]
-    fits = resample(problem, theta, weights, config.tolerance, config.max_iterations)
+    fits = fit_draws(problem, theta, weights, config.tolerance, config.max_iterations)
     if fits.lost > MAX_LOST_DRAWS:
         return {}, (), [f"no intervals: {fits.lost:.0%} of the bootstrap fits did not converge"]
     notes = [f"{fits.lost:.0%} of the bootstrap fits did not converge and were left out"] if fits.lost > 0.02 else []
@@ -332,10 +332,10 @@ def _and(names: list[str]) -> str:
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
-def _at_bound(law: Law, problem: Problem, theta: FloatArray) -> dict[str, float]:
-    """Return, for every parameter, the share of the unknowns [W, P] that leave it undetermined.
+def _at_bound(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[str, float]:
+    """Return, for every parameter, the share of the unknowns [W, P] that do not determine it.
 
-    An exponent is so at its own bounds and where its term is absent; a coefficient also where its exponent is.
+    They do not if the exponent or the coefficient of its term is at a bound.
     """
     held = (theta <= problem.lower) | (theta >= problem.upper)
     slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}

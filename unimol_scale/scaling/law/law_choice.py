@@ -1,4 +1,4 @@
-"""Which points are held out, and which law is chosen for the rest. Imports the fit, the laws and errors; no torch."""
+"""Chooses the points that are held out, and the law for the others. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from unimol_scale.scaling.law.registry import LAWS, LawEntry
 
 MAX_FOLDS = 12
 POOR_ERROR = 0.1
-TIE = 1.1  # held-out errors within 10 % of each other are a tie, which the AIC decides
+TIE = 1.1  # laws with held-out errors within 10 % of the lowest are compared by AIC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,13 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """The chosen law, and why.
+class LawChoice:
+    """The chosen law, and the reason.
 
     Attributes:
-        law: the choice.
+        law: that was chosen.
         reason: one sentence.
-        candidates: everything that was considered; a single one when the user named the law.
+        candidates: all laws that were considered; only one if the user named the law.
     """
 
     law: Law
@@ -50,7 +50,7 @@ class Selection:
 
 
 def hold_out_mask(points: Points, rule: str) -> np.ndarray:
-    """Return which points are kept from the fit, bool [n].
+    """Return which points are held out, bool [n].
 
     Args:
         points: all of them.
@@ -87,7 +87,7 @@ def hold_out_mask(points: Points, rule: str) -> np.ndarray:
 
 
 def candidate_laws(points: Points, entries: Sequence[LawEntry] | None = None) -> list[Law]:
-    """Return the laws that fit the design of the runs: in one variable if only it varies, else joint or in compute.
+    """Return the laws that the runs can determine: in one variable if only that varies, else in both or in compute.
 
     Args:
         points: the runs.
@@ -104,13 +104,13 @@ def candidate_laws(points: Points, entries: Sequence[LawEntry] | None = None) ->
 
 
 def held_out_error(law: Law, points: Points, config: FitConfig) -> float | None:
-    """Leave one size out at a time and return the mean |prediction / loss − 1| over all points.
+    """Cross-validate a law over sizes: return the mean |prediction / loss − 1| over all points.
 
-    With many sizes, neighbours are left out together, in twelve groups. Runs of a single size are left out by budget,
-    or one run at a time where every run has many points.
+    Each size is left out once; with many sizes, neighbours are left out together, in twelve groups. If all runs have
+    one size, budgets are left out instead, or single runs if each has many points.
 
     Returns:
-        The error; None when the law cannot be fitted without one of the sizes.
+        The error; None if the law cannot be fitted without one of the sizes.
     """
     quick = replace(config, bootstrap=0)
     sizes = distinct(points.columns["N"])
@@ -131,8 +131,8 @@ def held_out_error(law: Law, points: Points, config: FitConfig) -> float | None:
     return float(np.concatenate(errors).mean())
 
 
-def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Selection:
-    """Choose among laws by the error on left-out sizes, ties by AIC.
+def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> LawChoice:
+    """Choose a law by its cross-validation error over sizes, and among similar ones by AIC.
 
     Raises:
         RunError: none of them can be fitted.
@@ -151,7 +151,7 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Select
     if not scored:
         simplest = min(usable, key=lambda candidate: len(candidate.law.parameters))
         reason = "it has the fewest parameters; the runs are too few to leave a size out and compare"
-        return Selection(law=simplest.law, reason=reason, candidates=tuple(candidates))
+        return LawChoice(law=simplest.law, reason=reason, candidates=tuple(candidates))
     lowest = min(error for _, error in scored)
     tied = [candidate for candidate, error in scored if error <= TIE * lowest]
     winner = min(tied, key=lambda candidate: np.inf if candidate.aicc is None else candidate.aicc)
@@ -166,7 +166,7 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> Select
         reason += ", a tie that its lower AIC decides"
     else:
         reason += ", the lowest of the laws that could be compared"
-    return Selection(law=winner.law, reason=reason, candidates=tuple(candidates))
+    return LawChoice(law=winner.law, reason=reason, candidates=tuple(candidates))
 
 
 def _consider(law: Law, points: Points, config: FitConfig) -> Candidate:

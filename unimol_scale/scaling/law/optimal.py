@@ -1,11 +1,12 @@
-"""The model and the data that make the most of a compute budget, under a fitted law. Imports NumPy only, no torch.
+"""Computes the model size and the data that give the lowest loss for a compute budget, by a fitted law. No torch.
 
-C = k·N·D does not hold here: the pair track costs n² and n³, so that FLOPs per molecule are a curve over N. That curve
-is the runs' own (``columns_at``); along D = C / (FLOPs per molecule of N) the law is minimised numerically, once for
-the estimate and once for every bootstrap draw.
+C = k·N·D does not hold here: the pair track costs n² and n³, so FLOPs per molecule are a curve over N. The curve is
+taken from the runs (``columns_at``). The law is minimised numerically along D = C / (FLOPs per molecule of N), for the
+estimate and for every bootstrap draw.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,30 +14,32 @@ from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.column_checks import why_out_of_reach
 from unimol_scale.scaling.law.fit import Fit, Interval
 from unimol_scale.scaling.law.laws import FloatArray, Law
-from unimol_scale.scaling.law.points import Points, columns_at
+from unimol_scale.scaling.law.points import Points, columns_at, distinct
 
-REACH = 1e3  # how far beyond the sizes of the runs an optimum is looked for, as a factor
+REACH = 1e3  # an optimum is searched up to this factor beyond the sizes of the runs
 GRID = 600
-SLOPE_STEP = 10**0.5  # the exponent of the allocation is taken between C/√10 and C·√10
-MAX_OPEN = 0.05  # share of draws without an optimum in reach above which an interval would mislead
+SLOPE_STEP = 10**0.5  # the exponent of the allocation is computed between C/√10 and C·√10
+MAX_OPEN = 0.05  # largest share of draws without an optimum for which an interval is given
 FAR = 10.0
+SLICES = 5  # of equal compute, spread evenly in log over the runs
+APART = 2.0  # slices closer than this factor would look like one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """What to train with a budget.
+    """The compute-optimal allocation of a budget.
 
     Attributes:
         flops: the budget C.
-        parameters: N of the lowest loss, counted as the points count it.
-        molecules: D that the budget pays for at that N.
+        parameters: N of the lowest loss, counted as in the points.
+        molecules: D for the budget at that N.
         loss: predicted there.
         exponent: a in N ∝ C^a near the budget; D grows as C^(1 − a) where FLOPs per molecule grow as N.
-        parameters_interval: over the bootstrap; None without one, or when too many draws have no optimum.
+        parameters_interval: of the bootstrap; None without one, or if too many draws have no optimum.
         molecules_interval: likewise.
-        loss_interval: of the law at its own optimum, likewise.
+        loss_interval: likewise; each draw has its own optimum.
         exponent_interval: likewise.
-        notes: what the numbers lean on.
+        notes: how far the numbers are extrapolated.
     """
 
     flops: float
@@ -55,8 +58,8 @@ def compute_optimal(fit: Fit, points: Points, flops: float) -> Optimum:
     """Return the N and D of the lowest predicted loss for a compute budget.
 
     Args:
-        fit: of a law that knows the price of a small model and of little data.
-        points: the runs; their own FLOPs per molecule are what compute costs.
+        fit: of a law in size and data.
+        points: the runs, whose FLOPs per molecule are used.
         flops: the budget, above zero.
 
     Raises:
@@ -104,9 +107,33 @@ def compute_optimal(fit: Fit, points: Points, flops: float) -> Optimum:
 
 
 def weighs_size_against_data(law: Law) -> bool:
-    """Return whether a law knows the price of a small model and that of little data, each by itself."""
+    """Return whether a law has both the size of the model and the amount of data as variables."""
     names = set(law.variables)
     return bool(names & {"N", "M"}) and bool(names & {"D", "S"})
+
+
+def can_slice(law: Law, points: Points) -> bool:
+    """Return whether slices of equal compute can be taken: the law and the FLOPs of the runs allow it."""
+    if "C" not in points.columns or not weighs_size_against_data(law):
+        return False
+    return all(int(distinct(points.columns[name]).max()) > 0 for name in ("N", "C"))
+
+
+def slice_budgets(points: Points, optima: Sequence[Optimum]) -> FloatArray:
+    """Return the compute of every slice, FLOPs: the budgets of the optima, and evenly spaced ones between them."""
+    compute = points.columns["C"]
+    wanted = np.array([optimum.flops for optimum in optima])
+    even = np.geomspace(compute.min(), compute.max(), SLICES + 2)[1:-1]
+    apart = [budget for budget in even if np.all(np.abs(np.log(wanted / budget)) > np.log(APART))]
+    return np.sort(np.concatenate([wanted, apart]))
+
+
+def lowest_of_slice(fit: Fit, points: Points, flops: float) -> Optimum | None:
+    """Return the lowest point of a slice, without intervals; None if it lies out of reach of the runs."""
+    try:
+        return compute_optimal(replace(fit, draws={}), points, flops)
+    except RunError:
+        return None
 
 
 def _check_law(law: Law, points: Points) -> None:
@@ -130,7 +157,7 @@ def _exponents(fit: Fit) -> str:
 def _minimise(
     law: Law, parameters: dict[str, FloatArray], points: Points, budgets: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, np.ndarray]:
-    """Minimise along the curves of constant compute.
+    """Minimise the law along curves of constant compute.
 
     Args:
         law: the form.
@@ -139,7 +166,7 @@ def _minimise(
         budgets: float [B].
 
     Returns:
-        N, D and the loss, float [W, B] each, and whether the minimum lies inside the range that was searched.
+        N, D and the loss, float [W, B] each, and whether the minimum lies inside the searched range.
     """
     sizes = points.columns["N"]
     grid = np.geomspace(sizes.min() / REACH, sizes.max() * REACH, GRID)
@@ -150,7 +177,7 @@ def _minimise(
         lowest = np.argmin(losses, axis=1)
         inside = (lowest > 0) & (lowest < GRID - 1)
         log_n = np.log(grid[lowest])
-        # Golden sections between the grid's neighbours: FLOPs per molecule have corners where a parabola would err.
+        # Golden-section search between the neighbours on the grid; a parabola would fail at corners of the curve.
         low, high = log_n - step, log_n + step
         for _ in range(40):
             left, right = high - 0.618034 * (high - low), low + 0.618034 * (high - low)
@@ -170,7 +197,7 @@ def _rows(parameters: dict[str, FloatArray]) -> int:
 
 
 def _loss(law: Law, parameters: dict[str, FloatArray], points: Points, sizes: FloatArray, budget: float) -> FloatArray:
-    """Predict along a budget; ``sizes`` [W or 1, G], result [W, G]."""
+    """Return the loss along a budget, float [W, G], for sizes [W or 1, G]."""
     flat = sizes.ravel()
     columns = columns_at(points, flat, budget / _flops_per_molecule(points, flat))
     return law.predict(parameters, {name: column.reshape(sizes.shape) for name, column in columns.items()})
@@ -181,7 +208,7 @@ def _flops_per_molecule(points: Points, sizes: FloatArray) -> FloatArray:
 
 
 def _exponent(sizes: FloatArray) -> FloatArray:
-    """Slope of log N over log C between the outer two of three budgets, float [W]."""
+    """Return the slope of log N over log C between the outer two of three budgets, float [W]."""
     slope: FloatArray = np.log(sizes[:, 2] / sizes[:, 0]) / np.log(SLOPE_STEP**2)
     return slope
 

@@ -1,4 +1,4 @@
-"""The table that laws are fitted to: named columns and one loss, each point owned by a run. Imports no torch."""
+"""The table that laws are fitted to: a loss and named columns for every point, which belongs to a run. No torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ PARAMETER_GROUPS: Mapping[str, tuple[str, ...]] = {
     "pair-track": ("pair_track",),
 }
 
-SAME = 0.01  # two values of a variable closer than 1 % are one value: budgets are rounded to whole batches
+SAME = 0.01  # values within 1 % count as equal, since budgets are rounded to whole batches
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Losses and what they depend on.
+    """Losses and the variables that they depend on.
 
     Attributes:
-        names: name of every point's run, [n].
-        runs: index of the run that a point belongs to, int [n]; the bootstrap draws runs, never points of one run.
-        columns: see laws.py; N, D and loss always, C and S, M, MS where every run knows them; positive float [n].
+        names: name of the run of each point, [n].
+        runs: index of the run of each point, int [n]; the bootstrap draws whole runs, not points.
+        columns: see laws.py; always N and D; C, S, M and MS if all runs have them; positive float [n].
         loss: positive float [n].
-        weights: how much each point counts, positive, of mean 1, float [n]; None when all count alike.
-        cautions: what a fit to these points has to warn of.
+        weights: how much each point counts, positive, of mean 1, float [n]; None if all count the same.
+        cautions: warnings for every fit to these points.
     """
 
     names: tuple[str, ...]
@@ -61,7 +61,7 @@ class Points:
 
     @cached_property
     def flops_per_molecule(self) -> Callable[[FloatArray], FloatArray]:
-        """N, float [m] → training FLOPs of a molecule, float [m]; for points with the column C."""
+        """Function from N, float [m], to training FLOPs of a molecule, float [m]; for points with the column C."""
         return _curve_through(self.columns["N"], self.columns["C"] / self.columns["D"])
 
     def take(self, keep: np.ndarray) -> "Points":
@@ -77,7 +77,7 @@ class Points:
 
 
 def distinct(values: FloatArray) -> np.ndarray:
-    """Number the distinct values of a positive column from 0, ascending; those within 1 % of the lowest are one.
+    """Label the distinct values of a positive column from 0, ascending; values within 1 % of the lowest are one.
 
     Returns:
         int [n].
@@ -85,7 +85,7 @@ def distinct(values: FloatArray) -> np.ndarray:
     order = np.argsort(values, kind="stable")
     labels = np.empty(len(values), dtype=np.int64)
     label, lowest = -1, 0.0
-    # From the lowest of a group, not from neighbour to neighbour, which would make one value of a whole trajectory.
+    # Compared with the lowest of the group: comparing neighbours would make a whole trajectory one value.
     for index in order:
         if label < 0 or values[index] > lowest * (1 + SAME):
             label, lowest = label + 1, float(values[index])
@@ -96,14 +96,14 @@ def distinct(values: FloatArray) -> np.ndarray:
 def make_points(
     records: Sequence[RunRecord], parameters: ParameterGroup, term: str | None = None, burn_in: float | None = None
 ) -> Points:
-    """Make one point from each run, at the end of its schedule, or many along each run.
+    """Make one point from each run, at its end, or many points along each run.
 
     Args:
-        records: runs that may be compared.
-        parameters: which parameters N counts.
+        records: runs that can be compared.
+        parameters: group of parameters that N counts.
         term: name of a loss term; None for the whole validation loss.
-        burn_in: None for the ends alone; else all validations after this share of a run's molecules. C and S are the
-            run's own in proportion to the molecules.
+        burn_in: None for the ends of the runs; else all validations after this share of the molecules of a run, with C
+            and S in proportion to the molecules.
 
     Raises:
         RunError: a loss or a column is missing, not positive or not finite.
@@ -117,7 +117,7 @@ def make_points(
     steps = [float(record.steps) for record in records if record.steps is not None]
     if len(flops) == len(records):
         columns["C"] = np.array(flops)[owners] * (d / totals)
-    # Steps compare between runs of one batch size only; with several, the laws in S are not offered.
+    # Steps of runs with different batch sizes do not compare; then there is no column S.
     if len(steps) == len(records) and len({record.global_batch_size for record in records}) == 1:
         columns["M"] = columns["N"] / 1e6
         columns["S"] = np.array(steps)[owners] * (d / totals)
@@ -150,7 +150,7 @@ def _curve(record: RunRecord, term: str | None, burn_in: float | None) -> Sequen
     along = [
         (molecules, loss)
         for (molecules, _), loss in zip(record.curve, losses, strict=False)
-        # A loss that was not finite for once is no point; a run that ends so has diverged.
+        # A single loss that is not finite is left out; a run that ends with one has diverged.
         if molecules >= first and 0 < molecules < record.molecules and np.isfinite(loss)
     ]
     return [*along, (record.molecules, end)]
@@ -203,14 +203,13 @@ def _parameters(record: RunRecord, group: ParameterGroup) -> float:
 
 
 def columns_at(points: Points, parameters: FloatArray, molecules: FloatArray) -> Columns:
-    """Return every column that the points have, for other models and budgets.
+    """Return the columns of the points for other models and budgets.
 
-    FLOPs per molecule are a function of the size alone: they are interpolated between the sizes of the points in
-    log-log, monotonically and smoothly, and continued beyond them with the slope at the end. Steps assume the points'
-    own batch size.
+    FLOPs per molecule depend on the size only. They are interpolated between the sizes of the points in log-log,
+    monotonically and smoothly, and extrapolated with the slope at the end. Steps are of the batch size of the points.
 
     Args:
-        points: the measured ones.
+        points: of the runs.
         parameters: N, float [m].
         molecules: D, float [m].
     """
@@ -226,9 +225,9 @@ def columns_at(points: Points, parameters: FloatArray, molecules: FloatArray) ->
 
 
 def _curve_through(x: FloatArray, y: FloatArray) -> Callable[[FloatArray], FloatArray]:
-    """Return the curve through the mean of every distinct x, smooth in log-log, straight beyond the ends.
+    """Return a curve through the mean of every distinct x, smooth in log-log, and straight beyond the ends.
 
-    It goes on with its slope at the end: a corner there would draw every compute-optimal size onto the largest run.
+    The slope is continuous at the ends: with a corner there, too many compute-optimal sizes would be the largest one.
     """
     labels = distinct(x)
     count = int(labels.max()) + 1

@@ -1,11 +1,11 @@
-"""Robust regression of log loss on joined power terms, for many weightings of the points at once. Imports NumPy only.
+"""Robust regression of the log loss on a sum of powers, for many weightings of the points at once. Imports NumPy only.
 
-For one weighting w the solver minimises Σ_i w_i · huber(log prediction_i − log loss_i), the *sum* of the Huber
-losses of Hoffmann et al. 2022: an average makes the usual stopping tests fire before the minimum. Where noise is larger
-than the quadratic zone this loss is flat between, say, two seeds of one size, and any curve between them would be a
-minimum; a trace of least squares (TIE_BREAK) chooses among those. Unknowns are the log
-of every coefficient at the geometric centre of the data, which keeps coefficients positive and the unknowns of one
-size, and the exponents. The bootstrap is one call with a row of weights per draw.
+For a weighting w the solver minimises Σ_i w_i · huber(log prediction_i − log loss_i), the *sum* of the Huber losses of
+Hoffmann et al. 2022; with their mean, the usual stopping criteria end before the minimum. If the noise is larger than
+the quadratic range, this loss is flat between two seeds of one size, and any curve between them would be a minimum. A
+small least-squares term (TIE_BREAK) makes the minimum unique. The unknowns are the exponents, and the log of each
+coefficient at the geometric centre of the data, which keeps coefficients positive and all unknowns of a similar
+magnitude. A bootstrap is one call with a row of weights for each draw.
 
 log prediction = p · log Σ_k exp(log T_k / p) with power terms T_k: p is 1 for a sum, or one of the exponents (laws.py).
 """
@@ -20,19 +20,19 @@ from unimol_scale.scaling.law.laws import Columns, FloatArray, Law
 # Shapes: W weightings, n points, K terms, J exponents, P = K + J unknowns (log coefficients first).
 
 NEGLIGIBLE = 1e-6  # a term below this share of the smallest loss, at the centre of the data, counts as absent
-TIE_BREAK = 1e-4  # weight of r²/2 beside the Huber loss
+TIE_BREAK = 1e-4  # weight of r²/2 relative to the Huber loss
 SCALED_IDENTITY = 0.1
 DAMPING_FLOOR, DAMPING_CEILING = 1e-10, 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    """The points of one fit, in the coordinates that the solver works in.
+class RegressionProblem:
+    """The points of one fit, in the coordinates of the solver.
 
     Attributes:
         log_x: log of every term's variable minus its mean over the points, float [K, n]; 0 for a constant.
         centre: that mean, float [K].
-        term_of_exponent: index of the term that each exponent belongs to, int [J].
+        term_of_exponent: index of the term of each exponent, int [J].
         outer: index of the exponent that is p; None for p = 1.
         log_loss: float [n].
         lower: lower bounds of the unknowns, float [P].
@@ -63,12 +63,12 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """What the solver found for every weighting.
+    """The solution for every weighting.
 
     Attributes:
         theta: the unknowns, float [W, P].
         objective: summed Huber loss, float [W].
-        gradient: largest slope still free to descend, relative to the largest possible one, float [W].
+        gradient: largest component of the projected gradient, relative to the largest possible one, float [W].
         converged: whether that is within the tolerance, bool [W].
     """
 
@@ -80,11 +80,11 @@ class Solution:
 
 def make_problem(
     law: Law, columns: Columns, loss: FloatArray, huber_delta: float, exponent_bounds: tuple[float, float]
-) -> Problem:
-    """Put points into the solver's coordinates.
+) -> RegressionProblem:
+    """Convert points into the coordinates of the solver.
 
     Args:
-        law: the form to be fitted.
+        law: to be fitted.
         columns: column name → positive float [n].
         loss: positive float [n].
         huber_delta: in log units.
@@ -103,7 +103,7 @@ def make_problem(
         exponents.append(term.exponent)
     num_terms, num_exponents = len(rows), len(owners)
     smallest, largest = np.log(NEGLIGIBLE * loss.min()), np.log(10.0 * loss.max())
-    return Problem(
+    return RegressionProblem(
         log_x=np.array(rows),
         centre=np.array(centre),
         term_of_exponent=tuple(owners),
@@ -115,7 +115,7 @@ def make_problem(
     )
 
 
-def log_terms(problem: Problem, theta: FloatArray) -> FloatArray:
+def log_terms(problem: RegressionProblem, theta: FloatArray) -> FloatArray:
     """Return the log of every term at every point, float [W, K, n], for unknowns ``theta`` [W, P]."""
     exponents = np.zeros((len(theta), problem.num_terms))
     exponents[:, list(problem.term_of_exponent)] = theta[:, problem.num_terms :]
@@ -123,7 +123,7 @@ def log_terms(problem: Problem, theta: FloatArray) -> FloatArray:
     return result
 
 
-def residuals_and_jacobian(problem: Problem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+def residuals_and_jacobian(problem: RegressionProblem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return log prediction − log loss, float [W, n], and its derivative by the unknowns, float [W, P, n]."""
     logs = log_terms(problem, theta)
     power = problem.powers(theta)
@@ -135,14 +135,14 @@ def residuals_and_jacobian(problem: Problem, theta: FloatArray) -> tuple[FloatAr
     owners = list(problem.term_of_exponent)
     jacobian = np.concatenate([share, -share[:, owners] * problem.log_x[owners]], axis=1)
     if problem.outer is not None:
-        # By p itself: the entropy of the terms' shares.
+        # The derivative by p is the entropy of the shares of the terms.
         jacobian[:, problem.num_terms + problem.outer] += (
             np.log(total) - (share * (logs - peak)).sum(axis=1, keepdims=True) / power
         )[:, 0]
     return residual, jacobian
 
 
-def huber_sum(problem: Problem, residual: FloatArray, weights: FloatArray) -> FloatArray:
+def huber_sum(problem: RegressionProblem, residual: FloatArray, weights: FloatArray) -> FloatArray:
     """Return Σ_i w_i · (huber(residual_i) + TIE_BREAK · residual_i² / 2), float [W]."""
     size = np.abs(residual)
     clipped = np.minimum(size, problem.huber_delta)
@@ -151,12 +151,12 @@ def huber_sum(problem: Problem, residual: FloatArray, weights: FloatArray) -> Fl
     return result
 
 
-def grid_starts(problem: Problem, weight: FloatArray, num_cells: int, num_starts: int) -> FloatArray:
-    """Return starting points from a grid over the exponents, the linear part solved exactly in each cell.
+def grid_starts(problem: RegressionProblem, weight: FloatArray, num_cells: int, num_starts: int) -> FloatArray:
+    """Return starting points from a grid over the exponents; the coefficients of each cell are solved exactly.
 
-    The grid comes from the data: an exponent so small that its term changes by a tenth over the points cannot be told
-    from a constant, one so large that the term falls by e^−8 acts on the smallest point alone. Cells next to a
-    better one are skipped, so that starts lie in different valleys.
+    The range of the grid depends on the data. With the smallest exponent a term changes by a tenth over the points,
+    almost like a constant; with the largest one it falls by e^−8, and acts on the smallest point only. Cells next to a
+    better one are skipped, so that the starts lie in different valleys.
 
     Returns:
         Unknowns, float [≤ num_starts, P], best first.
@@ -171,12 +171,12 @@ def grid_starts(problem: Problem, weight: FloatArray, num_cells: int, num_starts
     cells = np.array(list(itertools.product(range(grid_points), repeat=len(axes))))
     exponents = np.stack([axis[cells[:, slot]] for slot, axis in enumerate(axes)], axis=1)
     theta = np.concatenate([np.zeros((len(cells), problem.num_terms)), exponents], axis=1)
-    # The law is linear in the terms' powers 1/p. Each is scaled by its largest value, which small p would let overflow.
+    # The law is linear in the powers 1/p of the terms. Each is divided by its largest value, or small p would overflow.
     power = problem.powers(theta)
     logs = (log_terms(problem, theta) - problem.log_loss) / power
     peak = logs.max(axis=2, keepdims=True)
     coefficients = nonnegative_least_squares(np.exp(logs - peak))
-    # A term that the linear solution leaves out starts small rather than absent, or it could never come back.
+    # A term with coefficient 0 starts with a small one instead, or it would stay 0.
     log_coefficients = (np.log(np.maximum(coefficients, 1e-300)) - peak[:, :, 0]) * power[:, :, 0]
     theta[:, : problem.num_terms] = np.maximum(log_coefficients, np.log(1e-2) + problem.log_loss.min())
     theta = np.clip(theta, problem.lower, problem.upper)
@@ -195,8 +195,8 @@ def grid_starts(problem: Problem, weight: FloatArray, num_cells: int, num_starts
 def nonnegative_least_squares(basis: FloatArray) -> FloatArray:
     """Solve min ‖Σ_k c_k·basis_k − 1‖² with c ≥ 0 exactly, for many bases at once.
 
-    With at most a handful of terms the exact answer is the best of the unconstrained solutions over every subset of
-    terms whose coefficients come out non-negative.
+    As there are only a few terms, all subsets of them are solved without the constraint, and the best solution without
+    negative coefficients is taken.
 
     Args:
         basis: float [G, K, n].
@@ -224,20 +224,20 @@ def nonnegative_least_squares(basis: FloatArray) -> FloatArray:
 
 
 def minimise(
-    problem: Problem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
+    problem: RegressionProblem, start: FloatArray, weights: FloatArray, tolerance: float, max_iterations: int
 ) -> Solution:
     """Minimise the summed Huber loss from given starts, by a damped Newton method with bounds.
 
-    The Newton matrix holds the points inside the quadratic zone only; the damping adds the matrix of iteratively
-    reweighted least squares, whose steps descend, until the step is accepted. A part of its diagonal is added once
-    more: where two terms are almost alike, the matrix alone does not hold back a step along their trade-off.
+    The Newton matrix has only the points in the quadratic range. The damping adds the matrix of iteratively reweighted
+    least squares, with which a step always descends, until the step is accepted. A part of its diagonal is added, too:
+    if two terms are almost equal, the matrix alone does not limit steps in which they compensate each other.
 
     Args:
         problem: the points.
         start: float [W, P].
-        weights: how often each point counts, float [W, n].
-        tolerance: on the projected gradient, relative to Σ w · delta, the largest slope that residuals can exert.
-        max_iterations: after which a weighting counts as not converged.
+        weights: how much each point counts, float [W, n].
+        tolerance: of the projected gradient, relative to Σ w · delta, the largest gradient that residuals can cause.
+        max_iterations: after which a fit counts as not converged.
     """
     theta = np.clip(start, problem.lower, problem.upper)
     scale = problem.huber_delta * weights.sum(axis=1)
@@ -270,7 +270,7 @@ def minimise(
 
 
 def _curvature(
-    problem: Problem, residual: FloatArray, jacobian: FloatArray, weights: FloatArray
+    problem: RegressionProblem, residual: FloatArray, jacobian: FloatArray, weights: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the gradient [W, P], the Newton matrix and the reweighted matrix, both [W, P, P]."""
     delta = problem.huber_delta
@@ -283,15 +283,15 @@ def _curvature(
     return gradient, newton, reweighted
 
 
-def _free(problem: Problem, theta: FloatArray, gradient: FloatArray) -> np.ndarray:
-    """Return which unknowns may move: all but those at a bound that descent would push through, bool [W, P]."""
+def _free(problem: RegressionProblem, theta: FloatArray, gradient: FloatArray) -> np.ndarray:
+    """Return which unknowns may move: all except those that a descent step would move beyond a bound, bool [W, P]."""
     held = ((theta <= problem.lower) & (gradient > 0)) | ((theta >= problem.upper) & (gradient < 0))
     free: np.ndarray = ~held
     return free
 
 
 def _step(matrix: FloatArray, gradient: FloatArray, free: np.ndarray) -> FloatArray:
-    """Solve matrix · step = −gradient over the free unknowns; no component moves by more than 2."""
+    """Solve matrix · step = −gradient for the free unknowns, and limit every component of the step to 2."""
     size = gradient.shape[1]
     both = free[:, :, None] & free[:, None, :]
     ridge = 1e-14 * np.trace(matrix, axis1=1, axis2=2)[:, None, None] + 1e-300

@@ -1,4 +1,4 @@
-"""How well predictions meet measurements: the statistics of a table of held-out runs. Imports NumPy only."""
+"""Statistics of predictions against measured losses of held-out runs. Imports NumPy only."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ from unimol_scale.scaling.law.laws import FloatArray
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Predictions against measured losses.
+    """Statistics of predictions against measured losses.
 
     Attributes:
         relative_error: mean |prediction / loss − 1|.
         rmae: mean |prediction − loss| over the mean loss (relative mean absolute error).
         mse: mean squared error.
-        r2: coefficient of determination, 1 − Σ(prediction − loss)² / Σ(loss − mean)²; negative when the mean of the
-            losses would have predicted better; None for fewer than two distinct losses.
-        pearson: correlation of predictions and losses; None where either does not vary.
-        num_points: how many there were.
+        r2: coefficient of determination, 1 − Σ(prediction − loss)² / Σ(loss − mean)²; negative if predicting the mean
+            of the losses is better; None for fewer than two distinct losses.
+        pearson: correlation of predictions and losses; None if either does not vary.
+        num_points: number of points.
     """
 
     relative_error: float
@@ -30,7 +30,7 @@ class Statistics:
 
 
 def statistics_of(predicted: FloatArray, loss: FloatArray) -> Statistics:
-    """Return the statistics of predictions, float [n], of losses, float [n], n ≥ 1."""
+    """Return the statistics of predictions, float [n], for losses, float [n], n ≥ 1."""
     assert len(predicted) == len(loss) > 0
     error = predicted - loss
     spread = float(((loss - loss.mean()) ** 2).sum())

@@ -1,9 +1,8 @@
-"""The pictures of what follows from a law: slices of equal compute, allocation of a budget, spread of the exponents.
+"""Draws slices of equal compute, the allocation of a budget, and the bootstrap distribution of the exponents.
 
 Imports matplotlib's objects, never pyplot's state.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,69 +12,42 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from unimol_scale.common.pictures import draw_grid
 from unimol_scale.common.units import engineering, greek, powers
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis
 from unimol_scale.scaling.law.fit import Fit
 from unimol_scale.scaling.law.laws import FloatArray
-from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
-from unimol_scale.scaling.law.points import columns_at, distinct
+from unimol_scale.scaling.law.optimal import Optimum, compute_optimal, lowest_of_slice, slice_budgets
+from unimol_scale.scaling.law.points import columns_at
 from unimol_scale.scaling.report.picture_axes import (
     AXIS_LABELS,
     FITTED_COLOUR,
     PALEST,
     PALETTE,
-    grid,
     log_axes,
     log_x,
     log_y,
 )
 
-SLICES = 5
 ALLOCATION_BUDGETS = 13
-REACH = 4.0  # how far a slice goes to either side of the sizes of the runs, as a factor
-APART = 2.0  # slices closer than this factor could not be told apart
+REACH = 4.0  # a slice is drawn up to this factor beyond the sizes of the runs
 STEEPEST = 1.5  # a slice is drawn up to this multiple of its lowest loss
 OPTIMUM_COLOUR = "#d95f02"
 
 
-def can_slice(analysis: Analysis) -> bool:
-    """Return whether slices of equal compute mean something: a law in size and data, and runs that say their FLOPs."""
-    points, names = analysis.points, set(analysis.fit.law.variables)
-    if "C" not in points.columns or not (names & {"N", "M"} and names & {"D", "S"}):
-        return False
-    return all(int(distinct(points.columns[name]).max()) > 0 for name in ("N", "C"))
-
-
-def slice_budgets(analysis: Analysis) -> FloatArray:
-    """Return the FLOPs that slices are cut at: every budget asked for, and evenly in log over the runs between them."""
-    compute = analysis.points.columns["C"]
-    wanted = np.array([optimum.flops for optimum in analysis.optima])
-    even = np.geomspace(compute.min(), compute.max(), SLICES + 2)[1:-1]
-    apart = [budget for budget in even if np.all(np.abs(np.log(wanted / budget)) > np.log(APART))]
-    return np.sort(np.concatenate([wanted, apart]))
-
-
-def lowest_of_slice(analysis: Analysis, flops: float) -> Optimum | None:
-    """Return the minimum of a slice without its interval; None when there is none in reach."""
-    try:
-        return compute_optimal(replace(analysis.fit, draws={}), analysis.points, flops)
-    except RunError:
-        return None
-
-
 def isoflop_figure(analysis: Analysis) -> Figure:
-    """Draw the predicted loss against N at constant compute, its minima, and the runs in the colours of their own."""
+    """Draw the predicted loss against N at constant compute, its minima, and the runs coloured by compute."""
     figure = Figure(figsize=(8.4, 4.8), layout="constrained")
     axes = figure.subplots()
     points, fit = analysis.points, analysis.fit
     compute, sizes = points.columns["C"], points.columns["N"]
-    budgets = slice_budgets(analysis)
+    budgets = slice_budgets(analysis.points, analysis.optima)
     norm = LogNorm(min(compute.min(), budgets.min()), max(compute.max(), budgets.max()))
     palette = ListedColormap(PALETTE(np.linspace(0, PALEST, 256)))
     minima = []
     for budget in budgets:
-        lowest = lowest_of_slice(analysis, budget)
+        lowest = lowest_of_slice(analysis.fit, analysis.points, budget)
         minima += [] if lowest is None else [lowest]
         centre = [] if lowest is None else [lowest.parameters]
         along = np.geomspace(min([sizes.min(), *centre]) / REACH, max([sizes.max(), *centre]) * REACH, 300)
@@ -115,7 +87,7 @@ def allocation_figure(analysis: Analysis) -> Figure:
         try:
             found.append(compute_optimal(analysis.fit, points, float(budget)))
         except RunError:
-            continue  # beyond the reach of the runs; the budgets that were asked for are not
+            continue  # beyond the range of the runs
     found.sort(key=lambda one: one.flops)
     for axes, name in zip(figure.subplots(1, 2), ("N", "D"), strict=True):
         _draw_allocation(axes, analysis, found, name)
@@ -153,7 +125,7 @@ def _draw_allocation(axes: Any, analysis: Analysis, found: list[Optimum], name: 
             axes.plot([optimum.flops] * 2, ends, color=OPTIMUM_COLOUR, linewidth=1.2)
         axes.plot([optimum.flops], [value(optimum)], marker="X", markersize=9, color=OPTIMUM_COLOUR, linestyle="")
         text = f"{engineering(value(optimum))} at {powers(optimum.flops)}"
-        # Below the rising line at its start, above it near its end, where the picture leaves no room at the right.
+        # Below the rising line in its first half, and above it in the second, where there is no room at the right.
         left = optimum.flops > middle
         axes.annotate(
             text, (optimum.flops, value(optimum)), xytext=(-9, 9) if left else (9, -13), textcoords="offset points",
@@ -163,7 +135,7 @@ def _draw_allocation(axes: Any, analysis: Analysis, found: list[Optimum], name: 
 
 
 def spread_figure(fit: Fit) -> Figure:
-    """Draw the bootstrap estimates of the exponents: a histogram of each, and every pair against each other."""
+    """Draw the bootstrap estimates of the exponents: a histogram of each, and a scatter plot of every pair."""
     names = [term.exponent for term in fit.law.terms if term.exponent is not None]
     count = len(names)
     figure = Figure(figsize=(2.9 * count + 0.8 + 1.6 * (count == 1), 2.7 * count + 0.9), layout="constrained")
@@ -206,11 +178,11 @@ def _pair(axes: Any, fit: Fit, across: str, up: str) -> None:  # noqa: ANN401
     axes.set_ylim(_window(fit.draws[up]))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylabel(greek(up))
-    grid(axes)
+    draw_grid(axes)
 
 
 def _window(draws: FloatArray) -> tuple[float, float]:
-    """Return limits that a few far draws do not blow up."""
+    """Return limits of the axis, without the outermost draws."""
     low, high = np.quantile(draws, [0.005, 0.995])
     margin = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
     return float(low - margin), float(high + margin)

@@ -1,7 +1,7 @@
-"""An analysis as law.json: plain values in full precision, under a schema that is written down here. Imports no torch.
+"""The content of law.json: the results of an analysis as plain values in full precision. Imports no torch.
 
-SCHEMA is the documentation: every key of the file and what it holds. Numbers are never rounded; null stands for what is
-not known. The version rises when a key goes away or changes its meaning; new keys may come without.
+SCHEMA documents every key of the file. Numbers are not rounded; null means unknown. The version rises when a key is
+removed or changes its meaning, and not for new keys.
 """
 
 from dataclasses import asdict
@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from unimol_scale.scaling.law.analysis import Analysis, Check, TermLaw
+from unimol_scale.scaling.law.analysis import Analysis, HeldOutPoint, TermLaw
 from unimol_scale.scaling.law.fit import Fit
-from unimol_scale.scaling.report.budget_pictures import can_slice, lowest_of_slice, slice_budgets
-from unimol_scale.scaling.report.summary_rows import optima_json, statistics_json
+from unimol_scale.scaling.law.optimal import can_slice, lowest_of_slice, slice_budgets
 
 SCHEMA_VERSION = 2
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -70,7 +69,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
         "hold_out": analysis.config.hold_out,
         "held_out": [_check(check) for check in analysis.checks],
         "held_out_error": analysis.held_out_error,
-        "statistics": statistics_json(analysis),
+        "statistics": {name: asdict(one) for name, one in analysis.statistics.items()},
         "terms": {term.term: _term(term) for term in analysis.terms},
         "predictions": [
             {
@@ -83,7 +82,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             }
             for prediction in analysis.predictions
         ],
-        "optima": optima_json(analysis),
+        "optima": [asdict(one) for one in analysis.optima],
         "unanswered": list(analysis.unanswered),
         "slices": _slices(analysis),
         "points": [
@@ -123,12 +122,12 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
 
 def _spread(fit: Fit) -> dict[str, Any] | None:
-    """Return what the picture of the bootstrap shows."""
+    """Return the bootstrap distribution of the parameters; None without a bootstrap."""
     if not fit.draws:
         return None
     names = [term.exponent for term in fit.law.terms if term.exponent is not None]
     draws = np.array([fit.draws[name] for name in names])
-    # An exponent that is the same in every draw, at its bound, goes with nothing.
+    # An exponent that is the same in every draw, at its bound, has no correlation.
     varies = np.ptp(draws, axis=1) > 0
     correlation = np.eye(len(names))
     if varies.sum() > 1:
@@ -149,14 +148,17 @@ def _term(term: TermLaw) -> dict[str, Any]:
     }
 
 
-def _check(check: Check) -> dict[str, Any]:
+def _check(check: HeldOutPoint) -> dict[str, Any]:
     return asdict(check)
 
 
 def _slices(analysis: Analysis) -> list[dict[str, float]]:
-    if not can_slice(analysis):
+    if not can_slice(analysis.fit.law, analysis.points):
         return []
-    found = [lowest_of_slice(analysis, float(flops)) for flops in slice_budgets(analysis)]
+    found = [
+        lowest_of_slice(analysis.fit, analysis.points, float(flops))
+        for flops in slice_budgets(analysis.points, analysis.optima)
+    ]
     return [
         {"flops": one.flops, "N": one.parameters, "D": one.molecules, "loss": one.loss}
         for one in found

@@ -1,19 +1,20 @@
-"""The pictures of a scaling-law report, as PNG files. Imports matplotlib (its objects, never pyplot's state)."""
+"""Draws the pictures of a scaling-law report as PNG files. Imports matplotlib (its objects, never pyplot's state)."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unimol_scale.common.pictures import save_figure
 from unimol_scale.common.units import engineering, greek
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit
+from unimol_scale.scaling.law.optimal import can_slice
 from unimol_scale.scaling.law.points import Points, columns_at, distinct
-from unimol_scale.scaling.report.budget_pictures import allocation_figure, can_slice, isoflop_figure, spread_figure
+from unimol_scale.scaling.report.budget_pictures import allocation_figure, isoflop_figure, spread_figure
 from unimol_scale.scaling.report.picture_axes import (
     AXIS_LABELS,
     FITTED_COLOUR,
@@ -24,16 +25,16 @@ from unimol_scale.scaling.report.picture_axes import (
     log_x,
 )
 
-MAX_LINES = 6  # fitted lines in one picture; more budgets or sizes are represented by these
-BEYOND = 1.6  # how far lines run past the data, as a factor
+MAX_LINES = 6  # fitted lines in one picture, evenly over all budgets or sizes
+BEYOND = 1.6  # lines are drawn up to this factor beyond the data
 
 
-def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
-    """Draw every picture that the runs allow.
+def draw_pictures(analysis: Analysis, folder: Path) -> dict[str, Path]:
+    """Draw all pictures that the runs allow.
 
     Args:
-        analysis: what to show.
-        folder: exists.
+        analysis: to be shown.
+        folder: of the pictures; it must exist.
 
     Returns:
         Title → file, in the order of the report.
@@ -41,10 +42,10 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
     jobs: list[tuple[str, str, Callable[[], Figure]]] = []
     for axis in ("N", "D", "C"):
         column = analysis.points.columns.get(axis)
-        # A picture against a constant would show a column of points and no law.
+        # Against a constant there is no line to draw.
         if column is not None and int(distinct(column).max()) > 0:
             title = f"Validation loss against {AXIS_LABELS[axis]}"
-            jobs.append((title, f"loss_vs_{axis}.png", lambda axis=axis: _law_figure(analysis, axis)))  # type: ignore[misc]
+            jobs.append((title, f"loss_vs_{axis}.png", lambda axis=axis: law_figure(analysis, axis)))  # type: ignore[misc]
     jobs.append(("Residuals", "residuals.png", lambda: _residual_figure(analysis)))
     if any(len(record.curve) > 1 for record in analysis.records):
         jobs.append(("Validation loss in the course of every run", "curves.png", lambda: _curve_figure(analysis)))
@@ -53,20 +54,19 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
     if analysis.fit.draws:
         title = "Bootstrap spread of the exponents"
         jobs.append((title, "exponents.png", lambda: spread_figure(analysis.fit)))
-    if can_slice(analysis):
+    if can_slice(analysis.fit.law, analysis.points):
         jobs.append(("Slices of equal compute", "isoflop.png", lambda: isoflop_figure(analysis)))
     if analysis.optima:
         jobs.append(("Size and data against the budget", "allocation.png", lambda: allocation_figure(analysis)))
     files = {}
     for title, name, draw in jobs:
-        figure = draw()
-        FigureCanvasAgg(figure)
-        figure.savefig(folder / name, dpi=130)
+        save_figure(draw(), folder / name)
         files[title] = folder / name
     return files
 
 
-def _law_figure(analysis: Analysis, axis: str) -> Figure:
+def law_figure(analysis: Analysis, axis: str) -> Figure:
+    """Return the picture of the runs and the law against one variable, "N", "D" or "C", which must vary."""
     figure = Figure(figsize=(8.4, 4.8), layout="constrained")
     axes = figure.subplots()
     _draw_law(axes, analysis.points, analysis.held_out, analysis.fit, axis)
@@ -88,7 +88,7 @@ def _draw_law(axes: Any, points: Points, held_out: np.ndarray, fit: Fit, axis: s
     for level in levels:
         chosen = labels == level
         at = float(np.median(points.columns[other][chosen]))
-        # Points of a table scatter over both variables: there the line spans all of them.
+        # In tables, points may scatter over both variables; then the line spans all of them.
         reach = (
             points.columns[moving][chosen]
             if np.ptp(distinct(points.columns[moving][chosen]))
@@ -105,14 +105,14 @@ def _draw_law(axes: Any, points: Points, held_out: np.ndarray, fit: Fit, axis: s
             axes.fill_between(columns[axis], *band, color=colour, alpha=0.2, linewidth=0, zorder=1)
     shades = np.array([colour_of(label) for label in labels])
     x, fitted = points.columns[axis], ~held_out
-    # Validations along a run are many and would hide one another.
+    # With many validations of each run, large marks would hide each other.
     size = 30 if len(points) == points.num_runs else 9
     axes.scatter(x[fitted], points.loss[fitted], c=shades[fitted], s=size, zorder=3, edgecolors="white", linewidths=0.5)
     axes.scatter(x[held_out], points.loss[held_out], **{**HELD_OUT_MARK, "s": 1.6 * size})
 
 
 def _draw_predictions(axes: Any, analysis: Analysis, axis: str) -> None:  # noqa: ANN401
-    """Draw every prediction with its interval, and the law on the way to it from the runs."""
+    """Draw every prediction with its interval, and the law between the runs and it."""
     points, fit = analysis.points, analysis.fit
     for prediction in analysis.predictions:
         goal = {"N": prediction.parameters, "D": prediction.molecules}
@@ -131,7 +131,7 @@ def _draw_predictions(axes: Any, analysis: Analysis, axis: str) -> None:  # noqa
 
 
 def _legend(axes: Any, analysis: Analysis) -> None:  # noqa: ANN401
-    """Put the legend at the right of the axes, where it covers nothing."""
+    """Put the legend at the right of the axes, where it covers no points."""
     fit, along_runs = analysis.fit, len(analysis.points) > analysis.points.num_runs
     what = "validation of a run" if along_runs else "run"
     handles = [Line2D([], [], linestyle="", marker="o", color="#555555", markersize=5, label=f"fitted {what}")]
@@ -220,7 +220,7 @@ def _term_figure(analysis: Analysis) -> Figure:
         panels[row * columns].set_ylabel("validation loss of the term")
     for axes in panels[len(drawable) :]:
         axes.remove()
-    # Terms may have laws of different variables, and then lines that mean different things.
+    # If terms have laws in different variables, their lines have no common legend.
     keys = [[line.get_label() for line in axes.get_lines()] for axes in panels[: len(drawable)]]
     shared = [line for line in panels[0].get_lines() if all(key == keys[0] for key in keys) and len(keys[0]) > 1]
     if analysis.held_out.any():
@@ -239,7 +239,7 @@ def _term_axis(term: TermLaw) -> str:
 
 
 def _representatives(labels: np.ndarray) -> list[int]:
-    """Return at most MAX_LINES of the labels, evenly over the points."""
+    """Return at most MAX_LINES of the labels, evenly distributed over the points."""
     unique = np.unique(labels)
     if len(unique) <= MAX_LINES:
         return [int(label) for label in unique]

@@ -1,7 +1,4 @@
-"""Writes an analysis as report.md, with law.json and the pictures beside it, and as short tables for the terminal.
-
-Imports no torch.
-"""
+"""Writes report.md, law.json and the pictures of an analysis, and gives short tables for the terminal. No torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,16 +6,18 @@ from pathlib import Path
 
 from rich.table import Table
 
+from unimol_scale.common.text.markdown import markdown_table
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit, Interval
 from unimol_scale.scaling.report.law_json import SCHEMA, to_json
-from unimol_scale.scaling.report.law_pictures import draw_all
-from unimol_scale.scaling.report.summary_rows import optimum_rows, statistics_rows
-from unimol_scale.scaling.report.summary_sentences import findings
+from unimol_scale.scaling.report.law_pictures import draw_pictures
+from unimol_scale.scaling.report.summary_sentences import summary_sentences
 
-MANY_POINTS = 60  # validations along runs are a table nobody reads; law.json has them
-# File of a picture → how to read it.
+Rows = tuple[list[str], list[list[str]]]
+
+MANY_POINTS = 60  # held-out points in the report; law.json has all
+# File of a picture → its caption.
 CAPTIONS = {
     "loss_vs_N.png": "Each line is the law at one budget of molecules; a good law passes through its runs and, without "
     "having seen them, through the held-out ones.",
@@ -40,7 +39,7 @@ CAPTIONS = {
 
 
 def write_report(analysis: Analysis, folder: Path) -> Path:
-    """Write law.json, report.md and the pictures into a folder, which is made if needed.
+    """Write law.json, report.md and the pictures into a folder; it is made if needed.
 
     Returns:
         The path of report.md.
@@ -50,7 +49,7 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = draw_all(analysis, folder)
+        pictures = draw_pictures(analysis, folder)
         (folder / "law.json").write_text(
             json.dumps(to_json(analysis), indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
@@ -65,7 +64,7 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     """Return the report as Markdown; pictures are linked by their file names."""
     fit = analysis.fit
     lines = ["# Scaling law", "", f"**{fit.law.formula}** ({fit.law.label}; {fit.law.source})", ""]
-    lines += ["## In short", "", *[f"- {finding}" for finding in findings(analysis)]]
+    lines += ["## In short", "", *[f"- {finding}" for finding in summary_sentences(analysis)]]
     if fit.warnings:
         lines += ["", "**Read with care:**", "", *[f"- {warning}" for warning in fit.warnings]]
     lines += ["", "## The law", ""]
@@ -74,28 +73,28 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         f"Chosen because {analysis.selection.reason}.",
         "",
     ]
-    lines += _markdown_table(["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
+    lines += markdown_table(["parameter", "estimate", f"{fit.confidence:.0%} interval"], _parameter_rows(fit))
     lines += ["", "## Held out", "", *_held_out_lines(analysis)]
     if analysis.predictions:
         lines += ["", "## Predictions", ""]
         header = ["model @ molecules", "N", "loss", "interval of the law", "leans on"]
-        lines += _markdown_table(header, _prediction_rows(analysis))
+        lines += markdown_table(header, _prediction_rows(analysis))
     if analysis.optima or analysis.unanswered:
         lines += ["", "## The best use of a budget", ""]
-        lines += _markdown_table(*optimum_rows(analysis)) if analysis.optima else []
+        lines += markdown_table(*optimum_rows(analysis)) if analysis.optima else []
         lines += ["", *[f"- No answer: {reason}." for reason in analysis.unanswered]] if analysis.unanswered else []
-    lines += ["", "## Choice of the law", "", *_markdown_table(*_candidate_table(analysis))]
+    lines += ["", "## Choice of the law", "", *markdown_table(*_candidate_table(analysis))]
     if analysis.terms:
         lines += ["", "## Loss terms", "", "Parts of the loss have floors of their own, so each has its own law.", ""]
         header = ["term", "law", "estimates", "mean held-out error", "note"]
-        lines += _markdown_table(header, [_term_row(term) for term in analysis.terms])
+        lines += markdown_table(header, [_term_row(term) for term in analysis.terms])
     for title, path in pictures.items():
         lines += ["", f"## {title}", "", CAPTIONS[path.name], "", f"![{title}]({path.name})"]
-    lines += ["", "## Runs", "", *_markdown_table(*_run_table(analysis))]
+    lines += ["", "## Runs", "", *markdown_table(*_run_table(analysis))]
     if analysis.notes:
         lines += ["", "Left out, or to be known:", "", *[f"- {note}" for note in analysis.notes]]
     lines += ["", "## law.json", "", "Everything above in full precision.", ""]
-    lines += _markdown_table(["key", "holds"], [[f"`{key}`", text] for key, text in SCHEMA.items()])
+    lines += markdown_table(["key", "holds"], [[f"`{key}`", text] for key, text in SCHEMA.items()])
     return "\n".join(lines) + "\n"
 
 
@@ -116,9 +115,9 @@ def _held_out_lines(analysis: Analysis) -> list[str]:
         f"The fit did not see these (`--hold-out {analysis.config.hold_out}`). Mean |error|: "
         f"{analysis.held_out_error:.2%}. `--hold-out none` fits all runs.",
         "",
-        *_markdown_table(*statistics_rows(analysis)),
+        *markdown_table(*statistics_rows(analysis)),
         "",
-        *_markdown_table(["run", "measured", "predicted", "interval of the law", "error"], rows),
+        *markdown_table(["run", "measured", "predicted", "interval of the law", "error"], rows),
     ]
     if len(analysis.checks) > MANY_POINTS:
         lines += ["", f"The first {MANY_POINTS} of {len(analysis.checks)}; law.json has all."]
@@ -168,7 +167,7 @@ def _term_row(term: TermLaw) -> list[str]:
 
 def _run_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     points = analysis.points
-    # Of the points of a run, the last one tells its size and whether it was held out.
+    # The last point of a run has its size, and whether it was held out.
     last = {int(run): i for i, run in enumerate(points.runs)}
     rows = []
     for run, i in sorted(last.items(), key=lambda item: (points.columns["N"][item[1]], points.columns["D"][item[1]])):
@@ -186,6 +185,46 @@ def _run_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return ["run", "size", "N", "D", "C", "first validation loss", "last", ""], rows
+
+
+def statistics_rows(analysis: Analysis) -> Rows:
+    """Return header and rows of the held-out statistics: one row for each size, and one for all."""
+    header = ["held out", "points", "relative error", "RMAE", "MSE", "R²", "Pearson"]
+    rows = [
+        [
+            name,
+            str(one.num_points),
+            f"{one.relative_error:.2%}",
+            f"{one.rmae:.4f}",
+            f"{one.mse:.3g}",
+            "" if one.r2 is None else f"{one.r2:.4f}",
+            "" if one.pearson is None else f"{one.pearson:.4f}",
+        ]
+        for name, one in analysis.statistics.items()
+    ]
+    return header, rows
+
+
+def optimum_rows(analysis: Analysis) -> Rows:
+    """Return header and rows of the compute-optimal allocations, one row for each budget."""
+    header = ["budget (FLOPs)", "optimal N", "optimal D", "loss", "N grows as", "leans on"]
+    rows = [
+        [
+            f"{one.flops:.4g}",
+            _with_span(one.parameters, one.parameters_interval),
+            _with_span(one.molecules, one.molecules_interval),
+            _with_span(one.loss, one.loss_interval, digits=5),
+            f"C^{_with_span(one.exponent, one.exponent_interval, digits=3)}",
+            "; ".join(one.notes),
+        ]
+        for one in analysis.optima
+    ]
+    return header, rows
+
+
+def _with_span(value: float, interval: Interval | None, digits: int = 4) -> str:
+    span = "" if interval is None else f" ({interval[0]:.{digits}g} to {interval[1]:.{digits}g})"
+    return f"{value:.{digits}g}{span}"
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the pictures of a report share: logarithmic axes that can be read, colours, marks. Imports matplotlib."""
+"""Axes, colours and marks that the pictures of a report share. Imports matplotlib."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from unimol_scale.common.pictures import BLUE, RED, draw_grid
 from unimol_scale.common.units import engineering, powers
 
 AXIS_LABELS = {"N": "parameters N", "D": "molecules seen D", "C": "training compute C (FLOPs)"}
-HELD_OUT_COLOUR = "#d62728"
-FITTED_COLOUR = "#1f77b4"
+HELD_OUT_COLOUR, FITTED_COLOUR = RED, BLUE
 HELD_OUT_MARK = {
     "marker": "D",
     "s": 46,
@@ -20,25 +20,25 @@ HELD_OUT_MARK = {
     "zorder": 4,
 }
 PALETTE = colormaps["viridis"]
-PALEST = 0.88  # the yellow end cannot be seen on white
+PALEST = 0.88  # the yellow end of the palette is not visible on white
 
 
 def colours(count: int) -> Callable[[int], Any]:
-    """Return label → colour; dark to bright with the label."""
+    """Return a function from a label to its colour; the colours get brighter with the label."""
     return lambda label: PALETTE(PALEST * label / max(count - 1, 1))
 
 
 def log_axes(axes: Any, name: str, ticks: int = 6) -> None:  # noqa: ANN401
-    """Make both axes logarithmic: ``name`` across, losses up."""
+    """Make both axes logarithmic: ``name`` horizontally, losses vertically."""
     log_x(axes, name, ticks)
     log_losses(axes)
 
 
 def log_losses(axes: Any) -> None:  # noqa: ANN401
-    """Make the upright axis a logarithmic one of losses."""
+    """Make the vertical axis a logarithmic one of losses."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    # Losses of a ladder span less than a decade, where a log axis would show one tick or none.
+    # Losses of a ladder span less than a decade, where a logarithmic locator gives one tick or none.
     narrow = high / low < 5
     axes.yaxis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -46,29 +46,23 @@ def log_losses(axes: Any) -> None:  # noqa: ANN401
 
 
 def log_x(axes: Any, name: str, ticks: int = 6) -> None:  # noqa: ANN401
-    """Make the level axis the logarithmic one of N, D or C."""
+    """Make the horizontal axis a logarithmic one of N, D or C."""
     axes.set_xscale("log")
     axes.set_xlabel(AXIS_LABELS[name])
     _log_ticks(axes.xaxis, axes.get_xlim(), powers if name == "C" else engineering, ticks)
-    grid(axes)
+    draw_grid(axes)
 
 
 def log_y(axes: Any, name: str) -> None:  # noqa: ANN401
-    """Make the upright axis the logarithmic one of N, D or C."""
+    """Make the vertical axis a logarithmic one of N, D or C."""
     axes.set_yscale("log")
     axes.set_ylabel(AXIS_LABELS[name])
     _log_ticks(axes.yaxis, axes.get_ylim(), powers if name == "C" else engineering, 6)
-    grid(axes)
-
-
-def grid(axes: Any) -> None:  # noqa: ANN401
-    """Draw a pale grid behind everything."""
-    axes.grid(True, which="major", color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
+    draw_grid(axes)
 
 
 def _log_ticks(axis: Any, limits: tuple[float, float], write: Callable[[float], str], most: int) -> None:  # noqa: ANN401
-    """Choose the densest of the usual steps within a decade that gives no more than ``most`` ticks."""
+    """Choose the densest ticks within a decade that are not more than ``most``."""
     low, high = limits
     for steps in ((1, 2, 5), (1, 3), (1,)):
         if sum(low <= step * 10.0**power <= high for step in steps for power in range(-30, 31)) <= most:

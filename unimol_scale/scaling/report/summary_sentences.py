@@ -1,18 +1,18 @@
-"""What an analysis says, in sentences for somebody who has to decide what to train next. Imports no torch."""
+"""Summarises an analysis in sentences, for somebody who has to decide what to train next. Imports no torch."""
 
 from pathlib import Path
 
 import numpy as np
 
 from unimol_scale.common.run_files import CONFIG_NAME
-from unimol_scale.common.units import engineering, powers
+from unimol_scale.common.units import counted, engineering, powers
 from unimol_scale.scaling.law.analysis import Analysis
 from unimol_scale.scaling.law.fit import Fit, Interval
 from unimol_scale.scaling.law.laws import Term
+from unimol_scale.scaling.law.optimal import can_slice
 from unimol_scale.scaling.law.points import distinct
-from unimol_scale.scaling.report.budget_pictures import can_slice
 
-# Column → what is doubled, and what a small value of it costs.
+# Column → what is doubled, and the cause of the loss that a small value adds.
 VARIABLES = {
     "N": ("the parameters", "too small a model"),
     "M": ("the parameters", "too small a model"),
@@ -24,7 +24,7 @@ VARIABLES = {
 GOOD, FAIR = 0.01, 0.03  # held-out errors
 
 
-def findings(analysis: Analysis) -> list[str]:
+def summary_sentences(analysis: Analysis) -> list[str]:
     """Return the report's summary, one sentence or two an entry."""
     return [
         _what_was_fitted(analysis),
@@ -43,7 +43,7 @@ def _what_was_fitted(analysis: Analysis) -> str:
     if analysis.config.burn_in is not None:
         share = f"{analysis.config.burn_in:.0%}"
         return f"{text}, at {len(points)} validations along them after the first {share} of each."
-    return f"{text}, and {budgets} budget{'s' if budgets > 1 else ''}, {_range(d)} molecules."
+    return f"{text}, and {counted(budgets, 'budget')}, {_range(d)} molecules."
 
 
 def _range(values: np.ndarray) -> str:
@@ -102,7 +102,7 @@ def _price(fit: Fit, term: Term, *, alone: bool) -> str:
 
 
 def _largest_run(analysis: Analysis, constant: Term | None, terms: list[Term]) -> list[str]:
-    """Say what the loss of the costliest point consists of."""
+    """Return a sentence on the parts of the loss of the costliest point."""
     if len(terms) + (constant is not None) < 2:
         return []
     columns = analysis.points.columns
@@ -128,9 +128,9 @@ def _where_next(analysis: Analysis) -> list[str]:
     for prediction in analysis.predictions:
         span = "" if prediction.interval is None else f" ({prediction.interval[0]:.4g} to {prediction.interval[1]:.4g})"
         lines.append(f"{prediction.request} should reach a loss of {prediction.loss:.4g}{span}.")
-    # The next run borrows its settings from one that was trained here.
+    # The next run takes its settings from a run folder.
     trained_here = any((Path(record.source) / CONFIG_NAME).is_file() for record in analysis.records)
-    if can_slice(analysis) and trained_here:
+    if can_slice(analysis.fit.law, analysis.points) and trained_here:
         lines.append("`unimol-scale ladder --next RUNS --budget FLOPS` writes the next run for a budget.")
     return lines
 

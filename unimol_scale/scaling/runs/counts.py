@@ -1,4 +1,4 @@
-"""What a user may call a size or a count: presets, "1.1e9", "838M". Imports the model's arithmetic only when asked."""
+"""Reads sizes and counts as users write them: presets, "1.1e9", "838M". Imports no torch."""
 
 import math
 import re

@@ -1,7 +1,7 @@
-"""Runs read from TensorBoard event files, of this project or of anybody's trainer. Imports tensorboard when it reads.
+"""Reads runs from TensorBoard event files, of this project or of any other trainer. Imports tensorboard when it reads.
 
-The files are a chain of records: length (8 bytes), its checksum (4), an Event message, its checksum (4). A record that
-ends early is the mark of a killed writer, and what stands before it counts; a wrong checksum is damage and an error.
+A file is a sequence of records: length (8 bytes), its checksum (4), an Event message, its checksum (4). An incomplete
+last record comes from a writer that was killed, and is ignored; a wrong checksum is an error.
 """
 
 import struct
@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.summary_file import UnreadableRunError
 from unimol_scale.errors import RunError, nearest
 from unimol_scale.common.run_files import TENSORBOARD
-from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, UnreadableRunError, curve_of, decays_of, diverged
+from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, curve_of, decays_of, diverged
 from unimol_scale.scaling.runs.counts import groups_of_size
 
 PATTERN = "events.out.tfevents."
-# What a tag can be → where it is looked for by itself: this project's tags, first those of today.
+# Quantity → tags of this project where it is looked for, those of today first.
 TAGS: Mapping[str, tuple[str, ...]] = {
     "N": (),
     "D": ("progress/molecules", "molecules"),
@@ -25,7 +26,7 @@ TAGS: Mapping[str, tuple[str, ...]] = {
     "lr": ("train/lr", "lr"),
 }
 STEP_TIMES = "step*"  # D as a number of molecules a step
-CUT_OFF = 0.1  # a decaying learning rate that ends above this share of its peak was not at its end
+CUT_OFF = 0.1  # a decaying learning rate that ends above this share of its peak did not reach its end
 
 
 def has_event_files(names: list[str]) -> bool:
@@ -34,7 +35,7 @@ def has_event_files(names: list[str]) -> bool:
 
 
 def name_of(folder: Path) -> str:
-    """Return the name of a run: of its folder, or of the folder that its ``tensorboard/`` stands in."""
+    """Return the name of a run: that of its folder, or of the folder above if it is called ``tensorboard``."""
     return folder.parent.name if folder.name == TENSORBOARD else folder.name
 
 
@@ -44,10 +45,10 @@ def read_event_folder(
     """Read the event files of one run, of all its sessions.
 
     Args:
-        folder: holds the files.
-        tags: one of ``TAGS`` → the tag that holds it; what is not given is looked for under this project's own tags.
+        folder: of the files.
+        tags: one of ``TAGS`` → its tag; those that are not given are looked for under this project's own tags.
             D as "step*BATCH" counts molecules by steps.
-        sizes: name of a run → its size, a preset or a number of parameters; needed where no tag holds N.
+        sizes: name of a run → its size, a preset or a number of parameters; needed if no tag has N.
 
     Returns:
         The run at its last validation, or None when it is left out; and notes on it.
@@ -149,11 +150,11 @@ def _groups(
 
 @dataclass
 class _Session:
-    """What one start of a trainer logged.
+    """Events of one start of a trainer.
 
     Attributes:
-        host: whose clock named the file; clocks of several hosts may disagree.
-        first_step: from which it replaces what was logged before; None when its writer did not say.
+        host: whose clock gave the file its name; clocks of several hosts may disagree.
+        first_step: from which it replaces earlier sessions; None if the file does not say.
         values: tag → step → value.
     """
 
@@ -163,7 +164,7 @@ class _Session:
 
     @property
     def start(self) -> int:
-        """The step by which it is ordered."""
+        """Step that sessions are ordered by."""
         first = min((step for values in self.values.values() for step in values), default=0)
         return first if self.first_step is None else self.first_step
 
@@ -171,9 +172,9 @@ class _Session:
 def _read_series(folder: Path) -> dict[str, dict[int, float]]:
     """Return tag → step → value of all files of a folder.
 
-    Within one host, whose clock named the files, a session replaces what earlier ones logged from its first step on.
-    The clocks of several hosts may disagree: there the session of the later first step wins where both logged a step
-    (of two that began at one step the later by its name), and no step is dropped.
+    On one host, a session replaces the events of earlier sessions from its first step on. The clocks of several hosts
+    may disagree: if sessions of different hosts logged the same step, the one with the later first step counts (for
+    equal first steps, the one with the later file name), and no step is dropped.
     """
     paths = sorted((path for path in folder.iterdir() if PATTERN in path.name), key=_written)
     sessions = [session for path in paths for session in _sessions(path)]
@@ -189,15 +190,15 @@ def _read_series(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def _replaces(later: _Session, earlier: _Session, before: Sequence[_Session]) -> bool:
-    """Return whether a session replaces one that its clock says was earlier; ``before`` are those earlier still."""
+    """Return whether a session replaces an earlier one by the clock; ``before`` are the sessions before both."""
     if later.first_step is None or later.host != earlier.host:
         return False
-    # A resumed session goes on from another one; if no earlier one is there, the clock was set back in between.
+    # A resumed session continues another one; if there is no earlier one, the clock was set back in between.
     return later.first_step >= earlier.start or any(other.start < earlier.start for other in before)
 
 
 def _written(path: Path) -> tuple[float, str]:
-    """Return by what the files of a folder are ordered: the time in the name, events.out.tfevents.TIME.HOST.PID.N."""
+    """Return the sort key of a file: the time in its name, events.out.tfevents.TIME.HOST.PID.N."""
     time = path.name.partition(PATTERN)[2].partition(".")[0]
     return (float(time) if time.isdigit() else 0.0, path.name)
 

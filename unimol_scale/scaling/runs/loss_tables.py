@@ -1,4 +1,4 @@
-"""Runs read from anybody's table of losses: CSV or Parquet, one run a row, or one validation a row of trajectories."""
+"""Reads runs from tables of losses, in files or in memory: each row is a run, or one validation of a run."""
 
 import math
 import re
@@ -11,12 +11,11 @@ from typing import Any
 from unimol_scale.common.text.delimited import read_records
 from unimol_scale.common.text.text_files import check_decoded, is_parquet, open_text
 from unimol_scale.errors import RunError, SourceError, nearest
-from unimol_scale.scaling.law.column_checks import check_units_agree
 from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, curve_of, diverged
 from unimol_scale.scaling.runs.counts import flops_per_molecule, groups_of_size
-from unimol_scale.scaling.runs.table_numbers import numbers_of
+from unimol_scale.scaling.runs.table_checks import check_units_agree, numbers_of
 
-# What a column can be → where it is looked for by itself. A loss term's own column is named "loss/TERM".
+# Columns that a table can have. The column of a loss term is named "loss/TERM".
 COLUMNS = ("N", "D", "C", "S", "loss", "weight", "name", "size")
 SUFFIXES = (".csv", ".tsv", ".parquet")
 D_FROM_C = "C/(6N)"
@@ -28,7 +27,7 @@ TERM = "loss/"
 
 @dataclass(frozen=True)
 class _Row:
-    """One row: where it stands, its number from 1 below the header, and its values by header."""
+    """One row: its place for messages, its number from 1 below the header, and its values by header."""
 
     source: str
     number_in_table: int
@@ -39,16 +38,29 @@ class _Row:
         return "" if value is None else str(value)
 
 
-def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = False) -> tuple[list[RunRecord], list[str]]:
+@dataclass(frozen=True)
+class ColumnTable:
+    """A table in memory: what it is called in messages, and header → values, all of one length."""
+
+    name: str
+    columns: Mapping[str, Sequence[Any]]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_table(
+    path: Path | ColumnTable, headers: Mapping[str, str], trajectories: bool = False
+) -> tuple[list[RunRecord], list[str]]:
     """Read a table of losses.
 
     Args:
-        path: a .csv or .tsv file with a header line, or a .parquet file.
-        headers: one of ``COLUMNS`` or "loss/TERM" → the header of that column; what is not given is looked for under
-            its own name. Three values are computed instead: D as "C/(6N)" and C as "6ND", the way language models
-            count, and C as "model@ATOMS" from the model's own arithmetic for the preset in the column ``size`` and
-            molecules of so many atoms. Without a column N, the preset's count is taken.
-        trajectories: rows of one name are validations along one run.
+        path: a .csv or .tsv file with a header line, a .parquet file, or a table in memory.
+        headers: one of ``COLUMNS`` or "loss/TERM" → the header of that column; by default the header is its own name.
+            Three values can be computed: D as "C/(6N)" and C as "6ND", as for language models, and C as "model@ATOMS"
+            from the computed FLOPs of the preset in the column ``size`` for molecules of so many atoms. Without a
+            column N, the number of parameters of the preset is taken.
+        trajectories: rows of the same name are validations of one run.
 
     Returns:
         The runs, and a note on every run that was left out.
@@ -59,7 +71,10 @@ def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = Fals
     for key in headers:
         if key not in COLUMNS and not key.startswith(TERM):
             raise RunError(f"unknown column {key!r}; {nearest(key, COLUMNS)}, or loss/TERM")
-    found, rows = _read_parquet(path) if path.suffix == ".parquet" or is_parquet(path) else _read_csv(path)
+    if isinstance(path, ColumnTable):
+        found, rows = _read_columns(path)
+    else:
+        found, rows = _read_parquet(path) if path.suffix == ".parquet" or is_parquet(path) else _read_csv(path)
     if not rows:
         raise RunError(f"{path} has no rows below its header")
     chosen = {key: _expression(headers.get(key, key)) for key in (*COLUMNS, *headers)}
@@ -72,7 +87,11 @@ def read_table(path: Path, headers: Mapping[str, str], trajectories: bool = Fals
 
 
 def _check_columns(
-    path: Path, found: Sequence[str], headers: Mapping[str, str], chosen: Mapping[str, str], trajectories: bool
+    path: Path | ColumnTable,
+    found: Sequence[str],
+    headers: Mapping[str, str],
+    chosen: Mapping[str, str],
+    trajectories: bool,
 ) -> None:
     computed = {
         key for key in ("D", "C") if chosen[key] in (D_FROM_C, C_FROM_ND) or chosen[key].startswith(C_FROM_MODEL)
@@ -93,7 +112,7 @@ def _check_columns(
         raise RunError(f"{path} has two columns {chosen[twice[0]]!r}; rename the one that is not meant")
 
 
-def _missing(path: Path, keys: Sequence[str], found: Sequence[str], chosen: Mapping[str, str]) -> str:
+def _missing(path: Path | ColumnTable, keys: Sequence[str], found: Sequence[str], chosen: Mapping[str, str]) -> str:
     names = " and no column ".join(f"{chosen[key]!r} for {key}" for key in keys)
     text = f"{path} has no column {names}; name it with --column {keys[0]}=HEADER; {nearest(chosen[keys[0]], found)}"
     if "D" in keys and chosen["D"] == "D":
@@ -104,8 +123,21 @@ def _missing(path: Path, keys: Sequence[str], found: Sequence[str], chosen: Mapp
 
 
 def _expression(text: str) -> str:
-    """Return a formula of ``--column`` as this file writes it; any other text as it is."""
+    """Return a formula of ``--column`` in the spelling of this file, and any other text unchanged."""
     return EXPRESSIONS.get(re.sub(r"[\s*·]", "", text), text)
+
+
+def _read_columns(table: ColumnTable) -> tuple[list[str], list[_Row]]:
+    lengths = {header: len(values) for header, values in table.columns.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{header!r} has {length}" for header, length in lengths.items())
+        raise RunError(f"{table}: its columns have different lengths: {shown}")
+    values = zip(*table.columns.values(), strict=True)
+    rows = [
+        _Row(f"{table}: row {number}", number, dict(zip(table.columns, row, strict=True)))
+        for number, row in enumerate(values, start=1)
+    ]
+    return list(table.columns), rows
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
@@ -192,8 +224,8 @@ def _whole(row: _Row, header: str, value: float) -> int:
     return int(value)
 
 
-def _join(path: Path, rows: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """Make one run of the rows of one name: its last row, with the others as its curve."""
+def _join(path: Path | ColumnTable, rows: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """Join rows of the same name to one run: its last row, with the others as its curve."""
     by_name: dict[str, list[RunRecord]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).append(row)

@@ -1,20 +1,21 @@
-"""From what a user names (run folders, event files, tables) to runs that may be compared. Imports no torch."""
+"""Reads all runs that a user names (run folders, event files, tables) and checks that they compare. No torch."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from unimol_scale.common.summary_file import UnreadableRunError
 from unimol_scale.errors import RunError, nearest
 from unimol_scale.scaling.runs.event_files import has_event_files, name_of, read_event_folder
-from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, UnreadableRunError, check_comparable, read_run_folder
-from unimol_scale.scaling.runs.loss_tables import read_table
+from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, check_comparable, read_run_folder
+from unimol_scale.scaling.runs.loss_tables import ColumnTable, read_table
 
-Outcome = TypeVar("Outcome")
+Content = TypeVar("Content")
 
 
 def read_runs(
-    paths: Sequence[Path],
+    paths: Sequence[Path | ColumnTable],
     columns: Mapping[str, str] | None = None,
     sizes: Mapping[str, str] | None = None,
     trajectories: bool = False,
@@ -23,9 +24,10 @@ def read_runs(
     """Read every finished run under the paths.
 
     Args:
-        paths: run folders, folders of event files, directories that hold either at any depth, or tables.
+        paths: run folders, folders of event files, directories that hold either at any depth, or tables: files, or in
+            memory.
         columns: of tables the header, of event files the tag that holds N, D, C, loss, …; see those readers.
-        sizes: name of a run that is known by its event files → its size.
+        sizes: name of a run that has only event files → its size.
         trajectories: whether rows of one name in a table are validations along one run.
         leave_out: names of runs to be left out, with a note.
 
@@ -40,9 +42,13 @@ def read_runs(
     notes: list[str] = []
     events: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            folders, boards = find_run_folders(path)
-            events += boards
+        if isinstance(path, ColumnTable):
+            found, left_out = read_table(path, columns or {}, trajectories)
+            records += found
+            notes += left_out
+        elif path.is_dir():
+            folders, event_folders = find_run_folders(path)
+            events += event_folders
             for folder in folders:
                 outcome = _unless_damaged(folder, read_run_folder)
                 records += [outcome] if isinstance(outcome, RunRecord) else []
@@ -81,8 +87,8 @@ def read_runs(
     return records, [*notes, *(remark for record in records for remark in record.remarks)]
 
 
-def _unless_damaged(folder: Path, read: Callable[[Path], Outcome]) -> Outcome | str:
-    """Return what ``read`` makes of a folder, or, where its files are damaged, why the run is left out."""
+def _unless_damaged(folder: Path, read: Callable[[Path], Content]) -> Content | str:
+    """Return what ``read`` returns for a folder; if its files are damaged, why the run is left out."""
     try:
         return read(folder)
     except UnreadableRunError as error:
@@ -90,24 +96,24 @@ def _unless_damaged(folder: Path, read: Callable[[Path], Outcome]) -> Outcome | 
 
 
 def find_run_folders(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return the run folders at or under a directory, and the folders with nothing but event files, both sorted.
+    """Return the run folders at or under a directory, and the folders with only event files, both sorted.
 
-    Nothing below a run folder is looked at.
+    Run folders are not searched further.
 
     Raises:
         RunError: there are neither.
     """
-    runs, boards = [], []
+    runs, event_folders = [], []
     for folder, children, files in os.walk(root):
         if any(name in files for name in RUN_FILES):
             runs.append(Path(folder))
             children.clear()
         elif has_event_files(files):
-            boards.append(Path(folder))
+            event_folders.append(Path(folder))
         children.sort()
-    if not runs and not boards:
+    if not runs and not event_folders:
         raise RunError(
             f"{root} holds no run (a folder with {' or '.join(RUN_FILES)}, or TensorBoard event files); "
             "`unimol-scale ladder configs/ladder/sample.yaml` makes a set of them"
         )
-    return sorted(runs), sorted(boards)
+    return sorted(runs), sorted(event_folders)

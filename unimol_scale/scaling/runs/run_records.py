@@ -1,17 +1,20 @@
-"""What is known of a finished training run, read from its folder, and which runs may stand in one table. No torch.
+"""Reads the record of a finished training run from its folder, and checks which runs can be compared. No torch.
 
-A run folder holds summary.json (written when the run ends) and metrics.jsonl (one line a log event). A folder without a
-finished summary is skipped with a note; runs that may not be compared are an error that shows the difference.
+A run folder has summary.json, written when the run ends, and metrics.jsonl, with one line for each log event. A folder
+without the summary of a finished run is skipped with a note. Runs that cannot be compared are an error that shows how
+they differ.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.file_versions import version_problem
+from unimol_scale.common.summary_file import UnreadableRunError, read_summary
 from unimol_scale.common.metrics_file import Metrics, read_metrics, values_by_step
+from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten
 from unimol_scale.config import read_yaml
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.common.run_files import CONFIG_NAME, DIVERGED_FACTOR, METRICS_NAME, SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
@@ -30,13 +33,13 @@ DECAYED = 0.99  # a learning rate below this share of its peak has begun to deca
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One finished run, at the end of its schedule.
+    """One finished run.
 
     Attributes:
         name: of the run; unique in a set.
-        source: where it was read, for messages.
-        size: name of the preset; None when the table does not say.
-        parameters: all parameters.
+        source: file or folder it was read from, for messages.
+        size: name of the preset; None if unknown.
+        parameters: number of all parameters.
         groups: name of a group of parameters (``GROUPS``) → its count; empty when unknown.
         molecules: molecules seen in training, repeats counted.
         steps: optimiser steps; None when unknown.
@@ -45,7 +48,7 @@ class RunRecord:
         loss: validation loss at the last step.
         terms: name of a loss term → its validation loss at the last step.
         seed: of the run; None when unknown.
-        comparable: settings in which runs of one law must agree.
+        comparable: settings that must be the same for all runs of a law.
         curve: (molecules, validation loss) of every validation, in order.
         curve_terms: name of a loss term → its validation loss at every entry of ``curve``; terms that some
             validation did not have are left out.
@@ -53,7 +56,7 @@ class RunRecord:
         skipped: steps that were skipped because their loss or gradient was not finite.
         damaged_lines: lines of the run's log that could not be read and were left out.
         weight: how much the run counts in a fit, relative to others.
-        remarks: what whoever fits a law to it should know, each a sentence.
+        remarks: notes for whoever fits a law to it, each a sentence.
     """
 
     name: str
@@ -88,10 +91,6 @@ class _Log:
     damaged_lines: int
 
 
-class UnreadableRunError(RunError):
-    """The files of one run are damaged; other runs can be fitted without it."""
-
-
 def read_run_folder(folder: Path) -> RunRecord | str:
     """Read one run folder.
 
@@ -105,40 +104,40 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     path = folder / SUMMARY_NAME
     if not path.is_file():
         return f"{folder}: left out, it has no {SUMMARY_NAME} yet (still running, or killed)"
-    summary = read_json(path)
-    status = _get(summary, "status", str, path)
+    summary = read_summary(folder)
+    status = summary.value("status", str)
     if status != "finished":
         return f"{folder}: left out, its status is {status!r}"
-    if _get(summary, "diverged", bool, path):
+    version = summary.value("schema_version", int)
+    if problem := version_problem(version, SUMMARY_SCHEMA_VERSION, "schema_version"):
+        raise UnreadableRunError(f"{path}: {problem}")
+    if summary.value("diverged", bool):
         return f"{folder}: left out, it diverged"
-    version = _get(summary, "schema_version", int, path)
-    if version != SUMMARY_SCHEMA_VERSION:
-        raise UnreadableRunError(f"{path}: schema_version is {version}, this program reads {SUMMARY_SCHEMA_VERSION}")
-    final = _get(summary, "final", dict, path)
-    parameters = _get(summary, "parameters", dict, path)
+    final = summary.group("final")
+    parameters = summary.group("parameters")
     prefix = f"{LOSS}/"
-    steps = _get(summary, "steps", int, path)
+    steps = summary.value("steps", int)
     if (planned := _planned_steps(folder / CONFIG_NAME)) not in (None, steps):
         return (
             f"{folder}: left out, its {CONFIG_NAME} says {planned} steps and its {SUMMARY_NAME} {steps}, so its last "
             "loss is not that of a finished schedule"
         )
-    skipped = _get(summary, "skipped", int, path) if "skipped" in summary else 0
+    skipped = summary.value("skipped", int) if "skipped" in summary else 0
     log = _read_log(folder)
     return RunRecord(
-        name=_get(summary, "name", str, path),
+        name=summary.value("name", str),
         source=str(folder),
-        size=_get(summary, "size", str, path),
-        parameters=_number(parameters, "total", path),
-        groups={group: _number(parameters, group, path) for group in GROUPS},
-        molecules=_number(summary, "molecules", path),
+        size=summary.value("size", str),
+        parameters=parameters.number("total"),
+        groups={group: parameters.number(group) for group in GROUPS},
+        molecules=summary.number("molecules"),
         steps=steps,
-        global_batch_size=_get(summary, "global_batch_size", int, path),
-        flops=_number(summary, "flops", path),
-        loss=_number(final, LOSS, path),
-        terms={key[len(prefix) :]: _number(final, key, path) for key in final if key.startswith(prefix)},
-        seed=_get(summary, "seed", int, path),
-        comparable={key: _get(summary, key, str, path) for key in COMPARABLE},
+        global_batch_size=summary.value("global_batch_size", int),
+        flops=summary.number("flops"),
+        loss=final.number(LOSS),
+        terms={key[len(prefix) :]: final.number(key) for key in final if key.startswith(prefix)},
+        seed=summary.value("seed", int),
+        comparable={key: summary.value(key, str) for key in COMPARABLE},
         curve=log.curve,
         curve_terms=log.curve_terms,
         decays=log.decays,
@@ -159,7 +158,7 @@ def _planned_steps(path: Path) -> int | None:
 
 
 def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """Return what sets a run apart from one schedule that began with drawn weights, as far as it recorded it."""
+    """Return notes on a run that was not one schedule from random weights, as far as it is recorded."""
     remarks = []
     for change in summary.get("settings_changes") or ():
         if change["curve"] and change["step"]:
@@ -179,7 +178,7 @@ def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
 
 
 def _read_log(folder: Path) -> "_Log":
-    """Read what a run logged; the file may lack lines, or be absent: the end of the run stands in its summary."""
+    """Read the log of a run. Lines, or the whole file, may be missing: the summary has the end of the run."""
     path = folder / METRICS_NAME
     try:
         metrics = read_metrics(path) if path.is_file() else Metrics((), ())
@@ -225,46 +224,11 @@ def decays_of(rates: Mapping[float, float]) -> bool | None:
     return rates[max(rates)] < DECAYED * max(rates.values())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file of a run holds.
-
-    Raises:
-        UnreadableRunError: it cannot be read, or holds something else.
-    """
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UnreadableRunError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UnreadableRunError(
-            f"{path} is not JSON: {error}; delete it and run the training again to have it rewritten"
-        ) from error
-    if not isinstance(tree, dict):
-        raise UnreadableRunError(f"{path} must hold an object, not a {type(tree).__name__}")
-    return tree
-
-
-def _get(tree: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:  # noqa: ANN401
-    if key not in tree:
-        raise UnreadableRunError(f"{path} lacks the key {key!r}")
-    value = tree[key]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UnreadableRunError(f"{path}: {key!r} is {value!r}, not of type {kind.__name__}")
-    return value
-
-
-def _number(tree: Mapping[str, Any], key: str, path: Path) -> float:
-    value = tree.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UnreadableRunError(f"{path}: {key!r} must be a number, not {value!r}")
-    return float(value)
-
-
 def check_comparable(records: Sequence[RunRecord]) -> None:
-    """Check that runs can stand in one table.
+    """Check that runs can be compared.
 
     Raises:
-        RunError: two runs differ in objective, noise or validation set, have one name, or are one run twice.
+        RunError: two runs differ in objective, noise or validation set, have the same name, or are the same run.
     """
     first = records[0]
     names: dict[str, RunRecord] = {}
@@ -273,13 +237,14 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
         for key in COMPARABLE:
             ours, theirs = first.comparable.get(key), record.comparable.get(key)
             if ours != theirs:
+                changed = _changed_objective(first, record)
+                settings = f". Their settings (first → second):{as_lines(changed)}" if changed else ""
                 raise RunError(
                     f"runs that differ in {key} cannot share a law, for their losses are of different things "
                     f"({MEANINGS[key]}): {first.source} has {ours or 'no word of it'}, {record.source} has "
-                    f"{theirs or 'no word of it'}{_setting_that_differs(first, record)}; fit them separately by naming "
-                    "the run folders"
+                    f"{theirs or 'no word of it'}; fit them separately by naming the run folders{settings}"
                 )
-        # A table without seeds can hold two runs of one size and budget; only an equal loss makes them the same run.
+        # Without seeds, a table can have two runs of one size and budget; they are the same run if the loss is equal.
         told_apart = record.seed if record.seed is not None else record.loss
         content = (record.parameters, record.molecules, record.steps, told_apart)
         for other in (names.get(record.name), contents.get(content)):
@@ -294,23 +259,25 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
         contents[content] = record
 
 
-def _setting_that_differs(one: RunRecord, two: RunRecord) -> str:
-    """Return the differing settings of the objectives, from the runs' config.yaml, or "" where those do not tell."""
-    settings = []
-    for record in (one, two):
-        path = Path(record.source) / CONFIG_NAME
-        try:
-            objective = read_yaml(path)[0].get("objective") if path.is_file() else None
-        except (ConfigError, OSError):
-            objective = None
-        settings.append(_flat(objective) if isinstance(objective, Mapping) else {})
-    ours, theirs = settings
-    both = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
-    return f" (objective.{both[0]}: {ours[both[0]]} against {theirs[both[0]]})" if both else ""
+def _changed_objective(one: RunRecord, two: RunRecord) -> Differences:
+    """Return the settings in which the objectives of two runs differ, as far as the runs' config.yaml tell.
+
+    One that a run does not name has the default of its version, which is not known here: it is left out unless nothing
+    else differs.
+    """
+    ours, theirs = _objective_of(one), _objective_of(two)
+    changed = differences(ours, theirs)
+    return {key: pair for key, pair in changed.items() if key in ours and key in theirs} or changed
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+def _objective_of(record: RunRecord) -> Flat:
+    """Return the flat settings of what a run learns; {} where they are not to be read."""
+    path = Path(record.source) / CONFIG_NAME
+    try:
+        objective = read_yaml(path)[0].get("objective") if path.is_file() else None
+    except (ConfigError, OSError):
+        return {}
+    if not isinstance(objective, Mapping):
+        return {}
+    learnt = tuple(objective.get("mixture") or ()) or (objective.get("name"),)
+    return flatten({"objective": {key: objective[key] for key in ("name", "mixture", *learnt) if key in objective}})

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.helpers.run_states import evenly, random_state
-from unimol_scale.checkpoints.run import publish, saver, shares
+from unimol_scale.checkpoints.run import checkpoint_folder, saver, shares
 from unimol_scale.checkpoints.run.saver import Saver, SaveState
 from unimol_scale.checkpoints.run.shares import ShareReader
 
@@ -87,7 +87,7 @@ def test_the_state_at_start_is_saved_while_training_changes_it(tmp_path, gate):
     assert [one.wait() for one in ranks] == [SaveState.WRITTEN] * 2
     info = ranks[0].publish({"validation_loss": None}, keep=3)
     assert info.step == 7
-    assert_holds(publish.verify(info.path).path, expected)
+    assert_holds(checkpoint_folder.verify(info.path).path, expected)
     assert ranks[0].written_bytes == info.path.joinpath(shares.share_name(0, 2)).stat().st_size
     assert ranks[0].copy_seconds > 0.0
     assert ranks[0].write_seconds > 0.0
@@ -128,7 +128,7 @@ def test_a_full_disk_of_one_rank_gives_the_save_up_and_the_next_one_succeeds(tmp
         one.discard()
         assert one.state is SaveState.IDLE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001"]
-    assert publish.newest_valid(tmp_path) == (first, [])
+    assert checkpoint_folder.newest_valid(tmp_path) == (first, [])
     full.clear()
     assert save(ranks, 3, random_state(SIZES, seed=3)).step == 3
     assert ranks[1].error == ""
@@ -145,11 +145,11 @@ def test_a_disk_that_is_full_at_the_manifest_is_no_end_either(tmp_path, monkeypa
         def refuse(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patched.setattr(publish, "commit_text", refuse)
+        patched.setattr(checkpoint_folder, "write_json", refuse)
         assert [one.publish({}, keep=3) for one in ranks] == [None, None]
     assert "No space left" in ranks[0].error
     assert [one.wait() for one in ranks] == [SaveState.IDLE] * 2
-    assert publish.newest_valid(tmp_path) == (first, [])
+    assert checkpoint_folder.newest_valid(tmp_path) == (first, [])
     assert list(tmp_path.glob("tmp-*")) == []
     assert save(ranks, 3, random_state(SIZES)).step == 3
 
@@ -182,7 +182,7 @@ LARGE = {"weights": 400_000, "bias": 1001}
 def train_and_save(root: Path, first: int) -> None:
     """Save step after step until killed."""
     torch.set_num_threads(1)
-    publish.clear_leftovers(root)
+    checkpoint_folder.delete_leftovers(root)
     ranks = savers(root)
     for step in range(first, first + 10_000):
         save(ranks, step, random_state(LARGE, seed=step), loss=1.0 / step, keep=2)
@@ -204,7 +204,7 @@ def test_a_kill_at_any_moment_leaves_the_newest_one_whole(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         in_a_save += any(tmp_path.glob("tmp-*"))
-        info, problems = publish.newest_valid(tmp_path)
+        info, problems = checkpoint_folder.newest_valid(tmp_path)
         assert problems == []
         assert info.step >= newest
         assert_holds(info.path, random_state(LARGE, seed=info.step))
@@ -228,7 +228,7 @@ def test_on_a_full_disk_training_goes_on_with_the_last_good_checkpoint(small_dis
     for one in ranks:
         one.discard()
     assert sorted(path.name for path in root.iterdir()) == ["latest", first.path.name, second.path.name]
-    assert publish.newest_valid(root) == (second, [])
-    publish.set_aside(first.path)  # a person makes room
-    publish.sweep(root)
+    assert checkpoint_folder.newest_valid(root) == (second, [])
+    checkpoint_folder.mark_deleted(first.path)  # a person makes room
+    checkpoint_folder.delete_marked(root)
     assert save(ranks, 4, random_state(LARGE, seed=4)).step == 4

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from conformer_gen.config import BuildConfig
+from conformer_gen.report.progress_samples import SampledProgress
 from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.run.jobs import Job, StageWork
 from conformer_gen.run.watchdog import Starting
 from conformer_gen.selection.pieces import Piece
 from conformer_gen.sources.config import SourceConfig
-from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError
 
 
@@ -43,7 +43,7 @@ def test_a_cluster_is_sent_both_packages_whole(tmp_path: Path, monkeypatch: pyte
 def test_in_this_process_progress_moves_with_every_molecule(tmp_path: Path) -> None:
     shown: list[int] = []
 
-    class Shown(StageProgress):
+    class Shown(SampledProgress):
         def tick(self) -> None:
             shown.append(self.advanced)
 
@@ -57,7 +57,7 @@ def test_in_this_process_progress_moves_with_every_molecule(tmp_path: Path) -> N
         yield Job(piece=Piece(0, 0, 5), positions=(0, 2, 4))
         yield Job(piece=Piece(1, 0, 5), positions=(1, 3))
 
-    executor = InProcessExecutor(config_of(tmp_path), Shown)
+    executor = InProcessExecutor(config_of(tmp_path), lambda label, total, _: Shown(label, total))
     with executor.show("generating conformers", 5, None) as progress:
         work = StageWork(name="embedded", task=task, bury=lambda job, why: pytest.fail("nothing dies here"))
         executor.run_stage(work, jobs(), tmp_path, progress)

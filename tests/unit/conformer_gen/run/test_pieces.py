@@ -123,7 +123,7 @@ def test_a_hint_that_is_missing_or_cut_is_no_hint(tmp_path: Path) -> None:
     assert read_hint(tmp_path / "cut") is None
 
 
-def plan(output: Path, **keys: int) -> workspace.Tree:
+def plan(output: Path, **keys: int) -> dict[str, object]:
     return workspace.plan_build(BuildConfig(source=SourceConfig(name="sample"), output=output, **keys))
 
 
@@ -139,7 +139,7 @@ def test_an_output_that_holds_something_else_is_not_touched(tmp_path: Path) -> N
 def test_an_unfinished_build_goes_on_with_the_same_parameters_only(tmp_path: Path) -> None:
     assert workspace.claim(tmp_path / "out", plan(tmp_path), 500) is False
     assert workspace.claim(tmp_path / "out", plan(tmp_path), 500) is False
-    with pytest.raises(StoreError, match=r"unfinished build of other parameters: seed is 0 there and 1 here"):
+    with pytest.raises(StoreError, match=r"unfinished build of other .*\n  seed: 0 → 1\nGive the same, choose"):
         workspace.claim(tmp_path / "out", plan(tmp_path, seed=1), 500)
 
 

@@ -17,7 +17,7 @@ import pytest
 from conformer_gen.sources.inputs.remote import fetch_all, is_url, local_path
 from tests.helpers.file_server import Handler, Server, serve
 from unimol_scale.common.fetching.download import Download, FetchOptions
-from unimol_scale.common.fetching.transport import ObjectTransport
+from unimol_scale.common.fetching.object_transport import ObjectTransport
 from unimol_scale.errors import ConfigError, SourceError
 
 REPOSITORY = Path(__file__).resolve().parents[4]

@@ -11,14 +11,14 @@ from conformer_gen.chemistry.config import ConformerConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.data.molecule_reader import MoleculeReader
 from unimol_scale.data.steps.random_streams import MoleculeKeys
-from unimol_scale.downstream.data.batches import Labelling, RowReader, once, shuffled
+from unimol_scale.downstream.data.batches import SampleMaker, RowReader, each_row_once, training_batches
 from unimol_scale.downstream.data.conformer_cache import Given, cached_store
 from unimol_scale.downstream.data.molecules import prepare
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.shards import open_store
 
 CPU = torch.device("cpu")
-GRAPH = Labelling(inputs="2d", model=TINY)
+GRAPH = SampleMaker(inputs="2d", model=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_labels_follow_their_rows_however_they_are_cut(molecules, max_pairs):
     sizes = molecules.split.sizes(position_R)[0]
     reader = RowReader(molecules.split, position_R, column(sizes))
     seen = []
-    for sample in once(reader, GRAPH, max_pairs, CPU):
+    for sample in each_row_once(reader, GRAPH, max_pairs, CPU):
         assert sample.input.valid_BA.sum(1).tolist() == sample.label_BL[:, 0].tolist()
         assert sizes[sample.row_B.numpy()].tolist() == sample.label_BL[:, 0].tolist()
         B, A = sample.input.valid_BA.shape
@@ -64,7 +64,7 @@ def test_rows_of_one_molecule_keep_labels_of_their_own(tmp_path):
     made = prepared(tmp_path, ("CCO", "c1ccccc1", "OCC", "C(C)O"))
     reader = RowReader(made.split, made.position_M, column([1, 2, 3, 4]))
     labels = {}
-    for sample in once(reader, GRAPH, 40_000, CPU):
+    for sample in each_row_once(reader, GRAPH, 40_000, CPU):
         for row, label, atoms in zip(sample.row_B.tolist(), sample.label_BL, sample.input.valid_BA.sum(1), strict=True):
             labels[row] = (float(label[0]), int(atoms))
     assert labels == {0: (1, 3), 1: (2, 6), 2: (3, 3), 3: (4, 3)}
@@ -72,7 +72,7 @@ def test_rows_of_one_molecule_keep_labels_of_their_own(tmp_path):
 
 def test_an_epoch_sees_every_row_once_in_an_order_of_its_own(molecules):
     reader = RowReader(molecules.split, molecules.position_M, column(CARBON))
-    steps = list(shuffled(reader, GRAPH, fitting(batch_size=10), seed=1, device=CPU).steps(0, 6))
+    steps = list(training_batches(reader, GRAPH, fitting(batch_size=10), seed=1, device=CPU).steps(0, 6))
     epochs = [
         [row for step in part for sample in step for row in sample.row_B.tolist()] for part in (steps[:3], steps[3:])
     ]
@@ -84,7 +84,7 @@ def test_an_epoch_sees_every_row_once_in_an_order_of_its_own(molecules):
 def test_more_rows_than_are_cut_together_are_all_read_once(molecules):
     position_R = np.tile(molecules.position_M, 40)
     reader = RowReader(molecules.split, position_R, column(np.arange(len(position_R))))
-    samples = list(once(reader, GRAPH, 40_000, CPU))
+    samples = list(each_row_once(reader, GRAPH, 40_000, CPU))
     assert sorted(row for sample in samples for row in sample.row_B.tolist()) == list(range(1200))
     assert all(torch.equal(sample.label_BL[:, 0].long(), sample.row_B) for sample in samples)
 
@@ -92,7 +92,7 @@ def test_more_rows_than_are_cut_together_are_all_read_once(molecules):
 def test_a_budget_that_holds_no_molecule_says_which_setting_to_raise(molecules):
     reader = RowReader(molecules.split, molecules.position_M, column(CARBON))
     with pytest.raises(ConfigError, match=r"11 atoms needs 144 pairs, more than max_pairs 100; raise max_pairs"):
-        list(once(reader, GRAPH, 100, CPU))
+        list(each_row_once(reader, GRAPH, 100, CPU))
 
 
 def test_hydrogens_of_a_store_are_left_out_as_smiles_lack_them(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from unimol_scale import config as strict
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.finetuning.registry import METRICS, check_metric
+from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.downstream.data.labelled_tables import check_task, infer_task, read_table
 from unimol_scale.errors import ConfigError, SourceError
 

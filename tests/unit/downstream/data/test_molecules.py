@@ -1,5 +1,6 @@
 """From SMILES as users write them to molecules in a store: which rows share one, which have none and why."""
 
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ import pytest
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.run import driver
 from unimol_scale.downstream.data import conformer_cache
-from unimol_scale.downstream.data.molecules import Skipped, prepare, prepare_store, refuse_skipped
+from unimol_scale.downstream.data.molecules import prepare, prepare_store
+from unimol_scale.downstream.data.skipped_rows import Skipped, refuse_skipped
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.schema import ConformerOrigin
 from unimol_scale.store.shards import open_store
@@ -124,7 +126,8 @@ def test_sets_of_an_older_cache_are_left_alone_and_a_lost_store_says_what_to_del
         rows("CCO")
 
 
-def test_who_waits_long_for_conformers_is_told_that_2d_needs_none(rows, monkeypatch, capfd):
+def test_who_waits_long_for_conformers_is_told_that_2d_needs_none(rows, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     told = threading.Event()
     generate = conformer_cache.generate_conformers
 
@@ -136,14 +139,15 @@ def test_who_waits_long_for_conformers_is_told_that_2d_needs_none(rows, monkeypa
     monkeypatch.setattr(conformer_cache, "generate_conformers", slow)
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(rows, "CCO")
-        said, until = "", time.monotonic() + 60
-        while "2D needs none of this: --inputs 2d" not in said and time.monotonic() < until:
-            said += capfd.readouterr().err
+        until = time.monotonic() + 60
+        while "2D needs none of this: --inputs 2d" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
         told.set()
         pending.result()
-    assert "2D needs none of this: --inputs 2d" in said
+    assert "2D needs none of this: --inputs 2d" in caplog.text
+    caplog.clear()
     rows("CCN", geometry=False)
-    assert "2D" not in capfd.readouterr().err
+    assert "2D" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -201,7 +205,8 @@ def test_what_was_cut_off_is_finished_the_next_time(rows, monkeypatch):
     assert rows("CCO", "CCN").position_M.tolist() == [0, 1]
 
 
-def test_of_two_that_want_the_same_molecules_one_waits_for_the_other(rows, monkeypatch, capfd):
+def test_of_two_that_want_the_same_molecules_one_waits_for_the_other(rows, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     build, begun, go_on, builds = conformer_cache._build, threading.Event(), threading.Event(), []
 
     def slow(*args: object):
@@ -215,12 +220,12 @@ def test_of_two_that_want_the_same_molecules_one_waits_for_the_other(rows, monke
         first = pool.submit(rows, "CCO", "CCN")
         assert begun.wait(60)
         second = pool.submit(rows, "CCN", "CCO")
-        told, until = "", time.monotonic() + 60
-        while "waiting for another process" not in told and time.monotonic() < until:
-            told += capfd.readouterr().err
+        until = time.monotonic() + 60
+        while "waiting for another process" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
         go_on.set()
         assert first.result().position_M.tolist() == second.result().position_M.tolist()[::-1]
-    assert "waiting for another process" in told
+    assert "waiting for another process" in caplog.text
     assert len(builds) == 1
 
 

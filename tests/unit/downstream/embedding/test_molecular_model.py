@@ -1,5 +1,7 @@
 """The one line: a checkpoint and SMILES in, arrays out."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 import unimol_scale
-from unimol_scale.checkpoints.weights import save_pretrained
+from unimol_scale.checkpoints.weights import load_pretrained, save_pretrained
 from unimol_scale.downstream.data import conformer_cache
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.model.accounting import Heads
@@ -134,3 +136,29 @@ def test_a_salt_is_reduced_with_a_warning_or_refused(saved, cache):
     assert usable.changes == ("", "largest fragment kept: CCN; left out: Cl")
     with pytest.raises(SourceError, match=r"row 2 'CCN.Cl': several_fragments"):
         model.embed(["CCN", "CCN.Cl"], inputs="2d", cache=cache, fragments="reject")
+
+
+def test_the_model_is_used_like_the_torch_module_inside_it(saved):
+    path = saved()
+    model = unimol_scale.from_pretrained(path)
+    assert model.source == str(path)
+    assert not model.training
+    assert model.train() is model
+    assert model.to(torch.float64) is model
+    assert model.half() is model
+    assert next(model.parameters()).dtype == torch.float16
+    assert model.heads == Heads()
+    assert {"embed", "backbone", "state_dict"} <= set(dir(model))
+    assert not hasattr(model, "projection")
+    plain = load_pretrained(path)
+    loaded = model.float().load_state_dict(plain.state_dict())
+    assert (loaded.missing_keys, loaded.unexpected_keys) == ([], [])
+    assert repr(model).startswith("MolecularModel(")
+
+
+def test_a_model_can_be_copied_pickled_and_saved_again(saved, tmp_path):
+    model = unimol_scale.from_pretrained(saved())
+    save_pretrained(model, tmp_path / "again")
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), load_pretrained(tmp_path / "again")):
+        found = other.state_dict()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in model.state_dict().items())

@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from unimol_scale.downstream.finetuning.cautions import FEW_MOLECULES, cautions, labelled_molecules, trivial_scores
-from unimol_scale.downstream.finetuning.registry import METRICS
+from unimol_scale.downstream.finetuning.cautions import (
+    FEW_MOLECULES,
+    cautions,
+    count_labelled_molecules,
+    trivial_scores,
+)
+from unimol_scale.downstream.registry import METRICS
 
 NAN = float("nan")
 MANY = (FEW_MOLECULES,)
@@ -47,4 +52,4 @@ def test_the_trivial_predictor_knows_the_training_labels_only():
 
 def test_molecules_are_counted_once_and_only_where_they_have_a_label():
     labels = np.array([[1.0, NAN], [2.0, NAN], [3.0, 4.0]])
-    assert labelled_molecules(np.array([7, 7, 9]), labels) == (2, 1)
+    assert count_labelled_molecules(np.array([7, 7, 9]), labels) == (2, 1)

@@ -20,8 +20,8 @@ from conformer_gen.sources.molecule import SourceMolecule
 from tests.helpers.store_samples import random_record, write_store
 from tests.helpers.tiny_finetuning import AROMATIC, CARBON, MOLECULES, SEEDS, TINY, fitting, write_table
 from unimol_scale import config as strict
-from unimol_scale.checkpoints.weights import from_pretrained, save_pretrained
-from unimol_scale.downstream.config import FinetuneConfig, FitConfig
+from unimol_scale.checkpoints.weights import load_pretrained, save_pretrained
+from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.model.saved_model import load_member, read_config
@@ -75,8 +75,8 @@ def test_scores_are_those_of_the_predictions_that_are_written(finished):
 
 
 def test_the_pretrained_weights_are_what_training_starts_from(place, settings, tmp_path):
-    still = FitConfig(learning_rate=1e-12, epochs=1, weight_decay=0.0, dropout=0.0)
-    pretrained = from_pretrained(place / "pretrained").backbone.state_dict()
+    still = FinetuneTrainConfig(learning_rate=1e-12, epochs=1, weight_decay=0.0, dropout=0.0)
+    pretrained = load_pretrained(place / "pretrained").backbone.state_dict()
     for reinitialise in (False, True):
         folder = tmp_path / str(reinitialise)
         done = finetune(settings(seeds=1, reinitialise=reinitialise, train=still, output=folder))
@@ -95,7 +95,7 @@ def test_seeds_differ_and_a_seed_is_repeated_to_the_last_bit(finished, settings)
 
 
 def test_models_of_two_seeds_start_from_other_random_weights(settings):
-    still = FitConfig(learning_rate=1e-12, epochs=1, weight_decay=0.0, dropout=0.0)
+    still = FinetuneTrainConfig(learning_rate=1e-12, epochs=1, weight_decay=0.0, dropout=0.0)
     finetune(settings(seeds=2, train=still))
     config = read_config(settings().output)
     first, second = (load_member(settings().output, config, member).state_dict() for member in config.members)
@@ -207,7 +207,7 @@ def test_a_target_may_not_be_named_as_a_column_of_the_predictions(place, setting
 
 
 def test_what_does_not_fit_the_task_is_refused_before_conformers_are_made(settings, monkeypatch):
-    monkeypatch.setattr("unimol_scale.downstream.data.rows.prepare", None)
+    monkeypatch.setattr("unimol_scale.downstream.finetuning.labelled_rows.prepare", None)
     with pytest.raises(ConfigError, match="metric roc_auc is not one of regression"):
         finetune(settings(metric="roc_auc"))
     with pytest.raises(ConfigError, match="loss huber is of regression"):
@@ -333,7 +333,7 @@ def test_results_of_before_are_read(finished):
     tree = json.loads(path.read_text())
     for name in ("trivial", "test_molecules", "label_std"):
         del tree[name]
-    old = strict.build(results.Outcome, tree, strict.Origin(name="old"))
+    old = strict.build(results.FinetuneResult, tree, strict.Origin(name="old"))
     assert old.mean == done.mean
     assert "CAUTION" not in old.describe()
 
@@ -397,7 +397,7 @@ def test_hydrogens_of_a_store_do_not_make_its_molecules_larger(settings, tmp_pat
 def test_a_released_checkpoint_is_fine_tuned_and_its_predictions_do_not_depend_on_their_company(
     shared_golden, settings, tmp_path
 ):
-    one_step = FitConfig(epochs=1, batch_size=32)
+    one_step = FinetuneTrainConfig(epochs=1, batch_size=32)
     config = settings(pretrained=str(shared_golden / "checkpoint.pt"), seeds=1, train=one_step, skip_bad=True)
     done = finetune(config)
     assert np.isfinite(done.mean)

@@ -4,15 +4,15 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_course, draw_predictions
-from unimol_scale.downstream.finetuning.results import Outcome, SeedOutcome
+from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
+from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 
 NAN = np.nan
 
 
 def outcome(task, targets):
     seeds = tuple(
-        SeedOutcome(
+        SeedResult(
             seed=seed,
             valid=0.5,
             test=0.6,
@@ -24,7 +24,7 @@ def outcome(task, targets):
         )
         for seed in (0, 1)
     )
-    return Outcome(
+    return FinetuneResult(
         name="set", start="scratch", start_sha256=None, task=task, metric="rmse" if task == "regression" else "roc_auc",
         targets=targets, units={"y": "eV"}, rows=9, unlabelled=0, skipped=0,
         split_sizes={"train": 3, "valid": 3, "test": 3}, notes=(), leakage=None, seeds=seeds,
@@ -70,5 +70,5 @@ def test_many_targets_are_drawn_up_to_a_number_of_panels(tmp_path):
 
 
 def test_the_course_shows_losses_and_scores(tmp_path):
-    draw_course(tmp_path / "c.png", outcome("regression", ("y",)))
+    draw_training_curves(tmp_path / "c.png", outcome("regression", ("y",)))
     assert ink(tmp_path / "c.png") > 2000

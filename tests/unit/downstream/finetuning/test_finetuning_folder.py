@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,15 +10,19 @@ import pytest
 import torch
 
 from tests.helpers.tiny_finetuning import SEEDS, TINY, fitting
+from tests.helpers.tomorrow import add_setting
 from unimol_scale import config as strict
 from unimol_scale.checkpoints.weights import save_pretrained
+from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning import finetune as finetune_module
-from unimol_scale.downstream.finetuning import finetuning_folder
+from unimol_scale.downstream.finetuning import finetuning_folder, results
 from unimol_scale.downstream.finetuning.finetune import finetune
-from unimol_scale.downstream.finetuning.model.saved_model import read_config
-from unimol_scale.errors import ConfigError, SourceError
+from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes
+from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, Member, read_config
+from unimol_scale.errors import ConfigError, SourceError, UnimolScaleError
 from unimol_scale.model.accounting import DENOISE_HEADS
 from unimol_scale.model.model_with_heads import HeadedModel
+from unimol_scale.model.presets import ModelConfig
 
 
 def test_a_finished_folder_is_read_and_not_made_again(finished, monkeypatch):
@@ -32,9 +37,7 @@ def test_after_a_kill_between_seeds_only_the_missing_one_is_fitted(finished, tmp
     config, done = finished
     shutil.copytree(config.output, tmp_path / "ft")
     cut_off = dataclasses.replace(config, output=tmp_path / "ft")
-    for path in (tmp_path / "ft").glob("*"):
-        if path.name in ("results.json", "finetuned.json", "report.md") or "seed-1" in path.name:
-            path.unlink()
+    cut_after_the_first_seed(tmp_path / "ft")
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ft").glob("*seed-0*")}
     assert len(kept) == 3
     fitted = []
@@ -54,8 +57,65 @@ def test_settings_from_before_a_key_there_is_now_are_the_same_settings(finished,
     text = (tmp_path / "ft" / "config.yaml").read_text()
     (tmp_path / "ft" / "config.yaml").write_text(text.replace("  precision: fp32\n", ""))
     assert finetune(dataclasses.replace(config, output=tmp_path / "ft")) == done
-    with pytest.raises(ConfigError, match=r"\(train\.precision\)"):
+    with pytest.raises(ConfigError, match=r"\(then → now\):\n  train\.precision: fp32 → bf16\nChoose another"):
         finetune(dataclasses.replace(config, output=tmp_path / "ft", train=fitting(epochs=4, precision="bf16")))
+
+
+def become_tomorrow(patch):
+    """Give every dataclass that a fine-tuning keeps in its folder a setting more."""
+    add_setting(patch, FinetuneConfig, "ensemble", str, "mean")
+    add_setting(patch, FinetuneTrainConfig, "momentum_decay", float, 0.0)
+    add_setting(patch, ModelConfig, "gate", str, "none")
+    add_setting(patch, InputHashes, "splits", str | None, None)
+    for kind in (Member, FinetunedConfig, results.SeedResult, results.FinetuneResult):
+        add_setting(patch, kind, "remark", str, "")
+
+
+def cut_after_the_first_seed(folder):
+    for path in folder.glob("*"):
+        if path.name in ("results.json", "finetuned.json", "report.md") or "seed-1" in path.name:
+            path.unlink()
+
+
+def test_yesterdays_fine_tuning_is_read_and_goes_on_tomorrow(finished, tmp_path, monkeypatch):
+    config, done = finished
+    shutil.copytree(config.output, tmp_path / "ft")
+    cut_after_the_first_seed(tmp_path / "ft")
+    become_tomorrow(monkeypatch)
+    assert finetune(dataclasses.replace(config, ensemble="mean")).mean == done.mean
+    assert read_config(config.output).model.gate == "none"
+    fitted = []
+    fit = finetune_module.fit
+    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
+    again = finetune(dataclasses.replace(config, output=tmp_path / "ft", ensemble="mean"))
+    assert fitted == [1]
+    assert [seed.test for seed in again.seeds] == [seed.test for seed in done.seeds]
+    with pytest.raises(ConfigError, match=r"\n  ensemble: mean → median\nChoose another"):
+        finetune(dataclasses.replace(config, ensemble="median"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        (FinetuneConfig, "ensemble", "config.yaml:"),
+        (InputHashes, "splits", "inputs.json was written by a newer version"),
+        (Member, "remark", "seed-0.json: remark: unknown key 'remark', so a newer version"),
+        (ModelConfig, "gate", "finetuned.json: model.gate: unknown key 'gate', so a newer version"),
+        (results.FinetuneResult, "remark", "results.json: remark: unknown key 'remark', so a newer version"),
+    ],
+)
+def test_what_a_newer_version_fine_tuned_is_named_and_called_that(settings, kind, name, said):
+    config = settings(seeds=1)
+    with pytest.MonkeyPatch.context() as patch:
+        add_setting(patch, kind, name, str | None, None)
+        finetune(settings(seeds=1))
+    if kind is Member:  # of an unfinished one
+        (config.output / "results.json").unlink()
+    with pytest.raises(UnimolScaleError) as caught:
+        read_config(config.output) if kind is ModelConfig else finetune(config)
+    assert said in str(caught.value)
+    assert "newer version of unimol-scale" in str(caught.value)
+    assert name in str(caught.value)
 
 
 def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkeypatch):
@@ -77,16 +137,17 @@ def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkey
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"train": fitting(epochs=5)}, r"\(train\.epochs\)"),
-        ({"split": "scaffold", "seeds": 1}, r"\(seeds, split\)"),
-        ({"split": "scaffold", "seeds": 3}, r"\(split\)"),
-        ({"units": {}}, r"\(units\.size\)"),
+        ({"train": fitting(epochs=5)}, "train.epochs: 4 → 5"),
+        ({"split": "scaffold", "seeds": 1}, "split: random → scaffold\n  seeds: 2 → 1"),
+        ({"split": "scaffold", "seeds": 3}, "split: random → scaffold"),
+        ({"units": {}}, "units.size: atoms → none"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused_and_named(finished, change, named):
     config, _ = finished
     before = {path.name: path.read_bytes() for path in config.output.iterdir()}
-    with pytest.raises(ConfigError, match=f"holds a fine-tuning of other settings {named}; choose another --output"):
+    expected = f"holds a fine-tuning of other settings (then → now):\n  {named}\nChoose another --output or remove it"
+    with pytest.raises(ConfigError, match=re.escape(expected)):
         finetune(dataclasses.replace(config, **change))
     assert before == {path.name: path.read_bytes() for path in config.output.iterdir()}
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import torch
 from rdkit import Chem
 
 from tests.helpers.tiny_finetuning import AROMATIC, CARBON, MOLECULES, TINY, fitting
-from unimol_scale.checkpoints.weights import from_pretrained, save_pretrained
+from unimol_scale.checkpoints.weights import load_pretrained, save_pretrained
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.finetuning import predict as predict_module
 from unimol_scale.downstream.finetuning.finetune import finetune
@@ -273,12 +274,13 @@ def test_a_place_without_molecules_says_what_is_there(place, predicted, tmp_path
     with pytest.raises(
         CheckpointError, match=r"model is a fine-tuned model, not a pretrained one. It predicts: .*: .*pretrained$"
     ):
-        from_pretrained(place / "model")
+        load_pretrained(place / "model")
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"is a conformer store, not a model; give the run"):
-        from_pretrained(tmp_path)
+        load_pretrained(tmp_path)
 
 
-def test_the_progress_counts_molecules_once_however_many_models_see_them(predicted, capfd):
+def test_the_progress_counts_molecules_once_however_many_models_see_them(predicted, caplog):
+    caplog.set_level(logging.INFO)
     predicted(MOLECULES[:7])
-    assert "predicting: 7 of 7 molecules" in capfd.readouterr().err
+    assert "predicting: 7 of 7 molecules" in caplog.text

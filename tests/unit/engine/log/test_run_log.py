@@ -8,7 +8,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.full_disk import files_no_larger_than
-from unimol_scale.engine.log.run_log import RunLog, clock
+from tests.helpers.terminal import Terminal
+from unimol_scale.common.command_output import shown_on_stderr
+from unimol_scale.engine.log.run_log import RunLog
 
 
 def train_event(step, **more):
@@ -35,11 +37,6 @@ def metrics(folder):
 def scalars(folder):
     board = EventAccumulator(str(folder / "tensorboard")).Reload()
     return {tag: [(point.step, point.value) for point in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_an_event_is_on_disk_when_the_call_returns(tmp_path):
@@ -78,7 +75,7 @@ def test_a_resumed_run_replaces_the_steps_it_does_again_in_both_logs(tmp_path):
 
 
 def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, capsys):
-    with RunLog(tmp_path, "run", 200, 0) as log:
+    with shown_on_stderr(), RunLog(tmp_path, "run", 200, 0) as log:
         with files_no_larger_than(3000):
             for step in range(1, 101):
                 log.event(train_event(step))
@@ -91,7 +88,7 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, capsys):
 
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then(tmp_path, capsys):
-    with RunLog(tmp_path, "my-run", 50, 0) as log:
+    with shown_on_stderr(), RunLog(tmp_path, "my-run", 50, 0) as log:
         for step in range(1, 51):
             log.advance(step, train_event(step), remaining=3661.0)
     lines = capsys.readouterr().err.splitlines()
@@ -108,7 +105,7 @@ def test_on_a_terminal_there_is_one_line_whose_end_is_cut_first(tmp_path, monkey
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
-    with RunLog(tmp_path, "run [b] {c}", 50, 10) as log:
+    with shown_on_stderr(), RunLog(tmp_path, "run [b] {c}", 50, 10) as log:
         log.advance(11, train_event(11), remaining=90061.0)
         log.advance(12, None)
         log.say("a word of {warning} [bold]")
@@ -126,7 +123,7 @@ def test_a_closed_terminal_stops_nothing(tmp_path, monkeypatch):
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stderr", Closed())
-    with RunLog(tmp_path, "run", 5, 0) as log:
+    with shown_on_stderr(), RunLog(tmp_path, "run", 5, 0) as log:
         log.say("is anybody there?")
         log.advance(5, train_event(5))
         log.event(train_event(5))
@@ -134,7 +131,7 @@ def test_a_closed_terminal_stops_nothing(tmp_path, monkeypatch):
 
 
 def test_the_curves_of_a_run_are_drawn_into_its_folder(tmp_path, capsys):
-    with RunLog(tmp_path, "run", 5, 0) as log:
+    with shown_on_stderr(), RunLog(tmp_path, "run", 5, 0) as log:
         log.event(train_event(1))
         with files_no_larger_than(2000):
             log.draw()
@@ -144,23 +141,11 @@ def test_the_curves_of_a_run_are_drawn_into_its_folder(tmp_path, capsys):
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 
-def test_durations_are_written_as_people_read_them():
-    assert [clock(s) for s in (0.4, 59.6, 3600, 90061)] == ["0:00:00", "0:01:00", "1:00:00", "1 d 1:01:01"]
-
-
 def test_a_terminal_that_is_gone_at_the_end_stops_nothing(tmp_path, monkeypatch):
-    class Closable(Terminal):
-        gone = False
-
-        def write(self, text):
-            if self.gone:
-                raise OSError(5, "Input/output error")
-            return super().write(text)
-
-    terminal = Closable()
+    terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with RunLog(tmp_path, "run", 10, 0) as log:
+    with shown_on_stderr(), RunLog(tmp_path, "run", 10, 0) as log:
         log.event(train_event(1))
         terminal.gone = True
     assert metrics(tmp_path)[-1]["step"] == 1

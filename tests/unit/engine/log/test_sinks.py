@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from unimol_scale.common.command_output import shown_on_stderr
 from unimol_scale.engine.log.run_log import RunLog
 from unimol_scale.engine.log.safe_sink import MAX_FAILURES
 from unimol_scale.engine.run.run_config import LogConfig
@@ -43,7 +44,7 @@ def steps_in(folder):
 
 
 def test_a_log_that_cannot_be_opened_is_told_and_the_others_are_written(mine, tmp_path, capsys):
-    with RunLog(tmp_path, "run", 10, 0, ["mine:Closed", "tensorboard"]) as log:
+    with shown_on_stderr(), RunLog(tmp_path, "run", 10, 0, ["mine:Closed", "tensorboard"]) as log:
         log.event({"step": 1, "loss": 1.0})
     said = capsys.readouterr().err
     assert "the log mine:Closed cannot be opened (PermissionError: not logged in); the run goes on without it" in said
@@ -53,7 +54,7 @@ def test_a_log_that_cannot_be_opened_is_told_and_the_others_are_written(mine, tm
 
 
 def test_a_log_that_fails_is_told_once_and_not_asked_for_ever(mine, tmp_path, capsys):
-    with RunLog(tmp_path, "run", 100, 0, ["jsonl", "mine:Shaky"]) as log:
+    with shown_on_stderr(), RunLog(tmp_path, "run", 100, 0, ["jsonl", "mine:Shaky"]) as log:
         for step in range(1, 51):
             log.event({"step": step, "loss": 1.0})
     said = capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_a_file_is_laid_over_the_settings_and_may_repeat_them(configured):
         ({"zero_optimization": {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}}, "ratio"),
         ({"zero_optimization": {"zero_hpz_partition_size": 4}}, "zero_hpz_partition_size"),
         ("[1]", "JSON object"),
-        ("{", "readable JSON"),
+        ("{", "is not JSON"),
     ],
 )
 def test_what_contradicts_the_run_or_can_not_be_resumed_is_refused(configured, extra, named):

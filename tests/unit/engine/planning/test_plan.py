@@ -9,10 +9,10 @@ import pytest
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.planning.accelerators import DEVICES, Target, named_target, parse_bytes
 from unimol_scale.engine.planning.max_pairs import with_max_pairs, with_max_pairs_used
-from unimol_scale.engine.planning.memory import largest_micro_batch, micro_batch_bytes, rank_memory
 from unimol_scale.engine.planning.plan import check_division, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, warnings_of
 from unimol_scale.engine.planning.plan_text import assumed_sizes, render
+from unimol_scale.engine.planning.rank_memory import largest_micro_batch, micro_batch_bytes, rank_memory
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
 from unimol_scale.engine.run.run_folder import write_config
 from unimol_scale.errors import ConfigError

@@ -13,7 +13,7 @@ from unimol_scale.data.steps.micro_batches import plan_micro_batches
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.planning import rehearsal
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
-from unimol_scale.engine.planning.memory import (
+from unimol_scale.engine.planning.rank_memory import (
     MicroBatchShape,
     fitting_max_pairs,
     largest_micro_batch,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from unimol_scale.engine.run.resume import all_settings, differences, refuse_differences, settings_that_matter
+from unimol_scale.config import read_settings
+from unimol_scale.engine.run.resume import all_settings, changed_settings, refuse_differences, settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.settings_changes import change_since, settings_in
 from unimol_scale.errors import CheckpointError
@@ -15,7 +16,10 @@ MIXTURE = ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective
 
 
 def config_of(*assignments: str) -> PretrainConfig:
-    return resolve("0.1M", None, {"data": {"path": "store"}}, ["train.warmup_steps=0", "train.steps=100", *assignments])
+    return resolve(
+        "0.1M",
+        *read_settings(None, {"data": {"path": "store"}}, ["train.warmup_steps=0", "train.steps=100", *assignments]),
+    )
 
 
 def settings(*assignments: str) -> dict[str, object]:
@@ -24,11 +28,11 @@ def settings(*assignments: str) -> dict[str, object]:
 
 def test_only_what_is_learnt_is_compared() -> None:
     assert settings() == settings("objective.blend.noise_std=0.9", "objective.distill.target=graph")
-    assert differences(settings(), settings("objective.denoise.noise_std=0.9"))
-    assert differences(settings(*MIXTURE), settings(*MIXTURE, "objective.blend.noise_std=0.9"))
-    assert not differences(settings(*MIXTURE), settings(*MIXTURE, "objective.distill.target=graph"))
+    assert changed_settings(settings(), settings("objective.denoise.noise_std=0.9"))
+    assert changed_settings(settings(*MIXTURE), settings(*MIXTURE, "objective.blend.noise_std=0.9"))
+    assert not changed_settings(settings(*MIXTURE), settings(*MIXTURE, "objective.distill.target=graph"))
     other_shares = [*MIXTURE[:1], "objective.mixture.denoise=0.25", "objective.mixture.blend=0.75"]
-    assert set(differences(settings(*MIXTURE), settings(*other_shares))) == {
+    assert set(changed_settings(settings(*MIXTURE), settings(*other_shares))) == {
         "objective.mixture.denoise",
         "objective.mixture.blend",
     }
@@ -39,9 +43,9 @@ def test_a_setting_that_did_not_exist_then_had_its_default(objective: list[str])
     now = settings(*objective)
     # Each stands for a setting that a later version brings. Those of the size, say, have no default of their own.
     for key in ("model.kernel_max_distance", "model.normalize_by", "data.hydrogens", "data.labels", "train.ema_decay"):
-        assert not differences({name: value for name, value in now.items() if name != key}, now)
+        assert not changed_settings({name: value for name, value in now.items() if name != key}, now)
     then = {name: value for name, value in now.items() if not name.startswith(("objective.denoise", "objective.blend"))}
-    assert not differences(then, now)
+    assert not changed_settings(then, now)
     del then["model.kernel_max_distance"]
     with pytest.raises(CheckpointError, match=re.escape("model.kernel_max_distance: 9.0 → 7.0")):
         refuse_differences(then, {**now, "model.kernel_max_distance": 7.0}, Path("checkpoint"))
@@ -49,9 +53,9 @@ def test_a_setting_that_did_not_exist_then_had_its_default(objective: list[str])
 
 def test_what_an_earlier_version_recorded_of_other_objectives_is_no_difference() -> None:
     before = {**settings(), "objective.blend.noise_std": 0.9, "objective.distill.toy": 1}
-    assert not differences(before, settings())
+    assert not changed_settings(before, settings())
     # A setting of what is learnt that this version does not know is one.
-    assert differences({**before, "objective.denoise.toy": 1}, settings()) == {"objective.denoise.toy": (1, None)}
+    assert changed_settings({**before, "objective.denoise.toy": 1}, settings()) == {"objective.denoise.toy": (1, None)}
 
 
 def test_a_change_tells_the_rates_on_both_sides_of_it() -> None:

@@ -3,9 +3,9 @@ import itertools
 
 import pytest
 
-from unimol_scale.config import to_tree, to_yaml
+from unimol_scale.config import read_settings, to_tree, to_yaml
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, resolve
-from unimol_scale.engine.schedule import learning_rate
+from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.errors import ConfigError, StoreError
 
 FLAGS = {"data": {"path": "store"}}
@@ -14,7 +14,9 @@ FLAGS = {"data": {"path": "store"}}
 def test_later_settings_win_over_earlier_ones(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("train: {steps: 50, warmup_steps: 5}\nobjective: {denoise: {noise_std: 0.1}}\nseed: 3\n")
-    config = resolve("0.1M", file, {**FLAGS, "output": "here"}, ["train.steps=70", "model.pair_type=chirality"])
+    config = resolve(
+        "0.1M", *read_settings(file, {**FLAGS, "output": "here"}, ["train.steps=70", "model.pair_type=chirality"])
+    )
     assert config.train.steps == 70
     assert config.train.warmup_steps == 5
     assert config.objective.denoise.noise_std == 0.1
@@ -25,16 +27,18 @@ def test_later_settings_win_over_earlier_ones(tmp_path):
 
 
 def test_the_resolved_file_reads_back_to_the_same_run(tmp_path):
-    config = resolve("0.2M", None, FLAGS, ["train.steps=10", "train.warmup_steps=1", "train.learning_rate=1e-3"])
+    config = resolve(
+        "0.2M", *read_settings(None, FLAGS, ["train.steps=10", "train.warmup_steps=1", "train.learning_rate=1e-3"])
+    )
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(config))
-    assert resolve("0.2M", file, {}, []) == config
+    assert resolve("0.2M", *read_settings(file, {}, [])) == config
 
 
 def test_runs_that_hide_different_things_have_different_objectives():
-    base = resolve("0.1M", None, FLAGS, ["train.warmup_steps=0"])
-    same = resolve("0.2M", None, FLAGS, ["train.warmup_steps=0", "train.learning_rate=1e-3"])
-    other = resolve("0.1M", None, FLAGS, ["train.warmup_steps=0", "objective.denoise.noise_std=0.3"])
+    base = resolve("0.1M", *read_settings(None, FLAGS, ["train.warmup_steps=0"]))
+    same = resolve("0.2M", *read_settings(None, FLAGS, ["train.warmup_steps=0", "train.learning_rate=1e-3"]))
+    other = resolve("0.1M", *read_settings(None, FLAGS, ["train.warmup_steps=0", "objective.denoise.noise_std=0.3"]))
     assert base.objective_sha256 == same.objective_sha256 != other.objective_sha256
 
 
@@ -43,9 +47,11 @@ def test_a_run_records_where_its_store_is_and_not_from_where_it_was_named(tmp_pa
     (tmp_path / "data" / "zinc").mkdir(parents=True)
     (tmp_path / "data" / "zinc" / "manifest.json").write_text("{}")
     for flags in ({}, {"data": {"path": "data/zinc"}}):
-        assert resolve("0.1M", None, flags, ["train.warmup_steps=0"]).data.path == f"{tmp_path}/data/zinc"
+        assert (
+            resolve("0.1M", *read_settings(None, flags, ["train.warmup_steps=0"])).data.path == f"{tmp_path}/data/zinc"
+        )
     flags = {"data": {"path": "s3://bucket/zinc"}}
-    assert resolve("0.1M", None, flags, ["train.warmup_steps=0"]).data.path == "s3://bucket/zinc"
+    assert resolve("0.1M", *read_settings(None, flags, ["train.warmup_steps=0"])).data.path == "s3://bucket/zinc"
 
 
 def test_several_stores_must_be_chosen_from(tmp_path, monkeypatch):
@@ -54,7 +60,7 @@ def test_several_stores_must_be_chosen_from(tmp_path, monkeypatch):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "manifest.json").write_text("{}")
     with pytest.raises(StoreError, match="choose one with --data"):
-        resolve("0.1M", None, {}, [])
+        resolve("0.1M", *read_settings(None, {}, []))
 
 
 def test_every_field_of_a_run_is_documented():
@@ -118,4 +124,24 @@ def test_a_wrong_value_is_named_where_it_was_given(tmp_path, assignments, messag
         f"  validate_every: {rhythm}\n  learning_rate: 1.0e-3\n"
     )
     with pytest.raises(ConfigError, match=message.format(file=file)):
-        resolve("0.1M", file, FLAGS, assignments)
+        resolve("0.1M", *read_settings(file, FLAGS, assignments))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sha256"),
+    [
+        ([], "0033341fa0abae3fdd387199df8a4fcde79e727734179f5f305c5d1f2e35c894"),
+        (["objective.name=blend"], "2d4240fcaaa0c739c0856d6c147ae4bbadb0afcf520a5abf8901c593c1b8535f"),
+        (
+            ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5"],
+            "1071fd60a930dcd553d995da8a29a17888d2e8d2ac97edc6099b75d409f52a3d",
+        ),
+        (
+            ["objective.name=distill", "objective.distill.teacher=t", "objective.distill.teacher_sha256=abc"],
+            "e31fc6b9c2986b838bb1e8de0e6cd9d3b041894d45f8a29ec8998eaca757f4c4",
+        ),
+    ],
+)
+def test_what_is_learnt_has_the_hash_that_it_has_always_had(settings: list[str], sha256: str) -> None:
+    """The runs of a law are compared by it, and those of earlier versions are on disks."""
+    assert resolve("0.1M", *read_settings(None, {"data": {"path": "store"}}, settings)).objective_sha256 == sha256

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def climb(place: Path, **changes: object) -> list[launch.Result]:
+def launch_ladder(place: Path, **changes: object) -> list[launch.LaunchResult]:
     path = place / "ladder.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
     config = ladder.read_ladder(path)
-    return launch.climb(config, ladder.plan(config))
+    return launch.launch_ladder(config, ladder.plan(config))
 
 
 def test_every_size_budget_and_seed_is_trained_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = climb(place)
+    results = launch_ladder(place)
     names = ["try-0.1M-20steps-seed0", "try-0.1M-20steps-seed1", "try-1M-20steps-seed0", "try-1M-20steps-seed1"]
     assert calls(place) == names
     assert [result.action for result in results] == ["trained"] * 4
@@ -46,9 +47,9 @@ def test_every_size_budget_and_seed_is_trained_once(place: Path, capsys: pytest.
 
 
 def test_a_second_climb_skips_what_is_finished_and_resumes_the_rest(place: Path) -> None:
-    climb(place)
+    launch_ladder(place)
     (place / "runs" / "try-1M-20steps-seed0" / "summary.json").unlink()
-    results = climb(place)
+    results = launch_ladder(place)
     assert [result.action for result in results] == ["skipped", "skipped", "resumed", "skipped"]
     assert calls(place)[4:] == ["try-1M-20steps-seed0"]
 
@@ -58,45 +59,57 @@ def test_a_second_climb_skips_what_is_finished_and_resumes_the_rest(place: Path)
     [
         (
             {"overrides": {"train": {"learning_rate": 0.002}}},
-            r"another train\.learning_rate: 0\.001, this ladder wants 0\.002",
+            r"other settings \(its → this ladder's\):\n  train\.learning_rate: 0\.001 → 0\.002\nGive the ladder",
         ),
-        ({"objective": "blend"}, "another objective: denoise, this ladder wants blend"),
-        ({"data": "launch"}, "another data"),
+        ({"objective": "blend"}, r"\n  objective: denoise → blend\n"),
+        ({"data": "launch"}, r"\n  data\.path: store → launch\n"),
     ],
 )
 def test_a_finished_run_with_other_settings_is_not_passed_off_as_this_one(
     place: Path, change: dict[str, object], message: str
 ) -> None:
-    climb(place)
+    launch_ladder(place)
     with pytest.raises(RunError, match=message):
-        climb(place, **change)
+        launch_ladder(place, **change)
     assert len(calls(place)) == 4
 
 
 def test_a_setting_that_the_ladder_no_longer_gives_is_left_to_the_pretraining_command_to_judge(place: Path) -> None:
-    climb(place)
-    climb(place)
+    launch_ladder(place)
+    launch_ladder(place)
     assert len(calls(place)) == 4
     (place / "store" / "fail").touch()  # as it does with a folder of other settings
     for _ in range(2):
         with pytest.raises(RunError, match="failed"):
-            climb(place, overrides={})
+            launch_ladder(place, overrides={})
     (place / "store" / "fail").unlink()
-    climb(place, overrides={})
+    launch_ladder(place, overrides={})
     assert len(calls(place)) == 4 + 2 + 4
-    assert {result.action for result in climb(place, overrides={})} == {"skipped"}
+    assert {result.action for result in launch_ladder(place, overrides={})} == {"skipped"}
+
+
+def test_a_setting_that_a_finished_run_had_not_is_left_to_the_pretraining_command_to_judge_once(place: Path) -> None:
+    launch_ladder(place)
+    later = {"train": {"learning_rate": 0.001}, "model": {"gate": "none"}}  # the runs' config.yaml have no such key
+    (place / "store" / "fail").touch()  # as it does where that is not the default
+    with pytest.raises(RunError, match="failed"):
+        launch_ladder(place, overrides=later)
+    (place / "store" / "fail").unlink()
+    launch_ladder(place, overrides=later)
+    assert len(calls(place)) == 4 + 1 + 4
+    assert {result.action for result in launch_ladder(place, overrides=later)} == {"skipped"}
 
 
 def test_a_finished_run_on_another_content_of_the_store_is_not_passed_off_as_this_one(place: Path) -> None:
-    climb(place)
+    launch_ladder(place)
     (place / "store" / "manifest.json").write_text("{}")
-    with pytest.raises(RunError, match="another content of the store"):
-        climb(place)
+    with pytest.raises(RunError, match=r"\n  content of the store: SHA-256 \w+… → SHA-256 "):
+        launch_ladder(place)
 
 
 def test_equal_settings_written_differently_are_equal(place: Path) -> None:
-    climb(place)
-    results = climb(place, overrides={"train.learning_rate": "1e-3"})
+    launch_ladder(place)
+    results = launch_ladder(place, overrides={"train.learning_rate": "1e-3"})
     assert {result.action for result in results} == {"skipped"}
 
 
@@ -105,7 +118,7 @@ def test_a_failing_run_stops_the_ladder_and_names_its_log(place: Path) -> None:
     with pytest.raises(
         RunError, match=r"try-0\.1M-20steps-seed0 failed \(exit status 1\).*logs/try-0\.1M-20steps-seed0\.log"
     ):
-        climb(place)
+        launch_ladder(place)
     assert len(calls(place)) == 1
     assert "rank 1 died" in (place / "runs" / "logs" / "try-0.1M-20steps-seed0.log").read_text()
 
@@ -113,11 +126,11 @@ def test_a_failing_run_stops_the_ladder_and_names_its_log(place: Path) -> None:
 def test_a_run_that_ends_without_finishing_is_an_error(place: Path) -> None:
     (place / "store" / "early").touch()
     with pytest.raises(RunError, match="ended without finishing"):
-        climb(place)
+        launch_ladder(place)
 
 
 def test_a_run_that_diverged_is_done_and_said_to_be_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    climb(place)
+    launch_ladder(place)
     path = place / "runs" / "try-1M-20steps-seed1" / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "diverged": True}))
     assert main(["ladder", "ladder.yaml"]) == 0
@@ -126,10 +139,10 @@ def test_a_run_that_diverged_is_done_and_said_to_be_so(place: Path, capsys: pyte
 
 
 def test_missing_store_or_script_is_told_before_anything_starts(place: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no conformer store at data/zinc20.*build\.py --source zinc20"):
-        climb(place, data="data/zinc20")
-    with pytest.raises(ConfigError, match="root of the repository"):
-        climb(place, data="store", script="launch/train.py")
+    with pytest.raises(ConfigError, match=r"no conformer store at data/zinc20.*unimol-scale build --source zinc20"):
+        launch_ladder(place, data="data/zinc20")
+    with pytest.raises(ConfigError, match=r"launch/train\.py does not exist.*leave the key out"):
+        launch_ladder(place, data="store", script="launch/train.py")
 
 
 def test_a_run_that_a_signal_stopped_is_unfinished_and_goes_on_next_time(
@@ -193,6 +206,10 @@ def test_the_command_starts_this_environments_deepspeed_in_a_place_of_its_own(pl
     assert command[0] == str(Path(sys.executable).parent / "deepspeed")
     text = " ".join(command[1:])
     assert "--num_gpus 2 --master_port 12345 launch/pretrain.py --size 0.1M" in text
+    ours = " ".join(launch.command(replace(config, script=None), rung, 12345))
+    assert "--num_gpus 2 --master_port 12345 --module unimol_scale.cli pretrain --size 0.1M" in ours
+    alone = launch.command(replace(config, script=None, launcher="python", ranks=1), rung, 12345)
+    assert alone[:4] == [sys.executable, "-m", "unimol_scale.cli", "pretrain"]
     assert text.endswith("train.learning_rate=0.001 train.steps=20 seed=0")
     environment = launch.environment(config)
     assert environment["LOCAL_SIZE"] == "2"
@@ -281,7 +298,7 @@ def test_one_run_of_the_ladder_can_be_named(place: Path, capsys: pytest.CaptureF
 )
 def test_a_ladder_that_makes_no_sense_is_refused(place: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        climb(place, **change)
+        launch_ladder(place, **change)
     assert calls(place) == []
 
 

@@ -15,7 +15,7 @@ from unimol_scale.model.accounting import count_parameters, training_flops
 from unimol_scale.model.presets import PRESETS
 from unimol_scale.scaling.ladder.ladder import plan, read_ladder
 from unimol_scale.scaling.ladder.launch import command
-from unimol_scale.scaling.ladder.model_for_size import shape_for
+from unimol_scale.scaling.ladder.model_for_size import model_for_parameters
 from unimol_scale.scaling.ladder.next_run import NextRun, choose_next, write_next
 from unimol_scale.scaling.law.analysis import parameters_of_size
 from unimol_scale.scaling.runs.read_runs import read_runs
@@ -63,15 +63,15 @@ def test_the_budget_is_spent_where_the_true_law_is_lowest(choice: NextRun) -> No
     budget = 4e14
     assert choice.flops == pytest.approx(budget, rel=0.01)
     assert choice.molecules == choice.steps * BATCH
-    per_molecule = training_flops(choice.shape.model, ATOMS)
+    per_molecule = training_flops(choice.sized.model, ATOMS)
     assert choice.molecules == pytest.approx(budget / per_molecule, rel=0.01)
-    assert choice.shape.parameters == count_parameters(choice.shape.model).total
+    assert choice.sized.parameters == count_parameters(choice.sized.model).total
 
     def true_loss(parameters: float, flops: float) -> float:
         return 0.3 + 60.0 / parameters**0.4 + 150.0 / (budget / flops) ** 0.5
 
     best = min(true_loss(count_parameters(m).total, training_flops(m, ATOMS)) for m in PRESETS.values())
-    chosen = true_loss(choice.shape.parameters, per_molecule)
+    chosen = true_loss(choice.sized.parameters, per_molecule)
     assert chosen < 1.01 * best
     assert choice.loss == pytest.approx(chosen, rel=0.01)
     assert choice.interval[0] < choice.loss < choice.interval[1]
@@ -87,7 +87,7 @@ def test_a_ladder_file_is_written_that_the_ladder_accepts(choice: NextRun, tmp_p
     assert rung.overrides["train.warmup_steps"] == pytest.approx(0.1 * choice.steps, abs=1)
     assert rung.overrides["train.precision"] == "fp32"  # settings of the nearest run go along
     assert rung.overrides["objective.denoise.noise"] == 0.2
-    for key, value in choice.shape.changes.items():
+    for key, value in choice.sized.changes.items():
         assert rung.overrides[f"model.{key}"] == value
     line = " ".join(command(config, rung, 1))
     assert "distill" not in line
@@ -135,11 +135,11 @@ def test_the_learning_rate_comes_from_the_neighbours_and_is_explained(
 
 def test_a_model_is_made_for_any_number_of_parameters() -> None:
     for parameters in np.geomspace(3e4, 3e9, 14):
-        shape = shape_for(float(parameters), {})
-        assert shape.parameters == pytest.approx(parameters, rel=0.13 if parameters < 2e5 else 0.11), shape
-        assert shape.model.atom_width == 16 * shape.model.heads
-    assert shape_for(1.1e9, {}).changes == {}
-    between = shape_for(7e6, {"dropout": 0.3})
+        sized = model_for_parameters(float(parameters), {})
+        assert sized.parameters == pytest.approx(parameters, rel=0.13 if parameters < 2e5 else 0.11), sized
+        assert sized.model.atom_width == 16 * sized.model.heads
+    assert model_for_parameters(1.1e9, {}).changes == {}
+    between = model_for_parameters(7e6, {"dropout": 0.3})
     assert between.size == "4M"
     assert between.model.dropout == between.changes["dropout"] == 0.3
 
@@ -186,7 +186,7 @@ def test_a_size_whose_model_was_changed_is_not_mistaken_for_the_preset(tmp_path:
 
 
 def test_the_trainer_takes_what_was_written(tmp_path: Path) -> None:
-    from unimol_scale.config import to_yaml
+    from unimol_scale.config import read_settings, to_yaml
     from unimol_scale.engine.run.run_config import resolve
 
     runs = make_runs(tmp_path / "runs")
@@ -196,20 +196,20 @@ def test_the_trainer_takes_what_was_written(tmp_path: Path) -> None:
         size, steps, _ = folder.name.split("-")
         flags = {"data": {"path": "data/sample"}, "output": str(folder)}
         lengths = [f"train.steps={steps}", f"train.warmup_steps={int(steps) // 10}"]
-        donor = resolve(size, None, flags, [*settings, *lengths])
-        (folder / "config.yaml").write_text(to_yaml(donor))
+        template = resolve(size, *read_settings(None, flags, [*settings, *lengths]))
+        (folder / "config.yaml").write_text(to_yaml(template))
     choice = choose_next([runs], "5e15", "chinchilla", bootstrap=0)  # between presets
-    assert "layers" in choice.shape.changes
+    assert "layers" in choice.sized.changes
     write_next(choice, tmp_path / "next.yaml")
     config = read_ladder(tmp_path / "next.yaml")
     (rung,) = plan(config)
     words = command(config, rung, 1)
     assignments = [word for word in words if "=" in word]
-    resolved = resolve(rung.size, None, {"data": {"path": "data/sample"}, "output": "x"}, assignments)
-    assert resolved.model == choice.shape.model
+    resolved = resolve(rung.size, *read_settings(None, {"data": {"path": "data/sample"}, "output": "x"}, assignments))
+    assert resolved.model == choice.sized.model
     assert resolved.model.dropout == 0.2
-    assert resolved.objective_sha256 == donor.objective_sha256  # or the fit would refuse to take it in
-    assert resolved.data == donor.data
+    assert resolved.objective_sha256 == template.objective_sha256  # or the fit would refuse to take it in
+    assert resolved.data == template.data
     assert resolved.train.steps == choice.steps
     assert resolved.train.precision == "fp32"
 
@@ -217,13 +217,13 @@ def test_the_trainer_takes_what_was_written(tmp_path: Path) -> None:
 def test_a_run_whose_configuration_is_torn_lends_nothing_and_the_next_one_does(tmp_path: Path) -> None:
     runs = make_runs(tmp_path / "runs")
     before = choose_next([runs], "4e14", "chinchilla", bootstrap=0)
-    (donor,) = [line.split(";")[0].rsplit(" ", 1)[1] for line in before.lines if line.startswith("other settings")]
-    (runs / donor / "config.yaml").write_text("model: {layers: 2\ntrain:")
+    (template,) = [line.split(";")[0].rsplit(" ", 1)[1] for line in before.lines if line.startswith("other settings")]
+    (runs / template / "config.yaml").write_text("model: {layers: 2\ntrain:")
     choice = choose_next([runs], "4e14", "chinchilla", bootstrap=0)
     assert any(
-        line.startswith("warning:") and f"{donor}/config.yaml is not valid YAML" in line for line in choice.lines
+        line.startswith("warning:") and f"{template}/config.yaml is not valid YAML" in line for line in choice.lines
     )
-    assert choice.shape == before.shape
+    assert choice.sized == before.sized
     for folder in runs.iterdir():
         (folder / "config.yaml").write_text("[]")
     with pytest.raises(RunError, match="none can be read"):

@@ -101,7 +101,7 @@ def test_a_mix_names_the_setting_that_differs(tmp_path: Path) -> None:
     for name, size, noise in (("a", "1M", 0.2), ("b", "2M", 0.3)):
         folder = write_run(tmp_path / name, size, 100, summary={"objective_sha256": name * 64})
         (folder / "config.yaml").write_text(f"objective:\n  name: denoise\n  denoise:\n    noise_std: {noise}\n")
-    with pytest.raises(RunError, match=r"objective\.denoise\.noise_std: 0\.2 against 0\.3"):
+    with pytest.raises(RunError, match=r"objective\.denoise\.noise_std: 0\.2 → 0\.3"):
         read_runs([tmp_path])
 
 
@@ -138,7 +138,7 @@ def test_missing_and_empty_directories_are_told_apart(tmp_path: Path) -> None:
         ({"seed": None}, "lacks the key 'seed'"),
         ({"steps": "many"}, "'steps' is 'many', not of type int"),
         ({"final": {}}, "'valid/loss' must be a number"),
-        ({"schema_version": 2}, "schema_version is 2"),
+        ({"schema_version": 2}, "schema_version 2 is newer than 1.*update unimol-scale"),
     ],
 )
 def test_a_damaged_summary_names_the_file_and_the_key(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -205,7 +205,7 @@ def test_the_steps_that_a_resumed_run_did_again_count_once(tmp_path: Path) -> No
         ("summary.json", b'{"status": "fini', "is not JSON"),
         ("summary.json", b"", "is not JSON"),
         ("summary.json", b"\xff\xfe\x00", "is not JSON"),
-        ("summary.json", b"[]", "must hold an object"),
+        ("summary.json", b"[]", "must hold a JSON object"),
         ("summary.json", b"{}", "lacks the key 'status'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The fp32 weights of a model whose backbone computes in bf16: steps that are too small for bf16 add up in them."""
+"""fp32 master weights of a model whose backbone computes in bf16, where small optimizer steps would be rounded away."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from unimol_scale.downstream.finetuning.model.property_model import PropertyMode
 
 
 class MasterWeights:
-    """What the optimizer changes. In fp32 these are the model's own parameters, and nothing is copied.
+    """The weights that the optimizer changes. In fp32 these are the model's own parameters, and nothing is copied.
 
-    The head stays in fp32: it costs nothing, and its logits would be rounded.
+    The head always stays in fp32: it is small, and bf16 would round its logits.
 
     Args:
         model: in fp32, on its device; in bf16 its backbone's parameters are cast in place. Buffers are not.
@@ -29,8 +29,8 @@ class MasterWeights:
             parameter.data = parameter.data.to(torch.bfloat16)
             self._pairs.append((parameter, self.named[name]))
 
-    def take_gradients(self) -> None:
-        """Add the gradients of a micro-batch to those of the weights, in fp32."""
+    def add_gradients(self) -> None:
+        """Add the model's gradients of a micro-batch to those of the master weights, and clear the model's."""
         for parameter, master in self._pairs:
             if parameter.grad is None:
                 continue
@@ -40,16 +40,16 @@ class MasterWeights:
                 master.grad += parameter.grad
             parameter.grad = None
 
-    def give_values(self) -> None:
-        """Round the weights into the model, after a step."""
+    def copy_into_model(self) -> None:
+        """Copy the master weights into the model, rounded to its precision; call it after each step."""
         for parameter, master in self._pairs:
             parameter.data.copy_(master.data)
 
-    def values(self) -> dict[str, Tensor]:
-        """Return a copy of the weights, fp32."""
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return a copy of the master weights, fp32."""
         return {name: master.detach().clone() for name, master in self.named.items()}
 
-    def finish(self, values: dict[str, Tensor]) -> None:
-        """Put weights into the model, which is all in fp32 after that."""
+    def restore_into_model(self, values: dict[str, Tensor]) -> None:
+        """Replace the model's parameters by a snapshot; the whole model is in fp32 after that."""
         for name, parameter in self._model.named_parameters():
             parameter.data = values[name]

@@ -20,7 +20,7 @@ class PropertyModel(nn.Module):
     Args:
         config: of the backbone.
         num_targets: L.
-        pooling: what stands for a molecule.
+        pooling: how atoms become one vector of the molecule.
         dropout: in the head.
     """
 

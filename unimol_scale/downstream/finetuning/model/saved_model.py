@@ -1,13 +1,11 @@
 """Saves and loads fine-tuned models: ``finetuned.json`` and the tensors of one model for each seed.
 
-A folder is a fine-tuned model from the moment ``finetuned.json`` is in it, which is last. Nothing here runs code from
-a file, and every file is held against its hash.
+``finetuned.json`` is written last: a folder without it is not a fine-tuned model. Nothing here runs code from a file,
+and the hash of every file is checked.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,8 +13,10 @@ from safetensors.torch import load_file
 
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
 from unimol_scale.checkpoints.weights import WEIGHTS_NAME
-from unimol_scale.common.files import commit_file, commit_text, hash_file
+from unimol_scale.common.file_versions import version_problem
+from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.downstream.config import Fragments, Inputs, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
@@ -29,13 +29,13 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One model: its file, and what it predicts with.
+    """The model of one seed: its file, and the scaling of its outputs.
 
     Attributes:
-        file: of its tensors, within the folder.
+        file: name of the file with its tensors.
         sha256: of the file's bytes, hexadecimal.
-        mean_L: added to the outputs of a regression, after ``std_L``.
-        std_L: by which they are multiplied.
+        mean_L: added to the outputs of a regression after they were multiplied by ``std_L``.
+        std_L: standard deviations of the training labels.
     """
 
     file: str
@@ -46,20 +46,20 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetunedConfig:
-    """What ``finetuned.json`` says.
+    """Content of ``finetuned.json``.
 
     Attributes:
         format_version: of the folder's layout.
         model: dimensions of the backbone.
-        pooling: what stands for a molecule.
+        pooling: how atoms become one vector of the molecule.
         inputs: what the model sees.
         task: what it predicts.
         targets: [L] names.
         units: target → unit, where one is known.
-        metric: name of that by which it was chosen; a prediction does not need it.
+        metric: name of that which chose the best epoch; predicting does not need it.
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
         members: one for each seed.
-        fragments: what was done to rows with several; models of before the setting took the largest.
+        fragments: what was done with rows of several fragments; models older than this key took the largest.
     """
 
     format_version: int
@@ -75,10 +75,6 @@ class FinetunedConfig:
     fragments: Fragments = "largest"
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise ConfigError(
-                f"format_version {self.format_version} is not {FORMAT_VERSION}, the one this version reads"
-            )
         if not self.members:
             raise ConfigError("members is empty: a fine-tuned model has one at least")
 
@@ -100,15 +96,15 @@ def save_member(folder: Path, file: str, model: PropertyModel) -> str:
 
 
 def save_config(folder: Path, config: FinetunedConfig) -> None:
-    """Write ``finetuned.json``, which makes the folder a fine-tuned model: call it last."""
-    commit_text(folder / FINETUNED_NAME, json.dumps(to_tree(config), indent=2) + "\n")
+    """Write ``finetuned.json``; call it last, since it makes the folder a fine-tuned model."""
+    write_json(folder / FINETUNED_NAME, to_tree(config), indent=2)
 
 
 def read_config(folder: Path) -> FinetunedConfig:
-    """Read ``finetuned.json``, strictly.
+    """Read ``finetuned.json`` and check every key.
 
     Raises:
-        CheckpointError: it is missing or wrong; names the key.
+        CheckpointError: the file is missing or wrong; names the key.
     """
     path = folder / FINETUNED_NAME
     if not path.is_file():
@@ -117,16 +113,16 @@ def read_config(folder: Path) -> FinetunedConfig:
             f"{_remedy(folder)}"
         )
     try:
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise ConfigError("it must hold a mapping of keys to values")
-        return build(FinetunedConfig, tree, Origin(name=str(path)))
-    except (OSError, ValueError, ConfigError) as error:
+        tree = read_json(path)
+        if problem := version_problem(tree.get("format_version"), FORMAT_VERSION):
+            raise ConfigError(problem)
+        return build(FinetunedConfig, tree, Origin(name=str(path), recorded=True))
+    except (OSError, NotJsonError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _remedy(folder: Path) -> str:
-    """Return what to do with a folder that is no fine-tuned model."""
+    """Return advice for a folder that is not a fine-tuned model."""
     if (folder / INPUTS_NAME).is_file():
         return "its fine-tuning is unfinished: run the same command again, it goes on"
     if any((folder / name).exists() for name in (CHECKPOINTS, MODEL_FOLDER, WEIGHTS_NAME)):

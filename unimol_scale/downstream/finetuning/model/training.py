@@ -1,4 +1,4 @@
-"""Fits one property model: normalised targets, masked losses, early stopping on the validation score.
+"""Trains one property model: normalised targets, masked losses, early stopping on the validation score.
 
 Shapes: R rows, B in a micro-batch, L targets.
 """
@@ -14,14 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimol_scale.data.transfer import to_device
-from unimol_scale.downstream.compute import threads_of, within_memory
-from unimol_scale.downstream.config import FitConfig, LossName, Task
-from unimol_scale.downstream.data.batches import LabelledSample, Labelling, RowReader, once, shuffled
-from unimol_scale.downstream.embedding.concurrent_batches import side_by_side
-from unimol_scale.downstream.finetuning.metrics import Metric, score
-from unimol_scale.downstream.finetuning.model.head_initialisation import start_head
+from unimol_scale.downstream.compute import explain_full_memory, limited_threads, map_concurrently
+from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, Task
+from unimol_scale.downstream.data.batches import (
+    LabelledSample,
+    RowReader,
+    SampleMaker,
+    each_row_once,
+    training_batches,
+)
+from unimol_scale.downstream.finetuning.metrics import score
+from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.metric import Metric
 from unimol_scale.errors import RunError
 from unimol_scale.store.schema import Float64
 
@@ -30,7 +36,7 @@ _BETAS = (0.9, 0.99)
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """Maps labels of a regression to mean 0 and spread 1, and predictions back; classifiers give probabilities.
+    """Scales regression labels to mean 0 and standard deviation 1 and predictions back; gives probabilities of classes.
 
     Attributes:
         task: of the model.
@@ -44,29 +50,29 @@ class Scaling:
 
     @staticmethod
     def of(labels_RL: Float64, task: Task) -> "Scaling":
-        """Return the scaling of training labels, which of a regression are not all equal for any target."""
+        """Return the scaling for training labels; those of a regression must vary for every target."""
         L = labels_RL.shape[1]
         if task != "regression":
             return Scaling(task=task, mean_L=(0.0,) * L, std_L=(1.0,) * L)
         mean_L, std_L = np.nanmean(labels_RL, axis=0), np.nanstd(labels_RL, axis=0)
-        assert (std_L > 0.0).all(), "nothing can be learnt of labels that are all equal"
+        assert (std_L > 0.0).all(), "a regression needs labels that vary"
         return Scaling(task=task, mean_L=tuple(mean_L.tolist()), std_L=tuple(std_L.tolist()))
 
     def normalise(self, label_BL: Tensor) -> Tensor:
-        """Return labels as the model learns them, fp32; NaN stays."""
+        """Return labels scaled for the loss, fp32; NaN stays NaN."""
         mean_L, std_L = label_BL.new_tensor(self.mean_L), label_BL.new_tensor(self.std_L)
         return ((label_BL - mean_L) / std_L).float()
 
     def comparable(self, value_RL: Float64) -> Float64:
-        """Return labels or predictions such that errors of several targets can be averaged.
+        """Return labels or predictions scaled such that errors of several targets can be averaged.
 
-        In spreads of the training labels, so that no target drowns the others because of its unit. A single target, and
-        classifiers, are left as they are.
+        They are divided by the standard deviation of the training labels, so that the unit of a target does not decide
+        how much it counts. A single target, and classifiers, are not scaled.
         """
         return value_RL / np.array(self.std_L) if len(self.std_L) > 1 else value_RL
 
     def restore(self, out_BL: Tensor) -> Tensor:
-        """Return the model's output as values in the table's units, or as probabilities; fp64."""
+        """Return outputs of the model as values in the units of the labels, or as probabilities; fp64."""
         if self.task != "regression":
             return out_BL.double().sigmoid()
         out_BL = out_BL.double()
@@ -75,13 +81,14 @@ class Scaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What an epoch came to.
+    """Results of one epoch.
 
     Attributes:
-        epoch: from 1.
+        epoch: its number, from 1.
         loss: mean training loss of its steps.
-        score: of the validation rows, by the metric; with several targets of a regression, in spreads of each.
-        best: the best epoch so far.
+        score: metric of the validation rows; for several targets of a regression, of the scaled labels
+            (``Scaling.comparable``).
+        best: number of the best epoch so far.
     """
 
     epoch: int
@@ -91,52 +98,52 @@ class Epoch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What is to be learnt.
+class TrainingProblem:
+    """The data and the goal of a training.
 
     Attributes:
-        train: rows to learn from.
-        valid: rows that choose the epoch.
-        labelling: how rows become samples.
+        train: training rows.
+        valid: validation rows, whose score decides which epoch is the best.
+        make_sample: turns rows into samples.
         scaling: of the training labels.
-        loss: of a regression.
-        metric: that chooses the epoch.
+        loss: of a regression; classifiers take the binary cross-entropy.
+        metric: of the validation rows.
     """
 
     train: RowReader
     valid: RowReader
-    labelling: Labelling
+    make_sample: SampleMaker
     scaling: Scaling
     loss: LossName
     metric: Metric
 
 
-@within_memory
+@explain_full_memory
 def fit(
     model: PropertyModel,
-    problem: Problem,
-    config: FitConfig,
+    problem: TrainingProblem,
+    config: FinetuneTrainConfig,
     *,
     seed: int,
     device: torch.device,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> list[Epoch]:
-    """Fit a model in place; it ends with the weights of its best epoch, in fp32 and in evaluation mode.
+    """Train a model in place. At the end it has the weights of its best epoch, in fp32, and is in evaluation mode.
 
     Args:
-        model: on the CPU; it is moved to the device, and its head starts at the trivial predictor.
-        problem: what is to be learnt.
-        config: how.
-        seed: of order and dropout.
+        model: on the CPU; it is moved to the device, and its head is initialised (``head_initialisation``).
+        problem: the data and the goal.
+        config: settings of the training.
+        seed: of the order of the rows and of dropout.
         device: to compute on.
-        on_epoch: is told of every epoch.
+        on_epoch: called after every epoch.
 
     Raises:
         RunError: a loss is not finite, memory is full, or the validation rows have no defined score.
     """
     model.to(device)
-    with _own_randomness(seed, device), threads_of(model, device):  # loaders take some randomness
-        start_head(model, problem.train, problem.labelling, problem.scaling.task, config.max_pairs, device)
+    with _own_randomness(seed, device), limited_threads(model, device):  # loaders use random numbers, too
+        initialise_head(model, problem.train, problem.make_sample, problem.scaling.task, config.max_pairs, device)
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
     total = config.epochs * steps_per_epoch
     weights = MasterWeights(model, config.precision)
@@ -144,20 +151,20 @@ def fit(
     # Fused: the loop over the parameters of a 2M model takes 18 ms a step on a CPU, this 3 ms [measured].
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, config.warm_up))
-    steps = shuffled(problem.train, problem.labelling, config, seed, device).steps(0, total)
+    steps = training_batches(problem.train, problem.make_sample, config, seed, device).steps(0, total)
     epochs: list[Epoch] = []
     best_values: dict[str, Tensor] = {}
     with _own_randomness(seed, device):
-        valid_samples = list(once(problem.valid, problem.labelling, config.max_pairs, device))
+        valid_samples = list(each_row_once(problem.valid, problem.make_sample, config.max_pairs, device))
         for epoch in range(1, config.epochs + 1):
             model.train()
             losses = []
-            with threads_of(model, device):
+            with limited_threads(model, device):
                 for _ in range(steps_per_epoch):
-                    losses.append(add_gradient(model, next(steps), problem, device, weights.take_gradients))
+                    losses.append(add_gradient(model, next(steps), problem, device, weights.add_gradients))
                     nn.utils.clip_grad_norm_(weights.named.values(), config.gradient_clip)
                     optimizer.step()
-                    weights.give_values()
+                    weights.copy_into_model()
                     schedule.step()
                     optimizer.zero_grad(set_to_none=True)
             prediction_RL = predict(model, valid_samples, problem.scaling, device)
@@ -172,19 +179,19 @@ def fit(
                 )
             better = not epochs or problem.metric.is_better(value, epochs[epochs[-1].best - 1].score)
             if better:
-                best_values = weights.values()
+                best_values = weights.snapshot()
             best = epoch if better else epochs[-1].best
             epochs.append(Epoch(epoch=epoch, loss=float(np.mean(losses)), score=value, best=best))
             on_epoch(epochs[-1])
             if epoch - best >= config.patience:
                 break
     steps.close()  # type: ignore[attr-defined]
-    weights.finish(best_values)
+    weights.restore_into_model(best_values)
     model.eval()
     return epochs
 
 
-@within_memory
+@explain_full_memory
 def predict(
     model: PropertyModel,
     samples: Iterable[LabelledSample],
@@ -196,13 +203,13 @@ def predict(
 
     Args:
         model: is put into evaluation mode.
-        samples: hold every row once.
-        scaling: of the labels that the model learnt.
-        device: that the model is on.
-        on_rows: is told how many more rows are done.
+        samples: contain every row once.
+        scaling: of the labels that the model was trained with.
+        device: of the model.
+        on_rows: called with the number of rows of each micro-batch that is done.
 
     Raises:
-        RunError: one is not a finite number, or memory is full.
+        RunError: a prediction is not a finite number, or memory is full.
     """
     model.eval()
 
@@ -211,7 +218,7 @@ def predict(
         return sample.row_B, scaling.restore(model(to_device(sample.input, device)).cpu())
 
     rows, values = [], []
-    for row_B, value_BL in side_by_side(work, samples, device):
+    for row_B, value_BL in map_concurrently(work, samples, device):
         rows.append(row_B)
         values.append(value_BL)
         on_rows(len(row_B))
@@ -223,7 +230,9 @@ def predict(
     return ordered_RL
 
 
-def parameter_groups(named: Mapping[str, nn.Parameter], layers: int, config: FitConfig) -> list[dict[str, object]]:
+def parameter_groups(
+    named: Mapping[str, nn.Parameter], layers: int, config: FinetuneTrainConfig
+) -> list[dict[str, object]]:
     """Return the optimizer's groups: the learning rate falls by ``layer_decay`` from a layer to the one below.
 
     The head and the last layer have the full rate, the encodings the lowest; only matrices decay.
@@ -253,24 +262,24 @@ def parameter_groups(named: Mapping[str, nn.Parameter], layers: int, config: Fit
 def add_gradient(
     model: PropertyModel,
     samples: Sequence[LabelledSample],
-    problem: Problem,
+    problem: TrainingProblem,
     device: torch.device,
     on_gradient: Callable[[], None] = lambda: None,
 ) -> float:
-    """Add up the gradient of one global batch; return its loss, the mean over all labels that are there.
+    """Compute the gradient of one batch; return its loss, the mean over all labels that are present.
 
     Args:
         model: on the device.
-        samples: micro-batches.
-        problem: says what is learnt of them.
+        samples: micro-batches of the batch.
+        problem: the goal of the training.
         device: to compute on.
-        on_gradient: is called after each micro-batch.
+        on_gradient: called after each micro-batch.
 
     Raises:
         RunError: the loss is not finite.
     """
     count = int(sum((~sample.label_BL.isnan()).sum() for sample in samples))
-    assert count > 0, "every row that is learnt from has a label"
+    assert count > 0, "every training row has a label"
     losses = []
     for sample in samples:
         wanted_BL = problem.scaling.normalise(sample.label_BL)
@@ -288,9 +297,9 @@ def add_gradient(
 
 
 def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None) -> Tensor:
-    """Return the sum of the losses of all labels that are there; binary cross-entropy where ``name`` is None.
+    """Return the sum of the losses of all labels that are present; binary cross-entropy if ``name`` is None.
 
-    Labels are best left on the CPU: which of them are there is then known without waiting for the device of ``out_BL``.
+    Keep labels on the CPU: then no wait for the device of ``out_BL`` is needed to find out which are present.
     """
     there_M = (~wanted_BL.isnan()).flatten().nonzero().squeeze(1)
     wanted = wanted_BL.flatten()[there_M].to(out_BL.device, non_blocking=True)
@@ -302,7 +311,7 @@ def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None) -> Ten
 
 
 def rate_factor(step: int, total: int, warm_up: float) -> float:
-    """Return the share of the peak learning rate at a step: linear up over the warm-up, then linear down to zero."""
+    """Return the learning rate of a step over its peak: linear up during the warm-up, then linear down to zero."""
     rising = max(1, math.ceil(warm_up * total))
     if step < rising:
         return (step + 1) / rising
@@ -311,7 +320,7 @@ def rate_factor(step: int, total: int, warm_up: float) -> float:
 
 @contextlib.contextmanager
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside, and leave it as it was outside."""
+    """Seed torch inside the block, and restore its random state after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tests.helpers.tiny_finetuning import CARBON, TINY, column, model, prepared
-from unimol_scale.downstream.data.batches import Labelling, RowReader, once
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.model.backbone import Representation
 
 CPU = torch.device("cpu")
-GRAPH = Labelling(inputs="2d", model=TINY)
+GRAPH = SampleMaker(inputs="2d", model=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,9 @@ def samples(tmp_path_factory):
     made = prepared(tmp_path_factory.mktemp("cache"))
 
     def of(rows):
-        return next(once(RowReader(made.split, made.position_M[rows], column(CARBON[rows])), GRAPH, 40_000, CPU))
+        return next(
+            each_row_once(RowReader(made.split, made.position_M[rows], column(CARBON[rows])), GRAPH, 40_000, CPU)
+        )
 
     return of
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.tiny_finetuning import CARBON, TINY, column, model, prepared, problem
-from unimol_scale.downstream.data.batches import once
+from unimol_scale.downstream.data.batches import each_row_once
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
     FinetunedConfig,
@@ -53,7 +53,10 @@ def test_what_is_loaded_predicts_the_same(saved, tmp_path):
     chosen = problem(prepared(tmp_path / "cache"), column(CARBON), "regression", "mae")
     both = [
         predict(
-            m, once(chosen.valid, chosen.labelling, 40_000, torch.device("cpu")), chosen.scaling, torch.device("cpu")
+            m,
+            each_row_once(chosen.valid, chosen.make_sample, 40_000, torch.device("cpu")),
+            chosen.scaling,
+            torch.device("cpu"),
         )
         for m in (fitted, loaded)
     ]
@@ -81,10 +84,10 @@ def test_a_damaged_file_is_named(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 9}, "format_version 9 is not 1"),
+        ({"format_version": 9}, "format_version 9 is newer than 1, which"),
         ({"members": []}, "members is empty"),
         ({"pooling": "max"}, "pooling: unknown value 'max'"),
-        ({"surplus": 1}, "unknown key 'surplus'"),
+        ({"surplus": 1}, "surplus: unknown key 'surplus', so a newer version of unimol-scale wrote this file"),
         ({"model": {"layers": 0}}, "finetuned.json"),
     ],
 )

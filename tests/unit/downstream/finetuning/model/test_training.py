@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from tests.helpers.tiny_finetuning import AROMATIC, CARBON, TINY, column, fitting, model, prepared, problem
-from unimol_scale.downstream.data.batches import once, shuffled
+from unimol_scale.downstream.data.batches import each_row_once, training_batches
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.downstream.finetuning.metrics import score
-from unimol_scale.downstream.finetuning.model.head_initialisation import start_head
+from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
 from unimol_scale.downstream.finetuning.model.training import (
     Scaling,
@@ -20,7 +20,7 @@ from unimol_scale.downstream.finetuning.model.training import (
     predict,
     rate_factor,
 )
-from unimol_scale.downstream.finetuning.registry import METRICS
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import RunError
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_the_gradient_of_a_model_is_that_without_the_unlabelled_row(molecules):
     for rows in (range(8), [0, 1, 2, 4, 5, 6, 7]):
         chosen = problem(molecules, labels_ML, "regression", "rmse", train=rows)
         fitted = seeded_model(num_targets=2)
-        loss = add_gradient(fitted, list(once(chosen.train, chosen.labelling, 40_000, CPU)), chosen, CPU)
+        loss = add_gradient(fitted, list(each_row_once(chosen.train, chosen.make_sample, 40_000, CPU)), chosen, CPU)
         found.append((loss, gradient(fitted)))
     (loss, with_row), (same_loss, without_row) = found
     assert loss == pytest.approx(same_loss, rel=1e-6)
@@ -85,7 +85,9 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(molecules):
     found = []
     for max_pairs in (200, 40_000):
         samples = next(
-            shuffled(chosen.train, chosen.labelling, fitting(max_pairs=max_pairs, batch_size=24), 0, CPU).steps(0, 1)
+            training_batches(
+                chosen.train, chosen.make_sample, fitting(max_pairs=max_pairs, batch_size=24), 0, CPU
+            ).steps(0, 1)
         )
         fitted = seeded_model(num_targets=2)
         found.append((len(samples), add_gradient(fitted, samples, chosen, CPU), gradient(fitted)))
@@ -155,7 +157,7 @@ def test_a_fit_ends_with_the_weights_of_its_best_epoch(molecules):
     best = epochs[-1].best
     assert epochs[best - 1].score == min(epoch.score for epoch in epochs)
     assert best < len(epochs) == best + 8 < 60  # it stopped when patience was at its end
-    prediction_RL = predict(fitted, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
+    prediction_RL = predict(fitted, each_row_once(chosen.valid, chosen.make_sample, 40_000, CPU), chosen.scaling, CPU)
     assert score(METRICS["rmse"], chosen.valid.labels_RL, prediction_RL).value == epochs[best - 1].score
     assert not fitted.training
 
@@ -191,7 +193,7 @@ def test_in_bf16_too_and_the_model_is_fp32_afterwards(molecules):
     epochs = fit(fitted, chosen, fitting(epochs=40, precision="bf16"), seed=0, device=CPU)
     assert epochs[epochs[-1].best - 1].score > 0.9
     assert {parameter.dtype for parameter in fitted.parameters()} == {torch.float32}
-    prediction = predict(fitted, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
+    prediction = predict(fitted, each_row_once(chosen.valid, chosen.make_sample, 40_000, CPU), chosen.scaling, CPU)
     assert score(METRICS["r2"], chosen.valid.labels_RL, prediction).value == pytest.approx(
         epochs[epochs[-1].best - 1].score, abs=0.02
     )
@@ -214,8 +216,8 @@ def test_micro_batches_in_bf16_add_up_in_fp32(molecules):
     for max_pairs in (150, 40_000):
         fitted = seeded_model()
         weights = MasterWeights(fitted, "bf16")
-        samples = list(once(chosen.train, chosen.labelling, max_pairs, CPU))
-        add_gradient(fitted, samples, chosen, CPU, weights.take_gradients)
+        samples = list(each_row_once(chosen.train, chosen.make_sample, max_pairs, CPU))
+        add_gradient(fitted, samples, chosen, CPU, weights.add_gradients)
         assert all(parameter.grad is None for name, parameter in fitted.named_parameters() if "backbone" in name)
         found.append(weights.named["backbone.layers.0.ffn.up_weight"].grad)
     assert len(samples) == 1
@@ -245,7 +247,7 @@ def test_a_seed_decides_every_bit_and_torch_is_left_as_it_was(molecules):
         before = torch.random.get_rng_state()
         fit(made, chosen, fitting(epochs=3, dropout=0.3), seed=seed, device=CPU)
         assert torch.equal(before, torch.random.get_rng_state())
-        return predict(made, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
+        return predict(made, each_row_once(chosen.valid, chosen.make_sample, 40_000, CPU), chosen.scaling, CPU)
 
     assert np.array_equal(fitted(1, state=10), fitted(1, state=11))
     assert not np.array_equal(fitted(1, state=10), fitted(2, state=10))
@@ -254,10 +256,10 @@ def test_a_seed_decides_every_bit_and_torch_is_left_as_it_was(molecules):
 def test_predictions_are_in_the_order_of_the_rows_however_they_are_cut(molecules):
     chosen = problem(molecules, column(CARBON), "regression", "rmse", valid=range(30))
     fitted = seeded_model().eval()
-    whole = predict(fitted, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
+    whole = predict(fitted, each_row_once(chosen.valid, chosen.make_sample, 40_000, CPU), chosen.scaling, CPU)
     for row in (0, 17, 29):
         alone = problem(molecules, column(CARBON), "regression", "rmse", valid=[row])
-        value = predict(fitted, once(alone.valid, alone.labelling, 40_000, CPU), chosen.scaling, CPU)
+        value = predict(fitted, each_row_once(alone.valid, alone.make_sample, 40_000, CPU), chosen.scaling, CPU)
         assert value[0, 0] == pytest.approx(whole[row, 0], rel=1e-5)
     assert len(np.unique(whole.round(6))) > 25
 
@@ -273,7 +275,7 @@ def test_a_prediction_that_is_no_number_is_an_error_and_not_an_empty_cell(molecu
     broken = seeded_model()
     nn.init.constant_(broken.out.bias, NAN)
     with pytest.raises(RunError, match="24 of 24 predictions are not finite"):
-        predict(broken, once(chosen.valid, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)
+        predict(broken, each_row_once(chosen.valid, chosen.make_sample, 40_000, CPU), chosen.scaling, CPU)
 
 
 def test_a_score_that_is_not_defined_is_an_error(molecules):
@@ -291,8 +293,8 @@ def test_a_model_starts_as_the_predictor_of_the_mean(molecules, seed, offset):
     fitted = seeded_model(seed, num_targets=2)
     with torch.no_grad():  # what all molecules share is much more than what tells them apart
         fitted.backbone.atom_norm.bias += offset * torch.randn(TINY.atom_width)
-    start_head(fitted, chosen.train, chosen.labelling, "regression", None, CPU)
-    samples = list(once(chosen.train, chosen.labelling, 40_000, CPU))
+    initialise_head(fitted, chosen.train, chosen.make_sample, "regression", None, CPU)
+    samples = list(each_row_once(chosen.train, chosen.make_sample, 40_000, CPU))
     assert add_gradient(fitted, samples, chosen, CPU) == pytest.approx(1.0, abs=1e-4)
     assert predict(fitted, samples, chosen.scaling, CPU) == pytest.approx(
         np.broadcast_to(chosen.scaling.mean_L, (24, 2)), rel=1e-6
@@ -308,8 +310,8 @@ def test_a_classifier_starts_at_the_share_of_ones(molecules):
     labels_ML = np.stack([AROMATIC, np.zeros(30), np.full(30, NAN)], axis=1)
     chosen = problem(molecules, labels_ML, "multilabel", "roc_auc")
     fitted = seeded_model(num_targets=3)
-    start_head(fitted, chosen.train, chosen.labelling, "multilabel", None, CPU)
-    first = predict(fitted, once(chosen.train, chosen.labelling, 40_000, CPU), chosen.scaling, CPU)[0]
+    initialise_head(fitted, chosen.train, chosen.make_sample, "multilabel", None, CPU)
+    first = predict(fitted, each_row_once(chosen.train, chosen.make_sample, 40_000, CPU), chosen.scaling, CPU)[0]
     assert first == pytest.approx([AROMATIC[:24].mean(), 0.0, 0.5], abs=0.03)
 
 
@@ -329,7 +331,7 @@ def test_full_memory_is_an_error_that_names_the_setting(molecules, monkeypatch):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
     monkeypatch.setattr(fitted, "forward", full)
-    samples = list(once(chosen.valid, chosen.labelling, 40_000, CPU))
+    samples = list(each_row_once(chosen.valid, chosen.make_sample, 40_000, CPU))
     for work in (
         lambda: fit(fitted, chosen, fitting(), seed=0, device=CPU),
         lambda: predict(fitted, samples, chosen.scaling, CPU),

@@ -1,0 +1,88 @@
+"""Pretraining called by a Python process that goes on afterwards, such as a notebook's."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BEGINNING = """
+import json, os, signal, sys
+from tests.helpers.plain_training import SETTINGS, small_store
+from unimol_scale.config import read_settings
+from unimol_scale.engine.pretraining import pretrain
+from unimol_scale.engine.run.run_config import resolve
+from unimol_scale.errors import UnimolScaleError
+
+def run(output, *settings):
+    given = {"data": {"path": "store"}, "output": output}
+    return pretrain(resolve("0.03M", *read_settings(None, given, [*SETTINGS[2:], *settings])))
+
+small_store(__import__("pathlib").Path("store"))
+"""
+
+
+def python(folder: Path, program: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program in a process of its own: DeepSpeed leaves its marks in the one that it runs in."""
+    return subprocess.run(
+        [sys.executable, "-c", BEGINNING + textwrap.dedent(program)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        timeout=300,
+    )
+
+
+def test_one_process_does_several_runs_and_outlives_their_errors(tmp_path: Path) -> None:
+    program = """
+    before = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
+    told = [run("a").how, run("a").how, run("b").how]
+    try:
+        run("store")  # holds something else
+    except UnimolScaleError as error:
+        told.append(type(error).__name__)
+    told.append(run("a", "train.steps=16").summary["steps"])
+    assert before == {name: os.environ.get(name) for name in before}, "what is started later is no rank"
+    json.dump(told, open("told.json", "w"))
+    """
+    done = python(tmp_path, program)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told == ["finished", "finished before", "finished", "StoreError", 16]
+
+
+def test_ctrl_c_saves_after_the_step_and_the_process_goes_on(tmp_path: Path) -> None:
+    program = """
+    from unimol_scale.engine.optimizer_step import OptimizerStep
+    step, done = OptimizerStep.__call__, []
+    def interrupted(*arguments):
+        done.append(1)
+        if len(done) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+    OptimizerStep.__call__ = interrupted
+    stopped = run("a", "data.workers=0")
+    json.dump([stopped.how, stopped.summary, run("a").how], open("told.json", "w"))
+    """
+    done = python(tmp_path, program)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "told.json").read_text()) == ["stopped", None, "finished"]
+
+
+def test_ctrl_c_before_the_first_step_is_the_callers_to_handle(tmp_path: Path) -> None:
+    program = """
+    from unimol_scale.engine import trainer
+    trainer.prepare_host_memory = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+    try:
+        run("a")
+    except KeyboardInterrupt:
+        print("interrupted")
+    """
+    done = python(tmp_path, program)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

@@ -1,0 +1,42 @@
+"""The examples that the documentation shows do what they say, one after another, and nothing is printed."""
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unimol_scale as us
+from tests.helpers.doc_examples import ORDER
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+FUNCTIONS = [name for name in us.__all__ if inspect.isfunction(getattr(us, name))]
+
+
+@pytest.mark.deepspeed
+def test_every_example_gives_what_it_shows_in_silence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.doc_examples"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_public_function_has_an_example_that_runs():
+    assert sorted(FUNCTIONS) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_docstring_of_a_function_says_what_goes_in_what_comes_out_and_what_may_be_wrong(name):
+    function = getattr(us, name)
+    text = inspect.getdoc(function) or ""
+    for part in ("Args:", "Returns:", "Raises:", "Example:"):
+        assert f"\n{part}\n" in text, part
+    for argument in inspect.signature(function).parameters:
+        assert f"\n    {argument}: " in text, argument

@@ -1,0 +1,145 @@
+"""``us.fit_scaling_law``: the numbers of the command, from folders and from tables in memory."""
+
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import unimol_scale as us
+from tests.helpers.simulated_runs import SIZES, chinchilla, write_run
+from unimol_scale.cli.main import main
+
+BOOTSTRAP = 60
+
+
+class Frame:
+    """What a DataFrame of any library has: names of columns, and columns by name."""
+
+    def __init__(self, columns):
+        self._columns = columns
+        self.columns = list(columns)
+
+    def __getitem__(self, name):
+        return np.array(self._columns[name])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of runs of four sizes and three budgets, with the losses of a known law and some noise."""
+    root = tmp_path_factory.mktemp("runs")
+    for size in ("0.1M", "0.2M", "0.5M", "1M"):
+        for steps in (500, 2000, 8000):
+            write_run(root / f"{size}-{steps}", size, steps, noise=0.002)
+    return root
+
+
+@pytest.fixture(scope="module")
+def table():
+    rows = [(SIZES[size], D) for size in ("0.1M", "0.2M", "0.5M", "1M", "2M") for D in (3e4, 1e5, 4e5)]
+    return {
+        "N": [N for N, _ in rows],
+        "D": [D for _, D in rows],
+        "loss": [chinchilla(N, D) for N, D in rows],
+        "name": [f"run-{at}" for at in range(len(rows))],
+    }
+
+
+def test_its_numbers_are_those_of_the_commands_law_json(runs, tmp_path, capfd):
+    asked = ["--law", "chinchilla", "--hold-out", "1", "--bootstrap", str(BOOTSTRAP)]
+    assert (
+        main(["fit-scaling-law", str(runs), *asked, "--output", str(tmp_path / "command"), "--predict", "4M@2M"]) == 0
+    )
+    capfd.readouterr()
+    law = us.fit_scaling_law(runs, law="chinchilla", hold_out=1, bootstrap=BOOTSTRAP, predict=["4M@2M"])
+    report = law.report(tmp_path / "call")
+    assert capfd.readouterr() == ("", "")
+    expected = json.loads((tmp_path / "command" / "law.json").read_text())
+    assert json.loads(json.dumps(law.to_dict())) == expected
+    assert (tmp_path / "call" / "law.json").read_text() == (tmp_path / "command" / "law.json").read_text()
+    assert report.read_text() == (tmp_path / "command" / "report.md").read_text()
+    assert law.parameters == expected["law"]["parameters"]
+    assert {name: list(ends) for name, ends in law.intervals.items()} == expected["law"]["intervals"]
+    assert law.held_out_error == expected["held_out_error"]
+    prediction = law.predict("4M", 2_000_000)
+    assert (prediction.loss, list(prediction.interval)) == (
+        expected["predictions"][0]["loss"],
+        expected["predictions"][0]["interval"],
+    )
+
+
+@pytest.mark.parametrize("kind", [dict, Frame, pa.table, lambda columns: [dict(columns)]])
+def test_a_table_in_memory_gives_the_law_of_the_same_table_in_a_file(table, tmp_path, kind):
+    lines = [",".join(table), *(",".join(map(repr, row)) for row in zip(*table.values(), strict=True))]
+    (tmp_path / "losses.csv").write_text("\n".join(lines).replace("'", "") + "\n")
+    options = {"law": "chinchilla", "columns": {"C": "6ND"}, "bootstrap": BOOTSTRAP}
+    from_file = us.fit_scaling_law(tmp_path / "losses.csv", **options)
+    law = us.fit_scaling_law(kind(table), **options)
+    assert law.parameters == from_file.parameters
+    assert law.intervals == from_file.intervals
+    assert law.predict("4M", "2M").loss == pytest.approx(chinchilla(SIZES["4M"], 2e6), rel=0.01)
+    assert law.predict(SIZES["4M"], 2e6).loss == law.predict(float(SIZES["4M"]), "2M").loss
+
+
+def test_an_optimum_balances_size_and_data(table):
+    law = us.fit_scaling_law(table, law="chinchilla", columns={"C": "6ND"}, hold_out="none", bootstrap=BOOTSTRAP)
+    best = law.optimal("1e14")
+    assert best.parameters * best.molecules * 6 == pytest.approx(1e14, rel=0.02)
+    for factor in (0.5, 2.0):
+        other = law.predict(best.parameters * factor, best.molecules / factor)
+        assert other.loss > best.loss
+    assert best.parameters_interval is not None
+
+
+def test_a_plot_is_a_figure_that_leaves_pyplot_alone(table, tmp_path):
+    law, before = us.fit_scaling_law(table, law="chinchilla", bootstrap=0), "matplotlib.pyplot" in sys.modules
+    figure = law.plot("D")
+    assert figure.axes[0].get_xlabel() == "molecules seen D"
+    figure.savefig(tmp_path / "law.png")
+    assert (tmp_path / "law.png").stat().st_size > 10_000
+    assert law.plot().axes[0].get_xlabel() == "parameters N"
+    assert ("matplotlib.pyplot" in sys.modules) == before
+    assert law.intervals is None
+
+
+def test_a_law_is_readable(table):
+    law = us.fit_scaling_law(table, law="chinchilla", bootstrap=0)
+    assert repr(law).startswith("ScalingLaw(chinchilla: L = E + A/N^alpha + B/D^beta; E 0.3, A ")
+    assert "held-out error 0" in repr(law)
+    assert [check.name for check in law.held_out] == ["run-12", "run-13", "run-14"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"law": "chinchila"}, us.ConfigError, "unknown law 'chinchila'; did you mean 'chinchilla'"),
+        ({"hold_out": "some"}, us.RunError, "^hold_out some: give largest"),
+        ({"trajectory": True}, us.ConfigError, "unknown argument 'trajectory'; did you mean 'trajectories'"),
+        ({"burn_in": 0.5}, us.RunError, "^burn_in belongs to trajectories"),
+        ({"leave_out": ["run-99"]}, us.RunError, "^leave_out run-99: there is no such run"),
+        ({"columns": {"losss": "x"}}, us.RunError, "unknown column 'losss'; did you mean 'loss'"),
+        ({"columns": {"loss": "final"}}, us.RunError, "the table has no column 'final' for loss; name it with columns"),
+        ({"law": "kaplan", "variable": "N"}, us.ConfigError, "^variable belongs to the laws in one variable"),
+        ({"predict": ["9X@1M"]}, us.RunError, "unknown size '9X'"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_said_by_the_names_of_its_arguments(table, options, error, message):
+    with pytest.raises(error, match=message):
+        us.fit_scaling_law(table, bootstrap=0, **options)
+
+
+def test_what_the_law_has_no_word_on_is_an_error(table):
+    law = us.fit_scaling_law(table, law="chinchilla", bootstrap=0)
+    for wrong in (lambda: law.predict("9X", "1M"), lambda: law.predict("1M", "many"), lambda: law.optimal("much")):
+        with pytest.raises(us.RunError):
+            wrong()
+    with pytest.raises(us.RunError, match="the FLOPs of every run"):
+        law.optimal(1e14)
+    with pytest.raises(us.RunError, match="against='S': the runs do not differ in it; valid: D, N"):
+        law.plot("S")
+    uneven = {**table, "loss": table["loss"][1:]}
+    with pytest.raises(us.RunError, match="the table: its columns have different lengths"):
+        us.fit_scaling_law(uneven)
+    with pytest.raises(us.RunError, match="nowhere does not exist"):
+        us.fit_scaling_law("nowhere")

@@ -1,0 +1,35 @@
+"""What a fine-tuning shows of itself while it trains."""
+
+import sys
+
+import pytest
+
+from tests.helpers.terminal import Terminal
+from unimol_scale.common.command_output import shown_on_stderr
+from unimol_scale.downstream.finetuning.model.training import Epoch
+from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
+
+
+def train(epochs: int = 3) -> None:
+    with shown_on_stderr(), EpochProgress("esol, seed 0", 10, "rmse") as progress:
+        for number in range(1, epochs + 1):
+            progress.epoch(Epoch(epoch=number, loss=1.0 / number, score=2.0 / number, best=number))
+
+
+def test_lines_tell_the_first_epoch_and_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    train()
+    assert capsys.readouterr().err.splitlines() == [
+        "[esol, seed 0] epoch 1/10  loss 1.0000  valid rmse 2.0000  best 2.0000 at epoch 1",
+        "[esol, seed 0] done after 3 epochs  loss 0.3333  valid rmse 0.6667  best 0.6667 at epoch 3",
+    ]
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    train()
+    last = terminal.getvalue().rstrip("\x1b[?25h\n").splitlines()[-1]
+    for part in ("esol, seed 0", "3/10", "≤ 0:00:00", "loss 0.3333  valid rmse 0.6667  best 0.6667 at epoch 3"):
+        assert part in last

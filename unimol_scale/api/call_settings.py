@@ -1,0 +1,83 @@
+"""From the arguments of a call to settings, and from errors that name flags of a command to errors that name arguments.
+
+Imports no room but config and errors.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.common.command_output import shown_on_stderr
+from unimol_scale.common.trees import Tree, merge
+from unimol_scale.config import Origin, read_settings
+from unimol_scale.errors import UnimolScaleError
+
+# A command that a message recommends keeps its flags.
+_COMMAND = re.compile(r"(?:unimol-scale|python|deepspeed)\s[^,;()`\n]*|--[a-z][a-z-]*")
+
+
+def read_call(
+    function: str, config: Path | str | None, short: Mapping[str, str], *given: Mapping[str, Any]
+) -> tuple[Tree, Origin]:
+    """Lay the settings of a call over those of a file.
+
+    Args:
+        function: name of what was called, for messages.
+        config: YAML file; None: there is none.
+        short: name of an argument → dotted key that it is short for. A group of settings, which is a mapping, may have
+            the name of an argument.
+        given: settings by such names, by dotted keys, or as groups; later ones win. A value of None is not given.
+
+    Returns:
+        The settings, and where each came from.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    tree: Tree = {}
+    for settings in given:
+        for name, value in settings.items():
+            if value is None and name in short:
+                continue
+            key = name if isinstance(value, Mapping) else short.get(name, name)
+            tree = merge(tree, _nested(key, _plain(value)))
+    return read_settings(None if config is None else Path(config), tree, given_by=f"arguments of {function}")
+
+
+def _nested(key: str, value: Any) -> Tree:  # noqa: ANN401
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    nested: Tree = value
+    return nested
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a value as YAML would give it: NumPy's numbers and arrays, tuples and paths become plain ones."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inside) for key, inside in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # an array, or a number of NumPy's
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value
+
+
+@contextlib.contextmanager
+def a_call(arguments: Mapping[str, str], *, progress: bool = False) -> Iterator[None]:
+    """Do the work of a public function: its errors name its arguments, and it shows progress if that is asked for.
+
+    Args:
+        arguments: flag of the command, such as "--hold-out" → argument of the function.
+        progress: show messages and bars on standard error, as the command does.
+    """
+    with shown_on_stderr() if progress else contextlib.nullcontext():
+        try:
+            yield
+        except UnimolScaleError as error:
+            error.args = (_COMMAND.sub(lambda found: arguments.get(found[0], found[0]), str(error)),)
+            raise

@@ -1,0 +1,366 @@
+"""``build_store`` and ``open_store``: a conformer store as rows of NumPy arrays, and as RDKit molecules.
+
+Reading a store needs NumPy and Arrow only; the builder and RDKit are imported when a function needs them. Shapes: M
+molecules; n atoms, m bonds and k conformers of one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from unimol_scale.api.call_settings import a_call, read_call
+from unimol_scale.config import build, to_tree
+from unimol_scale.store.remote import DEFAULT_CACHE, DEFAULT_CACHE_BYTES, is_url, open_remote_store
+from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Float64, Int32, MoleculeRecord, UInt8
+from unimol_scale.store.shards import Store, StoreSplit
+from unimol_scale.store.shards import open_store as open_local_store
+
+if TYPE_CHECKING:
+    from rdkit import Chem
+
+ROWS_TOGETHER = 256  # that are read at once while a store is gone through
+_BUILD_ARGUMENTS = {
+    "--source": "source", "--input": "input", "--output": "output", "--conformers": "conformers", "--limit": "limit",
+    "--sample": "sample", "--exclude": "exclude", "--hydrogens": "hydrogens", "--engine": "engine",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoleculeRow:
+    """One molecule of a store; its atoms are in the order of its SMILES.
+
+    Attributes:
+        id: name that the source gave it.
+        smiles: canonical, isomeric.
+        split: "train" or "valid".
+        atomic_numbers: uint8 [n].
+        bonds: uint16 [m, 2] atom numbers from 0; each bond once.
+        atom_features: uint8 [n, 8] codes, see ``unimol_scale.store.schema.ATOM_VOCABULARIES``.
+        bond_features: uint8 [m, 3] codes of ``BOND_VOCABULARIES`` there.
+        coordinates: float32 [k, n, 3] Å, each conformer centred on its mean.
+        planar_coordinates: float32 [n, 2] Å, the 2D depiction.
+        energies: float32 [k] kcal/mol of the force field; NaN where none gave one.
+        origins: [k] how each conformer came about: a name of ``ConformerOrigin``, such as "MMFF" or "DFT".
+        stereo: [k] how its stereo compares with that of the SMILES: a name of ``ConformerStereo``.
+        labels: name → value; NaN where it is missing. Units: ``ConformerStore.label_units``.
+        record: all of this as the store has it.
+    """
+
+    id: str
+    smiles: str
+    split: str
+    atomic_numbers: UInt8
+    bonds: npt.NDArray[np.uint16]
+    atom_features: UInt8
+    bond_features: UInt8
+    coordinates: Float32
+    planar_coordinates: Float32
+    energies: Float32
+    origins: tuple[str, ...]
+    stereo: tuple[str, ...]
+    labels: Mapping[str, float]
+    record: MoleculeRecord
+
+    def __repr__(self) -> str:
+        atoms, conformers = len(self.atomic_numbers), len(self.coordinates)
+        return f"MoleculeRow({self.smiles!r}, {atoms} atoms, conformers: {conformers}, {self.split})"
+
+    def to_rdkit(self) -> "Chem.Mol":
+        """Return the molecule as RDKit's, with its conformers, its hydrogens where they are stored, and its labels.
+
+        Atoms are in the same order as here. Each conformer has the properties ``origin``, ``stereo`` and, where it is
+        known, ``energy_kcal_mol``; the molecule has one property for each label that is not missing.
+
+        Returns:
+            ``rdkit.Chem.Mol`` of n atoms and k conformers, in Å.
+
+        Raises:
+            StoreError: the SMILES is not of the record's atoms.
+        """
+        from conformer_gen.chemistry.graph import rdkit_molecule
+
+        molecule = rdkit_molecule(self.record)
+        for name, value in self.labels.items():
+            if not np.isnan(value):
+                molecule.SetDoubleProp(name, value)
+        return molecule
+
+
+class MoleculeRows(Sequence[MoleculeRow]):
+    """Molecules of a store: a number gives one, a slice or an array of numbers gives some, as rows like these.
+
+    Columns are read when they are asked for. Numbers come as arrays [M]; what has another length for every molecule
+    comes as a list of M arrays.
+
+    Args:
+        store: that they are in.
+        places: [M] of the molecules, counted over all of train and then all of valid.
+        splits: of the store, in that order; None opens them.
+    """
+
+    def __init__(self, store: Store, places: Sequence[int], splits: Mapping[str, StoreSplit] | None = None) -> None:
+        self._store = store
+        self._places = places
+        self._splits = splits or {name: store.split(name) for name in store.manifest.splits}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, which: int) -> MoleculeRow: ...
+
+    @overload
+    def __getitem__(self, which: "slice | Sequence[int] | npt.NDArray[Any]") -> "MoleculeRows": ...
+
+    def __getitem__(self, which: Any) -> "MoleculeRow | MoleculeRows":
+        """Return the molecule of a number, from 0 or from the end (-1), or those of a slice, numbers or a mask."""
+        if isinstance(which, slice):
+            return MoleculeRows(self._store, self._places[which], self._splits)
+        if hasattr(which, "__len__"):
+            places = np.asarray(self._places, np.int64)[np.asarray(which)]
+            return MoleculeRows(self._store, places.tolist(), self._splits)
+        number = range(len(self))[which]  # an IndexError for what is outside, and numbers from the end
+        (row,) = self._read([self._places[number]])
+        return row
+
+    def __iter__(self) -> Iterator[MoleculeRow]:
+        for start in range(0, len(self), ROWS_TOGETHER):
+            yield from self._read(self._places[start : start + ROWS_TOGETHER])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} molecules of {self._store.location})"
+
+    @property
+    def ids(self) -> npt.NDArray[np.object_]:
+        """Names that the source gave, str [M]."""
+        return self._texts(StoreSplit.ids)
+
+    @property
+    def smiles(self) -> npt.NDArray[np.object_]:
+        """Canonical SMILES, str [M]."""
+        return self._texts(StoreSplit.smiles)
+
+    @property
+    def num_atoms(self) -> Int32:
+        """Atoms of each molecule, int32 [M]."""
+        return self._sizes()[0]
+
+    @property
+    def num_conformers(self) -> Int32:
+        """Conformers of each molecule, int32 [M]."""
+        return self._sizes()[1]
+
+    @property
+    def atomic_numbers(self) -> list[UInt8]:
+        """Atomic numbers, M arrays uint8 [n]."""
+        return [row.atomic_numbers for row in self]
+
+    @property
+    def coordinates(self) -> list[Float32]:
+        """Coordinates in Å, M arrays float32 [k, n, 3]."""
+        return [row.coordinates for row in self]
+
+    @property
+    def energies(self) -> list[Float32]:
+        """Energies in kcal/mol, M arrays float32 [k]; NaN where no force field gave one."""
+        return [row.energies for row in self]
+
+    @property
+    def labels(self) -> dict[str, Float64]:
+        """Name of a label → float64 [M], NaN where it is missing; units: ``label_units`` of the store."""
+        rows = [row.labels for row in self]
+        return {name: np.array([row[name] for row in rows], np.float64) for name in self._store.manifest.labels}
+
+    def _by_split(self, places: Sequence[int]) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Yield for each split: its name, positions in ``places``, and the molecules there by their numbers in it."""
+        every = np.asarray(places, np.int64)
+        start = 0
+        for name, split in self._splits.items():
+            inside = np.flatnonzero((every >= start) & (every < start + len(split)))
+            if len(inside):
+                yield name, inside, every[inside] - start
+            start += len(split)
+
+    def _read(self, places: Sequence[int]) -> list[MoleculeRow]:
+        found: dict[int, MoleculeRow] = {}
+        for name, inside, numbers in self._by_split(places):
+            records = self._splits[name].records(numbers)
+            found |= {at: self._row(record, name) for at, record in zip(inside.tolist(), records, strict=True)}
+        return [found[at] for at in range(len(places))]
+
+    def _row(self, record: MoleculeRecord, split: str) -> MoleculeRow:
+        return MoleculeRow(
+            id=record.id,
+            smiles=record.smiles,
+            split=split,
+            atomic_numbers=record.atomic_number,
+            bonds=record.bond_index,
+            atom_features=record.atom_features,
+            bond_features=record.bond_features,
+            coordinates=record.coordinates,
+            planar_coordinates=record.planar_coordinates,
+            energies=record.energy,
+            origins=tuple(ConformerOrigin(code).name for code in record.conformer_origin.tolist()),
+            stereo=tuple(ConformerStereo(code).name for code in record.conformer_stereo.tolist()),
+            labels=dict(zip(self._store.manifest.labels, record.labels, strict=True)),
+            record=record,
+        )
+
+    def _texts(self, read: Any) -> npt.NDArray[np.object_]:  # noqa: ANN401
+        values = np.full(len(self), "", object)
+        for name, inside, numbers in self._by_split(self._places):
+            values[inside] = read(self._splits[name], numbers)
+        return values
+
+    def _sizes(self) -> tuple[Int32, Int32]:
+        atoms, conformers = (np.zeros(len(self), np.int32) for _ in range(2))
+        for name, inside, numbers in self._by_split(self._places):
+            atoms[inside], conformers[inside] = self._splits[name].sizes(numbers)
+        return atoms, conformers
+
+
+class ConformerStore(MoleculeRows):
+    """A finished store: all its molecules as rows, those of train before those of valid.
+
+    Attributes:
+        location: directory or URL.
+        path: directory; of a remote store, that of its cache.
+        splits: "train" and "valid" → the molecules of each.
+        label_units: name of a label → its unit, "" for none.
+        metadata: what the store says of itself: source, seed, how conformers were made, parameters, versions of
+            libraries, counts of what was read, and so on.
+
+    Args:
+        store: as ``unimol_scale.store.shards.open_store`` returns it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        rows = {name: split.rows for name, split in store.manifest.splits.items()}
+        super().__init__(store, range(sum(rows.values())))
+        self.location, self.path = store.location, store.path
+        ends = np.cumsum(list(rows.values())).tolist()
+        self.splits = {
+            name: MoleculeRows(store, range(end - number, end), self._splits)
+            for (name, number), end in zip(rows.items(), ends, strict=True)
+        }
+        self.label_units = dict(store.manifest.labels)
+        tree = to_tree(store.manifest)
+        self.metadata: dict[str, Any] = {key: value for key, value in tree.items() if key not in ("splits", "labels")}
+
+    @property
+    def train(self) -> MoleculeRows:
+        """The molecules to learn from."""
+        return self.splits["train"]
+
+    @property
+    def valid(self) -> MoleculeRows:
+        """The molecules to validate on."""
+        return self.splits["valid"]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{len(rows):,} {name}" for name, rows in self.splits.items())
+        return f"ConformerStore({self.location!r}: {len(self):,} molecules, {parts})"
+
+
+def build_store(
+    source: str | None = None,
+    *,
+    input: str | Path | Sequence[str | Path] | None = None,
+    output: str | Path | None = None,
+    config: str | Path | None = None,
+    progress: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,  # noqa: ANN401
+) -> ConformerStore:
+    """Build a conformer store, or finish one that an earlier call began; what is finished is opened.
+
+    Args:
+        source: "sample" (the NCI set inside RDKit, no download), "smiles", "csv", "parquet", "sdf", "zinc20",
+            "pcqm4mv2", "qm9", "unimol-lmdb". None: ``config`` names it.
+        input: files, directories or URLs; "sample" needs none.
+        output: folder of the store; None: data/<source>.
+        config: YAML file with settings, such as those in configs/build; the arguments win over it.
+        progress: show messages and bars on standard error. Without, messages go to the loggers ``conformer_gen`` and
+            ``unimol_scale``, and nothing is printed.
+        settings: any setting by its dotted key, such as ``{"conformers.energy_window": 5.0}``.
+        more: settings by the names of the command's flags (``conformers``, ``hydrogens``, ``engine``, ``exclude``,
+            ``limit``, ``sample``, ``seed``, ``workers``, ``backend``, ``ray_address``), or groups of settings, such as
+            ``curate={"valid_fraction": 0.1}``.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong; names it, and the nearest valid one.
+        SourceError: an input is missing, or holds no usable molecule.
+        ConformerError: no molecule got a conformer.
+        StoreError: the output folder holds something else, or cannot be written.
+
+    Example:
+        >>> import unimol_scale as us
+        >>> store = us.build_store("sample", output="data/sample", limit=60, conformers=2)
+        >>> len(store.train), len(store.valid)
+        (57, 3)
+    """
+    from conformer_gen.config import SHORT_NAMES, BuildConfig
+    from conformer_gen.run.driver import build as run_build
+
+    with a_call(_BUILD_ARGUMENTS, progress=progress):
+        named = {"source": source, "input": _as_list(input), "output": output, **more}
+        if "exclude" in named:
+            named["exclude"] = _as_list(named["exclude"])
+        tree, origin = read_call("build_store", config, SHORT_NAMES, settings or {}, named)
+        return ConformerStore(run_build(build(BuildConfig, tree, origin)).store)
+
+
+def open_store(
+    path: str | Path, *, cache_dir: str | Path = DEFAULT_CACHE, cache_bytes: int = DEFAULT_CACHE_BYTES
+) -> ConformerStore:
+    """Open a finished store for reading, on disk or behind a URL. Its files are opened when first needed.
+
+    Args:
+        path: folder, or URL of one (http, s3, gs, whatever fsspec knows).
+        cache_dir: of a URL: folder on a local disk for its shards.
+        cache_bytes: of a URL: most bytes of shards that are kept there.
+
+    Returns:
+        All molecules as rows; ``.train`` and ``.valid`` are those of a split.
+
+    Raises:
+        StoreError: there is no finished store, it is of another version, or it cannot be fetched.
+
+    Example:
+        >>> import unimol_scale as us
+        >>> store = us.open_store("data/sample")
+        >>> row = store[0]
+        >>> row.smiles
+        'CC1=CC(=O)C=CC1=O'
+        >>> row.coordinates.shape, row.coordinates.dtype  # conformers, atoms, xyz in Å
+        ((2, 9, 3), dtype('float32'))
+        >>> row.energies.shape  # kcal/mol
+        (2,)
+        >>> row.to_rdkit().GetNumConformers()
+        2
+        >>> store.valid.smiles[0]
+        'c1ccc(N=C(c2ccccc2)c2ccccc2)cc1'
+        >>> [len(numbers) for numbers in store[:3].atomic_numbers] == store[:3].num_atoms.tolist()
+        True
+        >>> store.metadata["counts"]["read"]
+        60
+    """
+    with a_call({}):
+        if is_url(path):
+            return ConformerStore(open_remote_store(str(path), Path(cache_dir), cache_bytes))
+        return ConformerStore(open_local_store(path))
+
+
+def _as_list(value: Any) -> Any:  # noqa: ANN401
+    """Return a single name as a list of it."""
+    return [value] if isinstance(value, str | Path) else value

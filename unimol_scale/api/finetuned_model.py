@@ -1,0 +1,346 @@
+"""``finetune`` and ``predict``: properties of a user's own molecules. Imports torch and RDKit.
+
+Shapes: M molecules, L targets, S seeds.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from unimol_scale.api.call_settings import a_call, read_call
+from unimol_scale.api.molecule_inputs import SMILES, file_or_smiles, labelled_columns, write_columns
+from unimol_scale.checkpoints.weights import load_pretrained
+from unimol_scale.config import build
+from unimol_scale.downstream.config import FinetuneConfig, Fragments
+from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
+from unimol_scale.downstream.finetuning import finetune as finetuning
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
+from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules
+from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.errors import ConfigError, nearest
+from unimol_scale.store.schema import Float64
+
+_ARGUMENTS = {
+    "--from": "model", "--data": "data", "--target": "target", "--size": "size", "--output": "output",
+    "--skip-bad": "skip_bad=True", "--smiles-column": "smiles_column", "--split": "split", "--task": "task",
+    "--split-column": "split_column", "--reinitialise": "reinitialise", "--fragments": "fragments",
+    "--inputs": "inputs", "--max-pairs": "max_pairs", "--device": "device", "--metric": "metric",
+}  # fmt: skip
+DEFAULT_OUTPUT = Path("finetuned")
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+Texts = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoleculePredictions:
+    """What a fine-tuned model predicts, in the order of the molecules that were given.
+
+    ``numpy.asarray`` of it gives ``values``.
+
+    Attributes:
+        targets: [L] names.
+        units: target → unit, where one is known.
+        smiles: str [M] as given; "" where a SMILES was missing.
+        values: float64 [M, L], the mean over seeds, in the units of the targets; of a classification the probability of
+            class 1. NaN where the molecule cannot be used.
+        seed_std: float64 [M, L], standard deviation over seeds, which is no error bar; NaN of a single seed.
+        reasons: str [M], why a molecule cannot be used; "" where it can.
+        smiles_used: str [M], the canonical SMILES that the model saw; None where the molecule cannot be used.
+        changes: str [M], what made another molecule of a SMILES, such as a fragment that was taken; "" for nothing.
+    """
+
+    targets: tuple[str, ...]
+    units: Mapping[str, str]
+    smiles: Texts
+    values: Float64
+    seed_std: Float64
+    reasons: Texts
+    smiles_used: Texts
+    changes: Texts
+
+    def __len__(self) -> int:
+        return len(self.smiles)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:  # noqa: ANN401
+        return np.array(self.values, dtype=dtype)
+
+    def __repr__(self) -> str:
+        usable = int((self.reasons == "").sum())
+        return f"MoleculePredictions({', '.join(self.targets)} of {usable:,} of {len(self):,} molecules)"
+
+    def to_dict(self) -> dict[str, npt.NDArray[Any]]:
+        """Return columns for a DataFrame: smiles, each target and its seed_std, reason, smiles_used, changes."""
+        columns: dict[str, npt.NDArray[Any]] = {SMILES: self.smiles}
+        for at, target in enumerate(self.targets):
+            columns[target] = self.values[:, at]
+            columns[f"{target}{SPREAD}"] = self.seed_std[:, at]
+        return {**columns, "reason": self.reasons, "smiles_used": self.smiles_used, "changes": self.changes}
+
+    def to_table(self) -> pa.Table:
+        """Return the same columns as a pyarrow Table, null where a number is missing."""
+        return pa.table({name: pa.array(values, from_pandas=True) for name, values in self.to_dict().items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunedModel:
+    """A finished fine-tuning; it stands for its folder wherever a path is asked for, such as in ``predict``.
+
+    Attributes:
+        folder: with report.md, results.json, the models and the predictions of all rows.
+        result: scores, cautions and everything else that the report says.
+    """
+
+    folder: Path
+    result: FinetuneResult
+
+    @property
+    def report(self) -> Path:
+        """Path of report.md."""
+        return self.folder / "report.md"
+
+    @property
+    def metric(self) -> str:
+        """By which the test rows are judged."""
+        return self.result.metric
+
+    @property
+    def score(self) -> float:
+        """Test score, mean over seeds; its unit is ``result.unit``."""
+        return self.result.mean
+
+    @property
+    def seed_std(self) -> float:
+        """Sample standard deviation of the test score over seeds, which is no error bar; NaN of one seed."""
+        return self.result.seed_std
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Seed → test score."""
+        return {seed.seed: seed.test for seed in self.result.seeds}
+
+    def predictions(self, split: str | None = "test") -> dict[str, npt.NDArray[Any]]:
+        """Return the rows of the data with labels and predictions.
+
+        Args:
+            split: "train", "valid" or "test"; None: all rows.
+
+        Returns:
+            Columns [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN where
+            missing), "predicted TARGET" (mean over seeds) and "TARGET seed_std".
+        """
+        tables = [pq.read_table(self.folder / f"predictions-seed-{seed.seed}.parquet") for seed in self.result.seeds]
+        first = {name: tables[0].column(name).to_numpy() for name in tables[0].column_names}
+        keep = np.ones(len(tables[0]), bool) if split is None else first["split"] == split
+        columns = {name: first[name][keep] for name in ("row", SMILES, "split")}
+        for target in self.result.targets:
+            values = np.stack([table.column(f"{PREDICTED}{target}").to_numpy() for table in tables])[:, keep]
+            columns[target] = first[target][keep]
+            columns[f"{PREDICTED}{target}"] = values.mean(axis=0)
+            columns[f"{target}{SPREAD}"] = _std(values)
+        return columns
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        return self.result.describe()
+
+    def __repr__(self) -> str:
+        return f"FinetunedModel({str(self.folder)!r}: {self.result.describe()})"
+
+
+def finetune(
+    model: "str | PathLike[str] | MolecularModel | None",
+    data: Any,  # noqa: ANN401
+    *,
+    target: str | Sequence[str] | None = None,
+    output: str | Path | None = None,
+    config: str | Path | None = None,
+    progress: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,  # noqa: ANN401
+) -> FinetunedModel:
+    """Fit a pretrained model to labelled molecules, judge it on a test split, and write a report.
+
+    A folder that holds this fine-tuning already is read; one that holds some of its seeds is finished.
+
+    Args:
+        model: run, checkpoint, exported model, released file, or ``owner/name`` on the hub; or what
+            ``from_pretrained`` or ``pretrain`` returned. None: random weights of ``size``.
+        data: table with SMILES (CSV, Parquet), SDF, or a conformer store with labels; a DataFrame, a pyarrow Table or a
+            dict of columns; or (SMILES, values) with values [M] or [M, L]. What is in memory is written as a table
+            beside the results.
+        target: label columns; "all": every numeric one. Of (SMILES, values), names for them.
+        output: folder of the results; None: finetuned/<data>-<model>.
+        config: YAML file with settings, such as those in configs/downstream; the arguments win over it.
+        progress: show messages and bars on standard error. Without, messages go to the logger ``unimol_scale``, and
+            nothing is printed.
+        settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
+        more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``seeds``,
+            ``seed``, ``metric``, ``units``, ``inputs``, ``skip_bad``, ``smiles_column``, ``device``, ``cache``,
+            ``size``, …; or groups of settings, such as ``train={"epochs": 20}``.
+
+    Returns:
+        Scores for each seed, predictions, folder and report.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong, or the folder holds other results.
+        SourceError: the data is missing or wrong, or a molecule is unusable and ``skip_bad`` is not set.
+        CheckpointError: the pretrained model cannot be loaded.
+        RunError: training failed.
+
+    Example:
+        >>> import unimol_scale as us
+        >>> smiles = ["C" * n for n in range(1, 25)] + ["O" + "C" * n for n in range(1, 17)]
+        >>> carbons = [text.count("C") for text in smiles]
+        >>> fitted = us.finetune(
+        ...     "runs/hello", (smiles, carbons), target="carbons", output="finetuned/carbons",
+        ...     split="random", seeds=2, inputs="2d", settings={"train.epochs": 2},
+        ... )
+        >>> fitted.metric, sorted(fitted.scores)
+        ('rmse', [0, 1])
+        >>> fitted.predictions("test")["predicted carbons"].shape
+        (4,)
+        >>> fitted.report.exists()
+        True
+    """
+    with a_call(_ARGUMENTS, progress=progress):
+        named = {"pretrained": _source_of(model), **more}
+        if output is not None:
+            named["output"] = output
+        targets = [target] if isinstance(target, str) else list(target or ())
+        if isinstance(data, str | PathLike):
+            named["data"] = fspath(data)
+        else:
+            columns, targets = labelled_columns(data, targets)
+            named["data"] = write_columns(columns, DEFAULT_OUTPUT if output is None else Path(output).parent)
+        if targets:
+            named["targets"] = targets
+        run = build(FinetuneConfig, *read_call("finetune", config, {}, settings or {}, named))
+        return FinetunedModel(folder=run.folder, result=finetuning.finetune(run))
+
+
+def predict(
+    model: "str | PathLike[str]",
+    molecules: Any,  # noqa: ANN401
+    *,
+    smiles_column: str | None = None,
+    fragments: Fragments | None = None,
+    cache: str | Path = DEFAULT_CACHE,
+    max_pairs: int | None = None,
+    device: DeviceName = "auto",
+    progress: bool = False,
+) -> MoleculePredictions:
+    """Predict the properties of molecules with a fine-tuned model; its seeds are averaged.
+
+    Args:
+        model: folder that ``finetune`` wrote, or what it returned.
+        molecules: a SMILES, or a list of them; a DataFrame, a pyarrow Table or a dict of columns with SMILES; or the
+            path of a table, SMILES lines, SDF or conformer store.
+        smiles_column: of a table; None finds it by the usual names.
+        fragments: of a SMILES with several, such as a salt: take the "largest" or "reject" it; None: as the model was
+            fine-tuned.
+        cache: folder of conformers.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
+        device: "auto", "cpu" or "cuda".
+        progress: show messages and bars on standard error.
+
+    Returns:
+        Values in the order of the molecules; NaN, with the reason, for those that cannot be used.
+
+    Raises:
+        SourceError: a file is missing or wrong, or what was given is no list of SMILES.
+        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
+        ConfigError: the device is not there, or a molecule exceeds ``max_pairs``.
+        StoreError: a store is damaged, or the cache cannot be written.
+        RunError: a prediction is not a finite number.
+
+    Example:
+        >>> import unimol_scale as us
+        >>> found = us.predict("finetuned/carbons", ["CCO", "no molecule", "CCCC"])
+        >>> found.values.shape, found.targets
+        ((3, 1), ('carbons',))
+        >>> [bool(value) for value in found.reasons]
+        [False, True, False]
+        >>> sorted(found.to_dict())
+        ['carbons', 'carbons seed_std', 'changes', 'reason', 'smiles', 'smiles_used']
+    """
+    with a_call(_ARGUMENTS, progress=progress):
+        if device not in get_args(DeviceName):
+            raise ConfigError(f"device: unknown value {device!r}; {nearest(device, get_args(DeviceName))}")
+        source = file_or_smiles(molecules, smiles_column)
+        found = predict_molecules(
+            source,
+            Path(model),
+            smiles_column=smiles_column if isinstance(source, Path) else None,
+            skip_bad=True,
+            cache=Path(cache),
+            max_pairs=max_pairs,
+            device_name=device,
+            fragments=fragments,
+        )
+        return _as_predictions(found, None if isinstance(source, Path) else source)
+
+
+def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> MoleculePredictions:
+    molecules, row_R = found.molecules, found.row_R
+    M, L = len(molecules.smiles), len(found.config.targets)
+    values, spread = np.full((M, L), np.nan), np.full((M, L), np.nan)
+    values[row_R], spread[row_R] = found.value_SRL.mean(axis=0), _std(found.value_SRL)
+    smiles = np.array(molecules.smiles if given is None else given, object)
+    reasons = np.full(M, "", object)
+    for skipped in molecules.skipped:
+        smiles[skipped.row] = skipped.smiles
+        reasons[skipped.row] = f"{skipped.reason}: {skipped.detail}" if skipped.detail else skipped.reason
+    return MoleculePredictions(
+        targets=found.config.targets,
+        units=found.config.units,
+        smiles=smiles,
+        values=values,
+        seed_std=spread,
+        reasons=reasons,
+        smiles_used=np.array([text or None for text in molecules.smiles], object),
+        changes=np.array(molecules.changes, object),
+    )
+
+
+def _std(values: Float64) -> Float64:
+    """Return the sample standard deviation over the first axis, seeds; NaN of one."""
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan)
+    spread: Float64 = values.std(axis=0, ddof=1)
+    return spread
+
+
+def _source_of(model: Any) -> str | None:  # noqa: ANN401
+    """Return where the weights are read from.
+
+    Raises:
+        ConfigError: they are nowhere, or were changed since they were read.
+    """
+    if not isinstance(model, MolecularModel):
+        return None if model is None else fspath(model)
+    if model.source is None:
+        raise ConfigError("model: it was not loaded from a folder; save it with save_pretrained, and give that folder")
+    then = load_pretrained(model.source).state_dict()
+    same = (value.dtype == then[name].dtype and torch.equal(value.cpu(), then[name]) for name, value in _state(model))
+    if not all(same):
+        raise ConfigError(
+            f"model: its weights were changed since they were loaded from {model.source}; save them with "
+            "unimol_scale.checkpoints.weights.save_pretrained, and give that folder"
+        )
+    return model.source
+
+
+def _state(model: MolecularModel) -> Iterable[tuple[str, Tensor]]:
+    return model.model.state_dict().items()

@@ -1,0 +1,108 @@
+"""Molecules as a caller has them, in memory or in files → what fine-tuning and prediction read. Imports RDKit."""
+
+import csv
+import hashlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conformer_gen.sources.columns import find_smiles
+from unimol_scale.api.table_columns import columns_of
+from unimol_scale.common.files import commit_text
+from unimol_scale.common.output_checks import require_folder
+from unimol_scale.downstream.data.molecule_files import is_store
+from unimol_scale.downstream.data.molecules import listed
+from unimol_scale.errors import SourceError
+
+SMILES = "smiles"
+_TABLES = (".csv", ".tsv", ".parquet", ".sdf", ".smi")
+
+
+def file_or_smiles(molecules: Any, smiles_column: str | None) -> Path | list[str]:  # noqa: ANN401
+    """Return the path of molecules in a file, or their SMILES.
+
+    A text is a path if a file is there, or if it ends as the name of a table does.
+
+    Args:
+        molecules: a SMILES, a list of them, a table in memory, or a path.
+        smiles_column: of a table in memory; None finds it by the usual names.
+
+    Raises:
+        SourceError: it is none of these.
+    """
+    if isinstance(molecules, PathLike):
+        return Path(molecules)
+    if isinstance(molecules, str):
+        return Path(molecules) if _is_path(molecules) else [molecules]
+    columns = columns_of(molecules)
+    if columns is None:
+        return listed(molecules, "predict")
+    names = list(columns)
+    return listed(columns[names[find_smiles("the table", names, smiles_column)]], "predict")
+
+
+def _is_path(text: str) -> bool:
+    path = Path(text)
+    try:
+        return path.is_file() or is_store(path) or path.suffix in _TABLES
+    except OSError:  # a SMILES may be longer than a name can be
+        return False
+
+
+def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]], list[str]]:  # noqa: ANN401
+    """Return the columns of labelled molecules in memory, and the names of the labels where they are known.
+
+    Args:
+        data: a table, or (SMILES, values) with values [M] or [M, L].
+        names: of the labels; none of (SMILES, values) gives them names.
+
+    Raises:
+        SourceError: it is neither a table nor SMILES with values, or their lengths differ.
+    """
+    columns = columns_of(data)
+    if columns is not None:
+        lengths = {len(values) for values in columns.values()}
+        if len(lengths) > 1:
+            raise SourceError(f"data: its columns have different lengths: {sorted(lengths)}")
+        return columns, names
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise SourceError(
+            f"data: expected a path, a table or (SMILES, values), got {type(data).__name__}; a table is a DataFrame, a "
+            "pyarrow Table or a dict of columns"
+        )
+    smiles = listed(data[0], "finetune")
+    try:
+        values = np.asarray(data[1], np.float64)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"data: the values are not numbers: {error}; classes are 0 and 1") from error
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or len(values) != len(smiles):
+        raise SourceError(f"data: {len(smiles):,} SMILES and {len(values):,} values; give one row of values for each")
+    names = names or (["value"] if values.shape[1] == 1 else [f"value_{at}" for at in range(1, values.shape[1] + 1)])
+    if len(names) != values.shape[1]:
+        raise SourceError(f"target: {len(names)} names for {values.shape[1]} columns of values")
+    return {SMILES: smiles, **{name: values[:, at].tolist() for at, name in enumerate(names)}}, names
+
+
+def write_columns(columns: Mapping[str, Sequence[Any]], folder: Path) -> Path:
+    """Write a table whose name tells its content, so that other data is another fine-tuning; return its path."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
+    digest = hashlib.sha256(text.getvalue().encode()).hexdigest()[:8]
+    require_folder(folder, "output")
+    path = folder / f"molecules-{digest}.csv"
+    commit_text(path, text.getvalue())
+    return path
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return int(value)
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value

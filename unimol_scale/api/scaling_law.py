@@ -1,0 +1,302 @@
+"""``fit_scaling_law``: from runs or a table of losses to a law that predicts. Imports no torch."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from unimol_scale.api.call_settings import a_call
+from unimol_scale.api.table_columns import columns_of
+from unimol_scale.common.output_checks import require_folder
+from unimol_scale.errors import ConfigError, RunError, nearest
+from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig, HeldOutPoint, Prediction, analyse, predict_for
+from unimol_scale.scaling.law.fit import FitConfig, Interval
+from unimol_scale.scaling.law.laws import Variable
+from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
+from unimol_scale.scaling.law.points import ParameterGroup, distinct
+from unimol_scale.scaling.report.law_json import to_json
+from unimol_scale.scaling.runs.counts import parse_count
+from unimol_scale.scaling.runs.loss_tables import ColumnTable
+from unimol_scale.scaling.runs.read_runs import read_runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BURN_IN = 0.25  # of a run; Uni-Mol2 dropped the first 200,000 of 810,000 steps
+_ARGUMENTS = {
+    "--law": "law", "--hold-out": "hold_out", "--variable": "variable", "--parameters": "parameters",
+    "--column": "columns", "--size-of": "sizes", "--leave-out": "leave_out", "--trajectories": "trajectories",
+    "--burn-in": "burn_in", "--predict": "predict", "--budget": "flops", "--output": "folder",
+}  # fmt: skip
+_log = logging.getLogger(__name__)
+
+
+class LawOptions(TypedDict, total=False):
+    """What may be said of a fit beside its runs and its law.
+
+    Attributes:
+        variable: "N", "D" or "C" of a law in one variable; None: the one that varies.
+        parameters: which parameters N counts: "total", "non-embedding", "atom-track" or "pair-track".
+        trajectories: fit the validations along every run instead of the ends of the schedules.
+        burn_in: with trajectories: share of every run that is left out at its start; None: 0.25.
+        columns: of tables N, D, C, S, loss, loss/TERM, weight, name or size → header of that column; D may be "C/(6N)",
+            C may be "6ND" or "model@ATOMS". Of event files N, D, C, loss or lr → tag; D may be "step*BATCH".
+        sizes: name of a run that is known by its event files → its size, a preset or a number of parameters.
+        leave_out: names of runs that do not count.
+        bootstrap: draws for the intervals; 0 for none.
+        predict: requests "SIZE@MOLECULES" for the report, such as "1.1B@838M".
+        budgets: FLOPs whose best size and data are asked for in the report; with law "auto", a law that can answer.
+    """
+
+    variable: Variable | None
+    parameters: ParameterGroup
+    trajectories: bool
+    burn_in: float | None
+    columns: Mapping[str, str]
+    sizes: Mapping[str, str]
+    leave_out: Sequence[str]
+    bootstrap: int
+    predict: Sequence[str]
+    budgets: Sequence[float]
+
+
+class ScalingLaw:
+    """A fitted law. Losses have no unit; N counts parameters, D molecules seen, C training FLOPs.
+
+    Args:
+        analysis: of the runs.
+
+    Attributes:
+        analysis: everything that the report shows, in full precision.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+
+    @property
+    def name(self) -> str:
+        """Of the law: "chinchilla", "kaplan", "power", …."""
+        return self.analysis.fit.law.name
+
+    @property
+    def formula(self) -> str:
+        """Of the law, in its parameters."""
+        return self.analysis.fit.law.formula
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Name in the formula → estimate."""
+        return dict(self.analysis.fit.parameters)
+
+    @property
+    def intervals(self) -> dict[str, Interval] | None:
+        """Name → percentile interval (low, high) of ``confidence``; None where the runs are too few for one."""
+        found = self.analysis.fit.intervals
+        return None if found is None else dict(found)
+
+    @property
+    def confidence(self) -> float:
+        """Mass of the intervals."""
+        return self.analysis.fit.confidence
+
+    @property
+    def undetermined(self) -> tuple[str, ...]:
+        """Names of parameters that the runs do not settle, although they settle the curve."""
+        return self.analysis.fit.undetermined
+
+    @property
+    def held_out(self) -> tuple[HeldOutPoint, ...]:
+        """The points that the fit did not see, each with its measured and its predicted loss."""
+        return self.analysis.checks
+
+    @property
+    def held_out_error(self) -> float | None:
+        """Mean of their relative errors, each without its sign; None when nothing was held out."""
+        return self.analysis.held_out_error
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the numbers must know."""
+        return self.analysis.fit.warnings
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Runs that were left out, and why."""
+        return self.analysis.notes
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in self.parameters.items())
+        error = self.held_out_error
+        tested = "nothing held out" if error is None else f"held-out error {error:.2%}"
+        return f"ScalingLaw({self.analysis.fit.law.label}: {self.formula}; {shown}; {tested})"
+
+    def predict(self, size: str | float, molecules: str | float) -> Prediction:
+        """Return the loss of a model that is trained on so many molecules.
+
+        Args:
+            size: preset or size of a run, such as "1.1B", or N as the fit counts it.
+            molecules: seen in training: D, a number or text such as "838M".
+
+        Returns:
+            ``loss``; ``interval`` (low, high) of the law, not of a single run; ``notes`` on what it leans on.
+
+        Raises:
+            RunError: the size is not known, or the law has no word on it.
+        """
+        with a_call(_ARGUMENTS):
+            return predict_for(self.analysis, f"{_text(size)}@{_text(molecules)}")
+
+    def optimal(self, flops: str | float) -> Optimum:
+        """Return the size and the data of the lowest loss for a budget of training compute.
+
+        Args:
+            flops: C, a number or text such as "1e21".
+
+        Returns:
+            ``parameters`` (N), ``molecules`` (D), ``loss``, their intervals, and ``exponent`` a of N ∝ C^a.
+
+        Raises:
+            RunError: the law or the runs do not determine an optimum.
+        """
+        with a_call(_ARGUMENTS):
+            budget = parse_count(str(flops))
+            if budget is None:
+                raise RunError(f"flops {flops!r} is not a number of FLOPs above zero, such as 1e21")
+            return compute_optimal(self.analysis.fit, self.analysis.points, budget)
+
+    def plot(self, against: str | None = None) -> "Figure":
+        """Return a picture of the runs and the law; pyplot and its state are not used.
+
+        Args:
+            against: "N", "D" or "C", which must differ between the runs; None: the first that does.
+
+        Returns:
+            A matplotlib Figure, which a notebook shows and ``.savefig`` writes.
+
+        Raises:
+            RunError: that variable does not differ.
+        """
+        from unimol_scale.scaling.report.law_pictures import law_figure
+
+        columns = self.analysis.points.columns
+        varying = [name for name in ("N", "D", "C") if name in columns and int(distinct(columns[name]).max()) > 0]
+        axis = varying[0] if against is None else against
+        if axis not in varying:
+            raise RunError(f"against={axis!r}: the runs do not differ in it; {nearest(axis, varying)}")
+        return law_figure(self.analysis, axis)
+
+    def report(self, folder: str | Path) -> Path:
+        """Write what the command writes: report.md, law.json and the pictures.
+
+        Args:
+            folder: made if it is not there.
+
+        Returns:
+            Path of report.md.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        from unimol_scale.scaling.report.law_report import write_report  # brings matplotlib
+
+        with a_call(_ARGUMENTS):
+            require_folder(Path(folder))
+            return write_report(self.analysis, Path(folder))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what law.json holds: plain numbers, texts, lists and dicts."""
+        return to_json(self.analysis)
+
+
+def fit_scaling_law(
+    runs: Any,  # noqa: ANN401
+    *,
+    law: str = "auto",
+    hold_out: str | float = "largest",
+    **options: Unpack[LawOptions],
+) -> ScalingLaw:
+    """Fit a scaling law to finished runs or to a table of losses, and test it on what it did not see.
+
+    Args:
+        runs: run folders, folders of TensorBoard event files, directories of either, tables (.csv, .tsv, .parquet), or
+            a list of these; results of ``pretrain``; or a table in memory: a DataFrame, a pyarrow Table, or a dict of
+            columns N, D, loss and, where they are known, C, name, size, loss/TERM.
+        law: "auto" takes the law that predicts left-out sizes best; or "chinchilla", "kaplan", "power", "saturating",
+            "unimol2".
+        hold_out: "largest" size, "none", a number of sizes, or a fraction of them.
+        options: see ``LawOptions``.
+
+    Returns:
+        The law: ``parameters``, ``intervals``, ``predict``, ``optimal``, ``plot``, ``report``.
+
+    Raises:
+        RunError: the runs are missing, may not be compared, or do not determine the law.
+        ConfigError: an option is unknown or wrong.
+
+    Source:
+        Hoffmann et al. 2022 (arXiv 2203.15556), Kaplan et al. 2020 (2001.08361), Uni-Mol2 (2406.14969).
+
+    Example:
+        >>> import unimol_scale as us
+        >>> sizes, seen = [1e5, 2e5, 4e5, 1e6, 2e6, 4e6], [1e5, 4e5, 1.6e6]
+        >>> rows = [(N, D, 1.5 + 40 / N**0.35 + 60 / D**0.4) for N in sizes for D in seen]
+        >>> table = dict(zip(("N", "D", "loss"), zip(*rows)))
+        >>> law = us.fit_scaling_law(table, law="chinchilla", columns={"C": "6ND"}, bootstrap=100)
+        >>> {name: round(value, 2) for name, value in law.parameters.items()}
+        {'E': 1.5, 'A': 40.0, 'alpha': 0.35, 'B': 60.0, 'beta': 0.4}
+        >>> round(law.predict(1e7, "10M").loss, 3)
+        1.737
+        >>> best = law.optimal(1e15)  # FLOPs
+        >>> 1e6 < best.parameters < 1e8
+        True
+        >>> law.plot().axes[0].get_xlabel()
+        'parameters N'
+        >>> law.report("reports/law").name
+        'report.md'
+    """
+    with a_call(_ARGUMENTS):
+        for name in options:
+            if name not in LawOptions.__annotations__:
+                known = ("law", "hold_out", *LawOptions.__annotations__)
+                raise ConfigError(f"unknown argument {name!r}; {nearest(name, known)}")
+        trajectories, burn_in = options.get("trajectories", False), options.get("burn_in")
+        if burn_in is not None and not trajectories:
+            raise RunError("burn_in belongs to trajectories; without it every run counts by its end alone")
+        config = AnalysisConfig(
+            law=law,
+            variable=options.get("variable"),
+            hold_out=str(hold_out),
+            parameters=options.get("parameters", "total"),
+            predict=tuple(options.get("predict", ())),
+            budgets=tuple(float(budget) for budget in options.get("budgets", ())),
+            burn_in=(BURN_IN if burn_in is None else burn_in) if trajectories else None,
+            fit=FitConfig(bootstrap=options.get("bootstrap", 1000)),
+        )
+        records, notes = read_runs(
+            _inputs(runs),
+            options.get("columns", {}),
+            options.get("sizes", {}),
+            trajectories,
+            options.get("leave_out", ()),
+        )
+        for note in notes:
+            _log.warning(note)
+        return ScalingLaw(analyse(records, notes, config))
+
+
+def _text(number: str | float) -> str:
+    return number if isinstance(number, str) else f"{number:.12g}"
+
+
+def _inputs(runs: Any) -> list[Path | ColumnTable]:  # noqa: ANN401
+    columns = columns_of(runs)
+    if columns is not None:
+        return [ColumnTable("the table", columns)]
+    if isinstance(runs, str | PathLike):
+        return [Path(runs)]
+    inputs: list[Path | ColumnTable] = []
+    for number, one in enumerate(runs, start=1):
+        columns = columns_of(one)
+        inputs.append(Path(one) if columns is None else ColumnTable(f"table {number}", columns))
+    return inputs

@@ -1,0 +1,361 @@
+"""The checkpoints of a run as folders on disk: published, found, verified, deleted. Each is complete or absent.
+
+A checkpoint is a folder ``step-…`` with the shares of all ranks and ``manifest.json``. The manifest has the format
+version, the step, what the trainer recorded, size and SHA-256 of every share, and a hash of itself. Every rank writes
+its share into ``tmp-step-…``. Rank 0 then writes the manifest, renames the folder to ``step-…`` and replaces the file
+``latest`` by a rename. A kill at any moment leaves the older checkpoints as they were. Before a checkpoint is deleted,
+its folder is renamed to ``tmp-deleted-…``. Folders ``tmp-…`` never count as checkpoints.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import re
+import shutil
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.checkpoints.run.shares import read_notes
+from unimol_scale.checkpoints.safetensors_writer import FileEntry
+from unimol_scale.common.file_versions import version_problem
+from unimol_scale.common.files import commit_text, flush, hash_file
+from unimol_scale.common.run_files import CHECKPOINTS
+from unimol_scale.common.text.json_files import NotJsonError, hash_json, read_json, write_json
+from unimol_scale.common.units import byte_size
+from unimol_scale.config import Origin, build
+from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.model.accounting import Heads
+from unimol_scale.model.presets import ModelConfig
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+LATEST = "latest"
+BEST = "best"
+_FOLDER = re.compile(r"step-\d{8,}")
+_DELETED = "tmp-deleted-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointManifest:
+    """What ``manifest.json`` says, its own hash apart.
+
+    Attributes:
+        format_version: of the folder's layout.
+        step: optimizer steps done.
+        meta: what the trainer recorded.
+        files: name → size and hash.
+    """
+
+    format_version: int
+    step: int
+    meta: dict[str, Any]
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """A published checkpoint.
+
+    Attributes:
+        path: its folder.
+        step: optimizer steps done.
+        meta: what the trainer recorded with it: ranks, counters.
+        files: name → size and hash of each share.
+        sha256: of the manifest's content, which covers every file: the identity of the whole.
+    """
+
+    path: Path
+    step: int
+    meta: Mapping[str, Any]
+    files: Mapping[str, FileEntry]
+    sha256: str
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shares."""
+        return sum(entry.bytes for entry in self.files.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """The model that a run trains, as the trainer recorded it.
+
+    Attributes:
+        model: dimensions and options.
+        heads: those that the model of the finished run keeps.
+    """
+
+    model: ModelConfig
+    heads: Heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskUsage:
+    """How much disk space the checkpoints of a run use.
+
+    Attributes:
+        kept: number of checkpoints.
+        kept_bytes: their size.
+        removed: number of checkpoints that were just deleted.
+        removed_bytes: their size.
+    """
+
+    kept: int
+    kept_bytes: int
+    removed: int
+    removed_bytes: int
+
+    def describe(self, states: str = "") -> str:
+        """Return the usage in words; ``states`` is put after the size of the kept checkpoints."""
+        text = f"{self.kept} kept, {byte_size(self.kept_bytes)} on disk{states}"
+        return text + (f"; {self.removed} deleted, {byte_size(self.removed_bytes)}" if self.removed else "")
+
+
+def folder_name(step: int) -> str:
+    """Return the name of the checkpoint after ``step`` steps."""
+    return f"step-{step:08d}"
+
+
+def step_folders(root: Path) -> list[Path]:
+    """Return the published checkpoints under a run's checkpoints folder, intact or not, by ascending step."""
+    folders = [path for path in root.glob("step-*") if _FOLDER.fullmatch(path.name) and path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def temporary_folder(root: Path, step: int) -> Path:
+    """Return where a checkpoint is written before it is published; ``root`` is the run's checkpoints folder."""
+    return root / f"tmp-{folder_name(step)}"
+
+
+def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> CheckpointInfo:
+    """Make a written checkpoint the newest one. Call it once, after every rank has written its share in this session.
+
+    Other files in the temporary folder, such as shares that another number of ranks left there, are deleted.
+
+    Args:
+        root: the run's checkpoints folder.
+        step: optimizer steps done.
+        world_size: ranks that wrote a share.
+        meta: recorded with it, as JSON can hold it.
+
+    Raises:
+        CheckpointError: the share of a rank is missing.
+        OSError: the disk is full or refuses; older checkpoints are as they were.
+    """
+    temporary, final = temporary_folder(root, step), root / folder_name(step)
+    files = read_notes(temporary, world_size)
+    for path in temporary.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in files:
+            path.unlink()
+    content = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "meta": dict(meta),
+        "files": {name: dataclasses.asdict(entry) for name, entry in files.items()},
+    }
+    tree = json.loads(json.dumps(content))  # the hash is of what a reader will see
+    write_json(temporary / MANIFEST, {**tree, "sha256": content_hash(tree)})
+    mark_deleted(final)  # the run was resumed from an earlier step, and this step is saved again
+    temporary.rename(final)
+    flush(root)
+    commit_text(root / LATEST, final.name + "\n")
+    return read_manifest(final)
+
+
+def content_hash(tree: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's content without its own hash; the spacing of the text does not matter."""
+    content = {key: value for key, value in tree.items() if key != "sha256"}
+    return hash_json(content)
+
+
+def read_manifest(folder: Path) -> CheckpointInfo:
+    """Read the manifest of a checkpoint; the shares are not read.
+
+    Raises:
+        CheckpointError: the manifest is missing, damaged or of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        tree = read_json(path)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {folder} has no readable {MANIFEST}: {error}") from error
+    except NotJsonError as error:
+        raise CheckpointError(f"checkpoint {folder} has no readable {MANIFEST}: it {error}") from error
+    version = tree.get("format_version")
+    if version is None and {"step", "meta", "files"} <= set(tree):
+        raise CheckpointError(
+            f"checkpoint {folder} is in DeepSpeed's own format, which an earlier version wrote and this one does not "
+            "read; finish that run with the version that began it, or choose another --output"
+        )
+    if problem := version_problem(version, FORMAT_VERSION):
+        raise CheckpointError(f"checkpoint {folder}: {MANIFEST}: {problem}")
+    stated = tree.pop("sha256", None)
+    if stated != content_hash(tree):
+        raise CheckpointError(f"checkpoint {folder}: {MANIFEST} is damaged (its SHA-256 differs)")
+    try:
+        manifest = build(CheckpointManifest, tree, Origin(name=str(path), recorded=True))
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {folder}: {error}") from error
+    return CheckpointInfo(path=folder, step=manifest.step, meta=manifest.meta, files=manifest.files, sha256=str(stated))
+
+
+def verify(folder: Path) -> CheckpointInfo:
+    """Read a checkpoint's manifest and re-hash every share.
+
+    Raises:
+        CheckpointError: it is incomplete or damaged; names the file.
+    """
+    info = read_manifest(folder)
+    for name, entry in info.files.items():
+        file = folder / name
+        try:
+            size = file.stat().st_size
+            if size != entry.bytes:
+                raise CheckpointError(f"checkpoint {folder}: {name} has {size} bytes, not {entry.bytes}")
+            if hash_file(file) != entry.sha256:
+                raise CheckpointError(f"checkpoint {folder}: {name} is damaged (its SHA-256 differs)")
+        except FileNotFoundError as error:
+            raise CheckpointError(f"checkpoint {folder}: {name} is missing") from error
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder}: {name} cannot be read: {error}") from error
+    return info
+
+
+def newest_valid(root: Path) -> tuple[CheckpointInfo | None, list[str]]:
+    """Return the newest checkpoint that verifies, and one line for each newer one that does not.
+
+    Args:
+        root: a run's checkpoints folder.
+
+    Raises:
+        CheckpointError: there are checkpoints and none is intact.
+    """
+    problems: list[str] = []
+    for folder in reversed(step_folders(root)):
+        try:
+            return verify(folder), problems
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError(
+            f"no checkpoint under {root} is intact: {'; '.join(problems)}. Delete the folder to train from the start"
+        )
+    return None, problems
+
+
+def checkpoints_in(path: Path) -> list[Path]:
+    """Return the checkpoints that a path names: itself, or those of a run or of a run's checkpoints folder."""
+    if _FOLDER.fullmatch(path.name) or any(path.glob("share-*")):
+        return [path]
+    return step_folders(path / CHECKPOINTS) or step_folders(path)
+
+
+def resolve_checkpoint(path: Path) -> CheckpointInfo | None:
+    """Return the checkpoint that a path names, verified; for a run its newest intact one, or None if it has none.
+
+    A warning names newer checkpoints that are damaged.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or all checkpoints of the run are.
+    """
+    folders = checkpoints_in(path)
+    if not folders:
+        return None
+    if folders == [path]:
+        return verify(path)
+    found, problems = newest_valid(folders[0].parent)
+    for problem in problems:
+        warnings.warn(f"skipped: {problem}", stacklevel=3)
+    return found
+
+
+def trained_model(info: CheckpointInfo) -> TrainedModel:
+    """Return which model a checkpoint is of. An option that is younger than the checkpoint has its default.
+
+    Raises:
+        CheckpointError: the trainer did not record it, or an option without a default is missing, or one is unknown.
+    """
+    tree = {name: info.meta[name] for name in ("model", "heads") if name in info.meta}
+    try:
+        return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST), recorded=True))
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {info.path}: {error}") from error
+
+
+def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> DiskUsage:
+    """Mark the checkpoints of a run that are no longer wanted; ``delete_marked`` deletes them.
+
+    Checkpoints of later steps than the newest one are marked, too: the run went on from an earlier step, since they are
+    damaged or were rolled back. A folder whose manifest cannot be read is left for a person to look at. The file
+    ``best`` names the best checkpoint.
+
+    Args:
+        newest: the checkpoint that was published last.
+        keep: how many of the newest to keep; with 0 the best one is not kept either.
+        keep_best: whether to keep the checkpoint of the lowest ``meta["validation_loss"]``, which is None in those that
+            were not validated.
+    """
+    root = newest.path.parent
+    readable = []
+    for folder in step_folders(root):
+        try:
+            readable.append(read_manifest(folder))
+        except CheckpointError:
+            continue
+    line = [info for info in readable if info.step <= newest.step]
+    kept = {info.path for info in line[-keep:]} if keep else set()
+    best = min(line, key=_validation_loss)
+    if keep and keep_best and math.isfinite(_validation_loss(best)):
+        kept.add(best.path)
+        if _read(root / BEST) != best.path.name:
+            commit_text(root / BEST, best.path.name + "\n")
+    if not keep:
+        for name in (LATEST, BEST):
+            (root / name).unlink(missing_ok=True)
+    for info in readable:
+        if info.path not in kept:
+            mark_deleted(info.path)
+    return _disk_usage(readable, kept)
+
+
+def _disk_usage(infos: Sequence[CheckpointInfo], kept: set[Path]) -> DiskUsage:
+    left = [info.bytes for info in infos if info.path in kept]
+    gone = [info.bytes for info in infos if info.path not in kept]
+    return DiskUsage(kept=len(left), kept_bytes=sum(left), removed=len(gone), removed_bytes=sum(gone))
+
+
+def delete_marked(root: Path) -> None:
+    """Delete all checkpoints that are marked, also by sessions that were killed; large files take a while."""
+    for folder in root.glob(f"{_DELETED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def delete_leftovers(root: Path) -> None:
+    """Delete what killed sessions left half written or half deleted; no save may be running."""
+    for leftover in root.glob("tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # a folder that remains is harmless: see ``publish``
+
+
+def _validation_loss(info: CheckpointInfo) -> float:
+    loss = info.meta.get("validation_loss")
+    return float(loss) if loss is not None and math.isfinite(loss) else math.inf
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+
+
+def mark_deleted(folder: Path) -> None:
+    """Rename a folder so that readers ignore it, and ``delete_marked`` deletes it; do nothing if it is missing."""
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f"{_DELETED}{folder.name}-{uuid.uuid4().hex[:8]}"))

@@ -1,0 +1,32 @@
+"""What the pictures of all reports share: colours, grid, and the way into a file. Imports matplotlib when it saves."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unimol_scale.common.files import commit_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, RED, GREY = "#1f77b4", "#d62728", "#777777"
+_PALE_GREY = "#e6e6e6"
+_DOTS_PER_INCH = 130
+
+
+def draw_grid(axes: Any, axis: str = "both") -> None:  # noqa: ANN401
+    """Draw a pale grid behind everything, for one axis ("x", "y") or both."""
+    axes.grid(True, which="major", axis=axis, color=_PALE_GREY, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, complete or absent; the same figure gives the same bytes, whichever matplotlib drew it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)  # instead of pyplot, which keeps figures in a global state
+    options: dict[str, Any] = {"dpi": _DOTS_PER_INCH, "format": "png", "metadata": {"Software": None}}
+    commit_file(path, lambda temporary: figure.savefig(temporary, **options))

@@ -1,0 +1,185 @@
+"""Reads labelled molecules for a fine-tuning, from a table or from a conformer store with labels.
+
+Shapes: M rows, L targets.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimol_scale.downstream.config import FinetuneConfig, Task
+from unimol_scale.downstream.data.labelled_tables import LabelledTable, check_task, infer_task, read_table
+from unimol_scale.downstream.data.molecule_files import is_store
+from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
+from unimol_scale.downstream.data.skipped_rows import refuser_for
+from unimol_scale.downstream.registry import METRICS, check_metric
+from unimol_scale.errors import ConfigError, SourceError, nearest
+from unimol_scale.store.schema import LABEL_PREFIX, Float64
+from unimol_scale.store.shards import open_store
+
+PREDICTED = "predicted "  # before the name of a target: column of its predictions
+SPREAD = " seed_std"  # behind the name of a target: standard deviation over seeds, not an error bar
+MOST_CLASSES = 5  # integer labels with more different values are taken for counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Labelled molecules.
+
+    Attributes:
+        name: of the data.
+        targets: [L] names.
+        units: target → unit, where one is known.
+        task: kind of the labels.
+        labels_ML: NaN where missing.
+        given_splits: [M] of the split column, if the user named one.
+        molecules: where the molecule of each row is, and which rows have none.
+        hydrogens: whether the store of the molecules has hydrogens as atoms.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    units: dict[str, str]
+    task: Task
+    labels_ML: Float64
+    given_splits: tuple[str, ...] | None
+    molecules: Prepared
+    hydrogens: bool
+
+    @property
+    def usable_M(self) -> "np.ndarray":
+        """Bool: rows with a molecule and at least one label."""
+        usable_M: np.ndarray = (self.molecules.position_M >= 0) & ~np.isnan(self.labels_ML).all(axis=1)
+        return usable_M
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Rows with a molecule and no label."""
+        return int((np.isnan(self.labels_ML).all(axis=1) & (self.molecules.position_M >= 0)).sum())
+
+    def describe_repeated(self) -> str:
+        """Return a line on rows that share a molecule with another usable row; "" if there are none."""
+        position_R, labels_RL = self.molecules.position_M[self.usable_M], self.labels_ML[self.usable_M]
+        distinct, place_R = np.unique(position_R, return_inverse=True)
+        if len(distinct) == len(position_R):
+            return ""
+        low, high = (np.full((len(distinct), labels_RL.shape[1]), np.nan) for _ in range(2))
+        np.fmin.at(low, place_R, labels_RL)
+        np.fmax.at(high, place_R, labels_RL)
+        differing = int((high > low).any(axis=1).sum())
+        return (
+            f"{len(position_R):,} rows are of {len(distinct):,} distinct molecules, {differing:,} of which have "
+            "different labels in different rows; all rows count"
+        )
+
+    def describe_integers(self) -> str:
+        """Return a line on labels that look like classes but are fitted as numbers; "" if there are none."""
+        for target, labels_M in zip(self.targets, self.labels_ML.T, strict=True):
+            values = np.unique(labels_M[~np.isnan(labels_M)])
+            if self.task == "regression" and len(values) <= MOST_CLASSES and (values == values.round()).all():
+                shown = ", ".join(f"{value:g}" for value in values)
+                return f"the labels of {target!r} are {shown}, fitted as numbers; classes are 0 and 1"
+        return ""
+
+
+def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
+    """Read the data, and make missing conformers.
+
+    Args:
+        config: of the fine-tuning.
+        geometry: whether the model sees distances; conformers are made only then.
+
+    Raises:
+        SourceError: the data is missing or wrong, or rows have no usable molecule and ``skip_bad`` is off.
+        ConfigError: labels, metric or loss do not fit the task.
+    """
+    rows = _from_store(config) if is_store(config.data) else _from_table(config, geometry)
+    if not rows.usable_M.any():
+        raise SourceError(f"{config.data}: no row has both a usable molecule and a label")
+    return rows
+
+
+def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
+    table = read_table(
+        config.data, smiles_column=config.smiles_column, targets=config.targets, split_column=config.split_column
+    )
+    return Rows(
+        name=table.name,
+        targets=table.targets,
+        units=_known(config.units, table.targets),
+        task=_task(config, table),  # checked before conformers are made, which can take minutes
+        labels_ML=table.labels_ML,
+        given_splits=table.splits,
+        molecules=prepare(
+            table.smiles,
+            cache=config.cache,
+            geometry=geometry,
+            max_atoms=config.max_atoms,
+            workers=config.conformer_workers,
+            refuse=None if config.skip_bad else refuser_for(config.data, len(table.smiles)),
+            fragments=config.fragments,
+            problems=table.problems,
+        ),
+        hydrogens=False,
+    )
+
+
+def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
+    """Return the task, and check that labels, metric, loss and target names fit it."""
+    task = config.task or infer_task(table)
+    check_task(table, task)
+    if config.metric is not None:
+        check_metric(METRICS.entry(config.metric), task)
+    if config.loss is not None and task != "regression":
+        raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with binary cross-entropy")
+    columns = ["row", "smiles", "split"]
+    for target in table.targets:
+        columns += [target, f"{PREDICTED}{target}", f"{target}{SPREAD}"]
+    if taken := [name for name in table.targets if columns.count(name) > 1]:
+        raise ConfigError(f"the target {taken[0]!r} has the name of a column of the predictions; rename it")
+    return task
+
+
+def _from_store(config: FinetuneConfig) -> Rows:
+    manifest = open_store(config.data).manifest
+    known = manifest.labels
+    if not known:
+        raise SourceError(f"the store at {config.data} has no labels; give a table, or build one with source.labels")
+    targets = tuple(known) if config.targets == ("all",) else config.targets
+    for target in targets:
+        if target not in known:
+            raise SourceError(f"the store at {config.data} has no label {target!r}; {nearest(target, known)}")
+    if config.split_column is not None:
+        raise ConfigError("split=column needs a table; a store has no column that deals its molecules")
+    if config.max_atoms is not None:
+        raise ConfigError("max_atoms needs a table; a store has the molecules that it was built with")
+    if config.fragments == "reject":
+        raise ConfigError(
+            "fragments=reject needs a table; a store has no row of several fragments: give curate.fragments=reject to "
+            "its build"
+        )
+    if config.smiles_column is not None:
+        raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
+    molecules = prepare_store(config.data)
+    columns = [molecules.split.column(f"{LABEL_PREFIX}{target}").to_numpy() for target in targets]
+    labels_ML = np.stack(columns, axis=1).astype(np.float64)
+    for target, labels_M in zip(targets, labels_ML.T, strict=True):
+        if np.isnan(labels_M).all():
+            raise SourceError(f"the store at {config.data}: the label {target!r} is missing for every molecule")
+    table = LabelledTable(
+        name=config.data.name, smiles=molecules.smiles, labels_ML=labels_ML, targets=targets, splits=None
+    )
+    return Rows(
+        name=table.name,
+        targets=targets,
+        units=_known({**{k: v for k, v in known.items() if v}, **config.units}, targets),
+        task=_task(config, table),
+        labels_ML=labels_ML,
+        given_splits=None,
+        molecules=molecules,
+        hydrogens=manifest.hydrogens,
+    )
+
+
+def _known(units: dict[str, str], targets: tuple[str, ...]) -> dict[str, str]:
+    return {target: units[target] for target in targets if target in units}

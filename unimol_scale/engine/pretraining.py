@@ -1,0 +1,121 @@
+"""A pretraining run from its settings to its end, for the command and for Python. Ends no process."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from unimol_scale.common.machine.system_limits import require_open_files
+from unimol_scale.common.output_checks import require_folder
+from unimol_scale.data.dataset import open_store_of
+from unimol_scale.engine.objective_setup import with_teacher_named
+from unimol_scale.engine.parallel.ranks import RANK_VARIABLES, Ranks, part, start_ranks
+from unimol_scale.engine.run.initial_weights import with_init_named
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
+from unimol_scale.engine.run.settings_changes import nothing_left
+from unimol_scale.engine.run.stopping import InterruptRequest, StopRequest
+from unimol_scale.engine.trainer import SessionStatus, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingEnd:
+    """How a call of ``pretrain`` ended.
+
+    Attributes:
+        config: of the run, with everything filled in.
+        how: ``finished``; ``finished before``, so that nothing was done; or ``stopped``, so that the same call goes on.
+        summary: of the finished run, as ``summary.json`` holds it; None if it was stopped. Of a run that has
+            just finished, the main rank alone has it: other file systems may not show it yet.
+    """
+
+    config: PretrainConfig
+    how: Literal["finished", "finished before", "stopped"]
+    summary: Mapping[str, Any] | None
+
+
+def with_sources_named(config: PretrainConfig) -> PretrainConfig:
+    """Return the configuration with the hashes of the models that the run begins with or learns from filled in.
+
+    Raises:
+        CheckpointError: one of them is missing, of other dimensions, or not the one whose hash is given.
+    """
+    return with_init_named(with_teacher_named(config))
+
+
+def pretrain(
+    config: PretrainConfig,
+    stop: StopRequest | None = None,
+    *,
+    resume: bool = True,
+    override: bool = False,
+    profile: bool = False,
+    failed: Callable[[Ranks, BaseException], None] | None = None,
+) -> PretrainingEnd:
+    """Train a run to its end, or go on with it; every rank of it calls this.
+
+    Args:
+        config: of the run.
+        stop: hears that the run is to stop. None: this process is not the run's own, such as a notebook's; Ctrl-C then
+            stops the run after its step, with a checkpoint, and what called goes on.
+        resume: take up what the run folder holds.
+        override: go on even if the checkpoint was trained with other settings.
+        profile: record a few steps with torch's profiler.
+        failed: is told of an error once the ranks have met, before it is raised. A rank that fails then must not leave
+            the others waiting, so the command ends its process here.
+
+    Returns:
+        How it ended, on every rank.
+
+    Raises:
+        UnimolScaleError: see ``with_sources_named``, ``start_ranks``, ``Trainer`` and ``Trainer.run``; or the run
+            folder cannot be written, or holds a finished run of other settings.
+        KeyboardInterrupt: Ctrl-C before the first step, or for the second time.
+    """
+    config = with_sources_named(config)
+    if _is_done(config):
+        return PretrainingEnd(config=config, how="finished before", summary=read_summary(config.output))
+    if os.environ.get("RANK", "0") == "0":
+        require_folder(config.output)
+    # A loader process and each batch on its way take a few, those of the validation as well.
+    require_open_files(32 + 2 * config.data.workers * (config.data.prefetch + 4))
+    with _kept_environment(), InterruptRequest() if stop is None else contextlib.nullcontext(stop) as stopping:
+        ranks = start_ranks(config.zero.timeout_minutes)
+        trainer = None
+        try:
+            trainer = Trainer(config, ranks)
+            outcome = trainer.run(stopping, resume=resume, override=override, profile=profile)
+        except BaseException as error:
+            if failed is not None:
+                failed(ranks, error)
+            raise
+        finally:
+            if trainer is not None:  # or a notebook, which keeps the last error, could not start the run again
+                trainer.close()
+        if ranks.world_size > 1:  # a lone process may start further runs, and DeepSpeed bears one group in its life
+            part()
+    if outcome is SessionStatus.STOPPED:
+        return PretrainingEnd(config=config, how="stopped", summary=None)
+    return PretrainingEnd(config=config, how="finished", summary=read_summary(config.output) if ranks.is_main else None)
+
+
+def _is_done(config: PretrainConfig) -> bool:
+    """Return whether the run's folder holds just this run, finished."""
+    if not run_is_finished(config.output):
+        return False
+    return nothing_left(config, read_summary(config.output), open_store_of(config.data).manifest_sha256)
+
+
+@contextlib.contextmanager
+def _kept_environment() -> Iterator[None]:
+    """Take back what a lone process says of its ranks: what it starts later is no rank of this run."""
+    before = {name: os.environ.get(name) for name in RANK_VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
