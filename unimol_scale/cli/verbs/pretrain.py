@@ -18,6 +18,7 @@ from unimol_scale.common.machine.system_limits import explain
 from unimol_scale.common.run_files import SUMMARY_NAME
 from unimol_scale.engine.run.stopping import StopRequest
 from unimol_scale.errors import ConfigError, UnimolScaleError
+from unimol_scale.objectives.registry import OBJECTIVES
 
 if TYPE_CHECKING:
     from unimol_scale.engine.parallel.ranks import Ranks
@@ -61,7 +62,7 @@ def _declare(parser: CommandParser) -> None:
         metavar="NAME",
         help="a preset: 0.03M … 4M, 42M … 1.1B; only --extend does without, it knows the run's",
     )
-    add("--objective", metavar="NAME", help="what is learnt: denoise, blend, distill, mixture")
+    add("--objective", metavar="NAME", help=f"what is learnt: {OBJECTIVES.listed}")
     add("--data", metavar="DIR", help="conformer store (default: the one store under data/)")
     add("--output", metavar="DIR", help="run folder (default: runs/SIZE-OBJECTIVE-seedN)")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")

@@ -36,7 +36,7 @@ class LadderConfig:
         warmup: share of the steps of a run in which its learning rate rises, for ladders of several budgets; None takes
             ``train.warmup_steps`` of the overrides.
         seeds: of initialisation and order of molecules.
-        objective: denoise, blend or distill.
+        objective: denoise, blend, distill, or package.module:Class of one of your own.
         output: folder of all run folders and of logs/.
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
         ranks: processes of a run, one for each GPU or part of the CPU.
