@@ -42,6 +42,29 @@ class RunError(UnimolScaleError):
     """A training run, or a set of runs to be compared, is unfit for what was asked of it."""
 
 
+def version_problem(found: object, reads: int, name: str = "format_version") -> str:
+    """Return what is wrong with the format version that a file states and what to do; "" if nothing is.
+
+    A version rises when readers of before would misread the file, not when a key is added that they can do without.
+
+    Args:
+        found: what the file states.
+        reads: the version that this program reads.
+        name: of the key in the file.
+    """
+    if found == reads:
+        return ""
+    if isinstance(found, int) and found > reads:
+        return (
+            f"{name} {found} is newer than {reads}, which this version of unimol-scale reads; update unimol-scale to "
+            "read the file"
+        )
+    return (
+        f"{name} {found!r} is not {reads}, which this version of unimol-scale reads; use the version that wrote the "
+        "file, or write it anew with this one"
+    )
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return the tail of an error message that helps with an unknown name: the closest valid ones, then all of them.
 

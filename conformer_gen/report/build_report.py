@@ -12,7 +12,7 @@ from conformer_gen.report.stage_rates import read_rates
 from conformer_gen.report.store_counts import StoreCounts, count_store
 from conformer_gen.selection.selected_rows import Selection, read_selection
 from unimol_scale.common.files import commit_text
-from unimol_scale.common.text.markdown import markdown_table
+from unimol_scale.common.report.markdown import markdown_table
 from unimol_scale.store.manifest import Manifest
 from unimol_scale.store.shards import Store
 

@@ -13,7 +13,7 @@ from conformer_gen.report.stage_rates import StageRate
 from conformer_gen.report.store_counts import ENERGY_STEP, StoreCounts
 from conformer_gen.selection.pieces import CONFORMERS_FAILED, CURATE_FAILED
 from conformer_gen.selection.selected_rows import Selection
-from unimol_scale.common.pictures import BLUE, RED, draw_grid, save_figure
+from unimol_scale.common.report.pictures import BLUE, RED, draw_grid, save_figure
 from unimol_scale.common.units import engineering, time_unit
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 

@@ -20,7 +20,7 @@ from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.locations import describe
 from conformer_gen.sources.reader import check_source, label_units
 from unimol_scale.common.files import TEMPORARY_SUFFIX
-from unimol_scale.common.locks import HeldError, claim_lock
+from unimol_scale.common.machine.locks import HeldError, claim_lock
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.common.trees import Flat, Tree, as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.errors import StoreError

@@ -78,7 +78,9 @@ def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
     assert "nothing was computed" in out
     assert f"{done.mean:.4g}" in out
     assert "epochs" not in err
-    assert "(train.epochs)" in refused(run(*arguments, "train.epochs=3"))
+    status, out, err = run(*arguments, "train.epochs=3")
+    assert (status, out) == (2, "")
+    assert "\n  train.epochs: 2 → 3\nChoose another --output or remove it\n" in err
 
 
 def test_settings_come_from_a_file_and_flags_and_assignments_go_before_it(run, tmp_path):

@@ -1,5 +1,8 @@
 """Every command that the README and the documentation pages print is parsed, and every file they name exists."""
 
+import argparse
+import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -18,14 +21,25 @@ PAGES = [
     REPOSITORY / "CONTRIBUTING.md",
 ]
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)(#[^)]*)?\)")
+OUR_MODULE = re.compile(r"`(python -m benchmarks\.[^`…]*)`")
 OUR_FILE = re.compile(r"(?:configs|benchmarks|launch|conformer_gen|tests)/[\w./-]*\w")
 
 
 def commands(pages: list[Path]) -> list[list[str]]:
-    """Return the indented commands that start one of the three programs, in the order of the pages."""
+    """Return the indented commands that start a program or a benchmark, and the benchmarks named in the text."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
-    lines = re.findall(r"^    (?:\w+=\S+ )?((?:unimol-scale|python (?!benchmarks)|deepspeed) ?.*)$", text, re.MULTILINE)
+    lines = re.findall(r"^    (?:\w+=\S+ )?((?:unimol-scale|python|deepspeed) ?.*)$", text, re.MULTILINE)
+    lines += OUR_MODULE.findall(text)
     return [words for words in (shlex.split(line, comments=True) for line in lines) if "…" not in words]
+
+
+def benchmark_parser(module: str) -> argparse.ArgumentParser:
+    """Return the parser of what ``python -m module`` runs."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, f"there is no {module}"
+    if spec.submodule_search_locations is not None:
+        module = f"{module}.__main__"
+    return importlib.import_module(module).build_parser()
 
 
 @pytest.mark.parametrize("words", commands(PAGES), ids=" ".join)
@@ -33,6 +47,9 @@ def test_a_printed_command_is_understood(words: list[str]) -> None:
     module = "unimol_scale.cli"  # what launchers start where there is no checkout
     if words[0] == "unimol-scale" or module in words:
         verbs().parse_args(words[words.index(module) + 1 if module in words else 1 :])
+        return
+    if words[1:2] == ["-m"]:
+        benchmark_parser(words[2]).parse_args(words[3:])
         return
     script = next(position for position, word in enumerate(words) if word.endswith(".py"))
     parser = {"conformer_gen/build.py": build_command, "launch/pretrain.py": pretrain_command}[words[script]]()

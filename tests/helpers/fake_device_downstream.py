@@ -1,6 +1,6 @@
 """Fine-tuning, prediction, embedding, comparison and the benchmarks on a device without memory.
 
-Run by tests/integration/test_fake_device.py: ``python tests/helpers/fake_device_downstream.py FOLDER``.
+Run by tests/integration/test_fake_device.py: ``python -m tests.helpers.fake_device_downstream FOLDER``.
 """
 
 import sys
@@ -12,11 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.downstream import embedding
+from benchmarks.training import model_step
 from tests.helpers import fake_device
-
-sys.path.insert(0, str(fake_device.REPOSITORY / "benchmarks"))  # their imports of one another
-
-from benchmarks import embedding, model_step
 from unimol_scale.checkpoints.parity import cast_parameters, compare
 from unimol_scale.checkpoints.reference import Reference
 from unimol_scale.data.steps.random_streams import MoleculeKeys

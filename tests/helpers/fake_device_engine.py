@@ -1,6 +1,6 @@
 """Everything the engine does to a model, on a device without memory: prints what became of each case as JSON.
 
-Run by tests/integration/test_fake_device.py: ``python tests/helpers/fake_device_engine.py FOLDER``.
+Run by tests/integration/test_fake_device.py: ``python -m tests.helpers.fake_device_engine FOLDER``.
 """
 
 import dataclasses
@@ -19,9 +19,8 @@ from tests.helpers import fake_device
 DEVICE = fake_device.GPU
 fake_device.set_up_device()
 fake_device.set_up_ranks()
-sys.path.insert(0, str(fake_device.REPOSITORY / "benchmarks"))  # their imports of one another
 
-from benchmarks import trainer  # noqa: E402
+from benchmarks.training import trainer  # noqa: E402
 from unimol_scale.checkpoints.run.saver import Saver, SaveState  # noqa: E402
 from unimol_scale.data.dataset import DataConfig  # noqa: E402
 from unimol_scale.data.steps.random_streams import MoleculeKeys  # noqa: E402
@@ -76,7 +75,7 @@ def run(case: tuple[str, int, str, str], folder: Path, watch: fake_device.Watch)
     teacher = preset("0.03M") if name == "distill" else None
     objective = build_objective(config.objective, config.model, teacher=teacher)
     ranks = Ranks(rank=0, world_size=fake_device.WORLD_SIZE, device=DEVICE)
-    model = deepspeed_model.ZeroModel(lambda: build(objective, config, stage), config, ranks)
+    model = deepspeed_model.DeepSpeedModel(lambda: build(objective, config, stage), config, ranks)
     wrong = [n for n, t in model.module.named_buffers() if t.device != DEVICE]
     assert not wrong, f"buffers elsewhere: {wrong}"
     complete = sample_completer(DEVICE, teacher_of(objective))
@@ -147,7 +146,7 @@ def samples_of(objective: Objective, step: int, micro_batches: int) -> list[Samp
     return [objective.corrupt_at(carbon_chains(SHAPE), keys_of(), step) for _ in range(micro_batches)]
 
 
-def validate(model: deepspeed_model.ZeroModel, objective: Objective, complete, ranks: Ranks) -> None:
+def validate(model: deepspeed_model.DeepSpeedModel, objective: Objective, complete, ranks: Ranks) -> None:
     class Loader:
         def __init__(self, part: Objective) -> None:
             self._part = part
@@ -172,14 +171,14 @@ def keys_of() -> MoleculeKeys:
     return MoleculeKeys(seed=0, epoch_B=np.zeros(SHAPE.molecules, np.int64), molecule_B=np.arange(SHAPE.molecules))
 
 
-def save(model: deepspeed_model.ZeroModel, folder: Path) -> None:
+def save(model: deepspeed_model.DeepSpeedModel, folder: Path) -> None:
     saver = Saver(folder / f"checkpoints-{time.monotonic_ns()}", 0, fake_device.WORLD_SIZE, synchronous=True)
     saver.start(1, model.fragments())
     assert saver.wait() is SaveState.WRITTEN, saver.error
 
 
 def benchmark(folder: Path, watch: fake_device.Watch) -> dict[str, int]:
-    """The bare steps of benchmarks/trainer.py."""
+    """The bare steps of benchmarks/training/trainer.py."""
 
     class Loader:
         def steps(self, first: int, last: int):

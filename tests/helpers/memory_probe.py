@@ -1,4 +1,4 @@
-"""Bytes a step of a fresh process adds at its peak.
+"""Bytes a step of a fresh process adds at its peak: ``python -m tests.helpers.memory_probe``, from the repository.
 
 Arguments: SIZE LAYERS ATOMS MOLECULES CHECKPOINT_EVERY fp32|bf16 DROPOUT OBJECTIVE.
 """
@@ -12,8 +12,6 @@ for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
     ctypes.CDLL("libc.so.6").mallopt(option, 1 << 20)
 
 import torch  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.helpers.molecules import random_columns  # noqa: E402
 from tests.helpers.random_keys import keys  # noqa: E402

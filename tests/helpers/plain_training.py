@@ -1,18 +1,16 @@
 """Pretraining inside the test's own process: the real command and trainer, one rank, torch's AdamW, no DeepSpeed."""
 
-import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from tests.helpers.plain_model import PlainModel
 from tests.helpers.store_samples import random_record, write_store
 from unimol_scale.cli.verbs import pretrain
 from unimol_scale.engine import pretraining as whole_run
 from unimol_scale.engine import trainer
 from unimol_scale.engine.parallel import ranks as parallel_ranks
-from unimol_scale.engine.parallel.deepspeed_state import ShardedState
 from unimol_scale.engine.parallel.ranks import Ranks
 
 SETTINGS = [
@@ -42,68 +40,6 @@ class OneRank(Ranks):
 
     def gather(self, value):
         return [value]
-
-
-class PlainModel:
-    """What the trainer needs of a ``ZeroModel``, at stage 0 in fp32."""
-
-    spoilt: Callable[[int], bool]  # whether the loss of the n-th step of this session, from 1, is not finite
-
-    def __init__(self, factory, config, ranks) -> None:
-        torch.manual_seed(config.seed)
-        self.module = factory()
-        train = config.train
-        self._adam = torch.optim.AdamW(
-            self.module.parameters(), betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
-        )
-        self._state = ShardedState(
-            self.module, self._adam, self._adam, stage=0, rank=0, world_size=1, averaged=train.ema_decay is not None
-        )
-        self._steps = 0
-
-    def train(self, mode):
-        self.module.train(mode)
-
-    def forward(self, sample):
-        sums = self.module(sample)
-        if self.module.training:
-            self._steps += 1
-            if self.spoilt(self._steps):
-                sums = {name: value * math.nan for name, value in sums.items()}
-        return sums
-
-    def backward(self, loss, *, last):
-        loss.backward()
-
-    def step(self, learning_rate):
-        for group in self._adam.param_groups:
-            group["lr"] = learning_rate
-        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0).item()
-        self._adam.step()
-        self.drop_gradients()
-        return norm
-
-    def drop_gradients(self):
-        self._adam.zero_grad()
-
-    @property
-    def optimizer_steps(self):
-        return self._state.optimizer_steps
-
-    def fragments(self):
-        return self._state.fragments()
-
-    def restore(self, read, optimizer_steps):
-        self._state.restore(read, optimizer_steps)
-
-    def take_weights(self, read):
-        self._state.take_weights(read)
-
-    def ema_update(self, decay):
-        self._state.ema_update(decay)
-
-    def averaged_weights(self):
-        return self._state.averaged_weights()
 
 
 class Unheard:
@@ -139,9 +75,9 @@ def pretraining(monkeypatch, capsys, store: Path):
         raise Ended(status)
 
     monkeypatch.setattr(whole_run, "start_ranks", lambda _: OneRank(rank=0, world_size=1, device=torch.device("cpu")))
-    monkeypatch.setattr(whole_run, "part", lambda: None)
-    monkeypatch.setattr(parallel_ranks, "abandon", ended)
-    monkeypatch.setattr(trainer, "ZeroModel", PlainModel)
+    monkeypatch.setattr(whole_run, "leave_ranks", lambda: None)
+    monkeypatch.setattr(parallel_ranks, "end_process", ended)
+    monkeypatch.setattr(trainer, "DeepSpeedModel", PlainModel)
     monkeypatch.setattr(trainer, "matmul_peak", lambda *_: 1e12)
     monkeypatch.setattr(trainer, "prepare_host_memory", lambda *_: None)
 

@@ -9,7 +9,7 @@ import yaml
 PRETRAIN = '''
 import argparse, json, os, signal, subprocess, sys, time
 from pathlib import Path
-sys.path.insert(0, {repository!r})
+sys.path.insert(0, {repository!r})  # the ladder starts this file in a folder that is no repository of ours
 from tests.helpers.simulated_runs import write_run
 import yaml
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT
 from unimol_scale.data.dataset import DataConfig
-from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
-from unimol_scale.engine.parallel.ranks import Ranks, part, start_ranks
+from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
+from unimol_scale.engine.parallel.ranks import Ranks, leave_ranks, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
 from unimol_scale.model.layers import Linear
 from unimol_scale.model.presets import preset
@@ -66,7 +66,7 @@ def rows(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(ROWS, 5, generator=draw), torch.randn(ROWS, generator=draw)
 
 
-def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -> ZeroModel:
+def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -> DeepSpeedModel:
     precision = "fp32" if variant == "fp32" else "bf16"
     file = folder / f"{variant}-{ranks.world_size}-{ranks.rank}.json"
     file.write_text(json.dumps(SETTINGS[variant]))
@@ -79,10 +79,10 @@ def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -
         train=TrainConfig(precision=precision, warmup_steps=0, ema_decay=DECAY, weight_decay=0.1, gradient_clip=0.5),
         zero=ZeroConfig(stage=stage, config=file),
     )
-    return ZeroModel(Toy, config, ranks)
+    return DeepSpeedModel(Toy, config, ranks)
 
 
-def add_gradients(model: ZeroModel, ranks: Ranks, step: int, spoil: float = 1.0, finish: bool = True) -> float:
+def add_gradients(model: DeepSpeedModel, ranks: Ranks, step: int, spoil: float = 1.0, finish: bool = True) -> float:
     """Two micro-batches a rank where there are rows for it; return the global loss."""
     x_R5, y_R = (rows_of[ranks.rank :: ranks.world_size] for rows_of in rows(step))
     total, size = 0.0, max(1, len(y_R) // 2)
@@ -93,7 +93,7 @@ def add_gradients(model: ZeroModel, ranks: Ranks, step: int, spoil: float = 1.0,
     return ranks.sum({"loss": total})["loss"]
 
 
-def do_step(model: ZeroModel, ranks: Ranks, step: int) -> tuple[float, float]:
+def do_step(model: DeepSpeedModel, ranks: Ranks, step: int) -> tuple[float, float]:
     """Return the loss and the norm of the gradient."""
     found = add_gradients(model, ranks, step), model.step(RATE)
     model.ema_update(DECAY)
@@ -101,13 +101,13 @@ def do_step(model: ZeroModel, ranks: Ranks, step: int) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def validate(model: ZeroModel, ranks: Ranks) -> float:
+def validate(model: DeepSpeedModel, ranks: Ranks) -> float:
     x_R5, y_R = rows(99)
     share = slice(ranks.rank, None, ranks.world_size)
     return ranks.sum({"loss": model.forward((x_R5[share], y_R[share], 0))["loss"].item()})["loss"]
 
 
-def full_state(model: ZeroModel, ranks: Ranks, kind: str = WEIGHT) -> dict[str, Tensor]:
+def full_state(model: DeepSpeedModel, ranks: Ranks, kind: str = WEIGHT) -> dict[str, Tensor]:
     """Return parameter name → whole fp32 tensor, on every rank."""
     mine = [(fragment.name, fragment.start, fragment.states[kind].clone()) for fragment in model.fragments()]
     whole = {
@@ -119,7 +119,7 @@ def full_state(model: ZeroModel, ranks: Ranks, kind: str = WEIGHT) -> dict[str, 
     return whole
 
 
-def bits(model: ZeroModel) -> dict[str, Tensor]:
+def bits(model: DeepSpeedModel) -> dict[str, Tensor]:
     return {
         f"{fragment.name}|{fragment.start}|{kind}": values.clone()
         for fragment in model.fragments()
@@ -137,7 +137,7 @@ class States:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def write(self, model: ZeroModel, case: str, ranks: Ranks) -> None:
+    def write(self, model: DeepSpeedModel, case: str, ranks: Ranks) -> None:
         path = self._folder / f"{case}-{ranks.rank}.safetensors"
         temporary = path.with_suffix(".part")
         save_file({key: values.contiguous() for key, values in bits(model).items()}, temporary)
@@ -199,11 +199,11 @@ def first_run(folder: Path, states: States, case: str, stage: int, variant: str,
     return report
 
 
-def weights_of(model: ZeroModel, ranks: Ranks) -> dict[str, list[float]]:
+def weights_of(model: DeepSpeedModel, ranks: Ranks) -> dict[str, list[float]]:
     return {name: values.flatten().tolist() for name, values in full_state(model, ranks).items()}
 
 
-def second_run(model: ZeroModel, whole: dict[str, Tensor], ranks: Ranks) -> dict[str, object]:
+def second_run(model: DeepSpeedModel, whole: dict[str, Tensor], ranks: Ranks) -> dict[str, object]:
     """Restore a state into a model that is somewhere else; drop gradients and spoil one; then train on."""
     do_step(model, ranks, 7)
     add_gradients(model, ranks, 8)
@@ -254,7 +254,7 @@ def main(folder: Path) -> None:
         results[case]["from_other"] = {"source": source, **second_run(model, states.whole(source, other), ranks)}
     if ranks.is_main:
         (folder / f"results-{world}.json").write_text(json.dumps(results))
-    part()
+    leave_ranks()
     os._exit(0)
 
 

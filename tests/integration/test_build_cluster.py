@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.build_faults import file_hashes
+from benchmarks.build.faults import file_hashes
 from conformer_gen.run.watchdog import read_hint
 from conformer_gen.selection.pieces import CONFORMERS, done_pieces
 

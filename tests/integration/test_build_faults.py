@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import build_faults
+from benchmarks.build import faults
 
 pytestmark = pytest.mark.ray
 ON_RAY = Path(__file__).parents[1] / "helpers" / "build_on_ray.py"
@@ -19,22 +19,22 @@ COMMON = ["--source", "sample", "--limit", "120", "task_size=10"]
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that was built in peace, without Ray."""
     store = tmp_path_factory.mktemp("calm") / "store"
-    build_faults.build([*COMMON, "--workers", "1"], store)
+    faults.build([*COMMON, "--workers", "1"], store)
     return store
 
 
 def test_a_store_is_the_same_after_kills_of_worker_driver_and_machine(
     calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_faults, "SCRIPT", ON_RAY)
+    monkeypatch.setattr(faults, "SCRIPT", ON_RAY)
     monkeypatch.setenv("PYTHONPATH", str(ON_RAY.parents[2]))
-    kills = build_faults.plan_kills(3, rows=120, task_size=10, seed=2)
-    assert {kill.victim for kill in kills} == set(build_faults.VICTIMS)
-    outcome = build_faults.build([*COMMON, "--workers", "2"], tmp_path / "killed", kills)
+    kills = faults.plan_kills(3, rows=120, task_size=10, seed=2)
+    assert {kill.victim for kill in kills} == set(faults.VICTIMS)
+    outcome = faults.build([*COMMON, "--workers", "2"], tmp_path / "killed", kills)
     assert outcome.kills == kills, "the build ended before it could be killed"
     assert outcome.starts == 3
-    hashes = build_faults.file_hashes(calm)
-    assert build_faults.file_hashes(tmp_path / "killed") == hashes
+    hashes = faults.file_hashes(calm)
+    assert faults.file_hashes(tmp_path / "killed") == hashes
     assert {"manifest.json", "failures.parquet", "train/shard-00000.arrow", "report.md"} <= set(hashes)
     assert json.loads((calm / "manifest.json").read_text())["counts"]["read"] == 120
 
@@ -43,7 +43,7 @@ def test_a_full_disk_is_a_clear_error_and_with_room_the_build_goes_on(
     calm: Path, small_disk: Callable[[str], Path]
 ) -> None:
     store = small_disk("64k") / "store"
-    command = [sys.executable, str(build_faults.SCRIPT), *COMMON, "--workers", "1", "--output", str(store)]
+    command = [sys.executable, str(faults.SCRIPT), *COMMON, "--workers", "1", "--output", str(store)]
     reached = []
     for size in ("64k", "224k"):
         small_disk(size)
@@ -57,4 +57,4 @@ def test_a_full_disk_is_a_clear_error_and_with_room_the_build_goes_on(
     small_disk("64m")
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert build_faults.file_hashes(store) == build_faults.file_hashes(calm)
+    assert faults.file_hashes(store) == faults.file_hashes(calm)

@@ -70,7 +70,8 @@ def results(tmp_path_factory):
             sys.executable,
             "-W",
             "ignore",
-            str(REPOSITORY / "tests" / "helpers" / f"fake_device_{name}.py"),
+            "-m",
+            f"tests.helpers.fake_device_{name}",
             str(folder),
         ]
         with (folder / f"{name}.txt").open("w") as output:

@@ -32,7 +32,7 @@ def results(tmp_path_factory):
             variables |= {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(REPOSITORY)}
             with (folder / f"output-{world}-{rank}").open("w") as output:
                 process = subprocess.Popen(
-                    [sys.executable, str(REPOSITORY / "tests" / "helpers" / "zero_script.py"), str(folder)],
+                    [sys.executable, "-m", "tests.helpers.zero_script", str(folder)],
                     env=environment(world) | variables,
                     stdout=output,
                     stderr=subprocess.STDOUT,

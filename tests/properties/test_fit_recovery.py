@@ -87,7 +87,7 @@ def test_most_intervals_cover_the_truth() -> None:
     assert all(40 <= count <= 49 for count in covered.values()), covered
 
 
-# benchmarks/scaling_coverage.py does the same at length, for more laws and designs.
+# benchmarks/scaling/coverage.py does the same at length, for more laws and designs.
 @pytest.mark.parametrize(
     ("law", "truth"),
     [

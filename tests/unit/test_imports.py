@@ -25,11 +25,11 @@ SCRIPTS = ("launch.pretrain", "conformer_gen.build")
 # Imports point from the right to the left: a name may import itself and what stands before it. "*" are the other files
 # of a folder. Every folder that holds folders has a row; "" is the whole.
 ORDER = {
-    "": "errors common config store conformer_gen data model objectives checkpoints engine scaling downstream api"
-    " unimol_scale cli scripts",
+    "": "errors private_apis common config store conformer_gen data model objectives checkpoints engine scaling"
+    " downstream api unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.sources": "molecule source registry config inputs *",
-    "unimol_scale.common": "files text * machine fetching",
+    "unimol_scale.common": "files text * report machine fetching",
     "unimol_scale.data": "vocabulary features batch steps *",
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
@@ -57,7 +57,7 @@ LIBRARIES = {
     "nvmolkit": ["conformer_gen.chemistry.nvmolkit_engine"],
     "matplotlib": [
         "conformer_gen.report",
-        "unimol_scale.common.pictures",
+        "unimol_scale.common.report.pictures",
         "unimol_scale.engine.log.curve",
         "unimol_scale.scaling.report",
         "unimol_scale.downstream.finetuning.finetune_pictures",

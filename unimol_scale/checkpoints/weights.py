@@ -19,13 +19,12 @@ from unimol_scale.checkpoints import hub
 from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo, resolve_checkpoint, trained_model
 from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
-from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, hash_file
 from unimol_scale.common.run_files import CONFIG_NAME as RUN_CONFIG_NAME
 from unimol_scale.common.run_files import FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, read_yaml, to_tree
-from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.errors import CheckpointError, ConfigError, version_problem
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
 from unimol_scale.model.encodings import GaussianKernel
 from unimol_scale.model.model_with_heads import HeadedModel

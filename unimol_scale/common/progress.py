@@ -6,6 +6,7 @@ logged, so that a library call is silent unless its caller listens.
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -195,3 +196,15 @@ def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
             display.line(f"{label}: {done} of {total}")
     finally:
         display.stop()
+
+
+@contextlib.contextmanager
+def told_after(seconds: float, tell: Callable[[], object]) -> Iterator[None]:
+    """Call ``tell`` once, in another thread, if the block takes longer than so many seconds."""
+    timer = threading.Timer(seconds, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

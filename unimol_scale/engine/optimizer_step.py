@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from unimol_scale.data.transfer import to_device
-from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
 from unimol_scale.engine.parallel.ranks import Ranks
+from unimol_scale.engine.parallel.sharded_model import ShardedModel
 from unimol_scale.objectives.base import Objective, Sample, total_loss
 
 _COUNT = "count/"
@@ -60,7 +60,7 @@ class OptimizerStep:
 
     def __init__(
         self,
-        model: ZeroModel,
+        model: ShardedModel,
         objective: Objective,
         complete: Callable[[Sample], Sample],
         ranks: Ranks,

@@ -30,8 +30,9 @@ from unimol_scale.engine.log.run_log import NoLog, RunLog
 from unimol_scale.engine.log.throughput import Speedometer, matmul_peak, memory_bytes
 from unimol_scale.engine.objective_setup import objective_of, teacher_of
 from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, sample_completer
-from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
+from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, share_cores
+from unimol_scale.engine.parallel.sharded_model import ShardModel
 from unimol_scale.engine.planning.corruption_check import check_own_objective
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
@@ -71,14 +72,16 @@ class Trainer:
     Args:
         config: of the run.
         ranks: this process among the others.
+        shard: makes the model that the ranks share; None: DeepSpeed's.
 
     Raises:
         StoreError: the store is missing, unfinished or damaged.
         ConfigError: data and settings do not fit together.
     """
 
-    def __init__(self, config: PretrainConfig, ranks: Ranks) -> None:
+    def __init__(self, config: PretrainConfig, ranks: Ranks, shard: ShardModel | None = None) -> None:
         self._ranks = ranks
+        self._shard: ShardModel = shard or DeepSpeedModel
         self._store = open_store_of(config.data)
         histogram = self._store.manifest.splits["train"].size_histogram
         self._histogram = {int(n): rows for n, rows in histogram.items()}
@@ -132,7 +135,7 @@ class Trainer:
         self._ranks.barrier()
         found = self._find(resume=resume, override=override)
         prepare_host_memory(self._config, self._objective, self._histogram, self._ranks)
-        self._model = ZeroModel(lambda: self._objective.build_model(self._config.model), self._config, self._ranks)
+        self._model = self._shard(lambda: self._objective.build_model(self._config.model), self._config, self._ranks)
         if self._config.train.rehearse:
             self._rehearse()
         beginning = self._begin(found)

@@ -8,8 +8,8 @@ from torch import Tensor
 from unimol_scale.data.dataset import DataConfig, validation_loader
 from unimol_scale.data.loader import StepLoader
 from unimol_scale.engine.optimizer_step import means
-from unimol_scale.engine.parallel.deepspeed_model import ZeroModel
 from unimol_scale.engine.parallel.ranks import Ranks
+from unimol_scale.engine.parallel.sharded_model import ShardedModel
 from unimol_scale.objectives.base import Objective, Sample
 
 
@@ -39,7 +39,7 @@ class Validation:
         ]
 
     @torch.no_grad()
-    def __call__(self, model: ZeroModel) -> dict[str, float]:
+    def __call__(self, model: ShardedModel) -> dict[str, float]:
         """Return ``valid/loss`` and ``valid/loss/<term>``, the same on every rank; every rank takes part."""
         weights = self._objective.weights
         totals, counts = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)

@@ -34,7 +34,10 @@ def _adopt(found: Any, name: str) -> ObjectiveEntry:  # noqa: ANN401
     if missing := sorted(found.__abstractmethods__):
         raise ConfigError(f"it is derived from {base} and lacks {', '.join(missing)}")
     settings = found.Config
-    if settings is not None and not (dataclasses.is_dataclass(settings) and settings.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+    # A frozen dataclass has a __setattr__ that refuses.
+    if settings is not None and not (
+        dataclasses.is_dataclass(settings) and settings.__setattr__ is not object.__setattr__
+    ):
         raise ConfigError(f"its Config must be a dataclass with frozen=True, not {settings!r}")
     return ObjectiveEntry(name=name, kind=found, settings=settings)
 

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from unimol_scale.common.file_versions import version_problem
 from unimol_scale.config import Origin, build, to_tree
-from unimol_scale.errors import ConfigError, NewerFileError, StoreError
+from unimol_scale.errors import ConfigError, NewerFileError, StoreError, version_problem
 from unimol_scale.store.schema import SCHEMA_VERSION, Layout
 
 MANIFEST_NAME = "manifest.json"

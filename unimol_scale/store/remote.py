@@ -25,7 +25,7 @@ from unimol_scale.common.fetching.download import (
     read_patiently,
 )
 from unimol_scale.common.fetching.transport import MissingError, Transport
-from unimol_scale.common.locks import hold_lock
+from unimol_scale.common.machine.locks import hold_lock
 from unimol_scale.errors import SourceError, StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from unimol_scale.store.shards import Store

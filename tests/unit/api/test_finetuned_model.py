@@ -183,7 +183,7 @@ def test_a_smiles_that_is_longer_than_a_files_name_can_be_is_a_smiles(place):
         (
             lambda place: fit(place, (MOLECULES, VALUES), output=place / "fitted", target="carbons", metric="mae"),
             us.ConfigError,
-            r"other settings \(metric\); choose another output",
+            r"(?s)other settings .*metric: none → mae.*another output",
         ),
         (lambda place: us.finetune(None, (MOLECULES, VALUES)), us.ConfigError, "say either model"),
         (lambda place: us.predict(place / "pretrained", "C"), us.CheckpointError, "is no fine-tuned model"),

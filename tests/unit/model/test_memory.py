@@ -10,7 +10,7 @@ from unimol_scale.model.accounting import activation_bytes
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.config import ObjectiveConfig, build_objective
 
-PROBE = Path(__file__).resolve().parents[2] / "helpers" / "memory_probe.py"
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be measured on Linux only")
@@ -27,10 +27,11 @@ PROBE = Path(__file__).resolve().parents[2] / "helpers" / "memory_probe.py"
 def test_estimated_activations_are_within_fifteen_percent(
     size, layers, atoms, molecules, every, dtype, dropout, objective
 ):
-    command = [sys.executable, PROBE, size, layers, atoms, molecules, every, dtype, dropout, objective]
-    output = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, timeout=120).stdout
+    probe = [sys.executable, "-m", "tests.helpers.memory_probe"]
+    case = map(str, (size, layers, atoms, molecules, every, dtype, dropout, objective))
+    done = subprocess.run([*probe, *case], check=True, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
     drops = {key: dropout for key in ("dropout", "attention_dropout", "triangle_dropout")}
     config = preset(size, layers=layers, checkpoint_every=every, **drops)
     heads = build_objective(ObjectiveConfig(name=objective), config).heads
     estimate = activation_bytes(config, molecules, atoms, 2 if dtype == "bf16" else 4, heads=heads)
-    assert estimate == pytest.approx(int(output.split()[-1]), rel=0.15)
+    assert estimate == pytest.approx(int(done.stdout.split()[-1]), rel=0.15)

@@ -22,13 +22,12 @@ from typing import Any
 
 from unimol_scale.checkpoints.run.shares import read_notes
 from unimol_scale.checkpoints.safetensors_writer import FileEntry
-from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import commit_text, flush, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS
 from unimol_scale.common.text.json_files import NotJsonError, hash_json, read_json, write_json
 from unimol_scale.common.units import byte_size
 from unimol_scale.config import Origin, build
-from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.errors import CheckpointError, ConfigError, version_problem
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.presets import ModelConfig
 

@@ -37,9 +37,8 @@ from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.sources.config import SourceConfig
 import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
-from unimol_scale.common.late_notices import told_after
-from unimol_scale.common.locks import wait_for_lock
-from unimol_scale.common.progress import StageProgress
+from unimol_scale.common.machine.locks import wait_for_lock
+from unimol_scale.common.progress import StageProgress, told_after
 from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.store.manifest import ShardEntry, SplitEntry

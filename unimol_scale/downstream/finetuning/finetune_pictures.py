@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from unimol_scale.common.pictures import BLUE, GREY, RED, save_figure
+from unimol_scale.common.report.pictures import BLUE, GREY, RED, save_figure
 from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.store.schema import Float64
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_text
-from unimol_scale.common.text.markdown import markdown_table
+from unimol_scale.common.report.markdown import markdown_table
 from unimol_scale.common.units import counted
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from unimol_scale.common.metrics_file import number_of, read_metrics, values_by_step
-from unimol_scale.common.pictures import BLUE, GREY, RED, draw_grid, save_figure
+from unimol_scale.common.report.pictures import BLUE, GREY, RED, draw_grid, save_figure
 from unimol_scale.common.run_files import CURVE_NAME, METRICS_NAME
 
 TRAIN_COLOUR, VALID_COLOUR, SKIPPED_COLOUR, RESUMED_COLOUR = BLUE, RED, "#ff7f0e", GREY

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from unimol_scale.checkpoints.run.shares import Fragment
 from unimol_scale.engine.parallel.deepspeed_settings import deepspeed_settings
-from unimol_scale.engine.parallel.deepspeed_state import Read, ShardedState
+from unimol_scale.engine.parallel.deepspeed_state import ShardedState
 from unimol_scale.engine.parallel.ranks import Ranks
+from unimol_scale.engine.parallel.sharded_model import Read, ReadWeights
 from unimol_scale.engine.run.run_config import PretrainConfig
 
 
-class ZeroModel:
-    """A model sharded by DeepSpeed with its optimizer.
+class DeepSpeedModel:
+    """A ``ShardedModel`` by DeepSpeed, with its optimizer.
 
     Every rank calls every method alike. The fp32 weights that ``factory`` draws depend on ``config.seed`` alone, not on
     stage, precision (but for the rounding to bf16) or ranks.
@@ -155,7 +156,7 @@ class ZeroModel:
         self.drop_gradients()
         self._state.restore(read, optimizer_steps)
 
-    def take_weights(self, read: Callable[[str, int, int], Tensor | None]) -> None:
+    def take_weights(self, read: ReadWeights) -> None:
         """Begin with weights of elsewhere; the optimizer stays as new.
 
         Args:

@@ -6,7 +6,7 @@ rank, stage 3 cuts each parameter into one run a rank, the last ones padded. A `
 parameter's elements lies; everything else here is the same for all stages.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT, Fragment
+from unimol_scale.engine.parallel.sharded_model import Read, ReadWeights
 
 # One of several classes without types.
 DeepSpeedOptimizer = Any
 _STEP = "step"
 _EXCHANGE_ELEMENTS = 1 << 22
-
-# (parameter name, kind, start, stop) → fp32 [stop - start].
-Read = Callable[[str, str, int, int], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +145,7 @@ class ShardedState:
         self._publish()
 
     @torch.no_grad()
-    def take_weights(self, read: Callable[[str, int, int], Tensor | None]) -> None:
+    def take_weights(self, read: ReadWeights) -> None:
         """Replace the weights, and their running mean, by those of elsewhere; every rank takes part.
 
         Args:

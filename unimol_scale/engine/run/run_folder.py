@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from unimol_scale.common import summary_file
-from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import commit_text
-from unimol_scale.common.locks import HeldError, claim_lock
+from unimol_scale.common.machine.locks import HeldError, claim_lock
 from unimol_scale.common.run_files import (
     CHECKPOINTS,
     CONFIG_NAME,
@@ -25,7 +24,7 @@ from unimol_scale.config import to_yaml
 from unimol_scale.data.dataset import VALIDATION_SEED, DataConfig
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_progress import Progress
-from unimol_scale.errors import RunError, StoreError
+from unimol_scale.errors import RunError, StoreError, version_problem
 from unimol_scale.objectives.base import Objective
 from unimol_scale.store.shards import Store
 
@@ -107,7 +106,7 @@ def read_summary(folder: Path) -> Summary:
     """
     summary = summary_file.read_summary(folder)
     summary.value("steps", int)
-    if problem := version_problem(summary.get("schema_version"), SUMMARY_SCHEMA_VERSION, "schema_version"):
+    if problem := version_problem(summary.get("schema_version", 1), SUMMARY_SCHEMA_VERSION, "schema_version"):
         raise RunError(f"{folder / SUMMARY_NAME}: {problem}")
     return summary
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from unimol_scale.common.pictures import draw_grid
+from unimol_scale.common.report.pictures import draw_grid
 from unimol_scale.common.units import engineering, greek, powers
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unimol_scale.common.pictures import save_figure
+from unimol_scale.common.report.pictures import save_figure
 from unimol_scale.common.units import engineering, greek
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit

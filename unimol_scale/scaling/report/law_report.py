@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from unimol_scale.common.text.markdown import markdown_table
+from unimol_scale.common.report.markdown import markdown_table
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit, Interval

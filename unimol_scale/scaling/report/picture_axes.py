@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from unimol_scale.common.pictures import BLUE, RED, draw_grid
+from unimol_scale.common.report.pictures import BLUE, RED, draw_grid
 from unimol_scale.common.units import engineering, powers
 
 AXIS_LABELS = {"N": "parameters N", "D": "molecules seen D", "C": "training compute C (FLOPs)"}

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.summary_file import UnreadableRunError, read_summary
 from unimol_scale.common.metrics_file import Metrics, read_metrics, values_by_step
 from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten
 from unimol_scale.config import read_yaml
-from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.errors import ConfigError, RunError, version_problem
 from unimol_scale.common.run_files import CONFIG_NAME, DIVERGED_FACTOR, METRICS_NAME, SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
 
 LOSS = "valid/loss"

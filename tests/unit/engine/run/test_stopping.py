@@ -74,8 +74,6 @@ def test_a_launcher_that_is_gone_is_a_request(monkeypatch: pytest.MonkeyPatch) -
 
 # The main thread hears nothing by itself: it waits inside a system call, as inside a collective.
 RUN = """
-import sys
-sys.path.insert(0, {repository!r})
 from unimol_scale.engine.run.stopping import StopRequest
 import ctypes
 with StopRequest() as stop:
@@ -88,11 +86,11 @@ with StopRequest() as stop:
 
 
 def start(*, steps: bool, launched: bool = False) -> "subprocess.Popen[str]":
-    environment = {key: value for key, value in os.environ.items() if key != "RANK"}
+    environment = {key: value for key, value in os.environ.items() if key != "RANK"} | {"PYTHONPATH": str(REPOSITORY)}
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN.format(repository=str(REPOSITORY), steps=steps)],
+            [sys.executable, "-c", RUN.format(steps=steps)],
             env={**environment, "RANK": "0"} if launched else environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
 from unimol_scale.checkpoints.weights import WEIGHTS_NAME
-from unimol_scale.common.file_versions import version_problem
 from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
@@ -21,7 +20,7 @@ from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.downstream.config import Fragments, Inputs, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
-from unimol_scale.errors import CheckpointError, ConfigError
+from unimol_scale.errors import CheckpointError, ConfigError, version_problem
 from unimol_scale.model.presets import ModelConfig
 
 FORMAT_VERSION = 1

@@ -1,0 +1,1 @@
+"""The commands behind every measured number: ``python -m benchmarks.<floor>.<name>``, from the repository's root."""

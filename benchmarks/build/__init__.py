@@ -1,0 +1,1 @@
+"""Benchmarks of the builder: its speed and memory, how near its conformers come, and what it survives."""

@@ -1,0 +1,45 @@
+"""What every benchmark needs: its parser, where results are, what it ran on, and where its text goes."""
+
+import argparse
+import os
+import platform
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def module_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Return an empty parser of a module of this package.
+
+    Args:
+        command: that starts the module, such as ``python -m benchmarks.build.faults``.
+        description: the module's docstring.
+    """
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=command, description=description, formatter_class=formatter)
+
+
+def again(command: str, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return what starts the same module in a fresh process, wherever this one stands, and its environment."""
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return [sys.executable, *command.split()[1:], *arguments], environment
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    lines = _CPU_INFO.read_text(encoding="utf-8").splitlines() if _CPU_INFO.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def deliver(text: str, path: Path | None) -> None:
+    """Write the text to a file, whose folder is made; print it if there is none."""
+    if path is None:
+        print(text)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

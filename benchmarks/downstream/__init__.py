@@ -1,0 +1,1 @@
+"""Benchmarks of what pretrained models are good for: fine-tuning and embedding."""

@@ -1,0 +1,1 @@
+"""``python -m benchmarks.training.objectives``: what each objective learns with an equal budget."""

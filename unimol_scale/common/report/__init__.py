@@ -1,0 +1,1 @@
+"""What the reports of all rooms are made of: pictures and tables."""
