@@ -8,9 +8,10 @@ import pytest
 
 from tests.helpers import ranks as launched
 from tests.helpers.extensions import OBJECTIVE, forget, importable, imported
-from unimol_scale.checkpoints.weights import from_pretrained
+from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.cli.main import main
 from unimol_scale.cli.verbs.pretrain import main as pretrain
+from unimol_scale.config import read_settings
 from unimol_scale.engine.run.resume import refuse_differences, settings_that_matter
 from unimol_scale.engine.run.run_config import resolve
 from unimol_scale.errors import CheckpointError
@@ -83,7 +84,8 @@ def test_its_settings_are_compared_at_a_resume_and_tell_runs_apart(trained):
     with importable():
 
         def configured(*settings):
-            return resolve("0.03M", None, {"objective": {"name": OBJECTIVE}, "data": {"path": "store"}}, [*settings])
+            flags = {"objective": {"name": OBJECTIVE}, "data": {"path": "store"}}
+            return resolve("0.03M", *read_settings(None, flags, settings))
 
         assert configured().output.name == "0.03M-SmoothedElements-seed0"  # no colon in the name of a folder
         (checkpoint,) = (trained / "checkpoints").glob("step-00000004")
@@ -165,7 +167,7 @@ def test_it_is_planned_like_any_other(sample_store, capsys):
 def test_its_model_needs_the_code_no_more(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     forget()
-    found = from_pretrained(trained)
+    found = load_pretrained(trained)
     assert found.heads.token
     assert not found.heads.coordinate
     assert main(["checkpoint", "info", str(trained)]) == 0

@@ -46,7 +46,7 @@ def test_a_build_of_it_is_stopped_and_goes_on(command, tmp_path, monkeypatch, ca
     assert "finished before" in capsys.readouterr().out
     (tmp_path / "c.csv").write_text("smiles\nCCO\n")
     assert build.main(["--source", "csv", "--input", "c.csv", "--output", "data/toy"]) == 2
-    assert "source is 'toy_source:TOY' there and 'csv' here" in capsys.readouterr().err
+    assert "source: toy_source:TOY → csv" in capsys.readouterr().err
 
 
 @pytest.mark.ray

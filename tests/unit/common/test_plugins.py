@@ -2,14 +2,20 @@
 
 import re
 import sys
+from typing import get_args
 
 import pytest
 
+from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.registry import SOURCES
 from unimol_scale.common.plugins import is_reference, load, must_be_named
+from unimol_scale.downstream.config import FinetuneConfig, Task
+from unimol_scale.downstream.metric import TASKS
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.engine.log.registry import SINKS
+from unimol_scale.engine.run.run_config import LogConfig
 from unimol_scale.errors import ConfigError
+from unimol_scale.objectives.config import ObjectiveConfig
 from unimol_scale.objectives.registry import OBJECTIVES
 from unimol_scale.scaling.law.registry import LAWS
 
@@ -42,6 +48,19 @@ def test_every_name_stands_for_an_entry_and_is_listed(kind):
         ConfigError, match=rf"mine: unknown {kind} 'nosuch'; .*{next(iter(registry))}.* package\.module:Name"
     ):
         registry.check("nosuch", "mine")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("source", SourceConfig), ("objective", ObjectiveConfig), ("metric", FinetuneConfig), ("log", LogConfig)],
+)
+def test_the_settings_say_which_names_there_are(kind, settings):
+    # What --help-settings prints is the docstring.
+    assert all(name in settings.__doc__ for name in (*REGISTRIES[kind], "package.module:"))
+
+
+def test_metrics_know_the_tasks_of_a_finetuning():
+    assert get_args(Task) == TASKS
 
 
 @pytest.mark.parametrize(
