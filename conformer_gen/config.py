@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.sources.config import SourceConfig
-from conformer_gen.sources.reader import may_lack_geometry
 from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
@@ -79,13 +78,13 @@ class BuildConfig:
             raise ConfigError(f"task_memory must be at least {SMALLEST_TASK_MEMORY} (MiB), got {self.task_memory}")
         if self.limit_s <= 2 * self.conformers.timeout_s:
             raise ConfigError("limit_s must exceed twice conformers.timeout_s: raise it, or lower conformers.timeout_s")
-        if not may_lack_geometry(self.source) and self.conformers.count != 1:
+        if not self.source.kind.may_lack_geometry and self.conformers.count != 1:
             raise ConfigError(f"the source {self.source.name!r} keeps the geometry of its files: no --conformers")
 
     @property
     def directory(self) -> Path:
         """Where the store goes."""
-        return self.output or Path("data") / self.source.name
+        return self.output or Path("data") / self.source.kind.name
 
     @property
     def num_workers(self) -> int:

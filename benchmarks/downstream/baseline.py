@@ -13,8 +13,9 @@ from rdkit.Chem import rdFingerprintGenerator
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegressionCV, RidgeCV
 
-from unimol_scale.downstream.finetuning.metrics import METRICS, score
+from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.registry import METRICS
 
 RADIUS, BITS = 2, 2048
 ALPHAS = np.logspace(-1, 4, 11)
@@ -51,7 +52,7 @@ def fingerprint_baseline(folder: Path, outcome: FinetuneResult) -> Baseline:
     for name, predict in _models(outcome.task).items():
         prediction = predict(features[rows["train"]], label[rows["train"]], features)
         judged = {
-            key: score(outcome.metric, label[rows[key], None], prediction[rows[key], None]).value
+            key: score(METRICS[outcome.metric], label[rows[key], None], prediction[rows[key], None]).value
             for key in ("valid", "test")
         }
         assert judged["valid"] is not None

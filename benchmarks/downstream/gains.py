@@ -25,10 +25,10 @@ from benchmarks.common import module_parser
 from benchmarks.downstream.baseline import Baseline, fingerprint_baseline
 from benchmarks.downstream.report import SCRATCH, Cell, TriedRate, write_report
 from unimol_scale.checkpoints.weights import identify
-from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig, MetricName
+from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning.finetune import finetune
-from unimol_scale.downstream.finetuning.metrics import METRICS
 from unimol_scale.downstream.finetuning.results import RESULTS_NAME, FinetuneResult
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import UnimolScaleError
 
 COMMAND = "python -m benchmarks.downstream.gains"
@@ -50,7 +50,7 @@ class DataSet:
 
     file: str
     target: str
-    metric: MetricName
+    metric: str
     epochs: int
     rates: tuple[float, ...] = (RATE,)
 

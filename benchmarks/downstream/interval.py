@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
-from unimol_scale.downstream.config import MetricName
 from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED
-from unimol_scale.downstream.finetuning.metrics import METRICS
 from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
 RESAMPLES = 4000
@@ -66,13 +65,13 @@ def gain(own: tuple[Path, FinetuneResult], scratch: tuple[Path, FinetuneResult])
     return Gain(value=float(value), low=float(low), high=float(high), valid=float(valid))
 
 
-def _share(own_D: Float64, scratch_D: Float64, metric: MetricName) -> Float64:
+def _share(own_D: Float64, scratch_D: Float64, metric: str) -> Float64:
     if METRICS[metric].higher_is_better:
         return (own_D - scratch_D) / (1.0 - scratch_D)
     return (scratch_D - own_D) / scratch_D
 
 
-def scores(metric: MetricName, label_DT: Float64, prediction_DT: Float64) -> Float64:
+def scores(metric: str, label_DT: Float64, prediction_DT: Float64) -> Float64:
     """Return [D], the score of every draw at once; NaN where a draw has one class only.
 
     Args:

@@ -19,8 +19,8 @@ from unimol_scale import config as strict
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.common.run_files import SUMMARY_NAME
 from unimol_scale.downstream.data.pretraining_data import ALMOST_ALL, size_quantile, store_of
-from unimol_scale.downstream.finetuning.metrics import METRICS
 from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.engine.run.run_folder import read_summary
 from unimol_scale.store.shards import open_store
 

@@ -33,7 +33,7 @@ from unimol_scale.data.dataset import training_loader
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.objective_setup import objective_of
 from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
-from unimol_scale.engine.parallel.ranks import Ranks, part, share_cores, start_ranks
+from unimol_scale.engine.parallel.ranks import Ranks, leave_ranks, share_cores, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.engine.run.stopping import StopRequest
@@ -176,7 +176,7 @@ def main() -> int:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(text, encoding="utf-8")
         print(text)
-    part()
+    leave_ranks()
     return 0
 
 

@@ -10,10 +10,10 @@ from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.row_counts import count_rows
 from conformer_gen.selection.exclusions import read_exclusions
-from conformer_gen.sources.inputs.locations import NOT_ARCHIVED, locate
+from conformer_gen.sources.inputs.locations import locate
 from conformer_gen.sources.inputs.remote import is_url
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.reader import has_geometry, label_units
+from conformer_gen.sources.reader import label_units
 from unimol_scale.common.fetching.transport import NetworkError
 from unimol_scale.common.units import byte_size, counted, duration
 from unimol_scale.store.schema import Layout, MoleculeRecord, encode
@@ -59,7 +59,7 @@ def estimate(config: BuildConfig) -> str:
     inputs = f"{counted(len(places), 'input')} ({names})"
     fetched = f"would fetch {remote:,} of {inputs} to {config.directory}"
     read_exclusions(config.curate)
-    if remote and (config.source.name in NOT_ARCHIVED or len(places) > remote):
+    if remote and (not config.source.kind.in_archives or len(places) > remote):
         return f"{fetched}; {UNKNOWN}"
     try:
         count = count_rows(config.source)
@@ -110,7 +110,7 @@ def measure(sample: list[SourceMolecule], config: BuildConfig) -> Measured:
                 records.append(result)
         if time.perf_counter() - began > SAMPLE_S:
             break
-    scale = None if has_geometry(config.source) else config.conformers.coordinate_scale
+    scale = None if config.source.kind.has_geometry else config.conformers.coordinate_scale
     return Measured(
         rows=tried,
         stored=len(records),

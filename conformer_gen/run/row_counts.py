@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from conformer_gen.sources.config import SourceConfig
-from conformer_gen.sources.inputs.locations import bare_suffix, locate
+from conformer_gen.sources.inputs.file_names import bare_suffix
+from conformer_gen.sources.inputs.locations import locate
 from conformer_gen.sources.inputs.remote import is_url, local_path
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_files
+from conformer_gen.sources.registry import SOURCES
 from unimol_scale.common.fetching.choose_transport import transport_for
 from unimol_scale.common.fetching.transport import MissingError, NetworkError
 from unimol_scale.common.progress import StageProgress
@@ -85,7 +87,7 @@ def count_rows(config: SourceConfig) -> RowCount:
             paths = _with_rows(config, [Path(place) for place in places])
             num_files, size = len(paths), sum(path.stat().st_size for path in paths)
             looked = counter.look_at(_spaced(paths, FILES_READ))
-        if config.name == "pcqm4mv2" and not urls:  # counted by its CSV alone
+        if config.kind.counted_as and not urls:  # as what it was counted, its rows are not what a build reads
             first = list(itertools.islice(read_files(config, [Path(place) for place in places]), FIRST_ROWS))
     read = sum(one.read for one in looked)
     exact = len(looked) == num_files and all(one.ended for one in looked)
@@ -107,9 +109,10 @@ def _total(looked: Sequence[_Looked], size: int) -> int:
 
 def _with_rows(config: SourceConfig, paths: list[Path]) -> list[Path]:
     """Return the files that have the rows, without those that only have something beside them."""
-    if config.name != "pcqm4mv2":
+    if not config.kind.counted_as:
         return paths
-    return [path for path in paths if bare_suffix(path.name) == ".csv"] or paths
+    suffixes = SOURCES[config.kind.counted_as].suffixes
+    return [path for path in paths if bare_suffix(path.name) in suffixes] or paths
 
 
 def _spaced(places: Sequence[T], count: int) -> list[T]:
@@ -125,7 +128,9 @@ class _Counter:
 
     def look_at(self, paths: Sequence[Path]) -> list[_Looked]:
         """Read some rows of each file, or of all together where they cannot be read one by one."""
-        groups = [list(paths)] if self._config.name == "qm9" else [[path] for path in paths]
+        kind = self._config.kind
+        together = kind.read_files is not None and not kind.counted_as
+        groups = [list(paths)] if together else [[path] for path in paths]
         looked: list[_Looked] = []
         for group in groups:
             if looked and looked[-1].total is not None and time.monotonic() > self._deadline:
@@ -135,7 +140,8 @@ class _Counter:
         return known or looked
 
     def _look(self, paths: Sequence[Path], most: int, kept: int) -> _Looked:
-        known = _told_by_file(paths[0]) if self._config.name == "parquet" else None
+        count = self._config.kind.count_file
+        known = None if count is None else count(paths[0])
         most = most if known is None else kept
         size = sum(path.stat().st_size for path in paths)
         files: list[BinaryIO] = []
@@ -164,8 +170,9 @@ class _Counter:
         return believed and read >= most
 
     def _rows(self, paths: Sequence[Path], opened: Callable[[BinaryIO], None]) -> Iterator[SourceMolecule]:
-        if self._config.name == "pcqm4mv2":  # its CSV has a row for each
-            return read_files(SourceConfig(name="csv", input=tuple(map(str, paths))), paths, opened)
+        if self._config.kind.counted_as:
+            config = SourceConfig(name=self._config.kind.counted_as, input=tuple(map(str, paths)))
+            return read_files(config, paths, opened)
         return read_files(self._config, paths, opened)
 
     def look_at_urls(self, urls: Sequence[str], folder: Path) -> list[_Looked]:
@@ -207,14 +214,6 @@ class _Counter:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return path, len(data) if body.version.size is None else body.version.size
-
-
-def _told_by_file(path: Path) -> int:
-    """Return the rows of a Parquet file, which says so itself."""
-    import pyarrow.parquet as pq
-
-    rows: int = pq.read_metadata(path).num_rows
-    return rows
 
 
 def _guess(size: int, read: int, steps: Sequence[tuple[int, int]]) -> float | None:

@@ -18,7 +18,7 @@ from conformer_gen.config import BuildConfig
 from conformer_gen.selection.exclusions import describe_files
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.locations import describe
-from conformer_gen.sources.reader import check_source, has_geometry, label_units, may_lack_geometry
+from conformer_gen.sources.reader import check_source, label_units
 from unimol_scale.common.files import TEMPORARY_SUFFIX
 from unimol_scale.common.machine.locks import HeldError, claim_lock
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
@@ -44,10 +44,10 @@ def plan_build(config: BuildConfig) -> Tree:
         SourceError: an input is missing, or is not what it claims to be.
     """
     check_source(config.source)
-    geometry_from_file = has_geometry(config.source)
+    geometry_from_file = config.source.kind.has_geometry
     methods = ["from file"] * geometry_from_file
     recipe: Tree = {}
-    if may_lack_geometry(config.source):
+    if config.source.kind.may_lack_geometry:
         methods.append(config.conformers.method)
         recipe |= config.conformers.recipe()
         del recipe["hydrogens"]

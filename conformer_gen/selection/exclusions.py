@@ -19,21 +19,18 @@ from conformer_gen.chemistry.canonical import ISOTOPE, without_isotopes
 from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.chemistry.curate import Curated, curate_molecule, scaffold_smiles
 from conformer_gen.chemistry.identity import stable_hash
-from conformer_gen.sources.config import SourceConfig, SourceName
-from conformer_gen.sources.inputs.locations import SUFFIXES, bare_suffix
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.inputs.file_names import bare_suffix
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from conformer_gen.sources.reader import read_source
+from conformer_gen.sources.registry import SOURCES
 from unimol_scale.common.files import hash_file
 from unimol_scale.common.text.text_files import Unpacked
 from unimol_scale.errors import SourceError
 
 UInt64 = npt.NDArray[np.uint64]
-SOURCE_OF_SUFFIX: dict[str, SourceName] = {
-    **dict.fromkeys(SUFFIXES["smiles"], "smiles"),
-    **dict.fromkeys(SUFFIXES["csv"], "csv"),
-    **dict.fromkeys(SUFFIXES["parquet"], "parquet"),
-    **dict.fromkeys(SUFFIXES["sdf"], "sdf"),
-}
+# Those whose files are told by their suffix.
+SOURCE_OF_SUFFIX = {suffix: name for name in ("smiles", "csv", "parquet", "sdf") for suffix in SOURCES[name].suffixes}
 # Nothing that a benchmark holds is too large or too odd to be excluded.
 EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep", isotopes="remove")
 ROWS_SHOWN = 3

@@ -101,6 +101,7 @@ class Passes:
     Attributes:
         work: directory of the build; every process that runs a pass sees it.
         config: of the build.
+        labels: names of the source's labels; asked for here, since a process that runs a pass may lack a user's source.
         bucket_rows: of the set that lie in one bucket, on average.
         largest_window: of items that are gathered in one place.
     """
@@ -109,6 +110,10 @@ class Passes:
     config: BuildConfig
     bucket_rows: int = BUCKET_ROWS
     largest_window: int = LARGEST_WINDOW
+    labels: tuple[str, ...] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(label_units(self.config.source)))
 
     def run(self, runner: SliceRunner) -> Selection:
         """Select, leaving the parts and the summary on disk; what an unfinished earlier run left is removed first."""
@@ -135,7 +140,7 @@ class Passes:
             num_scaffolds=scaffolds.number,
             num_single_scaffolds=scaffolds.sizes.get(1, 0),
             num_conflicting=conflicts.number,
-            conflicts=conflicts.examples(self.work, list(label_units(self.config.source))),
+            conflicts=conflicts.examples(self.work, list(self.labels)),
             num_left_out=num_left_out,
             scaffold_curve=scaffolds.curve(),
             top_scaffolds=scaffolds.named(self.work),
@@ -169,10 +174,9 @@ class Passes:
             many conformers of the source were left out.
         """
         buckets = self.num_buckets(self.num_rows())
-        labels = len(label_units(self.config.source))
 
         def read(group: int) -> pa.Table:
-            table = _read_hashes(self.work, group, with_labels=labels > 0)
+            table = _read_hashes(self.work, group, with_labels=bool(self.labels))
             keys = table["key"].to_numpy()
             # Rejected rows travel along to be counted; without a key they are dealt by their chunk.
             spread = np.where(table["rejected"].to_numpy(), table["chunk"].to_numpy().astype(np.uint64), keys)
@@ -183,7 +187,7 @@ class Passes:
             first = good.take(pa.array(first_rows(*(good[name].to_numpy() for name in HASHES.names[:3]))))
             if len(first):
                 self._commit(DISTINCT, first.select([*HASHES.names, BUCKET]))
-            conflicts = find_conflicts(good, labels)
+            conflicts = find_conflicts(good, len(self.labels))
             return pa.table(
                 {
                     "read": [len(table)],

@@ -1,13 +1,12 @@
-"""Which molecules to read: the keys ``source.*`` of a build. Imports nothing that reads."""
+"""Which molecules to read: the keys ``source.*`` of a build."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
 
+from conformer_gen.sources.registry import SOURCES
+from conformer_gen.sources.source import Source
 from unimol_scale.errors import ConfigError
 
-SourceName = Literal["sample", "zinc20", "smiles", "csv", "parquet", "sdf", "pcqm4mv2", "qm9", "unimol-lmdb"]
-WITH_CHOSEN_LABELS = ("csv", "parquet", "sdf", "unimol-lmdb")
-WITH_COLUMNS = ("zinc20", "smiles", "csv", "parquet")
 ZINC20_URL = "http://files.docking.org/2D"
 
 
@@ -16,7 +15,8 @@ class SourceConfig:
     """Which molecules to read.
 
     Attributes:
-        name: kind of source; "sample" is the NCI set inside the RDKit wheel and needs no input.
+        name: kind of source: sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9, unimol-lmdb, or
+            package.module:Name of one of your own; "sample" is the NCI set inside the RDKit wheel and needs no input.
         input: files, directories (searched recursively for the source's suffixes), tar archives, ``.uri`` lists and
             ``.wget`` or ``.curl`` scripts, http(s), s3 or gs URLs; for zinc20 also tranches such as CDAA or C[A-D]A?.
         limit: read no more rows than this: the first ones, which are rarely like the others.
@@ -30,7 +30,7 @@ class SourceConfig:
         missing_ok: pass over URLs that do not exist; not every tranche does.
     """
 
-    name: SourceName
+    name: str
     input: tuple[str, ...] = ()
     limit: int | None = None
     sample: int | None = None
@@ -41,22 +41,32 @@ class SourceConfig:
     missing_ok: bool = False
 
     def __post_init__(self) -> None:
+        SOURCES.check(self.name, "source.name")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit must be at least 1, got {self.limit}")
         if self.sample is not None and self.sample < 1:
             raise ConfigError(f"sample must be at least 1, got {self.sample}")
         if self.limit is not None and self.sample is not None:
             raise ConfigError("limit takes the first rows and sample draws from all: give one of the two")
-        if self.name == "sample" and self.input:
-            raise ConfigError("the source 'sample' ships with RDKit and takes no --input")
-        if self.name != "sample" and not self.input:
+        kind = self.kind
+        if kind.bundled is not None and self.input:
+            raise ConfigError(f"the source {self.name!r} has a file of its own and takes no --input")
+        if kind.bundled is None and not self.input:
             raise ConfigError(f"the source {self.name!r} needs --input FILE_OR_DIR")
         if "://" not in self.base_url:
             raise ConfigError(f"base_url must be a URL such as {ZINC20_URL}, got {self.base_url!r}")
-        if self.labels and self.name not in WITH_CHOSEN_LABELS:
-            raise ConfigError(
-                f"labels can be chosen for {', '.join(WITH_CHOSEN_LABELS)}, not for {self.name!r}, which has "
-                f"{'its own' if self.name in ('qm9', 'pcqm4mv2') else 'none'}"
-            )
-        if (self.smiles_column or self.id_column) and self.name not in WITH_COLUMNS:
-            raise ConfigError(f"smiles_column and id_column are for {', '.join(WITH_COLUMNS)}, not {self.name!r}")
+        if self.labels and not kind.takes_labels:
+            names, has = _names(lambda entry: entry.takes_labels), "its own" if kind.labels else "none"
+            raise ConfigError(f"labels can be chosen for {names}, not for {self.name!r}, which has {has}")
+        if (self.smiles_column or self.id_column) and not kind.takes_columns:
+            names = _names(lambda entry: entry.takes_columns)
+            raise ConfigError(f"smiles_column and id_column are for {names}, not {self.name!r}")
+
+    @property
+    def kind(self) -> Source:
+        """The entry of the source. Code of a user's own is imported, so the workers of a build do not ask for it."""
+        return SOURCES.entry(self.name)
+
+
+def _names(fits: Callable[[Source], bool]) -> str:
+    return ", ".join(name for name, entry in SOURCES.items() if fits(entry))

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, find_smiles
-from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.common.text.delimited import EXCEL_SEPARATOR, place_of
 from unimol_scale.errors import SourceError
 
@@ -15,7 +16,7 @@ EXTENSION = re.compile(r"\s+(\|[^|]*\|)")  # ChemAxon's, between SMILES and name
 DEPICTION = re.compile(r"\|\([^)]*\)\|")  # an extension of nothing but coordinates
 
 
-def read_lines(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecule]:
+def read_lines(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolecule]:
     """Yield one row for each line that is neither blank, nor a comment (#), nor the header; others are not counted.
 
     Raises:
@@ -79,13 +80,13 @@ def _split(line: str) -> list[str]:
     return fields
 
 
-def _is_header(fields: list[str], config: SourceConfig) -> bool:
+def _is_header(fields: list[str], config: SourceSettings) -> bool:
     """A line is a header if a usual name, or the one asked for, is among its fields; none of these is a SMILES."""
     names = {field.strip().lower() for field in fields}
     return bool(names & set(SMILES_NAMES)) or config.smiles_column in fields
 
 
-def _named(where: str, fields: list[str], config: SourceConfig) -> tuple[int, int]:
+def _named(where: str, fields: list[str], config: SourceSettings) -> tuple[int, int]:
     """Return the places of SMILES and name in lines with this header; one past the end for no name."""
     names = [field.strip() for field in fields]
     smiles_at = _place(config.smiles_column)
@@ -97,7 +98,7 @@ def _named(where: str, fields: list[str], config: SourceConfig) -> tuple[int, in
     return smiles_at, len(names) if id_at is None else id_at
 
 
-def _numbered(where: str, fields: list[str], config: SourceConfig) -> tuple[int, int]:
+def _numbered(where: str, fields: list[str], config: SourceSettings) -> tuple[int, int]:
     """Return the places in lines without a header: as asked for, else SMILES first and the name beside it."""
     for wanted in (config.smiles_column, config.id_column):
         if wanted is not None and _place(wanted) is None:
@@ -112,3 +113,21 @@ def _numbered(where: str, fields: list[str], config: SourceConfig) -> tuple[int,
 def _place(wanted: str | None) -> int | None:
     """Return the place, from 0, of a column given by its number, from 1."""
     return int(wanted) - 1 if wanted is not None and wanted.isdecimal() and int(wanted) > 0 else None
+
+
+def _sample_file() -> Path:
+    from rdkit import RDConfig
+
+    path = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
+    if not path.is_file():
+        raise SourceError(f"this RDKit has no sample data ({path} is missing); install RDKit from its PyPI wheel")
+    return path
+
+
+SAMPLE = Source(name="sample", read_stream=read_lines, bundled=_sample_file)
+SMILES = Source(
+    name="smiles",
+    suffixes=(".smi", ".smiles", ".txt", ".ism", ".can"),
+    read_stream=read_lines,
+    takes_columns=True,
+)

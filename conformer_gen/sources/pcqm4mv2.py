@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from conformer_gen.sources.columns import ID_NAMES, find_column, find_smiles, number
-from conformer_gen.sources.inputs.locations import bare_suffix
+from conformer_gen.sources.inputs.file_names import bare_suffix
 from conformer_gen.sources.inputs.text_streams import TextStream, read_streams
 from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.source import Source, SourceSettings
 from conformer_gen.sources.structures import records, row_of
 from conformer_gen.sources.tables import csv_records
 from unimol_scale.errors import SourceError
@@ -24,7 +25,7 @@ GAP_NAMES = ("homolumogap", "gap", "homo")  # the last is what a widely used sam
 COORDINATES = "|("
 
 
-def read_pcqm4mv2(paths: Sequence[Path]) -> Iterator[SourceMolecule]:
+def read_pcqm4mv2(paths: Sequence[Path], config: SourceSettings) -> Iterator[SourceMolecule]:
     """Yield one row for each of the CSV.
 
     Raises:
@@ -90,3 +91,13 @@ def _read_table(stream: TextStream, geometries: _Geometries | None) -> Iterator[
             labels=(gap,),
             problem=(geometry.problem if geometry else "") or smiles_problem(smiles),
         )
+
+
+PCQM4MV2 = Source(
+    name="pcqm4mv2",
+    suffixes=(".csv", ".sdf"),
+    read_files=read_pcqm4mv2,
+    geometry="some",
+    labels=LABELS,
+    counted_as="csv",
+)

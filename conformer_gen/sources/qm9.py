@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from conformer_gen.sources.columns import find_column, find_labels, find_smiles, number
-from conformer_gen.sources.inputs.locations import bare_suffix
+from conformer_gen.sources.inputs.file_names import bare_suffix
 from conformer_gen.sources.inputs.text_streams import TextStream, read_streams
 from conformer_gen.sources.molecule import Geometry, SourceMolecule
+from conformer_gen.sources.source import Source, SourceSettings
 from conformer_gen.sources.structures import records, row_of
 from conformer_gen.sources.tables import csv_records, parquet_names, parquet_records
 from unimol_scale.errors import SourceError
@@ -43,7 +44,7 @@ NAME = re.compile(r"gdb[_ ](\d+)")
 UNCHARACTERIZED = "uncharacterized"
 
 
-def read_qm9(paths: Sequence[Path]) -> Iterator[SourceMolecule]:
+def read_qm9(paths: Sequence[Path], config: SourceSettings) -> Iterator[SourceMolecule]:
     """Yield one row for each molecule, whatever the form.
 
     Raises:
@@ -172,3 +173,12 @@ def _parquet_row(name: str, values: dict[str, Any], smiles: str, where: str) -> 
     )
     labels = tuple(number(values[label], f"{where} {label!r}") for label in LABELS)
     return SourceMolecule(id=name, smiles=values[smiles] or "", geometry=geometry, labels=labels)
+
+
+QM9 = Source(
+    name="qm9",
+    suffixes=(".xyz", ".sdf", ".csv", ".parquet", ".txt"),
+    read_files=read_qm9,
+    geometry="all",
+    labels=LABELS,
+)

@@ -9,36 +9,20 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from conformer_gen.sources import pcqm4mv2, qm9
 from conformer_gen.sources.config import SourceConfig
-from conformer_gen.sources.inputs.locations import SUFFIXES, fetch, locate
+from conformer_gen.sources.inputs.locations import fetch, locate
 from conformer_gen.sources.inputs.remote import is_url
-from conformer_gen.sources.inputs.text_streams import Opened, Reader, ignore, read_streams
-from conformer_gen.sources.lines import read_lines
+from conformer_gen.sources.inputs.text_streams import Opened, ignore, read_streams
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.row_sample import sample_rows
-from conformer_gen.sources.structures import read_sdf
-from conformer_gen.sources.tables import read_csv, read_parquet
-from conformer_gen.sources.unimol import read_unimol, unimol_labels
-from unimol_scale.errors import SourceError, nearest
-
-OWN_LABELS = {"pcqm4mv2": pcqm4mv2.LABELS, "qm9": qm9.LABELS}
-WITH_GEOMETRY = ("sdf", "pcqm4mv2", "qm9", "unimol-lmdb")
-
-
-def has_geometry(config: SourceConfig) -> bool:
-    """Return whether the source's own coordinates are kept; rows of pcqm4mv2 may still lack them."""
-    return config.name in WITH_GEOMETRY
-
-
-def may_lack_geometry(config: SourceConfig) -> bool:
-    """Return whether there can be rows for which coordinates are made."""
-    return config.name == "pcqm4mv2" or not has_geometry(config)
+from conformer_gen.sources.source import Source
+from unimol_scale.common.plugins import is_reference
+from unimol_scale.errors import SourceError
 
 
 def label_units(config: SourceConfig) -> dict[str, str]:
     """Return the names of the labels that rows of the source carry, in their order, and their units."""
-    return dict(OWN_LABELS.get(config.name, config.labels))
+    return dict(config.kind.labels or config.labels)
 
 
 def read_source(config: SourceConfig, downloads: Path | None = None, seed: int = 0) -> Iterator[SourceMolecule]:
@@ -70,7 +54,7 @@ def check_source(config: SourceConfig) -> None:
     if config.labels:
         collections.deque(itertools.islice(read_files(config, local), config.limit), maxlen=0)
         return
-    groups = [local] if config.name in OWN_LABELS else [[path] for path in local]
+    groups = [local] if config.kind.read_files is not None else [[path] for path in local]
     for group in groups:
         next(read_files(config, group), None)
 
@@ -86,37 +70,40 @@ def read_files(config: SourceConfig, paths: Iterable[Path], opened: Opened = ign
     Raises:
         SourceError: as ``read_source``.
     """
-    if config.name == "pcqm4mv2":
-        yield from pcqm4mv2.read_pcqm4mv2(list(paths))
-    elif config.name == "qm9":
-        yield from qm9.read_qm9(list(paths))
-    else:
-        for path in paths:
-            try:
-                yield from _rows_of(path, config, opened)
-            except OSError as error:
-                raise SourceError(f"{path} cannot be read: {error}") from error
+    rows = _rows(config, config.kind, paths, opened)
+    return _checked(rows, config) if is_reference(config.name) else rows
 
 
-def _rows_of(path: Path, config: SourceConfig, opened: Opened) -> Iterator[SourceMolecule]:
-    if config.name == "parquet":
-        return read_parquet(path, config)
-    if config.name == "unimol-lmdb":
-        return _read_unimol(path, config)
-    readers: dict[str, Reader] = {
-        "csv": lambda stream: read_csv(stream, config),
-        "sdf": lambda stream: read_sdf(stream, config),
-    }
-    read = readers.get(config.name, lambda stream: read_lines(stream, config))
-    return read_streams(path, SUFFIXES.get(config.name, ()), read, opened)
+def _rows(config: SourceConfig, kind: Source, paths: Iterable[Path], opened: Opened) -> Iterator[SourceMolecule]:
+    if kind.read_files is not None:
+        yield from kind.read_files(list(paths), config)
+        return
+    for path in paths:
+        try:
+            if kind.read_file is not None:
+                yield from kind.read_file(path, config)
+            elif (read := kind.read_stream) is not None:
+                yield from read_streams(path, kind.suffixes, lambda stream: read(stream, config), opened)
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error}") from error
 
 
-def _read_unimol(path: Path, config: SourceConfig) -> Iterator[SourceMolecule]:
-    """Read the targets if they were asked for, all of them: they have no names of their own."""
-    if config.labels and (there := unimol_labels(path)) != tuple(config.labels):
-        given = next((label for label in config.labels if label not in there), "")
-        raise SourceError(
-            f"{path} has the targets {', '.join(there) or '(none)'}, source.labels has {', '.join(config.labels)}; "
-            f"{nearest(given, there)}"
-        )
-    return read_unimol(path, len(config.labels))
+def _checked(rows: Iterator[SourceMolecule], config: SourceConfig) -> Iterator[SourceMolecule]:
+    """Yield the rows of a source of the user's own, and refuse what would fail later and far away.
+
+    Raises:
+        SourceError: a row is no ``SourceMolecule``, or has not got the labels or the coordinates that its source says.
+    """
+    names, geometry = list(label_units(config)), config.kind.geometry
+    for at, row in enumerate(rows, start=1):
+        if type(row) is not SourceMolecule:  # workers, which may not have the user's code, get the rows
+            kind = "conformer_gen.sources.molecule.SourceMolecule"
+            raise SourceError(f"the source {config.name} must yield {kind}, and its row {at} is {row!r}")
+        where = f"the source {config.name}: row {at} ({row.id!r})"
+        has = row.geometry is not None or row.origin is not None
+        if not row.problem and len(row.labels) != len(names):
+            known = f"{len(names)} ({', '.join(names) or 'none'})"
+            raise SourceError(f"{where} has {len(row.labels)} labels where the source has {known}")
+        if not row.problem and geometry == ("none" if has else "all"):
+            raise SourceError(f"{where} has {'' if has else 'no '}coordinates, and the source says {geometry=}")
+        yield row

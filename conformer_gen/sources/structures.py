@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 
 from conformer_gen.sources.columns import number
-from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.errors import SourceError, nearest
 from unimol_scale.store.schema import ConformerOrigin
 
 RECORD_END, BLOCK_END = "$$$$", "M  END"
 
 
-def read_sdf(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecule]:
+def read_sdf(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolecule]:
     """Yield one row for each record.
 
     Raises:
@@ -60,3 +60,6 @@ def data_fields(record: str) -> dict[str, str]:
             name = line.partition("<")[2].rpartition(">")[0]
             fields.setdefault(name, value.strip())
     return fields
+
+
+SDF = Source(name="sdf", suffixes=(".sdf", ".sd"), read_stream=read_sdf, geometry="all", takes_labels=True)

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, find_labels, find_smiles, number
-from conformer_gen.sources.config import SourceConfig
-from conformer_gen.sources.inputs.locations import stem
+from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.common.text.delimited import IsRow, Record, read_records
 from unimol_scale.errors import SourceError
 
 PARQUET_ROWS = 10_000
 
 
-def read_csv(stream: TextStream, config: SourceConfig) -> Iterator[SourceMolecule]:
+def read_csv(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolecule]:
     """Yield one row for each record of a table with commas, semicolons or tabs; blank lines are none.
 
     Raises:
@@ -62,7 +62,7 @@ def is_smiles(text: str) -> bool:
 
 
 class _Columns:
-    def __init__(self, where: str, names: Sequence[str], config: SourceConfig) -> None:
+    def __init__(self, where: str, names: Sequence[str], config: SourceSettings) -> None:
         self._where, self._width = where, len(names)
         self._smiles = find_smiles(where, names, config.smiles_column)
         self._id = find_column(where, names, config.id_column, ID_NAMES)
@@ -88,7 +88,7 @@ class _Columns:
         )
 
 
-def read_parquet(path: Path, config: SourceConfig) -> Iterator[SourceMolecule]:
+def read_parquet(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
     """Yield one row for each of a Parquet table.
 
     Raises:
@@ -180,3 +180,21 @@ def parquet_records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, An
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise SourceError(f"{path} cannot be read to its end: {error}") from error
+
+
+def _count_parquet(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    rows: int = pq.read_metadata(path).num_rows
+    return rows
+
+
+CSV = Source(name="csv", suffixes=(".csv", ".tsv"), read_stream=read_csv, takes_labels=True, takes_columns=True)
+PARQUET = Source(
+    name="parquet",
+    suffixes=(".parquet",),
+    read_file=read_parquet,
+    takes_labels=True,
+    takes_columns=True,
+    count_file=_count_parquet,
+)

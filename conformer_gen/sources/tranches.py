@@ -1,4 +1,4 @@
-"""Tranche codes of ZINC20, such as CDAA: which there can be, and where their files lie.
+"""ZINC20: its files of lines, and its tranche codes such as CDAA: which there can be, and where their files lie.
 
 One letter for each of molecular weight, logP, reactivity and purchasability. A pattern has a letter, ``?`` for any, or
 a set such as [A-D] or [ACE] at each of the four places.
@@ -7,10 +7,13 @@ a set such as [A-D] or [ACE] at each of the four places.
 import itertools
 import re
 
+from conformer_gen.sources.lines import read_lines
+from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.errors import SourceError
 
 PLACE = r"[A-Z]|\?|\[[A-Z-]+\]"
 PATTERN = re.compile(rf"({PLACE})({PLACE})({PLACE})({PLACE})")
+ZINC22_NAME = re.compile(r"H\d\d[PM]\d{3}")
 # The last letter is not documented; these are the ones in use.
 PLACES = (
     ("molecular weight", "ABCDEFGHIJK"),
@@ -60,3 +63,23 @@ def _letters(pattern: str, text: str, meaning: str, allowed: str) -> list[str]:
             f"tranche {pattern}: {', '.join(wrong) or text} is no letter of {meaning}; valid: {', '.join(allowed)}"
         )
     return sorted(wanted)
+
+
+def _urls(word: str, config: SourceSettings) -> list[str] | None:
+    return [tranche_url(config.base_url, code) for code in expand_tranches(word)] if is_tranche(word) else None
+
+
+def _refuse(name: str) -> str:
+    is_zinc22 = ZINC22_NAME.match(name) is not None
+    return "is named as a ZINC22 tranche; that is another layout, use --source smiles" if is_zinc22 else ""
+
+
+ZINC20 = Source(
+    name="zinc20",
+    suffixes=(".smi", ".txt", ".csv"),
+    read_stream=read_lines,
+    takes_columns=True,
+    expand=_urls,
+    word="tranche (four letters, such as CDAA or C[A-D]A?)",
+    refuse=_refuse,
+)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from conformer_gen.sources.molecule import Geometry, SourceMolecule
-from unimol_scale.errors import SourceError, StoreError
+from conformer_gen.sources.source import Source, SourceSettings
+from unimol_scale.errors import SourceError, StoreError, nearest
 from unimol_scale.store.official_lmdb import DamagedRecord, OfficialRecord, read_official
 from unimol_scale.store.schema import ConformerOrigin, Float32
 
@@ -67,3 +68,17 @@ def _records(path: Path) -> Iterator[OfficialRecord | DamagedRecord]:
 def _origins(coordinates: Float32) -> tuple[int, ...]:
     flat = np.abs(coordinates[:, :, 2]).max(axis=1) < FLAT_WITHIN
     return tuple(ConformerOrigin.FLAT if is_flat else ConformerOrigin.FILE for is_flat in flat.tolist())
+
+
+def _read_chosen(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
+    """Read the targets if they were asked for, all of them: they have no names of their own."""
+    if config.labels and (there := unimol_labels(path)) != tuple(config.labels):
+        given = next((label for label in config.labels if label not in there), "")
+        raise SourceError(
+            f"{path} has the targets {', '.join(there) or '(none)'}, source.labels has {', '.join(config.labels)}; "
+            f"{nearest(given, there)}"
+        )
+    return read_unimol(path, len(config.labels))
+
+
+UNIMOL_LMDB = Source(name="unimol-lmdb", suffixes=(".lmdb",), read_file=_read_chosen, geometry="all", takes_labels=True)

@@ -29,7 +29,7 @@ WORDS = {
         "RUNS --bootstrap --budget --burn-in --column --hold-out --law --leave-out --output --parameters "
         "--predict --size-of --trajectories --variable"
     ),
-    "ladder": "CONFIG --budget --device --dry-run --law --next --only --output --slurm --submit",
+    "ladder": "CONFIG --budget --device --dry-run --law --next --objective --only --output --slurm --submit",
     "plan": (
         "key=value --atoms --config --data --device --gpu-memory --gpus --json --mfu --network --objective "
         "--peak-flops --size --zero-stage"

@@ -7,12 +7,12 @@ import pytest
 from unimol_scale.cli.verbs.pretrain import build_parser, main
 from unimol_scale.config import read_settings, to_yaml
 from unimol_scale.engine.run.run_config import resolve
-from unimol_scale.objectives.registry import OBJECTIVE_NAMES
+from unimol_scale.objectives.registry import OBJECTIVES
 
 
 def test_the_help_names_every_objective():
     told = build_parser().format_help()
-    assert all(name in told for name in OBJECTIVE_NAMES)
+    assert all(name in told for name in OBJECTIVES)
 
 
 def run(capsys, *arguments):

@@ -24,6 +24,7 @@ from unimol_scale.downstream.embedding import representations
 from unimol_scale.downstream.embedding.representations import RepresentationConfig
 from unimol_scale.downstream.finetuning.model import head_initialisation, training
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.engine.planning.rank_memory import MicroBatchShape
 from unimol_scale.engine.planning.rehearsal import carbon_chains
 from unimol_scale.model import layers
@@ -85,7 +86,7 @@ def finetune(inputs: str, precision: str, task: str = "regression") -> Case:
         metric = "rmse" if task == "regression" else "accuracy"
         problem = training.TrainingProblem(
             train=Rows(), valid=Rows(), make_sample=SampleMaker(inputs=inputs, model=preset("0.03M")), scaling=scaling,
-            loss="mse", metric=metric,
+            loss="mse", metric=METRICS[metric],
         )  # fmt: skip
         if task != "regression":
             problem.valid.labels_RL = problem.valid.labels_RL.round()

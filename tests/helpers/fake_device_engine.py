@@ -35,9 +35,9 @@ from unimol_scale.model import layers  # noqa: E402
 from unimol_scale.model.backbone import TwoTrackBackbone  # noqa: E402
 from unimol_scale.model.presets import preset  # noqa: E402
 from unimol_scale.objectives.base import Objective, Sample, total_loss  # noqa: E402
+from unimol_scale.objectives.config import ObjectiveConfig, build_objective  # noqa: E402
 from unimol_scale.objectives.denoise import DenoiseConfig  # noqa: E402
 from unimol_scale.objectives.distill import DistillConfig, Teacher  # noqa: E402
-from unimol_scale.objectives.registry import ObjectiveConfig, build_objective  # noqa: E402
 
 MICRO_BATCHES = 2  # of the step whose waits are counted
 SHAPE = MicroBatchShape(molecules=3, num_atoms=5)

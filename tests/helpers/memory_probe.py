@@ -18,7 +18,7 @@ from tests.helpers.random_keys import keys  # noqa: E402
 from unimol_scale.data.batch import collate  # noqa: E402
 from unimol_scale.model.presets import preset  # noqa: E402
 from unimol_scale.objectives.base import total_loss  # noqa: E402
-from unimol_scale.objectives.registry import ObjectiveConfig, build_objective  # noqa: E402
+from unimol_scale.objectives.config import ObjectiveConfig, build_objective  # noqa: E402
 
 
 def status(key: str) -> int:

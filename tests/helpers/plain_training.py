@@ -75,8 +75,8 @@ def pretraining(monkeypatch, capsys, store: Path):
         raise Ended(status)
 
     monkeypatch.setattr(whole_run, "start_ranks", lambda _: OneRank(rank=0, world_size=1, device=torch.device("cpu")))
-    monkeypatch.setattr(whole_run, "part", lambda: None)
-    monkeypatch.setattr(parallel_ranks, "abandon", ended)
+    monkeypatch.setattr(whole_run, "leave_ranks", lambda: None)
+    monkeypatch.setattr(parallel_ranks, "end_process", ended)
     monkeypatch.setattr(trainer, "DeepSpeedModel", PlainModel)
     monkeypatch.setattr(trainer, "matmul_peak", lambda *_: 1e12)
     monkeypatch.setattr(trainer, "prepare_host_memory", lambda *_: None)

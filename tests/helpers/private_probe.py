@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers.zero_script import build
-from unimol_scale.engine.parallel.ranks import part, start_ranks
+from unimol_scale.engine.parallel.ranks import leave_ranks, start_ranks
 
 Check = tuple[str, Callable[[Any], bool]]
 CALLABLE: Check = ("something to call", callable)
@@ -76,7 +76,7 @@ def stages(folder: Path) -> dict[str, dict[str, str | None]]:
             **dict.fromkeys(calls, CALLABLE),
         },
     )
-    part()
+    leave_ranks()
     return found
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, MetricName, Pooling, Task
+from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, Pooling, Task
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker
 from unimol_scale.downstream.data.molecules import Prepared, prepare
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.model.presets import ModelConfig
 
 Float64 = npt.NDArray[np.float64]
@@ -53,7 +54,7 @@ def problem(
     molecules: Prepared,
     labels_ML: Float64,
     task: Task,
-    metric: MetricName,
+    metric: str,
     *,
     train: Sequence[int] = range(24),
     valid: Sequence[int] = range(24),
@@ -70,7 +71,7 @@ def problem(
         make_sample=SampleMaker(inputs="2d", model=TINY),
         scaling=Scaling.of(labels_ML[list(train)], task),
         loss=loss,
-        metric=metric,
+        metric=METRICS[metric],
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
-from unimol_scale.engine.parallel.ranks import Ranks, part, start_ranks
+from unimol_scale.engine.parallel.ranks import Ranks, leave_ranks, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
 from unimol_scale.model.layers import Linear
 from unimol_scale.model.presets import preset
@@ -254,7 +254,7 @@ def main(folder: Path) -> None:
         results[case]["from_other"] = {"source": source, **second_run(model, states.whole(source, other), ranks)}
     if ranks.is_main:
         (folder / f"results-{world}.json").write_text(json.dumps(results))
-    part()
+    leave_ranks()
     os._exit(0)
 
 

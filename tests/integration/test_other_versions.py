@@ -20,8 +20,8 @@ from unimol_scale.engine.run.run_progress import Progress
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.blend import BlendConfig
+from unimol_scale.objectives.config import ObjectiveConfig
 from unimol_scale.objectives.denoise import DenoiseConfig
-from unimol_scale.objectives.registry import ObjectiveConfig
 from unimol_scale.scaling.runs.read_runs import read_runs
 
 SETTINGS = [

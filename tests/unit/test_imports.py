@@ -28,13 +28,13 @@ ORDER = {
     "": "errors private_apis common config store conformer_gen data model objectives checkpoints engine scaling"
     " downstream api unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
-    "conformer_gen.sources": "molecule source registry config tranches inputs *",
+    "conformer_gen.sources": "molecule source registry config inputs *",
     "unimol_scale.common": "files text * report machine fetching",
     "unimol_scale.data": "vocabulary features batch steps *",
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
     "unimol_scale.scaling": "runs law report ladder",
-    "unimol_scale.downstream": "config compute data embedding finetuning",
+    "unimol_scale.downstream": "metric registry config compute data embedding finetuning",
     "unimol_scale.downstream.finetuning": "metrics finetuning_folder model *",
     "unimol_scale.cli": "* verbs main __main__",
 }

@@ -39,7 +39,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = sorted(p for top in ("unimol_scale", "conformer_gen", "launch") for p in (REPOSITORY / top).rglob("*.py"))
 PACKAGES = ("unimol_scale", "conformer_gen", "launch")
 # Documented, for all that their names begin with an underscore.
-PUBLIC = {"_exit", "_replace", "_asdict", "_fields", "_make", "_thread", "_fields_"}
+PUBLIC = {"__abstractmethods__", "_exit", "_replace", "_asdict", "_fields", "_make", "_thread", "_fields_"}
 
 
 def cases(kind: str) -> list[object]:
@@ -196,6 +196,7 @@ dist.init_process_group("gloo", f"file://{path}", rank=rank, world_size=2, timeo
 dist.all_reduce(torch.ones(1))
 if rank:
     os._exit(0)
+sys.stdin.readline()  # until the other one is gone, with nothing on its way
 try:
     for _ in range(1000):
         dist.all_reduce(torch.ones(1 << 16))
@@ -210,8 +211,10 @@ def lost_rank(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What a rank says whose only neighbour has ended."""
     meeting = tmp_path_factory.mktemp("ranks") / "meeting"
     commands = [[sys.executable, "-c", LOST_RANK, str(rank), str(meeting)] for rank in range(2)]
-    ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    return ranks[0].communicate(timeout=300)[0]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    first, second = (subprocess.Popen(command, **pipes) for command in commands)
+    second.communicate(timeout=300)
+    return first.communicate("it is\n", timeout=300)[0]
 
 
 def text_in_torch(text: str, name: str = "libtorch_cpu.so") -> str:

@@ -332,6 +332,9 @@ def build_store(
         ConformerError: no molecule got a conformer.
         StoreError: the output folder holds something else, or cannot be written.
 
+    Source:
+        Conformers: ETKDGv3 (Wang et al. 2020, doi 10.1021/acs.jcim.0c00025), MMFF94 (Halgren 1996), else UFF, by RDKit.
+
     Example:
         >>> import unimol_scale as us
         >>> store = us.build_store("sample", output="data/sample", limit=60, conformers=2)
@@ -364,6 +367,9 @@ def open_store(
 
     Raises:
         StoreError: there is no finished store, it is of another version, or it cannot be fetched.
+
+    Source:
+        The format is that of ``unimol_scale.store.schema``, as Arrow or LMDB files.
 
     Example:
         >>> import unimol_scale as us

@@ -199,6 +199,9 @@ def finetune(
         CheckpointError: the pretrained model cannot be loaded.
         RunError: training failed.
 
+    Source:
+        Scaffold split: Bemis and Murcko 1996, as in MoleculeNet (arXiv 1703.00564).
+
     Example:
         >>> import unimol_scale as us
         >>> smiles = ["C" * n for n in range(1, 25)] + ["O" + "C" * n for n in range(1, 17)]
@@ -264,6 +267,9 @@ def predict(
         ConfigError: the device is not there, or a molecule exceeds ``max_pairs``.
         StoreError: a store is damaged, or the cache cannot be written.
         RunError: a prediction is not a finite number.
+
+    Source:
+        The mean over models of several seeds: deep ensembles (arXiv 1612.01474).
 
     Example:
         >>> import unimol_scale as us

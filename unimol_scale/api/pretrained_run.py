@@ -103,6 +103,9 @@ def pretrain(
         RunError: another process trains there, memory does not suffice, or the loss stays not finite.
         KeyboardInterrupt: Ctrl-C before the first step, or a second one.
 
+    Source:
+        Model and recipe: Uni-Mol2 (arXiv 2406.14969). Sharding: ZeRO (arXiv 1910.02054), by DeepSpeed.
+
     Example:
         >>> import unimol_scale as us
         >>> small = {"train.steps": 6, "train.warmup_steps": 2, "train.global_batch_size": 16}

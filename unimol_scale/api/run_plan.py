@@ -70,6 +70,10 @@ def plan(
         ConfigError: a setting is unknown or wrong, or settings, store and devices do not fit together.
         StoreError: the store is missing or unfinished, or there is no single one under data/.
 
+    Source:
+        FLOPs and memory are counted from the model's own dimensions; time is a roofline (Williams et al. 2009) over the
+        data sheets of the devices.
+
     Example:
         >>> import unimol_scale as us
         >>> plan = us.plan("84M", gpus=8, device="a100", atoms=25)

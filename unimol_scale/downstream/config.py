@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 
 Task = Literal["regression", "classification", "multilabel"]
@@ -13,7 +14,6 @@ Pooling = Literal["mean", "virtual_node"]
 Fragments = Literal["largest", "reject"]
 SplitKind = Literal["scaffold", "scaffold-similarity", "random", "column"]
 LossName = Literal["mse", "mae", "huber"]
-MetricName = Literal["roc_auc", "pr_auc", "accuracy", "rmse", "mae", "r2", "pearson"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,8 @@ class FinetuneConfig:
         inputs: what the model sees; None: everything it can.
         pooling: how atoms become one vector of the molecule.
         loss: of a regression, on scaled labels; None: mse. Classifiers always take the binary cross-entropy.
-        metric: that chooses the best epoch and is computed of the test rows; None: roc_auc, for a regression rmse.
+        metric: that chooses the best epoch and is computed of the test rows: roc_auc, pr_auc, accuracy, rmse, mae, r2,
+            pearson, or package.module:Name of one of your own; None: roc_auc, for a regression rmse.
         seeds: number of models that are trained; they differ in initialisation and order of rows.
         seed: of the split and of the first model.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
@@ -118,7 +119,7 @@ class FinetuneConfig:
     inputs: Inputs | None = None
     pooling: Pooling = "mean"
     loss: LossName | None = None
-    metric: MetricName | None = None
+    metric: str | None = None
     seeds: int = 3
     seed: int = 0
     max_atoms: int | None = None
@@ -149,6 +150,7 @@ class FinetuneConfig:
         for name in ("seeds", "max_atoms", "conformer_workers"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        METRICS.check(self.metric, "metric")
         if self.seed < 0:
             raise ConfigError(f"seed must not be negative, got {self.seed}")
         if self.loss is not None and self.task in ("classification", "multilabel"):

@@ -13,8 +13,8 @@ from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import CheckpointError
 from unimol_scale.objectives.base import Objective, Sample
+from unimol_scale.objectives.config import build_objective
 from unimol_scale.objectives.distill import Teacher
-from unimol_scale.objectives.registry import build_objective
 
 
 def objective_of(config: PretrainConfig) -> Objective:
@@ -24,10 +24,12 @@ def objective_of(config: PretrainConfig) -> Objective:
         ConfigError: the model cannot learn it, or the teacher is none.
         CheckpointError: the teacher is missing or damaged.
     """
-    path = config.objective.distill.teacher
-    if config.objective.name != "distill" or path is None:
-        return build_objective(config.objective, config.model, seed=config.seed)
-    return build_objective(config.objective, config.model, teacher=identify(path)[0])
+    distillation = config.objective.distillation
+    teacher = None
+    if distillation is not None:
+        assert distillation.teacher is not None, "the settings demand one"
+        teacher = identify(distillation.teacher)[0]
+    return build_objective(config.objective, config.model, seed=config.seed, teacher=teacher)
 
 
 def teacher_of(config: PretrainConfig, device: torch.device) -> Callable[[Sample], Sample] | None:
@@ -39,13 +41,14 @@ def teacher_of(config: PretrainConfig, device: torch.device) -> Callable[[Sample
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    path = config.objective.distill.teacher
-    if config.objective.name != "distill" or path is None:
+    distillation = config.objective.distillation
+    if distillation is None:
         return None
-    model = load_pretrained(path)
+    assert distillation.teacher is not None, "the settings demand one"
+    model = load_pretrained(distillation.teacher)
     if config.train.precision == "bf16":
         cast_parameters(model, torch.bfloat16)
-    return Teacher(model.backbone.to(device), config.objective.distill.normalise)
+    return Teacher(model.backbone.to(device), distillation.normalise)
 
 
 def with_teacher_named(config: PretrainConfig) -> PretrainConfig:
@@ -54,9 +57,10 @@ def with_teacher_named(config: PretrainConfig) -> PretrainConfig:
     Raises:
         CheckpointError: the teacher is missing, or not the one whose hash is given.
     """
-    distill = config.objective.distill
-    if config.objective.name != "distill" or distill.teacher is None:
+    distill = config.objective.distillation
+    if distill is None:
         return config
+    assert distill.teacher is not None, "the settings demand one"
     found = identify(distill.teacher)[1]
     if distill.teacher_sha256 not in (None, found):
         raise CheckpointError(

@@ -10,7 +10,7 @@ from unimol_scale.common.machine.system_limits import require_open_files
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.data.dataset import open_store_of
 from unimol_scale.engine.objective_setup import with_teacher_named
-from unimol_scale.engine.parallel.ranks import RANK_VARIABLES, Ranks, part, start_ranks
+from unimol_scale.engine.parallel.ranks import RANK_VARIABLES, Ranks, leave_ranks, start_ranks
 from unimol_scale.engine.run.initial_weights import with_init_named
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
@@ -94,7 +94,7 @@ def pretrain(
             if trainer is not None:  # or a notebook, which keeps the last error, could not start the run again
                 trainer.close()
         if ranks.world_size > 1:  # a lone process may start further runs, and DeepSpeed bears one group in its life
-            part()
+            leave_ranks()
     if outcome is SessionStatus.STOPPED:
         return PretrainingEnd(config=config, how="stopped", summary=None)
     return PretrainingEnd(config=config, how="finished", summary=read_summary(config.output) if ranks.is_main else None)

@@ -33,6 +33,7 @@ from unimol_scale.engine.optimizer_step import OptimizerStep, StepResult, sample
 from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, share_cores
 from unimol_scale.engine.parallel.sharded_model import ShardModel
+from unimol_scale.engine.planning.corruption_check import check_own_objective
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.run.initial_weights import initial_weights
@@ -85,6 +86,7 @@ class Trainer:
         histogram = self._store.manifest.splits["train"].size_histogram
         self._histogram = {int(n): rows for n, rows in histogram.items()}
         self._objective = objective_of(config)
+        check_own_objective(self._objective, config)
         share_cores(ranks, self._objective.count_parameters(config.model).total)
         config = self._config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
         self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
@@ -209,7 +211,8 @@ class Trainer:
     def _open_log(self) -> RunLog | NoLog:
         if not self._ranks.is_main:
             return NoLog()
-        return RunLog(self._config.output, self._config.name, self._config.train.steps, self._progress.step)
+        config = self._config
+        return RunLog(config.output, config.name, config.train.steps, self._progress.step, config.log.sinks)
 
     def _rehearse(self) -> None:
         """Run the largest micro-batch there can be, so that memory fails now or never."""

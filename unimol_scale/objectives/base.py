@@ -3,17 +3,29 @@
 An objective has two halves. ``corrupt`` runs in the loader's processes: clean batch and keys in, a ``Sample`` of
 tensors out. ``score`` runs the model on a sample and returns one *sum* for each loss term. The trainer divides each sum
 by the term's count over all ranks and micro-batches, so that a loss does not depend on how a batch was cut.
+
+``objective.name=package.module:Class`` takes anybody's. Its settings are ``objective.settings.*``. What it must keep:
+
+- A draw is a pure function of seed, epoch and molecule: random numbers come from the ``MoleculeKeys`` alone
+  (``keys.uniform(stream, slots)``), never from a global generator, the time or the place in the batch. Then a run is
+  the same on any number of ranks and however often it is stopped. Streams below 1000 are ours.
+- Sums and counts, never means: the trainer knows the other ranks and micro-batches, an objective does not.
+- Padding counts for nothing. Nothing in ``score`` asks the device for a value (no ``.item()``, no ``nonzero``).
+- A module uses only parameters that it owns, since ZeRO-3 gathers weights module by module.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.steps.random_streams import MoleculeKeys
+from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads, ParameterCount, count_parameters, training_flops
 from unimol_scale.model.encodings import ModelInput
 from unimol_scale.model.model_with_heads import HeadedModel
@@ -40,23 +52,35 @@ class Sample:
 
 
 class Objective(ABC):
-    """A pretraining objective. It travels to loader processes, so it holds settings and no tensors.
+    """A pretraining objective. It is sent to loader processes, so it holds settings and no tensors.
 
     Attributes:
+        Config: frozen dataclass of its settings, with which the class is called; None: it has none, and the class is
+            called without arguments.
+        implied: settings of a run that follow from the objective unless the user gives others, as a tree, such as
+            ``{"model": {"geometry": False}}``.
+        mixable: whether it can be part of a mixture.
         teacher: dimensions of the frozen model whose atoms are learnt; None: there is no teacher.
     """
 
+    Config: ClassVar[type[Any] | None] = None
+    implied: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    mixable: ClassVar[bool] = False
     teacher: ModelConfig | None = None
 
     @property
     @abstractmethod
     def weights(self) -> Mapping[str, float]:
-        """Loss term → weight in the total loss; a term of weight 0 is a metric: logged, not learnt."""
+        """Loss term → weight in the total loss, always the same terms; one of weight 0 is logged and not learnt."""
 
     @property
     @abstractmethod
     def heads(self) -> Heads:
-        """The heads that it uses; no others are built."""
+        """The heads that it uses; no others are built.
+
+        An objective with modules of its own overrides ``build_model``, ``count_parameters`` and ``training_flops``.
+        What it trains beside the backbone and these heads is not part of a finished run's model.
+        """
 
     @property
     def kept_heads(self) -> Heads:
@@ -65,11 +89,21 @@ class Objective(ABC):
 
     @abstractmethod
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> Sample:
-        """Return what the model is shown and what it must predict."""
+        """Return what the model is shown and what it must predict.
+
+        Args:
+            batch: clean molecules, NumPy arrays padded to the largest; not to be written to.
+            keys: of the same molecules, from which all random numbers come.
+        """
 
     @abstractmethod
     def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
-        """Return term → sum over the micro-batch, fp32 scalars; ``sample`` is what ``corrupt`` made."""
+        """Return term → sum over the micro-batch, fp32 scalars for each term of ``sample.counts``.
+
+        Args:
+            model: backbone and heads.
+            sample: what ``corrupt`` made, on the model's device.
+        """
 
     def check(self, config: ModelConfig) -> None:  # noqa: B027
         """Refuse a model that cannot learn this.
@@ -112,8 +146,31 @@ class PretrainingModel(HeadedModel):
         self._objective = objective
 
     def forward(self, sample: Sample) -> dict[str, Tensor]:
-        """Return term → sum over the micro-batch, fp32 scalars."""
-        return self._objective.score(self, sample)
+        """Return term → sum over the micro-batch, fp32 scalars.
+
+        Raises:
+            ConfigError: the objective does not return the terms that it counted.
+        """
+        sums = self._objective.score(self, sample)
+        if sums.keys() != sample.counts.keys():
+            raise ConfigError(
+                f"{type(self._objective).__name__}: score returns the terms {', '.join(sums)}, and corrupt has counted "
+                f"{', '.join(sample.counts)}"
+            )
+        return sums
+
+
+def clean_input(batch: MoleculeBatch) -> ModelInput:
+    """Return clean molecules as the model sees them: nothing is masked, hidden or noised."""
+    return ModelInput(
+        token_BA=torch.from_numpy(batch.atomic_number_BA),
+        atom_features_BA8=torch.from_numpy(batch.atom_features_BA8),
+        degree_BA=torch.from_numpy(batch.degree_BA),
+        bond_features_BAA3=torch.from_numpy(batch.bond_features_BAA3),
+        path_BAA=torch.from_numpy(batch.path_BAA),
+        hidden_B=torch.zeros(len(batch.num_atoms_B), dtype=torch.bool),
+        coordinates_BA3=torch.from_numpy(batch.coordinates_BA3),
+    )
 
 
 def total_loss(sums: Mapping[str, Tensor], counts: Mapping[str, float], weights: Mapping[str, float]) -> Tensor:

@@ -145,6 +145,9 @@ class BlendObjective(Objective):
     The metrics ``hidden_…`` are the same terms over the pairs that do not show that relation.
     """
 
+    Config = BlendConfig
+    mixable = True
+
     def __init__(self, config: BlendConfig) -> None:
         self.config = config
 

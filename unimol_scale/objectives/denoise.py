@@ -105,6 +105,9 @@ class DenoiseSample(Sample):
 class DenoiseObjective(Objective):
     """The terms token, coordinate and, for ``geometry``, distance."""
 
+    Config = DenoiseConfig
+    mixable = True
+
     def __init__(self, config: DenoiseConfig) -> None:
         self.config = config
 

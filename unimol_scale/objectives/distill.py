@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -25,10 +26,9 @@ from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads, count_parameters, forward_flops
 from unimol_scale.model.backbone import TwoTrackBackbone
-from unimol_scale.model.encodings import ModelInput
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
-from unimol_scale.objectives.base import Objective, Sample
+from unimol_scale.objectives.base import Objective, Sample, clean_input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,8 @@ class DistillObjective(Objective):
         teacher: the model that it learns from.
     """
 
+    Config = DistillConfig
+    implied = MappingProxyType({"model": {"geometry": False}})
     teacher: ModelConfig
 
     def __init__(self, config: DistillConfig, student: ModelConfig, teacher: ModelConfig) -> None:
@@ -140,15 +142,7 @@ class DistillObjective(Objective):
         """Return the clean molecules; nothing is hidden but the geometry, which the student does not read."""
         sizes = batch.num_atoms_B
         return DistillSample(
-            input=ModelInput(
-                token_BA=torch.from_numpy(batch.atomic_number_BA),
-                atom_features_BA8=torch.from_numpy(batch.atom_features_BA8),
-                degree_BA=torch.from_numpy(batch.degree_BA),
-                bond_features_BAA3=torch.from_numpy(batch.bond_features_BAA3),
-                path_BAA=torch.from_numpy(batch.path_BAA),
-                hidden_B=torch.zeros(len(sizes), dtype=torch.bool),
-                coordinates_BA3=torch.from_numpy(batch.coordinates_BA3),
-            ),
+            input=clean_input(batch),
             counts={"node": float(sizes.sum()), "graph": float(len(sizes))},
             molecule_B=torch.from_numpy(keys.molecule_B),
             num_atoms=int(sizes.sum()),

@@ -9,30 +9,17 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.inputs.file_names import ARCHIVES, bare_suffix, is_archive
 from conformer_gen.sources.inputs.remote import fetch_all, is_url
-from conformer_gen.sources.tranches import expand_tranches, is_tranche, tranche_url
+from conformer_gen.sources.source import Source
 from unimol_scale.common.fetching.download import FetchOptions
 from unimol_scale.errors import SourceError
 
-SUFFIXES: dict[str, tuple[str, ...]] = {
-    "zinc20": (".smi", ".txt", ".csv"),
-    "smiles": (".smi", ".smiles", ".txt", ".ism", ".can"),
-    "csv": (".csv", ".tsv"),
-    "parquet": (".parquet",),
-    "sdf": (".sdf", ".sd"),
-    "pcqm4mv2": (".csv", ".sdf"),
-    "qm9": (".xyz", ".sdf", ".csv", ".parquet", ".txt"),
-    "unimol-lmdb": (".lmdb",),
-}
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz")
 LISTS, SCRIPTS = (".uri",), (".wget", ".curl")
-NOT_ARCHIVED = ("parquet", "unimol-lmdb")  # read at random, not as streams
 URL = re.compile(r"\b[a-z0-9]+://[^\s'\"<>|;]+", re.IGNORECASE)
-ZINC22_NAME = re.compile(r"H\d\d[PM]\d{3}")
 
 
 def locate(config: SourceConfig) -> list[str]:
@@ -41,12 +28,13 @@ def locate(config: SourceConfig) -> list[str]:
     Raises:
         SourceError: a path does not exist, a directory holds no file of the source's kind, a tranche cannot be.
     """
-    if config.name == "sample":
-        return [_sample_file()]
+    kind = config.kind
+    if kind.bundled is not None:
+        return [str(kind.bundled())]
     found = [place for text in config.input for place in _expand(os.fspath(text), config)]
     for place in found:
-        if config.name == "zinc20" and ZINC22_NAME.match(place.rsplit("/", 1)[-1]):
-            raise SourceError(f"{place} is named as a ZINC22 tranche; that is another layout, use --source smiles")
+        if kind.refuse is not None and (why := kind.refuse(place.rsplit("/", 1)[-1])):
+            raise SourceError(f"{place} {why}")
     return found
 
 
@@ -77,53 +65,33 @@ def fetch(places: Sequence[str], config: SourceConfig, downloads: Path | None) -
             yield from fetch_all(list(group), downloads, FetchOptions(missing_ok=config.missing_ok))
 
 
-def bare_suffix(name: str) -> str:
-    """Return the suffix of a file name without that of its compression, in lower case."""
-    return _uncompressed(name).suffix.lower()
-
-
-def stem(name: str) -> str:
-    """Return a file name without folders and suffixes, for naming rows."""
-    return _uncompressed(name).stem
-
-
-def is_archive(name: str) -> bool:
-    """Return whether a file name is that of a tar archive, compressed or not."""
-    return bare_suffix(name) in ARCHIVES
-
-
-def _uncompressed(name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
-
-
 def _expand(text: str, config: SourceConfig) -> list[str]:
     if is_url(text):
         return [text]
     path = Path(text)
     if path.is_dir():
-        return _in_directory(path, config)
+        return _in_directory(path, config.kind)
     if path.is_file():
         if path.suffix.lower() in LISTS + SCRIPTS:
             return _in_list(path)
-        if config.name in NOT_ARCHIVED and is_archive(path.name):
+        if not config.kind.in_archives and is_archive(path.name):
             raise SourceError(f"{path}: {config.name} is not read from archives; unpack it")
         return [text]
-    if config.name == "zinc20" and is_tranche(text):
-        return [tranche_url(config.base_url, code) for code in expand_tranches(text)]
-    also = " and is no tranche (four letters, such as CDAA or C[A-D]A?)" if config.name == "zinc20" else ""
+    if config.kind.expand is not None and (urls := config.kind.expand(text, config)) is not None:
+        return urls
+    also = f" and is no {config.kind.word}" if config.kind.word else ""
     raise SourceError(f"--input {text} does not exist{also}")
 
 
-def _in_directory(path: Path, config: SourceConfig) -> list[str]:
-    suffixes = SUFFIXES[config.name]
-    wanted = suffixes if config.name in NOT_ARCHIVED else suffixes + ARCHIVES
+def _in_directory(path: Path, kind: Source) -> list[str]:
+    wanted = kind.suffixes + ARCHIVES if kind.in_archives else kind.suffixes
     found: dict[Path, Path] = {}  # by where they really lie
     # Files before links to them: a row's name may come from its file's.
     for file in sorted(_walk(path, wanted), key=lambda file: (file.is_symlink(), file)):
         found.setdefault(file.resolve(), file)
     if not found:
-        raise SourceError(f"--input {path} holds no {', '.join(suffixes)} file (plain, compressed or in a tar archive)")
+        suffixes = ", ".join(kind.suffixes)
+        raise SourceError(f"--input {path} holds no {suffixes} file (plain, compressed or in a tar archive)")
     return [str(file) for file in sorted(found.values())]
 
 
@@ -169,12 +137,3 @@ def _listed_file(path: Path, place: str) -> str:
     if "://" in place or not file.is_file():
         raise SourceError(f"{path} lists {place[:200]!r}, which is neither a URL that can be fetched nor a file")
     return str(file)
-
-
-def _sample_file() -> str:
-    from rdkit import RDConfig
-
-    path = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
-    if not path.is_file():
-        raise SourceError(f"this RDKit has no sample data ({path} is missing); install RDKit from its PyPI wheel")
-    return str(path)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from conformer_gen.sources.inputs.locations import bare_suffix, is_archive, stem
+from conformer_gen.sources.inputs.file_names import bare_suffix, is_archive, stem
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.common.text.text_files import Unpacked, decoded
 from unimol_scale.errors import SourceError

@@ -1,8 +1,10 @@
 """Messages are logged by the library, and printed where a command runs."""
 
+import ast
 import io
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 from rich.progress import TextColumn
@@ -11,6 +13,10 @@ from tests.helpers.terminal import Terminal
 from unimol_scale.common.command_output import shown_on_stderr, terminal_bar
 from unimol_scale.common.progress import StageProgress
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+# What may print: commands, what commands print with, a loader process that ends, and what only a command runs.
+PRINTING = ("unimol_scale/cli", "unimol_scale/common/command_output.py", "unimol_scale/data/loader.py")
+PRINTING += ("unimol_scale/scaling/ladder/launch.py",)
 MESSAGES = logging.getLogger("unimol_scale.somewhere")
 
 
@@ -67,3 +73,13 @@ def test_a_reader_that_is_gone_stops_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Closed())
     with shown_on_stderr():
         MESSAGES.info("is anybody there?")
+
+
+def test_nothing_but_commands_prints():
+    for package in ("unimol_scale", "conformer_gen"):
+        for path in (REPOSITORY / package).rglob("*.py"):
+            if path.relative_to(REPOSITORY).as_posix().startswith(PRINTING):
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                called = node.func if isinstance(node, ast.Call) else None
+                assert not (isinstance(called, ast.Name) and called.id in ("print", "Console")), f"{path}:{node.lineno}"

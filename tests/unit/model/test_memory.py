@@ -8,7 +8,7 @@ import pytest
 
 from unimol_scale.model.accounting import activation_bytes
 from unimol_scale.model.presets import preset
-from unimol_scale.objectives.registry import ObjectiveConfig, build_objective
+from unimol_scale.objectives.config import ObjectiveConfig, build_objective
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -16,7 +16,7 @@ from unimol_scale.engine.planning.rehearsal import carbon_chains
 from unimol_scale.model.accounting import training_kernels, training_traffic_bytes
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.base import total_loss
-from unimol_scale.objectives.registry import ObjectiveConfig, build_objective
+from unimol_scale.objectives.config import ObjectiveConfig, build_objective
 
 NO_KERNEL = {
     "view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "detach",

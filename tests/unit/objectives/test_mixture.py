@@ -12,7 +12,7 @@ from unimol_scale.data.batch import collate
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.base import total_loss
-from unimol_scale.objectives.registry import ObjectiveConfig, build_objective
+from unimol_scale.objectives.config import ObjectiveConfig, build_objective
 
 SIZES = [9, 4, 1, 12]
 SHARES = {"denoise": 0.25, "blend": 0.75}

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conformer_gen.sources.registry import SOURCES
 from unimol_scale.cli.command_line import CommandParser
 from unimol_scale.cli.entry import run_command
 from unimol_scale.cli.settings import settings_of
@@ -50,7 +51,7 @@ def build_parser() -> CommandParser:
 def _declare(parser: CommandParser) -> None:
     """Declare the arguments; each flag is short for a key of ``BuildConfig``."""
     add = parser.add_argument
-    add("--source", metavar="S", help="sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9 or unimol-lmdb")
+    add("--source", metavar="S", help=SOURCES.listed)
     add("--input", nargs="+", metavar="PATH", help="files, directories, URLs, .uri lists; zinc20: C[A-D]AA too")
     add("--output", type=Path, metavar="DIR", help="where the store goes (default: data/<source>)")
     add("--backend", help="arrow (default) or lmdb")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unimol_scale.cli.settings import settings_of
 from unimol_scale.common.exit_status import GOES_ON
 from unimol_scale.common.machine.memory import keep_freed_memory
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, UnimolScaleError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
     add("--pooling", choices=("mean", "virtual_node"), help="what stands for a molecule (default: mean of its atoms)")
     add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
-    add("--metric", metavar="M", help="roc_auc, pr_auc, accuracy, rmse, mae, r2 or pearson")
+    add("--metric", metavar="M", help=METRICS.listed)
     add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3)")
     add("--seed", type=int, metavar="N", help="of the split and of the first model (default: 0)")
     add("--fragments", choices=("largest", "reject"), help="of rows with several, as salts have (default: largest)")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import RunError
+from unimol_scale.scaling.law.registry import LAWS
 from unimol_scale.scaling.runs.counts import parse_count
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument(
         "--law",
         default="auto",
-        choices=("auto", "chinchilla", "kaplan", "power", "saturating", "unimol2"),
-        help="auto takes the law that predicts left-out sizes best (default: %(default)s)",
+        metavar="LAW",
+        help=f"auto takes the law that predicts left-out sizes best; or {LAWS.listed} (default: %(default)s)",
     )
     verb.add_argument(
         "--variable", choices=("N", "D", "C"), help="of a law in one variable (default: the one that varies)"

@@ -55,6 +55,11 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--law", default="auto", metavar="LAW", help="with --next: as in fit-scaling-law (default: %(default)s)"
     )
     verb.add_argument(
+        "--objective",
+        metavar="NAME",
+        help="with --next: of the runs; needed where it is package.module:Class, code that the ladder is to import",
+    )
+    verb.add_argument(
         "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
     )
     verb.set_defaults(run=_run, stopped=GOES_ON)
@@ -80,6 +85,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--submit belongs to --slurm")
     if arguments.budget is not None:
         raise ConfigError("--budget belongs to --next; the budgets of a ladder stand in its file")
+    if arguments.objective is not None:
+        raise ConfigError("--objective belongs to --next; that of a ladder stands in its file")
     from unimol_scale.scaling.ladder.ladder import plan, read_ladder
 
     config = read_ladder(arguments.config)
@@ -154,7 +161,7 @@ def _write_next(arguments: argparse.Namespace) -> int:
     from unimol_scale.scaling.ladder.next_run import choose_next, write_next
 
     require_file(arguments.output)
-    choice = choose_next(arguments.next, arguments.budget, arguments.law)
+    choice = choose_next(arguments.next, arguments.budget, arguments.law, objective=arguments.objective)
     write_next(choice, arguments.output)
     print("\n".join(choice.lines))
     print(f"next: unimol-scale ladder {arguments.output}")

@@ -18,6 +18,7 @@ from unimol_scale.common.machine.system_limits import explain
 from unimol_scale.common.run_files import SUMMARY_NAME
 from unimol_scale.engine.run.stopping import StopRequest
 from unimol_scale.errors import ConfigError, UnimolScaleError
+from unimol_scale.objectives.registry import OBJECTIVES
 
 if TYPE_CHECKING:
     from unimol_scale.engine.parallel.ranks import Ranks
@@ -61,7 +62,7 @@ def _declare(parser: CommandParser) -> None:
         metavar="NAME",
         help="a preset: 0.03M … 4M, 42M … 1.1B; only --extend does without, it knows the run's",
     )
-    add("--objective", metavar="NAME", help="what is learnt: denoise, blend, distill, mixture")
+    add("--objective", metavar="NAME", help=f"what is learnt: {OBJECTIVES.listed}")
     add("--data", metavar="DIR", help="conformer store (default: the one store under data/)")
     add("--output", metavar="DIR", help="run folder (default: runs/SIZE-OBJECTIVE-seedN)")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
@@ -114,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _pretrain(arguments: argparse.Namespace, stop: StopRequest) -> int:
-    from unimol_scale.engine.parallel.ranks import part
+    from unimol_scale.engine.parallel.ranks import leave_ranks
     from unimol_scale.engine.planning.plan_text import describe
     from unimol_scale.engine.pretraining import pretrain, with_sources_named
 
@@ -132,7 +133,7 @@ def _pretrain(arguments: argparse.Namespace, stop: StopRequest) -> int:
         profile=arguments.profile,
         failed=_leave,
     )
-    part()
+    leave_ranks()
     if end.how == "stopped":
         return EXIT_STOPPED
     if is_main and end.how == "finished before":
@@ -170,22 +171,22 @@ def _result_line(config: "PretrainConfig", summary: Mapping[str, Any]) -> str:
 
 def _leave(ranks: "Ranks", error: BaseException) -> None:
     """End this rank, which failed: say why, once for all ranks, and let no rank wait for another."""
-    from unimol_scale.engine.parallel.ranks import abandon
+    from unimol_scale.engine.parallel.ranks import end_process
 
     if isinstance(error, UnimolScaleError):
         # What all ranks raised alike, rank 0 says; the launcher ends the others.
         if not ranks.is_main:
             time.sleep(_PATIENCE_SECONDS)
         print(f"error: {error}", file=sys.stderr)
-        abandon(EXIT_USER_ERROR)
+        end_process(EXIT_USER_ERROR)
     elif any(sign in str(error) for sign in _LOST_CONNECTION):
         # Another rank died first, and what it said should be read first.
         time.sleep(_PATIENCE_SECONDS)
         print(f"rank {ranks.rank} stops: another rank is gone (see above for why): {error}", file=sys.stderr)
     elif (line := explain(error)) is not None:
         print(f"error: rank {ranks.rank}: {line}", file=sys.stderr)
-        abandon(EXIT_USER_ERROR)
+        end_process(EXIT_USER_ERROR)
     else:
         trace = "".join(traceback.format_exception(error))
         print(f"rank {ranks.rank} failed:\n{trace}", file=sys.stderr)
-    abandon(EXIT_FAILED)
+    end_process(EXIT_FAILED)

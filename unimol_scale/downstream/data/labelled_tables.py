@@ -26,7 +26,8 @@ from conformer_gen.sources.columns import (
     number,
 )
 from conformer_gen.sources.lines import split as split_line
-from conformer_gen.sources.inputs.locations import SUFFIXES, bare_suffix, stem
+from conformer_gen.sources.inputs.file_names import bare_suffix, stem
+from conformer_gen.sources.registry import SOURCES
 from conformer_gen.sources.tables import check_parquet_column, is_text, molecule_rows, parquet_names
 from unimol_scale.common.text.delimited import EXCEL_SEPARATOR, Record, place_of, read_records
 from unimol_scale.common.text.text_files import Unpacked, check_decoded, is_parquet, open_text
@@ -105,7 +106,7 @@ def read_table(
         ),
         ".smi": lambda path: _read_lines(path, smiles_column, whole=bool(targets) or split_column is not None),
     }
-    readers |= dict.fromkeys(SUFFIXES["smiles"], readers[".smi"])
+    readers |= dict.fromkeys(SOURCES["smiles"].suffixes, readers[".smi"])
     suffix = ".parquet" if is_parquet(path) else bare_suffix(path.name)
     if suffix not in readers:
         with path.open("rb") as file:

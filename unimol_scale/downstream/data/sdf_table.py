@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from rdkit import Chem, rdBase
 
-from conformer_gen.sources.inputs.locations import bare_suffix
+from conformer_gen.sources.inputs.file_names import bare_suffix
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.inputs.text_streams import TextStream, read_streams
 from conformer_gen.sources.structures import BLOCK_END, records, row_of

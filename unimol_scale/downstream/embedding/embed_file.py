@@ -17,7 +17,7 @@ import torch
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.selection.exclusions import SOURCE_OF_SUFFIX
 from conformer_gen.sources.config import SourceConfig
-from conformer_gen.sources.inputs.locations import bare_suffix
+from conformer_gen.sources.inputs.file_names import bare_suffix
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from unimol_scale.checkpoints.parity import cast_parameters

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unimol_scale.downstream.config import MetricName
-from unimol_scale.downstream.finetuning.metrics import METRICS, score
+from unimol_scale.downstream.finetuning.metrics import score
+from unimol_scale.downstream.metric import Metric
 from unimol_scale.store.schema import Float64, Int64
 
 # The RMSE of n normal errors has a relative standard error of 1/√(2n): with 20 molecules, one sixth.
@@ -16,7 +16,7 @@ FEW_MOLECULES = 20
 NAMED = 3  # targets that a sentence names
 
 
-def trivial_scores(metric: MetricName, train_RL: Float64, test_RL: Float64) -> tuple[float | None, ...]:
+def trivial_scores(metric: Metric, train_RL: Float64, test_RL: Float64) -> tuple[float | None, ...]:
     """Return the score, target by target, of predicting the mean of the training labels for every test row.
 
     For a classifier that mean is the share of ones. None where the metric is undefined.
@@ -32,20 +32,23 @@ def count_labelled_molecules(position_R: Int64, label_RL: Float64) -> tuple[int,
 
 
 def cautions(
-    metric: MetricName,
+    metric: str,
     targets: Sequence[str],
     scores: Sequence[float | None],
     trivial: Sequence[float | None],
     molecules: Sequence[int],
+    *,
+    higher_is_better: bool,
 ) -> tuple[str, ...]:
     """Return warnings about a test score; none for a score of many molecules that is better than predicting the mean.
 
     Args:
-        metric: of the scores.
+        metric: name of that of the scores.
         targets: [L] names.
         scores: [L] of the models, mean over seeds; None where undefined.
         trivial: [L] see ``trivial_scores``; empty if unknown.
         molecules: [L] test molecules with a label; empty if unknown.
+        higher_is_better: whether a higher value of the metric is better.
     """
     said = []
     few = {name: number for name, number in zip(targets, molecules, strict=False) if number < FEW_MOLECULES}
@@ -57,16 +60,14 @@ def cautions(
     worse = [
         (name, trivially)
         for name, value, trivially in zip(targets, scores, trivial, strict=False)
-        if value is not None and trivially is not None and not _better(metric, value, trivially)
+        if value is not None
+        and trivially is not None
+        and (value <= trivially if higher_is_better else value >= trivially)
     ]
     if worse:
         of = "" if len(targets) == 1 else f" for {_names([name for name, _ in worse])}"
         said.append(f"no better than predicting the mean of the training labels{of} ({metric} {worse[0][1]:.3g})")
     return tuple(said)
-
-
-def _better(metric: MetricName, value: float, than: float) -> bool:
-    return value > than if METRICS[metric].higher_is_better else value < than
 
 
 def _names(names: Sequence[str]) -> str:

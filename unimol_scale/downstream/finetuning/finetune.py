@@ -18,7 +18,7 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.data.hydrogens import heavy_counts
-from unimol_scale.downstream.config import FinetuneConfig, Inputs, MetricName
+from unimol_scale.downstream.config import FinetuneConfig, Inputs
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
 from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
@@ -43,6 +43,8 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
 from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
+from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import ModelConfig, preset
@@ -80,11 +82,12 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     require_folder(folder)
     if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
         return finished
+    own = None if config.metric is None else METRICS.entry(config.metric)
     inputs = resolve_inputs(config.inputs, model)
     rows = load_rows(config, geometry=inputs != "2d")
     if inputs != "2d":
         require_conformers(rows.molecules.split)
-    metric = config.metric or default_metric(rows.task)
+    metric = default_metric(rows.task) if own is None else own
     split = _split(config, rows)
     _check_labels(config, rows, split, metric)
     start = _start(config, model)
@@ -107,7 +110,9 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         start=config.start,
         start_sha256=None if start.backbone is None else hashes.pretrained,
         task=rows.task,
-        metric=metric,
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
+        in_label_units=metric.in_label_units,
         targets=rows.targets,
         units=rows.units,
         rows=len(rows.labels_ML),
@@ -132,7 +137,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             task=rows.task,
             targets=rows.targets,
             units=rows.units,
-            metric=metric,
+            metric=metric.name,
             max_atoms=config.max_atoms,
             members=tuple(members),
             fragments=config.fragments,
@@ -181,7 +186,7 @@ def _split(config: FinetuneConfig, rows: Rows) -> DataSplit:
     return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
 
 
-def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: MetricName) -> None:
+def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: Metric) -> None:
     """Check that every part of the split has labels to learn from, or to compute the metric with."""
     labels_RL = rows.labels_ML[split.train]
     for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
@@ -255,7 +260,7 @@ def _one_seed(
     split: DataSplit,
     start: StartingModel,
     inputs: Inputs,
-    metric: MetricName,
+    metric: Metric,
     seed: int,
     device: torch.device,
 ) -> tuple[Member, SeedResult]:
@@ -286,7 +291,7 @@ def _one_seed(
         model = PropertyModel(start.model, len(rows.targets), config.pooling, config.train.dropout)
     if start.backbone is not None:
         model.backbone.load_state_dict(start.backbone.state_dict())
-    with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric) as progress:
+    with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric.name) as progress:
         epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
     rows_U = np.flatnonzero(rows.usable_M)
     prediction_UL = predict(

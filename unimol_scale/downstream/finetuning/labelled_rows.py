@@ -12,7 +12,7 @@ from unimol_scale.downstream.data.labelled_tables import LabelledTable, check_ta
 from unimol_scale.downstream.data.molecule_files import is_store
 from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
 from unimol_scale.downstream.data.skipped_rows import refuser_for
-from unimol_scale.downstream.finetuning.metrics import check_metric
+from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.schema import LABEL_PREFIX, Float64
 from unimol_scale.store.shards import open_store
@@ -129,7 +129,7 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
     task = config.task or infer_task(table)
     check_task(table, task)
     if config.metric is not None:
-        check_metric(config.metric, task)
+        check_metric(METRICS.entry(config.metric), task)
     if config.loss is not None and task != "regression":
         raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with binary cross-entropy")
     columns = ["row", "smiles", "split"]

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.text.json_files import read_json, write_json
-from unimol_scale.downstream.config import MetricName, Task
+from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning.cautions import cautions
 from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, Rows
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
 RESULTS_NAME = "results.json"
-WITH_UNIT: tuple[MetricName, ...] = ("rmse", "mae")  # metrics in the unit of the labels
 HEADLINE_TARGETS = 4  # targets whose scores ``describe`` names
 
 
@@ -72,13 +72,15 @@ class FinetuneResult:
         trivial: [L] score of predicting the mean of the training labels; empty in files older than this key.
         test_molecules: [L] distinct test molecules with a label; empty likewise.
         label_std: [L] standard deviation of the training labels of a regression; empty likewise.
+        higher_is_better: whether a higher value of the metric is better; None in older files, whose metric is ours.
+        in_label_units: whether the metric is in the unit of the labels; None likewise.
     """
 
     name: str
     start: str
     start_sha256: str | None
     task: Task
-    metric: MetricName
+    metric: str
     targets: tuple[str, ...]
     units: dict[str, str]
     rows: int
@@ -91,6 +93,18 @@ class FinetuneResult:
     trivial: tuple[float | None, ...] = ()
     test_molecules: tuple[int, ...] = ()
     label_std: tuple[float, ...] = ()
+    higher_is_better: bool | None = None
+    in_label_units: bool | None = None
+
+    @property
+    def has_unit(self) -> bool:
+        """Whether the metric is in the unit of the labels."""
+        return METRICS[self.metric].in_label_units if self.in_label_units is None else self.in_label_units
+
+    @property
+    def prefers_high(self) -> bool:
+        """Whether a higher value of the metric is better."""
+        return METRICS[self.metric].higher_is_better if self.higher_is_better is None else self.higher_is_better
 
     @property
     def mean(self) -> float:
@@ -106,16 +120,16 @@ class FinetuneResult:
     def unit(self) -> str:
         """Unit of the score; "" if it has none, or not the same one for all targets."""
         units = {self.units.get(target, "") for target in self.targets}
-        return units.pop() if self.metric in WITH_UNIT and len(units) == 1 else ""
+        return units.pop() if self.has_unit and len(units) == 1 else ""
 
     @property
     def has_mean(self) -> bool:
         """Whether a mean over the targets makes sense; of errors it does only if all have the same unit."""
-        return len(self.targets) == 1 or self.metric not in WITH_UNIT or bool(self.unit)
+        return len(self.targets) == 1 or not self.has_unit or bool(self.unit)
 
     def standardised(self, seed: SeedResult) -> float | None:
         """Return the mean error of a seed in standard deviations of the training labels; None if unknown."""
-        if not self.label_std or self.metric not in WITH_UNIT:
+        if not self.label_std or not self.has_unit:
             return None
         pairs = zip(seed.test_by_target, self.label_std, strict=True)
         there = [value / std for value, std in pairs if value is not None]
@@ -125,7 +139,14 @@ class FinetuneResult:
     def cautions(self) -> tuple[str, ...]:
         """Warnings that must be shown with the score."""
         scores = [self.target_mean(at) for at in range(len(self.targets))]
-        return cautions(self.metric, self.targets, scores, self.trivial, self.test_molecules)
+        return cautions(
+            self.metric,
+            self.targets,
+            scores,
+            self.trivial,
+            self.test_molecules,
+            higher_is_better=self.prefers_high,
+        )
 
     def target_mean(self, target: int) -> float | None:
         """Return the test score of one target, mean over seeds; None if it is undefined."""

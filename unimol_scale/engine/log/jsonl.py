@@ -9,15 +9,16 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from unimol_scale.common.metrics_file import event_of
+from unimol_scale.common.run_files import METRICS_NAME
 from unimol_scale.common.text.json_lines import read_json_lines
+from unimol_scale.engine.log.sinks import Event, SinkStart
 
-Event = Mapping[str, float]
 # Pieces that wait for room on a full disk; a day of events at one a second.
 _MAX_WAITING = 86_400
 
@@ -46,7 +47,7 @@ def drop_events_after(path: Path, step: int) -> dict[str, Any] | None:
     return kept[-1][1] if kept else None
 
 
-def encode(event: Mapping[str, float]) -> bytes:
+def encode(event: Event) -> bytes:
     """Return the line of an event."""
     finite = {key: value if math.isfinite(value) else None for key, value in event.items()}
     return json.dumps(finite, allow_nan=False).encode() + b"\n"
@@ -108,3 +109,25 @@ class WholeAppends:
         if self._file.write(piece) != len(piece):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._length += len(piece)
+
+
+class JsonlSink:
+    """metrics.jsonl, from which runs are resumed, drawn and fitted: every run has it.
+
+    Args:
+        start: of the session; the file holds no event that is to be forgotten (``drop_events_after``).
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, start: SinkStart) -> None:
+        self._file = WholeAppends(start.folder / METRICS_NAME, start.say)
+
+    def event(self, event: Event) -> None:
+        """Append an event; it is in the file once this returns, unless the disk is full."""
+        self._file.append(encode(event))
+
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        self._file.close()

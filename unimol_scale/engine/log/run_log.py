@@ -1,18 +1,21 @@
-"""What a run tells the world: progress for people, metrics.jsonl, TensorBoard and a picture. Used by rank 0 only.
+"""What a run tells the world: progress for people, its logs (metrics.jsonl and others), a picture. Used by rank 0 only.
 
 Nothing here may stop a run: a full disk or a closed terminal is told once, and training goes on.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from unimol_scale.common.metrics_file import number_of
 from unimol_scale.common.progress import ProgressDisplay, training_columns
-from unimol_scale.common.run_files import METRICS_NAME, TENSORBOARD
+from unimol_scale.common.run_files import METRICS_NAME
 from unimol_scale.common.units import clock
-from unimol_scale.engine.log.jsonl import Event, WholeAppends, drop_events_after, encode
-from unimol_scale.engine.log.tensorboard import Board
+from unimol_scale.engine.log.jsonl import JsonlSink, drop_events_after
+from unimol_scale.engine.log.registry import JSONL, SINKS
+from unimol_scale.engine.log.safe_sink import SafeSink
+from unimol_scale.engine.log.sinks import Event, Sink, SinkStart
 
 _log = logging.getLogger(__name__)
 
@@ -25,18 +28,31 @@ class RunLog:
         name: of the run, shown in every line.
         total_steps: of the run.
         first_step: steps already done; later events of earlier sessions are removed.
+        sinks: names of the logs; metrics.jsonl is written whether or not it is among them.
+
+    Raises:
+        OSError: metrics.jsonl cannot be opened.
     """
 
-    def __init__(self, folder: Path, name: str, total_steps: int, first_step: int) -> None:
+    def __init__(
+        self, folder: Path, name: str, total_steps: int, first_step: int, sinks: Sequence[str] = tuple(SINKS)
+    ) -> None:
         self._folder = folder
         self._name = name
         self._total = total_steps
         self._display = ProgressDisplay(name, total_steps, training_columns, log=_log, line_at_once=True)
         last = drop_events_after(folder / METRICS_NAME, first_step)
         self._session = 1 if last is None else int(number_of(last.get("session")) or 0) + 1
-        self._metrics = WholeAppends(folder / METRICS_NAME, self.say)
-        # The validation before the first step is logged at step 0.
-        self._board = Board(folder / TENSORBOARD, first_step + 1 if first_step else 0, self.say)
+        start = SinkStart(
+            folder=folder,
+            name=name,
+            total_steps=total_steps,
+            first_step=first_step,
+            session=self._session,
+            say=self.say,
+        )
+        self._sinks: list[Sink] = [JsonlSink(start)]
+        self._sinks += [SafeSink(sink, start) for sink in sinks if sink != JSONL]
         self._display.start(first_step, status="", eta="")
 
     def __enter__(self) -> "RunLog":
@@ -46,13 +62,14 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._display.stop()
-        self._metrics.close()
-        self._board.close()
+        for sink in self._sinks:
+            sink.close()
 
     def event(self, event: Event) -> None:
-        """Append one event to metrics.jsonl, where it is once this returns, and to TensorBoard, a little later."""
-        self._metrics.append(encode({**event, "session": self._session}))
-        self._board.add(event)
+        """Hand one event to every log; metrics.jsonl has it once this returns."""
+        whole = {**event, "session": self._session}
+        for sink in self._sinks:
+            sink.event(whole)
 
     def say(self, text: str) -> None:
         """Tell people something, in one line."""

@@ -16,13 +16,22 @@ from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from unimol_scale.engine.log.jsonl import Event, WholeAppends
+from unimol_scale.common.run_files import TENSORBOARD
+from unimol_scale.engine.log.jsonl import WholeAppends
+from unimol_scale.engine.log.sinks import Event, SinkStart
 
 _SPEED = {"molecules_per_second", "mfu", "data_wait", "memory_bytes", "memory_host_bytes"}
 _PROGRESS = {"data_step", "molecules", "conformers", "atoms", "flops", "seconds"}
 # A file system that hangs must not fill the memory: events beyond these are left out of TensorBoard.
 _MAX_QUEUED = 10_000
 _CLOSE_SECONDS = 10.0
+_NOT_SHOWN = ("step", "session")
+
+
+def open_board(start: SinkStart) -> "Board":
+    """Open the event file of a session of a run."""
+    # The validation before the first step is logged at step 0.
+    return Board(start.folder / TENSORBOARD, start.first_step + 1 if start.first_step else 0, start.say)
 
 
 def tag_of(key: str) -> str:
@@ -54,7 +63,7 @@ class Board:
         self._thread = threading.Thread(target=self._write_all, name="tensorboard", daemon=True)
         self._thread.start()
 
-    def add(self, event: Event) -> None:
+    def event(self, event: Event) -> None:
         """Hand an event over; returns at once."""
         with suppress(queue.Full):
             self._queue.put_nowait((time.time(), dict(event)))
@@ -73,7 +82,7 @@ class Board:
             values = [
                 Summary.Value(tag=tag_of(key), simple_value=float(value))
                 for key, value in event.items()
-                if key != "step" and math.isfinite(value)
+                if key not in _NOT_SHOWN and math.isfinite(value)
             ]
             self._file.append(
                 _record(BoardEvent(wall_time=now, step=int(event["step"]), summary=Summary(value=values)))

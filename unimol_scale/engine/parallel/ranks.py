@@ -166,7 +166,7 @@ def _complete_environment() -> None:
         raise ConfigError(f"RANK is set and {', '.join(missing)} is not; a launcher sets {', '.join(_VARIABLES)}")
 
 
-def part() -> None:
+def leave_ranks() -> None:
     """Leave the other ranks in order; without this, gloo ranks abort at exit after their work is done."""
     if dist.is_initialized():
         dist.barrier()
@@ -174,7 +174,7 @@ def part() -> None:
         dist.destroy_process_group()
 
 
-def abandon(status: int) -> None:
+def end_process(status: int) -> None:
     """End this process at once, without waiting for ranks that may be dead."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -9,6 +9,7 @@ from unimol_scale.config import to_tree
 from unimol_scale.data.dataset import open_store_of
 from unimol_scale.engine.objective_setup import objective_of
 from unimol_scale.engine.planning.accelerators import Target, target_here
+from unimol_scale.engine.planning.corruption_check import check_own_objective
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_used
 from unimol_scale.engine.planning.plan import Plan, StageOption, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, warnings_of
@@ -68,7 +69,9 @@ def plan_of(config: PretrainConfig, world_size: int, target: Target, atoms: int 
         entry = open_store_of(config.data).manifest.splits["train"]
         histogram = {int(n): rows for n, rows in entry.size_histogram.items()}
     assumed = atoms is not None
-    return plan_run(config, objective_of(config), histogram, world_size=world_size, target=target, assumed=assumed)
+    objective = objective_of(config)
+    check_own_objective(objective, config)
+    return plan_run(config, objective, histogram, world_size=world_size, target=target, assumed=assumed)
 
 
 def assumed_sizes(atoms: int) -> dict[int, int]:

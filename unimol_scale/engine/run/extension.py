@@ -16,7 +16,7 @@ from unimol_scale.engine.run.resume import STEPS, refuse_newer
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
 from unimol_scale.errors import ConfigError
-from unimol_scale.objectives.registry import ObjectiveConfig
+from unimol_scale.objectives.config import ObjectiveConfig
 
 
 def resolve_extended(steps: int, size: str | None, chosen: Mapping[str, Any], origin: Origin) -> PretrainConfig:

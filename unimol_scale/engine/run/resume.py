@@ -10,10 +10,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from unimol_scale.common.plugins import is_reference
 from unimol_scale.common.trees import Differences, Flat, as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.config import defaults_of, keys_of, to_tree
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
 from unimol_scale.errors import CheckpointError, RunError
+from unimol_scale.objectives.registry import OBJECTIVES
 
 # Settings that only say where things are and how they are made ready; the data itself is known by its hash.
 _FREE_DATA = frozenset({"path", "max_pairs", "cache_dir", "cache_bytes", "workers", "prefetch"})
@@ -32,7 +34,7 @@ def settings_that_matter(config: PretrainConfig, data_manifest_sha256: str) -> F
     Of the objectives, only the settings of the one that is learnt matter; of a mixture, those of its parts.
     """
     tree = to_tree(config)
-    objective = {key: tree["objective"][key] for key in ("name", "mixture", *_learnt(config))}
+    objective = {key: tree["objective"][key] for key in ("name", "mixture", *config.objective.learnt)}
     chosen = {
         "seed": tree["seed"],
         "init_sha256": tree["init_sha256"],
@@ -49,7 +51,7 @@ def all_settings(config: PretrainConfig) -> Flat:
     """Return dotted key → value of a whole configuration, without its folder and objectives that it does not learn."""
     tree = to_tree(config)
     del tree["output"]
-    objective = {key: tree["objective"][key] for key in ("name", "mixture", *_learnt(config))}
+    objective = {key: tree["objective"][key] for key in ("name", "mixture", *config.objective.learnt)}
     return flatten({**tree, "objective": objective})
 
 
@@ -61,7 +63,8 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Diffe
             does not learn now are not compared.
         now: flat settings of today.
     """
-    return differences(_of_what_is_learnt(before, now), now, defaults_of(PretrainConfig))
+    defaults = {**defaults_of(PretrainConfig), **_own_defaults(now.get("objective.name"))}
+    return differences(_of_what_is_learnt(before, now), now, defaults)
 
 
 def refuse_newer(before: Mapping[str, Any], now: Mapping[str, Any], where: object, otherwise: str) -> None:
@@ -105,15 +108,17 @@ def schedule_of(settings: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig(**{name: value for name, value in flat.items() if name in names})
 
 
-def _learnt(config: PretrainConfig) -> tuple[str, ...]:
-    """Return the names of the objectives that a run learns."""
-    return tuple(config.objective.mixture) or (config.objective.name,)
+def _own_defaults(name: object) -> Flat:
+    """Return dotted key → default of the settings of an objective of the user's own, which the user has named."""
+    settings = OBJECTIVES.entry(str(name)).settings if is_reference(name) else None
+    return {} if settings is None else defaults_of(settings, "objective.settings")
 
 
 def _of_what_is_learnt(before: Mapping[str, Any], now: Mapping[str, Any]) -> Flat:
     """Return flat settings without those of objectives that ``now`` does not learn."""
     parts = {key.split(".")[2] for key in now if key.startswith("objective.mixture.")}
-    learnt = {"mixture", *(parts or {str(now.get("objective.name"))})}
+    name = str(now.get("objective.name"))
+    learnt = {"mixture", *(parts or {"settings" if is_reference(name) else name})}
     groups = {key: key.split(".") for key in before}
     return {
         key: before[key]

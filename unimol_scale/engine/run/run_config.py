@@ -1,17 +1,20 @@
 """All settings of a pretraining run, resolved from size, files and the command line. Imports no DeepSpeed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from unimol_scale.common.plugins import is_reference, must_be_named
 from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.common.trees import merge
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.data.dataset import DataConfig
+from unimol_scale.engine.log.registry import SINKS
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.presets import ModelConfig, preset
-from unimol_scale.objectives.registry import ObjectiveConfig
+from unimol_scale.objectives.config import ObjectiveConfig, with_own_settings
+from unimol_scale.objectives.registry import OBJECTIVES
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.remote import is_url
 
@@ -133,6 +136,24 @@ class ZeroConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Where a run logs to.
+
+    Attributes:
+        sinks: names of the logs: jsonl is metrics.jsonl, which is written whether or not it is listed, tensorboard the
+            folder of that name; package.module:Name is one of your own.
+    """
+
+    sinks: tuple[str, ...] = ("jsonl", "tensorboard")
+
+    def __post_init__(self) -> None:
+        for name in self.sinks:
+            SINKS.check(name, "log.sinks")
+        if len(set(self.sinks)) < len(self.sinks):
+            raise ConfigError(f"log.sinks: one is named twice in {', '.join(self.sinks)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """A whole run; ``config.yaml`` of a run folder holds one, resolved.
 
@@ -149,6 +170,7 @@ class PretrainConfig:
         objective: what is learnt.
         train: optimizer and schedule.
         zero: DeepSpeed.
+        log: where it logs to.
     """
 
     size: str
@@ -162,6 +184,7 @@ class PretrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         if self.init_sha256 is not None and self.init is None:
@@ -195,28 +218,47 @@ def resolve(
         ConfigError: an unknown key, a wrong value, or no or several stores to train on.
     """
     origin = Origin(name="settings") if origin is None else origin
-    chosen = merge(base or {}, chosen)
+    given, chosen = chosen, merge(base or {}, chosen)
+    _must_be_given(chosen, given)
     tree = merge(merge({"size": size, "model": to_tree(preset(size))}, _implied(chosen)), chosen)
     if tree["size"] != size:
         raise ConfigError(f"{origin.describe('size')}: the size {tree['size']!r} contradicts --size {size}")
-    tree.setdefault(
-        "output", f"runs/{size}-{tree.get('objective', {}).get('name', 'denoise')}-seed{tree.get('seed', 0)}"
-    )
+    objective = str(tree.get("objective", {}).get("name", "denoise")).rpartition(":")[2]
+    tree.setdefault("output", f"runs/{size}-{objective}-seed{tree.get('seed', 0)}")
     data = tree.setdefault("data", {})
     if isinstance(data, dict) and "path" not in data:
         data["path"] = str(find_store(Path("data")))
     if isinstance(data, dict) and isinstance(data["path"], str) and not is_url(data["path"]):
         # A run tells for ever which store it was trained on, and is read from other folders than this.
         data["path"] = str(Path(data["path"]).absolute())
-    return build(PretrainConfig, tree, origin)
+    config = build(PretrainConfig, tree, origin)
+    for name in filter(is_reference, config.log.sinks):
+        SINKS.entry(name)  # what is wrong with it is told before anything is trained
+    return replace(config, objective=with_own_settings(config.objective, origin))
 
 
-def _implied(chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _must_be_given(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise if settings of an earlier run, which lie in its folder, name code that the user has not named.
+
+    Raises:
+        ConfigError: they do.
+    """
+
+    def names(tree: Mapping[str, Any], group: str, key: str) -> Sequence[str]:
+        found = tree[group].get(key) if isinstance(tree.get(group), Mapping) else None
+        return [found] if isinstance(found, str) else found or ()
+
+    for group, key, how in (("objective", "name", "--objective {}"), ("log", "sinks", "log.sinks=[{}]")):
+        must_be_named(names(chosen, group, key), names(given, group, key), how)
+
+
+def _implied(chosen: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings that follow from the chosen ones, which win over them."""
     objective = chosen.get("objective")
     name = objective.get("name") if isinstance(objective, Mapping) else None
-    # The student of a distillation sees the 2D graph only.
-    return {"model": {"geometry": False}} if name == "distill" else {}
+    if not isinstance(name, str) or not (name in OBJECTIVES or is_reference(name)):  # which is told later
+        return {}
+    return OBJECTIVES.entry(name).kind.implied
 
 
 def find_store(root: Path) -> Path:

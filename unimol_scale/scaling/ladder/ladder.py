@@ -36,13 +36,13 @@ class LadderConfig:
         warmup: share of the steps of a run in which its learning rate rises, for ladders of several budgets; None takes
             ``train.warmup_steps`` of the overrides.
         seeds: of initialisation and order of molecules.
-        objective: denoise, blend or distill.
+        objective: denoise, blend, distill, or package.module:Class of one of your own.
         output: folder of all run folders and of logs/.
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
-            ranks: processes of a run, one for each GPU or part of the CPU.
+        ranks: processes of a run, one for each GPU or part of the CPU.
         script: a pretraining command of your own, relative to where the ladder is started; None: ``unimol-scale
             pretrain`` of this installation.
-            overrides: further settings of every run, as pretrain takes them (nested or with dots).
+        overrides: further settings of every run, as pretrain takes them (nested or with dots).
         size_overrides: size → settings of its runs, which take precedence over ``overrides``.
         slurm: options of sbatch for ``ladder --slurm``, over the defaults of slurm.py; an empty value removes one.
     """

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 import yaml
 
+from unimol_scale.common.plugins import must_be_named
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.summary_file import Summary, UnreadableRunError, read_summary
 from unimol_scale.common.units import counted, duration, engineering, powers
 from unimol_scale.config import Origin, build, read_yaml
-from unimol_scale.errors import ConfigError, RunError, nearest
+from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
 from unimol_scale.scaling.ladder.model_for_size import DIMENSIONS, SizedModel, model_for_parameters
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.law.law_choice import candidate_laws, choose_law
-from unimol_scale.scaling.law.laws import LAW_NAMES
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.law.points import Points, columns_at, make_points
+from unimol_scale.scaling.law.registry import LAWS
 from unimol_scale.scaling.runs.counts import parse_count
 from unimol_scale.scaling.runs.read_runs import read_runs
 from unimol_scale.scaling.runs.run_records import RunRecord
@@ -82,7 +83,13 @@ class NextRun:
     lines: tuple[str, ...]
 
 
-def choose_next(paths: Sequence[Path], budget: str | None = None, law: str = "auto", bootstrap: int = 1000) -> NextRun:
+def choose_next(
+    paths: Sequence[Path],
+    budget: str | None = None,
+    law: str = "auto",
+    bootstrap: int = 1000,
+    objective: str | None = None,
+) -> NextRun:
     """Fit a law to the runs and choose the best next run for a budget.
 
     Args:
@@ -90,10 +97,12 @@ def choose_next(paths: Sequence[Path], budget: str | None = None, law: str = "au
         budget: FLOPs as text; None: four times those of the costliest run.
         law: "auto" or a law in size and data.
         bootstrap: number of draws for the interval.
+        objective: of the runs; required if it is package.module:Class, since the ladder file will name it.
 
     Raises:
         RunError: the runs do not determine such a law, or do not say how they were trained.
-        ConfigError: the budget is not a number, or there is no such law.
+        ConfigError: the budget is not a number, there is no such law, or the objective is another one or has to be
+            named.
     """
     records, notes = read_runs(paths)
     points = make_points(records, "total")
@@ -101,6 +110,10 @@ def choose_next(paths: Sequence[Path], budget: str | None = None, law: str = "au
     flops = _budget(budget, points)
     optimum = compute_optimal(fit, points, flops)
     template = _template_run(records, optimum.parameters)
+    learnt = template.record.comparable["objective"]
+    must_be_named((learnt,), (objective or "",), "--objective {}")
+    if objective not in (None, learnt):
+        raise ConfigError(f"--objective {objective}: the runs learn {learnt}")
     options = {key: value for key, value in template.settings["model"].items() if key not in DIMENSIONS}
     sized = model_for_parameters(optimum.parameters, options)
     per_molecule = _flops_per_molecule(template, sized)
@@ -157,15 +170,15 @@ def write_next(choice: NextRun, path: Path) -> None:
 
 def _fit(points: Points, name: str, config: FitConfig) -> Fit:
     """Fit the best of the laws in size and data."""
-    if name not in ("auto", *LAW_NAMES):
-        raise ConfigError(f"--law: unknown law {name!r}; {nearest(name, ('auto', *LAW_NAMES))}")
+    LAWS.check(name, "--law", ("auto",))
     joint = [law for law in candidate_laws(points) if len(set(law.variables)) > 1]
     if not joint:
         raise RunError(
             "the next run cannot be chosen: weighing size against data takes runs that differ in both, at least three "
             "sizes at three budgets"
         )
-    laws = [law for law in joint if name in ("auto", law.name)]
+    chosen = joint if name == "auto" else candidate_laws(points, (LAWS.entry(name),))
+    laws = [law for law in chosen if len(set(law.variables)) > 1]
     if not laws:
         names = ", ".join(law.name for law in joint)
         raise ConfigError(f"--law: {name} does not weigh size against data; valid: auto, {names}")

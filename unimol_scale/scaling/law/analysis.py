@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from unimol_scale.errors import ConfigError, RunError, nearest
+from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.law.law_choice import Candidate, LawChoice, candidate_laws, choose_law, hold_out_mask
-from unimol_scale.scaling.law.laws import LAW_NAMES, Law, Variable, make_law
+from unimol_scale.scaling.law.laws import Law, Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal, weighs_size_against_data
 from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, Points, columns_at, distinct, make_points
+from unimol_scale.scaling.law.registry import LAWS
 from unimol_scale.scaling.law.statistics import Statistics, statistics_of
 from unimol_scale.scaling.runs.counts import groups_of_size, parse_count
 from unimol_scale.scaling.runs.run_records import RunRecord
@@ -23,7 +24,7 @@ class AnalysisConfig:
     """Settings of an analysis.
 
     Attributes:
-        law: "auto" or one of the laws.
+        law: "auto", one of the laws, or package.module:Class of one of your own.
         variable: column of a one-variable law; None to take the one that varies (compute when N and D both do).
         hold_out: see ``law_choice.hold_out_mask``.
         parameters: which parameters N counts.
@@ -44,10 +45,11 @@ class AnalysisConfig:
 
     def __post_init__(self) -> None:
         """Check names."""
-        if self.law not in ("auto", *LAW_NAMES):
-            raise ConfigError(f"unknown law {self.law!r}; {nearest(self.law, ('auto', *LAW_NAMES))}")
-        if self.variable is not None and self.law not in ("power", "saturating"):
-            raise ConfigError(f"--variable belongs to the laws in one variable (power, saturating), not to {self.law}")
+        LAWS.check(self.law, "--law", ("auto",))
+        entry = None if self.law == "auto" else LAWS.entry(self.law)
+        if self.variable is not None and not (entry and entry.one_variable):
+            names = ", ".join(name for name, law in LAWS.items() if law.one_variable)
+            raise ConfigError(f"--variable belongs to the laws in one variable ({names}), not to {self.law}")
         if self.burn_in is not None and not 0 <= self.burn_in < 1:
             raise ConfigError(f"--burn-in is a share of a run from 0 up to but not 1, got {self.burn_in}")
 
@@ -193,11 +195,10 @@ def _laws(points: Points, config: AnalysisConfig) -> list[Law]:
         # The optimum of a budget needs a law in size and data.
         allocating = [law for law in laws if weighs_size_against_data(law)]
         return allocating if config.budgets and allocating else laws
-    if config.variable is None:
-        fitting: list[Law] = [law for law in candidate_laws(points) if law.name == config.law]
-        if fitting:
-            return fitting
-    return [make_law(config.law, config.variable or "N")]
+    entry = LAWS.entry(config.law)
+    if config.variable is None and (fitting := candidate_laws(points, (entry,))):
+        return fitting
+    return [entry.make(config.variable or "N")]
 
 
 def _checks(fit: Fit, points: Points) -> tuple[HeldOutPoint, ...]:

@@ -8,8 +8,9 @@ import numpy as np
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.column_checks import loss_causes, unit_causes
 from unimol_scale.scaling.law.fit import FitConfig, fit_law, why_not_identifiable
-from unimol_scale.scaling.law.laws import Chinchilla, Kaplan, Law, Power, Saturating, UniMol2, Variable
+from unimol_scale.scaling.law.laws import Law, Variable
 from unimol_scale.scaling.law.points import Points, distinct
+from unimol_scale.scaling.law.registry import LAWS, LawEntry
 
 MAX_FOLDS = 12
 POOR_ERROR = 0.1
@@ -85,14 +86,21 @@ def hold_out_mask(points: Points, rule: str) -> np.ndarray:
     return mask
 
 
-def candidate_laws(points: Points) -> list[Law]:
-    """Return the laws that the runs can determine: in one variable if only that varies, else in both or in compute."""
+def candidate_laws(points: Points, entries: Sequence[LawEntry] | None = None) -> list[Law]:
+    """Return the laws that the runs can determine: in one variable if only that varies, else in both or in compute.
+
+    Args:
+        points: the runs.
+        entries: laws to choose from; None: all of ours.
+    """
+    entries = tuple(LAWS.values()) if entries is None else entries
+    alone = [entry for entry in entries if entry.one_variable]
     varying = {name: int(distinct(points.columns[name]).max()) > 0 for name in ("N", "D")}
     if varying["N"] and varying["D"]:
-        laws: list[Law] = [Chinchilla(), Kaplan(), UniMol2()]
-        return [*laws, Power("C"), Saturating("C")] if "C" in points.columns else laws
+        laws = [entry.make("N") for entry in entries if not entry.one_variable]
+        return [*laws, *(entry.make("C") for entry in alone)] if "C" in points.columns else laws
     variable: Variable = "N" if varying["N"] else "D"
-    return [Power(variable), Saturating(variable)]
+    return [entry.make(variable) for entry in alone]
 
 
 def held_out_error(law: Law, points: Points, config: FitConfig) -> float | None:

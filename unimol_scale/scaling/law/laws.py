@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.errors import RunError, nearest
+from unimol_scale.errors import RunError
 
 FloatArray = npt.NDArray[np.float64]
 Columns = Mapping[str, FloatArray]
@@ -45,11 +45,21 @@ class Term:
 
 @dataclass(frozen=True)
 class Law(abc.ABC):
-    """Base of the laws; a subclass gives the name, the formula, the source and the terms."""
+    """Base of the laws; a subclass gives the name, the formula, the source and the terms.
+
+    The terms are the law: the fit, its bootstrap, predictions and pictures all follow from them, so that ``predict`` is
+    not to be written again. A subclass is a frozen dataclass made without arguments, or with one, ``variable``, if it
+    is a law in one variable. ``unimol-scale fit-scaling-law --law package.module:Class`` takes anybody's.
+
+    Attributes:
+        name: in a word.
+        source: where it comes from, for the report.
+        outer: name of the exponent that is p; None for p = 1, a plain sum.
+    """
 
     name: ClassVar[str]
     source: ClassVar[str]
-    outer: ClassVar[str | None] = None  # name of the exponent that is p; None for p = 1
+    outer: ClassVar[str | None] = None
 
     @property
     @abc.abstractmethod
@@ -263,29 +273,3 @@ class UniMol2(Law):
             Term(coefficient=f"alpha_{key}", exponent=f"beta_{key}", variable=variable, sign=1)
             for key, variable in (("m", "M"), ("s", "S"), ("c", "MS"))
         )
-
-
-LAW_NAMES = ("chinchilla", "kaplan", "power", "saturating", "unimol2")
-
-
-def make_law(name: str, variable: Variable = "N") -> Law:
-    """Return a law by name.
-
-    Args:
-        name: one of ``LAW_NAMES``.
-        variable: the column of a one-variable law; the others ignore it.
-
-    Raises:
-        RunError: there is no such law.
-    """
-    if name == "chinchilla":
-        return Chinchilla()
-    if name == "kaplan":
-        return Kaplan()
-    if name == "power":
-        return Power(variable)
-    if name == "saturating":
-        return Saturating(variable)
-    if name == "unimol2":
-        return UniMol2()
-    raise RunError(f"unknown law {name!r}; {nearest(name, LAW_NAMES)}")

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.downstream.interval import gain, scores
 from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
+from unimol_scale.downstream.registry import METRICS
 
 ROWS = 200
 RANDOM = np.random.default_rng(3)
@@ -28,7 +29,7 @@ def fine_tuned(tmp_path):
             table = {"split": ["train"] * 5 + ["test"] * ROWS}
             table |= {"y": np.r_[np.zeros(5), LABEL[metric]], "predicted y": np.r_[np.full(5, 1e6), prediction]}
             pq.write_table(pa.table(table), folder / f"predictions-seed-{seed}.parquet")
-            test = score(metric, LABEL[metric][:, None], prediction[:, None]).value
+            test = score(METRICS[metric], LABEL[metric][:, None], prediction[:, None]).value
             seeds.append(
                 SeedResult(
                     seed=seed, valid=test, test=test, test_by_target=(test,), undefined=(), best_epoch=1, losses=(),
@@ -74,7 +75,8 @@ def test_scores_of_many_draws_are_those_of_each(metric):
     label_DT = (RANDOM.random((5, 40)) < 0.3).astype(float)
     prediction_DT = RANDOM.integers(0, 9, (5, 40)) / 9  # with ties
     each = [
-        score(metric, label[:, None], one[:, None]).value for label, one in zip(label_DT, prediction_DT, strict=True)
+        score(METRICS[metric], label[:, None], one[:, None]).value
+        for label, one in zip(label_DT, prediction_DT, strict=True)
     ]
     np.testing.assert_allclose(scores(metric, label_DT, prediction_DT), each, rtol=1e-12)
 

@@ -7,7 +7,7 @@ import pytest
 from rdkit import Chem
 
 from conformer_gen.config import BuildConfig
-from conformer_gen.sources.config import SourceConfig, SourceName
+from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.reader import read_source
 from unimol_scale import config as strict
 from unimol_scale.errors import ConfigError, SourceError
@@ -15,7 +15,7 @@ from unimol_scale.errors import ConfigError, SourceError
 REPOSITORY = Path(__file__).parents[4]
 
 
-def rows(name: SourceName, *paths: Path, **keys: str) -> list[tuple[str, str]]:
+def rows(name: str, *paths: Path, **keys: str) -> list[tuple[str, str]]:
     config = SourceConfig(name=name, input=tuple(map(str, paths)), **keys)
     return [(row.id, row.smiles) for row in read_source(config)]
 

@@ -13,9 +13,9 @@ from rdkit.Chem import rdDistGeom
 
 from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.chemistry.curate import Curated, curate_molecule
-from conformer_gen.sources.config import SourceConfig, SourceName
+from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.reader import check_source, has_geometry, label_units, read_source
+from conformer_gen.sources.reader import check_source, label_units, read_source
 from unimol_scale.errors import SourceError
 from unimol_scale.store.schema import ConformerOrigin
 
@@ -46,11 +46,11 @@ def tar_gz(name: str, content: str) -> bytes:
     return buffer.getvalue()
 
 
-def config_of(name: SourceName, *paths: Path, **keys: object) -> SourceConfig:
+def config_of(name: str, *paths: Path, **keys: object) -> SourceConfig:
     return SourceConfig(name=name, input=tuple(map(str, paths)), **keys)
 
 
-def read(name: SourceName, *paths: Path, **keys: object) -> list[SourceMolecule]:
+def read(name: str, *paths: Path, **keys: object) -> list[SourceMolecule]:
     return list(read_source(config_of(name, *paths, **keys)))
 
 
@@ -105,7 +105,7 @@ def write_pcqm(folder: Path, structures: str, rows: int = 4) -> SourceConfig:
 def test_pcqm4mv2_takes_geometry_from_the_sdf_and_the_gap_from_the_csv(tmp_path: Path) -> None:
     config = write_pcqm(tmp_path, sdf(*SMILES))
     assert label_units(config) == {"gap": "eV"}
-    assert has_geometry(config)
+    assert config.kind.has_geometry
     check_source(config)
     rows = list(read_source(config))
     assert [row.id for row in rows] == ["0", "1", "2", "3"]

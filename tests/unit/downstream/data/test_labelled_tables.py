@@ -12,7 +12,7 @@ import pytest
 
 from unimol_scale import config as strict
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.finetuning.metrics import check_metric
+from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.downstream.data.labelled_tables import check_task, infer_task, read_table
 from unimol_scale.errors import ConfigError, SourceError
 
@@ -245,7 +245,7 @@ def test_presets_are_whole_and_within_the_papers_ranges(path):
     tree, origin = strict.read_yaml(path)
     preset = strict.build(FinetuneConfig, {**tree, "pretrained": "run"}, origin)
     assert None not in (preset.task, preset.metric)
-    check_metric(preset.metric, preset.task)
+    check_metric(METRICS[preset.metric], preset.task)
     assert set(preset.units) == (set(preset.targets) if preset.task == "regression" else set())
     assert ("loss" in tree) == (preset.task == "regression")
     train = preset.train

@@ -9,6 +9,7 @@ from unimol_scale.downstream.finetuning.cautions import (
     count_labelled_molecules,
     trivial_scores,
 )
+from unimol_scale.downstream.registry import METRICS
 
 NAN = float("nan")
 MANY = (FEW_MOLECULES,)
@@ -18,7 +19,7 @@ MANY = (FEW_MOLECULES,)
     ("number", "noun"), [(1, "1 test molecule:"), (2, "2 test molecules:"), (19, "19 test molecules:")]
 )
 def test_few_molecules_are_told(number, noun):
-    (said,) = cautions("rmse", ("y",), (0.5,), (1.0,), (number,))
+    (said,) = cautions("rmse", ("y",), (0.5,), (1.0,), (number,), higher_is_better=False)
     assert said.startswith(f"only {noun}")
 
 
@@ -31,22 +32,22 @@ def test_few_molecules_are_told(number, noun):
     ],
 )  # fmt: skip
 def test_worse_than_the_mean_is_told(metric, value, trivial, worse):
-    said = cautions(metric, ("y",), (value,), (trivial,), MANY)
+    said = cautions(metric, ("y",), (value,), (trivial,), MANY, higher_is_better=METRICS[metric].higher_is_better)
     assert len(said) == worse
     assert not worse or said[0].startswith("no better than predicting the mean of the training labels (")
 
 
 def test_of_several_targets_those_concerned_are_named():
-    said = cautions("rmse", ("a", "b", "c"), (1.0, 1.0, 1.0), (2.0, 0.5, 2.0), (50, 50, 3))
+    said = cautions("rmse", ("a", "b", "c"), (1.0, 1.0, 1.0), (2.0, 0.5, 2.0), (50, 50, 3), higher_is_better=False)
     assert said[0].startswith("only 3 test molecules for c:")
     assert "training labels for b (rmse 0.5)" in said[1]
 
 
 def test_the_trivial_predictor_knows_the_training_labels_only():
     train, test = np.array([[1.0, 1.0], [3.0, NAN], [NAN, NAN]]), np.array([[4.0, 0.0], [0.0, NAN]])
-    assert trivial_scores("mae", train, test) == pytest.approx((2.0, 1.0))
-    assert trivial_scores("roc_auc", np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]])) == (0.5,)
-    assert trivial_scores("pearson", train, test)[0] is None
+    assert trivial_scores(METRICS["mae"], train, test) == pytest.approx((2.0, 1.0))
+    assert trivial_scores(METRICS["roc_auc"], np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]])) == (0.5,)
+    assert trivial_scores(METRICS["pearson"], train, test)[0] is None
 
 
 def test_molecules_are_counted_once_and_only_where_they_have_a_label():

@@ -18,7 +18,7 @@ from unimol_scale.engine.run.run_folder import write_config
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import training_flops
 from unimol_scale.model.presets import preset
-from unimol_scale.objectives.registry import build_objective
+from unimol_scale.objectives.config import build_objective
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 PARAMETERS = 1_129_209_696

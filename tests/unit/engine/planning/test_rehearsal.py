@@ -29,7 +29,7 @@ from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
 from unimol_scale.errors import RunError
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.base import total_loss
-from unimol_scale.objectives.registry import ObjectiveConfig, build_objective
+from unimol_scale.objectives.config import ObjectiveConfig, build_objective
 
 NCCL_FAILED = "NCCL error in: NCCLUtils.cpp:77, unhandled cuda error, NCCL version 2.27.3\nncclUnhandledCudaError:"
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))

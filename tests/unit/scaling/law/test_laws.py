@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from unimol_scale.errors import RunError
-from unimol_scale.scaling.law.laws import LAW_NAMES, Chinchilla, Kaplan, Power, Saturating, UniMol2, make_law
+from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.scaling.law.laws import Chinchilla, Kaplan, Power, Saturating, UniMol2
+from unimol_scale.scaling.law.registry import LAWS
 
 
 def test_the_published_unimol2_law_gives_the_papers_two_predictions() -> None:
@@ -33,7 +34,7 @@ def test_kaplans_law_joins_its_two_limits() -> None:
 
 
 def test_every_law_is_made_by_its_name() -> None:
-    assert [make_law(name).name for name in LAW_NAMES] == list(LAW_NAMES)
+    assert [entry.make("N").name for entry in LAWS.values()] == list(LAWS)
 
 
 def test_one_variable_laws_read_their_own_column() -> None:
@@ -48,5 +49,5 @@ def test_a_column_that_is_not_there_is_named() -> None:
 
 
 def test_an_unknown_law_gets_the_nearest_name() -> None:
-    with pytest.raises(RunError, match="did you mean 'chinchilla'"):
-        make_law("chinchila")
+    with pytest.raises(ConfigError, match="did you mean 'chinchilla'"):
+        LAWS.entry("chinchila")

@@ -38,7 +38,7 @@ def write(folder: Path, logged: list[dict[str, float]], first_step: int = 0) -> 
     said: list[str] = []
     board = Board(folder, first_step, said.append)
     for event in logged:
-        board.add(event)
+        board.event(event)
     board.close()
     assert not said
     return folder

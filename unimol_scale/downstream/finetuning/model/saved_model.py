@@ -17,7 +17,7 @@ from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, to_tree
-from unimol_scale.downstream.config import Fragments, Inputs, MetricName, Pooling, Task
+from unimol_scale.downstream.config import Fragments, Inputs, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.errors import CheckpointError, ConfigError, version_problem
@@ -55,7 +55,7 @@ class FinetunedConfig:
         task: what it predicts.
         targets: [L] names.
         units: target → unit, where one is known.
-        metric: that chose the best epoch.
+        metric: name of that which chose the best epoch; predicting does not need it.
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
         members: one for each seed.
         fragments: what was done with rows of several fragments; models older than this key took the largest.
@@ -68,7 +68,7 @@ class FinetunedConfig:
     task: Task
     targets: tuple[str, ...]
     units: dict[str, str]
-    metric: MetricName
+    metric: str
     max_atoms: int | None
     members: tuple[Member, ...]
     fragments: Fragments = "largest"

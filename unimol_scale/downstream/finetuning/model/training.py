@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.compute import explain_full_memory, limited_threads, map_concurrently
-from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, MetricName, Task
+from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, Task
 from unimol_scale.downstream.data.batches import (
     LabelledSample,
     RowReader,
@@ -23,10 +23,11 @@ from unimol_scale.downstream.data.batches import (
     each_row_once,
     training_batches,
 )
-from unimol_scale.downstream.finetuning.metrics import METRICS, score
+from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.metric import Metric
 from unimol_scale.errors import RunError
 from unimol_scale.store.schema import Float64
 
@@ -114,7 +115,7 @@ class TrainingProblem:
     make_sample: SampleMaker
     scaling: Scaling
     loss: LossName
-    metric: MetricName
+    metric: Metric
 
 
 @explain_full_memory
@@ -174,9 +175,9 @@ def fit(
             ).value
             if value is None:
                 raise RunError(
-                    f"{problem.metric} is not defined on the validation rows; choose another metric or split"
+                    f"{problem.metric.name} is not defined on the validation rows; choose another metric or split"
                 )
-            better = not epochs or _is_better(problem.metric, value, epochs[epochs[-1].best - 1].score)
+            better = not epochs or problem.metric.is_better(value, epochs[epochs[-1].best - 1].score)
             if better:
                 best_values = weights.snapshot()
             best = epoch if better else epochs[-1].best
@@ -315,10 +316,6 @@ def rate_factor(step: int, total: int, warm_up: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return max(0.0, (total - step) / max(total - rising, 1))
-
-
-def _is_better(metric: MetricName, value: float, best: float) -> bool:
-    return value > best if METRICS[metric].higher_is_better else value < best
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from unimol_scale.downstream.finetuning.model.training import (
     predict,
     rate_factor,
 )
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import RunError
 
 CPU = torch.device("cpu")
@@ -157,7 +158,7 @@ def test_a_fit_ends_with_the_weights_of_its_best_epoch(molecules):
     assert epochs[best - 1].score == min(epoch.score for epoch in epochs)
     assert best < len(epochs) == best + 8 < 60  # it stopped when patience was at its end
     prediction_RL = predict(fitted, each_row_once(chosen.valid, chosen.make_sample, 40_000, CPU), chosen.scaling, CPU)
-    assert score("rmse", chosen.valid.labels_RL, prediction_RL).value == epochs[best - 1].score
+    assert score(METRICS["rmse"], chosen.valid.labels_RL, prediction_RL).value == epochs[best - 1].score
     assert not fitted.training
 
 
@@ -193,7 +194,7 @@ def test_in_bf16_too_and_the_model_is_fp32_afterwards(molecules):
     assert epochs[epochs[-1].best - 1].score > 0.9
     assert {parameter.dtype for parameter in fitted.parameters()} == {torch.float32}
     prediction = predict(fitted, each_row_once(chosen.valid, chosen.make_sample, 40_000, CPU), chosen.scaling, CPU)
-    assert score("r2", chosen.valid.labels_RL, prediction).value == pytest.approx(
+    assert score(METRICS["r2"], chosen.valid.labels_RL, prediction).value == pytest.approx(
         epochs[epochs[-1].best - 1].score, abs=0.02
     )
 

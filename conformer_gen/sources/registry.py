@@ -1,0 +1,35 @@
+"""The list of sources: name → where its entry is. Imports nothing that reads."""
+
+from typing import Any
+
+from conformer_gen.sources.source import Source
+from unimol_scale.common.plugins import Registry
+from unimol_scale.errors import ConfigError
+
+
+def _adopt(found: Any, name: str) -> Source:  # noqa: ANN401
+    entry = found() if callable(found) and not isinstance(found, type) else found
+    if not isinstance(entry, Source):
+        raise ConfigError(
+            "it must be a conformer_gen.sources.source.Source, or a function without arguments that returns one, not "
+            f"{entry!r}"
+        )
+    return entry
+
+
+_HERE = "conformer_gen.sources"
+SOURCES = Registry(
+    "source",
+    {
+        "sample": f"{_HERE}.lines:SAMPLE",
+        "zinc20": f"{_HERE}.tranches:ZINC20",
+        "smiles": f"{_HERE}.lines:SMILES",
+        "csv": f"{_HERE}.tables:CSV",
+        "parquet": f"{_HERE}.tables:PARQUET",
+        "sdf": f"{_HERE}.structures:SDF",
+        "pcqm4mv2": f"{_HERE}.pcqm4mv2:PCQM4MV2",
+        "qm9": f"{_HERE}.qm9:QM9",
+        "unimol-lmdb": f"{_HERE}.unimol:UNIMOL_LMDB",
+    },
+    _adopt,
+)

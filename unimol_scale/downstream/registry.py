@@ -1,0 +1,55 @@
+"""The list of metrics: name → where its entry is, and how a function of somebody else becomes one. Light to import."""
+
+from typing import Any
+
+from unimol_scale.common.plugins import Registry, is_reference
+from unimol_scale.downstream.metric import TASKS, Metric
+from unimol_scale.errors import ConfigError, nearest
+
+_OURS, _METRIC = "unimol_scale.downstream.finetuning.metrics", "unimol_scale.downstream.metric.Metric"
+# How scikit-learn names functions of which more, or less, is better.
+HIGHER, LOWER = ("_score",), ("_error", "_loss")
+
+
+def _adopt(found: Any, name: str) -> Metric:  # noqa: ANN401
+    if isinstance(found, Metric):
+        metric = found
+    elif callable(found) and not isinstance(found, type):
+        own = getattr(found, "__name__", "")
+        if not own.endswith(HIGHER + LOWER):
+            raise ConfigError(
+                f"whether more or less of {own!r} is better is not known: name it *_score (more), *_error or *_loss "
+                f"(less), or make it an entry, {_METRIC}(name=..., higher_is_better=..., ...)"
+            )
+        metric = Metric(name=own, tasks=TASKS, higher_is_better=own.endswith(HIGHER), function=found)
+    else:
+        raise ConfigError(f"it must be a {_METRIC}, or a function (labels, predictions) → number, not {found!r}")
+    if is_reference(name) and metric.name in METRICS:
+        raise ConfigError(f"it is called {metric.name!r}, as one of ours is: give it another name")
+    return metric
+
+
+METRICS = Registry(
+    "metric",
+    {
+        "roc_auc": f"{_OURS}:ROC_AUC",
+        "pr_auc": f"{_OURS}:PR_AUC",
+        "accuracy": f"{_OURS}:ACCURACY",
+        "rmse": f"{_OURS}:RMSE",
+        "mae": f"{_OURS}:MAE",
+        "r2": f"{_OURS}:R2",
+        "pearson": f"{_OURS}:PEARSON",
+    },
+    _adopt,
+)
+
+
+def check_metric(metric: Metric, task: str) -> None:
+    """Find out whether a metric can be asked of a task.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if task not in metric.tasks:
+        valid = [name for name, known in METRICS.items() if task in known.tasks]
+        raise ConfigError(f"metric {metric.name} is not one of {task}; {nearest(metric.name, valid)}")

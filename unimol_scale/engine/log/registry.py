@@ -1,0 +1,46 @@
+"""The list of sinks, where a run logs to: name → what opens it. Light to import."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from unimol_scale.common.plugins import Registry
+from unimol_scale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unimol_scale.engine.log.sinks import Sink, SinkStart
+
+METHODS = ("event", "close")
+JSONL = "jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SinkEntry:
+    """One kind of log.
+
+    Attributes:
+        name: that the user gives.
+        open: called when a session of a run begins.
+    """
+
+    name: str
+    open: "Callable[[SinkStart], Sink]"
+
+
+def _adopt(found: Any, name: str) -> SinkEntry:  # noqa: ANN401
+    if not callable(found):
+        raise ConfigError(
+            "it must be a class, or a function, that is called with a unimol_scale.engine.log.sinks.SinkStart and "
+            f"returns a Sink, not {found!r}"
+        )
+    missing = [method for method in METHODS if isinstance(found, type) and not callable(getattr(found, method, None))]
+    if missing:
+        raise ConfigError(f"as a unimol_scale.engine.log.sinks.Sink it lacks the methods {', '.join(missing)}")
+    return SinkEntry(name=name, open=found)
+
+
+SINKS = Registry(
+    "log",
+    {JSONL: "unimol_scale.engine.log.jsonl:JsonlSink", "tensorboard": "unimol_scale.engine.log.tensorboard:open_board"},
+    _adopt,
+)

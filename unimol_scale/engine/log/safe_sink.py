@@ -1,0 +1,53 @@
+"""A sink that cannot stop a run, whatever the code behind it does."""
+
+from unimol_scale.engine.log.registry import SINKS
+from unimol_scale.engine.log.sinks import Event, Sink, SinkStart
+
+# Failures in a row after which a sink is not asked any more: one that waits for a network would slow every step down.
+MAX_FAILURES = 10
+
+
+class SafeSink:
+    """A sink whose failures stop nothing: they are told once, and what it missed is counted.
+
+    Args:
+        name: of the sink.
+        start: of the session.
+    """
+
+    def __init__(self, name: str, start: SinkStart) -> None:
+        self._name, self._say = name, start.say
+        self._missed = self._in_a_row = 0
+        self._sink: Sink | None = None
+        try:
+            self._sink = SINKS.entry(name).open(start)
+        except Exception as error:
+            self._say(f"warning: the log {name} cannot be opened ({_shown(error)}); the run goes on without it")
+
+    def event(self, event: Event) -> None:
+        """Hand an event on, unless the sink has failed too often."""
+        if self._sink is None or self._in_a_row == MAX_FAILURES:
+            self._missed += 1
+            return
+        try:
+            self._sink.event(event)
+            self._in_a_row = 0
+        except Exception as error:
+            if not self._missed:
+                self._say(f"warning: the log {self._name} has failed ({_shown(error)}); the run goes on")
+            self._missed += 1
+            self._in_a_row += 1
+
+    def close(self) -> None:
+        """Close the sink, and say what it missed."""
+        try:
+            if self._sink is not None:
+                self._sink.close()
+        except Exception as error:
+            self._say(f"warning: the log {self._name} cannot be closed ({_shown(error)})")
+        if self._missed:
+            self._say(f"warning: the log {self._name} lacks {self._missed:,} events of this session")
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
