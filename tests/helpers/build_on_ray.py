@@ -5,7 +5,6 @@ import sys
 from conformer_gen.run import child_executor
 from unimol_scale.cli.verbs import build
 
-child_executor.FEW_CONFORMERS = 0
-
 if __name__ == "__main__":
+    child_executor.FEW_CONFORMERS = 0
     sys.exit(build.main())

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +14,11 @@ from conformer_gen.config import BuildConfig
 from conformer_gen.run import assemble
 from conformer_gen.selection.selection_passes import Passes
 from conformer_gen.sources.config import SourceConfig
-from tests.helpers.build_on_ray import __file__ as ON_RAY
 from tests.helpers.extensions import importable
 from unimol_scale.store.shards import open_store
 
+# Started as a script, and not imported: it changes the builder for the process that it is.
+ON_RAY = Path(__file__).parents[1] / "helpers" / "build_on_ray.py"
 TEXT = "ethanol | CCO | -0.31\nbenzene | c1ccccc1 | 2.13\nhalf a line\nphenol | Oc1ccccc1 | 1.46\nnothing | XX | 0\n"
 
 
