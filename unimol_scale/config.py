@@ -36,6 +36,7 @@ class Origin:
         given: dotted paths of keys that were given on the command line instead.
         given_by: what gave them, for messages: the command line, or a call.
         keys: dotted paths of all keys of the whole configuration, from which one is suggested for an unknown one.
+        arguments: of a call: names of its arguments, which are suggested too.
         recorded: whether a program of this project wrote it: an unknown key is then one of a newer version.
     """
 
@@ -44,6 +45,7 @@ class Origin:
     given: frozenset[str] = frozenset()
     given_by: str = COMMAND_LINE
     keys: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     recorded: bool = False
 
     def with_given(self, change: Mapping[str, Any]) -> "Origin":
@@ -225,7 +227,8 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
                     f"{origin.describe(key_path)}: unknown key {key!r}, so a newer version of unimol-scale wrote this "
                     "file; update unimol-scale to read it"
                 )
-            tail = nearest_key(key_path, fields, origin.keys)
+            arguments = () if path else origin.arguments
+            tail = nearest_key(key_path, {*fields, *arguments}, (*origin.keys, *arguments))
             raise ConfigError(f"{origin.describe(key_path)}: unknown key {key!r}; {tail}")
         values[key] = _convert(value, hints[key], origin, key_path)
     for name, field in fields.items():

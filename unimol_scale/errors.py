@@ -65,7 +65,7 @@ def version_problem(found: object, reads: int, name: str = "format_version") -> 
     )
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: object, valid: Iterable[str]) -> str:
     """Return the tail of an error message that helps with an unknown name: the closest valid ones, then all of them.
 
     Args:
@@ -73,7 +73,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         valid: the names that would have been accepted.
     """
     names = sorted(str(choice) for choice in valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(names)}"
 

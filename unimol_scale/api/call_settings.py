@@ -4,28 +4,31 @@ Imports no room but config and errors.
 """
 
 import contextlib
+import dataclasses
+import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.command_output import shown_on_stderr
 from unimol_scale.common.trees import Tree, merge
 from unimol_scale.config import Origin, read_settings
-from unimol_scale.errors import UnimolScaleError
+from unimol_scale.errors import ConfigError, UnimolScaleError
 
 # A command that a message recommends keeps its flags.
 _COMMAND = re.compile(r"(?:unimol-scale|python|deepspeed)\s[^,;()`\n]*|--[a-z][a-z-]*")
 
 
 def read_call(
-    function: str, config: Path | str | None, short: Mapping[str, str], *given: Mapping[str, Any]
+    function: Callable[..., object], config: Path | str | None, short: Mapping[str, str], *given: Mapping[str, Any]
 ) -> tuple[Tree, Origin]:
     """Lay the settings of a call over those of a file.
 
     Args:
-        function: name of what was called, for messages.
+        function: what was called; messages name it, and its arguments where one is misspelt.
         config: YAML file; None: there is none.
         short: name of an argument → dotted key that it is short for. A group of settings, which is a mapping, may have
             the name of an argument.
@@ -35,16 +38,23 @@ def read_call(
         The settings, and where each came from.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or settings are no mapping of names.
     """
     tree: Tree = {}
     for settings in given:
+        if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
+            raise ConfigError(
+                f'settings: expected a mapping of dotted keys to values, such as {{"seed": 1}}, got {settings!r}'
+            )
         for name, value in settings.items():
             if value is None and name in short:
                 continue
             key = name if isinstance(value, Mapping) else short.get(name, name)
             tree = merge(tree, _nested(key, _plain(value)))
-    return read_settings(None if config is None else Path(config), tree, given_by=f"arguments of {function}")
+    given_by = f"arguments of {function.__name__}"
+    tree, origin = read_settings(None if config is None else Path(config), tree, given_by=given_by)
+    of_its_own = [name for name in inspect.signature(function).parameters if name != "more"]
+    return tree, dataclasses.replace(origin, arguments=tuple(dict.fromkeys([*of_its_own, *short])))
 
 
 def _nested(key: str, value: Any) -> Tree:  # noqa: ANN401
@@ -81,3 +91,16 @@ def a_call(arguments: Mapping[str, str], *, progress: bool = False) -> Iterator[
         except UnimolScaleError as error:
             error.args = (_COMMAND.sub(lambda found: arguments.get(found[0], found[0]), str(error)),)
             raise
+
+
+def as_list(value: Any) -> Any:  # noqa: ANN401
+    """Return a single name as a list of it.
+
+    Raises:
+        ConfigError: it is a table in memory.
+    """
+    if columns_of(value) is not None:
+        raise ConfigError(
+            f"input: expected files, directories or URLs, got {type(value).__name__}; write the molecules to a file"
+        )
+    return [value] if isinstance(value, str | os.PathLike) else value

@@ -4,6 +4,8 @@ Reading a store needs NumPy and Arrow only; the builder and RDKit are imported w
 molecules; n atoms, m bonds and k conformers of one.
 """
 
+import operator
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.api.call_settings import a_call, read_call
+from unimol_scale.api.call_settings import a_call, as_list, read_call
 from unimol_scale.config import build, to_tree
 from unimol_scale.store.remote import DEFAULT_CACHE, DEFAULT_CACHE_BYTES, is_url, open_remote_store
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Float64, Int32, MoleculeRecord, UInt8
@@ -29,9 +31,9 @@ _BUILD_ARGUMENTS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MoleculeRow:
-    """One molecule of a store; its atoms are in the order of its SMILES.
+    """One molecule of a store; its atoms are in the order of its SMILES. Rows with equal content are equal.
 
     Attributes:
         id: name that the source gave it.
@@ -64,6 +66,19 @@ class MoleculeRow:
     stereo: tuple[str, ...]
     labels: Mapping[str, float]
     record: MoleculeRecord
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MoleculeRow):
+            return NotImplemented
+        mine, its = ({**vars(row.record), "split": row.split, "labels": dict(row.labels)} for row in (self, other))
+        try:
+            np.testing.assert_equal(mine, its)  # takes NaN for equal to NaN, in arrays and in mappings
+        except AssertionError:
+            return False
+        return True
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.smiles, self.split))
 
     def __repr__(self) -> str:
         atoms, conformers = len(self.atomic_numbers), len(self.coordinates)
@@ -120,10 +135,12 @@ class MoleculeRows(Sequence[MoleculeRow]):
         """Return the molecule of a number, from 0 or from the end (-1), or those of a slice, numbers or a mask."""
         if isinstance(which, slice):
             return MoleculeRows(self._store, self._places[which], self._splits)
-        if hasattr(which, "__len__"):
-            places = np.asarray(self._places, np.int64)[np.asarray(which)]
-            return MoleculeRows(self._store, places.tolist(), self._splits)
-        number = range(len(self))[which]  # an IndexError for what is outside, and numbers from the end
+        try:
+            number = operator.index(which)
+        except TypeError:
+            return MoleculeRows(self._store, self._chosen(which), self._splits)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"there is no molecule {number:,} among {len(self):,}, which count from 0")
         (row,) = self._read([self._places[number]])
         return row
 
@@ -174,6 +191,18 @@ class MoleculeRows(Sequence[MoleculeRow]):
         """Name of a label → float64 [M], NaN where it is missing; units: ``label_units`` of the store."""
         rows = [row.labels for row in self]
         return {name: np.array([row[name] for row in rows], np.float64) for name in self._store.manifest.labels}
+
+    def _chosen(self, which: Any) -> list[int]:  # noqa: ANN401
+        """Return the places of molecules that are given by numbers or by a mask."""
+        numbers = np.asarray(which)
+        numbers = numbers if numbers.size else numbers.astype(np.int64)  # an empty list has no type of its own
+        if numbers.ndim != 1 or numbers.dtype.kind not in "biu":
+            raise TypeError(
+                "molecules are chosen by a number, a slice, a list of numbers or a mask, not by "
+                f"{reprlib.repr(which)}; columns are attributes, such as store.smiles"
+            )
+        places: list[int] = np.asarray(self._places, np.int64)[numbers].tolist()
+        return places
 
     def _by_split(self, places: Sequence[int]) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         """Yield for each split: its name, positions in ``places``, and the molecules there by their numbers in it."""
@@ -316,10 +345,10 @@ def build_store(
     from conformer_gen.run.driver import build as run_build
 
     with a_call(_BUILD_ARGUMENTS, progress=progress):
-        named = {"source": source, "input": _as_list(input), "output": output, **more}
+        named = {"source": source, "input": as_list(input), "output": output, **more}
         if "exclude" in named:
-            named["exclude"] = _as_list(named["exclude"])
-        tree, origin = read_call("build_store", config, SHORT_NAMES, settings or {}, named)
+            named["exclude"] = as_list(named["exclude"])
+        tree, origin = read_call(build_store, config, SHORT_NAMES, settings or {}, named)
         return ConformerStore(run_build(build(BuildConfig, tree, origin)).store)
 
 
@@ -365,8 +394,3 @@ def open_store(
         if is_url(path):
             return ConformerStore(open_remote_store(str(path), Path(cache_dir), cache_bytes))
         return ConformerStore(open_local_store(path))
-
-
-def _as_list(value: Any) -> Any:  # noqa: ANN401
-    """Return a single name as a list of it."""
-    return [value] if isinstance(value, str | Path) else value

@@ -229,7 +229,7 @@ def finetune(
             named["data"] = write_columns(columns, DEFAULT_OUTPUT if output is None else Path(output).parent)
         if targets:
             named["targets"] = targets
-        run = build(FinetuneConfig, *read_call("finetune", config, {}, settings or {}, named))
+        run = build(FinetuneConfig, *read_call(finetune, config, {}, settings or {}, named))
         return FinetunedModel(folder=run.folder, result=finetuning.finetune(run))
 
 

@@ -1,5 +1,6 @@
 """``pretrain``: a pretraining run in this process, such as a notebook's. Imports torch and DeepSpeed."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,11 @@ def pretrain(
         how = {name: more.pop(name) for name in _HOW if name in more}
         extend = how.pop("extend", None)
         named = {"data": data.location if isinstance(data, ConformerStore) else data, "output": output, **more}
-        chosen, origin = read_call("pretrain", config, _SHORT, settings or {}, named)
+        chosen, origin = read_call(pretrain, config, {**_SHORT, **{name: name for name in _HOW}}, settings or {}, named)
         chosen = merge({"data": {"workers": 0}}, chosen)
         if extend is not None:
+            if not isinstance(extend, int):
+                raise ConfigError(f"extend: expected a whole number of steps, got {extend!r}")
             if not resume:
                 raise ConfigError("extend goes on with a run, and resume=False does not; give one of them")
             run = resolve_extended(extend, size, chosen, origin)
@@ -130,11 +133,27 @@ def pretrain(
             raise ConfigError("size is required: a preset, such as '0.1M' or '84M'")
         else:
             run = resolve(size, chosen, origin)
+        if run.data.workers:
+            _require_main_file()
         threads = torch.get_num_threads()
         try:
             return _as_run(pretraining.pretrain(run, resume=resume, **how))
         finally:
             torch.set_num_threads(threads)
+
+
+def _require_main_file() -> None:
+    """Check that loader processes can start: they import the program's file, where it has one.
+
+    Raises:
+        ConfigError: the program was read from standard input.
+    """
+    path = getattr(sys.modules["__main__"], "__file__", None)  # a notebook has none, which is fine
+    if path is not None and not Path(path).is_file():
+        raise ConfigError(
+            f"data.workers: loader processes import the file of the program, and {path} is none; write the program to "
+            "a file, or leave data.workers at 0"
+        )
 
 
 def _as_run(end: PretrainingEnd) -> PretrainedRun:

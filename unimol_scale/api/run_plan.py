@@ -7,6 +7,7 @@ from typing import Any
 
 from unimol_scale.api.call_settings import a_call, read_call
 from unimol_scale.api.conformer_store import ConformerStore
+from unimol_scale.config import Origin, build
 from unimol_scale.engine.planning.plan import Plan
 from unimol_scale.engine.planning.plan_request import PlanRequest, plan_for
 from unimol_scale.engine.planning.plan_text import as_json, render
@@ -88,8 +89,10 @@ def plan(
     """
     with a_call(_ARGUMENTS):
         asked = {name: more.pop(name) for name in _DEVICES if more.get(name) is not None}
-        request = PlanRequest(gpus=gpus, device=device, atoms=atoms, **asked)
+        devices = {"gpus": gpus, "device": device, "atoms": atoms, **asked}
+        request = build(PlanRequest, devices, Origin(name="arguments of plan"))
+        short = {**_SHORT, **{name: name for name in _DEVICES}}
         named = {"data": data.location if isinstance(data, ConformerStore) else data, **more}
-        made, run = plan_for(request, size, *read_call("plan", config, _SHORT, settings or {}, named))
+        made, run = plan_for(request, size, *read_call(plan, config, short, settings or {}, named))
         values = {field.name: getattr(made, field.name) for field in fields(Plan)}
         return RunPlan(**values, screen=render(made, run), tree=as_json(made))

@@ -1,7 +1,8 @@
 """``fit_scaling_law``: from runs or a table of losses to a law that predicts. Imports no torch."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -14,7 +15,7 @@ from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig, HeldOutP
 from unimol_scale.scaling.law.fit import FitConfig, Interval
 from unimol_scale.scaling.law.laws import Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
-from unimol_scale.scaling.law.points import ParameterGroup, distinct
+from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, distinct
 from unimol_scale.scaling.report.law_json import to_json
 from unimol_scale.scaling.runs.counts import parse_count
 from unimol_scale.scaling.runs.loss_tables import ColumnTable
@@ -55,10 +56,10 @@ class LawOptions(TypedDict, total=False):
     burn_in: float | None
     columns: Mapping[str, str]
     sizes: Mapping[str, str]
-    leave_out: Sequence[str]
+    leave_out: str | Sequence[str]
     bootstrap: int
-    predict: Sequence[str]
-    budgets: Sequence[float]
+    predict: str | Sequence[str]
+    budgets: float | Sequence[float]
 
 
 class ScalingLaw:
@@ -160,10 +161,7 @@ class ScalingLaw:
             RunError: the law or the runs do not determine an optimum.
         """
         with a_call(_ARGUMENTS):
-            budget = parse_count(str(flops))
-            if budget is None:
-                raise RunError(f"flops {flops!r} is not a number of FLOPs above zero, such as 1e21")
-            return compute_optimal(self.analysis.fit, self.analysis.points, budget)
+            return compute_optimal(self.analysis.fit, self.analysis.points, _flops(flops, "flops"))
 
     def plot(self, against: str | None = None) -> "Figure":
         """Return a picture of the runs and the law; pyplot and its state are not used.
@@ -260,29 +258,58 @@ def fit_scaling_law(
             if name not in LawOptions.__annotations__:
                 known = ("law", "hold_out", *LawOptions.__annotations__)
                 raise ConfigError(f"unknown argument {name!r}; {nearest(name, known)}")
-        trajectories, burn_in = options.get("trajectories", False), options.get("burn_in")
-        if burn_in is not None and not trajectories:
-            raise RunError("burn_in belongs to trajectories; without it every run counts by its end alone")
-        config = AnalysisConfig(
-            law=law,
-            variable=options.get("variable"),
-            hold_out=str(hold_out),
-            parameters=options.get("parameters", "total"),
-            predict=tuple(options.get("predict", ())),
-            budgets=tuple(float(budget) for budget in options.get("budgets", ())),
-            burn_in=(BURN_IN if burn_in is None else burn_in) if trajectories else None,
-            fit=FitConfig(bootstrap=options.get("bootstrap", 1000)),
-        )
+        config = _config(law, hold_out, options)
         records, notes = read_runs(
             _inputs(runs),
             options.get("columns", {}),
             options.get("sizes", {}),
-            trajectories,
-            options.get("leave_out", ()),
+            options.get("trajectories", False),
+            _texts(options.get("leave_out", ())),
         )
         for note in notes:
             _log.warning(note)
         return ScalingLaw(analyse(records, notes, config))
+
+
+def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisConfig:
+    """Return the settings of an analysis.
+
+    Raises:
+        ConfigError, RunError: an option is wrong.
+    """
+    trajectories, burn_in = options.get("trajectories", False), options.get("burn_in")
+    if burn_in is not None and not trajectories:
+        raise RunError("burn_in belongs to trajectories; without it every run counts by its end alone")
+    parameters, bootstrap = options.get("parameters", "total"), options.get("bootstrap", 1000)
+    if parameters not in PARAMETER_GROUPS:
+        raise ConfigError(f"parameters: unknown value {parameters!r}; {nearest(parameters, PARAMETER_GROUPS)}")
+    if not isinstance(bootstrap, int):
+        raise ConfigError(f"bootstrap: expected a whole number, got {bootstrap!r}")
+    return AnalysisConfig(
+        law=law,
+        variable=options.get("variable"),
+        hold_out=str(hold_out),
+        parameters=parameters,
+        predict=_texts(options.get("predict", ())),
+        budgets=_budgets(options.get("budgets", ())),
+        burn_in=(BURN_IN if burn_in is None else burn_in) if trajectories else None,
+        fit=FitConfig(bootstrap=bootstrap),
+    )
+
+
+def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _budgets(given: Any) -> tuple[float, ...]:  # noqa: ANN401
+    return tuple(_flops(one, "budgets") for one in ([given] if isinstance(given, str | Real) else given))
+
+
+def _flops(given: str | float | Real, argument: str) -> float:
+    budget = parse_count(str(given))
+    if budget is None:
+        raise RunError(f"{argument} {given!r} is not a number of FLOPs above zero, such as 1e21")
+    return budget
 
 
 def _text(number: str | float) -> str:
@@ -296,7 +323,11 @@ def _inputs(runs: Any) -> list[Path | ColumnTable]:  # noqa: ANN401
     if isinstance(runs, str | PathLike):
         return [Path(runs)]
     inputs: list[Path | ColumnTable] = []
-    for number, one in enumerate(runs, start=1):
+    for number, one in enumerate(runs if isinstance(runs, Iterable) else [runs], start=1):
         columns = columns_of(one)
+        if columns is None and not isinstance(one, str | PathLike):
+            raise RunError(f"runs: expected paths, runs or tables, got {type(one).__name__}")
         inputs.append(Path(one) if columns is None else ColumnTable(f"table {number}", columns))
+    if not inputs:
+        raise RunError("runs: the list is empty; give paths, runs or tables")
     return inputs

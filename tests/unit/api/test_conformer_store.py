@@ -104,8 +104,21 @@ def test_a_row_is_found_by_number_slice_list_and_mask(store):
     assert [row.smiles for row in store] == smiles
     assert len(store.train) + len(store.valid) == len(store)
     assert store[2:2].smiles.tolist() == []
-    with pytest.raises(IndexError):
+    assert store[[]].smiles.tolist() == store[store.num_atoms > 99].smiles.tolist() == []
+    assert store[np.array(1)].smiles == smiles[1]
+    with pytest.raises(IndexError, match="no molecule 6 among 6, which count from 0"):
         store[len(store)]
+    for wrong in ("smiles", [1.0], [[0, 1]], None):
+        with pytest.raises(TypeError, match=r"molecules are chosen by a number.*columns are attributes"):
+            store[wrong]
+
+
+def test_rows_of_equal_content_are_equal_and_a_store_is_searched_for_them(store):
+    assert store[1] == store[1] != store[0]
+    assert store.index(store[2]) == 2
+    assert store[2] in store
+    assert len({*store, *store}) == len(store)
+    assert store[0] != store[0].smiles
 
 
 def test_lists_of_arrays_hold_one_array_for_each_molecule(store):
@@ -145,6 +158,11 @@ def test_keywords_dotted_keys_groups_and_a_file_are_one_and_the_same(tmp_path):
         ({"curate": {"valid_fractio": 1}}, "did you mean 'valid_fraction'"),
         ({"settings": {"seeed": 1}}, "'seeed'; did you mean 'seed'"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml does not exist"),
+        ({"limt": 5}, "'limt'; did you mean 'limit'"),
+        ({"progres": True}, "'progres'; did you mean 'progress'"),
+        ({"settings": "seed=1"}, "^settings: expected a mapping of dotted keys to values"),
+        ({"settings": {1: 2}}, "^settings: expected a mapping of dotted keys to values"),
+        ({"input": {"smiles": ["CCO"]}}, "^input: expected files, directories or URLs, got dict"),
     ],
 )
 def test_a_setting_that_there_is_not_is_named_with_the_nearest(tmp_path, settings, message):
@@ -160,6 +178,11 @@ def test_errors_name_arguments_and_no_flags(tmp_path, table):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(us.ConfigError, match=r"^output: .*file is a file"):
         us.build_store("sample", limit=9, output=tmp_path / "file")
+
+
+def test_what_stands_for_a_path_is_one_path(store, tmp_path, table):
+    with pytest.raises(us.SourceError, match=f"exclude {store.path} is not a file"):
+        us.build_store("csv", input=table, output=tmp_path / "store", exclude=store)
 
 
 def test_a_store_behind_a_url_reads_like_one_on_disk(store, tmp_path):

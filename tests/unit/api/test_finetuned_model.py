@@ -153,6 +153,7 @@ def test_predictions_are_those_of_the_command_whatever_the_molecules_come_in(pla
         {"SMILES": MOLECULES[:5]},
         Frame({"id": range(5), "smiles": MOLECULES[:5]}),
         pa.table({"smiles": MOLECULES[:5]}),
+        pa.array(MOLECULES[:5]),
     ):
         assert predicted(place, molecules).values[:, 0].tolist() == pytest.approx(expected)
     assert predicted(place, {"mine": MOLECULES[:5]}, smiles_column="mine").values[:, 0].tolist() == pytest.approx(
@@ -188,6 +189,16 @@ def test_a_smiles_that_is_longer_than_a_files_name_can_be_is_a_smiles(place):
         (lambda place: us.finetune(None, (MOLECULES, VALUES)), us.ConfigError, "say either model"),
         (lambda place: us.predict(place / "pretrained", "C"), us.CheckpointError, "is no fine-tuned model"),
         (lambda place: predicted(place, {1, 2}), us.SourceError, "predict takes a SMILES, or a list of them"),
+        (
+            lambda place: predicted(place, "CCO.Cl", fragments="x"),
+            us.ConfigError,
+            "unknown fragments 'x'",
+        ),
+        (
+            lambda place: us.from_pretrained(place / "pretrained").embed({"smiles": ["CCO"]}),
+            us.SourceError,
+            "embed takes a SMILES, or a list of them, got a table; give its column",
+        ),
         (lambda place: predicted(place, "nowhere.csv"), us.SourceError, "nowhere.csv does not exist"),
         (lambda place: predicted(place, "C", device="tpu"), us.ConfigError, "^device: unknown value 'tpu'"),
         (lambda place: predicted(place, "CCCCO", max_pairs=4), us.ConfigError, "more than max_pairs 4"),

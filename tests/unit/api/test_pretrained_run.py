@@ -109,6 +109,12 @@ def test_a_run_that_was_stopped_or_broke_goes_on_in_the_same_process(tmp_path):
     assert "arguments of pretrain: settings2: unknown key" in found["wrong"]
 
 
+def test_loader_processes_of_a_program_from_standard_input_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
+    with pytest.raises(us.ConfigError, match=r"^data\.workers: .*<stdin> is none; write the program to a file"):
+        us.pretrain("0.03M", data=small_store(tmp_path / "s"), output=tmp_path / "run", settings={"data.workers": 2})
+
+
 @pytest.mark.deepspeed
 def test_progress_is_shown_if_it_is_asked_for(tmp_path):
     program = """
@@ -124,6 +130,10 @@ def test_progress_is_shown_if_it_is_asked_for(tmp_path):
     ("arguments", "error", "message"),
     [
         ({"settings": {"train.step": 4}}, us.ConfigError, r"arguments of pretrain: train.step: .*did you mean 'steps'"),
+        ({"resum": False}, us.ConfigError, "'resum'; did you mean 'resume'"),
+        ({"overide": True}, us.ConfigError, "'overide'; did you mean 'override'"),
+        ({"extend": "abc"}, us.ConfigError, "^extend: expected a whole number of steps, got 'abc'"),
+        ({"size": 100_000}, us.ConfigError, "unknown size 100000"),
         ({"size": "9M"}, us.ConfigError, "unknown size '9M'; did you mean '4M'"),
         ({"size": None}, us.ConfigError, "^size is required"),
         ({"data": "nowhere"}, us.StoreError, "no store at .*nowhere"),
@@ -159,10 +169,14 @@ def test_a_plan_is_the_screen_and_the_numbers_of_the_command(sample_store, capfd
     ("arguments", "message"),
     [
         ({"device": "h10"}, "^device: unknown device 'h10'; did you mean 'h100'"),
-        ({"gpus": 0}, "^gpus must be at least 1"),
+        ({"gpus": 0}, "gpus must be at least 1"),
         ({"mfu": 3.0}, "^mfu must be above 0"),
         ({"gpu_memory": "80GX"}, "^gpu_memory: '80GX' is not a size"),
         ({"data": "store"}, "^give either data, .* or atoms"),
+        ({"gpus": "some"}, "arguments of plan: gpus: expected a whole number, got 'some'"),
+        ({"atoms": 25.5}, "arguments of plan: atoms: expected a whole number, got 25.5"),
+        ({"gpu_memory": 8.0e10}, "arguments of plan: gpu_memory: expected text"),
+        ({"gpu": 8}, "'gpu'; did you mean 'gpus'"),
         ({"zero_stage": 7}, "zero.stage: unknown value 7"),
         ({"objectiv": "blend"}, "did you mean 'objective'"),
     ],

@@ -50,6 +50,7 @@ def test_every_name_is_seen_by_people_and_by_type_checkers_alike():
     }
     assert {*imported, "__version__"} == set(us.__all__)
     assert set(us.__all__) <= set(dir(us))
+    assert all(name in us.__all__ or name.startswith("__") for name in dir(us)), "completion shows nothing else"
     for name, module in imported.items():
         assert getattr(us, name) is getattr(importlib.import_module(module), name)
     for name in us.__all__:

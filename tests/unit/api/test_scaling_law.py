@@ -1,6 +1,7 @@
 """``us.fit_scaling_law``: the numbers of the command, from folders and from tables in memory."""
 
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -121,12 +122,30 @@ def test_a_law_is_readable(table):
         ({"columns": {"losss": "x"}}, us.RunError, "unknown column 'losss'; did you mean 'loss'"),
         ({"columns": {"loss": "final"}}, us.RunError, "the table has no column 'final' for loss; name it with columns"),
         ({"law": "kaplan", "variable": "N"}, us.ConfigError, "^variable belongs to the laws in one variable"),
+        ({"parameters": "totl"}, us.ConfigError, "^parameters: unknown value 'totl'; did you mean 'total'"),
+        ({"budgets": ["much"]}, us.RunError, "^budgets 'much' is not a number of FLOPs"),
+        ({"predict": "9X@1M"}, us.RunError, "unknown size '9X'"),
         ({"predict": ["9X@1M"]}, us.RunError, "unknown size '9X'"),
     ],
 )
 def test_what_is_wrong_with_a_call_is_said_by_the_names_of_its_arguments(table, options, error, message):
     with pytest.raises(error, match=message):
         us.fit_scaling_law(table, bootstrap=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [(None, "^runs: expected paths, runs or tables, got NoneType"), ([3], "got int"), ([], "^runs: the list is empty")],
+)
+def test_what_is_no_run_is_told(runs, message):
+    with pytest.raises(us.RunError, match=message):
+        us.fit_scaling_law(runs)
+
+
+def test_a_law_can_be_kept_with_pickle(table):
+    law = us.fit_scaling_law(table, law="chinchilla", columns={"C": "6ND"}, bootstrap=0)
+    best = law.optimal(1e14)
+    assert pickle.loads(pickle.dumps(law)).optimal("1e14").parameters == best.parameters
 
 
 def test_what_the_law_has_no_word_on_is_an_error(table):

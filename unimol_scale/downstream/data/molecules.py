@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.conformer_cache import Given, cached_store
 from unimol_scale.downstream.data.skipped_rows import Skipped
-from unimol_scale.errors import SourceError, StoreError
+from unimol_scale.errors import ConfigError, SourceError, StoreError, nearest
 from unimol_scale.store.manifest import SplitEntry
 from unimol_scale.store.schema import Int64
 from unimol_scale.store.shards import Store, StoreSplit, open_store
@@ -184,10 +185,14 @@ def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
         caller: name of the function that got them, for messages.
 
     Raises:
-        SourceError: they have no order, or one is something else than text.
+        SourceError: they have no order, are a table, or one is something else than text.
     """
     if isinstance(smiles, str):
         return [smiles]
+    if isinstance(smiles, Mapping) or hasattr(smiles, "columns"):
+        raise SourceError(f"{caller} takes a SMILES, or a list of them, got a table; give its column of SMILES")
+    if hasattr(smiles, "to_pylist"):  # a column of Arrow
+        smiles = smiles.to_pylist()
     if isinstance(smiles, bytes) or not hasattr(smiles, "__getitem__"):
         raise SourceError(f"{caller} takes a SMILES, or a list of them in an order, got {type(smiles).__name__}")
     texts = ["" if text is None or (isinstance(text, float) and math.isnan(text)) else text for text in smiles]
@@ -240,6 +245,8 @@ def whole_split(store: Store) -> StoreSplit:
 
 
 def _curation(max_atoms: int | None, fragments: Fragments) -> CurateConfig:
+    if fragments not in get_args(Fragments):
+        raise ConfigError(f"unknown fragments {fragments!r}; {nearest(fragments, get_args(Fragments))}")
     return CurateConfig(max_atoms=max_atoms, fragments=fragments, radicals="keep", valid_fraction=0.0)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -58,6 +58,9 @@ class Points:
     def weight(self) -> FloatArray:
         """How much each point counts, float [n]."""
         return np.ones(len(self)) if self.weights is None else self.weights
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "flops_per_molecule"}  # cannot be pickled
 
     @cached_property
     def flops_per_molecule(self) -> Callable[[FloatArray], FloatArray]:
