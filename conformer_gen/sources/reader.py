@@ -6,6 +6,7 @@ lines and headers are not rows. Data that ends too early adds one row that says 
 
 import collections
 import itertools
+import numbers
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -76,23 +77,37 @@ def read_files(config: SourceConfig, paths: Iterable[Path], opened: Opened = ign
 
 def _rows(config: SourceConfig, kind: Source, paths: Iterable[Path], opened: Opened) -> Iterator[SourceMolecule]:
     if kind.read_files is not None:
-        yield from kind.read_files(list(paths), config)
+        yield from _yielded(kind.read_files(list(paths), config), config)
         return
     for path in paths:
         try:
             if kind.read_file is not None:
-                yield from kind.read_file(path, config)
+                yield from _yielded(kind.read_file(path, config), config)
             elif (read := kind.read_stream) is not None:
-                yield from read_streams(path, kind.suffixes, lambda stream: read(stream, config), opened)
+                yield from read_streams(
+                    path, kind.suffixes, lambda stream: _yielded(read(stream, config), config), opened
+                )
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def _yielded(rows: Iterator[SourceMolecule], config: SourceConfig) -> Iterator[SourceMolecule]:
+    """Return what a reader returned, where that is rows.
+
+    Raises:
+        SourceError: it is not; somebody has forgotten to yield.
+    """
+    if not isinstance(rows, Iterable):
+        raise SourceError(f"the reader of the source {config.name} must yield rows; it returned {rows!r}")
+    return rows
 
 
 def _checked(rows: Iterator[SourceMolecule], config: SourceConfig) -> Iterator[SourceMolecule]:
     """Yield the rows of a source of the user's own, and refuse what would fail later and far away.
 
     Raises:
-        SourceError: a row is no ``SourceMolecule``, or has not got the labels or the coordinates that its source says.
+        SourceError: a row is no ``SourceMolecule``, has fields of other types, or has not got the labels or the
+            coordinates that its source says.
     """
     names, geometry = list(label_units(config)), config.kind.geometry
     for at, row in enumerate(rows, start=1):
@@ -101,6 +116,12 @@ def _checked(rows: Iterator[SourceMolecule], config: SourceConfig) -> Iterator[S
             raise SourceError(f"the source {config.name} must yield {kind}, and its row {at} is {row!r}")
         where = f"the source {config.name}: row {at} ({row.id!r})"
         has = row.geometry is not None or row.origin is not None
+        for name in ("id", "smiles", "block", "problem"):
+            if not isinstance(value := getattr(row, name), str):
+                raise SourceError(f"{where}: {name} must be text, not {value!r}")
+        for name, label in zip(names, row.labels, strict=False):
+            if not isinstance(label, numbers.Real):
+                raise SourceError(f"{where}: the label {name} must be a number, NaN where it is missing; not {label!r}")
         if not row.problem and len(row.labels) != len(names):
             known = f"{len(names)} ({', '.join(names) or 'none'})"
             raise SourceError(f"{where} has {len(row.labels)} labels where the source has {known}")

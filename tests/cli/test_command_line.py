@@ -111,3 +111,10 @@ def test_the_scripts_end_as_the_verbs_do(script, arguments: list[str], capsys: p
 @pytest.mark.parametrize(("script", "verb"), [(build, "build"), (pretrain, "pretrain")])
 def test_the_scripts_of_a_checkout_take_what_the_verbs_take(script, verb: str) -> None:
     assert words(script.build_parser()) == WORDS[verb]
+
+
+def test_the_first_help_is_written_for_users(capsys):
+    with pytest.raises(SystemExit):
+        cli_main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Molecules to conformers, pretraining with ZeRO" in said

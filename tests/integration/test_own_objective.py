@@ -122,6 +122,10 @@ def test_what_a_run_folder_names_is_imported_only_if_the_user_names_it_too(copy,
         (["--objective", "toy_objective:Smoothed"], "has no 'Smoothed'; did you mean 'SmoothedElements'"),
         (["--objective", "denoise"], "objective.settings belongs to an objective of your own"),
         (["log.sinks=[toy_sink:Csv]"], "the module toy_sink has no 'Csv'; did you mean 'CsvSink'"),
+        (["--objective", "mine:Picky"], "objective.settings: not today (from Config of mine:Picky)"),
+        (["--objective", "mine:Guessed"], "corrupt makes another sample each time"),
+        (["--objective", "mine:Larger"], "and count_parameters says"),
+        (["--objective", "mine:Nothing"], "build_model must return a torch.nn.Module, not None"),
         (["--objective", "mine:Global"], "corrupt makes another sample each time"),
         (["--objective", "mine:Placed"], "depends on its place in the batch"),
         (["--objective", "mine:Uncounted"], "corrupt counts the terms wrong, and its weights are of element, wrong"),
@@ -141,6 +145,21 @@ def test_what_is_wrong_is_told_before_the_first_step(sample_store, tmp_path, mon
         "    return {'input': dataclasses.replace(shown, coordinates_BA3=moved)}\n"
         "class Global(Own):\n"
         "    def changed(self, sample): return moved(sample, torch.rand(len(sample.molecule_B)))\n"
+        "class Guessed(Own):\n"
+        "    def changed(self, sample): return {'element_BA': (sample.element_BA * torch.rand(()))}\n"
+        "class Larger(SmoothedElements):\n"
+        "    def build_model(self, config):\n"
+        "        model = super().build_model(config)\n"
+        "        model.more = torch.nn.Linear(2, 3)\n"
+        "        return model\n"
+        "class Nothing(SmoothedElements):\n"
+        "    def build_model(self, config): pass\n"
+        "@dataclasses.dataclass(frozen=True, kw_only=True)\n"
+        "class PickyConfig:\n"
+        "    fraction: float = 0.1\n"
+        "    def __post_init__(self): raise ValueError('not today')\n"
+        "class Picky(SmoothedElements):\n"
+        "    Config = PickyConfig\n"
         "class Placed(Own):\n"
         "    def changed(self, sample): return moved(sample, torch.arange(len(sample.molecule_B)))\n"
         "class Uncounted(Own):\n"

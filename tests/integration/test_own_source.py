@@ -84,6 +84,9 @@ def test_workers_need_not_have_the_file(command, tmp_path):
         ("mine:labelled", "row 1 ('a') has 1 labels where the source has 2 (x, y)"),
         ("mine:flat", "row 1 ('a') has no coordinates, and the source says geometry='all'"),
         ("mine:other", "must yield conformer_gen.sources.molecule.SourceMolecule, and its row 1 is 'CCO'"),
+        ("mine:numbered", "row 1 (7): id must be text, not 7"),
+        ("mine:quoted", "row 1 ('a'): the label x must be a number, NaN where it is missing; not '1.0'"),
+        ("mine:silent", "the reader of the source mine:silent must yield rows; it returned None"),
         ("mine:both", "a source has one of the readers read_stream, read_file, read_files, got read_stream, read_file"),
     ],
 )
@@ -96,6 +99,9 @@ def test_what_is_wrong_with_one_is_told_before_anything_is_built(command, tmp_pa
         "labelled = source([SourceMolecule(id='a', smiles='C', labels=(1.0,))], labels={'x': '', 'y': ''})\n"
         "flat = source([SourceMolecule(id='a', smiles='C')], geometry='all')\n"
         "other = source(['CCO'])\n"
+        "numbered = source([SourceMolecule(id=7, smiles='C')])\n"
+        "quoted = source([SourceMolecule(id='a', smiles='C', labels=('1.0',))], labels={'x': ''})\n"
+        "silent = Source(name='mine', suffixes=('.toy',), read_stream=lambda stream, config: None)\n"
         "def both(): return source([], read_stream=print)\n"
     )
     sys.modules.pop("mine", None)

@@ -24,11 +24,12 @@ from unimol_scale.cli.verbs import (
 
 # In the order in which --help names them.
 VERBS = (build, pretrain, fit_scaling_law, ladder, plan, finetune, predict, embed, store, checkpoint)
+_DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
 
 
 def build_parser() -> CommandParser:
     """Return the parser of every verb."""
-    parser = CommandParser(prog="unimol-scale", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="unimol-scale", description=_DESCRIPTION)
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in VERBS:

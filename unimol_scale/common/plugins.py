@@ -7,6 +7,7 @@ is never imported, since these may come from anywhere: they are read as text, an
 """
 
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -92,6 +93,19 @@ def _public_names(found: object) -> Iterable[str]:
         for name, value in public.items()
         if not isinstance(value, ModuleType) and (not callable(value) or getattr(value, "__module__", home) == home)
     ]
+
+
+def accepts(function: Callable[..., Any], *arguments: object) -> bool:
+    """Return whether a function or class can be called with these arguments; True if it does not say."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 class Registry(Mapping[str, EntryT], Generic[EntryT]):

@@ -20,9 +20,9 @@ class MoleculeBatch:
         num_atoms_B: int32.
         valid_BA: bool, true at real atoms.
         atomic_number_BA: uint8, 0 at padding.
-        atom_features_BA8: uint8, raw codes.
+        atom_features_BA8: uint8, raw codes; column and code are places in ``schema.ATOM_VOCABULARIES``.
         degree_BA: uint8, bonds of each atom in the stored graph.
-        bond_features_BAA3: uint8, 0 where no bond, else raw code + 1.
+        bond_features_BAA3: uint8, 0 where no bond, else raw code + 1, likewise of ``schema.BOND_VOCABULARIES``.
         path_BAA: int16, shortest path in bonds; ``PATH_UNREACHABLE`` between fragments.
         coordinates_BA3: float32, Å, of the conformer chosen; 0 at padding.
         planar_BA3: float32, Å, the 2D depiction in the plane z = 0; 0 at padding.

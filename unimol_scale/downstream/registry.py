@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from unimol_scale.common.plugins import Registry, is_reference
+from unimol_scale.common.plugins import Registry, accepts, is_reference
 from unimol_scale.downstream.metric import TASKS, Metric
 from unimol_scale.errors import ConfigError, nearest
 
@@ -24,6 +24,8 @@ def _adopt(found: Any, name: str) -> Metric:  # noqa: ANN401
         metric = Metric(name=own, tasks=TASKS, higher_is_better=own.endswith(HIGHER), function=found)
     else:
         raise ConfigError(f"it must be a {_METRIC}, or a function (labels, predictions) → number, not {found!r}")
+    if is_reference(name) and not accepts(metric.function, (), ()):
+        raise ConfigError("its function is called with (labels, predictions) alone, and does not take that")
     if is_reference(name) and metric.name in METRICS:
         raise ConfigError(f"it is called {metric.name!r}, as one of ours is: give it another name")
     return metric

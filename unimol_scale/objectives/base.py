@@ -149,14 +149,22 @@ class PretrainingModel(HeadedModel):
         """Return term → sum over the micro-batch, fp32 scalars.
 
         Raises:
-            ConfigError: the objective does not return the terms that it counted.
+            ConfigError: the objective does not return the terms that it counted, each as one number.
         """
-        sums = self._objective.score(self, sample)
+        sums, name = self._objective.score(self, sample), type(self._objective).__name__
+        if not isinstance(sums, Mapping):
+            raise ConfigError(f"{name}: score must return a dictionary, term → sum, not a {type(sums).__name__}")
         if sums.keys() != sample.counts.keys():
             raise ConfigError(
-                f"{type(self._objective).__name__}: score returns the terms {', '.join(sums)}, and corrupt has counted "
-                f"{', '.join(sample.counts)}"
+                f"{name}: score returns the terms {', '.join(sums)}, and corrupt has counted {', '.join(sample.counts)}"
             )
+        for term, value in sums.items():
+            if not isinstance(value, Tensor) or value.dim() or value.dtype != torch.float32:
+                found = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise ConfigError(
+                    f"{name}: score must return one sum over the micro-batch for each term, a tensor without "
+                    f"dimensions in torch.float32; {term} is {found}"
+                )
         return sums
 
 

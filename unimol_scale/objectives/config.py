@@ -154,4 +154,9 @@ def _own_settings(config: ObjectiveConfig, origin: Origin) -> Any:  # noqa: ANN4
         raise ConfigError(
             f"{origin.describe('objective.settings')}: {given} given, and {config.name} has no class Config of settings"
         )
-    return None if kind is None else build(kind, config.settings, origin, "objective.settings")
+    if kind is None:
+        return None
+    try:
+        return build(kind, config.settings, origin, "objective.settings")
+    except (TypeError, ValueError) as error:  # what a class refuses with that does not know our errors
+        raise ConfigError(f"{origin.describe('objective.settings')}: {error} (from Config of {config.name})") from error

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from unimol_scale.common.plugins import Registry
+from unimol_scale.common.plugins import Registry, accepts, is_reference
 from unimol_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,12 +33,18 @@ def _adopt(found: Any, name: str) -> ObjectiveEntry:  # noqa: ANN401
         raise ConfigError(f"it must be a class derived from {base}, not {found!r}")
     if missing := sorted(found.__abstractmethods__):
         raise ConfigError(f"it is derived from {base} and lacks {', '.join(missing)}")
+    for key in ("weights", "heads"):
+        if callable(getattr(found, key)):
+            raise ConfigError(f"its {key} must be a property: write @property above it")
     settings = found.Config
     # A frozen dataclass has a __setattr__ that refuses.
     if settings is not None and not (
         dataclasses.is_dataclass(settings) and settings.__setattr__ is not object.__setattr__
     ):
         raise ConfigError(f"its Config must be a dataclass with frozen=True, not {settings!r}")
+    if is_reference(name) and not accepts(found, *([] if settings is None else [settings])):
+        how = "with its Config alone" if settings is not None else "without arguments, since it has no Config"
+        raise ConfigError(f"it is called {how}, and its __init__ does not take that")
     return ObjectiveEntry(name=name, kind=found, settings=settings)
 
 

@@ -112,6 +112,29 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
             "from unimol_scale.objectives.base import Objective\nclass X(Objective):\n heads = weights = None",
             "lacks corrupt, score",
         ),
+        (
+            "objective",
+            "from unimol_scale.objectives.denoise import DenoiseObjective\nclass X(DenoiseObjective):\n"
+            " def weights(self): return {}",
+            "its weights must be a property: write @property above it",
+        ),
+        (
+            "objective",
+            "from unimol_scale.objectives.denoise import DenoiseObjective\nclass X(DenoiseObjective):\n"
+            " def __init__(self): pass",
+            "it is called with its Config alone, and its __init__ does not take that",
+        ),
+        (
+            "law",
+            "from unimol_scale.scaling.law.laws import Chinchilla\nclass X(Chinchilla):\n def terms(self): return ()",
+            "its formula and terms must be properties",
+        ),
+        (
+            "law",
+            "from unimol_scale.scaling.law.laws import Chinchilla\nclass X(Chinchilla):\n def __init__(self, p): pass",
+            "it is made without arguments, or with variable alone",
+        ),
+        ("metric", "def X_score(labels): return 0.0\nX = X_score", "is called with (labels, predictions) alone"),
         ("law", "def X(): pass", "must be a class derived from unimol_scale.scaling.law.laws.Law"),
         (
             "law",
@@ -138,6 +161,7 @@ def test_what_is_no_such_thing_is_told_what_it_lacks(module, kind, text, message
             "Term(coefficient='A', exponent='a', variable='N'), Term(coefficient='A')",
             "every parameter needs its own name",
         ),
+        ("Term(coefficient='E')", "none of its terms has a variable"),
         ("Term(coefficient='E'), Term(coefficient='F')", "one term at most is constant"),
         ("Term(coefficient='A', variable='N')", "both a variable and an exponent or neither"),
     ],

@@ -7,6 +7,7 @@ in for it.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +102,7 @@ def score(metric: Metric, labels_ML: Float64, predictions_ML: Float64, targets: 
         targets: [L] names for messages; none numbers them from 1.
 
     Raises:
-        RunError: a prediction that has a label is not a finite number.
+        RunError: a prediction that has a label is not a finite number; the metric returns no number.
     """
     assert labels_ML.shape == predictions_ML.shape, "one prediction for each label"
     names = targets or [f"target {at + 1}" for at in range(labels_ML.shape[1])]
@@ -115,12 +116,20 @@ def score(metric: Metric, labels_ML: Float64, predictions_ML: Float64, targets: 
                 "lower learning rate"
             )
         why = _problem(metric, labels)
-        value = math.nan if why else float(metric.function(labels[known], predictions[known]))
+        value = math.nan if why else _number(metric, metric.function(labels[known], predictions[known]))
         values.append(None if math.isnan(value) else value)
         if math.isnan(value):
             reasons.append(_reason(metric, name, why or "all predictions are the same"))
     defined = [value for value in values if value is not None]
     return Score(value=float(np.mean(defined)) if defined else None, per_target=tuple(values), undefined=tuple(reasons))
+
+
+def _number(metric: Metric, value: Any) -> float:  # noqa: ANN401 - somebody else's function returned it
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        what = f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)
+        raise RunError(f"the function of the metric {metric.name} must return a number, not {what}") from error
 
 
 def _problem(metric: Metric, labels: Float64) -> str:

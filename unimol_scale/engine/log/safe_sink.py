@@ -1,7 +1,8 @@
 """A sink that cannot stop a run, whatever the code behind it does."""
 
-from unimol_scale.engine.log.registry import SINKS
+from unimol_scale.engine.log.registry import METHODS, SINKS
 from unimol_scale.engine.log.sinks import Event, Sink, SinkStart
+from unimol_scale.errors import ConfigError
 
 # Failures in a row after which a sink is not asked any more: one that waits for a network would slow every step down.
 MAX_FAILURES = 10
@@ -20,7 +21,11 @@ class SafeSink:
         self._missed = self._in_a_row = 0
         self._sink: Sink | None = None
         try:
-            self._sink = SINKS.entry(name).open(start)
+            sink = SINKS.entry(name).open(start)
+            lacking = [method for method in METHODS if not callable(getattr(sink, method, None))]
+            if lacking:
+                raise ConfigError(f"it returned {sink!r}, which lacks the methods {', '.join(lacking)}")
+            self._sink = sink
         except Exception as error:
             self._say(f"warning: the log {name} cannot be opened ({_shown(error)}); the run goes on without it")
 

@@ -1,11 +1,13 @@
 """Whether an objective of the user's own keeps what the trainer relies on, tried on a few made-up molecules.
 
-What breaks these rules trains all the same, and gives other losses on another number of ranks or after a resume.
+What breaks these rules trains all the same: it gives other losses on another number of ranks or after a resume, or the
+laws that are fitted to its runs count wrong.
 """
 
 import dataclasses
 import pickle
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ from unimol_scale.engine.planning.rank_memory import MicroBatchShape
 from unimol_scale.engine.planning.rehearsal import carbon_chains
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import ConfigError
+from unimol_scale.model.encodings import ModelInput
 from unimol_scale.objectives.base import Objective, Sample
 
+DataT = TypeVar("DataT", Sample, ModelInput)
 _SHAPE = MicroBatchShape(molecules=4, num_atoms=9)
 
 
@@ -41,6 +45,7 @@ def check_own_objective(objective: Objective, config: PretrainConfig) -> None:
     weights = objective.weights
     if not any(weight > 0.0 for weight in weights.values()):
         raise ConfigError(f"{name} learns nothing: none of its weights is positive ({dict(weights)})")
+    _check_parameters(objective, config, name)
     for step, part in enumerate(objective.parts):
         batch, order = carbon_chains(_SHAPE, num_labels=len(config.data.labels)), np.arange(_SHAPE.molecules)
         before = pickle.dumps(batch)
@@ -54,16 +59,31 @@ def check_own_objective(objective: Objective, config: PretrainConfig) -> None:
             )
         if pickle.dumps(batch) != before:
             raise ConfigError(f"{name}: corrupt changes the batch that it is given, which is not its own")
-        if not all(_same(one, two) for one, two in _inputs(first, again)):
+        pairs = (*_tensors(first.input, again.input), *_tensors(first, again))  # what is shown, and what is asked for
+        if first.counts != again.counts or not all(_same(one, two) for one, two in pairs):
             raise ConfigError(
                 f"{name}: corrupt makes another sample each time. Its random numbers must come from the keys alone: "
                 "keys.uniform(stream, slots) or keys.normal(stream, slots)"
             )
-        if not all(_same(one, two.flip(0)) for one, two in _inputs(first, turned)):
+        if not all(_same(one, two.flip(0)) for one, two in _tensors(first.input, turned.input)):
             raise ConfigError(
                 f"{name}: what corrupt makes of a molecule depends on its place in the batch. Each molecule must draw "
                 "by its own key: row b of keys.uniform(stream, slots) is of molecule b"
             )
+
+
+def _check_parameters(objective: Objective, config: PretrainConfig, name: str) -> None:
+    with torch.device("meta"):
+        model = objective.build_model(config.model)
+    if not isinstance(model, torch.nn.Module):
+        raise ConfigError(f"{name}: build_model must return a torch.nn.Module, not {model!r}")
+    built = sum(parameter.numel() for parameter in model.parameters())
+    counted = objective.count_parameters(config.model).total
+    if built != counted:
+        raise ConfigError(
+            f"{name}: build_model makes {built:,} parameters, and count_parameters says {counted:,}. An objective with "
+            "modules of its own overrides count_parameters too"
+        )
 
 
 def _keys(seed: int, order: np.ndarray, epoch: int) -> MoleculeKeys:
@@ -76,9 +96,9 @@ def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
     return torch.allclose(one, two, rtol=1e-4, atol=1e-5, equal_nan=True)  # sums may be rounded in another order
 
 
-def _inputs(one: Sample, two: Sample) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield what the model sees of two samples, tensor by tensor."""
-    for field in dataclasses.fields(one.input):
-        first, second = getattr(one.input, field.name), getattr(two.input, field.name)
-        if isinstance(first, torch.Tensor):
+def _tensors(one: DataT, two: DataT) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the tensors that two samples, or their inputs, have as fields, in pairs."""
+    for field in dataclasses.fields(one):
+        first, second = getattr(one, field.name), getattr(two, field.name)
+        if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
             yield first, second

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from unimol_scale.common.plugins import Registry
+from unimol_scale.common.plugins import Registry, accepts
 from unimol_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,8 +37,13 @@ def _adopt(found: Any, name: str) -> LawEntry:  # noqa: ANN401
     missing = sorted(found.__abstractmethods__) + [key for key in ("name", "source") if not hasattr(found, key)]
     if missing:
         raise ConfigError(f"it is derived from {_BASE}.Law and lacks {', '.join(missing)}")
+    if callable(getattr(found, "terms", None)) or callable(getattr(found, "formula", None)):
+        raise ConfigError("its formula and terms must be properties: write @property above them")
     kind: Callable[..., Law] = found
     one_variable = "variable" in {field.name for field in dataclasses.fields(found)}
+
+    if not accepts(found, *(["N"] if one_variable else [])):
+        raise ConfigError("it is made without arguments, or with variable alone, and has others without a default")
 
     def make(variable: "Variable") -> Law:
         return kind(variable=variable) if one_variable else kind()
@@ -58,7 +63,7 @@ def _check(law: "Law") -> None:
     if type(law).predict is not Law.predict:
         raise ConfigError("it has a predict of its own, which the fit would not know: its terms alone are the law")
     terms = law.terms
-    if not terms or not all(isinstance(term, Term) for term in terms):
+    if not isinstance(terms, (tuple, list)) or not terms or not all(isinstance(term, Term) for term in terms):
         raise ConfigError(f"its terms must be a tuple of {_BASE}.Term, not {terms!r}")
     for term in terms:
         if (term.variable is None) != (term.exponent is None) or term.sign not in (-1, 1):
@@ -68,6 +73,8 @@ def _check(law: "Law") -> None:
     names = law.parameters
     if len(set(names)) < len(names) or sum(term.variable is None for term in terms) > 1:
         raise ConfigError(f"every parameter needs its own name, and one term at most is constant; it has {names}")
+    if not law.variables:
+        raise ConfigError("none of its terms has a variable, so that it says the same of every run")
     if law.outer is not None and law.outer not in [term.exponent for term in terms]:
         raise ConfigError(f"outer must be the name of one of its exponents, not {law.outer!r}")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
+from unimol_scale.downstream.metric import TASKS, Metric
 from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.errors import ConfigError, RunError
 
@@ -72,6 +73,13 @@ def test_correlation_with_a_constant_prediction_is_undefined_though_the_labels_a
 def test_predictions_that_are_not_finite_are_an_error_where_there_is_a_label():
     with pytest.raises(RunError, match="1 of 2 predictions of y are not finite"):
         score(METRICS["mae"], column(1, 2, NAN), column(NAN, 2, NAN), ("y",))
+
+
+@pytest.mark.parametrize(("value", "shown"), [("a", "'a'"), (None, "None"), (np.zeros(3), r"an array of shape \(3,\)")])
+def test_a_metric_that_returns_no_number_is_told(value, shown):
+    mine = Metric(name="mine", tasks=TASKS, higher_is_better=True, function=lambda labels, predictions: value)
+    with pytest.raises(RunError, match=f"the function of the metric mine must return a number, not {shown}"):
+        score(mine, np.zeros((3, 1)), np.zeros((3, 1)))
 
 
 def test_which_way_is_up():

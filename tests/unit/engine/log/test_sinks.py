@@ -24,6 +24,8 @@ class Shaky:
         if event["step"] >= FAILS_FROM: raise TimeoutError("no answer")
     def close(self): raise OSError("gone")
 
+def forgot_to_return(start): Closed
+
 ALL, FAILS_FROM = [], 2
 """
 
@@ -51,6 +53,14 @@ def test_a_log_that_cannot_be_opened_is_told_and_the_others_are_written(mine, tm
     assert "the log mine:Closed lacks 1 events" in said
     assert steps_in(tmp_path) == [1]  # metrics.jsonl is written though it is not listed
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_function_that_returns_no_log_is_told(mine, tmp_path, capsys):
+    with shown_on_stderr(), RunLog(tmp_path, "run", 10, 0, ["jsonl", "mine:forgot_to_return"]) as log:
+        log.event({"step": 1, "loss": 1.0})
+    assert "cannot be opened (ConfigError: it returned None, which lacks the methods event, close)" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_log_that_fails_is_told_once_and_not_asked_for_ever(mine, tmp_path, capsys):
