@@ -4,7 +4,7 @@
 
     store = us.build_store("sample")                        # molecules → conformers; us.open_store reads one
     run = us.pretrain("0.2M", data=store, settings={"train.steps": 100, "train.warmup_steps": 10})
-    law = us.fit_scaling_law("runs/")                       # what larger models would reach
+    law = us.fit_scaling_law("runs/")                       # of several sizes: what larger models would reach
     model = us.from_pretrained(run)                         # model.embed(["CCO"])
     fitted = us.finetune(run, "solubility.csv", target="logS")
     found = us.predict(fitted, ["CCO", "c1ccccc1O"])

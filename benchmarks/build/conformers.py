@@ -31,9 +31,9 @@ from rich.console import Console
 
 from benchmarks.build.plain_rdkit import (
     Loop,
+    conformers_plainly,
+    conformers_with_few_attempts,
     curate_plainly,
-    embed_plainly,
-    embed_with_few_attempts,
     measure,
     pickled_record,
 )
@@ -220,7 +220,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", default="zinc20", choices=["zinc20", "smiles", "csv", "parquet"], help="its kind")
     parser.add_argument("--rows", type=int, default=20_000, help="of INPUT to build")
     parser.add_argument("--ten-rows", type=int, default=400, help="of INPUT to build with ten conformers")
-    parser.add_argument("--sample", type=int, default=1000, help="molecules of the plain embedding loop")
+    parser.add_argument("--sample", type=int, default=1000, help="molecules of the plain loop")
     parser.add_argument("--curate-sample", type=int, default=20_000, help="rows of the plain curation loop")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables there")
@@ -243,18 +243,18 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
     draw = random.Random(SEED)
     curated = [curate_molecule(row, CurateConfig()) for row in draw.sample(rows, min(options.sample, len(rows)))]
     drawn = [row.smiles for row in draw.sample(many, min(options.curate_sample, len(many)))]
-    embedding = PlainTurns(embed_plainly, [c.smiles for c in curated if isinstance(c, Curated)], options.workers)
+    plain = PlainTurns(conformers_plainly, [c.smiles for c in curated if isinstance(c, Curated)], options.workers)
     limited = PlainTurns(
-        embed_with_few_attempts, [c.smiles for c in curated if isinstance(c, Curated)], options.workers
+        conformers_with_few_attempts, [c.smiles for c in curated if isinstance(c, Curated)], options.workers
     )
     curation = PlainTurns(curate_plainly, drawn, options.workers)
 
-    embedding.take()
+    plain.take()
     limited.take()
     note(f"build of {len(rows):,} rows")
     config = configure(folder, "few", rows, options.workers)
     few_seen = watch_build(config)
-    embedding.take()
+    plain.take()
     limited.take()
     curation.take()
     note(f"build of {len(many):,} rows, random coordinates")
@@ -265,8 +265,10 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
     watch_build(ten)
 
     ratios = [
-        *speed_table("Embedding", embed_plainly, embedding.result, few_seen.rate(GENERATING), options.workers),
-        *speed_table("Embedding", embed_with_few_attempts, limited.result, few_seen.rate(GENERATING), options.workers),
+        *speed_table("Conformers", conformers_plainly, plain.result, few_seen.rate(GENERATING), options.workers),
+        *speed_table(
+            "Conformers", conformers_with_few_attempts, limited.result, few_seen.rate(GENERATING), options.workers
+        ),
         *speed_table("Curation", curate_plainly, curation.result, many_seen.rate("curating"), options.workers),
     ]
     sizes = [*size_rows(open_store(config.directory), folder, 1), *size_rows(open_store(ten.directory), folder, MANY)]

@@ -22,7 +22,7 @@ START_S = 300  # by when every process has started, or the others give up
 Loop = Callable[[str], object]
 
 
-def embed_plainly(smiles: str, attempts: int = 0) -> Chem.Mol:
+def conformers_plainly(smiles: str, attempts: int = 0) -> Chem.Mol:
     """Return one ETKDGv3 conformer with hydrogens, minimised with MMFF94 where it can be.
 
     Args:
@@ -38,9 +38,9 @@ def embed_plainly(smiles: str, attempts: int = 0) -> Chem.Mol:
     return molecule
 
 
-def embed_with_few_attempts(smiles: str) -> Chem.Mol:
+def conformers_with_few_attempts(smiles: str) -> Chem.Mol:
     """Return the same, giving hopeless molecules up as soon as the builder does."""
-    return embed_plainly(smiles, attempts=ConformerConfig().attempts)
+    return conformers_plainly(smiles, attempts=ConformerConfig().attempts)
 
 
 def curate_plainly(smiles: str) -> tuple[str, bytes, bytes] | None:

@@ -25,11 +25,10 @@ from typing import NamedTuple
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.progress_samples import SampledProgress
 from conformer_gen.run import watchdog
-from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap, bisect, hint_path
+from conformer_gen.run.in_process_executor import InProcessExecutor
+from conformer_gen.run.jobs import Job, StageWork, bisect, hint_path
 from conformer_gen.run.watchdog import Starting
 from conformer_gen.run.worker import ConformerGenerator
-from conformer_gen.selection.selected_rows import Selection, read_selection
-from conformer_gen.selection.selection_passes import InProcess, Passes
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError, UnimolScaleError
 
@@ -63,14 +62,15 @@ def _is_importable(generator: ConformerGenerator) -> bool:
     return getattr(generator, "__module__", "") != "__main__"
 
 
-class ChildExecutor:
+class ChildExecutor(InProcessExecutor):
     """Runs the jobs of a build in a child process, one at a time; another one takes the place of one that died.
 
-    Use it as a context, at whose end the child ends.
+    Selection and assembly run here: they do none of the chemistry that may not return. Use it as a context, at whose
+    end the child ends.
     """
 
     def __init__(self, config: BuildConfig) -> None:
-        self._config = config
+        super().__init__(config, SampledProgress)
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "ChildExecutor":
@@ -94,20 +94,6 @@ class ChildExecutor:
             self._child.wait()
             self._connection.close()
             self._child = None
-
-    @property
-    def show(self) -> ShowProgress:
-        """What shows how far a stage is."""
-        return SampledProgress
-
-    @property
-    def run_all(self) -> UnorderedMap:
-        """What runs the jobs of assembly: here, since they run none of the chemistry that may not return."""
-        return map
-
-    def select(self, work: Path) -> Selection:
-        """Choose among all curated rows, or return what an earlier run chose."""
-        return read_selection(work) or Passes(work=work, config=self._config).run(InProcess())
 
     def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
         """Run all jobs of a stage.

@@ -1,14 +1,11 @@
 """Pretraining called by a Python process that goes on afterwards, such as a notebook's."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.helpers.python_program import run_program
+
 BEGINNING = """
 import json, os, signal, sys
 from tests.helpers.plain_training import SETTINGS, small_store
@@ -26,17 +23,7 @@ small_store(__import__("pathlib").Path("store"))
 
 
 def python(folder: Path, program: str) -> "subprocess.CompletedProcess[str]":
-    """Run a program in a process of its own: DeepSpeed leaves its marks in the one that it runs in."""
-    return subprocess.run(
-        [sys.executable, "-c", BEGINNING + textwrap.dedent(program)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        timeout=300,
-    )
+    return run_program(folder, BEGINNING, program)
 
 
 def test_one_process_does_several_runs_and_outlives_their_errors(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Source: the names and shapes of the released files (``shorest_path_encoder`` is spelt as there). Our model fuses what is
 always used together: q, k, v; the value and gate maps of the triangle update; and it keeps the outer product's map in
-the layout of its two-step evaluation. Conversions are exact both ways; ``released_file.py`` reads the files.
+the layout of its two-step evaluation. Conversions are exact both ways; ``official_file.py`` reads the files.
 """
 
 import re

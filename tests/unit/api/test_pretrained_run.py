@@ -1,21 +1,18 @@
 """``us.pretrain`` inside a process that goes on afterwards, such as a notebook's, and ``us.plan``."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 import unimol_scale as us
 from tests.helpers.plain_training import small_store
+from tests.helpers.python_program import run_program
 from unimol_scale.cli.main import main
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 BEGINNING = """
 import json, os, pathlib, signal, sys, threading, torch
 import unimol_scale as us
@@ -30,16 +27,7 @@ def told(**facts):
 
 def notebook(folder: Path, program: str) -> "tuple[dict, subprocess.CompletedProcess[str]]":
     """Run a program in a process of its own; return what it told and how it ended."""
-    done = subprocess.run(
-        [sys.executable, "-c", BEGINNING + textwrap.dedent(program)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        timeout=300,
-    )
+    done = run_program(folder, BEGINNING, program)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "told.json").read_text()), done
 

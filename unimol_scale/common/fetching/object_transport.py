@@ -66,4 +66,5 @@ def _is_final(error: Exception) -> bool:
     status = getattr(error, "status", getattr(error, "code", None))
     if isinstance(status, int) and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return status not in TRY_AGAIN
+    # The stores' libraries have a class each for missing credentials, without a common base, and need not be installed.
     return isinstance(error, ImportError | NotImplementedError) or "credential" in type(error).__name__.lower()

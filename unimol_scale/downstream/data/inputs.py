@@ -3,6 +3,8 @@
 Shapes: B molecules, A atoms (padded).
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -11,6 +13,7 @@ from unimol_scale.downstream.config import Inputs
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.encodings import SHOWN_EDGE, SHOWN_PATH, ModelInput
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.objectives import base
 from unimol_scale.store.schema import ConformerOrigin
 from unimol_scale.store.shards import StoreSplit
 
@@ -57,13 +60,8 @@ def clean_input(batch: MoleculeBatch, inputs: Inputs, model: ModelConfig) -> Mod
     resolve_inputs(inputs, model)
     B, A = batch.valid_BA.shape
     graph_only = inputs == "2d" and model.geometry
-    return ModelInput(
-        token_BA=torch.from_numpy(batch.atomic_number_BA),
-        atom_features_BA8=torch.from_numpy(batch.atom_features_BA8),
-        degree_BA=torch.from_numpy(batch.degree_BA),
-        bond_features_BAA3=torch.from_numpy(batch.bond_features_BAA3),
-        path_BAA=torch.from_numpy(batch.path_BAA),
+    return dataclasses.replace(
+        base.clean_input(batch),
         hidden_B=torch.full((B,), inputs == "3d"),
-        coordinates_BA3=torch.from_numpy(batch.coordinates_BA3),
         shown_BAA=torch.from_numpy(np.full((B, A, A), SHOWN_PATH | SHOWN_EDGE, np.uint8)) if graph_only else None,
     )

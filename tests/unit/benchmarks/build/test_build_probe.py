@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from benchmarks.build.plain_rdkit import curate_plainly, embed_plainly, pickled_record
+from benchmarks.build.plain_rdkit import conformers_plainly, curate_plainly, pickled_record
 from benchmarks.build.probe import labelled, place_at_random, read_samples, steady_rate
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.chemistry.conformers import CuratedMolecule
@@ -47,7 +47,7 @@ def test_the_plain_loops_do_the_builder_s_work() -> None:
     assert isinstance(ours, Curated)
     assert plain[0] == ours.smiles
     assert curate_plainly("nonsense") is None
-    embedded = embed_plainly(SMILES)
+    embedded = conformers_plainly(SMILES)
     assert embedded.GetNumConformers() == 1
     assert embedded.GetNumAtoms() > embedded.GetNumHeavyAtoms()
 
