@@ -166,6 +166,17 @@ def test_a_smiles_that_is_longer_than_a_files_name_can_be_is_a_smiles(place):
     assert predicted(place, "C" * 300).reasons[0].startswith("too_many_atoms")
 
 
+@pytest.mark.parametrize("name", ["nowhere.csv.gz", "nowhere.txt", "NOWHERE.CSV", "nowhere.tsv.zst", "a/nowhere.mol"])
+def test_a_text_with_the_name_of_a_table_is_no_smiles(place, name):
+    with pytest.raises(us.SourceError, match=f"^{name} does not exist"):
+        predicted(place, name)
+
+
+@pytest.mark.parametrize("smiles", ["CCO.Cl", "F/C=C/F", "C.C.O"])
+def test_a_smiles_with_points_and_slashes_is_no_name(place, smiles):
+    assert np.isfinite(predicted(place, smiles).values).all()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
