@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unimol_scale.api.call_settings import a_call, as_list, read_call
+from unimol_scale.common.text.argument_names import path_text
 from unimol_scale.config import build, to_tree
+from unimol_scale.errors import StoreError
 from unimol_scale.store.remote import DEFAULT_CACHE, DEFAULT_CACHE_BYTES, is_url, open_remote_store
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Float64, Int32, MoleculeRecord, UInt8
 from unimol_scale.store.shards import Store, StoreSplit
@@ -390,7 +392,8 @@ def open_store(
         >>> store.metadata["counts"]["read"]
         60
     """
+    place = path_text(path, "path", "a folder or a URL", StoreError)
     with a_call({}):
-        if is_url(path):
-            return ConformerStore(open_remote_store(str(path), Path(cache_dir), cache_bytes))
-        return ConformerStore(open_local_store(path))
+        if is_url(place):
+            return ConformerStore(open_remote_store(place, Path(cache_dir), cache_bytes))
+        return ConformerStore(open_local_store(place))
