@@ -10,7 +10,7 @@ from typing import Any
 
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.command_output import shown_on_stderr
-from unimol_scale.common.text.argument_names import naming_arguments
+from unimol_scale.common.text.argument_names import naming_arguments, require_order
 from unimol_scale.common.trees import Tree, merge, nested
 from unimol_scale.config import Origin, read_settings
 from unimol_scale.errors import ConfigError
@@ -64,16 +64,6 @@ def _plain(value: Any, name: str) -> Any:  # noqa: ANN401
     if isinstance(value, list | tuple):
         return [_plain(item, name) for item in value]
     return value
-
-
-def require_order(value: object, name: str) -> None:
-    """Check that an argument is no set, whose order is another one in every process.
-
-    Raises:
-        ConfigError: it is one.
-    """
-    if isinstance(value, set | frozenset):
-        raise ConfigError(f"{name}: expected a list, got a {type(value).__name__}, which has no order")
 
 
 @contextlib.contextmanager

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from unimol_scale.api.call_settings import a_call, read_call, require_order
+from unimol_scale.api.call_settings import a_call, read_call
+from unimol_scale.api.equal_content import same_content
 from unimol_scale.api.molecule_inputs import SMILES, file_or_smiles, labelled_columns, write_columns
 from unimol_scale.checkpoints.weights import load_pretrained
-from unimol_scale.common.text.argument_names import path_text
+from unimol_scale.common.text.argument_names import path_text, require_order
 from unimol_scale.config import build
 from unimol_scale.downstream.config import NO_MODEL, FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
@@ -27,7 +28,7 @@ from unimol_scale.downstream.finetuning import finetune as finetuning
 from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules
 from unimol_scale.downstream.finetuning.results import FinetuneResult
-from unimol_scale.errors import CheckpointError, ConfigError, nearest
+from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.store.schema import Float64
 
 _ARGUMENTS = {
@@ -45,11 +46,11 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 Texts = npt.NDArray[np.object_]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MoleculePredictions:
     """What a fine-tuned model predicts, in the order of the molecules that were given.
 
-    ``numpy.asarray`` of it gives ``values``.
+    ``numpy.asarray`` of it gives ``values``. Predictions of equal content are equal.
 
     Attributes:
         targets: [L] names.
@@ -71,6 +72,12 @@ class MoleculePredictions:
     reasons: Texts
     smiles_used: Texts
     changes: Texts
+
+    def __eq__(self, other: object) -> bool:
+        return same_content(vars(self), vars(other)) if isinstance(other, MoleculePredictions) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.targets, tuple(self.smiles.tolist())))
 
     def __len__(self) -> int:
         return len(self.smiles)
@@ -269,7 +276,7 @@ def predict(
     Raises:
         SourceError: a file is missing or wrong, or what was given is no list of SMILES.
         CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
-        ConfigError: the device is not there, or a molecule exceeds ``max_pairs``.
+        ConfigError: an argument is wrong, the device is not there, or a molecule exceeds ``max_pairs``.
         StoreError: a store is damaged, or the cache cannot be written.
         RunError: a prediction is not a finite number.
 
@@ -289,9 +296,7 @@ def predict(
     with a_call(_ARGUMENTS, progress=progress):
         if device not in get_args(DeviceName):
             raise ConfigError(f"device: unknown value {device!r}; {nearest(device, get_args(DeviceName))}")
-        folder = path_text(
-            model, "model", "the folder of a fine-tuned model, or what finetune returned", CheckpointError
-        )
+        folder = path_text(model, "model", "the folder of a fine-tuned model, or what finetune returned")
         source = file_or_smiles(molecules, smiles_column)
         found = predict_molecules(
             source,
@@ -345,7 +350,7 @@ def _source_of(model: Any) -> str | None:  # noqa: ANN401
     if model is None or (isinstance(model, str) and model.lower() == NO_MODEL):
         return None
     if not isinstance(model, MolecularModel):
-        return path_text(model, "model", "a path, None, or what from_pretrained or pretrain returned", ConfigError)
+        return path_text(model, "model", "a path, None, or what from_pretrained or pretrain returned")
     if model.source is None:
         raise ConfigError("model: it was not loaded from a folder; save it with save_pretrained, and give that folder")
     if _holds(model, model.source, averaged=True):

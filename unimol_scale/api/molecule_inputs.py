@@ -16,6 +16,7 @@ from conformer_gen.sources.inputs.file_names import bare_suffix
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.output_checks import require_folder
+from unimol_scale.common.text.argument_names import require_order
 from unimol_scale.downstream.data.labelled_tables import SUFFIXES
 from unimol_scale.downstream.data.molecule_files import is_store
 from unimol_scale.downstream.data.molecules import listed
@@ -64,6 +65,7 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
 
     Raises:
         SourceError: it is neither a table nor SMILES with values, or their lengths differ.
+        ConfigError: a set was given, which has no order.
     """
     columns = columns_of(data)
     if columns is not None:
@@ -77,6 +79,7 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
             "pyarrow Table or a dict of columns"
         )
     smiles = listed(data[0], "finetune")
+    require_order(data[1], "data")
     try:
         values = np.asarray(data[1], np.float64)
     except (TypeError, ValueError) as error:

@@ -7,10 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from unimol_scale.api.call_settings import a_call, require_order
+from unimol_scale.api.call_settings import a_call
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.output_checks import require_folder
-from unimol_scale.common.text.argument_names import in_arguments
+from unimol_scale.common.text.argument_names import in_arguments, require_order
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig, HeldOutPoint, Prediction, analyse, predict_for
 from unimol_scale.scaling.law.burn_in import burn_in_of
@@ -270,9 +270,11 @@ def fit_scaling_law(
             options.get("trajectories", False),
             _texts(options.get("leave_out", ())),
         )
+        for note in notes:
+            _log.warning(in_arguments(note, _ARGUMENTS))
         fitted = ScalingLaw(analyse(records, notes, config))
-        for line in (*fitted.notes, *fitted.warnings):
-            _log.warning(line)
+        for warning in fitted.warnings:
+            _log.warning(warning)
         return fitted
 
 

@@ -11,18 +11,17 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from unimol_scale.checkpoints.weights import load_pretrained
-from unimol_scale.common.text.argument_names import in_arguments, naming_arguments, path_text
+from unimol_scale.common.text.argument_names import naming_arguments, path_text
 from unimol_scale.downstream.config import Fragments, Inputs, Pooling
 from unimol_scale.downstream.data.inputs import resolve_inputs
 from unimol_scale.downstream.data.molecules import Prepared, listed, prepare
 from unimol_scale.downstream.data.skipped_rows import Skipped, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent_all
-from unimol_scale.errors import CheckpointError
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.store.schema import Float32, Int64
 
 DEFAULT_CACHE = Path("data/cache")
-_ARGUMENTS = {"--max-pairs": "max_pairs", "--inputs": "inputs", "--fragments reject": 'fragments="reject"'}
+_ARGUMENTS = {"--max-pairs": "max_pairs", "--inputs": "inputs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +172,7 @@ class MolecularModel:
             prepared = self._prepare(texts, inputs, cache, max_atoms, fragments)
             refuse_skipped(prepared.skipped, len(texts), "embed", "Mend them, or go on without them with embed_usable")
             if changed := prepared.describe_changes():
-                warnings.warn(in_arguments(changed, _ARGUMENTS), stacklevel=2)
+                warnings.warn(changed, stacklevel=2)
             return self._represent(prepared, config)
 
     def embed_usable(
@@ -239,6 +238,7 @@ def from_pretrained(path: "str | PathLike[str]", *, averaged: bool = True) -> Mo
 
     Raises:
         CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's.
+        ConfigError: ``path`` is neither text nor a path.
 
     Source:
         Uni-Mol2 (arXiv 2406.14969), whose released files load with outputs equal to 2e-5.
@@ -252,5 +252,5 @@ def from_pretrained(path: "str | PathLike[str]", *, averaged: bool = True) -> Mo
         >>> [atoms.shape for atoms in model.embed(["CCO", "c1ccccc1O"], kind="atom")]  # heavy atoms
         [(3, 16), (7, 16)]
     """
-    source = path_text(path, "path", "a path, owner/name on the hub, or what pretrain returned", CheckpointError)
+    source = path_text(path, "path", "a path, owner/name on the hub, or what pretrain returned")
     return MolecularModel(load_pretrained(source, averaged=averaged), source=source, averaged=averaged)
