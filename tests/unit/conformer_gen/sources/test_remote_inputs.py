@@ -197,12 +197,16 @@ def test_a_file_that_is_refused_is_an_error_at_once(server: Server, tmp_path: Pa
     assert len(server.requests) == 1
 
 
-def test_missing_files_can_be_passed_over_and_are_listed(server: Server, tmp_path: Path) -> None:
+def test_missing_files_can_be_passed_over_and_are_listed(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server.answers["/b"] = lambda handler, _: handler.send(b"b")
     server.answers["/d"] = lambda handler, _: handler.send(b"d")
     options = FetchOptions(missing_ok=True)
     assert fetched(server, tmp_path, "/a", "/b", "/c", "/d", options=options) == [b"b", b"d"]
     assert (tmp_path / "missing.txt").read_text() == f"{server.url}/a\n{server.url}/c\n"
+    heard = [record.getMessage() for record in caplog.records]  # without a listener, warnings only
+    assert [text.split(":")[1] for text in heard] == [" passed over", " passed over"]
 
 
 @pytest.mark.parametrize(
