@@ -31,7 +31,8 @@ from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from unimol_scale.store.shards import Store
 from unimol_scale.store.source import MAX_OPEN
 
-FETCHING = FetchOptions()
+# Ranks wait for the one that fetches, and fail together after zero.timeout_minutes.
+FETCHING = FetchOptions(longest_wait_s=60.0)
 ROOM_S = 600.0  # to wait for others' downloads to end
 PART = ".part"
 DEFAULT_CACHE, DEFAULT_CACHE_BYTES = Path("~/.cache/unimol-scale"), 20 * 2**30

@@ -335,7 +335,9 @@ def test_a_scheme_whose_package_is_absent_names_the_package(tmp_path: Path, monk
         list(fetch_all(["ftp://host/a.smi"], tmp_path))
 
 
-@pytest.mark.parametrize("change", [{"connections": 9}, {"ahead": 0}, {"tries": 0}, {"stall_s": 0}])
+@pytest.mark.parametrize(
+    "change", [{"connections": 9}, {"ahead": 0}, {"tries": 0}, {"stall_s": 0}, {"longest_wait_s": -1}]
+)
 def test_options_out_of_range_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         FetchOptions(**change)
