@@ -238,7 +238,7 @@ def test_a_cache_too_small_for_the_window_is_told_before_the_first_step(store, s
 
 
 def test_no_store_behind_a_url(server, tmp_path):
-    with pytest.raises(StoreError, match=r"has no manifest\.json"):
+    with pytest.raises(StoreError, match=r"gives no manifest\.json: .*finished store, and may you read it"):
         open_remote_store(f"{server.url}/elsewhere", tmp_path, 10**9)
 
 

@@ -113,7 +113,9 @@ class RemoteFiles:
         try:
             yield
         except MissingError as error:
-            raise StoreError(f"{self.url} has no {file}: is it the URL of a finished store? ({error})") from error
+            raise StoreError(
+                f"{self.url} gives no {file}: is it the URL of a finished store, and may you read it? ({error})"
+            ) from error
         except GivenUpError as error:
             raise StoreError(
                 f"{file} of {self.url} cannot be fetched after {error.tries} tries: {error.reason}"

@@ -128,7 +128,7 @@ def test_no_rank_waits_longer_than_a_minute_and_none_in_silence(
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (404, r"has no train/shard-00001\.arrow: .*the server answers 404"),
+        (404, r"gives no train/shard-00001\.arrow: .*the server answers 404"),
         (401, r"train/shard-00001\.arrow of .* cannot be fetched: .*the server answers 401"),
         (500, r"train/shard-00001\.arrow of .* cannot be fetched after 3 tries: the server answers 500"),
     ],
@@ -171,7 +171,7 @@ def test_any_scheme_of_fsspec_will_do(store: Store, tmp_path: Path) -> None:
     url = "memory://bucket/store"
     assert ids(open_remote_store(url, tmp_path / "cache", 10**9).split("train"), 2) == ids(store.split("train"), 2)
     files.rm("/bucket/store/train/shard-00001.arrow")
-    with pytest.raises(StoreError, match=rf"{url} has no train/shard-00001\.arrow"):
+    with pytest.raises(StoreError, match=rf"{url} gives no train/shard-00001\.arrow"):
         ids(open_remote_store(url, tmp_path / "cache", 10**9).split("train"), 1)
     with pytest.raises(StoreError, match="no-such-scheme"):
         open_remote_store("no-such-scheme://bucket/store", tmp_path, 10**9)

@@ -60,7 +60,10 @@ def _settings_of(folder: Path) -> Tree:
     flat = flatten(base)
     refuse_newer(flat, flat, folder / CONFIG_NAME, "choose another --output")
     names = {field.name for field in dataclasses.fields(ObjectiveConfig)}
-    objective = {name: value for name, value in base.get("objective", {}).items() if name in names}
+    recorded = base.get("objective", {})
+    if not isinstance(recorded, Mapping):
+        raise ConfigError(f"{folder / CONFIG_NAME}: objective must hold a mapping of keys to values, not {recorded!r}")
+    objective = {name: value for name, value in recorded.items() if name in names}
     return {**base, "objective": objective}
 
 
