@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unimol_scale.common.plugins import is_reference, must_be_named
+from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.text.json_files import hash_json
-from unimol_scale.common.trees import merge
-from unimol_scale.config import Origin, build, to_tree
+from unimol_scale.common.trees import Tree, merge
+from unimol_scale.config import Origin, build, read_yaml, to_tree
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.log.registry import SINKS
 from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.former_settings import settings_kept
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.objectives.config import ObjectiveConfig, with_own_settings
 from unimol_scale.objectives.registry import OBJECTIVES
@@ -208,6 +210,8 @@ def resolve(
 ) -> PretrainConfig:
     """Lay what was chosen over the preset of a size, and fill in what follows from both.
 
+    A run that is in the output folder already keeps the former default of a setting that is not chosen.
+
     Args:
         size: preset that the model starts from.
         chosen: any of the keys of ``PretrainConfig``, as a tree.
@@ -231,10 +235,20 @@ def resolve(
     if isinstance(data, dict) and isinstance(data["path"], str) and not is_url(data["path"]):
         # A run tells for ever which store it was trained on, and is read from other folders than this.
         data["path"] = str(Path(data["path"]).absolute())
-    config = build(PretrainConfig, tree, origin)
+    config = build(PretrainConfig, merge(_kept_in(tree["output"], tree), tree), origin)
     for name in filter(is_reference, config.log.sinks):
         SINKS.entry(name)  # what is wrong with it is told before anything is trained
     return replace(config, objective=with_own_settings(config.objective, origin))
+
+
+def _kept_in(output: object, chosen: Mapping[str, Any]) -> Tree:
+    """Return the settings that keep their former default, since the run folder has a run that was begun with it."""
+    file = Path(str(output)) / CONFIG_NAME
+    try:
+        before = read_yaml(file)[0] if file.is_file() else None
+    except ConfigError:  # what is done with a damaged folder is decided where it is resumed
+        before = None
+    return {} if before is None else settings_kept(PretrainConfig, chosen, before)
 
 
 def _must_be_given(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> None:
