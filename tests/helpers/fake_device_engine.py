@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -162,8 +163,8 @@ def validate(model: deepspeed_model.DeepSpeedModel, objective: Objective, comple
             return None, None, Cut()
 
     validation.validation_loader = lambda data, corrupt, **kwargs: Loader(corrupt.__self__)
-    data = DataConfig(path=Path("nowhere"), validation_repeats=1)
-    scores = validation.Validation(data, objective, complete, ranks)(model)
+    config = SimpleNamespace(data=DataConfig(path=Path("nowhere"), validation_repeats=1), model=preset("0.03M"))
+    scores = validation.Validation(config, objective, complete, ranks)(model)
     assert set(scores) == {"valid/loss", *(f"valid/loss/{name}" for name in objective.weights)}
 
 
