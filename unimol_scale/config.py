@@ -18,7 +18,7 @@ import yaml
 
 from unimol_scale.common.trees import Flat, Tree, flatten, leaves, merge, nested, without
 from unimol_scale.errors import ConfigError, NewerFileError, nearest, nearest_key
-from unimol_scale.former_settings import former_defaults, present_name
+from unimol_scale.former_settings import former_defaults, former_names, present_name
 
 ConfigT = TypeVar("ConfigT")
 COMMAND_LINE = "command line"
