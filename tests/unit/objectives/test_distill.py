@@ -1,12 +1,14 @@
 """Distilling: the student learns the teacher's atoms from the graph alone, and the teacher stays as it was."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers.molecules import random_columns
 from tests.helpers.random_keys import keys
+from unimol_scale.config import read_yaml, to_tree
 from unimol_scale.data.batch import collate
 from unimol_scale.data.transfer import to_device
 from unimol_scale.errors import ConfigError
@@ -16,6 +18,7 @@ from unimol_scale.model.presets import preset
 from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.distill import DistillConfig, DistillObjective, Teacher
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 SIZES = [9, 4, 17, 1, 2, 12]
 EVERYONE = range(6)
 TEACHER = preset("0.1M")
@@ -182,6 +185,13 @@ def test_a_student_larger_than_its_teacher_learns_from_it():
     assert objective.heads == Heads(projection=TEACHER.atom_width)  # what is learnt is the teacher's word
     losses = overfitted(DistillConfig(), student)
     assert losses[-1] < 0.05 * losses[0]
+
+
+def test_the_configuration_file_states_every_default():
+    tree, _ = read_yaml(REPOSITORY / "configs" / "pretrain" / "distill.yaml")
+    stated = to_tree(DistillConfig(teacher=Path("runs/teacher")))
+    del stated["teacher_sha256"]
+    assert tree["objective"] == {"name": "distill", "distill": stated}
 
 
 def test_a_sample_travels_before_and_after_the_teacher():
