@@ -18,7 +18,7 @@ import yaml
 
 from unimol_scale.common.trees import Flat, Tree, flatten, leaves, merge, nested, without
 from unimol_scale.errors import ConfigError, NewerFileError, nearest, nearest_key
-from unimol_scale.former_settings import former_defaults, present_name
+from unimol_scale.former_settings import former_defaults, former_names, present_name
 
 ConfigT = TypeVar("ConfigT")
 COMMAND_LINE = "command line"
@@ -262,6 +262,8 @@ def _with_present_names(
     Raises:
         ConfigError: a setting is given under both names, with different values.
     """
+    if not former_names(config_type):
+        return tree, origin
     prefix = f"{path}." if path else ""
     values = {".".join(map(str, keys)): (keys, value) for keys, value in leaves(tree)}
     renamed = {old: new for old in values if (new := present_name(config_type, old)) != old}

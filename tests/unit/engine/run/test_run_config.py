@@ -155,13 +155,22 @@ def test_a_wrong_value_is_named_where_it_was_given(tmp_path, assignments, messag
         resolve("0.1M", *read_settings(file, FLAGS, assignments))
 
 
+# Defaults of earlier versions.
+SHY = [
+    "objective.blend.symmetric=true",
+    "objective.blend.show_degree=false",
+    "objective.blend.atom_features=own",
+    "objective.blend.heads=shared",
+]
+
+
 @pytest.mark.parametrize(
     ("settings", "sha256"),
     [
         ([], "0033341fa0abae3fdd387199df8a4fcde79e727734179f5f305c5d1f2e35c894"),
-        (["objective.name=blend"], "2d4240fcaaa0c739c0856d6c147ae4bbadb0afcf520a5abf8901c593c1b8535f"),
+        (["objective.name=blend", *SHY], "2d4240fcaaa0c739c0856d6c147ae4bbadb0afcf520a5abf8901c593c1b8535f"),
         (
-            ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5"],
+            ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5", *SHY],
             "1071fd60a930dcd553d995da8a29a17888d2e8d2ac97edc6099b75d409f52a3d",
         ),
         (
