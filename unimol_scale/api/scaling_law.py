@@ -12,19 +12,19 @@ from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig, HeldOutPoint, Prediction, analyse, predict_for
+from unimol_scale.scaling.law.burn_in import burn_in_of
 from unimol_scale.scaling.law.fit import FitConfig, Interval
 from unimol_scale.scaling.law.laws import Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, distinct
 from unimol_scale.scaling.report.law_json import to_json
-from unimol_scale.scaling.runs.counts import parse_count
+from unimol_scale.scaling.runs.counts import parse_flops
 from unimol_scale.scaling.runs.loss_tables import ColumnTable
 from unimol_scale.scaling.runs.read_runs import read_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BURN_IN = 0.25  # of a run; Uni-Mol2 dropped the first 200,000 of 810,000 steps
 _ARGUMENTS = {
     "--law": "law", "--hold-out": "hold_out", "--variable": "variable", "--parameters": "parameters",
     "--column": "columns", "--size-of": "sizes", "--leave-out": "leave_out", "--trajectories": "trajectories",
@@ -161,7 +161,7 @@ class ScalingLaw:
             RunError: the law or the runs do not determine an optimum.
         """
         with a_call(_ARGUMENTS):
-            return compute_optimal(self.analysis.fit, self.analysis.points, _flops(flops, "flops"))
+            return compute_optimal(self.analysis.fit, self.analysis.points, parse_flops(str(flops), "flops"))
 
     def plot(self, against: str | None = None) -> "Figure":
         """Return a picture of the runs and the law; pyplot and its state are not used.
@@ -277,9 +277,6 @@ def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisCon
     Raises:
         ConfigError, RunError: an option is wrong.
     """
-    trajectories, burn_in = options.get("trajectories", False), options.get("burn_in")
-    if burn_in is not None and not trajectories:
-        raise RunError("burn_in belongs to trajectories; without it every run counts by its end alone")
     parameters, bootstrap = options.get("parameters", "total"), options.get("bootstrap", 1000)
     if parameters not in PARAMETER_GROUPS:
         raise ConfigError(f"parameters: unknown value {parameters!r}; {nearest(parameters, PARAMETER_GROUPS)}")
@@ -292,7 +289,7 @@ def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisCon
         parameters=parameters,
         predict=_texts(options.get("predict", ())),
         budgets=_budgets(options.get("budgets", ())),
-        burn_in=(BURN_IN if burn_in is None else burn_in) if trajectories else None,
+        burn_in=burn_in_of(options.get("burn_in"), trajectories=options.get("trajectories", False)),
         fit=FitConfig(bootstrap=bootstrap),
     )
 
@@ -302,14 +299,7 @@ def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _budgets(given: Any) -> tuple[float, ...]:  # noqa: ANN401
-    return tuple(_flops(one, "budgets") for one in ([given] if isinstance(given, str | Real) else given))
-
-
-def _flops(given: str | float | Real, argument: str) -> float:
-    budget = parse_count(str(given))
-    if budget is None:
-        raise RunError(f"{argument} {given!r} is not a number of FLOPs above zero, such as 1e21")
-    return budget
+    return tuple(parse_flops(str(one), "budgets") for one in ([given] if isinstance(given, str | Real) else given))
 
 
 def _text(number: str | float) -> str:
