@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unimol_scale.api.call_settings import a_call, as_list, read_call
-from unimol_scale.config import build, to_tree
+from unimol_scale.config import to_tree
 from unimol_scale.store.remote import DEFAULT_CACHE, DEFAULT_CACHE_BYTES, is_url, open_remote_store
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Float64, Int32, MoleculeRecord, UInt8
 from unimol_scale.store.shards import Store, StoreSplit
@@ -302,6 +302,7 @@ def build_store(
     source: str | None = None,
     *,
     input: str | Path | Sequence[str | Path] | None = None,
+    sources: Sequence[Mapping[str, Any]] | None = None,
     output: str | Path | None = None,
     config: str | Path | None = None,
     progress: bool = False,
@@ -314,6 +315,9 @@ def build_store(
         source: "sample" (the NCI set inside RDKit, no download), "smiles", "csv", "parquet", "sdf", "zinc20",
             "pcqm4mv2", "qm9", "unimol-lmdb". None: ``config`` names it.
         input: files, directories or URLs; "sample" needs none.
+        sources: instead of one source several, as settings of each: ``[{"name": "unimol-lmdb", "input": "unimol/"},
+            {"name": "zinc20", "input": "tranches/", "limit": 1000}]``. A molecule that several have is stored as the
+            first in the list has it; rows are named "zinc20:ZINC000012"; labels that a source has not are NaN.
         output: folder of the store; None: data/<source>.
         config: YAML file with settings, such as those in configs/build; the arguments win over it.
         progress: show messages and bars on standard error. Without, messages go to the loggers ``conformer_gen`` and
@@ -341,15 +345,23 @@ def build_store(
         >>> len(store.train), len(store.valid)
         (57, 3)
     """
-    from conformer_gen.config import SHORT_NAMES, BuildConfig
+    from conformer_gen.config import SHORT_NAMES, read_build_config
     from conformer_gen.run.driver import build as run_build
 
     with a_call(_BUILD_ARGUMENTS, progress=progress):
         named = {"source": source, "input": as_list(input), "output": output, **more}
+        if sources is not None:
+            named["sources"] = [_with_list_of_inputs(one) for one in sources]
         if "exclude" in named:
             named["exclude"] = as_list(named["exclude"])
         tree, origin = read_call(build_store, config, SHORT_NAMES, settings or {}, named)
-        return ConformerStore(run_build(build(BuildConfig, tree, origin)).store)
+        return ConformerStore(run_build(read_build_config(tree, origin)).store)
+
+
+def _with_list_of_inputs(source: Any) -> Any:  # noqa: ANN401
+    """Return the settings of a source with a list of inputs, where one was given."""
+    has_input = isinstance(source, Mapping) and "input" in source
+    return {**source, "input": as_list(source["input"])} if has_input else source
 
 
 def open_store(
