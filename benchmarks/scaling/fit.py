@@ -7,13 +7,14 @@ with the columns "Model Size", "Training FLOP" and "loss". Their replication lea
 """
 
 import argparse
+import datetime
 import os
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import RESULTS, module_parser, processor
+from benchmarks.common import RESULTS, as_started, module_parser, processor
 from unimol_scale.scaling.law.fit import FitConfig, fit_law
 from unimol_scale.scaling.law.laws import Chinchilla
 from unimol_scale.scaling.law.optimal import compute_optimal
@@ -64,6 +65,8 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     lines = [
         "# The Chinchilla points, fitted anew",
+        "",
+        f"{datetime.date.today()}, `{as_started(COMMAND)}`.",
         "",
         f"{len(points)} points, {arguments.draws} bootstrap draws, 90 % intervals. On "
         f"{cores} core{'s' * (cores > 1)} of {processor()}, shared with other work (load {os.getloadavg()[0]:.0f}).",
