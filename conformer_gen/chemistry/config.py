@@ -79,9 +79,8 @@ class CurateConfig:
             raise ConfigError(f"temperature must be above 0 and finite, got {self.temperature}")
 
     def identity(self) -> Tree:
-        """Return the settings by which manifests and caches know a set: what was added later and is not used is out."""
-        tree = strict.identifying(self, _FIRST_CURATION)
-        return tree if self.valid_count is None else {key: tree[key] for key in tree if key != "valid_fraction"}
+        """Return the settings whose hash names sets of a cache: what was added later and is not used is out."""
+        return strict.identifying(self, _FIRST_CURATION)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ def plan_build(config: BuildConfig) -> Tree:
         "conformer_recipe": recipe,
         "parameters": {
             **_what_is_read(config),
-            **config.curate.identity(),
+            **_curation(config.curate),
             "exclude": describe_files(config.curate),
             "shard_rows": config.shard_rows,
             "limit_s": config.limit_s,
@@ -91,6 +91,12 @@ def _read_of(source: SourceConfig) -> Tree:
     tree: Tree = {"inputs": describe(source)}
     tree |= {name: getattr(source, name) for name in ("limit", "sample", "smiles_column", "id_column")}
     return tree if source.geometry == "keep" else {**tree, "geometry": source.geometry}
+
+
+def _curation(curate: CurateConfig) -> Tree:
+    """Return the settings of curation, with the one of the two sizes of validation that counts."""
+    unused = "valid_count" if curate.valid_count is None else "valid_fraction"
+    return {key: value for key, value in strict.to_tree(curate).items() if key != unused}
 
 
 def sweep(output: Path) -> None:

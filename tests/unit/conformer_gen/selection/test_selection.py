@@ -57,7 +57,14 @@ def test_every_distinct_molecule_is_selected_once_in_order(tmp_path: Path) -> No
     assert selection.num_valid == sum(valid for *_, valid in got)
 
 
-@pytest.mark.parametrize("curate", [{}, {"target": 60, "temperature": 0.01, "split": "random"}])
+@pytest.mark.parametrize(
+    "curate",
+    [
+        {},
+        {"target": 60, "temperature": 0.01, "split": "random"},
+        {"target": 60, "temperature": 0.01, "split": "random", "valid_count": 17},
+    ],
+)
 def test_the_selection_does_not_depend_on_how_the_set_is_cut(tmp_path: Path, curate: dict[str, object]) -> None:
     rows = random_rows(300)
     results = []
@@ -108,6 +115,32 @@ def test_validation_keeps_to_its_budget_and_splits_no_scaffold(
     # Nothing that would still fit was passed over.
     unused = [size for scaffold, size in enumerate(sizes) if scaffold in train and size in small]
     assert all(size > budget - selection.num_valid for size in unused)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    st.integers(1, 60),
+    st.sampled_from(["scaffold", "random"]),
+    st.integers(0, 2**63 - 1),
+)
+def test_a_number_for_validation_is_exact_at_random_and_never_exceeded_by_scaffold(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], count: int, split: str, seed: int
+) -> None:
+    work = tmp_path_factory.mktemp("work")
+    scaffolds = np.repeat(np.arange(len(sizes)), sizes)
+    rows = [Row(key=2**63 + number, scaffold=int(scaffold)) for number, scaffold in enumerate(scaffolds)]
+    write(work, rows)
+    selection = select(work, config(seed=seed, split=split, valid_count=count))
+    assert selection.num_valid == sum(valid for *_, valid in selected(selection, work))
+    if split == "random":
+        assert selection.num_valid == (count if 2 <= len(rows) >= count else 0)
+        return
+    train, valid = by_scaffold(rows, selection, work)
+    assert not train & valid
+    assert selection.num_valid <= count
+    if len(sizes) > 1 and count <= len(rows):
+        assert bool(valid) == (min(sizes) <= count)
 
 
 def test_validation_depends_on_the_seed(tmp_path: Path) -> None:
