@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from unimol_scale.api.call_settings import a_call
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.output_checks import require_folder
+from unimol_scale.common.text.argument_names import in_arguments, require_order
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig, HeldOutPoint, Prediction, analyse, predict_for
 from unimol_scale.scaling.law.burn_in import share_of_user
@@ -121,13 +122,14 @@ class ScalingLaw:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know."""
-        return self.analysis.fit.warnings
+        """What a reader of the numbers must know, and why ``budgets`` that were asked for have no optimum."""
+        unanswered = (in_arguments(reason, _ARGUMENTS) for reason in self.analysis.unanswered)
+        return (*self.analysis.fit.warnings, *dict.fromkeys(unanswered))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Runs that were left out, and why."""
-        return self.analysis.notes
+        return tuple(in_arguments(note, _ARGUMENTS) for note in self.analysis.notes)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in self.parameters.items())
@@ -261,6 +263,8 @@ def fit_scaling_law(
             if name not in LawOptions.__annotations__:
                 known = ("law", "hold_out", *LawOptions.__annotations__)
                 raise ConfigError(f"unknown argument {name!r}; {nearest(name, known)}")
+        for name, value in {"runs": runs, **options}.items():
+            require_order(value, name)
         config = _config(law, hold_out, options)
         records, notes = read_runs(
             _inputs(runs),
@@ -270,8 +274,11 @@ def fit_scaling_law(
             _texts(options.get("leave_out", ())),
         )
         for note in notes:
-            _log.warning(note)
-        return ScalingLaw(analyse(records, notes, config))
+            _log.warning(in_arguments(note, _ARGUMENTS))
+        fitted = ScalingLaw(analyse(records, notes, config))
+        for warning in fitted.warnings:
+            _log.warning(warning)
+        return fitted
 
 
 def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisConfig:

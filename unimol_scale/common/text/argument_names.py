@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from unimol_scale.errors import UnimolScaleError
+from unimol_scale.errors import ConfigError, UnimolScaleError
 
 # A command that a message recommends keeps its flags.
 _COMMAND = r"(?:unimol-scale|python|deepspeed)\s[^,;()`\n]*"
@@ -34,15 +34,27 @@ def naming_arguments(arguments: Mapping[str, str]) -> Iterator[None]:
         raise
 
 
-def path_text(value: object, name: str, wanted: str, error: type[UnimolScaleError]) -> str:
+def path_text(value: object, name: str, wanted: str) -> str:
     """Return a path, or what stands for one, as text.
 
     Args:
         value: that was given.
         name: of the argument.
         wanted: what may be given, for the message.
-        error: that is raised if it is none.
+
+    Raises:
+        ConfigError: it is none.
     """
     if not isinstance(value, str | os.PathLike):
-        raise error(f"{name}: expected {wanted}, got {type(value).__name__}")
+        raise ConfigError(f"{name}: expected {wanted}, got {type(value).__name__}")
     return os.fspath(value)
+
+
+def require_order(value: object, name: str) -> None:
+    """Check that an argument is no set, whose order is another one in every process.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if isinstance(value, set | frozenset):
+        raise ConfigError(f"{name}: expected a list, got a {type(value).__name__}, which has no order")

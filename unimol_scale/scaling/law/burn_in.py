@@ -27,8 +27,8 @@ class BurnIn:
             raise ConfigError("--burn-in and --burn-in-steps say the same in two ways: give one of them")
         if self.share is not None and not 0 <= self.share < 1:
             raise ConfigError(f"--burn-in is a share of a run from 0 up to but not 1, got {self.share}")
-        if self.steps is not None and self.steps < 0:
-            raise ConfigError(f"--burn-in-steps is a number of steps from 0, got {self.steps}")
+        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 0):
+            raise ConfigError(f"--burn-in-steps is a whole number of steps from 0, got {self.steps!r}")
 
     def keeps(self, molecules: float, record: RunRecord) -> bool:
         """Return whether a validation after so many molecules of a run counts."""

@@ -193,7 +193,7 @@ def test_a_burn_in_in_steps_leaves_out_the_validations_of_the_first_steps(joint:
         run(joint, burn_in_steps=shortest, **quick)
     with pytest.raises(ConfigError, match="--burn-in and --burn-in-steps say the same in two ways"):
         AnalysisConfig(burn_in=0.5, burn_in_steps=10)
-    with pytest.raises(ConfigError, match="--burn-in-steps is a number of steps from 0, got -1"):
+    with pytest.raises(ConfigError, match="--burn-in-steps is a whole number of steps from 0, got -1"):
         AnalysisConfig(burn_in_steps=-1)
     sentence = summary_sentences(analysis)[0]
     assert f"at {len(analysis.points)} validations along them after the first 100 steps of each" in sentence
