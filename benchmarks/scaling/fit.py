@@ -66,10 +66,9 @@ def main() -> None:
     lines = [
         "# The Chinchilla points, fitted anew",
         "",
-        f"{datetime.date.today()}, `{as_started(COMMAND)}`.",
-        "",
-        f"{len(points)} points, {arguments.draws} bootstrap draws, 90 % intervals. On "
-        f"{cores} core{'s' * (cores > 1)} of {processor()}, shared with other work (load {os.getloadavg()[0]:.0f}).",
+        f"{datetime.date.today()}, `{as_started(COMMAND)}`: {len(points)} points, {arguments.draws} bootstrap draws, "
+        f"90 % intervals. On {cores} core{'s' * (cores > 1)} of {processor()}, shared with other work (load "
+        f"{os.getloadavg()[0]:.0f}).",
         "",
         "| parameter | here | interval | replication (standard error) | difference in standard errors |",
         "| --- | --- | --- | --- | --- |",

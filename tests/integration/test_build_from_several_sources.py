@@ -247,6 +247,19 @@ def test_rows_with_geometry_keep_it_beside_rows_that_get_conformers(tmp_path: Pa
     assert len(made) == len(store) == 5
 
 
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({"name": "sample"}, "^sources: expected a list of settings of each source, got dict"),
+        (["sample"], r"sources\[0\]: expected a group of keys"),
+        ([{"name": "sample", "inputs": 1}], r"sources\[0\].inputs: unknown key 'inputs'; did you mean 'input'"),
+    ],
+)
+def test_a_call_with_other_things_than_sources_is_told(tmp_path: Path, sources: object, message: str) -> None:
+    with pytest.raises(us.ConfigError, match=message):
+        us.build_store(sources=sources, output=tmp_path / "store")
+
+
 def test_sources_of_one_kind_are_told_apart_by_their_place(tmp_path: Path) -> None:
     paths = [table(tmp_path / f"{name}.csv", [smiles], "row") for name, smiles in (("x", "CCO"), ("y", "CCN"))]
     sources = [SourceConfig(name="csv", input=(str(path),)) for path in paths]

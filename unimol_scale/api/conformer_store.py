@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.api.call_settings import a_call, as_list, read_call
+from unimol_scale.api.call_settings import a_call, as_list, given_sources, read_call
 from unimol_scale.api.equal_content import same_content
 from unimol_scale.common.text.argument_names import path_text
 from unimol_scale.config import to_tree
@@ -313,9 +313,8 @@ def build_store(
         source: "sample" (the NCI set inside RDKit, no download), "smiles", "csv", "parquet", "sdf", "zinc20",
             "pcqm4mv2", "qm9", "unimol-lmdb". None: ``config`` names it.
         input: files, directories or URLs; "sample" needs none.
-        sources: instead of one source several, as settings of each: ``[{"name": "unimol-lmdb", "input": "unimol/"},
-            {"name": "zinc20", "input": "tranches/", "limit": 1000}]``. A molecule that several have is stored as the
-            first in the list has it; rows are named "zinc20:ZINC000012"; labels that a source has not are NaN.
+        sources: instead of one source several: ``[{"name": "sdf", "input": "a.sdf"}, {"name": "sample", "limit": 9}]``.
+            A molecule of several is the first one's; ids are as "sdf:mol1"; labels that a source has not are NaN.
         output: folder of the store; None: data/<source>.
         config: YAML file with settings, such as those in configs/build; the arguments win over it.
         progress: show messages and bars on standard error. Without, messages go to the loggers ``conformer_gen`` and
@@ -347,19 +346,11 @@ def build_store(
     from conformer_gen.run.driver import build as run_build
 
     with a_call(_BUILD_ARGUMENTS, progress=progress):
-        named = {"source": source, "input": as_list(input), "output": output, **more}
-        if sources is not None:
-            named["sources"] = [_with_list_of_inputs(one) for one in sources]
+        named = {"source": source, "input": as_list(input), "output": output, **given_sources(sources), **more}
         if "exclude" in named:
             named["exclude"] = as_list(named["exclude"])
         tree, origin = read_call(build_store, config, SHORT_NAMES, settings or {}, named)
         return ConformerStore(run_build(read_build_config(tree, origin)).store)
-
-
-def _with_list_of_inputs(source: Any) -> Any:  # noqa: ANN401
-    """Return the settings of a source with a list of inputs, where one was given."""
-    has_input = isinstance(source, Mapping) and "input" in source
-    return {**source, "input": as_list(source["input"])} if has_input else source
 
 
 def open_store(

@@ -57,6 +57,17 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         metavar="FLOPS",
         help="training compute such as 1e21, whose best N and D are asked for; may be repeated",
     )
+    _declare_trajectories(verb)
+    _declare_reading(verb)
+    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
+    verb.add_argument(
+        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
+    )
+    verb.set_defaults(run=_run)
+
+
+def _declare_trajectories(verb: argparse.ArgumentParser) -> None:
+    """Declare how the points along runs are fitted."""
     verb.add_argument(
         "--trajectories",
         action="store_true",
@@ -74,12 +85,6 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         metavar="N",
         help="with --trajectories, instead of a share: optimiser steps that are left out (Uni-Mol2: 200000)",
     )
-    _declare_reading(verb)
-    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
-    verb.add_argument(
-        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
-    )
-    verb.set_defaults(run=_run)
 
 
 def _declare_reading(verb: argparse.ArgumentParser) -> None:
