@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def again(command: str, arguments: list[str]) -> tuple[list[str], dict[str, str]
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return [sys.executable, *command.split()[1:], *arguments], environment
+
+
+def as_started(command: str) -> str:
+    """Return the command with the arguments that this process was given; of absolute paths their last name."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join([*command.split(), *words])
 
 
 def processor() -> str:

@@ -3,11 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import unimol_scale.config as strict
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.joint import joint_label_units, source_tags
 from unimol_scale.common.machine.threads import usable_cores
+from unimol_scale.common.trees import flatten
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
 
@@ -36,10 +39,12 @@ class BuildConfig:
     """A whole build.
 
     Attributes:
-        source: where molecules come from.
+        source: where molecules come from, if from one source.
+        sources: instead of it several, each a group of the keys of ``source``. Their molecules are one set: one that
+            several have is stored as the first of them in this list has it, and sampling and split see all.
         curate: which are kept and how they are split.
         conformers: how they get coordinates.
-        output: the store's directory; None means data/<source>.
+        output: the store's directory; None means data/<source>, of several data/<source>-<source>.
         backend: file format of the shards.
         seed: of conformers and split.
         workers: processes of a local Ray; None means the cores this process may use.
@@ -52,7 +57,8 @@ class BuildConfig:
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {"embed": "conformers", "embed.conformers": "conformers.count"}
 
-    source: SourceConfig
+    source: SourceConfig | None = None
+    sources: tuple[SourceConfig, ...] = ()
     curate: CurateConfig = dataclasses.field(default_factory=CurateConfig)
     conformers: ConformerConfig = dataclasses.field(default_factory=ConformerConfig)
     output: Path | None = None
@@ -66,6 +72,8 @@ class BuildConfig:
     task_memory: int = 500
 
     def __post_init__(self) -> None:
+        if (self.source is None) == (not self.sources):
+            raise ConfigError("a build needs source, such as source.name=sample, or a list of sources; and not both")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise ConfigError(f"seed must be 0 to 2^63 - 1, got {self.seed}")
         if self.workers is not None and self.workers < 1:
@@ -78,13 +86,21 @@ class BuildConfig:
             raise ConfigError(f"task_memory must be at least {SMALLEST_TASK_MEMORY} (MiB), got {self.task_memory}")
         if self.limit_s <= 2 * self.conformers.timeout_s:
             raise ConfigError("limit_s must exceed twice conformers.timeout_s: raise it, or lower conformers.timeout_s")
-        if not self.source.kind.may_lack_geometry and self.conformers.count != 1:
-            raise ConfigError(f"the source {self.source.name!r} keeps the geometry of its files: no --conformers")
+        if self.conformers.count != 1 and not any(source.may_lack_geometry for source in self.each_source):
+            names = " and ".join(repr(source.name) for source in self.each_source)
+            keep = "source {} keeps the geometry of its" if self.source else "sources {} keep the geometry of their"
+            raise ConfigError(f"the {keep.format(names)} files: no --conformers")
+        joint_label_units(self.each_source)
+
+    @property
+    def each_source(self) -> tuple[SourceConfig, ...]:
+        """All sources, in the order in which they are read."""
+        return self.sources if self.source is None else (self.source,)
 
     @property
     def directory(self) -> Path:
         """Where the store goes."""
-        return self.output or Path("data") / self.source.kind.name
+        return self.output or Path("data") / "-".join(source_tags(self.each_source))
 
     @property
     def num_workers(self) -> int:
@@ -95,3 +111,18 @@ class BuildConfig:
     def task_bytes(self) -> int:
         """``task_memory`` in bytes."""
         return self.task_memory * 2**20
+
+
+def read_build_config(tree: Mapping[str, Any], origin: strict.Origin) -> BuildConfig:
+    """Return the build that settings describe.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+    """
+    if tree.get("sources") and "source" in tree:
+        keys = ", ".join(flatten({"source": tree["source"]})) or "source"
+        raise ConfigError(
+            f"{origin.describe('source')}: {keys} is for a build from one source, and here are several; say it in the "
+            "entry of sources that it is meant for"
+        )
+    return strict.build(BuildConfig, tree, origin)

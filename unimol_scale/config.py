@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from unimol_scale.common.trees import Flat, Tree, flatten, leaves, merge, nested, without
+from unimol_scale.common.trees import Flat, Tree, flatten, group_of, leaves, merge, nested, without
 from unimol_scale.errors import ConfigError, NewerFileError, nearest, nearest_key
 from unimol_scale.former_settings import former_defaults, former_names, present_name
 
@@ -183,7 +183,7 @@ def keys_of(config_type: type[Any], path: str = "") -> list[str]:
     keys: list[str] = []
     for field in dataclasses.fields(config_type):
         hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
-        keys += keys_of(hint, key) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else [key]
+        keys += keys_of(group, key) if (group := group_of(hint)) else [key]
     return keys
 
 
@@ -193,8 +193,8 @@ def defaults_of(config_type: type[Any], path: str = "") -> Flat:
     defaults: Flat = {}
     for field in dataclasses.fields(config_type):
         hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            defaults |= defaults_of(hint, key)
+        if group := group_of(hint):
+            defaults |= defaults_of(group, key)
         elif field.default is not dataclasses.MISSING:
             defaults[key] = to_tree(field.default)
         elif field.default_factory is not dataclasses.MISSING:
@@ -314,6 +314,7 @@ def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: 
         if not isinstance(value, list | tuple):
             raise _type_error(value, f"a list, such as {path.rpartition('.')[2]}=[a, b]", origin, path)
         element = typing.get_args(hint)[0]
+        origin = dataclasses.replace(origin, keys=()) if group_of(element) else origin  # suggests keys of the entry
         return tuple(_convert(item, element, origin, f"{path}[{i}]") for i, item in enumerate(value))
     if outer in (dict, Mapping) or outer is not None:
         if not isinstance(value, Mapping):

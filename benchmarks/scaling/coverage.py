@@ -9,13 +9,14 @@ budget of 1e12 FLOPs at 6·N·D, whose true value is that of the true law.
 """
 
 import argparse
+import datetime
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import RESULTS, module_parser, processor
+from benchmarks.common import RESULTS, as_started, module_parser, processor
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.fit import FitConfig, fit_law
 from unimol_scale.scaling.law.laws import Chinchilla, Columns, Kaplan, Law, Power, Saturating, UniMol2
@@ -161,6 +162,8 @@ def main() -> None:
     begin = time.perf_counter()
     lines = [
         "# Do the intervals hold the truth?",
+        "",
+        f"{datetime.date.today()}, `{as_started(COMMAND)}`.",
         "",
         f"{arguments.seeds} simulated tables a law, log-normal noise of {NOISE:.1%}, {arguments.bootstrap} bootstrap "
         f'draws, 90 % intervals; "best N" is the compute-optimal size for {BUDGET:.0e} FLOPs. Where parameters trade '

@@ -7,13 +7,14 @@ with the columns "Model Size", "Training FLOP" and "loss". Their replication lea
 """
 
 import argparse
+import datetime
 import os
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import RESULTS, module_parser, processor
+from benchmarks.common import RESULTS, as_started, module_parser, processor
 from unimol_scale.scaling.law.fit import FitConfig, fit_law
 from unimol_scale.scaling.law.laws import Chinchilla
 from unimol_scale.scaling.law.optimal import compute_optimal
@@ -65,8 +66,9 @@ def main() -> None:
     lines = [
         "# The Chinchilla points, fitted anew",
         "",
-        f"{len(points)} points, {arguments.draws} bootstrap draws, 90 % intervals. On "
-        f"{cores} core{'s' * (cores > 1)} of {processor()}, shared with other work (load {os.getloadavg()[0]:.0f}).",
+        f"{datetime.date.today()}, `{as_started(COMMAND)}`: {len(points)} points, {arguments.draws} bootstrap draws, "
+        f"90 % intervals. On {cores} core{'s' * (cores > 1)} of {processor()}, shared with other work (load "
+        f"{os.getloadavg()[0]:.0f}).",
         "",
         "| parameter | here | interval | replication (standard error) | difference in standard errors |",
         "| --- | --- | --- | --- | --- |",

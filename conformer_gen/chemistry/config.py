@@ -20,6 +20,8 @@ _FIRST_CURATION = (
     *("split", "valid_fraction", "target", "temperature"),
 )
 
+VALID_FRACTION = 0.05
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CurateConfig:
@@ -40,6 +42,9 @@ class CurateConfig:
             charges; all with its Murcko "scaffold", if it has rings; or "both".
         split: "scaffold" puts all molecules of a Murcko scaffold on one side; "random" looks at each molecule.
         valid_fraction: of the distinct molecules that goes to validation, 0 to 0.5.
+        valid_count: instead of a fraction, the number of molecules for validation, at most half of all. With split
+            "random" the store has exactly so many: others take the place of those that get no conformer. With split
+            "scaffold" whole scaffolds are taken while they fit: there are never more, and mostly fewer.
         target: molecules to draw from the distinct ones; None, or no fewer than there are, keeps all.
         temperature: τ of P_scaffold = softmax(P_i / τ), P_i the share of the molecules that have scaffold i, by which
             they are drawn (Uni-Mol2: 0.005): small favours large scaffolds, large makes all scaffolds alike.
@@ -52,7 +57,8 @@ class CurateConfig:
     exclude: tuple[Path, ...] = ()
     exclude_by: Literal["molecule", "scaffold", "both"] = "molecule"
     split: Literal["scaffold", "random"] = "scaffold"
-    valid_fraction: float = 0.05
+    valid_fraction: float = VALID_FRACTION
+    valid_count: int | None = None
     target: int | None = None
     temperature: float | None = None
 
@@ -61,6 +67,10 @@ class CurateConfig:
             raise ConfigError(f"max_atoms must be 1 to 1000, got {self.max_atoms}")
         if not 0.0 <= self.valid_fraction <= 0.5:
             raise ConfigError(f"valid_fraction must be 0 to 0.5, got {self.valid_fraction}")
+        if self.valid_count is not None and self.valid_count < 1:
+            raise ConfigError(f"valid_count must be at least 1, got {self.valid_count}; valid_fraction 0 is for none")
+        if self.valid_count is not None and self.valid_fraction != VALID_FRACTION:
+            raise ConfigError("curate.valid_count and curate.valid_fraction are two ways to say the same: give one")
         if (self.target is None) != (self.temperature is None):
             raise ConfigError("curate.target and curate.temperature need each other: give both, or neither")
         if self.target is not None and self.target < 1:

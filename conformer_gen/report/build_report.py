@@ -3,6 +3,7 @@
 All of it but the picture of the rate depends on the store and its failures alone.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from conformer_gen.report.store_counts import StoreCounts, count_store
 from conformer_gen.selection.selected_rows import Selection, read_selection
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.report.markdown import markdown_table
-from unimol_scale.store.manifest import Manifest
+from unimol_scale.store.manifest import Manifest, SourceCounts
 from unimol_scale.store.shards import Store
 
 REPORT_NAME = "report.md"
@@ -43,6 +44,7 @@ def _report(manifest: Manifest, selection: Selection, counts: StoreCounts, pictu
 
     return [
         *_summary(manifest),
+        *_sources(manifest),
         "## Splits",
         "",
         *_splits(manifest, counts),
@@ -75,6 +77,24 @@ def _summary(manifest: Manifest) -> Lines:
         "",
         f"{counts.read:,} rows read = {counts.stored:,} stored + {counts.left_out}. "
         f"RDKit {manifest.versions['rdkit']}, seed {manifest.seed}, format {manifest.backend}.",
+        "",
+    ]
+
+
+def _sources(manifest: Manifest) -> Lines:
+    """Say what became of the rows of each source; nothing if there is one."""
+    if not manifest.counts_by_source:
+        return []
+    columns = [field.name for field in dataclasses.fields(SourceCounts)]
+    rows = [
+        (tag, *(f"{getattr(counts, name):,}" for name in columns)) for tag, counts in manifest.counts_by_source.items()
+    ]
+    return [
+        "## Sources",
+        "",
+        *_table(("source", *(name.replace("_", " ") for name in columns)), rows),
+        "A molecule that several rows have is stored as the first of them has it, in the order of the sources; the "
+        "others are duplicates. Ids, here and in failures.parquet, begin with the source.",
         "",
     ]
 

@@ -4,10 +4,12 @@ Everything here is a pure function of the pieces' files, cut into jobs that may 
 brings what runs them (Python's ``map`` would do). A finished job leaves a file in ``.build/``, so it is done once.
 """
 
+import bisect
 import collections
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +32,24 @@ from conformer_gen.selection.pieces import (
     group_pieces,
     groups,
 )
+from conformer_gen.selection.replacements import Replacement, find_replacements
 from conformer_gen.selection.selected_rows import Selection
+from conformer_gen.sources.joint import source_tags
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.common.trees import Tree
 from unimol_scale.errors import ConformerError, SourceError, StoreError
 from unimol_scale.store.arrow_backend import ArrowShard, ColumnViews
-from unimol_scale.store.manifest import SPLITS, Backend, Counts, Manifest, ShardEntry, SplitEntry, SplitName
+from unimol_scale.store.manifest import (
+    SPLITS,
+    Backend,
+    Counts,
+    Manifest,
+    ShardEntry,
+    SourceCounts,
+    SplitEntry,
+    SplitName,
+)
 from unimol_scale.store.schema import Layout
 from unimol_scale.store.shards import size_histogram, write_shard
 
@@ -108,13 +121,14 @@ def _row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Ta
     yield waiting.combine_chunks()
 
 
-def require_molecules(selection: Selection, output: Path, run: UnorderedMap) -> None:
-    """Stop before conformers are made if there is no molecule to make them for.
+def require_molecules(config: BuildConfig, selection: Selection, output: Path, run: UnorderedMap) -> None:
+    """Stop before conformers are made if there is no molecule to make them for, or too few for validation.
 
     Raises:
-        SourceError: no row of the source is a molecule; failures.parquet says why.
+        SourceError: no row of the source is a molecule, failures.parquet says why; or there are too few.
     """
     if selection.num_kept:
+        _require_validation(config, selection, output)
         return
     if not selection.num_read:
         raise SourceError("the source has no rows: nothing to build")
@@ -125,6 +139,23 @@ def require_molecules(selection: Selection, output: Path, run: UnorderedMap) -> 
         "If the SMILES stand in another column, name it, as in source.smiles_column=2; if the file is of another kind, "
         "name that with --source"
     )
+
+
+def _require_validation(config: BuildConfig, selection: Selection, output: Path) -> None:
+    count = config.curate.valid_count
+    if count is None:
+        return
+    remedy = f"delete {output} and build again"
+    if selection.num_kept < 2 * count:
+        raise SourceError(
+            f"curate.valid_count is {count:,}, and the store would have {selection.num_kept:,} molecules: it needs at "
+            f"least twice as many as go to validation; lower the number, {remedy}"
+        )
+    if not selection.num_valid:
+        raise SourceError(
+            f"curate.valid_count is {count:,}, and no Murcko scaffold has so few molecules; raise the number, or take "
+            f"curate.split=random, {remedy}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,28 +181,45 @@ class ShardPlan:
         return f"{self.split}/shard-{self.number:05d}"
 
 
-def plan_shards(pieces: Iterable[Piece], shard_rows: int) -> Iterator[ShardPlan]:
-    """Deal the records of all pieces, in order, into shards of ``shard_rows`` molecules (a split's last has fewer)."""
+def plan_shards(pieces: Iterable[Piece], shard_rows: int, moved: Sequence[Replacement] = ()) -> Iterator[ShardPlan]:
+    """Deal the records of all pieces, in order, into shards of ``shard_rows`` molecules (a split's last has fewer).
+
+    Args:
+        pieces: with conformers.
+        shard_rows: molecules in a shard.
+        moved: records for training that go to the end of validation.
+    """
     waiting: dict[SplitName, list[Slice]] = {name: [] for name in SPLITS}
     rows, numbers = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
-    train, valid = SPLITS
+    _, valid = SPLITS
+    rows_moved = collections.defaultdict[Piece, list[int]](list)
+    for one in moved:
+        rows_moved[one.piece].append(one.row)
 
     def close(name: SplitName) -> ShardPlan:
         plan = ShardPlan(name, numbers[name], tuple(waiting[name]))
         waiting[name], rows[name], numbers[name] = [], 0, numbers[name] + 1
         return plan
 
-    for piece in pieces:
-        num_train, num_valid, _ = piece.counts
-        for name, start, stop in ((train, 0, num_train), (valid, num_train, num_train + num_valid)):
-            while start < stop:
-                taken = min(stop - start, shard_rows - rows[name])
-                waiting[name].append(Slice(piece, start, start + taken))
-                rows[name] += taken
-                start += taken
-                if rows[name] == shard_rows:
-                    yield close(name)
+    parts = (part for piece in pieces for part in _parts(piece, rows_moved.get(piece, ())))
+    for name, piece, start, stop in itertools.chain(parts, ((valid, one.piece, one.row, one.row + 1) for one in moved)):
+        while start < stop:
+            taken = min(stop - start, shard_rows - rows[name])
+            waiting[name].append(Slice(piece, start, start + taken))
+            rows[name] += taken
+            start += taken
+            if rows[name] == shard_rows:
+                yield close(name)
     yield from (close(name) for name in SPLITS if rows[name])
+
+
+def _parts(piece: Piece, moved: Sequence[int]) -> Iterator[tuple[SplitName, Piece, int, int]]:
+    """Yield the split of each range of the records of a piece, without those that are moved."""
+    train, valid = SPLITS
+    num_train, num_valid, _ = piece.counts
+    for before, at in itertools.pairwise([-1, *sorted(moved), num_train]):
+        yield train, piece, before + 1, at
+    yield valid, piece, num_train, num_train + num_valid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,9 +286,10 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
     failed = commit_failures(output, executor.run_all)
     layout = layout_of(plan)
     root = output.absolute()
+    moved = _replacements(root / WORK_NAME, config, selection, layout, executor.run_all)
     jobs = (
         ShardJob(output=root, plan=shard, layout=layout, backend=config.backend)
-        for shard in plan_shards(done_pieces(root / WORK_NAME, CONFORMERS), config.shard_rows)
+        for shard in plan_shards(done_pieces(root / WORK_NAME, CONFORMERS), config.shard_rows, moved)
     )
     with executor.show("writing shards", selection.num_kept, None) as progress:
         splits = _splits(_counted(executor.run_all(make_shard, jobs), progress))
@@ -266,11 +315,40 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
         conflicting=selection.num_conflicting,
         conformers_left_out=selection.num_left_out,
     )
-    return strict.build(
-        Manifest,
-        {**plan, "counts": dataclasses.asdict(counts), "splits": strict.to_tree(splits)},
-        strict.Origin(name="build"),
-    )
+    by_source = _counts_by_source(root / WORK_NAME, config, selection)
+    tree = {**plan, "counts": counts, "splits": splits, "counts_by_source": by_source}
+    return strict.build(Manifest, strict.to_tree(tree), strict.Origin(name="build"))
+
+
+def _replacements(
+    work: Path, config: BuildConfig, selection: Selection, layout: Layout, run: UnorderedMap
+) -> list[Replacement]:
+    """Return the records that go from training to validation so that it has as many as were asked for."""
+    if config.curate.valid_count is None or config.curate.split != "random":
+        return []
+    return find_replacements(work, config.curate.valid_count, selection.num_kept, layout, config.seed, run)
+
+
+def _counts_by_source(work: Path, config: BuildConfig, selection: Selection) -> dict[str, SourceCounts]:
+    """Return what became of the rows of each source, if there are several; the names of the pieces tell."""
+    if not selection.sources:
+        return {}
+    stored, lost = ([0] * len(selection.sources) for _ in range(2))
+    first = [source.first_chunk for source in selection.sources]
+    for piece in done_pieces(work, CONFORMERS):
+        at = bisect.bisect(first, piece.chunk) - 1
+        stored[at] += piece.counts[0] + piece.counts[1]
+        lost[at] += piece.counts[2]
+    return {
+        tag: SourceCounts(
+            read=source.num_read,
+            stored=stored[at],
+            duplicates=source.num_read - source.num_rejected - source.num_distinct,
+            failed=source.num_rejected + lost[at],
+            not_sampled=source.num_distinct - stored[at] - lost[at],
+        )
+        for at, (tag, source) in enumerate(zip(source_tags(config.sources), selection.sources, strict=True))
+    }
 
 
 def _counted(written: Iterable[WrittenShard], progress: StageProgress) -> Iterator[WrittenShard]:

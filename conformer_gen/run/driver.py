@@ -11,7 +11,7 @@ import functools
 import itertools
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from conformer_gen.chemistry import nvmolkit_engine
@@ -28,8 +28,8 @@ from conformer_gen.run.worker import ConformerGenerator, ConformerJob
 from conformer_gen.selection.exclusions import NO_EXCLUSIONS, Exclusions, read_exclusions
 from conformer_gen.selection.pieces import CONFORMERS, CURATED
 from conformer_gen.selection.selected_rows import Selection, read_selection
+from conformer_gen.sources.joint import read_sources
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.reader import read_source
 from unimol_scale.common.machine.system_limits import explain
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import StoreError
@@ -112,9 +112,9 @@ def _build(
         config=config.conformers, seed=config.seed, layout=workspace.layout_of(plan), generator=generator
     )
     with workspace.locked(output):
-        num_rows, rows = _rows(config, work)
+        num_rows, sources = _rows(config, work)
         with contextlib.nullcontext(executor) if executor else _executor(config, num_rows, generator) as running:
-            selection, molecules = _run_stages(config, work.absolute(), job, rows, exclusions, running)
+            selection, molecules = _run_stages(config, work.absolute(), job, sources, exclusions, running)
             manifest = assemble.assemble(output, config, plan, selection, running)
         if with_report:
             write_report(_unfinished_store(config, manifest), output / assemble.FAILURES_NAME, work)
@@ -124,13 +124,16 @@ def _build(
     return BuildResult(store=open_store(output), seconds=time.monotonic() - began, molecules=molecules)
 
 
-def _rows(config: BuildConfig, work: Path) -> tuple[int, Iterable[SourceMolecule]]:
-    """Return the rows of the source, and how many there are, or of many at least how many."""
+def _rows(config: BuildConfig, work: Path) -> tuple[int, list[Iterable[SourceMolecule]]]:
+    """Return the rows of each source, and how many there are in all, or of many at least how many."""
     if (selection := read_selection(work)) is not None:
-        return selection.num_read, ()
-    rows = read_source(config.source, work / DOWNLOADS, config.seed)
-    first = list(itertools.islice(rows, child_executor.FEW_CONFORMERS + 1))
-    return len(first), itertools.chain(first, rows)
+        return selection.num_read, []
+    num_rows, sources = 0, list[Iterable[SourceMolecule]]()
+    for rows in read_sources(config.each_source, work / DOWNLOADS, config.seed):
+        first = list(itertools.islice(rows, child_executor.FEW_CONFORMERS + 1 - num_rows))
+        num_rows += len(first)
+        sources.append(itertools.chain(first, rows))
+    return num_rows, sources
 
 
 @contextlib.contextmanager
@@ -149,7 +152,7 @@ def _run_stages(
     config: BuildConfig,
     work: Path,
     job: ConformerJob,
-    rows: Iterable[SourceMolecule],
+    sources: Sequence[Iterable[SourceMolecule]],
     exclusions: Exclusions,
     executor: Executor,
 ) -> tuple[Selection, int]:
@@ -159,7 +162,7 @@ def _run_stages(
         config: of the build.
         work: its work directory, absolute; every process that runs a job sees it.
         job: how to make conformers.
-        rows: of the source; not read where the selection is done already.
+        sources: rows of each; not read where the selection is done already.
         exclusions: what must not enter.
         executor: runs the jobs.
 
@@ -174,10 +177,10 @@ def _run_stages(
     with SampleLog(work / SAMPLES_NAME) as log:
         if read_selection(work) is None:  # else every row was curated, and the source need not be read again
             with executor.show(CURATING, None, log) as progress:
-                jobs = curate_jobs(config, work, rows, progress.skip)
+                jobs = curate_jobs(config, work, sources, progress.skip)
                 executor.run_stage(_curation(config, work, exclusions), jobs, work, progress)
         selection = executor.select(work)
-        assemble.require_molecules(selection, work.parent, executor.run_all)
+        assemble.require_molecules(config, selection, work.parent, executor.run_all)
         with executor.show(GENERATING, selection.num_kept, log) as progress:
             jobs = conformer_jobs(config, work, selection, progress.skip)
             executor.run_stage(_generation(config, work, job), jobs, work, progress)

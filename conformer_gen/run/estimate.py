@@ -10,8 +10,10 @@ from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
 from conformer_gen.run.row_counts import count_rows
 from conformer_gen.selection.exclusions import read_exclusions
+from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.locations import locate
 from conformer_gen.sources.inputs.remote import is_url
+from conformer_gen.sources.joint import source_tags
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import label_units
 from unimol_scale.common.fetching.transport import NetworkError
@@ -46,45 +48,72 @@ class Measured:
     atoms: int
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Estimate:
+    """What one source would take, in words, and in numbers where its rows are known."""
+
+    lines: list[str]
+    known: bool = True
+    core_seconds: float = 0.0
+    bytes: float = 0.0
+
+
 def estimate(config: BuildConfig) -> str:
     """Return what a build would take, in words; writes nothing, and fetches but the beginnings of a few files.
 
     Raises:
         SourceError: an input is missing or unreadable.
     """
-    places = locate(config.source)
+    found = [_estimate(source, config) for source in config.each_source]
+    if len(found) == 1:
+        return "\n".join(found[0].lines)
+    tags = source_tags(config.sources)
+    lines = [f"{tag}: {line}" for tag, one in zip(tags, found, strict=True) for line in one.lines]
+    seconds = sum(one.core_seconds for one in found)
+    unknown = [tag for tag, one in zip(tags, found, strict=True) if not one.known]
+    without = f", without {', '.join(unknown)}" if unknown else ""
+    total = f"{_time(seconds, config)}, and {_space(sum(one.bytes for one in found), config)}"
+    return "\n".join([*lines, f"together{without}: {total}; a molecule that several have counts in each"])
+
+
+def _time(seconds: float, config: BuildConfig) -> str:
+    workers = counted(config.num_workers, "worker")
+    return f"about {seconds / 3600:,.2f} core-hours, {duration(seconds / config.num_workers)} with {workers}"
+
+
+def _space(size: float, config: BuildConfig) -> str:
+    return f"about {byte_size(size)} to {config.directory}, and twice that while building"
+
+
+def _estimate(source: SourceConfig, config: BuildConfig) -> _Estimate:
+    places = locate(source)
     remote = sum(map(is_url, places))
     names = ", ".join(place.rsplit("/", 1)[-1] for place in places[:FILES_NAMED])
     names += ", …" if len(places) > FILES_NAMED else ""
     inputs = f"{counted(len(places), 'input')} ({names})"
     fetched = f"would fetch {remote:,} of {inputs} to {config.directory}"
     read_exclusions(config.curate)
-    if remote and (not config.source.kind.in_archives or len(places) > remote):
-        return f"{fetched}; {UNKNOWN}"
+    if remote and (not source.kind.in_archives or len(places) > remote):
+        return _Estimate(lines=[f"{fetched}; {UNKNOWN}"], known=False)
     try:
-        count = count_rows(config.source)
+        count = count_rows(source)
     except NetworkError as error:
-        return f"{fetched}; {UNKNOWN} {error}"
+        return _Estimate(lines=[f"{fetched}; {UNKNOWN} {error}"], known=False)
     rows, first = count.rows, count.first
     how = f" ({count.how})" if count.how else ""
     lines = [fetched] if remote else []
-    if config.source.sample is not None:
+    if source.sample is not None:
         how += ", drawn at random from all, which are read to their end"
     lines.append(f"would read {count.describe()} from {inputs}{how}")
     if not rows:
-        return lines[-1]
-    measured = measure(random.Random(config.seed).sample(first, min(len(first), SAMPLE_ROWS)), config)
-    seconds = rows * measured.seconds / measured.rows
-    workers = counted(config.num_workers, "worker")
-    lines.append(
-        f"would take about {seconds / 3600:,.2f} core-hours, {duration(seconds / config.num_workers)} with {workers}"
-    )
+        return _Estimate(lines=lines)
+    measured = measure(random.Random(config.seed).sample(first, min(len(first), SAMPLE_ROWS)), source, config)
+    seconds, size = rows * measured.seconds / measured.rows, rows * measured.bytes / measured.rows
+    lines.append(f"would take {_time(seconds, config)}")
     if config.conformers.engine == "nvmolkit":
         lines[-1] += f" with RDKit; --engine {config.conformers.engine} was not measured"
     if measured.stored:
-        kept = rows * measured.stored / measured.rows
-        written = byte_size(kept * measured.bytes / measured.stored)
-        lines.append(f"would write about {written} to {config.directory}, and twice that while building")
+        lines.append(f"would write {_space(size, config)}")
     else:
         lines.append("would write nothing, if all rows are like the sample")
     each = f", {measured.bytes / measured.stored:,.0f} bytes a molecule" if measured.stored else ""
@@ -93,10 +122,10 @@ def estimate(config: BuildConfig) -> str:
         f"measured on {measured.rows} of the first {len(first):,} rows: {measured.stored} stored{atoms}, "
         f"{1000 * measured.seconds / measured.rows:,.1f} ms a row{each}; duplicates were not looked for"
     )
-    return "\n".join(lines)
+    return _Estimate(lines=lines, core_seconds=seconds, bytes=size)
 
 
-def measure(sample: list[SourceMolecule], config: BuildConfig) -> Measured:
+def measure(sample: list[SourceMolecule], source: SourceConfig, config: BuildConfig) -> Measured:
     """Curate rows and make their conformers until ``SAMPLE_S`` is over."""
     records: list[MoleculeRecord] = []
     # Time of the processor, which other programs do not lengthen.
@@ -110,12 +139,13 @@ def measure(sample: list[SourceMolecule], config: BuildConfig) -> Measured:
                 records.append(result)
         if time.perf_counter() - began > SAMPLE_S:
             break
-    scale = None if config.source.kind.has_geometry else config.conformers.coordinate_scale
+    from_files = any(one.keeps_geometry for one in config.each_source)
+    scale = None if from_files else config.conformers.coordinate_scale
     return Measured(
         rows=tried,
         stored=len(records),
         seconds=time.process_time() - began_cpu,
-        bytes=encode(records, Layout(scale, tuple(label_units(config.source)))).nbytes if records else 0,
+        bytes=encode(records, Layout(scale, tuple(label_units(source)))).nbytes if records else 0,
         atoms=sum(len(record.atomic_number) for record in records),
     )
 

@@ -15,6 +15,7 @@ from conformer_gen.report.progress_samples import SampleLog
 from conformer_gen.run.watchdog import Starting
 from conformer_gen.selection.pieces import CONFORMERS, CURATED, Piece, beside, done_pieces
 from conformer_gen.selection.selected_rows import Selection
+from conformer_gen.selection.source_chunks import commit_first_chunks
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.common.progress import StageProgress
 
@@ -124,16 +125,19 @@ def hint_path(work: Path, stage: str, piece: Piece) -> Path:
 
 
 def curate_jobs(
-    config: BuildConfig, work: Path, rows: Iterable[SourceMolecule], skip: Callable[[int], None]
+    config: BuildConfig, work: Path, sources: Sequence[Iterable[SourceMolecule]], skip: Callable[[int], None]
 ) -> Iterator[Job]:
-    """Yield jobs for the rows of the source that no finished piece covers, and ``skip`` those that one does."""
+    """Yield jobs for the rows of all sources that no finished piece covers, and ``skip`` those that one does."""
+    first: list[int] = []
 
     def chunks() -> Iterator[tuple[int, list[SourceMolecule]]]:
-        source = iter(rows)
-        for chunk in itertools.count():
-            if not (some := list(itertools.islice(source, config.task_size))):
-                return
-            yield chunk, some
+        number = 0
+        for source in sources:
+            first.append(number)
+            rows = iter(source)
+            while some := list(itertools.islice(rows, config.task_size)):
+                yield number, some
+                number += 1
 
     for chunk, some, done in beside(chunks(), done_pieces(work, CURATED)):
         left = 0
@@ -141,6 +145,8 @@ def curate_jobs(
             left += len(job.positions)
             yield dataclasses.replace(job, rows=tuple(some[position] for position in job.positions))
         skip(len(some) - left)
+    if len(sources) > 1:
+        commit_first_chunks(work, first)
 
 
 def conformer_jobs(config: BuildConfig, work: Path, selection: Selection, skip: Callable[[int], None]) -> Iterator[Job]:

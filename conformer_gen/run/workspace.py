@@ -6,7 +6,7 @@ then ``.build/`` is removed.
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rdkit import rdBase
@@ -18,7 +18,8 @@ from conformer_gen.config import BuildConfig
 from conformer_gen.selection.exclusions import describe_files
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.locations import describe
-from conformer_gen.sources.reader import check_source, label_units
+from conformer_gen.sources.joint import joint_label_units, source_tags
+from conformer_gen.sources.reader import check_source
 from unimol_scale.common.files import TEMPORARY_SUFFIX
 from unimol_scale.common.machine.locks import HeldError, claim_lock
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
@@ -29,6 +30,7 @@ from unimol_scale.store.schema import PLANAR_SCALE, Layout
 
 WORK_NAME = ".build"
 PLAN_NAME = "plan.json"
+SOURCES = "sources"  # group of the manifest's parameters in which a build from several has those of each
 # Settings that came later, whose default is not what was done before: what their absence means.
 _DONE_BEFORE: Flat = {
     "parameters.radicals": "keep",
@@ -43,11 +45,13 @@ def plan_build(config: BuildConfig) -> Tree:
     Raises:
         SourceError: an input is missing, or is not what it claims to be.
     """
-    check_source(config.source)
-    geometry_from_file = config.source.kind.has_geometry
+    sources = config.each_source
+    for source in sources:
+        check_source(source)
+    geometry_from_file = any(source.keeps_geometry for source in sources)
     methods = ["from file"] * geometry_from_file
     recipe: Tree = {}
-    if config.source.kind.may_lack_geometry:
+    if any(source.may_lack_geometry for source in sources):
         methods.append(config.conformers.method)
         recipe |= config.conformers.recipe()
         del recipe["hydrogens"]
@@ -57,18 +61,14 @@ def plan_build(config: BuildConfig) -> Tree:
         "backend": config.backend,
         "coordinate_scale": None if geometry_from_file else config.conformers.coordinate_scale,
         "planar_scale": PLANAR_SCALE,
-        "labels": dict(label_units(config.source)),
-        "source": config.source.name,
+        "labels": joint_label_units(sources),
+        "source": " + ".join(source.name for source in sources),
         "seed": config.seed,
         "hydrogens": config.conformers.hydrogens,
         "conformer_recipe": recipe,
         "parameters": {
-            "inputs": describe(config.source),
-            "limit": config.source.limit,
-            "sample": config.source.sample,
-            "smiles_column": config.source.smiles_column,
-            "id_column": config.source.id_column,
-            **strict.to_tree(config.curate),
+            **_what_is_read(config),
+            **_curation(config.curate),
             "exclude": describe_files(config.curate),
             "shard_rows": config.shard_rows,
             "limit_s": config.limit_s,
@@ -76,6 +76,27 @@ def plan_build(config: BuildConfig) -> Tree:
         },
         "versions": {"rdkit": rdBase.rdkitVersion} | nvmolkit_engine.versions(config.conformers),
     }
+
+
+def _what_is_read(config: BuildConfig) -> Tree:
+    """Return the inputs and settings of the source; of several, those of each under its tag."""
+    if config.source is not None:
+        return _read_of(config.source)
+    tags = source_tags(config.sources)
+    each = zip(tags, config.sources, strict=True)
+    return {SOURCES: {tag: {"name": source.name, **_read_of(source)} for tag, source in each}}
+
+
+def _read_of(source: SourceConfig) -> Tree:
+    tree: Tree = {"inputs": describe(source)}
+    tree |= {name: getattr(source, name) for name in ("limit", "sample", "smiles_column", "id_column")}
+    return tree if source.geometry == "keep" else {**tree, "geometry": source.geometry}
+
+
+def _curation(curate: CurateConfig) -> Tree:
+    """Return the settings of curation, with the one of the two sizes of validation that counts."""
+    unused = "valid_count" if curate.valid_count is None else "valid_fraction"
+    return {key: value for key, value in strict.to_tree(curate).items() if key != unused}
 
 
 def sweep(output: Path) -> None:
@@ -96,16 +117,22 @@ def _refuse_other(plan: Tree, theirs: Tree, file: Path, what: str, remedy: str) 
     Raises:
         StoreError: shows the differences, or the settings that only a newer version knows.
     """
-    before, now, defaults = flatten(theirs), flatten(plan), _defaults()
-    if newer := unknown(before, {*now, *defaults, "labels", "versions"}):
+    before, now = flatten(theirs), flatten(plan)
+    defaults = _defaults(tuple(plan["parameters"].get(SOURCES, ())))
+    if newer := unknown(before, {*now, *defaults, "labels", "versions", "parameters.inputs", f"parameters.{SOURCES}"}):
         raise StoreError(f"{as_newer(newer, file)}, {remedy}")
     if changed := differences(before, now, defaults):
         raise StoreError(f"{what} other parameters (there → here):{as_lines(changed)}\nGive the same, {remedy}")
 
 
-def _defaults() -> Flat:
-    """Return dotted key → what its absence from a plan means."""
+def _defaults(tags: Sequence[str]) -> Flat:
+    """Return dotted key → what its absence from a plan means.
+
+    Args:
+        tags: of the sources, where there are several.
+    """
     parameters = [strict.defaults_of(kind, "parameters") for kind in (BuildConfig, SourceConfig, CurateConfig)]
+    parameters += [strict.defaults_of(SourceConfig, f"parameters.{SOURCES}.{tag}") for tag in tags]
     recipe = flatten({"conformer_recipe": ConformerConfig().recipe()})
     return {key: value for group in (*parameters, recipe, _DONE_BEFORE) for key, value in group.items()}
 

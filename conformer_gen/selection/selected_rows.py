@@ -33,11 +33,28 @@ class ChunkSelection(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceSelection:
+    """What the rows of one of several sources amount to.
+
+    Attributes:
+        first_chunk: of the source.
+        num_read: rows.
+        num_rejected: rows that are no molecule.
+        num_distinct: molecules that no row before has, of this source or of one before it.
+    """
+
+    first_chunk: int
+    num_read: int
+    num_rejected: int
+    num_distinct: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
     """What the curated rows amount to: read = rejected + duplicates + not sampled + kept.
 
     Attributes:
-        num_read: rows of the source.
+        num_read: rows of all sources.
         num_rejected: rows that are no molecule.
         num_duplicates: rows whose molecule came before.
         num_not_sampled: distinct molecules left out by temperature sampling.
@@ -51,6 +68,7 @@ class Selection:
         conflicts: the first of them, in words.
         num_left_out: conformers of the source that are no geometry of their molecule.
         top_scaffolds: SMILES of the largest scaffolds, up to ten, and how many selected molecules have each.
+        sources: of a build from several, in their order; empty for one.
     """
 
     num_read: int
@@ -66,6 +84,7 @@ class Selection:
     num_left_out: int = 0
     scaffold_curve: tuple[tuple[int, int], ...] = ()
     top_scaffolds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sources: tuple[SourceSelection, ...] = ()
 
     def __post_init__(self) -> None:
         left_out = self.num_rejected + self.num_duplicates + self.num_not_sampled

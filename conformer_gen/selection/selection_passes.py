@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conformer_gen.config import BuildConfig
 from conformer_gen.selection.conflicts import Conflicts, find_conflicts
-from conformer_gen.selection.pieces import CURATED, done_pieces, group_pieces, groups
+from conformer_gen.selection.hashes import HASHES, first_rows, read_hashes
+from conformer_gen.selection.pieces import CURATED, done_pieces, groups
 from conformer_gen.selection.sampling import (
     BITS_OF_A_ROUND,
     EVERYTHING,
@@ -38,9 +38,10 @@ from conformer_gen.selection.sampling import (
     temperature_scores,
     unit_interval,
 )
-from conformer_gen.selection.scaffolds import Scaffolds, runs, starts_of_runs
-from conformer_gen.selection.selected_rows import SELECTED, Selection, commit_part, commit_selection
-from conformer_gen.sources.reader import label_units
+from conformer_gen.selection.scaffolds import Scaffolds, runs
+from conformer_gen.selection.selected_rows import SELECTED, Selection, SourceSelection, commit_part, commit_selection
+from conformer_gen.selection.source_chunks import read_first_chunks, rows_by_source
+from conformer_gen.sources.joint import joint_label_units
 from unimol_scale.common.files import commit_file
 
 T = TypeVar("T")
@@ -50,7 +51,6 @@ BUCKET_ROWS = 1_000_000
 # A scaffold larger than this part of the validation budget stays in train, so that validation sees many scaffolds.
 LARGEST_SCAFFOLD_SHARE = 4
 RANK_STREAM, SAMPLE_STREAM, SPLIT_STREAM = 1, 2, 3
-HASHES = pa.schema({"chunk": pa.int64(), "position": pa.int32(), "key": pa.uint64(), "scaffold": pa.uint64()})
 
 
 class SliceRunner(Protocol):
@@ -101,7 +101,7 @@ class Passes:
     Attributes:
         work: directory of the build; every process that runs a pass sees it.
         config: of the build.
-        labels: names of the source's labels; asked for here, since a process that runs a pass may lack a user's source.
+        labels: names of the sources' labels; asked for here, since a process that runs a pass may lack a user's source.
         bucket_rows: of the set that lie in one bucket, on average.
         largest_window: of items that are gathered in one place.
     """
@@ -113,12 +113,13 @@ class Passes:
     labels: tuple[str, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(label_units(self.config.source)))
+        object.__setattr__(self, "labels", tuple(joint_label_units(self.config.each_source)))
 
     def run(self, runner: SliceRunner) -> Selection:
         """Select, leaving the parts and the summary on disk; what an unfinished earlier run left is removed first."""
         shutil.rmtree(self.work / SELECTED, ignore_errors=True)
-        num_read, num_rejected, num_distinct, conflicts, num_left_out = self._deduplicate(runner)
+        found = self._deduplicate(runner)
+        num_distinct = found.total("distinct")
         self._rank(runner, num_distinct)
         sample, num_kept = EVERYTHING, num_distinct
         target = self.config.curate.target
@@ -131,19 +132,20 @@ class Passes:
         for name in (DISTINCT, RANKED):
             shutil.rmtree(self._folder(name), ignore_errors=True)
         selection = Selection(
-            num_read=num_read,
-            num_rejected=num_rejected,
-            num_duplicates=num_read - num_rejected - num_distinct,
+            num_read=found.total("read"),
+            num_rejected=found.total("rejected"),
+            num_duplicates=found.total("read") - found.total("rejected") - num_distinct,
             num_not_sampled=num_distinct - num_kept,
             num_kept=num_kept,
             num_valid=num_valid,
             num_scaffolds=scaffolds.number,
             num_single_scaffolds=scaffolds.sizes.get(1, 0),
-            num_conflicting=conflicts.number,
-            conflicts=conflicts.examples(self.work, list(self.labels)),
-            num_left_out=num_left_out,
+            num_conflicting=found.conflicts.number,
+            conflicts=found.conflicts.examples(self.work, list(self.labels)),
+            num_left_out=found.num_left_out,
             scaffold_curve=scaffolds.curve(),
             top_scaffolds=scaffolds.named(self.work),
+            sources=found.of_sources if len(found.of_sources) > 1 else (),
         )
         commit_selection(self.work, selection)
         return selection
@@ -166,21 +168,20 @@ class Passes:
         path = self._folder(name) / f"{table[BUCKET][0].as_py():06d}.parquet"
         commit_file(path, lambda temporary: pq.write_table(table.drop_columns(BUCKET), temporary))
 
-    def _deduplicate(self, runner: SliceRunner) -> tuple[int, int, int, Conflicts, int]:
-        """Keep the first row of each key.
-
-        Returns:
-            How many rows there were, were rejected and are distinct; the duplicates whose labels contradict them; how
-            many conformers of the source were left out.
-        """
+    def _deduplicate(self, runner: SliceRunner) -> "_Deduplicated":
+        """Keep the first row of each key."""
         buckets = self.num_buckets(self.num_rows())
+        first_chunks = read_first_chunks(self.work, len(self.config.each_source))
 
         def read(group: int) -> pa.Table:
-            table = _read_hashes(self.work, group, with_labels=bool(self.labels))
+            table = read_hashes(self.work, group, with_labels=bool(self.labels))
             keys = table["key"].to_numpy()
             # Rejected rows travel along to be counted; without a key they are dealt by their chunk.
             spread = np.where(table["rejected"].to_numpy(), table["chunk"].to_numpy().astype(np.uint64), keys)
             return table.append_column(BUCKET, pa.array((spread % np.uint64(buckets)).astype(np.int64)))
+
+        def by_source(table: pa.Table) -> pa.Array:
+            return pa.array([rows_by_source(table["chunk"].to_numpy(), first_chunks)], pa.list_(pa.int64()))
 
         def reduce(table: pa.Table) -> pa.Table:
             good = table.filter(pc.invert(table["rejected"])).drop_columns("rejected")
@@ -190,9 +191,9 @@ class Passes:
             conflicts = find_conflicts(good, len(self.labels))
             return pa.table(
                 {
-                    "read": [len(table)],
-                    "rejected": [len(table) - len(good)],
-                    "distinct": [len(first)],
+                    "read": by_source(table),
+                    "rejected": by_source(table.filter(table["rejected"])),
+                    "distinct": by_source(first),
                     "left_out": [pc.sum(good["left_out"]).as_py() or 0],
                     "conflicting": [conflicts.number],
                     "first": pa.array([conflicts.first.ravel()], pa.list_(pa.int64())),
@@ -200,10 +201,17 @@ class Passes:
             )
 
         counts = list(runner.shuffle(read, groups(self.work, CURATED), reduce, buckets))
-        totals = [_total(counts, name) for name in ("read", "rejected", "distinct", "left_out", "conflicting")]
         places = [place for table in counts for place in table["first"].to_pylist()]
         first = np.array([at for place in places for at in place], np.int64).reshape(-1, 4)
-        return totals[0], totals[1], totals[2], Conflicts.of(totals[4], first), totals[3]
+        each = {name: _total_by_source(counts, name, len(first_chunks)) for name in ("read", "rejected", "distinct")}
+        return _Deduplicated(
+            of_sources=tuple(
+                SourceSelection(first_chunk=chunk, **{f"num_{name}": each[name][at] for name in each})
+                for at, chunk in enumerate(first_chunks)
+            ),
+            conflicts=Conflicts.of(_total(counts, "conflicting"), first),
+            num_left_out=_total(counts, "left_out"),
+        )
 
     def _rank(self, runner: SliceRunner, num_distinct: int) -> None:
         """Put the molecules of each scaffold together, and give them the scores by which they are sampled."""
@@ -264,14 +272,16 @@ class Passes:
     def _split(self, runner: SliceRunner, sample: Cut, scaffolds: Scaffolds, num_kept: int) -> ValidationGroups:
         """Choose groups for validation: in the order of a hash, while they fit into what is left of the budget.
 
-        The budget is ``valid_fraction`` of the molecules, at least one group, where there are two.
+        The budget is ``valid_count``, or ``valid_fraction`` of the molecules, at least one group, where there are two.
         """
-        by_scaffold = self.config.curate.split == "scaffold"
-        fraction, seed = self.config.curate.valid_fraction, self.config.seed
-        if fraction == 0 or (scaffolds.number if by_scaffold else num_kept) < 2:
+        curate, seed = self.config.curate, self.config.seed
+        by_scaffold = curate.split == "scaffold"
+        if (scaffolds.number if by_scaffold else num_kept) < 2:
             return ValidationGroups()
         smallest = min(scaffolds.sizes) if by_scaffold else 1
-        budget = max(smallest, round(fraction * num_kept))
+        budget = curate.valid_count or max(smallest, round(curate.valid_fraction * num_kept))
+        if not (curate.valid_count or curate.valid_fraction) or budget > num_kept:
+            return ValidationGroups()
         largest = max(smallest, budget // LARGEST_SCAFFOLD_SHARE)
 
         def candidates(path: str) -> Items:
@@ -308,31 +318,28 @@ class Passes:
         return Spread(runner=runner, files=self._files(RANKED), items=items)
 
 
-def _read_hashes(work: Path, group: int, *, with_labels: bool) -> pa.Table:
-    """Read the hashes of the rows of 1,000 chunks, and their labels if wanted; hashes of a rejected row are 0."""
-    schema = pa.unify_schemas([HASHES, pa.schema({"left_out": pa.int32()})])
-    if with_labels:
-        schema = schema.append(pa.field("labels", pa.list_(pa.float64())))
-    tables = []
-    for piece in group_pieces(work, CURATED, group):
-        # Of the columns of a curated file: one that an earlier version did not write is null.
-        table = pq.read_table(piece.path(work, CURATED), schema=schema.remove(schema.get_field_index("chunk")))
-        tables.append(table.append_column("chunk", pa.array(np.full(len(table), piece.chunk, np.int64))))
-    whole = pa.concat_tables([schema.empty_table(), *(table.select(schema.names) for table in tables)])
-    rejected = whole["key"].is_null()
-    for name in ("key", "scaffold"):
-        # Filled as 64-bit integers: a null turned into NaN would take the others through floats.
-        whole = whole.set_column(
-            whole.column_names.index(name), name, pc.fill_null(whole[name], pa.scalar(0, pa.uint64()))
-        )
-    return whole.append_column("rejected", rejected)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Deduplicated:
+    """What the first pass found.
+
+    Attributes:
+        of_sources: rows of each source.
+        conflicts: duplicates whose labels contradict the row that is kept.
+        num_left_out: conformers of the sources that are no geometry of their molecule.
+    """
+
+    of_sources: tuple[SourceSelection, ...]
+    conflicts: Conflicts
+    num_left_out: int
+
+    def total(self, name: str) -> int:
+        """Return a count, such as "read", over all sources."""
+        return sum(getattr(source, f"num_{name}") for source in self.of_sources)
 
 
-def first_rows(chunks: Int64, positions: npt.NDArray[np.int32], keys: UInt64) -> Int64:
-    """Return the indices of the rows that are the first with their key in the order of (chunk, position)."""
-    order = np.lexsort((positions, chunks, keys))
-    first: Int64 = order[starts_of_runs(keys[order])]
-    return first
+def _total_by_source(tables: Iterable[pa.Table], name: str, num_sources: int) -> list[int]:
+    rows = [row for table in tables for row in table[name].to_pylist()]
+    return [sum(row[at] for row in rows) for at in range(num_sources)]
 
 
 def _total(tables: Iterable[pa.Table], name: str) -> int:

@@ -1,7 +1,8 @@
-"""Which molecules to read: the keys ``source.*`` of a build."""
+"""Which molecules to read: the keys ``source.*`` of a build, or of one entry of its ``sources``."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 from conformer_gen.sources.registry import SOURCES
 from conformer_gen.sources.source import Source
@@ -28,6 +29,7 @@ class SourceConfig:
             each molecule, and the unit of each.
         base_url: of zinc20's tranches; the file of tranche CDAA is <base_url>/CD/CDAA.smi.
         missing_ok: pass over URLs that do not exist; not every tranche does.
+        geometry: of a source whose files have coordinates: "keep" them, or "make" conformers as for rows without any.
     """
 
     name: str
@@ -39,6 +41,7 @@ class SourceConfig:
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     base_url: str = ZINC20_URL
     missing_ok: bool = False
+    geometry: Literal["keep", "make"] = "keep"
 
     def __post_init__(self) -> None:
         SOURCES.check(self.name, "source.name")
@@ -61,11 +64,23 @@ class SourceConfig:
         if (self.smiles_column or self.id_column) and not kind.takes_columns:
             names = _names(lambda entry: entry.takes_columns)
             raise ConfigError(f"smiles_column and id_column are for {names}, not {self.name!r}")
+        if self.geometry == "make" and not kind.has_geometry:
+            raise ConfigError(f"geometry: the source {self.name!r} has no coordinates; its conformers are made anyway")
 
     @property
     def kind(self) -> Source:
         """The entry of the source. Code of a user's own is imported, so the workers of a build do not ask for it."""
         return SOURCES.entry(self.name)
+
+    @property
+    def keeps_geometry(self) -> bool:
+        """Whether coordinates of its files go into the store; rows may still lack them."""
+        return self.kind.has_geometry and self.geometry == "keep"
+
+    @property
+    def may_lack_geometry(self) -> bool:
+        """Whether there can be rows for which coordinates are made."""
+        return self.kind.may_lack_geometry or self.geometry == "make"
 
 
 def _names(fits: Callable[[Source], bool]) -> str:

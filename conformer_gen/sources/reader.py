@@ -5,6 +5,7 @@ lines and headers are not rows. Data that ends too early adds one row that says 
 """
 
 import collections
+import dataclasses
 import itertools
 import numbers
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,11 @@ def read_source(config: SourceConfig, downloads: Path | None = None, seed: int =
     Raises:
         SourceError: an input cannot be found, fetched, or read as what it claims to be.
     """
-    rows = read_files(config, fetch(locate(config), config, downloads))
+    return chosen_rows(read_files(config, fetch(locate(config), config, downloads)), config, seed)
+
+
+def chosen_rows(rows: Iterator[SourceMolecule], config: SourceConfig, seed: int) -> Iterator[SourceMolecule]:
+    """Return the rows up to the limit, or the sample of them."""
     if config.sample is not None:
         return sample_rows(rows, config.sample, seed)
     return itertools.islice(rows, config.limit)
@@ -72,7 +77,10 @@ def read_files(config: SourceConfig, paths: Iterable[Path], opened: Opened = ign
         SourceError: as ``read_source``.
     """
     rows = _rows(config, config.kind, paths, opened)
-    return _checked(rows, config) if is_reference(config.name) else rows
+    rows = _checked(rows, config) if is_reference(config.name) else rows
+    if config.geometry == "make":
+        return (dataclasses.replace(row, geometry=None, origin=None) for row in rows)
+    return rows
 
 
 def _rows(config: SourceConfig, kind: Source, paths: Iterable[Path], opened: Opened) -> Iterator[SourceMolecule]:

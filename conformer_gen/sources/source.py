@@ -70,6 +70,8 @@ class Source:
             for none.
         word: what such words are, for messages, such as "a tranche (four letters, such as CDAA)".
         refuse: (name of a file) → why it cannot be of this source, which a name can tell; "" if it can be.
+        ids_in_files: whether ``SourceMolecule.id`` is unique only inside a file; a build from several sources then puts
+            the file's name before it.
         count_file: (a file) → how many rows it has, where it says so itself.
         counted_as: name of the source as which its files are read to count rows, where those of that source's suffixes
             have one line for each row; "" for itself.
@@ -88,6 +90,7 @@ class Source:
     expand: "Callable[[str, SourceSettings], list[str] | None] | None" = None
     word: str = ""
     refuse: Callable[[str], str] | None = None
+    ids_in_files: bool = False
     count_file: Callable[[Path], int] | None = None
     counted_as: str = ""
 

@@ -81,4 +81,11 @@ def _read_chosen(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]
     return read_unimol(path, len(config.labels))
 
 
-UNIMOL_LMDB = Source(name="unimol-lmdb", suffixes=(".lmdb",), read_file=_read_chosen, geometry="all", takes_labels=True)
+UNIMOL_LMDB = Source(
+    name="unimol-lmdb",
+    suffixes=(".lmdb",),
+    read_file=_read_chosen,
+    geometry="all",
+    takes_labels=True,
+    ids_in_files=True,
+)

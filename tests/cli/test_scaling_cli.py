@@ -88,8 +88,13 @@ def test_a_budget_and_trajectories_are_asked_for_on_the_command_line(
     assert main([*arguments, "--trajectories", "--output", str(tmp_path / "along")]) == 0
     assert "mean over 24 points" in capsys.readouterr().out
     tree = json.loads((tmp_path / "along" / "law.json").read_text())
-    assert tree["burn_in"] == 0.25
+    assert (tree["burn_in"], tree["burn_in_steps"]) == (0.25, None)
     assert len(tree["points"]) > 100
+    more = ["--trajectories", "--burn-in-steps", "50", "--bootstrap", "0"]
+    assert main([*arguments, *more, "--output", str(tmp_path / "steps")]) == 0
+    tree = json.loads((tmp_path / "steps" / "law.json").read_text())
+    assert (tree["burn_in"], tree["burn_in_steps"]) == (None, 50)
+    assert min(point["S"] for point in tree["points"]) > 50
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,9 @@ def random_rows(number: int, seed: int = 0) -> list[Row]:
     return rows
 
 
-def write(work: Path, rows: Sequence[Row], cuts: Sequence[int] = ()) -> None:
+def write(work: Path, rows: Sequence[Row], cuts: Sequence[int] = (), first_chunk: int = 0) -> None:
     """Commit the rows as curated pieces: one a chunk, cut once more at each of the positions ``cuts``."""
-    for chunk, start in enumerate(range(0, len(rows), TASK_SIZE)):
+    for chunk, start in enumerate(range(0, len(rows), TASK_SIZE), start=first_chunk):
         inside = rows[start : start + TASK_SIZE]
         bounds = sorted({0, len(inside), *(cut for cut in cuts if cut < len(inside))})
         for first, last in itertools.pairwise(bounds):

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +89,18 @@ def as_list(value: Any) -> Any:  # noqa: ANN401
             f"input: expected files, directories or URLs, got {type(value).__name__}; write the molecules to a file"
         )
     return [value] if isinstance(value, str | os.PathLike) else value
+
+
+def given_sources(sources: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the setting ``sources`` of a build with lists of inputs in every entry; empty for None.
+
+    Raises:
+        ConfigError: it is no list.
+    """
+    if sources is None:
+        return {}
+    if isinstance(sources, str | Mapping) or not isinstance(sources, Sequence):
+        raise ConfigError(f"sources: expected a list of settings of each source, got {type(sources).__name__}")
+    with_input = [isinstance(one, Mapping) and "input" in one for one in sources]
+    each = zip(sources, with_input, strict=True)
+    return {"sources": [{**one, "input": as_list(one["input"])} if has else one for one, has in each]}

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.api.call_settings import a_call, as_list, read_call
+from unimol_scale.api.call_settings import a_call, as_list, given_sources, read_call
 from unimol_scale.api.equal_content import same_content
 from unimol_scale.common.text.argument_names import path_text
-from unimol_scale.config import build, to_tree
+from unimol_scale.config import to_tree
 from unimol_scale.store.remote import DEFAULT_CACHE, DEFAULT_CACHE_BYTES, is_url, open_remote_store
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Float64, Int32, MoleculeRecord, UInt8
 from unimol_scale.store.shards import Store, StoreSplit
@@ -300,6 +300,7 @@ def build_store(
     source: str | None = None,
     *,
     input: str | Path | Sequence[str | Path] | None = None,
+    sources: Sequence[Mapping[str, Any]] | None = None,
     output: str | Path | None = None,
     config: str | Path | None = None,
     progress: bool = False,
@@ -312,6 +313,8 @@ def build_store(
         source: "sample" (the NCI set inside RDKit, no download), "smiles", "csv", "parquet", "sdf", "zinc20",
             "pcqm4mv2", "qm9", "unimol-lmdb". None: ``config`` names it.
         input: files, directories or URLs; "sample" needs none.
+        sources: instead of one source several: ``[{"name": "sdf", "input": "a.sdf"}, {"name": "sample", "limit": 9}]``.
+            A molecule of several is the first one's; ids are as "sdf:mol1"; labels that a source has not are NaN.
         output: folder of the store; None: data/<source>.
         config: YAML file with settings, such as those in configs/build; the arguments win over it.
         progress: show messages and bars on standard error. Without, messages go to the loggers ``conformer_gen`` and
@@ -339,15 +342,15 @@ def build_store(
         >>> len(store.train), len(store.valid)
         (57, 3)
     """
-    from conformer_gen.config import SHORT_NAMES, BuildConfig
+    from conformer_gen.config import SHORT_NAMES, read_build_config
     from conformer_gen.run.driver import build as run_build
 
     with a_call(_BUILD_ARGUMENTS, progress=progress):
-        named = {"source": source, "input": as_list(input), "output": output, **more}
+        named = {"source": source, "input": as_list(input), "output": output, **given_sources(sources), **more}
         if "exclude" in named:
             named["exclude"] = as_list(named["exclude"])
         tree, origin = read_call(build_store, config, SHORT_NAMES, settings or {}, named)
-        return ConformerStore(run_build(build(BuildConfig, tree, origin)).store)
+        return ConformerStore(run_build(read_build_config(tree, origin)).store)
 
 
 def open_store(

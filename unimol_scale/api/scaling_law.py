@@ -13,7 +13,7 @@ from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.text.argument_names import in_arguments, require_order
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig, HeldOutPoint, Prediction, analyse, predict_for
-from unimol_scale.scaling.law.burn_in import burn_in_of
+from unimol_scale.scaling.law.burn_in import share_of_user
 from unimol_scale.scaling.law.fit import FitConfig, Interval
 from unimol_scale.scaling.law.laws import Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _ARGUMENTS = {
     "--law": "law", "--hold-out": "hold_out", "--variable": "variable", "--parameters": "parameters",
     "--column": "columns", "--size-of": "sizes", "--leave-out": "leave_out", "--trajectories": "trajectories",
-    "--burn-in": "burn_in", "--predict": "predict", "--budget": "flops", "--output": "folder",
+    "--burn-in": "burn_in", "--burn-in-steps": "burn_in_steps", "--predict": "predict", "--budget": "flops",
+    "--output": "folder",
 }  # fmt: skip
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class LawOptions(TypedDict, total=False):
         parameters: which parameters N counts: "total", "non-embedding", "atom-track" or "pair-track".
         trajectories: fit the validations along every run instead of the ends of the schedules.
         burn_in: with trajectories: share of every run that is left out at its start; None: 0.25.
+        burn_in_steps: instead of a share, optimiser steps that are left out (Uni-Mol2: 200,000).
         columns: of tables N, D, C, S, loss, loss/TERM, weight, name or size → header of that column; D may be "C/(6N)",
             C may be "6ND" or "model@ATOMS". Of event files N, D, C, loss or lr → tag; D may be "step*BATCH".
         sizes: name of a run that is known by its event files → its size, a preset or a number of parameters.
@@ -55,6 +57,7 @@ class LawOptions(TypedDict, total=False):
     parameters: ParameterGroup
     trajectories: bool
     burn_in: float | None
+    burn_in_steps: int | None
     columns: Mapping[str, str]
     sizes: Mapping[str, str]
     leave_out: str | Sequence[str]
@@ -287,6 +290,7 @@ def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisCon
     parameters, bootstrap = options.get("parameters", "total"), options.get("bootstrap", 1000)
     if parameters not in PARAMETER_GROUPS:
         raise ConfigError(f"parameters: unknown value {parameters!r}; {nearest(parameters, PARAMETER_GROUPS)}")
+    share, steps = options.get("burn_in"), options.get("burn_in_steps")
     if not isinstance(bootstrap, int):
         raise ConfigError(f"bootstrap: expected a whole number, got {bootstrap!r}")
     return AnalysisConfig(
@@ -296,7 +300,8 @@ def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisCon
         parameters=parameters,
         predict=_texts(options.get("predict", ())),
         budgets=_budgets(options.get("budgets", ())),
-        burn_in=burn_in_of(options.get("burn_in"), trajectories=options.get("trajectories", False)),
+        burn_in=share_of_user(share, steps, trajectories=options.get("trajectories", False)),
+        burn_in_steps=steps,
         fit=FitConfig(bootstrap=bootstrap),
     )
 

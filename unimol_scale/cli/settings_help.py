@@ -11,6 +11,7 @@ from typing import Any, Literal, Union
 
 import yaml
 
+from unimol_scale.common.trees import group_of
 from unimol_scale.config import NAMES_OF_TYPES, to_tree
 
 WIDTH = 80
@@ -37,8 +38,8 @@ def _fields(config_type: type[Any], path: str = "") -> Iterator[tuple[str, "data
     meanings = _meanings(config_type)
     for field in dataclasses.fields(config_type):
         hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from _fields(hint, key)
+        if group := group_of(hint):
+            yield from _fields(group, key)
         else:
             yield key, field, hint, meanings.get(field.name, "")
 
@@ -70,7 +71,8 @@ def _type_name(hint: Any) -> str:  # noqa: ANN401
     if outer is Literal:
         return " | ".join(str(choice) for choice in inner)
     if outer is tuple:
-        return f"list, each {_type_name(inner[0])}"
+        each = "a group of keys" if group_of(inner[0]) else _type_name(inner[0])
+        return f"list, each {each}"
     if outer is not None:
         return f"keys, each {_type_name(inner[1])}"
     return "anything" if hint is Any else NAMES_OF_TYPES[hint]

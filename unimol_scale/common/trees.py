@@ -4,6 +4,9 @@ A tree is a mapping of keys to values or to further trees, as YAML and JSON file
 key → value, such as ``train.learning_rate`` → 1e-4.
 """
 
+import dataclasses
+import types
+import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +14,15 @@ Tree = dict[str, Any]
 Flat = dict[str, Any]
 # Dotted key → (before, now).
 Differences = dict[str, tuple[Any, Any]]
+
+
+def group_of(hint: Any) -> type[Any] | None:  # noqa: ANN401
+    """Return the dataclass of a group of settings by its type hint, which may be "or None"; None for other hints."""
+    choices = [hint]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        choices = [choice for choice in typing.get_args(hint) if choice is not type(None)]
+    kind = choices[0]
+    return kind if len(choices) == 1 and isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
 def leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

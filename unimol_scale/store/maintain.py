@@ -15,6 +15,7 @@ from rich.table import Table
 from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.progress import track
+from unimol_scale.common.trees import flatten
 from unimol_scale.common.units import byte_size
 from unimol_scale.errors import StoreError
 from unimol_scale.store.arrow_backend import ColumnViews
@@ -40,6 +41,11 @@ def describe(store: Store) -> Table:
         "source": f"{manifest.source}, seed {manifest.seed}",
         "rows read": f"{counts.read:,} = {counts.stored:,} stored + {counts.left_out}",
     }
+    for tag, part in manifest.counts_by_source.items():
+        rows[f"rows of {tag}"] = (
+            f"{part.read:,} = {part.stored:,} stored + {part.duplicates:,} duplicates + {part.failed:,} failed + "
+            f"{part.not_sampled:,} not sampled"
+        )
     for name, split in manifest.splits.items():
         shards = split.shards
         atoms, conformers, size = (sum(getattr(s, key) for s in shards) for key in ("atoms", "conformers", "bytes"))
@@ -60,7 +66,7 @@ def describe(store: Store) -> Table:
         "format": f"{manifest.backend}, schema {manifest.schema_version}, coordinates {stored_as}",
         "hydrogens": "kept" if manifest.hydrogens else "removed",
         "conformers": _listed(manifest.conformer_recipe),
-        "parameters": _listed(manifest.parameters),
+        "parameters": _listed(flatten(manifest.parameters)),
         "versions": _listed(manifest.versions),
         "manifest hash": store.manifest_sha256,
     }

@@ -100,6 +100,29 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceCounts:
+    """What became of the rows of one of several sources: read = stored + duplicates + failed + not_sampled.
+
+    Attributes:
+        read: rows of the source.
+        stored: molecules that the store has from it.
+        duplicates: rows whose molecule came before, in this source or in one before it.
+        failed: rows that are no molecule, or an excluded one, and molecules without a conformer.
+        not_sampled: molecules left out by temperature sampling.
+    """
+
+    read: int
+    stored: int
+    duplicates: int
+    failed: int
+    not_sampled: int
+
+    def __post_init__(self) -> None:
+        if self.read != self.stored + self.duplicates + self.failed + self.not_sampled:
+            raise ConfigError(f"counts do not add up in {self}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The whole of ``manifest.json``.
 
@@ -108,7 +131,7 @@ class Manifest:
         backend: file format of the shards.
         coordinate_scale: Å per unit of int16 coordinates; None when they are float32 Å.
         planar_scale: Å per unit of the int16 depiction.
-        source: name of the source of the molecules.
+        source: name of the source of the molecules; of several "first + second".
         seed: of the build.
         labels: names of the label columns, in their order, and the unit of each.
         hydrogens: whether hydrogens are atoms of the records.
@@ -117,6 +140,8 @@ class Manifest:
         versions: of the libraries whose output depends on their version, such as RDKit.
         counts: what became of the source's rows.
         splits: "train" and "valid".
+        counts_by_source: of a store from several sources: tag of a source → what became of its rows; ids begin with
+            these tags. Empty for one source, and then absent from the file.
     """
 
     backend: Backend
@@ -131,6 +156,7 @@ class Manifest:
     counts: Counts
     splits: Mapping[str, SplitEntry]
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    counts_by_source: Mapping[str, SourceCounts] = dataclasses.field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -140,7 +166,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``; equal manifests give equal text."""
-        return json.dumps(to_tree(self), indent=1, ensure_ascii=False) + "\n"
+        tree = to_tree(self)
+        if not self.counts_by_source:
+            del tree["counts_by_source"]
+        return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, path: Path) -> "Manifest":

@@ -22,6 +22,7 @@ Build a conformer store from SMILES, tranches, tables, structures or Uni-Mol's f
 {command} --source csv --input mine.csv --conformers 10 --exclude test-set.csv
 {command} --source zinc20 --input 'C[A-D]AA' --ray-address auto --output /shared/zinc
 {command} --config configs/build/sample.yaml conformers.count=4
+{command} --config configs/build/uni-mol2.yaml --dry-run   # from several sources: a list in the file
 
 The same command resumes a build that was stopped, by whatever.
 """
@@ -90,14 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def config_of(arguments: argparse.Namespace) -> "BuildConfig":
     """Return the build that the arguments ask for."""
-    from conformer_gen.config import SHORT_NAMES, BuildConfig
-    from unimol_scale.config import build
+    from conformer_gen.config import SHORT_NAMES, read_build_config
 
-    return build(BuildConfig, *settings_of(arguments, SHORT_NAMES, flags_win=True))
+    return read_build_config(*settings_of(arguments, SHORT_NAMES, flags_win=True))
 
 
 def _run(parser: CommandParser, arguments: argparse.Namespace) -> int:
-    if arguments.source is None and arguments.config is None:
+    in_settings = any(word.startswith(("source.name=", "sources=")) for word in arguments.assignments)
+    if arguments.source is None and arguments.config is None and not in_settings:
         parser.error("--source is required, such as --source sample, which needs no download")
     config = config_of(arguments)
     if arguments.dry_run:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import RunError
-from unimol_scale.scaling.law.burn_in import BURN_IN, burn_in_of
+from unimol_scale.scaling.law.burn_in import SHARE, share_of_user
 from unimol_scale.scaling.law.registry import LAWS
 from unimol_scale.scaling.runs.counts import parse_flops
 
@@ -57,6 +57,17 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         metavar="FLOPS",
         help="training compute such as 1e21, whose best N and D are asked for; may be repeated",
     )
+    _declare_trajectories(verb)
+    _declare_reading(verb)
+    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
+    verb.add_argument(
+        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
+    )
+    verb.set_defaults(run=_run)
+
+
+def _declare_trajectories(verb: argparse.ArgumentParser) -> None:
+    """Declare how the points along runs are fitted."""
     verb.add_argument(
         "--trajectories",
         action="store_true",
@@ -66,14 +77,14 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--burn-in",
         type=float,
         metavar="FRACTION",
-        help=f"with --trajectories: share of every run that is left out at its start (default: {BURN_IN})",
+        help=f"with --trajectories: share of every run that is left out at its start (default: {SHARE})",
     )
-    _declare_reading(verb)
-    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
     verb.add_argument(
-        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
+        "--burn-in-steps",
+        type=int,
+        metavar="N",
+        help="with --trajectories, instead of a share: optimiser steps that are left out (Uni-Mol2: 200000)",
     )
-    verb.set_defaults(run=_run)
 
 
 def _declare_reading(verb: argparse.ArgumentParser) -> None:
@@ -137,7 +148,8 @@ def _run(arguments: argparse.Namespace) -> int:
         parameters=arguments.parameters,
         predict=tuple(arguments.predict),
         budgets=tuple(parse_flops(text, "--budget") for text in arguments.budget),
-        burn_in=burn_in_of(arguments.burn_in, trajectories=arguments.trajectories),
+        burn_in=share_of_user(arguments.burn_in, arguments.burn_in_steps, trajectories=arguments.trajectories),
+        burn_in_steps=arguments.burn_in_steps,
         fit=FitConfig(bootstrap=arguments.bootstrap),
     )
     records, notes = read_runs(
@@ -172,7 +184,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for warning in analysis.fit.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     if analysis.held_out_error is not None:
-        unit = "runs" if analysis.config.burn_in is None else "points"
+        unit = "runs" if analysis.config.left_out is None else "points"
         runs = f"mean over {len(analysis.checks)} {unit}" if len(analysis.checks) > 1 else analysis.checks[0].name
         console.print(f"held-out error: {analysis.held_out_error:.2%} ({runs})", markup=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)

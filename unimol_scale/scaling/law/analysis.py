@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.scaling.law.burn_in import BurnIn, burn_in_of
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.law.law_choice import Candidate, LawChoice, candidate_laws, choose_law, hold_out_mask
 from unimol_scale.scaling.law.laws import Law, Variable
@@ -30,7 +31,8 @@ class AnalysisConfig:
         parameters: which parameters N counts.
         predict: requests of the form SIZE@MOLECULES.
         budgets: FLOPs for which the compute-optimal size and data are computed.
-        burn_in: None to fit the ends of the schedules; else points along every run after this share of its molecules.
+        burn_in: points along every run are fitted, after this share of its molecules.
+        burn_in_steps: the same, after this number of its steps. Neither: the ends of the schedules are fitted.
         fit: settings of every fit.
     """
 
@@ -41,6 +43,7 @@ class AnalysisConfig:
     predict: tuple[str, ...] = ()
     budgets: tuple[float, ...] = ()
     burn_in: float | None = None
+    burn_in_steps: int | None = None
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
@@ -50,8 +53,12 @@ class AnalysisConfig:
         if self.variable is not None and not (entry and entry.one_variable):
             names = ", ".join(name for name, law in LAWS.items() if law.one_variable)
             raise ConfigError(f"--variable belongs to the laws in one variable ({names}), not to {self.law}")
-        if self.burn_in is not None and not 0 <= self.burn_in < 1:
-            raise ConfigError(f"--burn-in is a share of a run from 0 up to but not 1, got {self.burn_in}")
+        burn_in_of(self.burn_in, self.burn_in_steps)
+
+    @property
+    def left_out(self) -> BurnIn | None:
+        """What is left out at the start of every run; None where the ends of the schedules are fitted."""
+        return burn_in_of(self.burn_in, self.burn_in_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +152,7 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
             error; see ``Analysis.unanswered``.
     """
     requests = [_parse_request(request, records, config.parameters) for request in config.predict]
-    points = make_points(records, config.parameters, burn_in=config.burn_in)
+    points = make_points(records, config.parameters, None, config.burn_in, config.burn_in_steps)
     held_out = hold_out_mask(points, config.hold_out)
     selection, fit = _fit(points.take(~held_out), config)
     rest = points.take(held_out)
@@ -236,7 +243,7 @@ def _statistics(fit: Fit, points: Points, records: Sequence[RunRecord]) -> dict[
 def _term_law(name: str, records: Sequence[RunRecord], config: AnalysisConfig) -> TermLaw:
     """Fit one loss term; under ``--law auto`` each term has its own law, since terms have different floors."""
     try:
-        points = make_points(records, config.parameters, name, config.burn_in)
+        points = make_points(records, config.parameters, name, config.burn_in, config.burn_in_steps)
     except RunError as error:
         return TermLaw(term=name, points=None, fit=None, checks=(), obstacle=str(error))
     held_out = hold_out_mask(points, config.hold_out)

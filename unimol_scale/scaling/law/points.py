@@ -10,6 +10,7 @@ from scipy.interpolate import PchipInterpolator
 
 from unimol_scale.common.run_files import METRICS_NAME
 from unimol_scale.errors import RunError
+from unimol_scale.scaling.law.burn_in import BurnIn, burn_in_of
 from unimol_scale.scaling.law.column_checks import unit_causes
 from unimol_scale.scaling.law.laws import Columns, FloatArray
 from unimol_scale.scaling.runs.run_records import RunRecord
@@ -97,7 +98,11 @@ def distinct(values: FloatArray) -> np.ndarray:
 
 
 def make_points(
-    records: Sequence[RunRecord], parameters: ParameterGroup, term: str | None = None, burn_in: float | None = None
+    records: Sequence[RunRecord],
+    parameters: ParameterGroup,
+    term: str | None = None,
+    burn_in: float | None = None,
+    burn_in_steps: int | None = None,
 ) -> Points:
     """Make one point from each run, at its end, or many points along each run.
 
@@ -105,13 +110,15 @@ def make_points(
         records: runs that can be compared.
         parameters: group of parameters that N counts.
         term: name of a loss term; None for the whole validation loss.
-        burn_in: None for the ends of the runs; else all validations after this share of the molecules of a run, with C
-            and S in proportion to the molecules.
+        burn_in: all validations after this share of the molecules of a run are points, with C and S in proportion to
+            the molecules.
+        burn_in_steps: the same, after this number of steps. Neither: the ends of the runs are points.
 
     Raises:
-        RunError: a loss or a column is missing, not positive or not finite.
+        RunError: a loss or a column is missing, not positive or not finite; or a run is no longer than its burn-in.
     """
-    curves = [_curve(record, term, burn_in) for record in records]
+    left_out = burn_in_of(burn_in, burn_in_steps)
+    curves = [_curve(record, term, left_out) for record in records]
     owners = np.repeat(np.arange(len(records)), [len(curve) for curve in curves])
     d, loss = np.array([event for curve in curves for event in curve], dtype=np.float64).T
     totals = np.array([record.molecules for record in records])[owners]
@@ -138,23 +145,23 @@ def make_points(
         columns=columns,
         loss=loss,
         weights=None if np.all(weights == weights[0]) else weights / weights.mean(),
-        cautions=(*(unit_causes(columns) if parameters == "total" else []), *_cautions(records, burn_in)),
+        cautions=(*(unit_causes(columns) if parameters == "total" else []), *_cautions(records, left_out)),
     )
 
 
-def _curve(record: RunRecord, term: str | None, burn_in: float | None) -> Sequence[tuple[float, float]]:
+def _curve(record: RunRecord, term: str | None, burn_in: BurnIn | None) -> Sequence[tuple[float, float]]:
     end = record.loss if term is None else record.terms.get(term, float("nan"))
     if burn_in is None:
         return [(record.molecules, end)]
     if term is not None and record.curve and term not in record.curve_terms:
         raise RunError(f"{record.source}: not every validation logged the loss term {term!r}")
     losses = [loss for _, loss in record.curve] if term is None else record.curve_terms.get(term, ())
-    first = burn_in * record.molecules
+    burn_in.check(record)
     along = [
         (molecules, loss)
         for (molecules, _), loss in zip(record.curve, losses, strict=False)
         # A single loss that is not finite is left out; a run that ends with one has diverged.
-        if molecules >= first and 0 < molecules < record.molecules and np.isfinite(loss)
+        if 0 < molecules < record.molecules and burn_in.keeps(molecules, record) and np.isfinite(loss)
     ]
     return [*along, (record.molecules, end)]
 
@@ -167,7 +174,7 @@ def _problem(value: float) -> str:
     return "" if value > 0 else "zero" if value == 0 else "negative"
 
 
-def _cautions(records: Sequence[RunRecord], burn_in: float | None) -> list[str]:
+def _cautions(records: Sequence[RunRecord], burn_in: BurnIn | None) -> list[str]:
     cautions = []
     if burn_in is not None:
         falling = sum(record.decays is True for record in records)

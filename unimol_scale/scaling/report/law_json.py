@@ -25,7 +25,9 @@ SCHEMA: dict[str, str] = {
     "settle), warnings; spread holds quantiles (parameter → its bootstrap estimates at the levels of quantile_levels) "
     "and exponents with their correlation matrix",
     "parameters_counted": "which parameters N counts",
-    "burn_in": "null when only the ends of the schedules were fitted; else the share of a run that was left out",
+    "burn_in": "the share of a run that was left out; null when only the ends of the schedules were fitted, or where "
+    "burn_in_steps says how many",
+    "burn_in_steps": "the steps of a run that were left out; null likewise",
     "selection": "why this law (reason), and every law considered (candidates: law, held_out_error over sizes left out "
     "one at a time, aicc, obstacle)",
     "hold_out": "the rule by which points were kept from the fit",
@@ -54,6 +56,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
         "law": _fit(analysis.fit),
         "parameters_counted": analysis.config.parameters,
         "burn_in": analysis.config.burn_in,
+        "burn_in_steps": analysis.config.burn_in_steps,
         "selection": {
             "reason": analysis.selection.reason,
             "candidates": [

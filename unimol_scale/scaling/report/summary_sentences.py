@@ -40,9 +40,8 @@ def _what_was_fitted(analysis: Analysis) -> str:
     n, d = points.columns["N"], points.columns["D"]
     sizes, budgets = int(distinct(n).max()) + 1, int(distinct(d).max()) + 1
     text = f"Fitted to {points.num_runs} runs of {sizes} sizes, {_range(n)} parameters"
-    if analysis.config.burn_in is not None:
-        share = f"{analysis.config.burn_in:.0%}"
-        return f"{text}, at {len(points)} validations along them after the first {share} of each."
+    if (left_out := analysis.config.left_out) is not None:
+        return f"{text}, at {len(points)} validations along them after the first {left_out.describe()} of each."
     return f"{text}, and {counted(budgets, 'budget')}, {_range(d)} molecules."
 
 

@@ -15,6 +15,7 @@ from conformer_gen.run.assemble import plan_shards
 from conformer_gen.run.jobs import Job, bisect, missing_jobs
 from conformer_gen.run.watchdog import Watchdog, read_hint
 from conformer_gen.selection.pieces import CONFORMERS, Piece, beside, done_pieces
+from conformer_gen.selection.replacements import Replacement
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import SourceConfig
 from unimol_scale.errors import ConfigError, StoreError
@@ -74,6 +75,28 @@ def test_shards_hold_every_record_once_in_order_whatever_the_pieces(
             for row in range(first, first + rows[at])
         ]
         assert dealt == expected
+
+
+@given(
+    counts=st.lists(st.tuples(*[st.integers(0, 9)] * 3), max_size=12),
+    shard_rows=st.integers(1, 12),
+    data=st.data(),
+)
+def test_records_that_are_moved_end_validation_and_are_missing_from_training(
+    counts: list[tuple[int, int, int]], shard_rows: int, data: st.DataObject
+) -> None:
+    pieces = [Piece(chunk, 0, 50, rows) for chunk, rows in enumerate(counts)]
+    train = [(piece.chunk, row) for piece in pieces for row in range(piece.counts[0])]
+    order = data.draw(st.permutations(train))[: data.draw(st.integers(0, len(train)))]
+    moved = [Replacement(at, 0, pieces[chunk], row) for at, (chunk, row) in enumerate(order)]
+    dealt: dict[str, list[tuple[int, int]]] = {"train": [], "valid": []}
+    for plan in plan_shards(pieces, shard_rows, moved):
+        rows = [(part.piece.chunk, row) for part in plan.slices for row in range(part.start, part.stop)]
+        assert 0 < len(rows) <= shard_rows
+        dealt[plan.split] += rows
+    assert dealt["train"] == [place for place in train if place not in order]
+    valid = [(piece.chunk, piece.counts[0] + row) for piece in pieces for row in range(piece.counts[1])]
+    assert dealt["valid"] == [*valid, *order]
 
 
 def test_pieces_that_overlap_are_read_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from conformer_gen.run.worker import curate_piece
 from conformer_gen.selection.pieces import Piece
 from conformer_gen.selection.selected_rows import SELECTED, SUMMARY_NAME, Selection, read_selection
 from conformer_gen.selection.selection_passes import InProcess, Passes, first_rows
+from conformer_gen.selection.source_chunks import commit_first_chunks
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from tests.helpers.curated_rows import TASK_SIZE, Row, config, distinct, random_rows, scaffold_sizes, selected, write
@@ -57,7 +58,14 @@ def test_every_distinct_molecule_is_selected_once_in_order(tmp_path: Path) -> No
     assert selection.num_valid == sum(valid for *_, valid in got)
 
 
-@pytest.mark.parametrize("curate", [{}, {"target": 60, "temperature": 0.01, "split": "random"}])
+@pytest.mark.parametrize(
+    "curate",
+    [
+        {},
+        {"target": 60, "temperature": 0.01, "split": "random"},
+        {"target": 60, "temperature": 0.01, "split": "random", "valid_count": 17},
+    ],
+)
 def test_the_selection_does_not_depend_on_how_the_set_is_cut(tmp_path: Path, curate: dict[str, object]) -> None:
     rows = random_rows(300)
     results = []
@@ -108,6 +116,73 @@ def test_validation_keeps_to_its_budget_and_splits_no_scaffold(
     # Nothing that would still fit was passed over.
     unused = [size for scaffold, size in enumerate(sizes) if scaffold in train and size in small]
     assert all(size > budget - selection.num_valid for size in unused)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    st.integers(1, 60),
+    st.sampled_from(["scaffold", "random"]),
+    st.integers(0, 2**63 - 1),
+)
+def test_a_number_for_validation_is_exact_at_random_and_never_exceeded_by_scaffold(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], count: int, split: str, seed: int
+) -> None:
+    work = tmp_path_factory.mktemp("work")
+    scaffolds = np.repeat(np.arange(len(sizes)), sizes)
+    rows = [Row(key=2**63 + number, scaffold=int(scaffold)) for number, scaffold in enumerate(scaffolds)]
+    write(work, rows)
+    selection = select(work, config(seed=seed, split=split, valid_count=count))
+    assert selection.num_valid == sum(valid for *_, valid in selected(selection, work))
+    if split == "random":
+        assert selection.num_valid == (count if 2 <= len(rows) >= count else 0)
+        return
+    train, valid = by_scaffold(rows, selection, work)
+    assert not train & valid
+    assert selection.num_valid <= count
+    if len(sizes) > 1 and count <= len(rows):
+        assert bool(valid) == (min(sizes) <= count)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.integers(0, 70), min_size=2, max_size=4),
+    st.integers(0, 1000),
+    st.sampled_from([{}, {"target": 15, "temperature": 0.01}]),
+    st.sampled_from([1_000_000, 16]),
+)
+def test_several_sources_select_what_one_with_all_their_rows_would_and_each_is_counted(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    seed: int,
+    curate: dict[str, object],
+    bucket_rows: int,
+) -> None:
+    one, several = (tmp_path_factory.mktemp(name) for name in ("one", "several"))
+    rows = random_rows(sum(sizes), seed)
+    write(one, rows)
+    ends = np.cumsum(sizes).tolist()
+    places, first_chunks, chunk = [], [], 0  # of every row, among those of several sources
+    for start, end in zip([0, *ends], ends, strict=False):
+        first_chunks.append(chunk)
+        write(several, rows[start:end], first_chunk=chunk)
+        places += [(chunk + at // TASK_SIZE, at % TASK_SIZE) for at in range(end - start)]
+        chunk += -(-(end - start) // TASK_SIZE)
+    commit_first_chunks(several, first_chunks)
+    build = config(seed=seed, **curate)
+    joint = dataclasses.replace(build, source=None, sources=(SourceConfig(name="sample"),) * len(sizes))
+    expected = [
+        (*places[chunk * TASK_SIZE + position], valid) for chunk, position, valid in selected(select(one, build), one)
+    ]
+    found = select(several, joint, bucket_rows=bucket_rows)
+    assert selected(found, several) == expected
+    seen: set[int] = set()
+    for start, end, counted in zip([0, *ends], ends, found.sources, strict=False):
+        keys = [row.key for row in rows[start:end] if row.key is not None]
+        assert counted.num_read == end - start
+        assert counted.num_rejected == end - start - len(keys)
+        assert counted.num_distinct == len(set(keys) - seen)
+        seen |= set(keys)
 
 
 def test_validation_depends_on_the_seed(tmp_path: Path) -> None:

@@ -145,7 +145,8 @@ def test_a_source_without_its_input_is_a_configuration_error() -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "build").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_build_file_is_a_valid_configuration(path: Path) -> None:
     config = strict.build(BuildConfig, *strict.read_yaml(path))
-    assert config.source.name == {"uni-mol2": "zinc20"}.get(path.stem, path.stem)
+    names = {"uni-mol2": ["unimol-lmdb", "zinc20"]}.get(path.stem, [path.stem])
+    assert [source.name for source in config.each_source] == names
     if path.stem == "sample":  # the file that shows every key with its default
         assert strict.to_tree(config) == strict.to_tree(BuildConfig(source=SourceConfig(name="sample"))) | {
             "output": "data/sample"
@@ -156,8 +157,8 @@ def test_the_recipe_of_the_paper_has_its_own_file_and_the_example_says_so() -> N
     folder = REPOSITORY / "configs" / "build"
     assert "not the recipe of the Uni-Mol2 paper" in (folder / "zinc20.yaml").read_text()
     config = strict.build(BuildConfig, *strict.read_yaml(folder / "uni-mol2.yaml"))
-    assert config.curate.target is not None
-    assert config.curate.target * config.curate.valid_fraction == pytest.approx(520_000, rel=0.001)
+    assert [source.name for source in config.sources] == ["unimol-lmdb", "zinc20"]
+    assert (config.curate.target, config.curate.valid_count) == (838_000_000, 520_000)
     assert (config.curate.temperature, config.curate.split, config.conformers.count) == (0.005, "random", 1)
 
 

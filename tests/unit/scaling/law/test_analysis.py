@@ -14,6 +14,7 @@ from unimol_scale.scaling.law.law_choice import held_out_error, hold_out_mask
 from unimol_scale.scaling.law.laws import Power, Saturating
 from unimol_scale.scaling.law.points import columns_at, distinct, make_points
 from unimol_scale.scaling.report.law_report import write_report
+from unimol_scale.scaling.report.summary_sentences import summary_sentences
 from unimol_scale.scaling.runs.counts import parse_count
 from unimol_scale.scaling.runs.read_runs import read_runs
 
@@ -175,6 +176,27 @@ def test_every_validation_of_a_run_is_a_point_after_the_burn_in(joint: Path) -> 
     }
     with pytest.raises(ConfigError, match="--burn-in"):
         AnalysisConfig(burn_in=1.0)
+
+
+def test_a_burn_in_in_steps_leaves_out_the_validations_of_the_first_steps(joint: Path) -> None:
+    quick = {"hold_out": "none", "law": "chinchilla", "fit": FitConfig(bootstrap=0)}
+    analysis = run(joint, burn_in_steps=100, **quick)
+    for index, record in enumerate(analysis.records):
+        after = [(d, loss) for d, loss in record.curve if d * record.steps / record.molecules > 100]
+        own = analysis.points.runs == index
+        np.testing.assert_allclose(analysis.points.columns["D"][own], [d for d, _ in after])
+        np.testing.assert_allclose(analysis.points.loss[own], [loss for _, loss in after])
+    shortest = min(record.steps for record in analysis.records)
+    assert len(run(joint, burn_in_steps=0, **quick).points) == 180
+    # A run that has nothing behind the burn-in must not count by its end, which lies in it.
+    with pytest.raises(RunError, match=rf"has {shortest} steps, and --burn-in-steps {shortest} leaves out as many"):
+        run(joint, burn_in_steps=shortest, **quick)
+    with pytest.raises(ConfigError, match="--burn-in and --burn-in-steps say the same in two ways"):
+        AnalysisConfig(burn_in=0.5, burn_in_steps=10)
+    with pytest.raises(ConfigError, match="--burn-in-steps is a whole number of steps from 0, got -1"):
+        AnalysisConfig(burn_in_steps=-1)
+    sentence = summary_sentences(analysis)[0]
+    assert f"at {len(analysis.points)} validations along them after the first 100 steps of each" in sentence
 
 
 def test_points_in_mid_decay_are_warned_about(tmp_path: Path) -> None:
