@@ -3,6 +3,7 @@
 Shapes: M molecules, L targets, S seeds.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -24,7 +25,7 @@ from unimol_scale.downstream.config import FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
 from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
-from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules
+from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules, unseen_inputs
 from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.store.schema import Float64
@@ -295,6 +296,8 @@ def predict(
             device_name=device,
             fragments=fragments,
         )
+        if unseen := unseen_inputs(found.config):
+            warnings.warn(unseen, stacklevel=2)
         return _as_predictions(found, None if isinstance(source, Path) else source)
 
 

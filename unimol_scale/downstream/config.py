@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from unimol_scale.data.input_views import Inputs
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 
 Task = Literal["regression", "classification", "multilabel"]
-Inputs = Literal["2d", "3d", "2d+3d"]
 Precision = Literal["fp32", "bf16"]
 Pooling = Literal["mean", "virtual_node"]
 Fragments = Literal["largest", "reject"]
@@ -84,7 +84,7 @@ class FinetuneConfig:
         split_column: with split "column": column with train, valid or test.
         fractions: of train, valid and test.
         label_fraction: share of the training rows that is used; chosen by the seed, smaller ones are part of larger.
-        inputs: what the model sees; None: everything it can.
+        inputs: what the model sees; None: the richest that pretraining has shown to it, or everything it can.
         pooling: how atoms become one vector of the molecule.
         loss: of a regression, on scaled labels; None: mse. Classifiers always take the binary cross-entropy.
         metric: that chooses the best epoch and is computed of the test rows: roc_auc, pr_auc, accuracy, rmse, mae, r2,

@@ -368,6 +368,7 @@ class Trainer:
             "world_size": self._ranks.world_size,
             "model": to_tree(self._config.model),
             "heads": to_tree(self._objective.kept_heads),
+            "seen": to_tree(self._objective.seen(self._config.model)),
         }
         self._checkpoints.start_save(self._progress.step, self._model.fragments(), meta, self._log.say)
 

@@ -34,6 +34,7 @@ from torch import Tensor
 from unimol_scale.data import corrupt
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.input_views import InputsSeen, InputView, Relation
 from unimol_scale.data.relations import NO_CLASS, different_atoms, edge_classes, path_classes
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
@@ -47,6 +48,11 @@ from unimol_scale.store.schema import ATOM_VOCABULARIES
 RATIO_TOLERANCE = 1e-6
 # In the order of ``ratio``.
 RELATIONS = {"path": SHOWN_PATH, "edge": SHOWN_EDGE, "distance": SHOWN_DISTANCE}
+_RELATIONS_OF: Mapping[str, tuple[Relation, ...]] = {
+    "2d": ("path", "edge"),
+    "3d": ("distance",),
+    "2d+3d": ("path", "edge", "distance"),
+}
 OWN_FEATURES = ("formal_charge", "radical_electrons")
 BONDING_FEATURES = [k for k, name in enumerate(ATOM_VOCABULARIES) if name not in OWN_FEATURES]
 # Å, a tenth of the usual noise. A shorter prediction has less of a direction: the cosine of a zero vector, which is
@@ -181,6 +187,27 @@ class BlendObjective(Objective):
                 "blend.ratio shows distances and model.geometry is false; set model.geometry=true or "
                 "a ratio without them, such as objective.blend.ratio=[0.5,0.5,0]"
             )
+
+    def seen(self, config: ModelConfig) -> InputsSeen:
+        """Return 2D, 3D and both, as far as pairs show them: what a pair does not show is no part of the pair track.
+
+        Both together are shown by different pairs of one molecule. Atom features and degrees are those of pretraining
+        in all three.
+        """
+        shown = {name for name, p in zip(RELATIONS, self.config.shown, strict=True) if p > 0.0}
+        views = {}
+        for inputs, relations in _RELATIONS_OF.items():
+            pairs = tuple(name for name in relations if name in shown)
+            in_space = "distance" in pairs
+            # 2D is a path or an edge, 3D a distance, and 2D + 3D has both.
+            if pairs and in_space == ("distance" in relations) and (inputs != "2d+3d" or len(pairs) > 1):
+                views[inputs] = InputView(
+                    atom_features=self.config.atom_features,
+                    degree=self.config.show_degree,
+                    pairs=pairs,
+                    geometry="conformer" if in_space else "none",
+                )
+        return InputsSeen(views=views)
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> BlendSample:
         """Draw what each pair shows, hide what describes an atom's bonds, and noise the geometry."""

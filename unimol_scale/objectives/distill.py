@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.input_views import STANDARD_VIEWS, InputsSeen
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads, count_parameters, forward_flops
@@ -137,6 +138,10 @@ class DistillObjective(Objective):
                 f"the student's backbone has {mine:,} parameters, the teacher's {theirs:,} ({path}); "
                 "choose a --size of the same size or smaller"
             )
+
+    def seen(self, config: ModelConfig) -> InputsSeen:
+        """Return 2D: the student reads no geometry, and nothing else is hidden from it."""
+        return InputsSeen(views={"2d": STANDARD_VIEWS["2d"]})
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> DistillSample:
         """Return the clean molecules; nothing is hidden but the geometry, which the student does not read."""

@@ -17,7 +17,8 @@ from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.steps.order import InOrder, Order
 from unimol_scale.data.steps.planner import StepOrder, StepPlanner
 from unimol_scale.data.steps.random_streams import MoleculeKeys
-from unimol_scale.downstream.config import FinetuneTrainConfig, Inputs
+from unimol_scale.data.input_views import InputView
+from unimol_scale.downstream.config import FinetuneTrainConfig
 from unimol_scale.downstream.compute import pair_budget
 from unimol_scale.downstream.data.inputs import clean_input
 from unimol_scale.model.encodings import ModelInput
@@ -95,17 +96,17 @@ class SampleMaker:
     """Turns clean molecules into samples, as a corruption does in pretraining. It is pickled for loader processes.
 
     Attributes:
-        inputs: what the model sees.
+        view: how molecules are shown to the model.
         model: dimensions of the model.
     """
 
-    inputs: Inputs
+    view: InputView
     model: ModelConfig
 
     def __call__(self, batch: MoleculeBatch, keys: MoleculeKeys, step: int) -> LabelledSample:
         """Return the molecules as the model sees them, with their labels."""
         return LabelledSample(
-            input=clean_input(batch, self.inputs, self.model),
+            input=clean_input(batch, self.view, self.model),
             label_BL=torch.from_numpy(batch.labels_BL),
             row_B=torch.from_numpy(keys.molecule_B),
         )

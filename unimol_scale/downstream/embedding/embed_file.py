@@ -27,7 +27,7 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments, Precision
-from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.downstream.data.inputs import choose_inputs
 from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
 from unimol_scale.downstream.data.molecules import ChangeCount, UInt64, prepare, whole_split, why_refused
 from unimol_scale.downstream.data.sdf_table import describe_geometry, structure_smiles
@@ -134,12 +134,14 @@ def embed_file(config: EmbedFileConfig) -> str:
         )
     require_file(config.output)
     device = pick_device(config.device)
-    _, sha256 = identify(config.pretrained)
+    sha256 = identify(config.pretrained).sha256
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    backbone = cast_parameters(load_pretrained(config.pretrained), dtype).backbone.to(device)
+    model = cast_parameters(load_pretrained(config.pretrained), dtype)
+    backbone = model.backbone.to(device)
     workers = GPU_WORKERS if device.type == "cuda" else 0
     representation = dataclasses.replace(config.representation, workers=workers)
-    inputs = resolve_inputs(representation.inputs, backbone.config)
+    chosen = choose_inputs(representation.inputs, backbone.config, model.seen)
+    inputs = chosen.inputs
     total: int | None
     if source is None:
         store = open_store(config.source)
@@ -168,7 +170,12 @@ def embed_file(config: EmbedFileConfig) -> str:
                     changed.add(row, changes)
                 at = 0
                 for arrays in represent(
-                    backbone, chunk.split, chunk.position_R, representation, drop_hydrogens=chunk.hydrogens
+                    backbone,
+                    chunk.split,
+                    chunk.position_R,
+                    representation,
+                    seen=model.seen,
+                    drop_hydrogens=chunk.hydrogens,
                 ):
                     writer.write_table(_table(chunk, at, arrays, schema))
                     at += len(arrays)
@@ -184,7 +191,7 @@ def embed_file(config: EmbedFileConfig) -> str:
     line = f"{written:,} of {written + skipped.rows:,} rows embedded: {config.output}"
     line += f"; the other {skipped.rows:,}: {config.skipped_file}" if skipped.rows else ""
     geometry = describe_geometry(config.source, sees_3d=inputs != "2d")
-    return "\n".join(filter(None, (line, changed.describe(), geometry)))
+    return "\n".join(filter(None, (line, chosen.warning, changed.describe(), geometry)))
 
 
 def _source_of(config: EmbedFileConfig) -> SourceConfig:

@@ -11,8 +11,9 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from unimol_scale.checkpoints.weights import load_pretrained
-from unimol_scale.downstream.config import Fragments, Inputs, Pooling
-from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.data.input_views import Inputs
+from unimol_scale.downstream.config import Fragments, Pooling
+from unimol_scale.downstream.data.inputs import choose_inputs
 from unimol_scale.downstream.data.molecules import Prepared, listed, prepare
 from unimol_scale.downstream.data.skipped_rows import Skipped, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent_all
@@ -141,7 +142,8 @@ class MolecularModel:
             smiles: M of them; a single one counts as M = 1.
             kind: ``molecule``, ``atom`` or ``pair``.
             pool: what stands for a molecule: the mean of its atoms, or the virtual node.
-            inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``; None: everything it can.
+            inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``, shown as in pretraining, with a warning where it
+                was not; None: the richest that pretraining has shown, or if that is not known, everything it can see.
             cache: folder of conformers; None: data/cache.
             max_atoms: molecules with more heavy atoms are refused; None: 128.
             fragments: of a SMILES with several, such as a salt: take the "largest", with a warning (``embed_usable``
@@ -197,7 +199,10 @@ class MolecularModel:
         max_atoms: int | None,
         fragments: Fragments,
     ) -> Prepared:
-        geometry = resolve_inputs(inputs, self.model.backbone.config) != "2d"
+        chosen = choose_inputs(inputs, self.model.backbone.config, self.model.seen)
+        if chosen.warning:
+            warnings.warn(chosen.warning, stacklevel=3)
+        geometry = chosen.inputs != "2d"
         folder = DEFAULT_CACHE if cache is None else Path(cache)
         return prepare(smiles, cache=folder, geometry=geometry, max_atoms=max_atoms, workers=None, fragments=fragments)
 
@@ -206,7 +211,7 @@ class MolecularModel:
         self.model.eval()
         try:
             position_R = prepared.position_M[prepared.position_M >= 0]
-            arrays = represent_all(backbone, prepared.split, position_R, config)
+            arrays = represent_all(backbone, prepared.split, position_R, config, seen=self.model.seen)
         finally:
             self.model.train(was_training)
         if config.kind != "molecule":

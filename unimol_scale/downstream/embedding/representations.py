@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimol_scale.data.input_views import Inputs, InputsSeen
 from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.steps.order import InOrder
 from unimol_scale.data.steps.planner import OneSizePlanner, StepPlanner
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.compute import explain_full_memory, map_concurrently, pair_budget
-from unimol_scale.downstream.config import Inputs, Pooling
+from unimol_scale.downstream.config import Pooling
 from unimol_scale.downstream.data.batches import LabelledSample, RowReader, SampleMaker
-from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
+from unimol_scale.downstream.data.inputs import choose_inputs, require_conformers
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
@@ -41,7 +42,7 @@ class RepresentationConfig:
         kind: ``molecule`` [D], ``atom`` [n, D] or ``pair`` [n, n, P]. Atoms and pairs come without the virtual node, in
             the order of the store's canonical SMILES.
         pooling: how atoms become one vector of the molecule.
-        inputs: what the model sees; None: everything it can.
+        inputs: what the model sees; None: the richest that pretraining has shown to it, or everything it can.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         workers: loader processes; 0 prepares batches in this one.
     """
@@ -72,6 +73,7 @@ def represent(
     position_R: Int64,
     config: RepresentationConfig,
     *,
+    seen: InputsSeen | None = None,
     drop_hydrogens: bool = False,
 ) -> Iterator[list[Float32]]:
     """Yield the representations of rows, in their order, some rows at a time.
@@ -85,6 +87,7 @@ def represent(
         split: of a store.
         position_R: int64, position in the split of the molecule of each row.
         config: which representation.
+        seen: what pretraining has shown to the model; molecules are shown in the same way. None: that is not known.
         drop_hydrogens: remove hydrogens that the store has as atoms, since molecules from SMILES have none.
 
     Yields:
@@ -96,8 +99,8 @@ def represent(
         RunError: memory is full.
     """
     assert not backbone.training, "dropout would change the result"
-    inputs = resolve_inputs(config.inputs, backbone.config)
-    if inputs != "2d":
+    chosen = choose_inputs(config.inputs, backbone.config, seen)
+    if chosen.inputs != "2d":
         require_conformers(split)
     if not len(position_R):
         return
@@ -109,7 +112,7 @@ def represent(
     loader: StepLoader[LabelledSample] = StepLoader(
         planner,
         reader,
-        SampleMaker(inputs=inputs, model=backbone.config),
+        SampleMaker(view=chosen.view, model=backbone.config),
         rank=0,
         seed=0,
         workers=config.workers,
@@ -128,10 +131,15 @@ def represent(
 
 
 def represent_all(
-    backbone: TwoTrackBackbone, split: StoreSplit, position_R: Int64, config: RepresentationConfig
+    backbone: TwoTrackBackbone,
+    split: StoreSplit,
+    position_R: Int64,
+    config: RepresentationConfig,
+    *,
+    seen: InputsSeen | None = None,
 ) -> list[Float32]:
     """Return the representations of all rows; see ``represent``."""
-    return list(itertools.chain.from_iterable(represent(backbone, split, position_R, config)))
+    return list(itertools.chain.from_iterable(represent(backbone, split, position_R, config, seen=seen)))
 
 
 @explain_full_memory

@@ -6,6 +6,7 @@ one with fewer seeds, has done are kept.
 Shapes: M rows, L targets.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.data.hydrogens import heavy_counts
-from unimol_scale.downstream.config import FinetuneConfig, Inputs
+from unimol_scale.data.input_views import STANDARD_VIEWS, InputView
+from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
-from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
+from unimol_scale.downstream.data.inputs import ChosenInputs, choose_inputs, require_conformers
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
 from unimol_scale.downstream.data.pretraining_data import PretrainingStore, describe_larger, store_of
 from unimol_scale.downstream.data.sdf_table import describe_geometry
@@ -29,7 +31,13 @@ from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
-from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, hash_data, write_settings
+from unimol_scale.downstream.finetuning.finetuning_folder import (
+    InputHashes,
+    check_folder,
+    hash_data,
+    with_begun_view,
+    write_settings,
+)
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
 from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
@@ -49,6 +57,8 @@ from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.store.schema import Int32
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +87,15 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     """
     folder = config.folder
     device = pick_device(config.device)
-    model, hashes = _identify(config)
+    model, hashes, chosen = _identify(config)
     check_folder(folder, config, hashes)
     require_folder(folder)
     if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
         return finished
     own = None if config.metric is None else METRICS.entry(config.metric)
-    inputs = resolve_inputs(config.inputs, model)
+    inputs = chosen.inputs
+    if chosen.warning:
+        _log.warning(chosen.warning)
     rows = load_rows(config, geometry=inputs != "2d")
     if inputs != "2d":
         require_conformers(rows.molecules.split)
@@ -102,7 +114,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         leakage = f"leakage: not checked, because {start.pretrained_on.missing}; name it with pretraining_store=DIR"
     members, seeds = [], []
     for number in range(config.seeds):
-        member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number, device)
+        member, result = _one_seed(config, rows, split, start, chosen.view, metric, config.seed + number, device)
         members.append(member)
         seeds.append(result)
     done = FinetuneResult(
@@ -119,7 +131,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
-        notes=_notes(config, rows, split, inputs, None if start.backbone is None else store),
+        notes=_notes(config, rows, split, chosen, None if start.backbone is None else store),
         leakage=leakage,
         seeds=tuple(seeds),
         trivial=trivial_scores(metric, rows.labels_ML[split.train], rows.labels_ML[split.test]),
@@ -141,14 +153,19 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             max_atoms=config.max_atoms,
             members=tuple(members),
             fragments=config.fragments,
+            view=chosen.view,
+            pretrained_inputs=chosen.seen,
         ),
     )
     results.write(folder, done)
     return done
 
 
-def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
-    """Return the dimensions of the model, and hashes of the data and the weights.
+def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenInputs]:
+    """Return the dimensions of the model, hashes of the data and the weights, and what the model is shown.
+
+    Random weights in the dimensions of a pretrained model are shown what it would be shown, so that scores can be
+    compared.
 
     Released models divide by the padded number of atoms, which would make a prediction depend on the other molecules of
     its micro-batch. Dividing by the number of atoms of each molecule gives what the released model gives for a
@@ -157,9 +174,15 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
     data = hash_data(config.data)
     if config.pretrained is None:
         assert config.size is not None
-        return preset(config.size), InputHashes(data=data, pretrained=None)
-    model, sha256 = identify(config.pretrained)
-    return replace(model, normalize_by="molecule"), InputHashes(data=data, pretrained=sha256)
+        model, sha256, seen = preset(config.size), None, None
+    else:
+        model, sha256, seen = identify(config.pretrained)
+    chosen = choose_inputs(config.inputs, model, seen)
+    standard = STANDARD_VIEWS[chosen.inputs]
+    hashes = InputHashes(data=data, pretrained=sha256, view=None if chosen.view == standard else chosen.view)
+    hashes = with_begun_view(config.folder, hashes)
+    chosen = replace(chosen, view=hashes.view or standard, seen=None if config.reinitialise else chosen.seen)
+    return replace(model, normalize_by="molecule"), hashes, chosen
 
 
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
@@ -211,7 +234,9 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: 
             )
 
 
-def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs, store: Path | None) -> tuple[str, ...]:
+def _notes(
+    config: FinetuneConfig, rows: Rows, split: DataSplit, chosen: ChosenInputs, store: Path | None
+) -> tuple[str, ...]:
     """Return notes on the data for the user; ``store`` is that of the pretraining, None for random weights."""
     molecules = rows.molecules
     overlap = describe_overlap(
@@ -223,8 +248,8 @@ def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs,
     )
     larger = "" if store is None else describe_larger(store, _num_atoms(rows))
     reduced = molecules.describe_changes()
-    geometry = describe_geometry(config.data, sees_3d=inputs != "2d")
-    notes = [note for note in (reduced, rows.describe_repeated(), overlap, larger, geometry) if note]
+    geometry = describe_geometry(config.data, sees_3d=chosen.inputs != "2d")
+    notes = [note for note in (chosen.warning, reduced, rows.describe_repeated(), overlap, larger, geometry) if note]
     if config.task is None and (few := rows.describe_integers()):
         notes.append(few)
     one_class = [
@@ -259,7 +284,7 @@ def _one_seed(
     rows: Rows,
     split: DataSplit,
     start: StartingModel,
-    inputs: Inputs,
+    view: InputView,
     metric: Metric,
     seed: int,
     device: torch.device,
@@ -276,7 +301,7 @@ def _one_seed(
         position_R = rows.molecules.position_M[part]
         return RowReader(rows.molecules.split, position_R, rows.labels_ML[part], drop_hydrogens=rows.hydrogens)
 
-    make_sample = SampleMaker(inputs=inputs, model=start.model)
+    make_sample = SampleMaker(view=view, model=start.model)
     scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
     problem = TrainingProblem(
         train=reader(split.train),

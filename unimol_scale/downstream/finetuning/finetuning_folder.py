@@ -1,6 +1,7 @@
 """Checks that a folder's fine-tuning has the same settings, data and weights as the one that is to go on in it.
 
-``config.yaml`` has the settings. ``inputs.json`` has hashes of the data and the weights, since files can change.
+``config.yaml`` has the settings. ``inputs.json`` has hashes of the data and the weights, since files can change, and
+how molecules are shown to the models.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import unimol_scale.config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, hash_file
 from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.common.trees import as_lines, as_newer, differences, flatten, unknown
+from unimol_scale.data.input_views import InputView
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store
 from unimol_scale.errors import ConfigError, NewerFileError
@@ -23,15 +25,18 @@ FREE = frozenset({"output", "cache", "conformer_workers", "device", "train.worke
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputHashes:
-    """SHA-256 of the inputs of a fine-tuning, hexadecimal.
+    """SHA-256 of the inputs of a fine-tuning, hexadecimal, and how molecules are shown.
 
     Attributes:
         data: of the table, or of the store's manifest, which has the hashes of the shards.
         pretrained: of the pretrained weights; None for random ones.
+        view: how molecules are shown, which follows from what the pretrained model's file says; None, and where this
+            key is absent: in the standard way.
     """
 
     data: str
     pretrained: str | None
+    view: InputView | None = None
 
 
 def hash_data(path: Path) -> str:
@@ -42,6 +47,23 @@ def hash_data(path: Path) -> str:
     """
     check_there(path)
     return hash_file(path / MANIFEST_NAME if is_store(path) else path)
+
+
+def with_begun_view(folder: Path, hashes: InputHashes) -> InputHashes:
+    """Return the hashes with the view that the seeds which a folder has were trained with; all of it keeps that one.
+
+    Raises:
+        ConfigError: a newer version wrote it.
+    """
+    if not (folder / INPUTS_NAME).is_file() or not any(folder.glob("seed-*.json")):
+        return hashes
+    tree = read_json(folder / INPUTS_NAME).get("view")
+    try:
+        origin = strict.Origin(name=str(folder / INPUTS_NAME), recorded=True)
+        view = None if tree is None else strict.build(InputView, tree, origin, "view")
+    except NewerFileError as error:
+        raise ConfigError(f"{error}, or choose another --output") from error
+    return dataclasses.replace(hashes, view=view)
 
 
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:

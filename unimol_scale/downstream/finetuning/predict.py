@@ -20,7 +20,7 @@ from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
-from unimol_scale.downstream.data.inputs import require_conformers
+from unimol_scale.downstream.data.inputs import describe_unseen, require_conformers
 from unimol_scale.downstream.data.labelled_tables import LabelledTable, read_table
 from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
 from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
@@ -159,7 +159,7 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     if molecules.skipped:
         write_skipped(skipped, molecules.skipped)
         lines[0] += f"; the others: {skipped}"
-    lines += [line for line in (molecules.describe_changes(), renamed, geometry) if line]
+    lines += [line for line in (unseen_inputs(config), molecules.describe_changes(), renamed, geometry) if line]
     return "\n".join(lines)
 
 
@@ -185,6 +185,11 @@ def _of_table(
         problems=table.problems,
     )
     return _Asked(columns=table.columns, molecules=molecules, hydrogens=False)
+
+
+def unseen_inputs(config: FinetunedConfig) -> str:
+    """Return a warning that the model has seen such input in fine-tuning only; "" if pretraining has shown it, too."""
+    return "" if config.pretrained_inputs is None else describe_unseen(config.inputs, config.pretrained_inputs)
 
 
 def _sees_3d(config: FinetunedConfig) -> bool:
@@ -227,7 +232,7 @@ def _predictions(
     molecules = asked.molecules
     unlabelled = np.full((len(row_R), len(config.targets)), np.nan)
     reader = RowReader(molecules.split, molecules.position_M[row_R], unlabelled, drop_hydrogens=asked.hydrogens)
-    make_sample = SampleMaker(inputs=config.inputs, model=config.model)
+    make_sample = SampleMaker(view=config.shown, model=config.model)
     predictions = []
     seen = 0
     with StageProgress("predicting", len(row_R)) as progress:

@@ -89,5 +89,5 @@ def test_an_option_that_did_not_exist_when_a_checkpoint_was_saved_has_its_defaul
 
 def test_identity_covers_every_share(tmp_path):
     info = save(tmp_path, 10)
-    assert identify(tmp_path) == (CONFIG, info.sha256)
+    assert identify(tmp_path) == (CONFIG, info.sha256, None)
     assert identify(save(tmp_path, 11).path)[1] != info.sha256
