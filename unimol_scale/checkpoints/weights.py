@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimol_scale.checkpoints import hub
-from unimol_scale.checkpoints.released_inputs import SEEN_KEY, seen_by_released
+from unimol_scale.checkpoints.released_inputs import seen_by_released, seen_to_state
 from unimol_scale.checkpoints.run.checkpoint_folder import (
     CheckpointInfo,
     TrainedModel,
@@ -253,7 +253,8 @@ def _save(
 def save_official(model: HeadedModel, path: Path | str) -> None:
     """Write a model as a file in the released format: ``model``, ``config`` with its dimensions, ``args`` None.
 
-    What pretraining showed to the model stands beside the dimensions, where other readers leave it alone.
+    What pretraining showed to the model stands beside the dimensions unless it is what Uni-Mol2's shows; other readers
+    leave it alone.
 
     Raises:
         CheckpointError: the format cannot express the model, the file exists or cannot be written, or a weight is not
@@ -268,7 +269,7 @@ def save_official(model: HeadedModel, path: Path | str) -> None:
     for name, tensor in tensors.items():
         check_values(name, tensor)
     # Parts of a fused tensor share its memory, and torch.save would write all of it for each part.
-    stated = {**dimensions, SEEN_KEY: to_tree(model.seen)}
+    stated = {**dimensions, **seen_to_state(model.seen, config)}
     content = {"model": {name: t.clone() for name, t in tensors.items()}, "config": stated, "args": None}
     with _writing(path):
         commit_file(path, lambda temporary: torch.save(content, temporary))

@@ -236,9 +236,7 @@ def test_a_record_that_is_not_understood_is_refused(tmp_path):
     content = torch.load(tmp_path / "released.pt", weights_only=True)
     content["config"]["seen"]["views"]["3d"]["colour"] = "red"
     torch.save(content, tmp_path / "released.pt")
-    with pytest.raises(
-        CheckpointError, match=r"released.pt: its key 'seen': .*unknown key 'colour', so a newer"
-    ):
+    with pytest.raises(CheckpointError, match=r"released.pt: its key 'seen': .*unknown key 'colour', so a newer"):
         load_pretrained(tmp_path / "released.pt")
     save_pretrained(model, tmp_path / "ours")
     tree = json.loads((tmp_path / "ours" / "config.json").read_text())
