@@ -32,7 +32,6 @@ def test_the_absence_of_a_setting_means_what_it_meant(kind):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_setting_that_is_new_has_a_default(kind):
-    groups = {key for key in keys_of(kind) if any(name.startswith(f"{key}.") for name in keys_of(kind))}
-    without = set(keys_of(kind)) - set(defaults_of(kind)) - groups
+    without = set(keys_of(kind)) - set(defaults_of(kind))
     # A table of the user's own names, such as units, has an empty default, which has no key.
     assert without <= {*KNOWN[kind.__name__]["required"], *KNOWN[kind.__name__]["tables"]}

@@ -15,6 +15,8 @@ Fragments = Literal["largest", "reject"]
 SplitKind = Literal["scaffold", "scaffold-similarity", "random", "column"]
 LossName = Literal["mse", "mae", "huber"]
 
+NO_MODEL = "none"  # what is given in place of a pretrained model, in any case: random weights
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneTrainConfig:
