@@ -22,10 +22,11 @@ SIZES = [5, 7, 3, 9, 6, 4]
 BATCH = collate(random_columns(SIZES))
 MODEL = preset("0.03M")
 GRAPH = preset("0.03M", geometry=False)
+PATH_BONDS = preset("0.03M", edges="path")
 NOISE_ONLY = DenoiseConfig(predict="noise", noise_std=0.04, mask_fraction=0.0, hide_features=1.0, flat_geometry=0.0)
 FLAT = DenoiseConfig(hide_features=0.0, flat_geometry=1.0)
 GRAPH_ONLY = BlendConfig(ratio=(0.5, 0.5, 0.0))
-PAPERS = BlendConfig(atom_features="all", show_degree=True)
+OWN = BlendConfig(atom_features="own", show_degree=False)
 OBJECTIVES = {
     "denoise": (DenoiseObjective(DenoiseConfig()), MODEL, ("2d+3d", "3d", "2d")),
     "denoise-noise-only": (DenoiseObjective(NOISE_ONLY), MODEL, ("3d",)),
@@ -34,7 +35,14 @@ OBJECTIVES = {
     "denoise-flat-only": (DenoiseObjective(FLAT), MODEL, ("2d",)),
     "denoise-tokens": (DenoiseObjective(DenoiseConfig(coordinate_weight=0.0, distance_weight=0.0)), GRAPH, ("2d",)),
     "blend": (BlendObjective(BlendConfig()), MODEL, ("2d+3d", "3d", "2d")),
-    "blend-all-features": (BlendObjective(PAPERS), MODEL, ("2d+3d", "3d", "2d")),
+    "blend-own-features": (BlendObjective(OWN), MODEL, ("2d+3d", "3d", "2d")),
+    "blend-path-bonds": (BlendObjective(OWN, "path"), PATH_BONDS, ("2d+3d", "3d", "2d")),
+    "blend-full": (BlendObjective(BlendConfig(full_fraction=1.0)), MODEL, ("2d+3d",)),
+    "blend-planar": (BlendObjective(BlendConfig(planar_fraction=1.0)), MODEL, ("2d",)),
+    "blend-full-and-planar": (
+        BlendObjective(BlendConfig(ratio=(1.0, 0.0, 0.0), full_fraction=0.3, planar_fraction=0.3)), MODEL,
+        ("2d+3d", "2d"),
+    ),
     "blend-path": (BlendObjective(BlendConfig(ratio=(1.0, 0.0, 0.0))), MODEL, ("2d",)),
     "blend-graph": (BlendObjective(GRAPH_ONLY), MODEL, ("2d",)),
     "blend-distance": (BlendObjective(BlendConfig(ratio=(0.0, 0.0, 1.0))), MODEL, ("3d",)),
@@ -63,6 +71,10 @@ def rows_read(sample, model):
         "path": encodings.encode_paths(sample)[at["path"]],
         "distance": at["distance"].any().reshape(1),
     }
+    if model.edges == "path":  # the table has a row for each hop and kind of bond
+        kind_BAAS, share_BAAS = encodings.encode_path_bonds(sample)
+        row_BAAS = kind_BAAS + 1000 * torch.arange(kind_BAAS.shape[-1])
+        read["edge"] = row_BAAS[at["edge"].unsqueeze(-1) & (share_BAAS > 0)]
     if not model.geometry or not read["distance"]:
         del read["distance"]
     return {name: set(torch.unique(codes).tolist()) for name, codes in read.items()}
@@ -140,7 +152,7 @@ def same(first, second, at, model):
 
 
 def test_of_a_mixture_the_view_that_shows_more_counts():
-    parts = {"blend": BlendObjective(BlendConfig()), "denoise": DenoiseObjective(DenoiseConfig())}
+    parts = {"blend": BlendObjective(OWN), "denoise": DenoiseObjective(DenoiseConfig())}
     mixed = MixtureObjective(parts, {"blend": 0.5, "denoise": 0.5}, seed=0).seen(MODEL)
     assert mixed.views["2d"] == parts["denoise"].seen(MODEL).views["2d"]
     assert mixed.views["2d+3d"] == parts["denoise"].seen(MODEL).views["2d+3d"]

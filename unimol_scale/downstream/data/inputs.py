@@ -14,7 +14,7 @@ from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.input_views import RICHEST_FIRST, STANDARD_VIEWS, Inputs, InputsSeen, InputView
 from unimol_scale.errors import ConfigError, StoreError
-from unimol_scale.model.encodings import ModelInput
+from unimol_scale.model.encodings import ModelInput, with_path_bonds
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives import base
 from unimol_scale.objectives.blend import BONDING_FEATURES, RELATIONS
@@ -111,7 +111,7 @@ def clean_input(batch: MoleculeBatch, view: InputView, model: ModelConfig) -> Mo
         degree_BA = np.full_like(degree_BA, vocab.RAW_HIDDEN)
     read = set(RELATIONS) if model.geometry else set(RELATIONS) - {"distance"}
     bits = sum(RELATIONS[name] for name in view.pairs)
-    return dataclasses.replace(
+    clean = dataclasses.replace(
         base.clean_input(batch),
         atom_features_BA8=torch.from_numpy(features_BA8),
         degree_BA=torch.from_numpy(degree_BA),
@@ -119,3 +119,4 @@ def clean_input(batch: MoleculeBatch, view: InputView, model: ModelConfig) -> Mo
         coordinates_BA3=torch.from_numpy(batch.planar_BA3 if view.geometry == "planar" else batch.coordinates_BA3),
         shown_BAA=None if read <= set(view.pairs) else torch.from_numpy(np.full((B, A, A), bits, np.uint8)),
     )
+    return with_path_bonds(clean) if model.edges == "path" else clean

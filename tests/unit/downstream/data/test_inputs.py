@@ -59,3 +59,18 @@ def test_a_model_of_which_nothing_is_known_sees_all_it_can_unless_told_otherwise
     for asked, geometry, inputs in ((None, True, "2d+3d"), (None, False, "2d"), ("3d", True, "3d"), ("2d", True, "2d")):
         chosen = choose_inputs(asked, preset("0.03M", geometry=geometry), None)
         assert (chosen.inputs, chosen.view, chosen.warning) == (inputs, STANDARD_VIEWS[inputs], "")
+
+
+def test_bonds_along_paths_are_found_for_a_model_that_is_told_of_them():
+    assert clean_input(BATCH, STANDARD_VIEWS["2d"], preset("0.03M")).path_bonds_BAAS is None
+    model = preset("0.03M", edges="path")
+    assert clean_input(BATCH, STANDARD_VIEWS["2d"], model).path_bonds_BAAS.shape == (3, 7, 7, 5)
+    torch.manual_seed(0)
+    backbone = TwoTrackBackbone(model).eval()
+    other_bonds = dataclasses.replace(BATCH, bond_features_BAA3=2 * BATCH.bond_features_BAA3.clip(max=1))
+    with torch.no_grad():
+        for inputs, sees in (("2d", True), ("3d", False)):
+            before, after = (
+                backbone(clean_input(b, STANDARD_VIEWS[inputs], model)).atom_BND for b in (BATCH, other_bonds)
+            )
+            assert torch.equal(before, after) != sees
