@@ -59,6 +59,8 @@ class FinetunedConfig:
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
         members: one for each seed.
         fragments: what was done with rows of several fragments; models older than this key took the largest.
+        hydrogens: the model sees hydrogens as atoms; models older than this key do not.
+        conformers: of each molecule, over which predictions are averaged; models older than this key had one.
     """
 
     format_version: int
@@ -72,6 +74,8 @@ class FinetunedConfig:
     max_atoms: int | None
     members: tuple[Member, ...]
     fragments: Fragments = "largest"
+    hydrogens: bool = False
+    conformers: int = 1
 
     def __post_init__(self) -> None:
         if not self.members:
