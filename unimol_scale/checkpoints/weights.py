@@ -64,6 +64,8 @@ class PretrainedConfig:
         weights_bytes: size of ``model.safetensors``.
         weights_sha256: of its content, hexadecimal.
         seen: what pretraining showed to the model; None: that is not known, as of a model that is older than this key.
+        hydrogens: the molecules that the model was pretrained on have hydrogens as atoms; None, and in files older than
+            this key: that is not known.
     """
 
     format_version: int
@@ -72,6 +74,7 @@ class PretrainedConfig:
     weights_bytes: int
     weights_sha256: str
     seen: InputsSeen | None = None
+    hydrogens: bool | None = None
 
 
 class Identity(NamedTuple):
@@ -124,7 +127,7 @@ def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
         _check_tensors(tensors, model.state_dict())
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
-    return _filled(model, tensors)
+    return _filled(model, tensors, config.hydrogens)
 
 
 def identify(path: Path | str) -> Identity:
@@ -158,7 +161,7 @@ def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> Hea
         _check_tensors(tensors, expected)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from error
-    return _filled(model, tensors)
+    return _filled(model, tensors, trained.hydrogens)
 
 
 def load_official_checkpoint(path: Path | str) -> HeadedModel:
@@ -192,12 +195,8 @@ def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
     for name, tensor in state.items():
         check_values(name, tensor)
     kinds = {name: TensorKind(dtype=tensor.dtype, shape=tensor.shape) for name, tensor in state.items()}
-    _save(
-        kinds,
-        state.__getitem__,
-        TrainedModel(model=model.backbone.config, heads=model.heads, seen=model.seen),
-        directory,
-    )
+    trained = TrainedModel(model=model.backbone.config, heads=model.heads, seen=model.seen, hydrogens=model.hydrogens)
+    _save(kinds, state.__getitem__, trained, directory)
 
 
 def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averaged: bool = True) -> None:
@@ -246,6 +245,7 @@ def _save(
             seen=trained.seen,
             weights_bytes=file.stat().st_size,
             weights_sha256=hash_file(file),
+            hydrogens=trained.hydrogens,
         )
         write_json(directory / CONFIG_NAME, to_tree(config), indent=2)
 
@@ -348,7 +348,7 @@ def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS, seen: InputsS
         return HeadedModel(config, heads, seen)
 
 
-def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
+def _filled(model: HeadedModel, state: Mapping[str, Tensor], hydrogens: bool | None = None) -> HeadedModel:
     # Copied into memory that torch has aligned: with the alignment of the file, matrix products would differ in their
     # last bits from those of the trained model.
     owned = {name: tensor.clone() for name, tensor in state.items()}
@@ -356,6 +356,7 @@ def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
     kernel = model.backbone.pair_encoding.distance
     if kernel is not None:  # the centres are constants, which are in no file
         kernel.centres_G = GaussianKernel(model.backbone.config).centres_G
+    model.hydrogens = hydrogens
     return model.eval()
 
 

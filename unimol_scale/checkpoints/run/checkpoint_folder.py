@@ -93,11 +93,13 @@ class TrainedModel:
         model: dimensions and options.
         heads: those that the model of the finished run keeps.
         seen: what pretraining shows to it; None: that is not known, as of a checkpoint that is older than this key.
+        hydrogens: the molecules that it learns from have hydrogens as atoms; None in checkpoints older than this key.
     """
 
     model: ModelConfig
     heads: Heads
     seen: InputsSeen | None = None
+    hydrogens: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +295,7 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
     Raises:
         CheckpointError: the trainer did not record it, or an option without a default is missing, or one is unknown.
     """
-    tree = {name: info.meta[name] for name in ("model", "heads", "seen") if name in info.meta}
+    tree = {name: info.meta[name] for name in ("model", "heads", "seen", "hydrogens") if name in info.meta}
     try:
         return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST), recorded=True))
     except ConfigError as error:

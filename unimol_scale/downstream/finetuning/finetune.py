@@ -21,10 +21,15 @@ from unimol_scale.common.text.json_files import write_json
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.data.input_views import STANDARD_VIEWS, InputView
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
-from unimol_scale.downstream.data.inputs import ChosenInputs, choose_inputs, require_conformers
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
+from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, choose_inputs, require_conformers
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
-from unimol_scale.downstream.data.pretraining_data import PretrainingStore, describe_larger, store_of
+from unimol_scale.downstream.data.pretraining_data import (
+    PretrainingStore,
+    describe_larger,
+    pretrained_with_hydrogens,
+    store_of,
+)
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
 from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
@@ -35,6 +40,7 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
     check_folder,
     hash_data,
+    hydrogens_begun_with,
     read_recorded,
     with_begun_view,
     write_settings,
@@ -49,7 +55,7 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     save_config,
     save_member,
 )
-from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict
+from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.metric import Metric
@@ -102,6 +108,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     folder = config.folder
     device = pick_device(config.device)
     model, hashes, chosen = _identify(config)
+    config = replace(config, hydrogens=_sees_hydrogens(config))
     check_folder(folder, config, hashes)
     require_folder(folder)
     if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
@@ -110,6 +117,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     inputs = chosen.inputs
     if chosen.warning:
         _log.warning(chosen.warning)
+    check_conformers(config.conformers, inputs)
     rows = load_rows(config, geometry=inputs != "2d")
     if inputs != "2d":
         require_conformers(rows.molecules.split)
@@ -169,6 +177,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             fragments=config.fragments,
             view=chosen.view,
             pretrained_inputs=chosen.seen,
+            hydrogens=bool(config.hydrogens),
+            conformers=config.conformers,
         ),
     )
     results.write(folder, done)
@@ -197,6 +207,16 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenI
     hashes = with_begun_view(config.folder, hashes)
     chosen = replace(chosen, view=hashes.view or standard, seen=None if config.reinitialise else chosen.seen)
     return replace(model, normalize_by="molecule"), hashes, chosen
+
+
+def _sees_hydrogens(config: FinetuneConfig) -> bool:
+    """Return what was asked for, else what the models of the folder see, else what the pretrained model has seen."""
+    if config.hydrogens is not None:
+        return config.hydrogens
+    begun = hydrogens_begun_with(config.folder)
+    if begun is not None or config.pretrained is None:
+        return bool(begun)
+    return bool(pretrained_with_hydrogens(config.pretrained))
 
 
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
@@ -260,12 +280,14 @@ def _notes(
         smiles=molecules.smiles,
         scaffold_smiles=molecules.scaffold_smiles,
     )
-    larger = "" if store is None else describe_larger(store, _num_atoms(rows))
+    larger = "" if store is None else describe_larger(store, *_num_atoms(rows))
     reduced = molecules.describe_changes()
     geometry = describe_geometry(config.data, sees_3d=chosen.inputs != "2d")
-    notes = [note for note in (chosen.warning, reduced, rows.describe_repeated(), overlap, larger, geometry) if note]
-    if config.task is None and (few := rows.describe_integers()):
-        notes.append(few)
+    few = rows.describe_conformers(config.conformers)
+    said = (chosen.warning, reduced, rows.describe_repeated(), overlap, larger, geometry, few)
+    notes = [note for note in said if note]
+    if config.task is None and (classes := rows.describe_integers()):
+        notes.append(classes)
     one_class = [
         target
         for target, labels_R in zip(rows.targets, rows.labels_ML[split.train].T, strict=True)
@@ -276,10 +298,13 @@ def _notes(
     return tuple(notes)
 
 
-def _num_atoms(rows: Rows) -> Int32:
-    """Return the heavy atoms, int32, of every molecule with a label."""
+def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:
+    """Return the heavy atoms, int32, of every molecule with a label, and all its atoms if hydrogens are among them."""
     split, position_R = rows.molecules.split, np.unique(rows.molecules.position_M[rows.usable_M])
-    return heavy_counts(split.gather(position_R)) if rows.hydrogens else split.sizes(position_R)[0]
+    num_atoms_R = split.sizes(position_R)[0]
+    if not rows.molecules.hydrogens:
+        return num_atoms_R, None
+    return heavy_counts(split.gather(position_R)), num_atoms_R
 
 
 def _leakage(store: Path, rows: Rows, split: DataSplit) -> Leakage:
@@ -312,8 +337,13 @@ def _one_seed(
         return finished.member, finished.outcome
 
     def reader(part: np.ndarray) -> RowReader:
-        position_R = rows.molecules.position_M[part]
-        return RowReader(rows.molecules.split, position_R, rows.labels_ML[part], drop_hydrogens=rows.hydrogens)
+        return RowReader(
+            rows.molecules.split,
+            rows.molecules.position_M[part],
+            rows.labels_ML[part],
+            drop_hydrogens=rows.leaves_out_hydrogens,
+            conformers=config.conformers,
+        )
 
     make_sample = SampleMaker(view=view, model=start.model)
     scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
@@ -333,12 +363,13 @@ def _one_seed(
     with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric.name) as progress:
         epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
     rows_U = np.flatnonzero(rows.usable_M)
-    prediction_UL = predict(
-        model, each_row_once(reader(rows_U), make_sample, config.train.max_pairs, device), scaling, device
+    samples = each_conformer_once(reader(rows_U), make_sample, config.train.max_pairs, device)
+    found = predict_conformers(model, samples, scaling, device)
+    prediction_ML, std_ML = np.full((2, *rows.labels_ML.shape), np.nan)
+    prediction_ML[rows_U], std_ML[rows_U] = found.mean_RL, found.std_RL
+    results.write_predictions(
+        folder / f"predictions-{name}.parquet", rows, split, prediction_ML, std_ML if config.conformers > 1 else None
     )
-    prediction_ML = np.full(rows.labels_ML.shape, np.nan)
-    prediction_ML[rows_U] = prediction_UL
-    results.write_predictions(folder / f"predictions-{name}.parquet", rows, split, prediction_ML)
     member = Member(
         file=f"{name}.safetensors",
         sha256=save_member(folder, f"{name}.safetensors", model.cpu()),

@@ -62,6 +62,8 @@ class FinetunedConfig:
         fragments: what was done with rows of several fragments; models older than this key took the largest.
         view: how molecules are shown to the model; None, and in models older than this key: in the standard way.
         pretrained_inputs: the inputs that pretraining has shown to it; None: that is not known, or there was none.
+        hydrogens: the model sees hydrogens as atoms; models older than this key do not.
+        conformers: of each molecule, over which predictions are averaged; models older than this key had one.
     """
 
     format_version: int
@@ -77,6 +79,8 @@ class FinetunedConfig:
     fragments: Fragments = "largest"
     view: InputView | None = None
     pretrained_inputs: tuple[Inputs, ...] | None = None
+    hydrogens: bool = False
+    conformers: int = 1
 
     def __post_init__(self) -> None:
         if not self.members:
