@@ -39,7 +39,8 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.machine.memory import keep_freed_memory
 from unimol_scale.common.report.pictures import GREY, draw_grid, save_figure
 from unimol_scale.data.hydrogens import drop_hydrogens, heavy_counts
-from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
+from unimol_scale.data.input_views import InputsSeen
+from unimol_scale.downstream.data.inputs import choose_inputs, require_conformers
 from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.store.schema import Float64, Int64
@@ -129,14 +130,18 @@ def distances(split: StoreSplit, position_R: Int64, *, hydrogens: bool) -> Itera
 
 
 def measure(
-    backbone: TwoTrackBackbone, store: Store, position_R: Int64, config: RepresentationConfig
+    backbone: TwoTrackBackbone,
+    store: Store,
+    position_R: Int64,
+    config: RepresentationConfig,
+    seen: InputsSeen | None = None,
 ) -> HeadStatistics:
-    """Measure the heads of a model over molecules of the validation split."""
+    """Measure the heads of a model over molecules of the validation split, shown as pretraining has shown them."""
     L, H = backbone.config.layers, backbone.config.heads
     split, hydrogens = store.split("valid"), store.manifest.hydrogens
     apart = distances(split, position_R, hydrogens=hydrogens)
     r_RC, attended_RC, uniform_R = [], [], []
-    for arrays in represent(backbone, split, position_R, config, drop_hydrogens=hydrogens):
+    for arrays in represent(backbone, split, position_R, config, seen=seen, drop_hydrogens=hydrogens):
         for score_nnC in arrays:
             distance_nn = next(apart)
             r_RC.append(correlations(score_nnC, distance_nn))
@@ -178,13 +183,14 @@ def choose_molecules(store: Store, count: int, seed: int) -> Int64:
 def measure_model(name: str, path: str, store: Store, arguments: argparse.Namespace) -> Measured:
     """Measure a model, and one of its shape with random weights."""
     device = pick_device(arguments.device)
-    trained = load_pretrained(Path(path)).backbone.to(device).eval()
+    model = load_pretrained(Path(path))
+    trained = model.backbone.to(device).eval()
     torch.manual_seed(arguments.seed)
     random = TwoTrackBackbone(trained.config).to(device).eval()
-    inputs = resolve_inputs(arguments.inputs if trained.config.geometry else None, trained.config)
+    inputs = choose_inputs(arguments.inputs if trained.config.geometry else None, trained.config, model.seen).inputs
     config = RepresentationConfig(kind="attention", inputs=inputs, max_pairs=arguments.max_pairs)
     position_R = choose_molecules(store, arguments.molecules, arguments.seed)
-    found, chance = (measure(backbone, store, position_R, config) for backbone in (trained, random))
+    found, chance = (measure(backbone, store, position_R, config, model.seen) for backbone in (trained, random))
     return Measured(name=name, inputs=inputs, trained=found, random=chance)
 
 

@@ -30,6 +30,7 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.machine.memory import keep_freed_memory
 from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.data.batch import collate
+from unimol_scale.data.input_views import STANDARD_VIEWS
 from unimol_scale.data.steps.order import global_batch
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.data.inputs import clean_input
@@ -57,7 +58,7 @@ def one_at_a_time(backbone: TwoTrackBackbone, split: StoreSplit, position_R: Int
     vectors = []
     for position in position_R:
         batch = collate(split.gather(np.array([position])))
-        seen = backbone(to_device(clean_input(batch, "2d+3d", backbone.config), device))
+        seen = backbone(to_device(clean_input(batch, STANDARD_VIEWS["2d+3d"], backbone.config), device))
         vectors.append(pool(seen, "mean")[0].float().cpu().numpy())
     return np.stack(vectors)
 

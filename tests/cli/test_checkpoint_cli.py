@@ -122,7 +122,7 @@ def test_import_verify_and_export_keep_every_bit(golden, tmp_path, capsys):
 def test_info_shows_counts_and_options(golden, tmp_path, capsys):
     assert main(["checkpoint", "info", str(golden / "checkpoint.pt")]) == 0
     output = capsys.readouterr().out
-    for text in ("released Uni-Mol2 file", "137,186", "float32", "chirality", "padded"):
+    for text in ("released Uni-Mol2 file", "137,186", "float32", "chirality", "padded", "2d+3d, 3d, 2d"):
         assert text in output
     assert main(["checkpoint", "import", str(golden / "checkpoint.pt"), "--output", str(tmp_path / "ours")]) == 0
     assert main(["checkpoint", "info", str(tmp_path / "ours")]) == 0

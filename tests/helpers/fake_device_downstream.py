@@ -17,6 +17,7 @@ from benchmarks.training import model_step
 from tests.helpers import fake_device
 from unimol_scale.checkpoints.parity import cast_parameters, compare
 from unimol_scale.checkpoints.reference import Reference
+from unimol_scale.data.input_views import STANDARD_VIEWS
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.downstream.config import FinetuneTrainConfig
 from unimol_scale.downstream.data.batches import LabelledSample, SampleMaker
@@ -60,7 +61,7 @@ def cases(folder: Path) -> dict[str, Case]:
 
 def samples(inputs: str, number: int = MICRO_BATCHES) -> list[LabelledSample]:
     batch = carbon_chains(SHAPE, num_labels=TARGETS)
-    return [SampleMaker(inputs=inputs, model=preset("0.03M"))(batch, KEYS, 0)] * number
+    return [SampleMaker(view=STANDARD_VIEWS[inputs], model=preset("0.03M"))(batch, KEYS, 0)] * number
 
 
 def property_model() -> PropertyModel:
@@ -85,8 +86,8 @@ def finetune(inputs: str, precision: str, task: str = "regression") -> Case:
         scaling = training.Scaling(task=task, mean_L=(0.0,) * TARGETS, std_L=(1.0,) * TARGETS)
         metric = "rmse" if task == "regression" else "accuracy"
         problem = training.TrainingProblem(
-            train=Rows(), valid=Rows(), make_sample=SampleMaker(inputs=inputs, model=preset("0.03M")), scaling=scaling,
-            loss="mse", metric=METRICS[metric],
+            train=Rows(), valid=Rows(), make_sample=SampleMaker(view=STANDARD_VIEWS[inputs], model=preset("0.03M")),
+            scaling=scaling, loss="mse", metric=METRICS[metric],
         )  # fmt: skip
         if task != "regression":
             problem.valid.labels_RL = problem.valid.labels_RL.round()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from unimol_scale.data.input_views import STANDARD_VIEWS
 from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, Pooling, Task
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker
 from unimol_scale.downstream.data.molecules import Prepared, prepare
@@ -68,7 +69,7 @@ def problem(
     return TrainingProblem(
         train=reader(train),
         valid=reader(valid),
-        make_sample=SampleMaker(inputs="2d", model=TINY),
+        make_sample=SampleMaker(view=STANDARD_VIEWS["2d"], model=TINY),
         scaling=Scaling.of(labels_ML[list(train)], task),
         loss=loss,
         metric=METRICS[metric],

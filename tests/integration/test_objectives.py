@@ -65,6 +65,7 @@ def clean_sample(store, model_config):
 def test_a_finished_run_is_a_model(teacher, sample_store):
     model = from_pretrained(teacher)
     assert model.backbone.config == preset("0.1M")
+    assert model.seen.inputs == ("2d+3d", "3d", "2d")
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in model.parameters())
     summary = json.loads((teacher / "summary.json").read_text())
     assert sum(p.numel() for p in model.parameters()) == summary["parameters"]["total"]
@@ -76,6 +77,7 @@ def test_the_student_of_a_run_is_a_model_of_the_graph(student, teacher, sample_s
     assert config["model"]["geometry"] is False
     model = from_pretrained(student)
     assert model.backbone.pair_encoding.distance is None
+    assert model.seen.inputs == ("2d",)
     assert not hasattr(model, "projection")  # only the student is kept
     sample = clean_sample(sample_store, model.backbone.config)
     sample.input.coordinates_BA3.fill_(torch.nan)

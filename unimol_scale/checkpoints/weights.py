@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimol_scale.checkpoints import hub
-from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo, resolve_checkpoint, trained_model
+from unimol_scale.checkpoints.released_inputs import seen_by_released, seen_to_state
+from unimol_scale.checkpoints.run.checkpoint_folder import (
+    CheckpointInfo,
+    TrainedModel,
+    resolve_checkpoint,
+    trained_model,
+)
 from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, hash_file
@@ -24,6 +31,7 @@ from unimol_scale.common.run_files import CONFIG_NAME as RUN_CONFIG_NAME
 from unimol_scale.common.run_files import FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, read_yaml, to_tree
+from unimol_scale.data.input_views import InputsSeen
 from unimol_scale.errors import CheckpointError, ConfigError, version_problem
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
 from unimol_scale.model.encodings import GaussianKernel
@@ -55,6 +63,9 @@ class PretrainedConfig:
         heads: of the model.
         weights_bytes: size of ``model.safetensors``.
         weights_sha256: of its content, hexadecimal.
+        seen: what pretraining showed to the model; None: that is not known, as of a model that is older than this key.
+        hydrogens: the molecules that the model was pretrained on have hydrogens as atoms; None, and in files older than
+            this key: that is not known.
     """
 
     format_version: int
@@ -62,6 +73,22 @@ class PretrainedConfig:
     heads: Heads
     weights_bytes: int
     weights_sha256: str
+    seen: InputsSeen | None = None
+    hydrogens: bool | None = None
+
+
+class Identity(NamedTuple):
+    """What can be known of a model without its weights.
+
+    Attributes:
+        model: dimensions and options.
+        sha256: of its weights, hexadecimal.
+        seen: what pretraining showed to it; None: that is not known.
+    """
+
+    model: ModelConfig
+    sha256: str
+    seen: InputsSeen | None
 
 
 def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
@@ -96,15 +123,15 @@ def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} is no safetensors file: {error}") from error
     try:
-        model = empty_model(config.model, config.heads)
+        model = empty_model(config.model, config.heads, config.seen)
         _check_tensors(tensors, model.state_dict())
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
-    return _filled(model, tensors)
+    return _filled(model, tensors, config.hydrogens)
 
 
-def identify(path: Path | str) -> tuple[ModelConfig, str]:
-    """Return the configuration of the model that ``load_pretrained`` would load, and the SHA-256 of its weights.
+def identify(path: Path | str) -> Identity:
+    """Return which model ``load_pretrained`` would load.
 
     Raises:
         CheckpointError: see ``load_pretrained``; the weights of a directory are not read.
@@ -112,10 +139,12 @@ def identify(path: Path | str) -> tuple[ModelConfig, str]:
     path = local_path(path)
     if path.is_dir():
         if checkpoint := find_checkpoint(path):
-            return trained_model(checkpoint).model, checkpoint.sha256
+            trained = trained_model(checkpoint)
+            return Identity(trained.model, checkpoint.sha256, trained.seen)
         config = read_config(path)
-        return config.model, config.weights_sha256
-    return load_official_checkpoint(path).backbone.config, hash_file(path)
+        return Identity(config.model, config.weights_sha256, config.seen)
+    released = load_official_checkpoint(path)
+    return Identity(released.backbone.config, hash_file(path), released.seen)
 
 
 def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> HeadedModel:
@@ -125,18 +154,20 @@ def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> Hea
         CheckpointError: the shares are not complete, or not of the model that the trainer recorded.
     """
     trained = trained_model(checkpoint)
-    model = empty_model(trained.model, trained.heads)
+    model = empty_model(trained.model, trained.heads, trained.seen)
     reader, expected = ShareReader(checkpoint.path), model.state_dict()
     tensors = {name: reader.weight(name, one.shape, averaged=averaged) for name, one in expected.items()}
     try:
         _check_tensors(tensors, expected)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from error
-    return _filled(model, tensors)
+    return _filled(model, tensors, trained.hydrogens)
 
 
 def load_official_checkpoint(path: Path | str) -> HeadedModel:
     """Load a file in the released Uni-Mol2 format: fp32, evaluation mode, ``padded`` and ``chirality``.
+
+    A file that does not say what pretraining showed to its model is taken for one of the released ones.
 
     Raises:
         CheckpointError: see ``load_pretrained``.
@@ -145,7 +176,7 @@ def load_official_checkpoint(path: Path | str) -> HeadedModel:
     try:
         config = infer_config(tensors)
         check_dimensions(config, stated)
-        model = empty_model(config)
+        model = empty_model(config, seen=seen_by_released(stated, config))
         state = from_official(tensors, model.state_dict(), config)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
@@ -164,7 +195,8 @@ def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
     for name, tensor in state.items():
         check_values(name, tensor)
     kinds = {name: TensorKind(dtype=tensor.dtype, shape=tensor.shape) for name, tensor in state.items()}
-    _save(kinds, state.__getitem__, model.backbone.config, model.heads, Path(directory))
+    trained = TrainedModel(model=model.backbone.config, heads=model.heads, seen=model.seen, hydrogens=model.hydrogens)
+    _save(kinds, state.__getitem__, trained, directory)
 
 
 def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averaged: bool = True) -> None:
@@ -188,16 +220,17 @@ def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averag
         check_values(name, tensor)
         return tensor
 
-    _save(kinds, checked, trained.model, trained.heads, Path(directory))
+    _save(kinds, checked, trained, directory)
 
 
 def _save(
     kinds: Mapping[str, TensorKind],
     tensor_of: Callable[[str], Tensor],
-    model: ModelConfig,
-    heads: Heads,
-    directory: Path,
+    trained: TrainedModel,
+    directory: Path | str,
 ) -> None:
+    directory = Path(directory)
+
     def write(temporary: Path) -> None:
         write_safetensors(temporary, kinds, tensor_of)
 
@@ -207,16 +240,21 @@ def _save(
         commit_file(file, write)
         config = PretrainedConfig(
             format_version=FORMAT_VERSION,
-            model=model,
-            heads=heads,
+            model=trained.model,
+            heads=trained.heads,
+            seen=trained.seen,
             weights_bytes=file.stat().st_size,
             weights_sha256=hash_file(file),
+            hydrogens=trained.hydrogens,
         )
         write_json(directory / CONFIG_NAME, to_tree(config), indent=2)
 
 
 def save_official(model: HeadedModel, path: Path | str) -> None:
     """Write a model as a file in the released format: ``model``, ``config`` with its dimensions, ``args`` None.
+
+    What pretraining showed to the model stands beside the dimensions unless it is what Uni-Mol2's shows; other readers
+    leave it alone.
 
     Raises:
         CheckpointError: the format cannot express the model, the file exists or cannot be written, or a weight is not
@@ -231,7 +269,8 @@ def save_official(model: HeadedModel, path: Path | str) -> None:
     for name, tensor in tensors.items():
         check_values(name, tensor)
     # Parts of a fused tensor share its memory, and torch.save would write all of it for each part.
-    content = {"model": {name: t.clone() for name, t in tensors.items()}, "config": dimensions, "args": None}
+    stated = {**dimensions, **seen_to_state(model.seen, config)}
+    content = {"model": {name: t.clone() for name, t in tensors.items()}, "config": stated, "args": None}
     with _writing(path):
         commit_file(path, lambda temporary: torch.save(content, temporary))
 
@@ -303,13 +342,13 @@ def local_path(path: Path | str) -> Path:
     return hub.download(str(path), (CONFIG_NAME, WEIGHTS_NAME)) if hub.is_hub_name(path) else Path(path)
 
 
-def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> HeadedModel:
+def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS, seen: InputsSeen | None = None) -> HeadedModel:
     """Return a model without values of its parameters (on the meta device)."""
     with torch.device("meta"):
-        return HeadedModel(config, heads)
+        return HeadedModel(config, heads, seen)
 
 
-def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
+def _filled(model: HeadedModel, state: Mapping[str, Tensor], hydrogens: bool | None = None) -> HeadedModel:
     # Copied into memory that torch has aligned: with the alignment of the file, matrix products would differ in their
     # last bits from those of the trained model.
     owned = {name: tensor.clone() for name, tensor in state.items()}
@@ -317,6 +356,7 @@ def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
     kernel = model.backbone.pair_encoding.distance
     if kernel is not None:  # the centres are constants, which are in no file
         kernel.centres_G = GaussianKernel(model.backbone.config).centres_G
+    model.hydrogens = hydrogens
     return model.eval()
 
 

@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from unimol_scale.data.input_views import Inputs
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 
 Task = Literal["regression", "classification", "multilabel"]
-Inputs = Literal["2d", "3d", "2d+3d"]
 Precision = Literal["fp32", "bf16"]
 Pooling = Literal["mean", "virtual_node"]
 Fragments = Literal["largest", "reject"]
@@ -86,7 +86,10 @@ class FinetuneConfig:
         split_column: with split "column": column with train, valid or test.
         fractions: of train, valid and test.
         label_fraction: share of the training rows that is used; chosen by the seed, smaller ones are part of larger.
-        inputs: what the model sees; None: everything it can.
+        inputs: what the model sees; None: the richest that pretraining has shown to it, or everything it can.
+        hydrogens: the model sees hydrogens as atoms; None: as it was pretrained, and without where that is not known.
+        conformers: of each molecule, of which every epoch sees one, drawn at random; predictions are the mean over all.
+            A table gets so many; of a store, the first so many of a molecule are taken, or those that it has.
         pooling: how atoms become one vector of the molecule.
         loss: of a regression, on scaled labels; None: mse. Classifiers always take the binary cross-entropy.
         metric: that chooses the best epoch and is computed of the test rows: roc_auc, pr_auc, accuracy, rmse, mae, r2,
@@ -119,6 +122,8 @@ class FinetuneConfig:
     fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
     label_fraction: float = 1.0
     inputs: Inputs | None = None
+    hydrogens: bool | None = None
+    conformers: int = 1
     pooling: Pooling = "mean"
     loss: LossName | None = None
     metric: str | None = None
@@ -149,7 +154,7 @@ class FinetuneConfig:
             raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(self.fractions)}")
         if not 0.0 < self.label_fraction <= 1.0:
             raise ConfigError(f"label_fraction must be above 0 and at most 1, got {self.label_fraction}")
-        for name in ("seeds", "max_atoms", "conformer_workers"):
+        for name in ("seeds", "max_atoms", "conformers", "conformer_workers"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         METRICS.check(self.metric, "metric")

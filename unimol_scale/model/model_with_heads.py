@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from unimol_scale.data.input_views import InputsSeen
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.heads import CoordinateHead, TokenHead
@@ -16,16 +17,22 @@ class HeadedModel(nn.Module):
     Args:
         config: of the backbone; every head reads its own sizes from it.
         heads: which to build.
+        seen: what pretraining shows to it; None: that is not known.
+
+    Attributes:
+        hydrogens: the molecules that it was pretrained on have hydrogens as atoms; None: that is not known.
     """
 
+    hydrogens: bool | None = None
     token_head: TokenHead
     coordinate_head: CoordinateHead
     relation_heads: RelationHeads | SeparateRelationHeads
     projection: Linear
 
-    def __init__(self, config: ModelConfig, heads: Heads) -> None:
+    def __init__(self, config: ModelConfig, heads: Heads, seen: InputsSeen | None = None) -> None:
         super().__init__()
         self.heads = heads
+        self.seen = seen
         self.backbone = TwoTrackBackbone(config)
         if heads.token:
             self.token_head = TokenHead(config)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.input_views import InputsSeen
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads, ParameterCount, count_parameters, training_flops
@@ -112,6 +113,14 @@ class Objective(ABC):
             ConfigError: names the key of the model and what is needed.
         """
 
+    def seen(self, config: ModelConfig) -> InputsSeen | None:
+        """Return which inputs a model sees that learns this, and how; None: it is not said.
+
+        It is kept with the model, so that molecules are shown to it later as they are in pretraining. Every embedding
+        that a view reads must be one that ``corrupt`` reads too.
+        """
+        return None
+
     def at(self, step: int) -> "Objective":
         """Return the objective that training step ``step`` learns."""
         return self
@@ -142,7 +151,7 @@ class PretrainingModel(HeadedModel):
     """The module that is trained: called on a sample it scores it."""
 
     def __init__(self, config: ModelConfig, objective: Objective) -> None:
-        super().__init__(config, objective.heads)
+        super().__init__(config, objective.heads, objective.seen(config))
         self._objective = objective
 
     def forward(self, sample: Sample) -> dict[str, Tensor]:

@@ -39,6 +39,7 @@ from torch import Tensor
 from unimol_scale.data import corrupt
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.input_views import InputsSeen, InputView
 from unimol_scale.data.relations import (
     KIND_CLASSES,
     NO_CLASS,
@@ -237,6 +238,30 @@ class BlendObjective(Objective):
                 "model.geometry=true, or full_fraction to 0 and a ratio without distances, such as "
                 "objective.blend.ratio=[0.5,0.5,0]"
             )
+
+    def seen(self, config: ModelConfig) -> InputsSeen:
+        """Return 2D, 3D and both, as far as pairs show them: what a pair does not show is no part of the pair track.
+
+        Where no molecule is full, 2D and 3D are shown together by different pairs of one. Atom features and degrees are
+        those of pretraining in all three.
+        """
+        mine, blends = self.config, self.config.blended_fraction > 0.0
+        blended = {name for name, p in zip(RELATIONS, mine.shown, strict=True) if blends and p > 0.0}
+        graph = blended - {"distance"} | ({"path", "edge"} if mine.planar_fraction > 0.0 else set())
+        space = blended & {"distance"}
+        both = set(RELATIONS) if mine.full_fraction > 0.0 else blended if space and len(blended) > 1 else set()
+        return InputsSeen(
+            views={
+                inputs: InputView(
+                    atom_features=mine.atom_features,
+                    degree=mine.show_degree,
+                    pairs=tuple(name for name in InputView().pairs if name in shown),
+                    geometry="conformer" if "distance" in shown else "none",
+                )
+                for inputs, shown in (("2d", graph), ("3d", space), ("2d+3d", both))
+                if shown
+            }
+        )
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> BlendSample:
         """Draw what each pair shows, hide what is not shown of the atoms, and noise the geometry."""

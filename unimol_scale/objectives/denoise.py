@@ -19,6 +19,7 @@ from torch import Tensor
 from unimol_scale.data import corrupt
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.input_views import STANDARD_VIEWS, InputsSeen, InputView
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads
@@ -138,6 +139,20 @@ class DenoiseObjective(Objective):
                 "model.geometry is false, and denoise predicts coordinates: set it to true, or "
                 "objective.denoise.coordinate_weight and .distance_weight to 0"
             )
+
+    def seen(self, config: ModelConfig) -> InputsSeen:
+        """Return 3D where features are hidden, 2D + 3D where they are not, and 2D where the geometry is then flat."""
+        shown, flat = self.config.hide_features < 1.0, self.config.flat_geometry
+        views: dict[str, InputView] = {}
+        if not config.geometry:
+            return InputsSeen(views={"2d": STANDARD_VIEWS["2d"]} if shown else {})
+        if shown and flat < 1.0:
+            views["2d+3d"] = STANDARD_VIEWS["2d+3d"]
+        if self.config.hide_features > 0.0:
+            views["3d"] = STANDARD_VIEWS["3d"]
+        if shown and flat > 0.0:
+            views["2d"] = InputView(geometry="planar")
+        return InputsSeen(views=views)
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> DenoiseSample:
         """Mask tokens, hide features, choose the geometry and add noise; align where the geometry is predicted."""

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.input_views import STANDARD_VIEWS, InputsSeen
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads, forward_flops
@@ -137,6 +138,10 @@ class DistillObjective(Objective):
             raise ConfigError(f"objective.distill.teacher: {path} sees the 2D graph only, and a teacher must see 3D")
         if config.geometry:
             raise ConfigError("model.geometry is true, but a student of distill sees the 2D graph only: leave it out")
+
+    def seen(self, config: ModelConfig) -> InputsSeen:
+        """Return 2D: the student reads no geometry, and nothing else is hidden from it."""
+        return InputsSeen(views={"2d": STANDARD_VIEWS["2d"]})
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> DistillSample:
         """Return the clean molecules; nothing is hidden but the geometry, which the student does not read."""

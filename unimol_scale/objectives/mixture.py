@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.corrupt import STREAM_OBJECTIVE
+from unimol_scale.data.input_views import InputsSeen, joined
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.model.accounting import RELATION_CHANNELS, Heads
 from unimol_scale.model.model_with_heads import HeadedModel
@@ -51,6 +52,10 @@ class MixturePart(Objective):
     def check(self, config: ModelConfig) -> None:
         """Refuse what the objective refuses."""
         self.objective.check(config)
+
+    def seen(self, config: ModelConfig) -> InputsSeen | None:
+        """Return what the objective shows."""
+        return self.objective.seen(config)
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> Sample:
         """Return the objective's sample, marked with the part."""
@@ -110,6 +115,10 @@ class MixtureObjective(Objective):
         """Refuse what any part refuses."""
         for part in self.parts:
             part.check(config)
+
+    def seen(self, config: ModelConfig) -> InputsSeen:
+        """Return what any part shows."""
+        return joined(seen for part in self.parts if (seen := part.seen(config)) is not None)
 
     def at(self, step: int) -> Objective:
         """Return the part that a step learns."""

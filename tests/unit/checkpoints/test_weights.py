@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import unimol_scale
 from tests.helpers.tomorrow import add_setting
 from unimol_scale.checkpoints.weights import (
+    identify,
     load_official_checkpoint,
     load_pretrained,
     save_official,
@@ -19,8 +20,9 @@ from unimol_scale.checkpoints.weights import (
 from unimol_scale.common.files import hash_file
 from unimol_scale.errors import CheckpointError
 from unimol_scale.model.accounting import Heads
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
-from unimol_scale.objectives.denoise import DenoiseModel
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseModel, DenoiseObjective
 
 CONFIG = ModelConfig(layers=2, atom_width=16, heads=2, ffn_width=24, pair_width=8, pair_hidden=4, gaussians=16)
 RELEASED = ModelConfig(
@@ -196,6 +198,52 @@ def test_an_option_that_did_not_exist_when_a_model_was_saved_has_its_default(sav
     (saved / "config.json").write_text(json.dumps(tree))
     after = load_pretrained(saved)
     assert (after.backbone.config, after.heads) == (before.backbone.config, before.heads)
+
+
+SEEN = DenoiseObjective(DenoiseConfig(flat_geometry=0.0)).seen(RELEASED)
+UNI_MOL2 = DenoiseObjective(DenoiseConfig()).seen(RELEASED)
+
+
+@pytest.mark.parametrize("seen", [SEEN, UNI_MOL2, None], ids=["never-flat", "uni-mol2", "unknown"])
+def test_what_pretraining_has_shown_goes_with_the_model_in_every_format(seen, tmp_path):
+    torch.manual_seed(0)
+    model = HeadedModel(RELEASED, Heads(token=True, coordinate=True), seen)
+    save_pretrained(model, tmp_path / "ours")
+    save_official(model, tmp_path / "released.pt")
+    for path in (tmp_path / "ours", tmp_path / "released.pt"):
+        assert load_pretrained(path).seen == identify(path).seen == seen
+    save_pretrained(load_pretrained(tmp_path / "released.pt"), tmp_path / "imported")
+    assert load_pretrained(tmp_path / "imported").seen == seen
+
+
+def test_a_released_file_is_of_uni_mol2_and_a_directory_from_before_there_was_a_record_is_unknown(tmp_path):
+    model = HeadedModel(RELEASED, Heads(token=True, coordinate=True), SEEN)
+    save_official(model, tmp_path / "released.pt")
+    content = torch.load(tmp_path / "released.pt", weights_only=True)
+    del content["config"]["seen"]
+    torch.save(content, tmp_path / "released.pt")
+    assert identify(tmp_path / "released.pt").seen == UNI_MOL2
+    save_pretrained(model, tmp_path / "ours")
+    tree = json.loads((tmp_path / "ours" / "config.json").read_text())
+    del tree["seen"]
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(tree))
+    assert load_pretrained(tmp_path / "ours").seen is None
+
+
+def test_a_record_that_is_not_understood_is_refused(tmp_path):
+    model = HeadedModel(RELEASED, Heads(token=True, coordinate=True), SEEN)
+    save_official(model, tmp_path / "released.pt")
+    content = torch.load(tmp_path / "released.pt", weights_only=True)
+    content["config"]["seen"]["views"]["3d"]["colour"] = "red"
+    torch.save(content, tmp_path / "released.pt")
+    with pytest.raises(CheckpointError, match=r"released.pt: its key 'seen': .*unknown key 'colour', so a newer"):
+        load_pretrained(tmp_path / "released.pt")
+    save_pretrained(model, tmp_path / "ours")
+    tree = json.loads((tmp_path / "ours" / "config.json").read_text())
+    tree["seen"]["views"]["4d"] = tree["seen"]["views"].pop("3d")
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match="unknown inputs '4d'"):
+        load_pretrained(tmp_path / "ours")
 
 
 def test_a_model_outlives_the_options_of_later_versions(saved, model, tmp_path):

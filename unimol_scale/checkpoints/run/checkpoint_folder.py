@@ -27,6 +27,7 @@ from unimol_scale.common.run_files import CHECKPOINTS
 from unimol_scale.common.text.json_files import NotJsonError, hash_json, read_json, write_json
 from unimol_scale.common.units import byte_size
 from unimol_scale.config import Origin, build
+from unimol_scale.data.input_views import InputsSeen
 from unimol_scale.errors import CheckpointError, ConfigError, NewerFileError, version_problem
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.presets import ModelConfig
@@ -91,10 +92,14 @@ class TrainedModel:
     Attributes:
         model: dimensions and options.
         heads: those that the model of the finished run keeps.
+        seen: what pretraining shows to it; None: that is not known, as of a checkpoint that is older than this key.
+        hydrogens: the molecules that it learns from have hydrogens as atoms; None in checkpoints older than this key.
     """
 
     model: ModelConfig
     heads: Heads
+    seen: InputsSeen | None = None
+    hydrogens: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +295,7 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
     Raises:
         CheckpointError: the trainer did not record it, or an option without a default is missing, or one is unknown.
     """
-    tree = {name: info.meta[name] for name in ("model", "heads") if name in info.meta}
+    tree = {name: info.meta[name] for name in ("model", "heads", "seen", "hydrogens") if name in info.meta}
     try:
         return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST), recorded=True))
     except ConfigError as error:

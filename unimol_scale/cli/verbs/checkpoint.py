@@ -182,6 +182,7 @@ def _describe(model: "HeadedModel", path: Path, checkpoint: "CheckpointInfo | No
             "sha256": hash_file(file),
         }
     rows["dtype in memory"] = ", ".join(dtypes)
+    rows["inputs seen"] = "not recorded" if model.seen is None else ", ".join(model.seen.inputs)
     for group, count in count_parameters(model.backbone.config, model.heads).as_dict().items():
         rows[f"parameters, {group.replace('_', ' ')}"] = f"{count:,}"
     rows |= {f"heads.{name}": str(value) for name, value in to_tree(model.heads).items()}

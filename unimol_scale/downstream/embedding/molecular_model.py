@@ -1,5 +1,6 @@
 """The one line: ``from_pretrained("runs/mine").embed(["CCO", "c1ccccc1"])``. Imports torch and RDKit."""
 
+import functools
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ import numpy as np
 
 from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.common.text.argument_names import naming_arguments, path_text
-from unimol_scale.downstream.config import Fragments, Inputs, Pooling
-from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.data.input_views import Inputs
+from unimol_scale.downstream.config import Fragments, Pooling
+from unimol_scale.downstream.data.inputs import check_conformers, choose_inputs
 from unimol_scale.downstream.data.molecules import Prepared, listed, prepare
+from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
 from unimol_scale.downstream.data.skipped_rows import Skipped, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent_all
 from unimol_scale.model.model_with_heads import HeadedModel
@@ -116,6 +119,8 @@ class MolecularModel:
         max_atoms: int | None = ...,
         fragments: Fragments = ...,
         max_pairs: int | None = ...,
+        hydrogens: bool | None = ...,
+        conformers: int = ...,
     ) -> Float32: ...
 
     @overload
@@ -130,9 +135,11 @@ class MolecularModel:
         max_atoms: int | None = ...,
         fragments: Fragments = ...,
         max_pairs: int | None = ...,
+        hydrogens: bool | None = ...,
+        conformers: int = ...,
     ) -> list[Float32]: ...
 
-    def embed(
+    def embed(  # noqa: PLR0913 - all but one are named by the caller
         self,
         smiles: str | Sequence[str],
         *,
@@ -143,6 +150,8 @@ class MolecularModel:
         max_atoms: int | None = None,
         fragments: Fragments = "largest",
         max_pairs: int | None = None,
+        hydrogens: bool | None = None,
+        conformers: int = 1,
     ) -> Float32 | list[Float32]:
         """Return the representations of molecules; conformers are made where the model sees 3D, and kept.
 
@@ -150,34 +159,41 @@ class MolecularModel:
             smiles: M of them; a single one counts as M = 1.
             kind: ``molecule``, ``atom``, ``pair`` or ``attention``, the scores of every head before the softmax.
             pool: what stands for a molecule: the mean of its atoms, or the virtual node.
-            inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``; None: everything it can.
+            inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``, shown as in pretraining, with a warning where it
+                was not; None: the richest that pretraining has shown, or if that is not known, everything it can see.
             cache: folder of conformers; None: data/cache.
             max_atoms: molecules with more heavy atoms are refused; None: 128.
             fragments: of a SMILES with several, such as a salt: take the "largest", with a warning (``embed_usable``
                 says in ``changes`` what was taken), or "reject" it.
             max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
+            hydrogens: show hydrogens as atoms; None: as in pretraining, and without where that is not known.
+            conformers: to make of each molecule; the mean of their representations is returned.
 
         Returns:
             float32 [M, D] of molecules; of atoms a list of [n, D], of pairs a list of [n, n, P] and of attention a list
             of [n, n, layers·heads], whose n heavy atoms are in the order of the canonical SMILES (``embed_usable``
-            returns it). A score is q·k/√d plus the head's bias for the pair, of the first atom's query and the second
-            one's key; head h of layer l is channel l·heads + h, from 0.
+            returns it). Hydrogens, where they are atoms, follow in the order of RDKit's AddHs. A score is q·k/√d plus
+            the head's bias for the pair, of the first atom's query and the second one's key; head h of layer l is
+            channel l·heads + h, from 0.
 
         Raises:
             SourceError: a SMILES cannot be used; names rows, SMILES and reasons. ``embed_usable`` goes on without.
-            ConfigError: 3D was asked of a model without geometry, or a molecule exceeds ``max_pairs``.
+            ConfigError: 3D or several conformers were asked of a model that sees the graph, or a molecule exceeds
+                ``max_pairs``.
             StoreError: the cache cannot be written.
         """
         with naming_arguments(_ARGUMENTS):
-            config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
+            config = RepresentationConfig(
+                kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs, conformers=conformers
+            )
             texts = listed(smiles, "embed")
-            prepared = self._prepare(texts, inputs, cache, max_atoms, fragments)
+            prepared = self._prepare(texts, config, cache, max_atoms, fragments, hydrogens)
             refuse_skipped(prepared.skipped, len(texts), "embed", "Mend them, or go on without them with embed_usable")
             if changed := prepared.describe_changes():
                 warnings.warn(changed, stacklevel=2)
             return self._represent(prepared, config)
 
-    def embed_usable(
+    def embed_usable(  # noqa: PLR0913 - likewise
         self,
         smiles: str | Sequence[str],
         *,
@@ -188,11 +204,15 @@ class MolecularModel:
         max_atoms: int | None = None,
         fragments: Fragments = "largest",
         max_pairs: int | None = None,
+        hydrogens: bool | None = None,
+        conformers: int = 1,
     ) -> Embedded:
         """Do what ``embed`` does, and go on without SMILES that cannot be used: they are listed in the result."""
         with naming_arguments(_ARGUMENTS):
-            config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
-            prepared = self._prepare(listed(smiles, "embed"), inputs, cache, max_atoms, fragments)
+            config = RepresentationConfig(
+                kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs, conformers=conformers
+            )
+            prepared = self._prepare(listed(smiles, "embed"), config, cache, max_atoms, fragments, hydrogens)
             row_R = np.flatnonzero(prepared.position_M >= 0)
             return Embedded(
                 row_R=row_R,
@@ -205,21 +225,40 @@ class MolecularModel:
     def _prepare(
         self,
         smiles: Sequence[str],
-        inputs: Inputs | None,
+        config: RepresentationConfig,
         cache: Path | str | None,
         max_atoms: int | None,
         fragments: Fragments,
+        hydrogens: bool | None,
     ) -> Prepared:
-        geometry = resolve_inputs(inputs, self.model.backbone.config) != "2d"
-        folder = DEFAULT_CACHE if cache is None else Path(cache)
-        return prepare(smiles, cache=folder, geometry=geometry, max_atoms=max_atoms, workers=None, fragments=fragments)
+        chosen = choose_inputs(config.inputs, self.model.backbone.config, self.model.seen)
+        if chosen.warning:
+            warnings.warn(chosen.warning, stacklevel=3)
+        check_conformers(config.conformers, chosen.inputs)
+        return prepare(
+            smiles,
+            cache=DEFAULT_CACHE if cache is None else Path(cache),
+            geometry=chosen.inputs != "2d",
+            max_atoms=max_atoms,
+            workers=None,
+            fragments=fragments,
+            hydrogens=bool(self._hydrogens if hydrogens is None else hydrogens),
+            conformers=config.conformers,
+        )
+
+    @functools.cached_property
+    def _hydrogens(self) -> bool | None:
+        """Whether the model has seen hydrogens as atoms in pretraining; None: not known."""
+        if self.model.hydrogens is not None or self.source is None:
+            return self.model.hydrogens
+        return pretrained_with_hydrogens(self.source)
 
     def _represent(self, prepared: Prepared, config: RepresentationConfig) -> Float32 | list[Float32]:
         backbone, was_training = self.model.backbone, self.model.training
         self.model.eval()
         try:
             position_R = prepared.position_M[prepared.position_M >= 0]
-            arrays = represent_all(backbone, prepared.split, position_R, config)
+            arrays = represent_all(backbone, prepared.split, position_R, config, seen=self.model.seen)
         finally:
             self.model.train(was_training)
         if config.kind != "molecule":

@@ -1,7 +1,7 @@
 """Computes representations of molecules, in the order of the rows, with the loader of pretraining.
 
-Shapes: R rows, B molecules of a micro-batch, n atoms of one molecule, A (padded), D atom channels, P pair channels,
-L layers, H heads.
+Shapes: R rows, C conformers of all rows, B molecules of a micro-batch, n atoms of one molecule, A (padded), D atom
+channels, P pair channels, L layers, H heads.
 """
 
 import itertools
@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimol_scale.data.input_views import Inputs, InputsSeen
 from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.steps.order import InOrder
 from unimol_scale.data.steps.planner import OneSizePlanner, StepPlanner
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.compute import explain_full_memory, map_concurrently, pair_budget
-from unimol_scale.downstream.config import Inputs, Pooling
+from unimol_scale.downstream.config import Pooling
 from unimol_scale.downstream.data.batches import LabelledSample, RowReader, SampleMaker
-from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
+from unimol_scale.downstream.data.inputs import check_conformers, choose_inputs, require_conformers
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
@@ -45,9 +46,11 @@ class RepresentationConfig:
             the softmax of, q·k/√d plus the head's bias for the pair, of the first atom's query and the second one's
             key; channel l·H + h is head h of layer l, from 0.
         pooling: how atoms become one vector of the molecule.
-        inputs: what the model sees; None: everything it can.
+        inputs: what the model sees; None: the richest that pretraining has shown to it, or everything it can.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         workers: loader processes; 0 prepares batches in this one.
+        conformers: most of a molecule whose representations are averaged. They have the same atoms in the same order,
+            so atoms and pairs are averaged as molecules are, and the mean of the atoms stays the molecule's vector.
     """
 
     kind: Kind = "molecule"
@@ -55,6 +58,7 @@ class RepresentationConfig:
     inputs: Inputs | None = None
     max_pairs: int | None = None
     workers: int = 0
+    conformers: int = 1
 
     def __post_init__(self) -> None:
         for name, value, valid in (
@@ -68,6 +72,8 @@ class RepresentationConfig:
             raise ConfigError(f"max_pairs must be at least 1, got {self.max_pairs}")
         if self.workers < 0:
             raise ConfigError(f"workers must not be negative, got {self.workers}")
+        if self.conformers < 1:
+            raise ConfigError(f"conformers must be at least 1, got {self.conformers}")
 
 
 def represent(
@@ -76,6 +82,7 @@ def represent(
     position_R: Int64,
     config: RepresentationConfig,
     *,
+    seen: InputsSeen | None = None,
     drop_hydrogens: bool = False,
 ) -> Iterator[list[Float32]]:
     """Yield the representations of rows, in their order, some rows at a time.
@@ -89,7 +96,8 @@ def represent(
         split: of a store.
         position_R: int64, position in the split of the molecule of each row.
         config: which representation.
-        drop_hydrogens: remove hydrogens that the store has as atoms, since molecules from SMILES have none.
+        seen: what pretraining has shown to the model; molecules are shown in the same way. None: that is not known.
+        drop_hydrogens: remove hydrogens that the store has as atoms, for a model that sees heavy atoms only.
 
     Yields:
         For each of the next rows its array, fp32.
@@ -100,12 +108,15 @@ def represent(
         RunError: memory is full.
     """
     assert not backbone.training, "dropout would change the result"
-    inputs = resolve_inputs(config.inputs, backbone.config)
-    if inputs != "2d":
+    chosen = choose_inputs(config.inputs, backbone.config, seen)
+    check_conformers(config.conformers, chosen.inputs)
+    if chosen.inputs != "2d":
         require_conformers(split)
     if not len(position_R):
         return
-    reader = RowReader(split, position_R, np.empty((len(position_R), 0)), drop_hydrogens=drop_hydrogens)
+    unlabelled = np.empty((len(position_R), 0))
+    rows = RowReader(split, position_R, unlabelled, drop_hydrogens=drop_hydrogens, conformers=config.conformers)
+    reader, row_C = rows.every_conformer()
     order = InOrder(len(reader), _TOGETHER[config.kind])
     planner_type = OneSizePlanner if backbone.config.normalize_by == "padded" else StepPlanner
     max_pairs = pair_budget(config.max_pairs, next(backbone.parameters()).device, reader.largest)
@@ -113,7 +124,7 @@ def represent(
     loader: StepLoader[LabelledSample] = StepLoader(
         planner,
         reader,
-        SampleMaker(inputs=inputs, model=backbone.config),
+        SampleMaker(view=chosen.view, model=backbone.config),
         rank=0,
         seed=0,
         workers=config.workers,
@@ -126,16 +137,50 @@ def represent(
         return step, sample.row_B.tolist(), _represented(backbone, sample, config)
 
     done = map_concurrently(work, samples, next(backbone.parameters()).device)
+    left: list[Float32] = []  # conformers of a row whose others are in the next step
+    first = 0
     for _, parts in itertools.groupby(done, key=lambda part: part[0]):
-        arrays = {row: array for _, rows, some in parts for row, array in zip(rows, some, strict=True)}
-        yield [arrays[row] for row in sorted(arrays)]
+        arrays = {place: array for _, places, some in parts for place, array in zip(places, some, strict=True)}
+        left += [arrays[place] for place in sorted(arrays)]
+        means, used = _means(left, row_C[first : first + len(left) + 1])
+        if means:
+            yield means
+        left, first = left[used:], first + used
+
+
+def _means(arrays: Sequence[Float32], row_C: Int64) -> tuple[list[Float32], int]:
+    """Return the mean over conformers of each row of which all conformers are there, and the conformers used.
+
+    Args:
+        arrays: of the first conformers, in their order.
+        row_C: int64, the row of each of these conformers and of the next one, if there is one.
+    """
+    last_C = np.flatnonzero(np.diff(row_C, append=-1)) + 1  # behind the conformers of each row
+    means: list[Float32] = []
+    used = 0
+    for end in last_C[last_C <= len(arrays)].tolist():
+        means.append(_mean(arrays[used:end]))
+        used = end
+    return means, used
+
+
+def _mean(arrays: Sequence[Float32]) -> Float32:
+    if len(arrays) == 1:
+        return arrays[0]
+    mean: Float32 = np.stack(arrays).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def represent_all(
-    backbone: TwoTrackBackbone, split: StoreSplit, position_R: Int64, config: RepresentationConfig
+    backbone: TwoTrackBackbone,
+    split: StoreSplit,
+    position_R: Int64,
+    config: RepresentationConfig,
+    *,
+    seen: InputsSeen | None = None,
 ) -> list[Float32]:
     """Return the representations of all rows; see ``represent``."""
-    return list(itertools.chain.from_iterable(represent(backbone, split, position_R, config)))
+    return list(itertools.chain.from_iterable(represent(backbone, split, position_R, config, seen=seen)))
 
 
 @explain_full_memory

@@ -6,6 +6,7 @@ one with fewer seeds, has done are kept.
 Shapes: M rows, L targets.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,11 +19,17 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.text.json_files import write_json
 from unimol_scale.data.hydrogens import heavy_counts
-from unimol_scale.downstream.config import FinetuneConfig, Inputs
-from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
-from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
+from unimol_scale.data.input_views import STANDARD_VIEWS, InputView
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
+from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, choose_inputs, require_conformers
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
-from unimol_scale.downstream.data.pretraining_data import PretrainingStore, describe_larger, store_of
+from unimol_scale.downstream.data.pretraining_data import (
+    PretrainingStore,
+    describe_larger,
+    pretrained_with_hydrogens,
+    store_of,
+)
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
 from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
@@ -33,7 +40,9 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
     check_folder,
     hash_data,
+    hydrogens_begun_with,
     read_recorded,
+    with_begun_view,
     write_settings,
 )
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
@@ -46,7 +55,7 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     save_config,
     save_member,
 )
-from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict
+from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.metric import Metric
@@ -55,6 +64,8 @@ from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.store.schema import Int32
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +107,17 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     """
     folder = config.folder
     device = pick_device(config.device)
-    model, hashes = _identify(config)
+    model, hashes, chosen = _identify(config)
+    config = replace(config, hydrogens=_sees_hydrogens(config))
     check_folder(folder, config, hashes)
     require_folder(folder)
     if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
         return finished
     own = None if config.metric is None else METRICS.entry(config.metric)
-    inputs = resolve_inputs(config.inputs, model)
+    inputs = chosen.inputs
+    if chosen.warning:
+        _log.warning(chosen.warning)
+    check_conformers(config.conformers, inputs)
     rows = load_rows(config, geometry=inputs != "2d")
     if inputs != "2d":
         require_conformers(rows.molecules.split)
@@ -121,7 +136,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         leakage = f"leakage: not checked, because {start.pretrained_on.missing}; name it with pretraining_store=DIR"
     members, seeds = [], []
     for number in range(config.seeds):
-        member, result = _one_seed(config, rows, split, start, inputs, metric, config.seed + number, device)
+        member, result = _one_seed(config, rows, split, start, chosen.view, metric, config.seed + number, device)
         members.append(member)
         seeds.append(result)
     done = FinetuneResult(
@@ -138,7 +153,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
-        notes=_notes(config, rows, split, inputs, None if start.backbone is None else store),
+        notes=_notes(config, rows, split, chosen, None if start.backbone is None else store),
         leakage=leakage,
         seeds=tuple(seeds),
         trivial=trivial_scores(metric, rows.labels_ML[split.train], rows.labels_ML[split.test]),
@@ -160,14 +175,21 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             max_atoms=config.max_atoms,
             members=tuple(members),
             fragments=config.fragments,
+            view=chosen.view,
+            pretrained_inputs=chosen.seen,
+            hydrogens=bool(config.hydrogens),
+            conformers=config.conformers,
         ),
     )
     results.write(folder, done)
     return done
 
 
-def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
-    """Return the dimensions of the model, and hashes of the data and the weights.
+def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenInputs]:
+    """Return the dimensions of the model, hashes of the data and the weights, and what the model is shown.
+
+    Random weights in the dimensions of a pretrained model are shown what it would be shown, so that scores can be
+    compared.
 
     Released models divide by the padded number of atoms, which would make a prediction depend on the other molecules of
     its micro-batch. Dividing by the number of atoms of each molecule gives what the released model gives for a
@@ -176,9 +198,25 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
     data = hash_data(config.data)
     if config.pretrained is None:
         assert config.size is not None
-        return preset(config.size), InputHashes(data=data, pretrained=None)
-    model, sha256 = identify(config.pretrained)
-    return replace(model, normalize_by="molecule"), InputHashes(data=data, pretrained=sha256)
+        model, sha256, seen = preset(config.size), None, None
+    else:
+        model, sha256, seen = identify(config.pretrained)
+    chosen = choose_inputs(config.inputs, model, seen)
+    standard = STANDARD_VIEWS[chosen.inputs]
+    hashes = InputHashes(data=data, pretrained=sha256, view=None if chosen.view == standard else chosen.view)
+    hashes = with_begun_view(config.folder, hashes)
+    chosen = replace(chosen, view=hashes.view or standard, seen=None if config.reinitialise else chosen.seen)
+    return replace(model, normalize_by="molecule"), hashes, chosen
+
+
+def _sees_hydrogens(config: FinetuneConfig) -> bool:
+    """Return what was asked for, else what the models of the folder see, else what the pretrained model has seen."""
+    if config.hydrogens is not None:
+        return config.hydrogens
+    begun = hydrogens_begun_with(config.folder)
+    if begun is not None or config.pretrained is None:
+        return bool(begun)
+    return bool(pretrained_with_hydrogens(config.pretrained))
 
 
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
@@ -230,7 +268,9 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: 
             )
 
 
-def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs, store: Path | None) -> tuple[str, ...]:
+def _notes(
+    config: FinetuneConfig, rows: Rows, split: DataSplit, chosen: ChosenInputs, store: Path | None
+) -> tuple[str, ...]:
     """Return notes on the data for the user; ``store`` is that of the pretraining, None for random weights."""
     molecules = rows.molecules
     overlap = describe_overlap(
@@ -240,12 +280,14 @@ def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs,
         smiles=molecules.smiles,
         scaffold_smiles=molecules.scaffold_smiles,
     )
-    larger = "" if store is None else describe_larger(store, _num_atoms(rows))
+    larger = "" if store is None else describe_larger(store, *_num_atoms(rows))
     reduced = molecules.describe_changes()
-    geometry = describe_geometry(config.data, sees_3d=inputs != "2d")
-    notes = [note for note in (reduced, rows.describe_repeated(), overlap, larger, geometry) if note]
-    if config.task is None and (few := rows.describe_integers()):
-        notes.append(few)
+    geometry = describe_geometry(config.data, sees_3d=chosen.inputs != "2d")
+    few = rows.describe_conformers(config.conformers)
+    said = (chosen.warning, reduced, rows.describe_repeated(), overlap, larger, geometry, few)
+    notes = [note for note in said if note]
+    if config.task is None and (classes := rows.describe_integers()):
+        notes.append(classes)
     one_class = [
         target
         for target, labels_R in zip(rows.targets, rows.labels_ML[split.train].T, strict=True)
@@ -256,10 +298,13 @@ def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs,
     return tuple(notes)
 
 
-def _num_atoms(rows: Rows) -> Int32:
-    """Return the heavy atoms, int32, of every molecule with a label."""
+def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:
+    """Return the heavy atoms, int32, of every molecule with a label, and all its atoms if hydrogens are among them."""
     split, position_R = rows.molecules.split, np.unique(rows.molecules.position_M[rows.usable_M])
-    return heavy_counts(split.gather(position_R)) if rows.hydrogens else split.sizes(position_R)[0]
+    num_atoms_R = split.sizes(position_R)[0]
+    if not rows.molecules.hydrogens:
+        return num_atoms_R, None
+    return heavy_counts(split.gather(position_R)), num_atoms_R
 
 
 def _leakage(store: Path, rows: Rows, split: DataSplit) -> Leakage:
@@ -278,7 +323,7 @@ def _one_seed(
     rows: Rows,
     split: DataSplit,
     start: StartingModel,
-    inputs: Inputs,
+    view: InputView,
     metric: Metric,
     seed: int,
     device: torch.device,
@@ -292,10 +337,15 @@ def _one_seed(
         return finished.member, finished.outcome
 
     def reader(part: np.ndarray) -> RowReader:
-        position_R = rows.molecules.position_M[part]
-        return RowReader(rows.molecules.split, position_R, rows.labels_ML[part], drop_hydrogens=rows.hydrogens)
+        return RowReader(
+            rows.molecules.split,
+            rows.molecules.position_M[part],
+            rows.labels_ML[part],
+            drop_hydrogens=rows.leaves_out_hydrogens,
+            conformers=config.conformers,
+        )
 
-    make_sample = SampleMaker(inputs=inputs, model=start.model)
+    make_sample = SampleMaker(view=view, model=start.model)
     scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
     problem = TrainingProblem(
         train=reader(split.train),
@@ -313,12 +363,13 @@ def _one_seed(
     with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric.name) as progress:
         epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
     rows_U = np.flatnonzero(rows.usable_M)
-    prediction_UL = predict(
-        model, each_row_once(reader(rows_U), make_sample, config.train.max_pairs, device), scaling, device
+    samples = each_conformer_once(reader(rows_U), make_sample, config.train.max_pairs, device)
+    found = predict_conformers(model, samples, scaling, device)
+    prediction_ML, std_ML = np.full((2, *rows.labels_ML.shape), np.nan)
+    prediction_ML[rows_U], std_ML[rows_U] = found.mean_RL, found.std_RL
+    results.write_predictions(
+        folder / f"predictions-{name}.parquet", rows, split, prediction_ML, std_ML if config.conformers > 1 else None
     )
-    prediction_ML = np.full(rows.labels_ML.shape, np.nan)
-    prediction_ML[rows_U] = prediction_UL
-    results.write_predictions(folder / f"predictions-{name}.parquet", rows, split, prediction_ML)
     member = Member(
         file=f"{name}.safetensors",
         sha256=save_member(folder, f"{name}.safetensors", model.cpu()),

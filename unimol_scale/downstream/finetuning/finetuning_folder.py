@@ -1,6 +1,7 @@
 """Checks that a folder's fine-tuning has the same settings, data and weights as the one that is to go on in it.
 
-``config.yaml`` has the settings. ``inputs.json`` has hashes of the data and the weights, since files can change.
+``config.yaml`` has the settings. ``inputs.json`` has hashes of the data and the weights, since files can change, and
+how molecules are shown to the models.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import unimol_scale.config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, hash_file
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.common.trees import Tree, as_lines, as_newer, differences, flatten, unknown
+from unimol_scale.data.input_views import InputView
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store
 from unimol_scale.errors import ConfigError, NewerFileError
@@ -23,15 +25,18 @@ FREE = frozenset({"output", "cache", "conformer_workers", "device", "train.worke
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputHashes:
-    """SHA-256 of the inputs of a fine-tuning, hexadecimal.
+    """SHA-256 of the inputs of a fine-tuning, hexadecimal, and how molecules are shown.
 
     Attributes:
         data: of the table, or of the store's manifest, which has the hashes of the shards.
         pretrained: of the pretrained weights; None for random ones.
+        view: how molecules are shown, which follows from what the pretrained model's file says; None, and where this
+            key is absent: in the standard way.
     """
 
     data: str
     pretrained: str | None
+    view: InputView | None = None
 
 
 def hash_data(path: Path) -> str:
@@ -42,6 +47,23 @@ def hash_data(path: Path) -> str:
     """
     check_there(path)
     return hash_file(path / MANIFEST_NAME if is_store(path) else path)
+
+
+def with_begun_view(folder: Path, hashes: InputHashes) -> InputHashes:
+    """Return the hashes with the view that the seeds which a folder has were trained with; all of it keeps that one.
+
+    Raises:
+        ConfigError: a newer version wrote it, or it is damaged.
+    """
+    if not (folder / INPUTS_NAME).is_file() or not any(folder.glob("seed-*.json")):
+        return hashes
+    tree = read_recorded(folder / INPUTS_NAME, "choose another --output or remove the folder")
+    known = {key: tree[key] for key in strict.keys_of(InputHashes) if key in tree}  # others are told by check_folder
+    try:
+        then = strict.build(InputHashes, known, strict.Origin(name=str(folder / INPUTS_NAME), recorded=True))
+    except NewerFileError as error:
+        raise ConfigError(f"{error}, or choose another --output") from error
+    return dataclasses.replace(hashes, view=then.view)
 
 
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
@@ -58,7 +80,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         if folder.is_file() or (folder.is_dir() and any(not _may_be_begun(path) for path in folder.iterdir())):
             raise ConfigError(f"{folder} holds something else already; choose another --output")
         return
-    if not any(folder.glob("seed-*.json")):  # no work would be lost
+    if not _has_seeds(folder):  # no work would be lost
         return
     before = _settings_of(folder)
     more = before.seeds < config.seeds  # finished seeds are kept
@@ -77,6 +99,18 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
             f"{folder} holds a fine-tuning that was begun with another content of {' and '.join(sorted(inputs))}; "
             "choose another --output or remove it"
         )
+
+
+def hydrogens_begun_with(folder: Path) -> bool | None:
+    """Return whether the models that a folder has already see hydrogens as atoms; None if it has no model.
+
+    Those of versions that recorded nothing do not see them, whatever they were pretrained on.
+
+    Raises:
+        ConfigError: a newer version wrote the settings, or they are damaged.
+    """
+    begun = (folder / CONFIG_NAME).is_file() and (folder / INPUTS_NAME).is_file() and _has_seeds(folder)
+    return _settings_of(folder).hydrogens if begun else None
 
 
 def write_settings(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
@@ -111,12 +145,20 @@ def read_recorded(path: Path, remedy: str) -> Tree:
 
 
 def _settings_of(folder: Path) -> FinetuneConfig:
-    """Return the settings of a fine-tuning as they would be built today: an absent key had its default."""
+    """Return the settings of a fine-tuning as they would be built today: an absent key had its default.
+
+    But no version before ``hydrogens`` showed hydrogens to a model, and since then the folder says what was decided.
+    """
     tree, origin = strict.read_yaml(folder / CONFIG_NAME)
+    tree = {"hydrogens": False, **tree}
     try:
         return strict.build(FinetuneConfig, tree, dataclasses.replace(origin, recorded=True))
     except NewerFileError as error:
         raise ConfigError(f"{error}, or choose another --output") from error
+
+
+def _has_seeds(folder: Path) -> bool:
+    return any(folder.glob("seed-*.json"))
 
 
 def _may_be_begun(path: Path) -> bool:

@@ -41,7 +41,7 @@ def with_init_named(config: PretrainConfig) -> PretrainConfig:
     ):
         return dataclasses.replace(config, init=Path(str(recorded["init"])), init_sha256=str(recorded["init_sha256"]))
     path = whole if whole.exists() else config.init  # which may be a name on the hub
-    model, found = identify(path)
+    model, found, _ = identify(path)
     _check_model(model, config)
     if config.init_sha256 not in (None, found):
         raise CheckpointError(f"init: the weights of {path} have the SHA-256 {found}, not {config.init_sha256}")
@@ -62,7 +62,7 @@ def initial_weights(config: PretrainConfig, module: nn.Module) -> tuple[ReadWeig
         CheckpointError: the model is missing, of other dimensions, or has changed since the run was begun.
     """
     assert config.init is not None, "there is nothing to begin with"
-    model, found = identify(config.init)
+    model, found, _ = identify(config.init)
     if found != config.init_sha256:
         raise CheckpointError(
             f"init: the weights of {config.init} have changed since this run was begun (SHA-256 {found}, then "

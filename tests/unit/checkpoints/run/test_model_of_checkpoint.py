@@ -7,9 +7,12 @@ import torch
 
 import unimol_scale
 from tests.helpers.saved_runs import CONFIG, KEPT, META, assert_is, model_of, save
+from unimol_scale.checkpoints.run.checkpoint_folder import read_manifest
 from unimol_scale.checkpoints.run.shares import share_name
-from unimol_scale.checkpoints.weights import identify, save_pretrained
+from unimol_scale.checkpoints.weights import identify, save_checkpoint, save_pretrained
+from unimol_scale.config import to_tree
 from unimol_scale.errors import CheckpointError
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
@@ -87,7 +90,16 @@ def test_an_option_that_did_not_exist_when_a_checkpoint_was_saved_has_its_defaul
     assert_is(unimol_scale.from_pretrained(save(tmp_path, 10, meta={**META, "model": model, "heads": heads}).path), 10)
 
 
+def test_a_checkpoint_of_an_unfinished_run_says_what_pretraining_shows(tmp_path):
+    seen = DenoiseObjective(DenoiseConfig()).seen(CONFIG)
+    save(tmp_path, 10, meta={**META, "seen": to_tree(seen)})
+    assert unimol_scale.from_pretrained(tmp_path).seen == identify(tmp_path).seen == seen
+    save_checkpoint(read_manifest(tmp_path / "checkpoints" / "step-00000010"), tmp_path / "exported")
+    assert unimol_scale.from_pretrained(tmp_path / "exported").seen == seen
+    assert unimol_scale.from_pretrained(save(tmp_path, 11).path).seen is None, "it is older than the record"
+
+
 def test_identity_covers_every_share(tmp_path):
     info = save(tmp_path, 10)
-    assert identify(tmp_path) == (CONFIG, info.sha256)
+    assert identify(tmp_path) == (CONFIG, info.sha256, None)
     assert identify(save(tmp_path, 11).path)[1] != info.sha256

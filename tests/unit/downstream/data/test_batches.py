@@ -9,6 +9,7 @@ from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.chemistry.curate import curate_molecule
 from conformer_gen.chemistry.config import ConformerConfig
 from conformer_gen.sources.molecule import SourceMolecule
+from unimol_scale.data.input_views import STANDARD_VIEWS
 from unimol_scale.data.molecule_reader import MoleculeReader
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.downstream.data.batches import SampleMaker, RowReader, each_row_once, training_batches
@@ -18,7 +19,7 @@ from unimol_scale.errors import ConfigError
 from unimol_scale.store.shards import open_store
 
 CPU = torch.device("cpu")
-GRAPH = SampleMaker(inputs="2d", model=TINY)
+GRAPH = SampleMaker(view=STANDARD_VIEWS["2d"], model=TINY)
 
 
 @pytest.fixture(scope="module")

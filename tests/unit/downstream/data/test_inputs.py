@@ -8,7 +8,8 @@ import torch
 from tests.helpers.molecules import random_columns
 
 from unimol_scale.data.batch import collate
-from unimol_scale.downstream.data.inputs import clean_input, resolve_inputs
+from unimol_scale.data.input_views import STANDARD_VIEWS
+from unimol_scale.downstream.data.inputs import choose_inputs, clean_input
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.presets import preset
@@ -30,7 +31,7 @@ def atoms(batch, inputs, geometry=True):
     model = preset("0.03M", geometry=geometry)
     backbone = TwoTrackBackbone(model).eval()
     with torch.no_grad():
-        seen = backbone(clean_input(batch, inputs, model))
+        seen = backbone(clean_input(batch, STANDARD_VIEWS[inputs], model))
     return seen.atom_BND[seen.valid_BN]
 
 
@@ -51,24 +52,25 @@ def test_a_model_of_the_graph_never_sees_space():
 @pytest.mark.parametrize("inputs", ["3d", "2d+3d"])
 def test_space_is_refused_to_a_model_of_the_graph(inputs):
     with pytest.raises(ConfigError, match="2D graph only"):
-        clean_input(BATCH, inputs, preset("0.03M", geometry=False))
+        choose_inputs(inputs, preset("0.03M", geometry=False), None)
 
 
-def test_a_model_sees_all_it_can_unless_told_otherwise():
-    assert resolve_inputs(None, preset("0.03M")) == "2d+3d"
-    assert resolve_inputs(None, preset("0.03M", geometry=False)) == "2d"
-    assert resolve_inputs("3d", preset("0.03M")) == "3d"
+def test_a_model_of_which_nothing_is_known_sees_all_it_can_unless_told_otherwise():
+    for asked, geometry, inputs in ((None, True, "2d+3d"), (None, False, "2d"), ("3d", True, "3d"), ("2d", True, "2d")):
+        chosen = choose_inputs(asked, preset("0.03M", geometry=geometry), None)
+        assert (chosen.inputs, chosen.view, chosen.warning) == (inputs, STANDARD_VIEWS[inputs], "")
 
 
 def test_bonds_along_paths_are_found_for_a_model_that_is_told_of_them():
-    assert clean_input(BATCH, "2d", preset("0.03M")).path_bonds_BAAS is None
+    assert clean_input(BATCH, STANDARD_VIEWS["2d"], preset("0.03M")).path_bonds_BAAS is None
     model = preset("0.03M", edges="path")
-    assert clean_input(BATCH, "2d", model).path_bonds_BAAS.shape == (3, 7, 7, 5)
+    assert clean_input(BATCH, STANDARD_VIEWS["2d"], model).path_bonds_BAAS.shape == (3, 7, 7, 5)
     torch.manual_seed(0)
     backbone = TwoTrackBackbone(model).eval()
+    other_bonds = dataclasses.replace(BATCH, bond_features_BAA3=2 * BATCH.bond_features_BAA3.clip(max=1))
     with torch.no_grad():
         for inputs, sees in (("2d", True), ("3d", False)):
             before, after = (
-                backbone(clean_input(b, inputs, model)).atom_BND for b in (BATCH, dataclasses.replace(BATCH, bond_features_BAA3=2 * BATCH.bond_features_BAA3.clip(max=1)))
+                backbone(clean_input(b, STANDARD_VIEWS[inputs], model)).atom_BND for b in (BATCH, other_bonds)
             )
             assert torch.equal(before, after) != sees

@@ -235,4 +235,6 @@ def test_the_settings_of_another_program_are_not_written_over(settings, tmp_path
 def test_the_hashes_of_the_inputs_are_kept(finished):
     config, done = finished
     kept = json.loads((config.output / finetuning_folder.INPUTS_NAME).read_text())
-    assert kept == {"data": finetuning_folder.hash_data(config.data), "pretrained": done.start_sha256}
+    assert kept == {
+        "data": finetuning_folder.hash_data(config.data), "pretrained": done.start_sha256, "view": None
+    }  # fmt: skip

@@ -17,7 +17,8 @@ from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, to_tree
-from unimol_scale.downstream.config import Fragments, Inputs, Pooling, Task
+from unimol_scale.data.input_views import STANDARD_VIEWS, Inputs, InputView
+from unimol_scale.downstream.config import Fragments, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.errors import CheckpointError, ConfigError, version_problem
@@ -59,6 +60,10 @@ class FinetunedConfig:
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
         members: one for each seed.
         fragments: what was done with rows of several fragments; models older than this key took the largest.
+        view: how molecules are shown to the model; None, and in models older than this key: in the standard way.
+        pretrained_inputs: the inputs that pretraining has shown to it; None: that is not known, or there was none.
+        hydrogens: the model sees hydrogens as atoms; models older than this key do not.
+        conformers: of each molecule, over which predictions are averaged; models older than this key had one.
     """
 
     format_version: int
@@ -72,10 +77,19 @@ class FinetunedConfig:
     max_atoms: int | None
     members: tuple[Member, ...]
     fragments: Fragments = "largest"
+    view: InputView | None = None
+    pretrained_inputs: tuple[Inputs, ...] | None = None
+    hydrogens: bool = False
+    conformers: int = 1
 
     def __post_init__(self) -> None:
         if not self.members:
             raise ConfigError("members is empty: a fine-tuned model has one at least")
+
+    @property
+    def shown(self) -> InputView:
+        """How molecules are shown to the model."""
+        return STANDARD_VIEWS[self.inputs] if self.view is None else self.view
 
 
 def save_member(folder: Path, file: str, model: PropertyModel) -> str:

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from tests.helpers.tiny_finetuning import CARBON, TINY, column, model, prepared
+from unimol_scale.data.input_views import STANDARD_VIEWS
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.model.backbone import Representation
 
 CPU = torch.device("cpu")
-GRAPH = SampleMaker(inputs="2d", model=TINY)
+GRAPH = SampleMaker(view=STANDARD_VIEWS["2d"], model=TINY)
 
 
 @pytest.fixture(scope="module")
