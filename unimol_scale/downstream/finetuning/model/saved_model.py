@@ -17,7 +17,7 @@ from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, to_tree
-from unimol_scale.downstream.config import Fragments, Inputs, Pooling, Task
+from unimol_scale.downstream.config import Fragments, HeadName, Inputs, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.errors import CheckpointError, ConfigError, version_problem
@@ -59,6 +59,7 @@ class FinetunedConfig:
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
         members: one for each seed.
         fragments: what was done with rows of several fragments; models older than this key took the largest.
+        head: kind of the head; models older than this key have an ``mlp``.
     """
 
     format_version: int
@@ -72,6 +73,7 @@ class FinetunedConfig:
     max_atoms: int | None
     members: tuple[Member, ...]
     fragments: Fragments = "largest"
+    head: HeadName = "mlp"
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -143,7 +145,7 @@ def load_member(folder: Path, config: FinetunedConfig, member: Member) -> Proper
         raise CheckpointError(f"{path} is missing; {FINETUNED_NAME} names it")
     if hash_file(path) != member.sha256:
         raise CheckpointError(f"{path} is damaged (its SHA-256 differs from {FINETUNED_NAME})")
-    model = PropertyModel(config.model, len(config.targets), config.pooling, dropout=0.0)
+    model = PropertyModel(config.model, len(config.targets), config.pooling, dropout=0.0, head=config.head)
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
