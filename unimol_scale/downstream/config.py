@@ -18,6 +18,8 @@ Fragments = Literal["largest", "reject"]
 SplitKind = Literal["scaffold", "scaffold-similarity", "random", "column"]
 LossName = Literal["mse", "mae", "huber"]
 
+NO_MODEL = "none"  # what is given in place of a pretrained model, in any case: random weights
+
 
 NOISE_NEEDS_3D = (
     "train.noise_std is noise on coordinates, and the model of this fine-tuning sees none (inputs 2d): leave it out, "
