@@ -90,7 +90,7 @@ def test_what_stands_for_a_molecule_is_the_users_choice(embed, model, tmp_path):
     assert np.abs(expected - loaded.embed(SMILES, cache=cache)).max() > 1e-3
 
 
-def test_atoms_and_pairs_are_written_with_their_shapes(embed, model, tmp_path):
+def test_atoms_pairs_and_attention_are_written_with_their_shapes(embed, model, tmp_path):
     loaded, cache = unimol_scale.from_pretrained(model), tmp_path / "cache"
     table = embed(SMILES, "--representation", "atom")[2]
     for found, expected in zip(table["atoms"].to_pylist(), loaded.embed(SMILES, kind="atom", cache=cache), strict=True):
@@ -99,6 +99,13 @@ def test_atoms_and_pairs_are_written_with_their_shapes(embed, model, tmp_path):
     expected = loaded.embed(SMILES, kind="pair", cache=cache)
     for n, found, pairs in zip(table["num_atoms"].to_pylist(), table["pairs"].to_pylist(), expected, strict=True):
         np.testing.assert_allclose(np.array(found).reshape(n, n, -1), pairs, atol=1e-6)
+    table = embed(SMILES, "--representation", "attention")[2]
+    layers, heads = (int(table.schema.metadata[key]) for key in (b"layers", b"heads"))
+    assert (layers, heads) == (preset("0.03M").layers, preset("0.03M").heads)
+    assert table.schema.field("attention").type == pa.list_(pa.list_(pa.float32(), layers * heads))
+    expected = loaded.embed(SMILES, kind="attention", cache=cache)
+    for n, found, scores in zip(table["num_atoms"].to_pylist(), table["attention"].to_pylist(), expected, strict=True):
+        np.testing.assert_allclose(np.array(found).reshape(n, n, -1), scores, atol=1e-5)
 
 
 def test_a_file_in_pieces_is_the_same_file(embed, tmp_path, monkeypatch):

@@ -142,7 +142,7 @@ def teacher_of(objective: Objective):
         return None
     with DEVICE:
         backbone = TwoTrackBackbone(objective.teacher)
-    return Teacher(backbone, "layer_norm")
+    return Teacher(backbone, DistillConfig())
 
 
 def samples_of(objective: Objective, config: PretrainConfig, step: int, micro_batches: int) -> list[Sample]:

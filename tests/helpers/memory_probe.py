@@ -29,7 +29,8 @@ def status(key: str) -> int:
 def main() -> None:
     size, layers, atoms, molecules, every, dtype, dropout, name = sys.argv[1:]
     changes = {key: float(dropout) for key in DROPOUTS}
-    config = preset(size, layers=int(layers), checkpoint_every=int(every), **changes)
+    edges = "path" if name == "blend" else "bond"
+    config = preset(size, layers=int(layers), checkpoint_every=int(every), edges=edges, **changes)
     objective = build_objective(ObjectiveConfig(name=name), config)
     model = objective.build_model(config)
     if dtype == "bf16":

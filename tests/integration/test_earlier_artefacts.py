@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import unimol_scale
+from unimol_scale.config import build, read_yaml
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.objectives.config import ObjectiveConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -147,6 +151,16 @@ def test_a_stopped_run_goes_on_with_the_losses_it_would_have_had(original, argum
     # Another processor rounds in another way; a state that is not taken up whole is further off than that.
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-3)
     assert unimol_scale.from_pretrained(run)
+
+
+def test_a_teacher_of_before_saw_the_graph_and_goes_on_seeing_it(earlier):
+    tree, origin = read_yaml(earlier.folder / "runs" / "distill-stopped" / "config.yaml")
+    assert "teacher_inputs" not in tree["objective"]["distill"]
+    objective = build(PretrainConfig, tree, replace(origin, recorded=True)).objective
+    assert objective.distill.teacher_inputs == "full"
+    assert "teacher_inputs" not in objective.identity["settings"]["distill"], "its hash would be another one"
+    today = build(ObjectiveConfig, tree["objective"], origin)
+    assert today.identity["settings"]["distill"]["teacher_inputs"] == "3d"
 
 
 def test_every_generation_has_a_stopped_run_of_every_objective():

@@ -48,7 +48,7 @@ def teacher_of(config: PretrainConfig, device: torch.device) -> Callable[[Sample
     model = load_pretrained(distillation.teacher)
     if config.train.precision == "bf16":
         cast_parameters(model, torch.bfloat16)
-    return Teacher(model.backbone.to(device), distillation.normalise)
+    return Teacher(model.backbone.to(device), distillation)
 
 
 def with_teacher_named(config: PretrainConfig) -> PretrainConfig:

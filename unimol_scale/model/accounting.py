@@ -20,6 +20,8 @@ TRAINING_TO_FORWARD = 3.0
 KERNELS_OUTSIDE, KERNELS_OF_LAYER, KERNELS_RECOMPUTED = 320, 184, 0.4
 # A weight is read forward and backward, and its gradient is written.
 WEIGHT_PASSES = 3
+# Of a pair with ``edges: path``, for its row of a table, its share, and what torch's sum over rows keeps of them.
+BYTES_OF_HOP = 24
 # What the relation heads predict of a pair of atoms → channels.
 RELATION_CHANNELS = {"path": vocab.NUM_PATH_CLASSES, "edge": vocab.NUM_HOPS * vocab.NUM_EDGE_CLASSES, "distance": 1}
 
@@ -205,6 +207,7 @@ def activation_bytes(
     recomputed = _recomputed_layers(config)
     inside = config.layers - recomputed + (1 if recomputed else 0)
     ends = v * n * n * (3 * p + config.gaussians) + 4 * n * n * config.heads
+    ends += n * n * vocab.NUM_HOPS * BYTES_OF_HOP * (config.edges == "path")
     # Predictions of pairs, their log-probabilities, a gradient, and a·W, in fp32; before the layers' backward pass.
     relations = 4 * heads.relation_channels * (3 * n * n + n * vocab.RELATION_HIDDEN)
     work_space = v * n * n * (5 * p + 8 * h)

@@ -3,6 +3,7 @@
 Shapes: B molecules, A atoms, N = A + 1 nodes (virtual node first), D atom channels, P pair channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +42,14 @@ class TwoTrackBackbone(nn.Module):
         self.pair_norm = nn.LayerNorm(config.pair_width)
         self.layers = nn.ModuleList(TwoTrackLayer(config, rate) for rate in config.drop_paths)
 
-    def forward(self, batch: ModelInput) -> Representation:
-        """Return atom [B, N, D] and pair [B, N, N, P] representations."""
+    def forward(self, batch: ModelInput, watch: Callable[[Tensor], None] | None = None) -> Representation:
+        """Return atom [B, N, D] and pair [B, N, N, P] representations.
+
+        Args:
+            batch: what the model sees.
+            watch: is called with the attention scores of every layer before the softmax, [B, H, N, N] with the pair
+                bias in them, layer by layer; they are computed once more for it. Not for sharded weights.
+        """
         valid_BN = torch.nn.functional.pad(batch.valid_BA, (1, 0), value=True)
         if self.config.normalize_by == "molecule":
             count_B = valid_BN.sum(dim=1, dtype=torch.float32)
@@ -53,6 +60,9 @@ class TwoTrackBackbone(nn.Module):
         masks = NodeMasks.of(valid_BN, count_B, atom_BND.dtype)
         every = self.config.checkpoint_every if torch.is_grad_enabled() else 0
         for index, layer in enumerate(self.layers):
+            if watch is not None:
+                assert isinstance(layer, TwoTrackLayer)
+                watch(layer.attention.scores(atom_BND, pair_BNNP))
             if every and index % every == 0:
                 atom_BND, pair_BNNP = checkpoint(layer, atom_BND, pair_BNNP, masks, use_reentrant=False)
             else:

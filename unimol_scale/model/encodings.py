@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimol_scale.data import vocabulary as vocab
-from unimol_scale.data.relations import KIND_FEATURES, path_bonds
+from unimol_scale.data.relations import path_bonds
 from unimol_scale.errors import StoreError
 from unimol_scale.model.kernels import GaussianKernelFunction
 from unimol_scale.model.layers import Embedding, linear_parameters
@@ -122,10 +122,16 @@ def encode_bonds(batch: ModelInput) -> Tensor:
 
 
 def encode_bond_kinds(device: torch.device) -> Tensor:
-    """Return the reference's integers [K, 3], int64, of every kind of bond; kind 0 is no bond, and the last hidden."""
-    feature_K3 = torch.from_numpy(KIND_FEATURES).to(device).long()
+    """Return the reference's integers [K, 3], int64, of every kind of bond; kind 0 is no bond, and the last hidden.
+
+    They are counted on the device, which would wait for a table from the host.
+    """
+    _, num_stereos, num_conjugated = (len(words) for words in BOND_VOCABULARIES.values())
+    kind_K = torch.arange(vocab.NUM_BOND_KINDS, device=device) - 1  # see ``relations.bond_kinds``
+    stereo_K, conjugated_K = kind_K // num_conjugated % num_stereos, kind_K % num_conjugated
+    feature_K3 = torch.stack([kind_K // (num_stereos * num_conjugated), stereo_K, conjugated_K], dim=1)
     k_3 = torch.arange(vocab.NUM_BOND_FEATURES, device=device)
-    code_K3 = feature_K3 - 1 + vocab.BOND_FEATURE_OFFSET + vocab.BOND_FEATURE_STRIDE * k_3
+    code_K3 = feature_K3 + vocab.BOND_FEATURE_OFFSET + vocab.BOND_FEATURE_STRIDE * k_3
     code_K3[0] = vocab.NO_BOND
     return F.pad(code_K3, (0, 0, 0, 1), value=vocab.HIDDEN)
 

@@ -140,13 +140,29 @@ class PairBiasedAttention(nn.Module):
             key_mask_B1N: 0 at real nodes, −inf at padding.
         """
         B, N, D = atom_BND.shape
-        normal_BND = F.layer_norm(atom_BND, [D], self.norm_weight, self.norm_bias, NORM_EPSILON)
-        bias_BHNN = channel_first_linear(pair_BNNP, self.pair_weight, self.pair_bias)
-        qkv_BN3D = linear(normal_BND, self.qkv_weight)
+        qkv_BN3D, bias_BHNN = self._projected(atom_BND, pair_BNNP)
         weights_MNN, value_MNd = attention_weights(qkv_BN3D, bias_BHNN, key_mask_B1N)
         weights_MNN = F.dropout(weights_MNN.to(value_MNd.dtype), self.dropout, self.training)
         mixed_BND = torch.bmm(weights_MNN, value_MNd).view(B, self.heads, N, -1).transpose(1, 2).reshape(B, N, D)
         return linear(mixed_BND, self.out_weight, self.out_bias)
+
+    def scores(self, atom_BND: Tensor, pair_BNNP: Tensor) -> Tensor:
+        """Return what the softmax is taken of, q·kᵀ/√d + the pair bias [B, H, N, N]; values at padding are arbitrary.
+
+        Args:
+            atom_BND: nodes.
+            pair_BNNP: pairs.
+        """
+        qkv_BN3D, bias_BHNN = self._projected(atom_BND, pair_BNNP)
+        logits_MNN, _ = attention_logits(qkv_BN3D, bias_BHNN, atom_BND.new_zeros(1, 1, 1))
+        return logits_MNN.view_as(bias_BHNN)
+
+    def _projected(self, atom_BND: Tensor, pair_BNNP: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries, keys and values [B, N, 3D], and the pair bias [B, H, N, N]."""
+        D = atom_BND.shape[-1]
+        normal_BND = F.layer_norm(atom_BND, [D], self.norm_weight, self.norm_bias, NORM_EPSILON)
+        bias_BHNN = channel_first_linear(pair_BNNP, self.pair_weight, self.pair_bias)
+        return linear(normal_BND, self.qkv_weight), bias_BHNN
 
 
 def attention_weights(qkv_BN3D: Tensor, bias_BHNN: Tensor, key_mask_B1N: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,11 +173,16 @@ def attention_weights(qkv_BN3D: Tensor, bias_BHNN: Tensor, key_mask_B1N: Tensor)
         bias_BHNN: per head.
         key_mask_B1N: 0 at real nodes, −inf at padding.
     """
+    logits_MNN, v = attention_logits(qkv_BN3D, bias_BHNN, key_mask_B1N)
+    return logits_MNN.softmax(dim=-1, dtype=torch.float32), v
+
+
+def attention_logits(qkv_BN3D: Tensor, bias_BHNN: Tensor, key_mask_B1N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return q·kᵀ/√d + bias + mask [B·H, N, N] and the values [B·H, N, d]; see ``attention_weights``."""
     B, H, N, _ = bias_BHNN.shape
     q, k, v = qkv_BN3D.view(B, N, 3, H, -1).permute(2, 0, 3, 1, 4).reshape(3, B * H, N, -1).unbind(0)
     masked_MNN = (bias_BHNN + key_mask_B1N.unsqueeze(1)).view(B * H, N, N)
-    logits_MNN = torch.baddbmm(masked_MNN, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-    return logits_MNN.softmax(dim=-1, dtype=torch.float32), v
+    return torch.baddbmm(masked_MNN, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5), v
 
 
 class FeedForward(nn.Module):

@@ -64,9 +64,12 @@ class ObjectiveConfig:
                 "such as objective.name=mixture objective.mixture.denoise=0.5 objective.mixture.blend=0.5"
             )
         for name, share in self.mixture.items():
-            if name == "distill":
-                raise ConfigError("objective.mixture.distill: its student sees no geometry; distill cannot be mixed")
             mixable = [other for other, entry in OBJECTIVES.items() if entry.kind.mixable]
+            if name not in mixable and (name in OBJECTIVES or is_reference(name)):
+                raise ConfigError(
+                    f"objective.mixture: {name} cannot be part of a mixture, only {' and '.join(mixable)} can; it is "
+                    f"learnt alone, with objective.name={name}"
+                )
             if name not in mixable:
                 raise ConfigError(f"objective.mixture: unknown objective {name!r}; {nearest(name, mixable)}")
             if not share > 0.0:

@@ -1,8 +1,9 @@
 """The distilling objective of D&D: a student of the 2D graph learns what a frozen 3D teacher says of the atoms.
 
-Source: Denoise and Distill (papers' eq. 6 and 7), on the two-track backbone on both sides. The teacher sees the clean
-conformer and all features; its targets are made on the device, without gradients and outside of the training engine,
-before the student's forward pass. The student is a model without geometry; only its backbone is kept.
+Source: Denoise and Distill (its eq. 6 and 7), on the two-track backbone on both sides. The teacher sees elements
+and the clean conformer, as in the paper, and nothing of the graph unless that is asked for. Its targets are made on the
+device, without gradients and outside of the training engine, before the student's forward pass. The student is a model
+without geometry, of any size; only its backbone is kept.
 
 Targets are layer-normalised by default. The teacher of the paper ends in a layer norm and this backbone in none: the
 scale of its atoms is an accident of depth and width, and all heads that it was trained with normalise it first. With
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from torch import Tensor
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
-from unimol_scale.model.accounting import Heads, count_parameters, forward_flops
+from unimol_scale.model.accounting import Heads, forward_flops
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
@@ -38,13 +39,20 @@ class DistillConfig:
     Attributes:
         teacher: folder of a finished run, directory of a model, or file in the released format.
         teacher_sha256: of the teacher's weights; filled in when it is found, and held against it when it is given.
+        teacher_inputs: what the teacher sees: ``3d``, elements and coordinates, while features, degrees, bonds and
+            paths are hidden as in pretraining, so the teacher must have been trained with some of them hidden; or
+            ``full``, these too. A run of a version that had no such setting is one of ``full``.
         target: ``node``, every atom of the teacher, or ``graph``, the mean over a molecule's atoms; the other one is
             logged.
-        normalise: what is done to each atom of the teacher first: ``layer_norm`` or ``none``.
+        normalise: what is done to each atom of the teacher first: ``layer_norm``, or ``none`` for the plain squared
+            error of the paper.
     """
+
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({"teacher_inputs": "full"})
 
     teacher: Path | None = None
     teacher_sha256: str | None = None
+    teacher_inputs: Literal["3d", "full"] = "3d"
     target: Literal["node", "graph"] = "node"
     normalise: Literal["layer_norm", "none"] = "layer_norm"
 
@@ -65,19 +73,22 @@ class Teacher:
 
     Args:
         backbone: of the teacher, on the device and in the dtype that it shall run in; switched to evaluation.
-        normalise: of ``DistillConfig``.
+        config: what it sees, and what is done to its atoms.
     """
 
-    def __init__(self, backbone: TwoTrackBackbone, normalise: Literal["layer_norm", "none"]) -> None:
+    def __init__(self, backbone: TwoTrackBackbone, config: DistillConfig) -> None:
         self._backbone = backbone.eval().requires_grad_(False)
-        self._normalise = normalise
+        self._config = config
 
     @torch.no_grad()
     def __call__(self, sample: Sample) -> DistillSample:
         """Return the sample with targets; values at padding are arbitrary."""
         assert isinstance(sample, DistillSample)
-        atom_BAD = self._backbone(sample.input).atom_BND[:, 1:].float()
-        if self._normalise == "layer_norm":
+        seen = sample.input
+        if self._config.teacher_inputs == "3d":
+            seen = dataclasses.replace(seen, hidden_B=torch.ones_like(seen.hidden_B))
+        atom_BAD = self._backbone(seen).atom_BND[:, 1:].float()
+        if self._config.normalise == "layer_norm":
             atom_BAD = F.layer_norm(atom_BAD, atom_BAD.shape[-1:])
         return dataclasses.replace(sample, target_BAD=atom_BAD)
 
@@ -116,7 +127,7 @@ class DistillObjective(Objective):
         return Heads()
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse a student that sees 3D or is larger than its teacher, and a teacher that sees no 3D.
+        """Refuse a student that sees 3D, and a teacher that sees none.
 
         Raises:
             ConfigError: names the key, or the teacher.
@@ -126,17 +137,6 @@ class DistillObjective(Objective):
             raise ConfigError(f"objective.distill.teacher: {path} sees the 2D graph only, and a teacher must see 3D")
         if config.geometry:
             raise ConfigError("model.geometry is true, but a student of distill sees the 2D graph only: leave it out")
-        if config.atom_width > teacher.atom_width:
-            raise ConfigError(
-                f"model.atom_width {config.atom_width} of the student is larger than the teacher's "
-                f"{teacher.atom_width} ({path}); a student is of the same size or smaller"
-            )
-        mine, theirs = (count_parameters(c, Heads()).total for c in (config, teacher))
-        if mine > theirs:
-            raise ConfigError(
-                f"the student's backbone has {mine:,} parameters, the teacher's {theirs:,} ({path}); "
-                "choose a --size of the same size or smaller"
-            )
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> DistillSample:
         """Return the clean molecules; nothing is hidden but the geometry, which the student does not read."""

@@ -31,7 +31,8 @@ def test_estimated_activations_are_within_fifteen_percent(
     case = map(str, (size, layers, atoms, molecules, every, dtype, dropout, objective))
     done = subprocess.run([*probe, *case], check=True, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
     drops = dict.fromkeys(DROPOUTS, dropout)
-    config = preset(size, layers=layers, checkpoint_every=every, **drops)
+    edges = "path" if objective == "blend" else "bond"
+    config = preset(size, layers=layers, checkpoint_every=every, edges=edges, **drops)
     heads = build_objective(ObjectiveConfig(name=objective), config).heads
     estimate = activation_bytes(config, molecules, atoms, 2 if dtype == "bf16" else 4, heads=heads)
     assert estimate == pytest.approx(int(done.stdout.split()[-1]), rel=0.15)

@@ -10,9 +10,11 @@ from tests.helpers.random_keys import keys
 from tests.unit.objectives.test_relations import graph, stored
 from unimol_scale.checkpoints.weights import load_pretrained, save_official, save_pretrained
 from unimol_scale.data.batch import collate
+from unimol_scale.data.relations import KIND_FEATURES
+from unimol_scale.data.vocabulary import HIDDEN
 from unimol_scale.errors import CheckpointError
 from unimol_scale.model.accounting import DENOISE_HEADS, count_parameters
-from unimol_scale.model.encodings import PairEncoding, encode_bonds
+from unimol_scale.model.encodings import PairEncoding, encode_bond_kinds, encode_bonds
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.base import clean_input, corruption_of
@@ -104,6 +106,15 @@ def test_other_precisions_and_gradients(dtype):
     for name, gradient in expected.items():
         error = (dict(made.named_parameters())[name].grad.float() - gradient).norm() / gradient.norm()
         assert error < tolerance
+
+
+def test_the_codes_of_every_kind_of_bond_are_those_of_its_features():
+    kinds_A3 = torch.from_numpy(KIND_FEATURES)
+    batch = clean_input(collate(random_columns([len(kinds_A3)])))
+    batch = dataclasses.replace(batch, bond_features_BAA3=kinds_A3.expand(1, len(kinds_A3), -1, -1))
+    codes = encode_bond_kinds(torch.device("cpu"))
+    assert torch.equal(codes[:-1], encode_bonds(batch)[0, 0])
+    assert (codes[-1] == HIDDEN).all()
 
 
 def test_loader_processes_find_the_paths_for_whatever_is_learnt():

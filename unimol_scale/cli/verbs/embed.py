@@ -13,7 +13,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "write the representations of molecules, atoms or pairs of atoms as a Parquet file"
+    text = "write the representations of molecules, atoms or pairs of atoms, or attention scores, as a Parquet file"
     verb = verbs.add_parser("embed", help=text, description=text)
     add = verb.add_argument
     add(
@@ -25,7 +25,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     )
     add("--from", dest="pretrained", required=True, metavar="MODEL", help="run, checkpoint, or owner/name of the hub")
     add("--output", type=Path, required=True, metavar="FILE", help="Parquet")
-    add("--representation", choices=("molecule", "atom", "pair"), default="molecule", help="(default: %(default)s)")
+    add(
+        "--representation",
+        choices=("molecule", "atom", "pair", "attention"),
+        default="molecule",
+        help="attention: the scores of every layer and head for pairs of atoms, before the softmax and with the pair "
+        "bias (default: %(default)s)",
+    )
     add(
         "--pooling",
         choices=("mean", "virtual_node"),

@@ -158,10 +158,13 @@ def _launch(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
 
 
 def _write_next(arguments: argparse.Namespace) -> int:
+    from unimol_scale.engine.run.run_config import PretrainConfig
+    from unimol_scale.former_settings import former_defaults
     from unimol_scale.scaling.ladder.next_run import choose_next, write_next
 
     require_file(arguments.output)
-    choice = choose_next(arguments.next, arguments.budget, arguments.law, objective=arguments.objective)
+    absent = former_defaults(PretrainConfig)
+    choice = choose_next(arguments.next, arguments.budget, arguments.law, objective=arguments.objective, absent=absent)
     write_next(choice, arguments.output)
     print("\n".join(choice.lines))
     print(f"next: unimol-scale ladder {arguments.output}")

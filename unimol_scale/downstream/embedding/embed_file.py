@@ -1,6 +1,7 @@
 """Embeds the molecules of a file or a store into a Parquet file, as a stream: memory does not grow with the file.
 
-Shapes: R rows at a time, n atoms of a molecule, D atom channels, P pair channels.
+Shapes: R rows at a time, n atoms of a molecule, D atom channels, P pair channels, L layers,
+H heads.
 """
 
 import dataclasses
@@ -117,9 +118,10 @@ def embed_file(config: EmbedFileConfig) -> str:
     Columns: ``row`` (from 1, without the header), ``smiles`` (canonical, as the model saw it), ``key``, ``changes``
     (how the molecule differs from the one in the row, such as a fragment that was taken; empty if it does not), and the
     representation. That is ``embedding``, a list of D numbers, for molecules; ``atoms``, a list of n such lists, for
-    atoms; and ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers, row by row of the matrix, for pairs. The
-    metadata of the schema has the SHA-256 of the weights, the representation and the inputs. The file is complete or
-    absent.
+    atoms; ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers, row by row of the matrix, for pairs; and
+    ``num_atoms`` and ``attention``, the same with L·H numbers (see ``RepresentationConfig``), for attention scores. The
+    metadata of the schema has the SHA-256 of the weights, the representation and the inputs, and for attention scores
+    the numbers of layers and heads. The file is complete or absent.
 
     Raises:
         SourceError: the source is missing or wrong, has no usable row, or has unusable ones and ``skip_bad`` is off.
@@ -139,7 +141,8 @@ def embed_file(config: EmbedFileConfig) -> str:
     backbone = cast_parameters(load_pretrained(config.pretrained), dtype).backbone.to(device)
     workers = GPU_WORKERS if device.type == "cuda" else 0
     representation = dataclasses.replace(config.representation, workers=workers)
-    inputs = resolve_inputs(representation.inputs, backbone.config)
+    model = backbone.config
+    inputs = resolve_inputs(representation.inputs, model)
     total: int | None
     if source is None:
         store = open_store(config.source)
@@ -147,14 +150,8 @@ def embed_file(config: EmbedFileConfig) -> str:
         total, chunks = len(split), _of_store(split, hydrogens=store.manifest.hydrogens)
     else:
         total, chunks = _check_rows(source, config), _of_file(source, config, geometry=inputs != "2d")
-    schema = _schema(representation.kind, backbone.config).with_metadata(
-        {
-            "weights_sha256": sha256,
-            "representation": representation.kind,
-            "pooling": representation.pooling if representation.kind == "molecule" else "none",
-            "inputs": inputs,
-            "precision": config.precision,
-        }
+    schema = _schema(representation.kind, model).with_metadata(
+        {"weights_sha256": sha256, "inputs": inputs, "precision": config.precision, **_metadata(representation, model)}
     )
     written = 0
     changed = ChangeCount()
@@ -274,6 +271,15 @@ def _of_store(split: StoreSplit, *, hydrogens: bool) -> Iterator[_Chunk]:
         )
 
 
+def _metadata(representation: RepresentationConfig, model: ModelConfig) -> dict[str, str]:
+    metadata = {"representation": representation.kind, "pooling": "none"}
+    if representation.kind == "molecule":
+        metadata["pooling"] = representation.pooling
+    elif representation.kind == "attention":
+        metadata |= {"layers": str(model.layers), "heads": str(model.heads)}
+    return metadata
+
+
 def _schema(kind: Kind, model: ModelConfig) -> pa.Schema:
     atom = pa.list_(pa.float32(), model.atom_width)
     columns = {"row": pa.int64(), "smiles": pa.string(), "key": pa.uint64(), "changes": pa.string()}
@@ -281,8 +287,11 @@ def _schema(kind: Kind, model: ModelConfig) -> pa.Schema:
         columns["embedding"] = atom
     elif kind == "atom":
         columns["atoms"] = pa.list_(atom)
-    else:
+    elif kind == "pair":
         columns |= {"num_atoms": pa.int32(), "pairs": pa.list_(pa.list_(pa.float32(), model.pair_width))}
+    else:
+        score = pa.list_(pa.float32(), model.layers * model.heads)
+        columns |= {"num_atoms": pa.int32(), "attention": pa.list_(score)}
     return pa.schema([pa.field(name, of, nullable=False) for name, of in columns.items()])
 
 

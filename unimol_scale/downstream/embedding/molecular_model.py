@@ -123,7 +123,7 @@ class MolecularModel:
         self,
         smiles: str | Sequence[str],
         *,
-        kind: Literal["atom", "pair"],
+        kind: Literal["atom", "pair", "attention"],
         pool: Pooling = ...,
         inputs: Inputs | None = ...,
         cache: Path | str | None = ...,
@@ -148,7 +148,7 @@ class MolecularModel:
 
         Args:
             smiles: M of them; a single one counts as M = 1.
-            kind: ``molecule``, ``atom`` or ``pair``.
+            kind: ``molecule``, ``atom``, ``pair`` or ``attention``, the scores of every head before the softmax.
             pool: what stands for a molecule: the mean of its atoms, or the virtual node.
             inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``; None: everything it can.
             cache: folder of conformers; None: data/cache.
@@ -158,8 +158,10 @@ class MolecularModel:
             max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
 
         Returns:
-            float32 [M, D] of molecules; of atoms a list of [n, D] and of pairs a list of [n, n, P], whose n heavy atoms
-            are in the order of the canonical SMILES (``embed_usable`` returns it).
+            float32 [M, D] of molecules; of atoms a list of [n, D], of pairs a list of [n, n, P] and of attention a list
+            of [n, n, layers·heads], whose n heavy atoms are in the order of the canonical SMILES (``embed_usable``
+            returns it). A score is q·k/√d plus the head's bias for the pair, of the first atom's query and the second
+            one's key; head h of layer l is channel l·heads + h, from 0.
 
         Raises:
             SourceError: a SMILES cannot be used; names rows, SMILES and reasons. ``embed_usable`` goes on without.

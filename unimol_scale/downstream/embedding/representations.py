@@ -1,10 +1,11 @@
 """Computes representations of molecules, in the order of the rows, with the loader of pretraining.
 
-Shapes: R rows, B molecules of a micro-batch, n atoms of one molecule, A (padded), D atom channels, P pair channels.
+Shapes: R rows, B molecules of a micro-batch, n atoms of one molecule, A (padded), D atom channels, P pair channels,
+L layers, H heads.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,13 +24,14 @@ from unimol_scale.downstream.data.inputs import require_conformers, resolve_inpu
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
+from unimol_scale.model.encodings import ModelInput
 from unimol_scale.store.schema import Float32, Int64
 from unimol_scale.store.shards import StoreSplit
 
-Kind = Literal["molecule", "atom", "pair"]
+Kind = Literal["molecule", "atom", "pair", "attention"]
 
 # Rows of a step: enough for micro-batches of molecules of similar size, few enough for the results to fit in memory.
-_TOGETHER: dict[Kind, int] = {"molecule": 1024, "atom": 1024, "pair": 32}
+_TOGETHER: dict[Kind, int] = {"molecule": 1024, "atom": 1024, "pair": 32, "attention": 8}
 _PREFETCH = 8
 
 
@@ -38,8 +40,10 @@ class RepresentationConfig:
     """Settings of a representation.
 
     Attributes:
-        kind: ``molecule`` [D], ``atom`` [n, D] or ``pair`` [n, n, P]. Atoms and pairs come without the virtual node, in
-            the order of the store's canonical SMILES.
+        kind: ``molecule`` [D], ``atom`` [n, D], ``pair`` [n, n, P] or ``attention`` [n, n, L·H]. Atoms and pairs come
+            without the virtual node, in the order of the store's canonical SMILES. Attention is what each head takes
+            the softmax of, q·k/√d plus the head's bias for the pair, of the first atom's query and the second one's
+            key; channel l·H + h is head h of layer l, from 0.
         pooling: how atoms become one vector of the molecule.
         inputs: what the model sees; None: everything it can.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
@@ -138,15 +142,32 @@ def represent_all(
 @torch.inference_mode()
 def _represented(backbone: TwoTrackBackbone, sample: LabelledSample, config: RepresentationConfig) -> list[Float32]:
     device = next(backbone.parameters()).device
-    seen: Representation = backbone(to_device(sample.input, device))
+    shown, num_atoms_B = to_device(sample.input, device), sample.input.valid_BA.sum(1).tolist()
+    if config.kind == "attention":
+        return _attention(backbone, shown, num_atoms_B)
+    seen: Representation = backbone(shown)
     if config.kind == "molecule":
         return list(_array(pool(seen, config.pooling)))
-    num_atoms_B = sample.input.valid_BA.sum(1).tolist()
     if config.kind == "atom":
         atom_BAD = _array(seen.atom_BND[:, 1:])
         return [atom_BAD[at, :n].copy() for at, n in enumerate(num_atoms_B)]
     pair_BAAP = _array(seen.pair_BNNP[:, 1:, 1:])
     return [pair_BAAP[at, :n, :n].copy() for at, n in enumerate(num_atoms_B)]
+
+
+def _attention(backbone: TwoTrackBackbone, shown: ModelInput, num_atoms_B: Sequence[int]) -> list[Float32]:
+    """Return [n, n, L·H] of every molecule; the device holds the scores of one layer at a time."""
+    H, layer = backbone.config.heads, itertools.count()
+    arrays = [np.empty((n, n, backbone.config.layers * H), np.float32) for n in num_atoms_B]
+
+    def keep(score_BHNN: Tensor) -> None:
+        first = next(layer) * H
+        score_BAAH = _array(score_BHNN[:, :, 1:, 1:].permute(0, 2, 3, 1))
+        for array, score_AAH, n in zip(arrays, score_BAAH, num_atoms_B, strict=True):
+            array[:, :, first : first + H] = score_AAH[:n, :n]
+
+    backbone(shown, keep)
+    return arrays
 
 
 def _array(tensor: Tensor) -> Float32:

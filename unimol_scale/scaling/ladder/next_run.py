@@ -5,8 +5,9 @@ The law gives the size of the model and the amount of data; all other settings a
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import yaml
 from unimol_scale.common.plugins import must_be_named
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.summary_file import Summary, UnreadableRunError, read_summary
+from unimol_scale.common.trees import merge, nested
 from unimol_scale.common.units import counted, duration, engineering, powers
 from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, RunError
@@ -89,6 +91,7 @@ def choose_next(
     law: str = "auto",
     bootstrap: int = 1000,
     objective: str | None = None,
+    absent: Mapping[str, Any] = MappingProxyType({}),
 ) -> NextRun:
     """Fit a law to the runs and choose the best next run for a budget.
 
@@ -98,6 +101,8 @@ def choose_next(
         law: "auto" or a law in size and data.
         bootstrap: number of draws for the interval.
         objective: of the runs; required if it is package.module:Class, since the ladder file will name it.
+        absent: dotted key → what it means if a run of an earlier version does not record it, where that is not the
+            default of today.
 
     Raises:
         RunError: the runs do not determine such a law, or do not say how they were trained.
@@ -110,6 +115,8 @@ def choose_next(
     flops = _budget(budget, points)
     optimum = compute_optimal(fit, points, flops)
     template = _template_run(records, optimum.parameters)
+    for key, value in absent.items():
+        template = replace(template, settings=merge(nested(key, value), template.settings))
     learnt = template.record.comparable["objective"]
     must_be_named((learnt,), (objective or "",), "--objective {}")
     if objective not in (None, learnt):

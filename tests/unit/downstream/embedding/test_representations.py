@@ -1,14 +1,19 @@
 """Representations of molecules: their shapes and order, and that neighbours, batches and numbering do not matter."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from rdkit import Chem
 
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
 from unimol_scale.downstream.data.molecules import prepare
 from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent_all
 from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.model import layers
 from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.layers import attention_weights
 from unimol_scale.model.presets import preset
 
 SMILES = (
@@ -38,7 +43,7 @@ def represented(backbone, molecules, rows=None, **settings):
     return represent_all(backbone, molecules.split, position_R, RepresentationConfig(**settings))
 
 
-@pytest.mark.parametrize("kind", ["molecule", "atom", "pair"])
+@pytest.mark.parametrize("kind", ["molecule", "atom", "pair", "attention"])
 def test_a_molecule_is_the_same_alone_and_among_others(backbone, molecules, kind):
     together = represented(backbone, molecules, kind=kind)
     assert len(together) == len(SMILES)
@@ -101,6 +106,39 @@ def test_atoms_and_pairs_are_in_the_order_of_the_canonical_smiles(backbone, mole
     torch.nn.init.normal_(hollow.pair_encoding.virtual_pair.weight)
     torch.nn.init.ones_(hollow.pair_norm.weight)
     assert not represented(hollow, molecules, [0], kind="pair")[0].any()
+
+
+def test_the_softmax_of_the_attention_scores_is_what_the_heads_attend_with(backbone, molecules, monkeypatch):
+    seen = []
+
+    def recorded(*arguments):
+        weights_MNN, values = attention_weights(*arguments)
+        seen.append(weights_MNN)
+        return weights_MNN, values
+
+    torch.manual_seed(0)
+    backbone = TwoTrackBackbone(dataclasses.replace(backbone.config, heads=2)).eval()
+    monkeypatch.setattr(layers, "attention_weights", recorded)
+    (score_AAC,) = represented(backbone, molecules, [2], kind="attention")
+    n, H = 11, 2
+    assert score_AAC.shape == (n, n, backbone.config.layers * H)
+    assert len(seen) == backbone.config.layers > 1
+    for layer, weight_HNN in enumerate(seen):
+        scores_HAA = torch.from_numpy(score_AAC).permute(2, 0, 1)[layer * H : (layer + 1) * H]
+        # Each atom attends to the virtual node too, which is not among the atoms.
+        weight_HAA = weight_HNN[:, 1:, 1:] / weight_HNN[:, 1:, 1:].sum(-1, keepdim=True)
+        torch.testing.assert_close(scores_HAA.softmax(-1), weight_HAA, atol=1e-6, rtol=1e-5)
+
+
+def test_watching_the_attention_changes_nothing(backbone, molecules):
+    reader = RowReader(molecules.split, molecules.position_M, np.empty((len(SMILES), 0)))
+    (sample,) = each_row_once(reader, SampleMaker(inputs="2d", model=backbone.config), None, torch.device("cpu"))
+    scores = []
+    with torch.no_grad():
+        plain, watched = backbone(sample.input), backbone(sample.input, scores.append)
+    assert torch.equal(plain.atom_BND, watched.atom_BND)
+    assert torch.equal(plain.pair_BNNP, watched.pair_BNNP)
+    assert len(scores) == backbone.config.layers
 
 
 def test_the_mean_is_over_the_atoms_and_the_virtual_node_is_none_of_them(backbone, molecules):

@@ -174,7 +174,10 @@ SHY = [
             "1071fd60a930dcd553d995da8a29a17888d2e8d2ac97edc6099b75d409f52a3d",
         ),
         (
-            ["objective.name=distill", "objective.distill.teacher=t", "objective.distill.teacher_sha256=abc"],
+            [
+                *("objective.name=distill", "objective.distill.teacher=t", "objective.distill.teacher_sha256=abc"),
+                "objective.distill.teacher_inputs=full",  # as there was no such setting
+            ],
             "e31fc6b9c2986b838bb1e8de0e6cd9d3b041894d45f8a29ec8998eaca757f4c4",
         ),
     ],

@@ -214,6 +214,18 @@ def test_the_trainer_takes_what_was_written(tmp_path: Path) -> None:
     assert resolved.train.precision == "fp32"
 
 
+def test_what_a_run_of_before_does_not_record_the_next_one_is_told(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path / "runs")
+    absent = {"objective.denoise.shown": "all", "objective.denoise.noise_std": 0.3}
+    recorded = {"noise_std": 0.2}
+    for folder in runs.iterdir():
+        tree = yaml.safe_load((folder / "config.yaml").read_text())
+        tree["objective"] = {"name": "denoise", "denoise": recorded}
+        (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    choice = choose_next([runs], "4e14", "chinchilla", bootstrap=0, absent=absent)
+    assert choice.tree["overrides"]["objective"]["denoise"] == {"shown": "all", **recorded}
+
+
 def test_a_run_whose_configuration_is_torn_lends_nothing_and_the_next_one_does(tmp_path: Path) -> None:
     runs = make_runs(tmp_path / "runs")
     before = choose_next([runs], "4e14", "chinchilla", bootstrap=0)
