@@ -183,7 +183,9 @@ def keys_of(config_type: type[Any], path: str = "") -> list[str]:
     keys: list[str] = []
     for field in dataclasses.fields(config_type):
         hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
-        keys += keys_of(group, key) if (group := group_of(hint)) else [key]
+        group = group_of(hint)
+        # A group that may be absent is a value of its own then.
+        keys += [key] * (group is not hint) + (keys_of(group, key) if group else [])
     return keys
 
 
@@ -193,9 +195,12 @@ def defaults_of(config_type: type[Any], path: str = "") -> Flat:
     defaults: Flat = {}
     for field in dataclasses.fields(config_type):
         hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
-        if group := group_of(hint):
+        group = group_of(hint)
+        if group:
             defaults |= defaults_of(group, key)
-        elif field.default is not dataclasses.MISSING:
+        if group is hint:
+            continue
+        if field.default is not dataclasses.MISSING:
             defaults[key] = to_tree(field.default)
         elif field.default_factory is not dataclasses.MISSING:
             defaults |= flatten({key: to_tree(field.default_factory())})

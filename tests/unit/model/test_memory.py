@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unimol_scale.model.accounting import activation_bytes
-from unimol_scale.model.presets import preset
+from unimol_scale.model.presets import DROPOUTS, preset
 from unimol_scale.objectives.config import ObjectiveConfig, build_objective
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -28,7 +28,7 @@ def test_estimated_activations_are_within_fifteen_percent(
     size, layers, atoms, molecules, every, dtype, dropout, objective
 ):
     case = (size, layers, atoms, molecules, every, dtype, dropout, objective)
-    drops = {key: dropout for key in ("dropout", "attention_dropout", "triangle_dropout")}
+    drops = dict.fromkeys(DROPOUTS, dropout)
     edges = "path" if objective == "blend" else "bond"
     config = preset(size, layers=layers, checkpoint_every=every, edges=edges, **drops)
     heads = build_objective(ObjectiveConfig(name=objective), config).heads

@@ -20,7 +20,7 @@ from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.text.json_files import write_json
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.data.input_views import STANDARD_VIEWS, InputView
-from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.config import NOISE_NEEDS_3D, FinetuneConfig
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
 from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, choose_inputs, require_conformers
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
@@ -47,6 +47,7 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
 )
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
 from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
+from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
@@ -62,6 +63,7 @@ from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.heads import CoordinateHead
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.store.schema import Int32
 
@@ -75,11 +77,13 @@ class StartingModel:
     Attributes:
         model: its dimensions.
         backbone: pretrained weights; None starts from random ones.
+        coordinate_head: the pretrained one; None: the model has none, or the weights are random.
         pretrained_on: the store of its pretraining, or why that is not known; None for random weights.
     """
 
     model: ModelConfig
     backbone: TwoTrackBackbone | None
+    coordinate_head: CoordinateHead | None
     pretrained_on: PretrainingStore | None
 
 
@@ -115,6 +119,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         return finished
     own = None if config.metric is None else METRICS.entry(config.metric)
     inputs = chosen.inputs
+    if inputs == "2d" and config.train.noise_std:
+        raise ConfigError(NOISE_NEEDS_3D)
     if chosen.warning:
         _log.warning(chosen.warning)
     check_conformers(config.conformers, inputs)
@@ -179,6 +185,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             pretrained_inputs=chosen.seen,
             hydrogens=bool(config.hydrogens),
             conformers=config.conformers,
+            head=config.head,
         ),
     )
     results.write(folder, done)
@@ -186,7 +193,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
 
 
 def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenInputs]:
-    """Return the dimensions of the model, hashes of the data and the weights, and what the model is shown.
+    """Return the dimensions of the model with the dropouts of its training, hashes of the input, and what it is shown.
 
     Random weights in the dimensions of a pretrained model are shown what it would be shown, so that scores can be
     compared.
@@ -206,7 +213,7 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenI
     hashes = InputHashes(data=data, pretrained=sha256, view=None if chosen.view == standard else chosen.view)
     hashes = with_begun_view(config.folder, hashes)
     chosen = replace(chosen, view=hashes.view or standard, seen=None if config.reinitialise else chosen.seen)
-    return replace(model, normalize_by="molecule"), hashes, chosen
+    return config.train.with_dropouts(replace(model, normalize_by="molecule")), hashes, chosen
 
 
 def _sees_hydrogens(config: FinetuneConfig) -> bool:
@@ -221,9 +228,14 @@ def _sees_hydrogens(config: FinetuneConfig) -> bool:
 
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     if config.pretrained is None or config.reinitialise:
-        return StartingModel(model=model, backbone=None, pretrained_on=None)
-    backbone = load_pretrained(config.pretrained).backbone.float()
-    return StartingModel(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
+        return StartingModel(model=model, backbone=None, coordinate_head=None, pretrained_on=None)
+    pretrained = load_pretrained(config.pretrained).float()
+    return StartingModel(
+        model=model,
+        backbone=pretrained.backbone,
+        coordinate_head=pretrained.coordinate_head if pretrained.heads.coordinate else None,
+        pretrained_on=store_of(Path(config.pretrained)),
+    )
 
 
 def _split(config: FinetuneConfig, rows: Rows) -> DataSplit:
@@ -357,9 +369,11 @@ def _one_seed(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = PropertyModel(start.model, len(rows.targets), config.pooling, config.train.dropout)
+        model = PropertyModel(start.model, len(rows.targets), config.pooling, config.train.dropout, config.head)
     if start.backbone is not None:
         model.backbone.load_state_dict(start.backbone.state_dict())
+    if config.train.predicts_noise:
+        model.coordinate_head = coordinate_head(start.model, start.coordinate_head, seed)
     with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric.name) as progress:
         epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
     rows_U = np.flatnonzero(rows.usable_M)
@@ -391,6 +405,7 @@ def _one_seed(
         best_epoch=epochs[-1].best,
         losses=tuple(epoch.loss for epoch in epochs),
         valid_scores=tuple(epoch.score for epoch in epochs),
+        noise_losses=tuple(epoch.noise_loss for epoch in epochs if epoch.noise_loss is not None),
     )
     write_json(done, strict.to_tree(FinishedSeed(member=member, outcome=result)))
     return member, result

@@ -18,7 +18,7 @@ from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOL
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.data.input_views import STANDARD_VIEWS, Inputs, InputView
-from unimol_scale.downstream.config import Fragments, Pooling, Task
+from unimol_scale.downstream.config import Fragments, HeadName, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.errors import CheckpointError, ConfigError, version_problem
@@ -64,6 +64,7 @@ class FinetunedConfig:
         pretrained_inputs: the inputs that pretraining has shown to it; None: that is not known, or there was none.
         hydrogens: the model sees hydrogens as atoms; models older than this key do not.
         conformers: of each molecule, over which predictions are averaged; models older than this key had one.
+        head: kind of the head; models older than this key have an ``mlp``.
     """
 
     format_version: int
@@ -81,6 +82,7 @@ class FinetunedConfig:
     pretrained_inputs: tuple[Inputs, ...] | None = None
     hydrogens: bool = False
     conformers: int = 1
+    head: HeadName = "mlp"
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -157,7 +159,7 @@ def load_member(folder: Path, config: FinetunedConfig, member: Member) -> Proper
         raise CheckpointError(f"{path} is missing; {FINETUNED_NAME} names it")
     if hash_file(path) != member.sha256:
         raise CheckpointError(f"{path} is damaged (its SHA-256 differs from {FINETUNED_NAME})")
-    model = PropertyModel(config.model, len(config.targets), config.pooling, dropout=0.0)
+    model = PropertyModel(config.model, len(config.targets), config.pooling, dropout=0.0, head=config.head)
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
