@@ -21,7 +21,7 @@ FLAGS = {
     for name in (
         "data", "smiles_column", "task", "split", "split_column", "label_fraction", "inputs", "pooling", "loss",
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
-        "reinitialise", "skip_bad", "pretrained",
+        "reinitialise", "skip_bad", "pretrained", "split_file",
     )
 }  # fmt: skip
 
@@ -47,8 +47,14 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
     add("--target", nargs="+", dest="targets", metavar="C", help="label columns or data fields; all: every numeric one")
     add("--task", choices=("regression", "classification", "multilabel"), help="told from the labels if not given")
-    add("--split", choices=("scaffold", "scaffold-similarity", "random", "column"), help="(default: scaffold)")
+    add("--split", choices=("scaffold", "scaffold-similarity", "random", "column", "file"), help="(default: scaffold)")
     add("--split-column", metavar="C", help="with --split column: holds train, valid or test")
+    add(
+        "--split-file",
+        type=Path,
+        metavar="FILE",
+        help="with --split file: table of id and split, or index arrays (.pt)",
+    )
     add("--label-fraction", type=float, metavar="F", help="share of the training rows that is used (default: 1)")
     add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
     add("--pooling", choices=("mean", "virtual_node"), help="what stands for a molecule (default: mean of its atoms)")
@@ -62,7 +68,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--output", type=Path, metavar="DIR", help="(default: finetuned/<data>-<model>)")
     add("--cache", type=Path, metavar="DIR", help="where conformers are kept (default: data/cache)")
     add("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
-    add("--config", type=Path, metavar="FILE", help="YAML such as those in configs/downstream")
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        help="YAML such as those in configs/downstream; given several times, the later files win",
+    )
     add("assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5")
     verb.set_defaults(run=_run, stopped=GOES_ON)
     verb.take_settings(_settings)

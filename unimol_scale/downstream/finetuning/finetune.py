@@ -27,9 +27,10 @@ from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
 from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
 from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.atom_references import FittedReferences, fit_row_references
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
-from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, hash_data, write_settings
+from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, hash_inputs, write_settings
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
 from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
@@ -89,6 +90,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         require_conformers(rows.molecules.split)
     metric = default_metric(rows.task) if own is None else own
     split = _split(config, rows)
+    rows, references = _without_references(config, rows, split)
     _check_labels(config, rows, split, metric)
     start = _start(config, model)
     write_settings(folder, config, hashes)
@@ -119,12 +121,15 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
-        notes=_notes(config, rows, split, inputs, None if start.backbone is None else store),
+        notes=(
+            *(one.describe(target, rows.units.get(target, "")) for target, one in references.items()),
+            *_notes(config, rows, split, inputs, None if start.backbone is None else store),
+        ),
         leakage=leakage,
         seeds=tuple(seeds),
-        trivial=trivial_scores(metric, rows.labels_ML[split.train], rows.labels_ML[split.test]),
+        trivial=trivial_scores(metric, rows.learnt_ML[split.train], rows.learnt_ML[split.test]),
         test_molecules=count_labelled_molecules(rows.molecules.position_M[split.test], rows.labels_ML[split.test]),
-        label_std=Scaling.of(rows.labels_ML[split.train], rows.task).std_L if rows.task == "regression" else (),
+        label_std=Scaling.of(rows.learnt_ML[split.train], rows.task).std_L if rows.task == "regression" else (),
     )
     write_report(folder, done, config)
     save_config(
@@ -141,6 +146,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             max_atoms=config.max_atoms,
             members=tuple(members),
             fragments=config.fragments,
+            references={target: one.energies for target, one in references.items()},
         ),
     )
     results.write(folder, done)
@@ -154,12 +160,12 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
     its micro-batch. Dividing by the number of atoms of each molecule gives what the released model gives for a
     molecule by itself.
     """
-    data = hash_data(config.data)
+    hashes = hash_inputs(config)
     if config.pretrained is None:
         assert config.size is not None
-        return preset(config.size), InputHashes(data=data, pretrained=None)
+        return preset(config.size), hashes
     model, sha256 = identify(config.pretrained)
-    return replace(model, normalize_by="molecule"), InputHashes(data=data, pretrained=sha256)
+    return replace(model, normalize_by="molecule"), replace(hashes, pretrained=sha256)
 
 
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
@@ -178,7 +184,10 @@ def _split(config: FinetuneConfig, rows: Rows) -> DataSplit:
             scaffold_smiles=rows.molecules.scaffold_smiles,
             smiles=rows.molecules.smiles,
             splits=rows.given_splits,
+            split_parts=config.split_parts,
+            valid_rows=config.valid_rows,
             fractions=(first, second, third),
+            sizes=config.split_sizes,
             seed=config.seed,
         )
     except ConfigError as error:
@@ -186,9 +195,29 @@ def _split(config: FinetuneConfig, rows: Rows) -> DataSplit:
     return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
 
 
+def _without_references(
+    config: FinetuneConfig, rows: Rows, split: DataSplit
+) -> tuple[Rows, dict[str, FittedReferences]]:
+    """Take energies of the elements, fitted to the training rows, off the labels that are total energies."""
+    if not set(config.atom_references) & set(rows.targets):
+        return rows, {}
+    try:
+        references, reference_ML = fit_row_references(
+            config.atom_references,
+            rows.targets,
+            rows.labels_ML,
+            rows.molecules.smiles,
+            np.flatnonzero(rows.usable_M),
+            split.train,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{config.data}: {error}") from error
+    return replace(rows, reference_ML=reference_ML), references
+
+
 def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: Metric) -> None:
     """Check that every part of the split has labels to learn from, or to compute the metric with."""
-    labels_RL = rows.labels_ML[split.train]
+    labels_RL = rows.learnt_ML[split.train]
     for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
         known = labels_R[~np.isnan(labels_R)]
         if not len(known):
@@ -202,7 +231,7 @@ def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: 
             "from which nothing can be learnt; leave that target out, or choose another --split"
         )
     for part in ("train", "valid", "test"):
-        labels_RL = rows.labels_ML[getattr(split, part)]
+        labels_RL = rows.learnt_ML[getattr(split, part)]
         problems = undefined(metric, labels_RL, rows.targets)
         if len(problems) == len(rows.targets):
             raise ConfigError(
@@ -274,10 +303,10 @@ def _one_seed(
 
     def reader(part: np.ndarray) -> RowReader:
         position_R = rows.molecules.position_M[part]
-        return RowReader(rows.molecules.split, position_R, rows.labels_ML[part], drop_hydrogens=rows.hydrogens)
+        return RowReader(rows.molecules.split, position_R, rows.learnt_ML[part], drop_hydrogens=rows.hydrogens)
 
     make_sample = SampleMaker(inputs=inputs, model=start.model)
-    scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
+    scaling = Scaling.of(rows.learnt_ML[split.train], rows.task)
     problem = TrainingProblem(
         train=reader(split.train),
         valid=reader(split.valid),
@@ -299,7 +328,8 @@ def _one_seed(
     )
     prediction_ML = np.full(rows.labels_ML.shape, np.nan)
     prediction_ML[rows_U] = prediction_UL
-    results.write_predictions(folder / f"predictions-{name}.parquet", rows, split, prediction_ML)
+    total_ML = prediction_ML if rows.reference_ML is None else prediction_ML + rows.reference_ML
+    results.write_predictions(folder / f"predictions-{name}.parquet", rows, split, total_ML)
     member = Member(
         file=f"{name}.safetensors",
         sha256=save_member(folder, f"{name}.safetensors", model.cpu()),
@@ -307,7 +337,7 @@ def _one_seed(
         std_L=scaling.std_L,
     )
     valid, test = (
-        score(metric, rows.labels_ML[part], prediction_ML[part], rows.targets) for part in (split.valid, split.test)
+        score(metric, rows.learnt_ML[part], prediction_ML[part], rows.targets) for part in (split.valid, split.test)
     )
     assert valid.value is not None, "it chose the best epoch"
     if test.value is None:

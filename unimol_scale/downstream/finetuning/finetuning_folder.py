@@ -12,7 +12,7 @@ from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.common.trees import as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store
-from unimol_scale.errors import ConfigError, NewerFileError
+from unimol_scale.errors import ConfigError, NewerFileError, SourceError
 from unimol_scale.store.manifest import MANIFEST_NAME
 
 CONFIG_NAME = "config.yaml"
@@ -28,20 +28,29 @@ class InputHashes:
     Attributes:
         data: of the table, or of the store's manifest, which has the hashes of the shards.
         pretrained: of the pretrained weights; None for random ones.
+        split_file: of the file that divides the rows; None without one.
     """
 
     data: str
     pretrained: str | None
+    split_file: str | None = None
 
 
-def hash_data(path: Path) -> str:
-    """Return the SHA-256 of a table, or of the manifest of a store.
+def hash_inputs(config: FinetuneConfig) -> InputHashes:
+    """Return the SHA-256 of a table, or of the manifest of a store, and of the split file; weights are left out.
 
     Raises:
-        SourceError: it is neither.
+        SourceError: the data is neither, or there is no such split file.
     """
+    path, split_file = config.data, config.split_file
     check_there(path)
-    return hash_file(path / MANIFEST_NAME if is_store(path) else path)
+    if split_file is not None and not split_file.is_file():
+        raise SourceError(f"split file {split_file} does not exist")
+    return InputHashes(
+        data=hash_file(path / MANIFEST_NAME if is_store(path) else path),
+        pretrained=None,
+        split_file=None if split_file is None else hash_file(split_file),
+    )
 
 
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:

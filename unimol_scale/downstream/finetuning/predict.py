@@ -4,7 +4,7 @@ Shapes: M rows, R of them with a molecule, L targets, S seeds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict, Unpack
 
@@ -25,7 +25,8 @@ from unimol_scale.downstream.data.labelled_tables import LabelledTable, read_tab
 from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
 from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
 from unimol_scale.downstream.data.sdf_table import describe_geometry
-from unimol_scale.downstream.data.skipped_rows import refuser_for, write_skipped
+from unimol_scale.downstream.data.skipped_rows import Skipped, refuser_for, write_skipped
+from unimol_scale.downstream.finetuning.atom_references import composition, reference_energies, without_reference
 from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
 from unimol_scale.downstream.finetuning.model.training import Scaling, predict
@@ -184,6 +185,7 @@ def _of_table(
         fragments=options.get("fragments") or config.fragments,
         problems=table.problems,
     )
+    molecules = _with_references(molecules, config, where, skip_bad=options["skip_bad"])
     return _Asked(columns=table.columns, molecules=molecules, hydrogens=False)
 
 
@@ -201,7 +203,30 @@ def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _
     every_M = np.arange(len(molecules.smiles))
     columns = {"id": pa.array(molecules.split.ids(every_M)), "smiles": pa.array(molecules.smiles, pa.string())}
     columns |= {label: molecules.split.column(f"{LABEL_PREFIX}{label}") for label in manifest.labels}
+    molecules = _with_references(molecules, config, str(path), skip_bad=options["skip_bad"])
     return _Asked(columns=pa.table(columns), molecules=molecules, hydrogens=manifest.hydrogens)
+
+
+def _with_references(molecules: Prepared, config: FinetunedConfig, where: str, *, skip_bad: bool) -> Prepared:
+    """Skip the rows with an element that the model has no reference energy of; without such energies there are none."""
+    if not config.references:
+        return molecules
+    skipped = [
+        Skipped(
+            row=row,
+            smiles=molecules.smiles[row],
+            reason="no_reference_energy",
+            detail=f"no molecule that the model was trained on has the element {element}",
+        )
+        for row in np.flatnonzero(molecules.position_M >= 0).tolist()
+        if (element := without_reference(config.references, composition(molecules.smiles[row])))
+    ]
+    if not skip_bad:
+        refuser_for(where, len(molecules.smiles))(skipped)
+    position_M = molecules.position_M.copy()
+    position_M[[one.row for one in skipped]] = -1
+    every = sorted([*molecules.skipped, *skipped], key=lambda one: one.row)
+    return replace(molecules, position_M=position_M, skipped=tuple(every))
 
 
 def _predict(
@@ -243,7 +268,10 @@ def _predictions(
             model = load_member(folder, config, member).to(device)
             samples = each_row_once(reader, make_sample, max_pairs, device)
             predictions.append(predict(model, samples, scaling, device, on_rows=count))
-    return np.stack(predictions)
+    if not config.references:
+        return np.stack(predictions)
+    compositions = [composition(molecules.smiles[row]) for row in row_R.tolist()]
+    return np.stack(predictions) + reference_energies(config.references, config.targets, compositions)
 
 
 def _beside(asked: _Asked, targets: Sequence[str], row_R: Int64, value_SRL: Float64) -> tuple[pa.Table, str]:

@@ -4,7 +4,7 @@
 and the hash of every file is checked.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -59,6 +59,8 @@ class FinetunedConfig:
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
         members: one for each seed.
         fragments: what was done with rows of several fragments; models older than this key took the largest.
+        references: target → element → energy, in the target's unit, that is added to the outputs for each atom; a
+            target that is not there, and a model older than this key, has none.
     """
 
     format_version: int
@@ -72,6 +74,7 @@ class FinetunedConfig:
     max_atoms: int | None
     members: tuple[Member, ...]
     fragments: Fragments = "largest"
+    references: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.members:
