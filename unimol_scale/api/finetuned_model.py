@@ -33,8 +33,7 @@ _ARGUMENTS = {
     "--from": "model", "--data": "data", "--target": "target", "--size": "size", "--output": "output",
     "--skip-bad": "skip_bad=True", "--smiles-column": "smiles_column", "--split": "split", "--task": "task",
     "--split-column": "split_column", "--reinitialise": "reinitialise", "--fragments": "fragments",
-    "--split-file": "split_file", "--inputs": "inputs", "--max-pairs": "max_pairs", "--device": "device",
-    "--metric": "metric",
+    "--inputs": "inputs", "--max-pairs": "max_pairs", "--device": "device", "--metric": "metric",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 

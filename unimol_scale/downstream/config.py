@@ -179,7 +179,7 @@ class FinetuneConfig:
         if (self.split == "column") != (self.split_column is not None) and self.split != "file":
             raise ConfigError("split=column and --split-column COLUMN need each other")
         if (self.split == "file") != (self.split_file is not None):
-            raise ConfigError("split=file and --split-file FILE need each other")
+            raise ConfigError("split=file and split_file=FILE need each other")
         for name in ("split_parts", "valid_rows"):
             if getattr(self, name) and self.split not in GIVEN_SPLITS:
                 raise ConfigError(f"{name} is of split=column and split=file, not of split={self.split}")

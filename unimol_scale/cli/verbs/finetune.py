@@ -21,7 +21,7 @@ FLAGS = {
     for name in (
         "data", "smiles_column", "task", "split", "split_column", "label_fraction", "inputs", "pooling", "loss",
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
-        "reinitialise", "skip_bad", "pretrained", "split_file",
+        "reinitialise", "skip_bad", "pretrained",
     )
 }  # fmt: skip
 
@@ -49,12 +49,6 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--task", choices=("regression", "classification", "multilabel"), help="told from the labels if not given")
     add("--split", choices=("scaffold", "scaffold-similarity", "random", "column", "file"), help="(default: scaffold)")
     add("--split-column", metavar="C", help="with --split column: holds train, valid or test")
-    add(
-        "--split-file",
-        type=Path,
-        metavar="FILE",
-        help="with --split file: table of id and split, or index arrays (.pt)",
-    )
     add("--label-fraction", type=float, metavar="F", help="share of the training rows that is used (default: 1)")
     add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
     add("--pooling", choices=("mean", "virtual_node"), help="what stands for a molecule (default: mean of its atoms)")
