@@ -10,6 +10,8 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+# Processes that share the test suite, file by file. One test mostly keeps one core busy.
+TEST_WORKERS ?= 2
 BIN := $(VENV)/bin
 # Test and demo commands find deepspeed, ninja and unimol-scale without an activated environment.
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -32,7 +34,7 @@ demo: setup
 	$(BIN)/unimol-scale fit-scaling-law runs/
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 checks: setup
 	$(BIN)/ruff check .

@@ -284,6 +284,8 @@ def _with_present_names(
     Raises:
         ConfigError: a setting is given under both names, with different values.
     """
+    if not former_names(config_type):
+        return tree, origin
     prefix = f"{path}." if path else ""
     values = {".".join(map(str, keys)): (keys, value) for keys, value in leaves(tree)}
     renamed = {old: new for old in values if (new := present_name(config_type, old)) != old}

@@ -55,12 +55,13 @@ class _Counted:
     """Moves the progress with every molecule of a job."""
 
     def __init__(self, progress: StageProgress, job: Job) -> None:
-        self._progress, self._job, self._done = progress, job, 0
+        self._progress, self._done = progress, 0
+        self._places = {position: place for place, position in enumerate(job.positions)}
 
     def starting(self, position: int | None, molecules: int = 1) -> None:
         """Take note that the molecules before a position are done."""
         if position is not None:
-            self.count(self._job.positions.index(position))
+            self.count(self._places[position])
 
     def count(self, done: int) -> None:
         """Take note of how many molecules are done."""

@@ -1,6 +1,6 @@
 """Watching one task from inside its process: which molecule it is at, how long, and with how much memory.
 
-Imports nothing but the standard library.
+Imports the standard library only.
 """
 
 import dataclasses

@@ -63,6 +63,18 @@ def test_a_run_is_planned_before_there_is_a_store(capsys, tmp_path, monkeypatch)
     assert "--atoms 25" in err
 
 
+def test_what_is_given_counts_for_the_device_of_this_machine_too(capsys):
+    words = ("--size", "0.1M", "--gpus", 16, "--device", "here", "--atoms", 25, "--json")
+    given = ("--gpu-memory", "3GB", "--peak-flops", 2e12, "--mfu", 0.25, "--network", "5GB")
+    status, out, _ = plan(capsys, *words, *given)
+    assert status == 0
+    target = json.loads(out)["target"]
+    told = {key: target[key] for key in ("name", "memory", "peak_flops", "mfu", "network")}
+    assert told == {"name": "given peak", "memory": 3e9, "peak_flops": 2e12, "mfu": 0.25, "network": 4e9}
+    status, _, err = plan(capsys, *words, "--mfu", 40)
+    assert (status, "at most 1" in err) == (2, True)
+
+
 def test_settings_stand_anywhere_and_files_count(capsys, sample_store, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("train:\n  steps: 50\n  warmup_steps: 5\n")

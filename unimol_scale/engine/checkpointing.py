@@ -13,13 +13,13 @@ from unimol_scale.checkpoints.run.checkpoint_folder import (
 )
 from unimol_scale.checkpoints.run.saver import Saver, SaveState
 from unimol_scale.checkpoints.run.shares import MOMENT, SQUARE, Fragment, ShareReader
+from unimol_scale.engine.log.sinks import Teller
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.run.run_config import TrainConfig
 from unimol_scale.errors import CheckpointError
 
 _WRITTEN, _FAILED = "save_written", "save_failed"
 _ALL = 1_000_000_000
-Say = Callable[[str], None]
 
 
 class RunCheckpoints:
@@ -42,7 +42,7 @@ class RunCheckpoints:
         self._saver = Saver(root, ranks.rank, ranks.world_size, synchronous=not config.save_in_background)
         self._meta: Mapping[str, Any] | None = None  # of the current save; None without one
 
-    def find(self, say: Say) -> CheckpointInfo | None:
+    def find(self, warn: Callable[[str], None]) -> CheckpointInfo | None:
         """Return the newest intact checkpoint, verified by rank 0, and delete what killed sessions left behind.
 
         Raises:
@@ -56,7 +56,7 @@ class RunCheckpoints:
                 found, problems = newest_valid(self._root)
                 delete_leftovers(self._root)
                 for problem in problems:
-                    say(f"warning: skipped a damaged checkpoint: {problem}")
+                    warn(f"warning: skipped a damaged checkpoint: {problem}")
             except (CheckpointError, OSError) as refused:
                 error = str(refused)
         found, error = self._ranks.gather((found, error))[0]
@@ -64,9 +64,9 @@ class RunCheckpoints:
             raise CheckpointError(error)
         return found
 
-    def start_save(self, step: int, fragments: Sequence[Fragment], meta: Mapping[str, Any], say: Say) -> None:
+    def start_save(self, step: int, fragments: Sequence[Fragment], meta: Mapping[str, Any], log: Teller) -> None:
         """Start to save the state after ``step`` steps; waits only if the previous save is still being written."""
-        self.finish_save(say)
+        self.finish_save(log)
         self._saver.start(step, fragments)
         self._meta = meta
 
@@ -75,14 +75,14 @@ class RunCheckpoints:
         state = self._saver.state
         return {_WRITTEN: float(state is SaveState.WRITTEN), _FAILED: float(state is SaveState.FAILED)}
 
-    def settle(self, votes: Mapping[str, float], say: Say) -> bool:
+    def settle(self, votes: Mapping[str, float], log: Teller) -> bool:
         """Publish the save if every rank has written its share, drop it if one failed; return whether it failed.
 
         After a failed save the run goes on, and the older checkpoints are as they were.
 
         Args:
             votes: sum of the ballots of all ranks.
-            say: is called with a line about the result.
+            log: is told the result.
         """
         if self._meta is None or votes[_WRITTEN] + votes[_FAILED] < self._ranks.world_size:
             return False
@@ -96,27 +96,27 @@ class RunCheckpoints:
             self._saver.publish(meta, keep=self._keep, keep_best=True)
             error = self._ranks.gather(self._saver.error)[0]
         if error:
-            say(f"step {step}  warning: the checkpoint could not be saved, the run goes on without it: {error}")
+            log.warn(f"step {step}  warning: the checkpoint could not be saved, the run goes on without it: {error}")
         else:
             usage = self._saver.disk_usage
-            say(
+            log.say(
                 f"step {step}  checkpoint saved ({self._saver.copy_seconds:.2f} s to copy, "
                 f"{self._saver.write_seconds:.2f} s to write{f'; {usage.describe()}' if usage else ''})"
             )
         return bool(error)
 
-    def finish_save(self, say: Say) -> bool:
+    def finish_save(self, log: Teller) -> bool:
         """Wait for the current save, if there is one, and settle it; return whether it failed."""
         if self._meta is None:
             return False
         self._saver.wait()
-        return self.settle(self._ranks.sum(self.ballot()), say)
+        return self.settle(self._ranks.sum(self.ballot()), log)
 
     def join(self) -> None:
         """Wait until this rank writes nothing any more; a save in hand is not published."""
         self._saver.join()
 
-    def drop_save(self, say: Say) -> None:
+    def drop_save(self, log: Teller) -> None:
         """Wait for the current save, if there is one, and delete it: its weights may be the cause of the failure."""
         if self._meta is None:
             return
@@ -124,17 +124,17 @@ class RunCheckpoints:
         self._ranks.barrier()  # no rank is writing any more
         self._saver.discard()
         self._meta = None
-        say(f"step {self._saver.step}  the checkpoint is not published, since only skipped steps came after it")
+        log.warn(f"step {self._saver.step}  the checkpoint is not published, since only skipped steps came after it")
 
-    def prune_finished(self, last: CheckpointInfo, say: Say) -> None:
+    def prune_finished(self, last: CheckpointInfo, log: Teller) -> None:
         """Keep the checkpoints of a finished run that ``train.keep_finished`` names; only rank 0 calls this."""
         try:
             usage = prune(last, self._keep_finished, keep_best=True)
         except OSError as error:  # the run is finished nevertheless
-            say(f"warning: checkpoints that are not wanted any more cannot be deleted: {error}")
+            log.warn(f"warning: checkpoints that are not wanted any more cannot be deleted: {error}")
             return
         delete_marked(self._root)
         kinds = ShareReader(last.path).kinds if usage.kept else frozenset()
         share = len(kinds & {MOMENT, SQUARE}) / len(kinds) if kinds else 0.0
         states = f", {100.0 * share:.0f} % of it optimizer states" if kinds else ""
-        say(f"checkpoints of the finished run: {usage.describe(states)} (train.keep_finished)")
+        log.say(f"checkpoints of the finished run: {usage.describe(states)} (train.keep_finished)")

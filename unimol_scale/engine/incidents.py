@@ -1,11 +1,12 @@
 """Handles steps that go wrong: skips those that are not finite, and asks for a rollback after a loss spike."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from unimol_scale.common.run_files import SKIPPED_NAME
+from unimol_scale.engine.log.sinks import Teller
 from unimol_scale.engine.optimizer_step import StepResult
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.run.run_config import PretrainConfig
@@ -16,7 +17,6 @@ from unimol_scale.store.shards import StoreSplit
 
 _NAMED = 8  # molecules named in a message; the file has all
 _ADVICE = "The checkpoints are untouched; a lower train.learning_rate often helps"
-Say = Callable[[str], None]
 
 
 class Incidents:
@@ -34,20 +34,20 @@ class Incidents:
         self._ranks = ranks
         self._spikes = SpikeDetector(config.train.spike_window, config.train.spike_factor)
 
-    def call_for_rollback(self, result: StepResult, progress: Progress, say: Say) -> bool:
-        """Say and write down what went wrong in a step, if something did; return whether the run is to go back.
+    def call_for_rollback(self, result: StepResult, progress: Progress, log: Teller) -> bool:
+        """Tell and write down what went wrong in a step, if something did; return whether the run is to go back.
 
         Raises:
             RunError: too many steps in a row were skipped, or one more rollback would be too many.
         """
         if result.skipped:
-            self._skip(result, progress, say)
+            self._skip(result, progress, log)
             return False
         train = self._config.train
         part = "+".join(result.terms)
         if train.spikes == "ignore" or not self._spikes.observe(result.loss, part):
             return False
-        say(f"step {progress.step}  warning: the loss has risen suddenly, to {result.loss:.4f}")
+        log.warn(f"step {progress.step}  warning: the loss has risen suddenly, to {result.loss:.4f}")
         if train.spikes == "warn":
             return False
         if progress.rollbacks == train.max_rollbacks:
@@ -66,11 +66,11 @@ class Incidents:
         train = self._config.train
         self._spikes = SpikeDetector.from_state(state, window=train.spike_window, factor=train.spike_factor)
 
-    def _skip(self, result: StepResult, progress: Progress, say: Say) -> None:
+    def _skip(self, result: StepResult, progress: Progress, log: Teller) -> None:
         ids = self._split.ids(np.array(result.suspects, dtype=np.int64))
         place = self._config.output / SKIPPED_NAME
         named = f"{', '.join(ids[:_NAMED])}{' …' if len(ids) > _NAMED else ''}"
-        say(
+        log.warn(
             f"step {progress.step}  skipped: the {result.what_failed} is not finite. "
             f"It arose among {len(ids)} molecules: {named} → {place}"
         )
@@ -85,7 +85,7 @@ class Incidents:
                 with place.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
             except OSError as error:
-                say(f"warning: {place} cannot be written: {error}")
+                log.warn(f"warning: {place} cannot be written: {error}")
         if progress.skipped_in_a_row >= self._config.train.max_skipped:
             raise RunError(
                 f"{progress.skipped_in_a_row} steps in a row were skipped, the last at step {progress.step}, because "

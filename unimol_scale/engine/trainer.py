@@ -244,7 +244,7 @@ class Trainer:
             # signal waits for a step that is not skipped, too.
             if not result.skipped:
                 with speed.pause("publishing", every=train.checkpoint_every):
-                    self._checkpoints.settle(result.votes, self._log.say)
+                    self._checkpoints.settle(result.votes, self._log)
             if self._goes_back(result):
                 return SessionStatus.ROLLED_BACK
             done, stopping = progress.step == train.steps, result.votes[_STOP] > 0 and not result.skipped
@@ -256,7 +256,7 @@ class Trainer:
                 with speed.pause("saving", every=train.checkpoint_every):
                     self._save()
                 due = False
-            if (done or stopping) and self._checkpoints.finish_save(self._log.say):
+            if (done or stopping) and self._checkpoints.finish_save(self._log):
                 raise RunError(
                     f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Make room "
                     f"in {self._config.output} and start the same command again: it goes on from an earlier one"
@@ -270,15 +270,15 @@ class Trainer:
     def _goes_back(self, result: StepResult) -> bool:
         """Return whether the run is to go back to a checkpoint; one that is still being written is waited for."""
         try:
-            back = self._incidents.call_for_rollback(result, self._progress, self._log.say)
+            back = self._incidents.call_for_rollback(result, self._progress, self._log)
         except RunError:
             if result.skipped:
-                self._checkpoints.drop_save(self._log.say)
+                self._checkpoints.drop_save(self._log)
             else:
-                self._checkpoints.finish_save(self._log.say)
+                self._checkpoints.finish_save(self._log)
             raise
         if back:
-            self._checkpoints.finish_save(self._log.say)
+            self._checkpoints.finish_save(self._log)
         return back
 
     def _account(self, result: StepResult, speed: Speedometer) -> None:
@@ -324,7 +324,7 @@ class Trainer:
     def _roll_back(self) -> list[str]:
         """Go back to the newest checkpoint, and on with the molecules after those already used; return what to say."""
         before = self._progress
-        found = self._checkpoints.find(self._log.say)
+        found = self._checkpoints.find(self._log.warn)
         if found is None:  # the spike came before the first checkpoint
             return []
         self._go_to(found)
@@ -369,7 +369,7 @@ class Trainer:
             "model": to_tree(self._config.model),
             "heads": to_tree(self._objective.kept_heads),
         }
-        self._checkpoints.start_save(self._progress.step, self._model.fragments(), meta, self._log.say)
+        self._checkpoints.start_save(self._progress.step, self._model.fragments(), meta, self._log)
 
     def _go_to(self, found: CheckpointInfo) -> None:
         """Take up the state of a checkpoint."""
@@ -400,5 +400,5 @@ class Trainer:
                 self._ranks.world_size,
                 self._changes,
             )
-            self._checkpoints.prune_finished(last, self._log.say)
+            self._checkpoints.prune_finished(last, self._log)
         self._ranks.barrier()

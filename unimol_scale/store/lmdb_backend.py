@@ -28,7 +28,8 @@ PAGE = 4096
 # Each block costs ~2 kB of message header and page padding; each molecule read costs the decoding of its block.
 BLOCK_ROWS = 64
 # LMDB lets a process open a file only once, and a user may read a store that is being trained on: they share it.
-_open_files: "weakref.WeakValueDictionary[tuple[int, str], lmdb.Environment]" = weakref.WeakValueDictionary()
+# A file is known by its place on the disk: a store that was built anew under the old name is another file.
+_open_files: "weakref.WeakValueDictionary[tuple[int, int, int], lmdb.Environment]" = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
 
@@ -46,7 +47,7 @@ class LmdbShard:
     def __init__(self, path: Path, layout: Layout) -> None:
         self._path = path
         self._schema = arrow_schema(layout)
-        self._environment = _opened(path)
+        self._environment: lmdb.Environment | None = _opened(path)
         if self._get([SCHEMA_KEY])[0] != self._schema.serialize().to_pybytes():
             raise StoreError(f"{path}: its columns are not those of the store's schema")
         self._block_rows = int(self._get([BLOCK_ROWS_KEY])[0])
@@ -55,6 +56,7 @@ class LmdbShard:
 
     def _get(self, keys: list[bytes]) -> list[bytes]:
         values: list[bytes] = []
+        assert self._environment is not None, f"{self._path} was closed"
         try:
             with self._environment.begin() as transaction:
                 for key in keys:
@@ -83,11 +85,15 @@ class LmdbShard:
 
     def close(self) -> None:
         """Let go of the file, which is unmapped when nobody in this process reads it any more."""
-        del self._environment
+        self._environment = None
 
 
 def _opened(path: Path) -> lmdb.Environment:
-    key = (os.getpid(), str(path.resolve()))
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise StoreError(f"{path} is not a readable LMDB shard: {error}") from error
+    key = (os.getpid(), status.st_dev, status.st_ino)
     with _opening:
         environment = _open_files.get(key)
         if environment is None:

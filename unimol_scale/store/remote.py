@@ -31,7 +31,8 @@ from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from unimol_scale.store.shards import Store
 from unimol_scale.store.source import MAX_OPEN
 
-FETCHING = FetchOptions()
+# Ranks wait for the one that fetches, and fail together after zero.timeout_minutes.
+FETCHING = FetchOptions(longest_wait_s=60.0)
 ROOM_S = 600.0  # to wait for others' downloads to end
 PART = ".part"
 DEFAULT_CACHE, DEFAULT_CACHE_BYTES = Path("~/.cache/unimol-scale"), 20 * 2**30
@@ -112,7 +113,9 @@ class RemoteFiles:
         try:
             yield
         except MissingError as error:
-            raise StoreError(f"{self.url} has no {file}: is it the URL of a finished store? ({error})") from error
+            raise StoreError(
+                f"{self.url} gives no {file}: is it the URL of a finished store, and may you read it? ({error})"
+            ) from error
         except GivenUpError as error:
             raise StoreError(
                 f"{file} of {self.url} cannot be fetched after {error.tries} tries: {error.reason}"

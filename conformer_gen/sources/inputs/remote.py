@@ -81,7 +81,7 @@ def fetch_all(urls: Sequence[str], directory: Path, options: FetchOptions = DEFA
             except MissingError as error:
                 if not options.missing_ok:
                     raise
-                progress.say(f"passed over: {error}")
+                progress.warn(f"passed over: {error}")
                 missing.append(url)
                 commit_text(directory / MISSING_NAME, "".join(f"{name}\n" for name in missing))
                 submit()
@@ -133,8 +133,8 @@ class _Progress:
         if self._bytes:
             self._display.line(self._text(), at_once=True)
 
-    def say(self, text: str) -> None:
-        _log.info(f"{LABEL}: {text}")
+    def warn(self, text: str) -> None:
+        _log.warning(f"{LABEL}: {text}")
 
     def _text(self) -> str:
         rate = self._bytes / max(time.monotonic() - self._start, 1e-9)

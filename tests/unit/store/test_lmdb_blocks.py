@@ -11,7 +11,7 @@ from tests.helpers.store_samples import random_record, write_store
 from unimol_scale.errors import StoreError
 from unimol_scale.store.lmdb_backend import BLOCK_ROWS, LmdbShard
 from unimol_scale.store.maintain import convert, verify
-from unimol_scale.store.shards import Store
+from unimol_scale.store.shards import Store, open_store
 
 COUNT = 2 * BLOCK_ROWS + 5
 RECORDS = [random_record(number, max_atoms=40) for number in range(COUNT)]
@@ -46,6 +46,27 @@ def test_any_list_of_rows_reads_as_from_arrow(arrow: Store, tmp_path: Path, rows
 def test_converting_back_gives_the_first_bytes_again(arrow: Store, tmp_path: Path) -> None:
     back = convert(convert(arrow, "lmdb", tmp_path / "lmdb"), "arrow", tmp_path / "back")
     assert back.manifest == arrow.manifest
+
+
+def test_a_store_built_anew_under_an_old_name_is_read_from_its_new_file(tmp_path: Path) -> None:
+    old = write_store(tmp_path / "old", RECORDS[:5], backend="lmdb")
+    new = write_store(tmp_path / "new", RECORDS[5:10], backend="lmdb")
+    rows = np.arange(5)
+    reading = old.split("train")
+    reading.gather(rows)  # its file stays open
+    (new.path / "train").rename(tmp_path / "train")
+    (old.path / "train").rename(tmp_path / "moved")
+    (tmp_path / "train").rename(old.path / "train")
+    (old.path / "manifest.json").write_bytes((new.path / "manifest.json").read_bytes())
+    assert open_store(old.path).split("train").ids(rows) == [record.id for record in RECORDS[5:10]]
+    assert reading.ids(rows) == [record.id for record in RECORDS[:5]]
+
+
+def test_a_shard_can_be_closed_twice(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "lmdb", RECORDS[:5], backend="lmdb")
+    shard = LmdbShard(next((store.path / "train").iterdir()), store.manifest.layout)
+    shard.close()
+    shard.close()
 
 
 def test_a_molecule_in_lmdb_costs_little_more_than_in_arrow(tmp_path: Path) -> None:

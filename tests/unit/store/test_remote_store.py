@@ -1,5 +1,6 @@
 """Stores behind a URL: shards go on where they broke off, whatever the scheme, and what fails is said."""
 
+import dataclasses
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from tests.helpers.file_server import Handler, Server, serve
 from tests.helpers.full_disk import files_no_larger_than
 from tests.helpers.store_samples import random_record, write_store
-from unimol_scale.common.fetching.download import FetchOptions
+from unimol_scale.common.fetching import download
 from unimol_scale.common.fetching.object_transport import ObjectTransport
 from unimol_scale.errors import StoreError
 from unimol_scale.store import remote
@@ -30,7 +31,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FETCHING", FetchOptions(backoff_s=0.01, stall_s=5.0, tries=3))
+    monkeypatch.setattr(remote, "FETCHING", dataclasses.replace(remote.FETCHING, backoff_s=0.01, stall_s=5.0, tries=3))
 
 
 def answers(store: Store) -> dict[str, Callable[[Handler, int], None]]:
@@ -110,10 +111,24 @@ def test_a_server_that_asks_for_patience_gets_it(store: Store, server: Server, t
     assert ids(train(server, tmp_path / "cache"), 0) == ids(store.split("train"), 0)
 
 
+def test_no_rank_waits_longer_than_a_minute_and_none_in_silence(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(download, "QUIET_WAIT_S", 0.5)
+    name = "/train/shard-00001.arrow"
+    server.answers[name] = lambda handler, number: handler.status(503, Retry_After="1" if number == 0 else "61")
+    with pytest.raises(StoreError, match=r"shard-00001\.arrow .*the server answers 503 .*, asked to wait 61 s"):
+        ids(train(server, tmp_path / "cache"), 1)
+    assert len(server.ranges(name)) == 2
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"{server.url}{name} does not come for now: the server answers 503")
+    assert told.endswith("asked again in 1 s")
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (404, r"has no train/shard-00001\.arrow: .*the server answers 404"),
+        (404, r"gives no train/shard-00001\.arrow: .*the server answers 404"),
         (401, r"train/shard-00001\.arrow of .* cannot be fetched: .*the server answers 401"),
         (500, r"train/shard-00001\.arrow of .* cannot be fetched after 3 tries: the server answers 500"),
     ],
@@ -156,7 +171,7 @@ def test_any_scheme_of_fsspec_will_do(store: Store, tmp_path: Path) -> None:
     url = "memory://bucket/store"
     assert ids(open_remote_store(url, tmp_path / "cache", 10**9).split("train"), 2) == ids(store.split("train"), 2)
     files.rm("/bucket/store/train/shard-00001.arrow")
-    with pytest.raises(StoreError, match=rf"{url} has no train/shard-00001\.arrow"):
+    with pytest.raises(StoreError, match=rf"{url} gives no train/shard-00001\.arrow"):
         ids(open_remote_store(url, tmp_path / "cache", 10**9).split("train"), 1)
     with pytest.raises(StoreError, match="no-such-scheme"):
         open_remote_store("no-such-scheme://bucket/store", tmp_path, 10**9)

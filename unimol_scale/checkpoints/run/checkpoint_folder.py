@@ -27,7 +27,7 @@ from unimol_scale.common.run_files import CHECKPOINTS
 from unimol_scale.common.text.json_files import NotJsonError, hash_json, read_json, write_json
 from unimol_scale.common.units import byte_size
 from unimol_scale.config import Origin, build
-from unimol_scale.errors import CheckpointError, ConfigError, version_problem
+from unimol_scale.errors import CheckpointError, ConfigError, NewerFileError, version_problem
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.presets import ModelConfig
 
@@ -37,6 +37,10 @@ LATEST = "latest"
 BEST = "best"
 _FOLDER = re.compile(r"step-\d{8,}")
 _DELETED = "tmp-deleted-"
+
+
+class NewerCheckpointError(CheckpointError):
+    """A newer version of unimol-scale wrote a checkpoint: it is intact, and an older one is no replacement for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,12 +198,15 @@ def read_manifest(folder: Path) -> CheckpointInfo:
             "read; finish that run with the version that began it, or choose another --output"
         )
     if problem := version_problem(version, FORMAT_VERSION):
-        raise CheckpointError(f"checkpoint {folder}: {MANIFEST}: {problem}")
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        raise (NewerCheckpointError if newer else CheckpointError)(f"checkpoint {folder}: {MANIFEST}: {problem}")
     stated = tree.pop("sha256", None)
     if stated != content_hash(tree):
         raise CheckpointError(f"checkpoint {folder}: {MANIFEST} is damaged (its SHA-256 differs)")
     try:
         manifest = build(CheckpointManifest, tree, Origin(name=str(path), recorded=True))
+    except NewerFileError as error:
+        raise NewerCheckpointError(f"checkpoint {folder}: {error}") from error
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {folder}: {error}") from error
     return CheckpointInfo(path=folder, step=manifest.step, meta=manifest.meta, files=manifest.files, sha256=str(stated))
@@ -234,12 +241,14 @@ def newest_valid(root: Path) -> tuple[CheckpointInfo | None, list[str]]:
         root: a run's checkpoints folder.
 
     Raises:
-        CheckpointError: there are checkpoints and none is intact.
+        CheckpointError: there are checkpoints and none is intact, or a newer version wrote the newest.
     """
     problems: list[str] = []
     for folder in reversed(step_folders(root)):
         try:
             return verify(folder), problems
+        except NewerCheckpointError:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
     if problems:

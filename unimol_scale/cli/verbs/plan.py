@@ -28,7 +28,12 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument("--objective", metavar="NAME", help="what is learnt (default: denoise)")
     verb.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     verb.add_argument("--zero-stage", type=int, metavar="N", help="0 to 3; the same as zero.stage=N")
-    verb.add_argument("--device", default="h100", metavar="NAME", help="a100, h100, h200, … (default: %(default)s)")
+    verb.add_argument(
+        "--device",
+        default="h100",
+        metavar="NAME",
+        help="a100, h100, h200, … or here: this machine's, measured now (default: %(default)s)",
+    )
     verb.add_argument("--peak-flops", type=float, metavar="F", help="FLOP/s of a GPU instead of the device's")
     verb.add_argument("--mfu", type=float, metavar="X", help="share of it reached (default: estimated)")
     verb.add_argument(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from unimol_scale.errors import ConfigError, SourceError
 MOST_CONNECTIONS = 8  # what files.docking.org asks for
 PART_SUFFIX, VERSION_SUFFIX = ".part", ".part.json"
 LONGEST_BACKOFF_S = 60.0
-LONGEST_WAIT_S = 3600.0  # a server that asks for more is left alone
+QUIET_WAIT_S = 2.0  # a longer one is told
 HEAD_BYTES = 1024
+_log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|title|meta|script|\?xml|!--)", re.IGNORECASE)
 
@@ -33,6 +35,7 @@ class FetchOptions:
         stall_s: seconds without a byte after which a connection is cut and tried again.
         tries: in a row that bring no further byte, before a file is given up.
         backoff_s: seconds before the second try; doubled for each further one, up to 60.
+        longest_wait_s: seconds that a server may ask to wait; one that asks for more is left alone.
         missing_ok: pass over files that the server does not have; they are listed in ``missing.txt``.
     """
 
@@ -41,6 +44,7 @@ class FetchOptions:
     stall_s: float = 30.0
     tries: int = 6
     backoff_s: float = 1.0
+    longest_wait_s: float = 3600.0
     missing_ok: bool = False
 
     def __post_init__(self) -> None:
@@ -49,8 +53,11 @@ class FetchOptions:
                 raise ConfigError(f"{name} must be 1 to {MOST_CONNECTIONS}, got {getattr(self, name)}")
         if self.tries < 1:
             raise ConfigError(f"tries must be at least 1, got {self.tries}")
-        if self.stall_s <= 0 or self.backoff_s < 0:
-            raise ConfigError(f"stall_s must be above 0 and backoff_s at least 0, got {self.stall_s}, {self.backoff_s}")
+        if self.stall_s <= 0:
+            raise ConfigError(f"stall_s must be above 0, got {self.stall_s}")
+        for name in ("backoff_s", "longest_wait_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
 class StoppedError(Exception):
@@ -136,7 +143,7 @@ def _patiently(
             failures = 1 if now > furthest else failures + 1
             furthest = max(furthest, now)
             wait_s = _backoff(url, options, failures) if error.wait_s is None else error.wait_s
-            if failures >= options.tries or wait_s > LONGEST_WAIT_S:
+            if failures >= options.tries or wait_s > options.longest_wait_s:
                 asked = f", asked to wait {wait_s:,.0f} s" if error.wait_s else ""
                 raise GivenUpError(
                     f"{url} does not come: {error} ({failures} tries without a further byte, {now:,} bytes so far"
@@ -144,6 +151,8 @@ def _patiently(
                     f"{error}{asked}",
                     failures,
                 ) from error
+            if wait_s > QUIET_WAIT_S:
+                _log.warning(f"{url} does not come for now: {error}; asked again in {wait_s:,.0f} s")
             stop.wait(wait_s)
 
 

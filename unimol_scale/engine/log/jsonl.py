@@ -122,7 +122,7 @@ class JsonlSink:
     """
 
     def __init__(self, start: SinkStart) -> None:
-        self._file = WholeAppends(start.folder / METRICS_NAME, start.say)
+        self._file = WholeAppends(start.folder / METRICS_NAME, start.warn)
 
     def event(self, event: Event) -> None:
         """Append an event; it is in the file once this returns, unless the disk is full."""

@@ -50,6 +50,7 @@ class RunLog:
             first_step=first_step,
             session=self._session,
             say=self.say,
+            warn=self.warn,
         )
         self._sinks: list[Sink] = [JsonlSink(start)]
         self._sinks += [SafeSink(sink, start) for sink in sinks if sink != JSONL]
@@ -74,6 +75,10 @@ class RunLog:
     def say(self, text: str) -> None:
         """Tell people something, in one line."""
         _log.info(self._line(text))
+
+    def warn(self, text: str) -> None:
+        """Tell people what goes wrong, in one line, also where nobody asked to be told how far the run is."""
+        _log.warning(self._line(text))
 
     def _line(self, text: str) -> str:
         return f"[{self._name}] {text}"
@@ -102,7 +107,7 @@ class RunLog:
         try:
             draw_curve(self._folder)
         except OSError as error:
-            self.say(f"warning: the curves cannot be drawn: {error}")
+            self.warn(f"warning: the curves cannot be drawn: {error}")
 
 
 def _status(event: Event) -> str:
@@ -131,6 +136,9 @@ class NoLog:
         """Do nothing."""
 
     def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def warn(self, text: str) -> None:
         """Do nothing."""
 
     def advance(self, step: int, event: Event | None, remaining: float | None = None) -> None:

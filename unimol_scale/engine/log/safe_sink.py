@@ -17,7 +17,7 @@ class SafeSink:
     """
 
     def __init__(self, name: str, start: SinkStart) -> None:
-        self._name, self._say = name, start.say
+        self._name, self._warn = name, start.warn
         self._missed = self._in_a_row = 0
         self._sink: Sink | None = None
         try:
@@ -27,7 +27,7 @@ class SafeSink:
                 raise ConfigError(f"it returned {sink!r}, which lacks the methods {', '.join(lacking)}")
             self._sink = sink
         except Exception as error:
-            self._say(f"warning: the log {name} cannot be opened ({_shown(error)}); the run goes on without it")
+            self._warn(f"warning: the log {name} cannot be opened ({_shown(error)}); the run goes on without it")
 
     def event(self, event: Event) -> None:
         """Hand an event on, unless the sink has failed too often."""
@@ -39,7 +39,7 @@ class SafeSink:
             self._in_a_row = 0
         except Exception as error:
             if not self._missed:
-                self._say(f"warning: the log {self._name} has failed ({_shown(error)}); the run goes on")
+                self._warn(f"warning: the log {self._name} has failed ({_shown(error)}); the run goes on")
             self._missed += 1
             self._in_a_row += 1
 
@@ -49,9 +49,9 @@ class SafeSink:
             if self._sink is not None:
                 self._sink.close()
         except Exception as error:
-            self._say(f"warning: the log {self._name} cannot be closed ({_shown(error)})")
+            self._warn(f"warning: the log {self._name} cannot be closed ({_shown(error)})")
         if self._missed:
-            self._say(f"warning: the log {self._name} lacks {self._missed:,} events of this session")
+            self._warn(f"warning: the log {self._name} lacks {self._missed:,} events of this session")
 
 
 def _shown(error: Exception) -> str:

@@ -23,7 +23,8 @@ class SinkStart:
         first_step: steps that are done. The run does all later ones, perhaps again: what a sink has of steps after this
             one is to be forgotten. At 0 the run begins anew, its validation at step 0 included.
         session: counts the starts of the run, from 1.
-        say: prints a line for people.
+        say: tells people something, in one line.
+        warn: tells them what goes wrong; a program that listens to no messages shows it all the same.
     """
 
     folder: Path
@@ -32,6 +33,17 @@ class SinkStart:
     first_step: int
     session: int
     say: Callable[[str], None]
+    warn: Callable[[str], None]
+
+
+class Teller(Protocol):
+    """Who tells people how a run goes."""
+
+    def say(self, text: str) -> None:
+        """Tell something, in one line."""
+
+    def warn(self, text: str) -> None:
+        """Tell what goes wrong, in one line: a program that listens to no messages shows it all the same."""
 
 
 class Sink(Protocol):

@@ -31,7 +31,7 @@ _NOT_SHOWN = ("step", "session")
 def open_board(start: SinkStart) -> "Board":
     """Open the event file of a session of a run."""
     # The validation before the first step is logged at step 0.
-    return Board(start.folder / TENSORBOARD, start.first_step + 1 if start.first_step else 0, start.say)
+    return Board(start.folder / TENSORBOARD, start.first_step + 1 if start.first_step else 0, start.warn)
 
 
 def tag_of(key: str) -> str:

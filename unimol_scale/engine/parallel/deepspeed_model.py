@@ -18,7 +18,8 @@ from unimol_scale.checkpoints.run.shares import Fragment
 from unimol_scale.engine.parallel.deepspeed_settings import deepspeed_settings
 from unimol_scale.engine.parallel.deepspeed_state import ShardedState
 from unimol_scale.engine.parallel.ranks import Ranks
-from unimol_scale.engine.parallel.sharded_model import Read, ReadWeights
+from unimol_scale.engine.parallel.sharded_model import Read
+from unimol_scale.engine.run.initial_weights import ReadWeights
 from unimol_scale.engine.run.run_config import PretrainConfig
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT, Fragment
-from unimol_scale.engine.parallel.sharded_model import Read, ReadWeights
+from unimol_scale.engine.parallel.sharded_model import Read
+from unimol_scale.engine.run.initial_weights import ReadWeights
 
 # One of several classes without types.
 DeepSpeedOptimizer = Any

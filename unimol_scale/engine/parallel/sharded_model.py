@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from unimol_scale.checkpoints.run.shares import Fragment
 from unimol_scale.engine.parallel.ranks import Ranks
+from unimol_scale.engine.run.initial_weights import ReadWeights
 from unimol_scale.engine.run.run_config import PretrainConfig
 
 # (parameter name, kind of state, start, stop) → fp32 [stop - start]; elements are those of the flattened parameter.
 Read = Callable[[str, str, int, int], Tensor]
-# (parameter name, start, stop) → fp32 [stop - start]; None leaves those elements as they are.
-ReadWeights = Callable[[str, int, int], Tensor | None]
 
 
 class ShardedModel(Protocol):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -85,37 +85,51 @@ class Target:
     network: float = DEFAULT_NETWORK * _LINK_SHARE
 
 
-def named_target(
-    name: str,
-    precision: str,
+def named_target(name: str, precision: str) -> Target:
+    """Return a device by its name.
+
+    Raises:
+        ConfigError: no device has that name.
+    """
+    if name.lower() not in DEVICES:
+        raise ConfigError(f"--device: unknown device {name!r}; {nearest(name.lower(), DEVICES)}")
+    device = DEVICES[name.lower()]
+    peak = device.bf16 if precision == "bf16" else device.fp32
+    return Target(
+        name=name.lower(),
+        is_gpu=True,
+        memory=device.memory,
+        peak_flops=peak,
+        matmul_flops=peak * _MATMUL_SHARE,
+        mfu=None,
+        bandwidth=device.bandwidth * _COPY_SHARE,
+        link=device.link * _LINK_SHARE,
+    )
+
+
+def with_given(
+    target: Target,
     *,
     memory: float | None = None,
     peak_flops: float | None = None,
     mfu: float | None = None,
     network: float = DEFAULT_NETWORK,
 ) -> Target:
-    """Return a device by its name, with its memory, peak or network replaced by those given.
+    """Return a device with its memory, peak, share of the peak and network replaced by those given.
 
     Raises:
-        ConfigError: no device has that name, or a number is out of range.
+        ConfigError: a number is out of range.
     """
-    if name.lower() not in DEVICES:
-        raise ConfigError(f"--device: unknown device {name!r}; {nearest(name.lower(), DEVICES)}")
     if mfu is not None and not 0.0 < mfu <= 1.0:
         raise ConfigError(f"--mfu must be above 0 and at most 1, got {mfu:g}; 0.2 to 0.4 are usual")
     if peak_flops is not None and not 0.0 < peak_flops < math.inf:
         raise ConfigError(f"--peak-flops must be positive (FLOP/s, such as 989e12), got {peak_flops:g}")
-    device = DEVICES[name.lower()]
-    peak = peak_flops or (device.bf16 if precision == "bf16" else device.fp32)
-    return Target(
-        name=name.lower() if peak_flops is None else "given peak",
-        is_gpu=True,
-        memory=device.memory if memory is None else memory,
-        peak_flops=peak,
-        matmul_flops=peak * _MATMUL_SHARE,
-        mfu=mfu,
-        bandwidth=device.bandwidth * _COPY_SHARE,
-        link=device.link * _LINK_SHARE,
+    if peak_flops is not None:
+        target = replace(target, name="given peak", peak_flops=peak_flops, matmul_flops=peak_flops * _MATMUL_SHARE)
+    return replace(
+        target,
+        memory=target.memory if memory is None else memory,
+        mfu=target.mfu if mfu is None else mfu,
         network=network * _LINK_SHARE,
     )
 

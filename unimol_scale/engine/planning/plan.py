@@ -1,6 +1,6 @@
 """Plans a run in numbers before it starts: parameters, memory, micro-batches, FLOPs, days, checkpoints.
 
-``plan_run`` computes them, plan.py says them.
+``plan_run`` computes them, plan_text.py says them.
 """
 
 import math

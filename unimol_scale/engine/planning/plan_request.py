@@ -7,7 +7,7 @@ from typing import Any
 from unimol_scale.common.trees import merge
 from unimol_scale.config import Origin
 from unimol_scale.engine.objective_setup import with_teacher_named
-from unimol_scale.engine.planning.accelerators import named_target, parse_bytes, target_here
+from unimol_scale.engine.planning.accelerators import named_target, parse_bytes, target_here, with_given
 from unimol_scale.engine.planning.plan import Plan
 from unimol_scale.engine.planning.plan_text import plan_of
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
@@ -68,15 +68,11 @@ def plan_for(request: PlanRequest, size: str, chosen: Mapping[str, Any], origin:
     except StoreError as error:
         raise StoreError(f"{error}; without a store, --atoms 25 assumes molecules of that size") from error
     precision = config.train.precision
-    if request.device == THIS_MACHINE:
-        target = target_here(precision)
-    else:
-        target = named_target(
-            request.device,
-            precision,
-            memory=None if request.gpu_memory is None else parse_bytes(request.gpu_memory),
-            peak_flops=request.peak_flops,
-            mfu=request.mfu,
-            network=parse_bytes(request.network, "--network"),
-        )
+    target = with_given(
+        target_here(precision) if request.device == THIS_MACHINE else named_target(request.device, precision),
+        memory=None if request.gpu_memory is None else parse_bytes(request.gpu_memory),
+        peak_flops=request.peak_flops,
+        mfu=request.mfu,
+        network=parse_bytes(request.network, "--network"),
+    )
     return plan_of(config, request.gpus, target, request.atoms), config

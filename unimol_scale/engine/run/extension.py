@@ -57,10 +57,13 @@ def resolve_extended(steps: int, size: str | None, chosen: Mapping[str, Any], or
 def _settings_of(folder: Path) -> Tree:
     """Return the settings of a run, without those of objectives that it does not learn and this version has not."""
     base = read_yaml(folder / CONFIG_NAME)[0]
+    recorded = base.get("objective", {})
+    if not isinstance(recorded, Mapping):
+        raise ConfigError(f"{folder / CONFIG_NAME}: objective must hold a mapping of keys to values, not {recorded!r}")
     flat = flatten(base)
     refuse_newer(flat, flat, folder / CONFIG_NAME, "choose another --output")
     names = {field.name for field in dataclasses.fields(ObjectiveConfig)}
-    objective = {name: value for name, value in base.get("objective", {}).items() if name in names}
+    objective = {name: value for name, value in recorded.items() if name in names}
     return {**base, "objective": objective}
 
 

@@ -19,7 +19,7 @@ from unimol_scale.model.presets import ModelConfig
 
 # They do not change which function the weights stand for.
 _FREE = frozenset(f"model.{name}" for name in ("dropout", "attention_dropout", "triangle_dropout", "checkpoint_every"))
-# (parameter name, start, stop) → fp32 [stop - start]; None: the model does not have it.
+# (parameter name, start, stop) → fp32 [stop - start]; None: the model does not have it, and what is there stays.
 ReadWeights = Callable[[str, int, int], Tensor | None]
 
 

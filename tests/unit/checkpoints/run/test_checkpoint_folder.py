@@ -97,6 +97,16 @@ def test_no_byte_of_a_manifest_can_change_what_it_says(tmp_path):
             assert checkpoint_folder.verify(info.path) == info  # a space that became another
 
 
+@pytest.mark.parametrize("change", [{"format_version": 99}, {"compressed": True}])
+def test_one_of_a_newer_version_is_not_passed_over_as_if_it_were_damaged(tmp_path, change):
+    save(tmp_path, 5)
+    path = save(tmp_path, 10).path / MANIFEST
+    tree = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({**tree, "sha256": checkpoint_folder.content_hash(tree)}))
+    with pytest.raises(CheckpointError, match=r"step-00000010.*update unimol-scale to read"):
+        checkpoint_folder.newest_valid(tmp_path)
+
+
 def test_when_none_is_intact_training_does_not_silently_start_over(tmp_path):
     damage_flip(save(tmp_path, 5).path / share_name(0, 2))
     with pytest.raises(CheckpointError, match="Delete the folder to train from the start"):

@@ -197,12 +197,16 @@ def test_a_file_that_is_refused_is_an_error_at_once(server: Server, tmp_path: Pa
     assert len(server.requests) == 1
 
 
-def test_missing_files_can_be_passed_over_and_are_listed(server: Server, tmp_path: Path) -> None:
+def test_missing_files_can_be_passed_over_and_are_listed(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server.answers["/b"] = lambda handler, _: handler.send(b"b")
     server.answers["/d"] = lambda handler, _: handler.send(b"d")
     options = FetchOptions(missing_ok=True)
     assert fetched(server, tmp_path, "/a", "/b", "/c", "/d", options=options) == [b"b", b"d"]
     assert (tmp_path / "missing.txt").read_text() == f"{server.url}/a\n{server.url}/c\n"
+    heard = [record.getMessage() for record in caplog.records]  # without a listener, warnings only
+    assert [text.split(":")[1] for text in heard] == [" passed over", " passed over"]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +335,9 @@ def test_a_scheme_whose_package_is_absent_names_the_package(tmp_path: Path, monk
         list(fetch_all(["ftp://host/a.smi"], tmp_path))
 
 
-@pytest.mark.parametrize("change", [{"connections": 9}, {"ahead": 0}, {"tries": 0}, {"stall_s": 0}])
+@pytest.mark.parametrize(
+    "change", [{"connections": 9}, {"ahead": 0}, {"tries": 0}, {"stall_s": 0}, {"longest_wait_s": -1}]
+)
 def test_options_out_of_range_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         FetchOptions(**change)

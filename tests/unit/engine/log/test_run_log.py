@@ -87,6 +87,21 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, capsys):
     assert capsys.readouterr().err.count("metrics.jsonl cannot be written") == 1
 
 
+def test_without_a_listener_only_what_goes_wrong_is_heard(tmp_path, caplog):
+    with RunLog(tmp_path, "run", 10, 0) as log:
+        log.say("validation loss 1.0")
+        log.warn("the disk is nearly full")
+        log.event(train_event(1))
+        with files_no_larger_than(0):
+            log.event(train_event(2))
+            log.draw()
+    heard = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert heard[0] == ("WARNING", "[run] the disk is nearly full")
+    for text in ("metrics.jsonl cannot be written", "the curves cannot be drawn"):
+        assert any(level == "WARNING" and text in said for level, said in heard)
+    assert not any("validation" in said for _, said in heard)
+
+
 def test_without_a_terminal_there_are_plain_lines_now_and_then(tmp_path, capsys):
     with shown_on_stderr(), RunLog(tmp_path, "my-run", 50, 0) as log:
         for step in range(1, 51):

@@ -55,6 +55,14 @@ def test_a_log_that_cannot_be_opened_is_told_and_the_others_are_written(mine, tm
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_log_that_fails_is_told_without_any_listener(mine, tmp_path, caplog):
+    with RunLog(tmp_path, "run", 10, 0, ["mine:Closed", "mine:Shaky"]) as log:
+        log.event({"step": 2, "loss": 1.0})
+    heard = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    for text in ("Closed cannot be opened", "Closed lacks 1 events", "Shaky has failed", "Shaky cannot be closed"):
+        assert any(text in said for said in heard)
+
+
 def test_a_function_that_returns_no_log_is_told(mine, tmp_path, capsys):
     with shown_on_stderr(), RunLog(tmp_path, "run", 10, 0, ["jsonl", "mine:forgot_to_return"]) as log:
         log.event({"step": 1, "loss": 1.0})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unimol_scale.data.dataset import DataConfig
-from unimol_scale.engine.planning.accelerators import DEVICES, Target, named_target, parse_bytes
+from unimol_scale.engine.planning.accelerators import DEVICES, Target, named_target, parse_bytes, with_given
 from unimol_scale.engine.planning.max_pairs import with_max_pairs, with_max_pairs_used
 from unimol_scale.engine.planning.plan import check_division, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, warnings_of
@@ -44,7 +44,7 @@ def memory_of(config, objective, world_size, cuda=True):
 
 
 def plan_of(config, objective, world_size=64, **target):
-    target = named_target(target.pop("device", "h100"), config.train.precision, **target)
+    target = with_given(named_target(target.pop("device", "h100"), config.train.precision), **target)
     return plan_run(config, objective, HISTOGRAM, world_size=world_size, target=target)
 
 
@@ -333,8 +333,8 @@ def test_wrong_amounts_of_memory(text, message):
 def test_a_given_peak_replaces_the_devices():
     assert named_target("A100", "bf16").peak_flops == DEVICES["a100"].bf16
     assert named_target("a100", "fp32").peak_flops == DEVICES["a100"].fp32
-    assert named_target("a100", "bf16", peak_flops=5e14).peak_flops == 5e14
+    assert with_given(named_target("a100", "bf16"), peak_flops=5e14).peak_flops == 5e14
     with pytest.raises(ConfigError, match="did you mean 'h100'"):
         named_target("h10", "bf16")
     with pytest.raises(ConfigError, match="--mfu"):
-        named_target("h100", "bf16", mfu=40.0)
+        with_given(named_target("h100", "bf16"), mfu=40.0)

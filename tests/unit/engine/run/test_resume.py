@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from unimol_scale.config import read_settings
+from unimol_scale.config import Origin, read_settings
+from unimol_scale.engine.run.extension import resolve_extended
 from unimol_scale.engine.run.resume import all_settings, changed_settings, refuse_differences, settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.settings_changes import change_since, settings_in
-from unimol_scale.errors import CheckpointError
+from unimol_scale.errors import CheckpointError, ConfigError
 
 MIXTURE = ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5"]
 
@@ -80,3 +81,11 @@ def test_a_store_that_was_recorded_as_it_was_given_is_no_other_one(
     assert settings_in(tmp_path) == {"data.path": str(tmp_path / "data" / "zinc")}
     (tmp_path / "config.yaml").write_text("data:\n  path: s3://bucket/zinc\n")
     assert settings_in(tmp_path) == {"data.path": "s3://bucket/zinc"}
+
+
+@pytest.mark.parametrize("recorded", ["null", "denoise"])
+def test_a_damaged_record_of_what_is_learnt_is_named(tmp_path: Path, recorded: str) -> None:
+    (tmp_path / "config.yaml").write_text(f"size: 0.1M\nobjective: {recorded}\ntrain: {{steps: 10}}\n")
+    given = Origin(name="command line", given=frozenset({"output"}))
+    with pytest.raises(ConfigError, match=r"config\.yaml: objective must hold a mapping"):
+        resolve_extended(5, None, {"output": str(tmp_path)}, given)
