@@ -33,7 +33,7 @@ from unimol_scale.engine.planning.rehearsal import carbon_chains, worst_samples 
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig  # noqa: E402
 from unimol_scale.model import layers  # noqa: E402
 from unimol_scale.model.backbone import TwoTrackBackbone  # noqa: E402
-from unimol_scale.model.presets import preset  # noqa: E402
+from unimol_scale.model.presets import DROPOUTS, preset  # noqa: E402
 from unimol_scale.objectives.base import Objective, Sample, total_loss  # noqa: E402
 from unimol_scale.objectives.config import ObjectiveConfig, build_objective  # noqa: E402
 from unimol_scale.objectives.denoise import DenoiseConfig  # noqa: E402
@@ -41,7 +41,7 @@ from unimol_scale.objectives.distill import DistillConfig, Teacher  # noqa: E402
 
 MICRO_BATCHES = 2  # of the step whose waits are counted
 SHAPE = MicroBatchShape(molecules=3, num_atoms=5)
-MODEL = preset("0.03M", layers=1)
+MODEL = preset("0.03M", layers=1, **dict.fromkeys(DROPOUTS, 0.1))
 OBJECTIVES = {
     "denoise": ObjectiveConfig(),
     "noise": ObjectiveConfig(denoise=DenoiseConfig(predict="noise")),

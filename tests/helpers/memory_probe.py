@@ -16,7 +16,7 @@ import torch  # noqa: E402
 from tests.helpers.molecules import random_columns  # noqa: E402
 from tests.helpers.random_keys import keys  # noqa: E402
 from unimol_scale.data.batch import collate  # noqa: E402
-from unimol_scale.model.presets import preset  # noqa: E402
+from unimol_scale.model.presets import DROPOUTS, preset  # noqa: E402
 from unimol_scale.objectives.base import total_loss  # noqa: E402
 from unimol_scale.objectives.config import ObjectiveConfig, build_objective  # noqa: E402
 
@@ -28,7 +28,7 @@ def status(key: str) -> int:
 
 def main() -> None:
     size, layers, atoms, molecules, every, dtype, dropout, name = sys.argv[1:]
-    changes = {key: float(dropout) for key in ("dropout", "attention_dropout", "triangle_dropout")}
+    changes = {key: float(dropout) for key in DROPOUTS}
     config = preset(size, layers=int(layers), checkpoint_every=int(every), **changes)
     objective = build_objective(ObjectiveConfig(name=name), config)
     model = objective.build_model(config)

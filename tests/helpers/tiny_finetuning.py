@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, Pooling, Task
+from unimol_scale.downstream.config import FinetuneTrainConfig, HeadName, Inputs, LossName, Pooling, Task
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker
 from unimol_scale.downstream.data.molecules import Prepared, prepare
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
@@ -59,8 +59,9 @@ def problem(
     train: Sequence[int] = range(24),
     valid: Sequence[int] = range(24),
     loss: LossName = "mse",
+    inputs: Inputs = "2d",
 ) -> TrainingProblem:
-    """Return what is to be learnt of some rows, as graphs."""
+    """Return what is to be learnt of some rows, as graphs unless other inputs are named."""
 
     def reader(rows: Sequence[int]) -> RowReader:
         return RowReader(molecules.split, molecules.position_M[list(rows)], labels_ML[list(rows)])
@@ -68,16 +69,18 @@ def problem(
     return TrainingProblem(
         train=reader(train),
         valid=reader(valid),
-        make_sample=SampleMaker(inputs="2d", model=TINY),
+        make_sample=SampleMaker(inputs=inputs, model=TINY),
         scaling=Scaling.of(labels_ML[list(train)], task),
         loss=loss,
         metric=METRICS[metric],
     )
 
 
-def model(num_targets: int = 1, pooling: Pooling = "mean", dropout: float = 0.0) -> PropertyModel:
+def model(
+    num_targets: int = 1, pooling: Pooling = "mean", dropout: float = 0.0, head: HeadName = "mlp"
+) -> PropertyModel:
     """Return an untrained model, drawn from torch's present state."""
-    return PropertyModel(TINY, num_targets, pooling, dropout)
+    return PropertyModel(TINY, num_targets, pooling, dropout, head)
 
 
 def fitting(**changes: object) -> FinetuneTrainConfig:

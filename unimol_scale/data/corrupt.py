@@ -20,6 +20,7 @@ STREAM_FLAT = 4
 STREAM_CONFORMER = 5
 STREAM_RELATION = 6
 STREAM_OBJECTIVE = 7  # of a step, not of a molecule
+STREAM_NOISY_NODES = 12  # of a fine-tuning
 
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
@@ -42,10 +43,12 @@ def chosen_molecules(keys: MoleculeKeys, stream: int, probability: float) -> Boo
     return chosen
 
 
-def add_noise(keys: MoleculeKeys, coordinates_BA3: Float32, valid_BA: Bool, std: float) -> Float32:
+def add_noise(
+    keys: MoleculeKeys, coordinates_BA3: Float32, valid_BA: Bool, std: float, stream: int = STREAM_NOISE
+) -> Float32:
     """Return coordinates plus Gaussian noise of standard deviation ``std`` Å on every axis of every real atom."""
     B, A, _ = coordinates_BA3.shape
-    noise_BA3 = keys.normal(STREAM_NOISE, 3 * A).reshape(B, A, 3) * std
+    noise_BA3 = keys.normal(stream, 3 * A).reshape(B, A, 3) * std
     noised: Float32 = (coordinates_BA3 + noise_BA3 * valid_BA[..., None]).astype(np.float32)
     return noised
 

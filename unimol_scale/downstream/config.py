@@ -6,16 +6,27 @@ from typing import Literal
 
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
+from unimol_scale.model.presets import DROPOUTS, ModelConfig
 
 Task = Literal["regression", "classification", "multilabel"]
 Inputs = Literal["2d", "3d", "2d+3d"]
 Precision = Literal["fp32", "bf16"]
 Pooling = Literal["mean", "virtual_node"]
+HeadName = Literal["mlp", "linear", "dense-tanh"]
+Schedule = Literal["linear", "cosine", "constant"]
 Fragments = Literal["largest", "reject"]
 SplitKind = Literal["scaffold", "scaffold-similarity", "random", "column", "file"]
 SplitPart = Literal["train", "valid", "test", "unused"]
 GIVEN_SPLITS = ("column", "file")  # each row's part stands somewhere; the others are computed
 LossName = Literal["mse", "mae", "huber"]
+
+
+NOISE_NEEDS_3D = (
+    "train.noise_std is noise on coordinates, and the model of this fine-tuning sees none (inputs 2d): leave it out, "
+    "or take inputs 3d or 2d+3d and a model that sees distances"
+)
+# Field of the model's configuration → the setting that replaces it; ``train.dropout`` is the head's.
+_MODEL_DROPOUTS = {field: "backbone_dropout" if field == "dropout" else field for field in DROPOUTS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +38,7 @@ class FinetuneTrainConfig:
         layer_decay: learning rate of a layer over that of the layer above it; 1 gives all layers the same.
         batch_size: molecules in one step.
         epochs: largest number of epochs.
-        warm_up: share of all steps in which the learning rate rises; then it falls linearly to zero.
+        warm_up: share of all steps in which the learning rate rises; after it, ``schedule`` holds.
         patience: number of epochs without a better validation score after which training stops.
         weight_decay: of AdamW, for matrices only.
         gradient_clip: largest norm of the whole gradient.
@@ -36,6 +47,22 @@ class FinetuneTrainConfig:
         workers: loader processes; 0 prepares batches in this one.
         precision: that the backbone computes in; the weights are trained and saved in fp32 either way. bf16 is meant
             for large models on a GPU: on a CPU, a small model took 1.3 times as long with it [measured].
+        schedule: of the learning rate after the warm-up: ``linear`` or ``cosine`` down to ``end_learning_rate`` at the
+            end of the last epoch, or ``constant``.
+        end_learning_rate: where ``linear`` and ``cosine`` end; of layers with less than the full rate, in proportion.
+        beta1: decay of AdamW's mean of the gradients.
+        beta2: decay of AdamW's mean of their squares.
+        epsilon: of AdamW, added to the root of that mean.
+        backbone_dropout: ``model.dropout`` during this training; None: as the pretrained model has it.
+        attention_dropout: ``model.attention_dropout`` likewise.
+        triangle_dropout: ``model.triangle_dropout`` likewise.
+        activation_dropout: ``model.activation_dropout`` likewise.
+        drop_path: ``model.drop_path`` likewise.
+        ema_decay: of a running mean of the weights over the steps, which is validated and saved; it follows the weights
+            within about 1/(1 − decay) steps. None: there is none.
+        noise_std: of Gaussian noise on every input coordinate in training, Å; 0: none. Only for inputs with 3D.
+        noise_weight: of the loss of predicting that noise (noisy nodes), beside the loss of the labels; 0: it is not
+            predicted. Without ``noise_std`` it has no effect.
     """
 
     learning_rate: float = 1e-4
@@ -50,15 +77,28 @@ class FinetuneTrainConfig:
     max_pairs: int | None = None
     workers: int = 0
     precision: Precision = "fp32"
+    schedule: Schedule = "linear"
+    end_learning_rate: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    backbone_dropout: float | None = None
+    attention_dropout: float | None = None
+    triangle_dropout: float | None = None
+    activation_dropout: float | None = None
+    drop_path: float | None = None
+    ema_decay: float | None = None
+    noise_std: float = 0.0
+    noise_weight: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience", "max_pairs"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "gradient_clip"):
+        for name in ("learning_rate", "gradient_clip", "epsilon"):
             if not getattr(self, name) > 0.0:  # NaN is not
                 raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "workers"):
+        for name in ("weight_decay", "workers", "noise_std", "noise_weight"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if not 0.0 < self.layer_decay <= 1.0:
@@ -67,6 +107,34 @@ class FinetuneTrainConfig:
             raise ConfigError(f"train.warm_up must be a share of all steps, 0 to 1, got {self.warm_up}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"train.dropout must be in [0, 1), got {self.dropout}")
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        for name in ("beta1", "beta2", *_MODEL_DROPOUTS.values()):
+            if (value := getattr(self, name)) is not None and not 0.0 <= value < 1.0:
+                raise ConfigError(f"train.{name} must be in [0, 1), got {value}")
+        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
+            raise ConfigError(f"train.ema_decay must be between 0 and 1, got {self.ema_decay}")
+        if not 0.0 <= self.end_learning_rate <= self.learning_rate:
+            raise ConfigError(
+                f"train.end_learning_rate must be between 0 and train.learning_rate {self.learning_rate}, got "
+                f"{self.end_learning_rate}"
+            )
+        if self.schedule == "constant" and self.end_learning_rate:
+            raise ConfigError(
+                "train.end_learning_rate must not be given with train.schedule=constant, which stays at "
+                "train.learning_rate"
+            )
+
+    def with_dropouts(self, model: ModelConfig) -> ModelConfig:
+        """Return the configuration of a model with the dropouts of this training where it has any of its own."""
+        chosen = {field: getattr(self, name) for field, name in _MODEL_DROPOUTS.items()}
+        return dataclasses.replace(model, **{field: value for field, value in chosen.items() if value is not None})
+
+    @property
+    def predicts_noise(self) -> bool:
+        """Whether the noise on the coordinates is predicted, for which the model needs a coordinate head."""
+        return self.noise_std > 0.0 and self.noise_weight > 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +184,9 @@ class FinetuneConfig:
         conformer_workers: processes that make conformers; None: all cores.
         device: auto, cpu or cuda.
         train: settings of the training of each model.
+        head: what makes predictions of the molecule's vector, each after a layer norm: ``mlp`` (linear map, GELU,
+            dropout, linear map), ``linear`` (dropout, linear map; as in D&D), or ``dense-tanh`` (dropout, linear map,
+            tanh, dropout, linear map; as in Uni-Mol2, there on ``pooling=virtual_node``).
     """
 
     data: Path
@@ -151,6 +222,7 @@ class FinetuneConfig:
     conformer_workers: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
+    head: HeadName = "mlp"
 
     def __post_init__(self) -> None:
         if not self.targets:

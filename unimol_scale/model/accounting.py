@@ -188,6 +188,8 @@ def activation_bytes(
         # The mask, and in fp32 the weights before and after it.
         attention += n * n * config.heads * (m + (v if v == 4 else 0))
     masks = m * (n * n * 2 * p + n * 2 * d) if config.dropout else 0
+    if config.activation_dropout:  # of these, a byte a value on every device
+        masks += n * n * p + n * config.ffn_width
     layer = v * (n * n * (4 * p + 5 * h) + n * (8 * d + config.ffn_width + 6 * h)) + attention + masks
     layer_input = v * (n * d + n * n * p)
     recomputed = _recomputed_layers(config)

@@ -39,7 +39,7 @@ class TwoTrackBackbone(nn.Module):
         self.pair_encoding = PairEncoding(config)
         self.atom_norm = nn.LayerNorm(config.atom_width)
         self.pair_norm = nn.LayerNorm(config.pair_width)
-        self.layers = nn.ModuleList(TwoTrackLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(TwoTrackLayer(config, rate) for rate in config.drop_paths)
 
     def forward(self, batch: ModelInput) -> Representation:
         """Return atom [B, N, D] and pair [B, N, N, P] representations."""

@@ -97,7 +97,10 @@ def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor) -
 
 
 class FeedForwardFunction(torch.autograd.Function):
-    """y = [x +] W₂·GELU(W₁·LN(x) + b₁) + b₂ over the last axis; keeps x and the hidden layer before GELU."""
+    """y = [x +] W₂·D(GELU(W₁·LN(x) + b₁)) + b₂ over the last axis; keeps x and the hidden layer before GELU.
+
+    D is dropout; where nothing is dropped it is not computed. Of what is dropped, a mask of one byte a value is kept.
+    """
 
     @staticmethod
     def forward(  # noqa: D102, PLR0913
@@ -110,23 +113,32 @@ class FeedForwardFunction(torch.autograd.Function):
         down_weight: Tensor,
         down_bias: Tensor,
         residual: bool,
+        dropout: float,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         normal, mean, rstd = _normalise(rows, norm_weight, norm_bias)
         hidden = product(normal, up_weight.t(), up_bias)
-        update = product(F.gelu(hidden), down_weight.t(), down_bias)
+        active, kept = F.gelu(hidden), None
+        if dropout:
+            active, kept = torch.native_dropout(active, dropout, True)
+        update = product(active, down_weight.t(), down_bias)
         if residual:
             update += rows
-        ctx.save_for_backward(rows, mean, rstd, hidden, norm_weight, norm_bias, up_weight, down_weight)
-        ctx.residual = residual
+        ctx.save_for_backward(rows, mean, rstd, hidden, norm_weight, norm_bias, up_weight, down_weight, kept)
+        ctx.residual, ctx.dropout = residual, dropout
         return update.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        rows, mean, rstd, hidden, norm_weight, norm_bias, up_weight, down_weight = ctx.saved_tensors
+        rows, mean, rstd, hidden, norm_weight, norm_bias, up_weight, down_weight, kept = ctx.saved_tensors
         grad_rows = grad.reshape(rows.shape)
-        grad_down = product(grad_rows.t(), F.gelu(hidden))
-        grad_hidden = _aten.gelu_backward(product(grad_rows, down_weight), hidden)
+        active, grad_active = F.gelu(hidden), product(grad_rows, down_weight)
+        if kept is not None:
+            scale = 1.0 / (1.0 - ctx.dropout)
+            active.mul_(kept).mul_(scale)
+            grad_active.mul_(kept).mul_(scale)
+        grad_down = product(grad_rows.t(), active)
+        grad_hidden = _aten.gelu_backward(grad_active, hidden)
         normal, _, _ = _normalise(rows, norm_weight, norm_bias)
         grad_up = product(grad_hidden.t(), normal)
         grad_x, grad_norm_weight, grad_norm_bias = _normalise_backward(
@@ -142,6 +154,7 @@ class FeedForwardFunction(torch.autograd.Function):
             grad_hidden.sum(0),
             grad_down,
             grad_rows.sum(0),
+            None,
             None,
         )
 

@@ -165,10 +165,11 @@ def attention_weights(qkv_BN3D: Tensor, bias_BHNN: Tensor, key_mask_B1N: Tensor)
 
 
 class FeedForward(nn.Module):
-    """LayerNorm, Linear, GELU, Linear, over the last axis: of the atom track and of the pair track."""
+    """LayerNorm, Linear, GELU, dropout, Linear, over the last axis: of the atom track and of the pair track."""
 
-    def __init__(self, width: int, hidden: int, gain: float) -> None:
+    def __init__(self, width: int, hidden: int, gain: float, dropout: float) -> None:
         super().__init__()
+        self.dropout = dropout
         self.norm_weight, self.norm_bias = norm_parameters(width)
         self.up_weight, self.up_bias = linear_parameters(hidden, width, "he")
         self.down_weight, self.down_bias = linear_parameters(width, hidden, gain=gain)
@@ -184,6 +185,7 @@ class FeedForward(nn.Module):
             self.down_weight,
             self.down_bias,
             residual,
+            self.dropout if self.training else 0.0,
         )
         return out
 
@@ -292,23 +294,30 @@ class NodeMasks:
 
 
 class TwoTrackLayer(nn.Module):
-    """Pre-norm residual layer: attention, feed-forward, outer product, triangle update, pair feed-forward."""
+    """Pre-norm residual layer: attention, feed-forward, outer product, triangle update, pair feed-forward.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: of the model.
+        drop_path: probability that a residual branch of this layer is left out for a molecule in training.
+    """
+
+    def __init__(self, config: ModelConfig, drop_path: float = 0.0) -> None:
         super().__init__()
+        gain = residual_gain(config)
         self.attention = PairBiasedAttention(config)
-        self.ffn = FeedForward(config.atom_width, config.ffn_width, residual_gain(config))
+        self.ffn = FeedForward(config.atom_width, config.ffn_width, gain, config.activation_dropout)
         self.outer_product = OuterProduct(config)
         self.triangle = TriangleUpdate(config)
-        self.pair_ffn = FeedForward(config.pair_width, config.pair_width, residual_gain(config))
+        self.pair_ffn = FeedForward(config.pair_width, config.pair_width, gain, config.activation_dropout)
+        self.drop_path = drop_path
         self.dropout = config.dropout
         self.triangle_dropout = config.triangle_dropout
 
     def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: NodeMasks) -> tuple[Tensor, Tensor]:
         """Return the updated nodes [B, N, D] and pairs [B, N, N, P]."""
         # Where nothing is dropped, the pair updates add themselves to their input and save a pass over memory.
-        fused = not (self.training and self.dropout)
-        fused_triangle = not (self.training and self.triangle_dropout)
+        fused = not (self.training and (self.dropout or self.drop_path))
+        fused_triangle = not (self.training and (self.triangle_dropout or self.drop_path))
 
         atom_BND = atom_BND + self._drop(self.attention(atom_BND, pair_BNNP, masks.key_mask_B1N))
         atom = self.ffn(atom_BND, residual=fused)
@@ -322,8 +331,16 @@ class TwoTrackLayer(nn.Module):
         return atom_BND, pair_BNNP
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return self._drop_branch(F.dropout(x, self.dropout, self.training) if self.dropout else x)
 
     def _drop_rows(self, pair_BNNP: Tensor) -> Tensor:
-        keep_BN1P = F.dropout(torch.ones_like(pair_BNNP[:, :, :1]), self.triangle_dropout, self.training)
-        return pair_BNNP * keep_BN1P
+        if self.triangle_dropout:
+            keep_BN1P = F.dropout(torch.ones_like(pair_BNNP[:, :, :1]), self.triangle_dropout, self.training)
+            pair_BNNP = pair_BNNP * keep_BN1P
+        return self._drop_branch(pair_BNNP)
+
+    def _drop_branch(self, x: Tensor) -> Tensor:
+        """Leave a residual branch out for some molecules and scale it for the others (Huang et al., 1603.09382)."""
+        if not (self.training and self.drop_path):
+            return x
+        return x * F.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), self.drop_path)

@@ -5,6 +5,9 @@ from typing import Literal
 
 from unimol_scale.errors import ConfigError, nearest
 
+# Fields of a model's configuration that only concern its training: they do not change the function of its weights.
+DROPOUTS = ("dropout", "attention_dropout", "triangle_dropout", "activation_dropout", "drop_path")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -28,6 +31,10 @@ class ModelConfig:
         kernel_max_distance: last centre of the Gaussian distance kernel, Å.
         geometry: whether the model sees distances; a model without has no distance kernel and reads no coordinates.
         checkpoint_every: recompute activations in the backward pass of every k-th layer; 0 keeps all of them.
+        activation_dropout: probability after the GELU of both tracks' feed-forward networks.
+        drop_path: probability that a residual branch of the last layer is left out for a molecule in training; it rises
+            linearly from 0 in the first layer, as in MoleBlend's public code. The branches that stay are scaled by
+            1/(1 − p).
     """
 
     layers: int
@@ -45,6 +52,8 @@ class ModelConfig:
     kernel_max_distance: float = 9.0
     geometry: bool = True
     checkpoint_every: int = 0
+    activation_dropout: float = 0.0
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("layers", "atom_width", "heads", "ffn_width", "pair_width", "pair_hidden"):
@@ -52,7 +61,7 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} must be at least 1, got {getattr(self, name)}")
         if self.atom_width % self.heads:
             raise ConfigError(f"model.atom_width {self.atom_width} must be a multiple of model.heads {self.heads}")
-        for name in ("dropout", "attention_dropout", "triangle_dropout"):
+        for name in DROPOUTS:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"model.{name} must be in [0, 1), got {getattr(self, name)}")
         if self.gaussians < 2:
@@ -61,6 +70,12 @@ class ModelConfig:
             raise ConfigError(f"model.kernel_max_distance must be positive (Å), got {self.kernel_max_distance}")
         if self.checkpoint_every < 0:
             raise ConfigError(f"model.checkpoint_every must not be negative, got {self.checkpoint_every}")
+
+    @property
+    def drop_paths(self) -> tuple[float, ...]:
+        """Probability of leaving out a residual branch, layer by layer; a single layer has the last one's."""
+        last = self.layers - 1
+        return tuple(self.drop_path * (layer / last if last else 1.0) for layer in range(self.layers))
 
 
 def _published(layers: int, atom_width: int, heads: int) -> ModelConfig:

@@ -50,7 +50,23 @@ def test_feed_forward(residual):
         return y + x if residual else y
 
     arguments = (random(B, N, N, P), random(P), random(P), random(7, P), random(7), random(P, 7), random(P))
-    assert_same_function(lambda *a: FeedForwardFunction.apply(*a, residual), plain, arguments)
+    assert_same_function(lambda *a: FeedForwardFunction.apply(*a, residual, 0.0), plain, arguments)
+
+
+def test_feed_forward_drops_hidden_values_and_scales_those_that_stay():
+    arguments = (random(B, N, N, P), random(P), random(P), random(7, P), random(7), random(P, 7), random(P))
+    state = torch.random.get_rng_state()
+    kept = torch.native_dropout(torch.ones(B * N * N, 7, dtype=torch.float64), 0.4, True)[0].view(B, N, N, 7)
+    assert {round(value, 6) for value in kept.unique().tolist()} == {0.0, round(1 / 0.6, 6)}
+
+    def plain(x, nw, nb, uw, ub, dw, db):
+        return F.linear(kept * F.gelu(F.linear(F.layer_norm(x, [P], nw, nb), uw, ub)), dw, db) + x
+
+    def ours(*a):
+        torch.random.set_rng_state(state)
+        return FeedForwardFunction.apply(*a, True, 0.4)
+
+    assert_same_function(ours, plain, arguments)
 
 
 @pytest.mark.parametrize("residual", [True, False])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unimol_scale.model.accounting import activation_bytes
-from unimol_scale.model.presets import preset
+from unimol_scale.model.presets import DROPOUTS, preset
 from unimol_scale.objectives.config import ObjectiveConfig, build_objective
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -30,7 +30,7 @@ def test_estimated_activations_are_within_fifteen_percent(
     probe = [sys.executable, "-m", "tests.helpers.memory_probe"]
     case = map(str, (size, layers, atoms, molecules, every, dtype, dropout, objective))
     done = subprocess.run([*probe, *case], check=True, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
-    drops = {key: dropout for key in ("dropout", "attention_dropout", "triangle_dropout")}
+    drops = dict.fromkeys(DROPOUTS, dropout)
     config = preset(size, layers=layers, checkpoint_every=every, **drops)
     heads = build_objective(ObjectiveConfig(name=objective), config).heads
     estimate = activation_bytes(config, molecules, atoms, 2 if dtype == "bf16" else 4, heads=heads)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unimol_scale.data import corrupt
 from unimol_scale.data.batch import MoleculeBatch, collate
 from unimol_scale.data.steps.micro_batches import Int32, Int64
 from unimol_scale.data.hydrogens import drop_hydrogens, heavy_counts
@@ -38,11 +39,13 @@ class LabelledSample:
         input: what the model sees.
         label_BL: fp64, in the units of the table; NaN where missing.
         row_B: int64, row of the reader that each molecule is of.
+        clean_BA3: float32, Å, the coordinates before noise; None: ``input`` has them without noise.
     """
 
     input: ModelInput
     label_BL: Tensor
     row_B: Tensor
+    clean_BA3: Tensor | None = None
 
 
 class RowReader:
@@ -97,17 +100,27 @@ class SampleMaker:
     Attributes:
         inputs: what the model sees.
         model: dimensions of the model.
+        noise_std: of Gaussian noise on every coordinate, Å, another one in every epoch; 0: none.
     """
 
     inputs: Inputs
     model: ModelConfig
+    noise_std: float = 0.0
 
     def __call__(self, batch: MoleculeBatch, keys: MoleculeKeys, step: int) -> LabelledSample:
         """Return the molecules as the model sees them, with their labels."""
+        clean_BA3 = None
+        if self.noise_std:
+            clean_BA3 = torch.from_numpy(batch.coordinates_BA3)
+            noised_BA3 = corrupt.add_noise(
+                keys, batch.coordinates_BA3, batch.valid_BA, self.noise_std, corrupt.STREAM_NOISY_NODES
+            )
+            batch = dataclasses.replace(batch, coordinates_BA3=noised_BA3)
         return LabelledSample(
             input=clean_input(batch, self.inputs, self.model),
             label_BL=torch.from_numpy(batch.labels_BL),
             row_B=torch.from_numpy(keys.molecule_B),
+            clean_BA3=clean_BA3,
         )
 
 

@@ -18,7 +18,7 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.data.hydrogens import heavy_counts
-from unimol_scale.downstream.config import FinetuneConfig, Inputs
+from unimol_scale.downstream.config import NOISE_NEEDS_3D, FinetuneConfig, Inputs
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
 from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
@@ -33,6 +33,7 @@ from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, hash_inputs, write_settings
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
 from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
+from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
@@ -48,6 +49,7 @@ from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.heads import CoordinateHead
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.store.schema import Int32
 
@@ -59,11 +61,13 @@ class StartingModel:
     Attributes:
         model: its dimensions.
         backbone: pretrained weights; None starts from random ones.
+        coordinate_head: the pretrained one; None: the model has none, or the weights are random.
         pretrained_on: the store of its pretraining, or why that is not known; None for random weights.
     """
 
     model: ModelConfig
     backbone: TwoTrackBackbone | None
+    coordinate_head: CoordinateHead | None
     pretrained_on: PretrainingStore | None
 
 
@@ -85,6 +89,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         return finished
     own = None if config.metric is None else METRICS.entry(config.metric)
     inputs = resolve_inputs(config.inputs, model)
+    if inputs == "2d" and config.train.noise_std:
+        raise ConfigError(NOISE_NEEDS_3D)
     rows = load_rows(config, geometry=inputs != "2d")
     if inputs != "2d":
         require_conformers(rows.molecules.split)
@@ -147,6 +153,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             members=tuple(members),
             fragments=config.fragments,
             references={target: one.energies for target, one in references.items()},
+            head=config.head,
         ),
     )
     results.write(folder, done)
@@ -154,7 +161,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
 
 
 def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
-    """Return the dimensions of the model, and hashes of the data and the weights.
+    """Return the dimensions of the model with the dropouts of its training, and hashes of the data and the weights.
 
     Released models divide by the padded number of atoms, which would make a prediction depend on the other molecules of
     its micro-batch. Dividing by the number of atoms of each molecule gives what the released model gives for a
@@ -163,16 +170,23 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
     hashes = hash_inputs(config)
     if config.pretrained is None:
         assert config.size is not None
-        return preset(config.size), hashes
-    model, sha256 = identify(config.pretrained)
-    return replace(model, normalize_by="molecule"), replace(hashes, pretrained=sha256)
+        model, sha256 = preset(config.size), None
+    else:
+        model, sha256 = identify(config.pretrained)
+    model = config.train.with_dropouts(replace(model, normalize_by="molecule"))
+    return model, replace(hashes, pretrained=sha256)
 
 
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     if config.pretrained is None or config.reinitialise:
-        return StartingModel(model=model, backbone=None, pretrained_on=None)
-    backbone = load_pretrained(config.pretrained).backbone.float()
-    return StartingModel(model=model, backbone=backbone, pretrained_on=store_of(Path(config.pretrained)))
+        return StartingModel(model=model, backbone=None, coordinate_head=None, pretrained_on=None)
+    pretrained = load_pretrained(config.pretrained).float()
+    return StartingModel(
+        model=model,
+        backbone=pretrained.backbone,
+        coordinate_head=pretrained.coordinate_head if pretrained.heads.coordinate else None,
+        pretrained_on=store_of(Path(config.pretrained)),
+    )
 
 
 def _split(config: FinetuneConfig, rows: Rows) -> DataSplit:
@@ -317,9 +331,11 @@ def _one_seed(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = PropertyModel(start.model, len(rows.targets), config.pooling, config.train.dropout)
+        model = PropertyModel(start.model, len(rows.targets), config.pooling, config.train.dropout, config.head)
     if start.backbone is not None:
         model.backbone.load_state_dict(start.backbone.state_dict())
+    if config.train.predicts_noise:
+        model.coordinate_head = coordinate_head(start.model, start.coordinate_head, seed)
     with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric.name) as progress:
         epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
     rows_U = np.flatnonzero(rows.usable_M)
@@ -351,6 +367,7 @@ def _one_seed(
         best_epoch=epochs[-1].best,
         losses=tuple(epoch.loss for epoch in epochs),
         valid_scores=tuple(epoch.score for epoch in epochs),
+        noise_losses=tuple(epoch.noise_loss for epoch in epochs if epoch.noise_loss is not None),
     )
     write_json(done, {"member": strict.to_tree(member), "outcome": strict.to_tree(result)})
     return member, result

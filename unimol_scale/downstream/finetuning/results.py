@@ -38,6 +38,7 @@ class SeedResult:
         best_epoch: its number, from 1.
         losses: mean training loss of each epoch.
         valid_scores: of each epoch; for several targets of a regression, of scaled labels (``Scaling.comparable``).
+        noise_losses: of each epoch, of predicting the noise on the coordinates; empty: it was not predicted.
     """
 
     seed: int
@@ -48,6 +49,7 @@ class SeedResult:
     best_epoch: int
     losses: tuple[float, ...]
     valid_scores: tuple[float, ...]
+    noise_losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from unimol_scale.config import to_tree
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.settings_changes import settings_in
 from unimol_scale.errors import CheckpointError
-from unimol_scale.model.presets import ModelConfig
+from unimol_scale.model.presets import DROPOUTS, ModelConfig
 
 # They do not change which function the weights stand for.
-_FREE = frozenset(f"model.{name}" for name in ("dropout", "attention_dropout", "triangle_dropout", "checkpoint_every"))
+_FREE = frozenset(f"model.{name}" for name in (*DROPOUTS, "checkpoint_every"))
 # (parameter name, start, stop) → fp32 [stop - start]; None: the model does not have it, and what is there stays.
 ReadWeights = Callable[[str, int, int], Tensor | None]
 

@@ -1,20 +1,26 @@
 """fp32 master weights of a model whose backbone computes in bf16, where small optimizer steps would be rounded away."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from unimol_scale.downstream.config import Precision
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 
+# Parts of the model that compute in the precision that is chosen. The head of the properties always computes in fp32:
+# it is small, and bf16 would round its logits.
+_CAST = ("backbone.", "coordinate_head.")
+
 
 class MasterWeights:
     """The weights that the optimizer changes. In fp32 these are the model's own parameters, and nothing is copied.
 
-    The head always stays in fp32: it is small, and bf16 would round its logits.
-
     Args:
-        model: in fp32, on its device; in bf16 its backbone's parameters are cast in place. Buffers are not.
-        precision: of the backbone.
+        model: in fp32, on its device; in bf16 the parameters of its backbone, and of the coordinate head if it has one,
+            are cast in place. Buffers are not.
+        precision: of these parts.
     """
 
     def __init__(self, model: PropertyModel, precision: Precision) -> None:
@@ -22,7 +28,7 @@ class MasterWeights:
         self.named: dict[str, nn.Parameter] = {}
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         for name, parameter in model.named_parameters():
-            if precision == "fp32" or not name.startswith("backbone."):
+            if precision == "fp32" or not name.startswith(_CAST):
                 self.named[name] = parameter
                 continue
             self.named[name] = nn.Parameter(parameter.detach().clone())
@@ -48,6 +54,18 @@ class MasterWeights:
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of the master weights, fp32."""
         return {name: master.detach().clone() for name, master in self.named.items()}
+
+    @contextlib.contextmanager
+    def replaced(self, values: dict[str, Tensor]) -> Iterator[None]:
+        """Let the model compute with other values inside, rounded to its precision, and with its own ones after it."""
+        own = {name: parameter.data for name, parameter in self._model.named_parameters()}
+        for name, parameter in self._model.named_parameters():
+            parameter.data = values[name].to(parameter.dtype)
+        try:
+            yield
+        finally:
+            for name, parameter in self._model.named_parameters():
+                parameter.data = own[name]
 
     def restore_into_model(self, values: dict[str, Tensor]) -> None:
         """Replace the model's parameters by a snapshot; the whole model is in fp32 after that."""

@@ -17,7 +17,7 @@ from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, to_tree
-from unimol_scale.downstream.config import Fragments, Inputs, Pooling, Task
+from unimol_scale.downstream.config import Fragments, HeadName, Inputs, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.errors import CheckpointError, ConfigError, version_problem
@@ -61,6 +61,7 @@ class FinetunedConfig:
         fragments: what was done with rows of several fragments; models older than this key took the largest.
         references: target → element → energy, in the target's unit, that is added to the outputs for each atom; a
             target that is not there, and a model older than this key, has none.
+        head: kind of the head; models older than this key have an ``mlp``.
     """
 
     format_version: int
@@ -75,6 +76,7 @@ class FinetunedConfig:
     members: tuple[Member, ...]
     fragments: Fragments = "largest"
     references: dict[str, dict[str, float]] = field(default_factory=dict)
+    head: HeadName = "mlp"
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -146,7 +148,7 @@ def load_member(folder: Path, config: FinetunedConfig, member: Member) -> Proper
         raise CheckpointError(f"{path} is missing; {FINETUNED_NAME} names it")
     if hash_file(path) != member.sha256:
         raise CheckpointError(f"{path} is damaged (its SHA-256 differs from {FINETUNED_NAME})")
-    model = PropertyModel(config.model, len(config.targets), config.pooling, dropout=0.0)
+    model = PropertyModel(config.model, len(config.targets), config.pooling, dropout=0.0, head=config.head)
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -5,13 +5,13 @@ Shapes: R rows, B in a micro-batch, L targets.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.compute import explain_full_memory, limited_threads, map_concurrently
@@ -25,13 +25,12 @@ from unimol_scale.downstream.data.batches import (
 )
 from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
-from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
+from unimol_scale.downstream.finetuning.model.noisy_nodes import NoisyNodes
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.finetuning.model.weight_updates import WeightUpdates
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.errors import RunError
 from unimol_scale.store.schema import Float64
-
-_BETAS = (0.9, 0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +84,31 @@ class Epoch:
 
     Attributes:
         epoch: its number, from 1.
-        loss: mean training loss of its steps.
+        loss: mean training loss of its steps, of the labels alone.
         score: metric of the validation rows; for several targets of a regression, of the scaled labels
             (``Scaling.comparable``).
         best: number of the best epoch so far.
+        noise_loss: mean loss of predicting the noise, before weighting (``NoisyNodes``); None: it is not predicted.
     """
 
     epoch: int
     loss: float
     score: float
     best: int
+    noise_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLoss:
+    """Losses of one step.
+
+    Attributes:
+        label: mean over all labels that are present.
+        noise: mean over molecules, before weighting; None: noise is not predicted.
+    """
+
+    label: float
+    noise: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +145,11 @@ def fit(
     """Train a model in place. At the end it has the weights of its best epoch, in fp32, and is in evaluation mode.
 
     Args:
-        model: on the CPU; it is moved to the device, and its head is initialised (``head_initialisation``).
+        model: on the CPU; it is moved to the device, and its head is initialised (``head_initialisation``). For
+            ``train.noise_weight`` it needs a coordinate head, which is of no use after this and taken away.
         problem: the data and the goal.
         config: settings of the training.
-        seed: of the order of the rows and of dropout.
+        seed: of the order of the rows, of dropout and of the noise.
         device: to compute on.
         on_epoch: called after every epoch.
 
@@ -146,12 +161,9 @@ def fit(
         initialise_head(model, problem.train, problem.make_sample, problem.scaling.task, config.max_pairs, device)
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
     total = config.epochs * steps_per_epoch
-    weights = MasterWeights(model, config.precision)
-    groups = parameter_groups(weights.named, len(model.backbone.layers), config)
-    # Fused: the loop over the parameters of a 2M model takes 18 ms a step on a CPU, this 3 ms [measured].
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, total, config.warm_up))
-    steps = training_batches(problem.train, problem.make_sample, config, seed, device).steps(0, total)
+    updates, noisy_nodes = WeightUpdates(model, config, total), NoisyNodes.of(config)
+    make_noised = replace(problem.make_sample, noise_std=config.noise_std)  # in training only
+    steps = training_batches(problem.train, make_noised, config, seed, device).steps(0, total)
     epochs: list[Epoch] = []
     best_values: dict[str, Tensor] = {}
     with _own_randomness(seed, device):
@@ -161,34 +173,48 @@ def fit(
             losses = []
             with limited_threads(model, device):
                 for _ in range(steps_per_epoch):
-                    losses.append(add_gradient(model, next(steps), problem, device, weights.add_gradients))
-                    nn.utils.clip_grad_norm_(weights.named.values(), config.gradient_clip)
-                    optimizer.step()
-                    weights.copy_into_model()
-                    schedule.step()
-                    optimizer.zero_grad(set_to_none=True)
-            prediction_RL = predict(model, valid_samples, problem.scaling, device)
-            value = score(
-                problem.metric,
-                problem.scaling.comparable(problem.valid.labels_RL),
-                problem.scaling.comparable(prediction_RL),
-            ).value
-            if value is None:
-                raise RunError(
-                    f"{problem.metric.name} is not defined on the validation rows; choose another metric or split"
-                )
+                    add_to_weights = updates.weights.add_gradients
+                    losses.append(add_gradient(model, next(steps), problem, device, add_to_weights, noisy_nodes))
+                    updates.step()
+            with updates.result():
+                value = _validation_score(problem, predict(model, valid_samples, problem.scaling, device))
             better = not epochs or problem.metric.is_better(value, epochs[epochs[-1].best - 1].score)
             if better:
-                best_values = weights.snapshot()
+                best_values = updates.snapshot()
             best = epoch if better else epochs[-1].best
-            epochs.append(Epoch(epoch=epoch, loss=float(np.mean(losses)), score=value, best=best))
+            epochs.append(_epoch(epoch, losses, value, best))
             on_epoch(epochs[-1])
             if epoch - best >= config.patience:
                 break
     steps.close()  # type: ignore[attr-defined]
-    weights.restore_into_model(best_values)
+    updates.weights.restore_into_model(best_values)
+    model.coordinate_head = None
     model.eval()
     return epochs
+
+
+def _validation_score(problem: TrainingProblem, prediction_RL: Float64) -> float:
+    """Return the metric of the validation rows.
+
+    Raises:
+        RunError: it is not defined on them.
+    """
+    labels_RL, comparable = problem.valid.labels_RL, problem.scaling.comparable
+    value = score(problem.metric, comparable(labels_RL), comparable(prediction_RL)).value
+    if value is None:
+        raise RunError(f"{problem.metric.name} is not defined on the validation rows; choose another metric or split")
+    return value
+
+
+def _epoch(epoch: int, losses: Sequence[StepLoss], score: float, best: int) -> Epoch:
+    noise = [loss.noise for loss in losses if loss.noise is not None]
+    return Epoch(
+        epoch=epoch,
+        loss=float(np.mean([loss.label for loss in losses])),
+        score=score,
+        best=best,
+        noise_loss=float(np.mean(noise)) if noise else None,
+    )
 
 
 @explain_full_memory
@@ -230,43 +256,15 @@ def predict(
     return ordered_RL
 
 
-def parameter_groups(
-    named: Mapping[str, nn.Parameter], layers: int, config: FinetuneTrainConfig
-) -> list[dict[str, object]]:
-    """Return the optimizer's groups: the learning rate falls by ``layer_decay`` from a layer to the one below.
-
-    The head and the last layer have the full rate, the encodings the lowest; only matrices decay.
-
-    Args:
-        named: parameters by their names in the model.
-        layers: of the backbone.
-        config: rates and decays.
-    """
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in named.items():
-        if name.startswith("backbone.layers."):
-            below = layers - 1 - int(name.split(".")[2])
-        else:
-            below = layers if name.startswith("backbone.") else 0
-        groups.setdefault((below, parameter.ndim >= 2), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.learning_rate * config.layer_decay**below,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (below, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
-    ]
-
-
 def add_gradient(
     model: PropertyModel,
     samples: Sequence[LabelledSample],
     problem: TrainingProblem,
     device: torch.device,
     on_gradient: Callable[[], None] = lambda: None,
-) -> float:
-    """Compute the gradient of one batch; return its loss, the mean over all labels that are present.
+    noisy_nodes: NoisyNodes | None = None,
+) -> StepLoss:
+    """Compute the gradient of one batch; return its losses.
 
     Args:
         model: on the device.
@@ -274,26 +272,35 @@ def add_gradient(
         problem: the goal of the training.
         device: to compute on.
         on_gradient: called after each micro-batch.
+        noisy_nodes: the loss of predicting the noise of the samples, by the model's coordinate head; None: there is no
+            such loss.
 
     Raises:
         RunError: the loss is not finite.
     """
     count = int(sum((~sample.label_BL.isnan()).sum() for sample in samples))
     assert count > 0, "every training row has a label"
+    molecules = sum(len(sample.row_B) for sample in samples)
     losses = []
     for sample in samples:
         wanted_BL = problem.scaling.normalise(sample.label_BL)
-        out_BL = model(to_device(sample.input, device))
+        shown = to_device(sample.input, device)
+        representation = model.backbone(shown)
+        out_BL = model.properties(representation)
         loss = masked_loss(out_BL, wanted_BL, problem.loss if problem.scaling.task == "regression" else None) / count
+        terms = [loss.detach()]
+        if noisy_nodes is not None:
+            assert model.coordinate_head is not None, "the noise is predicted by it"
+            noise = noisy_nodes.loss(model.coordinate_head, representation, shown, sample) / molecules
+            terms.append(noise.detach())
+            loss = loss + noisy_nodes.weight * noise
         loss.backward()  # type: ignore[no-untyped-call]
         on_gradient()
-        losses.append(loss.detach())
-    total = 0.0
-    for value in torch.stack(losses).tolist():  # one wait for the device
-        total += value
-    if not math.isfinite(total):
+        losses.append(torch.stack(terms))
+    label, *noises = [sum(values) for values in zip(*torch.stack(losses).tolist(), strict=True)]  # one wait
+    if not all(map(math.isfinite, (label, *noises))):
         raise RunError("the loss is not finite: the training has diverged; lower train.learning_rate")
-    return total
+    return StepLoss(label=label, noise=noises[0] if noises else None)
 
 
 def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None) -> Tensor:
@@ -308,14 +315,6 @@ def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None) -> Ten
         return F.binary_cross_entropy_with_logits(out, wanted, reduction="sum")
     losses = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.smooth_l1_loss}
     return losses[name](out, wanted, reduction="sum")
-
-
-def rate_factor(step: int, total: int, warm_up: float) -> float:
-    """Return the learning rate of a step over its peak: linear up during the warm-up, then linear down to zero."""
-    rising = max(1, math.ceil(warm_up * total))
-    if step < rising:
-        return (step + 1) / rising
-    return max(0.0, (total - step) / max(total - rising, 1))
 
 
 @contextlib.contextmanager

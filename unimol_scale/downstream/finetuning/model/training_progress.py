@@ -52,8 +52,9 @@ class EpochProgress:
 
     def _status(self) -> str:
         assert self._newest is not None
+        noise = "" if self._newest.noise_loss is None else f"noise {self._newest.noise_loss:.4f}  "
         return (
-            f"loss {self._newest.loss:.4f}  valid {self._metric} {self._newest.score:.4f}  "
+            f"loss {self._newest.loss:.4f}  {noise}valid {self._metric} {self._newest.score:.4f}  "
             f"best {self._best:.4f} at epoch {self._newest.best}"
         )
 

@@ -1,25 +1,20 @@
 """Fitting one model: what a loss counts, how labels are scaled, and which epoch is kept."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.helpers.tiny_finetuning import AROMATIC, CARBON, TINY, column, fitting, model, prepared, problem
+from unimol_scale.downstream.config import HeadName
 from unimol_scale.downstream.data.batches import each_row_once, training_batches
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
-from unimol_scale.downstream.finetuning.model.training import (
-    Scaling,
-    add_gradient,
-    fit,
-    masked_loss,
-    parameter_groups,
-    predict,
-    rate_factor,
-)
+from unimol_scale.downstream.finetuning.model.training import Scaling, add_gradient, fit, masked_loss, predict
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import RunError
 
@@ -71,7 +66,7 @@ def test_the_gradient_of_a_model_is_that_without_the_unlabelled_row(molecules):
         chosen = problem(molecules, labels_ML, "regression", "rmse", train=rows)
         fitted = seeded_model(num_targets=2)
         loss = add_gradient(fitted, list(each_row_once(chosen.train, chosen.make_sample, 40_000, CPU)), chosen, CPU)
-        found.append((loss, gradient(fitted)))
+        found.append((loss.label, gradient(fitted)))
     (loss, with_row), (same_loss, without_row) = found
     assert loss == pytest.approx(same_loss, rel=1e-6)
     for name, tensor in with_row.items():
@@ -90,7 +85,7 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(molecules):
             ).steps(0, 1)
         )
         fitted = seeded_model(num_targets=2)
-        found.append((len(samples), add_gradient(fitted, samples, chosen, CPU), gradient(fitted)))
+        found.append((len(samples), add_gradient(fitted, samples, chosen, CPU).label, gradient(fitted)))
     (many, loss, cut), (one, same_loss, whole) = found
     assert many > 5 > one
     assert loss == pytest.approx(same_loss, rel=1e-5)
@@ -117,33 +112,6 @@ def test_classifiers_are_not_scaled_and_give_probabilities():
     scaling = Scaling.of(column([0, 1, 1]), "classification")
     assert scaling.normalise(torch.tensor([[0.0], [1.0]])).tolist() == [[0.0], [1.0]]
     assert scaling.restore(torch.tensor([[0.0], [100.0]])).tolist() == [[0.5], [1.0]]
-
-
-def test_the_learning_rate_falls_from_a_layer_to_the_one_below_and_only_matrices_decay():
-    deep = model()
-    deep.backbone.layers.append(type(deep.backbone.layers[0])(deep.backbone.config))
-    groups = parameter_groups(
-        dict(deep.named_parameters()),
-        len(deep.backbone.layers),
-        fitting(learning_rate=1.0, layer_decay=0.5, weight_decay=0.1),
-    )
-    rate = {id(p): g["lr"] for g in groups for p in g["params"]}
-    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
-    named = dict(deep.named_parameters())
-    assert len(rate) == len(named) == sum(len(g["params"]) for g in groups)
-    for name, parameter in named.items():
-        expected = 0.5 if name.startswith("backbone.layers.0.") else 1.0
-        if name.startswith("backbone.") and not name.startswith("backbone.layers."):
-            expected = 0.25
-        assert rate[id(parameter)] == expected, name
-        assert decay[id(parameter)] == (0.1 if parameter.ndim > 1 else 0.0), name
-    assert any(name.startswith("out.") for name in named)
-
-
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing():
-    assert [rate_factor(step, 10, 0.2) for step in range(10)] == pytest.approx([0.5, 1, *(1 - n / 8 for n in range(8))])
-    assert [rate_factor(step, 3, 0.0) for step in range(3)] == pytest.approx([1.0, 1.0, 0.5])
-    assert rate_factor(9, 10, 1.0) == 1.0
 
 
 def test_a_fit_ends_with_the_weights_of_its_best_epoch(molecules):
@@ -177,12 +145,14 @@ def test_no_target_chooses_the_epoch_by_the_size_of_its_unit(molecules):
     assert [epoch.score for epoch in found[0]] == pytest.approx([epoch.score for epoch in found[1]], rel=1e-4)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "virtual_node"])
-def test_a_regression_is_overfitted(molecules, pooling):
+@pytest.mark.parametrize(
+    ("pooling", "head"), [("mean", "mlp"), ("virtual_node", "mlp"), ("mean", "linear"), ("virtual_node", "dense-tanh")]
+)
+def test_a_regression_is_overfitted(molecules, pooling, head):
     # In the units of an energy far from zero.
     labels_ML = column(-400.0 + 1e-3 * CARBON)
     chosen = problem(molecules, labels_ML, "regression", "r2")
-    epochs = fit(seeded_model(pooling=pooling), chosen, fitting(epochs=40), seed=0, device=CPU)
+    epochs = fit(seeded_model(pooling=pooling, head=head), chosen, fitting(epochs=40), seed=0, device=CPU)
     assert epochs[epochs[-1].best - 1].score > 0.9
     assert epochs[-1].loss < 0.3 * epochs[0].loss
 
@@ -284,18 +254,18 @@ def test_a_score_that_is_not_defined_is_an_error(molecules):
         fit(seeded_model(), chosen, fitting(), seed=0, device=CPU)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("offset", [0.0, 24.0])
-def test_a_model_starts_as_the_predictor_of_the_mean(molecules, seed, offset):
+@pytest.mark.parametrize("head", get_args(HeadName))
+@pytest.mark.parametrize(("seed", "offset"), [(0, 0.0), (1, 24.0), (2, 24.0)])
+def test_a_model_starts_as_the_predictor_of_the_mean(molecules, seed, offset, head):
     labels_ML = np.stack([CARBON, 1000.0 * AROMATIC], axis=1)
     labels_ML[::5, 0] = NAN
     chosen = problem(molecules, labels_ML, "regression", "rmse")
-    fitted = seeded_model(seed, num_targets=2)
+    fitted = seeded_model(seed, num_targets=2, head=head)
     with torch.no_grad():  # what all molecules share is much more than what tells them apart
         fitted.backbone.atom_norm.bias += offset * torch.randn(TINY.atom_width)
     initialise_head(fitted, chosen.train, chosen.make_sample, "regression", None, CPU)
     samples = list(each_row_once(chosen.train, chosen.make_sample, 40_000, CPU))
-    assert add_gradient(fitted, samples, chosen, CPU) == pytest.approx(1.0, abs=1e-4)
+    assert add_gradient(fitted, samples, chosen, CPU).label == pytest.approx(1.0, abs=1e-4)
     assert predict(fitted, samples, chosen.scaling, CPU) == pytest.approx(
         np.broadcast_to(chosen.scaling.mean_L, (24, 2)), rel=1e-6
     )
