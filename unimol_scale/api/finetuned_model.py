@@ -23,7 +23,7 @@ from unimol_scale.config import build
 from unimol_scale.downstream.config import FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
-from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
+from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules
 from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.errors import ConfigError, nearest
@@ -34,6 +34,7 @@ _ARGUMENTS = {
     "--skip-bad": "skip_bad=True", "--smiles-column": "smiles_column", "--split": "split", "--task": "task",
     "--split-column": "split_column", "--reinitialise": "reinitialise", "--fragments": "fragments",
     "--inputs": "inputs", "--max-pairs": "max_pairs", "--device": "device", "--metric": "metric",
+    "--hydrogens": "hydrogens", "--conformers": "conformers",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 
@@ -57,6 +58,8 @@ class MoleculePredictions:
         reasons: str [M], why a molecule cannot be used; "" where it can.
         smiles_used: str [M], the canonical SMILES that the model saw; None where the molecule cannot be used.
         changes: str [M], what made another molecule of a SMILES, such as a fragment that was taken; "" for nothing.
+        conformer_std: float64 [M, L], standard deviation over the conformers of a molecule, as a mean over seeds; NaN
+            for a molecule with one. None if one conformer was asked for.
     """
 
     targets: tuple[str, ...]
@@ -67,6 +70,7 @@ class MoleculePredictions:
     reasons: Texts
     smiles_used: Texts
     changes: Texts
+    conformer_std: Float64 | None = None
 
     def __len__(self) -> int:
         return len(self.smiles)
@@ -79,11 +83,13 @@ class MoleculePredictions:
         return f"MoleculePredictions({', '.join(self.targets)} of {usable:,} of {len(self):,} molecules)"
 
     def to_dict(self) -> dict[str, npt.NDArray[Any]]:
-        """Return columns for a DataFrame: smiles, each target and its seed_std, reason, smiles_used, changes."""
+        """Return columns for a DataFrame: smiles, each target with its spreads, reason, smiles_used, changes."""
         columns: dict[str, npt.NDArray[Any]] = {SMILES: self.smiles}
         for at, target in enumerate(self.targets):
             columns[target] = self.values[:, at]
             columns[f"{target}{SPREAD}"] = self.seed_std[:, at]
+            if self.conformer_std is not None:
+                columns[f"{target}{CONFORMER_SPREAD}"] = self.conformer_std[:, at]
         return {**columns, "reason": self.reasons, "smiles_used": self.smiles_used, "changes": self.changes}
 
     def to_table(self) -> pa.Table:
@@ -136,7 +142,8 @@ class FinetunedModel:
 
         Returns:
             Columns [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN where
-            missing), "predicted TARGET" (mean over seeds) and "TARGET seed_std".
+            missing), "predicted TARGET" (mean over seeds) and "TARGET seed_std"; with several conformers of a molecule
+            "TARGET conformer_std" too, as a mean over seeds.
         """
         tables = [pq.read_table(self.folder / f"predictions-seed-{seed.seed}.parquet") for seed in self.result.seeds]
         first = {name: tables[0].column(name).to_numpy() for name in tables[0].column_names}
@@ -147,6 +154,8 @@ class FinetunedModel:
             columns[target] = first[target][keep]
             columns[f"{PREDICTED}{target}"] = values.mean(axis=0)
             columns[f"{target}{SPREAD}"] = _std(values)
+            if (spread := f"{target}{CONFORMER_SPREAD}") in first:
+                columns[spread] = np.stack([table.column(spread).to_numpy() for table in tables])[:, keep].mean(axis=0)
         return columns
 
     def __fspath__(self) -> str:
@@ -188,8 +197,9 @@ def finetune(
             nothing is printed.
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
         more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``seeds``,
-            ``seed``, ``metric``, ``units``, ``inputs``, ``skip_bad``, ``smiles_column``, ``device``, ``cache``,
-            ``size``, …; or groups of settings, such as ``train={"epochs": 20}``.
+            ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``, ``skip_bad``,
+            ``smiles_column``, ``device``, ``cache``, ``size``, …; or groups of settings, such as
+            ``train={"epochs": 20}``.
 
     Returns:
         Scores for each seed, predictions, folder and report.
@@ -234,12 +244,13 @@ def finetune(
         return FinetunedModel(folder=run.folder, result=finetuning.finetune(run))
 
 
-def predict(
+def predict(  # noqa: PLR0913 - all but two are named by the caller
     model: "str | PathLike[str]",
     molecules: Any,  # noqa: ANN401
     *,
     smiles_column: str | None = None,
     fragments: Fragments | None = None,
+    conformers: int | None = None,
     cache: str | Path = DEFAULT_CACHE,
     max_pairs: int | None = None,
     device: DeviceName = "auto",
@@ -254,6 +265,7 @@ def predict(
         smiles_column: of a table; None finds it by the usual names.
         fragments: of a SMILES with several, such as a salt: take the "largest" or "reject" it; None: as the model was
             fine-tuned.
+        conformers: of each molecule, over which predictions are averaged; None: as the model was fine-tuned.
         cache: folder of conformers.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         device: "auto", "cpu" or "cuda".
@@ -295,6 +307,7 @@ def predict(
             max_pairs=max_pairs,
             device_name=device,
             fragments=fragments,
+            conformers=conformers,
         )
         return _as_predictions(found, None if isinstance(source, Path) else source)
 
@@ -304,6 +317,10 @@ def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> Mole
     M, L = len(molecules.smiles), len(found.config.targets)
     values, spread = np.full((M, L), np.nan), np.full((M, L), np.nan)
     values[row_R], spread[row_R] = found.value_SRL.mean(axis=0), _std(found.value_SRL)
+    conformer_std = None
+    if found.conformer_std_RL is not None:
+        conformer_std = np.full((M, L), np.nan)
+        conformer_std[row_R] = found.conformer_std_RL
     smiles = np.array(molecules.smiles if given is None else given, object)
     reasons = np.full(M, "", object)
     for skipped in molecules.skipped:
@@ -318,6 +335,7 @@ def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> Mole
         reasons=reasons,
         smiles_used=np.array([text or None for text in molecules.smiles], object),
         changes=np.array(molecules.changes, object),
+        conformer_std=conformer_std,
     )
 
 

@@ -16,7 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimol_scale.checkpoints import hub
-from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo, resolve_checkpoint, trained_model
+from unimol_scale.checkpoints.run.checkpoint_folder import (
+    CheckpointInfo,
+    TrainedModel,
+    resolve_checkpoint,
+    trained_model,
+)
 from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, hash_file
@@ -55,6 +60,8 @@ class PretrainedConfig:
         heads: of the model.
         weights_bytes: size of ``model.safetensors``.
         weights_sha256: of its content, hexadecimal.
+        hydrogens: the molecules that the model was pretrained on have hydrogens as atoms; None, and in files older than
+            this key: that is not known.
     """
 
     format_version: int
@@ -62,6 +69,7 @@ class PretrainedConfig:
     heads: Heads
     weights_bytes: int
     weights_sha256: str
+    hydrogens: bool | None = None
 
 
 def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
@@ -100,7 +108,7 @@ def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
         _check_tensors(tensors, model.state_dict())
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
-    return _filled(model, tensors)
+    return _filled(model, tensors, config.hydrogens)
 
 
 def identify(path: Path | str) -> tuple[ModelConfig, str]:
@@ -132,7 +140,7 @@ def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> Hea
         _check_tensors(tensors, expected)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from error
-    return _filled(model, tensors)
+    return _filled(model, tensors, trained.hydrogens)
 
 
 def load_official_checkpoint(path: Path | str) -> HeadedModel:
@@ -164,7 +172,8 @@ def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
     for name, tensor in state.items():
         check_values(name, tensor)
     kinds = {name: TensorKind(dtype=tensor.dtype, shape=tensor.shape) for name, tensor in state.items()}
-    _save(kinds, state.__getitem__, model.backbone.config, model.heads, Path(directory))
+    trained = TrainedModel(model=model.backbone.config, heads=model.heads, hydrogens=model.hydrogens)
+    _save(kinds, state.__getitem__, trained, Path(directory))
 
 
 def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averaged: bool = True) -> None:
@@ -188,14 +197,13 @@ def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averag
         check_values(name, tensor)
         return tensor
 
-    _save(kinds, checked, trained.model, trained.heads, Path(directory))
+    _save(kinds, checked, trained, Path(directory))
 
 
 def _save(
     kinds: Mapping[str, TensorKind],
     tensor_of: Callable[[str], Tensor],
-    model: ModelConfig,
-    heads: Heads,
+    trained: TrainedModel,
     directory: Path,
 ) -> None:
     def write(temporary: Path) -> None:
@@ -207,10 +215,11 @@ def _save(
         commit_file(file, write)
         config = PretrainedConfig(
             format_version=FORMAT_VERSION,
-            model=model,
-            heads=heads,
+            model=trained.model,
+            heads=trained.heads,
             weights_bytes=file.stat().st_size,
             weights_sha256=hash_file(file),
+            hydrogens=trained.hydrogens,
         )
         write_json(directory / CONFIG_NAME, to_tree(config), indent=2)
 
@@ -309,7 +318,7 @@ def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> HeadedMode
         return HeadedModel(config, heads)
 
 
-def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
+def _filled(model: HeadedModel, state: Mapping[str, Tensor], hydrogens: bool | None = None) -> HeadedModel:
     # Copied into memory that torch has aligned: with the alignment of the file, matrix products would differ in their
     # last bits from those of the trained model.
     owned = {name: tensor.clone() for name, tensor in state.items()}
@@ -317,6 +326,7 @@ def _filled(model: HeadedModel, state: Mapping[str, Tensor]) -> HeadedModel:
     kernel = model.backbone.pair_encoding.distance
     if kernel is not None:  # the centres are constants, which are in no file
         kernel.centres_G = GaussianKernel(model.backbone.config).centres_G
+    model.hydrogens = hydrogens
     return model.eval()
 
 

@@ -167,6 +167,9 @@ class FinetuneConfig:
         split_sizes: in place of fractions, the numbers of rows of train, valid and test, one of them null: the rest.
         label_fraction: share of the training rows that is used; chosen by the seed, smaller ones are part of larger.
         inputs: what the model sees; None: everything it can.
+        hydrogens: the model sees hydrogens as atoms; None: as it was pretrained, and without where that is not known.
+        conformers: of each molecule, of which every epoch sees one, drawn at random; predictions are the mean over all.
+            A table gets so many; of a store, the first so many of a molecule are taken, or those that it has.
         pooling: how atoms become one vector of the molecule.
         loss: of a regression, on scaled labels; None: mse. Classifiers always take the binary cross-entropy.
         metric: that chooses the best epoch and is computed of the test rows: roc_auc, pr_auc, accuracy, rmse, mae, r2,
@@ -208,6 +211,8 @@ class FinetuneConfig:
     split_sizes: tuple[int | None, ...] | None = None
     label_fraction: float = 1.0
     inputs: Inputs | None = None
+    hydrogens: bool | None = None
+    conformers: int = 1
     pooling: Pooling = "mean"
     loss: LossName | None = None
     metric: str | None = None
@@ -238,7 +243,7 @@ class FinetuneConfig:
             raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(self.fractions)}")
         if not 0.0 < self.label_fraction <= 1.0:
             raise ConfigError(f"label_fraction must be above 0 and at most 1, got {self.label_fraction}")
-        for name in ("seeds", "max_atoms", "conformer_workers", "valid_rows"):
+        for name in ("seeds", "max_atoms", "conformers", "conformer_workers", "valid_rows"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         METRICS.check(self.metric, "metric")

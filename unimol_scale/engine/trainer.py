@@ -368,6 +368,7 @@ class Trainer:
             "world_size": self._ranks.world_size,
             "model": to_tree(self._config.model),
             "heads": to_tree(self._objective.kept_heads),
+            "hydrogens": self._store.manifest.hydrogens and self._config.data.hydrogens != "drop",
         }
         self._checkpoints.start_save(self._progress.step, self._model.fragments(), meta, self._log)
 

@@ -16,8 +16,12 @@ class HeadedModel(nn.Module):
     Args:
         config: of the backbone; every head reads its own sizes from it.
         heads: which to build.
+
+    Attributes:
+        hydrogens: the molecules that it was pretrained on have hydrogens as atoms; None: that is not known.
     """
 
+    hydrogens: bool | None = None
     token_head: TokenHead
     coordinate_head: CoordinateHead
     relation_heads: RelationHeads

@@ -91,10 +91,12 @@ class TrainedModel:
     Attributes:
         model: dimensions and options.
         heads: those that the model of the finished run keeps.
+        hydrogens: the molecules that it learns from have hydrogens as atoms; None in checkpoints older than this key.
     """
 
     model: ModelConfig
     heads: Heads
+    hydrogens: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +292,7 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
     Raises:
         CheckpointError: the trainer did not record it, or an option without a default is missing, or one is unknown.
     """
-    tree = {name: info.meta[name] for name in ("model", "heads") if name in info.meta}
+    tree = {name: info.meta[name] for name in ("model", "heads", "hydrogens") if name in info.meta}
     try:
         return build(TrainedModel, tree, Origin(name=str(info.path / MANIFEST), recorded=True))
     except ConfigError as error:

@@ -20,8 +20,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "source",
         type=Path,
         metavar="FILE_OR_STORE",
-        help="CSV, TSV, Parquet, SMILES lines or SDF (its structures alone are taken), or a conformer store, whose "
-        "hydrogens are left out; rows count from 1, without the header",
+        help="CSV, TSV, Parquet, SMILES lines or SDF (its structures alone are taken), or a conformer store; "
+        "rows count from 1, without the header",
     )
     add("--from", dest="pretrained", required=True, metavar="MODEL", help="run, checkpoint, or owner/name of the hub")
     add("--output", type=Path, required=True, metavar="FILE", help="Parquet")
@@ -33,6 +33,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         help="what a molecule is (default: its atoms' mean)",
     )
     add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
+    add(
+        "--hydrogens",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the model sees hydrogens as atoms (default: as it was pretrained)",
+    )
+    add("--conformers", type=int, default=1, metavar="K", help="write the mean over so many (default: %(default)s)")
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
     add("--max-atoms", type=int, metavar="N", help="refuse molecules with more heavy atoms (default: 128)")
     add("--fragments", choices=("largest", "reject"), default="largest", help="of a salt (default: %(default)s)")
@@ -58,6 +65,7 @@ def _embed(arguments: argparse.Namespace) -> int:
             pooling=arguments.pooling,
             inputs=arguments.inputs,
             max_pairs=arguments.max_pairs,
+            conformers=arguments.conformers,
         ),
         smiles_column=arguments.smiles_column,
         cache=arguments.cache,
@@ -66,6 +74,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         skip_bad=arguments.skip_bad,
         max_atoms=arguments.max_atoms,
         fragments=arguments.fragments,
+        hydrogens=arguments.hydrogens,
     )
     keep_freed_memory()
     use_granted_cores()

@@ -21,7 +21,7 @@ FLAGS = {
     for name in (
         "data", "smiles_column", "task", "split", "split_column", "label_fraction", "inputs", "pooling", "loss",
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
-        "reinitialise", "skip_bad", "pretrained",
+        "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers",
     )
 }  # fmt: skip
 
@@ -51,6 +51,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--split-column", metavar="C", help="with --split column: holds train, valid or test")
     add("--label-fraction", type=float, metavar="F", help="share of the training rows that is used (default: 1)")
     add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
+    add(
+        "--hydrogens",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the model sees hydrogens as atoms (default: as it was pretrained)",
+    )
+    add("--conformers", type=int, metavar="K", help="one is drawn each epoch, predictions average all (default: 1)")
     add("--pooling", choices=("mean", "virtual_node"), help="what stands for a molecule (default: mean of its atoms)")
     add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
     add("--metric", metavar="M", help=METRICS.listed)

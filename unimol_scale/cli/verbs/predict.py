@@ -17,7 +17,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     columns = (
         "The output has all columns of the file, with row (from 1, without the header), smiles_used and changes (what "
         "was done to the molecule), and for each target its prediction and its seed_std. That is the spread of the "
-        "seeds and no error bar: errors are larger, as a rule."
+        "seeds and no error bar: errors are larger, as a rule. With several conformers of a molecule, conformer_std is "
+        "the spread over them."
     )
     verb = verbs.add_parser("predict", help=text, description=f"{text}. {columns}")
     add = verb.add_argument
@@ -28,6 +29,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add(
         "--fragments", choices=("largest", "reject"), help="of rows with several (default: as the model was fine-tuned)"
     )
+    add("--conformers", type=int, metavar="K", help="of each molecule (default: as the model was fine-tuned)")
     add("--skip-bad", action="store_true", help="leave unusable molecules empty and list them beside the output")
     add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
     add("--max-pairs", type=int, metavar="N", help="memory budget in padded pairs (default: what suits the device)")
@@ -51,6 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
         max_pairs=arguments.max_pairs,
         device_name=arguments.device,
         fragments=arguments.fragments,
+        conformers=arguments.conformers,
     )
     print(summary)
     return 0

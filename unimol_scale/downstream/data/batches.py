@@ -1,17 +1,19 @@
 """Turns rows of a table into labelled micro-batches, with the loader of pretraining.
 
-Shapes: M rows of the table, R of them read here, B in a micro-batch, L targets.
+Shapes: M rows of the table, R of them read here, B in a micro-batch, L targets, C conformers of all rows.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unimol_scale.data import corrupt
 from unimol_scale.data.batch import MoleculeBatch, collate
+from unimol_scale.data.corrupt import STREAM_CONFORMER
 from unimol_scale.data.steps.micro_batches import Int32, Int64
 from unimol_scale.data.hydrogens import drop_hydrogens, heavy_counts
 from unimol_scale.data.loader import StepLoader
@@ -55,17 +57,30 @@ class RowReader:
         split: of the store.
         position_R: int64, position in the split of the molecule of each row.
         labels_RL: NaN where missing.
-        drop_hydrogens: remove hydrogens that the store has as atoms, since molecules from SMILES have none.
+        drop_hydrogens: remove hydrogens that the store has as atoms, for a model that sees heavy atoms only.
+        conformers: 1 reads the first conformer of a molecule. More: every epoch reads one of the first so many, drawn
+            by seed, epoch and row; a molecule with fewer has those that it has.
+        conformer_R: int64, the conformer that is read of each row, whatever the epoch; None: see ``conformers``.
     """
 
     def __init__(
-        self, split: StoreSplit, position_R: Int64, labels_RL: Float64, *, drop_hydrogens: bool = False
+        self,
+        split: StoreSplit,
+        position_R: Int64,
+        labels_RL: Float64,
+        *,
+        drop_hydrogens: bool = False,
+        conformers: int = 1,
+        conformer_R: Int64 | None = None,
     ) -> None:
         assert len(position_R) == len(labels_RL) > 0
         assert position_R.min() >= 0, "a skipped row has no molecule"
+        assert conformers >= 1, "a molecule has a conformer"
         self._split = split
         self._position_R = position_R
         self._drops = drop_hydrogens
+        self.conformers = conformers
+        self._conformer_R = conformer_R
         self.labels_RL = labels_RL
 
     def __len__(self) -> int:
@@ -86,11 +101,43 @@ class RowReader:
         """Do nothing: tables are small, and their molecules are on this machine."""
 
     def read(self, keys: MoleculeKeys) -> MoleculeBatch:
-        """Return rows with their first conformers, padded."""
-        columns = self._split.gather(self._position_R[keys.molecule_B])
+        """Return rows, each with one conformer, padded."""
+        columns = self._split.gather(self._position_R[keys.molecule_B], self._chosen(keys))
         if self._drops:
             columns = drop_hydrogens(columns)
         return collate(dataclasses.replace(columns, labels=self.labels_RL[keys.molecule_B]))
+
+    def _chosen(self, keys: MoleculeKeys) -> Int64 | None:
+        """Return the conformer of each row, int64 [B]; None: the first."""
+        if self._conformer_R is not None:
+            return self._conformer_R[keys.molecule_B]
+        if self.conformers == 1:
+            return None
+        num_conformers_B = self._num_conformers(self._position_R[keys.molecule_B])
+        chosen_B: Int64 = np.floor(keys.uniform(STREAM_CONFORMER, 1)[:, 0] * num_conformers_B).astype(np.int64)
+        return chosen_B
+
+    def _num_conformers(self, position_B: Int64) -> Int32:
+        return np.minimum(self._split.sizes(position_B)[1], self.conformers)
+
+    def every_conformer(self) -> tuple["RowReader", Int64]:
+        """Return a reader whose rows are the conformers of these rows, and int64 [C], the row that each belongs to.
+
+        Of a reader of one conformer for each row, that is the reader itself.
+        """
+        if self.conformers == 1 or self._conformer_R is not None:
+            return self, np.arange(len(self), dtype=np.int64)
+        num_conformers_R = self._num_conformers(self._position_R).astype(np.int64)
+        row_C = np.repeat(np.arange(len(self), dtype=np.int64), num_conformers_R)
+        first_R = np.cumsum(num_conformers_R) - num_conformers_R
+        reader = RowReader(
+            self._split,
+            self._position_R[row_C],
+            self.labels_RL[row_C],
+            drop_hydrogens=self._drops,
+            conformer_R=np.arange(len(row_C), dtype=np.int64) - first_R[row_C],
+        )
+        return reader, row_C
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +188,7 @@ def training_batches(
 def each_row_once(
     reader: RowReader, make_sample: SampleMaker, max_pairs: int | None, device: torch.device
 ) -> Iterator[LabelledSample]:
-    """Yield every row once, in micro-batches of molecules of similar size.
+    """Yield every row once, with one conformer, in micro-batches of molecules of similar size.
 
     Raises:
         ConfigError: ``max_pairs`` does not hold the largest molecule.
@@ -151,6 +198,42 @@ def each_row_once(
     loader = _loader(reader, make_sample, order, max_pairs=budget, workers=0, seed=0)
     for samples in loader.steps(0, order.num_steps):
         yield from samples
+
+
+def each_conformer_once(
+    reader: RowReader, make_sample: SampleMaker, max_pairs: int | None, device: torch.device
+) -> Iterator[LabelledSample]:
+    """Yield every row with each of its conformers once; ``row_B`` names the row, which may therefore come repeatedly.
+
+    Raises:
+        ConfigError: ``max_pairs`` does not hold the largest molecule.
+    """
+    conformers, row_C = reader.every_conformer()
+    for sample in each_row_once(conformers, make_sample, max_pairs, device):
+        yield dataclasses.replace(sample, row_B=torch.from_numpy(row_C[sample.row_B.numpy()]))
+
+
+def repeated_samples(
+    reader: RowReader, make_sample: SampleMaker, max_pairs: int | None, device: torch.device
+) -> Iterable[LabelledSample]:
+    """Return the samples of ``each_conformer_once`` for several passes: in memory, unless rows have many conformers.
+
+    Raises:
+        ConfigError: ``max_pairs`` does not hold the largest molecule.
+    """
+    if reader.conformers == 1:
+        return list(each_conformer_once(reader, make_sample, max_pairs, device))
+    return _ReadAgain(lambda: each_conformer_once(reader, make_sample, max_pairs, device))
+
+
+@dataclass(frozen=True)
+class _ReadAgain:
+    """Samples that are read anew for every pass."""
+
+    read: Callable[[], Iterator[LabelledSample]]
+
+    def __iter__(self) -> Iterator[LabelledSample]:
+        return self.read()
 
 
 def _loader(

@@ -18,6 +18,9 @@ from unimol_scale.store.schema import ConformerOrigin
 from unimol_scale.store.shards import StoreSplit
 
 
+MOST_CONFORMERS = 255  # of a molecule, as ``conformers.count`` of a build
+
+
 def resolve_inputs(inputs: Inputs | None, model: ModelConfig) -> Inputs:
     """Return what a model sees: the inputs that were asked for, or if that is None, everything that it can see.
 
@@ -42,6 +45,21 @@ def require_conformers(split: StoreSplit) -> None:
         raise StoreError(
             "the store holds 2D depictions in place of conformers, and the model shall see 3D; take inputs 2d, or "
             "build a store with conformers (conformers.engine=rdkit)"
+        )
+
+
+def check_conformers(conformers: int, inputs: Inputs) -> None:
+    """Check that a model can tell several conformers of a molecule apart.
+
+    Raises:
+        ConfigError: there are none, more than a store can hold, or the model sees the 2D graph only.
+    """
+    if not 1 <= conformers <= MOST_CONFORMERS:
+        raise ConfigError(f"conformers must be 1 to {MOST_CONFORMERS}, got {conformers}")
+    if conformers > 1 and inputs == "2d":
+        raise ConfigError(
+            f"conformers {conformers}: the model shall see the 2D graph only, which is the same for all conformers of "
+            "a molecule; say conformers 1, or inputs 2d+3d or 3d"
         )
 
 

@@ -85,6 +85,7 @@ class Prepared:
         scaffold_smiles: [M] Murcko scaffold without stereo; "" without rings, and where skipped.
         skipped: rows without a molecule, ascending.
         changes: [M] how the molecule differs from the one in the row, in words; "" if it does not, and where skipped.
+        hydrogens: whether the molecules have hydrogens as atoms.
     """
 
     split: StoreSplit
@@ -95,6 +96,7 @@ class Prepared:
     scaffold_smiles: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     changes: tuple[str, ...]
+    hydrogens: bool
 
     def describe_changes(self) -> str:
         """Return a line on rows whose molecule was changed; "" if there are none."""
@@ -114,6 +116,8 @@ def prepare(
     refuse: Callable[[Sequence[Skipped]], None] | None = None,
     fragments: Fragments = "largest",
     problems: Mapping[int, str] = NO_PROBLEMS,
+    hydrogens: bool = False,
+    conformers: int = 1,
 ) -> Prepared:
     """Bring SMILES into canonical form, and make conformers of all molecules that the cache does not have.
 
@@ -129,6 +133,8 @@ def prepare(
             conformer; it raises an error unless they may be skipped. None: they are skipped.
         fragments: for a row with several, such as a salt: take the "largest", or "reject" the row.
         problems: row → why it could not be read, for rows that have no SMILES for that reason.
+        hydrogens: keep hydrogens as atoms.
+        conformers: how many to make of each molecule; without ``geometry`` there is one depiction.
 
     Returns:
         The rows. Those without a usable molecule, or without a conformer, are in ``skipped``.
@@ -149,8 +155,10 @@ def prepare(
     for text, result in zip(smiles, curated_M, strict=True):
         if isinstance(result, Curated):
             distinct.setdefault(result.smiles, Given(text=text.strip(), curated=result))
-    conformers = ConformerConfig(engine="rdkit" if geometry else "depiction")
-    split, place, failures = cached_store(list(distinct.values()), cache, curate, conformers, workers)
+    recipe = ConformerConfig(
+        engine="rdkit" if geometry else "depiction", count=conformers if geometry else 1, hydrogens=hydrogens
+    )
+    split, place, failures = cached_store(list(distinct.values()), cache, curate, recipe, workers)
     position_M = np.full(len(smiles), -1, np.int64)
     for row, (text, result) in enumerate(zip(smiles, curated_M, strict=True)):
         if isinstance(result, Rejected):
@@ -174,6 +182,7 @@ def prepare(
         scaffold_smiles=tuple(r.scaffold_smiles if r else "" for r in used),
         skipped=tuple(sorted(skipped, key=lambda one: one.row)),
         changes=tuple(describe_changes(t.strip(), r.smiles) if r else "" for t, r in zip(smiles, used, strict=True)),
+        hydrogens=hydrogens,
     )
 
 
@@ -218,7 +227,8 @@ def prepare_store(path: Path, *, scaffolds: bool = True) -> Prepared:
     Raises:
         StoreError: missing, unfinished or damaged.
     """
-    split = whole_split(open_store(path))
+    store = open_store(path)
+    split = whole_split(store)
     smiles = tuple(split.column("smiles").to_pylist())
     with rdBase.BlockLogs():
         found = tuple(scaffold_smiles(Chem.MolFromSmiles(text)) if scaffolds else "" for text in smiles)
@@ -231,7 +241,28 @@ def prepare_store(path: Path, *, scaffolds: bool = True) -> Prepared:
         scaffold_smiles=found,
         skipped=(),
         changes=("",) * len(smiles),
+        hydrogens=store.manifest.hydrogens,
     )
+
+
+def leaves_out_hydrogens(stored: bool, wanted: bool, where: str) -> bool:
+    """Return whether hydrogens have to be removed from molecules before a model sees them.
+
+    Args:
+        stored: the molecules have hydrogens as atoms.
+        wanted: the model sees hydrogens as atoms.
+        where: the store, for messages.
+
+    Raises:
+        ConfigError: the model sees hydrogens, and the store has none as atoms.
+    """
+    if wanted and not stored:
+        raise ConfigError(
+            f"the model shall see hydrogens as atoms, and the store at {where} has none; build it with hydrogens: "
+            "unimol-scale build --hydrogens; or give a table of SMILES, whose conformers are made with them; or go on "
+            "without: hydrogens=false"
+        )
+    return stored and not wanted
 
 
 def whole_split(store: Store) -> StoreSplit:

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 
 import unimol_scale.config as strict
+from unimol_scale.checkpoints.run.checkpoint_folder import trained_model
+from unimol_scale.checkpoints.weights import find_checkpoint, local_path, read_config
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.summary_file import manifest_hash_of
 from unimol_scale.common.files import hash_file
+from unimol_scale.data.molecule_reader import Hydrogens
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.remote import is_url
 from unimol_scale.store.schema import Int32
@@ -26,10 +29,12 @@ class PretrainingStore:
     Attributes:
         path: of the store; None if it is not on this machine, or not known.
         missing: why there is no path; "" if there is one.
+        hydrogens: what the run did with hydrogens that the store has as atoms: ``data.hydrogens`` of its settings.
     """
 
     path: Path | None
     missing: str
+    hydrogens: Hydrogens = "as_stored"
 
 
 def store_of(pretrained: Path) -> PretrainingStore:
@@ -44,36 +49,64 @@ def store_of(pretrained: Path) -> PretrainingStore:
     for folder in (pretrained, *pretrained.parents[:2]):
         if (folder / CONFIG_NAME).is_file():
             data = strict.read_yaml(folder / CONFIG_NAME)[0].get("data")
-            named = str(data["path"]) if isinstance(data, dict) and data.get("path") else None
-            if named is None:
+            if not isinstance(data, dict) or not data.get("path"):
                 return PretrainingStore(path=None, missing=f"{folder / CONFIG_NAME} names no store")
+            named, hydrogens = str(data["path"]), data.get("hydrogens", "as_stored")
             if is_url(named):
-                return PretrainingStore(path=None, missing=f"the store {named} is not on this machine")
+                missing = f"the store {named} is not on this machine"
+                return PretrainingStore(path=None, missing=missing, hydrogens=hydrogens)
             known = manifest_hash_of(folder)
             for place in (Path(named), *(above / named for above in folder.absolute().parents)):
                 manifest = place / MANIFEST_NAME
                 if manifest.is_file() and known in (None, hash_file(manifest)):
-                    return PretrainingStore(path=place, missing="")
-            return PretrainingStore(path=None, missing=f"the store {named} of {folder} is not here, or has changed")
+                    return PretrainingStore(path=place, missing="", hydrogens=hydrogens)
+            missing = f"the store {named} of {folder} is not here, or has changed"
+            return PretrainingStore(path=None, missing=missing, hydrogens=hydrogens)
     return PretrainingStore(path=None, missing=f"{pretrained} does not say what it was pretrained on")
 
 
-def describe_larger(store_dir: Path, num_atoms_R: Int32) -> str:
+def pretrained_with_hydrogens(pretrained: Path | str) -> bool | None:
+    """Return whether a model has seen hydrogens as atoms: what its file says, else the run and its store.
+
+    Returns:
+        None: that is not known, as of a released file, or of an older run whose store is not here.
+
+    Raises:
+        CheckpointError: the model cannot be read.
+    """
+    folder = local_path(pretrained)
+    if not folder.is_dir():
+        return None
+    checkpoint = find_checkpoint(folder)
+    recorded = read_config(folder).hydrogens if checkpoint is None else trained_model(checkpoint).hydrogens
+    if recorded is not None:
+        return recorded
+    store = store_of(folder)
+    if store.hydrogens != "as_stored":
+        return store.hydrogens == "keep"
+    return None if store.path is None else open_store(store.path).manifest.hydrogens
+
+
+def describe_larger(store_dir: Path, num_atoms_R: Int32, num_all_atoms_R: Int32 | None = None) -> str:
     """Return a line on how many molecules are larger than almost all of a store; "" if few are.
 
     Args:
         store_dir: the pretraining store.
         num_atoms_R: int32, heavy atoms of each molecule, at least one.
+        num_all_atoms_R: int32, hydrogens counted, for a store whose sizes count them; None: not known.
 
     Returns:
-        The line; for a store that has hydrogens as atoms, whose sizes count them, one that says so.
+        The line; for a store that has hydrogens as atoms, whose sizes count them, one that says so if those of the
+        molecules are not known.
 
     Raises:
         StoreError: the store is missing or unfinished.
     """
     assert len(num_atoms_R) > 0, "a data set has molecules"
     manifest = open_store(store_dir).manifest
-    if manifest.hydrogens:
+    if manifest.hydrogens and num_all_atoms_R is not None:
+        num_atoms_R = num_all_atoms_R
+    elif manifest.hydrogens:
         return f"whether molecules are larger than those in {store_dir} was not compared: it counts hydrogens as atoms"
     histogram = manifest.splits["train"].size_histogram
     if not histogram:
@@ -82,9 +115,10 @@ def describe_larger(store_dir: Path, num_atoms_R: Int32) -> str:
     larger = int((num_atoms_R > usual).sum())
     if larger < WORTH_SAYING * len(num_atoms_R):
         return ""
+    counted = "atoms, hydrogens counted" if manifest.hydrogens else "heavy atoms"
     return (
         f"of {len(num_atoms_R):,} molecules, {larger:,} ({100 * larger / len(num_atoms_R):.1f} %) are larger than "
-        f"{100 * ALMOST_ALL:.0f} % of those in {store_dir} ({usual} heavy atoms): the model has seen few as large"
+        f"{100 * ALMOST_ALL:.0f} % of those in {store_dir} ({usual} {counted}): the model has seen few as large"
     )
 
 

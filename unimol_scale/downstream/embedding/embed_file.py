@@ -27,9 +27,17 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments, Precision
-from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.downstream.data.inputs import check_conformers, resolve_inputs
 from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
-from unimol_scale.downstream.data.molecules import ChangeCount, UInt64, prepare, whole_split, why_refused
+from unimol_scale.downstream.data.molecules import (
+    ChangeCount,
+    UInt64,
+    leaves_out_hydrogens,
+    prepare,
+    whole_split,
+    why_refused,
+)
+from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
 from unimol_scale.downstream.data.sdf_table import describe_geometry, structure_smiles
 from unimol_scale.downstream.data.skipped_rows import REMEDY, Skipped, SkippedTable, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent
@@ -59,6 +67,7 @@ class EmbedFileConfig:
         skip_bad: list rows without a usable molecule in a table beside the output instead of stopping.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
         fragments: for a row with several, such as a salt: take the "largest", or "reject" the row.
+        hydrogens: the model sees hydrogens as atoms; None: as it was pretrained, and without where that is not known.
     """
 
     source: Path
@@ -72,6 +81,7 @@ class EmbedFileConfig:
     skip_bad: bool = False
     max_atoms: int | None = None
     fragments: Fragments = "largest"
+    hydrogens: bool | None = None
 
     def __post_init__(self) -> None:
         if self.output.suffix != ".parquet":
@@ -94,7 +104,7 @@ class _Chunk:
         row_R: int64, number of each row, from 0.
         smiles: [R] canonical.
         key_R: uint64.
-        hydrogens: whether the molecules have hydrogens as atoms.
+        leaves_out_hydrogens: hydrogens have to be removed from the molecules.
         skipped: rows without a molecule.
         changes: [R] how the molecule differs from the one in the row, in words; "" if it does not.
     """
@@ -104,7 +114,7 @@ class _Chunk:
     row_R: Int64
     smiles: Sequence[str]
     key_R: UInt64
-    hydrogens: bool
+    leaves_out_hydrogens: bool
     skipped: Sequence[Skipped]
     changes: Sequence[str]
 
@@ -112,7 +122,8 @@ class _Chunk:
 def embed_file(config: EmbedFileConfig) -> str:
     """Write the representations of all molecules of a file or a store; return lines for the user.
 
-    Hydrogens that a store has as atoms are removed, as in fine-tuning, since molecules from SMILES have none.
+    Hydrogens are atoms of the molecules if the model has seen them so in pretraining, or if that is asked for. Those
+    that a store has as atoms are removed otherwise.
 
     Columns: ``row`` (from 1, without the header), ``smiles`` (canonical, as the model saw it), ``key``, ``changes``
     (how the molecule differs from the one in the row, such as a fragment that was taken; empty if it does not), and the
@@ -140,19 +151,27 @@ def embed_file(config: EmbedFileConfig) -> str:
     workers = GPU_WORKERS if device.type == "cuda" else 0
     representation = dataclasses.replace(config.representation, workers=workers)
     inputs = resolve_inputs(representation.inputs, backbone.config)
+    check_conformers(representation.conformers, inputs)
+    hydrogens = config.hydrogens
+    if hydrogens is None:
+        hydrogens = bool(pretrained_with_hydrogens(config.pretrained))
     total: int | None
     if source is None:
         store = open_store(config.source)
         split = whole_split(store)
-        total, chunks = len(split), _of_store(split, hydrogens=store.manifest.hydrogens)
+        leaves_out = leaves_out_hydrogens(store.manifest.hydrogens, hydrogens, str(config.source))
+        total, chunks = len(split), _of_store(split, leaves_out=leaves_out)
     else:
-        total, chunks = _check_rows(source, config), _of_file(source, config, geometry=inputs != "2d")
+        total = _check_rows(source, config)
+        chunks = _of_file(source, config, geometry=inputs != "2d", hydrogens=hydrogens)
     schema = _schema(representation.kind, backbone.config).with_metadata(
         {
             "weights_sha256": sha256,
             "representation": representation.kind,
             "pooling": representation.pooling if representation.kind == "molecule" else "none",
             "inputs": inputs,
+            "hydrogens": str(hydrogens).lower(),
+            "conformers": str(representation.conformers),
             "precision": config.precision,
         }
     )
@@ -168,7 +187,7 @@ def embed_file(config: EmbedFileConfig) -> str:
                     changed.add(row, changes)
                 at = 0
                 for arrays in represent(
-                    backbone, chunk.split, chunk.position_R, representation, drop_hydrogens=chunk.hydrogens
+                    backbone, chunk.split, chunk.position_R, representation, drop_hydrogens=chunk.leaves_out_hydrogens
                 ):
                     writer.write_table(_table(chunk, at, arrays, schema))
                     at += len(arrays)
@@ -225,7 +244,7 @@ def _check_rows(source: SourceConfig, config: EmbedFileConfig) -> int | None:
     return rows
 
 
-def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool) -> Iterator[_Chunk]:
+def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool, hydrogens: bool) -> Iterator[_Chunk]:
     rows = enumerate(map(_with_smiles, read_source(source)))
     while some := list(itertools.islice(rows, ROWS_TOGETHER)):
         prepared = prepare(
@@ -236,6 +255,8 @@ def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool) -
             workers=None,
             fragments=config.fragments,
             problems={at: molecule.problem for at, (_, molecule) in enumerate(some) if molecule.problem},
+            hydrogens=hydrogens,
+            conformers=config.representation.conformers,
         )
         row_M = np.array([row for row, _ in some], np.int64)
         used = np.flatnonzero(prepared.position_M >= 0)
@@ -245,7 +266,7 @@ def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool) -
             row_R=row_M[used],
             smiles=[prepared.smiles[at] for at in used.tolist()],
             key_R=prepared.key_M[used],
-            hydrogens=False,
+            leaves_out_hydrogens=False,
             skipped=[dataclasses.replace(one, row=int(row_M[one.row])) for one in prepared.skipped],
             changes=[prepared.changes[at] for at in used.tolist()],
         )
@@ -257,7 +278,7 @@ def _with_smiles(molecule: SourceMolecule) -> SourceMolecule:
     return SourceMolecule(id=molecule.id, smiles=smiles, problem=problem)
 
 
-def _of_store(split: StoreSplit, *, hydrogens: bool) -> Iterator[_Chunk]:
+def _of_store(split: StoreSplit, *, leaves_out: bool) -> Iterator[_Chunk]:
     for start in range(0, len(split), ROWS_TOGETHER):
         position_R = np.arange(start, min(start + ROWS_TOGETHER, len(split)), dtype=np.int64)
         smiles = split.smiles(position_R)
@@ -268,7 +289,7 @@ def _of_store(split: StoreSplit, *, hydrogens: bool) -> Iterator[_Chunk]:
             row_R=position_R,
             smiles=smiles,
             key_R=key_R,
-            hydrogens=hydrogens,
+            leaves_out_hydrogens=leaves_out,
             skipped=(),
             changes=("",) * len(smiles),
         )

@@ -1,5 +1,6 @@
 """The one line: ``from_pretrained("runs/mine").embed(["CCO", "c1ccccc1"])``. Imports torch and RDKit."""
 
+import functools
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ import numpy as np
 
 from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.downstream.config import Fragments, Inputs, Pooling
-from unimol_scale.downstream.data.inputs import resolve_inputs
+from unimol_scale.downstream.data.inputs import check_conformers, resolve_inputs
 from unimol_scale.downstream.data.molecules import Prepared, listed, prepare
+from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
 from unimol_scale.downstream.data.skipped_rows import Skipped, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent_all
 from unimol_scale.model.model_with_heads import HeadedModel
@@ -107,6 +109,8 @@ class MolecularModel:
         max_atoms: int | None = ...,
         fragments: Fragments = ...,
         max_pairs: int | None = ...,
+        hydrogens: bool | None = ...,
+        conformers: int = ...,
     ) -> Float32: ...
 
     @overload
@@ -121,9 +125,11 @@ class MolecularModel:
         max_atoms: int | None = ...,
         fragments: Fragments = ...,
         max_pairs: int | None = ...,
+        hydrogens: bool | None = ...,
+        conformers: int = ...,
     ) -> list[Float32]: ...
 
-    def embed(
+    def embed(  # noqa: PLR0913 - all but one are named by the caller
         self,
         smiles: str | Sequence[str],
         *,
@@ -134,6 +140,8 @@ class MolecularModel:
         max_atoms: int | None = None,
         fragments: Fragments = "largest",
         max_pairs: int | None = None,
+        hydrogens: bool | None = None,
+        conformers: int = 1,
     ) -> Float32 | list[Float32]:
         """Return the representations of molecules; conformers are made where the model sees 3D, and kept.
 
@@ -147,25 +155,31 @@ class MolecularModel:
             fragments: of a SMILES with several, such as a salt: take the "largest", with a warning (``embed_usable``
                 says in ``changes`` what was taken), or "reject" it.
             max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
+            hydrogens: show hydrogens as atoms; None: as in pretraining, and without where that is not known.
+            conformers: to make of each molecule; the mean of their representations is returned.
 
         Returns:
             float32 [M, D] of molecules; of atoms a list of [n, D] and of pairs a list of [n, n, P], whose n heavy atoms
-            are in the order of the canonical SMILES (``embed_usable`` returns it).
+            are in the order of the canonical SMILES (``embed_usable`` returns it). Hydrogens, where they are atoms,
+            follow in the order of RDKit's AddHs.
 
         Raises:
             SourceError: a SMILES cannot be used; names rows, SMILES and reasons. ``embed_usable`` goes on without.
-            ConfigError: 3D was asked of a model without geometry, or a molecule exceeds ``max_pairs``.
+            ConfigError: 3D or several conformers were asked of a model that sees the graph, or a molecule exceeds
+                ``max_pairs``.
             StoreError: the cache cannot be written.
         """
-        config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
+        config = RepresentationConfig(
+            kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs, conformers=conformers
+        )
         texts = listed(smiles, "embed")
-        prepared = self._prepare(texts, inputs, cache, max_atoms, fragments)
+        prepared = self._prepare(texts, config, cache, max_atoms, fragments, hydrogens)
         refuse_skipped(prepared.skipped, len(texts), "embed", "Mend them, or go on without them with embed_usable")
         if changed := prepared.describe_changes():
             warnings.warn(changed, stacklevel=2)
         return self._represent(prepared, config)
 
-    def embed_usable(
+    def embed_usable(  # noqa: PLR0913 - likewise
         self,
         smiles: str | Sequence[str],
         *,
@@ -176,10 +190,14 @@ class MolecularModel:
         max_atoms: int | None = None,
         fragments: Fragments = "largest",
         max_pairs: int | None = None,
+        hydrogens: bool | None = None,
+        conformers: int = 1,
     ) -> Embedded:
         """Do what ``embed`` does, and go on without SMILES that cannot be used: they are listed in the result."""
-        config = RepresentationConfig(kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs)
-        prepared = self._prepare(listed(smiles, "embed"), inputs, cache, max_atoms, fragments)
+        config = RepresentationConfig(
+            kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs, conformers=conformers
+        )
+        prepared = self._prepare(listed(smiles, "embed"), config, cache, max_atoms, fragments, hydrogens)
         row_R = np.flatnonzero(prepared.position_M >= 0)
         return Embedded(
             row_R=row_R,
@@ -192,14 +210,31 @@ class MolecularModel:
     def _prepare(
         self,
         smiles: Sequence[str],
-        inputs: Inputs | None,
+        config: RepresentationConfig,
         cache: Path | str | None,
         max_atoms: int | None,
         fragments: Fragments,
+        hydrogens: bool | None,
     ) -> Prepared:
-        geometry = resolve_inputs(inputs, self.model.backbone.config) != "2d"
-        folder = DEFAULT_CACHE if cache is None else Path(cache)
-        return prepare(smiles, cache=folder, geometry=geometry, max_atoms=max_atoms, workers=None, fragments=fragments)
+        inputs = resolve_inputs(config.inputs, self.model.backbone.config)
+        check_conformers(config.conformers, inputs)
+        return prepare(
+            smiles,
+            cache=DEFAULT_CACHE if cache is None else Path(cache),
+            geometry=inputs != "2d",
+            max_atoms=max_atoms,
+            workers=None,
+            fragments=fragments,
+            hydrogens=bool(self._hydrogens if hydrogens is None else hydrogens),
+            conformers=config.conformers,
+        )
+
+    @functools.cached_property
+    def _hydrogens(self) -> bool | None:
+        """Whether the model has seen hydrogens as atoms in pretraining; None: not known."""
+        if self.model.hydrogens is not None or self.source is None:
+            return self.model.hydrogens
+        return pretrained_with_hydrogens(self.source)
 
     def _represent(self, prepared: Prepared, config: RepresentationConfig) -> Float32 | list[Float32]:
         backbone, was_training = self.model.backbone, self.model.training

@@ -1,10 +1,11 @@
 """Computes representations of molecules, in the order of the rows, with the loader of pretraining.
 
-Shapes: R rows, B molecules of a micro-batch, n atoms of one molecule, A (padded), D atom channels, P pair channels.
+Shapes: R rows, C conformers of all rows, B molecules of a micro-batch, n atoms of one molecule, A (padded), D atom
+channels, P pair channels.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,7 +20,7 @@ from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.compute import explain_full_memory, map_concurrently, pair_budget
 from unimol_scale.downstream.config import Inputs, Pooling
 from unimol_scale.downstream.data.batches import LabelledSample, RowReader, SampleMaker
-from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
+from unimol_scale.downstream.data.inputs import check_conformers, require_conformers, resolve_inputs
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
@@ -44,6 +45,8 @@ class RepresentationConfig:
         inputs: what the model sees; None: everything it can.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         workers: loader processes; 0 prepares batches in this one.
+        conformers: most of a molecule whose representations are averaged. They have the same atoms in the same order,
+            so atoms and pairs are averaged as molecules are, and the mean of the atoms stays the molecule's vector.
     """
 
     kind: Kind = "molecule"
@@ -51,6 +54,7 @@ class RepresentationConfig:
     inputs: Inputs | None = None
     max_pairs: int | None = None
     workers: int = 0
+    conformers: int = 1
 
     def __post_init__(self) -> None:
         for name, value, valid in (
@@ -64,6 +68,8 @@ class RepresentationConfig:
             raise ConfigError(f"max_pairs must be at least 1, got {self.max_pairs}")
         if self.workers < 0:
             raise ConfigError(f"workers must not be negative, got {self.workers}")
+        if self.conformers < 1:
+            raise ConfigError(f"conformers must be at least 1, got {self.conformers}")
 
 
 def represent(
@@ -85,7 +91,7 @@ def represent(
         split: of a store.
         position_R: int64, position in the split of the molecule of each row.
         config: which representation.
-        drop_hydrogens: remove hydrogens that the store has as atoms, since molecules from SMILES have none.
+        drop_hydrogens: remove hydrogens that the store has as atoms, for a model that sees heavy atoms only.
 
     Yields:
         For each of the next rows its array, fp32.
@@ -97,11 +103,14 @@ def represent(
     """
     assert not backbone.training, "dropout would change the result"
     inputs = resolve_inputs(config.inputs, backbone.config)
+    check_conformers(config.conformers, inputs)
     if inputs != "2d":
         require_conformers(split)
     if not len(position_R):
         return
-    reader = RowReader(split, position_R, np.empty((len(position_R), 0)), drop_hydrogens=drop_hydrogens)
+    unlabelled = np.empty((len(position_R), 0))
+    rows = RowReader(split, position_R, unlabelled, drop_hydrogens=drop_hydrogens, conformers=config.conformers)
+    reader, row_C = rows.every_conformer()
     order = InOrder(len(reader), _TOGETHER[config.kind])
     planner_type = OneSizePlanner if backbone.config.normalize_by == "padded" else StepPlanner
     max_pairs = pair_budget(config.max_pairs, next(backbone.parameters()).device, reader.largest)
@@ -122,9 +131,38 @@ def represent(
         return step, sample.row_B.tolist(), _represented(backbone, sample, config)
 
     done = map_concurrently(work, samples, next(backbone.parameters()).device)
+    left: list[Float32] = []  # conformers of a row whose others are in the next step
+    first = 0
     for _, parts in itertools.groupby(done, key=lambda part: part[0]):
-        arrays = {row: array for _, rows, some in parts for row, array in zip(rows, some, strict=True)}
-        yield [arrays[row] for row in sorted(arrays)]
+        arrays = {place: array for _, places, some in parts for place, array in zip(places, some, strict=True)}
+        left += [arrays[place] for place in sorted(arrays)]
+        means, used = _means(left, row_C[first : first + len(left) + 1])
+        if means:
+            yield means
+        left, first = left[used:], first + used
+
+
+def _means(arrays: Sequence[Float32], row_C: Int64) -> tuple[list[Float32], int]:
+    """Return the mean over conformers of each row of which all conformers are there, and the conformers used.
+
+    Args:
+        arrays: of the first conformers, in their order.
+        row_C: int64, the row of each of these conformers and of the next one, if there is one.
+    """
+    last_C = np.flatnonzero(np.diff(row_C, append=-1)) + 1  # behind the conformers of each row
+    means: list[Float32] = []
+    used = 0
+    for end in last_C[last_C <= len(arrays)].tolist():
+        means.append(_mean(arrays[used:end]))
+        used = end
+    return means, used
+
+
+def _mean(arrays: Sequence[Float32]) -> Float32:
+    if len(arrays) == 1:
+        return arrays[0]
+    mean: Float32 = np.stack(arrays).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def represent_all(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem, rdBase
 
+from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float64, Int64
 
@@ -112,7 +113,7 @@ def reference_energies(
     Args:
         references: target → references; targets that are not there get 0.
         targets: names.
-        compositions: of the molecules, each element with a reference.
+        compositions: of the molecules; NaN for an element without a reference.
     """
     energies = [
         [reference_energy(references[t], counts) if t in references else 0.0 for t in targets]
@@ -127,9 +128,11 @@ def fit_row_references(
     labels_ML: Float64,
     smiles: Sequence[str],
     rows: Int64,
-    train: Int64,
+    split: DataSplit,
 ) -> tuple[dict[str, FittedReferences], Float64]:
-    """Fit references to the training rows, and return what they take off every usable row, [M, targets]; NaN elsewhere.
+    """Fit references to the training rows, and return what they take off every row, float64 [M, targets].
+
+    That is NaN for rows that are not usable, and for rows in no part of the split with an element that training lacks.
 
     Args:
         wanted: targets that are total energies.
@@ -137,25 +140,26 @@ def fit_row_references(
         labels_ML: NaN where missing.
         smiles: [M] canonical.
         rows: int64, the usable ones.
-        train: int64, those to fit to.
+        split: of them.
 
     Raises:
-        ConfigError: a row has an element that no training row has, or nothing is left to learn.
+        ConfigError: a validation or test row has an element that no training row has, or nothing is left to learn.
     """
     of_row = {row: composition(smiles[row]) for row in rows.tolist()}
-    compositions = [of_row[row] for row in train.tolist()]
+    compositions = [of_row[row] for row in split.train.tolist()]
     fitted = {
-        target: fit_references(target, labels_ML[train, at], compositions)
+        target: fit_references(target, labels_ML[split.train, at], compositions)
         for at, target in enumerate(targets)
         if target in wanted
     }
     energies = {target: one.energies for target, one in fitted.items()}
-    for row, counts in of_row.items():
-        if element := without_reference(energies, counts):
-            raise ConfigError(
-                f"atom_references: row {row + 1} ({smiles[row]}) has the element {element}, which no training row with "
-                "such a label has; choose another split, leave such rows out, or leave atom_references out"
-            )
+    for part in ("valid", "test"):
+        for row in getattr(split, part).tolist():
+            if element := without_reference(energies, of_row[row]):
+                raise ConfigError(
+                    f"atom_references: row {row + 1} ({smiles[row]}) of the {part} part has the element {element}, which "
+                    "no training row with such a label has; choose another split, or leave such rows or atom_references out"
+                )
     reference_ML = np.full(labels_ML.shape, np.nan)
     reference_ML[rows] = reference_energies(energies, targets, [of_row[row] for row in rows.tolist()])
     return fitted, reference_ML

@@ -19,20 +19,30 @@ from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream.config import NOISE_NEEDS_3D, FinetuneConfig, Inputs
-from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
-from unimol_scale.downstream.data.inputs import require_conformers, resolve_inputs
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
+from unimol_scale.downstream.data.inputs import check_conformers, require_conformers, resolve_inputs
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
-from unimol_scale.downstream.data.pretraining_data import PretrainingStore, describe_larger, store_of
+from unimol_scale.downstream.data.pretraining_data import (
+    PretrainingStore,
+    describe_larger,
+    pretrained_with_hydrogens,
+    store_of,
+)
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
-from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
+from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning import results
-from unimol_scale.downstream.finetuning.atom_references import FittedReferences, fit_row_references
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
-from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes, check_folder, hash_inputs, write_settings
+from unimol_scale.downstream.finetuning.finetuning_folder import (
+    InputHashes,
+    check_folder,
+    hash_inputs,
+    hydrogens_begun_with,
+    write_settings,
+)
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
-from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
+from unimol_scale.downstream.finetuning.metrics import default_metric, score
 from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import (
@@ -42,9 +52,10 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     save_config,
     save_member,
 )
-from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict
+from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
+from unimol_scale.downstream.finetuning.row_parts import check_labels, split_labelled, take_off_references
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, RunError
@@ -83,6 +94,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     folder = config.folder
     device = pick_device(config.device)
     model, hashes = _identify(config)
+    config = replace(config, hydrogens=_sees_hydrogens(config))
     check_folder(folder, config, hashes)
     require_folder(folder)
     if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
@@ -91,13 +103,14 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     inputs = resolve_inputs(config.inputs, model)
     if inputs == "2d" and config.train.noise_std:
         raise ConfigError(NOISE_NEEDS_3D)
+    check_conformers(config.conformers, inputs)
     rows = load_rows(config, geometry=inputs != "2d")
     if inputs != "2d":
         require_conformers(rows.molecules.split)
     metric = default_metric(rows.task) if own is None else own
-    split = _split(config, rows)
-    rows, references = _without_references(config, rows, split)
-    _check_labels(config, rows, split, metric)
+    split = split_labelled(config, rows)
+    rows, references = take_off_references(config, rows, split)
+    check_labels(config, rows, split, metric)
     start = _start(config, model)
     write_settings(folder, config, hashes)
     if rows.molecules.skipped:
@@ -154,6 +167,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             fragments=config.fragments,
             references={target: one.energies for target, one in references.items()},
             head=config.head,
+            hydrogens=bool(config.hydrogens),
+            conformers=config.conformers,
         ),
     )
     results.write(folder, done)
@@ -177,6 +192,16 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes]:
     return model, replace(hashes, pretrained=sha256)
 
 
+def _sees_hydrogens(config: FinetuneConfig) -> bool:
+    """Return what was asked for, else what the models of the folder see, else what the pretrained model has seen."""
+    if config.hydrogens is not None:
+        return config.hydrogens
+    begun = hydrogens_begun_with(config.folder)
+    if begun is not None or config.pretrained is None:
+        return bool(begun)
+    return bool(pretrained_with_hydrogens(config.pretrained))
+
+
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     if config.pretrained is None or config.reinitialise:
         return StartingModel(model=model, backbone=None, coordinate_head=None, pretrained_on=None)
@@ -189,71 +214,6 @@ def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     )
 
 
-def _split(config: FinetuneConfig, rows: Rows) -> DataSplit:
-    first, second, third = config.fractions
-    try:
-        split = split_rows(
-            config.split,
-            usable_M=rows.usable_M,
-            scaffold_smiles=rows.molecules.scaffold_smiles,
-            smiles=rows.molecules.smiles,
-            splits=rows.given_splits,
-            split_parts=config.split_parts,
-            valid_rows=config.valid_rows,
-            fractions=(first, second, third),
-            sizes=config.split_sizes,
-            seed=config.seed,
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{config.data}: {error}") from error
-    return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
-
-
-def _without_references(
-    config: FinetuneConfig, rows: Rows, split: DataSplit
-) -> tuple[Rows, dict[str, FittedReferences]]:
-    """Take energies of the elements, fitted to the training rows, off the labels that are total energies."""
-    if not set(config.atom_references) & set(rows.targets):
-        return rows, {}
-    try:
-        references, reference_ML = fit_row_references(
-            config.atom_references,
-            rows.targets,
-            rows.labels_ML,
-            rows.molecules.smiles,
-            np.flatnonzero(rows.usable_M),
-            split.train,
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{config.data}: {error}") from error
-    return replace(rows, reference_ML=reference_ML), references
-
-
-def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: Metric) -> None:
-    """Check that every part of the split has labels to learn from, or to compute the metric with."""
-    labels_RL = rows.learnt_ML[split.train]
-    for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
-        known = labels_R[~np.isnan(labels_R)]
-        if not len(known):
-            problem = "has no label"
-        elif rows.task != "multilabel" and np.ptp(known) == 0.0:  # of many targets, some may teach nothing
-            problem = f"has only the label {known[0]:g}"
-        else:
-            continue
-        raise ConfigError(
-            f"{config.data}: {target!r} {problem} among the {len(labels_R)} training rows of the {config.split} split, "
-            "from which nothing can be learnt; leave that target out, or choose another --split"
-        )
-    for part in ("train", "valid", "test"):
-        labels_RL = rows.learnt_ML[getattr(split, part)]
-        problems = undefined(metric, labels_RL, rows.targets)
-        if len(problems) == len(rows.targets):
-            raise ConfigError(
-                f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split cannot be judged: "
-                f"{'; '.join(problems[:3])}. Choose another --split, or give more data"
-            )
-
-
 def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs, store: Path | None) -> tuple[str, ...]:
     """Return notes on the data for the user; ``store`` is that of the pretraining, None for random weights."""
     molecules = rows.molecules
@@ -264,12 +224,13 @@ def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs,
         smiles=molecules.smiles,
         scaffold_smiles=molecules.scaffold_smiles,
     )
-    larger = "" if store is None else describe_larger(store, _num_atoms(rows))
+    larger = "" if store is None else describe_larger(store, *_num_atoms(rows))
     reduced = molecules.describe_changes()
     geometry = describe_geometry(config.data, sees_3d=inputs != "2d")
-    notes = [note for note in (reduced, rows.describe_repeated(), overlap, larger, geometry) if note]
-    if config.task is None and (few := rows.describe_integers()):
-        notes.append(few)
+    few = rows.describe_conformers(config.conformers)
+    notes = [note for note in (reduced, rows.describe_repeated(), overlap, larger, geometry, few) if note]
+    if config.task is None and (classes := rows.describe_integers()):
+        notes.append(classes)
     one_class = [
         target
         for target, labels_R in zip(rows.targets, rows.labels_ML[split.train].T, strict=True)
@@ -280,10 +241,13 @@ def _notes(config: FinetuneConfig, rows: Rows, split: DataSplit, inputs: Inputs,
     return tuple(notes)
 
 
-def _num_atoms(rows: Rows) -> Int32:
-    """Return the heavy atoms, int32, of every molecule with a label."""
+def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:
+    """Return the heavy atoms, int32, of every molecule with a label, and all its atoms if hydrogens are among them."""
     split, position_R = rows.molecules.split, np.unique(rows.molecules.position_M[rows.usable_M])
-    return heavy_counts(split.gather(position_R)) if rows.hydrogens else split.sizes(position_R)[0]
+    num_atoms_R = split.sizes(position_R)[0]
+    if not rows.molecules.hydrogens:
+        return num_atoms_R, None
+    return heavy_counts(split.gather(position_R)), num_atoms_R
 
 
 def _leakage(store: Path, rows: Rows, split: DataSplit) -> Leakage:
@@ -316,8 +280,13 @@ def _one_seed(
         return strict.build(Member, tree["member"], origin), strict.build(SeedResult, tree["outcome"], origin)
 
     def reader(part: np.ndarray) -> RowReader:
-        position_R = rows.molecules.position_M[part]
-        return RowReader(rows.molecules.split, position_R, rows.learnt_ML[part], drop_hydrogens=rows.hydrogens)
+        return RowReader(
+            rows.molecules.split,
+            rows.molecules.position_M[part],
+            rows.learnt_ML[part],
+            drop_hydrogens=rows.leaves_out_hydrogens,
+            conformers=config.conformers,
+        )
 
     make_sample = SampleMaker(inputs=inputs, model=start.model)
     scaling = Scaling.of(rows.learnt_ML[split.train], rows.task)
@@ -339,13 +308,14 @@ def _one_seed(
     with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric.name) as progress:
         epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
     rows_U = np.flatnonzero(rows.usable_M)
-    prediction_UL = predict(
-        model, each_row_once(reader(rows_U), make_sample, config.train.max_pairs, device), scaling, device
-    )
-    prediction_ML = np.full(rows.labels_ML.shape, np.nan)
-    prediction_ML[rows_U] = prediction_UL
+    samples = each_conformer_once(reader(rows_U), make_sample, config.train.max_pairs, device)
+    found = predict_conformers(model, samples, scaling, device)
+    prediction_ML, std_ML = np.full((2, *rows.labels_ML.shape), np.nan)
+    prediction_ML[rows_U], std_ML[rows_U] = found.mean_RL, found.std_RL
     total_ML = prediction_ML if rows.reference_ML is None else prediction_ML + rows.reference_ML
-    results.write_predictions(folder / f"predictions-{name}.parquet", rows, split, total_ML)
+    results.write_predictions(
+        folder / f"predictions-{name}.parquet", rows, split, total_ML, std_ML if config.conformers > 1 else None
+    )
     member = Member(
         file=f"{name}.safetensors",
         sha256=save_member(folder, f"{name}.safetensors", model.cpu()),

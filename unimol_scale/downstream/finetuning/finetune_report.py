@@ -12,8 +12,8 @@ from unimol_scale.common.units import counted
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
 from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
-from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED
-from unimol_scale.downstream.finetuning.results import FinetuneResult, plus_minus
+from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
+from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult, plus_minus
 from unimol_scale.store.schema import Float64
 
 REPORT_NAME = "report.md"
@@ -25,6 +25,8 @@ def write_report(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) 
     labels_RL, predictions = _test_rows(folder, outcome)
     draw_predictions(folder / picture, outcome, labels_RL, predictions)
     spread_lines = _spread_lines(outcome, labels_RL, predictions)
+    if config.conformers > 1:
+        spread_lines.append(_conformer_line(folder, outcome, config))
     draw_training_curves(folder / "course.png", outcome)
     commit_text(folder / REPORT_NAME, "\n".join(_lines(outcome, config, picture, spread_lines)) + "\n")
 
@@ -38,6 +40,28 @@ def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, list[Flo
         labels.append(columns[0][test])
         predictions.append(columns[1][test])
     return labels[0], predictions
+
+
+def _conformer_line(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) -> str:
+    """Return how much the predictions of the test rows vary over the conformers of a molecule."""
+    said = []
+    for target in outcome.targets[:HEADLINE_TARGETS]:
+        deviations = []
+        for seed in outcome.seeds:
+            table = pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet")
+            test = np.array([part == "test" for part in table["split"].to_pylist()])
+            deviations.append(_floats(table, f"{target}{CONFORMER_SPREAD}")[test])
+        known = np.concatenate(deviations)
+        known = known[~np.isnan(known)]
+        unit = outcome.units.get(target, "") if outcome.task == "regression" else ""
+        shown = f"{known.mean():.3g}{f' {unit}' if unit else ''}" if len(known) else "not known (one conformer each)"
+        said.append(shown if len(outcome.targets) == 1 else f"{target} {shown}")
+    more = len(outcome.targets) - HEADLINE_TARGETS
+    return (
+        f"predictions are means over up to {config.conformers} conformers of a molecule; their standard deviation over "
+        f"conformers, as a mean of the test rows and seeds: {', '.join(said)}"
+        + (f" and {more:,} more targets in the predictions" if more > 0 else "")
+    )
 
 
 def _floats(table: object, name: str) -> Float64:

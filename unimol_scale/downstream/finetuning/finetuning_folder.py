@@ -66,7 +66,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         if folder.is_file() or (folder.is_dir() and any(not _may_be_begun(path) for path in folder.iterdir())):
             raise ConfigError(f"{folder} holds something else already; choose another --output")
         return
-    if not any(folder.glob("seed-*.json")):  # no work would be lost
+    if not _has_seeds(folder):  # no work would be lost
         return
     before = _settings_of(folder)
     more = before.seeds < config.seeds  # finished seeds are kept
@@ -87,6 +87,18 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         )
 
 
+def hydrogens_begun_with(folder: Path) -> bool | None:
+    """Return whether the models that a folder has already see hydrogens as atoms; None if it has no model.
+
+    Those of versions that recorded nothing do not see them, whatever they were pretrained on.
+
+    Raises:
+        ConfigError: a newer version wrote the settings, or they are damaged.
+    """
+    begun = (folder / CONFIG_NAME).is_file() and (folder / INPUTS_NAME).is_file() and _has_seeds(folder)
+    return _settings_of(folder).hydrogens if begun else None
+
+
 def write_settings(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
     """Write settings and hashes into a folder that ``check_folder`` has accepted.
 
@@ -101,12 +113,20 @@ def write_settings(folder: Path, config: FinetuneConfig, hashes: InputHashes) ->
 
 
 def _settings_of(folder: Path) -> FinetuneConfig:
-    """Return the settings of a fine-tuning as they would be built today: an absent key had its default."""
+    """Return the settings of a fine-tuning as they would be built today: an absent key had its default.
+
+    But no version before ``hydrogens`` showed hydrogens to a model, and since then the folder says what was decided.
+    """
     tree, origin = strict.read_yaml(folder / CONFIG_NAME)
+    tree = {"hydrogens": False, **tree}
     try:
         return strict.build(FinetuneConfig, tree, dataclasses.replace(origin, recorded=True))
     except NewerFileError as error:
         raise ConfigError(f"{error}, or choose another --output") from error
+
+
+def _has_seeds(folder: Path) -> bool:
+    return any(folder.glob("seed-*.json"))
 
 
 def _may_be_begun(path: Path) -> bool:

@@ -12,7 +12,7 @@ from conformer_gen.sources.columns import ID_NAMES, find_column
 from unimol_scale.downstream.config import FinetuneConfig, Task
 from unimol_scale.downstream.data.labelled_tables import LabelledTable, check_task, infer_task, read_table
 from unimol_scale.downstream.data.molecule_files import is_store
-from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
+from unimol_scale.downstream.data.molecules import Prepared, leaves_out_hydrogens, prepare, prepare_store
 from unimol_scale.downstream.data.skipped_rows import refuser_for
 from unimol_scale.downstream.data.split_files import read_split_file
 from unimol_scale.downstream.data.splits import PARTS
@@ -24,6 +24,7 @@ from unimol_scale.store.shards import open_store
 
 PREDICTED = "predicted "  # before the name of a target: column of its predictions
 SPREAD = " seed_std"  # behind the name of a target: standard deviation over seeds, not an error bar
+CONFORMER_SPREAD = " conformer_std"  # likewise: standard deviation over the conformers of a molecule
 MOST_CLASSES = 5  # integer labels with more different values are taken for counts
 
 
@@ -39,7 +40,7 @@ class Rows:
         labels_ML: NaN where missing; converted into the units of ``report_units``.
         given_splits: [M] of the split column or split file, if the user named one.
         molecules: where the molecule of each row is, and which rows have none.
-        hydrogens: whether the store of the molecules has hydrogens as atoms.
+        leaves_out_hydrogens: hydrogens have to be removed from the molecules, since the model sees heavy atoms only.
         reference_ML: energies of the elements that are taken off the labels to be learnt, 0 for other targets, NaN for
             rows that are not usable; None: nothing is.
     """
@@ -51,7 +52,7 @@ class Rows:
     labels_ML: Float64
     given_splits: tuple[str, ...] | None
     molecules: Prepared
-    hydrogens: bool
+    leaves_out_hydrogens: bool
     reference_ML: Float64 | None = None
 
     @property
@@ -85,6 +86,18 @@ class Rows:
             "different labels in different rows; all rows count"
         )
 
+    def describe_conformers(self, wanted: int) -> str:
+        """Return a line on molecules with fewer conformers than were asked for; "" if there are none."""
+        position_R = np.unique(self.molecules.position_M[self.usable_M])
+        num_conformers_R = np.minimum(self.molecules.split.sizes(position_R)[1], wanted)
+        fewer = int((num_conformers_R < wanted).sum())
+        if not fewer:
+            return ""
+        return (
+            f"{fewer:,} of {len(position_R):,} molecules have fewer than the {wanted} conformers that were asked for; "
+            f"the mean is {num_conformers_R.mean():.1f}"
+        )
+
     def describe_integers(self) -> str:
         """Return a line on labels that look like classes but are fitted as numbers; "" if there are none."""
         for target, labels_M in zip(self.targets, self.labels_ML.T, strict=True):
@@ -99,7 +112,7 @@ def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
     """Read the data, and make missing conformers.
 
     Args:
-        config: of the fine-tuning.
+        config: of the fine-tuning; ``hydrogens`` is resolved.
         geometry: whether the model sees distances; conformers are made only then.
 
     Raises:
@@ -138,8 +151,10 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
             refuse=None if config.skip_bad else refuser_for(config.data, len(table.smiles)),
             fragments=config.fragments,
             problems=table.problems,
+            hydrogens=bool(config.hydrogens),
+            conformers=config.conformers,
         ),
-        hydrogens=False,
+        leaves_out_hydrogens=False,
     )
 
 
@@ -194,6 +209,7 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
     columns = ["row", "smiles", "split"]
     for target in table.targets:
         columns += [target, f"{PREDICTED}{target}", f"{target}{SPREAD}"]
+        columns += [f"{target}{CONFORMER_SPREAD}"] if config.conformers > 1 else []
     if taken := [name for name in table.targets if columns.count(name) > 1]:
         raise ConfigError(f"the target {taken[0]!r} has the name of a column of the predictions; rename it")
     return task
@@ -218,6 +234,7 @@ def _from_store(config: FinetuneConfig) -> Rows:
         )
     if config.smiles_column is not None:
         raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
+    leaves_out = leaves_out_hydrogens(manifest.hydrogens, bool(config.hydrogens), str(config.data))
     molecules = prepare_store(config.data)
     columns = [molecules.split.column(f"{LABEL_PREFIX}{target}").to_numpy() for target in targets]
     labels_ML = np.stack(columns, axis=1).astype(np.float64)
@@ -242,7 +259,7 @@ def _from_store(config: FinetuneConfig) -> Rows:
         labels_ML=labels_ML,
         given_splits=table.splits,
         molecules=molecules,
-        hydrogens=manifest.hydrogens,
+        leaves_out_hydrogens=leaves_out,
     )
 
 

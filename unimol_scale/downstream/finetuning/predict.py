@@ -19,17 +19,18 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_file
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.config import Fragments
-from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
-from unimol_scale.downstream.data.inputs import require_conformers
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
+from unimol_scale.downstream.data.inputs import check_conformers, require_conformers
 from unimol_scale.downstream.data.labelled_tables import LabelledTable, read_table
 from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
-from unimol_scale.downstream.data.molecules import Prepared, prepare, prepare_store
+from unimol_scale.downstream.data.molecules import Prepared, leaves_out_hydrogens, prepare, prepare_store
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import Skipped, refuser_for, write_skipped
-from unimol_scale.downstream.finetuning.atom_references import composition, reference_energies, without_reference
-from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
+from unimol_scale.downstream.finetuning.atom_references import composition, without_reference
+from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
+from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
-from unimol_scale.downstream.finetuning.model.training import Scaling, predict
+from unimol_scale.downstream.finetuning.model.training import Scaling, predict_conformers
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.schema import LABEL_PREFIX, Float64, Int64
 from unimol_scale.store.shards import open_store
@@ -45,6 +46,7 @@ class PredictOptions(TypedDict):
         max_pairs: most padded pairs of one micro-batch; None: what suits the device.
         device_name: auto, cpu or cuda.
         fragments: of a row with several: "largest" or "reject"; None: as the model was fine-tuned.
+        conformers: of each molecule, over which predictions are averaged; None: as the model was fine-tuned.
     """
 
     smiles_column: str | None
@@ -53,6 +55,7 @@ class PredictOptions(TypedDict):
     max_pairs: int | None
     device_name: str
     fragments: NotRequired[Fragments | None]
+    conformers: NotRequired[int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +65,14 @@ class _Asked:
     Attributes:
         columns: of the file, [M] each, unchanged.
         molecules: of the rows.
-        hydrogens: whether the molecules have hydrogens as atoms.
+        conformers: most of a molecule that are used.
+        leaves_out_hydrogens: hydrogens have to be removed from the molecules, since the model sees heavy atoms only.
     """
 
     columns: pa.Table
     molecules: Prepared
-    hydrogens: bool
+    conformers: int
+    leaves_out_hydrogens: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +83,21 @@ class SeedPredictions:
         config: of the fine-tuned model.
         molecules: of the rows.
         row_R: int64, rows with a usable molecule, from 0.
-        value_SRL: in the units of the targets, or probabilities of class 1.
+        value_SRL: in the units of the targets, or probabilities of class 1; means over conformers.
+        conformer_std_SRL: their standard deviations over conformers, NaN of a molecule with one; None where one
+            conformer was asked for.
     """
 
     config: FinetunedConfig
     molecules: Prepared
     row_R: Int64
     value_SRL: Float64
+    conformer_std_SRL: Float64 | None
+
+    @property
+    def conformer_std_RL(self) -> Float64 | None:
+        """Standard deviation over conformers, as a mean over seeds."""
+        return None if self.conformer_std_SRL is None else self.conformer_std_SRL.mean(0)
 
 
 def predict_molecules(source: Path | Sequence[str], folder: Path, **options: Unpack[PredictOptions]) -> SeedPredictions:
@@ -120,9 +133,10 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     Columns: ``row`` (from 1, without the header); every column of the file, in its order and unchanged;
     ``smiles_used``, the canonical SMILES that the model saw; ``changes``, how that molecule differs from the one in the
     file, such as a fragment that was taken (empty if it does not); and for each target its prediction, the mean over
-    seeds. With several seeds their standard deviation follows (``seed_std``), which is not an error bar. Rows without a
-    usable molecule have empty predictions. If the file has a column of one of these names, the new column gets another
-    name.
+    seeds. With several seeds their standard deviation follows (``seed_std``), which is not an error bar. With several
+    conformers, over which predictions are averaged, their standard deviation follows (``conformer_std``, mean over
+    seeds; empty for a molecule that has one). Rows without a usable molecule have empty predictions. If the file has a
+    column of one of these names, the new column gets another name.
 
     Args:
         file: table, SMILES lines or SDF, or a conformer store, whose conformers are then used.
@@ -149,12 +163,11 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     if not (molecules.position_M >= 0).any():
         raise SourceError(f"{file}: no row has a usable molecule")
     found = _predict(asked, folder, config, options["max_pairs"], device)
-    row_R = found.row_R
-    written, renamed = _beside(asked, config.targets, row_R, found.value_SRL)
+    written, renamed = _beside(asked, found)
     write = pq.write_table if output.suffix == ".parquet" else _write_csv
     commit_file(output, lambda temporary: write(written, temporary))
     geometry = describe_geometry(file, sees_3d=_sees_3d(config))
-    lines = [f"{len(row_R):,} of {len(molecules.smiles):,} rows predicted: {output}"]
+    lines = [f"{len(found.row_R):,} of {len(molecules.smiles):,} rows predicted: {output}"]
     skipped = skipped_file(output)
     skipped.unlink(missing_ok=True)  # from an earlier call
     if molecules.skipped:
@@ -175,6 +188,7 @@ def _of_table(
     table: LabelledTable, config: FinetunedConfig, options: PredictOptions, file: Path | None = None
 ) -> _Asked:
     where = table.name if file is None else str(file)
+    conformers = _conformers(config, options)
     molecules = prepare(
         table.smiles,
         cache=options["cache"],
@@ -184,27 +198,43 @@ def _of_table(
         refuse=None if options["skip_bad"] else refuser_for(where, len(table.smiles)),
         fragments=options.get("fragments") or config.fragments,
         problems=table.problems,
+        hydrogens=config.hydrogens,
+        conformers=conformers,
     )
     molecules = _with_references(molecules, config, where, skip_bad=options["skip_bad"])
-    return _Asked(columns=table.columns, molecules=molecules, hydrogens=False)
+    return _Asked(columns=table.columns, molecules=molecules, conformers=conformers, leaves_out_hydrogens=False)
 
 
 def _sees_3d(config: FinetunedConfig) -> bool:
     return config.model.geometry and config.inputs != "2d"
 
 
+def _conformers(config: FinetunedConfig, options: PredictOptions) -> int:
+    """Return how many conformers of a molecule to use at the most."""
+    chosen = options.get("conformers")
+    if chosen is None:
+        return config.conformers
+    check_conformers(chosen, config.inputs)
+    return chosen
+
+
 def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _Asked:
     if options["smiles_column"] is not None:
         raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
     manifest = open_store(path).manifest
+    leaves_out = leaves_out_hydrogens(manifest.hydrogens, config.hydrogens, str(path))
     molecules = prepare_store(path, scaffolds=False)
     if _sees_3d(config):
         require_conformers(molecules.split)
     every_M = np.arange(len(molecules.smiles))
     columns = {"id": pa.array(molecules.split.ids(every_M)), "smiles": pa.array(molecules.smiles, pa.string())}
     columns |= {label: molecules.split.column(f"{LABEL_PREFIX}{label}") for label in manifest.labels}
-    molecules = _with_references(molecules, config, str(path), skip_bad=options["skip_bad"])
-    return _Asked(columns=pa.table(columns), molecules=molecules, hydrogens=manifest.hydrogens)
+    return _Asked(
+        columns=pa.table(columns),
+        molecules=_with_references(molecules, config, str(path), skip_bad=options["skip_bad"]),
+        conformers=_conformers(config, options),
+        leaves_out_hydrogens=leaves_out,
+    )
 
 
 def _with_references(molecules: Prepared, config: FinetunedConfig, where: str, *, skip_bad: bool) -> Prepared:
@@ -234,10 +264,20 @@ def _predict(
 ) -> SeedPredictions:
     molecules = asked.molecules
     row_R = np.flatnonzero(molecules.position_M >= 0)
-    value_SRL = np.empty((len(config.members), 0, len(config.targets)))
+    value_SRL = std_SRL = np.empty((len(config.members), 0, len(config.targets)))
     if len(row_R):
-        value_SRL = _predictions(asked, row_R, folder, config, max_pairs, device)
-    return SeedPredictions(config=config, molecules=molecules, row_R=row_R, value_SRL=value_SRL)
+        found = _predictions(asked, row_R, folder, config, max_pairs, device)
+        value_SRL, std_SRL = np.stack([one.mean_RL for one in found]), np.stack([one.std_RL for one in found])
+        if config.references:
+            compositions = [composition(molecules.smiles[row]) for row in row_R.tolist()]
+            value_SRL = value_SRL + reference_energies(config.references, config.targets, compositions)
+    return SeedPredictions(
+        config=config,
+        molecules=molecules,
+        row_R=row_R,
+        value_SRL=value_SRL,
+        conformer_std_SRL=std_SRL if asked.conformers > 1 else None,
+    )
 
 
 def _predictions(
@@ -247,35 +287,40 @@ def _predictions(
     config: FinetunedConfig,
     max_pairs: int | None,
     device: torch.device,
-) -> Float64:
-    """Return the predictions of each seed, [S, R, L]."""
+) -> list[ConformerStatistics]:
+    """Return the predictions of each seed for the R rows."""
     molecules = asked.molecules
     unlabelled = np.full((len(row_R), len(config.targets)), np.nan)
-    reader = RowReader(molecules.split, molecules.position_M[row_R], unlabelled, drop_hydrogens=asked.hydrogens)
+    reader = RowReader(
+        molecules.split,
+        molecules.position_M[row_R],
+        unlabelled,
+        drop_hydrogens=asked.leaves_out_hydrogens,
+        conformers=asked.conformers,
+    )
+    passes = len(config.members) * len(reader.every_conformer()[0])  # each seed's model sees all conformers
     make_sample = SampleMaker(inputs=config.inputs, model=config.model)
     predictions = []
     seen = 0
     with StageProgress("predicting", len(row_R)) as progress:
 
-        def count(rows: int) -> None:
+        def count(conformers: int) -> None:
             nonlocal seen
-            seen += rows
-            progress.advance(seen // len(config.members) - progress.advanced)  # every seed's model predicts all rows
+            seen += conformers
+            progress.advance(seen * len(row_R) // passes - progress.advanced)
             progress.tick()
 
         for member in config.members:
             scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
             model = load_member(folder, config, member).to(device)
-            samples = each_row_once(reader, make_sample, max_pairs, device)
-            predictions.append(predict(model, samples, scaling, device, on_rows=count))
-    if not config.references:
-        return np.stack(predictions)
-    compositions = [composition(molecules.smiles[row]) for row in row_R.tolist()]
-    return np.stack(predictions) + reference_energies(config.references, config.targets, compositions)
+            samples = each_conformer_once(reader, make_sample, max_pairs, device)
+            predictions.append(predict_conformers(model, samples, scaling, device, on_rows=count))
+    return predictions
 
 
-def _beside(asked: _Asked, targets: Sequence[str], row_R: Int64, value_SRL: Float64) -> tuple[pa.Table, str]:
+def _beside(asked: _Asked, found: SeedPredictions) -> tuple[pa.Table, str]:
     """Return the columns of the file with the new ones beside them, and a line on new ones that were renamed."""
+    row_R, value_SRL, conformer_std_RL = found.row_R, found.value_SRL, found.conformer_std_RL
     M = len(asked.molecules.smiles)
     used, changes = np.full(M, None), np.full(M, None)
     used[row_R] = [asked.molecules.smiles[row] for row in row_R.tolist()]
@@ -292,11 +337,13 @@ def _beside(asked: _Asked, targets: Sequence[str], row_R: Int64, value_SRL: Floa
 
     row = named("row")
     ours = {named("smiles_used"): pa.array(used, pa.string()), named("changes"): pa.array(changes, pa.string())}
-    for at, target in enumerate(targets):
+    for at, target in enumerate(found.config.targets):
         name = named(target, is_target=True)
         ours[name] = _spread_out(value_SRL[:, :, at].mean(0), row_R, M)
         if len(value_SRL) > 1:
             ours[named(f"{name}{SPREAD}")] = _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, M)
+        if conformer_std_RL is not None:
+            ours[named(f"{name}{CONFORMER_SPREAD}")] = _spread_out(conformer_std_RL[:, at], row_R, M)
     table = pa.Table.from_arrays(
         [pa.array(np.arange(1, M + 1)), *asked.columns.columns, *ours.values()],
         names=[row, *asked.columns.column_names, *ours],

@@ -17,7 +17,7 @@ from unimol_scale.common.text.json_files import read_json, write_json
 from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning.cautions import cautions
-from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, Rows
+from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, Rows
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
@@ -210,8 +210,18 @@ def read(folder: Path) -> FinetuneResult | None:
     return strict.build(FinetuneResult, read_json(path), strict.Origin(name=str(path), recorded=True))
 
 
-def write_predictions(path: Path, rows: Rows, split: DataSplit, prediction_ML: Float64) -> None:
-    """Write every row with its part, labels and predictions; null where a label or prediction is missing."""
+def write_predictions(
+    path: Path, rows: Rows, split: DataSplit, prediction_ML: Float64, conformer_std_ML: Float64 | None = None
+) -> None:
+    """Write every row with its part, labels and predictions; null where a label or prediction is missing.
+
+    Args:
+        path: of the Parquet file.
+        rows: of the data.
+        split: which rows are of which part.
+        prediction_ML: fp64, NaN where a row has none.
+        conformer_std_ML: fp64, standard deviation over conformers, NaN where there is none; None: no such columns.
+    """
     part_M = np.full(len(prediction_ML), "", dtype=object)
     for name in ("train", "valid", "test"):
         part_M[getattr(split, name)] = name
@@ -223,4 +233,6 @@ def write_predictions(path: Path, rows: Rows, split: DataSplit, prediction_ML: F
     for at, target in enumerate(rows.targets):
         columns[target] = pa.array(rows.labels_ML[:, at], from_pandas=True)
         columns[f"{PREDICTED}{target}"] = pa.array(prediction_ML[:, at], from_pandas=True)
+        if conformer_std_ML is not None:
+            columns[f"{target}{CONFORMER_SPREAD}"] = pa.array(conformer_std_ML[:, at], from_pandas=True)
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))

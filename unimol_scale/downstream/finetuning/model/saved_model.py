@@ -62,6 +62,8 @@ class FinetunedConfig:
         references: target → element → energy, in the target's unit, that is added to the outputs for each atom; a
             target that is not there, and a model older than this key, has none.
         head: kind of the head; models older than this key have an ``mlp``.
+        hydrogens: the model sees hydrogens as atoms; models older than this key do not.
+        conformers: of each molecule, over which predictions are averaged; models older than this key had one.
     """
 
     format_version: int
@@ -77,6 +79,8 @@ class FinetunedConfig:
     fragments: Fragments = "largest"
     references: dict[str, dict[str, float]] = field(default_factory=dict)
     head: HeadName = "mlp"
+    hydrogens: bool = False
+    conformers: int = 1
 
     def __post_init__(self) -> None:
         if not self.members:

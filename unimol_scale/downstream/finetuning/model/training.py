@@ -20,10 +20,11 @@ from unimol_scale.downstream.data.batches import (
     LabelledSample,
     RowReader,
     SampleMaker,
-    each_row_once,
+    repeated_samples,
     training_batches,
 )
 from unimol_scale.downstream.finetuning.metrics import score
+from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.noisy_nodes import NoisyNodes
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
@@ -167,7 +168,7 @@ def fit(
     epochs: list[Epoch] = []
     best_values: dict[str, Tensor] = {}
     with _own_randomness(seed, device):
-        valid_samples = list(each_row_once(problem.valid, problem.make_sample, config.max_pairs, device))
+        valid_samples = repeated_samples(problem.valid, problem.make_sample, config.max_pairs, device)
         for epoch in range(1, config.epochs + 1):
             model.train()
             losses = []
@@ -217,7 +218,6 @@ def _epoch(epoch: int, losses: Sequence[StepLoss], score: float, best: int) -> E
     )
 
 
-@explain_full_memory
 def predict(
     model: PropertyModel,
     samples: Iterable[LabelledSample],
@@ -227,12 +227,27 @@ def predict(
 ) -> Float64:
     """Return predictions [R, L] in the order of the rows: in the table's units, or probabilities.
 
+    See ``predict_conformers``, whose mean over the conformers of each row this is.
+    """
+    return predict_conformers(model, samples, scaling, device, on_rows).mean_RL
+
+
+@explain_full_memory
+def predict_conformers(
+    model: PropertyModel,
+    samples: Iterable[LabelledSample],
+    scaling: Scaling,
+    device: torch.device,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> ConformerStatistics:
+    """Return mean and spread over conformers of the predictions, in the table's units, or of probabilities.
+
     Args:
         model: is put into evaluation mode.
-        samples: contain every row once.
+        samples: contain every conformer of every row once.
         scaling: of the labels that the model was trained with.
         device: of the model.
-        on_rows: called with the number of rows of each micro-batch that is done.
+        on_rows: called with the number of conformers in each micro-batch that is done.
 
     Raises:
         RunError: a prediction is not a finite number, or memory is full.
@@ -248,12 +263,10 @@ def predict(
         rows.append(row_B)
         values.append(value_BL)
         on_rows(len(row_B))
-    value_RL = torch.cat(values).numpy()
-    if wrong := int((~np.isfinite(value_RL)).any(axis=1).sum()):
-        raise RunError(f"{wrong:,} of {len(value_RL):,} predictions are not finite; lower train.learning_rate")
-    ordered_RL: Float64 = np.empty_like(value_RL)
-    ordered_RL[torch.cat(rows).numpy()] = value_RL
-    return ordered_RL
+    value_CL = torch.cat(values).numpy()
+    if wrong := int((~np.isfinite(value_CL)).any(axis=1).sum()):
+        raise RunError(f"{wrong:,} of {len(value_CL):,} predictions are not finite; lower train.learning_rate")
+    return ConformerStatistics.of(torch.cat(rows).numpy(), value_CL)
 
 
 def add_gradient(
