@@ -157,8 +157,9 @@ def fit_row_references(
         for row in getattr(split, part).tolist():
             if element := without_reference(energies, of_row[row]):
                 raise ConfigError(
-                    f"atom_references: row {row + 1} ({smiles[row]}) of the {part} part has the element {element}, which "
-                    "no training row with such a label has; choose another split, or leave such rows or atom_references out"
+                    f"atom_references: row {row + 1} ({smiles[row]}) of the {part} part has the element {element}, "
+                    "which no training row with such a label has; choose another split, or leave out such rows or "
+                    "atom_references"
                 )
     reference_ML = np.full(labels_ML.shape, np.nan)
     reference_ML[rows] = reference_energies(energies, targets, [of_row[row] for row in rows.tolist()])

@@ -169,10 +169,13 @@ def _words(config: FinetuneConfig, table: LabelledTable) -> tuple[str, ...] | No
 
 
 def _check_names(config: FinetuneConfig, columns: Collection[str]) -> None:
-    """Check that what is said of columns is of columns that are there, be they targets of this fine-tuning or not."""
+    """Check that what is said of columns is of columns that are there, or that ``units`` has.
+
+    They need not be targets of this fine-tuning: a file of settings serves a data set whose targets are fitted in turn.
+    """
     for key in ("report_units", "atom_references"):
         for name in getattr(config, key):
-            if name not in columns:
+            if name not in columns and name not in config.units:
                 raise ConfigError(f"{key}: {config.data} has no column {name!r}; {nearest(name, columns)}")
 
 

@@ -26,7 +26,7 @@ from unimol_scale.downstream.data.molecule_files import check_apart, check_there
 from unimol_scale.downstream.data.molecules import Prepared, leaves_out_hydrogens, prepare, prepare_store
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import Skipped, refuser_for, write_skipped
-from unimol_scale.downstream.finetuning.atom_references import composition, without_reference
+from unimol_scale.downstream.finetuning.atom_references import composition, reference_energies, without_reference
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
