@@ -35,14 +35,14 @@ WORDS = {
         "--peak-flops --size --zero-stage"
     ),
     "finetune": (
-        "key=value --cache --config --data --device --fragments --from --inputs --label-fraction --loss "
-        "--metric --output --pooling --pretraining-store --reinitialise --seed --seeds --size --skip-bad "
-        "--smiles-column --split --split-column --target --task"
+        "key=value --cache --config --conformers --data --device --fragments --from --hydrogens --inputs "
+        "--label-fraction --loss --metric --no-hydrogens --output --pooling --pretraining-store --reinitialise --seed "
+        "--seeds --size --skip-bad --smiles-column --split --split-column --target --task"
     ),
-    "predict": "FILE --cache --device --fragments --from --max-pairs --output --skip-bad --smiles-column",
+    "predict": "FILE --cache --conformers --device --fragments --from --max-pairs --output --skip-bad --smiles-column",
     "embed": (
-        "FILE_OR_STORE --cache --device --fragments --from --inputs --max-atoms --max-pairs --output "
-        "--pooling --precision --representation --skip-bad --smiles-column"
+        "FILE_OR_STORE --cache --conformers --device --fragments --from --hydrogens --inputs --max-atoms --max-pairs "
+        "--no-hydrogens --output --pooling --precision --representation --skip-bad --smiles-column"
     ),
     "store info": "DIR",
     "store verify": "DIR",

@@ -1,6 +1,7 @@
 """``unimol-scale embed`` as a user calls it."""
 
 import csv
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver
 from conformer_gen.sources.config import SourceConfig
+from tests.helpers.conformer_stores import conformer_store
 from unimol_scale.checkpoints.weights import identify, save_pretrained
 from unimol_scale.cli.main import main
 from unimol_scale.downstream.embedding import embed_file
@@ -183,6 +185,36 @@ def test_hydrogens_of_a_store_change_nothing(embed, tmp_path):
     for mine, theirs in zip(with_them, without, strict=True):
         # A store rounds coordinates, and these were centred with and without hydrogens.
         np.testing.assert_allclose(np.array(mine), np.array(theirs), atol=5e-3)
+
+
+def test_hydrogens_and_several_conformers_are_the_users_choice(embed, model, tmp_path):
+    table = embed(SMILES[:2], "--hydrogens", "--conformers", "3", "--representation", "atom")[2]
+    assert [len(atoms) for atoms in table["atoms"].to_pylist()] == [9, 13]
+    said = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert (said["hydrogens"], said["conformers"]) == ("true", "3")
+    loaded, cache = unimol_scale.from_pretrained(model), tmp_path / "cache"
+    expected = loaded.embed(SMILES[:2], kind="atom", hydrogens=True, conformers=3, cache=cache)
+    for found, atoms in zip(table["atoms"].to_pylist(), expected, strict=True):
+        np.testing.assert_allclose(np.array(found), atoms, atol=1e-6)
+    said = embed(SMILES[:2])[2].schema.metadata
+    assert (said[b"hydrogens"], said[b"conformers"]) == (b"false", b"1")
+    status, printed, _ = embed(SMILES, "--conformers", "2", "--inputs", "2d")
+    assert status == 2
+    assert "conformers 2: the model shall see the 2D graph only" in printed
+
+
+def test_a_store_shows_its_hydrogens_to_a_model_that_was_pretrained_with_them(embed, model, tmp_path):
+    tree = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**tree, "hydrogens": True}))
+    stores = {hydrogens: conformer_store(tmp_path / str(hydrogens), hydrogens=hydrogens) for hydrogens in (True, False)}
+    table = embed([], "--representation", "atom", source=stores[True])[2]
+    assert table["smiles"].to_pylist()[0] == "CCO"
+    assert len(table["atoms"].to_pylist()[0]) == 9
+    assert len(embed([], "--no-hydrogens", "--representation", "atom", source=stores[True])[2]["atoms"][0]) == 3
+    status, printed, _ = embed([], source=stores[False])
+    assert status == 2
+    assert "the model shall see hydrogens as atoms, and the store at" in printed
+    assert embed([], "--no-hydrogens", source=stores[False])[0] == 0
 
 
 def test_half_precision_is_near_and_not_equal(embed):

@@ -185,6 +185,28 @@ def test_a_mistake_in_what_to_predict_is_one_line(run, arguments, message):
     assert message in refused(run("predict", *arguments))
 
 
+def test_conformers_and_hydrogens_are_flags_or_settings_of_a_file(run, tmp_path):
+    scratch = ("--from", "none", "--size", "0.03M", "--split", "random", "--device", "cpu")
+    asked = ("--data", "set.csv", "--target", "length", "--seeds", 1, "train.epochs=1")
+    assert run("finetune", *scratch, *asked, "--conformers", 2, "--hydrogens", "--output", "flags")[0] == 0
+    (tmp_path / "mine.yaml").write_text("conformers: 2\nhydrogens: true\n")
+    assert run("finetune", *scratch, *asked, "--config", "mine.yaml", "--output", "file")[0] == 0
+    assert read(tmp_path / "flags") == read(tmp_path / "file")
+    (tmp_path / "asked.smi").write_text("CCO\nCCCC\n")
+    predict = ("predict", "asked.smi", "--from", "flags", "--output", "p.csv")
+    assert run(*predict)[0] == 0
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["length conformer_std"]) >= 0 for row in rows] == [True, True]
+    assert run(*predict, "--conformers", 1)[0] == 0
+    assert "conformer_std" not in (tmp_path / "p.csv").read_text()
+    assert "conformers must be 1 to 255" in refused(run(*predict, "--conformers", 0))
+    assert "conformers must be at least 1" in refused(run("finetune", *scratch, *asked, "--conformers", 0))
+    told = refused(run("finetune", *scratch, *asked, "--inputs", "2d", "--conformers", 2, "--output", "flat"))
+    assert "say conformers 1, or inputs 2d+3d or 3d" in told
+    assert not (tmp_path / "flat").exists()
+
+
 @pytest.mark.parametrize("verb", ["finetune", "predict"])
 def test_help_is_there(verb, capsys):
     with pytest.raises(SystemExit) as ended:

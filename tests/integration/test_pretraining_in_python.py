@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.helpers.python_program import run_program
 
 BEGINNING = """
-import json, os, signal, sys
+import json, os, pathlib, signal, sys
 from tests.helpers.plain_training import SETTINGS, small_store
 from unimol_scale.config import read_settings
 from unimol_scale.engine.pretraining import pretrain
@@ -18,7 +18,7 @@ def run(output, *settings):
     given = {"data": {"path": "store"}, "output": output}
     return pretrain(resolve("0.03M", *read_settings(None, given, [*SETTINGS[2:], *settings])))
 
-small_store(__import__("pathlib").Path("store"))
+small_store(pathlib.Path("store"))
 """
 
 
@@ -29,7 +29,10 @@ def python(folder: Path, program: str) -> "subprocess.CompletedProcess[str]":
 def test_one_process_does_several_runs_and_outlives_their_errors(tmp_path: Path) -> None:
     program = """
     before = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
-    told = [run("a").how, run("a").how, run("b").how]
+    small_store(pathlib.Path("all-atoms"))
+    manifest = json.loads(pathlib.Path("all-atoms/manifest.json").read_text())
+    pathlib.Path("all-atoms/manifest.json").write_text(json.dumps({**manifest, "hydrogens": True}))
+    told = [run("a").how, run("a").how, run("b", "data.path=all-atoms").how]
     try:
         run("store")  # holds something else
     except UnimolScaleError as error:
@@ -42,6 +45,8 @@ def test_one_process_does_several_runs_and_outlives_their_errors(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "told.json").read_text())
     assert told == ["finished", "finished before", "finished", "StoreError", 16]
+    seen = [json.loads((tmp_path / run / "model" / "config.json").read_text())["hydrogens"] for run in ("a", "b")]
+    assert seen == [False, True], "fine-tuning shows molecules as pretraining did"
 
 
 def test_ctrl_c_saves_after_the_step_and_the_process_goes_on(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ UInt64 = npt.NDArray[np.uint64]
 RECIPE_VERSION = 2
 _log = logging.getLogger(__name__)
 STORE_NAME, INDEX_NAME = "store", "index.parquet"
-# As many molecules get their conformers in this process; starting another one, or Ray, takes longer.
+# As many conformers are made in this process; starting another one, or Ray, takes longer.
 FEW = 256
 QUIET = 32  # so many take a second or so, and show no progress
 PIECE = 50  # molecules that a process of Ray takes at a time: some seconds, after each of which the progress moves
@@ -99,7 +99,7 @@ def cached_store(
         cache: folder of the sets; made if it is not there.
         curate: how they were curated.
         conformers: how to make them.
-        workers: processes for more than ``FEW`` molecules; None: all cores.
+        workers: processes for more than ``FEW`` conformers; None: all cores.
 
     Raises:
         StoreError: the cache cannot be written, or is damaged.
@@ -260,7 +260,7 @@ def _build(
         workers=workers,
         task_size=PIECE,
     )
-    few = len(molecules) <= FEW
+    few = len(molecules) * conformers.count <= FEW
     executor = InProcessExecutor(config, _show) if few else None
     driver.build(config, generate_conformers, executor, with_report=not few)
 

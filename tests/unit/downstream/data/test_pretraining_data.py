@@ -1,15 +1,23 @@
 """Who fine-tunes on molecules larger than pretraining's is told."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from tests.helpers.store_samples import random_record, write_store
+from tests.helpers.tiny_finetuning import TINY
 
+from unimol_scale.checkpoints.weights import load_pretrained, save_pretrained
 from unimol_scale.downstream.data import pretraining_data
-from unimol_scale.downstream.data.pretraining_data import describe_larger, size_quantile
+from unimol_scale.downstream.data.pretraining_data import describe_larger, pretrained_with_hydrogens, size_quantile
 from unimol_scale.errors import StoreError
 from unimol_scale.common.files import hash_file
+from unimol_scale.model.accounting import DENOISE_HEADS
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.store.shards import write_manifest
 
 
@@ -102,3 +110,35 @@ def test_a_damaged_summary_does_not_keep_a_run_from_being_used(tmp_path):
     for text in ("{", "[]"):
         (run / "summary.json").write_text(text)
         assert pretraining_data.store_of(run).path == store
+
+
+@pytest.mark.parametrize(
+    ("setting", "stored", "seen"),
+    [("as_stored", True, True), ("as_stored", False, False), ("drop", True, False), ("keep", True, True), (None, True, True)],
+)
+def test_a_run_of_an_earlier_version_has_seen_the_hydrogens_of_its_store(tmp_path, setting, stored, seen):
+    store = store_of(tmp_path / "zinc", [3, 5], hydrogens=stored)
+    torch.manual_seed(0)
+    save_pretrained(HeadedModel(TINY, DENOISE_HEADS), tmp_path / "run" / "model")
+    data = {"path": str(store)} | ({} if setting is None else {"hydrogens": setting})
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    tree = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    del tree["hydrogens"]
+    (tmp_path / "run" / "model" / "config.json").write_text(json.dumps(tree))
+    assert pretrained_with_hydrogens(tmp_path / "run") is seen
+    assert pretrained_with_hydrogens(str(tmp_path / "run" / "model")) is seen
+    shutil.rmtree(store)
+    assert pretrained_with_hydrogens(tmp_path / "run") is (None if setting in ("as_stored", None) else seen)
+
+
+def test_the_model_s_own_record_goes_before_the_store(tmp_path):
+    store = store_of(tmp_path / "zinc", [3, 5], hydrogens=True)
+    torch.manual_seed(0)
+    model = HeadedModel(TINY, DENOISE_HEADS)
+    model.hydrogens = False
+    save_pretrained(model, tmp_path / "run" / "model")
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"data": {"path": str(store)}}))
+    assert pretrained_with_hydrogens(tmp_path / "run") is False
+    assert load_pretrained(tmp_path / "run").hydrogens is False
+    save_pretrained(load_pretrained(tmp_path / "run"), tmp_path / "exported")
+    assert pretrained_with_hydrogens(tmp_path / "exported") is False

@@ -1,6 +1,7 @@
 """The one line: a checkpoint and SMILES in, arrays out."""
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -162,3 +163,32 @@ def test_a_model_can_be_copied_pickled_and_saved_again(saved, tmp_path):
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), load_pretrained(tmp_path / "again")):
         found = other.state_dict()
         assert all(torch.equal(tensor, found[name]) for name, tensor in model.state_dict().items())
+
+
+def test_hydrogens_are_atoms_for_a_model_that_was_pretrained_with_them(saved, cache):
+    path = saved()
+    unknown = unimol_scale.from_pretrained(path)
+    assert [len(atoms) for atoms in unknown.embed(SMILES, kind="atom", cache=cache)] == [3, 7, 3]
+    shown = unknown.embed(SMILES, kind="atom", hydrogens=True, cache=cache)
+    assert [len(atoms) for atoms in shown] == [9, 13, 9]
+    tree = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**tree, "hydrogens": True}))
+    model = unimol_scale.from_pretrained(path)
+    assert [len(atoms) for atoms in model.embed(SMILES, kind="atom", cache=cache)] == [9, 13, 9]
+    assert len(model.embed_usable("CCO", kind="atom", hydrogens=False, cache=cache).values[0]) == 3
+    np.testing.assert_array_equal(model.embed(SMILES, kind="atom", cache=cache)[1], shown[1])
+
+
+def test_several_conformers_are_averaged_and_kept_apart_in_the_cache(saved, cache):
+    model = unimol_scale.from_pretrained(saved())
+    one, three = (model.embed(["CCCCCO", "CCO"], conformers=number, cache=cache) for number in (1, 3))
+    assert three.shape == (2, 16)
+    assert np.abs(one - three).max() > 1e-5
+    np.testing.assert_array_equal(model.embed(["CCCCCO", "CCO"], cache=cache), one)
+    atoms = model.embed(["CCCCCO"], kind="atom", conformers=3, cache=cache)[0]
+    np.testing.assert_allclose(atoms.mean(axis=0), three[0], atol=1e-5)
+    for conformers, message in ((0, "at least 1, got 0"), (256, "must be 1 to 255, got 256")):
+        with pytest.raises(ConfigError, match=message):
+            model.embed("CCO", conformers=conformers, cache=cache)
+    with pytest.raises(ConfigError, match="the same for all conformers"):
+        model.embed("CCO", inputs="2d", conformers=2, cache=cache)

@@ -5,7 +5,9 @@ import pytest
 import torch
 from rdkit import Chem
 
-from unimol_scale.downstream.data.molecules import prepare
+from tests.helpers.conformer_stores import CONFORMERS, conformer_store
+from unimol_scale.downstream.data.molecules import prepare, prepare_store
+from unimol_scale.downstream.embedding import representations
 from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent_all
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model.backbone import TwoTrackBackbone
@@ -109,6 +111,31 @@ def test_the_mean_is_over_the_atoms_and_the_virtual_node_is_none_of_them(backbon
     for found, over, node in zip(mean, atoms, virtual, strict=True):
         np.testing.assert_allclose(found, over.mean(axis=0), atol=1e-5)
         assert np.abs(found - node).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["molecule", "atom", "pair"])
+def test_the_mean_over_conformers_is_that_of_the_conformers_one_by_one(tmp_path, kind, monkeypatch):
+    conformer_store(tmp_path / "all", fewer=4)
+    for number in range(CONFORMERS):
+        conformer_store(tmp_path / str(number), [number])
+    torch.manual_seed(0)
+    backbone = TwoTrackBackbone(preset("0.03M")).eval()
+    rows = [29, 5, 0, 17, 3, 8]
+    single = [
+        represented(backbone, prepare_store(tmp_path / str(number)), rows, kind=kind) for number in range(CONFORMERS)
+    ]
+    everything = prepare_store(tmp_path / "all")
+    for together in (32, 2):  # rows of a step: the conformers of a molecule may be in two of them
+        monkeypatch.setitem(representations._TOGETHER, kind, together)
+        found = represented(backbone, everything, rows, kind=kind, conformers=5)
+        assert len(found) == len(rows)
+        for at, row in enumerate(rows):
+            expected = single[0][at] if row < 4 else np.mean([one[at] for one in single], axis=0)
+            assert found[at].dtype == np.float32
+            np.testing.assert_allclose(found[at], expected, atol=1e-5)
+    assert np.abs(single[0][0] - single[1][0]).max() > 1e-4
+    two = represented(backbone, everything, rows, kind=kind, conformers=2)
+    np.testing.assert_allclose(two[0], np.mean([one[0] for one in single[:2]], axis=0), atol=1e-5)
 
 
 def test_a_model_of_depictions_is_refused_to_one_that_sees_space(tmp_path):

@@ -77,9 +77,9 @@ def geometry_of_rows(samples):
     return found
 
 
-def drawn(store, epoch, *, seed=1, max_pairs=40_000, batch_size=10, **options):
-    config = fitting(batch_size=batch_size, max_pairs=max_pairs)
-    loader = training_batches(reader(store, conformers=CONFORMERS, **options), SPACE, config, seed=seed, device=CPU)
+def drawn(store, epoch, *, seed=1, max_pairs=40_000, batch_size=10, workers=0):
+    config = fitting(batch_size=batch_size, max_pairs=max_pairs, workers=workers)
+    loader = training_batches(reader(store, conformers=CONFORMERS), SPACE, config, seed=seed, device=CPU)
     steps = -(-len(MOLECULES) // batch_size)
     found = geometry_of_rows(sample for step in loader.steps(epoch * steps, (epoch + 1) * steps) for sample in step)
     assert sorted(found) == list(range(len(MOLECULES)))
@@ -102,7 +102,7 @@ def test_every_epoch_draws_a_conformer_of_each_molecule_whatever_batch_it_is_in(
     assert len({tuple(of_molecule) for of_molecule in zip(*epochs, strict=True)}) > 10, (
         "each molecule has its own draws"
     )
-    again = drawn(stores / "all", 1, max_pairs=200)  # in other micro-batches
+    again = drawn(stores / "all", 1, max_pairs=200, workers=1)  # in other micro-batches, by another process
     assert number_of(again, stores / "all") == epochs[1]
     assert number_of(drawn(stores / "all", 1, seed=2), stores / "all") != epochs[1]
 
