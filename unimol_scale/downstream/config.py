@@ -154,7 +154,8 @@ class FinetuneConfig:
             predictions have: Ha, eV, meV, kcal/mol, kJ/mol; a0^2, Å^2; a0^3, Å^3; cal/(mol K), J/(mol K). Absent: the
             unit of the data.
         atom_references: targets that are total energies: an energy for each element is fitted to the training rows and
-            taken off, so that what is learnt and judged is the energy of atomisation. Predictions are total energies.
+            taken off, and the rest is learnt and judged, as papers do with energies of atomisation. Predictions are
+            total energies.
         split: how rows are divided into training, validation and test.
         split_column: with split "column": column with train, valid or test, of a store a label with 0, 1 or 2; with
             split "file": column of the parts in that file, if it is not called split.

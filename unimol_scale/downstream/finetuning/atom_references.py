@@ -1,9 +1,10 @@
-"""Energies of the elements, which are taken off total energies so that energies of atomisation are learnt.
+"""Energies of the elements, which are taken off total energies so that what binds the atoms is learnt.
 
-Total energies differ between molecules by their composition above all: those of QM9 have a standard deviation of about
-10 Ha, a thousand times and more the errors that are reported. Papers learn atomisation energies, with energies of free
-atoms as references; here one energy for each element is fitted to the training rows by least squares, without a
-constant, hydrogens that a SMILES implies included.
+Total energies differ between molecules by their composition above all: those of QM9 have a standard deviation of 38 Ha,
+ten thousand times and more the errors that are reported. Papers learn atomisation energies, with energies of free atoms
+as references (0.37 Ha); here one energy for each element is fitted to the training rows by least squares, without a
+constant, hydrogens that a SMILES implies included, which leaves 0.04 Ha [measured on 14,170 molecules]. An absolute
+error is the same whatever the references are.
 
 Shapes: M rows, E elements.
 """
@@ -56,8 +57,8 @@ class FittedReferences:
         shown = ", ".join(f"{element} {energy:.6g}" for element, energy in self.energies.items())
         said = (
             f"{target}: energies of the elements, fitted to the training rows, are taken off ({shown}"
-            f"{f' {unit}' if unit else ''}); scores are of the rest, the energy of atomisation, and predictions of the "
-            "total"
+            f"{f' {unit}' if unit else ''}); the rest is learnt and judged, as papers do with energies of atomisation, "
+            "and predictions are of the total"
         )
         if self.rank < len(self.energies):
             said += (

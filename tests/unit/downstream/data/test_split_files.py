@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +76,14 @@ def test_indices_of_torch_and_numpy_are_those_of_the_ids(tmp_path, old_format):
     tensors = {part: torch.from_numpy(array) for part, array in arrays.items()}
     torch.save(tensors, tmp_path / "t.pt", _use_new_zipfile_serialization=not old_format)
     assert read(tmp_path / "t.pt", ids=ids) == expected
+
+
+def test_a_file_that_was_saved_with_numpy_1_is_read(tmp_path):
+    with zipfile.ZipFile(official(tmp_path)) as new, zipfile.ZipFile(tmp_path / "old.pt", "w") as old:
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    assert b"cnumpy.core.multiarray\n_reconstruct" in (tmp_path / "old.pt").read_bytes()
+    assert read(tmp_path / "old.pt", ids=("7", "5", "2")) == ("valid", "train", "test-dev")
 
 
 def test_indices_of_a_table_without_numbers_as_ids_count_its_rows_from_0(tmp_path):
