@@ -50,6 +50,29 @@ def refused(result):
     return err
 
 
+def test_the_settings_of_the_papers_are_given_as_key_and_value(run, tmp_path):
+    papers = (
+        "head=dense-tanh", "train.schedule=cosine", "train.end_learning_rate=1e-9", "train.beta2=0.999",
+        "train.epsilon=1e-6", "train.attention_dropout=0.1", "train.drop_path=0.1", "train.ema_decay=0.9",
+    )  # fmt: skip
+    arguments = ("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 1, "--target", "length", *SHORT)
+    status, _, _ = run(*arguments, *papers)
+    assert status == 0
+    written = strict.build(FinetuneConfig, *strict.read_yaml(tmp_path / "finetuned" / "set-scratch" / "config.yaml"))
+    assert written.head == "dense-tanh"
+    train = written.train
+    assert (train.schedule, train.end_learning_rate, train.beta2, train.epsilon) == ("cosine", 1e-9, 0.999, 1e-6)
+    assert (train.attention_dropout, train.drop_path, train.ema_decay) == (0.1, 0.1, 0.9)
+    assert "holds a fine-tuning of other settings" in run(*arguments, *papers[1:])[2]
+    for wrong, said in (
+        ("head=cubic", "head: unknown value 'cubic'; valid: dense-tanh, linear, mlp"),
+        ("train.schedule=cosin", "train.schedule: unknown value 'cosin'; did you mean 'cosine'"),
+        ("train.noise_std=0.1", "train.noise_std is noise on coordinates"),
+        ("train.betas=1", "train.betas: unknown key"),
+    ):
+        assert said in refused(run(*arguments, "--output", "elsewhere", wrong))
+
+
 def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
     arguments = ("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 2, "--target", "length", *SHORT)
     status, out, err = run(*arguments)

@@ -30,6 +30,7 @@ from unimol_scale.engine.planning.rehearsal import carbon_chains
 from unimol_scale.model import layers
 from unimol_scale.model.accounting import DENOISE_HEADS
 from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.heads import CoordinateHead
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.official import to_official
 from unimol_scale.model.presets import preset
@@ -47,6 +48,12 @@ def cases(folder: Path) -> dict[str, Case]:
         **{f"finetune-{inputs}-fp32": finetune(inputs, "fp32") for inputs in ("2d", "3d")},
         "finetune-2d+3d-bf16": finetune("2d+3d", "bf16"),
         "finetune-classes": finetune("2d+3d", "fp32", task="multilabel"),
+        **{
+            f"finetune-noise-{precision}": finetune(
+                "2d+3d", precision, noise_std=0.1, ema_decay=0.9, activation_dropout=0.1, drop_path=0.1
+            )
+            for precision in ("fp32", "bf16")
+        },
         "predict": predict,
         **{f"embed-{kind}": embed(kind) for kind in ("molecule", "atom", "pair")},
         "embed-virtual-node": embed("molecule", "virtual_node"),
@@ -58,17 +65,22 @@ def cases(folder: Path) -> dict[str, Case]:
     }
 
 
-def samples(inputs: str, number: int = MICRO_BATCHES) -> list[LabelledSample]:
+def samples(inputs: str, number: int = MICRO_BATCHES, noise_std: float = 0.0) -> list[LabelledSample]:
     batch = carbon_chains(SHAPE, num_labels=TARGETS)
-    return [SampleMaker(inputs=inputs, model=preset("0.03M"))(batch, KEYS, 0)] * number
+    return [SampleMaker(inputs=inputs, model=preset("0.03M"), noise_std=noise_std)(batch, KEYS, 0)] * number
 
 
-def property_model() -> PropertyModel:
+def property_model(train: FinetuneTrainConfig | None = None) -> PropertyModel:
+    train = train or FinetuneTrainConfig()
+    config = train.with_dropouts(preset("0.03M", layers=1))
     with fake_device.GPU:
-        return PropertyModel(preset("0.03M", layers=1), TARGETS, "mean", 0.1)
+        model = PropertyModel(config, TARGETS, "mean", 0.1)
+        if train.predicts_noise:
+            model.coordinate_head = CoordinateHead(config)
+        return model
 
 
-def finetune(inputs: str, precision: str, task: str = "regression") -> Case:
+def finetune(inputs: str, precision: str, task: str = "regression", **train: float) -> Case:
     class Rows:
         labels_RL = np.random.default_rng(0).random((SHAPE.molecules * MICRO_BATCHES, TARGETS))
 
@@ -76,11 +88,14 @@ def finetune(inputs: str, precision: str, task: str = "regression") -> Case:
             return len(self.labels_RL)
 
     class Steps:
+        def __init__(self, noise_std: float) -> None:
+            self._noise_std = noise_std
+
         def steps(self, first: int, last: int) -> Iterator[list[LabelledSample]]:
-            yield from (samples(inputs) for _ in range(first, last))
+            yield from (samples(inputs, noise_std=self._noise_std) for _ in range(first, last))
 
     def case(watch: fake_device.Watch) -> dict[str, int]:
-        training.training_batches = lambda *args, **kwargs: Steps()
+        training.training_batches = lambda rows, make_sample, *args: Steps(make_sample.noise_std)
         training.each_row_once = head_initialisation.each_row_once = lambda *args, **kwargs: samples(inputs)
         scaling = training.Scaling(task=task, mean_L=(0.0,) * TARGETS, std_L=(1.0,) * TARGETS)
         metric = "rmse" if task == "regression" else "accuracy"
@@ -90,8 +105,8 @@ def finetune(inputs: str, precision: str, task: str = "regression") -> Case:
         )  # fmt: skip
         if task != "regression":
             problem.valid.labels_RL = problem.valid.labels_RL.round()
-        model = property_model()
-        config = FinetuneTrainConfig(epochs=2, batch_size=len(problem.train), precision=precision)
+        config = FinetuneTrainConfig(epochs=2, batch_size=len(problem.train), precision=precision, **train)
+        model = property_model(config)
         counted = []
         add_gradient = training.add_gradient
 

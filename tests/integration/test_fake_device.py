@@ -46,6 +46,8 @@ WAITS = {
     "finetune-3d-fp32": 1,
     "finetune-2d+3d-bf16": 1,
     "finetune-classes": 1,
+    "finetune-noise-fp32": 1,
+    "finetune-noise-bf16": 1,
     "predict": 2,
     "embed-molecule": 1,
     "embed-atom": 1,

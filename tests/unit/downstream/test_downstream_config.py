@@ -47,7 +47,11 @@ def test_settings_that_make_no_sense_are_refused(change, message):
     [
         {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"layer_decay": 1.5}, {"batch_size": 0}, {"epochs": 0},
         {"warm_up": 2.0}, {"patience": 0}, {"weight_decay": -1.0}, {"gradient_clip": 0.0}, {"dropout": 1.0},
-        {"max_pairs": 0}, {"workers": -1},
+        {"max_pairs": 0}, {"workers": -1}, {"beta1": 1.0}, {"beta2": -0.1}, {"epsilon": 0.0}, {"ema_decay": 1.0},
+        {"ema_decay": 0.0}, {"backbone_dropout": 1.0}, {"attention_dropout": -0.1}, {"triangle_dropout": 1.0},
+        {"activation_dropout": 1.5}, {"drop_path": 1.0}, {"noise_std": -0.1}, {"noise_weight": -1.0},
+        {"noise_std": float("nan")}, {"end_learning_rate": -1e-9}, {"end_learning_rate": 1.0},
+        {"end_learning_rate": 1e-9, "schedule": "constant"},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip

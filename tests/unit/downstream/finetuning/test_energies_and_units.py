@@ -100,7 +100,7 @@ def test_an_element_that_only_the_test_rows_have_stops_the_fine_tuning(energies,
     parts = ["train"] * 16 + ["valid"] * 2 + ["test"] * (len(SMILES) - 17)
     labels = np.append(total_energies(), -5000.0)
     data = write_table(tmp_path / "br.csv", smiles=[*SMILES, "BrCCBr"], u0=labels, part=parts)
-    with pytest.raises(ConfigError, match=rf"row {len(SMILES) + 1} \(BrCCBr\) has the element Br"):
+    with pytest.raises(ConfigError, match=rf"row {len(SMILES) + 1} \(BrCCBr\) of the test part has the element Br"):
         energies(data=data, split="column", split_column="part")
 
 
