@@ -18,6 +18,7 @@ import yaml
 
 from unimol_scale.common.trees import Flat, Tree, flatten, leaves, merge, nested, without
 from unimol_scale.errors import ConfigError, NewerFileError, nearest, nearest_key
+from unimol_scale.former_settings import former_defaults, former_names, present_name
 
 ConfigT = TypeVar("ConfigT")
 COMMAND_LINE = "command line"
@@ -38,7 +39,8 @@ class Origin:
         given_by: what gave them, for messages: the command line, or a call.
         keys: dotted paths of all keys of the whole configuration, from which one is suggested for an unknown one.
         arguments: of a call: names of its arguments, which are suggested too.
-        recorded: whether a program of this project wrote it: an unknown key is then one of a newer version.
+        recorded: whether a program of this project wrote it: an unknown key is then one of a newer version, and an
+            absent one means what it meant then.
     """
 
     name: str
@@ -201,7 +203,7 @@ def keys_of(config_type: type[Any], path: str = "") -> list[str]:
 
 
 def defaults_of(config_type: type[Any], path: str = "") -> Flat:
-    """Return what the absence of a key means: dotted key → default, as trees hold it; keys without one are left out."""
+    """Return the defaults of today: dotted key → value, as trees hold it; keys without one are left out."""
     hints = typing.get_type_hints(config_type)
     defaults: Flat = {}
     for field in dataclasses.fields(config_type):
@@ -213,6 +215,11 @@ def defaults_of(config_type: type[Any], path: str = "") -> Flat:
         elif field.default_factory is not dataclasses.MISSING:
             defaults |= flatten({key: to_tree(field.default_factory())})
     return defaults
+
+
+def recorded_defaults_of(config_type: type[Any], path: str = "") -> Flat:
+    """Return what the absence of a key means in a file that a program of this project wrote; see ``defaults_of``."""
+    return {**defaults_of(config_type, path), **former_defaults(config_type, path)}
 
 
 def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, path: str = "") -> ConfigT:
@@ -230,6 +237,9 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
         NewerFileError: an unknown key in a file that is ``recorded``.
     """
     tree, origin = _with_present_names(config_type, tree, origin, path)
+    if origin.recorded:
+        for key, value in former_defaults(config_type).items():
+            tree = merge(nested(key, value), tree)
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(config_type)
     origin = origin if origin.keys else dataclasses.replace(origin, keys=tuple(keys_of(config_type, path)))
@@ -257,23 +267,6 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
         if message.startswith(origin.name):
             raise
         raise ConfigError(f"{origin.describe_refusal(message, path)}: {message}") from error
-
-
-def former_names(config_type: type[Any]) -> Mapping[str, str]:
-    """Return the former names of settings and of groups of them → their present names.
-
-    A dataclass whose settings were renamed has them as ``FORMER_NAMES``; all are dotted paths inside it.
-    """
-    names: Mapping[str, str] = getattr(config_type, "FORMER_NAMES", {})
-    return names
-
-
-def present_name(config_type: type[Any], key: str) -> str:
-    """Return the name that a dotted key has now; any other key, known or not, as it is."""
-    former = former_names(config_type)
-    groups = [name for name in former if key == name or key.startswith(f"{name}.")]
-    longest = max(groups, key=len, default=None)
-    return key if longest is None else former[longest] + key.removeprefix(longest)
 
 
 def _with_present_names(
@@ -400,9 +393,9 @@ def identifying(config: Any, always: Collection[str]) -> Tree:  # noqa: ANN401
 
     Args:
         config: a dataclass.
-        always: keys that count whatever they are. Any other counts only where it is not its default.
+        always: keys that count whatever they are. Any other counts only where it is not what its absence means.
     """
-    tree, defaults = to_tree(config), defaults_of(type(config))
+    tree, defaults = to_tree(config), recorded_defaults_of(type(config))
     kept = {key for key in tree if key in always or flatten({key: tree[key]}) != _under(defaults, key)}
     return {key: value for key, value in tree.items() if key in kept}
 

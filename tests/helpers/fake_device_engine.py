@@ -34,7 +34,7 @@ from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, Zero
 from unimol_scale.model import layers  # noqa: E402
 from unimol_scale.model.backbone import TwoTrackBackbone  # noqa: E402
 from unimol_scale.model.presets import DROPOUTS, preset  # noqa: E402
-from unimol_scale.objectives.base import Objective, Sample, total_loss  # noqa: E402
+from unimol_scale.objectives.base import Objective, Sample, corruption_of, total_loss  # noqa: E402
 from unimol_scale.objectives.config import ObjectiveConfig, build_objective  # noqa: E402
 from unimol_scale.objectives.denoise import DenoiseConfig  # noqa: E402
 from unimol_scale.objectives.distill import DistillConfig, Teacher  # noqa: E402
@@ -89,17 +89,17 @@ def run(case: tuple[str, int, str, str], folder: Path, watch: fake_device.Watch)
     if name == "denoise":  # what is the same for every objective
         model.ema_update(0.9)
         with model.averaged_weights():
-            validate(model, objective, complete, ranks)
+            validate(model, objective, config, complete, ranks)
         save(model, folder)
         assert model.optimizer_steps == 1  # made up
         model.restore(lambda name, kind, start, stop: torch.zeros(stop - start), 2)
         watch.number = math.nan  # every loss is
-        assert step(samples_of(objective, 1, 1), 1, 1e-4, {"stop": 0.0}).skipped
+        assert step(samples_of(objective, config, 1, 1), 1, 1e-4, {"stop": 0.0}).skipped
         watch.number = 1.0
     else:
-        validate(model, objective, complete, ranks)
+        validate(model, objective, config, complete, ranks)
     watch.waits.clear()
-    assert not step(samples_of(objective, 2, MICRO_BATCHES), 2, 1e-4, {"stop": 0.0}).skipped
+    assert not step(samples_of(objective, config, 2, MICRO_BATCHES), 2, 1e-4, {"stop": 0.0}).skipped
     return dict(watch.waits)
 
 
@@ -109,7 +109,10 @@ def configure(name: str, stage: int, precision: str, extra: str, folder: Path) -
         file = folder / f"{extra}.json"
         file.write_text(json.dumps(OFFLOAD[extra]))
     model = dataclasses.replace(
-        MODEL, geometry=name != "distill", checkpoint_every=1 if extra == "checkpoint_every" else 0
+        MODEL,
+        geometry=name != "distill",
+        edges="path" if name in ("blend", "mixture") else "bond",
+        checkpoint_every=1 if extra == "checkpoint_every" else 0,
     )
     return PretrainConfig(
         size="0.03M",
@@ -142,17 +145,20 @@ def teacher_of(objective: Objective):
     return Teacher(backbone, "layer_norm")
 
 
-def samples_of(objective: Objective, step: int, micro_batches: int) -> list[Sample]:
-    return [objective.corrupt_at(carbon_chains(SHAPE), keys_of(), step) for _ in range(micro_batches)]
+def samples_of(objective: Objective, config: PretrainConfig, step: int, micro_batches: int) -> list[Sample]:
+    corrupt = corruption_of(objective, config.model)
+    return [corrupt(carbon_chains(SHAPE), keys_of(), step) for _ in range(micro_batches)]
 
 
-def validate(model: deepspeed_model.DeepSpeedModel, objective: Objective, complete, ranks: Ranks) -> None:
+def validate(
+    model: deepspeed_model.DeepSpeedModel, objective: Objective, config: PretrainConfig, complete, ranks: Ranks
+) -> None:
     class Loader:
-        def __init__(self, part: Objective) -> None:
-            self._part = part
+        def __init__(self, corrupt) -> None:
+            self._corrupt = corrupt
 
         def steps(self, first: int, last: int):
-            yield from ([self._part.corrupt(carbon_chains(SHAPE), keys_of())] for _ in range(first, last))
+            yield from ([self._corrupt(carbon_chains(SHAPE), keys_of(), step)] for step in range(first, last))
 
         def planner(self, step: int):
             class Cut:
@@ -161,9 +167,9 @@ def validate(model: deepspeed_model.DeepSpeedModel, objective: Objective, comple
 
             return None, None, Cut()
 
-    validation.validation_loader = lambda data, corrupt, **kwargs: Loader(corrupt.__self__)
-    data = DataConfig(path=Path("nowhere"), validation_repeats=1)
-    scores = validation.Validation(data, objective, complete, ranks)(model)
+    validation.validation_loader = lambda data, corrupt, **kwargs: Loader(corrupt)
+    config = dataclasses.replace(config, data=DataConfig(path=Path("nowhere"), validation_repeats=1))
+    scores = validation.Validation(config, objective, complete, ranks)(model)
     assert set(scores) == {"valid/loss", *(f"valid/loss/{name}" for name in objective.weights)}
 
 
@@ -182,7 +188,7 @@ def benchmark(folder: Path, watch: fake_device.Watch) -> dict[str, int]:
 
     class Loader:
         def steps(self, first: int, last: int):
-            yield from (samples_of(objective, step, 1) for step in range(trainer.WARM_UP + 1))
+            yield from (samples_of(objective, config, step, 1) for step in range(trainer.WARM_UP + 1))
 
     config = configure("denoise", 1, "fp32", "", folder)
     objective = build_objective(config.objective, config.model)

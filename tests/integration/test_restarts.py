@@ -364,6 +364,8 @@ def test_another_objective_keeps_what_the_weights_have_and_draws_the_rest(pretra
     weights = run / "checkpoints" / "step-00000008"
     arguments = ["--output", new, "--init", weights, "--objective", "blend", "train.ema_decay=0.9", "train.steps=2"]
     status, said = pretrain(*arguments)
+    assert (status, "give model.edges=bond" in said) == (EXIT_USER_ERROR, True)  # blend implies another kind of model
+    status, said = pretrain(*arguments, "model.edges=bond")
     assert status == 0, said
     assert "drawn anew: relation_heads" in said
     assert "not used: token_head" in said

@@ -16,10 +16,14 @@ from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseModel, Denoise
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # geometry is fp32 in both
 
 
-@pytest.fixture(params=[torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.fixture(
+    params=[(torch.float32, "bond"), (torch.float64, "bond"), (torch.float32, "path")],
+    ids=["fp32", "fp64", "fp32, edges along the path"],
+)
 def model(request):
+    dtype, edges = request.param
     torch.manual_seed(0)
-    made = DenoiseModel(preset("0.2M", layers=2)).to(request.param).eval()
+    made = DenoiseModel(preset("0.2M", layers=2, edges=edges)).to(dtype).eval()
     with torch.no_grad():  # open the residual branches, which start at zero
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -25,8 +25,8 @@ SCRIPTS = ("launch.pretrain", "conformer_gen.build")
 # Imports point from the right to the left: a name may import itself and what stands before it. "*" are the other files
 # of a folder. Every folder that holds folders has a row; "" is the whole.
 ORDER = {
-    "": "errors private_apis common config store conformer_gen data model objectives checkpoints engine scaling"
-    " downstream api unimol_scale cli scripts",
+    "": "errors private_apis common former_settings config store conformer_gen data model objectives checkpoints engine"
+    " scaling downstream api unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.sources": "molecule source registry config inputs *",
     "unimol_scale.common": "files text * report machine fetching",
@@ -64,7 +64,7 @@ LIBRARIES = {
     ],
 }
 # Whatever these import, in functions too, ends at no file that imports torch; one file is about torch's devices.
-WITHOUT_TORCH = ["errors", "config", "common", "store", "scaling", "conformer_gen"]
+WITHOUT_TORCH = ["errors", "former_settings", "config", "common", "store", "scaling", "conformer_gen"]
 ABOUT_TORCH = "unimol_scale.common.machine.devices"
 # Loading these loads no torch: the command line answers --help at once, and ``import unimol_scale`` takes no seconds.
 LOAD_NO_TORCH = ["cli", "unimol_scale", "scripts"]

@@ -1,25 +1,19 @@
-"""From the arguments of a call to settings, and from errors that name flags of a command to errors that name arguments.
-
-Imports no room but config and errors.
-"""
+"""From the arguments of a call to settings, and what every public function does around its work. Imports no torch."""
 
 import contextlib
 import dataclasses
 import inspect
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.command_output import shown_on_stderr
-from unimol_scale.common.trees import Tree, merge
+from unimol_scale.common.text.argument_names import naming_arguments, require_order
+from unimol_scale.common.trees import Tree, merge, nested
 from unimol_scale.config import Origin, read_settings
-from unimol_scale.errors import ConfigError, UnimolScaleError
-
-# A command that a message recommends keeps its flags.
-_COMMAND = re.compile(r"(?:unimol-scale|python|deepspeed)\s[^,;()`\n]*|--[a-z][a-z-]*")
+from unimol_scale.errors import ConfigError
 
 
 def read_call(
@@ -35,13 +29,14 @@ def read_call(
         config: YAML file, or several, of which the later win; None: there is none.
         short: name of an argument → dotted key that it is short for. A group of settings, which is a mapping, may have
             the name of an argument.
-        given: settings by such names, by dotted keys, or as groups; later ones win. A value of None is not given.
+        given: settings by such names, by dotted keys, or as groups; later ones win. A name of ``short`` whose value is
+            None is not given.
 
     Returns:
         The settings, and where each came from.
 
     Raises:
-        ConfigError: the file cannot be read, or settings are no mapping of names.
+        ConfigError: the file cannot be read, settings are no mapping of names, or a value is a set.
     """
     tree: Tree = {}
     for settings in given:
@@ -53,7 +48,7 @@ def read_call(
             if value is None and name in short:
                 continue
             key = name if isinstance(value, Mapping) else short.get(name, name)
-            tree = merge(tree, _nested(key, _plain(value)))
+            tree = merge(tree, nested(key, _plain(value, name)))
     given_by = f"arguments of {function.__name__}"
     files = [config] if isinstance(config, str | os.PathLike) else config or ()
     tree, origin = read_settings([Path(file) for file in files], tree, given_by=given_by)
@@ -61,23 +56,17 @@ def read_call(
     return tree, dataclasses.replace(origin, arguments=tuple(dict.fromkeys([*of_its_own, *short])))
 
 
-def _nested(key: str, value: Any) -> Tree:  # noqa: ANN401
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    nested: Tree = value
-    return nested
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def _plain(value: Any, name: str) -> Any:  # noqa: ANN401
     """Return a value as YAML would give it: NumPy's numbers and arrays, tuples and paths become plain ones."""
+    require_order(value, name)
     if isinstance(value, Mapping):
-        return {str(key): _plain(inside) for key, inside in value.items()}
+        return {str(key): _plain(inside, f"{name}.{key}") for key, inside in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # an array, or a number of NumPy's
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return _plain(value.tolist(), name)
+    if isinstance(value, list | tuple):
+        return [_plain(item, name) for item in value]
     return value
 
 
@@ -86,15 +75,11 @@ def a_call(arguments: Mapping[str, str], *, progress: bool = False) -> Iterator[
     """Do the work of a public function: its errors name its arguments, and it shows progress if that is asked for.
 
     Args:
-        arguments: flag of the command, such as "--hold-out" → argument of the function.
+        arguments: as of ``in_arguments``, such as "--hold-out" → "hold_out".
         progress: show messages and bars on standard error, as the command does.
     """
-    with shown_on_stderr() if progress else contextlib.nullcontext():
-        try:
-            yield
-        except UnimolScaleError as error:
-            error.args = (_COMMAND.sub(lambda found: arguments.get(found[0], found[0]), str(error)),)
-            raise
+    with shown_on_stderr() if progress else contextlib.nullcontext(), naming_arguments(arguments):
+        yield
 
 
 def as_list(value: Any) -> Any:  # noqa: ANN401

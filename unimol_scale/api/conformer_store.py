@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unimol_scale.api.call_settings import a_call, as_list, read_call
+from unimol_scale.api.equal_content import same_content
+from unimol_scale.common.text.argument_names import path_text
 from unimol_scale.config import build, to_tree
 from unimol_scale.store.remote import DEFAULT_CACHE, DEFAULT_CACHE_BYTES, is_url, open_remote_store
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Float64, Int32, MoleculeRecord, UInt8
@@ -71,11 +73,7 @@ class MoleculeRow:
         if not isinstance(other, MoleculeRow):
             return NotImplemented
         mine, its = ({**vars(row.record), "split": row.split, "labels": dict(row.labels)} for row in (self, other))
-        try:
-            np.testing.assert_equal(mine, its)  # takes NaN for equal to NaN, in arrays and in mappings
-        except AssertionError:
-            return False
-        return True
+        return same_content(mine, its)
 
     def __hash__(self) -> int:
         return hash((self.id, self.smiles, self.split))
@@ -367,6 +365,7 @@ def open_store(
 
     Raises:
         StoreError: there is no finished store, it is of another version, or it cannot be fetched.
+        ConfigError: ``path`` is neither text nor a path.
 
     Source:
         The format is that of ``unimol_scale.store.schema``, as Arrow or LMDB files.
@@ -390,7 +389,8 @@ def open_store(
         >>> store.metadata["counts"]["read"]
         60
     """
+    place = path_text(path, "path", "a folder or a URL")
     with a_call({}):
-        if is_url(path):
-            return ConformerStore(open_remote_store(str(path), Path(cache_dir), cache_bytes))
-        return ConformerStore(open_local_store(path))
+        if is_url(place):
+            return ConformerStore(open_remote_store(place, Path(cache_dir), cache_bytes))
+        return ConformerStore(open_local_store(place))

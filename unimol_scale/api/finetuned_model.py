@@ -3,7 +3,7 @@
 Shapes: M molecules, L targets, S seeds.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from unimol_scale.api.call_settings import a_call, read_call
+from unimol_scale.api.equal_content import same_content
 from unimol_scale.api.molecule_inputs import SMILES, file_or_smiles, labelled_columns, write_columns
 from unimol_scale.checkpoints.weights import load_pretrained
+from unimol_scale.common.text.argument_names import path_text, require_order
 from unimol_scale.config import build
-from unimol_scale.downstream.config import FinetuneConfig, Fragments
+from unimol_scale.downstream.config import NO_MODEL, FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
@@ -35,6 +37,9 @@ _ARGUMENTS = {
     "--split-column": "split_column", "--reinitialise": "reinitialise", "--fragments": "fragments",
     "--inputs": "inputs", "--max-pairs": "max_pairs", "--device": "device", "--metric": "metric",
     "--hydrogens": "hydrogens", "--conformers": "conformers",
+    "--from RUN_OR_CHECKPOINT": "model=RUN_OR_CHECKPOINT", "--from none": "model=None", "--size NAME": "size=NAME",
+    "--target all": 'target="all"', "--split-column COLUMN": "split_column=COLUMN",
+    "--device cuda": 'device="cuda"', "--device cpu": 'device="cpu"',
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 
@@ -42,11 +47,11 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 Texts = npt.NDArray[np.object_]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MoleculePredictions:
     """What a fine-tuned model predicts, in the order of the molecules that were given.
 
-    ``numpy.asarray`` of it gives ``values``.
+    ``numpy.asarray`` of it gives ``values``. Predictions of equal content are equal.
 
     Attributes:
         targets: [L] names.
@@ -71,6 +76,12 @@ class MoleculePredictions:
     smiles_used: Texts
     changes: Texts
     conformer_std: Float64 | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return same_content(vars(self), vars(other)) if isinstance(other, MoleculePredictions) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.targets, tuple(self.smiles.tolist())))
 
     def __len__(self) -> int:
         return len(self.smiles)
@@ -185,7 +196,7 @@ def finetune(
 
     Args:
         model: run, checkpoint, exported model, released file, or ``owner/name`` on the hub; or what
-            ``from_pretrained`` or ``pretrain`` returned. None: random weights of ``size``.
+            ``from_pretrained`` or ``pretrain`` returned. None, or "none": random weights of ``size``.
         data: table with SMILES (CSV, Parquet), SDF, or a conformer store with labels; a DataFrame, a pyarrow Table or a
             dict of columns; or (SMILES, values) with values [M] or [M, L]. What is in memory is written as a table
             beside the results.
@@ -232,6 +243,7 @@ def finetune(
         named = {"pretrained": _source_of(model), **more}
         if output is not None:
             named["output"] = output
+        require_order(target, "target")
         targets = [target] if isinstance(target, str) else list(target or ())
         if isinstance(data, str | PathLike):
             named["data"] = fspath(data)
@@ -277,7 +289,7 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
     Raises:
         SourceError: a file is missing or wrong, or what was given is no list of SMILES.
         CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
-        ConfigError: the device is not there, or a molecule exceeds ``max_pairs``.
+        ConfigError: an argument is wrong, the device is not there, or a molecule exceeds ``max_pairs``.
         StoreError: a store is damaged, or the cache cannot be written.
         RunError: a prediction is not a finite number.
 
@@ -297,10 +309,11 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
     with a_call(_ARGUMENTS, progress=progress):
         if device not in get_args(DeviceName):
             raise ConfigError(f"device: unknown value {device!r}; {nearest(device, get_args(DeviceName))}")
+        folder = path_text(model, "model", "the folder of a fine-tuned model, or what finetune returned")
         source = file_or_smiles(molecules, smiles_column)
         found = predict_molecules(
             source,
-            Path(model),
+            Path(folder),
             smiles_column=smiles_column if isinstance(source, Path) else None,
             skip_bad=True,
             cache=Path(cache),
@@ -348,24 +361,32 @@ def _std(values: Float64) -> Float64:
 
 
 def _source_of(model: Any) -> str | None:  # noqa: ANN401
-    """Return where the weights are read from.
+    """Return where the weights are read from; None for random ones.
 
     Raises:
-        ConfigError: they are nowhere, or were changed since they were read.
+        ConfigError: they are nowhere, or are others than will be read there.
     """
+    if model is None or (isinstance(model, str) and model.lower() == NO_MODEL):
+        return None
     if not isinstance(model, MolecularModel):
-        return None if model is None else fspath(model)
+        return path_text(model, "model", "a path, None, or what from_pretrained or pretrain returned")
     if model.source is None:
         raise ConfigError("model: it was not loaded from a folder; save it with save_pretrained, and give that folder")
-    then = load_pretrained(model.source).state_dict()
-    same = (value.dtype == then[name].dtype and torch.equal(value.cpu(), then[name]) for name, value in _state(model))
-    if not all(same):
+    if _holds(model, model.source, averaged=True):
+        return model.source
+    save = "save it with unimol_scale.checkpoints.weights.save_pretrained, and give that folder"
+    if not model.averaged and _holds(model, model.source, averaged=False):
         raise ConfigError(
-            f"model: its weights were changed since they were loaded from {model.source}; save them with "
-            "unimol_scale.checkpoints.weights.save_pretrained, and give that folder"
+            f"model: it was loaded from {model.source} with averaged=False, and fine-tuning takes the averaged weights "
+            f"of a checkpoint; give the path to start from those, or, to start from the weights of this model, {save}"
         )
-    return model.source
+    raise ConfigError(f"model: its weights were changed since they were loaded from {model.source}; {save}")
 
 
-def _state(model: MolecularModel) -> Iterable[tuple[str, Tensor]]:
-    return model.model.state_dict().items()
+def _holds(model: MolecularModel, source: str, *, averaged: bool) -> bool:
+    """Return whether a model has the weights that are read from a path."""
+    there: Mapping[str, Tensor] = load_pretrained(source, averaged=averaged).state_dict()
+    here: Mapping[str, Tensor] = model.model.state_dict()
+    return all(
+        value.dtype == there[name].dtype and torch.equal(value.cpu(), there[name]) for name, value in here.items()
+    )

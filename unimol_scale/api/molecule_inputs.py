@@ -12,21 +12,23 @@ from typing import Any
 import numpy as np
 
 from conformer_gen.sources.columns import find_smiles
+from conformer_gen.sources.inputs.file_names import bare_suffix
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.output_checks import require_folder
+from unimol_scale.common.text.argument_names import require_order
+from unimol_scale.downstream.data.labelled_tables import SUFFIXES
 from unimol_scale.downstream.data.molecule_files import is_store
 from unimol_scale.downstream.data.molecules import listed
 from unimol_scale.errors import SourceError
 
 SMILES = "smiles"
-_TABLES = (".csv", ".tsv", ".parquet", ".sdf", ".smi")
 
 
 def file_or_smiles(molecules: Any, smiles_column: str | None) -> Path | list[str]:  # noqa: ANN401
     """Return the path of molecules in a file, or their SMILES.
 
-    A text is a path if a file is there, or if it ends as the name of a table does.
+    A text is a path if a file is there, or if it ends as the name of a table does, compressed or not.
 
     Args:
         molecules: a SMILES, a list of them, a table in memory, or a path.
@@ -49,7 +51,7 @@ def file_or_smiles(molecules: Any, smiles_column: str | None) -> Path | list[str
 def _is_path(text: str) -> bool:
     path = Path(text)
     try:
-        return path.is_file() or is_store(path) or path.suffix in _TABLES
+        return path.is_file() or is_store(path) or bare_suffix(path.name) in SUFFIXES
     except OSError:  # a SMILES may be longer than a name can be
         return False
 
@@ -63,6 +65,7 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
 
     Raises:
         SourceError: it is neither a table nor SMILES with values, or their lengths differ.
+        ConfigError: a set was given, which has no order.
     """
     columns = columns_of(data)
     if columns is not None:
@@ -76,6 +79,7 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
             "pyarrow Table or a dict of columns"
         )
     smiles = listed(data[0], "finetune")
+    require_order(data[1], "data")
     try:
         values = np.asarray(data[1], np.float64)
     except (TypeError, ValueError) as error:

@@ -22,7 +22,7 @@ from unimol_scale.errors import ConfigError
 
 _SHORT = {"data": "data.path", "output": "output", "objective": "objective.name", "init": "init"}
 _HOW = ("override", "extend", "profile")
-_ARGUMENTS = {f"--{name}": name for name in (*_SHORT, *_HOW, "size", "resume")}
+_ARGUMENTS = {f"--{name}": name for name in (*_SHORT, *_HOW, "size", "resume")} | {"--dry-run": "us.plan"}
 
 
 @dataclass(frozen=True, kw_only=True)

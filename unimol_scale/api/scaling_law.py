@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from unimol_scale.api.call_settings import a_call
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.output_checks import require_folder
+from unimol_scale.common.text.argument_names import in_arguments, require_order
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig, HeldOutPoint, Prediction, analyse, predict_for
+from unimol_scale.scaling.law.burn_in import burn_in_of
 from unimol_scale.scaling.law.fit import FitConfig, Interval
 from unimol_scale.scaling.law.laws import Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, distinct
 from unimol_scale.scaling.report.law_json import to_json
-from unimol_scale.scaling.runs.counts import parse_count
+from unimol_scale.scaling.runs.counts import parse_flops
 from unimol_scale.scaling.runs.loss_tables import ColumnTable
 from unimol_scale.scaling.runs.read_runs import read_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BURN_IN = 0.25  # of a run; Uni-Mol2 dropped the first 200,000 of 810,000 steps
 _ARGUMENTS = {
     "--law": "law", "--hold-out": "hold_out", "--variable": "variable", "--parameters": "parameters",
     "--column": "columns", "--size-of": "sizes", "--leave-out": "leave_out", "--trajectories": "trajectories",
@@ -118,13 +119,14 @@ class ScalingLaw:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know."""
-        return self.analysis.fit.warnings
+        """What a reader of the numbers must know, and why ``budgets`` that were asked for have no optimum."""
+        unanswered = (in_arguments(reason, _ARGUMENTS) for reason in self.analysis.unanswered)
+        return (*self.analysis.fit.warnings, *dict.fromkeys(unanswered))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Runs that were left out, and why."""
-        return self.analysis.notes
+        return tuple(in_arguments(note, _ARGUMENTS) for note in self.analysis.notes)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in self.parameters.items())
@@ -161,7 +163,7 @@ class ScalingLaw:
             RunError: the law or the runs do not determine an optimum.
         """
         with a_call(_ARGUMENTS):
-            return compute_optimal(self.analysis.fit, self.analysis.points, _flops(flops, "flops"))
+            return compute_optimal(self.analysis.fit, self.analysis.points, parse_flops(str(flops), "flops"))
 
     def plot(self, against: str | None = None) -> "Figure":
         """Return a picture of the runs and the law; pyplot and its state are not used.
@@ -258,6 +260,8 @@ def fit_scaling_law(
             if name not in LawOptions.__annotations__:
                 known = ("law", "hold_out", *LawOptions.__annotations__)
                 raise ConfigError(f"unknown argument {name!r}; {nearest(name, known)}")
+        for name, value in {"runs": runs, **options}.items():
+            require_order(value, name)
         config = _config(law, hold_out, options)
         records, notes = read_runs(
             _inputs(runs),
@@ -267,8 +271,11 @@ def fit_scaling_law(
             _texts(options.get("leave_out", ())),
         )
         for note in notes:
-            _log.warning(note)
-        return ScalingLaw(analyse(records, notes, config))
+            _log.warning(in_arguments(note, _ARGUMENTS))
+        fitted = ScalingLaw(analyse(records, notes, config))
+        for warning in fitted.warnings:
+            _log.warning(warning)
+        return fitted
 
 
 def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisConfig:
@@ -277,9 +284,6 @@ def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisCon
     Raises:
         ConfigError, RunError: an option is wrong.
     """
-    trajectories, burn_in = options.get("trajectories", False), options.get("burn_in")
-    if burn_in is not None and not trajectories:
-        raise RunError("burn_in belongs to trajectories; without it every run counts by its end alone")
     parameters, bootstrap = options.get("parameters", "total"), options.get("bootstrap", 1000)
     if parameters not in PARAMETER_GROUPS:
         raise ConfigError(f"parameters: unknown value {parameters!r}; {nearest(parameters, PARAMETER_GROUPS)}")
@@ -292,7 +296,7 @@ def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisCon
         parameters=parameters,
         predict=_texts(options.get("predict", ())),
         budgets=_budgets(options.get("budgets", ())),
-        burn_in=(BURN_IN if burn_in is None else burn_in) if trajectories else None,
+        burn_in=burn_in_of(options.get("burn_in"), trajectories=options.get("trajectories", False)),
         fit=FitConfig(bootstrap=bootstrap),
     )
 
@@ -302,14 +306,7 @@ def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _budgets(given: Any) -> tuple[float, ...]:  # noqa: ANN401
-    return tuple(_flops(one, "budgets") for one in ([given] if isinstance(given, str | Real) else given))
-
-
-def _flops(given: str | float | Real, argument: str) -> float:
-    budget = parse_count(str(given))
-    if budget is None:
-        raise RunError(f"{argument} {given!r} is not a number of FLOPs above zero, such as 1e21")
-    return budget
+    return tuple(parse_flops(str(one), "budgets") for one in ([given] if isinstance(given, str | Real) else given))
 
 
 def _text(number: str | float) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from unimol_scale.cli.settings_help import settings_text
-from unimol_scale.config import former_names, keys_of, present_name
+from unimol_scale.config import keys_of
 from unimol_scale.errors import LIKELY, suggested_keys
+from unimol_scale.former_settings import former_names, present_name
 
 SETTINGS = "assignments"  # the positional argument that takes key=value
 _ALIKE = 0.6

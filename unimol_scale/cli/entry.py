@@ -47,8 +47,7 @@ def run_command(work: Callable[[], int], stopped: Callable[[], str] = lambda: "S
             finally:  # a closed pipe is noticed here, and not by the interpreter at its end
                 sys.stdout.flush()
         except UnimolScaleError as error:
-            # Ranks that have not met yet all raise it alike.
-            return _fail(str(error) if is_main_rank() else None)
+            return _fail(str(error))
         except KeyboardInterrupt:
             say(stopped())
             return EXIT_INTERRUPTED
@@ -61,11 +60,6 @@ def run_command(work: Callable[[], int], stopped: Callable[[], str] = lambda: "S
             return _fail(line)
 
 
-def is_main_rank() -> bool:
-    """Return whether this process speaks for its run; that of a command without ranks does."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def say(line: str) -> None:
     """Print a line to standard error, if there is anybody to read it."""
     try:
@@ -74,9 +68,8 @@ def say(line: str) -> None:
         drop_output(sys.stderr)
 
 
-def _fail(line: str | None) -> int:
-    if line is not None:
-        say(f"error: {line}")
+def _fail(line: str) -> int:
+    say(f"error: {line}")
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         return EXIT_USER_ERROR

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from unimol_scale.common.trees import Tree, merge
+from unimol_scale.common.trees import Tree, merge, nested
 from unimol_scale.config import Origin, parse_overrides, read_settings
 
 
@@ -33,9 +33,7 @@ def settings_of(
     for name, path in flags.items():
         value = getattr(arguments, name)
         if value is not None:
-            for key in reversed(path.split(".")):
-                value = {key: value}
-            given = merge(given, value)
+            given = merge(given, nested(path, value))
     if flags_win:
         return read_settings(arguments.config, merge(parse_overrides(arguments.assignments), given))
     return read_settings(arguments.config, given, arguments.assignments)

@@ -20,6 +20,7 @@ STREAM_FLAT = 4
 STREAM_CONFORMER = 5
 STREAM_RELATION = 6
 STREAM_OBJECTIVE = 7  # of a step, not of a molecule
+STREAM_VIEW = 8
 STREAM_NOISY_NODES = 12  # of a fine-tuning
 
 Bool = npt.NDArray[np.bool_]
@@ -41,6 +42,12 @@ def chosen_molecules(keys: MoleculeKeys, stream: int, probability: float) -> Boo
     """Choose whole molecules, bool [B], each with ``probability``."""
     chosen: Bool = keys.uniform(stream, 1)[:, 0] < probability
     return chosen
+
+
+def draw_groups(keys: MoleculeKeys, stream: int, shares: Sequence[float]) -> Int64:
+    """Draw a group for each molecule, int64 [B]: 0, 1, … with the probabilities ``shares``, the next number else."""
+    group_B: Int64 = np.searchsorted(np.cumsum(shares), keys.uniform(stream, 1)[:, 0], side="right")
+    return group_B
 
 
 def add_noise(

@@ -1,4 +1,4 @@
-"""What is to be predicted of a pair of atoms: path length and the bonds along a shortest path, as classes. NumPy only.
+"""What is shown and predicted of a pair of atoms: path length and the bonds along a shortest path. NumPy only.
 
 Source: MoleBlend (arXiv 2307.06235) and its public code. Everything is vectorised over the batch; RDKit is not touched.
 Shapes: B molecules, A atoms (padded), S = 5 hops.
@@ -38,6 +38,17 @@ def _bond_classes() -> Int8:
 
 BOND_CLASSES = _bond_classes()
 assert BOND_CLASSES.max() + 1 == vocab.NUM_EDGE_CLASSES
+# Kind of bond, from 1 → its three features as a batch holds them: stored codes plus one. Kind 0 is no bond.
+KIND_FEATURES = np.array(
+    [[0, 0, 0], *(np.indices([len(words) for words in BOND_VOCABULARIES.values()]).reshape(3, -1).T + 1)],
+    dtype=np.uint8,
+)
+assert len(KIND_FEATURES) == vocab.NUM_BOND_KINDS
+# Kind of bond → its class as a target; no bond has none.
+KIND_CLASSES: Int8 = np.array([NO_CLASS, *(BOND_CLASSES[tuple(kind)] for kind in KIND_FEATURES[1:])], dtype=np.int8)
+# No list of kinds of bonds, as a number, is as large.
+_NO_WAY = np.int32(2**31 - 1)
+assert vocab.NUM_BOND_KINDS**vocab.NUM_HOPS < _NO_WAY
 
 
 def path_classes(path_BAA: Int16, valid_BA: Bool) -> Int8:
@@ -71,6 +82,42 @@ def edge_classes(bond_features_BAA3: UInt8, path_BAA: Int16) -> Int8:
         if hop + 1 < vocab.NUM_HOPS:
             place = step.take(place)
     return classes_SR.T.reshape(B, A, A, vocab.NUM_HOPS)
+
+
+def bond_kinds(bond_features_BAA3: UInt8) -> UInt8:
+    """Return the kind of each pair's bond, uint8 [B, A, A], a row of ``KIND_FEATURES``; 0 where there is no bond."""
+    _, num_stereos, num_conjugated = (len(words) for words in BOND_VOCABULARIES.values())
+    type_BAA, stereo_BAA, conjugated_BAA = np.moveaxis(bond_features_BAA3.astype(np.int16), -1, 0)
+    kind_BAA = ((type_BAA - 1) * num_stereos + stereo_BAA - 1) * num_conjugated + conjugated_BAA
+    return np.where(type_BAA > 0, kind_BAA, 0).astype(np.uint8)
+
+
+def path_bonds(bond_features_BAA3: UInt8, path_BAA: Int16) -> UInt8:
+    """Return the kinds of the first five bonds on the way from i to j, uint8 [B, A, A, S]; see ``bond_kinds``.
+
+    Of all shortest ways the one is taken whose kinds, read from i, come first in the order of their numbers. Ways with
+    the same kinds are not told apart, so the result does not depend on the order of the atoms. Hops behind the end,
+    pairs without a path, the diagonal and padding have kind 0.
+    """
+    B, A, _ = path_BAA.shape
+    kind_BAA = bond_kinds(bond_features_BAA3)
+    b_E, i_E, k_E = kind_BAA.nonzero()  # both directions, ordered by molecule, atom, neighbour
+    kind_E1 = kind_BAA[b_E, i_E, k_E, None].astype(np.int32)
+    row_E, next_E = b_E * A + i_E, b_E * A + k_E
+    path_RA = path_BAA.reshape(B * A, A)
+    astray_EA = path_RA[next_E] != path_RA[row_E] - 1
+    first_E = np.flatnonzero(np.diff(row_E, prepend=-1))  # of each atom's bonds
+    # The kinds of a way as the digits of one number, the first bond first: the smallest number is the way to take.
+    digits_RA = np.zeros((B * A, A), dtype=np.int32)
+    for hop in range(vocab.NUM_HOPS if len(row_E) else 0):
+        way_EA = kind_E1 * np.int32(vocab.NUM_BOND_KINDS**hop) + digits_RA[next_E]
+        way_EA[astray_EA] = _NO_WAY
+        best_eA = np.minimum.reduceat(way_EA, first_E, axis=0)
+        digits_RA[row_E[first_E]] = np.where(best_eA == _NO_WAY, 0, best_eA)
+    kind_SRA = np.empty((vocab.NUM_HOPS, B * A, A), dtype=np.uint8)
+    for hop in reversed(range(vocab.NUM_HOPS)):
+        digits_RA, kind_SRA[hop] = np.divmod(digits_RA, np.int32(vocab.NUM_BOND_KINDS))
+    return np.ascontiguousarray(np.moveaxis(kind_SRA, 0, -1)).reshape(B, A, A, vocab.NUM_HOPS)
 
 
 def _first_hops(bond_features_BAA3: UInt8, path_BAA: Int16) -> tuple[Int16, Int8]:

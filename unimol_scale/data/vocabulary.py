@@ -26,6 +26,8 @@ BOND_FEATURE_STRIDE = 16
 BOND_FEATURE_OFFSET = 4
 NO_BOND = 2
 NUM_BOND_CODES = 64
+# Kinds of bonds: each combination of the three features has a number, and 0 says that there is no bond.
+NUM_BOND_KINDS = 61
 
 PATH_OFFSET = 1
 PATH_UNREACHABLE = 509
@@ -39,7 +41,8 @@ PAIR_TYPE_SECOND_OFFSET = 129
 NUM_PAIR_TYPES = 512
 
 # What is predicted of a pair (MoleBlend): path lengths 1 to 10 and longer; of each of the first hops along the path the
-# bond's type (4), stereo (3) and conjugation (2). The heads read the outer product of two maps of this width.
+# bond's type (4), stereo (3) and conjugation (2). The heads read the outer product of two maps of this width. A model
+# may be shown the bonds of as many hops.
 NUM_PATH_CLASSES = 11
 NUM_HOPS = 5
 NUM_EDGE_CLASSES = 24

@@ -20,6 +20,8 @@ SplitPart = Literal["train", "valid", "test", "unused"]
 GIVEN_SPLITS = ("column", "file")  # each row's part stands somewhere; the others are computed
 LossName = Literal["mse", "mae", "huber"]
 
+NO_MODEL = "none"  # what is given in place of a pretrained model, in any case: random weights
+
 
 NOISE_NEEDS_3D = (
     "train.noise_std is noise on coordinates, and the model of this fine-tuning sees none (inputs 2d): leave it out, "

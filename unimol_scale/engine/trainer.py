@@ -52,7 +52,7 @@ from unimol_scale.engine.run.settings_changes import (
 from unimol_scale.engine.run.stopping import InterruptRequest, StopRequest
 from unimol_scale.engine.validation import Validation
 from unimol_scale.errors import CheckpointError, RunError
-from unimol_scale.objectives.base import Sample, total_loss
+from unimol_scale.objectives.base import Sample, corruption_of, total_loss
 
 _STOP = "stop"
 _log = logging.getLogger(__name__)
@@ -92,13 +92,13 @@ class Trainer:
         self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
-            self._objective.corrupt_at,
+            corruption_of(self._objective, config.model),
             batch_size=config.train.global_batch_size,
             seed=config.seed,
             rank=ranks.rank,
             world_size=ranks.world_size,
         )
-        self._validation = Validation(config.data, self._objective, self._complete, ranks)
+        self._validation = Validation(config, self._objective, self._complete, ranks)
         self._checkpoints = RunCheckpoints(config.output / CHECKPOINTS, ranks, config.train)
         self._settings = settings_that_matter(config, self._store.manifest_sha256)
         self._progress = Progress()

@@ -5,19 +5,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unimol_scale.data.dataset import DataConfig, validation_loader
+from unimol_scale.data.dataset import validation_loader
 from unimol_scale.data.loader import StepLoader
 from unimol_scale.engine.optimizer_step import means
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.parallel.sharded_model import ShardedModel
-from unimol_scale.objectives.base import Objective, Sample
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.objectives.base import Objective, Sample, corruption_of
 
 
 class Validation:
     """Scores a model on the validation split.
 
     Args:
-        data: store and batches.
+        config: of the run.
         objective: of the run; a mixture is scored on each of its parts.
         complete: makes a loaded sample ready for the model.
         ranks: this process among the others.
@@ -27,14 +28,16 @@ class Validation:
     """
 
     def __init__(
-        self, data: DataConfig, objective: Objective, complete: Callable[[Sample], Sample], ranks: Ranks
+        self, config: PretrainConfig, objective: Objective, complete: Callable[[Sample], Sample], ranks: Ranks
     ) -> None:
-        self._repeats = data.validation_repeats
+        self._repeats = config.data.validation_repeats
         self._objective = objective
         self._complete = complete
         self._ranks = ranks
         self._loaders: Sequence[StepLoader[Sample]] = [
-            validation_loader(data, part.corrupt_at, rank=ranks.rank, world_size=ranks.world_size)
+            validation_loader(
+                config.data, corruption_of(part, config.model), rank=ranks.rank, world_size=ranks.world_size
+            )
             for part in objective.parts
         ]
 

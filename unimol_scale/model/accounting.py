@@ -6,6 +6,7 @@ against the built model and against torch's own FLOP counter.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.errors import ConfigError, nearest
@@ -32,12 +33,15 @@ class Heads:
         coordinate: whether there is a coordinate head.
         relations: what the relation heads predict of a pair, names of ``RELATION_CHANNELS``; empty: there are none.
         projection: width of a linear map from the atoms to another model's atoms; 0: there is none.
+        relation_factors: whether all relations are read from the same two maps of the atoms, ``shared``, or each from
+            its own, ``separate``.
     """
 
     token: bool = False
     coordinate: bool = False
     relations: tuple[str, ...] = ()
     projection: int = 0
+    relation_factors: Literal["shared", "separate"] = "shared"
 
     def __post_init__(self) -> None:
         for name in self.relations:
@@ -48,6 +52,11 @@ class Heads:
     def relation_channels(self) -> int:
         """Channels predicted for a pair of atoms."""
         return sum(RELATION_CHANNELS[name] for name in self.relations)
+
+    @property
+    def relation_maps(self) -> int:
+        """Pairs of maps of the atoms that the relations are read from."""
+        return len(self.relations) if self.relation_factors == "separate" else min(1, len(self.relations))
 
 
 DENOISE_HEADS = Heads(token=True, coordinate=True)
@@ -96,7 +105,7 @@ def count_parameters(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> Param
     gaussians = config.gaussians
     embedding = (
         (vocab.NUM_TOKENS + vocab.NUM_ATOM_CODES + vocab.NUM_DEGREE_CODES + 1) * d
-        + (vocab.NUM_BOND_CODES + vocab.NUM_PATH_CODES + 1) * p
+        + (vocab.NUM_BOND_CODES + vocab.NUM_PATH_CODES + 1 + vocab.NUM_HOPS * (config.edges == "path")) * p
         + (2 * vocab.NUM_PAIR_TYPES + gaussians * (gaussians + 1) + (gaussians + 1) * p) * config.geometry
         + 2 * d
         + 2 * p
@@ -109,8 +118,9 @@ def count_parameters(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> Param
     pair_feed_forward = 2 * p + 2 * p * (p + 1)
     token_head = (d * (d + 1) + 2 * d + (d + 1) * vocab.NUM_TOKENS) * heads.token
     coordinate_head = (2 * d + 2 * p + 3 * d * d + d + bias) * heads.coordinate
-    r, k = vocab.RELATION_HIDDEN, heads.relation_channels
-    relation_heads = (2 * d + 2 * r * (d + 1) + (r * r + 1) * k) if k else 0
+    r, k, maps = vocab.RELATION_HIDDEN, heads.relation_channels, heads.relation_maps
+    factor_norms = 4 * r * maps * (heads.relation_factors == "separate")
+    relation_heads = (2 * d + maps * 2 * r * (d + 1) + factor_norms + (r * r + 1) * k) if k else 0
     projection = (d + 1) * heads.projection
     return ParameterCount(
         embedding=embedding,
@@ -138,8 +148,8 @@ def forward_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_HE
     atom_pairs = num_atoms * num_atoms
     token_head = 2 * num_atoms * (d * d + d * vocab.NUM_TOKENS) * heads.token
     coordinate_head = 2 * num_atoms * (3 * d * d + d) + 2 * atom_pairs * (d + p * config.heads + 3)
-    r, k = vocab.RELATION_HIDDEN, heads.relation_channels
-    relation_heads = 2 * num_atoms * (2 * d * r + r * r * k) + 2 * atom_pairs * r * k if k else 0
+    r, k, maps = vocab.RELATION_HIDDEN, heads.relation_channels, heads.relation_maps
+    relation_heads = 2 * num_atoms * (maps * 2 * d * r + r * r * k) + 2 * atom_pairs * r * k if k else 0
     projection = 2 * num_atoms * d * heads.projection
     of_heads = token_head + coordinate_head * heads.coordinate + relation_heads + projection
     return float(kernel + config.layers * layer + of_heads)

@@ -1,17 +1,19 @@
 """From a corrupted batch of integers and coordinates to the model's first atom and pair representations.
 
-Shapes: B molecules, A atoms (padded), N = A + 1 nodes (virtual node first), D atom channels, P pair channels,
-G Gaussians. Distances, their map and the Gaussian kernel are computed in fp32 whatever the engine's dtype: bf16 steps
-near 8 Å are as wide as the kernel's spacing.
+Shapes: B molecules, A atoms (padded), N = A + 1 nodes (virtual node first), D atom channels, P pair channels, S = 5
+hops of a path, K kinds of bonds, M = S·K, R pairs of atoms, G Gaussians. Distances, their map and the Gaussian kernel
+are computed in fp32 whatever the engine's dtype: bf16 steps near 8 Å are as wide as the kernel's spacing.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimol_scale.data import vocabulary as vocab
+from unimol_scale.data.relations import KIND_FEATURES, path_bonds
 from unimol_scale.errors import StoreError
 from unimol_scale.model.kernels import GaussianKernelFunction
 from unimol_scale.model.layers import Embedding, linear_parameters
@@ -35,6 +37,8 @@ class ModelInput:
         hidden_B: bool, true where all atom, bond, degree and path features of the molecule are hidden.
         coordinates_BA3: fp32, Å; not read by a model without geometry.
         shown_BAA: uint8, bits ``SHOWN_…`` of the relations of each pair that enter the pair track; None: all of them.
+        path_bonds_BAAS: uint8, ``relations.path_bonds`` of the molecules; only a model with ``edges: path`` reads them.
+            None: such a model finds them itself, on the CPU, for which it waits for its device.
     """
 
     token_BA: Tensor
@@ -45,6 +49,7 @@ class ModelInput:
     hidden_B: Tensor
     coordinates_BA3: Tensor
     shown_BAA: Tensor | None = None
+    path_bonds_BAAS: Tensor | None = None
 
     @property
     def valid_BA(self) -> Tensor:
@@ -114,6 +119,39 @@ def encode_bonds(batch: ModelInput) -> Tensor:
     code_BAA3 = torch.where(stored_BAA3 == 0, vocab.NO_BOND, code_BAA3)
     code_BAA3 = torch.where(batch.hidden_B[:, None, None, None], vocab.HIDDEN, code_BAA3)
     return code_BAA3 * _valid_pairs(batch).unsqueeze(-1)
+
+
+def encode_bond_kinds(device: torch.device) -> Tensor:
+    """Return the reference's integers [K, 3], int64, of every kind of bond; kind 0 is no bond, and the last hidden."""
+    feature_K3 = torch.from_numpy(KIND_FEATURES).to(device).long()
+    k_3 = torch.arange(vocab.NUM_BOND_FEATURES, device=device)
+    code_K3 = feature_K3 - 1 + vocab.BOND_FEATURE_OFFSET + vocab.BOND_FEATURE_STRIDE * k_3
+    code_K3[0] = vocab.NO_BOND
+    return F.pad(code_K3, (0, 0, 0, 1), value=vocab.HIDDEN)
+
+
+def with_path_bonds(batch: ModelInput) -> ModelInput:
+    """Return a batch that has the bonds along its paths, which are found if it has them not."""
+    if batch.path_bonds_BAAS is not None:
+        return batch
+    kind_BAAS = path_bonds(batch.bond_features_BAA3.cpu().numpy(), batch.path_BAA.cpu().numpy())
+    return replace(batch, path_bonds_BAAS=torch.from_numpy(kind_BAAS).to(batch.path_BAA.device))
+
+
+def encode_path_bonds(batch: ModelInput) -> tuple[Tensor, Tensor]:
+    """Return the kind of each hop, int32 [B, A, A, S], and its share in the mean over the hops, fp32 [B, A, A, S].
+
+    A pair without a path, and an atom with itself, has one hop of kind 0, no bond; a hidden molecule one of the hidden
+    kind. Other places behind the end of a path have no share, and padding has none at all.
+    """
+    kind_BAAS = with_path_bonds(batch).path_bonds_BAAS
+    assert kind_BAAS is not None
+    first_S = torch.arange(kind_BAAS.shape[-1], device=kind_BAAS.device) == 0
+    hidden_B111 = batch.hidden_B[:, None, None, None]
+    kind_BAAS = torch.where(hidden_B111, vocab.NUM_BOND_KINDS * first_S.int(), kind_BAAS.int())
+    counted_BAAS = (kind_BAAS > 0) | first_S
+    share_BAAS = counted_BAAS * _valid_pairs(batch).unsqueeze(-1) / counted_BAAS.sum(-1, keepdim=True)
+    return kind_BAAS, share_BAAS
 
 
 def encode_paths(batch: ModelInput) -> Tensor:
@@ -211,12 +249,19 @@ class GaussianKernel(nn.Module):
 
 
 class PairEncoding(nn.Module):
-    """Mean of the bond-feature embeddings, plus path embedding, plus distance kernel; one vector for virtual pairs."""
+    """Mean of the bond-feature embeddings, plus path embedding, plus distance kernel; one vector for virtual pairs.
+
+    With ``edges: path`` the first is the mean over the hops s of w_s ∘ (mean of the bond-feature embeddings of hop s),
+    with learned w_s that start at one. (In MoleBlend's public code w_s is a matrix between its attention heads.)
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         P = config.pair_width
         self.bonds = Embedding(vocab.NUM_BOND_CODES, P, padding_idx=0)
+        if config.edges == "path":
+            self.hop_scale_SP = nn.Parameter(torch.ones(vocab.NUM_HOPS, P))
+        self.edges = config.edges
         self.path = Embedding(vocab.NUM_PATH_CODES, P, padding_idx=0)
         self.distance = GaussianKernel(config) if config.geometry else None
         self.virtual_pair = Embedding(1, P)
@@ -224,7 +269,8 @@ class PairEncoding(nn.Module):
     def forward(self, batch: ModelInput) -> Tensor:
         """Return [B, N, N, P]."""
         B, A = batch.token_BA.shape
-        pair_BAAP = _shown(batch, SHOWN_EDGE, self.bonds(encode_bonds(batch)).mean(dim=3))
+        bonds_BAAP = self._of_path(batch) if self.edges == "path" else self.bonds(encode_bonds(batch)).mean(dim=3)
+        pair_BAAP = _shown(batch, SHOWN_EDGE, bonds_BAAP)
         pair_BAAP = pair_BAAP + _shown(batch, SHOWN_PATH, self.path(encode_paths(batch)))
         if self.distance is not None:
             pair_BAAP = pair_BAAP + _shown(batch, SHOWN_DISTANCE, self.distance(batch))
@@ -232,6 +278,17 @@ class PairEncoding(nn.Module):
         pair_BNNP: Tensor = virtual_P.expand(B, A + 1, A + 1, -1).clone()
         pair_BNNP[:, 1:, 1:] = pair_BAAP
         return pair_BNNP
+
+    def _of_path(self, batch: ModelInput) -> Tensor:
+        """Return the mean over the bonds along a path [B, A, A, P]; no tensor of several hops or features is made."""
+        kind_KP = self.bonds(encode_bond_kinds(batch.token_BA.device)).mean(dim=1)
+        table_MP = (self.hop_scale_SP.unsqueeze(1) * kind_KP).flatten(0, 1)
+        kind_BAAS, share_BAAS = encode_path_bonds(batch)
+        row_BAAS = kind_BAAS + len(kind_KP) * torch.arange(kind_BAAS.shape[-1], device=kind_BAAS.device).int()
+        mean_RP = F.embedding_bag(
+            row_BAAS.flatten(0, 2), table_MP, mode="sum", per_sample_weights=share_BAAS.flatten(0, 2).to(table_MP.dtype)
+        )
+        return mean_RP.view(*row_BAAS.shape[:3], -1)
 
 
 def _shown(batch: ModelInput, relation: int, embedded_BAAP: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.heads import CoordinateHead, TokenHead
 from unimol_scale.model.layers import Linear
 from unimol_scale.model.presets import ModelConfig
-from unimol_scale.model.relation_heads import RelationHeads
+from unimol_scale.model.relation_heads import RelationHeads, SeparateRelationHeads
 
 
 class HeadedModel(nn.Module):
@@ -24,7 +24,7 @@ class HeadedModel(nn.Module):
     hydrogens: bool | None = None
     token_head: TokenHead
     coordinate_head: CoordinateHead
-    relation_heads: RelationHeads
+    relation_heads: RelationHeads | SeparateRelationHeads
     projection: Linear
 
     def __init__(self, config: ModelConfig, heads: Heads) -> None:
@@ -36,6 +36,7 @@ class HeadedModel(nn.Module):
         if heads.coordinate:
             self.coordinate_head = CoordinateHead(config)
         if heads.relations:
-            self.relation_heads = RelationHeads(config, heads.relations)
+            separate = heads.relation_factors == "separate"
+            self.relation_heads = (SeparateRelationHeads if separate else RelationHeads)(config, heads.relations)
         if heads.projection:
             self.projection = Linear(config.atom_width, heads.projection)

@@ -28,7 +28,13 @@ DIMENSIONS = {
     "pair_hidden_dim": "pair_hidden",
 }
 # What a released file does not say because its reader knows it: a model that differs cannot be written as one.
-FIXED = {"gaussians": 128, "kernel_max_distance": 9.0, "normalize_by": "padded", "pair_type": "chirality"}
+FIXED = {
+    "gaussians": 128,
+    "kernel_max_distance": 9.0,
+    "normalize_by": "padded",
+    "pair_type": "chirality",
+    "edges": "bond",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

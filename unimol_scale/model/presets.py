@@ -30,6 +30,9 @@ class ModelConfig:
         gaussians: number of fixed centres of the distance kernel.
         kernel_max_distance: last centre of the Gaussian distance kernel, Å.
         geometry: whether the model sees distances; a model without has no distance kernel and reads no coordinates.
+        edges: what a pair of atoms is told of bonds: ``bond``, the bond between the two, as the released weights
+            expect, or ``path``, the mean over the bonds along the first five hops of a shortest path, as in MoleBlend
+            (arXiv 2307.06235), each hop with factors of its own.
         checkpoint_every: recompute activations in the backward pass of every k-th layer; 0 keeps all of them.
         activation_dropout: probability after the GELU of both tracks' feed-forward networks.
         drop_path: probability that a residual branch of the last layer is left out for a molecule in training; it rises
@@ -51,6 +54,7 @@ class ModelConfig:
     gaussians: int = 128
     kernel_max_distance: float = 9.0
     geometry: bool = True
+    edges: Literal["bond", "path"] = "bond"
     checkpoint_every: int = 0
     activation_dropout: float = 0.0
     drop_path: float = 0.0

@@ -15,8 +15,8 @@ by the term's count over all ranks and micro-batches, so that a loss does not de
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -27,7 +27,7 @@ from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads, ParameterCount, count_parameters, training_flops
-from unimol_scale.model.encodings import ModelInput
+from unimol_scale.model.encodings import ModelInput, with_path_bonds
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
 
@@ -179,6 +179,35 @@ def clean_input(batch: MoleculeBatch) -> ModelInput:
         hidden_B=torch.zeros(len(batch.num_atoms_B), dtype=torch.bool),
         coordinates_BA3=torch.from_numpy(batch.coordinates_BA3),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithPathBonds:
+    """A corruption, and then the bonds along the paths: found in loader processes, a model need not wait for them.
+
+    Attributes:
+        corrupt: see ``Objective.corrupt_at``.
+    """
+
+    corrupt: Callable[[MoleculeBatch, MoleculeKeys, int], Sample]
+
+    def __call__(self, batch: MoleculeBatch, keys: MoleculeKeys, step: int) -> Sample:
+        """Return the sample."""
+        sample = self.corrupt(batch, keys, step)
+        return replace(sample, input=with_path_bonds(sample.input))
+
+
+def corruption_of(objective: Objective, config: ModelConfig) -> Callable[[MoleculeBatch, MoleculeKeys, int], Sample]:
+    """Return what loader processes do to a clean batch: ``corrupt_at``, and what the model or its teacher reads else.
+
+    Args:
+        objective: that is learnt.
+        config: of the model.
+    """
+    readers = (config,) if objective.teacher is None else (config, objective.teacher)
+    if any(reader.edges == "path" for reader in readers):
+        return WithPathBonds(corrupt=objective.corrupt_at)
+    return objective.corrupt_at
 
 
 def total_loss(sums: Mapping[str, Tensor], counts: Mapping[str, float], weights: Mapping[str, float]) -> Tensor:

@@ -9,24 +9,29 @@ What keeps the hidden relations out of the input:
 
 * Pair track: the embeddings of what is not shown are exact zeros that pass no gradient (``ModelInput.shown_BAA``).
   "No bond" is said only where the edge is shown, since it is that relation's value.
-* Atoms: the degree, and the features that count or describe an atom's bonds (chirality, degree, hydrogens,
-  hybridisation, aromatic, in a ring) are sums over relations of which most are hidden, so they are hidden too. Element,
-  charge and radicals are the atom's own. The paper shows all of them (``atom_features: all``, ``show_degree: true``).
-  Its public code also feeds sums of an atom's distances; this model has no such feature.
+* Edges: a model with ``edges: path``, which this objective implies, is shown the bonds along the path, as in the paper:
+  how many they are tells a path's length up to five, and a bond that no pair of its two atoms shows may be on the path
+  of others that do. With ``edges: bond`` a pair shows its direct bond, or that there is none.
+* Atoms: as in the paper, all features and the degree are shown, although chirality, degree, hydrogens, hybridisation,
+  aromatic and in a ring count or describe an atom's bonds, of which most are hidden. ``atom_features: own`` shows its
+  charge and radicals only, ``show_degree: false`` no degree. The public code also blends the degree with sums of an
+  atom's distances; this model has no such feature.
 * Coordinates are read by the distance kernel, gated as above, and by the head of the noise, which sees r_j − r_i only
   where 3D is shown and predicts nothing else.
 * The virtual node and its pairs have the same embedding in every molecule; the number of atoms is no relation.
 * The diagonal draws like any pair: its three relations are the same in every molecule, and none is predicted.
 
-A difference to the paper: the edge relation that is shown is the direct bond or that there is none, as the backbone
-embeds it; what is predicted are the bonds along the path. Shapes: B molecules, A atoms (padded), S = 5 hops.
+What is predicted of the edges are always the bonds along the path.
+Shapes: B molecules, A atoms (padded), S = 5 hops.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,7 +39,14 @@ from torch import Tensor
 from unimol_scale.data import corrupt
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
-from unimol_scale.data.relations import NO_CLASS, different_atoms, edge_classes, path_classes
+from unimol_scale.data.relations import (
+    KIND_CLASSES,
+    NO_CLASS,
+    different_atoms,
+    edge_classes,
+    path_bonds,
+    path_classes,
+)
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads
@@ -47,6 +59,8 @@ from unimol_scale.store.schema import ATOM_VOCABULARIES
 RATIO_TOLERANCE = 1e-6
 # In the order of ``ratio``.
 RELATIONS = {"path": SHOWN_PATH, "edge": SHOWN_EDGE, "distance": SHOWN_DISTANCE}
+# What all pairs of a molecule show that is full, or planar.
+SHOWN_FULL, SHOWN_PLANAR = SHOWN_PATH | SHOWN_EDGE | SHOWN_DISTANCE, SHOWN_PATH | SHOWN_EDGE
 OWN_FEATURES = ("formal_charge", "radical_electrons")
 BONDING_FEATURES = [k for k, name in enumerate(ATOM_VOCABULARIES) if name not in OWN_FEATURES]
 # Å, a tenth of the usual noise. A shorter prediction has less of a direction: the cosine of a zero vector, which is
@@ -58,7 +72,7 @@ NO_NOISE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class BlendConfig:
-    """Settings of the blending objective; the defaults are the paper's, but for what the module's text says is hidden.
+    """Settings of the blending objective; the defaults are the paper's.
 
     What has no weight is not predicted, and its head not built. Where 3D is never shown there is no noise to predict.
 
@@ -66,9 +80,14 @@ class BlendConfig:
         ratio: probabilities that a pair shows its path, its edge, its distance; they sum to one. ``[1, 0, 0]`` and the
             like show a single view.
         mask_fraction: of the pairs, which show nothing at all; with a single view, plain masking of that view.
+        full_fraction: of the molecules, all pairs of which show all three relations, as fine-tuning on 2D and 3D does.
+        planar_fraction: of the molecules, all pairs of which show path and edge and none its distance, as fine-tuning
+            on 2D does.
         symmetric: whether (i, j) and (j, i) show the same relation; the paper draws for each.
         show_degree: whether an atom's number of bonds is shown.
-        atom_features: ``own`` shows charge and radicals, ``all`` also those that describe an atom's bonds.
+        atom_features: ``all``, or ``own``, charge and radicals but not those that describe an atom's bonds.
+        heads: whether each relation is read from two factors of its own, each Linear, GELU and LayerNorm, as in the
+            public code: ``separate``; or all from the same two linear maps: ``shared``.
         noise_std: of the Gaussian noise on every input coordinate, Å; the noised geometry is aligned onto the clean
             one, since no distance can tell how a molecule as a whole was moved.
         path_weight: of the cross-entropy over path lengths.
@@ -78,11 +97,18 @@ class BlendConfig:
         distance_loss: ``l1``, |error| in Å, or ``smooth_l1``, quadratic below 1 Å.
     """
 
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"symmetric": True, "show_degree": False, "atom_features": "own", "heads": "shared"}
+    )
+
     ratio: tuple[float, ...] = (0.2, 0.2, 0.6)
     mask_fraction: float = 0.0
-    symmetric: bool = True
-    show_degree: bool = False
-    atom_features: Literal["own", "all"] = "own"
+    full_fraction: float = 0.0
+    planar_fraction: float = 0.0
+    symmetric: bool = False
+    show_degree: bool = True
+    atom_features: Literal["own", "all"] = "all"
+    heads: Literal["separate", "shared"] = "separate"
     noise_std: float = 0.2
     path_weight: float = 0.1
     edge_weight: float = 0.1
@@ -96,8 +122,14 @@ class BlendConfig:
             raise ConfigError(f"blend.ratio must be three probabilities, of path, edge and distance, got [{shown}]")
         if not abs(sum(self.ratio) - 1.0) <= RATIO_TOLERANCE:
             raise ConfigError(f"blend.ratio [{shown}] must sum to 1, its sum is {sum(self.ratio):.8g}")
-        if not 0.0 <= self.mask_fraction <= 1.0:
-            raise ConfigError(f"blend.mask_fraction must be in [0, 1], got {self.mask_fraction}")
+        for name in ("mask_fraction", "full_fraction", "planar_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"blend.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not self.full_fraction + self.planar_fraction <= 1.0:
+            raise ConfigError(
+                f"blend.full_fraction {self.full_fraction} and blend.planar_fraction {self.planar_fraction} are more "
+                "than all molecules; their sum must be at most 1"
+            )
         for name in ("noise_std", "path_weight", "edge_weight", "distance_weight", "noise_weight"):
             if not getattr(self, name) >= 0.0:
                 raise ConfigError(f"blend.{name} must not be negative, got {getattr(self, name)}")
@@ -108,8 +140,18 @@ class BlendConfig:
 
     @property
     def shown(self) -> tuple[float, ...]:
-        """Probability that a pair shows its path, its edge, its distance."""
+        """Probability that a pair of a blended molecule shows its path, its edge, its distance."""
         return tuple(p * (1.0 - self.mask_fraction) for p in self.ratio)
+
+    @property
+    def blended_fraction(self) -> float:
+        """Of the molecules that are neither full nor planar."""
+        return max(0.0, 1.0 - self.full_fraction - self.planar_fraction)
+
+    @property
+    def shows_distances(self) -> bool:
+        """Whether any pair shows its distance."""
+        return self.full_fraction > 0.0 or (self.blended_fraction > 0.0 and self.shown[2] > 0.0)
 
     @property
     def relations(self) -> tuple[str, ...]:
@@ -119,7 +161,7 @@ class BlendConfig:
     @property
     def predicts_noise(self) -> bool:
         """Whether the noise is predicted: some of it must be visible."""
-        return self.noise_weight > 0.0 and self.shown[2] > 0.0
+        return self.noise_weight > 0.0 and self.shows_distances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +185,20 @@ class BlendObjective(Objective):
     """Path, edge and distance of every pair, and the noise of the atoms.
 
     The metrics ``hidden_…`` are the same terms over the pairs that do not show that relation.
+
+    Args:
+        config: settings.
+        edges: of the model, see ``ModelConfig``: with ``path`` the bonds that are predicted are those of the path that
+            the model is shown, else of the path by way of the atoms of lowest index.
     """
 
     Config = BlendConfig
+    implied = MappingProxyType({"model": {"edges": "path"}})
     mixable = True
 
-    def __init__(self, config: BlendConfig) -> None:
+    def __init__(self, config: BlendConfig, edges: Literal["bond", "path"] = "bond") -> None:
         self.config = config
+        self._edges = edges
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -163,12 +212,18 @@ class BlendObjective(Objective):
     @property
     def heads(self) -> Heads:
         """Relation heads, and the coordinate head if there is noise to predict."""
-        return Heads(coordinate=self.config.predicts_noise, relations=self.config.relations)
+        config = self.config
+        return Heads(coordinate=config.predicts_noise, relations=config.relations, relation_factors=config.heads)
 
     @property
     def _sometimes_hidden(self) -> tuple[str, ...]:
-        shown = dict(zip(RELATIONS, self.config.shown, strict=True))
-        return tuple(name for name in self.config.relations if shown[name] < 1.0)
+        config, shown = self.config, dict(zip(RELATIONS, self.config.shown, strict=True))
+        return tuple(
+            name
+            for name in config.relations
+            if (config.blended_fraction > 0.0 and shown[name] < 1.0)
+            or (config.planar_fraction > 0.0 and name == "distance")
+        )
 
     def check(self, config: ModelConfig) -> None:
         """Refuse a model that cannot see what is to be shown.
@@ -176,19 +231,17 @@ class BlendObjective(Objective):
         Raises:
             ConfigError: distances are shown to a model without geometry.
         """
-        if self.config.shown[2] > 0.0 and not config.geometry:
+        if self.config.shows_distances and not config.geometry:
             raise ConfigError(
-                "blend.ratio shows distances and model.geometry is false; set model.geometry=true or "
-                "a ratio without them, such as objective.blend.ratio=[0.5,0.5,0]"
+                "blend.ratio or blend.full_fraction shows distances and model.geometry is false; set "
+                "model.geometry=true, or full_fraction to 0 and a ratio without distances, such as "
+                "objective.blend.ratio=[0.5,0.5,0]"
             )
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> BlendSample:
-        """Draw what each pair shows, hide what describes an atom's bonds, and noise the geometry."""
+        """Draw what each pair shows, hide what is not shown of the atoms, and noise the geometry."""
         config, valid_BA = self.config, batch.valid_BA
-        bits = np.array([*RELATIONS.values(), 0], dtype=np.uint8)
-        probabilities = (*config.shown, config.mask_fraction)
-        drawn_BAA = corrupt.draw_relations(keys, valid_BA.shape[1], probabilities, symmetric=config.symmetric)
-        shown_BAA = bits[drawn_BAA]
+        shown_BAA = self._draw_shown(keys, valid_BA.shape[1])
         clean_BA3 = batch.coordinates_BA3
         noised_BA3 = corrupt.align(corrupt.add_noise(keys, clean_BA3, valid_BA, config.noise_std), clean_BA3, valid_BA)
         features_BA8 = batch.atom_features_BA8
@@ -200,17 +253,12 @@ class BlendObjective(Objective):
         in_space_BAA = ((shown_BAA & SHOWN_DISTANCE) > 0) & pairs_BAA
         noised_BA = in_space_BAA.any(axis=2) & (np.abs(noised_BA3 - clean_BA3).max(axis=2) > NO_NOISE)
         path_BAA = path_classes(batch.path_BAA, valid_BA)
-        edge_BAAS = edge_classes(batch.bond_features_BAA3, batch.path_BAA)
-        targets_BAA = {
-            "path": path_BAA != NO_CLASS,
-            "edge": (edge_BAAS != NO_CLASS).sum(axis=3),
-            "distance": pairs_BAA,
-        }
-        known_BAA = shown_BAA | shown_BAA.transpose(0, 2, 1)
-        counts = {"noise": float(noised_BA.sum())}
-        for name, target_BAA in targets_BAA.items():
-            counts[name] = float(target_BAA.sum())
-            counts[f"hidden_{name}"] = float((target_BAA * ((known_BAA & RELATIONS[name]) == 0)).sum())
+        kind_BAAS = path_bonds(batch.bond_features_BAA3, batch.path_BAA) if self._edges == "path" else None
+        if kind_BAAS is None:
+            edge_BAAS = edge_classes(batch.bond_features_BAA3, batch.path_BAA)
+        else:
+            edge_BAAS = KIND_CLASSES[kind_BAAS]
+        counts = {"noise": float(noised_BA.sum())} | _count_pairs(shown_BAA, pairs_BAA, path_BAA, edge_BAAS)
         return BlendSample(
             input=ModelInput(
                 token_BA=torch.from_numpy(batch.atomic_number_BA),
@@ -221,6 +269,7 @@ class BlendObjective(Objective):
                 hidden_B=torch.zeros(len(valid_BA), dtype=torch.bool),
                 coordinates_BA3=torch.from_numpy(noised_BA3),
                 shown_BAA=torch.from_numpy(shown_BAA),
+                path_bonds_BAAS=None if kind_BAAS is None else torch.from_numpy(kind_BAAS),
             ),
             counts={name: counts[name] for name in self.weights},
             molecule_B=torch.from_numpy(keys.molecule_B),
@@ -230,6 +279,17 @@ class BlendObjective(Objective):
             clean_BA3=torch.from_numpy(clean_BA3),
             noised_BA=torch.from_numpy(noised_BA),
         )
+
+    def _draw_shown(self, keys: MoleculeKeys, num_slots: int) -> npt.NDArray[np.uint8]:
+        """Draw what each pair shows, uint8 [B, A, A], bits ``SHOWN_…``."""
+        config = self.config
+        bits = np.array([*RELATIONS.values(), 0], dtype=np.uint8)
+        probabilities = (*config.shown, config.mask_fraction)
+        shown_BAA = bits[corrupt.draw_relations(keys, num_slots, probabilities, symmetric=config.symmetric)]
+        group_B = corrupt.draw_groups(keys, corrupt.STREAM_VIEW, (config.full_fraction, config.planar_fraction))
+        shown_BAA[group_B == 0] = SHOWN_FULL
+        shown_BAA[group_B == 1] = SHOWN_PLANAR
+        return shown_BAA
 
     def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
         """Return the sum of each term and metric over the micro-batch, fp32 scalars.
@@ -268,6 +328,26 @@ class BlendObjective(Objective):
         valid_BA = sample.input.valid_BA
         off_diagonal_AA = ~torch.eye(valid_BA.shape[1], dtype=torch.bool, device=valid_BA.device)
         return error_BAA * (valid_BA[:, :, None] & valid_BA[:, None, :] & off_diagonal_AA)
+
+
+def _count_pairs(
+    shown_BAA: npt.NDArray[np.uint8],
+    pairs_BAA: npt.NDArray[np.bool_],
+    path_BAA: npt.NDArray[np.int8],
+    edge_BAAS: npt.NDArray[np.int8],
+) -> dict[str, float]:
+    """Return how much of each relation is predicted, and of that how much no direction of a pair shows."""
+    targets_BAA = {
+        "path": path_BAA != NO_CLASS,
+        "edge": (edge_BAAS != NO_CLASS).sum(axis=3),
+        "distance": pairs_BAA,
+    }
+    known_BAA = shown_BAA | shown_BAA.transpose(0, 2, 1)
+    counts = {}
+    for name, target_BAA in targets_BAA.items():
+        counts[name] = float(target_BAA.sum())
+        counts[f"hidden_{name}"] = float((target_BAA * ((known_BAA & RELATIONS[name]) == 0)).sum())
+    return counts
 
 
 def direction_loss(predicted_BA3: Tensor, target_BA3: Tensor, chosen_BA: Tensor) -> Tensor:

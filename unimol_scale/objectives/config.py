@@ -125,7 +125,7 @@ def build_objective(
         assert teacher is not None, "distill needs the teacher's configuration"
         objective = DistillObjective(config.distill, model, teacher)
     else:
-        by_name = {"denoise": DenoiseObjective(config.denoise), "blend": BlendObjective(config.blend)}
+        by_name = {"denoise": DenoiseObjective(config.denoise), "blend": BlendObjective(config.blend, model.edges)}
         objective = MixtureObjective(by_name, config.mixture, seed) if config.mixture else by_name[config.name]
     objective.check(model)
     return objective

@@ -92,7 +92,10 @@ class MixtureObjective(Objective):
     def heads(self) -> Heads:
         """Every head that a part uses."""
         of_part = [part.heads for part in self.parts]
+        factors = {heads.relation_factors for heads in of_part if heads.relations} or {"shared"}
+        assert len(factors) == 1, "one part of a mixture predicts relations"
         return Heads(
+            relation_factors=factors.pop(),
             token=any(heads.token for heads in of_part),
             coordinate=any(heads.coordinate for heads in of_part),
             relations=tuple(n for n in RELATION_CHANNELS if any(n in heads.relations for heads in of_part)),

@@ -73,7 +73,7 @@ def hidden_relations(model: HeadedModel, view: str, data: DataConfig) -> dict[st
 
     A relation that every pair shows is left out.
     """
-    objective = BlendObjective(blend_config(view))
+    objective = BlendObjective(blend_config(view), model.backbone.config.edges)
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
     for sample in validation_samples(objective, data):

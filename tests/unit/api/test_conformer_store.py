@@ -7,6 +7,7 @@ import pytest
 from rdkit import Chem
 
 import unimol_scale as us
+from tests.helpers.flags import flags_in
 from unimol_scale.store.shards import open_store
 
 CHIRAL = ["C[C@H](N)C(=O)O", "C[C@@H](O)CC", "F/C=C/F", "C/C=C\\C(=O)O", "O=C(O)[C@@H]1CCCN1", "CC(=O)Nc1ccc(O)cc1"]
@@ -88,7 +89,9 @@ def test_every_molecule_comes_back_to_rdkit_with_its_stereo_hydrogens_and_confor
             Chem.AssignStereochemistryFrom3D(seen, conformer.GetId())
             assert Chem.MolToSmiles(Chem.RemoveHs(seen)) == row.smiles
         label = row.labels["logS"]
-        assert molecule.HasProp("logS") == (not np.isnan(label))
+        assert ("logS" in molecule.GetPropNames()) == (not np.isnan(label))
+        if not np.isnan(label):
+            assert molecule.GetDoubleProp("logS") == label
 
 
 def test_a_row_is_found_by_number_slice_list_and_mask(store):
@@ -163,21 +166,26 @@ def test_keywords_dotted_keys_groups_and_a_file_are_one_and_the_same(tmp_path):
         ({"settings": "seed=1"}, "^settings: expected a mapping of dotted keys to values"),
         ({"settings": {1: 2}}, "^settings: expected a mapping of dotted keys to values"),
         ({"input": {"smiles": ["CCO"]}}, "^input: expected files, directories or URLs, got dict"),
+        ({"input": {"a.csv", "b.csv"}}, "^input: expected a list, got a set, which has no order"),
+        ({"settings": {"source.input": [{"a.csv"}]}}, r"^source\.input: expected a list, got a set"),
     ],
 )
 def test_a_setting_that_there_is_not_is_named_with_the_nearest(tmp_path, settings, message):
-    with pytest.raises(us.ConfigError, match=message):
+    with pytest.raises(us.ConfigError, match=message) as raised:
         us.build_store("sample", output=tmp_path / "store", **settings)
+    assert not flags_in(raised.value)
 
 
 def test_errors_name_arguments_and_no_flags(tmp_path, table):
-    with pytest.raises(us.ConfigError, match=r"no conformers$"):
-        us.build_store("qm9", input=tmp_path, output=tmp_path / "store", conformers=3)
-    with pytest.raises(us.SourceError, match=r"exclude .*nowhere\.csv"):
-        us.build_store("csv", input=table, output=tmp_path / "store", exclude=tmp_path / "nowhere.csv")
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(us.ConfigError, match=r"^output: .*file is a file"):
-        us.build_store("sample", limit=9, output=tmp_path / "file")
+    for call, message in (
+        ({"source": "qm9", "input": tmp_path, "conformers": 3}, "no conformers$"),
+        ({"source": "csv", "input": table, "exclude": tmp_path / "nowhere.csv"}, r"exclude .*nowhere\.csv"),
+        ({"source": "sample", "limit": 9, "output": tmp_path / "file"}, "^output: .*file is a file"),
+    ):
+        with pytest.raises(us.UnimolScaleError, match=message) as raised:
+            us.build_store(**{"output": tmp_path / "store", **call})
+        assert not flags_in(raised.value)
 
 
 def test_what_stands_for_a_path_is_one_path(store, tmp_path, table):
@@ -195,5 +203,12 @@ def test_a_store_behind_a_url_reads_like_one_on_disk(store, tmp_path):
 
 
 def test_a_place_without_a_store_is_told(tmp_path):
-    with pytest.raises(us.StoreError, match="no store at"):
+    with pytest.raises(us.StoreError, match="no store at") as raised:
         us.open_store(tmp_path / "nowhere")
+    assert not flags_in(raised.value)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"data/sample"])
+def test_what_can_be_no_place_of_a_store_is_told(path):
+    with pytest.raises(us.ConfigError, match=f"^path: expected a folder or a URL, got {type(path).__name__}$"):
+        us.open_store(path)

@@ -1,5 +1,6 @@
 """``us.finetune`` and ``us.predict``: a caller's own molecules, in whatever they are."""
 
+import dataclasses
 import logging
 import os
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 import unimol_scale as us
+from tests.helpers import saved_runs
+from tests.helpers.flags import flags_in
 from tests.helpers.tiny_finetuning import CARBON, MOLECULES, TINY, write_table
 from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.cli.main import main
@@ -104,6 +107,34 @@ def test_a_loaded_model_is_fine_tuned_unless_its_weights_were_changed(place, tmp
         us.finetune(model, (list(MOLECULES), VALUES), cache=place / "cache", **call)
 
 
+def test_a_model_with_the_weights_of_one_step_is_refused_for_what_it_is(place, tmp_path):
+    saved_runs.save(tmp_path / "run", 10, mean=True)
+    call = {"output": tmp_path / "one", "split": "random", "seeds": 1, "inputs": "2d", "settings": QUICK}
+    data = (list(MOLECULES), VALUES)
+    averaged = us.from_pretrained(tmp_path / "run")
+    assert us.finetune(averaged, data, cache=place / "cache", **call).result.start == "run"
+    model = us.from_pretrained(tmp_path / "run", averaged=False)
+    with pytest.raises(us.ConfigError, match="run with averaged=False, and fine-tuning takes the averaged weights"):
+        us.finetune(model, data, cache=place / "cache", **call)
+    save_pretrained(model, tmp_path / "saved")  # as the message says
+    again = us.from_pretrained(tmp_path / "saved", averaged=False)
+    us.finetune(again, data, cache=place / "cache", **{**call, "output": tmp_path / "two"})
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    with pytest.raises(us.ConfigError, match="weights were changed since they were loaded from"):
+        us.finetune(model, data, cache=place / "cache", **call)
+
+
+def test_random_weights_are_asked_for_as_none(place, tmp_path):
+    call = {"split": "random", "seeds": 1, "inputs": "2d", "settings": QUICK, "size": "0.03M"}
+    found = [
+        us.finetune(none, (list(MOLECULES), VALUES), output=tmp_path / str(at), cache=place / "cache", **call)
+        for at, none in enumerate((None, "none", "None"))
+    ]
+    assert found[0].scores == found[1].scores == found[2].scores
+    assert {one.result.start_sha256 for one in found} == {None}
+
+
 def test_several_columns_of_values_are_several_targets(place, tmp_path):
     values = np.stack([CARBON, np.where(np.arange(len(CARBON)) == 3, np.nan, CARBON**2)], axis=1)
     found = fit(place, (MOLECULES, values), output=tmp_path / "two", seeds=1)
@@ -137,6 +168,15 @@ def test_predictions_keep_the_order_and_name_what_cannot_be_used(place, tmp_path
     assert predicted(place, []).values.shape == (0, 1)
 
 
+def test_predictions_of_equal_content_are_equal(place):
+    one, two, other = (predicted(place, ["CCO", "nonsense", last]) for last in ("CCN", "CCN", "CCC"))
+    assert one == two
+    assert one != other
+    assert len({one, two, other}) == 2
+    assert one != "predictions"
+    assert dataclasses.replace(one, values=one.values + 1) != one
+
+
 def test_predictions_are_those_of_the_command_whatever_the_molecules_come_in(place, tmp_path):
     path = write_table(tmp_path / "new.csv", smiles=MOLECULES[:5], other=range(5))
     output = tmp_path / "predicted.csv"
@@ -166,6 +206,17 @@ def test_a_smiles_that_is_longer_than_a_files_name_can_be_is_a_smiles(place):
     assert predicted(place, "C" * 300).reasons[0].startswith("too_many_atoms")
 
 
+@pytest.mark.parametrize("name", ["nowhere.csv.gz", "nowhere.txt", "NOWHERE.CSV", "nowhere.tsv.zst", "a/nowhere.mol"])
+def test_a_text_with_the_name_of_a_table_is_no_smiles(place, name):
+    with pytest.raises(us.SourceError, match=f"^{name} does not exist"):
+        predicted(place, name)
+
+
+@pytest.mark.parametrize("smiles", ["CCO.Cl", "F/C=C/F", "C.C.O"])
+def test_a_smiles_with_points_and_slashes_is_no_name(place, smiles):
+    assert np.isfinite(predicted(place, smiles).values).all()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -186,7 +237,28 @@ def test_a_smiles_that_is_longer_than_a_files_name_can_be_is_a_smiles(place):
             us.ConfigError,
             r"(?s)other settings .*metric: none → mae.*another output",
         ),
-        (lambda place: us.finetune(None, (MOLECULES, VALUES)), us.ConfigError, "say either model"),
+        (
+            lambda place: us.finetune(None, (MOLECULES, VALUES)),
+            us.ConfigError,
+            "or model=None with size=NAME$",
+        ),
+        (
+            lambda place: us.finetune(3, (MOLECULES, VALUES)),
+            us.ConfigError,
+            "^model: expected a path, .*got int",
+        ),
+        (lambda place: us.predict(None, "C"), us.ConfigError, "^model: expected the folder of .*, got NoneType"),
+        (lambda place: us.from_pretrained(None), us.ConfigError, "^path: expected a path, .*, got NoneType"),
+        (lambda place: fit(place, "set.csv", tagret="y"), us.ConfigError, "'tagret'; did you mean 'target'"),
+        (lambda place: fit(place, (MOLECULES, VALUES), tagret="y"), us.ConfigError, "'tagret'; did you mean 'target'"),
+        (
+            lambda place: fit(place, (MOLECULES, VALUES), target={"y"}),
+            us.ConfigError,
+            "^target: expected a list",
+        ),
+        (lambda place: fit(place, (MOLECULES, {1.0})), us.ConfigError, "^data: expected a list, got a set"),
+        (lambda place: fit(place, {"smiles": {"C"}}, target="y"), us.ConfigError, "^column smiles: expected a list"),
+        (lambda place: fit(place, (MOLECULES, VALUES), fractions={0.8, 0.1}), us.ConfigError, "^fractions: expected a"),
         (lambda place: us.predict(place / "pretrained", "C"), us.CheckpointError, "is no fine-tuned model"),
         (lambda place: predicted(place, {1, 2}), us.SourceError, "predict takes a SMILES, or a list of them"),
         (
@@ -208,5 +280,6 @@ def test_what_is_wrong_with_a_call_is_said_by_the_names_of_its_arguments(
     place, tmp_path, monkeypatch, call, error, message
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         call(place)
+    assert not flags_in(raised.value)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 import unimol_scale as us
+from tests.helpers.flags import flags_in
 from tests.helpers.simulated_runs import SIZES, chinchilla, write_run
 from unimol_scale.cli.main import main
 
@@ -126,11 +127,36 @@ def test_a_law_is_readable(table):
         ({"budgets": ["much"]}, us.RunError, "^budgets 'much' is not a number of FLOPs"),
         ({"predict": "9X@1M"}, us.RunError, "unknown size '9X'"),
         ({"predict": ["9X@1M"]}, us.RunError, "unknown size '9X'"),
+        ({"leave_out": {"run-1", "run-2"}}, us.ConfigError, "^leave_out: expected a list, got a set, which has no"),
+        ({"budgets": frozenset({1e14})}, us.ConfigError, "^budgets: expected a list, got a frozenset, which has no"),
     ],
 )
 def test_what_is_wrong_with_a_call_is_said_by_the_names_of_its_arguments(table, options, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         us.fit_scaling_law(table, bootstrap=0, **options)
+    assert not flags_in(raised.value)
+
+
+def test_a_column_that_is_a_set_is_refused(table):
+    with pytest.raises(us.ConfigError, match=r"^column loss: expected a list, got a set, which has no order"):
+        us.fit_scaling_law({**table, "loss": set(table["loss"])})
+
+
+def test_what_was_left_out_is_told_by_the_name_of_the_argument(table, caplog):
+    law = us.fit_scaling_law(table, law="chinchilla", bootstrap=0, leave_out="run-1")
+    assert [note for note in law.notes if "left out, as leave_out run-1 asks" in note]
+    assert not flags_in(law.notes)
+    assert "left out, as leave_out run-1 asks" in caplog.text
+
+
+def test_budgets_without_an_optimum_are_told(table, caplog):
+    law = us.fit_scaling_law(table, law="chinchilla", bootstrap=0, budgets=[1e14, "2e14"])
+    assert len(law.analysis.unanswered) == 2
+    (said,) = [warning for warning in law.warnings if "the FLOPs of every run" in warning]
+    assert said in caplog.text
+    assert not flags_in(law.warnings)
+    answered = us.fit_scaling_law(table, law="chinchilla", bootstrap=0, columns={"C": "6ND"}, budgets=1e14)
+    assert answered.warnings == answered.analysis.fit.warnings
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,9 @@ def batch(model_input) -> dict:
 def test_decoding_undoes_encoding(model_input, batch):
     sample = decode_batch(batch)
     assert sample.input.shown_BAA is model_input.shown_BAA is None
+    assert sample.input.path_bonds_BAAS is model_input.path_bonds_BAAS is None
     for field in dataclasses.fields(ModelInput):
-        if field.name != "shown_BAA":
+        if field.name not in ("shown_BAA", "path_bonds_BAAS"):
             assert torch.equal(getattr(sample.input, field.name), getattr(model_input, field.name)), field.name
     assert sample.masked_BA.nonzero().tolist() == [[0, 1], [2, 0]]
     assert sample.atomic_number_BA[0, 1] == 6

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from unimol_scale.cli.main import main
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = """
 import sys, time
@@ -151,3 +153,22 @@ def test_as_many_files_may_be_open_as_the_system_permits() -> None:
     output, _ = process.communicate(timeout=20)
     soft, hard = map(int, output.split())
     assert soft == hard or soft >= 65_536 or hard == -1
+
+
+def test_a_command_whose_surroundings_name_a_rank_says_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")  # as in a task of Slurm's or of torchrun's
+    assert main(["store", "info", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("error: no store at nowhere")
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"), [("0", "error: --size is required: a preset, such as 0.1M or 84M\n"), ("1", "")]
+)
+def test_what_all_ranks_of_a_run_raise_is_said_once(
+    rank: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    assert main(["pretrain"]) == 2
+    assert capsys.readouterr().err == said

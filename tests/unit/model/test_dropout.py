@@ -76,6 +76,20 @@ def test_a_branch_is_left_out_for_a_whole_molecule_and_scaled_for_the_others():
     assert left_out.float().mean() < 0.15  # all three branches of the pairs: 1 of 64
 
 
+def test_every_branch_of_both_tracks_can_be_left_out():
+    B, N = 2, 4
+    torch.manual_seed(0)
+    layer = TwoTrackLayer(SIZE, drop_path=0.9999).train()
+    atom_BND, pair_BNNP = torch.randn(B, N, SIZE.atom_width), torch.randn(B, N, N, SIZE.pair_width)
+    masks = NodeMasks.of(torch.ones(B, N, dtype=torch.bool), torch.full((B,), float(N)), torch.float32)
+    with torch.no_grad():
+        found = layer(atom_BND, pair_BNNP, masks)
+        assert torch.equal(found[0], atom_BND)
+        assert torch.equal(found[1], pair_BNNP)
+        changed = layer.eval()(atom_BND, pair_BNNP, masks)
+        assert not torch.allclose(changed[1], pair_BNNP)
+
+
 def test_deeper_layers_are_left_out_more_often():
     assert dataclasses.replace(SIZE, layers=3, drop_path=0.2).drop_paths == pytest.approx((0.0, 0.1, 0.2))
     assert dataclasses.replace(SIZE, layers=1, drop_path=0.2).drop_paths == (0.2,)

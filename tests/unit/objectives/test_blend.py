@@ -22,17 +22,20 @@ from unimol_scale.objectives.blend import BONDING_FEATURES, BlendConfig, BlendOb
 
 SIZES = [9, 4, 17, 1, 2, 12]
 RATIO = (0.2, 0.2, 0.6)
+# The defaults of earlier versions: atoms hide what describes bonds, and both directions of a pair share a draw.
+SHY = BlendConfig(symmetric=True, show_degree=False, atom_features="own", heads="shared")
+WAYS = pytest.mark.parametrize(("config", "edges"), [(BlendConfig(), "path"), (SHY, "bond")], ids=["paper", "shy"])
 
 
-def sample(config=None, sizes=SIZES, epoch=0):
-    objective = BlendObjective(config or BlendConfig())
+def sample(config=None, sizes=SIZES, epoch=0, edges="path"):
+    objective = BlendObjective(config or BlendConfig(), edges)
     return objective, objective.corrupt(collate(random_columns(sizes)), keys(range(len(sizes)), epoch))
 
 
-def opened_model(objective, size="0.1M"):
+def opened_model(objective, size="0.1M", edges="path", **changes):
     """A model none of whose parts is silent, as some are at the start."""
     torch.manual_seed(0)
-    model = objective.build_model(preset(size)).eval()
+    model = objective.build_model(preset(size, edges=edges, **changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -60,7 +63,7 @@ def same(left, right):
 
 
 def test_every_pair_shows_exactly_one_relation_as_often_as_the_ratio_says():
-    _, made = sample(sizes=[12] * 200)
+    _, made = sample(SHY, sizes=[12] * 200)
     shown = made.input.shown_BAA
     assert torch.equal(shown, shown.transpose(1, 2))
     for bit, share in zip((SHOWN_PATH, SHOWN_EDGE, SHOWN_DISTANCE), RATIO, strict=True):
@@ -69,11 +72,11 @@ def test_every_pair_shows_exactly_one_relation_as_often_as_the_ratio_says():
     assert len({tuple(s.flatten().tolist()) for s in shown}) == 200
     alike = (shown[:, 0, 1] == shown[:, 0, 2]).float().mean().item()
     assert alike == pytest.approx(sum(p * p for p in RATIO), abs=0.1)
-    assert not torch.equal(shown, sample(sizes=[12] * 200, epoch=1)[1].input.shown_BAA)
+    assert not torch.equal(shown, sample(SHY, sizes=[12] * 200, epoch=1)[1].input.shown_BAA)
 
 
 def test_the_independent_draw_of_the_paper_is_not_symmetric():
-    _, made = sample(BlendConfig(symmetric=False), sizes=[12] * 200)
+    _, made = sample(sizes=[12] * 200)
     shown = made.input.shown_BAA
     off_diagonal = ~torch.eye(12, dtype=torch.bool)
     alike = (shown == shown.transpose(1, 2))[:, off_diagonal].float().mean().item()
@@ -106,18 +109,99 @@ def test_a_single_view_shows_nothing_else_and_can_be_learnt_from(view):
 
 
 def test_masked_pairs_show_nothing():
-    _, made = sample(BlendConfig(ratio=(1.0, 0.0, 0.0), mask_fraction=0.25), sizes=[20] * 50)
-    assert (made.input.shown_BAA == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
-    assert made.counts["hidden_path"] / made.counts["path"] == pytest.approx(0.25, abs=0.02)
+    for symmetric, hidden in ((True, 0.25), (False, 0.25**2)):  # a pair is hidden where neither direction shows it
+        config = BlendConfig(ratio=(1.0, 0.0, 0.0), mask_fraction=0.25, symmetric=symmetric)
+        _, made = sample(config, sizes=[20] * 50)
+        assert (made.input.shown_BAA == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+        assert made.counts["hidden_path"] / made.counts["path"] == pytest.approx(hidden, abs=0.02)
+
+
+def test_full_and_planar_molecules_show_all_of_what_they_show():
+    config = BlendConfig(full_fraction=0.25, planar_fraction=0.15)
+    objective, made = sample(config, sizes=[12] * 400)
+    shown = made.input.shown_BAA
+    full = (shown == SHOWN_PATH | SHOWN_EDGE | SHOWN_DISTANCE).all(2).all(1)
+    planar = (shown == SHOWN_PATH | SHOWN_EDGE).all(2).all(1)
+    assert full.float().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert planar.float().mean().item() == pytest.approx(0.15, abs=0.05)
+    # The others are blended as they would be without these.
+    others = ~(full | planar)
+    assert torch.equal(shown[others], sample(sizes=[12] * 400)[1].input.shown_BAA[others])
+    # A planar molecule shows no noise, and a full one that of every atom.
+    assert not made.noised_BA[planar].any()
+    assert made.noised_BA[full].all()
+    assert made.counts["noise"] == made.noised_BA.sum().item()
+    assert objective.weights.keys() == made.counts.keys()
+
+
+@pytest.mark.parametrize(
+    ("config", "hidden"),
+    [
+        (BlendConfig(full_fraction=1.0), set()),
+        (BlendConfig(planar_fraction=1.0), {"distance"}),
+        (BlendConfig(full_fraction=0.5, planar_fraction=0.5), {"distance"}),
+        (BlendConfig(ratio=(1.0, 0.0, 0.0), planar_fraction=0.5), {"edge", "distance"}),
+    ],
+)
+def test_what_molecules_without_blending_hide(config, hidden):
+    objective, made = sample(config, sizes=[12] * 20)
+    assert {name.removeprefix("hidden_") for name in objective.weights if name.startswith("hidden_")} == hidden
+    shown = made.input.shown_BAA
+    assert (made.noised_BA.any(1) == ((shown & SHOWN_DISTANCE) > 0).all(2).all(1)).all()
+    assert objective.heads.coordinate == config.predicts_noise == (config.full_fraction > 0)
+    sums = opened_model(objective)(made)
+    off_diagonal = ~torch.eye(12, dtype=torch.bool)
+    unseen = (shown | shown.transpose(1, 2)) & SHOWN_DISTANCE == 0
+    if "distance" in hidden:
+        assert made.counts["hidden_distance"] == unseen[:, off_diagonal].sum().item() > 0
+        assert 0 < sums["hidden_distance"] <= sums["distance"]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_each_direction_of_a_pair_is_shown_by_a_draw_of_its_own_or_the_same(symmetric):
+    _, made = sample(BlendConfig(symmetric=symmetric), sizes=[12] * 200)
+    shown = made.input.shown_BAA
+    there, back = ((it & SHOWN_DISTANCE > 0).float()[:, 1, 5] for it in (shown, shown.transpose(1, 2)))
+    both = (there * back).mean().item()
+    expected = RATIO[2] if symmetric else RATIO[2] ** 2
+    assert both == pytest.approx(expected, abs=0.1)
 
 
 # Nothing of what is hidden gets in
 
 
+def changed_bonds(made, chosen_BAA, path_bonds=None):
+    """The sample with other bonds between the chosen pairs, and of the paths what they are or are given."""
+    values = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (*chosen_BAA.shape, 1)).repeat(3, -1))
+    bonds = torch.where(chosen_BAA[..., None], values.to(torch.uint8), made.input.bond_features_BAA3)
+    change = {"bond_features_BAA3": bonds} | ({} if path_bonds is None else {"path_bonds_BAAS": path_bonds})
+    return dataclasses.replace(made, input=dataclasses.replace(made.input, **change))
+
+
+def test_bonds_reach_the_model_along_the_paths_of_pairs_that_show_their_edge_only():
+    objective, made = sample()
+    model = opened_model(objective)
+    before, shown = outputs(model, made), (made.input.shown_BAA & SHOWN_EDGE) > 0
+    bonds = made.input.path_bonds_BAAS
+    other = torch.randint(1, 61, bonds.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    real = made.input.valid_BA[:, :, None] & made.input.valid_BA[:, None, :]
+    for where, reaches in ((~shown, False), (shown & real, True)):
+        # The bonds themselves are read along paths alone.
+        said = outputs(model, changed_bonds(made, where | ~where, torch.where(where[..., None], other, bonds)))
+        assert same(said, before) != reaches
+    # A bond on no path of a pair that shows its edge is hidden everywhere: the model says the same without it.
+    hidden = dataclasses.replace(
+        made.input, shown_BAA=torch.where(shown, torch.tensor(SHOWN_PATH, dtype=torch.uint8), made.input.shown_BAA)
+    )
+    none = dataclasses.replace(made, input=dataclasses.replace(hidden, path_bonds_BAAS=None))
+    said = outputs(model, none)
+    assert same(outputs(model, changed_bonds(none, shown | ~shown)), said)
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_hidden_paths_and_edges_can_not_reach_the_model(symmetric):
-    objective, made = sample(BlendConfig(symmetric=symmetric))
-    model = opened_model(objective)
+    objective, made = sample(dataclasses.replace(SHY, symmetric=symmetric), edges="bond")
+    model = opened_model(objective, edges="bond")
     shown, rng = made.input.shown_BAA, np.random.default_rng(0)
 
     def changed(bit, where_shown):
@@ -144,21 +228,23 @@ def test_degree_and_features_that_describe_bonds_can_not_reach_the_model():
     other = dataclasses.replace(
         batch, atom_features_BA8=features, degree_BA=rng.integers(1, 5, batch.degree_BA.shape).astype(np.uint8)
     )
-    objective = BlendObjective(BlendConfig())
+    objective = BlendObjective(BlendConfig(show_degree=False, atom_features="own"), "path")
     model = opened_model(objective)
     before, after = (outputs(model, objective.corrupt(b, keys(range(6)))) for b in (batch, other))
     assert same(before, after)
-    for config in (BlendConfig(show_degree=True), BlendConfig(atom_features="all")):
-        objective = BlendObjective(config)
+    for config in (BlendConfig(show_degree=False), BlendConfig(atom_features="own")):
+        objective = BlendObjective(config, "path")
         before, after = (outputs(model, objective.corrupt(b, keys(range(6)))) for b in (batch, other))
         assert not same(before, after)
 
 
+@WAYS
 @pytest.mark.parametrize("pair_type", ["element", "chirality"])
-def test_hidden_distances_have_exactly_no_gradient_and_no_influence(pair_type, monkeypatch):
-    objective, made = sample()
+def test_hidden_distances_have_exactly_no_gradient_and_no_influence(pair_type, config, edges, monkeypatch):
+    config = dataclasses.replace(config, full_fraction=0.2, planar_fraction=0.2)
+    objective, made = sample(config, edges=edges)
     torch.manual_seed(0)
-    model = objective.build_model(preset("0.1M", pair_type=pair_type)).eval()
+    model = objective.build_model(preset("0.1M", pair_type=pair_type, edges=edges)).eval()
     real = made.input.valid_BA[:, :, None] & made.input.valid_BA[:, None, :]
     shown = ((made.input.shown_BAA & SHOWN_DISTANCE) > 0) & real
     distance = encodings.pairwise_distances(made.input.coordinates_BA3).requires_grad_()
@@ -207,7 +293,7 @@ def test_the_noise_is_read_off_the_pairs_shown_in_space_only():
 
 def test_targets_are_clean_and_cover_every_pair_of_different_atoms():
     batch = collate(random_columns(SIZES))
-    made = BlendObjective(BlendConfig()).corrupt(batch, keys(range(6)))
+    _, made = sample()
     pairs = sum(n * (n - 1) for n in SIZES)
     assert made.counts["path"] == made.counts["distance"] == pairs  # trees: everything is reachable
     assert made.counts["path"] == (made.path_BAA != NO_CLASS).sum().item()
@@ -220,9 +306,10 @@ def test_targets_are_clean_and_cover_every_pair_of_different_atoms():
     assert noise.mean(0).abs().max() < 1e-5  # a shift of the whole molecule is not to be seen
 
 
-def test_metrics_are_the_terms_over_what_is_hidden_and_are_not_learnt():
-    objective, made = sample()
-    model = opened_model(objective)
+@WAYS
+def test_metrics_are_the_terms_over_what_is_hidden_and_are_not_learnt(config, edges):
+    objective, made = sample(config, edges=edges)
+    model = opened_model(objective, edges=edges)
     sums = model(made)
     for name in ("path", "edge", "distance"):
         assert 0 < made.counts[f"hidden_{name}"] < made.counts[name]
@@ -233,7 +320,8 @@ def test_metrics_are_the_terms_over_what_is_hidden_and_are_not_learnt():
     error = (model.relation_heads(model.backbone(made.input))["distance"][..., 0]
              - encodings.pairwise_distances(made.clean_BA3)).abs()  # fmt: skip
     valid = made.input.valid_BA
-    hidden = valid[:, :, None] & valid[:, None] & ~torch.eye(17, dtype=torch.bool) & (made.input.shown_BAA & bit == 0)
+    known = made.input.shown_BAA | made.input.shown_BAA.transpose(1, 2)
+    hidden = valid[:, :, None] & valid[:, None] & ~torch.eye(17, dtype=torch.bool) & (known & bit == 0)
     torch.testing.assert_close(sums["hidden_distance"], error[hidden].sum())
 
 
@@ -266,7 +354,7 @@ def test_the_direction_of_the_noise_is_what_counts():
 @pytest.mark.parametrize("sizes", [[1], [1, 1], [2], [1, 3]])
 def test_the_smallest_molecules_give_finite_losses_and_gradients(sizes):
     objective, made = sample(sizes=sizes)
-    model = objective.build_model(preset("0.1M"))
+    model = objective.build_model(preset("0.1M", edges="path"))
     sums = model(made)
     loss = total_loss(sums, made.counts, objective.weights)
     loss.backward()
@@ -279,8 +367,8 @@ def test_the_smallest_molecules_give_finite_losses_and_gradients(sizes):
 
 def test_a_batch_cut_into_pieces_gives_the_same_terms():
     torch.manual_seed(0)
-    objective, whole = sample()
-    model = objective.build_model(preset("0.1M"))
+    objective, whole = sample(BlendConfig(full_fraction=0.2, planar_fraction=0.2))
+    model = objective.build_model(preset("0.1M", edges="path"))
     columns = random_columns(SIZES)
     parts = []
     for members in ([0, 2], [1, 3, 4, 5]):
@@ -294,9 +382,10 @@ def test_a_batch_cut_into_pieces_gives_the_same_terms():
 # The model
 
 
-def test_every_parameter_gets_a_gradient():
-    objective, made = sample(sizes=[9, 14, 7, 11])
-    model = opened_model(objective).train()
+@WAYS
+def test_every_parameter_gets_a_gradient(config, edges):
+    objective, made = sample(config, sizes=[9, 14, 7, 11], edges=edges)
+    model = opened_model(objective, edges=edges).train()
     total_loss(model(made), made.counts, objective.weights).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A bias added alike to all keys of an attention cannot change it.
@@ -311,12 +400,16 @@ def test_every_parameter_gets_a_gradient():
         BlendConfig(edge_weight=0.0, distance_weight=0.0),
         BlendConfig(path_weight=0.0, edge_weight=0.0, distance_weight=0.0),
         BlendConfig(ratio=(0.5, 0.5, 0.0)),
+        BlendConfig(ratio=(0.5, 0.5, 0.0), full_fraction=0.5),
+        SHY,
+        dataclasses.replace(SHY, edge_weight=0.0, distance_weight=0.0),
     ],
 )
-def test_heads_are_built_only_when_used_and_counted_as_built(config, monkeypatch):
+@pytest.mark.parametrize("edges", ["path", "bond"])
+def test_heads_are_built_only_when_used_and_counted_as_built(config, edges, monkeypatch):
     monkeypatch.setattr(kernels, "ONEDNN_MIN_WIDTH", 1 << 30)  # torch's counter does not know oneDNN's product
-    objective, made = sample(config, sizes=[14, 14])
-    size = preset("1M")
+    objective, made = sample(config, sizes=[14, 14], edges=edges)
+    size = preset("1M", edges=edges)
     model = objective.build_model(size).eval()
     count = objective.count_parameters(size)
     assert sum(p.numel() for p in model.parameters()) == count.total
@@ -330,12 +423,13 @@ def test_heads_are_built_only_when_used_and_counted_as_built(config, monkeypatch
     assert forward_flops(size, 14, objective.heads) * 2 == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
-def test_the_model_overfits_thirty_two_molecules():
+@WAYS
+def test_the_model_overfits_thirty_two_molecules(config, edges):
     torch.manual_seed(0)
-    config = BlendConfig(path_weight=1.0, edge_weight=1.0, distance_weight=1.0, noise_weight=1.0)
-    objective = BlendObjective(config)
+    config = dataclasses.replace(config, path_weight=1.0, edge_weight=1.0, distance_weight=1.0, noise_weight=1.0)
+    objective = BlendObjective(config, edges)
     made = objective.corrupt(collate(random_columns([4 + i % 4 for i in range(32)])), keys(range(32)))
-    model = objective.build_model(preset("0.1M"))
+    model = objective.build_model(preset("0.1M", edges=edges))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     history = []
     for _ in range(160):
@@ -362,6 +456,10 @@ def test_settings_out_of_range_are_refused():
         BlendConfig(ratio=(1.2, -0.2, 0.0))
     with pytest.raises(ConfigError, match=r"blend\.mask_fraction must be in \[0, 1\]"):
         BlendConfig(mask_fraction=1.5)
+    with pytest.raises(ConfigError, match=r"blend\.planar_fraction must be in \[0, 1\]"):
+        BlendConfig(planar_fraction=-0.1)
+    with pytest.raises(ConfigError, match="their sum must be at most 1"):
+        BlendConfig(full_fraction=0.6, planar_fraction=0.6)
     with pytest.raises(ConfigError, match="noise_std must be"):
         BlendConfig(noise_std=0.0)
     with pytest.raises(ConfigError, match="nothing to predict"):
@@ -369,6 +467,9 @@ def test_settings_out_of_range_are_refused():
     BlendConfig(ratio=(1 / 3, 1 / 3, 1 / 3))
     with pytest.raises(ConfigError, match=r"model\.geometry is false"):
         BlendObjective(BlendConfig()).check(preset("0.1M", geometry=False))
+    with pytest.raises(ConfigError, match=r"full_fraction shows distances"):
+        BlendObjective(BlendConfig(ratio=(0.5, 0.5, 0.0), full_fraction=0.1)).check(preset("0.1M", geometry=False))
+    BlendObjective(BlendConfig(planar_fraction=1.0)).check(preset("0.1M", geometry=False))
     BlendObjective(BlendConfig(ratio=(0.5, 0.5, 0.0))).check(preset("0.1M", geometry=False))
 
 

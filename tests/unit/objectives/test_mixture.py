@@ -80,10 +80,10 @@ def test_one_model_has_all_heads_and_a_step_moves_only_its_own():
     sample = denoise.corrupt(*batch())
     total_loss(model(sample), sample.counts, denoise.weights).backward()
     assert model.token_head.out.weight.grad is not None
-    assert model.relation_heads.weight.grad is None
+    assert model.relation_heads.heads["path"].weight.grad is None
     sample = blend.corrupt(*batch())
     total_loss(model(sample), sample.counts, blend.weights).backward()
-    assert model.relation_heads.weight.grad.abs().sum() > 0
+    assert model.relation_heads.heads["path"].weight.grad.abs().sum() > 0
 
 
 def test_flops_are_those_of_the_parts_by_share():

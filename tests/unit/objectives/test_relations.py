@@ -5,7 +5,16 @@ from hypothesis import strategies as st
 from tests.helpers.molecules import random_columns
 from unimol_scale.data.batch import collate
 from unimol_scale.data.features import shortest_paths
-from unimol_scale.data.relations import BOND_CLASSES, NO_CLASS, edge_classes, path_classes
+from unimol_scale.data.relations import (
+    BOND_CLASSES,
+    KIND_CLASSES,
+    KIND_FEATURES,
+    NO_CLASS,
+    bond_kinds,
+    edge_classes,
+    path_bonds,
+    path_classes,
+)
 from unimol_scale.store.schema import BOND_VOCABULARIES
 
 
@@ -33,9 +42,16 @@ def walk(features, path, i, j):
     return classes + [NO_CLASS] * (5 - len(classes))
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 10_000), st.integers(1, 9), st.floats(0.0, 0.5))
-def test_edge_classes_are_those_of_one_shortest_path_in_any_graph(seed, num_atoms, density):
+def all_walks(kinds, path, i, j):
+    """The kinds of bonds on every shortest path from i to j."""
+    if i == j:
+        return [[]]
+    closer = [k for k in range(len(path)) if kinds[i, k] and path[k, j] == path[i, j] - 1]
+    return [[int(kinds[i, k]), *rest] for k in closer for rest in all_walks(kinds, path, k, j)]
+
+
+def random_graphs(seed, num_atoms, density):
+    """Two molecules with two places of padding: bond features and paths."""
     rng = np.random.default_rng(seed)
     A, B = num_atoms + 2, 2
     features = np.zeros((B, A, A, 3), dtype=np.uint8)
@@ -43,8 +59,44 @@ def test_edge_classes_are_those_of_one_shortest_path_in_any_graph(seed, num_atom
         if i != j:
             bond = [rng.integers(len(words)) + 1 for words in BOND_VOCABULARIES.values()]
             features[molecule, i, j] = features[molecule, j, i] = bond
-    path = shortest_paths(features[..., 0] > 0)
+    return features, shortest_paths(features[..., 0] > 0)
+
+
+ANY_GRAPH = given(st.integers(0, 10_000), st.integers(1, 9), st.floats(0.0, 0.5))
+
+
+@settings(deadline=None, max_examples=30)
+@ANY_GRAPH
+def test_path_bonds_are_the_first_of_all_shortest_paths_in_any_graph_and_order(seed, num_atoms, density):
+    features, path = random_graphs(seed, num_atoms, density)
+    kinds, found = bond_kinds(features), path_bonds(features, path)
+    np.testing.assert_array_equal(KIND_FEATURES[kinds] * (kinds > 0)[..., None], features)
+    B, A, _ = path.shape
+    for b in range(B):
+        for i in range(A):
+            for j in range(A):
+                walks = all_walks(kinds[b], path[b], i, j) if path[b, i, j] < A else [[]]
+                first = min(walk[:5] for walk in walks)
+                assert found[b, i, j].tolist() == first + [0] * (5 - len(first))
+    order = np.random.default_rng(seed).permutation(A)
+    shuffled = path_bonds(features[:, order][:, :, order], path[:, order][:, :, order])
+    np.testing.assert_array_equal(shuffled, found[:, order][:, :, order])
+
+
+def test_in_a_tree_the_bonds_on_the_only_path_are_the_ones_to_predict():
+    batch = collate(random_columns([14, 3, 1, 9]))
+    kinds = path_bonds(batch.bond_features_BAA3, batch.path_BAA)
+    classes = edge_classes(batch.bond_features_BAA3, batch.path_BAA)
+    np.testing.assert_array_equal(KIND_CLASSES[kinds], classes)
+    assert (classes != NO_CLASS).any()
+
+
+@settings(deadline=None, max_examples=30)
+@ANY_GRAPH
+def test_edge_classes_are_those_of_one_shortest_path_in_any_graph(seed, num_atoms, density):
+    features, path = random_graphs(seed, num_atoms, density)
     classes = edge_classes(features, path)
+    B, A, _ = path.shape
     for b in range(B):
         for i in range(A):
             for j in range(A):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from unimol_scale.cli.settings import settings_of
 from unimol_scale.common.exit_status import GOES_ON
 from unimol_scale.common.machine.memory import keep_freed_memory
+from unimol_scale.downstream.config import NO_MODEL
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, UnimolScaleError
 
 if TYPE_CHECKING:
     from unimol_scale.downstream.config import FinetuneConfig
 
-NONE = "none"
 # Argument → the setting that it stands for.
 FLAGS = {
     name: name
@@ -97,7 +97,7 @@ def config_of(arguments: argparse.Namespace) -> "FinetuneConfig":
     tree, origin = settings_of(arguments, FLAGS)
     if "pretrained" not in tree:
         raise ConfigError("--from is required: a run, a checkpoint, or none together with --size NAME")
-    if str(tree["pretrained"]).lower() == NONE:
+    if str(tree["pretrained"]).lower() == NO_MODEL:
         tree["pretrained"] = None
     if "data" not in tree:
         raise ConfigError("--data is required: a CSV or Parquet file with SMILES and labels, or a store with labels")

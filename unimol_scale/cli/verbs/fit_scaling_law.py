@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import RunError
+from unimol_scale.scaling.law.burn_in import BURN_IN, burn_in_of
 from unimol_scale.scaling.law.registry import LAWS
-from unimol_scale.scaling.runs.counts import parse_count
+from unimol_scale.scaling.runs.counts import parse_flops
 
 if TYPE_CHECKING:
     from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig
     from unimol_scale.scaling.runs.run_records import RunRecord
-
-BURN_IN = 0.25  # of a run; Uni-Mol2 dropped the first 200,000 of 810,000 steps
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -115,22 +114,6 @@ def _parse_pairs(flag: str, shape: str, example: str, assignments: Sequence[str]
     return pairs
 
 
-def _budgets(texts: Sequence[str]) -> tuple[float, ...]:
-    budgets = [parse_count(text) for text in texts]
-    for text, budget in zip(texts, budgets, strict=True):
-        if budget is None:
-            raise RunError(f"--budget {text!r} is not a number of FLOPs above zero, such as 1e21")
-    return tuple(budget for budget in budgets if budget is not None)
-
-
-def _burn_in(arguments: argparse.Namespace) -> float | None:
-    if arguments.burn_in is not None and not arguments.trajectories:
-        raise RunError("--burn-in belongs to --trajectories; without it every run counts by its end alone")
-    if not arguments.trajectories:
-        return None
-    return BURN_IN if arguments.burn_in is None else float(arguments.burn_in)
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -153,8 +136,8 @@ def _run(arguments: argparse.Namespace) -> int:
         hold_out=arguments.hold_out,
         parameters=arguments.parameters,
         predict=tuple(arguments.predict),
-        budgets=_budgets(arguments.budget),
-        burn_in=_burn_in(arguments),
+        budgets=tuple(parse_flops(text, "--budget") for text in arguments.budget),
+        burn_in=burn_in_of(arguments.burn_in, trajectories=arguments.trajectories),
         fit=FitConfig(bootstrap=arguments.bootstrap),
     )
     records, notes = read_runs(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimol_scale.cli.command_line import CommandParser
-from unimol_scale.cli.entry import is_main_rank, run_command
+from unimol_scale.cli.entry import run_command
 from unimol_scale.cli.settings import settings_of
 from unimol_scale.common.exit_status import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
 from unimol_scale.common.machine.system_limits import explain
@@ -111,7 +111,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     with StopRequest() as stop:  # before what follows brings torch, which takes seconds
-        return _pretrain(arguments, stop)
+        try:
+            return _pretrain(arguments, stop)
+        except UnimolScaleError:
+            if _is_main_rank():
+                raise
+            return EXIT_USER_ERROR  # ranks that have not met yet all raise it alike, and rank 0 says it
+
+
+def _is_main_rank() -> bool:
+    """Return whether this process speaks for its run."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _pretrain(arguments: argparse.Namespace, stop: StopRequest) -> int:
@@ -119,7 +129,7 @@ def _pretrain(arguments: argparse.Namespace, stop: StopRequest) -> int:
     from unimol_scale.engine.planning.plan_text import describe
     from unimol_scale.engine.pretraining import pretrain, with_sources_named
 
-    config, is_main = config_of(arguments), is_main_rank()
+    config, is_main = config_of(arguments), _is_main_rank()
     if arguments.dry_run:
         config = with_sources_named(config)
         if is_main:

@@ -58,8 +58,8 @@ QUIET = 32  # so many take a second or so, and show no progress
 PIECE = 50  # molecules that a process of Ray takes at a time: some seconds, after each of which the progress moves
 SLOW_S = 10.0
 SAY_2D = (
-    "Making conformers takes a while; they are kept in the cache. 2D needs none of this: --inputs 2d (predict has the "
-    "inputs that its model was fine-tuned with)."
+    "Making conformers takes a while; they are kept in the cache. 2D needs none of this: take inputs 2d (predict has "
+    "the inputs that its model was fine-tuned with)."
 )
 
 

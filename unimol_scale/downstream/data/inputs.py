@@ -11,7 +11,7 @@ import torch
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.downstream.config import Inputs
 from unimol_scale.errors import ConfigError, StoreError
-from unimol_scale.model.encodings import SHOWN_EDGE, SHOWN_PATH, ModelInput
+from unimol_scale.model.encodings import SHOWN_EDGE, SHOWN_PATH, ModelInput, with_path_bonds
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives import base
 from unimol_scale.store.schema import ConformerOrigin
@@ -78,8 +78,9 @@ def clean_input(batch: MoleculeBatch, inputs: Inputs, model: ModelConfig) -> Mod
     resolve_inputs(inputs, model)
     B, A = batch.valid_BA.shape
     graph_only = inputs == "2d" and model.geometry
-    return dataclasses.replace(
+    clean = dataclasses.replace(
         base.clean_input(batch),
         hidden_B=torch.full((B,), inputs == "3d"),
         shown_BAA=torch.from_numpy(np.full((B, A, A), SHOWN_PATH | SHOWN_EDGE, np.uint8)) if graph_only else None,
     )
+    return with_path_bonds(clean) if model.edges == "path" else clean

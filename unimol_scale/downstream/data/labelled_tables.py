@@ -38,6 +38,8 @@ from unimol_scale.errors import ConfigError, SourceError
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+_LINES = SOURCES["smiles"].suffixes
+SUFFIXES = (".csv", ".tsv", ".parquet", *_LINES, *sdf_table.SUFFIXES)  # as ``bare_suffix`` gives them
 ALL_TARGETS = ("all",)
 # Numbers that name a row and are no property of it; the last, and what begins as below, is what pandas calls its index.
 ROW_NAMES = (*ID_NAMES, "", "__index_level_0__")
@@ -104,14 +106,15 @@ def read_table(
         ".parquet": lambda path: _read_parquet(
             path, smiles_column, [*targets, *([split_column] if split_column else [])]
         ),
-        ".smi": lambda path: _read_lines(path, smiles_column, whole=bool(targets) or split_column is not None),
+        **dict.fromkeys(
+            _LINES, lambda path: _read_lines(path, smiles_column, whole=bool(targets) or split_column is not None)
+        ),
     }
-    readers |= dict.fromkeys(SOURCES["smiles"].suffixes, readers[".smi"])
     suffix = ".parquet" if is_parquet(path) else bare_suffix(path.name)
     if suffix not in readers:
         with path.open("rb") as file:
             Unpacked(str(path), file)  # says so if it is a workbook or an archive
-        raise SourceError(f"{path}: its name must end in {', '.join(readers)}, text also in .gz or the like after it")
+        raise SourceError(f"{path}: its name must end in {', '.join(SUFFIXES)}, text also in .gz or the like after it")
     table = readers[suffix](path)
     if not table.num_rows:
         raise SourceError(f"{path} has no rows")

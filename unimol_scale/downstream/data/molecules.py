@@ -64,8 +64,8 @@ class ChangeCount:
             more = f"; and {self._reduced - ROWS_SHOWN:,} more" if self._reduced > ROWS_SHOWN else ""
             said.append(
                 f"{self._reduced:,} of {self._rows:,} rows have several fragments and were reduced to the largest "
-                f"({'; '.join(self._first)}{more}), so a salt gets the value of its largest ion; --fragments "
-                "reject refuses such rows"
+                f"({'; '.join(self._first)}{more}), so a salt gets the value of its largest ion; take "
+                "fragments reject to refuse such rows"
             )
         if self._unlabelled:
             said.append(f"{self._unlabelled:,} of {self._rows:,} rows lost their isotope labels")

@@ -5,13 +5,14 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 
 from unimol_scale.checkpoints.weights import load_pretrained
+from unimol_scale.common.text.argument_names import naming_arguments, path_text
 from unimol_scale.downstream.config import Fragments, Inputs, Pooling
 from unimol_scale.downstream.data.inputs import check_conformers, resolve_inputs
 from unimol_scale.downstream.data.molecules import Prepared, listed, prepare
@@ -22,6 +23,7 @@ from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.store.schema import Float32, Int64
 
 DEFAULT_CACHE = Path("data/cache")
+_ARGUMENTS = {"--max-pairs": "max_pairs", "--inputs": "inputs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +54,25 @@ class MolecularModel:
     Args:
         model: the torch module.
         source: what it was loaded from; None: it was made otherwise.
+        averaged: whether of a checkpoint there the averaged weights were taken.
 
     Attributes:
         model: the torch module.
         source: what it was loaded from.
+        averaged: whether the averaged weights were taken, if there are any.
     """
 
-    def __init__(self, model: HeadedModel, source: str | None = None) -> None:
+    def __init__(self, model: HeadedModel, source: str | None = None, *, averaged: bool = True) -> None:
         self.model = model
         self.source = source
+        self.averaged = averaged
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        if name.startswith("__") or name in ("model", "source"):  # while it is copied or unpickled there is no model
+        if name.startswith("__") or name in (
+            "model",
+            "source",
+            "averaged",
+        ):  # while it is copied or unpickled there is no model
             raise AttributeError(name)
         value = getattr(self.model, name)
         if not inspect.ismethod(value):
@@ -169,15 +178,16 @@ class MolecularModel:
                 ``max_pairs``.
             StoreError: the cache cannot be written.
         """
-        config = RepresentationConfig(
-            kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs, conformers=conformers
-        )
-        texts = listed(smiles, "embed")
-        prepared = self._prepare(texts, config, cache, max_atoms, fragments, hydrogens)
-        refuse_skipped(prepared.skipped, len(texts), "embed", "Mend them, or go on without them with embed_usable")
-        if changed := prepared.describe_changes():
-            warnings.warn(changed, stacklevel=2)
-        return self._represent(prepared, config)
+        with naming_arguments(_ARGUMENTS):
+            config = RepresentationConfig(
+                kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs, conformers=conformers
+            )
+            texts = listed(smiles, "embed")
+            prepared = self._prepare(texts, config, cache, max_atoms, fragments, hydrogens)
+            refuse_skipped(prepared.skipped, len(texts), "embed", "Mend them, or go on without them with embed_usable")
+            if changed := prepared.describe_changes():
+                warnings.warn(changed, stacklevel=2)
+            return self._represent(prepared, config)
 
     def embed_usable(  # noqa: PLR0913 - likewise
         self,
@@ -194,18 +204,19 @@ class MolecularModel:
         conformers: int = 1,
     ) -> Embedded:
         """Do what ``embed`` does, and go on without SMILES that cannot be used: they are listed in the result."""
-        config = RepresentationConfig(
-            kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs, conformers=conformers
-        )
-        prepared = self._prepare(listed(smiles, "embed"), config, cache, max_atoms, fragments, hydrogens)
-        row_R = np.flatnonzero(prepared.position_M >= 0)
-        return Embedded(
-            row_R=row_R,
-            smiles=tuple(prepared.smiles[row] for row in row_R.tolist()),
-            values=self._represent(prepared, config),
-            skipped=prepared.skipped,
-            changes=tuple(prepared.changes[row] for row in row_R.tolist()),
-        )
+        with naming_arguments(_ARGUMENTS):
+            config = RepresentationConfig(
+                kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs, conformers=conformers
+            )
+            prepared = self._prepare(listed(smiles, "embed"), config, cache, max_atoms, fragments, hydrogens)
+            row_R = np.flatnonzero(prepared.position_M >= 0)
+            return Embedded(
+                row_R=row_R,
+                smiles=tuple(prepared.smiles[row] for row in row_R.tolist()),
+                values=self._represent(prepared, config),
+                skipped=prepared.skipped,
+                changes=tuple(prepared.changes[row] for row in row_R.tolist()),
+            )
 
     def _prepare(
         self,
@@ -262,6 +273,7 @@ def from_pretrained(path: "str | PathLike[str]", *, averaged: bool = True) -> Mo
 
     Raises:
         CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's.
+        ConfigError: ``path`` is neither text nor a path.
 
     Source:
         Uni-Mol2 (arXiv 2406.14969), whose released files load with outputs equal to 2e-5.
@@ -275,4 +287,5 @@ def from_pretrained(path: "str | PathLike[str]", *, averaged: bool = True) -> Mo
         >>> [atoms.shape for atoms in model.embed(["CCO", "c1ccccc1O"], kind="atom")]  # heavy atoms
         [(3, 16), (7, 16)]
     """
-    return MolecularModel(load_pretrained(Path(path), averaged=averaged), source=fspath(path))
+    source = path_text(path, "path", "a path, owner/name on the hub, or what pretrain returned")
+    return MolecularModel(load_pretrained(source, averaged=averaged), source=source, averaged=averaged)

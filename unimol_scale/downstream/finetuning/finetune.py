@@ -16,7 +16,7 @@ import unimol_scale.config as strict
 from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
-from unimol_scale.common.text.json_files import read_json, write_json
+from unimol_scale.common.text.json_files import write_json
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.downstream.config import NOISE_NEEDS_3D, FinetuneConfig, Inputs
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
@@ -39,6 +39,7 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
     check_folder,
     hash_inputs,
     hydrogens_begun_with,
+    read_recorded,
     write_settings,
 )
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
@@ -82,11 +83,24 @@ class StartingModel:
     pretrained_on: PretrainingStore | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinishedSeed:
+    """Content of ``seed-N.json``, which is written last and marks the seed as finished.
+
+    Attributes:
+        member: its model.
+        outcome: its scores.
+    """
+
+    member: Member
+    outcome: SeedResult
+
+
 def finetune(config: FinetuneConfig) -> FinetuneResult:
     """Fine-tune, or finish what an earlier call started.
 
     Raises:
-        ConfigError: a setting is wrong, or the folder holds the results of other settings.
+        ConfigError: a setting is wrong, the folder holds the results of other settings, or a file in it is damaged.
         SourceError: the data is missing or wrong.
         CheckpointError: the pretrained model cannot be loaded.
         RunError: training failed.
@@ -275,9 +289,9 @@ def _one_seed(
     name = f"seed-{seed}"
     done = folder / f"{name}.json"
     if done.is_file():
-        tree = read_json(done)
-        origin = strict.Origin(name=str(done), recorded=True)
-        return strict.build(Member, tree["member"], origin), strict.build(SeedResult, tree["outcome"], origin)
+        tree = read_recorded(done, "remove it and fine-tune again: only that seed is trained")
+        finished = strict.build(FinishedSeed, tree, strict.Origin(name=str(done), recorded=True))
+        return finished.member, finished.outcome
 
     def reader(part: np.ndarray) -> RowReader:
         return RowReader(
@@ -339,5 +353,5 @@ def _one_seed(
         valid_scores=tuple(epoch.score for epoch in epochs),
         noise_losses=tuple(epoch.noise_loss for epoch in epochs if epoch.noise_loss is not None),
     )
-    write_json(done, {"member": strict.to_tree(member), "outcome": strict.to_tree(result)})
+    write_json(done, strict.to_tree(FinishedSeed(member=member, outcome=result)))
     return member, result

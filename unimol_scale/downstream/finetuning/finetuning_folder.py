@@ -8,8 +8,8 @@ from pathlib import Path
 
 import unimol_scale.config as strict
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, hash_file
-from unimol_scale.common.text.json_files import read_json, write_json
-from unimol_scale.common.trees import as_lines, as_newer, differences, flatten, unknown
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
+from unimol_scale.common.trees import Tree, as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store
 from unimol_scale.errors import ConfigError, NewerFileError, SourceError
@@ -59,7 +59,8 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
     The same fine-tuning with more seeds counts as the same.
 
     Raises:
-        ConfigError: the folder holds something else, or a newer version wrote it; shows the settings that differ.
+        ConfigError: the folder holds something else, a newer version wrote it, or a file in it is damaged; shows the
+            settings that differ.
     """
     if not (folder / CONFIG_NAME).is_file() or not (folder / INPUTS_NAME).is_file():
         # The hashes are written first: settings without hashes belong to something else, such as a training run.
@@ -77,7 +78,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
             f"{folder} holds a fine-tuning of other settings (then → now):{as_lines(changed)}\n"
             "Choose another --output or remove it"
         )
-    then = read_json(folder / INPUTS_NAME)
+    then = read_recorded(folder / INPUTS_NAME, "choose another --output or remove the folder")
     if newer := unknown(then, strict.keys_of(InputHashes)):
         raise ConfigError(f"{as_newer(newer, folder / INPUTS_NAME)}, or choose another --output")
     if inputs := differences(then, strict.to_tree(hashes), strict.defaults_of(InputHashes)):
@@ -110,6 +111,24 @@ def write_settings(folder: Path, config: FinetuneConfig, hashes: InputHashes) ->
         commit_text(folder / CONFIG_NAME, strict.to_yaml(config))
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error}; choose another --output") from error
+
+
+def read_recorded(path: Path, remedy: str) -> Tree:
+    """Return what a JSON file of a fine-tuning's folder holds.
+
+    Args:
+        path: of the file.
+        remedy: what to do if it is damaged.
+
+    Raises:
+        ConfigError: it cannot be read, or is damaged.
+    """
+    try:
+        return read_json(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except NotJsonError as error:
+        raise ConfigError(f"{path} is damaged: it {error}; {remedy}") from error
 
 
 def _settings_of(folder: Path) -> FinetuneConfig:

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
-from unimol_scale.common.text.json_files import read_json, write_json
+from unimol_scale.common.text.json_files import write_json
 from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning.cautions import cautions
+from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, Rows
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
@@ -207,7 +208,8 @@ def read(folder: Path) -> FinetuneResult | None:
     path = folder / RESULTS_NAME
     if not path.is_file():
         return None
-    return strict.build(FinetuneResult, read_json(path), strict.Origin(name=str(path), recorded=True))
+    tree = read_recorded(path, "remove it and fine-tune again: the seeds are kept")
+    return strict.build(FinetuneResult, tree, strict.Origin(name=str(path), recorded=True))
 
 
 def write_predictions(

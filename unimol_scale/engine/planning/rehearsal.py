@@ -28,7 +28,7 @@ from unimol_scale.engine.planning.rank_memory import (
 )
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import RunError
-from unimol_scale.objectives.base import Objective, Sample
+from unimol_scale.objectives.base import Objective, Sample, corruption_of
 
 # Share of the memory left from which on what malloc keeps for itself could be missing: 1.8 times what is in use
 _TIGHT = 0.4
@@ -110,7 +110,7 @@ def worst_samples(config: PretrainConfig, objective: Objective, shape: MicroBatc
         molecule_B=np.arange(shape.molecules, dtype=np.int64),
     )
     batch = carbon_chains(shape, num_labels=len(config.data.labels))
-    return [part.corrupt(batch, keys) for part in objective.parts]
+    return [corruption_of(part, config.model)(batch, keys, 0) for part in objective.parts]
 
 
 def carbon_chains(shape: MicroBatchShape, num_labels: int = 0) -> MoleculeBatch:

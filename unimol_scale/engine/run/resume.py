@@ -3,7 +3,7 @@
 Settings that decide which function is learnt from which batches must be equal, or the loss curve would be of two runs.
 Those of the optimizer and its schedule may change, and a change is recorded (``settings_changes``). Whatever else a run
 has, such as ranks, loader processes or the rhythm of its logs, may change freely. A setting that did not exist when a
-checkpoint was written is absent from it and counts as its default.
+checkpoint was written is absent from it and counts as what that meant then.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 from unimol_scale.common.plugins import is_reference
 from unimol_scale.common.trees import Differences, Flat, as_lines, as_newer, differences, flatten, unknown
-from unimol_scale.config import defaults_of, keys_of, to_tree
+from unimol_scale.config import defaults_of, keys_of, recorded_defaults_of, to_tree
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
 from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.registry import OBJECTIVES
@@ -56,14 +56,14 @@ def all_settings(config: PretrainConfig) -> Flat:
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:
-    """Return the settings that differ. An absent one counts as its default, or as None if it has none.
+    """Return the settings that differ. An absent one counts as what that meant then, or as None if it meant nothing.
 
     Args:
         before: flat settings of a checkpoint or a run, as any version recorded them; those of objectives that the run
             does not learn now are not compared.
         now: flat settings of today.
     """
-    defaults = {**defaults_of(PretrainConfig), **_own_defaults(now.get("objective.name"))}
+    defaults = {**recorded_defaults_of(PretrainConfig), **_own_defaults(now.get("objective.name"))}
     return differences(_of_what_is_learnt(before, now), now, defaults)
 
 

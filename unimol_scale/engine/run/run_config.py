@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unimol_scale.common.plugins import is_reference, must_be_named
+from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.text.json_files import hash_json
-from unimol_scale.common.trees import merge
-from unimol_scale.config import Origin, build, to_tree
+from unimol_scale.common.trees import Tree, flatten, merge, nested
+from unimol_scale.config import Origin, build, read_yaml, recorded_defaults_of, to_tree
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.log.registry import SINKS
 from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.former_settings import settings_kept
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.objectives.config import ObjectiveConfig, with_own_settings
 from unimol_scale.objectives.registry import OBJECTIVES
@@ -208,6 +210,9 @@ def resolve(
 ) -> PretrainConfig:
     """Lay what was chosen over the preset of a size, and fill in what follows from both.
 
+    A run that is in the output folder already keeps the former default of a setting that is not chosen, and what its
+    objective implied when it was begun.
+
     Args:
         size: preset that the model starts from.
         chosen: any of the keys of ``PretrainConfig``, as a tree.
@@ -220,7 +225,8 @@ def resolve(
     origin = Origin(name="settings") if origin is None else origin
     given, chosen = chosen, merge(base or {}, chosen)
     _must_be_given(chosen, given)
-    tree = merge(merge({"size": size, "model": to_tree(preset(size))}, _implied(chosen)), chosen)
+    implied = _implied(chosen)
+    tree = merge(merge({"size": size, "model": to_tree(preset(size))}, implied), chosen)
     if tree["size"] != size:
         raise ConfigError(f"{origin.describe('size')}: the size {tree['size']!r} contradicts --size {size}")
     objective = str(tree.get("objective", {}).get("name", "denoise")).rpartition(":")[2]
@@ -231,10 +237,30 @@ def resolve(
     if isinstance(data, dict) and isinstance(data["path"], str) and not is_url(data["path"]):
         # A run tells for ever which store it was trained on, and is read from other folders than this.
         data["path"] = str(Path(data["path"]).absolute())
-    config = build(PretrainConfig, tree, origin)
+    config = build(PretrainConfig, merge(tree, _kept_in(tree["output"], chosen, implied)), origin)
     for name in filter(is_reference, config.log.sinks):
         SINKS.entry(name)  # what is wrong with it is told before anything is trained
     return replace(config, objective=with_own_settings(config.objective, origin))
+
+
+def _kept_in(output: object, chosen: Mapping[str, Any], implied: Mapping[str, Any]) -> Tree:
+    """Return the settings that the run in the output folder was begun with, where today it would be begun with others.
+
+    They are those of which the default, or what the objective implies, has changed, and which are not chosen.
+    """
+    file = Path(str(output)) / CONFIG_NAME
+    try:
+        before = read_yaml(file)[0] if file.is_file() else None
+    except ConfigError:  # what is done with a damaged folder is decided where it is resumed
+        before = None
+    if before is None:
+        return {}
+    kept, given, then = settings_kept(PretrainConfig, chosen, before), flatten(chosen), flatten(before)
+    if then.get("objective.name") == given.get("objective.name"):
+        absent = recorded_defaults_of(PretrainConfig)
+        for key in flatten(implied).keys() - given.keys():
+            kept = merge(kept, nested(key, then.get(key, absent.get(key))))
+    return kept
 
 
 def _must_be_given(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -255,10 +281,15 @@ def _must_be_given(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 def _implied(chosen: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings that follow from the chosen ones, which win over them."""
     objective = chosen.get("objective")
-    name = objective.get("name") if isinstance(objective, Mapping) else None
-    if not isinstance(name, str) or not (name in OBJECTIVES or is_reference(name)):  # which is told later
+    if not isinstance(objective, Mapping):  # which is told later
         return {}
-    return OBJECTIVES.entry(name).kind.implied
+    name, parts = objective.get("name"), objective.get("mixture")
+    names = [name, *(part for part in parts if part in OBJECTIVES)] if isinstance(parts, Mapping) else [name]
+    implied: Tree = {}
+    for known in names:
+        if isinstance(known, str) and (known in OBJECTIVES or is_reference(known)):
+            implied = merge(implied, OBJECTIVES.entry(known).kind.implied)
+    return implied
 
 
 def find_store(root: Path) -> Path:

@@ -18,6 +18,18 @@ def parse_count(text: str) -> float | None:
     return value if 0 < value < math.inf else None
 
 
+def parse_flops(text: str, argument: str) -> float:
+    """Return a number of FLOPs such as "1e21".
+
+    Raises:
+        RunError: it is none; the message begins with the argument.
+    """
+    flops = parse_count(text)
+    if flops is None:
+        raise RunError(f"{argument} {text!r} is not a number of FLOPs above zero, such as 1e21")
+    return flops
+
+
 def groups_of_size(name: str) -> Mapping[str, float]:
     """Return the parameters of a preset by group, "total" among them, or {"total": count} for a number.
 

@@ -58,3 +58,17 @@ def test_a_model_sees_all_it_can_unless_told_otherwise():
     assert resolve_inputs(None, preset("0.03M")) == "2d+3d"
     assert resolve_inputs(None, preset("0.03M", geometry=False)) == "2d"
     assert resolve_inputs("3d", preset("0.03M")) == "3d"
+
+
+def test_bonds_along_paths_are_found_for_a_model_that_is_told_of_them():
+    assert clean_input(BATCH, "2d", preset("0.03M")).path_bonds_BAAS is None
+    model = preset("0.03M", edges="path")
+    assert clean_input(BATCH, "2d", model).path_bonds_BAAS.shape == (3, 7, 7, 5)
+    torch.manual_seed(0)
+    backbone = TwoTrackBackbone(model).eval()
+    with torch.no_grad():
+        for inputs, sees in (("2d", True), ("3d", False)):
+            before, after = (
+                backbone(clean_input(b, inputs, model)).atom_BND for b in (BATCH, dataclasses.replace(BATCH, bond_features_BAA3=2 * BATCH.bond_features_BAA3.clip(max=1)))
+            )
+            assert torch.equal(before, after) != sees

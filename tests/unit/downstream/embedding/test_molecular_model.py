@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import unimol_scale
+from tests.helpers.flags import flags_in
 from unimol_scale.checkpoints.weights import load_pretrained, save_pretrained
 from unimol_scale.downstream.data import conformer_cache
-from unimol_scale.errors import ConfigError, SourceError
+from unimol_scale.errors import ConfigError, RunError, SourceError
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import preset
@@ -107,6 +108,18 @@ def test_a_model_in_training_embeds_without_dropout_and_goes_on_training(saved, 
     assert model.backbone.layers[0].training
 
 
+def test_full_memory_is_told_by_the_names_of_arguments(saved, cache, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = unimol_scale.from_pretrained(saved())
+    monkeypatch.setattr(type(model.backbone), "forward", full)
+    for embed in (model.embed, model.embed_usable):
+        with pytest.raises(RunError, match=r"memory is full: .*micro-batch \(max_pairs, ") as raised:
+            embed("CCO", inputs="2d", cache=cache)
+        assert not flags_in(raised.value)
+
+
 def test_a_student_of_the_graph_makes_no_conformer(saved, cache):
     model = unimol_scale.from_pretrained(saved(geometry=False))
     assert model.embed(["CCO", NO_CONFORMER], cache=cache).shape == (2, 16)
@@ -130,10 +143,11 @@ def test_a_released_checkpoint_embeds(shared_golden, cache):
 
 def test_a_salt_is_reduced_with_a_warning_or_refused(saved, cache):
     model = unimol_scale.from_pretrained(saved())
-    with pytest.warns(UserWarning, match=r"1 of 2 rows have several fragments .*\(row 2 without Cl"):
+    with pytest.warns(UserWarning, match=r"1 of 2 rows have several fragments .*\(row 2 without Cl") as told:
         found = model.embed(["CCN", "CCN.Cl"], inputs="2d", cache=cache)
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
     usable = model.embed_usable(["CCN", "CCN.Cl"], inputs="2d", cache=cache)
+    assert not flags_in(told[0].message)
     assert usable.changes == ("", "largest fragment kept: CCN; left out: Cl")
     with pytest.raises(SourceError, match=r"row 2 'CCN.Cl': several_fragments"):
         model.embed(["CCN", "CCN.Cl"], inputs="2d", cache=cache, fragments="reject")

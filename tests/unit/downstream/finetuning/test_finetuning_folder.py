@@ -100,7 +100,7 @@ def test_yesterdays_fine_tuning_is_read_and_goes_on_tomorrow(finished, tmp_path,
     [
         (FinetuneConfig, "ensemble", "config.yaml:"),
         (InputHashes, "splits", "inputs.json was written by a newer version"),
-        (Member, "remark", "seed-0.json: remark: unknown key 'remark', so a newer version"),
+        (Member, "remark", "seed-0.json: member.remark: unknown key 'remark', so a newer version"),
         (ModelConfig, "gate", "finetuned.json: model.gate: unknown key 'gate', so a newer version"),
         (results.FinetuneResult, "remark", "results.json: remark: unknown key 'remark', so a newer version"),
     ],
@@ -168,6 +168,33 @@ def test_data_or_weights_that_changed_under_their_name_are_refused(place, settin
     save_pretrained(HeadedModel(TINY, DENOISE_HEADS), place / "changing")
     with pytest.raises(ConfigError, match="begun with another content of pretrained"):
         finetune(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("results.json", "", r"is damaged: it is not JSON: .*; remove it and fine-tune again: the seeds are kept$"),
+        ("seed-1.json", '{"member": {', r"is damaged: it is not JSON: .*; remove it and fine-tune again: only that"),
+        ("seed-1.json", "{}", ": the key 'member' is required$"),
+        ("inputs.json", "[]", "is damaged: it must hold a JSON object, .*; choose another --output or remove the"),
+    ],
+)
+def test_a_damaged_file_is_named_and_what_to_do_helps(finished, tmp_path, name, content, said):
+    config, done = finished
+    shutil.copytree(config.output, tmp_path / "ft")
+    config = dataclasses.replace(config, output=tmp_path / "ft")
+    (tmp_path / "ft" / name).write_text(content)
+    if name != "inputs.json":  # of an unfinished one, or of one whose end is lost
+        (tmp_path / "ft" / "finetuned.json").unlink()
+    if name == "seed-1.json":
+        (tmp_path / "ft" / "results.json").unlink()
+    with pytest.raises(ConfigError, match=rf"ft/{name}{' ' if said.startswith('is') else ''}{said}"):
+        finetune(config)
+    if name == "inputs.json":
+        shutil.rmtree(tmp_path / "ft")
+    else:
+        (tmp_path / "ft" / name).unlink()
+    assert finetune(config) == done
 
 
 def test_a_mistake_does_not_take_the_folder(settings, tmp_path):

@@ -13,6 +13,7 @@ from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.settings_changes import change_since, settings_in
 from unimol_scale.errors import CheckpointError, ConfigError
 
+FORMER_DEFAULTS = {"symmetric": True, "show_degree": False, "atom_features": "own", "heads": "shared"}
 MIXTURE = ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5"]
 
 
@@ -46,6 +47,11 @@ def test_a_setting_that_did_not_exist_then_had_its_default(objective: list[str])
     for key in ("model.kernel_max_distance", "model.normalize_by", "data.hydrogens", "data.labels", "train.ema_decay"):
         assert not changed_settings({name: value for name, value in now.items() if name != key}, now)
     then = {name: value for name, value in now.items() if not name.startswith(("objective.denoise", "objective.blend"))}
+    # The default of some has changed since.
+    assert {key: pair[0] for key, pair in changed_settings(then, now).items()} == {
+        f"objective.blend.{name}": value for name, value in FORMER_DEFAULTS.items() if "objective.blend.heads" in now
+    }
+    now |= {key: pair[0] for key, pair in changed_settings(then, now).items()}
     assert not changed_settings(then, now)
     del then["model.kernel_max_distance"]
     with pytest.raises(CheckpointError, match=re.escape("model.kernel_max_distance: 9.0 → 7.0")):

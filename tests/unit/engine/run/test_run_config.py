@@ -4,9 +4,12 @@ import itertools
 import pytest
 
 from unimol_scale.config import read_settings, to_tree, to_yaml
+from unimol_scale.engine.run.resume import all_settings, changed_settings
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, resolve
 from unimol_scale.engine.run.schedule import learning_rate
+from unimol_scale.engine.run.settings_changes import settings_in
 from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.objectives.denoise import DenoiseConfig
 
 FLAGS = {"data": {"path": "store"}}
 
@@ -33,6 +36,31 @@ def test_the_resolved_file_reads_back_to_the_same_run(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(config))
     assert resolve("0.2M", *read_settings(file, {}, [])) == config
+
+
+def test_the_command_that_began_a_run_goes_on_with_it_although_a_default_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(DenoiseConfig, "FORMER_DEFAULTS", {"noise_std": 0.3, "mask_fraction": 0.15}, raising=False)
+
+    def resolved(*assignments):
+        flags = {**FLAGS, "output": str(tmp_path)}
+        return resolve("0.1M", *read_settings(None, flags, ["train.warmup_steps=0", *assignments]))
+
+    def changed(now):
+        return changed_settings(settings_in(tmp_path), all_settings(now))
+
+    today = resolved()
+    assert today.objective.denoise.noise_std == 0.2
+    recorded = to_tree(today)
+    del recorded["objective"]["denoise"]["noise_std"]
+    (tmp_path / "config.yaml").write_text(to_yaml(recorded))
+    assert resolved().objective.denoise.noise_std == 0.3
+    assert not changed(resolved())
+    # What is asked for counts, and what another version recorded.
+    assert changed(resolved("objective.denoise.noise_std=0.2")) == {"objective.denoise.noise_std": (0.3, 0.2)}
+    (tmp_path / "config.yaml").write_text(to_yaml(today))
+    assert resolved() == today
+    (tmp_path / "config.yaml").write_text("[")
+    assert resolved() == today
 
 
 def test_runs_that_hide_different_things_have_different_objectives():
@@ -127,13 +155,22 @@ def test_a_wrong_value_is_named_where_it_was_given(tmp_path, assignments, messag
         resolve("0.1M", *read_settings(file, FLAGS, assignments))
 
 
+# Defaults of earlier versions.
+SHY = [
+    "objective.blend.symmetric=true",
+    "objective.blend.show_degree=false",
+    "objective.blend.atom_features=own",
+    "objective.blend.heads=shared",
+]
+
+
 @pytest.mark.parametrize(
     ("settings", "sha256"),
     [
         ([], "0033341fa0abae3fdd387199df8a4fcde79e727734179f5f305c5d1f2e35c894"),
-        (["objective.name=blend"], "2d4240fcaaa0c739c0856d6c147ae4bbadb0afcf520a5abf8901c593c1b8535f"),
+        (["objective.name=blend", *SHY], "2d4240fcaaa0c739c0856d6c147ae4bbadb0afcf520a5abf8901c593c1b8535f"),
         (
-            ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5"],
+            ["objective.name=mixture", "objective.mixture.denoise=0.5", "objective.mixture.blend=0.5", *SHY],
             "1071fd60a930dcd553d995da8a29a17888d2e8d2ac97edc6099b75d409f52a3d",
         ),
         (
