@@ -34,6 +34,7 @@ class Origin:
     Attributes:
         name: file name or another word for the source, such as "command line".
         lines: dotted path of a key → its line in that file, from 1.
+        files: dotted path of a key → the file of that line, where several were read and it is not the first.
         given: dotted paths of keys that were given on the command line instead.
         given_by: what gave them, for messages: the command line, or a call.
         keys: dotted paths of all keys of the whole configuration, from which one is suggested for an unknown one.
@@ -44,6 +45,7 @@ class Origin:
 
     name: str
     lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     given: frozenset[str] = frozenset()
     given_by: str = COMMAND_LINE
     keys: tuple[str, ...] = ()
@@ -66,7 +68,7 @@ class Origin:
             return [self.given_by]
         line = self.lines.get(key)
         inside = any(given.startswith(f"{key}.") for given in self.given)
-        return ([f"{self.name}:{line}"] if line else []) + ([self.given_by] if inside else [])
+        return ([f"{self.files.get(key, self.name)}:{line}"] if line else []) + ([self.given_by] if inside else [])
 
     def describe_refusal(self, message: str, path: str) -> str:
         """Return where the settings were given that a message about the group ``path`` names."""
@@ -140,12 +142,16 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
 
 
 def read_settings(
-    file: Path | None, given: Mapping[str, Any], assignments: Sequence[str] = (), *, given_by: str = COMMAND_LINE
+    file: Path | Sequence[Path] | None,
+    given: Mapping[str, Any],
+    assignments: Sequence[str] = (),
+    *,
+    given_by: str = COMMAND_LINE,
 ) -> tuple[Tree, Origin]:
-    """Lay what a command line gives over a file, later ones winning: the file, the flags, ``key=value``.
+    """Lay what a command line gives over files, later ones winning: the files, the flags, ``key=value``.
 
     Args:
-        file: YAML; None: there is none.
+        file: YAML, or several, which are laid over one another; None: there is none.
         given: tree of what was given by flags of their own.
         assignments: ``train.steps=100`` and the like.
         given_by: what gives them, for messages.
@@ -156,7 +162,16 @@ def read_settings(
     Raises:
         ConfigError: the file or an assignment cannot be read.
     """
-    tree, origin = ({}, Origin(name=given_by)) if file is None else read_yaml(file)
+    files = [file] if isinstance(file, Path) else list(file or ())
+    tree, origin = read_yaml(files[0]) if files else ({}, Origin(name=given_by))
+    for other in files[1:]:
+        change, place = read_yaml(other)
+        tree = merge(tree, change)
+        origin = dataclasses.replace(
+            origin,
+            lines={**origin.lines, **place.lines},
+            files={**origin.files, **dict.fromkeys(place.lines, str(other))},
+        )
     given = merge(given, parse_overrides(assignments))
     return merge(tree, given), dataclasses.replace(origin, given_by=given_by).with_given(given)
 
@@ -274,7 +289,7 @@ def _with_present_names(
     renamed = {old: new for old in values if (new := present_name(config_type, old)) != old}
     if not renamed:
         return tree, origin
-    lines, given = dict(origin.lines), set(origin.given)
+    lines, files, given = dict(origin.lines), dict(origin.files), set(origin.given)
     for old, new in renamed.items():
         (keys, value), (_, other) = values[old], values.get(new, ((), None))
         tree = without(tree, keys)
@@ -290,11 +305,12 @@ def _with_present_names(
         tree = merge(tree, nested(new, value))
         if old_path in lines:
             lines[new_path] = lines[old_path]
+            files[new_path] = files.get(old_path, origin.name)
         if old_given:
             given.add(new_path)
     said = ", ".join(f"{prefix}{old} is now called {prefix}{new}" for old, new in renamed.items())
     _log.warning(f"{said}; the former name still works")
-    return tree, dataclasses.replace(origin, lines=lines, given=frozenset(given))
+    return tree, dataclasses.replace(origin, lines=lines, files=files, given=frozenset(given))
 
 
 def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: ANN401

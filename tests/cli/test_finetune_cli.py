@@ -120,6 +120,23 @@ def test_settings_come_from_a_file_and_flags_and_assignments_go_before_it(run, t
     assert (config.train.epochs, config.train.batch_size) == (2, 8)
 
 
+def test_of_several_files_the_later_win_and_an_error_names_the_right_one(run, tmp_path):
+    (tmp_path / "set.yaml").write_text(
+        "data: set.csv\ntargets: [length]\nunits: {length: atoms}\nsplit: random\ntrain: {epochs: 9, batch_size: 4}\n"
+    )
+    (tmp_path / "paper.yaml").write_text("metric: mae\nseeds: 1\nunits: {aromatic: none}\ntrain:\n  epochs: 1\n")
+    files = ("--config", "set.yaml", "--config", "paper.yaml")
+    status, *_ = run("finetune", *files, *SCRATCH, "--output", "mine")
+    assert status == 0
+    config = strict.build(FinetuneConfig, *strict.read_yaml(tmp_path / "mine" / "config.yaml"))
+    assert (config.metric, config.seeds, config.units) == ("mae", 1, {"length": "atoms", "aromatic": "none"})
+    assert (config.train.epochs, config.train.batch_size) == (1, 4)
+    (tmp_path / "paper.yaml").write_text("seeds: 1\ntrain:\n  epoch: 1\n")
+    assert "paper.yaml:3: train.epoch: unknown key" in refused(run("finetune", *files, *SCRATCH))
+    (tmp_path / "paper.yaml").write_text("seeds: 1\ntrain:\n  batch_size: 0\n")
+    assert "paper.yaml:3: train.batch_size must be at least 1" in refused(run("finetune", *files, *SCRATCH))
+
+
 def test_none_and_the_data_may_be_settings(run, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "pretrained: none\nsize: 0.03M\ntargets: [aromatic]\ninputs: 2d\nsplit: random\n"

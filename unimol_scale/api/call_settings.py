@@ -17,13 +17,16 @@ from unimol_scale.errors import ConfigError
 
 
 def read_call(
-    function: Callable[..., object], config: Path | str | None, short: Mapping[str, str], *given: Mapping[str, Any]
+    function: Callable[..., object],
+    config: Path | str | Sequence[Path | str] | None,
+    short: Mapping[str, str],
+    *given: Mapping[str, Any],
 ) -> tuple[Tree, Origin]:
     """Lay the settings of a call over those of a file.
 
     Args:
         function: what was called; messages name it, and its arguments where one is misspelt.
-        config: YAML file; None: there is none.
+        config: YAML file, or several, of which the later win; None: there is none.
         short: name of an argument → dotted key that it is short for. A group of settings, which is a mapping, may have
             the name of an argument.
         given: settings by such names, by dotted keys, or as groups; later ones win. A name of ``short`` whose value is
@@ -47,7 +50,8 @@ def read_call(
             key = name if isinstance(value, Mapping) else short.get(name, name)
             tree = merge(tree, nested(key, _plain(value, name)))
     given_by = f"arguments of {function.__name__}"
-    tree, origin = read_settings(None if config is None else Path(config), tree, given_by=given_by)
+    files = [config] if isinstance(config, str | os.PathLike) else config or ()
+    tree, origin = read_settings([Path(file) for file in files], tree, given_by=given_by)
     of_its_own = [name for name in inspect.signature(function).parameters if name != "more"]
     return tree, dataclasses.replace(origin, arguments=tuple(dict.fromkeys([*of_its_own, *short])))
 

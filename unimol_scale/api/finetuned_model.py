@@ -186,7 +186,7 @@ def finetune(
     *,
     target: str | Sequence[str] | None = None,
     output: str | Path | None = None,
-    config: str | Path | None = None,
+    config: str | Path | Sequence[str | Path] | None = None,
     progress: bool = False,
     settings: Mapping[str, Any] | None = None,
     **more: Any,  # noqa: ANN401
@@ -203,7 +203,8 @@ def finetune(
             beside the results.
         target: label columns; "all": every numeric one. Of (SMILES, values), names for them.
         output: folder of the results; None: finetuned/<data>-<model>.
-        config: YAML file with settings, such as those in configs/downstream; the arguments win over it.
+        config: YAML file with settings, such as those in configs/downstream, or several, of which the later win: a
+            data set's and a paper's. The arguments win over them.
         progress: show messages and bars on standard error. Without, messages go to the logger ``unimol_scale``, and
             nothing is printed.
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.

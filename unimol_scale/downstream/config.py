@@ -15,7 +15,9 @@ Pooling = Literal["mean", "virtual_node"]
 HeadName = Literal["mlp", "linear", "dense-tanh"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fragments = Literal["largest", "reject"]
-SplitKind = Literal["scaffold", "scaffold-similarity", "random", "column"]
+SplitKind = Literal["scaffold", "scaffold-similarity", "random", "column", "file"]
+SplitPart = Literal["train", "valid", "test", "unused"]
+GIVEN_SPLITS = ("column", "file")  # each row's part stands somewhere; the others are computed
 LossName = Literal["mse", "mae", "huber"]
 
 NO_MODEL = "none"  # what is given in place of a pretrained model, in any case: random weights
@@ -150,9 +152,22 @@ class FinetuneConfig:
         targets: label columns; ("all",) takes every numeric column.
         units: target → unit, for reports.
         task: None: classification or multilabel if all labels are 0 or 1, else regression.
+        report_units: target → unit that its labels are converted into when they are read, and all scores and
+            predictions have: Ha, eV, meV, kcal/mol, kJ/mol; a0^2, Å^2; a0^3, Å^3; cal/(mol K), J/(mol K). Absent: the
+            unit of the data.
+        atom_references: targets that are total energies: an energy for each element is fitted to the training rows and
+            taken off, and the rest is learnt and judged, as papers do with energies of atomisation. Predictions are
+            total energies.
         split: how rows are divided into training, validation and test.
-        split_column: with split "column": column with train, valid or test.
+        split_column: with split "column": column with train, valid or test, of a store a label with 0, 1 or 2; with
+            split "file": column of the parts in that file, if it is not called split.
+        split_file: with split "file": table with the columns id and split, or index arrays in a torch file (.pt, such
+            as PCQM4Mv2's split_dict.pt) or NumPy archive (.npz), whose numbers are ids, or rows counted from 0.
+        split_parts: word of the split column or file → train, valid, test, or unused; {}: it has these words.
+        valid_rows: with split "column" or "file" where no row is for validation: number of training rows, drawn at
+            random, that become validation rows.
         fractions: of train, valid and test.
+        split_sizes: in place of fractions, the numbers of rows of train, valid and test, one of them null: the rest.
         label_fraction: share of the training rows that is used; chosen by the seed, smaller ones are part of larger.
         inputs: what the model sees; None: the richest that pretraining has shown to it, or everything it can.
         hydrogens: the model sees hydrogens as atoms; None: as it was pretrained, and without where that is not known.
@@ -188,9 +203,15 @@ class FinetuneConfig:
     targets: tuple[str, ...] = ()
     units: dict[str, str] = dataclasses.field(default_factory=dict)
     task: Task | None = None
+    report_units: dict[str, str] = dataclasses.field(default_factory=dict)
+    atom_references: tuple[str, ...] = ()
     split: SplitKind = "scaffold"
     split_column: str | None = None
+    split_file: Path | None = None
+    split_parts: dict[str, SplitPart] = dataclasses.field(default_factory=dict)
+    valid_rows: int | None = None
     fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+    split_sizes: tuple[int | None, ...] | None = None
     label_fraction: float = 1.0
     inputs: Inputs | None = None
     hydrogens: bool | None = None
@@ -220,13 +241,12 @@ class FinetuneConfig:
             raise ConfigError("say either --from RUN_OR_CHECKPOINT, or --from none with --size NAME")
         if self.reinitialise and self.pretrained is None:
             raise ConfigError("--reinitialise takes the dimensions of a pretrained model: name it with --from")
-        if (self.split == "column") != (self.split_column is not None):
-            raise ConfigError("split=column and --split-column COLUMN need each other")
+        self._check_split()
         if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-9:
             raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(self.fractions)}")
         if not 0.0 < self.label_fraction <= 1.0:
             raise ConfigError(f"label_fraction must be above 0 and at most 1, got {self.label_fraction}")
-        for name in ("seeds", "max_atoms", "conformers", "conformer_workers"):
+        for name in ("seeds", "max_atoms", "conformers", "conformer_workers", "valid_rows"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         METRICS.check(self.metric, "metric")
@@ -234,6 +254,24 @@ class FinetuneConfig:
             raise ConfigError(f"seed must not be negative, got {self.seed}")
         if self.loss is not None and self.task in ("classification", "multilabel"):
             raise ConfigError(f"loss {self.loss} is of regression; task {self.task} takes the binary cross-entropy")
+
+    def _check_split(self) -> None:
+        if (self.split == "column") != (self.split_column is not None) and self.split != "file":
+            raise ConfigError("split=column and --split-column COLUMN need each other")
+        if (self.split == "file") != (self.split_file is not None):
+            raise ConfigError("split=file and split_file=FILE need each other")
+        for name in ("split_parts", "valid_rows"):
+            if getattr(self, name) and self.split not in GIVEN_SPLITS:
+                raise ConfigError(f"{name} is of split=column and split=file, not of split={self.split}")
+        if (sizes := self.split_sizes) is None:
+            return
+        if self.split in GIVEN_SPLITS:
+            raise ConfigError(f"split_sizes is of a split that is computed; split={self.split} has its own")
+        if len(sizes) != 3 or sizes.count(None) != 1 or any(size is not None and size < 1 for size in sizes):
+            raise ConfigError(
+                "split_sizes must be two numbers of rows and a null, which is the rest, such as [110000, 10000, null]; "
+                f"got {list(sizes)}"
+            )
 
     @property
     def start(self) -> str:

@@ -47,7 +47,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
     add("--target", nargs="+", dest="targets", metavar="C", help="label columns or data fields; all: every numeric one")
     add("--task", choices=("regression", "classification", "multilabel"), help="told from the labels if not given")
-    add("--split", choices=("scaffold", "scaffold-similarity", "random", "column"), help="(default: scaffold)")
+    add("--split", choices=("scaffold", "scaffold-similarity", "random", "column", "file"), help="(default: scaffold)")
     add("--split-column", metavar="C", help="with --split column: holds train, valid or test")
     add("--label-fraction", type=float, metavar="F", help="share of the training rows that is used (default: 1)")
     add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
@@ -69,7 +69,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--output", type=Path, metavar="DIR", help="(default: finetuned/<data>-<model>)")
     add("--cache", type=Path, metavar="DIR", help="where conformers are kept (default: data/cache)")
     add("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
-    add("--config", type=Path, metavar="FILE", help="YAML such as those in configs/downstream")
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        help="YAML such as those in configs/downstream; given several times, the later files win",
+    )
     add("assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5")
     verb.set_defaults(run=_run, stopped=GOES_ON)
     verb.take_settings(_settings)

@@ -1,10 +1,10 @@
-"""Splits rows into training, validation and test: by scaffold, at random, or by a column. Uses RDKit fingerprints.
+"""Splits rows into training, validation and test: by scaffold, at random, or as given. Uses RDKit fingerprints.
 
 Every kind of split sorts rows into groups that must stay together, orders the groups, and divides them.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
-from unimol_scale.downstream.config import SplitKind
+from unimol_scale.downstream.config import GIVEN_SPLITS, SplitKind
 from unimol_scale.errors import ConfigError, nearest
 
 Bool = npt.NDArray[np.bool_]
@@ -20,6 +20,9 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 PARTS = ("train", "valid", "test")
+UNUSED = "unused"
+ABSENT = ""  # word of a row that a split file does not name
+ROUNDING = 1e-9  # rows: 0.7 + 0.1 is a little less than 0.8
 MORGAN_RADIUS = 2
 MORGAN_BITS = 2048
 
@@ -40,7 +43,10 @@ def split_rows(
     scaffold_smiles: Sequence[str],
     smiles: Sequence[str],
     splits: Sequence[str] | None,
+    split_parts: Mapping[str, str] | None = None,
+    valid_rows: int | None = None,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    sizes: Sequence[int | None] | None = None,
     seed: int,
 ) -> DataSplit:
     """Divide the usable rows of a table into training, validation and test.
@@ -54,46 +60,53 @@ def split_rows(
         validation, then the test, which has the most unusual scaffolds. Molecules without rings have no scaffold and
         come first. As with other scaffold splits, the test is out of distribution; the definition is this project's.
     random: by seed; rows of the same molecule stay together.
-    column: as the table says; fractions and seed are not used.
+    column, file: as the data, or a file beside it, says; fractions and sizes are not used.
 
     Args:
         kind: one of the above.
         usable_M: bool [M], the rows that have a molecule.
         scaffold_smiles: [M] Murcko scaffolds, "" for none.
         smiles: [M] canonical SMILES.
-        splits: [M] "train", "valid" or "test"; needed by "column".
+        splits: [M] words; needed by "column" and "file".
+        split_parts: word → part, or "unused"; None, or {}: the words are "train", "valid" and "test".
+        valid_rows: of "column" and "file" without validation rows: how many training rows become such, by seed; rows of
+            the same molecule stay together.
         fractions: of train, valid and test; parts are as near to them as whole groups allow.
-        seed: of "random".
+        sizes: in place of fractions, numbers of rows, one of them None: the rest. Random parts have exactly these, as
+            long as there are molecules with one row to fill them up.
+        seed: of "random" and of ``valid_rows``.
 
     Raises:
-        ConfigError: a part would be empty; fractions that are no three positive numbers with the sum 1; the split
-            column is missing or has another value.
+        ConfigError: a part would be empty; fractions that are no three positive numbers with the sum 1; sizes beyond
+            the number of rows; a word that is no part.
     """
     if len(fractions) != len(PARTS) or min(fractions) <= 0.0 or abs(sum(fractions) - 1.0) > 1e-9:
         raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(fractions)}")
     rows = np.flatnonzero(usable_M)
     if len(rows) < len(PARTS):
         raise ConfigError(f"{len(rows)} usable molecules are too few for training, validation and test")
-    if kind == "column":
-        parts = _given(rows, splits)
+    ends = _ends(len(rows), fractions, sizes)
+    if kind in GIVEN_SPLITS:
+        parts = _given(rows, kind, splits, split_parts or dict.fromkeys(PARTS))
+        if valid_rows is not None:
+            parts = _with_validation(parts, smiles, valid_rows, seed)
     elif kind == "random":
-        groups = _groups(rows, smiles)
-        order = np.random.default_rng(seed).permutation(len(groups))
-        parts = _cut([groups[at] for at in order.tolist()], fractions)
+        groups = _shuffled(_groups(rows, smiles), seed)
+        parts = _cut(groups, ends) if sizes is None else _fill(groups, ends)
     elif kind == "scaffold":
         groups = _groups(rows, scaffold_smiles)
-        parts = _fill(sorted(groups, key=lambda group: (-len(group), -group[0])), fractions)
+        parts = _fill(sorted(groups, key=lambda group: (-len(group), -group[0])), ends)
     else:
         groups = _groups(rows, scaffold_smiles)
         similarity = bulk_similarity([scaffold_smiles[group[0]] for group in groups], [len(g) for g in groups])
         order = np.argsort(-similarity, kind="stable")  # among equals, the one whose first row comes first
-        parts = _cut([groups[at] for at in order.tolist()], fractions)
-    sizes = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
-    if not all(sizes.values()):
-        raise ConfigError(
-            f"split {kind} deals {len(rows):,} usable molecules as {sizes}: a part is empty; give more molecules, "
-            "other fractions, or split=random"
-        )
+        parts = _cut([groups[at] for at in order.tolist()], ends)
+    dealt = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
+    if not all(dealt.values()):
+        remedy = "give more molecules, other fractions, or split=random"
+        if kind in GIVEN_SPLITS:
+            remedy = "valid_rows=N takes validation rows from the training rows" if dealt["train"] else "see split_parts"
+        raise ConfigError(f"split {kind} deals {len(rows):,} usable molecules as {dealt}: a part is empty; {remedy}")
     train, valid, test = (np.sort(np.array(part, np.int64)) for part in parts)
     return DataSplit(train=train, valid=valid, test=test)
 
@@ -106,40 +119,72 @@ def _groups(rows: Int64, names: Sequence[str]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _given(rows: Int64, splits: Sequence[str] | None) -> list[list[int]]:
+def _shuffled(groups: Sequence[list[int]], seed: int) -> list[list[int]]:
+    return [groups[at] for at in np.random.default_rng(seed).permutation(len(groups)).tolist()]
+
+
+def _ends(total: int, fractions: Sequence[float], sizes: Sequence[int | None] | None) -> tuple[float, float]:
+    """Return after how many rows training ends, and after how many validation."""
+    if sizes is None:
+        return fractions[0] * total, (fractions[0] + fractions[1]) * total
+    rest = total - sum(size or 0 for size in sizes)
+    if rest < 1:
+        raise ConfigError(f"split_sizes {list(sizes)} leave no row of {total:,} usable ones for the part that is null")
+    train, valid, _ = (rest if size is None else size for size in sizes)
+    return train, train + valid
+
+
+def _given(
+    rows: Int64, kind: SplitKind, splits: Sequence[str] | None, named: Mapping[str, str | None]
+) -> list[list[int]]:
     if splits is None:
         raise ConfigError("split=column needs the name of a column: split_column")
-    parts: dict[str, list[int]] = {name: [] for name in PARTS}
+    if kind == "file" and (absent := [row for row in rows.tolist() if splits[row] == ABSENT]):
+        raise ConfigError(f"{len(absent):,} usable rows have no part in the split file, the first is row {absent[0] + 1}")
+    parts: dict[str, list[int]] = {name: [] for name in (*PARTS, UNUSED)}
     for row in rows.tolist():
-        if splits[row] not in parts:
-            raise ConfigError(f"row {row + 1}: the split column holds {splits[row]!r}; {nearest(splits[row], PARTS)}")
-        parts[splits[row]].append(row)
+        word = splits[row]
+        if word not in named:
+            raise ConfigError(f"row {row + 1}: the split {kind} holds {word!r}; {nearest(word, named)}")
+        parts[named[word] or word].append(row)
+    del parts[UNUSED]
     return list(parts.values())
 
 
-def _fill(groups: Sequence[Sequence[int]], fractions: Sequence[float]) -> list[list[int]]:
+def _with_validation(parts: list[list[int]], smiles: Sequence[str], valid_rows: int, seed: int) -> list[list[int]]:
+    """Move some training rows into the empty validation part."""
+    train, valid, test = parts
+    if valid:
+        raise ConfigError(f"valid_rows: the split has {len(valid):,} validation rows already; leave valid_rows out")
+    if valid_rows >= len(train):
+        raise ConfigError(f"valid_rows {valid_rows:,} must be fewer than the {len(train):,} training rows")
+    groups = _shuffled(_groups(np.array(train, np.int64), smiles), seed)
+    valid, train, _ = _fill(groups, (valid_rows, len(train)))
+    return [train, valid, test]
+
+
+def _fill(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> list[list[int]]:
     """Divide groups in order, each into the first part with enough room; the rest goes into the test."""
-    total = sum(map(len, groups)) + 1e-9  # 0.7 + 0.1 is a little less than 0.8
     train: list[int] = []
     valid: list[int] = []
     test: list[int] = []
     for group in groups:
-        if len(train) + len(group) <= fractions[0] * total:
+        if len(train) + len(group) <= ends[0] + ROUNDING:
             train += group
-        elif len(train) + len(valid) + len(group) <= (fractions[0] + fractions[1]) * total:
+        elif len(train) + len(valid) + len(group) <= ends[1] + ROUNDING:
             valid += group
         else:
             test += group
     return [train, valid, test]
 
 
-def _cut(groups: Sequence[Sequence[int]], fractions: Sequence[float]) -> list[list[int]]:
-    """Cut ordered groups into three parts with sizes as near to the fractions as whole groups allow, none empty."""
+def _cut(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> list[list[int]]:
+    """Cut ordered groups into three parts with sizes as near to those wanted as whole groups allow, none empty."""
     last = len(groups) - 1
     if last < 2:
         return [[row for group in groups for row in group], [], []]
-    ends = np.cumsum([len(group) for group in groups])
-    first, second = (int(np.abs(ends - share * ends[-1]).argmin()) + 1 for share in np.cumsum(fractions[:2]))
+    rows = np.cumsum([len(group) for group in groups])
+    first, second = (int(np.abs(rows - end).argmin()) + 1 for end in ends)
     first = min(max(first, 1), last - 1)
     second = min(max(second, first + 1), last)
     return [

@@ -32,21 +32,21 @@ from unimol_scale.downstream.data.pretraining_data import (
 )
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
-from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
+from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
     check_folder,
-    hash_data,
+    hash_inputs,
     hydrogens_begun_with,
     read_recorded,
     with_begun_view,
     write_settings,
 )
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
-from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
+from unimol_scale.downstream.finetuning.metrics import default_metric, score
 from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import (
@@ -59,6 +59,7 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
 from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
+from unimol_scale.downstream.finetuning.row_parts import check_labels, split_labelled, take_off_references
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, RunError
@@ -128,8 +129,9 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     if inputs != "2d":
         require_conformers(rows.molecules.split)
     metric = default_metric(rows.task) if own is None else own
-    split = _split(config, rows)
-    _check_labels(config, rows, split, metric)
+    split = split_labelled(config, rows)
+    rows, references = take_off_references(config, rows, split)
+    check_labels(config, rows, split, metric)
     start = _start(config, model)
     write_settings(folder, config, hashes)
     if rows.molecules.skipped:
@@ -159,12 +161,15 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
-        notes=_notes(config, rows, split, chosen, None if start.backbone is None else store),
+        notes=(
+            *(one.describe(target, rows.units.get(target, "")) for target, one in references.items()),
+            *_notes(config, rows, split, chosen, None if start.backbone is None else store),
+        ),
         leakage=leakage,
         seeds=tuple(seeds),
-        trivial=trivial_scores(metric, rows.labels_ML[split.train], rows.labels_ML[split.test]),
+        trivial=trivial_scores(metric, rows.learnt_ML[split.train], rows.learnt_ML[split.test]),
         test_molecules=count_labelled_molecules(rows.molecules.position_M[split.test], rows.labels_ML[split.test]),
-        label_std=Scaling.of(rows.labels_ML[split.train], rows.task).std_L if rows.task == "regression" else (),
+        label_std=Scaling.of(rows.learnt_ML[split.train], rows.task).std_L if rows.task == "regression" else (),
     )
     write_report(folder, done, config)
     save_config(
@@ -183,6 +188,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             fragments=config.fragments,
             view=chosen.view,
             pretrained_inputs=chosen.seen,
+            references={target: one.energies for target, one in references.items()},
             hydrogens=bool(config.hydrogens),
             conformers=config.conformers,
             head=config.head,
@@ -202,7 +208,7 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenI
     its micro-batch. Dividing by the number of atoms of each molecule gives what the released model gives for a
     molecule by itself.
     """
-    data = hash_data(config.data)
+    hashes = hash_inputs(config)
     if config.pretrained is None:
         assert config.size is not None
         model, sha256, seen = preset(config.size), None, None
@@ -210,7 +216,7 @@ def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenI
         model, sha256, seen = identify(config.pretrained)
     chosen = choose_inputs(config.inputs, model, seen)
     standard = STANDARD_VIEWS[chosen.inputs]
-    hashes = InputHashes(data=data, pretrained=sha256, view=None if chosen.view == standard else chosen.view)
+    hashes = replace(hashes, pretrained=sha256, view=None if chosen.view == standard else chosen.view)
     hashes = with_begun_view(config.folder, hashes)
     chosen = replace(chosen, view=hashes.view or standard, seen=None if config.reinitialise else chosen.seen)
     return config.train.with_dropouts(replace(model, normalize_by="molecule")), hashes, chosen
@@ -236,48 +242,6 @@ def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
         coordinate_head=pretrained.coordinate_head if pretrained.heads.coordinate else None,
         pretrained_on=store_of(Path(config.pretrained)),
     )
-
-
-def _split(config: FinetuneConfig, rows: Rows) -> DataSplit:
-    first, second, third = config.fractions
-    try:
-        split = split_rows(
-            config.split,
-            usable_M=rows.usable_M,
-            scaffold_smiles=rows.molecules.scaffold_smiles,
-            smiles=rows.molecules.smiles,
-            splits=rows.given_splits,
-            fractions=(first, second, third),
-            seed=config.seed,
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{config.data}: {error}") from error
-    return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
-
-
-def _check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: Metric) -> None:
-    """Check that every part of the split has labels to learn from, or to compute the metric with."""
-    labels_RL = rows.labels_ML[split.train]
-    for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
-        known = labels_R[~np.isnan(labels_R)]
-        if not len(known):
-            problem = "has no label"
-        elif rows.task != "multilabel" and np.ptp(known) == 0.0:  # of many targets, some may teach nothing
-            problem = f"has only the label {known[0]:g}"
-        else:
-            continue
-        raise ConfigError(
-            f"{config.data}: {target!r} {problem} among the {len(labels_R)} training rows of the {config.split} split, "
-            "from which nothing can be learnt; leave that target out, or choose another --split"
-        )
-    for part in ("train", "valid", "test"):
-        labels_RL = rows.labels_ML[getattr(split, part)]
-        problems = undefined(metric, labels_RL, rows.targets)
-        if len(problems) == len(rows.targets):
-            raise ConfigError(
-                f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split cannot be judged: "
-                f"{'; '.join(problems[:3])}. Choose another --split, or give more data"
-            )
 
 
 def _notes(
@@ -352,13 +316,13 @@ def _one_seed(
         return RowReader(
             rows.molecules.split,
             rows.molecules.position_M[part],
-            rows.labels_ML[part],
+            rows.learnt_ML[part],
             drop_hydrogens=rows.leaves_out_hydrogens,
             conformers=config.conformers,
         )
 
     make_sample = SampleMaker(view=view, model=start.model)
-    scaling = Scaling.of(rows.labels_ML[split.train], rows.task)
+    scaling = Scaling.of(rows.learnt_ML[split.train], rows.task)
     problem = TrainingProblem(
         train=reader(split.train),
         valid=reader(split.valid),
@@ -381,8 +345,9 @@ def _one_seed(
     found = predict_conformers(model, samples, scaling, device)
     prediction_ML, std_ML = np.full((2, *rows.labels_ML.shape), np.nan)
     prediction_ML[rows_U], std_ML[rows_U] = found.mean_RL, found.std_RL
+    total_ML = prediction_ML if rows.reference_ML is None else prediction_ML + rows.reference_ML
     results.write_predictions(
-        folder / f"predictions-{name}.parquet", rows, split, prediction_ML, std_ML if config.conformers > 1 else None
+        folder / f"predictions-{name}.parquet", rows, split, total_ML, std_ML if config.conformers > 1 else None
     )
     member = Member(
         file=f"{name}.safetensors",
@@ -391,7 +356,7 @@ def _one_seed(
         std_L=scaling.std_L,
     )
     valid, test = (
-        score(metric, rows.labels_ML[part], prediction_ML[part], rows.targets) for part in (split.valid, split.test)
+        score(metric, rows.learnt_ML[part], prediction_ML[part], rows.targets) for part in (split.valid, split.test)
     )
     assert valid.value is not None, "it chose the best epoch"
     if test.value is None:

@@ -14,7 +14,7 @@ from unimol_scale.common.trees import Tree, as_lines, as_newer, differences, fla
 from unimol_scale.data.input_views import InputView
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.molecule_files import check_there, is_store
-from unimol_scale.errors import ConfigError, NewerFileError
+from unimol_scale.errors import ConfigError, NewerFileError, SourceError
 from unimol_scale.store.manifest import MANIFEST_NAME
 
 CONFIG_NAME = "config.yaml"
@@ -32,21 +32,30 @@ class InputHashes:
         pretrained: of the pretrained weights; None for random ones.
         view: how molecules are shown, which follows from what the pretrained model's file says; None, and where this
             key is absent: in the standard way.
+        split_file: of the file that divides the rows; None without one.
     """
 
     data: str
     pretrained: str | None
     view: InputView | None = None
+    split_file: str | None = None
 
 
-def hash_data(path: Path) -> str:
-    """Return the SHA-256 of a table, or of the manifest of a store.
+def hash_inputs(config: FinetuneConfig) -> InputHashes:
+    """Return the SHA-256 of a table, or of the manifest of a store, and of the split file; weights are left out.
 
     Raises:
-        SourceError: it is neither.
+        SourceError: the data is neither, or there is no such split file.
     """
+    path, split_file = config.data, config.split_file
     check_there(path)
-    return hash_file(path / MANIFEST_NAME if is_store(path) else path)
+    if split_file is not None and not split_file.is_file():
+        raise SourceError(f"split file {split_file} does not exist")
+    return InputHashes(
+        data=hash_file(path / MANIFEST_NAME if is_store(path) else path),
+        pretrained=None,
+        split_file=None if split_file is None else hash_file(split_file),
+    )
 
 
 def with_begun_view(folder: Path, hashes: InputHashes) -> InputHashes:

@@ -3,15 +3,20 @@
 Shapes: M rows, L targets.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
+from conformer_gen.sources.columns import ID_NAMES, find_column
 from unimol_scale.downstream.config import FinetuneConfig, Task
 from unimol_scale.downstream.data.labelled_tables import LabelledTable, check_task, infer_task, read_table
 from unimol_scale.downstream.data.molecule_files import is_store
 from unimol_scale.downstream.data.molecules import Prepared, leaves_out_hydrogens, prepare, prepare_store
 from unimol_scale.downstream.data.skipped_rows import refuser_for
+from unimol_scale.downstream.data.split_files import read_split_file
+from unimol_scale.downstream.data.splits import PARTS
+from unimol_scale.downstream.label_units import conversion_factor
 from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.schema import LABEL_PREFIX, Float64
@@ -30,12 +35,14 @@ class Rows:
     Attributes:
         name: of the data.
         targets: [L] names.
-        units: target → unit, where one is known.
+        units: target → unit of the labels, where one is known.
         task: kind of the labels.
-        labels_ML: NaN where missing.
-        given_splits: [M] of the split column, if the user named one.
+        labels_ML: NaN where missing; converted into the units of ``report_units``.
+        given_splits: [M] of the split column or split file, if the user named one.
         molecules: where the molecule of each row is, and which rows have none.
         leaves_out_hydrogens: hydrogens have to be removed from the molecules, since the model sees heavy atoms only.
+        reference_ML: energies of the elements that are taken off the labels to be learnt, 0 for other targets, NaN for
+            rows that are not usable; None: nothing is.
     """
 
     name: str
@@ -46,6 +53,12 @@ class Rows:
     given_splits: tuple[str, ...] | None
     molecules: Prepared
     leaves_out_hydrogens: bool
+    reference_ML: Float64 | None = None
+
+    @property
+    def learnt_ML(self) -> Float64:
+        """What the models learn and are judged by: the labels, without energies of the elements."""
+        return self.labels_ML if self.reference_ML is None else self.labels_ML - self.reference_ML
 
     @property
     def usable_M(self) -> "np.ndarray":
@@ -114,15 +127,21 @@ def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
 
 def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
     table = read_table(
-        config.data, smiles_column=config.smiles_column, targets=config.targets, split_column=config.split_column
+        config.data,
+        smiles_column=config.smiles_column,
+        targets=config.targets,
+        split_column=None if config.split == "file" else config.split_column,
     )
+    task = _task(config, table)  # checked before conformers are made, which can take minutes
+    _check_names(config, [name.strip() for name in table.columns.column_names])
+    labels_ML, units = _converted(config, table, task, config.units)
     return Rows(
         name=table.name,
         targets=table.targets,
-        units=_known(config.units, table.targets),
-        task=_task(config, table),  # checked before conformers are made, which can take minutes
-        labels_ML=table.labels_ML,
-        given_splits=table.splits,
+        units=units,
+        task=task,
+        labels_ML=labels_ML,
+        given_splits=_words(config, table),
         molecules=prepare(
             table.smiles,
             cache=config.cache,
@@ -137,6 +156,49 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
         ),
         leaves_out_hydrogens=False,
     )
+
+
+def _words(config: FinetuneConfig, table: LabelledTable) -> tuple[str, ...] | None:
+    """Return what the split column or the split file says of each row; None if neither is asked for."""
+    if config.split_file is None:
+        return table.splits
+    names = [name.strip() for name in table.columns.column_names]
+    at = find_column(table.name, names, None, ID_NAMES)
+    ids = None if at is None else [str(value).strip() for value in table.columns.column(at).to_pylist()]
+    return read_split_file(config.split_file, ids, len(table.smiles), config.split_column, counts_rows=True)
+
+
+def _check_names(config: FinetuneConfig, columns: Collection[str]) -> None:
+    """Check that what is said of columns is of columns that are there, or that ``units`` has.
+
+    They need not be targets of this fine-tuning: a file of settings serves a data set whose targets are fitted in turn.
+    """
+    for key in ("report_units", "atom_references"):
+        for name in getattr(config, key):
+            if name not in columns and name not in config.units:
+                raise ConfigError(f"{key}: {config.data} has no column {name!r}; {nearest(name, columns)}")
+
+
+def _converted(
+    config: FinetuneConfig, table: LabelledTable, task: Task, units: dict[str, str]
+) -> tuple[Float64, dict[str, str]]:
+    """Return the labels in the units that are to be reported, and these.
+
+    They are converted here, once, so that models, scores, predictions and pictures have one unit.
+    """
+    units = {target: units[target] for target in table.targets if target in units}
+    wanted = {target: config.report_units[target] for target in table.targets if target in config.report_units}
+    if task != "regression" and (wanted or config.atom_references):
+        raise ConfigError(f"report_units and atom_references are of regression; the labels are of {task}")
+    labels_ML = table.labels_ML.copy()
+    for target, unit in wanted.items():
+        if target not in units:
+            raise ConfigError(f"report_units: the unit of the labels of {target!r} is not known; give units.{target}=")
+        try:
+            labels_ML[:, table.targets.index(target)] *= conversion_factor(units[target], unit)
+        except ConfigError as error:
+            raise ConfigError(f"report_units.{target}: {error}") from error
+    return labels_ML, {**units, **wanted}
 
 
 def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
@@ -161,12 +223,11 @@ def _from_store(config: FinetuneConfig) -> Rows:
     known = manifest.labels
     if not known:
         raise SourceError(f"the store at {config.data} has no labels; give a table, or build one with source.labels")
-    targets = tuple(known) if config.targets == ("all",) else config.targets
-    for target in targets:
-        if target not in known:
-            raise SourceError(f"the store at {config.data} has no label {target!r}; {nearest(target, known)}")
-    if config.split_column is not None:
-        raise ConfigError("split=column needs a table; a store has no column that deals its molecules")
+    column = config.split_column if config.split == "column" else None
+    targets = tuple(name for name in known if name != column) if config.targets == ("all",) else config.targets
+    for name in (*targets, *([column] if column is not None else [])):
+        if name not in known:
+            raise SourceError(f"the store at {config.data} has no label {name!r}; {nearest(name, known)}")
     if config.max_atoms is not None:
         raise ConfigError("max_atoms needs a table; a store has the molecules that it was built with")
     if config.fragments == "reject":
@@ -183,20 +244,29 @@ def _from_store(config: FinetuneConfig) -> Rows:
     for target, labels_M in zip(targets, labels_ML.T, strict=True):
         if np.isnan(labels_M).all():
             raise SourceError(f"the store at {config.data}: the label {target!r} is missing for every molecule")
+    splits = None if column is None else _parts_of(molecules.split.column(f"{LABEL_PREFIX}{column}").to_numpy())
+    if config.split_file is not None:
+        ids = molecules.split.ids(np.arange(len(labels_ML)))
+        splits = read_split_file(config.split_file, ids, len(ids), config.split_column, counts_rows=False)
     table = LabelledTable(
-        name=config.data.name, smiles=molecules.smiles, labels_ML=labels_ML, targets=targets, splits=None
+        name=config.data.name, smiles=molecules.smiles, labels_ML=labels_ML, targets=targets, splits=splits
     )
+    task = _task(config, table)
+    _check_names(config, known)
+    labels_ML, units = _converted(config, table, task, {**{k: v for k, v in known.items() if v}, **config.units})
     return Rows(
         name=table.name,
         targets=targets,
-        units=_known({**{k: v for k, v in known.items() if v}, **config.units}, targets),
-        task=_task(config, table),
+        units=units,
+        task=task,
         labels_ML=labels_ML,
-        given_splits=None,
+        given_splits=table.splits,
         molecules=molecules,
         leaves_out_hydrogens=leaves_out,
     )
 
 
-def _known(units: dict[str, str], targets: tuple[str, ...]) -> dict[str, str]:
-    return {target: units[target] for target in targets if target in units}
+def _parts_of(codes_M: Float64) -> tuple[str, ...]:
+    """Return the parts that a label of a store, which is a number, stands for: 0 train, 1 valid, 2 test."""
+    part_of = dict(enumerate(PARTS))
+    return tuple(part_of.get(code, f"{code:g}") for code in codes_M.tolist())

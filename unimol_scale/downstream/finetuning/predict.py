@@ -4,7 +4,7 @@ Shapes: M rows, R of them with a molecule, L targets, S seeds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict, Unpack
 
@@ -25,7 +25,8 @@ from unimol_scale.downstream.data.labelled_tables import LabelledTable, read_tab
 from unimol_scale.downstream.data.molecule_files import check_apart, check_there, is_store, skipped_file
 from unimol_scale.downstream.data.molecules import Prepared, leaves_out_hydrogens, prepare, prepare_store
 from unimol_scale.downstream.data.sdf_table import describe_geometry
-from unimol_scale.downstream.data.skipped_rows import refuser_for, write_skipped
+from unimol_scale.downstream.data.skipped_rows import Skipped, refuser_for, write_skipped
+from unimol_scale.downstream.finetuning.atom_references import composition, reference_energies, without_reference
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
@@ -200,6 +201,7 @@ def _of_table(
         hydrogens=config.hydrogens,
         conformers=conformers,
     )
+    molecules = _with_references(molecules, config, where, skip_bad=options["skip_bad"])
     return _Asked(columns=table.columns, molecules=molecules, conformers=conformers, leaves_out_hydrogens=False)
 
 
@@ -234,10 +236,32 @@ def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _
     columns |= {label: molecules.split.column(f"{LABEL_PREFIX}{label}") for label in manifest.labels}
     return _Asked(
         columns=pa.table(columns),
-        molecules=molecules,
+        molecules=_with_references(molecules, config, str(path), skip_bad=options["skip_bad"]),
         conformers=_conformers(config, options),
         leaves_out_hydrogens=leaves_out,
     )
+
+
+def _with_references(molecules: Prepared, config: FinetunedConfig, where: str, *, skip_bad: bool) -> Prepared:
+    """Skip the rows with an element that the model has no reference energy of; without such energies there are none."""
+    if not config.references:
+        return molecules
+    skipped = [
+        Skipped(
+            row=row,
+            smiles=molecules.smiles[row],
+            reason="no_reference_energy",
+            detail=f"no molecule that the model was trained on has the element {element}",
+        )
+        for row in np.flatnonzero(molecules.position_M >= 0).tolist()
+        if (element := without_reference(config.references, composition(molecules.smiles[row])))
+    ]
+    if not skip_bad:
+        refuser_for(where, len(molecules.smiles))(skipped)
+    position_M = molecules.position_M.copy()
+    position_M[[one.row for one in skipped]] = -1
+    every = sorted([*molecules.skipped, *skipped], key=lambda one: one.row)
+    return replace(molecules, position_M=position_M, skipped=tuple(every))
 
 
 def _predict(
@@ -249,6 +273,9 @@ def _predict(
     if len(row_R):
         found = _predictions(asked, row_R, folder, config, max_pairs, device)
         value_SRL, std_SRL = np.stack([one.mean_RL for one in found]), np.stack([one.std_RL for one in found])
+        if config.references:
+            compositions = [composition(molecules.smiles[row]) for row in row_R.tolist()]
+            value_SRL = value_SRL + reference_energies(config.references, config.targets, compositions)
     return SeedPredictions(
         config=config,
         molecules=molecules,

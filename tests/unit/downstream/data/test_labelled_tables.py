@@ -256,7 +256,7 @@ def test_presets_are_whole_and_within_the_papers_ranges(path):
 
 
 def test_there_is_a_preset_for_every_set():
-    sets = "bace bbbp clintox compas-1d esol freesolv hiv lipo muv qm9 sider tox21 toxcast"
+    sets = "bace bbbp clintox compas-1d esol freesolv hiv lipo muv pcqm4mv2 qm9 sider tox21 toxcast"
     assert [path.stem for path in PRESETS] == sets.split()
 
 

@@ -125,6 +125,49 @@ def test_a_given_split_is_followed():
         split("column", [""] * 4)
 
 
+def sizes_of(dealt):
+    return [len(part) for part in parts_of(dealt).values()]
+
+
+def test_words_of_a_split_are_translated_and_parts_that_are_not_used_are_left_out():
+    words = ["train", "train", "valid", "test-dev", "train", "valid", "train"]
+    parts = {"train": "train", "valid": "test", "test-dev": "unused"}
+    given = {"splits": words, "split_parts": parts}
+    with pytest.raises(ConfigError, match="a part is empty; valid_rows=N takes validation rows from the training rows"):
+        split("file", [""] * 7, **given)
+    dealt = split("file", [""] * 7, **given, valid_rows=2)
+    assert dealt.test.tolist() == [2, 5]
+    assert sizes_of(dealt) == [2, 2, 2]
+    assert {*dealt.train, *dealt.valid} == {0, 1, 4, 6}
+    others = {tuple(split("file", [""] * 7, **given, valid_rows=2, seed=seed).valid) for seed in range(9)}
+    assert len(others) > 1
+    smiles = ["same", "same", "b", "c", "d", "e", "same"]
+    assert split("file", [""] * 7, **given, valid_rows=1, smiles=smiles).valid.tolist() == [4]
+    with pytest.raises(ConfigError, match="row 4: the split file holds 'test-dev'"):
+        split("file", [""] * 7, splits=words)
+    with pytest.raises(ConfigError, match="2 usable rows have no part in the split file, the first is row 2"):
+        split("file", [""] * 4, splits=["train", "", "", "test"])
+    with pytest.raises(ConfigError, match="the split has 1 validation rows already"):
+        split("column", [""] * 3, splits=["train", "valid", "test"], valid_rows=1)
+    with pytest.raises(ConfigError, match="valid_rows 4 must be fewer than the 4 training rows"):
+        split("file", [""] * 7, **given, valid_rows=4)
+
+
+def test_numbers_of_molecules_are_met_exactly_and_the_rest_goes_to_the_part_that_is_null():
+    smiles = [f"{row // 2}" if row < 40 else f"{row}" for row in range(100)]  # twenty molecules with two rows
+    for seed in range(9):
+        dealt = split("random", [""] * 100, sizes=[71, 10, None], smiles=smiles, seed=seed)
+        assert sizes_of(dealt) == [71, 10, 19]
+        sides = [{smiles[row] for row in part} for part in parts_of(dealt).values()]
+        assert len(set.union(*sides)) == sum(map(len, sides))
+    assert sizes_of(split("random", [""] * 100, sizes=[None, 10, 19])) == [71, 10, 19]
+    assert sizes_of(split("scaffold-similarity", RINGS * 4, sizes=[20, None, 8])) == [20, 8, 8]
+    scaffolds = ["C1CC1", "a", "b", "a", "a", "b", "a", "a", "c1ccoc1", "C1CCCCC1"]
+    assert parts_of(split("scaffold", scaffolds, sizes=[8, 1, None])) == parts_of(split("scaffold", scaffolds))
+    with pytest.raises(ConfigError, match=r"\[71, 29, None\] leave no row of 100 usable ones"):
+        split("random", [""] * 100, sizes=[71, 29, None])
+
+
 @pytest.mark.parametrize("kind", ["scaffold", "scaffold-similarity", "random"])
 def test_too_few_molecules_are_an_error(kind):
     with pytest.raises(ConfigError, match="2 usable molecules are too few"):

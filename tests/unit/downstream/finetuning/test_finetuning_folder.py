@@ -13,6 +13,7 @@ from tests.helpers.tiny_finetuning import SEEDS, TINY, fitting
 from tests.helpers.tomorrow import add_setting
 from unimol_scale import config as strict
 from unimol_scale.checkpoints.weights import save_pretrained
+from unimol_scale.common.files import hash_file
 from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning import finetune as finetune_module
 from unimol_scale.downstream.finetuning import finetuning_folder, results
@@ -235,6 +236,5 @@ def test_the_settings_of_another_program_are_not_written_over(settings, tmp_path
 def test_the_hashes_of_the_inputs_are_kept(finished):
     config, done = finished
     kept = json.loads((config.output / finetuning_folder.INPUTS_NAME).read_text())
-    assert kept == {
-        "data": finetuning_folder.hash_data(config.data), "pretrained": done.start_sha256, "view": None
-    }  # fmt: skip
+    hashes = {"data": hash_file(config.data), "pretrained": done.start_sha256}
+    assert kept == {**hashes, "view": None, "split_file": None}

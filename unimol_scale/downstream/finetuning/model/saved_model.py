@@ -4,7 +4,7 @@
 and the hash of every file is checked.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -62,6 +62,8 @@ class FinetunedConfig:
         fragments: what was done with rows of several fragments; models older than this key took the largest.
         view: how molecules are shown to the model; None, and in models older than this key: in the standard way.
         pretrained_inputs: the inputs that pretraining has shown to it; None: that is not known, or there was none.
+        references: target → element → energy, in the target's unit, that is added to the outputs for each atom; a
+            target that is not there, and a model older than this key, has none.
         hydrogens: the model sees hydrogens as atoms; models older than this key do not.
         conformers: of each molecule, over which predictions are averaged; models older than this key had one.
         head: kind of the head; models older than this key have an ``mlp``.
@@ -80,6 +82,7 @@ class FinetunedConfig:
     fragments: Fragments = "largest"
     view: InputView | None = None
     pretrained_inputs: tuple[Inputs, ...] | None = None
+    references: dict[str, dict[str, float]] = field(default_factory=dict)
     hydrogens: bool = False
     conformers: int = 1
     head: HeadName = "mlp"

@@ -1,0 +1,97 @@
+"""Divides labelled rows into training, validation and test, and checks that each part can be learnt or judged.
+
+Energies of the elements are taken off here, for they are fitted to the training rows.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
+from unimol_scale.downstream.finetuning.atom_references import FittedReferences, fit_row_references
+from unimol_scale.downstream.finetuning.labelled_rows import Rows
+from unimol_scale.downstream.finetuning.metrics import undefined
+from unimol_scale.downstream.metric import Metric
+from unimol_scale.errors import ConfigError
+
+
+def split_labelled(config: FinetuneConfig, rows: Rows) -> DataSplit:
+    """Divide the usable rows, and leave out the training rows beyond ``label_fraction``.
+
+    Raises:
+        ConfigError: the rows cannot be divided in this way.
+    """
+    first, second, third = config.fractions
+    try:
+        split = split_rows(
+            config.split,
+            usable_M=rows.usable_M,
+            scaffold_smiles=rows.molecules.scaffold_smiles,
+            smiles=rows.molecules.smiles,
+            splits=rows.given_splits,
+            split_parts=config.split_parts,
+            valid_rows=config.valid_rows,
+            fractions=(first, second, third),
+            sizes=config.split_sizes,
+            seed=config.seed,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{config.data}: {error}") from error
+    return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
+
+
+def take_off_references(
+    config: FinetuneConfig, rows: Rows, split: DataSplit
+) -> tuple[Rows, dict[str, FittedReferences]]:
+    """Take energies of the elements, fitted to the training rows, off the labels that are total energies.
+
+    Returns:
+        The rows with ``reference_ML``, and target → references.
+
+    Raises:
+        ConfigError: a row has an element that no training row has, or nothing is left to learn.
+    """
+    if not set(config.atom_references) & set(rows.targets):
+        return rows, {}
+    try:
+        references, reference_ML = fit_row_references(
+            config.atom_references,
+            rows.targets,
+            rows.labels_ML,
+            rows.molecules.smiles,
+            np.flatnonzero(rows.usable_M),
+            split,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{config.data}: {error}") from error
+    return replace(rows, reference_ML=reference_ML), references
+
+
+def check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: Metric) -> None:
+    """Check that every part of the split has labels to learn from, or to compute the metric with.
+
+    Raises:
+        ConfigError: a part has not; names target and part.
+    """
+    labels_RL = rows.learnt_ML[split.train]
+    for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
+        known = labels_R[~np.isnan(labels_R)]
+        if not len(known):
+            problem = "has no label"
+        elif rows.task != "multilabel" and np.ptp(known) == 0.0:  # of many targets, some may teach nothing
+            problem = f"has only the label {known[0]:g}"
+        else:
+            continue
+        raise ConfigError(
+            f"{config.data}: {target!r} {problem} among the {len(labels_R)} training rows of the {config.split} split, "
+            "from which nothing can be learnt; leave that target out, or choose another --split"
+        )
+    for part in ("train", "valid", "test"):
+        labels_RL = rows.learnt_ML[getattr(split, part)]
+        problems = undefined(metric, labels_RL, rows.targets)
+        if len(problems) == len(rows.targets):
+            raise ConfigError(
+                f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split cannot be judged: "
+                f"{'; '.join(problems[:3])}. Choose another --split, or give more data"
+            )
