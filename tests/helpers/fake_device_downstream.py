@@ -24,6 +24,7 @@ from unimol_scale.downstream.data.batches import LabelledSample, SampleMaker
 from unimol_scale.downstream.embedding import representations
 from unimol_scale.downstream.embedding.representations import RepresentationConfig
 from unimol_scale.downstream.finetuning.model import head_initialisation, training
+from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.engine.planning.rank_memory import MicroBatchShape
@@ -98,7 +99,8 @@ def finetune(inputs: str, precision: str, task: str = "regression", **train: flo
 
     def case(watch: fake_device.Watch) -> dict[str, int]:
         training.training_batches = lambda rows, make_sample, *args: Steps(make_sample.noise_std)
-        training.each_row_once = head_initialisation.each_row_once = lambda *args, **kwargs: samples(inputs)
+        training.repeated_samples = head_initialisation.each_row_once = lambda *args, **kwargs: samples(inputs)
+        pretend_rows()
         scaling = training.Scaling(task=task, mean_L=(0.0,) * TARGETS, std_L=(1.0,) * TARGETS)
         metric = "rmse" if task == "regression" else "accuracy"
         problem = training.TrainingProblem(
@@ -126,7 +128,13 @@ def finetune(inputs: str, precision: str, task: str = "regression", **train: flo
     return case
 
 
+def pretend_rows() -> None:
+    """Take predictions as they come: numbers of rows are made up here, so nothing can be put in their order."""
+    training.ConformerStatistics.of = lambda row_C, value_CL: ConformerStatistics(mean_RL=value_CL, std_RL=value_CL)
+
+
 def predict(watch: fake_device.Watch) -> dict[str, int]:
+    pretend_rows()
     scaling = training.Scaling(task="regression", mean_L=(0.0,) * TARGETS, std_L=(1.0,) * TARGETS)
     found_RL = training.predict(property_model(), samples("2d+3d"), scaling, fake_device.GPU)
     assert found_RL.shape == (SHAPE.molecules * MICRO_BATCHES, TARGETS)
