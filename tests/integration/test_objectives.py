@@ -13,7 +13,7 @@ from unimol_scale.cli.verbs.pretrain import main
 from unimol_scale.config import read_settings
 from unimol_scale.data.batch import collate
 from unimol_scale.data.steps.random_streams import MoleculeKeys
-from unimol_scale.engine.objective_setup import with_teacher_named
+from unimol_scale.engine.objective_setup import unprepared_teacher, with_teacher_named
 from unimol_scale.engine.run.run_config import resolve
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.distill import DistillConfig, DistillObjective
@@ -145,6 +145,24 @@ def test_another_teacher_is_another_objective_and_another_place_is_not(teacher, 
         model.backbone.atom_norm.weight[0] += 1.0
     save_pretrained(model, tmp_path / "other")
     assert hash_with(teacher) != hash_with(tmp_path / "other")
+
+
+def test_a_teacher_that_never_saw_what_it_is_shown_is_warned_of(teacher, sample_store, tmp_path):
+    shutil.copytree(teacher / "model", tmp_path / "of-graphs")
+    about = tmp_path / "of-graphs" / "config.json"
+    tree = json.loads(about.read_text())
+    del tree["seen"]["views"]["3d"]
+    about.write_text(json.dumps(tree))
+
+    def warning(path, inputs):
+        settings = [f"objective.distill.teacher={path}", f"objective.distill.teacher_inputs={inputs}"]
+        flags = {"data": {"path": str(sample_store)}, "objective": {"name": "distill"}}
+        return unprepared_teacher(resolve("0.03M", *read_settings(None, flags, settings)))
+
+    assert warning(teacher, "3d") is None
+    assert warning(teacher, "full") is None
+    assert warning(tmp_path / "of-graphs", "full") is None
+    assert "teacher_inputs=3d shows it (elements and coordinates)" in warning(tmp_path / "of-graphs", "3d")
 
 
 def test_a_run_is_not_continued_with_another_objective(teacher, sample_store, tmp_path):

@@ -10,11 +10,14 @@ import torch
 
 from unimol_scale.checkpoints.parity import cast_parameters
 from unimol_scale.checkpoints.weights import identify, load_pretrained
+from unimol_scale.data.input_views import STANDARD_VIEWS, Inputs
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import CheckpointError
 from unimol_scale.objectives.base import Objective, Sample
 from unimol_scale.objectives.config import build_objective
 from unimol_scale.objectives.distill import Teacher
+
+_WHAT = {"3d": "elements and coordinates", "2d+3d": "the graph and coordinates"}
 
 
 def objective_of(config: PretrainConfig) -> Objective:
@@ -69,3 +72,26 @@ def with_teacher_named(config: PretrainConfig) -> PretrainConfig:
         )
     distill = dataclasses.replace(distill, teacher_sha256=found)
     return dataclasses.replace(config, objective=dataclasses.replace(config.objective, distill=distill))
+
+
+def unprepared_teacher(config: PretrainConfig) -> str | None:
+    """Return what to know of a teacher that is shown what its own pretraining has never shown to it, or None.
+
+    Nothing is said of a teacher whose file does not tell what it has seen.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    distillation = config.objective.distillation
+    if distillation is None:
+        return None
+    assert distillation.teacher is not None, "the settings demand one"
+    seen = identify(distillation.teacher)[2]
+    shown: Inputs = "3d" if distillation.teacher_inputs == "3d" else "2d+3d"
+    if seen is None or seen.views.get(shown) == STANDARD_VIEWS[shown]:
+        return None
+    return (
+        f"objective.distill.teacher: pretraining has not shown to {distillation.teacher} what "
+        f"teacher_inputs={distillation.teacher_inputs} shows it ({_WHAT[shown]}), so part of what it says "
+        "is untrained. A denoise run shows both; denoising.yaml shows elements and coordinates only"
+    )

@@ -1,6 +1,7 @@
 """A pretraining run from its settings to its end, for the command and for Python. Ends no process."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from unimol_scale.common.machine.system_limits import require_open_files
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.data.dataset import open_store_of
-from unimol_scale.engine.objective_setup import with_teacher_named
+from unimol_scale.engine.objective_setup import unprepared_teacher, with_teacher_named
 from unimol_scale.engine.parallel.ranks import RANK_VARIABLES, Ranks, leave_ranks, start_ranks
 from unimol_scale.engine.run.initial_weights import with_init_named
 from unimol_scale.engine.run.run_config import PretrainConfig
@@ -17,6 +18,8 @@ from unimol_scale.engine.run.run_folder import read_summary, run_is_finished
 from unimol_scale.engine.run.settings_changes import nothing_left
 from unimol_scale.engine.run.stopping import InterruptRequest, StopRequest
 from unimol_scale.engine.trainer import SessionStatus, Trainer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,8 @@ def pretrain(
         return PretrainingEnd(config=config, how="finished before", summary=read_summary(config.output))
     if os.environ.get("RANK", "0") == "0":
         require_folder(config.output)
+        if warning := unprepared_teacher(config):
+            _log.warning(warning)
     # A loader process and each batch on its way take a few, those of the validation as well.
     require_open_files(32 + 2 * config.data.workers * (config.data.prefetch + 4))
     with _kept_environment(), InterruptRequest() if stop is None else contextlib.nullcontext(stop) as stopping:
