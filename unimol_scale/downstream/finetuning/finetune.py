@@ -7,25 +7,21 @@ Shapes: M rows, L targets.
 """
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-import unimol_scale.config as strict
 from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
-from unimol_scale.common.text.json_files import write_json
 from unimol_scale.data.hydrogens import heavy_counts
-from unimol_scale.data.input_views import STANDARD_VIEWS, InputView
+from unimol_scale.data.input_views import STANDARD_VIEWS
 from unimol_scale.downstream.config import NOISE_NEEDS_3D, FinetuneConfig
-from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
 from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, choose_inputs, require_conformers
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
 from unimol_scale.downstream.data.pretraining_data import (
-    PretrainingStore,
     describe_larger,
     pretrained_with_hydrogens,
     store_of,
@@ -34,6 +30,7 @@ from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
 from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import (
@@ -41,64 +38,27 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
     check_folder,
     hash_inputs,
     hydrogens_begun_with,
-    read_recorded,
     with_begun_view,
     write_settings,
 )
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
-from unimol_scale.downstream.finetuning.metrics import default_metric, score
-from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
-from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.finetuning.metrics import default_metric
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
     FinetunedConfig,
     Member,
     save_config,
-    save_member,
 )
-from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem, fit, predict_conformers
-from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
+from unimol_scale.downstream.finetuning.model.training import Scaling
+from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, split_labelled, take_off_references
-from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.registry import METRICS
-from unimol_scale.errors import ConfigError, RunError
-from unimol_scale.model.backbone import TwoTrackBackbone
-from unimol_scale.model.heads import CoordinateHead
+from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.store.schema import Int32
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartingModel:
-    """The model that the fine-tuning of every seed starts from.
-
-    Attributes:
-        model: its dimensions.
-        backbone: pretrained weights; None starts from random ones.
-        coordinate_head: the pretrained one; None: the model has none, or the weights are random.
-        pretrained_on: the store of its pretraining, or why that is not known; None for random weights.
-    """
-
-    model: ModelConfig
-    backbone: TwoTrackBackbone | None
-    coordinate_head: CoordinateHead | None
-    pretrained_on: PretrainingStore | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinishedSeed:
-    """Content of ``seed-N.json``, which is written last and marks the seed as finished.
-
-    Attributes:
-        member: its model.
-        outcome: its scores.
-    """
-
-    member: Member
-    outcome: SeedResult
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult:
@@ -111,46 +71,78 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         RunError: training failed.
     """
     folder = config.folder
-    device = pick_device(config.device)
     model, hashes, chosen = _identify(config)
     config = replace(config, hydrogens=_sees_hydrogens(config))
     check_folder(folder, config, hashes)
     require_folder(folder)
     if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
         return finished
-    own = None if config.metric is None else METRICS.entry(config.metric)
-    inputs = chosen.inputs
-    if inputs == "2d" and config.train.noise_std:
+    if chosen.inputs == "2d" and config.train.noise_std:
         raise ConfigError(NOISE_NEEDS_3D)
     if chosen.warning:
         _log.warning(chosen.warning)
-    check_conformers(config.conformers, inputs)
-    rows = load_rows(config, geometry=inputs != "2d")
-    if inputs != "2d":
+    check_conformers(config.conformers, chosen.inputs)
+    problem, references = _prepare(config, model, chosen)
+    write_settings(folder, config, hashes)
+    if problem.rows.molecules.skipped:
+        write_skipped(folder / "skipped.csv", problem.rows.molecules.skipped)
+    store, leakage = _pretraining_overlap(problem)
+    seeds = [fit_seed(problem, config.seed + number) for number in range(config.seeds)]
+    done = replace(
+        _result(problem, hashes, [seed.outcome for seed in seeds]),
+        notes=(
+            *(one.describe(target, problem.rows.units.get(target, "")) for target, one in references.items()),
+            *_notes(problem, chosen, None if problem.start.backbone is None else store),
+        ),
+        leakage=leakage,
+    )
+    write_report(folder, done, config)
+    save_config(folder, _saved(problem, chosen, references, [seed.member for seed in seeds]))
+    results.write(folder, done)
+    return done
+
+
+def _prepare(
+    config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs
+) -> tuple[SeedProblem, dict[str, FittedReferences]]:
+    """Return what every seed is fitted to, and target → energies of the elements that were taken off its labels."""
+    device = pick_device(config.device)
+    own = None if config.metric is None else METRICS.entry(config.metric)
+    sees_3d = chosen.inputs != "2d"
+    rows = load_rows(config, geometry=sees_3d)
+    if sees_3d:
         require_conformers(rows.molecules.split)
     metric = default_metric(rows.task) if own is None else own
     split = split_labelled(config, rows)
     rows, references = take_off_references(config, rows, split)
     check_labels(config, rows, split, metric)
     start = _start(config, model)
-    write_settings(folder, config, hashes)
-    if rows.molecules.skipped:
-        write_skipped(folder / "skipped.csv", rows.molecules.skipped)
-    store = config.pretraining_store or (start.pretrained_on.path if start.pretrained_on else None)
-    leakage = None
+    problem = SeedProblem(
+        config=config, rows=rows, split=split, start=start, view=chosen.view, metric=metric, device=device
+    )
+    return problem, references
+
+
+def _pretraining_overlap(problem: SeedProblem) -> tuple[Path | None, str | None]:
+    """Return the store of the pretraining, and what it has of the test molecules; None where that is not known."""
+    pretrained_on = problem.start.pretrained_on
+    store = problem.config.pretraining_store or (pretrained_on.path if pretrained_on else None)
     if store is not None:
-        leakage = _leakage(store, rows, split).describe()
-    elif start.pretrained_on is not None:
-        leakage = f"leakage: not checked, because {start.pretrained_on.missing}; name it with pretraining_store=DIR"
-    members, seeds = [], []
-    for number in range(config.seeds):
-        member, result = _one_seed(config, rows, split, start, chosen.view, metric, config.seed + number, device)
-        members.append(member)
-        seeds.append(result)
-    done = FinetuneResult(
+        return store, _leakage(store, problem.rows, problem.split).describe()
+    if pretrained_on is not None:
+        missing = pretrained_on.missing
+        return None, f"leakage: not checked, because {missing}; name it with pretraining_store=DIR"
+    return None, None
+
+
+def _result(problem: SeedProblem, hashes: InputHashes, seeds: Sequence[SeedResult]) -> FinetuneResult:
+    """Return the result without notes and leakage."""
+    config, rows, split, metric = problem.config, problem.rows, problem.split, problem.metric
+    train_RL, test_RL = rows.learnt_ML[split.train], rows.learnt_ML[split.test]
+    return FinetuneResult(
         name=rows.name,
         start=config.start,
-        start_sha256=None if start.backbone is None else hashes.pretrained,
+        start_sha256=None if problem.start.backbone is None else hashes.pretrained,
         task=rows.task,
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
@@ -161,41 +153,39 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
         split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
-        notes=(
-            *(one.describe(target, rows.units.get(target, "")) for target, one in references.items()),
-            *_notes(config, rows, split, chosen, None if start.backbone is None else store),
-        ),
-        leakage=leakage,
+        notes=(),
+        leakage=None,
         seeds=tuple(seeds),
-        trivial=trivial_scores(metric, rows.learnt_ML[split.train], rows.learnt_ML[split.test]),
+        trivial=trivial_scores(metric, train_RL, test_RL),
         test_molecules=count_labelled_molecules(rows.molecules.position_M[split.test], rows.labels_ML[split.test]),
-        label_std=Scaling.of(rows.learnt_ML[split.train], rows.task).std_L if rows.task == "regression" else (),
+        label_std=Scaling.of(train_RL, rows.task).std_L if rows.task == "regression" else (),
     )
-    write_report(folder, done, config)
-    save_config(
-        folder,
-        FinetunedConfig(
-            format_version=FORMAT_VERSION,
-            model=start.model,
-            pooling=config.pooling,
-            inputs=inputs,
-            task=rows.task,
-            targets=rows.targets,
-            units=rows.units,
-            metric=metric.name,
-            max_atoms=config.max_atoms,
-            members=tuple(members),
-            fragments=config.fragments,
-            view=chosen.view,
-            pretrained_inputs=chosen.seen,
-            references={target: one.energies for target, one in references.items()},
-            hydrogens=bool(config.hydrogens),
-            conformers=config.conformers,
-            head=config.head,
-        ),
+
+
+def _saved(
+    problem: SeedProblem, chosen: ChosenInputs, references: Mapping[str, FittedReferences], members: Sequence[Member]
+) -> FinetunedConfig:
+    """Return what a later program needs to predict with the models."""
+    config, rows = problem.config, problem.rows
+    return FinetunedConfig(
+        format_version=FORMAT_VERSION,
+        model=problem.start.model,
+        pooling=config.pooling,
+        inputs=chosen.inputs,
+        task=rows.task,
+        targets=rows.targets,
+        units=rows.units,
+        metric=problem.metric.name,
+        max_atoms=config.max_atoms,
+        members=tuple(members),
+        fragments=config.fragments,
+        view=chosen.view,
+        pretrained_inputs=chosen.seen,
+        references={target: one.energies for target, one in references.items()},
+        hydrogens=bool(config.hydrogens),
+        conformers=config.conformers,
+        head=config.head,
     )
-    results.write(folder, done)
-    return done
 
 
 def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenInputs]:
@@ -244,10 +234,9 @@ def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     )
 
 
-def _notes(
-    config: FinetuneConfig, rows: Rows, split: DataSplit, chosen: ChosenInputs, store: Path | None
-) -> tuple[str, ...]:
+def _notes(problem: SeedProblem, chosen: ChosenInputs, store: Path | None) -> tuple[str, ...]:
     """Return notes on the data for the user; ``store`` is that of the pretraining, None for random weights."""
+    config, rows, split = problem.config, problem.rows, problem.split
     molecules = rows.molecules
     overlap = describe_overlap(
         split.test,
@@ -292,85 +281,3 @@ def _leakage(store: Path, rows: Rows, split: DataSplit) -> Leakage:
         smiles=[molecules.smiles[row] for row in split.test.tolist()],
         scaffold_smiles=[molecules.scaffold_smiles[row] for row in split.test.tolist()],
     )
-
-
-def _one_seed(
-    config: FinetuneConfig,
-    rows: Rows,
-    split: DataSplit,
-    start: StartingModel,
-    view: InputView,
-    metric: Metric,
-    seed: int,
-    device: torch.device,
-) -> tuple[Member, SeedResult]:
-    folder = config.folder
-    name = f"seed-{seed}"
-    done = folder / f"{name}.json"
-    if done.is_file():
-        tree = read_recorded(done, "remove it and fine-tune again: only that seed is trained")
-        finished = strict.build(FinishedSeed, tree, strict.Origin(name=str(done), recorded=True))
-        return finished.member, finished.outcome
-
-    def reader(part: np.ndarray) -> RowReader:
-        return RowReader(
-            rows.molecules.split,
-            rows.molecules.position_M[part],
-            rows.learnt_ML[part],
-            drop_hydrogens=rows.leaves_out_hydrogens,
-            conformers=config.conformers,
-        )
-
-    make_sample = SampleMaker(view=view, model=start.model)
-    scaling = Scaling.of(rows.learnt_ML[split.train], rows.task)
-    problem = TrainingProblem(
-        train=reader(split.train),
-        valid=reader(split.valid),
-        make_sample=make_sample,
-        scaling=scaling,
-        loss=config.loss or "mse",
-        metric=metric,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = PropertyModel(start.model, len(rows.targets), config.pooling, config.train.dropout, config.head)
-    if start.backbone is not None:
-        model.backbone.load_state_dict(start.backbone.state_dict())
-    if config.train.predicts_noise:
-        model.coordinate_head = coordinate_head(start.model, start.coordinate_head, seed)
-    with EpochProgress(f"{rows.name}, seed {seed}", config.train.epochs, metric.name) as progress:
-        epochs = fit(model, problem, config.train, seed=seed, device=device, on_epoch=progress.epoch)
-    rows_U = np.flatnonzero(rows.usable_M)
-    samples = each_conformer_once(reader(rows_U), make_sample, config.train.max_pairs, device)
-    found = predict_conformers(model, samples, scaling, device)
-    prediction_ML, std_ML = np.full((2, *rows.labels_ML.shape), np.nan)
-    prediction_ML[rows_U], std_ML[rows_U] = found.mean_RL, found.std_RL
-    total_ML = prediction_ML if rows.reference_ML is None else prediction_ML + rows.reference_ML
-    results.write_predictions(
-        folder / f"predictions-{name}.parquet", rows, split, total_ML, std_ML if config.conformers > 1 else None
-    )
-    member = Member(
-        file=f"{name}.safetensors",
-        sha256=save_member(folder, f"{name}.safetensors", model.cpu()),
-        mean_L=scaling.mean_L,
-        std_L=scaling.std_L,
-    )
-    valid, test = (
-        score(metric, rows.learnt_ML[part], prediction_ML[part], rows.targets) for part in (split.valid, split.test)
-    )
-    assert valid.value is not None, "it chose the best epoch"
-    if test.value is None:
-        raise RunError(f"the predictions of the test rows cannot be judged: {'; '.join(test.undefined[:3])}")
-    result = SeedResult(
-        seed=seed,
-        valid=valid.value,
-        test=test.value,
-        test_by_target=test.per_target,
-        undefined=test.undefined,
-        best_epoch=epochs[-1].best,
-        losses=tuple(epoch.loss for epoch in epochs),
-        valid_scores=tuple(epoch.score for epoch in epochs),
-        noise_losses=tuple(epoch.noise_loss for epoch in epochs if epoch.noise_loss is not None),
-    )
-    write_json(done, strict.to_tree(FinishedSeed(member=member, outcome=result)))
-    return member, result

@@ -15,8 +15,7 @@ from unimol_scale import config as strict
 from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.common.files import hash_file
 from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
-from unimol_scale.downstream.finetuning import finetune as finetune_module
-from unimol_scale.downstream.finetuning import finetuning_folder, results
+from unimol_scale.downstream.finetuning import finetuning_folder, one_seed, results
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, Member, read_config
@@ -28,7 +27,7 @@ from unimol_scale.model.presets import ModelConfig
 
 def test_a_finished_folder_is_read_and_not_made_again(finished, monkeypatch):
     config, done = finished
-    monkeypatch.setattr(finetune_module, "load_rows", None)
+    monkeypatch.setattr("unimol_scale.downstream.finetuning.finetune.load_rows", None)
     assert finetune(config) == done
     elsewhere = dataclasses.replace(config, device="auto", cache=Path("elsewhere"), conformer_workers=3)
     assert finetune(elsewhere) == done  # where it is computed is no other fine-tuning
@@ -42,8 +41,8 @@ def test_after_a_kill_between_seeds_only_the_missing_one_is_fitted(finished, tmp
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ft").glob("*seed-0*")}
     assert len(kept) == 3
     fitted = []
-    fit = finetune_module.fit
-    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
+    fit = one_seed.fit
+    monkeypatch.setattr(one_seed, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
     again = finetune(cut_off)
     assert fitted == [1]
     assert again == done  # every bit of every score
@@ -86,8 +85,8 @@ def test_yesterdays_fine_tuning_is_read_and_goes_on_tomorrow(finished, tmp_path,
     assert finetune(dataclasses.replace(config, ensemble="mean")).mean == done.mean
     assert read_config(config.output).model.gate == "none"
     fitted = []
-    fit = finetune_module.fit
-    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
+    fit = one_seed.fit
+    monkeypatch.setattr(one_seed, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
     again = finetune(dataclasses.replace(config, output=tmp_path / "ft", ensemble="mean"))
     assert fitted == [1]
     assert [seed.test for seed in again.seeds] == [seed.test for seed in done.seeds]
@@ -123,8 +122,8 @@ def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkey
     config, done = finished
     shutil.copytree(config.output, tmp_path / "ft")
     fitted = []
-    fit = finetune_module.fit
-    monkeypatch.setattr(finetune_module, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
+    fit = one_seed.fit
+    monkeypatch.setattr(one_seed, "fit", lambda *a, **k: fitted.append(k["seed"]) or fit(*a, **k))
     more = dataclasses.replace(config, output=tmp_path / "ft", seeds=SEEDS + 1)
     longer = finetune(more)
     assert fitted == [SEEDS]
@@ -208,7 +207,7 @@ def test_a_folder_in_which_no_seed_was_finished_takes_other_settings(settings, t
     def killed(*_: object, **__: object):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetune_module, "fit", killed)
+    monkeypatch.setattr(one_seed, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         finetune(settings(seeds=3))
     monkeypatch.undo()

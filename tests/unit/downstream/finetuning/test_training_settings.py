@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tests.helpers.tiny_finetuning import MOLECULES, TINY, fitting
 from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.downstream.config import FinetuneTrainConfig, HeadName
-from unimol_scale.downstream.finetuning import finetune as module
+from unimol_scale.downstream.finetuning import one_seed as module
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.model.saved_model import load_member, read_config

@@ -1,0 +1,193 @@
+"""Fits the model of one seed: training, a prediction for every labelled row, and scores.
+
+A seed that is finished is read from its file.
+
+Shapes: M rows, L targets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import unimol_scale.config as strict
+from unimol_scale.common.text.json_files import write_json
+from unimol_scale.data.input_views import InputView
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
+from unimol_scale.downstream.data.pretraining_data import PretrainingStore
+from unimol_scale.downstream.data.splits import DataSplit
+from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
+from unimol_scale.downstream.finetuning.labelled_rows import Rows
+from unimol_scale.downstream.finetuning.metrics import score
+from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
+from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.finetuning.model.saved_model import Member, save_member
+from unimol_scale.downstream.finetuning.model.training import Epoch, Scaling, TrainingProblem, fit, predict_conformers
+from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
+from unimol_scale.downstream.finetuning.results import SeedResult
+from unimol_scale.downstream.metric import Metric
+from unimol_scale.errors import RunError
+from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.heads import CoordinateHead
+from unimol_scale.model.presets import ModelConfig
+from unimol_scale.store.schema import Float64, Int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartingModel:
+    """The model that the fine-tuning of every seed starts from.
+
+    Attributes:
+        model: its dimensions.
+        backbone: pretrained weights; None starts from random ones.
+        coordinate_head: the pretrained one; None: the model has none, or the weights are random.
+        pretrained_on: the store of its pretraining, or why that is not known; None for random weights.
+    """
+
+    model: ModelConfig
+    backbone: TwoTrackBackbone | None
+    coordinate_head: CoordinateHead | None
+    pretrained_on: PretrainingStore | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedSeed:
+    """Content of ``seed-N.json``, which is written last and marks the seed as finished.
+
+    Attributes:
+        member: its model.
+        outcome: its scores.
+    """
+
+    member: Member
+    outcome: SeedResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedProblem:
+    """What every seed of a fine-tuning is fitted to.
+
+    Attributes:
+        config: of the fine-tuning.
+        rows: the data.
+        split: of the rows.
+        start: the model that training starts from.
+        view: how molecules are shown to it.
+        metric: of validation and test.
+        device: to compute on.
+    """
+
+    config: FinetuneConfig
+    rows: Rows
+    split: DataSplit
+    start: StartingModel
+    view: InputView
+    metric: Metric
+    device: torch.device
+
+    def reader(self, row_R: Int64) -> RowReader:
+        """Return a reader of some rows."""
+        rows = self.rows
+        return RowReader(
+            rows.molecules.split,
+            rows.molecules.position_M[row_R],
+            rows.learnt_ML[row_R],
+            drop_hydrogens=rows.leaves_out_hydrogens,
+            conformers=self.config.conformers,
+        )
+
+
+def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
+    """Fit the model of a seed and write it with its predictions, or read what an earlier call has written.
+
+    Raises:
+        ConfigError: its file is damaged.
+        RunError: training failed, or the test rows cannot be judged.
+    """
+    done = problem.config.folder / f"seed-{seed}.json"
+    if done.is_file():
+        tree = read_recorded(done, "remove it and fine-tune again: only that seed is trained")
+        return strict.build(FinishedSeed, tree, strict.Origin(name=str(done), recorded=True))
+    scaling = Scaling.of(problem.rows.learnt_ML[problem.split.train], problem.rows.task)
+    model = _new_model(problem, seed)
+    epochs = _train(problem, model, scaling, seed)
+    prediction_ML = _predict(problem, model, scaling, seed)
+    file = f"seed-{seed}.safetensors"
+    member = Member(
+        file=file,
+        sha256=save_member(problem.config.folder, file, model.cpu()),
+        mean_L=scaling.mean_L,
+        std_L=scaling.std_L,
+    )
+    finished = FinishedSeed(member=member, outcome=_judge(problem, prediction_ML, epochs, seed))
+    write_json(done, strict.to_tree(finished))
+    return finished
+
+
+def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
+    config, start = problem.config, problem.start
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        targets = len(problem.rows.targets)
+        model = PropertyModel(start.model, targets, config.pooling, config.train.dropout, config.head)
+    if start.backbone is not None:
+        model.backbone.load_state_dict(start.backbone.state_dict())
+    if config.train.predicts_noise:
+        model.coordinate_head = coordinate_head(start.model, start.coordinate_head, seed)
+    return model
+
+
+def _train(problem: SeedProblem, model: PropertyModel, scaling: Scaling, seed: int) -> list[Epoch]:
+    config = problem.config
+    training = TrainingProblem(
+        train=problem.reader(problem.split.train),
+        valid=problem.reader(problem.split.valid),
+        make_sample=SampleMaker(view=problem.view, model=problem.start.model),
+        scaling=scaling,
+        loss=config.loss or "mse",
+        metric=problem.metric,
+    )
+    title = f"{problem.rows.name}, seed {seed}"
+    with EpochProgress(title, config.train.epochs, problem.metric.name) as progress:
+        return fit(model, training, config.train, seed=seed, device=problem.device, on_epoch=progress.epoch)
+
+
+def _predict(problem: SeedProblem, model: PropertyModel, scaling: Scaling, seed: int) -> Float64:
+    """Write predictions for every usable row; return them as learnt, float64 [M, L], NaN for the other rows."""
+    config, rows = problem.config, problem.rows
+    rows_U = np.flatnonzero(rows.usable_M)
+    make_sample = SampleMaker(view=problem.view, model=problem.start.model)
+    samples = each_conformer_once(problem.reader(rows_U), make_sample, config.train.max_pairs, problem.device)
+    found = predict_conformers(model, samples, scaling, problem.device)
+    prediction_ML: Float64 = np.full(rows.labels_ML.shape, np.nan)
+    std_ML = np.full_like(prediction_ML, np.nan)
+    prediction_ML[rows_U], std_ML[rows_U] = found.mean_RL, found.std_RL
+    total_ML = prediction_ML if rows.reference_ML is None else prediction_ML + rows.reference_ML
+    path = config.folder / f"predictions-seed-{seed}.parquet"
+    results.write_predictions(path, rows, problem.split, total_ML, std_ML if config.conformers > 1 else None)
+    return prediction_ML
+
+
+def _judge(problem: SeedProblem, prediction_ML: Float64, epochs: Sequence[Epoch], seed: int) -> SeedResult:
+    labels_ML, targets = problem.rows.learnt_ML, problem.rows.targets
+    valid, test = (
+        score(problem.metric, labels_ML[part], prediction_ML[part], targets)
+        for part in (problem.split.valid, problem.split.test)
+    )
+    assert valid.value is not None, "it chose the best epoch"
+    if test.value is None:
+        raise RunError(f"the predictions of the test rows cannot be judged: {'; '.join(test.undefined[:3])}")
+    return SeedResult(
+        seed=seed,
+        valid=valid.value,
+        test=test.value,
+        test_by_target=test.per_target,
+        undefined=test.undefined,
+        best_epoch=epochs[-1].best,
+        losses=tuple(epoch.loss for epoch in epochs),
+        valid_scores=tuple(epoch.score for epoch in epochs),
+        noise_losses=tuple(epoch.noise_loss for epoch in epochs if epoch.noise_loss is not None),
+    )
