@@ -4,11 +4,14 @@ import json
 import re
 import shutil
 import signal
+import time
 
+import psutil
 import pytest
 import torch
 
-from tests.helpers.plain_training import Unheard, pretraining, small_store
+from tests.helpers import ranks as launched
+from tests.helpers.plain_training import SETTINGS, Unheard, pretraining, small_store
 from tests.helpers.ranks import losses
 from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.common.exit_status import EXIT_STOPPED, EXIT_USER_ERROR
@@ -49,6 +52,7 @@ def steps_saved(run):
 
 
 def assert_equal_to_whole(branch, whole):
+    keys = ("molecules", "conformers", "atoms", "flops", "final", "best", "steps", "schedule", "settings_changes")
     for key in ("loss", "valid/loss", "grad_norm", "lr", "molecules", "flops"):
         of_whole = {step: value for step, value in losses(whole, key).items() if step > 8}
         assert losses(branch, key) == of_whole, key
@@ -57,7 +61,7 @@ def assert_equal_to_whole(branch, whole):
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
     ours, theirs = read(branch), read(whole)
-    for key in ("molecules", "conformers", "atoms", "flops", "final", "best", "steps", "schedule", "settings_changes"):
+    for key in keys:
         assert ours[key] == theirs[key], key
 
 
@@ -103,9 +107,9 @@ def test_a_branch_goes_on_from_its_own_checkpoints_and_before_them_from_the_trun
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["train.steps=15"], r"begins to decay after step 10, and the trunk {trunk} has no checkpoint of that step, only "
-         r"of step 8\. Train the trunk with train\.keep_steps=\[10\] up to there"),
-        (["train.learning_rate=2e-3"], "in step 1 the learning rate of .* was 0.0005, and this run's would have been 0.001"),
+        (["train.steps=15"], r"begins to decay after step 10, and the trunk {trunk} has no checkpoint of that step, "
+         r"only of step 8\. Train the trunk with train\.keep_steps=\[10\] up to there"),
+        (["train.learning_rate=2e-3"], "in step 1 the learning rate of .* was 0.0005, .* would have been 0.001"),
         (["train.warmup_steps=3"], "in step 1 the learning rate"),
         (["train.beta2=0.9"], r"other settings \(trunk → this run\):\n  train.beta2: 0.99 → 0.9"),
         (["seed=1"], r"other settings \(trunk → this run\):\n  seed: 0 → 1"),
@@ -138,3 +142,29 @@ def test_a_step_to_be_kept_is_kept_although_it_was_skipped(pretrain, tmp_path):
     status, said = pretrain("--output", tmp_path / "trunk", *SHARED, *TRUNK, spoilt=lambda step: step == 8)
     assert status == 0, said
     assert steps_saved(tmp_path / "trunk") == [8]
+
+
+@pytest.mark.deepspeed
+def test_a_branch_of_two_ranks_that_was_killed_goes_on_as_the_run_that_was_not(store, tmp_path):
+    decay = ["train.schedule=wsd", "train.steps=28", "train.decay_fraction=0.72"]  # it begins after step 8
+    shared = [*SETTINGS, *SHARED, "train.checkpoint_every=2", "zero.stage=3", "--data", store]
+    # Until then the whole run is as good a trunk as one that holds its rate for ever.
+    done = launched.pretrain(*shared, *decay, "train.keep_steps=[8]", "--output", tmp_path / "whole", ranks=2)
+    assert done.returncode == 0, done.stdout
+    command = [*shared, *decay, f"branch_from={tmp_path / 'whole'}", "--output", tmp_path / "branch"]
+    process = launched.start(*command, ranks=2)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "branch" / "checkpoints" / "latest").is_file():
+        assert time.monotonic() < deadline, "the branch did not start"
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    for one in [*ranks, psutil.Process(process.pid)]:
+        one.kill()
+    psutil.wait_procs(ranks, timeout=60)
+    process.communicate()
+    assert not (tmp_path / "branch" / "summary.json").exists()
+    done = launched.pretrain(*command, ranks=2)
+    assert done.returncode == 0, done.stdout
+    assert "goes on from" in done.stdout
+    assert_equal_to_whole(tmp_path / "branch", tmp_path / "whole")

@@ -19,6 +19,7 @@ from unimol_scale.engine.run.branch import (
 from unimol_scale.engine.run.resume import refuse_differences, refuse_newer
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_folder import run_is_finished
+from unimol_scale.engine.run.run_progress import Progress
 from unimol_scale.engine.run.settings_changes import (
     SettingsChange,
     change_since,
@@ -43,6 +44,11 @@ class Beginning:
     branch: Branch | None = None
     change: SettingsChange | None = None
     changes: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_summary(self, end: Progress) -> dict[str, Any]:
+        """Return it for the summary of the run that has ended with these counters."""
+        branch = None if self.branch is None else self.branch.as_summary(end)
+        return {"branch": branch, "settings_changes": self.changes}
 
     def sentences(self, config: PretrainConfig) -> list[str]:
         """Return what a user should know of it."""

@@ -11,7 +11,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -378,8 +378,7 @@ class Trainer:
                 self._final,
                 self._best,
                 self._ranks.world_size,
-                self._beginning.changes,
-                self._beginning.branch,
+                self._beginning.as_summary(self._progress),
             )
             self._checkpoints.prune_finished(last, self._log)
         self._ranks.barrier()

@@ -1,7 +1,7 @@
 """Branches of a run: a decay that begins at a checkpoint of another run, the trunk, which holds its learning rate.
 
-A branch is the run that its own settings describe, from the first step on; the trunk has done the steps before the decay
-for it and for other branches. So the two must not have differed until then, and nothing of the trunk is copied.
+A branch is the run that its own settings describe, from the first step on; the trunk has done the steps before the
+decay for it and for other branches. So the two must not have differed until then, and nothing of the trunk is copied.
 """
 
 from collections.abc import Mapping
@@ -94,10 +94,10 @@ def find_branch_point(config: PretrainConfig) -> CheckpointInfo:
     there = [int(folder.name.removeprefix("step-")) for folder in step_folders(trunk / CHECKPOINTS)]
     has = f", only of step {', '.join(map(str, there))}" if there else ""
     raise CheckpointError(
-        f"branch_from: this run of {config.train.steps} steps begins to decay after step {step}, and the trunk {trunk} "
-        f"has no checkpoint of that step{has}. Train the trunk with train.keep_steps=[{step}] up to there (a trunk that "
-        "is past that step has to be trained anew, in another folder), choose train.steps or train.decay_fraction so that "
-        "the decay begins where it has one, or leave branch_from away"
+        f"branch_from: this run of {config.train.steps} steps begins to decay after step {step}, and the trunk "
+        f"{trunk} has no checkpoint of that step{has}. Train the trunk with train.keep_steps=[{step}] up to there (one "
+        "that is past that step has to be trained anew, in another folder), choose train.steps or train.decay_fraction "
+        "so that the decay begins where it has one, or leave branch_from away"
     )
 
 
@@ -127,8 +127,8 @@ def refuse_other_beginning(point: CheckpointInfo, config: PretrainConfig, matter
         then, ours = learning_rate(step, trunk), learning_rate(step, config.train)
         if then != ours:
             raise CheckpointError(
-                f"branch_from: in step {step + 1} the learning rate of {point.path} was {then:.6g}, and this run's would "
-                f"have been {ours:.6g}. A trunk has train.schedule=constant, and the train.learning_rate and "
+                f"branch_from: in step {step + 1} the learning rate of {point.path} was {then:.6g}, and this run's "
+                f"would have been {ours:.6g}. A trunk has train.schedule=constant, and the train.learning_rate and "
                 "train.warmup_steps of its branches"
             )
 

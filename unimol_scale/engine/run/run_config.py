@@ -119,8 +119,8 @@ class TrainConfig:
         self._check_decay()
         if any(not 1 <= step <= self.steps for step in self.keep_steps) or _repeats(self.keep_steps):
             raise ConfigError(
-                f"train.keep_steps must be steps of the run, from 1 to train.steps {self.steps} and without repeats; got "
-                f"{list(self.keep_steps)}"
+                f"train.keep_steps must be steps of the run, from 1 to train.steps {self.steps} and without repeats, "
+                f"got {list(self.keep_steps)}"
             )
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:

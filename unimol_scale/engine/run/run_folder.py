@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +22,6 @@ from unimol_scale.common.summary_file import Summary
 from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.config import to_yaml
 from unimol_scale.data.dataset import VALIDATION_SEED, DataConfig
-from unimol_scale.engine.run.branch import Branch
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_progress import Progress
 from unimol_scale.errors import RunError, StoreError, version_problem
@@ -69,13 +68,12 @@ def write_summary(
     final: Mapping[str, float],
     best: Mapping[str, float],
     world_size: int,
-    changes: Sequence[Mapping[str, Any]],
-    branch: Branch | None,
+    origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write and return what a finished run was: parameters, counters, losses, and hashes of what it learnt from.
 
-    ``changes`` are those of its settings along the way, of ``SettingsChange.as_tree``, and ``branch`` is where it began
-    if a trunk has done its first steps, which are counted in its molecules and FLOPs nevertheless.
+    ``origin`` says whether its settings changed along the way and whether a trunk has done its first steps, which are
+    counted in its molecules and FLOPs nevertheless.
     """
     last = final["valid/loss"]
     summary = {
@@ -97,8 +95,7 @@ def write_summary(
         "extended_from": config.extended_from,
         "schedule": config.train.schedule,
         "keep_steps": list(config.train.keep_steps),
-        "branch": None if branch is None else branch.as_summary(progress),
-        "settings_changes": [dict(change) for change in changes],
+        **origin,
         "diverged": not math.isfinite(last) or last > DIVERGED_FACTOR * best["valid/loss"],
     }
     return summary_file.write_summary(config.output, summary)

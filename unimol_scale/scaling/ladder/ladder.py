@@ -106,7 +106,9 @@ class LadderConfig:
         reserved += [SCHEDULE, KEEP_STEPS, BRANCH_FROM] if self.schedule is not None else []
         for key in reserved:
             if any(key in flatten(tree) for tree in (self.overrides, *self.size_overrides.values())):
-                raise ConfigError(f"overrides: {key} is set by the ladder itself, from seeds, budgets, warmup and schedule")
+                raise ConfigError(
+                    f"overrides: {key} is set by the ladder itself, from seeds, budgets, warmup and schedule"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,9 @@ def plan(config: LadderConfig) -> list[Rung]:
         settings = {**flatten(config.overrides), **flatten(config.size_overrides.get(size, {}))}
         budgets = _budgets(config, size, settings)
         if config.schedule == "wsd":
-            rungs += [rung for seed in config.seeds for rung in _trunk_and_branches(config, size, settings, budgets, seed)]
+            rungs += [
+                rung for seed in config.seeds for rung in _trunk_and_branches(config, size, settings, budgets, seed)
+            ]
             continue
         for steps in budgets:
             rungs += [_whole_run(config, size, settings, steps, seed) for seed in config.seeds]

@@ -122,6 +122,6 @@ def _sharing(planned: Sequence[PlannedRun]) -> list[str]:
     if not whole:
         return []
     return [
-        f"trunks and branches take {duration(shared)} in all, whole runs of the same budgets {duration(whole)}: sharing "
-        f"saves {1 - shared / whole:.0%} of the compute"
+        f"trunks and branches take {duration(shared)} in all, whole runs of the same budgets {duration(whole)}: "
+        f"sharing saves {1 - shared / whole:.0%} of the compute"
     ]

@@ -2,8 +2,9 @@
 
 A task is ``unimol-scale ladder CONFIG --only RUN``, so it skips, resumes and checks runs as the ladder does. Slurm
 signals the task five minutes before its time limit. Training then saves, and the task ends with status 75 and goes back
-to the queue. Branches are an array of their own, which waits until that of the trunks has ended well. launch/slurm.sh has the same directives and shell code for it; a test compares them. The script names its
-runs: if the ladder file is changed, a task may fail, but never trains another run.
+to the queue. launch/slurm.sh has the same directives and shell code for it; a test compares them. The script names its
+runs: if the ladder file is changed, a task may fail, but never trains another run. Branches are an array of their own,
+which waits until that of their trunks has ended well.
 """
 
 import os
@@ -182,7 +183,9 @@ def submit(arrays: Sequence[JobArray]) -> list[str]:
 def _job_number(answer: str) -> str:
     found = re.search(r"Submitted batch job (\d+)", answer)
     if found is None:
-        raise RunError(f"sbatch does not say which job it made of the trunks, so the branches cannot wait for it: {answer}")
+        raise RunError(
+            f"sbatch does not say which job it made of the trunks, so the branches cannot wait for it: {answer}"
+        )
     return found.group(1)
 
 
@@ -190,7 +193,9 @@ def _submit(script: Path, options: Sequence[str]) -> str:
     try:
         # sbatch passes the environment on; array variables of a job that this runs in must not reach the new one.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_ARRAY")}
-        answer = subprocess.run(["sbatch", *options, str(script)], env=environment, capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            ["sbatch", *options, str(script)], env=environment, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError as error:
         raise RunError(f"there is no sbatch on this machine; take {script} to one of the cluster") from error
     if answer.returncode != 0:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from tests.helpers.pretend_training import calls, make_place
 
+from tests.helpers.pretend_training import calls, make_place
 from unimol_scale.cli.main import main
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder import ladder, ladder_estimate, slurm
@@ -47,8 +47,8 @@ def test_one_trunk_for_a_size_and_seed_and_one_branch_for_each_budget(place: Pat
     trunk, *branches = rungs(place)[:4]
     assert [rung.name for rung in rungs(place) if rung.is_trunk] == [TRUNK, "try-0.1M-trunk-seed1"]
     assert trunk.overrides == {
-        "train.learning_rate": 0.001, "train.steps": 160, "train.schedule": "constant", "train.keep_steps": [40, 80, 160],
-        "train.warmup_steps": 5, "seed": 0,
+        "train.learning_rate": 0.001, "train.steps": 160, "train.schedule": "constant",
+        "train.keep_steps": [40, 80, 160], "train.warmup_steps": 5, "seed": 0,
     }  # fmt: skip
     assert [(rung.steps, rung.begins) for rung in branches] == [(50, 40), (100, 80), (200, 160)]
     assert branches[2].overrides == {
