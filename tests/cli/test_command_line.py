@@ -27,7 +27,7 @@ WORDS = {
     ),
     "fit-scaling-law": (
         "RUNS --bootstrap --budget --burn-in --burn-in-steps --column --hold-out --law --leave-out --output "
-        "--parameters --predict --size-of --trajectories --variable"
+        "--parameters --predict --size-of --trajectories --trunks --variable"
     ),
     "ladder": "CONFIG --budget --device --dry-run --law --next --objective --only --output --slurm --submit",
     "plan": (

@@ -20,6 +20,7 @@ def read_runs(
     sizes: Mapping[str, str] | None = None,
     trajectories: bool = False,
     leave_out: Sequence[str] = (),
+    trunks: bool = False,
 ) -> tuple[list[RunRecord], list[str]]:
     """Read every finished run under the paths.
 
@@ -30,6 +31,8 @@ def read_runs(
         sizes: name of a run that has only event files → its size.
         trajectories: whether rows of one name in a table are validations along one run.
         leave_out: names of runs to be left out, with a note.
+        trunks: whether runs count that were trained at a constant rate for others to branch off; their losses are above
+            those of finished schedules.
 
     Returns:
         The runs, and a note on every run that was left out or needs care.
@@ -80,11 +83,34 @@ def read_runs(
             raise RunError(f"--leave-out {name}: there is no such run; {nearest(name, [run.name for run in records])}")
         notes += [f"{record.source}: left out, as --leave-out {name} asks" for record in records if record.name == name]
     records = [record for record in records if record.name not in leave_out]
+    if not trunks:
+        records, left_out = _without_trunks(records)
+        notes += left_out
     if not records:
         skipped = "".join(f"\n  {note}" for note in notes)
         raise RunError(f"no finished run under {', '.join(str(path) for path in paths)}{skipped}")
     check_comparable(records)
     return records, [*notes, *(remark for record in records for remark in record.remarks)]
+
+
+def _without_trunks(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """Return the runs without the trunks among them, and a note on those.
+
+    A run that others branched off is one even if it does not say so itself, unless its own learning rate decays.
+    """
+    named = {Path(record.trunk).resolve() for record in records if record.trunk is not None}
+
+    def is_trunk(record: RunRecord) -> bool:
+        return record.is_trunk or (record.decays is False and Path(record.source).resolve() in named)
+
+    trunks = [record.source for record in records if is_trunk(record)]
+    if not trunks:
+        return list(records), []
+    note = (
+        f"trunks are left out: {', '.join(trunks)}. Their learning rate does not decay, so their losses are above those "
+        "of finished runs and lie on no law; their branches count (--trunks takes them in)"
+    )
+    return [record for record in records if not is_trunk(record)], [note]
 
 
 def _unless_damaged(folder: Path, read: Callable[[Path], Content]) -> Content | str:
