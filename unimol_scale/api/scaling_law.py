@@ -19,9 +19,10 @@ from unimol_scale.scaling.law.laws import Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, distinct
 from unimol_scale.scaling.report.law_json import to_json
-from unimol_scale.scaling.runs.counts import parse_flops
+from unimol_scale.scaling.runs.counts import parse_distinct, parse_flops
 from unimol_scale.scaling.runs.loss_tables import ColumnTable
 from unimol_scale.scaling.runs.read_runs import read_runs
+from unimol_scale.scaling.runs.run_records import DataUnit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ _ARGUMENTS = {
     "--law": "law", "--hold-out": "hold_out", "--variable": "variable", "--parameters": "parameters",
     "--column": "columns", "--size-of": "sizes", "--leave-out": "leave_out", "--trajectories": "trajectories",
     "--burn-in": "burn_in", "--burn-in-steps": "burn_in_steps", "--predict": "predict", "--budget": "flops",
-    "--output": "folder",
+    "--output": "folder", "--distinct": "distinct", "--data-unit": "data_unit",
 }  # fmt: skip
 _log = logging.getLogger(__name__)
 
@@ -42,10 +43,15 @@ class LawOptions(TypedDict, total=False):
         variable: "N", "D" or "C" of a law in one variable; None: the one that varies.
         parameters: which parameters N counts: "total", "non-embedding", "atom-track" or "pair-track".
         trajectories: fit the validations along every run instead of the ends of the schedules.
+        distinct: of the law "repeated": distinct molecules at hand for ``predict`` and ``optimal``, a number or text
+            such as "884M"; None: the most that a run had.
+        data_unit: what D counts, for the words of the report: "molecule", "sample" or "token"; None: what the runs or
+            the table say.
         burn_in: with trajectories: share of every run that is left out at its start; None: 0.25.
         burn_in_steps: instead of a share, optimiser steps that are left out (Uni-Mol2: 200,000).
-        columns: of tables N, D, C, S, loss, loss/TERM, weight, name or size → header of that column; D may be "C/(6N)",
-            C may be "6ND" or "model@ATOMS". Of event files N, D, C, loss or lr → tag; D may be "step*BATCH".
+        columns: of tables N, D, C, S, U, lr, batch, loss, loss/TERM, weight, name or size → header of that column;
+            D may be "C/(6N)", C may be "6ND" or "model@ATOMS". Of event files N, D, C, loss or lr → tag; D may be
+            "step*BATCH".
         sizes: name of a run that is known by its event files → its size, a preset or a number of parameters.
         leave_out: names of runs that do not count.
         bootstrap: draws for the intervals; 0 for none.
@@ -55,6 +61,8 @@ class LawOptions(TypedDict, total=False):
 
     variable: Variable | None
     parameters: ParameterGroup
+    distinct: str | float | None
+    data_unit: DataUnit | None
     trajectories: bool
     burn_in: float | None
     burn_in_steps: int | None
@@ -224,9 +232,9 @@ def fit_scaling_law(
     Args:
         runs: run folders, folders of TensorBoard event files, directories of either, tables (.csv, .tsv, .parquet), or
             a list of these; results of ``pretrain``; or a table in memory: a DataFrame, a pyarrow Table, or a dict of
-            columns N, D, loss and, where they are known, C, name, size, loss/TERM.
-        law: "auto" takes the law that predicts left-out sizes best; or "chinchilla", "kaplan", "power", "saturating",
-            "unimol2".
+            columns N, D, loss and, where they are known, C, U, name, size, loss/TERM.
+        law: "auto" takes the law that predicts left-out sizes best; or "chinchilla", "kaplan", "power", "repeated",
+            "saturating", "unimol2".
         hold_out: "largest" size, "none", a number of sizes, or a fraction of them.
         options: see ``LawOptions``.
 
@@ -300,6 +308,8 @@ def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisCon
         parameters=parameters,
         predict=_texts(options.get("predict", ())),
         budgets=_budgets(options.get("budgets", ())),
+        distinct=None if (count := options.get("distinct")) is None else parse_distinct(_text(count), "distinct"),
+        data_unit=options.get("data_unit"),
         burn_in=share_of_user(share, steps, trajectories=options.get("trajectories", False)),
         burn_in_steps=steps,
         fit=FitConfig(bootstrap=bootstrap),

@@ -97,7 +97,7 @@ def test_an_optimum_balances_size_and_data(table):
 def test_a_plot_is_a_figure_that_leaves_pyplot_alone(table, tmp_path):
     law, before = us.fit_scaling_law(table, law="chinchilla", bootstrap=0), "matplotlib.pyplot" in sys.modules
     figure = law.plot("D")
-    assert figure.axes[0].get_xlabel() == "molecules seen D"
+    assert figure.axes[0].get_xlabel() == "samples seen D"  # a table does not say what they are
     figure.savefig(tmp_path / "law.png")
     assert (tmp_path / "law.png").stat().st_size > 10_000
     assert law.plot().axes[0].get_xlabel() == "parameters N"

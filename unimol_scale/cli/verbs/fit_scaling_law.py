@@ -10,7 +10,7 @@ from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.burn_in import SHARE, share_of_user
 from unimol_scale.scaling.law.registry import LAWS
-from unimol_scale.scaling.runs.counts import parse_flops
+from unimol_scale.scaling.runs.counts import parse_distinct, parse_flops
 
 if TYPE_CHECKING:
     from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig
@@ -57,6 +57,12 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         metavar="FLOPS",
         help="training compute such as 1e21, whose best N and D are asked for; may be repeated",
     )
+    verb.add_argument(
+        "--distinct",
+        metavar="COUNT",
+        help="of the law repeated: distinct molecules at hand for --predict and --budget (default: the most that a run "
+        "had)",
+    )
     _declare_trajectories(verb)
     _declare_reading(verb)
     verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
@@ -100,8 +106,15 @@ def _declare_reading(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=HEADER",
-        help="of tables: the header of N, D, C, S, loss, loss/TERM, weight, name or size; D may be C/(6N), C may be "
-        "6ND or model@ATOMS; of event files: the tag of N, D, C, loss or lr; D may be step*BATCH; may be repeated",
+        help="of tables: the header of N, D, C, S, U (distinct data), lr, batch, loss, loss/TERM, weight, name or "
+        "size; D may be C/(6N), C may be 6ND or model@ATOMS; of event files: the tag of N, D, C, loss or lr; D may be "
+        "step*BATCH; may be repeated",
+    )
+    verb.add_argument(
+        "--data-unit",
+        choices=("molecule", "sample", "token"),
+        help="what D counts, for the words of the report (default: molecule for runs, sample for tables, token if the "
+        "header of D says so)",
     )
     verb.add_argument(
         "--size-of",
@@ -148,6 +161,8 @@ def _run(arguments: argparse.Namespace) -> int:
         parameters=arguments.parameters,
         predict=tuple(arguments.predict),
         budgets=tuple(parse_flops(text, "--budget") for text in arguments.budget),
+        distinct=None if arguments.distinct is None else parse_distinct(arguments.distinct, "--distinct"),
+        data_unit=arguments.data_unit,
         burn_in=share_of_user(arguments.burn_in, arguments.burn_in_steps, trajectories=arguments.trajectories),
         burn_in_steps=arguments.burn_in_steps,
         fit=FitConfig(bootstrap=arguments.bootstrap),

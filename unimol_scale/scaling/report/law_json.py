@@ -25,6 +25,8 @@ SCHEMA: dict[str, str] = {
     "settle), warnings; spread holds quantiles (parameter → its bootstrap estimates at the levels of quantile_levels) "
     "and exponents with their correlation matrix",
     "parameters_counted": "which parameters N counts",
+    "data_unit": "what D, U and every number of molecules count: molecule, sample or token",
+    "distinct": "of D at hand for predictions and budgets, where repeated data count less; null where unknown",
     "burn_in": "the share of a run that was left out; null when only the ends of the schedules were fitted, or where "
     "burn_in_steps says how many",
     "burn_in_steps": "the steps of a run that were left out; null likewise",
@@ -41,7 +43,8 @@ SCHEMA: dict[str, str] = {
     "unanswered": "why other budgets have no optimum",
     "slices": "the lowest points of the slices of equal compute: flops, N, D, loss; empty when the law has none",
     "points": "every point: name of its run, held_out, loss, predicted, residual (loss / predicted − 1), and the "
-    "columns N (parameters), D (molecules), C (FLOPs), S (steps), M (millions of parameters), MS (M · S) as known",
+    "columns N (parameters), D (of data_unit), C (FLOPs), U (distinct ones), S (steps), M (millions of parameters), "
+    "MS (M · S) as known",
     "left_out": "runs that were not used, and why",
 }
 
@@ -55,6 +58,8 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
         "schema": SCHEMA,
         "law": _fit(analysis.fit),
         "parameters_counted": analysis.config.parameters,
+        "data_unit": analysis.points.unit,
+        "distinct": analysis.points.distinct_data,
         "burn_in": analysis.config.burn_in,
         "burn_in_steps": analysis.config.burn_in_steps,
         "selection": {

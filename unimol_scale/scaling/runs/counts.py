@@ -30,6 +30,18 @@ def parse_flops(text: str, argument: str) -> float:
     return flops
 
 
+def parse_distinct(text: str, argument: str) -> float:
+    """Return a number of distinct molecules such as "884M".
+
+    Raises:
+        RunError: it is none; the message begins with the argument.
+    """
+    count = parse_count(text)
+    if count is None:
+        raise RunError(f"{argument} {text!r} is not a number of molecules above zero, such as 884M")
+    return count
+
+
 def groups_of_size(name: str) -> Mapping[str, float]:
     """Return the parameters of a preset by group, "total" among them, or {"total": count} for a number.
 
