@@ -201,9 +201,9 @@ def _variables(columns: Mapping[str, FloatArray]) -> tuple[list[str], list[str]]
             why.append(f"{len(values)} sweeps with a minimum are too few to fit the effect of {name}, too")
             continue
         basis = np.stack([np.ones(len(values)), *(np.log(columns[one]) for one in chosen)], axis=1)
-        target = np.log(values)
-        rest = target - basis @ _solve(basis, target)
-        if 1 - float((rest**2).sum() / ((target - target.mean()) ** 2).sum()) > COLLINEAR**2:
+        logs: FloatArray = np.log(values)
+        rest = logs - basis @ _solve(basis, logs)
+        if 1 - float((rest**2).sum() / ((logs - logs.mean()) ** 2).sum()) > COLLINEAR**2:
             with_it = " and ".join(chosen)
             why.append(
                 f"{name} rises and falls with {with_it} in these sweeps, so that their effects cannot be told apart: "

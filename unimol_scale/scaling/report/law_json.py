@@ -4,6 +4,7 @@ SCHEMA documents every key of the file. Numbers are not rounded; null means unkn
 removed or changes its meaning, and not for new keys.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 from unimol_scale.scaling.law.analysis import Analysis, HeldOutPoint, TermLaw
 from unimol_scale.scaling.law.fit import Fit
 from unimol_scale.scaling.law.optimal import can_slice, lowest_of_slice, slice_budgets
+from unimol_scale.scaling.report.checklist import law_checklist
+from unimol_scale.scaling.report.task_report import tasks_to_json
+from unimol_scale.scaling.tasks.task_law import TaskLaw
 
 SCHEMA_VERSION = 2
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -45,11 +49,14 @@ SCHEMA: dict[str, str] = {
     "points": "every point: name of its run, held_out, loss, predicted, residual (loss / predicted − 1), and the "
     "columns N (parameters), D (of data_unit), C (FLOPs), U (distinct ones), S (steps), M (millions of parameters), "
     "MS (M · S) as known",
+    "tasks": "every task of --task → its law from the loss: metric, error (what it is), form, parameters, intervals, "
+    "candidates, predictions, results; obstacle where there is none",
+    "checklist": "how the law was made: what the checklist of (Mis)Fitting (arXiv 2502.18969) asks for",
     "left_out": "runs that were not used, and why",
 }
 
 
-def to_json(analysis: Analysis) -> dict[str, Any]:
+def to_json(analysis: Analysis, tasks: Sequence[TaskLaw] = ()) -> dict[str, Any]:
     """Return the content of law.json: the keys of ``SCHEMA``."""
     points = analysis.points
     predicted = analysis.fit.predict(points.columns)
@@ -104,6 +111,8 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             }
             for i, name in enumerate(points.names)
         ],
+        "tasks": tasks_to_json(tasks),
+        "checklist": law_checklist(analysis),
         "left_out": list(analysis.notes),
     }
 

@@ -7,12 +7,18 @@ from pathlib import Path
 from rich.table import Table
 
 from unimol_scale.common.report.markdown import markdown_table
+from unimol_scale.common.report.pictures import save_figure
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit, Interval
+from unimol_scale.scaling.report.checklist import checklist_lines, law_checklist
 from unimol_scale.scaling.report.law_json import SCHEMA, to_json
 from unimol_scale.scaling.report.law_pictures import draw_pictures
 from unimol_scale.scaling.report.summary_sentences import summary_sentences
+from unimol_scale.scaling.report.task_pictures import tasks_figure
+from unimol_scale.scaling.report.task_report import CAPTION as TASK_CAPTION
+from unimol_scale.scaling.report.task_report import task_lines
+from unimol_scale.scaling.tasks.task_law import TaskLaw
 
 Rows = tuple[list[str], list[list[str]]]
 
@@ -41,7 +47,7 @@ CAPTIONS = {
 }
 
 
-def write_report(analysis: Analysis, folder: Path) -> Path:
+def write_report(analysis: Analysis, folder: Path, tasks: Sequence[TaskLaw] = ()) -> Path:
     """Write law.json, report.md and the pictures into a folder; it is made if needed.
 
     Returns:
@@ -53,17 +59,19 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         pictures = draw_pictures(analysis, folder)
+        if any(law.form is not None for law in tasks):
+            save_figure(tasks_figure(tasks), folder / "tasks.png")
         (folder / "law.json").write_text(
-            json.dumps(to_json(analysis), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+            json.dumps(to_json(analysis, tasks), indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
         report = folder / "report.md"
-        report.write_text(to_markdown(analysis, pictures), encoding="utf-8")
+        report.write_text(to_markdown(analysis, pictures, tasks), encoding="utf-8")
     except OSError as error:
         raise RunError(f"the report cannot be written to {folder}: {error}; choose another --output") from error
     return report
 
 
-def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
+def to_markdown(analysis: Analysis, pictures: Mapping[str, Path], tasks: Sequence[TaskLaw] = ()) -> str:
     """Return the report as Markdown; pictures are linked by their file names."""
     fit, unit = analysis.fit, analysis.points.unit
     lines = ["# Scaling law", "", f"**{fit.law.formula}** ({fit.law.label}; {fit.law.source})", ""]
@@ -86,6 +94,10 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         lines += ["", "## The best use of a budget", ""]
         lines += markdown_table(*optimum_rows(analysis)) if analysis.optima else []
         lines += ["", *[f"- No answer: {reason}." for reason in analysis.unanswered]] if analysis.unanswered else []
+    if tasks:
+        lines += ["", "## Tasks", "", *task_lines(tasks)]
+        if any(law.form is not None for law in tasks):
+            lines += ["", TASK_CAPTION, "", "![Tasks](tasks.png)"]
     lines += ["", "## Choice of the law", "", *markdown_table(*_candidate_table(analysis))]
     if analysis.terms:
         lines += ["", "## Loss terms", "", "Parts of the loss have floors of their own, so each has its own law.", ""]
@@ -93,6 +105,7 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         lines += markdown_table(header, [_term_row(term) for term in analysis.terms])
     for title, path in pictures.items():
         lines += ["", f"## {title}", "", CAPTIONS[path.name], "", f"![{title}]({path.name})"]
+    lines += ["", "## How this law was made", "", *checklist_lines(law_checklist(analysis))]
     lines += ["", "## Runs", "", *markdown_table(*_run_table(analysis))]
     if analysis.notes:
         lines += ["", "Left out, or to be known:", "", *[f"- {note}" for note in analysis.notes]]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from unimol_scale.errors import RunError, nearest
 
-SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+SUFFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def parse_count(text: str) -> float | None:
     """Return a positive finite number such as "1.1e9", "838M" or "1_000"; None if the text is not one."""
-    match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMBT]?)", text.strip())
+    match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([kKMBT]?)", text.strip())
     if match is None:
         return None
     value = float(match.group(1)) * SUFFIXES[match.group(2)]

@@ -20,6 +20,8 @@ def read_runs(
     sizes: Mapping[str, str] | None = None,
     trajectories: bool = False,
     leave_out: Sequence[str] = (),
+    *,
+    rates: bool = False,
 ) -> tuple[list[RunRecord], list[str]]:
     """Read every finished run under the paths.
 
@@ -30,6 +32,7 @@ def read_runs(
         sizes: name of a run that has only event files → its size.
         trajectories: whether rows of one name in a table are validations along one run.
         leave_out: names of runs to be left out, with a note.
+        rates: whether runs may differ in the learning rate or the batch size alone.
 
     Returns:
         The runs, and a note on every run that was left out or needs care.
@@ -83,7 +86,7 @@ def read_runs(
     if not records:
         skipped = "".join(f"\n  {note}" for note in notes)
         raise RunError(f"no finished run under {', '.join(str(path) for path in paths)}{skipped}")
-    check_comparable(records)
+    check_comparable(records, rates=rates)
     return records, [*notes, *(remark for record in records for remark in record.remarks)]
 
 

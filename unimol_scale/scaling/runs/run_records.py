@@ -276,8 +276,12 @@ def decays_of(rates: Mapping[float, float]) -> bool | None:
     return rates[max(rates)] < DECAYED * max(rates.values())
 
 
-def check_comparable(records: Sequence[RunRecord]) -> None:
+def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> None:
     """Check that runs can be compared.
+
+    Args:
+        records: the runs.
+        rates: whether runs that differ in the learning rate or the batch size alone are different runs.
 
     Raises:
         RunError: two runs differ in objective, noise or validation set, have the same name, or are the same run.
@@ -298,12 +302,15 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
                 )
         # Without seeds, a table can have two runs of one size and budget; they are the same run if the loss is equal.
         told_apart = record.seed if record.seed is not None else record.loss
-        content = (record.parameters, record.molecules, record.steps, told_apart)
+        content: tuple[object, ...] = (record.parameters, record.molecules, record.steps, told_apart)
+        content += (record.learning_rate, record.global_batch_size) if rates else ()
         for other in (names.get(record.name), contents.get(content)):
             if other is not None:
                 same = "name" if other.name == record.name else "size, budget and seed"
                 along = same == "name" and (other.parameters, other.seed) == (record.parameters, record.seed)
                 hint = ", or use --trajectories if they are points along one run" if along else ""
+                if same != "name" and other.learning_rate != record.learning_rate and not rates:
+                    hint = "; they differ in the learning rate, whose best value --rates finds"
                 raise RunError(
                     f"duplicate run: {other.source} and {record.source} have the same {same}; leave one out{hint}"
                 )

@@ -28,8 +28,8 @@ FORMULAS: Mapping[Form, str] = {"constant": "error = e0", "power": "error = k*L^
 UNKNOWNS: Mapping[Form, int] = {"constant": 1, "power": 2, "floor": 3}
 MIN_RUNS = 4
 MIN_SPREAD = 1.02  # largest over smallest loss of the runs; less tells nothing of the dependence
-POWERS = np.geomspace(0.05, 20.0, 300)
-TIE = 1.05  # a form with one more unknown must predict left-out runs better than by this factor
+POWERS = np.geomspace(0.05, 20.0, 120)
+PASSES, CLOSER = 3, 25  # searches for p, and values in the later ones
 REACH = 1.02  # a loss is within those of the runs up to this factor
 FEWEST_DRAWN = 3  # runs in a draw of the bootstrap
 
@@ -152,21 +152,21 @@ def fit_task(results: Sequence[TaskResult], config: FitConfig) -> TaskLaw:
     obstacle = _why_not(loss, runs)
     if obstacle is not None:
         return TaskLaw(**{**vars(unfitted), "obstacle": obstacle})
-    candidates = [_consider(form, loss, error, runs) for form in FORMULAS]
-    form = _choose(candidates)
+    considered = [_consider(form, loss, error, runs) for form in FORMULAS]
+    form = _choose(considered)
     ones = np.ones((1, len(loss)))
-    estimate = _refine(form, loss, error, _fit(form, loss, error, ones)[0])
+    (estimate,) = _fit(form, loss, error, ones)
     draws = _bootstrap(form, loss, error, runs, config)
     names = {"constant": ("e0",), "power": ("k", "p"), "floor": ("e0", "k", "p")}[form]
     places = {"e0": 0, "k": 1, "p": 2}
     ends = {name: np.quantile(draws[:, places[name]], _tails(config.confidence)) for name in names if len(draws)}
     intervals = {name: (float(low), float(high)) for name, (low, high) in ends.items()}
-    flat = form != "constant" and bool(intervals) and intervals["p"][0] <= POWERS[0] * 1.01
+    flat = form != "constant" and bool(intervals) and intervals["p"][0] <= 1.01 * float(POWERS[0])
     return TaskLaw(
         **{
             **vars(unfitted),
             "form": form,
-            "candidates": tuple(candidates),
+            "candidates": tuple(candidate for candidate, _ in considered),
             "parameters": {name: float(estimate[places[name]]) for name in names},
             "intervals": intervals or None,
             "draws": draws,
@@ -221,8 +221,8 @@ def _why_not(loss: FloatArray, runs: np.ndarray) -> str | None:
         return f"{count} pretraining runs were measured; {MIN_RUNS} are needed"
     if loss.max() < MIN_SPREAD * loss.min():
         return (
-            f"the losses of the runs, {loss.min():.4g} to {loss.max():.4g}, are all but the same: measure smaller models, "
-            "or earlier checkpoints, too"
+            f"the losses of the runs, {loss.min():.4g} to {loss.max():.4g}, are all but the same: measure smaller "
+            "models, or earlier checkpoints, too"
         )
     return None
 
@@ -242,7 +242,7 @@ def _tails(confidence: float) -> list[float]:
 
 
 def _fit(form: Form, loss: FloatArray, error: FloatArray, weights: FloatArray) -> FloatArray:
-    """Fit a form for every weighting of the rows; of p, the best of ``POWERS``.
+    """Fit a form for every weighting of the rows, by a search for p.
 
     Args:
         form: of the law.
@@ -259,70 +259,64 @@ def _fit(form: Form, loss: FloatArray, error: FloatArray, weights: FloatArray) -
         return np.stack([floor, np.zeros(len(floor)), np.zeros(len(floor))], axis=1)
     # Losses are taken relative to their mean, or high powers would over- and underflow.
     centre = float(np.exp(np.log(loss).mean()))
-    basis = (loss / centre) ** POWERS[:, None] * inverse  # [G, n]
-    ones, moment = weights @ (basis**2).T, weights @ basis.T  # Σ w b², Σ w b, float [B, G]
+    powers = POWERS[None]
+    for _ in range(PASSES):
+        step = powers[:, 1:2] / powers[:, :1]
+        floor, scale, cost = _for_powers(form, loss / centre, inverse, weights, powers)
+        rows, chosen = np.arange(len(weights)), np.argmin(cost, axis=1)
+        power = np.broadcast_to(powers, cost.shape)[rows, chosen]
+        found = np.stack([floor[rows, chosen], scale[rows, chosen] * centre**-power, power], axis=1)
+        # Between the neighbours of the best one, more closely.
+        powers = np.clip(power[:, None] * step ** np.linspace(-1.0, 1.0, CLOSER), POWERS[0], POWERS[-1])
+    return found
+
+
+def _for_powers(
+    form: Form, loss: FloatArray, inverse: FloatArray, weights: FloatArray, powers: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return e0, k and the cost, float [B, G], of the best e0 and k that are not negative, for powers [B or 1, G]."""
+    basis = loss ** powers[:, :, None] * inverse  # [B or 1, G, n]
+    summed = "bn,cgn->bg" if len(basis) == 1 else "bn,bgn->bg"
+    ones, moment = np.einsum(summed, weights, basis**2), np.einsum(summed, weights, basis)
     alone = moment / ones
     total = weights.sum(axis=1, keepdims=True)
-    best_floor, best_scale, cost = np.zeros_like(alone), alone, total - alone * moment
-    if form == "floor":
-        cross = weights @ (basis * inverse).T
-        own, target = (weights @ inverse**2)[:, None], (weights @ inverse)[:, None]
-        determinant = np.maximum(ones * own - cross**2, 1e-300)
-        floor = (ones * target - cross * moment) / determinant
-        scale = (own * moment - cross * target) / determinant
-        both = total - floor * target - scale * moment
-        better = (floor > 0) & (scale > 0) & (both < cost)
-        best_floor, best_scale = np.where(better, floor, 0.0), np.where(better, scale, alone)
-        cost = np.where(better, both, cost)
-    rows, chosen = np.arange(len(weights)), np.argmin(cost, axis=1)
-    power = POWERS[chosen]
-    return np.stack([best_floor[rows, chosen], best_scale[rows, chosen] * centre**-power, power], axis=1)
+    cost = total - alone * moment
+    if form == "power":
+        return np.zeros_like(alone), alone, cost
+    cross = np.einsum(summed, weights, basis * inverse)
+    own, target = (weights @ inverse**2)[:, None], (weights @ inverse)[:, None]
+    determinant = np.maximum(ones * own - cross**2, 1e-300)
+    floor = (ones * target - cross * moment) / determinant
+    scale = (own * moment - cross * target) / determinant
+    both = total - floor * target - scale * moment
+    better = (floor > 0) & (scale > 0) & (both < cost)
+    return np.where(better, floor, 0.0), np.where(better, scale, alone), np.where(better, both, cost)
 
 
-def _refine(form: Form, loss: FloatArray, error: FloatArray, start: FloatArray) -> FloatArray:
-    """Return the estimate with p between the values of the grid."""
-    from scipy.optimize import least_squares
-
-    if form == "constant":
-        return start
-    free = [place for place, name in enumerate(("e0", "k", "p")) if form == "floor" or name != "e0"]
-    size = np.where(start > 0, start, np.array([error.min() * 0.1, 1.0, 1.0]))
-
-    def residual(relative: FloatArray) -> FloatArray:
-        unknowns = start.copy()
-        unknowns[free] = relative * size[free]
-        result: FloatArray = _value(unknowns, loss) / error - 1
-        return result
-
-    upper = np.array([np.inf, np.inf, POWERS[-1]])[free] / size[free]
-    lower = np.array([0.0, 0.0, POWERS[0]])[free] / size[free]
-    found = least_squares(
-        residual, np.clip(start[free] / size[free], lower, upper), bounds=(lower, upper), x_scale="jac"
-    )
-    refined = start.copy()
-    refined[free] = found.x * size[free]
-    return refined
-
-
-def _consider(form: Form, loss: FloatArray, error: FloatArray, runs: np.ndarray) -> TaskCandidate:
-    """Predict every run from the others."""
+def _consider(form: Form, loss: FloatArray, error: FloatArray, runs: np.ndarray) -> tuple[TaskCandidate, FloatArray]:
+    """Predict every run from the others; return the candidate, and its error on each run, float [R], if it has any."""
     count = int(runs.max()) + 1
     if count < UNKNOWNS[form] + 2:
-        return TaskCandidate(form=form, obstacle=f"{count} runs are too few for {UNKNOWNS[form]} unknowns and a test")
+        why = f"{count} runs are too few for {UNKNOWNS[form]} unknowns and a test"
+        return TaskCandidate(form=form, obstacle=why), np.zeros(0)
     weights = np.array([runs != run for run in range(count)], dtype=np.float64)
     unknowns = _fit(form, loss, error, weights)
     # A run counts as one, however many rows it has.
-    errors = [np.abs(_value(unknowns[run], loss[runs == run]) / error[runs == run] - 1).mean() for run in range(count)]
-    return TaskCandidate(form=form, left_out_error=float(np.mean(errors)))
+    errors = np.array(
+        [np.abs(_value(unknowns[run], loss[runs == run]) / error[runs == run] - 1).mean() for run in range(count)]
+    )
+    return TaskCandidate(form=form, left_out_error=float(errors.mean())), errors
 
 
-def _choose(candidates: Sequence[TaskCandidate]) -> Form:
-    """Return the form with the lowest error on left-out runs; an unknown more has to earn its place."""
-    chosen, lowest = "constant", np.inf
-    for one in candidates:
-        if one.left_out_error is not None and one.left_out_error * TIE < lowest:
-            chosen, lowest = one.form, one.left_out_error
-    return chosen  # type: ignore[return-value]
+def _choose(considered: Sequence[tuple[TaskCandidate, FloatArray]]) -> Form:
+    """Return the form with the lowest error on left-out runs; one more unknown has to win by a standard error."""
+    (chosen, lowest), *others = considered
+    for one, errors in others:
+        if len(errors):
+            gain = lowest - errors
+            if gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)):
+                chosen, lowest = one, errors
+    return chosen.form
 
 
 def _bootstrap(form: Form, loss: FloatArray, error: FloatArray, runs: np.ndarray, config: FitConfig) -> FloatArray:

@@ -62,8 +62,7 @@ def test_form_and_parameters_are_found(truth: Truth, form: str, parameters: dict
     assert law.form == form
     assert law.parameters == pytest.approx(parameters, rel=0.1)
     assert not law.undetermined
-    exact = fit_task(rows(truth, noise=1e-5), QUICK).parameters
-    assert {name: exact[name] for name in parameters} == pytest.approx(parameters, rel=1e-3)
+    assert fit_task(rows(truth, noise=0.001, seed=1), QUICK).parameters == pytest.approx(parameters, rel=0.01)
 
 
 def test_a_task_that_does_not_depend_on_the_loss_is_seldom_said_to() -> None:
