@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unimol_scale.common.text.json_files import read_json
-from unimol_scale.common.trees import flatten, merge
-from unimol_scale.config import Origin, build, read_yaml
+from unimol_scale.common.trees import flatten
+from unimol_scale.config import build, read_yaml
 from unimol_scale.errors import ConfigError, nearest
+from unimol_scale.scaling.ladder.ladder_rates import LadderRates
+from unimol_scale.scaling.ladder.objective_count import ModelCounter, count_model
 
 Launcher = Literal["deepspeed", "python"]
 RESERVED = ("seed", "train.steps")
@@ -35,6 +37,8 @@ class LadderConfig:
             FLOPs of the model for the molecules of the store.
         warmup: share of the steps of a run in which its learning rate rises, for ladders of several budgets; None takes
             ``train.warmup_steps`` of the overrides.
+        rate_law: law.json of ``fit-scaling-law --rates``, which sets ``train.learning_rate`` of every run by its size,
+            data and batch size; None: it is that of the overrides.
         seeds: of initialisation and order of molecules.
         objective: denoise, blend, distill, or package.module:Class of one of your own.
         output: folder of all run folders and of logs/.
@@ -54,6 +58,7 @@ class LadderConfig:
     molecules: tuple[int, ...] = ()
     flops: tuple[float, ...] = ()
     warmup: float | None = None
+    rate_law: Path | None = None
     seeds: tuple[int, ...] = (0,)
     objective: str = "denoise"
     output: Path = Path("runs")
@@ -101,7 +106,10 @@ class LadderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """One run of a ladder; ``overrides`` are all its settings by dotted path, with seed and steps."""
+    """One run of a ladder; ``overrides`` are all its settings by dotted path, with seed and steps.
+
+    ``rate_notes`` say how far its learning rate is extrapolated, where a law sets it.
+    """
 
     name: str
     size: str
@@ -109,6 +117,7 @@ class Rung:
     seed: int
     folder: Path
     overrides: Mapping[str, Any]
+    rate_notes: tuple[str, ...] = ()
 
 
 def read_ladder(path: Path) -> LadderConfig:
@@ -121,33 +130,48 @@ def read_ladder(path: Path) -> LadderConfig:
     return build(LadderConfig, tree, origin)
 
 
-def plan(config: LadderConfig) -> list[Rung]:
+def plan(config: LadderConfig, counter: ModelCounter | None = None) -> list[Rung]:
     """Return every run of the ladder, smallest budget first within a size.
+
+    Args:
+        config: the ladder.
+        counter: counts for objectives other than denoise; needed for ``flops`` and ``rate_law`` alone.
 
     Raises:
         ConfigError: a size is unknown, a budget in molecules or FLOPs cannot be turned into steps, or two budgets
-            come to the same number of them.
+            come to the same number of them; or the file of ``rate_law`` holds none.
     """
     # Imported here, since only planning needs the presets.
     from unimol_scale.model.presets import PRESETS
 
+    rates = None if config.rate_law is None else LadderRates(config.rate_law)
     rungs = []
     for size in config.sizes:
         if size not in PRESETS:
             raise ConfigError(f"sizes: unknown size {size!r}; {nearest(size, PRESETS)}")
         settings = {**flatten(config.overrides), **flatten(config.size_overrides.get(size, {}))}
-        for steps in _budgets(config, size, settings):
+        for steps in _budgets(config, size, settings, counter):
+            rate: dict[str, float] = {}
+            beyond: tuple[str, ...] = ()
+            if rates is not None:
+                count = count_model(size, settings, config.objective, counter, "rate_law")
+                rate, beyond = rates.setting(size, settings, steps, count)
             for seed in config.seeds:
                 name = f"{config.name}-{size}-{steps}steps-seed{seed}"
-                overrides = {**settings, "train.steps": steps, "seed": seed}
+                overrides = {**settings, **rate, "train.steps": steps, "seed": seed}
                 if config.warmup is not None:
                     overrides[WARMUP] = round(config.warmup * steps)
                 folder = config.output / name
-                rungs.append(Rung(name=name, size=size, steps=steps, seed=seed, folder=folder, overrides=overrides))
+                rungs.append(
+                    Rung(
+                        name=name, size=size, steps=steps, seed=seed, folder=folder, overrides=overrides,
+                        rate_notes=beyond,
+                    )
+                )  # fmt: skip
     return rungs
 
 
-def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> list[int]:
+def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any], counter: ModelCounter | None) -> list[int]:
     if config.steps:
         return sorted(config.steps)
     batch_size = settings.get("train.global_batch_size")
@@ -156,28 +180,16 @@ def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> li
         raise ConfigError(f"{unit}: {size} needs a train.global_batch_size in overrides to turn them into steps")
     molecules: list[float] = list(config.molecules)
     if config.flops:
-        per_molecule = _flops_per_molecule(config, size, settings)
+        from unimol_scale.model.accounting import mean_flops
+
+        count = count_model(size, settings, config.objective, counter, "flops")
+        per_molecule = mean_flops(count.training_flops, _histogram(config.data))
         molecules = [flops / per_molecule for flops in config.flops]
     steps = sorted(math.ceil(count / batch_size) for count in molecules)
     twice = [count for count, times in Counter(steps).items() if times > 1]
     if twice:
         raise ConfigError(f"two budgets are the same number of steps of {size}: {twice[0]}; take one of them away")
     return steps
-
-
-def _flops_per_molecule(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> float:
-    """Return the mean training FLOPs of a molecule of the store, for a size with its settings."""
-    from unimol_scale.model.accounting import mean_flops, training_flops
-    from unimol_scale.model.presets import ModelConfig, preset
-
-    if config.objective != "denoise":
-        raise ConfigError(
-            f"flops: budgets in FLOPs are counted for the heads of denoise alone; give {config.objective} its budgets "
-            "in steps or molecules"
-        )
-    changes = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
-    model = build(ModelConfig, merge(vars(preset(size)), changes), Origin(name=f"overrides of {size}"), "model")
-    return mean_flops(lambda atoms: training_flops(model, atoms), _histogram(config.data))
 
 
 def _histogram(store: Path) -> dict[int, int]:

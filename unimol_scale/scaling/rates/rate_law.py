@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.scaling.law.fit import Interval
 from unimol_scale.scaling.law.laws import FloatArray
 from unimol_scale.scaling.law.points import ParameterGroup
 from unimol_scale.scaling.rates.sweeps import Minimum, minima_of, sweeps_of
@@ -18,7 +19,6 @@ from unimol_scale.scaling.runs.run_records import RunRecord
 EXPONENTS = {"N": "b", "D": "c", "batch": "d"}
 COLLINEAR = 0.99  # above this multiple correlation the effect of a variable cannot be told from that of others
 SPREAD = 1.2  # largest over smallest value from which on a variable counts as varied
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +217,7 @@ def _variables(columns: Mapping[str, FloatArray]) -> tuple[list[str], list[str]]
 
 
 def _solve(design: FloatArray, target: FloatArray) -> FloatArray:
-    solution: FloatArray = np.linalg.lstsq(design, target, rcond=None)[0]
+    solution: FloatArray = np.asarray(np.linalg.lstsq(design, target, rcond=None)[0], dtype=np.float64)
     return solution
 
 
