@@ -136,6 +136,9 @@ def fit_rate_law(
         RunError: the runs are no sweeps, or too few of these have a minimum.
         ConfigError: an option is wrong.
 
+    Source:
+        Power laws of the learning rate in size, data and batch: DeepSeek LLM (arXiv 2401.02954), Step Law (2503.04715).
+
     Example:
         >>> import unimol_scale as us
         >>> rates, sizes = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], [1e5, 4e5, 1.6e6, 6.4e6]
