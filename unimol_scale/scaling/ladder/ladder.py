@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,31 +144,31 @@ def plan(config: LadderConfig, counter: ModelCounter | None = None) -> list[Rung
     # Imported here, since only planning needs the presets.
     from unimol_scale.model.presets import PRESETS
 
-    rates = None if config.rate_law is None else LadderRates(config.rate_law)
     rungs = []
     for size in config.sizes:
         if size not in PRESETS:
             raise ConfigError(f"sizes: unknown size {size!r}; {nearest(size, PRESETS)}")
         settings = {**flatten(config.overrides), **flatten(config.size_overrides.get(size, {}))}
         for steps in _budgets(config, size, settings, counter):
-            rate: dict[str, float] = {}
-            beyond: tuple[str, ...] = ()
-            if rates is not None:
-                count = count_model(size, settings, config.objective, counter, "rate_law")
-                rate, beyond = rates.setting(size, settings, steps, count)
             for seed in config.seeds:
                 name = f"{config.name}-{size}-{steps}steps-seed{seed}"
-                overrides = {**settings, **rate, "train.steps": steps, "seed": seed}
+                overrides = {**settings, "train.steps": steps, "seed": seed}
                 if config.warmup is not None:
                     overrides[WARMUP] = round(config.warmup * steps)
                 folder = config.output / name
-                rungs.append(
-                    Rung(
-                        name=name, size=size, steps=steps, seed=seed, folder=folder, overrides=overrides,
-                        rate_notes=beyond,
-                    )
-                )  # fmt: skip
-    return rungs
+                rungs.append(Rung(name=name, size=size, steps=steps, seed=seed, folder=folder, overrides=overrides))
+    return rungs if config.rate_law is None else _with_rates(config, config.rate_law, rungs, counter)
+
+
+def _with_rates(config: LadderConfig, law: Path, rungs: Sequence[Rung], counter: ModelCounter | None) -> list[Rung]:
+    """Return the runs with the learning rates of a law."""
+    rates = LadderRates(law)
+    found = []
+    for rung in rungs:
+        count = count_model(rung.size, rung.overrides, config.objective, counter, "rate_law")
+        rate, beyond = rates.setting(rung.size, rung.overrides, rung.steps, count)
+        found.append(replace(rung, overrides={**rung.overrides, **rate}, rate_notes=beyond))
+    return found
 
 
 def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any], counter: ModelCounter | None) -> list[int]:

@@ -68,6 +68,8 @@ def count_model(
             )
         tree: dict[str, Any] = {}
         for key, value in settings.items():
+            if key.partition(".")[0] not in ("model", "objective"):
+                continue
             tree = merge(tree, nested(key, value))
         return counter(size, merge({"objective": {"name": objective}}, tree))
     changes = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
