@@ -27,7 +27,7 @@ WORDS = {
     ),
     "fit-scaling-law": (
         "RUNS --bootstrap --budget --burn-in --burn-in-steps --column --data-unit --distinct --hold-out --law "
-        "--leave-out --output --parameters --predict --rates --size-of --task --trajectories --variable"
+        "--leave-out --output --parameters --predict --rates --size-of --task --trajectories --trunks --variable"
     ),
     "ladder": "CONFIG --budget --device --dry-run --law --next --objective --only --output --slurm --submit",
     "plan": (

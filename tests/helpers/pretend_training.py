@@ -62,7 +62,12 @@ if (data / "early").exists():
     sys.exit(0)
 import shutil
 shutil.rmtree(output, ignore_errors=True)
-write_run(output, arguments.size, int(settings["train.steps"]), seed=int(settings["seed"]))
+schedule, trunk = settings.get("train.schedule", "linear"), settings.get("branch_from")
+if trunk is not None and not (Path(trunk) / "summary.json").exists():
+    sys.exit("the trunk is not trained")
+branch = trunk and {{"trunk": str(Path(trunk).absolute()), "own": {{"flops": 1e6}}}}
+ends = {{"schedule": schedule, "keep_steps": yaml.safe_load(settings.get("train.keep_steps", "[]")), "branch": branch}}
+write_run(output, arguments.size, int(settings["train.steps"]), seed=int(settings["seed"]), summary=ends)
 nested = {{"seed": int(settings["seed"]), "data": {{"path": str(data)}}, "train": {{}}}}
 for key, value in settings.items():
     if key.startswith("train."):

@@ -34,6 +34,7 @@ _ARGUMENTS = {
     "--column": "columns", "--size-of": "sizes", "--leave-out": "leave_out", "--trajectories": "trajectories",
     "--burn-in": "burn_in", "--burn-in-steps": "burn_in_steps", "--predict": "predict", "--budget": "flops",
     "--output": "folder", "--distinct": "distinct", "--data-unit": "data_unit", "--task": "task",
+    "--trunks": "trunks",
 }  # fmt: skip
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class LawOptions(TypedDict, total=False):
             "step*BATCH".
         sizes: name of a run that is known by its event files → its size, a preset or a number of parameters.
         leave_out: names of runs that do not count.
+        trunks: count runs at a constant rate that branches go on from, which lie above the law.
         bootstrap: draws for the intervals; 0 for none.
         predict: requests "SIZE@MOLECULES" for the report, such as "1.1B@838M".
         task: results of the pretrained models on tasks: a table, a file or in memory, with the columns run, task,
@@ -73,6 +75,7 @@ class LawOptions(TypedDict, total=False):
     columns: Mapping[str, str]
     sizes: Mapping[str, str]
     leave_out: str | Sequence[str]
+    trunks: bool
     bootstrap: int
     predict: str | Sequence[str]
     budgets: float | Sequence[float]
@@ -308,6 +311,7 @@ def fit_scaling_law(
             options.get("sizes", {}),
             options.get("trajectories", False),
             _texts(options.get("leave_out", ())),
+            options.get("trunks", False),
         )
         for note in notes:
             _log.warning(in_arguments(note, _ARGUMENTS))

@@ -14,3 +14,11 @@ SUMMARY_SCHEMA_VERSION = 1
 UNIQUE = "unique_molecules"  # key of the summary: distinct molecules of the training part
 # A run whose last validation loss is this far above its best has diverged.
 DIVERGED_FACTOR = 1.5
+# Share of all steps in which a run with the schedule wsd decays, unless it says another. Hägele et al. 2024 (arXiv
+# 2405.18392): a cooldown of a fifth of the steps, of the shape 1-sqrt, ends at or below the loss of a cosine schedule.
+DECAY_FRACTION = 0.2
+
+
+def decay_start(steps: int, decay_fraction: float) -> int:
+    """Return after how many steps a run with the schedule wsd begins to decay; at least its last step does."""
+    return steps - max(1, round(decay_fraction * steps))

@@ -38,6 +38,7 @@ class RunCheckpoints:
         self._root = root
         self._ranks = ranks
         self._keep = config.keep_checkpoints
+        self._keep_steps = frozenset(config.keep_steps)
         self._keep_finished = {"all": _ALL, "last": 1, "none": 0}[config.keep_finished]
         self._saver = Saver(root, ranks.rank, ranks.world_size, synchronous=not config.save_in_background)
         self._meta: Mapping[str, Any] | None = None  # of the current save; None without one
@@ -49,14 +50,27 @@ class RunCheckpoints:
             CheckpointError: there are checkpoints and none is intact.
         """
         assert self._meta is None, "a save is going on"
+
+        def newest() -> CheckpointInfo | None:
+            found, problems = newest_valid(self._root)
+            delete_leftovers(self._root)
+            for problem in problems:
+                warn(f"warning: skipped a damaged checkpoint: {problem}")
+            return found
+
+        return self.look_up(newest)
+
+    def look_up(self, look: Callable[[], CheckpointInfo | None]) -> CheckpointInfo | None:
+        """Return what rank 0 finds, on every rank.
+
+        Raises:
+            CheckpointError: rank 0 does, or the file system refuses.
+        """
         found: CheckpointInfo | None = None
         error = ""
         if self._ranks.is_main:
             try:
-                found, problems = newest_valid(self._root)
-                delete_leftovers(self._root)
-                for problem in problems:
-                    warn(f"warning: skipped a damaged checkpoint: {problem}")
+                found = look()
             except (CheckpointError, OSError) as refused:
                 error = str(refused)
         found, error = self._ranks.gather((found, error))[0]
@@ -93,7 +107,7 @@ class RunCheckpoints:
             self._saver.discard()
             error = next(text for text in errors if text)
         else:
-            self._saver.publish(meta, keep=self._keep, keep_best=True)
+            self._saver.publish(meta, keep=self._keep, keep_best=True, keep_steps=self._keep_steps)
             error = self._ranks.gather(self._saver.error)[0]
         if error:
             log.warn(f"step {step}  warning: the checkpoint could not be saved, the run goes on without it: {error}")
@@ -127,14 +141,14 @@ class RunCheckpoints:
         log.warn(f"step {self._saver.step}  the checkpoint is not published, since only skipped steps came after it")
 
     def prune_finished(self, last: CheckpointInfo, log: Teller) -> None:
-        """Keep the checkpoints of a finished run that ``train.keep_finished`` names; only rank 0 calls this."""
+        """Keep the checkpoints of a finished run that its settings name; only rank 0 calls this."""
+        kinds = ShareReader(last.path).kinds  # of which all have the same; this one may be gone then
         try:
-            usage = prune(last, self._keep_finished, keep_best=True)
+            usage = prune(last, self._keep_finished, keep_best=True, keep_steps=self._keep_steps)
         except OSError as error:  # the run is finished nevertheless
             log.warn(f"warning: checkpoints that are not wanted any more cannot be deleted: {error}")
             return
         delete_marked(self._root)
-        kinds = ShareReader(last.path).kinds if usage.kept else frozenset()
-        share = len(kinds & {MOMENT, SQUARE}) / len(kinds) if kinds else 0.0
-        states = f", {100.0 * share:.0f} % of it optimizer states" if kinds else ""
+        share = len(kinds & {MOMENT, SQUARE}) / len(kinds)
+        states = f", {100.0 * share:.0f} % of it optimizer states" if usage.kept else ""
         log.say(f"checkpoints of the finished run: {usage.describe(states)} (train.keep_finished)")

@@ -11,7 +11,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from unimol_scale.common.run_files import CHECKPOINTS, MODEL_FOLDER
 from unimol_scale.config import to_tree
 from unimol_scale.data.dataset import open_store_of, training_loader
 from unimol_scale.data.steps.planner import StepPlanner
+from unimol_scale.engine.beginning import Beginning, find_beginning
 from unimol_scale.engine.checkpointing import RunCheckpoints
 from unimol_scale.engine.incidents import Incidents
 from unimol_scale.engine.log.profiling import StepProfiler
@@ -37,21 +38,15 @@ from unimol_scale.engine.planning.corruption_check import check_own_objective
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.run.initial_weights import initial_weights
-from unimol_scale.engine.run.resume import refuse_differences, refuse_newer, settings_that_matter
+from unimol_scale.engine.run.resume import settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig
-from unimol_scale.engine.run.run_folder import claim_folder, reopen, run_is_finished, write_config, write_summary
+from unimol_scale.engine.run.run_folder import claim_folder, reopen, write_config, write_summary
 from unimol_scale.engine.run.run_progress import Progress, read_progress
 from unimol_scale.engine.run.schedule import learning_rate
-from unimol_scale.engine.run.settings_changes import (
-    SettingsChange,
-    change_since,
-    keep_history,
-    recorded_settings,
-    refuse_without_steps,
-)
+from unimol_scale.engine.run.settings_changes import keep_history
 from unimol_scale.engine.run.stopping import InterruptRequest, StopRequest
 from unimol_scale.engine.validation import Validation
-from unimol_scale.errors import CheckpointError, RunError
+from unimol_scale.errors import RunError
 from unimol_scale.objectives.base import Sample, corruption_of, total_loss
 
 _STOP = "stop"
@@ -109,8 +104,7 @@ class Trainer:
         # Of the validations after the first step, which are those that a checkpoint can be of.
         self._lowest = math.inf
         self._lock: IO[bytes] | None = None
-        self._change: SettingsChange | None = None
-        self._changes: list[dict[str, Any]] = []
+        self._beginning = Beginning()
 
     def run(
         self, stop: StopRequest | InterruptRequest, *, resume: bool, override: bool = False, profile: bool = False
@@ -129,16 +123,24 @@ class Trainer:
                 row were skipped, too many rollbacks were done, the last checkpoint could not be written, or no step
                 would be done and the run would yet end as one of other settings.
             CheckpointError: there are checkpoints and none can be used, ``resume`` is off and there are some, or the
-                newest was trained with other settings.
+                newest was trained with other settings, or a trunk has none that fits.
         """
         self._lock = claim_folder(self._config) if self._ranks.is_main else None
         self._ranks.barrier()
-        found = self._find(resume=resume, override=override)
+        begin = self._beginning = find_beginning(
+            self._config,
+            self._checkpoints,
+            self._settings,
+            self._store.manifest_sha256,
+            _log.warning,
+            resume=resume,
+            override=override,
+        )
         prepare_host_memory(self._config, self._objective, self._histogram, self._ranks)
         self._model = self._shard(lambda: self._objective.build_model(self._config.model), self._config, self._ranks)
         if self._config.train.rehearse:
             self._rehearse()
-        beginning = self._begin(found)
+        said = self._begin(begin)
         self._step = OptimizerStep(self._model, self._objective, self._complete, self._ranks, self._config.seed)
         dtype = torch.bfloat16 if self._config.train.precision == "bf16" else torch.float32
         peak = self._ranks.sum({"peak": matmul_peak(self._ranks.device, dtype)})["peak"]
@@ -148,12 +150,12 @@ class Trainer:
         with profiler:
             while outcome is SessionStatus.ROLLED_BACK:
                 with self._open_log() as self._log:
-                    for line in beginning:
+                    for line in said:
                         self._log.say(line)
                     outcome = self._fit(stop, profiler, Speedometer(peak))
                     self._log.draw()
                     if outcome is SessionStatus.ROLLED_BACK:
-                        beginning = self._roll_back()
+                        said = self._roll_back()
         if outcome is SessionStatus.FINISHED:
             self._export()
         return outcome
@@ -164,43 +166,15 @@ class Trainer:
         if self._lock is not None:
             self._lock.close()
 
-    def _find(self, *, resume: bool, override: bool) -> CheckpointInfo | None:
-        """Return the checkpoint to go on from, if there is one and it fits."""
-        found = self._checkpoints.find(_log.warning)
-        if found is None:
-            if run_is_finished(self._config.output):
-                raise CheckpointError(
-                    f"{self._config.output} is finished and has no checkpoint to go on from (train.keep_finished=none "
-                    f"keeps none); --init {self._config.output} begins another run from its weights"
-                )
-            return None
-        if not resume:
-            raise CheckpointError(
-                f"{self._config.output} has checkpoints up to step {found.step}; "
-                "continue them (--resume) or choose another --output"
-            )
-        before = recorded_settings(found, self._config.output)
-        if not override:
-            otherwise = "choose another --output, or go on all the same with --override"
-            refuse_newer(before, self._settings, found.path, otherwise)
-            refuse_differences(found.meta["settings"], self._settings, found.path)
-        self._change = change_since(before, found.step, self._config, self._store.manifest_sha256)
-        refuse_without_steps(found, self._config, self._change)
-        self._changes = [*found.meta.get("changes", ()), *([self._change.as_tree()] if self._change else [])]
-        return found
-
-    def _begin(self, found: CheckpointInfo | None) -> list[str]:
+    def _begin(self, beginning: Beginning) -> list[str]:
         """Take up the state that this session begins with, make the folder this run's, and return what to say of it."""
-        config, said = self._config, []
-        if found is not None:
-            self._go_to(found)
-            said.append(f"goes on from {found.path} (step {found.step})")
+        config, said = self._config, beginning.sentences(self._config)
+        if beginning.found is not None:
+            self._go_to(beginning.found)
         elif config.init is not None:
             read, sentence = initial_weights(config, self._model.module)
             self._model.take_weights(read)
-            said.append(sentence)
-        if self._change is not None:
-            said.append(self._change.describe(config.train.schedule, config.train.steps))
+            said.insert(0, sentence)
         if self._ranks.is_main:
             keep_history(config, self._progress.step)
             if self._progress.step < config.train.steps:
@@ -252,7 +226,9 @@ class Trainer:
                 with speed.pause("validation", every=train.validate_every):
                     due |= self._validate()
             due |= progress.step % train.checkpoint_every == 0
-            if done or stopping or (due and not result.skipped):
+            # A branch needs the checkpoint of just this step; a skipped one changed no weights.
+            exact = progress.step in train.keep_steps
+            if done or stopping or exact or (due and not result.skipped):
                 with speed.pause("saving", every=train.checkpoint_every):
                     self._save()
                 due = False
@@ -324,7 +300,7 @@ class Trainer:
     def _roll_back(self) -> list[str]:
         """Go back to the newest checkpoint, and on with the molecules after those already used; return what to say."""
         before = self._progress
-        found = self._checkpoints.find(self._log.warn)
+        found = self._checkpoints.find(self._log.warn) or self._beginning.found
         if found is None:  # the spike came before the first checkpoint
             return []
         self._go_to(found)
@@ -354,6 +330,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Begin to save the state; every rank takes part."""
+        branch = self._beginning.branch
         meta = {
             "progress": asdict(self._progress),
             "best": self._best,
@@ -362,7 +339,8 @@ class Trainer:
             "lowest": self._lowest if math.isfinite(self._lowest) else None,
             "settings": self._settings,
             "config": to_tree(self._config),
-            "changes": self._changes,
+            "changes": self._beginning.changes,
+            "branch": None if branch is None else vars(branch),
             "optimizer_steps": self._model.optimizer_steps,
             "validation_loss": self._final["valid/loss"] if self._validated_at == self._progress.step else None,
             "world_size": self._ranks.world_size,
@@ -400,7 +378,7 @@ class Trainer:
                 self._final,
                 self._best,
                 self._ranks.world_size,
-                self._changes,
+                self._beginning.as_summary(self._progress),
             )
             self._checkpoints.prune_finished(last, self._log)
         self._ranks.barrier()

@@ -15,7 +15,7 @@ import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -302,7 +302,7 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
         raise CheckpointError(f"checkpoint {info.path}: {error}") from error
 
 
-def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> DiskUsage:
+def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool, keep_steps: Collection[int] = ()) -> DiskUsage:
     """Mark the checkpoints of a run that are no longer wanted; ``delete_marked`` deletes them.
 
     Checkpoints of later steps than the newest one are marked, too: the run went on from an earlier step, since they are
@@ -314,6 +314,7 @@ def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> DiskUsage:
         keep: how many of the newest to keep; with 0 the best one is not kept either.
         keep_best: whether to keep the checkpoint of the lowest ``meta["validation_loss"]``, which is None in those that
             were not validated.
+        keep_steps: steps whose checkpoints are kept in any case.
     """
     root = newest.path.parent
     readable = []
@@ -324,6 +325,7 @@ def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool) -> DiskUsage:
             continue
     line = [info for info in readable if info.step <= newest.step]
     kept = {info.path for info in line[-keep:]} if keep else set()
+    kept |= {info.path for info in line if info.step in keep_steps}
     best = min(line, key=_validation_loss)
     if keep and keep_best and math.isfinite(_validation_loss(best)):
         kept.add(best.path)

@@ -9,7 +9,7 @@ import contextlib
 import enum
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,16 @@ class Saver:
         self.join()
         return self.state
 
-    def publish(self, meta: Mapping[str, Any], *, keep: int, keep_best: bool = False) -> CheckpointInfo | None:
+    def publish(
+        self, meta: Mapping[str, Any], *, keep: int, keep_best: bool = False, keep_steps: Collection[int] = ()
+    ) -> CheckpointInfo | None:
         """Publish the save as a checkpoint. All ranks call this when all have ``WRITTEN``; rank 0 does the work.
 
         Args:
             meta: recorded with the checkpoint, as JSON can hold it; ``validation_loss`` decides which one is the best.
             keep: how many of the newest to keep; older ones are deleted in the background.
             keep_best: whether to keep the best one, too.
+            keep_steps: steps whose checkpoints are kept, too.
 
         Returns:
             The checkpoint on rank 0, None on the others. None on rank 0 means that it failed and ``error`` says why;
@@ -116,7 +119,7 @@ class Saver:
         info = None
         try:
             info = checkpoint_folder.publish(self._root, self.step, self._world_size, meta)
-            self.disk_usage = checkpoint_folder.prune(info, keep, keep_best=keep_best)
+            self.disk_usage = checkpoint_folder.prune(info, keep, keep_best=keep_best, keep_steps=keep_steps)
         except (OSError, CheckpointError) as error:
             self.error = str(error)
             with contextlib.suppress(OSError):

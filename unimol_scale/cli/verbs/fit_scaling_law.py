@@ -145,6 +145,11 @@ def _declare_reading(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--leave-out", action="append", default=[], metavar="RUN", help="a run that does not count; may be repeated"
     )
+    verb.add_argument(
+        "--trunks",
+        action="store_true",
+        help="count trunks, too: runs at a constant learning rate that branches go on from, which lie above the law",
+    )
 
 
 def _parse_pairs(flag: str, shape: str, example: str, assignments: Sequence[str]) -> dict[str, str]:
@@ -190,6 +195,7 @@ def _run_loss(arguments: argparse.Namespace) -> int:
         _parse_pairs("--size-of", "RUN=SIZE", "run1=84M", arguments.size_of),
         arguments.trajectories,
         arguments.leave_out,
+        arguments.trunks,
     )
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)

@@ -140,7 +140,7 @@ def _print_plan(config: "LadderConfig", rungs: "Sequence[Rung]", estimate: "Esti
 
 def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *, submitting: bool) -> int:
     from unimol_scale.scaling.ladder.launch import check_inputs
-    from unimol_scale.scaling.ladder.slurm import submit, unfinished_runs, write_script
+    from unimol_scale.scaling.ladder.slurm import by_hand, submit, unfinished_runs, write_scripts
 
     check_inputs(config)
     left = unfinished_runs(config, rungs)
@@ -148,9 +148,10 @@ def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *,
     if not left:
         print(f"all {finished} runs are finished; nothing to submit")
         return 0
-    script = write_script(config, file, left)
-    print(f"{script}: {len(left)} runs, one array task each; {finished} are finished already")
-    print(submit(script) if submitting else f"next: sbatch {script}")
+    arrays = write_scripts(config, file, left)
+    print("\n".join(f"{array.script}: {array.runs} runs, one array task each" for array in arrays), end="; ")
+    print(f"{finished} are finished already")
+    print("\n".join(submit(arrays) if submitting else [f"next: {by_hand(array)}" for array in arrays]))
     return 0
 
 

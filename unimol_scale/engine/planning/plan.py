@@ -143,7 +143,8 @@ class Plan:
         recommended_stage: fits and is the fastest; that of the run if it is as good, or if none fits.
         fewest_ranks: that would be about as fast at that stage; ``world_size`` if there are none.
         checkpoint_bytes: of one.
-        checkpoints_kept: at most so many at a time: the newest, the best, and the one being written.
+        checkpoints_kept: at most so many at a time: the newest, the best, those of ``train.keep_steps``, and the one
+            being written.
         disk_bytes: of the run folder at the most: checkpoints and the exported model.
     """
 
@@ -253,7 +254,7 @@ def plan_run(
     steps, time = case.step_time()
     stages = {stage: _at_stage(asked, stage) for stage in STAGES}
     recommended = _recommended(config.zero.stage, world_size, stages)
-    checkpoint, kept = checkpoint_bytes(config, count.total), train.keep_checkpoints + 2
+    checkpoint, kept = checkpoint_bytes(config, count.total), train.keep_checkpoints + len(train.keep_steps) + 2
     return Plan(
         name=config.name,
         size=config.size,
@@ -291,10 +292,11 @@ def plan_run(
 def _compute(case: _Case, time: StepTime) -> ComputePlan:
     train, model = case.config.train, case.config.model
     flops = train.global_batch_size * mean_flops(lambda n: case.objective.training_flops(model, n), case.histogram)
-    seconds = time.seconds * train.steps
+    steps = case.config.own_steps
+    seconds = time.seconds * steps
     return ComputePlan(
         flops_per_step=flops,
-        flops=flops * train.steps,
+        flops=flops * steps,
         seconds_per_step=time.seconds,
         days=seconds / SECONDS_A_DAY,
         device_hours=seconds * case.world_size / 3600.0,

@@ -14,7 +14,7 @@ from unimol_scale.engine.planning.max_pairs import with_max_pairs_used
 from unimol_scale.engine.planning.plan import Plan, StageOption, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, warnings_of
 from unimol_scale.engine.planning.rank_memory import MARGIN
-from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
 
 _LABEL, _VALUE, _WIDTH = 22, 16, 116
 # So many that a step's chances are those of a large library.
@@ -175,8 +175,8 @@ def _steps(plan: Plan, config: PretrainConfig) -> list[str]:
         source, passes = ("store", f"{data.molecules:,}", f"{sizes}, in {data.path}"), f" = {steps.epochs:,.1f} epochs"
     rows = [
         source,
-        ("steps", f"{steps.steps:,}", f"of {steps.batch:,} molecules{passes}"),
-        ("warm-up", f"{train.warmup_steps:,}", f"steps to {train.learning_rate:g}, then {train.schedule}"),
+        ("steps", f"{steps.steps:,}", f"of {steps.batch:,} molecules{_with_trunk(config)}{passes}"),
+        ("warm-up", f"{train.warmup_steps:,}", f"steps to {train.learning_rate:g}, then {_schedule(train)}"),
         (
             "micro-batches",
             f"{steps.micro_batches:.1f}",
@@ -184,6 +184,14 @@ def _steps(plan: Plan, config: PretrainConfig) -> list[str]:
         ),
     ]  # fmt: skip
     return ["steps", *_table(rows, gap=1)]
+
+
+def _with_trunk(config: PretrainConfig) -> str:
+    return "" if config.branch_from is None else f", after {config.train.decay_start:,} of {config.branch_from}"
+
+
+def _schedule(train: TrainConfig) -> str:
+    return f"wsd, which decays after step {train.decay_start:,}" if train.schedule == "wsd" else train.schedule
 
 
 def _time(plan: Plan) -> list[str]:

@@ -51,7 +51,7 @@ class StepsPlan:
     """How steps are cut, from batches drawn from the store's histogram.
 
     Attributes:
-        steps: of the run.
+        steps: of the run, those of its trunk not among them.
         batch: molecules of a step.
         epochs: passes over the split; None: its molecules were not counted.
         micro_batches: of a rank and step, mean.
@@ -149,7 +149,7 @@ def step_time(
     )
     train, molecules = config.train, sum(histogram.values())
     steps = StepsPlan(
-        steps=train.steps,
+        steps=config.own_steps,
         batch=train.global_batch_size,
         epochs=train.steps * train.global_batch_size / molecules,
         micro_batches=cut.micro_batches,

@@ -29,7 +29,7 @@ class RunEstimate:
 
 
 class RunEstimates:
-    """Estimates runs; those that differ in length and seed only are planned once.
+    """Estimates runs; those that differ in length, seed and trunk only are planned once.
 
     Args:
         device: name of one; None: the one at hand.
@@ -58,11 +58,13 @@ class RunEstimates:
         """
         config = with_teacher_named(resolve(size, settings, Origin(name=COMMAND_LINE)))
         plan = self._plan(config, ranks)
-        seconds = plan.time.seconds * config.train.steps
-        return RunEstimate(seconds=seconds, disk_bytes=plan.disk_bytes, device=plan.target.name)
+        seconds = plan.time.seconds * config.own_steps
+        disk = plan.disk_bytes + plan.checkpoint_bytes * len(config.train.keep_steps)
+        return RunEstimate(seconds=seconds, disk_bytes=disk, device=plan.target.name)
 
     def _plan(self, config: PretrainConfig, ranks: int) -> Plan:
-        alike = replace(config, output=Path("run"), seed=0, train=replace(config.train, steps=1, warmup_steps=0))
+        train = replace(config.train, steps=1, warmup_steps=0, keep_steps=(), schedule="linear")
+        alike = replace(config, output=Path("run"), seed=0, branch_from=None, train=train)
         key = (to_yaml(alike), ranks)
         if key not in self._plans:
             self._plans[key] = plan_of(alike, ranks, self._target(config.train.precision, ranks))

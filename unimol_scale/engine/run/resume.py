@@ -23,7 +23,8 @@ _FREE_DATA = frozenset({"path", "max_pairs", "cache_dir", "cache_bytes", "worker
 _FREE_OBJECTIVE = "objective.distill.teacher"
 DATA_HASH = "data manifest SHA-256"
 # What the optimizer does in a step: it may change along a run, which is then no longer one of a single schedule.
-_SCHEDULE = ("steps", "learning_rate", "warmup_steps", "schedule", "beta1", "beta2", "weight_decay", "gradient_clip")
+RATE = ("steps", "learning_rate", "warmup_steps", "schedule", "decay_fraction", "decay_shape")
+_SCHEDULE = (*RATE, "beta1", "beta2", "weight_decay", "gradient_clip")
 SCHEDULE = frozenset({*(f"train.{name}" for name in _SCHEDULE), "train.precision"})
 STEPS = "train.steps"
 

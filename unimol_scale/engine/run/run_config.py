@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unimol_scale.common.plugins import is_reference, must_be_named
-from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.common.run_files import CONFIG_NAME, DECAY_FRACTION, decay_start
 from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.common.trees import Tree, flatten, merge, nested
 from unimol_scale.config import Origin, build, read_yaml, recorded_defaults_of, to_tree
@@ -39,7 +39,10 @@ class TrainConfig:
         global_batch_size: molecules of one step over all ranks.
         learning_rate: at its peak.
         warmup_steps: of linear warm-up from zero.
-        schedule: after warm-up: ``linear`` or ``cosine`` decay to zero at the last step, or ``constant``.
+        schedule: after warm-up: ``linear`` or ``cosine`` decay to zero at the last step; ``inverse_sqrt`` of the step,
+            which never ends; ``constant``; or ``wsd``, which is constant and then decays to zero in the last steps.
+        decay_fraction: of wsd: share of all steps in which it decays.
+        decay_shape: of wsd: ``1-sqrt`` falls fast at first, ``linear`` evenly.
         beta1: of AdamW.
         beta2: of AdamW.
         weight_decay: of AdamW.
@@ -49,6 +52,8 @@ class TrainConfig:
         validate_every: steps between validations; also before the first step and after the last.
         checkpoint_every: steps between checkpoints; also after the last, and where a validation is the best so far.
         keep_checkpoints: newest checkpoints kept, beside the one with the best validation loss.
+        keep_steps: steps after which a checkpoint is saved that is never deleted, so that a run can branch off there
+            (``branch_from``); a finished run without a decay that names any counts as a trunk.
         keep_finished: checkpoints of a finished run, each with its optimizer states (two thirds of its size, half with
             ``ema_decay``): ``last`` keeps the last one, which ``--extend`` needs, and the best if that is another;
             ``all`` those that an unfinished run keeps; ``none`` only the model, from which ``--init`` begins a new run.
@@ -68,7 +73,9 @@ class TrainConfig:
     global_batch_size: int = 1024
     learning_rate: float = 1e-4
     warmup_steps: int = 100_000
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant", "wsd"] = "linear"
+    decay_fraction: float = DECAY_FRACTION
+    decay_shape: Literal["linear", "1-sqrt"] = "1-sqrt"
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 1e-4
@@ -78,6 +85,7 @@ class TrainConfig:
     validate_every: int = 10_000
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
+    keep_steps: tuple[int, ...] = ()
     keep_finished: Literal["all", "last", "none"] = "last"
     save_in_background: bool = True
     ema_decay: float | None = None
@@ -108,6 +116,12 @@ class TrainConfig:
                 f"train.warmup_steps {self.warmup_steps} must be between 0 and train.steps {self.steps}; "
                 "a short run needs a short warm-up"
             )
+        self._check_decay()
+        if any(not 1 <= step <= self.steps for step in self.keep_steps) or _repeats(self.keep_steps):
+            raise ConfigError(
+                f"train.keep_steps must be steps of the run, from 1 to train.steps {self.steps} and without repeats, "
+                f"got {list(self.keep_steps)}"
+            )
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"train.{name} must be in [0, 1), got {getattr(self, name)}")
@@ -116,6 +130,24 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ConfigError(f"train.ema_decay must be between 0 and 1, got {self.ema_decay}")
+
+    def _check_decay(self) -> None:
+        if not 0.0 < self.decay_fraction <= 1.0:
+            raise ConfigError(f"train.decay_fraction must be above 0 and at most 1, got {self.decay_fraction}")
+        if self.schedule == "wsd" and self.decay_start < self.warmup_steps:
+            raise ConfigError(
+                f"train.warmup_steps {self.warmup_steps} and a decay from step {self.decay_start} on overlap "
+                f"(train.steps {self.steps}, train.decay_fraction {self.decay_fraction}); shorten one of them"
+            )
+
+    @property
+    def decay_start(self) -> int:
+        """Steps after which the schedule wsd begins to decay."""
+        return decay_start(self.steps, self.decay_fraction)
+
+
+def _repeats(steps: Sequence[int]) -> bool:
+    return len(set(steps)) < len(steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +198,9 @@ class PretrainConfig:
         init: a model, run or checkpoint whose weights the run begins with, with a new optimizer at step 0; None: they
             are drawn.
         init_sha256: that names those weights; filled in when the run begins.
+        branch_from: a run that is this one up to the step at which this one, of the schedule wsd, begins to decay: its
+            checkpoint of that step is gone on from. It is read until this run has a checkpoint of its own. None: the
+            run does all its steps itself.
         extended_from: steps after which the run was to end before ``--extend``; None: it was never extended.
         model: dimensions and options of the Transformer.
         data: store and batches.
@@ -182,6 +217,7 @@ class PretrainConfig:
     seed: int = 0
     init: Path | None = None
     init_sha256: str | None = None
+    branch_from: Path | None = None
     extended_from: int | None = None
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -193,6 +229,24 @@ class PretrainConfig:
             raise ConfigError("init_sha256 names the weights of init, which is not given")
         if self.extended_from is not None and self.extended_from < 1:
             raise ConfigError(f"extended_from must be at least 1, got {self.extended_from}")
+        if self.branch_from is not None:
+            self._check_branch()
+
+    def _check_branch(self) -> None:
+        if self.train.schedule != "wsd":
+            raise ConfigError(
+                "branch_from goes on from another run where this one begins to decay, which needs train.schedule=wsd; "
+                f"got {self.train.schedule}"
+            )
+        if self.train.decay_start < 1:
+            raise ConfigError("branch_from: all steps of this run are decay, so there is nothing to branch off from")
+        if str(self.branch_from) == str(self.output):
+            raise ConfigError(f"branch_from: {self.output} is the run's own folder; name that of the trunk")
+
+    @property
+    def own_steps(self) -> int:
+        """Steps that are not those of a trunk."""
+        return self.train.steps - (0 if self.branch_from is None else self.train.decay_start)
 
     @property
     def name(self) -> str:
@@ -237,6 +291,8 @@ def resolve(
     if isinstance(data, dict) and isinstance(data["path"], str) and not is_url(data["path"]):
         # A run tells for ever which store it was trained on, and is read from other folders than this.
         data["path"] = str(Path(data["path"]).absolute())
+    if isinstance(tree.get("branch_from"), str):
+        tree["branch_from"] = str(Path(tree["branch_from"]).absolute())
     config = build(PretrainConfig, merge(tree, _kept_in(tree["output"], chosen, implied)), origin)
     for name in filter(is_reference, config.log.sinks):
         SINKS.entry(name)  # what is wrong with it is told before anything is trained

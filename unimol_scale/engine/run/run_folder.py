@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -69,11 +69,12 @@ def write_summary(
     final: Mapping[str, float],
     best: Mapping[str, float],
     world_size: int,
-    changes: Sequence[Mapping[str, Any]],
+    origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write and return what a finished run was: parameters, counters, losses, and hashes of what it learnt from.
 
-    ``changes`` are those of its settings along the way, of ``SettingsChange.as_tree``.
+    ``origin`` says whether its settings changed along the way and whether a trunk has done its first steps, which are
+    counted in its molecules and FLOPs nevertheless.
     """
     last = final["valid/loss"]
     summary = {
@@ -94,7 +95,9 @@ def write_summary(
         "world_size": world_size,
         "init": None if config.init is None else {"path": str(config.init), "sha256": config.init_sha256},
         "extended_from": config.extended_from,
-        "settings_changes": [dict(change) for change in changes],
+        "schedule": config.train.schedule,
+        "keep_steps": list(config.train.keep_steps),
+        **origin,
         "diverged": not math.isfinite(last) or last > DIVERGED_FACTOR * best["valid/loss"],
     }
     return summary_file.write_summary(config.output, summary)

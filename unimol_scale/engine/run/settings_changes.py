@@ -18,6 +18,7 @@ from unimol_scale.common.trees import Differences, Flat, as_lines, flatten
 from unimol_scale.config import read_yaml
 from unimol_scale.engine.run.resume import (
     DATA_HASH,
+    RATE,
     SCHEDULE,
     STEPS,
     all_settings,
@@ -31,7 +32,7 @@ from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.store.remote import is_url
 
-_RATE = frozenset({STEPS, "train.learning_rate", "train.warmup_steps", "train.schedule"})
+_RATE = frozenset(f"train.{name}" for name in RATE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from unimol_scale.common.run_files import DECAY_FRACTION, decay_start
 from unimol_scale.common.text.json_files import read_json
 from unimol_scale.common.trees import flatten
 from unimol_scale.config import build, read_yaml
@@ -16,7 +17,9 @@ from unimol_scale.scaling.ladder.objective_count import ModelCounter, count_mode
 
 Launcher = Literal["deepspeed", "python"]
 RESERVED = ("seed", "train.steps")
+STEPS, SCHEDULE, KEEP_STEPS, BRANCH_FROM = "train.steps", "train.schedule", "train.keep_steps", "branch_from"
 WARMUP = "train.warmup_steps"
+DECAY = ("train.decay_fraction", "train.decay_shape")  # which a trunk has not
 # Options that make an array task stop, save and come back, and say where it writes.
 SLURM_RESERVED = ("array", "chdir", "job-name", "ntasks", "nodes", "open-mode", "output", "requeue", "signal")
 BUDGETS = ("steps", "molecules", "flops")
@@ -36,7 +39,11 @@ class LadderConfig:
         flops: budgets in training FLOPs, so that a larger model takes fewer steps; they become steps by the computed
             FLOPs of the model for the molecules of the store.
         warmup: share of the steps of a run in which its learning rate rises, for ladders of several budgets; None takes
-            ``train.warmup_steps`` of the overrides.
+            ``train.warmup_steps`` of the overrides. With trunks, which warm up once, it is a share of the smallest
+            budget.
+        schedule: ``wsd`` trains one trunk at a constant learning rate for each size and seed, and every budget is a
+            decay that branches off it (``train.decay_fraction`` and ``train.decay_shape`` of the overrides); None:
+            every run does all its steps itself, with ``train.schedule`` of the overrides.
         rate_law: law.json of ``fit-scaling-law --rates``, which sets ``train.learning_rate`` of every run by its size,
             data and batch size; None: it is that of the overrides.
         seeds: of initialisation and order of molecules.
@@ -58,6 +65,7 @@ class LadderConfig:
     molecules: tuple[int, ...] = ()
     flops: tuple[float, ...] = ()
     warmup: float | None = None
+    schedule: Literal["wsd"] | None = None
     rate_law: Path | None = None
     seeds: tuple[int, ...] = (0,)
     objective: str = "denoise"
@@ -99,16 +107,30 @@ class LadderConfig:
         for size in self.size_overrides:
             if size not in self.sizes:
                 raise ConfigError(f"size_overrides: {size!r} is not a size of this ladder; {nearest(size, self.sizes)}")
-        for key in RESERVED if self.warmup is None else (*RESERVED, WARMUP):
+        reserved = [*RESERVED, *([WARMUP] if self.warmup is not None else [])]
+        reserved += [SCHEDULE, KEEP_STEPS, BRANCH_FROM] if self.schedule is not None else []
+        for key in reserved:
             if any(key in flatten(tree) for tree in (self.overrides, *self.size_overrides.values())):
-                raise ConfigError(f"overrides: {key} is set by the ladder itself, from seeds, budgets and warmup")
+                raise ConfigError(
+                    f"overrides: {key} is set by the ladder itself, from seeds, budgets, warmup and schedule"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """One run of a ladder; ``overrides`` are all its settings by dotted path, with seed and steps.
+    """One run of a ladder.
 
-    ``rate_notes`` say how far its learning rate is extrapolated, where a law sets it.
+    Attributes:
+        name: of the run.
+        size: preset.
+        steps: optimiser steps; of a branch, those of its trunk among them.
+        seed: of the run.
+        folder: of the run.
+        overrides: all its settings by dotted path, with seed and steps.
+        trunk: name of the run that it branches off; None: it does all its steps itself.
+        begins: steps that the trunk has done for it.
+        is_trunk: whether branches go on from it.
+        rate_notes: how far its learning rate is extrapolated, where a law sets it.
     """
 
     name: str
@@ -117,6 +139,9 @@ class Rung:
     seed: int
     folder: Path
     overrides: Mapping[str, Any]
+    trunk: str | None = None
+    begins: int = 0
+    is_trunk: bool = False
     rate_notes: tuple[str, ...] = ()
 
 
@@ -131,7 +156,7 @@ def read_ladder(path: Path) -> LadderConfig:
 
 
 def plan(config: LadderConfig, counter: ModelCounter | None = None) -> list[Rung]:
-    """Return every run of the ladder, smallest budget first within a size.
+    """Return every run of the ladder, smallest budget first within a size, and a trunk before its branches.
 
     Args:
         config: the ladder.
@@ -149,26 +174,72 @@ def plan(config: LadderConfig, counter: ModelCounter | None = None) -> list[Rung
         if size not in PRESETS:
             raise ConfigError(f"sizes: unknown size {size!r}; {nearest(size, PRESETS)}")
         settings = {**flatten(config.overrides), **flatten(config.size_overrides.get(size, {}))}
-        for steps in _budgets(config, size, settings, counter):
-            for seed in config.seeds:
-                name = f"{config.name}-{size}-{steps}steps-seed{seed}"
-                overrides = {**settings, "train.steps": steps, "seed": seed}
-                if config.warmup is not None:
-                    overrides[WARMUP] = round(config.warmup * steps)
-                folder = config.output / name
-                rungs.append(Rung(name=name, size=size, steps=steps, seed=seed, folder=folder, overrides=overrides))
+        budgets = _budgets(config, size, settings, counter)
+        if config.schedule == "wsd":
+            rungs += [
+                rung for seed in config.seeds for rung in _trunk_and_branches(config, size, settings, budgets, seed)
+            ]
+            continue
+        for steps in budgets:
+            rungs += [_whole_run(config, size, settings, steps, seed) for seed in config.seeds]
     return rungs if config.rate_law is None else _with_rates(config, config.rate_law, rungs, counter)
 
 
 def _with_rates(config: LadderConfig, law: Path, rungs: Sequence[Rung], counter: ModelCounter | None) -> list[Rung]:
-    """Return the runs with the learning rates of a law."""
+    """Return the runs with the learning rates of a law; branches have that of their trunk, which is of the longest."""
     rates = LadderRates(law)
+    longest = {size: max(rung.steps for rung in rungs if rung.size == size) for size in config.sizes}
     found = []
     for rung in rungs:
         count = count_model(rung.size, rung.overrides, config.objective, counter, "rate_law")
-        rate, beyond = rates.setting(rung.size, rung.overrides, rung.steps, count)
+        steps = longest[rung.size] if config.schedule == "wsd" else rung.steps
+        rate, beyond = rates.setting(rung.size, rung.overrides, steps, count)
         found.append(replace(rung, overrides={**rung.overrides, **rate}, rate_notes=beyond))
     return found
+
+
+def _whole_run(config: LadderConfig, size: str, settings: Mapping[str, Any], steps: int, seed: int) -> Rung:
+    name = f"{config.name}-{size}-{steps}steps-seed{seed}"
+    overrides = {**settings, STEPS: steps, "seed": seed, **_warmup(config, steps)}
+    return Rung(name=name, size=size, steps=steps, seed=seed, folder=config.output / name, overrides=overrides)
+
+
+def _warmup(config: LadderConfig, steps: int) -> dict[str, int]:
+    return {} if config.warmup is None else {WARMUP: round(config.warmup * steps)}
+
+
+def _trunk_and_branches(
+    config: LadderConfig, size: str, settings: Mapping[str, Any], budgets: Sequence[int], seed: int
+) -> list[Rung]:
+    """Return the trunk of a size and seed, which ends where its longest branch begins, and a branch for each budget."""
+    fraction = settings.get("train.decay_fraction", DECAY_FRACTION)
+    if not isinstance(fraction, int | float) or not 0.0 < fraction < 1.0:
+        raise ConfigError(f"overrides: train.decay_fraction of {size} must be between 0 and 1, got {fraction!r}")
+    begins = [decay_start(steps, fraction) for steps in budgets]
+    shared = {**_warmup(config, min(budgets)), "seed": seed}
+    warmup = {**settings, **shared}.get(WARMUP, 1)
+    if begins[0] < max(warmup, 1):
+        raise ConfigError(
+            f"the smallest budget of {size}, {budgets[0]} steps, begins to decay after step {begins[0]}, before its "
+            f"warm-up of {warmup} steps is over; lower {WARMUP} or train.decay_fraction, or leave that budget out"
+        )
+    name = f"{config.name}-{size}-trunk-seed{seed}"
+    trunk = Rung(
+        name=name, size=size, steps=begins[-1], seed=seed, folder=config.output / name, is_trunk=True,
+        overrides={
+            **{key: value for key, value in settings.items() if key not in DECAY}, **shared,
+            STEPS: begins[-1], SCHEDULE: "constant", KEEP_STEPS: sorted(set(begins)),
+        },
+    )  # fmt: skip
+    branches = [_whole_run(config, size, settings, steps, seed) for steps in budgets]
+    off = {SCHEDULE: "wsd", BRANCH_FROM: str(trunk.folder)}
+    return [
+        trunk,
+        *(
+            replace(branch, trunk=name, begins=begin, overrides={**branch.overrides, **shared, **off})
+            for branch, begin in zip(branches, begins, strict=True)
+        ),
+    ]
 
 
 def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any], counter: ModelCounter | None) -> list[int]:

@@ -86,7 +86,8 @@ def plan_table(config: LadderConfig, planned: Sequence[PlannedRun]) -> Table:
     for run in planned:
         rung, needs = run.rung, run.estimate
         costs = ("?", "?") if isinstance(needs, str) else (duration(needs.seconds), byte_size(needs.disk_bytes))
-        table.add_row(rung.name, rung.size, str(rung.steps), str(rung.seed), run.state, *costs)
+        steps = f"{rung.begins} to {rung.steps}" if rung.trunk else str(rung.steps)
+        table.add_row(rung.name, rung.size, steps, str(rung.seed), run.state, *costs)
     return table
 
 
@@ -102,6 +103,25 @@ def total_line(planned: Sequence[PlannedRun]) -> str:
             f"estimated for {left[0].device}: {duration(seconds)} for the {counted(len(left), 'run')} left, one after "
             f"another, without validation and saving; at most {byte_size(disk)} of disk for all"
         )
+    lines += _sharing(planned)
     if unknown:
         lines.append(f"time and disk of {len(unknown)} of {len(planned)} runs are not known: {unknown[0]}")
     return "\n".join(lines) or f"all runs are finished; they take at most {byte_size(disk)} of disk"
+
+
+def _sharing(planned: Sequence[PlannedRun]) -> list[str]:
+    """Return what trunks save, in words; nothing if there are none, or their time is not known."""
+    shared = whole = 0.0
+    for trunk in planned:
+        branches = [run.rung for run in planned if run.rung.trunk == trunk.rung.name]
+        if not branches or isinstance(trunk.estimate, str):
+            continue
+        per_step = trunk.estimate.seconds / trunk.rung.steps
+        shared += per_step * (trunk.rung.steps + sum(branch.steps - branch.begins for branch in branches))
+        whole += per_step * sum(branch.steps for branch in branches)
+    if not whole:
+        return []
+    return [
+        f"trunks and branches take {duration(shared)} in all, whole runs of the same budgets {duration(whole)}: "
+        f"sharing saves {1 - shared / whole:.0%} of the compute"
+    ]

@@ -25,7 +25,7 @@ from unimol_scale.common.text.json_files import NotJsonError, read_json, write_j
 from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten, merge
 from unimol_scale.config import parse_overrides, read_yaml
 from unimol_scale.errors import ConfigError, RunError
-from unimol_scale.scaling.ladder.ladder import MANIFEST, LadderConfig, Rung
+from unimol_scale.scaling.ladder.ladder import BRANCH_FROM, KEEP_STEPS, MANIFEST, STEPS, LadderConfig, Rung
 from unimol_scale.scaling.ladder.process_group import OrderedToStopError, run_group
 from unimol_scale.scaling.runs.run_records import RunRecord, read_run_folder
 
@@ -200,6 +200,10 @@ def finished_run(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
     if isinstance(outcome, RunRecord):
         done = {"size": outcome.size, "objective": outcome.comparable["objective"], "steps": outcome.steps}
         wanted = {"size": rung.size, "objective": config.objective, "steps": rung.steps}
+        if rung.is_trunk:
+            if (outcome.steps or 0) < rung.steps:  # a larger budget has come to the ladder
+                return None
+            wanted["steps"] = outcome.steps
         _refuse(rung, differences(done, wanted))
         return outcome
     return outcome if outcome.endswith("diverged") else None
@@ -208,7 +212,9 @@ def finished_run(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
 def _check_same(config: LadderConfig, rung: Rung, found: Flat) -> None:
     """Compare what the ladder asks for with the settings that the run resolved, as far as it has them."""
     asked = {"size": rung.size, "objective.name": config.objective, **_asked(rung)}
-    there = {key: value for key, value in asked.items() if key in found}
+    # A trunk may have gone further, or go on for a budget that is new. Where a trunk lies makes no difference.
+    free = {BRANCH_FROM, *((STEPS, KEEP_STEPS) if rung.is_trunk else ())}
+    there = {key: value for key, value in asked.items() if key in found and key not in free}
     changed = differences({key: found[key] for key in there}, there)
     changed = {key: pair for key, pair in changed.items() if not _equal(*pair)}
     store = found.get("data.path")

@@ -36,7 +36,7 @@ STEP_UP = 4.0  # compute of the next run over that of the costliest one, unless 
 LARGEST_MOLECULE = 400  # atoms; the mean molecule of the runs is searched up to here
 # Settings that the next run does not take from the template.
 OWN_SETTINGS = {
-    "train": ("steps", "learning_rate", "warmup_steps"),
+    "train": ("steps", "learning_rate", "warmup_steps", "keep_steps"),
     "data": ("path",),
     "objective": ("name",),
 }

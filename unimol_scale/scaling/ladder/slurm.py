@@ -3,14 +3,17 @@
 A task is ``unimol-scale ladder CONFIG --only RUN``, so it skips, resumes and checks runs as the ladder does. Slurm
 signals the task five minutes before its time limit. Training then saves, and the task ends with status 75 and goes back
 to the queue. launch/slurm.sh has the same directives and shell code for it; a test compares them. The script names its
-runs: if the ladder file is changed, a task may fail, but never trains another run.
+runs: if the ladder file is changed, a task may fail, but never trains another run. Branches are an array of their own,
+which waits until that of their trunks has ended well.
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,9 @@ DEFAULTS: dict[str, Any] = {"time": "24:00:00", "cpus-per-task": 8}
 SECONDS_TO_SAVE = 300  # between the signal and the time limit; more than process_group.GRACE_SECONDS
 
 SCRIPT = """#!/bin/bash
-# The unfinished runs of the ladder {config}, one array task each; written by `unimol-scale ladder {config} --slurm`.
+# The unfinished {kind} of the ladder {config}, one array task each; written by `unimol-scale ladder {config} --slurm`.
 #
-#   sbatch {script}
+#   {how}
 #
 # A task whose time runs out saves and goes back to the queue; a failed one stays failed, and the same sbatch, or the
 # ladder started by hand, goes on from its last checkpoint.
@@ -69,8 +72,23 @@ def unfinished_runs(config: LadderConfig, rungs: Sequence[Rung]) -> list[Rung]:
     return [rung for rung in rungs if finished_run(config, rung) is None]
 
 
-def write_script(config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung]) -> Path:
-    """Write a job array for some runs beside their folders, and make the folder of their logs.
+@dataclass(frozen=True, kw_only=True)
+class JobArray:
+    """The script of a job array.
+
+    Attributes:
+        script: its path.
+        runs: number of its tasks.
+        waits: whether it must not begin before the array before it has ended well.
+    """
+
+    script: Path
+    runs: int
+    waits: bool
+
+
+def write_scripts(config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung]) -> list[JobArray]:
+    """Write job arrays for some runs beside their folders, and make the folder of their logs.
 
     Args:
         config: the ladder.
@@ -78,32 +96,58 @@ def write_script(config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung])
         rungs: at least one.
 
     Returns:
-        The path of the script.
+        One array; or that of the trunks, and that of the branches, which waits for it.
     """
     assert rungs
+    (config.output / "logs").mkdir(parents=True, exist_ok=True)
+    trunks, others = [rung for rung in rungs if rung.is_trunk], [rung for rung in rungs if not rung.is_trunk]
+    arrays = []
+    if trunks:
+        arrays.append(_write_script(config, ladder_file, trunks, f"{config.name}-trunks", "trunks", waits=False))
+    if others:
+        kind = "branches" if others[0].trunk else "runs"
+        arrays.append(_write_script(config, ladder_file, others, config.name, kind, waits=bool(trunks)))
+    return arrays
+
+
+def by_hand(array: JobArray) -> str:
+    """Return the command that submits an array; a variable has the number of the one before it."""
+    if not array.waits:
+        return f"sbatch {shlex.quote(str(array.script))}"
+    return f"sbatch {' '.join(after('TRUNKS'))} {shlex.quote(str(array.script))}, with the job number of the trunks"
+
+
+def after(job: str) -> list[str]:
+    """Return the options of sbatch for an array that must wait for another; if that fails, it is taken away."""
+    return [f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes"]
+
+
+def _write_script(
+    config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung], name: str, kind: str, *, waits: bool
+) -> JobArray:
     logs = (config.output / "logs").resolve()
-    logs.mkdir(parents=True, exist_ok=True)
-    script = config.output / f"{config.name}.slurm.sh"
+    array = JobArray(script=config.output / f"{name}.slurm.sh", runs=len(rungs), waits=waits)
     command = [sys.executable, "-m", "unimol_scale.cli", "ladder", str(ladder_file.resolve())]
     text = SCRIPT.format(
         config=shlex.quote(str(ladder_file)),
-        script=shlex.quote(str(script)),
-        options="\n".join(_options(config, len(rungs), logs)),
+        kind=kind,
+        how=by_hand(array),
+        options="\n".join(_options(config, name, len(rungs), logs)),
         names="\n".join(f"    {shlex.quote(rung.name)}" for rung in rungs),
         command=shlex.join(command),
         stopped=EXIT_STOPPED,
     )
-    script.write_text(text, encoding="utf-8")
-    script.chmod(0o755)
-    return script
+    array.script.write_text(text, encoding="utf-8")
+    array.script.chmod(0o755)
+    return array
 
 
-def _options(config: LadderConfig, count: int, logs: Path) -> list[str]:
+def _options(config: LadderConfig, name: str, count: int, logs: Path) -> list[str]:
     accelerators = {"gpus-per-node": config.ranks} if config.launcher == "deepspeed" else {}
     chosen = {**DEFAULTS, **accelerators, **config.slurm}
     parallel = chosen.pop("parallel", None)
     options = {
-        "job-name": config.name,
+        "job-name": name,
         "array": f"0-{count - 1}" + (f"%{parallel}" if parallel else ""),
         "nodes": 1,
         "ntasks": 1,
@@ -123,16 +167,35 @@ def _quoted(value: object) -> str:
     return f'"{text}"' if any(character.isspace() for character in text) else text
 
 
-def submit(script: Path) -> str:
-    """Submit a script with sbatch and return its output.
+def submit(arrays: Sequence[JobArray]) -> list[str]:
+    """Submit job arrays with sbatch, each that waits after the one before it, and return what it says of each.
 
     Raises:
-        RunError: there is no sbatch on this machine, or it fails.
+        RunError: there is no sbatch on this machine, or it fails, or does not say the number of a job to wait for.
     """
+    answers: list[str] = []
+    for array in arrays:
+        options = after(_job_number(answers[-1])) if array.waits else []
+        answers.append(_submit(array.script, options))
+    return answers
+
+
+def _job_number(answer: str) -> str:
+    found = re.search(r"Submitted batch job (\d+)", answer)
+    if found is None:
+        raise RunError(
+            f"sbatch does not say which job it made of the trunks, so the branches cannot wait for it: {answer}"
+        )
+    return found.group(1)
+
+
+def _submit(script: Path, options: Sequence[str]) -> str:
     try:
         # sbatch passes the environment on; array variables of a job that this runs in must not reach the new one.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_ARRAY")}
-        answer = subprocess.run(["sbatch", str(script)], env=environment, capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            ["sbatch", *options, str(script)], env=environment, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError as error:
         raise RunError(f"there is no sbatch on this machine; take {script} to one of the cluster") from error
     if answer.returncode != 0:

@@ -20,6 +20,7 @@ def read_runs(
     sizes: Mapping[str, str] | None = None,
     trajectories: bool = False,
     leave_out: Sequence[str] = (),
+    trunks: bool = False,
     *,
     rates: bool = False,
 ) -> tuple[list[RunRecord], list[str]]:
@@ -32,6 +33,8 @@ def read_runs(
         sizes: name of a run that has only event files → its size.
         trajectories: whether rows of one name in a table are validations along one run.
         leave_out: names of runs to be left out, with a note.
+        trunks: whether runs count that were trained at a constant rate for others to branch off; their losses are above
+            those of finished schedules.
         rates: whether runs may differ in the learning rate or the batch size alone.
 
     Returns:
@@ -83,11 +86,34 @@ def read_runs(
             raise RunError(f"--leave-out {name}: there is no such run; {nearest(name, [run.name for run in records])}")
         notes += [f"{record.source}: left out, as --leave-out {name} asks" for record in records if record.name == name]
     records = [record for record in records if record.name not in leave_out]
+    if not trunks:
+        records, left_out = _without_trunks(records)
+        notes += left_out
     if not records:
         skipped = "".join(f"\n  {note}" for note in notes)
         raise RunError(f"no finished run under {', '.join(str(path) for path in paths)}{skipped}")
     check_comparable(records, rates=rates)
     return records, [*notes, *(remark for record in records for remark in record.remarks)]
+
+
+def _without_trunks(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """Return the runs without the trunks among them, and a note on each of those.
+
+    A run that others branched off is one even if it does not say so itself, unless its own learning rate decays.
+    """
+    named = {Path(record.trunk).resolve() for record in records if record.trunk is not None}
+
+    def is_trunk(record: RunRecord) -> bool:
+        return record.is_trunk or (record.decays is False and Path(record.source).resolve() in named)
+
+    note = (
+        "{}: left out, it is a trunk: its learning rate does not decay, so its loss is above that of a finished run "
+        "and lies on no law; its branches count (--trunks takes it in)"
+    )
+    return (
+        [record for record in records if not is_trunk(record)],
+        [note.format(record.source) for record in records if is_trunk(record)],
+    )
 
 
 def _unless_damaged(folder: Path, read: Callable[[Path], Content]) -> Content | str:

@@ -39,6 +39,7 @@ MEANINGS = {
 DataUnit = Literal["molecule", "sample", "token"]
 DATA_UNITS: tuple[DataUnit, ...] = ("molecule", "sample", "token")
 MANIFEST = "manifest.json"  # of a conformer store
+UNDECAYED = ("constant", "inverse_sqrt")  # schedules that do not end
 DECAYED = 0.99  # a learning rate below this share of its peak has begun to decay
 
 
@@ -67,6 +68,10 @@ class RunRecord:
         curve_terms: name of a loss term → its validation loss at every entry of ``curve``; terms that some
             validation did not have are left out.
         decays: whether the learning rate falls from its peak in the course of the run; None when unknown.
+        own_flops: those of ``flops`` that are not of a trunk; None when unknown, or the run did all itself.
+        trunk: folder of the run that it branched off where its learning rate began to decay; None: it did not.
+        is_trunk: whether it was made for others to branch off, and its learning rate does not decay: its loss is then
+            not that of a finished schedule.
         skipped: steps that were skipped because their loss or gradient was not finite.
         damaged_lines: lines of the run's log that could not be read and were left out.
         weight: how much the run counts in a fit, relative to others.
@@ -92,6 +97,9 @@ class RunRecord:
     curve: tuple[tuple[float, float], ...] = ()
     curve_terms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     decays: bool | None = None
+    own_flops: float | None = None
+    trunk: str | None = None
+    is_trunk: bool = False
     skipped: int = 0
     damaged_lines: int = 0
     weight: float = 1.0
@@ -142,6 +150,8 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         )
     skipped = summary.value("skipped", int) if "skipped" in summary else 0
     log = _read_log(folder)
+    schedule = summary.get("schedule")  # of a summary that is older than this key, None
+    branch = summary.group("branch") if summary.get("branch") is not None else None
     return RunRecord(
         name=summary.value("name", str),
         source=str(folder),
@@ -160,7 +170,10 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         comparable={key: summary.value(key, str) for key in COMPARABLE},
         curve=log.curve,
         curve_terms=log.curve_terms,
-        decays=log.decays,
+        decays=True if schedule == "wsd" else log.decays,  # the log of a branch may begin in its decay
+        own_flops=None if branch is None else branch.group("own").number("flops"),
+        trunk=None if branch is None else branch.value("trunk", str),
+        is_trunk=bool(summary.get("keep_steps")) and schedule in UNDECAYED,
         skipped=skipped,
         damaged_lines=log.damaged_lines,
         remarks=_remarks(summary, folder),
@@ -302,7 +315,7 @@ def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> No
                 )
         # Without seeds, a table can have two runs of one size and budget; they are the same run if the loss is equal.
         told_apart = record.seed if record.seed is not None else record.loss
-        content: tuple[object, ...] = (record.parameters, record.molecules, record.steps, told_apart)
+        content: tuple[object, ...] = (record.parameters, record.molecules, record.steps, told_apart, record.is_trunk)
         content += (record.learning_rate, record.global_batch_size) if rates else ()
         for other in (names.get(record.name), contents.get(content)):
             if other is not None:

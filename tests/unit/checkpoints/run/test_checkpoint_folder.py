@@ -163,8 +163,8 @@ def test_a_step_that_is_saved_again_replaces_the_old_one(tmp_path):
     assert checkpoint_folder.newest_valid(tmp_path) == (second, [])
 
 
-def kept(root, newest, keep, *, keep_best):
-    checkpoint_folder.prune(newest, keep, keep_best=keep_best)
+def kept(root, newest, keep, **others):
+    checkpoint_folder.prune(newest, keep, **others)
     checkpoint_folder.delete_marked(root)
     assert list(root.glob("tmp-*")) == []
     return steps(root)
@@ -178,6 +178,13 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert kept(tmp_path, save(tmp_path, 6, 0.05), 1, keep_best=True) == [6]
     assert (tmp_path / "best").read_text().strip() == "step-00000006"
     assert kept(tmp_path, save(tmp_path, 7, 0.4), 1, keep_best=False) == [7]
+
+
+def test_steps_to_be_kept_stay_until_the_run_goes_back_before_them(tmp_path):
+    infos = [save(tmp_path, step, 1.0 / step) for step in range(1, 6)]
+    assert kept(tmp_path, infos[-1], 1, keep_best=True, keep_steps=(2, 4, 9)) == [2, 4, 5]
+    assert kept(tmp_path, infos[-1], 0, keep_best=True, keep_steps=(2, 4)) == [2, 4]
+    assert kept(tmp_path, save(tmp_path, 3, 1.0), 1, keep_best=False, keep_steps=(2, 4)) == [2, 3]
 
 
 def test_without_validation_there_is_no_best(tmp_path):

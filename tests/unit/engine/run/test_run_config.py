@@ -119,7 +119,36 @@ def test_the_learning_rate_warms_up_peaks_and_decays(schedule):
         assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
+@pytest.mark.parametrize(("shape", "half"), [("linear", 0.5), ("1-sqrt", 1 - 0.5**0.5)])
+def test_wsd_holds_the_rate_and_then_decays_to_zero(shape, half):
+    config = TrainConfig(
+        steps=100, warmup_steps=10, learning_rate=2.0, schedule="wsd", decay_fraction=0.3, decay_shape=shape
+    )
+    constant = TrainConfig(steps=70, warmup_steps=10, learning_rate=2.0, schedule="constant")
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert rates[:70] == [learning_rate(step, constant) for step in range(70)]
+    assert rates[70] == 2.0
+    assert rates[85] == pytest.approx(2.0 * half)
+    assert rates[100] == 0.0
+    assert all(a > b for a, b in itertools.pairwise(rates[70:]))
+
+
+def test_inverse_sqrt_falls_from_the_peak_and_does_not_depend_on_the_end():
+    config = TrainConfig(steps=100, warmup_steps=10, learning_rate=2.0, schedule="inverse_sqrt")
+    assert [learning_rate(step, config) for step in (9, 39, 99)] == pytest.approx([2.0, 1.0, 2.0 * 0.1**0.5])
+    longer = dataclasses.replace(config, steps=200)
+    assert [learning_rate(step, config) for step in range(100)] == [learning_rate(step, longer) for step in range(100)]
+
+
 def test_bad_training_settings_are_refused():
+    for settings, message in (
+        ({"decay_fraction": 0.0}, "decay_fraction must be above 0"),
+        ({"schedule": "wsd", "steps": 10, "warmup_steps": 9}, "a decay from step 8 on overlap"),
+        ({"keep_steps": (3, 3)}, "without repeats"),
+        ({"keep_steps": (11,)}, "from 1 to train.steps 10"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TrainConfig(**{"steps": 10, "warmup_steps": 0, **settings})
     with pytest.raises(ConfigError, match="a short run needs a short warm-up"):
         TrainConfig(steps=10, warmup_steps=20)
     with pytest.raises(ConfigError, match="learning_rate must be positive"):

@@ -49,6 +49,14 @@ def test_every_run_has_the_rate_of_its_size_and_data(tmp_path: Path) -> None:
         assert beyond == (["N"] if rung.size == "2M" else [])
 
 
+def test_branches_have_the_rate_of_their_trunk(tmp_path: Path) -> None:
+    rungs = plan(read_ladder(write(tmp_path, schedule="wsd", warmup=0.1)))
+    longest = plan(read_ladder(write(tmp_path, steps=[20000])))
+    for size, alone in zip(("0.1M", "2M"), longest, strict=True):
+        rates = {rung.overrides["train.learning_rate"] for rung in rungs if rung.size == size}
+        assert rates == {alone.overrides["train.learning_rate"]}
+
+
 def test_the_plan_tells_the_rates_and_what_is_extrapolated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ladder", str(write(tmp_path)), "--dry-run"]) == 0
     told = capsys.readouterr().out

@@ -240,3 +240,18 @@ def test_a_run_whose_configuration_is_torn_lends_nothing_and_the_next_one_does(t
         (folder / "config.yaml").write_text("[]")
     with pytest.raises(RunError, match="none can be read"):
         choose_next([runs], "4e14", "chinchilla", bootstrap=0)
+
+
+def test_the_next_run_after_branches_decays_as_they_did_and_does_it_all_itself(tmp_path: Path) -> None:
+    make_runs(tmp_path / "runs")
+    for folder in (tmp_path / "runs").iterdir():
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["train"] |= {"schedule": "wsd", "decay_fraction": 0.3, "keep_steps": [10]}
+        (folder / "config.yaml").write_text(yaml.safe_dump({**config, "branch_from": "runs/trunk"}))
+        summary = json.loads((folder / "summary.json").read_text())
+        branch = {"trunk": "runs/trunk", "own": {"flops": 1.0}}
+        (folder / "summary.json").write_text(json.dumps({**summary, "schedule": "wsd", "branch": branch}))
+    write_next(choose_next([tmp_path / "runs"], "4e14", "chinchilla", bootstrap=0), tmp_path / "next.yaml")
+    (rung,) = plan(read_ladder(tmp_path / "next.yaml"))
+    assert (rung.overrides["train.schedule"], rung.overrides["train.decay_fraction"]) == ("wsd", 0.3)
+    assert not {"train.keep_steps", "branch_from"} & rung.overrides.keys()
