@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unimol_scale.api.conformer_store import ConformerStore, MoleculeRow, MoleculeRows, build_store, open_store
     from unimol_scale.api.finetuned_model import FinetunedModel, MoleculePredictions, finetune, predict
+    from unimol_scale.api.learning_rate_law import LearningRateLaw, fit_rate_law
     from unimol_scale.api.pretrained_run import PretrainedRun, pretrain
     from unimol_scale.api.run_plan import RunPlan, plan
     from unimol_scale.api.scaling_law import ScalingLaw, fit_scaling_law
@@ -43,6 +44,7 @@ _HOMES = {
         "api.conformer_store": ("build_store", "open_store", "ConformerStore", "MoleculeRow", "MoleculeRows"),
         "api.pretrained_run": ("pretrain", "PretrainedRun"),
         "api.run_plan": ("plan", "RunPlan"),
+        "api.learning_rate_law": ("fit_rate_law", "LearningRateLaw"),
         "api.scaling_law": ("fit_scaling_law", "ScalingLaw"),
         "downstream.embedding.molecular_model": ("from_pretrained", "MolecularModel"),
         "api.finetuned_model": ("finetune", "predict", "FinetunedModel", "MoleculePredictions"),
@@ -65,6 +67,7 @@ __all__ = [  # noqa: RUF022 - in the order of work
     "pretrain",
     "plan",
     "fit_scaling_law",
+    "fit_rate_law",
     "from_pretrained",
     "finetune",
     "predict",
@@ -74,6 +77,7 @@ __all__ = [  # noqa: RUF022 - in the order of work
     "PretrainedRun",
     "RunPlan",
     "ScalingLaw",
+    "LearningRateLaw",
     "MolecularModel",
     "FinetunedModel",
     "MoleculePredictions",

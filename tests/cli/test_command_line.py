@@ -26,8 +26,8 @@ WORDS = {
         "--objective --output --override --profile --resume --size"
     ),
     "fit-scaling-law": (
-        "RUNS --bootstrap --budget --burn-in --burn-in-steps --column --hold-out --law --leave-out --output "
-        "--parameters --predict --size-of --trajectories --trunks --variable"
+        "RUNS --bootstrap --budget --burn-in --burn-in-steps --column --data-unit --distinct --hold-out --law "
+        "--leave-out --output --parameters --predict --rates --size-of --task --trajectories --trunks --variable"
     ),
     "ladder": "CONFIG --budget --device --dry-run --law --next --objective --only --output --slurm --submit",
     "plan": (

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from tests.helpers.simulated_runs import write_ladder, write_run
 from unimol_scale.cli.main import main
 from unimol_scale.scaling.law.registry import LAWS
+from unimol_scale.scaling.runs.read_runs import read_runs
 
 
 @pytest.fixture
@@ -97,6 +99,101 @@ def test_a_budget_and_trajectories_are_asked_for_on_the_command_line(
     assert min(point["S"] for point in tree["points"]) > 50
 
 
+def write_sweeps(path: Path) -> Path:
+    lines = ["name,N,D,batch,lr,loss"]
+    for n in (1e5, 4e5, 1.6e6, 6.4e6):
+        for rate in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2):
+            away = math.log(rate / (0.8 * n**-0.45))
+            lines.append(f"{n:g}-{rate:g},{n:g},1e6,64,{rate:g},{(1 + 1000 / n**0.5) * math.exp(0.02 * away**2)}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_rates_are_fitted_and_a_ladder_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit-scaling-law", str(write_sweeps(tmp_path / "t.csv")), "--rates", "--bootstrap", "50"]) == 0
+    told = capsys.readouterr().out
+    assert "Doubling the parameters multiplies the best rate by 0.73" in told
+    law = json.loads((tmp_path / "reports" / "rates" / "law.json").read_text())
+    assert law["coefficients"]["b"] == pytest.approx(-0.45, abs=1e-3)
+    assert set(law) == set(law["schema"])
+    assert law["checklist"]["Fit"]["algorithm"] == "linear least squares"
+    report = (tmp_path / "reports" / "rates" / "report.md").read_text()
+    assert "D is 1e+06 in every sweep, so that its effect is not fitted" in report
+    for picture in ("rates.png", "rate_law.png"):
+        assert f"]({picture})" in report
+        assert (tmp_path / "reports" / "rates" / picture).stat().st_size > 10_000
+    text = "name: l\ndata: s\nsizes: [1M]\nsteps: [20000]\nrate_law: reports/rates/law.json\n"
+    (tmp_path / "l.yaml").write_text(text + "overrides: {train.global_batch_size: 64}\n")
+    assert main(["ladder", "l.yaml", "--dry-run"]) == 0
+    assert f"train.learning_rate={0.8 * 937840**-0.45:.2g}" in capsys.readouterr().out
+    assert main(["fit-scaling-law", "t.csv", "--rates", "--predict", "1M@1M"]) == 2
+    assert "--predict belongs to a law of the loss" in capsys.readouterr().err
+
+
+def test_run_folders_that_differ_in_the_rate_alone_are_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in ("0.1M", "1M", "4M"):
+        for rate in (1e-3, 3e-3, 1e-2, 3e-2):
+            folder = write_run(
+                tmp_path / "runs" / f"{size}-{rate:g}",
+                size,
+                400,
+                law=lambda n, d, rate=rate: (0.3 + 60 / n**0.4) * math.exp(0.02 * math.log(rate * n**0.4 / 1.5) ** 2),
+            )
+            settings = (folder / "config.yaml").read_text()
+            (folder / "config.yaml").write_text(settings + f"  learning_rate: {rate}\n  schedule: cosine\n")
+    output = ["--bootstrap", "0", "--output", str(tmp_path / "report")]
+    assert main(["fit-scaling-law", str(tmp_path / "runs"), "--rates", *output]) == 0
+    law = json.loads((tmp_path / "report" / "law.json").read_text())
+    assert law["coefficients"]["b"] == pytest.approx(-0.4, abs=0.01)
+    setup = law["checklist"]["Training setup"]
+    assert (setup["schedule"], setup["learning rate"]) == ("cosine", "0.001, 0.003, 0.01, 0.03")
+    assert setup["warm-up"] == "not recorded"
+    capsys.readouterr()
+    assert main(["fit-scaling-law", str(tmp_path / "runs"), *output]) == 2
+    assert "they differ in the learning rate, whose best value --rates finds" in capsys.readouterr().err
+
+
+def test_tasks_are_predicted_through_the_loss(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records, _ = read_runs([runs])
+    lines = ["run,task,metric,value", *(f"{run.name},gap,mae,{0.2 * run.loss**1.5:.8f}" for run in records)]
+    (tmp_path / "tasks.csv").write_text("\n".join(lines) + "\n")
+    arguments = ["fit-scaling-law", str(runs), "--law", "chinchilla", "--bootstrap", "100", "--predict", "42M@1M"]
+    assert main([*arguments, "--task", str(tmp_path / "tasks.csv"), "--output", str(tmp_path / "report")]) == 0
+    tree = json.loads((tmp_path / "report" / "law.json").read_text())
+    task = tree["tasks"]["gap"]
+    (predicted,) = task["predictions"]
+    assert predicted["error"] == pytest.approx(0.2 * tree["predictions"][0]["loss"] ** 1.5, rel=1e-3)
+    assert predicted["interval"][0] < predicted["error"] < predicted["interval"][1]
+    assert f"an error of {predicted['error']:.4g}" in capsys.readouterr().out
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert "![Tasks](tasks.png)" in report
+    assert main([*arguments, "--task", str(tmp_path / "none.csv"), "--output", str(tmp_path / "report")]) == 2
+    assert "none.csv does not exist" in capsys.readouterr().err
+
+
+def test_a_table_of_others_is_of_samples_or_tokens_never_of_molecules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(n, d, 1.7 + 400 / n**0.34 + 410 / d**0.28) for n in (1e7, 1e8, 1e9) for d in (1e9, 1e10, 1e11)]
+    lines = [f"{n / 1e6:g}M,{d / 1e9:g}B,{loss}" for n, d, loss in rows]
+    (tmp_path / "t.csv").write_text("\n".join(["N,tokens,loss", *lines]) + "\n")
+    fixed = ["--hold-out", "none", "--bootstrap", "0", "--output", str(tmp_path / "report"), "--column", "C=6ND"]
+    for unit, more in (("token", []), ("sample", ["--data-unit", "sample"])):
+        command = ["fit-scaling-law", str(tmp_path / "t.csv"), "--law", "chinchilla", "--column", "D=tokens"]
+        assert main([*command, *fixed, *more, "--budget", "1e19", "--predict", "10B@1T"]) == 0
+        told = capsys.readouterr().out + (tmp_path / "report" / "report.md").read_text().split("## law.json")[0]
+        assert f"FLOPs per {unit}" in told
+        assert "molecule" not in told.replace("--distinct", "")
+        law = json.loads((tmp_path / "report" / "law.json").read_text())
+        assert law["data_unit"] == unit
+        assert law["law"]["parameters"]["alpha"] == pytest.approx(0.34, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -108,6 +205,9 @@ def test_a_budget_and_trajectories_are_asked_for_on_the_command_line(
         (["runs", "--burn-in", "0.5"], "--burn-in belongs to --trajectories"),
         (["runs", "--budget", "lots"], "--budget 'lots' is not a number of FLOPs"),
         (["runs", "--size-of", "a"], "not RUN=SIZE"),
+        (["runs", "--distinct", "many"], "--distinct 'many' is not a number of molecules"),
+        (["runs", "--distinct", "1M"], "use --law repeated"),
+        (["runs", "--law", "repeated"], "the runs do not all say U"),
         (["runs", "--size-of", "a=1M"], "known by event files alone"),
         (["runs", "--leave-out", "a"], "there is no such run"),
         (["runs", "--law", "power", "--budget", "1e12"], "does not weigh size against data"),

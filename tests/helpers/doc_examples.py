@@ -19,6 +19,7 @@ ORDER = (
     "finetune",
     "predict",
     "fit_scaling_law",
+    "fit_rate_law",
 )
 
 

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.helpers import ranks as launched
+from unimol_scale.store.shards import open_store
 
 pytestmark = pytest.mark.deepspeed
 STEPS, SAVE_AT = 6, 3
@@ -36,11 +37,12 @@ def uninterrupted(sample_store, tmp_path_factory):
     return output
 
 
-def test_a_run_leaves_behind_what_others_read(uninterrupted):
+def test_a_run_leaves_behind_what_others_read(uninterrupted, sample_store):
     summary = json.loads((uninterrupted / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert summary["steps"] == STEPS
     assert summary["molecules"] == STEPS * 16
+    assert summary["unique_molecules"] == len(open_store(sample_store).split("train"))
     assert summary["world_size"] == 2
     assert summary["flops"] > 0
     assert set(summary["final"]) == {"valid/loss", "valid/loss/token", "valid/loss/coordinate", "valid/loss/distance"}

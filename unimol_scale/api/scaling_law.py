@@ -19,9 +19,12 @@ from unimol_scale.scaling.law.laws import Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, distinct
 from unimol_scale.scaling.report.law_json import to_json
-from unimol_scale.scaling.runs.counts import parse_flops
+from unimol_scale.scaling.runs.counts import parse_distinct, parse_flops
 from unimol_scale.scaling.runs.loss_tables import ColumnTable
 from unimol_scale.scaling.runs.read_runs import read_runs
+from unimol_scale.scaling.runs.run_records import DataUnit
+from unimol_scale.scaling.tasks.task_law import TaskLaw, TaskPrediction, fit_tasks, predict_task
+from unimol_scale.scaling.tasks.task_table import read_task_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +33,8 @@ _ARGUMENTS = {
     "--law": "law", "--hold-out": "hold_out", "--variable": "variable", "--parameters": "parameters",
     "--column": "columns", "--size-of": "sizes", "--leave-out": "leave_out", "--trajectories": "trajectories",
     "--burn-in": "burn_in", "--burn-in-steps": "burn_in_steps", "--predict": "predict", "--budget": "flops",
-    "--output": "folder", "--trunks": "trunks",
+    "--output": "folder", "--distinct": "distinct", "--data-unit": "data_unit", "--task": "task",
+    "--trunks": "trunks",
 }  # fmt: skip
 _log = logging.getLogger(__name__)
 
@@ -42,20 +46,29 @@ class LawOptions(TypedDict, total=False):
         variable: "N", "D" or "C" of a law in one variable; None: the one that varies.
         parameters: which parameters N counts: "total", "non-embedding", "atom-track" or "pair-track".
         trajectories: fit the validations along every run instead of the ends of the schedules.
+        distinct: of the law "repeated": distinct molecules at hand for ``predict`` and ``optimal``, a number or text
+            such as "884M"; None: the most that a run had.
+        data_unit: what D counts, for the words of the report: "molecule", "sample" or "token"; None: what the runs or
+            the table say.
         burn_in: with trajectories: share of every run that is left out at its start; None: 0.25.
         burn_in_steps: instead of a share, optimiser steps that are left out (Uni-Mol2: 200,000).
-        columns: of tables N, D, C, S, loss, loss/TERM, weight, name or size → header of that column; D may be "C/(6N)",
-            C may be "6ND" or "model@ATOMS". Of event files N, D, C, loss or lr → tag; D may be "step*BATCH".
+        columns: of tables N, D, C, S, U, lr, batch, loss, loss/TERM, weight, name or size → header of that column;
+            D may be "C/(6N)", C may be "6ND" or "model@ATOMS". Of event files N, D, C, loss or lr → tag; D may be
+            "step*BATCH".
         sizes: name of a run that is known by its event files → its size, a preset or a number of parameters.
         leave_out: names of runs that do not count.
         trunks: count runs at a constant rate that branches go on from, which lie above the law.
         bootstrap: draws for the intervals; 0 for none.
         predict: requests "SIZE@MOLECULES" for the report, such as "1.1B@838M".
+        task: results of the pretrained models on tasks: a table, a file or in memory, with the columns run, task,
+            metric, value and, where known, loss, checkpoint, seed. The law of every task is in ``ScalingLaw.tasks``.
         budgets: FLOPs whose best size and data are asked for in the report; with law "auto", a law that can answer.
     """
 
     variable: Variable | None
     parameters: ParameterGroup
+    distinct: str | float | None
+    data_unit: DataUnit | None
     trajectories: bool
     burn_in: float | None
     burn_in_steps: int | None
@@ -66,6 +79,7 @@ class LawOptions(TypedDict, total=False):
     bootstrap: int
     predict: str | Sequence[str]
     budgets: float | Sequence[float]
+    task: Any
 
 
 class ScalingLaw:
@@ -73,13 +87,17 @@ class ScalingLaw:
 
     Args:
         analysis: of the runs.
+        tasks: laws from the loss to the error on tasks.
 
     Attributes:
         analysis: everything that the report shows, in full precision.
+        tasks: the law of every task: ``form``, ``parameters``, ``intervals``, ``predictions`` of the requests, and
+            ``obstacle`` where there is none.
     """
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, tasks: Sequence[TaskLaw] = ()) -> None:
         self.analysis = analysis
+        self.tasks = tuple(tasks)
 
     @property
     def name(self) -> str:
@@ -155,6 +173,25 @@ class ScalingLaw:
         with a_call(_ARGUMENTS):
             return predict_for(self.analysis, f"{_text(size)}@{_text(molecules)}")
 
+    def predict_tasks(self, size: str | float, molecules: str | float) -> dict[str, TaskPrediction]:
+        """Return the error on every task of a model that is trained on so many molecules.
+
+        Args:
+            size: see ``predict``.
+            molecules: see ``predict``.
+
+        Returns:
+            Task → ``error`` (the metric, or 1 − it where higher is better), ``interval`` of both laws together,
+            ``notes``; and ``obstacle`` where it is not determined. Tasks without a law are left out.
+
+        Raises:
+            RunError: there are no tasks, the size is not known, or the law has no word on it.
+        """
+        if not self.tasks:
+            raise RunError("there are no tasks: fit_scaling_law(..., task=TABLE) takes their results")
+        loss = self.predict(size, molecules)
+        return {law.task: predict_task(law, self.analysis, loss) for law in self.tasks if law.form is not None}
+
     def optimal(self, flops: str | float) -> Optimum:
         """Return the size and the data of the lowest loss for a budget of training compute.
 
@@ -207,11 +244,11 @@ class ScalingLaw:
 
         with a_call(_ARGUMENTS):
             require_folder(Path(folder))
-            return write_report(self.analysis, Path(folder))
+            return write_report(self.analysis, Path(folder), self.tasks)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what law.json holds: plain numbers, texts, lists and dicts."""
-        return to_json(self.analysis)
+        return to_json(self.analysis, self.tasks)
 
 
 def fit_scaling_law(
@@ -226,9 +263,9 @@ def fit_scaling_law(
     Args:
         runs: run folders, folders of TensorBoard event files, directories of either, tables (.csv, .tsv, .parquet), or
             a list of these; results of ``pretrain``; or a table in memory: a DataFrame, a pyarrow Table, or a dict of
-            columns N, D, loss and, where they are known, C, name, size, loss/TERM.
-        law: "auto" takes the law that predicts left-out sizes best; or "chinchilla", "kaplan", "power", "saturating",
-            "unimol2".
+            columns N, D, loss and, where they are known, C, U, name, size, loss/TERM.
+        law: "auto" takes the law that predicts left-out sizes best; or "chinchilla", "kaplan", "power", "repeated",
+            "saturating", "unimol2".
         hold_out: "largest" size, "none", a number of sizes, or a fraction of them.
         options: see ``LawOptions``.
 
@@ -269,7 +306,7 @@ def fit_scaling_law(
             require_order(value, name)
         config = _config(law, hold_out, options)
         records, notes = read_runs(
-            _inputs(runs),
+            runs_given(runs),
             options.get("columns", {}),
             options.get("sizes", {}),
             options.get("trajectories", False),
@@ -278,7 +315,10 @@ def fit_scaling_law(
         )
         for note in notes:
             _log.warning(in_arguments(note, _ARGUMENTS))
-        fitted = ScalingLaw(analyse(records, notes, config))
+        analysis = analyse(records, notes, config)
+        table = options.get("task")
+        results = [] if table is None else read_task_table(runs_given(table)[0], records)
+        fitted = ScalingLaw(analysis, fit_tasks(results, analysis, config.fit) if results else ())
         for warning in fitted.warnings:
             _log.warning(warning)
         return fitted
@@ -303,6 +343,8 @@ def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisCon
         parameters=parameters,
         predict=_texts(options.get("predict", ())),
         budgets=_budgets(options.get("budgets", ())),
+        distinct=None if (count := options.get("distinct")) is None else parse_distinct(_text(count), "distinct"),
+        data_unit=options.get("data_unit"),
         burn_in=share_of_user(share, steps, trajectories=options.get("trajectories", False)),
         burn_in_steps=steps,
         fit=FitConfig(bootstrap=bootstrap),
@@ -321,7 +363,12 @@ def _text(number: str | float) -> str:
     return number if isinstance(number, str) else f"{number:.12g}"
 
 
-def _inputs(runs: Any) -> list[Path | ColumnTable]:  # noqa: ANN401
+def runs_given(runs: Any) -> list[Path | ColumnTable]:  # noqa: ANN401
+    """Return what a call names as runs: paths, and tables in memory.
+
+    Raises:
+        RunError: it is none of these.
+    """
     columns = columns_of(runs)
     if columns is not None:
         return [ColumnTable("the table", columns)]

@@ -11,6 +11,7 @@ CHECKPOINTS = "checkpoints"
 MODEL_FOLDER = "model"  # of a finished run
 FINETUNED_NAME = "finetuned.json"  # of a fine-tuned model, whose folder is no run's
 SUMMARY_SCHEMA_VERSION = 1
+UNIQUE = "unique_molecules"  # key of the summary: distinct molecules of the training part
 # A run whose last validation loss is this far above its best has diverged.
 DIVERGED_FACTOR = 1.5
 # Share of all steps in which a run with the schedule wsd decays, unless it says another. Hägele et al. 2024 (arXiv

@@ -2,7 +2,7 @@
 
 MIB, GIB = 2.0**20, 2.0**30
 SECONDS_A_DAY = 86_400.0
-_GREEK = {"alpha": "α", "beta": "β"}
+_GREEK = {"alpha": "α", "beta": "β", "R_star": "R*"}
 _PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _TIME_UNITS = ((SECONDS_A_DAY, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 

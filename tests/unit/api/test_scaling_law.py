@@ -1,6 +1,7 @@
 """``us.fit_scaling_law``: the numbers of the command, from folders and from tables in memory."""
 
 import json
+import math
 import pickle
 import sys
 
@@ -97,7 +98,7 @@ def test_an_optimum_balances_size_and_data(table):
 def test_a_plot_is_a_figure_that_leaves_pyplot_alone(table, tmp_path):
     law, before = us.fit_scaling_law(table, law="chinchilla", bootstrap=0), "matplotlib.pyplot" in sys.modules
     figure = law.plot("D")
-    assert figure.axes[0].get_xlabel() == "molecules seen D"
+    assert figure.axes[0].get_xlabel() == "samples seen D"  # a table does not say what they are
     figure.savefig(tmp_path / "law.png")
     assert (tmp_path / "law.png").stat().st_size > 10_000
     assert law.plot().axes[0].get_xlabel() == "parameters N"
@@ -195,3 +196,33 @@ def test_what_the_law_has_no_word_on_is_an_error(table):
         us.fit_scaling_law(uneven)
     with pytest.raises(us.RunError, match="nowhere does not exist"):
         us.fit_scaling_law("nowhere")
+
+
+def test_tasks_follow_from_the_loss(table):
+    results = {
+        "run": table["name"],
+        "task": ["gap"] * len(table["name"]),
+        "metric": ["mae"] * len(table["name"]),
+        "value": [0.2 * loss**1.5 for loss in table["loss"]],
+    }
+    law = us.fit_scaling_law(table, law="chinchilla", bootstrap=50, task=results)
+    (task,) = law.tasks
+    assert task.form in ("power", "floor")
+    found = law.predict_tasks(4e6, "2M")["gap"]
+    assert found.error == pytest.approx(0.2 * law.predict(4e6, "2M").loss ** 1.5, rel=0.01)
+    assert law.to_dict()["tasks"]["gap"]["form"] == task.form
+    with pytest.raises(us.RunError, match="there are no tasks"):
+        us.fit_scaling_law(table, law="chinchilla", bootstrap=0).predict_tasks(4e6, "2M")
+
+
+def test_the_best_learning_rate_follows_from_sweeps(tmp_path, caplog):
+    rates, sizes = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e5, 4e5, 1.6e6, 6.4e6)
+    rows = [(n, 1e6, rate, 1 + 0.02 * math.log(rate / (0.3 * n**-0.45)) ** 2) for n in sizes for rate in rates]
+    law = us.fit_rate_law(dict(zip(("N", "D", "lr", "loss"), zip(*rows, strict=True), strict=True)), bootstrap=50)
+    assert law.coefficients["b"] == pytest.approx(-0.45, abs=0.01)
+    assert law.rate(1e6, "1M") == pytest.approx(0.3 * 1e6**-0.45, rel=0.02)
+    caplog.clear()
+    law.rate(1e9, 1e6)
+    assert "extrapolated: N is 156 times the largest" in caplog.text
+    assert law.report(tmp_path / "report").is_file()
+    assert law.to_dict()["kind"] == "learning-rate"

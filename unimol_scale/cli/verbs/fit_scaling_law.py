@@ -10,11 +10,14 @@ from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.burn_in import SHARE, share_of_user
 from unimol_scale.scaling.law.registry import LAWS
-from unimol_scale.scaling.runs.counts import parse_flops
+from unimol_scale.scaling.runs.counts import parse_distinct, parse_flops
 
 if TYPE_CHECKING:
     from unimol_scale.scaling.law.analysis import Analysis, AnalysisConfig
     from unimol_scale.scaling.runs.run_records import RunRecord
+    from unimol_scale.scaling.tasks.task_law import TaskLaw
+
+DEFAULT_OUTPUT = Path("reports/scaling-law")
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -57,11 +60,33 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         metavar="FLOPS",
         help="training compute such as 1e21, whose best N and D are asked for; may be repeated",
     )
+    verb.add_argument(
+        "--task",
+        type=Path,
+        metavar="TABLE",
+        help="results of the pretrained models on tasks, CSV or Parquet with the columns run, task, metric, value and, "
+        "where known, loss, checkpoint, seed: the law from the loss to the error, and --predict of the tasks, too",
+    )
+    verb.add_argument(
+        "--rates",
+        action="store_true",
+        help="fit the best learning rate by size, data and batch size instead, from sweeps; `ladder` takes the law "
+        "(rate_law)",
+    )
+    verb.add_argument(
+        "--distinct",
+        metavar="COUNT",
+        help="of the law repeated: distinct molecules at hand for --predict and --budget (default: the most that a run "
+        "had)",
+    )
     _declare_trajectories(verb)
     _declare_reading(verb)
     verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
     verb.add_argument(
-        "--output", type=Path, default=Path("reports/scaling-law"), help="folder of the report (default: %(default)s)"
+        "--output",
+        type=Path,
+        default=DEFAULT_OUTPUT,
+        help="folder of the report (default: %(default)s; with --rates reports/rates)",
     )
     verb.set_defaults(run=_run)
 
@@ -100,8 +125,15 @@ def _declare_reading(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=HEADER",
-        help="of tables: the header of N, D, C, S, loss, loss/TERM, weight, name or size; D may be C/(6N), C may be "
-        "6ND or model@ATOMS; of event files: the tag of N, D, C, loss or lr; D may be step*BATCH; may be repeated",
+        help="of tables: the header of N, D, C, S, U (distinct data), lr, batch, loss, loss/TERM, weight, name or "
+        "size; D may be C/(6N), C may be 6ND or model@ATOMS; of event files: the tag of N, D, C, loss or lr; D may be "
+        "step*BATCH; may be repeated",
+    )
+    verb.add_argument(
+        "--data-unit",
+        choices=("molecule", "sample", "token"),
+        help="what D counts, for the words of the report (default: molecule for runs, sample for tables, token if the "
+        "header of D says so)",
     )
     verb.add_argument(
         "--size-of",
@@ -131,17 +163,15 @@ def _parse_pairs(flag: str, shape: str, example: str, assignments: Sequence[str]
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    return _run_rates(arguments) if arguments.rates else _run_loss(arguments)
+
+
+def _run_loss(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from unimol_scale.scaling.law.analysis import AnalysisConfig
     from unimol_scale.scaling.law.fit import FitConfig
-    from unimol_scale.scaling.report.law_report import (
-        optimum_rows,
-        rich_table,
-        statistics_rows,
-        summary_tables,
-        write_report,
-    )
+    from unimol_scale.scaling.report.law_report import write_report
     from unimol_scale.scaling.runs.read_runs import read_runs
 
     require_folder(arguments.output)
@@ -153,6 +183,8 @@ def _run(arguments: argparse.Namespace) -> int:
         parameters=arguments.parameters,
         predict=tuple(arguments.predict),
         budgets=tuple(parse_flops(text, "--budget") for text in arguments.budget),
+        distinct=None if arguments.distinct is None else parse_distinct(arguments.distinct, "--distinct"),
+        data_unit=arguments.data_unit,
         burn_in=share_of_user(arguments.burn_in, arguments.burn_in_steps, trajectories=arguments.trajectories),
         burn_in_steps=arguments.burn_in_steps,
         fit=FitConfig(bootstrap=arguments.bootstrap),
@@ -171,8 +203,20 @@ def _run(arguments: argparse.Namespace) -> int:
     with console.status("") as status:
         _stage(console, status, f"fitting {len(records)} run{'s' if len(records) != 1 else ''}")
         analysis = _analyse(records, notes, config)
+        tasks = _tasks(arguments.task, analysis, config)
         _stage(console, status, "drawing the report")
-        report = write_report(analysis, arguments.output)
+        report = write_report(analysis, arguments.output, tasks)
+    _print_results(console, analysis, tasks)
+    console.print(f"report: {report}", soft_wrap=True)
+    if analysis.unanswered:
+        raise RunError("; ".join(dict.fromkeys(analysis.unanswered)))
+    return 0
+
+
+def _print_results(console: Any, analysis: "Analysis", tasks: "Sequence[TaskLaw]") -> None:  # noqa: ANN401
+    from unimol_scale.scaling.report.law_report import optimum_rows, rich_table, statistics_rows, summary_tables
+    from unimol_scale.scaling.report.task_report import task_sentences
+
     console.print(f"law: {analysis.fit.law.label}, because {analysis.selection.reason}", markup=False, soft_wrap=True)
     for table in summary_tables(analysis):
         console.print(table)
@@ -187,15 +231,66 @@ def _run(arguments: argparse.Namespace) -> int:
     for prediction in analysis.predictions:
         for note in prediction.notes:
             console.print(f"note: {prediction.request}: {note}", markup=False, soft_wrap=True)
+    for sentence in (sentence for law in tasks for sentence in task_sentences(law)):
+        console.print(f"task: {sentence}", markup=False, soft_wrap=True)
     for warning in analysis.fit.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     if analysis.held_out_error is not None:
         unit = "runs" if analysis.config.left_out is None else "points"
         runs = f"mean over {len(analysis.checks)} {unit}" if len(analysis.checks) > 1 else analysis.checks[0].name
         console.print(f"held-out error: {analysis.held_out_error:.2%} ({runs})", markup=False, soft_wrap=True)
+
+
+def _tasks(table: Path | None, analysis: "Analysis", config: "AnalysisConfig") -> "tuple[TaskLaw, ...]":
+    from unimol_scale.scaling.tasks.task_law import fit_tasks
+    from unimol_scale.scaling.tasks.task_table import read_task_table
+
+    return () if table is None else fit_tasks(read_task_table(table, analysis.records), analysis, config.fit)
+
+
+def _run_rates(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from unimol_scale.scaling.rates.rate_law import RateFitConfig, fit_rates
+    from unimol_scale.scaling.report.law_report import rich_table
+    from unimol_scale.scaling.report.rate_report import coefficient_rows, rate_sentences, sweep_rows, write_rate_report
+    from unimol_scale.scaling.runs.read_runs import read_runs
+
+    for flag, given in (
+        ("--task", arguments.task),
+        ("--predict", arguments.predict),
+        ("--budget", arguments.budget),
+        ("--trajectories", arguments.trajectories),
+        ("--variable", arguments.variable),
+        ("--distinct", arguments.distinct),
+        ("--burn-in", arguments.burn_in),
+        ("--burn-in-steps", arguments.burn_in_steps),
+    ):
+        if given:
+            raise RunError(f"{flag} belongs to a law of the loss, and --rates fits one of the learning rate")
+    output = Path("reports/rates") if arguments.output == DEFAULT_OUTPUT else arguments.output
+    require_folder(output)
+    console = Console(highlight=False)
+    records, notes = read_runs(
+        arguments.runs,
+        _parse_pairs("--column", "KEY=HEADER", "N=parameters", arguments.column),
+        _parse_pairs("--size-of", "RUN=SIZE", "run1=84M", arguments.size_of),
+        leave_out=arguments.leave_out,
+        rates=True,
+    )
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    config = RateFitConfig(parameters=arguments.parameters, bootstrap=arguments.bootstrap)
+    analysis = fit_rates(records, notes, config)
+    report = write_rate_report(analysis, output)
+    console.print(rich_table(analysis.law.formula, *coefficient_rows(analysis)))
+    console.print(rich_table("Sweeps", *sweep_rows(analysis)))
+    for sentence in rate_sentences(analysis):
+        console.print(sentence, markup=False, soft_wrap=True)
+    for warning in analysis.warnings:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)
-    if analysis.unanswered:
-        raise RunError("; ".join(dict.fromkeys(analysis.unanswered)))
+    console.print(f"next: rate_law: {output / 'law.json'} in a ladder file", markup=False, soft_wrap=True)
     return 0
 
 

@@ -12,6 +12,7 @@ from unimol_scale.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
     from unimol_scale.scaling.ladder.ladder_estimate import Estimator
+    from unimol_scale.scaling.ladder.objective_count import ObjectiveCount
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -88,9 +89,16 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.objective is not None:
         raise ConfigError("--objective belongs to --next; that of a ladder stands in its file")
     from unimol_scale.scaling.ladder.ladder import plan, read_ladder
+    from unimol_scale.scaling.ladder.ladder_rates import rate_lines
 
     config = read_ladder(arguments.config)
-    rungs = _chosen(plan(config), arguments.only)
+    rungs = _chosen(plan(config, _count), arguments.only)
+    if config.rate_law is not None:
+        for line in rate_lines(
+            config.rate_law,
+            [(f"{r.size} at {r.steps} steps", r.overrides["train.learning_rate"], r.rate_notes) for r in rungs],
+        ):
+            print(line)
     if arguments.dry_run:
         from unimol_scale.engine.planning.run_estimates import RunEstimates
 
@@ -98,6 +106,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.slurm:
         return _write_slurm(config, arguments.config, rungs, submitting=arguments.submit)
     return _launch(config, arguments.config, rungs)
+
+
+def _count(size: str, settings: Mapping[str, Any]) -> "ObjectiveCount":
+    """Count for objectives other than denoise, which imports torch."""
+    from unimol_scale.engine.planning.objective_counts import count_objective
+
+    return count_objective(size, settings)
 
 
 def _chosen(rungs: "Sequence[Rung]", names: Sequence[str]) -> "list[Rung]":
@@ -165,7 +180,9 @@ def _write_next(arguments: argparse.Namespace) -> int:
 
     require_file(arguments.output)
     absent = former_defaults(PretrainConfig)
-    choice = choose_next(arguments.next, arguments.budget, arguments.law, objective=arguments.objective, absent=absent)
+    choice = choose_next(
+        arguments.next, arguments.budget, arguments.law, objective=arguments.objective, absent=absent, counter=_count
+    )
     write_next(choice, arguments.output)
     print("\n".join(choice.lines))
     print(f"next: unimol-scale ladder {arguments.output}")

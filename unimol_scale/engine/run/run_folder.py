@@ -17,6 +17,7 @@ from unimol_scale.common.run_files import (
     MODEL_FOLDER,
     SUMMARY_NAME,
     SUMMARY_SCHEMA_VERSION,
+    UNIQUE,
 )
 from unimol_scale.common.summary_file import Summary
 from unimol_scale.common.text.json_files import hash_json
@@ -87,6 +88,7 @@ def write_summary(
         "global_batch_size": config.train.global_batch_size,
         "final": dict(final),
         "best": dict(best),
+        UNIQUE: store.manifest.splits["train"].rows,
         "data_manifest_sha256": store.manifest_sha256,
         "validation_sha256": _validation_sha256(config.data, store),
         "objective_sha256": config.objective_sha256,

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from unimol_scale.common.run_files import DECAY_FRACTION, decay_start
 from unimol_scale.common.text.json_files import read_json
-from unimol_scale.common.trees import flatten, merge
-from unimol_scale.config import Origin, build, read_yaml
+from unimol_scale.common.trees import flatten
+from unimol_scale.config import build, read_yaml
 from unimol_scale.errors import ConfigError, nearest
+from unimol_scale.scaling.ladder.ladder_rates import LadderRates
+from unimol_scale.scaling.ladder.objective_count import ModelCounter, count_model
 
 Launcher = Literal["deepspeed", "python"]
 RESERVED = ("seed", "train.steps")
@@ -42,6 +44,8 @@ class LadderConfig:
         schedule: ``wsd`` trains one trunk at a constant learning rate for each size and seed, and every budget is a
             decay that branches off it (``train.decay_fraction`` and ``train.decay_shape`` of the overrides); None:
             every run does all its steps itself, with ``train.schedule`` of the overrides.
+        rate_law: law.json of ``fit-scaling-law --rates``, which sets ``train.learning_rate`` of every run by its size,
+            data and batch size; None: it is that of the overrides.
         seeds: of initialisation and order of molecules.
         objective: denoise, blend, distill, or package.module:Class of one of your own.
         output: folder of all run folders and of logs/.
@@ -62,6 +66,7 @@ class LadderConfig:
     flops: tuple[float, ...] = ()
     warmup: float | None = None
     schedule: Literal["wsd"] | None = None
+    rate_law: Path | None = None
     seeds: tuple[int, ...] = (0,)
     objective: str = "denoise"
     output: Path = Path("runs")
@@ -125,6 +130,7 @@ class Rung:
         trunk: name of the run that it branches off; None: it does all its steps itself.
         begins: steps that the trunk has done for it.
         is_trunk: whether branches go on from it.
+        rate_notes: how far its learning rate is extrapolated, where a law sets it.
     """
 
     name: str
@@ -136,6 +142,7 @@ class Rung:
     trunk: str | None = None
     begins: int = 0
     is_trunk: bool = False
+    rate_notes: tuple[str, ...] = ()
 
 
 def read_ladder(path: Path) -> LadderConfig:
@@ -148,12 +155,16 @@ def read_ladder(path: Path) -> LadderConfig:
     return build(LadderConfig, tree, origin)
 
 
-def plan(config: LadderConfig) -> list[Rung]:
+def plan(config: LadderConfig, counter: ModelCounter | None = None) -> list[Rung]:
     """Return every run of the ladder, smallest budget first within a size, and a trunk before its branches.
+
+    Args:
+        config: the ladder.
+        counter: counts for objectives other than denoise; needed for ``flops`` and ``rate_law`` alone.
 
     Raises:
         ConfigError: a size is unknown, a budget in molecules or FLOPs cannot be turned into steps, or two budgets
-            come to the same number of them.
+            come to the same number of them; or the file of ``rate_law`` holds none.
     """
     # Imported here, since only planning needs the presets.
     from unimol_scale.model.presets import PRESETS
@@ -163,7 +174,7 @@ def plan(config: LadderConfig) -> list[Rung]:
         if size not in PRESETS:
             raise ConfigError(f"sizes: unknown size {size!r}; {nearest(size, PRESETS)}")
         settings = {**flatten(config.overrides), **flatten(config.size_overrides.get(size, {}))}
-        budgets = _budgets(config, size, settings)
+        budgets = _budgets(config, size, settings, counter)
         if config.schedule == "wsd":
             rungs += [
                 rung for seed in config.seeds for rung in _trunk_and_branches(config, size, settings, budgets, seed)
@@ -171,7 +182,20 @@ def plan(config: LadderConfig) -> list[Rung]:
             continue
         for steps in budgets:
             rungs += [_whole_run(config, size, settings, steps, seed) for seed in config.seeds]
-    return rungs
+    return rungs if config.rate_law is None else _with_rates(config, config.rate_law, rungs, counter)
+
+
+def _with_rates(config: LadderConfig, law: Path, rungs: Sequence[Rung], counter: ModelCounter | None) -> list[Rung]:
+    """Return the runs with the learning rates of a law; branches have that of their trunk, which is of the longest."""
+    rates = LadderRates(law)
+    longest = {size: max(rung.steps for rung in rungs if rung.size == size) for size in config.sizes}
+    found = []
+    for rung in rungs:
+        count = count_model(rung.size, rung.overrides, config.objective, counter, "rate_law")
+        steps = longest[rung.size] if config.schedule == "wsd" else rung.steps
+        rate, beyond = rates.setting(rung.size, rung.overrides, steps, count)
+        found.append(replace(rung, overrides={**rung.overrides, **rate}, rate_notes=beyond))
+    return found
 
 
 def _whole_run(config: LadderConfig, size: str, settings: Mapping[str, Any], steps: int, seed: int) -> Rung:
@@ -218,7 +242,7 @@ def _trunk_and_branches(
     ]
 
 
-def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> list[int]:
+def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any], counter: ModelCounter | None) -> list[int]:
     if config.steps:
         return sorted(config.steps)
     batch_size = settings.get("train.global_batch_size")
@@ -227,28 +251,16 @@ def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> li
         raise ConfigError(f"{unit}: {size} needs a train.global_batch_size in overrides to turn them into steps")
     molecules: list[float] = list(config.molecules)
     if config.flops:
-        per_molecule = _flops_per_molecule(config, size, settings)
+        from unimol_scale.model.accounting import mean_flops
+
+        count = count_model(size, settings, config.objective, counter, "flops")
+        per_molecule = mean_flops(count.training_flops, _histogram(config.data))
         molecules = [flops / per_molecule for flops in config.flops]
     steps = sorted(math.ceil(count / batch_size) for count in molecules)
     twice = [count for count, times in Counter(steps).items() if times > 1]
     if twice:
         raise ConfigError(f"two budgets are the same number of steps of {size}: {twice[0]}; take one of them away")
     return steps
-
-
-def _flops_per_molecule(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> float:
-    """Return the mean training FLOPs of a molecule of the store, for a size with its settings."""
-    from unimol_scale.model.accounting import mean_flops, training_flops
-    from unimol_scale.model.presets import ModelConfig, preset
-
-    if config.objective != "denoise":
-        raise ConfigError(
-            f"flops: budgets in FLOPs are counted for the heads of denoise alone; give {config.objective} its budgets "
-            "in steps or molecules"
-        )
-    changes = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
-    model = build(ModelConfig, merge(vars(preset(size)), changes), Origin(name=f"overrides of {size}"), "model")
-    return mean_flops(lambda atoms: training_flops(model, atoms), _histogram(config.data))
 
 
 def _histogram(store: Path) -> dict[int, int]:

@@ -4,7 +4,7 @@ The law gives the size of the model and the amount of data; all other settings a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,12 +16,13 @@ import yaml
 from unimol_scale.common.plugins import must_be_named
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.summary_file import Summary, UnreadableRunError, read_summary
-from unimol_scale.common.trees import merge, nested
+from unimol_scale.common.trees import flatten, merge, nested
 from unimol_scale.common.units import counted, duration, engineering, powers
 from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
 from unimol_scale.scaling.ladder.model_for_size import DIMENSIONS, SizedModel, model_for_parameters
+from unimol_scale.scaling.ladder.objective_count import ModelCounter, count_model
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.law.law_choice import candidate_laws, choose_law
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
@@ -92,6 +93,7 @@ def choose_next(
     bootstrap: int = 1000,
     objective: str | None = None,
     absent: Mapping[str, Any] = MappingProxyType({}),
+    counter: ModelCounter | None = None,
 ) -> NextRun:
     """Fit a law to the runs and choose the best next run for a budget.
 
@@ -103,6 +105,7 @@ def choose_next(
         objective: of the runs; required if it is package.module:Class, since the ladder file will name it.
         absent: dotted key → what it means if a run of an earlier version does not record it, where that is not the
             default of today.
+        counter: counts for runs that learn something other than denoise.
 
     Raises:
         RunError: the runs do not determine such a law, or do not say how they were trained.
@@ -123,7 +126,7 @@ def choose_next(
         raise ConfigError(f"--objective {objective}: the runs learn {learnt}")
     options = {key: value for key, value in template.settings["model"].items() if key not in DIMENSIONS}
     sized = model_for_parameters(optimum.parameters, options)
-    per_molecule = _flops_per_molecule(template, sized)
+    per_molecule = _flops_per_molecule(template, sized, counter)
     batch_size = int(template.settings["train"]["global_batch_size"])
     steps = max(1, round(flops / per_molecule / batch_size))
     molecules = steps * batch_size
@@ -231,22 +234,40 @@ def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Summary]:
     return settings, read_summary(folder)
 
 
-def _flops_per_molecule(template: TemplateRun, sized: SizedModel) -> float:
+def _flops_per_molecule(template: TemplateRun, sized: SizedModel, counter: ModelCounter | None) -> float:
     """Return the training FLOPs of a molecule for a new model: the logged ones of the template, scaled by the model.
 
     The scale depends a little on the size of the molecule. The mean molecule is taken: the one whose computed FLOPs are
     nearest to those that the template logged.
     """
-    from unimol_scale.model.accounting import training_flops
-    from unimol_scale.model.presets import ModelConfig
-
     record = template.record
     assert record.flops is not None
     own = record.flops / record.molecules
+    before, after = _costs(template, sized, counter)
+    atoms = min(range(1, LARGEST_MOLECULE + 1), key=lambda atoms: abs(math.log(before(atoms) / own)))
+    return own * after(atoms) / before(atoms)
+
+
+def _costs(
+    template: TemplateRun, sized: SizedModel, counter: ModelCounter | None
+) -> tuple[Callable[[int], float], Callable[[int], float]]:
+    """Return the training FLOPs of a molecule, by its atoms, of the template's model and of the new one."""
+    from unimol_scale.model.accounting import training_flops
+    from unimol_scale.model.presets import ModelConfig
+
+    record, objective = template.record, template.record.comparable["objective"]
     origin = Origin(name=f"{record.source}/{CONFIG_NAME}", recorded=True)
     model = build(ModelConfig, template.settings["model"], origin, "model")
-    atoms = min(range(1, LARGEST_MOLECULE + 1), key=lambda atoms: abs(math.log(training_flops(model, atoms) / own)))
-    return own * training_flops(sized.model, atoms) / training_flops(model, atoms)
+    if objective == "denoise":
+        return (lambda atoms: training_flops(model, atoms)), (lambda atoms: training_flops(sized.model, atoms))
+    learnt = flatten({"objective": template.settings.get("objective", {})})
+    settings = {key: value for key, value in learnt.items() if value is not None}
+
+    def cost(size: str, dimensions: ModelConfig) -> Callable[[int], float]:
+        own = {f"model.{key}": value for key, value in vars(dimensions).items()}
+        return count_model(size, {**settings, **own}, objective, counter, "--next").training_flops
+
+    return cost(record.size or sized.size, model), cost(sized.size, sized.model)
 
 
 def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[float, str]:

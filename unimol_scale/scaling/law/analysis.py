@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from unimol_scale.errors import ConfigError, RunError
+from unimol_scale.common.units import engineering
+from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.law.burn_in import BurnIn, burn_in_of
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.law.law_choice import Candidate, LawChoice, candidate_laws, choose_law, hold_out_mask
@@ -15,7 +16,7 @@ from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, Po
 from unimol_scale.scaling.law.registry import LAWS
 from unimol_scale.scaling.law.statistics import Statistics, statistics_of
 from unimol_scale.scaling.runs.counts import groups_of_size, parse_count
-from unimol_scale.scaling.runs.run_records import RunRecord
+from unimol_scale.scaling.runs.run_records import DATA_UNITS, DataUnit, RunRecord
 
 SAME_BUDGET = 0.05  # a law without D holds for the budget of its runs within this relative difference
 
@@ -31,6 +32,8 @@ class AnalysisConfig:
         parameters: which parameters N counts.
         predict: requests of the form SIZE@MOLECULES.
         budgets: FLOPs for which the compute-optimal size and data are computed.
+        distinct: distinct molecules at hand for predictions and budgets; None: as many as the runs had at the most.
+        data_unit: what D counts, for the words of the report; None: what the runs or the table say.
         burn_in: points along every run are fitted, after this share of its molecules.
         burn_in_steps: the same, after this number of its steps. Neither: the ends of the schedules are fitted.
         fit: settings of every fit.
@@ -42,6 +45,8 @@ class AnalysisConfig:
     parameters: ParameterGroup = "total"
     predict: tuple[str, ...] = ()
     budgets: tuple[float, ...] = ()
+    distinct: float | None = None
+    data_unit: DataUnit | None = None
     burn_in: float | None = None
     burn_in_steps: int | None = None
     fit: FitConfig = field(default_factory=FitConfig)
@@ -53,6 +58,8 @@ class AnalysisConfig:
         if self.variable is not None and not (entry and entry.one_variable):
             names = ", ".join(name for name, law in LAWS.items() if law.one_variable)
             raise ConfigError(f"--variable belongs to the laws in one variable ({names}), not to {self.law}")
+        if self.data_unit is not None and self.data_unit not in DATA_UNITS:
+            raise ConfigError(f"--data-unit: unknown unit {self.data_unit!r}; {nearest(self.data_unit, DATA_UNITS)}")
         burn_in_of(self.burn_in, self.burn_in_steps)
 
     @property
@@ -153,8 +160,10 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
     """
     requests = [_parse_request(request, records, config.parameters) for request in config.predict]
     points = make_points(records, config.parameters, None, config.burn_in, config.burn_in_steps)
+    points = replace(points, stock=config.distinct, unit=config.data_unit or points.unit)
     held_out = hold_out_mask(points, config.hold_out)
     selection, fit = _fit(points.take(~held_out), config)
+    _check_distinct(fit.law, config)
     rest = points.take(held_out)
     names = sorted({name for record in records for name in record.terms})
     optima, unanswered = _optima(fit, points, config.budgets)
@@ -173,6 +182,14 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
         optima=optima,
         unanswered=unanswered,
     )
+
+
+def _check_distinct(law: Law, config: AnalysisConfig) -> None:
+    if config.distinct is not None and law.fades is None:
+        raise RunError(
+            f"--distinct says how many distinct molecules there are, and the law {law.label} does not tell repeated "
+            "data from new data; use --law repeated"
+        )
 
 
 def _optima(fit: Fit, points: Points, budgets: Sequence[float]) -> tuple[tuple[Optimum, ...], tuple[str, ...]]:
@@ -319,8 +336,13 @@ def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
             notes.append(f"{name} is {value / high:.3g} times the largest that was run")
         elif value < low / 1.01:
             notes.append(f"{name} is {value / low:.3g} times the smallest that was run")
+    if fit.law.fades is not None and points.distinct_data is not None and molecules > points.distinct_data:
+        epochs, distinct_data = molecules / points.distinct_data, engineering(points.distinct_data)
+        notes.append(
+            f"D is {epochs:.3g} epochs of {distinct_data} distinct {points.unit}s; --distinct sets their number"
+        )
     if "C" in fit.law.variables and int(distinct(points.columns["N"]).max()) > 0:
-        notes.append("its FLOPs per molecule are interpolated in N from the runs' own")
+        notes.append(f"its FLOPs per {points.unit} are interpolated in N from the runs' own")
     return Prediction(
         request=request.text,
         parameters=parameters,

@@ -54,6 +54,8 @@ def draw_weights(law: Law, points: Points, draws: int, seed: int) -> FloatArray:
         good = (weights > 0).sum(axis=1) >= len(law.parameters)
         for one_hot in value_of:
             good &= ((weights @ one_hot) > 0).sum(axis=1) >= needed
+        if law.fades is not None:
+            good &= weights @ (points.columns["D"] > points.columns["U"]) > 0
         kept.append(weights[good])
         count += int(good.sum())
         if count >= draws:

@@ -31,6 +31,8 @@ POOR_CONDITION = 100.0  # in simulations, below 35 if all parameters are determi
 COLLINEAR = 0.9999
 MIN_SIZES = 4
 MAX_LOST_DRAWS = 0.5
+REPEATED = 1.01  # epochs from which on a run counts as having repeated its data
+WIDE_FACTOR = 5.0  # between the ends of an interval of R* from which on it is hardly determined
 MAX_AT_BOUND = 0.02  # share of bootstrap fits at a bound of a parameter from which on its interval is open
 
 Interval = tuple[float, float]
@@ -188,9 +190,13 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
     no_loss = why_no_loss(points.columns, points.loss)
     if no_loss is not None:
         return no_loss
-    missing = [name for name in law.variables if name not in points.columns]
+    missing = [name for name in law.columns if name not in points.columns]
+    if missing == ["U"]:
+        return "the runs do not all say U, how many distinct molecules they had (for a table, --column U=HEADER)"
     if missing:
         return f"the runs do not all say {', '.join(missing)}, or not at one batch size"
+    if law.fades is not None and not has_repeated(points):
+        return f"no run saw its data twice (D is at most U), so that {law.fades} is not determined"
     needed = needed_values(law)
     for name in law.variables:
         values = points.columns[name]
@@ -210,6 +216,12 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
                     f"{one} and {two} rise and fall together in every run, so that their effects cannot be told apart"
                 )
     return None
+
+
+def has_repeated(points: Points) -> bool:
+    """Return whether some of the runs are known to have seen their data more than once."""
+    columns = points.columns
+    return "U" in columns and bool(np.any(columns["D"] > REPEATED * columns["U"]))
 
 
 def _solve(problem: RegressionProblem, weight: FloatArray, config: FitConfig) -> Solution:
@@ -261,6 +273,8 @@ def _reported(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[s
         log_scale = log_coefficient + exponent * problem.centre[index]
         reported[term.coefficient] = np.exp(log_scale / exponent if term.scaled else log_scale)
         reported[term.exponent] = -term.sign * exponent
+        if term.fades is not None:
+            reported[term.fades] = np.exp(theta[:, -1])
     return reported
 
 
@@ -276,6 +290,7 @@ def _warnings(law: Law, problem: RegressionProblem, theta: FloatArray, points: P
     if len(points) == len(law.parameters):
         warnings.append("as many parameters as points: the curve passes through every point, which proves nothing")
     names = [term.coefficient for term in law.terms] + [term.exponent for term in law.terms if term.exponent]
+    names += [law.fades] if law.fades is not None else []
     for name, value, low, high in zip(names, theta, problem.lower, problem.upper, strict=True):
         if value <= low or value >= high:
             warnings.append(f"{name} stands at its bound; its value is set by the bound, not by the runs")
@@ -312,6 +327,9 @@ def _bootstrap(
     at_bound = _at_bound(law, problem, fits.theta)
     intervals = _percentiles(draws, config.confidence)
     undetermined: list[str] = []
+    if law.fades is not None and (note := _why_open(law.fades, at_bound[law.fades], intervals[law.fades])):
+        undetermined.append(law.fades)
+        notes.append(note)
     for term in law.terms:
         names = [term.coefficient] if term.exponent is None else [term.coefficient, term.exponent]
         open_share = max(at_bound[name] for name in names)
@@ -326,6 +344,19 @@ def _bootstrap(
             undetermined += names
             notes.append(f"{_and(names)} hardly determined by these runs: the interval is wider than the value")
     return draws, tuple(undetermined), notes
+
+
+def _why_open(name: str, open_share: float, interval: Interval) -> str | None:
+    """Return why R* is not determined; None where it is. It is a scale, and its interval a factor."""
+    if open_share > MAX_AT_BOUND:
+        return (
+            f"{name} is not determined by these runs: in {open_share:.0%} of the bootstrap fits repeated data are "
+            "worth as much as new data, or nothing"
+        )
+    factor = interval[1] / interval[0]
+    if factor > WIDE_FACTOR:
+        return f"{name} is hardly determined by these runs: its interval spans a factor of {factor:.2g}"
+    return None
 
 
 def _and(names: list[str]) -> str:
@@ -345,6 +376,8 @@ def _at_bound(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[s
         shares[term.coefficient] = float(either.mean())
         if term.exponent is not None:
             shares[term.exponent] = float(either.mean())
+        if term.fades is not None:
+            shares[term.fades] = float((either | held[:, -1]).mean())
     return shares
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.column_checks import loss_causes, unit_causes
-from unimol_scale.scaling.law.fit import FitConfig, fit_law, why_not_identifiable
+from unimol_scale.scaling.law.fit import FitConfig, fit_law, has_repeated, why_not_identifiable
 from unimol_scale.scaling.law.laws import Law, Variable
 from unimol_scale.scaling.law.points import Points, distinct
 from unimol_scale.scaling.law.registry import LAWS, LawEntry
@@ -93,11 +93,14 @@ def candidate_laws(points: Points, entries: Sequence[LawEntry] | None = None) ->
         points: the runs.
         entries: laws to choose from; None: all of ours.
     """
+    asked_for = entries is not None
     entries = tuple(LAWS.values()) if entries is None else entries
     alone = [entry for entry in entries if entry.one_variable]
     varying = {name: int(distinct(points.columns[name]).max()) > 0 for name in ("N", "D")}
     if varying["N"] and varying["D"]:
         laws = [entry.make("N") for entry in entries if not entry.one_variable]
+        # Unless something was repeated, a law that tells repeated data from new data is no other law.
+        laws = [law for law in laws if asked_for or law.fades is None or has_repeated(points)]
         return [*laws, *(entry.make("C") for entry in alone)] if "C" in points.columns else laws
     variable: Variable = "N" if varying["N"] else "D"
     return [entry.make(variable) for entry in alone]

@@ -7,6 +7,7 @@ what lets the solver find the coefficients exactly for given exponents. Variable
     N   parameters                      M    parameters in millions
     D   molecules seen in training      S    optimiser steps
     C   FLOPs, from the run's own log   MS   M · S
+    U   distinct molecules at hand, of which D are seen, some of them several times
 """
 
 import abc
@@ -34,6 +35,8 @@ class Term:
         variable: name of the column; None for the constant term.
         sign: −1 where the paper writes A/N^α, +1 where it writes α·M^β with a negative β.
         scaled: True where the paper writes (N_c/N)^α, so that the named coefficient N_c stands inside the power.
+        fades: name of R*, of a term in D that takes the effective data D' of ``effective_data`` instead; None for D
+            itself. One term of a law may have it.
     """
 
     coefficient: str
@@ -41,6 +44,7 @@ class Term:
     variable: str | None = None
     sign: int = -1
     scaled: bool = False
+    fades: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,25 @@ class Law(abc.ABC):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Names of the columns that the law reads."""
+        """Names of the columns that its powers are in."""
         return tuple(term.variable for term in self.terms if term.variable is not None)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that the law reads: its variables, and U where repeated data count less."""
+        return (*self.variables, *(["U"] if self.fades is not None else []))
+
+    @property
+    def fades(self) -> str | None:
+        """Name of the parameter R* by which repeated data count less; None where they count as new data do."""
+        return next((term.fades for term in self.terms if term.fades is not None), None)
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of the formula."""
         names: list[str] = []
         for term in self.terms:
-            names += [term.coefficient] if term.exponent is None else [term.coefficient, term.exponent]
+            names += [name for name in (term.coefficient, term.exponent, term.fades) if name is not None]
         return tuple(names)
 
     def predict(self, parameters: Mapping[str, float] | Mapping[str, FloatArray], columns: Columns) -> FloatArray:
@@ -102,12 +116,12 @@ class Law(abc.ABC):
         Raises:
             RunError: a column that the law needs is not there.
         """
-        missing = [name for name in self.variables if name not in columns]
+        missing = [name for name in self.columns if name not in columns]
         if missing:
             raise RunError(
                 f"the law {self.label} needs the columns {', '.join(missing)}, which these points do not have"
             )
-        values = [_value(term, parameters, columns) for term in self.terms]
+        values = [term_value(term, parameters, columns) for term in self.terms]
         if self.outer is None:
             total: FloatArray = np.zeros(1)
             for value in values:
@@ -122,16 +136,38 @@ class Law(abc.ABC):
         return result
 
 
-def _value(term: Term, parameters: Mapping[str, float] | Mapping[str, FloatArray], columns: Columns) -> FloatArray:
-    """Return T_k at every point."""
+def term_value(term: Term, parameters: Mapping[str, float] | Mapping[str, FloatArray], columns: Columns) -> FloatArray:
+    """Return T_k at every point, with the arguments of ``Law.predict``."""
     coefficient: FloatArray = np.asarray(parameters[term.coefficient], dtype=np.float64)
     if term.variable is None or term.exponent is None:
         return coefficient
     power = term.sign * np.asarray(parameters[term.exponent], dtype=np.float64)
+    value = columns[term.variable]
+    if term.fades is not None:
+        value = effective_data(value, columns["U"], np.asarray(parameters[term.fades], dtype=np.float64))
     if term.scaled:
-        result: FloatArray = (columns[term.variable] / coefficient) ** power
+        result: FloatArray = (value / coefficient) ** power
         return result
-    return coefficient * columns[term.variable] ** power
+    return coefficient * value**power
+
+
+def effective_data(data: FloatArray, distinct: FloatArray, fades: FloatArray) -> FloatArray:
+    """Return D' = U + U·R*·(1 − exp(−R/R*)) with R = D/U − 1 repetitions: the new data that repeated data are worth.
+
+    Each repetition is worth less than the one before, and all of them together at most R* times the distinct data. As
+    long as nothing is repeated (D ≤ U), D' is D.
+
+    Args:
+        data: D, float [n].
+        distinct: U, what there is to be seen, float [n].
+        fades: R*, broadcast against them.
+
+    Source:
+        Muennighoff et al. 2023 (arXiv 2305.16264), equation 5.
+    """
+    repetitions = np.maximum(data / distinct - 1.0, 0.0)
+    result: FloatArray = np.minimum(data, distinct) - distinct * fades * np.expm1(-repetitions / fades)
+    return result
 
 
 @dataclass(frozen=True)
@@ -157,6 +193,34 @@ class Chinchilla(Law):
             Term(coefficient="E"),
             Term(coefficient="A", exponent="alpha", variable="N"),
             Term(coefficient="B", exponent="beta", variable="D"),
+        )
+
+
+@dataclass(frozen=True)
+class Repeated(Law):
+    """L(N, D, U) = E + A/N^α + B/D'^β, from Muennighoff et al., 2023 (arXiv 2305.16264), equations 5 and 6.
+
+    D' is what D molecules are worth when only U of them are distinct (``effective_data``); R_star says after how many
+    repetitions they are worth little. Without repetitions it is the law of Hoffmann et al. The paper lets the worth of
+    parameters fade, too, where a model is too large for its distinct data; that needs runs far beyond the optimal size,
+    and is left out here. Needs runs that differ in N and D, some of which saw their molecules several times.
+    """
+
+    name: ClassVar[str] = "repeated"
+    source: ClassVar[str] = "Muennighoff et al. 2023, arXiv 2305.16264, equations 5 and 6, with N as it is"
+
+    @property
+    def formula(self) -> str:
+        """The law as one line of text."""
+        return "L = E + A/N^alpha + B/D'^beta, D' = U + U*R_star*(1 - exp(-(D/U - 1)/R_star))"
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """E, then the parameter term, then the term of the effective data."""
+        return (
+            Term(coefficient="E"),
+            Term(coefficient="A", exponent="alpha", variable="N"),
+            Term(coefficient="B", exponent="beta", variable="D", fades="R_star"),
         )
 
 

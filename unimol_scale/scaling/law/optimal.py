@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from unimol_scale.common.units import engineering
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.column_checks import why_out_of_reach
 from unimol_scale.scaling.law.fit import Fit, Interval
@@ -79,7 +80,7 @@ def compute_optimal(fit: Fit, points: Points, flops: float) -> Optimum:
             f"the budget of {flops:.3g} FLOPs has no compute-optimal size within a factor of {REACH:,.0f} of the runs' "
             f"sizes, by the law {fit.law.label}: {'; '.join(causes)}"
         )
-    notes = _notes(points, flops, float(parameters[1]), float(molecules[1]))
+    notes = _notes(fit.law, points, flops, float(parameters[1]), float(molecules[1]))
     intervals: tuple[Interval | None, ...] = (None,) * 4
     if fit.draws:
         draws = {name: values[:, None] for name, values in fit.draws.items()}
@@ -213,7 +214,7 @@ def _exponent(sizes: FloatArray) -> FloatArray:
     return slope
 
 
-def _notes(points: Points, flops: float, parameters: float, molecules: float) -> list[str]:
+def _notes(law: Law, points: Points, flops: float, parameters: float, molecules: float) -> list[str]:
     notes = []
     for name, value in (("N", parameters), ("D", molecules)):
         low, high = float(points.columns[name].min()), float(points.columns[name].max())
@@ -225,5 +226,10 @@ def _notes(points: Points, flops: float, parameters: float, molecules: float) ->
     costliest = float(points.columns["C"].max())
     if flops > FAR * costliest:
         notes.append(f"the budget is {flops / costliest:.3g} times the C of the costliest run")
-    notes.append("FLOPs per molecule are interpolated in N from the runs' own")
+    if points.distinct_data is not None and law.fades is not None and molecules > points.distinct_data:
+        notes.append(
+            f"the optimal D is {molecules / points.distinct_data:.3g} epochs of {engineering(points.distinct_data)} "
+            f"distinct {points.unit}s; --distinct sets their number"
+        )
+    notes.append(f"FLOPs per {points.unit} are interpolated in N from the runs' own")
     return notes

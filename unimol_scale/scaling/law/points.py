@@ -13,7 +13,7 @@ from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.burn_in import BurnIn, burn_in_of
 from unimol_scale.scaling.law.column_checks import unit_causes
 from unimol_scale.scaling.law.laws import Columns, FloatArray
-from unimol_scale.scaling.runs.run_records import RunRecord
+from unimol_scale.scaling.runs.run_records import DataUnit, RunRecord
 
 ParameterGroup = Literal["total", "non-embedding", "atom-track", "pair-track"]
 PARAMETER_GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -33,10 +33,12 @@ class Points:
     Attributes:
         names: name of the run of each point, [n].
         runs: index of the run of each point, int [n]; the bootstrap draws whole runs, not points.
-        columns: see laws.py; always N and D; C, S, M and MS if all runs have them; positive float [n].
+        columns: see laws.py; always N and D; C, U, S, M and MS if all runs have them; positive float [n].
         loss: positive float [n].
         weights: how much each point counts, positive, of mean 1, float [n]; None if all count the same.
         cautions: warnings for every fit to these points.
+        stock: distinct molecules at hand for what is predicted; None: as many as the points had at the most.
+        unit: what D counts.
     """
 
     names: tuple[str, ...]
@@ -45,6 +47,8 @@ class Points:
     loss: FloatArray
     weights: FloatArray | None = None
     cautions: tuple[str, ...] = ()
+    stock: float | None = None
+    unit: DataUnit = "molecule"
 
     def __len__(self) -> int:
         """Return the number of points."""
@@ -59,6 +63,13 @@ class Points:
     def weight(self) -> FloatArray:
         """How much each point counts, float [n]."""
         return np.ones(len(self)) if self.weights is None else self.weights
+
+    @property
+    def distinct_data(self) -> float | None:
+        """U of what is predicted; None where the points do not say how many distinct molecules they had."""
+        if "U" not in self.columns:
+            return None
+        return float(self.columns["U"].max()) if self.stock is None else self.stock
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "flops_per_molecule"}  # cannot be pickled
@@ -77,6 +88,8 @@ class Points:
             loss=self.loss[keep],
             weights=None if self.weights is None else self.weights[keep],
             cautions=self.cautions,
+            stock=self.stock,
+            unit=self.unit,
         )
 
 
@@ -127,6 +140,9 @@ def make_points(
     steps = [float(record.steps) for record in records if record.steps is not None]
     if len(flops) == len(records):
         columns["C"] = np.array(flops)[owners] * (d / totals)
+    distinct_data = [record.unique for record in records if record.unique is not None]
+    if len(distinct_data) == len(records):
+        columns["U"] = np.array(distinct_data)[owners]
     # Steps of runs with different batch sizes do not compare; then there is no column S.
     if len(steps) == len(records) and len({record.global_batch_size for record in records}) == 1:
         columns["M"] = columns["N"] / 1e6
@@ -145,6 +161,7 @@ def make_points(
         columns=columns,
         loss=loss,
         weights=None if np.all(weights == weights[0]) else weights / weights.mean(),
+        unit=records[0].unit,
         cautions=(*(unit_causes(columns) if parameters == "total" else []), *_cautions(records, left_out)),
     )
 
@@ -224,6 +241,8 @@ def columns_at(points: Points, parameters: FloatArray, molecules: FloatArray) ->
         molecules: D, float [m].
     """
     columns = {"N": parameters, "D": molecules}
+    if points.distinct_data is not None:
+        columns["U"] = np.full(np.shape(molecules), points.distinct_data)
     if "C" in points.columns:
         columns["C"] = molecules * points.flops_per_molecule(parameters)
     if "S" in points.columns:

@@ -75,6 +75,9 @@ def _check(law: "Law") -> None:
         raise ConfigError(f"every parameter needs its own name, and one term at most is constant; it has {names}")
     if not law.variables:
         raise ConfigError("none of its terms has a variable, so that it says the same of every run")
+    fading = [term for term in terms if term.fades is not None]
+    if len(fading) > 1 or any(term.variable != "D" for term in fading):
+        raise ConfigError(f"fades belongs to one term at most, which is in D; it has {fading}")
     if law.outer is not None and law.outer not in [term.exponent for term in terms]:
         raise ConfigError(f"outer must be the name of one of its exponents, not {law.outer!r}")
 
@@ -85,6 +88,7 @@ LAWS = Registry(
         "chinchilla": f"{_BASE}:Chinchilla",
         "kaplan": f"{_BASE}:Kaplan",
         "power": f"{_BASE}:Power",
+        "repeated": f"{_BASE}:Repeated",
         "saturating": f"{_BASE}:Saturating",
         "unimol2": f"{_BASE}:UniMol2",
     },

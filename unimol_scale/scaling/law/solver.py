@@ -8,6 +8,7 @@ coefficient at the geometric centre of the data, which keeps coefficients positi
 magnitude. A bootstrap is one call with a row of weights for each draw.
 
 log prediction = p · log Σ_k exp(log T_k / p) with power terms T_k: p is 1 for a sum, or one of the exponents (laws.py).
+Where repeated data count less, the variable of one term depends on one more unknown, log R*.
 """
 
 import itertools
@@ -15,14 +16,41 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimol_scale.scaling.law.laws import Columns, FloatArray, Law
+from unimol_scale.scaling.law.laws import Columns, FloatArray, Law, effective_data
 
-# Shapes: W weightings, n points, K terms, J exponents, P = K + J unknowns (log coefficients first).
+# Shapes: W weightings, n points, K terms, J exponents, P = K + J unknowns (log coefficients, exponents), or K + J + 1.
 
 NEGLIGIBLE = 1e-6  # a term below this share of the smallest loss, at the centre of the data, counts as absent
 TIE_BREAK = 1e-4  # weight of r²/2 relative to the Huber loss
 SCALED_IDENTITY = 0.1
 DAMPING_FLOOR, DAMPING_CEILING = 1e-10, 1e12
+# R* is searched from this share of the fewest repetitions, which are then worth nothing, to this multiple of the most,
+# which are then worth as much as new data.
+FEWEST, MOST = 0.05, 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """What a term of effective data needs beside its unknowns.
+
+    Attributes:
+        term: its index.
+        data: D, float [n].
+        distinct: U, float [n].
+    """
+
+    term: int
+    data: FloatArray
+    distinct: FloatArray
+
+    def log_effective(self, log_fades: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return log D' and its derivative by log R*, float [W, n] both, for log R*, float [W]."""
+        fades = np.exp(log_fades)[:, None]
+        effective = effective_data(self.data, self.distinct, fades)
+        repetitions = np.maximum(self.data / self.distinct - 1.0, 0.0)
+        left = np.exp(-repetitions / fades)
+        slope = self.distinct * (fades * (1.0 - left) - repetitions * left) / effective
+        return np.log(effective), slope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +58,8 @@ class RegressionProblem:
     """The points of one fit, in the coordinates of the solver.
 
     Attributes:
-        log_x: log of every term's variable minus its mean over the points, float [K, n]; 0 for a constant.
+        log_x: log of every term's variable minus its mean over the points, float [K, n]; 0 for a constant; see
+            ``repetition``.
         centre: that mean, float [K].
         term_of_exponent: index of the term of each exponent, int [J].
         outer: index of the exponent that is p; None for p = 1.
@@ -38,6 +67,7 @@ class RegressionProblem:
         lower: lower bounds of the unknowns, float [P].
         upper: upper bounds of the unknowns, float [P].
         huber_delta: residual beyond which the penalty is linear, in log units.
+        repetition: of the term whose variable is D' instead, by the last unknown; None without one.
     """
 
     log_x: FloatArray
@@ -48,6 +78,12 @@ class RegressionProblem:
     lower: FloatArray
     upper: FloatArray
     huber_delta: float
+    repetition: Repetition | None = None
+
+    @property
+    def num_exponents(self) -> int:
+        """J."""
+        return len(self.term_of_exponent)
 
     @property
     def num_terms(self) -> int:
@@ -102,6 +138,7 @@ def make_problem(
         owners.append(index)
         exponents.append(term.exponent)
     num_terms, num_exponents = len(rows), len(owners)
+    repetition, fades = _repetition(law, columns)
     smallest, largest = np.log(NEGLIGIBLE * loss.min()), np.log(10.0 * loss.max())
     return RegressionProblem(
         log_x=np.array(rows),
@@ -109,18 +146,42 @@ def make_problem(
         term_of_exponent=tuple(owners),
         outer=None if law.outer is None else exponents.index(law.outer),
         log_loss=np.log(loss),
-        lower=np.array([smallest] * num_terms + [exponent_bounds[0]] * num_exponents),
-        upper=np.array([largest] * num_terms + [exponent_bounds[1]] * num_exponents),
+        lower=np.array([smallest] * num_terms + [exponent_bounds[0]] * num_exponents + [low for low, _ in fades]),
+        upper=np.array([largest] * num_terms + [exponent_bounds[1]] * num_exponents + [high for _, high in fades]),
         huber_delta=huber_delta,
+        repetition=repetition,
     )
+
+
+def _repetition(law: Law, columns: Columns) -> tuple[Repetition | None, list[tuple[float, float]]]:
+    """Return the repetition of a law, and the bounds of log R*; None and [] where its data do not fade."""
+    for index, term in enumerate(law.terms):
+        if term.fades is not None:
+            data, distinct = columns["D"], columns["U"]
+            repeated = data[data > distinct] / distinct[data > distinct] - 1.0
+            bounds = (float(np.log(FEWEST * repeated.min())), float(np.log(MOST * repeated.max())))
+            return Repetition(term=index, data=data, distinct=distinct), [bounds]
+    return None, []
 
 
 def log_terms(problem: RegressionProblem, theta: FloatArray) -> FloatArray:
     """Return the log of every term at every point, float [W, K, n], for unknowns ``theta`` [W, P]."""
     exponents = np.zeros((len(theta), problem.num_terms))
-    exponents[:, list(problem.term_of_exponent)] = theta[:, problem.num_terms :]
-    result: FloatArray = theta[:, : problem.num_terms, None] - exponents[:, :, None] * problem.log_x
+    last = problem.num_terms + problem.num_exponents
+    exponents[:, list(problem.term_of_exponent)] = theta[:, problem.num_terms : last]
+    log_x, _ = _variables(problem, theta)
+    result: FloatArray = theta[:, : problem.num_terms, None] - exponents[:, :, None] * log_x
     return result
+
+
+def _variables(problem: RegressionProblem, theta: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+    """Return the log variable of every term, float [W or 1, K, n], and the derivative of log D' by log R* [W, n]."""
+    if problem.repetition is None:
+        return problem.log_x[None], None
+    log_x = np.repeat(problem.log_x[None], len(theta), axis=0)
+    effective, slope = problem.repetition.log_effective(theta[:, -1])
+    log_x[:, problem.repetition.term] = effective - problem.centre[problem.repetition.term]
+    return log_x, slope
 
 
 def residuals_and_jacobian(problem: RegressionProblem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -133,7 +194,12 @@ def residuals_and_jacobian(problem: RegressionProblem, theta: FloatArray) -> tup
     residual = (peak + power * np.log(total))[:, 0] - problem.log_loss
     share /= total
     owners = list(problem.term_of_exponent)
-    jacobian = np.concatenate([share, -share[:, owners] * problem.log_x[owners]], axis=1)
+    log_x, slope = _variables(problem, theta)
+    jacobian = np.concatenate([share, -share[:, owners] * log_x[:, owners]], axis=1)
+    if problem.repetition is not None and slope is not None:
+        term = problem.repetition.term
+        exponent = theta[:, problem.num_terms + owners.index(term), None]
+        jacobian = np.concatenate([jacobian, (-share[:, term] * exponent * slope)[:, None]], axis=1)
     if problem.outer is not None:
         # The derivative by p is the entropy of the shares of the terms.
         jacobian[:, problem.num_terms + problem.outer] += (
@@ -161,13 +227,16 @@ def grid_starts(problem: RegressionProblem, weight: FloatArray, num_cells: int, 
     Returns:
         Unknowns, float [≤ num_starts, P], best first.
     """
-    grid_points = min(32, round(num_cells ** (1.0 / len(problem.term_of_exponent))))
+    fading = problem.repetition is not None
+    grid_points = min(32, round(num_cells ** (1.0 / (problem.num_exponents + fading))))
     axes = []
     for slot, owner in enumerate(problem.term_of_exponent):
         span = float(np.ptp(problem.log_x[owner]))
         low, high = problem.lower[problem.num_terms + slot], problem.upper[problem.num_terms + slot]
         ends = np.clip([0.1 / span, 8.0 / span], low, high)
         axes.append(np.geomspace(ends[0], ends[1], grid_points))
+    if fading:
+        axes.append(np.linspace(problem.lower[-1], problem.upper[-1], grid_points))
     cells = np.array(list(itertools.product(range(grid_points), repeat=len(axes))))
     exponents = np.stack([axis[cells[:, slot]] for slot, axis in enumerate(axes)], axis=1)
     theta = np.concatenate([np.zeros((len(cells), problem.num_terms)), exponents], axis=1)

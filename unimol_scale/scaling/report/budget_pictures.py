@@ -21,10 +21,10 @@ from unimol_scale.scaling.law.laws import FloatArray
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal, lowest_of_slice, slice_budgets
 from unimol_scale.scaling.law.points import columns_at
 from unimol_scale.scaling.report.picture_axes import (
-    AXIS_LABELS,
     FITTED_COLOUR,
     PALEST,
     PALETTE,
+    axis_label,
     log_axes,
     log_x,
     log_y,
@@ -64,7 +64,7 @@ def isoflop_figure(analysis: Analysis) -> Figure:
     log_axes(axes, "N")
     axes.set_ylabel("validation loss")
     bar = figure.colorbar(ScalarMappable(norm=norm, cmap=palette), ax=axes, pad=0.02)
-    bar.set_label(AXIS_LABELS["C"])
+    bar.set_label(axis_label("C"))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: powers(value)))
     handles = [
         Line2D([], [], linestyle="", marker="o", color="#555555", markersize=5, label="run, colour: its compute"),
@@ -92,7 +92,7 @@ def allocation_figure(analysis: Analysis) -> Figure:
     for axes, name in zip(figure.subplots(1, 2), ("N", "D"), strict=True):
         _draw_allocation(axes, analysis, found, name)
         log_x(axes, "C", ticks=5)
-        log_y(axes, name)
+        log_y(axes, name, points.unit)
     handles = [
         Line2D([], [], color=OPTIMUM_COLOUR, label="optimum of the law"),
         Line2D([], [], color=OPTIMUM_COLOUR, marker="X", linestyle="", markersize=8, label="budget asked for"),

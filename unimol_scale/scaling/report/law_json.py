@@ -4,6 +4,7 @@ SCHEMA documents every key of the file. Numbers are not rounded; null means unkn
 removed or changes its meaning, and not for new keys.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 from unimol_scale.scaling.law.analysis import Analysis, HeldOutPoint, TermLaw
 from unimol_scale.scaling.law.fit import Fit
 from unimol_scale.scaling.law.optimal import can_slice, lowest_of_slice, slice_budgets
+from unimol_scale.scaling.report.checklist import law_checklist
+from unimol_scale.scaling.report.task_report import tasks_to_json
+from unimol_scale.scaling.tasks.task_law import TaskLaw
 
 SCHEMA_VERSION = 2
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -25,6 +29,8 @@ SCHEMA: dict[str, str] = {
     "settle), warnings; spread holds quantiles (parameter → its bootstrap estimates at the levels of quantile_levels) "
     "and exponents with their correlation matrix",
     "parameters_counted": "which parameters N counts",
+    "data_unit": "what D, U and every number of molecules count: molecule, sample or token",
+    "distinct": "of D at hand for predictions and budgets, where repeated data count less; null where unknown",
     "burn_in": "the share of a run that was left out; null when only the ends of the schedules were fitted, or where "
     "burn_in_steps says how many",
     "burn_in_steps": "the steps of a run that were left out; null likewise",
@@ -41,12 +47,16 @@ SCHEMA: dict[str, str] = {
     "unanswered": "why other budgets have no optimum",
     "slices": "the lowest points of the slices of equal compute: flops, N, D, loss; empty when the law has none",
     "points": "every point: name of its run, held_out, loss, predicted, residual (loss / predicted − 1), and the "
-    "columns N (parameters), D (molecules), C (FLOPs), S (steps), M (millions of parameters), MS (M · S) as known",
+    "columns N (parameters), D (of data_unit), C (FLOPs), U (distinct ones), S (steps), M (millions of parameters), "
+    "MS (M · S) as known",
+    "tasks": "every task of --task → its law from the loss: metric, error (what it is), form, parameters, intervals, "
+    "candidates, predictions, results; obstacle where there is none",
+    "checklist": "how the law was made: what the checklist of (Mis)Fitting (arXiv 2502.18969) asks for",
     "left_out": "runs that were not used, and why",
 }
 
 
-def to_json(analysis: Analysis) -> dict[str, Any]:
+def to_json(analysis: Analysis, tasks: Sequence[TaskLaw] = ()) -> dict[str, Any]:
     """Return the content of law.json: the keys of ``SCHEMA``."""
     points = analysis.points
     predicted = analysis.fit.predict(points.columns)
@@ -55,6 +65,8 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
         "schema": SCHEMA,
         "law": _fit(analysis.fit),
         "parameters_counted": analysis.config.parameters,
+        "data_unit": analysis.points.unit,
+        "distinct": analysis.points.distinct_data,
         "burn_in": analysis.config.burn_in,
         "burn_in_steps": analysis.config.burn_in_steps,
         "selection": {
@@ -99,6 +111,8 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             }
             for i, name in enumerate(points.names)
         ],
+        "tasks": tasks_to_json(tasks),
+        "checklist": law_checklist(analysis),
         "left_out": list(analysis.notes),
     }
 

@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
-from unimol_scale.common.report.pictures import save_figure
+from unimol_scale.common.report.pictures import draw_grid, save_figure
 from unimol_scale.common.units import engineering, greek
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit
+from unimol_scale.scaling.law.laws import effective_data, term_value
 from unimol_scale.scaling.law.optimal import can_slice
 from unimol_scale.scaling.law.points import Points, columns_at, distinct
 from unimol_scale.scaling.report.budget_pictures import allocation_figure, isoflop_figure, spread_figure
 from unimol_scale.scaling.report.picture_axes import (
-    AXIS_LABELS,
+    AXES,
     FITTED_COLOUR,
     HELD_OUT_COLOUR,
     HELD_OUT_MARK,
+    axis_label,
     colours,
     log_axes,
     log_x,
@@ -44,7 +47,7 @@ def draw_pictures(analysis: Analysis, folder: Path) -> dict[str, Path]:
         column = analysis.points.columns.get(axis)
         # Against a constant there is no line to draw.
         if column is not None and int(distinct(column).max()) > 0:
-            title = f"Validation loss against {AXIS_LABELS[axis]}"
+            title = f"Validation loss against {axis_label(axis, analysis.points.unit)}"
             jobs.append((title, f"loss_vs_{axis}.png", lambda axis=axis: law_figure(analysis, axis)))  # type: ignore[misc]
     jobs.append(("Residuals", "residuals.png", lambda: _residual_figure(analysis)))
     if any(len(record.curve) > 1 for record in analysis.records):
@@ -54,6 +57,8 @@ def draw_pictures(analysis: Analysis, folder: Path) -> dict[str, Path]:
     if analysis.fit.draws:
         title = "Bootstrap spread of the exponents"
         jobs.append((title, "exponents.png", lambda: spread_figure(analysis.fit)))
+    if analysis.fit.law.fades is not None:
+        jobs.append(("What repeated data are worth", "repeats.png", lambda: _repeats_figure(analysis)))
     if can_slice(analysis.fit.law, analysis.points):
         jobs.append(("Slices of equal compute", "isoflop.png", lambda: isoflop_figure(analysis)))
     if analysis.optima:
@@ -71,7 +76,7 @@ def law_figure(analysis: Analysis, axis: str) -> Figure:
     axes = figure.subplots()
     _draw_law(axes, analysis.points, analysis.held_out, analysis.fit, axis)
     _draw_predictions(axes, analysis, axis)
-    log_axes(axes, axis)
+    log_axes(axes, axis, unit=analysis.points.unit)
     _legend(axes, analysis)
     axes.set_ylabel("validation loss")
     axes.set_title(f"{greek(analysis.fit.law.formula)}   ({analysis.fit.law.label})", fontsize=10)
@@ -166,7 +171,7 @@ def _residual_figure(analysis: Analysis) -> Figure:
         )  # fmt: skip
         axes.scatter(points.columns[name][held_out], residual[held_out], label="held-out run", **HELD_OUT_MARK)
         axes.margins(x=0.08)
-        log_x(axes, name, ticks=5)
+        log_x(axes, name, ticks=5, unit=points.unit)
     panels[0].set_ylabel("measured / fitted loss − 1 (%)")
     handles, texts = panels[0].get_legend_handles_labels()
     shown = 2 if held_out.any() else 1
@@ -194,7 +199,7 @@ def _curve_figure(analysis: Analysis) -> Figure:
             linestyle="--" if held_out else "-", label=None if size in named else label,
         )  # fmt: skip
         named.add(size)
-    log_axes(axes, "D")
+    log_axes(axes, "D", unit=analysis.points.unit)
     axes.set_ylabel("validation loss")
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False, title="size (parameters)",
@@ -214,7 +219,7 @@ def _term_figure(analysis: Analysis) -> Figure:
     for axes, (term, points, fit) in zip(panels, drawable, strict=False):
         axis = _term_axis(term)
         _draw_law(axes, points, analysis.held_out, fit, axis)
-        log_axes(axes, axis, ticks=5)
+        log_axes(axes, axis, ticks=5, unit=analysis.points.unit)
         axes.set_title(f"{term.term}: {greek(fit.law.formula)}", fontsize=9)
     for row in range(rows):
         panels[row * columns].set_ylabel("validation loss of the term")
@@ -232,9 +237,52 @@ def _term_figure(analysis: Analysis) -> Figure:
     return figure
 
 
+def _repeats_figure(analysis: Analysis) -> Figure:
+    """Draw D'/U, the epochs of new data that epochs are worth, by the law and by the loss of every run."""
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes: Any = figure.subplots()
+    fit, columns, held_out = analysis.fit, analysis.points.columns, analysis.held_out
+    epochs = columns["D"] / columns["U"]
+    along = np.geomspace(min(float(epochs.min()), 0.5), 2.0 * float(epochs.max()), 200)
+    ones, name = np.ones(len(along)), fit.law.fades
+    assert name is not None
+    axes.plot(along, along, color="#888888", linestyle=":", linewidth=1.2, label="if they were new data")
+    axes.plot(along, effective_data(along, ones, np.array(fit.parameters[name])), color=FITTED_COLOUR, label="the law")
+    if fit.draws:
+        worth = effective_data(along, ones, fit.draws[name][:, None])
+        low, high = np.quantile(worth, [(1 - fit.confidence) / 2, (1 + fit.confidence) / 2], axis=0)
+        axes.fill_between(along, low, high, color=FITTED_COLOUR, alpha=0.2, linewidth=0)
+    term = next(term for term in fit.law.terms if term.fades is not None)
+    own = term_value(term, fit.parameters, columns)
+    # What the loss leaves for the data, turned into data by the same term; a run below the law's floor has no such D'.
+    left = analysis.points.loss - fit.predict(columns) + own
+    assert term.exponent is not None
+    shown = left > 0
+    ratio = np.where(shown, left, 1.0) / fit.parameters[term.coefficient]
+    measured = ratio ** (-1.0 / fit.parameters[term.exponent]) / columns["U"]
+    fitted = shown & ~held_out
+    axes.scatter(
+        epochs[fitted], measured[fitted], s=18, color=FITTED_COLOUR, alpha=0.6, linewidths=0, label="run, by its loss"
+    )
+    if (shown & held_out).any():
+        rest = shown & held_out
+        axes.scatter(epochs[rest], measured[rest], label="held-out run", **{**HELD_OUT_MARK, "s": 24})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    inside = along[0] / 3.0
+    axes.set_ylim(inside, 1.5 * float(along[-1]))
+    axes.set_xlabel(f"epochs, D/U, of the distinct {analysis.points.unit}s")
+    axes.set_ylabel("worth in epochs of new data, D'/U")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    draw_grid(axes)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    return figure
+
+
 def _term_axis(term: TermLaw) -> str:
     assert term.fit is not None
-    variables = [name for name in term.fit.law.variables if name in AXIS_LABELS]
+    variables = [name for name in term.fit.law.variables if name in AXES]
     return variables[0] if variables else "N"
 
 

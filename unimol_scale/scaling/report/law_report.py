@@ -7,21 +7,28 @@ from pathlib import Path
 from rich.table import Table
 
 from unimol_scale.common.report.markdown import markdown_table
+from unimol_scale.common.report.pictures import save_figure
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.analysis import Analysis, TermLaw
 from unimol_scale.scaling.law.fit import Fit, Interval
+from unimol_scale.scaling.report.checklist import checklist_lines, law_checklist
 from unimol_scale.scaling.report.law_json import SCHEMA, to_json
 from unimol_scale.scaling.report.law_pictures import draw_pictures
 from unimol_scale.scaling.report.summary_sentences import summary_sentences
+from unimol_scale.scaling.report.task_pictures import tasks_figure
+from unimol_scale.scaling.report.task_report import CAPTION as TASK_CAPTION
+from unimol_scale.scaling.report.task_report import task_lines
+from unimol_scale.scaling.tasks.task_law import TaskLaw
 
 Rows = tuple[list[str], list[list[str]]]
 
 MANY_POINTS = 60  # held-out points in the report; law.json has all
 # File of a picture → its caption.
 CAPTIONS = {
-    "loss_vs_N.png": "Each line is the law at one budget of molecules; a good law passes through its runs and, without "
+    "loss_vs_N.png": "Each line is the law at one budget of data; a good law passes through its runs and, without "
     "having seen them, through the held-out ones.",
-    "loss_vs_D.png": "Each line is the law at one size.",
+    "loss_vs_D.png": "Each line is the law at one size; where repeated data count less, with the most distinct data "
+    "that any run had, and runs with less of it lie above.",
     "loss_vs_C.png": "Each line is the law at one size; the lower edge of all lines is what compute can buy.",
     "residuals.png": "Points should scatter about 0 without a trend; a slope or an arch means that the law has the "
     "wrong form, and that predictions beyond the runs lean the same way.",
@@ -31,14 +38,16 @@ CAPTIONS = {
     "exponents.png": "Every draw is the law fitted to the runs drawn anew. A long diagonal means that two exponents "
     "trade against each other: quote neither alone. Two heaps, or a heap at the edge, mean that the runs do not settle "
     "it.",
+    "repeats.png": "How many epochs of new data a number of epochs is worth. Runs scatter where data are "
+    "a small part of their loss.",
     "isoflop.png": "How the loss depends on size when the compute is the same: left of the minimum the model is too "
     "small, right of it it sees too little. The curves are the law's; a picture, no estimate of its own.",
     "allocation.png": "What to spend a budget on. Runs above the line at the left were too large for their compute; "
-    "runs above it at the right saw more molecules than was worth it.",
+    "runs above it at the right saw more data than was worth it.",
 }
 
 
-def write_report(analysis: Analysis, folder: Path) -> Path:
+def write_report(analysis: Analysis, folder: Path, tasks: Sequence[TaskLaw] = ()) -> Path:
     """Write law.json, report.md and the pictures into a folder; it is made if needed.
 
     Returns:
@@ -50,26 +59,28 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         pictures = draw_pictures(analysis, folder)
+        if any(law.form is not None for law in tasks):
+            save_figure(tasks_figure(tasks), folder / "tasks.png")
         (folder / "law.json").write_text(
-            json.dumps(to_json(analysis), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+            json.dumps(to_json(analysis, tasks), indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
         report = folder / "report.md"
-        report.write_text(to_markdown(analysis, pictures), encoding="utf-8")
+        report.write_text(to_markdown(analysis, pictures, tasks), encoding="utf-8")
     except OSError as error:
         raise RunError(f"the report cannot be written to {folder}: {error}; choose another --output") from error
     return report
 
 
-def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
+def to_markdown(analysis: Analysis, pictures: Mapping[str, Path], tasks: Sequence[TaskLaw] = ()) -> str:
     """Return the report as Markdown; pictures are linked by their file names."""
-    fit = analysis.fit
+    fit, unit = analysis.fit, analysis.points.unit
     lines = ["# Scaling law", "", f"**{fit.law.formula}** ({fit.law.label}; {fit.law.source})", ""]
     lines += ["## In short", "", *[f"- {finding}" for finding in summary_sentences(analysis)]]
     if fit.warnings:
         lines += ["", "**Read with care:**", "", *[f"- {warning}" for warning in fit.warnings]]
     lines += ["", "## The law", ""]
     lines += [
-        f"N counts {analysis.config.parameters} parameters, D molecules seen, C FLOPs as the runs logged them. "
+        f"N counts {analysis.config.parameters} parameters, D {unit}s seen, C training FLOPs. "
         f"Chosen because {analysis.selection.reason}.",
         "",
     ]
@@ -77,12 +88,16 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     lines += ["", "## Held out", "", *_held_out_lines(analysis)]
     if analysis.predictions:
         lines += ["", "## Predictions", ""]
-        header = ["model @ molecules", "N", "loss", "interval of the law", "leans on"]
+        header = [f"model @ {unit}s", "N", "loss", "interval of the law", "leans on"]
         lines += markdown_table(header, _prediction_rows(analysis))
     if analysis.optima or analysis.unanswered:
         lines += ["", "## The best use of a budget", ""]
         lines += markdown_table(*optimum_rows(analysis)) if analysis.optima else []
         lines += ["", *[f"- No answer: {reason}." for reason in analysis.unanswered]] if analysis.unanswered else []
+    if tasks:
+        lines += ["", "## Tasks", "", *task_lines(tasks)]
+        if any(law.form is not None for law in tasks):
+            lines += ["", TASK_CAPTION, "", "![Tasks](tasks.png)"]
     lines += ["", "## Choice of the law", "", *markdown_table(*_candidate_table(analysis))]
     if analysis.terms:
         lines += ["", "## Loss terms", "", "Parts of the loss have floors of their own, so each has its own law.", ""]
@@ -90,6 +105,7 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         lines += markdown_table(header, [_term_row(term) for term in analysis.terms])
     for title, path in pictures.items():
         lines += ["", f"## {title}", "", CAPTIONS[path.name], "", f"![{title}]({path.name})"]
+    lines += ["", "## How this law was made", "", *checklist_lines(law_checklist(analysis))]
     lines += ["", "## Runs", "", *markdown_table(*_run_table(analysis))]
     if analysis.notes:
         lines += ["", "Left out, or to be known:", "", *[f"- {note}" for note in analysis.notes]]
@@ -227,13 +243,6 @@ def _with_span(value: float, interval: Interval | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}{span}"
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return [line(header), "|" + " --- |" * len(header), *[line(row) for row in rows]]
-
-
 def _span(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval[0]:.5g} to {interval[1]:.5g}"
 
@@ -251,7 +260,7 @@ def summary_tables(analysis: Analysis) -> list[Table]:
         ]
         tables.append(rich_table("Held out", ["run", "measured", "predicted", "error"], rows))
     if analysis.predictions:
-        header = ["model @ molecules", "N", "loss", "interval of the law"]
+        header = [f"model @ {analysis.points.unit}s", "N", "loss", "interval of the law"]
         tables.append(rich_table("Predictions", header, [row[:4] for row in _prediction_rows(analysis)]))
     return tables
 

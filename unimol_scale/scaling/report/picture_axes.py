@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from unimol_scale.common.report.pictures import BLUE, RED, draw_grid
 from unimol_scale.common.units import engineering, powers
 
-AXIS_LABELS = {"N": "parameters N", "D": "molecules seen D", "C": "training compute C (FLOPs)"}
+AXES = ("N", "D", "C")
 HELD_OUT_COLOUR, FITTED_COLOUR = RED, BLUE
 HELD_OUT_MARK = {
     "marker": "D",
@@ -23,14 +23,19 @@ PALETTE = colormaps["viridis"]
 PALEST = 0.88  # the yellow end of the palette is not visible on white
 
 
+def axis_label(name: str, unit: str = "molecule") -> str:
+    """Return the label of the axis of N, D or C; ``unit`` is what D counts."""
+    return {"N": "parameters N", "D": f"{unit}s seen D", "C": "training compute C (FLOPs)"}[name]
+
+
 def colours(count: int) -> Callable[[int], Any]:
     """Return a function from a label to its colour; the colours get brighter with the label."""
     return lambda label: PALETTE(PALEST * label / max(count - 1, 1))
 
 
-def log_axes(axes: Any, name: str, ticks: int = 6) -> None:  # noqa: ANN401
+def log_axes(axes: Any, name: str, ticks: int = 6, unit: str = "molecule") -> None:  # noqa: ANN401
     """Make both axes logarithmic: ``name`` horizontally, losses vertically."""
-    log_x(axes, name, ticks)
+    log_x(axes, name, ticks, unit)
     log_losses(axes)
 
 
@@ -45,18 +50,18 @@ def log_losses(axes: Any) -> None:  # noqa: ANN401
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
-def log_x(axes: Any, name: str, ticks: int = 6) -> None:  # noqa: ANN401
+def log_x(axes: Any, name: str, ticks: int = 6, unit: str = "molecule") -> None:  # noqa: ANN401
     """Make the horizontal axis a logarithmic one of N, D or C."""
     axes.set_xscale("log")
-    axes.set_xlabel(AXIS_LABELS[name])
+    axes.set_xlabel(axis_label(name, unit))
     _log_ticks(axes.xaxis, axes.get_xlim(), powers if name == "C" else engineering, ticks)
     draw_grid(axes)
 
 
-def log_y(axes: Any, name: str) -> None:  # noqa: ANN401
+def log_y(axes: Any, name: str, unit: str = "molecule") -> None:  # noqa: ANN401
     """Make the vertical axis a logarithmic one of N, D or C."""
     axes.set_yscale("log")
-    axes.set_ylabel(AXIS_LABELS[name])
+    axes.set_ylabel(axis_label(name, unit))
     _log_ticks(axes.yaxis, axes.get_ylim(), powers if name == "C" else engineering, 6)
     draw_grid(axes)
 

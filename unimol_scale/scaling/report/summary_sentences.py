@@ -8,7 +8,7 @@ from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.units import counted, engineering, powers
 from unimol_scale.scaling.law.analysis import Analysis
 from unimol_scale.scaling.law.fit import Fit, Interval
-from unimol_scale.scaling.law.laws import Term
+from unimol_scale.scaling.law.laws import Term, effective_data, term_value
 from unimol_scale.scaling.law.optimal import can_slice
 from unimol_scale.scaling.law.points import distinct
 
@@ -16,11 +16,12 @@ from unimol_scale.scaling.law.points import distinct
 VARIABLES = {
     "N": ("the parameters", "too small a model"),
     "M": ("the parameters", "too small a model"),
-    "D": ("the molecules", "too few molecules"),
+    "D": ("the {unit}s", "too few {unit}s"),
     "S": ("the steps", "too few steps"),
     "C": ("the compute", "too little compute"),
     "MS": ("size times steps", "too small a product of size and steps"),
 }
+EPOCHS = (2.0, 4.0, 16.0, 64.0)  # whose worth is told, as far as the runs go
 GOOD, FAIR = 0.01, 0.03  # held-out errors
 
 
@@ -42,7 +43,7 @@ def _what_was_fitted(analysis: Analysis) -> str:
     text = f"Fitted to {points.num_runs} runs of {sizes} sizes, {_range(n)} parameters"
     if (left_out := analysis.config.left_out) is not None:
         return f"{text}, at {len(points)} validations along them after the first {left_out.describe()} of each."
-    return f"{text}, and {counted(budgets, 'budget')}, {_range(d)} molecules."
+    return f"{text}, and {counted(budgets, 'budget')}, {_range(d)} {points.unit}s."
 
 
 def _range(values: np.ndarray) -> str:
@@ -85,16 +86,20 @@ def _what_it_says(analysis: Analysis) -> list[str]:
             lines.append(f"The floor is {constant.coefficient} = {floor:.4g}{span}: the law allows no loss below it.")
     if law.outer is None:
         alone = len(law.terms) == 1
-        lines += [_price(fit, term, alone=alone) for term in terms]
+        lines += [_price(analysis, term, alone=alone) for term in terms]
         lines += _largest_run(analysis, constant, terms)
+    lines += _worth_of_repetition(analysis)
     return lines
 
 
-def _price(fit: Fit, term: Term, *, alone: bool) -> str:
+def _price(analysis: Analysis, term: Term, *, alone: bool) -> str:
     assert term.exponent is not None
     assert term.variable is not None
+    fit = analysis.fit
     value = fit.parameters[term.exponent]
-    doubled, lack = VARIABLES[term.variable]
+    doubled, lack = (text.format(unit=analysis.points.unit) for text in VARIABLES[term.variable])
+    if term.fades is not None:
+        doubled = f"the {analysis.points.unit}s, none of them seen before,"
     part = "the loss" if alone else f"the part of the loss that is due to {lack}"
     estimate = f"{term.exponent} = {value:.4g}{_span(fit, term.exponent)}"
     return f"Doubling {doubled} takes {1 - 2 ** -abs(value):.1%} off {part} ({estimate})."
@@ -106,23 +111,43 @@ def _largest_run(analysis: Analysis, constant: Term | None, terms: list[Term]) -
         return []
     columns = analysis.points.columns
     index = int(np.argmax(columns["C"] if "C" in columns else columns["N"] * columns["D"]))
-    total = float(analysis.fit.predict({name: values[index : index + 1] for name, values in columns.items()})[0])
+    costliest = {name: values[index : index + 1] for name, values in columns.items()}
+    total = float(analysis.fit.predict(costliest)[0])
     parts = [] if constant is None else [(analysis.fit.parameters[constant.coefficient], "for the floor")]
     for term in terms:
         assert term.exponent is not None
         assert term.variable is not None
-        size = float(columns[term.variable][index]) ** (term.sign * analysis.fit.parameters[term.exponent])
-        parts.append((analysis.fit.parameters[term.coefficient] * size, f"for {VARIABLES[term.variable][1]}"))
+        lack = VARIABLES[term.variable][1].format(unit=analysis.points.unit)
+        parts.append((float(term_value(term, analysis.fit.parameters, costliest)[0]), f"for {lack}"))
     shares = ", ".join(f"{value:.3g} {what}" for value, what in sorted(parts, reverse=True))
     name = analysis.points.names[index]
     return [f"The loss of the costliest run, {name}, is {total:.4g} by the law: {shares}."]
+
+
+def _worth_of_repetition(analysis: Analysis) -> list[str]:
+    """Return what repeated data are worth, for a law that tells them from new data."""
+    fit, points, name = analysis.fit, analysis.points, analysis.fit.law.fades
+    if name is None:
+        return []
+    most = float((points.columns["D"] / points.columns["U"]).max())
+    if name in fit.undetermined:
+        return [f"What repeated {points.unit}s are worth is not settled: {name} is open, at up to {most:.3g} epochs."]
+    fades = fit.parameters[name]
+    shown = [epochs for epochs in EPOCHS if epochs <= max(most, EPOCHS[0])]
+    worth = effective_data(np.array(shown), np.ones(len(shown)), np.array(fades))
+    examples = ", ".join(f"{epochs:g} epochs {value:.3g}" for epochs, value in zip(shown, worth, strict=True))
+    return [
+        f"Repeated {points.unit}s are worth less than new ones: in epochs of new {points.unit}s, {examples} "
+        f"({name} = {fades:.4g}{_span(fit, name)}), and no number of epochs more than {1 + fades:.3g}. The runs "
+        f"have up to {most:.3g} epochs."
+    ]
 
 
 def _where_next(analysis: Analysis) -> list[str]:
     lines = []
     for one in analysis.optima:
         size, data = _counted(one.parameters, one.parameters_interval), _counted(one.molecules, one.molecules_interval)
-        what = f"{size} parameters and {data} molecules"
+        what = f"{size} parameters and {data} {analysis.points.unit}s"
         lines.append(f"{powers(one.flops)} FLOPs are best spent on {what}, for a loss of {one.loss:.4g}.")
     for prediction in analysis.predictions:
         span = "" if prediction.interval is None else f" ({prediction.interval[0]:.4g} to {prediction.interval[1]:.4g})"

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from unimol_scale.errors import RunError, nearest
 
-SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+SUFFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def parse_count(text: str) -> float | None:
     """Return a positive finite number such as "1.1e9", "838M" or "1_000"; None if the text is not one."""
-    match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMBT]?)", text.strip())
+    match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([kKMBT]?)", text.strip())
     if match is None:
         return None
     value = float(match.group(1)) * SUFFIXES[match.group(2)]
@@ -28,6 +28,18 @@ def parse_flops(text: str, argument: str) -> float:
     if flops is None:
         raise RunError(f"{argument} {text!r} is not a number of FLOPs above zero, such as 1e21")
     return flops
+
+
+def parse_distinct(text: str, argument: str) -> float:
+    """Return a number of distinct molecules such as "884M".
+
+    Raises:
+        RunError: it is none; the message begins with the argument.
+    """
+    count = parse_count(text)
+    if count is None:
+        raise RunError(f"{argument} {text!r} is not a number of molecules above zero, such as 884M")
+    return count
 
 
 def groups_of_size(name: str) -> Mapping[str, float]:

@@ -16,17 +16,18 @@ from unimol_scale.scaling.runs.counts import flops_per_molecule, groups_of_size
 from unimol_scale.scaling.runs.table_checks import check_units_agree, numbers_of
 
 # Columns that a table can have. The column of a loss term is named "loss/TERM".
-COLUMNS = ("N", "D", "C", "S", "loss", "weight", "name", "size")
+COLUMNS = ("N", "D", "C", "S", "U", "lr", "batch", "loss", "weight", "name", "size")
 SUFFIXES = (".csv", ".tsv", ".parquet")
 D_FROM_C = "C/(6N)"
 C_FROM_ND = "6ND"
 C_FROM_MODEL = "model@"
 EXPRESSIONS = {"C/(6N)": D_FROM_C, "C/6N": D_FROM_C, "C/6/N": D_FROM_C, "C/6/(N)": D_FROM_C, "6ND": C_FROM_ND}
 TERM = "loss/"
+COUNTS = ("N", "D", "C", "S", "U", "batch")  # columns whose values may be written as 84M or 1.1B
 
 
 @dataclass(frozen=True)
-class _Row:
+class TableRow:
     """One row: its place for messages, its number from 1 below the header, and its values by header."""
 
     source: str
@@ -71,10 +72,7 @@ def read_table(
     for key in headers:
         if key not in COLUMNS and not key.startswith(TERM):
             raise RunError(f"unknown column {key!r}; {nearest(key, COLUMNS)}, or loss/TERM")
-    if isinstance(path, ColumnTable):
-        found, rows = _read_columns(path)
-    else:
-        found, rows = _read_parquet(path) if path.suffix == ".parquet" or is_parquet(path) else _read_csv(path)
+    found, rows = rows_of(path)
     if not rows:
         raise RunError(f"{path} has no rows below its header")
     chosen = {key: _expression(headers.get(key, key)) for key in (*COLUMNS, *headers)}
@@ -84,6 +82,19 @@ def read_table(
     records, notes = _join(path, records) if trajectories else (records, [])
     check_units_agree(records)
     return records, notes
+
+
+def rows_of(path: Path | ColumnTable) -> tuple[list[str], list[TableRow]]:
+    """Return the headers of a table, a file or one in memory, and its rows.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    if isinstance(path, ColumnTable):
+        return _read_columns(path)
+    if not path.is_file():
+        raise RunError(f"{path} does not exist")
+    return _read_parquet(path) if path.suffix == ".parquet" or is_parquet(path) else _read_csv(path)
 
 
 def _check_columns(
@@ -127,20 +138,20 @@ def _expression(text: str) -> str:
     return EXPRESSIONS.get(re.sub(r"[\s*·]", "", text), text)
 
 
-def _read_columns(table: ColumnTable) -> tuple[list[str], list[_Row]]:
+def _read_columns(table: ColumnTable) -> tuple[list[str], list[TableRow]]:
     lengths = {header: len(values) for header, values in table.columns.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{header!r} has {length}" for header, length in lengths.items())
         raise RunError(f"{table}: its columns have different lengths: {shown}")
     values = zip(*table.columns.values(), strict=True)
     rows = [
-        _Row(f"{table}: row {number}", number, dict(zip(table.columns, row, strict=True)))
+        TableRow(f"{table}: row {number}", number, dict(zip(table.columns, row, strict=True)))
         for number, row in enumerate(values, start=1)
     ]
     return list(table.columns), rows
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
+def _read_csv(path: Path) -> tuple[list[str], list[TableRow]]:
     found: list[str] = []
     rows = []
     try:
@@ -154,14 +165,14 @@ def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
                     counts = f"{len(record.fields)} fields, the header has {len(found)}"
                     raise SourceError(f"{where} has {counts}; is a quote not closed, or a comma not quoted?")
                 rows.append(
-                    _Row(where, record.row, dict(zip_longest(found, record.fields[: len(found)], fillvalue="")))
+                    TableRow(where, record.row, dict(zip_longest(found, record.fields[: len(found)], fillvalue="")))
                 )
     except SourceError as error:
         raise RunError(f"the table cannot be read: {error}") from error
     return found, rows
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[_Row]]:
+def _read_parquet(path: Path) -> tuple[list[str], list[TableRow]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -169,19 +180,22 @@ def _read_parquet(path: Path) -> tuple[list[str], list[_Row]]:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise RunError(f"{path} is not a Parquet table: {error}") from error
-    rows = [_Row(f"{path}: row {number}", number, row) for number, row in enumerate(table.to_pylist(), start=1)]
+    rows = [TableRow(f"{path}: row {number}", number, row) for number, row in enumerate(table.to_pylist(), start=1)]
     return list(table.column_names), rows
 
 
-def _records(rows: Sequence[_Row], found: Sequence[str], chosen: Mapping[str, str]) -> list[RunRecord]:
+def _records(rows: Sequence[TableRow], found: Sequence[str], chosen: Mapping[str, str]) -> list[RunRecord]:
     numeric = [key for key in chosen if key not in ("name", "size") and chosen[key] in found]
     sources = [row.source for row in rows]
-    columns = {key: numbers_of([row.values.get(chosen[key]) for row in rows], chosen[key], sources) for key in numeric}
+    columns = {
+        key: numbers_of([row.values.get(chosen[key]) for row in rows], chosen[key], sources, counts=key in COUNTS)
+        for key in numeric
+    }
     by_row = [{key: column[place] for key, column in columns.items()} for place in range(len(rows))]
     return [_record(row, numbers, found, chosen) for row, numbers in zip(rows, by_row, strict=True)]
 
 
-def _record(row: _Row, numbers: Mapping[str, float], found: Sequence[str], chosen: Mapping[str, str]) -> RunRecord:
+def _record(row: TableRow, numbers: Mapping[str, float], found: Sequence[str], chosen: Mapping[str, str]) -> RunRecord:
     size = row.text(chosen["size"]) or None
     groups = dict(groups_of_size(size)) if size is not None and chosen["N"] not in found else {}
     total = groups.pop("total", math.nan)
@@ -205,6 +219,10 @@ def _record(row: _Row, numbers: Mapping[str, float], found: Sequence[str], chose
         molecules=molecules,
         steps=_whole(row, chosen["S"], numbers["S"]) if "S" in numbers else None,
         flops=flops,
+        unique=numbers.get("U"),
+        learning_rate=numbers.get("lr"),
+        global_batch_size=_whole(row, chosen["batch"], numbers["batch"]) if "batch" in numbers else None,
+        unit="token" if "token" in chosen["D"].casefold() else "sample",
         loss=numbers["loss"],
         terms={key[len(TERM) :]: number for key, number in numbers.items() if key.startswith(TERM)},
         weight=numbers.get("weight", 1.0),
@@ -218,9 +236,9 @@ def _atoms(text: str) -> int:
     return int(digits)
 
 
-def _whole(row: _Row, header: str, value: float) -> int:
+def _whole(row: TableRow, header: str, value: float) -> int:
     if not math.isfinite(value) or value != int(value):
-        raise RunError(f"{row.source}: {header!r} must be a whole number of steps, not {value}")
+        raise RunError(f"{row.source}: {header!r} must be a whole number, not {value}")
     return int(value)
 
 

@@ -21,6 +21,8 @@ def read_runs(
     trajectories: bool = False,
     leave_out: Sequence[str] = (),
     trunks: bool = False,
+    *,
+    rates: bool = False,
 ) -> tuple[list[RunRecord], list[str]]:
     """Read every finished run under the paths.
 
@@ -33,6 +35,7 @@ def read_runs(
         leave_out: names of runs to be left out, with a note.
         trunks: whether runs count that were trained at a constant rate for others to branch off; their losses are above
             those of finished schedules.
+        rates: whether runs may differ in the learning rate or the batch size alone.
 
     Returns:
         The runs, and a note on every run that was left out or needs care.
@@ -89,7 +92,7 @@ def read_runs(
     if not records:
         skipped = "".join(f"\n  {note}" for note in notes)
         raise RunError(f"no finished run under {', '.join(str(path) for path in paths)}{skipped}")
-    check_comparable(records)
+    check_comparable(records, rates=rates)
     return records, [*notes, *(remark for record in records for remark in record.remarks)]
 
 

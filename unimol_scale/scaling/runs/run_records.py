@@ -9,14 +9,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from unimol_scale.common.files import hash_file
 from unimol_scale.common.summary_file import UnreadableRunError, read_summary
+from unimol_scale.common.text.json_files import read_json
 from unimol_scale.common.metrics_file import Metrics, read_metrics, values_by_step
 from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten
 from unimol_scale.config import read_yaml
 from unimol_scale.errors import ConfigError, RunError, version_problem
-from unimol_scale.common.run_files import CONFIG_NAME, DIVERGED_FACTOR, METRICS_NAME, SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
+from unimol_scale.common.run_files import (
+    CONFIG_NAME,
+    DIVERGED_FACTOR,
+    METRICS_NAME,
+    SUMMARY_NAME,
+    SUMMARY_SCHEMA_VERSION,
+    UNIQUE,
+)
 
 LOSS = "valid/loss"
 RUN_FILES = (SUMMARY_NAME, METRICS_NAME)
@@ -27,6 +36,9 @@ MEANINGS = {
     "objective_sha256": "the settings of the objective (noise, weights of the loss terms, …)",
     "validation_sha256": "validation set",
 }
+DataUnit = Literal["molecule", "sample", "token"]
+DATA_UNITS: tuple[DataUnit, ...] = ("molecule", "sample", "token")
+MANIFEST = "manifest.json"  # of a conformer store
 UNDECAYED = ("constant", "inverse_sqrt")  # schedules that do not end
 DECAYED = 0.99  # a learning rate below this share of its peak has begun to decay
 
@@ -45,6 +57,9 @@ class RunRecord:
         steps: optimiser steps; None when unknown.
         global_batch_size: molecules a step; None when unknown.
         flops: from the run's own log; None when unknown.
+        unique: distinct molecules that it was trained on, or could have been had it gone on; None when unknown.
+        learning_rate: at its peak; None when unknown.
+        unit: what D counts: "molecule" of runs, "sample" or "token" of tables.
         loss: validation loss at the last step.
         terms: name of a loss term → its validation loss at the last step.
         seed: of the run; None when unknown.
@@ -73,6 +88,9 @@ class RunRecord:
     steps: int | None = None
     global_batch_size: int | None = None
     flops: float | None = None
+    unique: float | None = None
+    learning_rate: float | None = None
+    unit: DataUnit = "molecule"
     terms: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None
     comparable: Mapping[str, str] = field(default_factory=dict)
@@ -124,7 +142,8 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     parameters = summary.group("parameters")
     prefix = f"{LOSS}/"
     steps = summary.value("steps", int)
-    if (planned := _planned_steps(folder / CONFIG_NAME)) not in (None, steps):
+    settings = settings_of(folder)
+    if (planned := _planned_steps(settings)) not in (None, steps):
         return (
             f"{folder}: left out, its {CONFIG_NAME} says {planned} steps and its {SUMMARY_NAME} {steps}, so its last "
             "loss is not that of a finished schedule"
@@ -143,6 +162,8 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         steps=steps,
         global_batch_size=summary.value("global_batch_size", int),
         flops=summary.number("flops"),
+        unique=_unique(summary, settings),
+        learning_rate=_learning_rate(settings),
         loss=final.number(LOSS),
         terms={key[len(prefix) :]: final.number(key) for key in final if key.startswith(prefix)},
         seed=summary.value("seed", int),
@@ -159,14 +180,46 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     )
 
 
-def _planned_steps(path: Path) -> int | None:
-    """Return the steps that a run's config.yaml says it has; None if it does not say."""
+def settings_of(folder: Path) -> Flat:
+    """Return the settings in a run's config.yaml by dotted path; {} where there is none, or it cannot be read."""
+    path = folder / CONFIG_NAME
     try:
-        train = read_yaml(path)[0].get("train") if path.is_file() else None
+        return flatten(read_yaml(path)[0]) if path.is_file() else {}
     except (ConfigError, OSError):
-        return None
-    steps = train.get("steps") if isinstance(train, Mapping) else None
+        return {}
+
+
+def _planned_steps(settings: Flat) -> int | None:
+    steps = settings.get("train.steps")
     return steps if isinstance(steps, int) else None
+
+
+def _learning_rate(settings: Flat) -> float | None:
+    try:
+        return float(settings["train.learning_rate"])  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _unique(summary: Mapping[str, Any], settings: Flat) -> float | None:
+    """Return the distinct molecules that a run had: as it recorded them, else those of its store if that is the same.
+
+    Runs of earlier versions did not record them.
+    """
+    known = summary.get(UNIQUE)
+    if known is not None:
+        return float(known)
+    store, wanted = settings.get("data.path"), summary.get("data_manifest_sha256")
+    manifest = Path(str(store)) / MANIFEST
+    if not isinstance(store, str) or not wanted:
+        return None
+    try:
+        if hash_file(manifest) != wanted:
+            return None
+        histogram = read_json(manifest)["splits"]["train"]["size_histogram"]
+        return float(sum(int(count) for count in histogram.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
@@ -236,8 +289,12 @@ def decays_of(rates: Mapping[float, float]) -> bool | None:
     return rates[max(rates)] < DECAYED * max(rates.values())
 
 
-def check_comparable(records: Sequence[RunRecord]) -> None:
+def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> None:
     """Check that runs can be compared.
+
+    Args:
+        records: the runs.
+        rates: whether runs that differ in the learning rate or the batch size alone are different runs.
 
     Raises:
         RunError: two runs differ in objective, noise or validation set, have the same name, or are the same run.
@@ -258,12 +315,15 @@ def check_comparable(records: Sequence[RunRecord]) -> None:
                 )
         # Without seeds, a table can have two runs of one size and budget; they are the same run if the loss is equal.
         told_apart = record.seed if record.seed is not None else record.loss
-        content = (record.parameters, record.molecules, record.steps, told_apart, record.is_trunk)
+        content: tuple[object, ...] = (record.parameters, record.molecules, record.steps, told_apart, record.is_trunk)
+        content += (record.learning_rate, record.global_batch_size) if rates else ()
         for other in (names.get(record.name), contents.get(content)):
             if other is not None:
                 same = "name" if other.name == record.name else "size, budget and seed"
                 along = same == "name" and (other.parameters, other.seed) == (record.parameters, record.seed)
                 hint = ", or use --trajectories if they are points along one run" if along else ""
+                if same != "name" and other.learning_rate != record.learning_rate and not rates:
+                    hint = "; they differ in the learning rate, whose best value --rates finds"
                 raise RunError(
                     f"duplicate run: {other.source} and {record.source} have the same {same}; leave one out{hint}"
                 )

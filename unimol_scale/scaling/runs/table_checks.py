@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unimol_scale.errors import RunError
+from unimol_scale.scaling.runs.counts import parse_count
 from unimol_scale.scaling.runs.run_records import RunRecord
 
 FloatArray = npt.NDArray[np.float64]
@@ -29,18 +30,21 @@ SPELLINGS = (
 )
 
 
-def numbers_of(values: Sequence[object], header: str, sources: Sequence[str]) -> list[float]:
+def numbers_of(
+    values: Sequence[object], header: str, sources: Sequence[str], *, counts: bool = False
+) -> list[float]:
     """Return the values of a column as numbers.
 
     Args:
         values: of the column, row by row.
         header: of the column.
         sources: where each row stands, for messages.
+        counts: whether they count something, and may be written as 84M or 1.1B.
 
     Raises:
         RunError: some are no numbers; it names the rows and says how to write them.
     """
-    numbers = [_number(value) for value in values]
+    numbers = [_number(value) if not counts else _count(value) for value in values]
     wrong = [place for place, number in enumerate(numbers) if number is None]
     if wrong:
         raise RunError(_complaint(wrong, values, header, sources))
@@ -54,6 +58,11 @@ def _number(value: object) -> float | None:
         return float(value)  # type: ignore[arg-type]
     except (ValueError, TypeError):
         return None
+
+
+def _count(value: object) -> float | None:
+    number = _number(value)
+    return parse_count(value) if number is None and isinstance(value, str) else number
 
 
 def _complaint(wrong: Sequence[int], values: Sequence[object], header: str, sources: Sequence[str]) -> str:

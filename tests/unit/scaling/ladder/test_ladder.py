@@ -281,7 +281,7 @@ def test_one_run_of_the_ladder_can_be_named(place: Path, capsys: pytest.CaptureF
         ),
         (
             {"steps": [], "flops": [1e12], "overrides": {"train.global_batch_size": 50}, "objective": "blend"},
-            "give blend its budgets in steps or molecules",
+            "flops: only the heads of denoise are counted here",
         ),
         ({"steps": [], "flops": [float("inf")]}, "budgets must be positive"),
         ({"warmup": 1.0}, "warmup must be a share"),

@@ -132,8 +132,8 @@ def shown_in(column: str, form: Callable[[float], str], rows: Callable[[int], bo
     ("change", "messages"),
     [
         (
-            shown_in("N", lambda n: f"{n / 1e6:g}M", lambda place: place in (3, 4)),
-            [r"row 4 \(line 5\): 'N' must be a number, not '3M'", r"row 5 \(line 6\) has '3M'; .* in one unit"],
+            shown_in("N", lambda n: f"{n / 1e6:g}Mio", lambda place: place in (3, 4)),
+            [r"row 4 \(line 5\): 'N' must be a number, not '3Mio'", r"row 5 \(line 6\) has '3Mio'; .* in one unit"],
         ),
         (
             shown_in("C", lambda c: f"{c / 1e15:g} PF", lambda place: place == 2),
@@ -162,6 +162,15 @@ def test_values_in_several_spellings_or_units_are_refused_by_their_rows(
     for message in messages:
         with pytest.raises(RunError, match=message):
             read_runs([path])
+
+
+def test_counts_may_be_written_with_the_suffixes_of_papers(tmp_path: Path) -> None:
+    plain, _ = read_runs([write(tmp_path / "plain.csv")])
+    change = shown_in("N", lambda n: f"{n / 1e6:g}M" if n < 1e7 else f"{n / 1e9:g}B")
+    shown, _ = read_runs([write(tmp_path / "t.csv", change)])
+    assert [record.parameters for record in shown] == pytest.approx([record.parameters for record in plain])
+    with pytest.raises(RunError, match="'loss' must be a number, not '2M'"):
+        read_runs([write(tmp_path / "t.csv", shown_in("loss", lambda loss: "2M"))])
 
 
 @pytest.mark.parametrize(

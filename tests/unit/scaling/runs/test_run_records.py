@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -279,3 +280,38 @@ def test_a_bad_table_says_what_is_wrong(tmp_path: Path, text: str, headers: dict
     table.write_text(text)
     with pytest.raises(RunError, match=message):
         read_runs([table], headers)
+
+
+def with_store(folder: Path, store: Path, counts: dict[str, int]) -> str:
+    """Let a run say that it was trained on a store; return the hash of the store's manifest."""
+    store.mkdir(exist_ok=True)
+    text = json.dumps({"splits": {"train": {"size_histogram": counts}}})
+    (store / "manifest.json").write_text(text)
+    with (folder / "config.yaml").open("a") as file:
+        file.write(f"data:\n  path: {store}\n")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_run_says_how_many_distinct_molecules_it_had(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "new", "1M", 100, summary={"unique_molecules": 4000})
+    old = write_run(tmp_path / "runs" / "old", "2M", 100)
+    sha256 = with_store(old, tmp_path / "store", {"10": 3000, "20": 500})
+    tree = json.loads((old / "summary.json").read_text())
+    (old / "summary.json").write_text(json.dumps({**tree, "data_manifest_sha256": sha256}))
+    records, _ = read_runs([tmp_path / "runs"])
+    assert {record.name: record.unique for record in records} == {"new": 4000.0, "old": 3500.0}
+    assert make_points(records, "total").columns["U"].tolist() == [4000.0, 3500.0]
+    # A store that was built anew since is not the one that the run had.
+    with_store(old, tmp_path / "store", {"10": 9000})
+    records, _ = read_runs([tmp_path / "runs"])
+    assert {record.name: record.unique for record in records} == {"new": 4000.0, "old": None}
+    assert "U" not in make_points(records, "total").columns
+
+
+def test_a_run_says_its_learning_rate(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one", "1M", 100)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("train:\n", "train:\n  learning_rate: 2.5e-4\n"))
+    write_run(tmp_path / "two", "2M", 100)
+    records, _ = read_runs([tmp_path])
+    assert [record.learning_rate for record in records] == [2.5e-4, None]

@@ -1,0 +1,110 @@
+"""Ladders that take their learning rates from a law, and count what an objective itself costs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from unimol_scale.cli.main import main
+from unimol_scale.engine.planning.objective_counts import count_objective
+from unimol_scale.errors import ConfigError
+from unimol_scale.model.accounting import count_parameters, mean_flops, training_flops
+from unimol_scale.model.presets import preset
+from unimol_scale.scaling.ladder.ladder import plan, read_ladder
+from unimol_scale.scaling.rates.rate_law_file import KIND, read_rate_law
+
+COEFFICIENTS = {"a": 1.0, "b": -0.4, "c": -0.1, "d": 0.25}
+LAW = {
+    "schema_version": 1,
+    "kind": KIND,
+    "coefficients": COEFFICIENTS,
+    "ranges": {"N": [1e5, 1e6], "D": [1e5, 1e7], "batch": [64, 64]},
+    "parameters_counted": "total",
+}
+
+
+def write(folder: Path, law: dict[str, object] = LAW, **keys: object) -> Path:
+    (folder / "law.json").write_text(json.dumps(law))
+    tree = {
+        "name": "l",
+        "data": "store",
+        "sizes": ["0.1M", "2M"],
+        "steps": [2000, 20000],
+        "rate_law": str(folder / "law.json"),
+        "overrides": {"train": {"global_batch_size": 64}},
+        **keys,
+    }
+    (folder / "l.yaml").write_text(yaml.safe_dump({key: value for key, value in tree.items() if value is not None}))
+    return folder / "l.yaml"
+
+
+def test_every_run_has_the_rate_of_its_size_and_data(tmp_path: Path) -> None:
+    for rung in plan(read_ladder(write(tmp_path))):
+        n, d = count_parameters(preset(rung.size)).total, rung.steps * 64
+        rate = np.exp(1.0 - 0.4 * np.log(n) - 0.1 * np.log(d) + 0.25 * np.log(64))
+        assert rung.overrides["train.learning_rate"] == pytest.approx(rate, rel=0.005)
+        beyond = [note.split(" is ")[0] for note in rung.rate_notes]
+        assert beyond == (["N"] if rung.size == "2M" else [])
+
+
+def test_branches_have_the_rate_of_their_trunk(tmp_path: Path) -> None:
+    rungs = plan(read_ladder(write(tmp_path, schedule="wsd", warmup=0.1)))
+    longest = plan(read_ladder(write(tmp_path, steps=[20000])))
+    for size, alone in zip(("0.1M", "2M"), longest, strict=True):
+        rates = {rung.overrides["train.learning_rate"] for rung in rungs if rung.size == size}
+        assert rates == {alone.overrides["train.learning_rate"]}
+
+
+def test_the_plan_tells_the_rates_and_what_is_extrapolated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ladder", str(write(tmp_path)), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "learning rates by" in told
+    assert "0.1M at 2000 steps 0." in told
+    assert "extrapolated: N is" in told
+    assert "for 2M at 2000 steps, 2M at 20000 steps" in told
+    assert "train.learning_rate=0.0" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"overrides": {"train.global_batch_size": 64, "train.learning_rate": 1e-3}}, "is set by the ladder itself"),
+        ({"overrides": {}}, "rate_law: 0.1M needs a train.global_batch_size"),
+        ({"rate_law": "nowhere.json"}, "rate_law: nowhere.json cannot be read"),
+        ({"law": {"law": {"name": "chinchilla"}}}, "is not a law of the learning rate"),
+        ({"law": {**LAW, "coefficients": {"b": 1.0}}}, "has the coefficients b"),
+        ({"law": {**LAW, "ranges": None}}, "is damaged"),
+        ({"law": {**LAW, "schema_version": 2}}, "of version 2, not 1"),
+    ],
+)
+def test_a_ladder_whose_rates_are_not_to_be_had_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(read_ladder(write(tmp_path, **change)))  # type: ignore[arg-type]
+
+
+def test_a_law_comes_back_from_its_file(tmp_path: Path) -> None:
+    write(tmp_path)
+    law = read_rate_law(tmp_path / "law.json")
+    assert (dict(law.coefficients), law.ranges["D"]) == (COEFFICIENTS, (1e5, 1e7))
+
+
+@pytest.mark.parametrize("objective", ["blend", "mixture"])
+def test_budgets_in_flops_are_of_the_objective_itself(tmp_path: Path, objective: str) -> None:
+    (tmp_path / "store").mkdir()
+    histogram = {10: 3, 20: 1}
+    tree = {"splits": {"train": {"size_histogram": {str(atoms): count for atoms, count in histogram.items()}}}}
+    (tmp_path / "store" / "manifest.json").write_text(json.dumps(tree))
+    overrides: dict[str, object] = {"train": {"global_batch_size": 64}}
+    if objective == "mixture":
+        overrides["objective"] = {"mixture": {"denoise": 0.5, "blend": 0.5}}
+    budgets = {"data": str(tmp_path / "store"), "steps": None, "flops": [1e13], "sizes": ["0.1M"], "rate_law": None}
+    path = write(tmp_path, objective=objective, overrides=overrides, **budgets)
+    (rung,) = plan(read_ladder(path), count_objective)
+    settings = {"objective": {"name": objective, **overrides.get("objective", {})}}  # type: ignore[dict-item]
+    per_molecule = mean_flops(count_objective("0.1M", settings).training_flops, histogram)
+    assert (rung.steps - 1) * 64 * per_molecule < 1e13 <= rung.steps * 64 * per_molecule
+    assert per_molecule != mean_flops(lambda atoms: training_flops(preset("0.1M"), atoms), histogram)

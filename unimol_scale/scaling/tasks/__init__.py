@@ -1,0 +1,1 @@
+"""From the pretraining loss to the error on a task: the second step of a prediction."""
