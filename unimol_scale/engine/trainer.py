@@ -37,7 +37,7 @@ from unimol_scale.engine.planning.corruption_check import check_own_objective
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.run.initial_weights import initial_weights
-from unimol_scale.engine.run.resume import refuse_differences, refuse_newer, settings_that_matter
+from unimol_scale.engine.run.resume import refuse_differences, refuse_newer, refuse_other_states, settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_folder import claim_folder, reopen, run_is_finished, write_config, write_summary
 from unimol_scale.engine.run.run_progress import Progress, read_progress
@@ -184,6 +184,7 @@ class Trainer:
             otherwise = "choose another --output, or go on all the same with --override"
             refuse_newer(before, self._settings, found.path, otherwise)
             refuse_differences(found.meta["settings"], self._settings, found.path)
+        refuse_other_states(found.meta["settings"], self._settings, found.path)
         self._change = change_since(before, found.step, self._config, self._store.manifest_sha256)
         refuse_without_steps(found, self._config, self._change)
         self._changes = [*found.meta.get("changes", ()), *([self._change.as_tree()] if self._change else [])]
