@@ -65,6 +65,7 @@ def cases() -> list[tuple[str, int, str, str]]:
     found = [("denoise", stage, precision, "") for stage in range(4) for precision in ("bf16", "fp32")]
     found += [(name, 3, "bf16", "") for name in OBJECTIVES if name != "denoise"]
     found += [("denoise", 2, "bf16", "offload_optimizer"), ("denoise", 3, "bf16", "offload_param")]
+    found += [("denoise", stage, "bf16", "muon") for stage in (0, 1, 3)]
     return [*found, ("blend", 1, "bf16", "checkpoint_every")]
 
 
@@ -120,7 +121,9 @@ def configure(name: str, stage: int, precision: str, extra: str, folder: Path) -
         data=DataConfig(path=folder),
         model=model,
         objective=OBJECTIVES[name],
-        train=TrainConfig(precision=precision, warmup_steps=0, ema_decay=0.9),
+        train=TrainConfig(
+            precision=precision, warmup_steps=0, ema_decay=0.9, optimizer="muon" if extra == "muon" else "adamw"
+        ),
         zero=ZeroConfig(stage=stage, config=file),
     )
 

@@ -44,7 +44,7 @@ CASES = {
     4: [*itertools.product(STAGES, ["fp32"])],
 }
 # Small enough that the matrices are worked on in several rounds.
-ROUND_ELEMENTS = 150
+ROUND_ELEMENTS = 100
 # Small enough that stage 3 has several sub-groups, and parameters both whole and cut.
 _ZERO = {"sub_group_size": 40, "stage3_param_persistence_threshold": 8}
 SETTINGS: dict[str, dict[str, object]] = {

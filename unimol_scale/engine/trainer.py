@@ -193,6 +193,8 @@ class Trainer:
     def _begin(self, found: CheckpointInfo | None) -> list[str]:
         """Take up the state that this session begins with, make the folder this run's, and return what to say of it."""
         config, said = self._config, []
+        if config.train.optimizer != "adamw":
+            said.append(f"the weights are moved by {config.train.optimizers}")
         if found is not None:
             self._go_to(found)
             said.append(f"goes on from {found.path} (step {found.step})")

@@ -14,8 +14,8 @@ from torch import Tensor
 from unimol_scale.engine.parallel.hidden_weights import HiddenWeight
 from unimol_scale.engine.parallel.ranks import Ranks
 
-# Elements of all ranks that are under way at a time, so that the buffers stay small beside the model.
-ROUND_ELEMENTS = 1 << 26
+# Elements a rank that are under way at a time, so that the buffers stay small beside the model.
+ROUND_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +84,12 @@ class MatrixExchange:
     def _planned(self, flats: frozenset[int]) -> Iterator[Round]:
         owners: dict[str, int] = {}
         elements, load = 0, [0] * self._ranks.world_size
+        most = ROUND_ELEMENTS * self._ranks.world_size
         for name, weight in self._weights.items():
             if self._flat[name] not in flats:
                 continue
             size = self._size(name)
-            if owners and elements + size > ROUND_ELEMENTS:
+            if owners and elements + size > most:
                 yield Round(owners=owners)
                 owners, elements, load = {}, 0, [0] * self._ranks.world_size
             owner = load.index(min(load))

@@ -132,6 +132,11 @@ class TrainConfig:
             raise ConfigError(f"train.muon_tracks={self.muon_tracks} needs train.optimizer=muon, not {self.optimizer}")
 
     @property
+    def optimizers(self) -> str:
+        """What moves the weights, for people."""
+        return "AdamW" if self.optimizer == "adamw" else f"Muon ({self.muon_tracks}) and AdamW"
+
+    @property
     def tracks_of_muon(self) -> tuple[Literal["atom", "pair"], ...]:
         """Tracks whose hidden matrices Muon takes; (): the run is one of AdamW alone."""
         chosen: tuple[Literal["atom", "pair"], ...] = ("atom", "pair")
