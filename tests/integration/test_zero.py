@@ -17,7 +17,7 @@ pytestmark = pytest.mark.deepspeed
 
 ALL = [f"{variant}-{stage}-{world}" for world, cases in CASES.items() for stage, variant in cases]
 # Muon lifts the smallest singular values of a gradient, and what rounding errors are in them.
-TOLERANCE = {"fp32": 1e-5, "muon": 1e-4}
+TOLERANCE = {"fp32": 1e-5, "muon": 1e-4, "muon-bf16": 8e-2, "muon-offloaded": 8e-2}
 REFERENCES = {"muon": "muon-0-1", "adamw": "fp32-0-1"}
 
 
@@ -110,12 +110,16 @@ def test_muon_moves_as_it_does_in_one_process_without_any_library(results, case)
     for (loss, norm), (dense_loss, dense_norm) in zip(first["losses"], losses, strict=True):
         tolerance = TOLERANCE.get(variant_of(case), 3e-2)
         assert (loss, norm) == pytest.approx((dense_loss, dense_norm), rel=tolerance)
-    for name, values in expected.items() if is_fp32(case) else ():
-        if name == WITHOUT_EFFECT:
-            continue
-        start, found = torch.tensor(first["initial"][name]), torch.tensor(first["final"][name])
-        movement = (values.flatten() - start).norm()
-        assert (found - values.flatten()).norm() < 1e-4 * movement, name
+    for name in expected.keys() - {WITHOUT_EFFECT} if is_fp32(case) else ():
+        assert error_of_movement(first, expected, [name]) < 1e-4, name
+    assert error_of_movement(first, expected, CUTS) < (1e-4 if is_fp32(case) else 0.3)
+
+
+def error_of_movement(first, expected, names):
+    """Return how far weights came from where they should have come, over how far they should have moved."""
+    start, found = (torch.cat([torch.tensor(first[when][name]) for name in names]) for when in ("initial", "final"))
+    wanted = torch.cat([expected[name].flatten() for name in names])
+    return (found - wanted).norm() / (wanted - start).norm()
 
 
 def dense_muon(initial):
