@@ -120,13 +120,16 @@ class MatrixExchange:
             whole[run.name].narrow(0, run.start, run.length).copy_(values)
         return whole
 
-    def distribute(self, round_: Round, whole: Mapping[str, Tensor], dtype: torch.dtype) -> list[tuple[Run, Tensor]]:
+    def distribute(
+        self, round_: Round, whole: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+    ) -> list[tuple[Run, Tensor]]:
         """Return each run that this rank holds of the round's weights, and its results. Collective.
 
         Args:
             round_: one of ``rounds``.
             whole: weight that this rank owns → results, flat.
             dtype: of the results.
+            device: to return them on.
         """
         me = self._ranks.rank
         everyone = range(self._ranks.world_size)
@@ -136,7 +139,8 @@ class MatrixExchange:
         ]
         expected = [self._held(me, round_, rank) for rank in everyone]
         received = self._send(sent, [sum(run.length for run in runs) for runs in expected], dtype)
-        return list(zip((run for runs in expected for run in runs), _cut(received, expected), strict=True))
+        results = _cut(received.to(device), expected)
+        return list(zip((run for runs in expected for run in runs), results, strict=True))
 
     def _held(self, rank: int, round_: Round, owner: int) -> list[Run]:
         """Return what a rank holds of the weights that another owns."""
@@ -155,8 +159,9 @@ class MatrixExchange:
 
     def _send(self, sent: Sequence[Sequence[Tensor]], received: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Send tensors to every rank; return what came from all, in the order of their ranks."""
-        parts = [part.to(self._ranks.device, dtype) for parts in sent for part in parts]
-        values = torch.cat(parts) if parts else torch.empty(0, dtype=dtype, device=self._ranks.device)
+        parts = [part.to(dtype) for parts in sent for part in parts]
+        # One copy for all of them, where the optimizer is offloaded.
+        values = (torch.cat(parts) if parts else torch.empty(0, dtype=dtype)).to(self._ranks.device)
         return self._ranks.exchange(values, [sum(len(part) for part in parts) for parts in sent], received)
 
 

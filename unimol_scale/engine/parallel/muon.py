@@ -124,11 +124,10 @@ class MuonAdamW(torch.optim.AdamW):
             flat.mul_(1.0 - lr * weight_decay)
         for round_ in self._exchange.rounds(list(numbered)):
             whole = self._orthogonalised(self._exchange.collect(round_, ahead, self._dtype))
-            for run, update in self._exchange.distribute(round_, whole, self._dtype):
-                flat = numbered[run.flat]
+            for run, update in self._exchange.distribute(round_, whole, self._dtype, flats[0].device):
                 _, rows, columns = self._weights[run.name].matrix_shape
-                moved = flat.view(-1).narrow(0, run.offset, run.length)
-                moved.add_(update.to(flat.device, flat.dtype), alpha=-lr * RMS * math.sqrt(max(rows, columns)))
+                moved = numbered[run.flat].view(-1).narrow(0, run.offset, run.length)
+                moved.add_(update, alpha=-lr * RMS * math.sqrt(max(rows, columns)))
 
     def _orthogonalised(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return orthogonal updates of whole weights, flat; matrices of one shape are computed together."""
