@@ -160,7 +160,7 @@ def report(cells: Sequence[Cell], options: argparse.Namespace) -> str:
             f"seeds {', '.join(map(str, options.seeds))}; store of {split.rows:,} molecules, manifest "
             f"{store.manifest_sha256[:12]}",
             "- Muon's steps are scaled to the size of AdamW's (0.2·√max(rows, columns)), so that a rate means the same",
-            "- mean ± half of the 95 % interval over seeds (Student's t); a seed's weights and batches are the same for all",
+            "- mean ± half of the 95 % interval over seeds (Student's t); a seed's batches are all the same",
             "",
             "## Validation loss by peak rate\n",
             *markdown_table(["optimizer", *(f"{rate:.3g}" for rate in rates)], losses),
