@@ -169,11 +169,13 @@ class ShareReader:
             if self.sizes.setdefault(name, runs[-1].stop) != runs[-1].stop:
                 raise CheckpointError(f"{folder}: the parameter {name!r} has kinds of different lengths")
         for name in self.sizes:
-            # A weight that Muon moves has a momentum, and no moments of AdamW.
-            absent = {MOMENT, SQUARE} if (name, MOMENTUM) in self._runs else {MOMENTUM}
-            for kind in sorted(self.kinds - absent):
+            for kind in sorted(self.kinds_of(muon=(name, MOMENTUM) in self._runs)):
                 if (name, kind) not in self._runs:
                     raise CheckpointError(f"{folder}: the parameter {name!r} has no {kind!r}, others have")
+
+    def kinds_of(self, *, muon: bool) -> frozenset[str]:
+        """Return the states of each parameter that Muon moves, which has one momentum, or of each that AdamW moves."""
+        return self.kinds - ({MOMENT, SQUARE} if muon else {MOMENTUM})
 
     def elements(self, kind: str) -> int:
         """Return the number of elements of which a kind of state is kept."""

@@ -26,7 +26,7 @@ Read = Callable[[str, str, int, int], Tensor]
 class ShardedModel(Protocol):
     """A module shared among the ranks, with its optimizer and, if asked for, the running mean of its weights.
 
-    The optimizer is the one of ``config.train``. State is fp32 whatever the module computes in: the weights, AdamW's two
+    The optimizer is that of ``config.train``. State is fp32 whatever the module computes in: the weights, AdamW's two
     moments or Muon's momentum, the running mean. A rank holds some runs of elements of every flattened parameter; how
     they are cut is the implementation's own.
     """
