@@ -103,6 +103,7 @@ DEEPSPEED = (
             "grad_position",
             "get_param_id",
             "fp32_partitioned_groups_flat",
+            "sub_group_to_group_id",
             "_partition_all_parameters",
             "_reassign_or_swap_out_partitioned_parameters",
             "persistent_parameters",

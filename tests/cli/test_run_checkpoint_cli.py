@@ -74,3 +74,11 @@ def test_info_shows_step_shares_and_counts(run, capsys):
     total = f"{count_parameters(CONFIG, KEPT).total:,}"
     for text in ("checkpoint of a run, step-00000010", "ema, exp_avg, exp_avg_sq, weight", total, "float32"):
         assert text in output
+
+
+def test_info_tells_the_states_of_the_two_optimizers_apart(tmp_path, capsys):
+    save(tmp_path / "run", 10, muon=True)
+    assert main(["checkpoint", "info", str(tmp_path / "run")]) == 0
+    lines = [" ".join(line.strip("│ \n").split()) for line in capsys.readouterr().out.splitlines()]
+    assert "of AdamW's parameters │ exp_avg, exp_avg_sq, weight" in lines
+    assert "of Muon's parameters │ momentum, weight" in lines

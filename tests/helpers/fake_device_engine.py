@@ -65,6 +65,9 @@ def cases() -> list[tuple[str, int, str, str]]:
     found = [("denoise", stage, precision, "") for stage in range(4) for precision in ("bf16", "fp32")]
     found += [(name, 3, "bf16", "") for name in OBJECTIVES if name != "denoise"]
     found += [("denoise", 2, "bf16", "offload_optimizer"), ("denoise", 3, "bf16", "offload_param")]
+    # At stages 1 and 2, what the other rank holds would have to be true.
+    found += [("denoise", 0, "bf16", "muon"), ("denoise", 3, "bf16", "muon")]
+    found += [("denoise", 3, "bf16", "muon-offload_optimizer")]
     return [*found, ("blend", 1, "bf16", "checkpoint_every")]
 
 
@@ -105,9 +108,9 @@ def run(case: tuple[str, int, str, str], folder: Path, watch: fake_device.Watch)
 
 def configure(name: str, stage: int, precision: str, extra: str, folder: Path) -> PretrainConfig:
     file = None
-    if extra in OFFLOAD:
-        file = folder / f"{extra}.json"
-        file.write_text(json.dumps(OFFLOAD[extra]))
+    if (offload := extra.removeprefix("muon-")) in OFFLOAD:
+        file = folder / f"{offload}.json"
+        file.write_text(json.dumps(OFFLOAD[offload]))
     model = dataclasses.replace(
         MODEL,
         geometry=name != "distill",
@@ -120,7 +123,9 @@ def configure(name: str, stage: int, precision: str, extra: str, folder: Path) -
         data=DataConfig(path=folder),
         model=model,
         objective=OBJECTIVES[name],
-        train=TrainConfig(precision=precision, warmup_steps=0, ema_decay=0.9),
+        train=TrainConfig(
+            precision=precision, warmup_steps=0, ema_decay=0.9, optimizer="muon" if "muon" in extra else "adamw"
+        ),
         zero=ZeroConfig(stage=stage, config=file),
     )
 

@@ -25,6 +25,7 @@ class PlainModel:
         torch.manual_seed(config.seed)
         self._module = factory()
         train = config.train
+        assert train.optimizer == "adamw", "this model has no Muon"
         self._adam = torch.optim.AdamW(
             self.module.parameters(), betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )

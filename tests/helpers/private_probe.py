@@ -72,6 +72,7 @@ def stages(folder: Path) -> dict[str, dict[str, str | None]]:
             "fp32_partitioned_groups_flat": TENSORS,
             "persistent_parameters": ("parameters that gather", lambda value: callable(value[0].all_gather)),
             "get_param_id": CALLABLE,
+            "sub_group_to_group_id": DICT,
             "grad_position": ("three numbers a parameter", lambda value: len(next(iter(value.values()))) == 3),
             **dict.fromkeys(calls, CALLABLE),
         },

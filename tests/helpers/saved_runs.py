@@ -4,7 +4,7 @@ import torch
 
 from tests.helpers.run_states import evenly
 from unimol_scale.checkpoints.run import checkpoint_folder
-from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT, write_share
+from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, MOMENTUM, SQUARE, WEIGHT, write_share
 from unimol_scale.config import to_tree
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.model_with_heads import HeadedModel
@@ -21,13 +21,15 @@ def model_of(seed, heads=TRAINED):
     return HeadedModel(CONFIG, heads)
 
 
-def save(run, step, *, mean=False, world_size=2, meta=META):
+def save(run, step, *, mean=False, muon=False, world_size=2, meta=META):
     """Write a checkpoint of ``model_of(step)``; the mean of its weights is those of ``model_of(step + 1000)``."""
     weights, means = (dict(model_of(seed).named_parameters()) for seed in (step, step + 1000))
     state = {}
     for name, weight in weights.items():
         flat = weight.detach().flatten()
         state[name] = {WEIGHT: flat, MOMENT: flat * 0.1, SQUARE: flat**2}
+        if muon and weight.dim() == 2:
+            state[name] = {WEIGHT: flat, MOMENTUM: flat * 0.1}
         if mean:
             state[name][MEAN] = means[name].detach().flatten()
     root = run / "checkpoints"

@@ -10,37 +10,50 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT
+from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, MOMENTUM, SQUARE, WEIGHT
 from unimol_scale.data.dataset import DataConfig
+from unimol_scale.engine.parallel import matrix_exchange
 from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, leave_ranks, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
-from unimol_scale.model.layers import Linear
-from unimol_scale.model.presets import preset
+from unimol_scale.model.layers import Linear, NodeMasks, TwoTrackLayer
+from unimol_scale.model.presets import ModelConfig, preset
 
 ROWS, BEFORE, AFTER, RATE, DECAY = 8, 2, 3, 3e-3, 0.75
-KINDS = (WEIGHT, MOMENT, SQUARE, MEAN)
+WEIGHT_DECAY, CLIP = 0.1, 0.5
+KINDS = (WEIGHT, MOMENT, SQUARE, MOMENTUM, MEAN)
 # Parameters that a step does not use, by its parity.
 UNUSED = (("heads.1.weight",), ("heads.0.weight", "heads.0.bias"))
 STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2, 4)
 # Variants of the same code in one world only: bf16, with the optimizer in host memory, with gradients summed in fp32.
+# Those with Muon have another module, which has hidden matrices.
 CASES = {
-    1: [*itertools.product(STAGES, ["fp32"])],
-    2: [*itertools.product(STAGES, ["fp32", "bf16"]), *itertools.product((1, 2, 3), ["offloaded", "accumulated"])],
+    1: [*itertools.product(STAGES, ["fp32", "muon"])],
+    2: [
+        *itertools.product(STAGES, ["fp32", "bf16", "muon", "muon-bf16"]),
+        *itertools.product((1, 2, 3), ["offloaded", "accumulated"]),
+        *itertools.product((2, 3), ["muon-offloaded"]),
+    ],
     4: [*itertools.product(STAGES, ["fp32"])],
 }
+# Small enough that the matrices are worked on in several rounds.
+ROUND_ELEMENTS = 100
 # Small enough that stage 3 has several sub-groups, and parameters both whole and cut.
 _ZERO = {"sub_group_size": 40, "stage3_param_persistence_threshold": 8}
 SETTINGS: dict[str, dict[str, object]] = {
     "fp32": {"zero_optimization": _ZERO},
     "bf16": {"zero_optimization": _ZERO},
     "offloaded": {"zero_optimization": {**_ZERO, "offload_optimizer": {"device": "cpu"}}},
+    "muon": {"zero_optimization": _ZERO},
+    "muon-bf16": {"zero_optimization": _ZERO},
+    "muon-offloaded": {"zero_optimization": {**_ZERO, "offload_optimizer": {"device": "cpu"}}},
     "accumulated": {"zero_optimization": _ZERO, "data_types": {"grad_accum_dtype": "fp32"}},
 }
 
@@ -61,13 +74,42 @@ class Toy(nn.Module):
         return {"loss": (found_R - y_R).square().sum()}
 
 
+class Tracks(nn.Module):
+    """A two-track layer on five nodes, and two heads of which a step uses one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = ModelConfig(
+            layers=1, atom_width=6, heads=2, ffn_width=7, pair_width=5, pair_hidden=3, dropout=0.0,
+            attention_dropout=0.0, triangle_dropout=0.0,
+        )  # fmt: skip
+        self.inner = Linear(2, config.atom_width)
+        self.pairs = Linear(2, config.pair_width)
+        self.layer = TwoTrackLayer(config)
+        self.heads = nn.ModuleList([Linear(11, 1), Linear(11, 1, bias=False)])
+
+    def forward(self, sample: tuple[Tensor, Tensor, int]) -> dict[str, Tensor]:
+        x_R5, y_R, head = sample
+        dtype = self.inner.bias.dtype
+
+        def seen(x: Tensor) -> Tensor:
+            return torch.stack([x.sin(), x.cos()], dim=-1).to(dtype)  # never small, which a layer norm would magnify
+
+        atom_R5D, pair_R55P = self.inner(seen(x_R5)), self.pairs(seen(x_R5.unsqueeze(1) - 2 * x_R5.unsqueeze(2)))
+        masks = NodeMasks.of(torch.ones_like(x_R5, dtype=torch.bool), torch.full_like(y_R, 5.0), atom_R5D.dtype)
+        atom_R5D, pair_R55P = self.layer(atom_R5D, pair_R55P, masks)
+        both_RX = torch.cat([atom_R5D.tanh().mean(1), pair_R55P.tanh().mean((1, 2))], dim=-1)
+        return {"loss": (self.heads[head](both_RX).float().squeeze(-1) - y_R).square().sum()}
+
+
 def rows(step: int) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(step)
     return torch.randn(ROWS, 5, generator=draw), torch.randn(ROWS, generator=draw)
 
 
 def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -> DeepSpeedModel:
-    precision = "fp32" if variant == "fp32" else "bf16"
+    precision: Literal["fp32", "bf16"] = "fp32" if variant in ("fp32", "muon") else "bf16"
+    muon = variant.startswith("muon")
     file = folder / f"{variant}-{ranks.world_size}-{ranks.rank}.json"
     file.write_text(json.dumps(SETTINGS[variant]))
     config = PretrainConfig(
@@ -76,10 +118,17 @@ def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -
         data=DataConfig(path=folder),
         model=preset("0.03M"),
         seed=seed,
-        train=TrainConfig(precision=precision, warmup_steps=0, ema_decay=DECAY, weight_decay=0.1, gradient_clip=0.5),
+        train=TrainConfig(
+            precision=precision,
+            warmup_steps=0,
+            ema_decay=DECAY,
+            weight_decay=WEIGHT_DECAY,
+            gradient_clip=CLIP,
+            optimizer="muon" if muon else "adamw",
+        ),
         zero=ZeroConfig(stage=stage, config=file),
     )
-    return DeepSpeedModel(Toy, config, ranks)
+    return DeepSpeedModel(Tracks if muon else Toy, config, ranks)
 
 
 def add_gradients(model: DeepSpeedModel, ranks: Ranks, step: int, spoil: float = 1.0, finish: bool = True) -> float:
@@ -109,7 +158,11 @@ def validate(model: DeepSpeedModel, ranks: Ranks) -> float:
 
 def full_state(model: DeepSpeedModel, ranks: Ranks, kind: str = WEIGHT) -> dict[str, Tensor]:
     """Return parameter name → whole fp32 tensor, on every rank."""
-    mine = [(fragment.name, fragment.start, fragment.states[kind].clone()) for fragment in model.fragments()]
+    mine = [
+        (fragment.name, fragment.start, fragment.states[kind].clone())
+        for fragment in model.fragments()
+        if kind in fragment.states
+    ]
     whole = {
         name: torch.full(tuple(getattr(parameter, "ds_shape", parameter.shape)), float("nan"))
         for name, parameter in model.module.named_parameters()
@@ -190,7 +243,7 @@ def first_run(folder: Path, states: States, case: str, stage: int, variant: str,
     report["mean_left_no_trace"] = all(ranks.gather(same(before, bits(model)) and again == plain))
     expected = plain
     if ranks.is_main:
-        toy = Toy().to(torch.float32 if variant == "fp32" else torch.bfloat16)
+        toy = (Tracks() if variant.startswith("muon") else Toy()).to(next(model.module.parameters()).dtype)
         toy.load_state_dict(found)
         x_R5, y_R = rows(99)
         expected = toy((x_R5, y_R, 0))["loss"].item()
@@ -213,6 +266,7 @@ def second_run(model: DeepSpeedModel, whole: dict[str, Tensor], ranks: Ranks) ->
         torch.equal(values.flatten(), whole[f"{name}|{kind}"])
         for kind in KINDS
         for name, values in full_state(model, ranks, kind).items()
+        if f"{name}|{kind}" in whole or kind not in (MOMENT, SQUARE, MOMENTUM)
     )
     before = bits(model)
     add_gradients(model, ranks, 8)
@@ -233,14 +287,18 @@ def elsewhere(world: int, stage: int, variant: str) -> tuple[int, int, str]:
     """Return world, stage and variant of a state to take up that was written in another way."""
     if variant in ("offloaded", "accumulated"):
         return world, stage, "bf16"
-    if variant == "bf16":
+    if variant == "muon-offloaded":
+        return world, stage, "muon-bf16"
+    if variant in ("bf16", "muon-bf16"):
         return world, (stage + 1) % 4, variant
-    return WORLDS[(WORLDS.index(world) + 1) % len(WORLDS)], (stage + 1) % 4, variant
+    worlds = [other for other in WORLDS if (stage, variant) in CASES[other]]
+    return worlds[(worlds.index(world) + 1) % len(worlds)], (stage + 1) % 4, variant
 
 
 def main(folder: Path) -> None:
     ranks = start_ranks()
     torch.set_num_threads(1)
+    matrix_exchange.ROUND_ELEMENTS = ROUND_ELEMENTS
     world, states, results = ranks.world_size, States(folder), {}
     for stage, variant in CASES[world]:
         case = f"{variant}-{stage}-{world}"

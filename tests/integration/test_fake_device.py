@@ -39,6 +39,10 @@ WAITS = {
     "mixture-3-bf16": 17,
     "denoise-2-bf16-offload_optimizer": 39,
     "denoise-3-bf16-offload_param": 76,
+    # Two groups of parameters instead of one, and not once for a matrix.
+    "denoise-0-bf16-muon": 77,
+    "denoise-3-bf16-muon": 10,
+    "denoise-3-bf16-muon-offload_optimizer": 18,
     "blend-1-bf16-checkpoint_every": 9,
     "benchmark-trainer": 0,
     # Of a step of fine-tuning, of two micro-batches that are predicted, of one that is embedded, …

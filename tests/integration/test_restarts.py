@@ -69,6 +69,7 @@ def test_the_same_command_leaves_a_finished_run_alone(pretrain, run):
         (["objective.denoise.noise_std=0.5"], "objective.denoise.noise_std: 0.2 → 0.5"),
         (["--objective", "blend"], "objective.name: denoise → blend"),
         (["train.ema_decay=0.9"], "train.ema_decay: none → 0.9"),
+        (["train.optimizer=muon"], "train.optimizer: adamw → muon"),
         (["--data", "/nonexistent"], "/nonexistent"),
         (["train.steps=6"], "has done 12 steps and train.steps=6 is less"),
         (["train.steps=18", "seed=7"], "seed: 0 → 7"),

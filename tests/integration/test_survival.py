@@ -112,6 +112,28 @@ def test_a_run_goes_on_with_other_ranks_and_another_stage_along_the_same_curve(
     assert summary(tmp_path / "run")["world_size"] == ranks
 
 
+def test_a_run_with_muon_goes_on_with_other_ranks_and_another_stage_along_the_same_curve(sample_store, tmp_path):
+    arguments = [*SETTINGS, "train.optimizer=muon", "--data", sample_store]
+    done = launched.pretrain(*arguments, "zero.stage=2", "--output", tmp_path / "whole", ranks=2)
+    assert done.returncode == 0, done.stdout
+    assert "the weights are moved by Muon (atom+pair) and AdamW" in done.stdout
+    assert summary(tmp_path / "whole")["optimizer"] == "Muon (atom+pair) and AdamW"
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    for folder in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        if folder.name != "step-00000004":
+            shutil.rmtree(folder)
+    resumed = launched.pretrain(*arguments, "zero.stage=3", "--output", tmp_path / "run")
+    assert resumed.returncode == 0, resumed.stdout
+    assert "(step 4)" in resumed.stdout
+    for key in ("loss", "valid/loss", "grad_norm"):
+        expected = launched.losses(tmp_path / "whole", key)
+        assert launched.losses(tmp_path / "run", key) == SAME(expected, rel=1e-3)
+    # Half of what is kept of a parameter of AdamW, a third of what is kept of Muon's: weight, mean, one momentum.
+    share = float(resumed.stdout.split("% of it optimizer states")[0].split()[-1])
+    assert 33 < share < 50
+
+
 def test_the_best_checkpoint_is_kept_and_models_come_out_of_any(undisturbed):
     checkpoints = undisturbed / "checkpoints"
     assert (checkpoints / "latest").read_text().strip() == "step-00000012"

@@ -16,7 +16,7 @@ from unimol_scale.engine.run.branch import (
     recorded_branch,
     refuse_other_beginning,
 )
-from unimol_scale.engine.run.resume import refuse_differences, refuse_newer
+from unimol_scale.engine.run.resume import refuse_differences, refuse_newer, refuse_other_states
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.run_folder import run_is_finished
 from unimol_scale.engine.run.run_progress import Progress
@@ -108,6 +108,7 @@ def find_beginning(
         otherwise = "choose another --output, or go on all the same with --override"
         refuse_newer(before, matter, found.path, otherwise)
         refuse_differences(found.meta["settings"], matter, found.path)
+    refuse_other_states(found.meta["settings"], matter, found.path)
     change = change_since(before, found.step, config, data_manifest_sha256)
     refuse_without_steps(found, config, change)
     changes = [*found.meta.get("changes", ()), *([change.as_tree()] if change else [])]

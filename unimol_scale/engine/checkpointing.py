@@ -12,7 +12,7 @@ from unimol_scale.checkpoints.run.checkpoint_folder import (
     prune,
 )
 from unimol_scale.checkpoints.run.saver import Saver, SaveState
-from unimol_scale.checkpoints.run.shares import MOMENT, SQUARE, Fragment, ShareReader
+from unimol_scale.checkpoints.run.shares import OPTIMIZER_KINDS, Fragment, ShareReader
 from unimol_scale.engine.log.sinks import Teller
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.run.run_config import TrainConfig
@@ -142,13 +142,19 @@ class RunCheckpoints:
 
     def prune_finished(self, last: CheckpointInfo, log: Teller) -> None:
         """Keep the checkpoints of a finished run that its settings name; only rank 0 calls this."""
-        kinds = ShareReader(last.path).kinds  # of which all have the same; this one may be gone then
+        share = _optimizer_share(last.path)  # of which all have the same; this one may be gone then
         try:
             usage = prune(last, self._keep_finished, keep_best=True, keep_steps=self._keep_steps)
         except OSError as error:  # the run is finished nevertheless
             log.warn(f"warning: checkpoints that are not wanted any more cannot be deleted: {error}")
             return
         delete_marked(self._root)
-        share = len(kinds & {MOMENT, SQUARE}) / len(kinds)
         states = f", {100.0 * share:.0f} % of it optimizer states" if usage.kept else ""
         log.say(f"checkpoints of the finished run: {usage.describe(states)} (train.keep_finished)")
+
+
+def _optimizer_share(checkpoint: Path) -> float:
+    """Return which share of a checkpoint's elements are states of the optimizer."""
+    reader = ShareReader(checkpoint)
+    elements = {kind: reader.elements(kind) for kind in reader.kinds}
+    return sum(elements[kind] for kind in elements.keys() & OPTIMIZER_KINDS) / sum(elements.values())

@@ -169,6 +169,8 @@ class Trainer:
     def _begin(self, beginning: Beginning) -> list[str]:
         """Take up the state that this session begins with, make the folder this run's, and return what to say of it."""
         config, said = self._config, beginning.sentences(self._config)
+        if config.train.optimizer != "adamw":
+            said.insert(0, f"the weights are moved by {config.train.optimizers}")
         if beginning.found is not None:
             self._go_to(beginning.found)
         elif config.init is not None:

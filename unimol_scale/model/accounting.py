@@ -4,7 +4,7 @@ The trainer's MFU, the planner and the compute axis of the scaling laws all come
 against the built model and against torch's own FLOP counter.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,6 +130,28 @@ def count_parameters(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> Param
         pair_track=config.layers * (bias + outer_product + triangle + pair_feed_forward),
         heads=token_head + coordinate_head + relation_heads + projection,
     )
+
+
+def hidden_matrices(config: ModelConfig) -> dict[str, tuple[tuple[int, int, int], ...]]:
+    """Return track → (number, rows, columns) of the hidden matrices of one layer, which Muon can take."""
+    d, f, p, h = config.atom_width, config.ffn_width, config.pair_width, config.pair_hidden
+    return {
+        "atom": ((4, d, d), (1, f, d), (1, d, f)),
+        "pair": ((1, config.heads, p), (2, h, d), (1, p, h * h), (4, h, p), (1, p, h), (3, p, p)),
+    }
+
+
+def count_hidden(config: ModelConfig, tracks: Sequence[str]) -> int:
+    """Count the elements of the hidden matrices of some tracks."""
+    matrices = [matrix for track in tracks for matrix in hidden_matrices(config)[track]]
+    return config.layers * sum(number * rows * columns for number, rows, columns in matrices)
+
+
+def orthogonalisation_flops(config: ModelConfig, tracks: Sequence[str], iterations: int) -> float:
+    """FLOPs of making the hidden matrices of some tracks orthogonal once, by Newton–Schulz iterations."""
+    matrices = [matrix for track in tracks for matrix in hidden_matrices(config)[track]]
+    sides = [(number, min(rows, columns), max(rows, columns)) for number, rows, columns in matrices]
+    return float(config.layers * iterations * sum(n * (4 * short**2 * long + 2 * short**3) for n, short, long in sides))
 
 
 def forward_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_HEADS) -> float:

@@ -21,8 +21,10 @@ from unimol_scale.checkpoints.safetensors_writer import FileEntry, TensorKind, w
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, flush
 from unimol_scale.errors import CheckpointError
 
-# What is kept of an element: the fp32 master weight, AdamW's two moments and, if a run averages its weights, the mean.
-WEIGHT, MOMENT, SQUARE, MEAN = "weight", "exp_avg", "exp_avg_sq", "ema"
+# What is kept of an element: the fp32 master weight, AdamW's two moments or Muon's one momentum and, if a run averages
+# its weights, the mean.
+WEIGHT, MOMENT, SQUARE, MOMENTUM, MEAN = "weight", "exp_avg", "exp_avg_sq", "momentum", "ema"
+OPTIMIZER_KINDS = frozenset({MOMENT, SQUARE, MOMENTUM})
 
 _NAME = re.compile(r"share-(\d{5,})-of-(\d{5,})\.safetensors")
 
@@ -146,7 +148,7 @@ class ShareReader:
         folder: with the shares of all ranks.
 
     Attributes:
-        kinds: states that are kept of every element (``WEIGHT`` …).
+        kinds: states that are kept (``WEIGHT`` …), of every element but those of the two optimizers.
         sizes: parameter → its number of elements, in the order of the first share.
 
     Raises:
@@ -167,9 +169,17 @@ class ShareReader:
             if self.sizes.setdefault(name, runs[-1].stop) != runs[-1].stop:
                 raise CheckpointError(f"{folder}: the parameter {name!r} has kinds of different lengths")
         for name in self.sizes:
-            for kind in sorted(self.kinds):
+            for kind in sorted(self.kinds_of(muon=(name, MOMENTUM) in self._runs)):
                 if (name, kind) not in self._runs:
                     raise CheckpointError(f"{folder}: the parameter {name!r} has no {kind!r}, others have")
+
+    def kinds_of(self, *, muon: bool) -> frozenset[str]:
+        """Return the states of each parameter that Muon moves, which has one momentum, or of each that AdamW moves."""
+        return self.kinds - ({MOMENT, SQUARE} if muon else {MOMENTUM})
+
+    def elements(self, kind: str) -> int:
+        """Return the number of elements of which a kind of state is kept."""
+        return sum(self.sizes[name] for name, other in self._runs if other == kind)
 
     def read(self, name: str, kind: str, start: int, stop: int) -> Tensor:
         """Return elements of a flattened parameter, fp32 [stop - start]; do not write into them.

@@ -158,7 +158,7 @@ def _verify_files(path: Path) -> int:
 def _describe(model: "HeadedModel", path: Path, checkpoint: "CheckpointInfo | None") -> "Table":
     from rich.table import Table
 
-    from unimol_scale.checkpoints.run.shares import ShareReader
+    from unimol_scale.checkpoints.run.shares import MOMENTUM, ShareReader
     from unimol_scale.checkpoints.weights import CONFIG_NAME, WEIGHTS_NAME, model_folder
     from unimol_scale.common.files import hash_file
     from unimol_scale.config import to_tree
@@ -166,11 +166,17 @@ def _describe(model: "HeadedModel", path: Path, checkpoint: "CheckpointInfo | No
 
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
     if checkpoint is not None:
+        reader = ShareReader(checkpoint.path)
+        of_adamw, of_muon = (", ".join(sorted(reader.kinds_of(muon=muon))) for muon in (False, True))
         rows = {
             "format": f"checkpoint of a run, {checkpoint.path.name}",
             "step": f"{checkpoint.step:,}",
             "shares": str(len(checkpoint.files)),
-            "of every parameter": ", ".join(sorted(ShareReader(checkpoint.path).kinds)),
+            **(
+                {"of AdamW's parameters": of_adamw, "of Muon's parameters": of_muon}
+                if MOMENTUM in reader.kinds
+                else {"of every parameter": of_adamw}
+            ),
             "bytes": f"{checkpoint.bytes:,}",
             "sha256": checkpoint.sha256,
         }

@@ -7,7 +7,7 @@ stage 0 in bf16 starts with a step.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, redirect_stdout
 from typing import Any
 
@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from unimol_scale.checkpoints.run.shares import Fragment
 from unimol_scale.engine.parallel.deepspeed_settings import deepspeed_settings
 from unimol_scale.engine.parallel.deepspeed_state import ShardedState
+from unimol_scale.engine.parallel.hidden_weights import HiddenWeight, hidden_weights
+from unimol_scale.engine.parallel.matrix_exchange import MatrixExchange
+from unimol_scale.engine.parallel.muon import MuonAdamW
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.parallel.sharded_model import Read
 from unimol_scale.engine.run.initial_weights import ReadWeights
-from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
+from unimol_scale.errors import ConfigError
 
 
 class DeepSpeedModel:
@@ -48,10 +52,14 @@ class DeepSpeedModel:
         with deepspeed.zero.Init(config_dict_or_path=settings, enabled=self._stage == 3):
             module = factory()
         _move_buffers(module, ranks.device)
+        matrices = _matrices_of(module, config.train)
         # Some of its optimizers print how much memory there is, on every rank.
         with redirect_stdout(None):
             self._engine, *_ = deepspeed.initialize(
-                model=module, model_parameters=list(module.parameters()), config=settings
+                model=module,
+                model_parameters=list(module.parameters()),
+                optimizer=_muon(module, matrices, config.train) if matrices else None,
+                config=settings,
             )
         self._optimizer: Any = self._engine.optimizer
         # Stage 0 in fp32: torch's own optimizer, with nothing around it.
@@ -65,6 +73,9 @@ class DeepSpeedModel:
             world_size=ranks.world_size,
             averaged=config.train.ema_decay is not None,
         )
+        if matrices:
+            exchange = MatrixExchange(self._state.runs(matrices), matrices, ranks)
+            self._engine.basic_optimizer.start(exchange, matrices, self._state.flats)
 
     @property
     def module(self) -> nn.Module:
@@ -179,3 +190,36 @@ def _move_buffers(module: nn.Module, device: torch.device) -> None:
     for part in module.modules():
         for name, buffer in part.named_buffers(recurse=False):
             setattr(part, name, buffer.to(device))
+
+
+def _matrices_of(module: nn.Module, train: TrainConfig) -> dict[str, HiddenWeight]:
+    """Return the weights that Muon moves, by name; {}: the run is one of AdamW alone.
+
+    Raises:
+        ConfigError: there are none, and Muon is asked for.
+    """
+    if train.optimizer == "adamw":
+        return {}
+    # Under stage 3 a parameter knows its own shape by another name.
+    shapes = {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in module.named_parameters()}
+    found = hidden_weights(module, shapes, train.tracks_of_muon)
+    if not found:
+        raise ConfigError(
+            f"train.optimizer=muon: the objective's model has no two-track layers with hidden matrices of "
+            f"{train.muon_tracks} for it; take train.optimizer=adamw"
+        )
+    return found
+
+
+def _muon(module: nn.Module, matrices: Mapping[str, HiddenWeight], train: TrainConfig) -> MuonAdamW:
+    weights = dict(module.named_parameters())
+    return MuonAdamW(
+        [weights[name] for name in matrices],
+        [weight for name, weight in weights.items() if name not in matrices],
+        lr=train.learning_rate,
+        betas=(train.beta1, train.beta2),
+        weight_decay=train.weight_decay,
+        momentum=train.muon_momentum,
+        iterations=train.muon_iterations,
+        dtype=torch.bfloat16 if train.precision == "bf16" else torch.float32,
+    )

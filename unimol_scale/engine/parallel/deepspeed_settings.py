@@ -63,7 +63,12 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
             # DeepSpeed's own linear layer saves no memory here and made a CPU step of a small model twice as slow.
             "memory_efficient_linear": False,
         },
-        "optimizer": {
+    }
+    if train.optimizer == "muon":
+        # An optimizer of ours is handed over (muon.py): DeepSpeed is told that this is meant, with offloading too.
+        settings |= {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+    else:
+        settings["optimizer"] = {
             "type": "AdamW",
             "params": {
                 "lr": train.learning_rate,
@@ -73,8 +78,7 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
                 "torch_adam": True,
                 "fused": True,
             },
-        },
-    }
+        }
     path = config.zero.config
     if path is None:
         return settings

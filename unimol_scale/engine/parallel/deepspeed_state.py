@@ -6,7 +6,7 @@ rank, stage 3 cuts each parameter into one run a rank, the last ones padded. A `
 parameter's elements lies; everything else here is the same for all stages.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, SQUARE, WEIGHT, Fragment
+from unimol_scale.checkpoints.run.shares import MEAN, MOMENT, MOMENTUM, SQUARE, WEIGHT, Fragment
+from unimol_scale.engine.parallel.matrix_exchange import Run
+from unimol_scale.engine.parallel.muon import IS_MUON
 from unimol_scale.engine.parallel.sharded_model import Read
 from unimol_scale.engine.run.initial_weights import ReadWeights
 
@@ -69,12 +71,12 @@ class Slot:
 
 
 class ShardedState:
-    """Master weights, AdamW's moments and the running mean of the weights, of the elements that this rank holds.
+    """Master weights, the optimizer's states and the running mean of the weights, of the elements that this rank holds.
 
     Args:
         module: the model.
         optimizer: DeepSpeed's, around ``adam``; at stage 0 in fp32 ``adam`` itself.
-        adam: a torch.optim.AdamW.
+        adam: a torch.optim.AdamW; one with Muon has two groups, Muon's last.
         stage: of ZeRO.
         rank: of this process.
         world_size: number of ranks.
@@ -99,29 +101,40 @@ class ShardedState:
         self._held = [slot for slot in find(module, optimizer, adam, rank) if slot.length > 0]
         # At stage 0 all ranks hold the same; each answers for an equal part of it.
         self._owned = self._held if stage else _equal_part(self._held, rank, world_size)
+        stepped = list(_stepped(optimizer, adam, stage))
         # All that the optimizer steps, tensors of nothing but padding included.
-        groups = optimizer.fp32_partitioned_groups_flat if stage == 3 else None
-        self._flats: list[Tensor] = groups or [flat for group in adam.param_groups for flat in group["params"]]
-        self._start_adam()
-        self._means = {id(flat): flat.detach().clone() for flat in self._flats} if averaged else {}
+        self.flats = [flat for flat, _ in stepped]
+        self._start_states(stepped)
+        self._means = {id(flat): flat.detach().clone() for flat in self.flats} if averaged else {}
         self._exchanged = False
 
-    def _start_adam(self) -> None:
-        """Make AdamW's states as they are before the first step, so that they are there to be saved and restored.
+    def _start_states(self, stepped: Sequence[tuple[Tensor, bool]]) -> None:
+        """Make the optimizer's states as they are before the first step: there to be saved and restored.
 
         At stage 0 in bf16 DeepSpeed has done a step without gradients: it decayed the master weights and counted.
         """
         with torch.no_grad():
             for slot in self._held if self._stage == 0 else ():
                 slot.view(slot.flat).copy_(slot.parameter.view(-1))
-        for flat in self._flats:
-            moments = {kind: torch.zeros_like(flat, requires_grad=False) for kind in (MOMENT, SQUARE)}
-            self._adam.state[flat] = {_STEP: torch.zeros((), dtype=torch.float32, device=flat.device), **moments}
+        for flat, is_muon in stepped:
+            kinds = (MOMENTUM,) if is_muon else (MOMENT, SQUARE)
+            moments = {kind: torch.zeros_like(flat, requires_grad=False) for kind in kinds}
+            count = {} if is_muon else {_STEP: torch.zeros((), dtype=torch.float32, device=flat.device)}
+            self._adam.state[flat] = {**count, **moments}
 
     @property
     def optimizer_steps(self) -> int:
         """Steps done, those not counted that were skipped."""
-        return int(self._adam.state[self._flats[0]][_STEP].item())
+        return int(self._adam.state[self.flats[0]][_STEP].item())
+
+    def runs(self, names: Collection[str]) -> list[Run]:
+        """Return where the elements of some parameters lie that this rank steps, by the number of their tensor."""
+        numbers = {id(flat): number for number, flat in enumerate(self.flats)}
+        return [
+            Run(name=slot.name, start=slot.start, length=slot.length, flat=numbers[id(slot.flat)], offset=slot.offset)
+            for slot in self._held
+            if slot.name in names
+        ]
 
     def fragments(self) -> list[Fragment]:
         """Return live views of the elements that this rank answers for, in the order of ``named_parameters``."""
@@ -141,8 +154,9 @@ class ShardedState:
         for slot in self._held:
             for kind, tensor in self._states(slot.flat).items():
                 slot.view(tensor).copy_(read(slot.name, kind, slot.start, slot.stop))
-        for flat in self._flats:
-            self._adam.state[flat][_STEP].fill_(optimizer_steps)
+        for flat in self.flats:
+            if _STEP in (state := self._adam.state[flat]):
+                state[_STEP].fill_(optimizer_steps)
         self._publish()
 
     @torch.no_grad()
@@ -161,7 +175,7 @@ class ShardedState:
 
     def clear_gradients(self) -> None:
         """Clear what DeepSpeed has copied beside the optimizer; only where that is offloaded does it outlive a step."""
-        for flat in self._flats:
+        for flat in self.flats:
             if flat.grad is not None:
                 flat.grad.zero_()
 
@@ -169,7 +183,7 @@ class ShardedState:
     def ema_update(self, decay: float) -> None:
         """Move the running mean of the weights: mean ← decay · mean + (1 − decay) · weights."""
         assert self._means, "no mean of the weights is kept"
-        for flat in self._flats:
+        for flat in self.flats:
             self._means[id(flat)].lerp_(flat.detach(), 1.0 - decay)
 
     @contextmanager
@@ -183,7 +197,7 @@ class ShardedState:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for flat in self._flats:
+        for flat in self.flats:
             mean = self._means[id(flat)]
             halves = (torch.split(tensor.view(-1), _EXCHANGE_ELEMENTS) for tensor in (flat.detach(), mean))
             for weight_part, mean_part in zip(*halves, strict=True):
@@ -195,8 +209,8 @@ class ShardedState:
 
     def _states(self, flat: Tensor) -> Mapping[str, Tensor]:
         """Return kind → tensor laid out like ``flat``."""
-        adam = self._adam.state[flat]
-        states = {WEIGHT: flat, MOMENT: adam[MOMENT], SQUARE: adam[SQUARE]}
+        moments = {kind: tensor for kind, tensor in self._adam.state[flat].items() if kind != _STEP}
+        states = {WEIGHT: flat, **moments}
         return {**states, MEAN: self._means[id(flat)]} if self._means else states
 
     def _publish(self) -> None:
@@ -215,6 +229,17 @@ class ShardedState:
             # Small parameters stay whole on every rank.
             if persistent := optimizer.persistent_parameters:
                 persistent[0].all_gather(persistent)
+
+
+def _stepped(optimizer: DeepSpeedOptimizer, adam: torch.optim.Optimizer, stage: int) -> Iterator[tuple[Tensor, bool]]:
+    """Yield each tensor that the optimizer steps, in the same order on all ranks, and whether Muon moves it."""
+    if stage == 3:
+        for index, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+            yield flat, adam.param_groups[optimizer.sub_group_to_group_id[index]].get(IS_MUON, False)
+        return
+    for group in adam.param_groups:
+        for flat in group["params"]:
+            yield flat, group.get(IS_MUON, False)
 
 
 def _whole_slots(

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -67,6 +67,20 @@ class Ranks:
         total = values.clone()
         dist.all_reduce(total)
         return total
+
+    def exchange(self, values: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Send each rank its part of a tensor, and return what all have sent to this one, in the order of their ranks.
+
+        Args:
+            values: [sum of ``sent``], on this rank's device; the parts for rank 0, 1, …
+            sent: number of elements for each rank.
+            received: number of elements from each rank.
+        """
+        if self.world_size == 1:
+            return values
+        arrived = values.new_empty(sum(received))
+        dist.all_to_all_single(arrived, values, list(received), list(sent))
+        return arrived
 
     def gather(self, value: object) -> list[Any]:
         """Return the objects of all ranks, on every rank."""

@@ -24,10 +24,11 @@ Read = Callable[[str, str, int, int], Tensor]
 
 
 class ShardedModel(Protocol):
-    """A module shared among the ranks, with its AdamW and, if asked for, the running mean of its weights.
+    """A module shared among the ranks, with its optimizer and, if asked for, the running mean of its weights.
 
-    State is fp32 whatever the module computes in: the weights, AdamW's two moments, the running mean. A rank holds some
-    runs of elements of every flattened parameter; how they are cut is the implementation's own.
+    The optimizer is that of ``config.train``. State is fp32 whatever the module computes in: the weights, AdamW's two
+    moments or Muon's momentum, the running mean. A rank holds some runs of elements of every flattened parameter; how
+    they are cut is the implementation's own.
     """
 
     @property
@@ -54,7 +55,7 @@ class ShardedModel(Protocol):
         """
 
     def step(self, learning_rate: float) -> float:
-        """Clip the gradient at the run's norm, do AdamW's step and forget the gradient. Collective.
+        """Clip the gradient at the run's norm, do the optimizer's step and forget the gradient. Collective.
 
         A gradient that is not finite is dropped instead: weights, moments and the number of steps stay, on all ranks.
 

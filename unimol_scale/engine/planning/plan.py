@@ -27,7 +27,7 @@ from unimol_scale.engine.planning.rank_memory import (
 from unimol_scale.engine.planning.roofline import StepsPlan, StepTime, step_time
 from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
 from unimol_scale.errors import ConfigError
-from unimol_scale.model.accounting import ParameterCount, mean_flops
+from unimol_scale.model.accounting import ParameterCount, count_hidden, mean_flops
 from unimol_scale.objectives.base import Objective
 
 _MOST_RANKS = 4096
@@ -125,6 +125,8 @@ class Plan:
         size: preset.
         objective: name.
         precision: of weights and activations.
+        optimizer: what moves the weights.
+        muon_share: of the parameters, moved by Muon.
         zero_stage: of DeepSpeed.
         zero_config: file of DeepSpeed settings, written for that stage; None: there is none.
         world_size: ranks.
@@ -152,6 +154,8 @@ class Plan:
     size: str
     objective: str
     precision: str
+    optimizer: str
+    muon_share: float
     zero_stage: int
     zero_config: Path | None
     world_size: int
@@ -260,6 +264,8 @@ def plan_run(
         size=config.size,
         objective=config.objective.name,
         precision=train.precision,
+        optimizer=train.optimizers,
+        muon_share=count_hidden(config.model, train.tracks_of_muon) / count.total,
         zero_stage=config.zero.stage,
         zero_config=config.zero.config,
         world_size=world_size,

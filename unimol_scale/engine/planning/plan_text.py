@@ -99,8 +99,9 @@ def render(plan: Plan, config: PretrainConfig) -> str:
         config: that it was made from.
     """
     title = f"{plan.name}: size {plan.size}, objective {plan.objective}, {counted(plan.world_size, 'rank')}"
+    optimizer = f", {plan.optimizer}" if plan.muon_share else ""
     sections = [
-        [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}", _summary(plan)],
+        [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}{optimizer}", _summary(plan)],
         _memory(plan),
         _steps(plan, config),
         _time(plan),
@@ -128,7 +129,11 @@ def _parameters(plan: Plan) -> list[str]:
 
 def _memory(plan: Plan) -> list[str]:
     memory, shape, capacity = plan.memory, plan.shape, plan.target.memory
-    notes = {"activations": f"{shape.molecules} × {shape.num_atoms} atoms = {shape.pairs:,} padded pairs"}
+    share = f"with one state instead of two for the {plan.muon_share:.0%} of the parameters that Muon moves"
+    notes = {
+        "optimizer": share if plan.muon_share else "",
+        "activations": f"{shape.molecules} × {shape.num_atoms} atoms = {shape.pairs:,} padded pairs",
+    }
     rows = [
         (label, _bytes(getattr(memory, part)), notes.get(part, ""))
         for part, label in _PARTS.items()

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unimol_scale.engine.parallel.deepspeed_settings import deepspeed_settings
+from unimol_scale.engine.parallel.matrix_exchange import ROUND_ELEMENTS
 from unimol_scale.engine.run.run_config import PretrainConfig
-from unimol_scale.model.accounting import Heads, activation_bytes, count_parameters
+from unimol_scale.model.accounting import Heads, activation_bytes, count_hidden, count_parameters
 from unimol_scale.objectives.base import Objective
 
 # DeepSpeed's own defaults, elements (0.19.8, zero/config.py).
@@ -20,9 +21,11 @@ _DEEPSPEED_DEFAULTS = {"reduce_bucket_size": 5e8, "sub_group_size": 1e9, "stage3
 PROCESS_BYTES = {"cuda": 1.0 * 2**30, "cpu": 0.5 * 2**30}
 # Of a device, kept free: fragments that the allocator cannot use, and estimates that are off.
 MARGIN = 0.1
-# Adam's two moments and the master copy, all fp32; DeepSpeed keeps the copy in fp32 runs too.
-OPTIMIZER_BYTES = 12
+# AdamW's two moments and the master copy, all fp32; DeepSpeed keeps the copy in fp32 runs too. Muon has one momentum.
+OPTIMIZER_BYTES, MUON_BYTES = 12, 8
 AVERAGE_BYTES = 4
+# Copies of the matrices of a round, while they are sent, made orthogonal and sent back.
+_MUON_COPIES = 8
 # A step brings more molecules of a kind than this bound with a probability below e^-30 (Bernstein's inequality).
 _BERNSTEIN_EXPONENT = 30.0
 
@@ -52,7 +55,7 @@ class RankMemory:
     Attributes:
         weights: that the model computes with, as far as they are this rank's.
         gradients: accumulated ones.
-        optimizer: fp32 master weights and both moments.
+        optimizer: fp32 master weights and both moments, or Muon's one.
         averages: fp32 averages of the weights, if the run keeps them.
         teacher: of a distillation, whole on every rank.
         buffers: of DeepSpeed's reductions.
@@ -95,8 +98,14 @@ def keeps_averages(config: PretrainConfig) -> bool:
 
 
 def checkpoint_bytes(config: PretrainConfig, parameters: int) -> int:
-    """Return the size of one checkpoint: 12 bytes a parameter, 16 with averages of the weights."""
-    return parameters * (OPTIMIZER_BYTES + (AVERAGE_BYTES if keeps_averages(config) else 0))
+    """Return the size of one checkpoint: 12 bytes a parameter, 8 one of Muon's, 4 more with averages of the weights."""
+    return optimizer_bytes(config, parameters) + parameters * AVERAGE_BYTES * keeps_averages(config)
+
+
+def optimizer_bytes(config: PretrainConfig, parameters: int) -> int:
+    """Return the bytes of the fp32 master weights and of the optimizer's states, of all ranks together."""
+    muon = count_hidden(config.model, config.train.tracks_of_muon)
+    return (parameters - muon) * OPTIMIZER_BYTES + muon * MUON_BYTES
 
 
 def micro_batch_bytes(config: PretrainConfig, objective: Objective, shape: MicroBatchShape, *, cuda: bool) -> float:
@@ -175,7 +184,7 @@ def rank_memory(
     shares = [parameters / world_size if stage >= least else float(parameters) for least in (1, 2, 3)]
     accumulates_fp32 = settings.get("data_types", {}).get("grad_accum_dtype") == "fp32"
     weights, gradients = shares[2] * width, shares[1] * (4 if accumulates_fp32 else width)
-    optimizer = shares[0] * OPTIMIZER_BYTES
+    optimizer = optimizer_bytes(config, parameters) * shares[0] / parameters
     averages = shares[0] * AVERAGE_BYTES * keeps_averages(config)
     # One state, cut among the ranks, whatever the stage.
     copy = checkpoint_bytes(config, parameters) / world_size * config.train.save_in_background
@@ -196,7 +205,8 @@ def rank_memory(
         gathered=min(parameters, _elements(zero, "stage3_max_live_parameters")) * width if stage == 3 else 0.0,
         activations=micro_batch_bytes(config, objective, shape, cuda=cuda),
         # Gradients become fp32, a sub-group at a time under stage 3; the fused AdamW needs nothing beside them.
-        step=min(shares[0], _elements(zero, "sub_group_size") if stage == 3 else parameters) * 4,
+        step=min(shares[0], _elements(zero, "sub_group_size") if stage == 3 else parameters) * 4
+        + _muon_work_space(config, world_size),
         host=host,
     )
 
@@ -252,6 +262,17 @@ def fitting_max_pairs(
 def value_bytes(config: PretrainConfig) -> int:
     """Return the bytes of a value of weights and activations."""
     return 2 if config.train.precision == "bf16" else 4
+
+
+def _muon_work_space(config: PretrainConfig, world_size: int) -> float:
+    """Return the bytes that Muon's matrices need beside the state while they are moved."""
+    muon = count_hidden(config.model, config.train.tracks_of_muon)
+    if not muon:
+        return 0.0
+    a_round = min(ROUND_ELEMENTS * world_size, muon)
+    # Under stage 0, every rank gets the whole round back.
+    whole = 2 * a_round if config.zero.stage == 0 else 0
+    return float((_MUON_COPIES * a_round / world_size + whole) * value_bytes(config))
 
 
 def _elements(zero: Mapping[str, Any], key: str) -> float:

@@ -28,6 +28,7 @@ from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.model.accounting import (
     TRAINING_TO_FORWARD,
     mean_flops,
+    orthogonalisation_flops,
     recomputed_share,
     training_kernels,
     training_traffic_bytes,
@@ -120,8 +121,9 @@ def step_time(
     """
     cut = _cut(config, objective, histogram, world_size)
     again = recomputed_share(config.model) / TRAINING_TO_FORWARD
+    orthogonal = orthogonalisation_flops(config.model, config.train.tracks_of_muon, config.train.muon_iterations)
     if target.mfu is None:
-        compute = cut.flops * (1 + again) / target.matmul_flops
+        compute = (cut.flops * (1 + again) + orthogonal / world_size) / target.matmul_flops
         traffic = cut.traffic / target.bandwidth if target.bandwidth else 0.0
     else:
         useful = mean_flops(lambda n: objective.training_flops(config.model, n), histogram)

@@ -24,9 +24,11 @@ _FREE_OBJECTIVE = "objective.distill.teacher"
 DATA_HASH = "data manifest SHA-256"
 # What the optimizer does in a step: it may change along a run, which is then no longer one of a single schedule.
 RATE = ("steps", "learning_rate", "warmup_steps", "schedule", "decay_fraction", "decay_shape")
-_SCHEDULE = (*RATE, "beta1", "beta2", "weight_decay", "gradient_clip")
+_SCHEDULE = (*RATE, "beta1", "beta2", "weight_decay", "gradient_clip", "muon_momentum", "muon_iterations")
 SCHEDULE = frozenset({*(f"train.{name}" for name in _SCHEDULE), "train.precision"})
 STEPS = "train.steps"
+# Where they differ, a checkpoint does not have the states that the optimizer needs.
+_STATES = frozenset({"train.optimizer", "train.muon_tracks"})
 
 
 def settings_that_matter(config: PretrainConfig, data_manifest_sha256: str) -> Flat:
@@ -42,7 +44,7 @@ def settings_that_matter(config: PretrainConfig, data_manifest_sha256: str) -> F
         "model": tree["model"],
         "data": {key: value for key, value in tree["data"].items() if key not in _FREE_DATA},
         "objective": objective,
-        "train": {"global_batch_size": tree["train"]["global_batch_size"], "ema_decay": tree["train"]["ema_decay"]},
+        "train": {name: tree["train"][name] for name in ("global_batch_size", "ema_decay", "optimizer", "muon_tracks")},
     }
     flat = {key: value for key, value in flatten(chosen).items() if key != _FREE_OBJECTIVE}
     return {**flat, DATA_HASH: data_manifest_sha256}
@@ -99,6 +101,25 @@ def refuse_differences(before: Mapping[str, Any], now: Mapping[str, Any], where:
         raise CheckpointError(
             f"{where} was trained with other settings (checkpoint → now):{as_lines(changed)}\n"
             "Take the checkpoint's settings, choose another --output, or go on all the same with --override"
+        )
+
+
+def refuse_other_states(before: Mapping[str, Any], now: Mapping[str, Any], where: object) -> None:
+    """Raise if a run would go on with another optimizer than its checkpoint has the states of, whatever is overridden.
+
+    Args:
+        before: of the checkpoint.
+        now: of the run, ``settings_that_matter``.
+        where: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: shows the differences.
+    """
+    changed = {key: pair for key, pair in changed_settings(before, now).items() if key in _STATES}
+    if changed:
+        raise CheckpointError(
+            f"{where} has the states of another optimizer (checkpoint → now):{as_lines(changed)}\n"
+            "Not even --override can go on with them; --init begins another run from its weights"
         )
 
 

@@ -45,7 +45,14 @@ class TrainConfig:
         decay_shape: of wsd: ``1-sqrt`` falls fast at first, ``linear`` evenly.
         beta1: of AdamW.
         beta2: of AdamW.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, and of Muon.
+        optimizer: ``adamw`` for everything, or ``muon`` for the hidden matrices of the layers and AdamW for the rest:
+            embeddings, norms, biases, heads. Muon's steps are scaled to the size of AdamW's (0.2·√max(rows, columns),
+            arXiv 2502.16982), so that ``learning_rate`` and ``weight_decay`` are those of AdamW.
+        muon_tracks: whose matrices Muon takes: the ``atom`` track's (attention, feed-forward network), the ``pair``
+            track's (attention bias, outer product, triangle update, feed-forward network), or both.
+        muon_momentum: of Muon, with Nesterov's look ahead.
+        muon_iterations: of Newton–Schulz, which makes a step orthogonal.
         gradient_clip: largest norm of the whole gradient.
         precision: ``bf16`` with fp32 master weights, or ``fp32``.
         log_every: steps between log events.
@@ -79,6 +86,10 @@ class TrainConfig:
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 1e-4
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_tracks: Literal["atom+pair", "atom", "pair"] = "atom+pair"
+    muon_momentum: float = 0.95
+    muon_iterations: int = 5
     gradient_clip: float = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
     log_every: int = 10
@@ -105,6 +116,7 @@ class TrainConfig:
             "checkpoint_every",
             "keep_checkpoints",
             "max_skipped",
+            "muon_iterations",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
@@ -117,12 +129,8 @@ class TrainConfig:
                 "a short run needs a short warm-up"
             )
         self._check_decay()
-        if any(not 1 <= step <= self.steps for step in self.keep_steps) or _repeats(self.keep_steps):
-            raise ConfigError(
-                f"train.keep_steps must be steps of the run, from 1 to train.steps {self.steps} and without repeats, "
-                f"got {list(self.keep_steps)}"
-            )
-        for name in ("beta1", "beta2"):
+        self._check_choices()
+        for name in ("beta1", "beta2", "muon_momentum"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"train.{name} must be in [0, 1), got {getattr(self, name)}")
         for name in ("weight_decay", "max_rollbacks"):
@@ -130,6 +138,26 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ConfigError(f"train.ema_decay must be between 0 and 1, got {self.ema_decay}")
+
+    @property
+    def optimizers(self) -> str:
+        """What moves the weights, for people."""
+        return "AdamW" if self.optimizer == "adamw" else f"Muon ({self.muon_tracks}) and AdamW"
+
+    @property
+    def tracks_of_muon(self) -> tuple[Literal["atom", "pair"], ...]:
+        """Tracks whose hidden matrices Muon takes; (): the run is one of AdamW alone."""
+        chosen: tuple[Literal["atom", "pair"], ...] = ("atom", "pair")
+        return tuple(track for track in chosen if self.optimizer == "muon" and track in self.muon_tracks)
+
+    def _check_choices(self) -> None:
+        if any(not 1 <= step <= self.steps for step in self.keep_steps) or _repeats(self.keep_steps):
+            raise ConfigError(
+                f"train.keep_steps must be steps of the run, from 1 to train.steps {self.steps} and without repeats, "
+                f"got {list(self.keep_steps)}"
+            )
+        if self.optimizer != "muon" and self.muon_tracks != "atom+pair":
+            raise ConfigError(f"train.muon_tracks={self.muon_tracks} needs train.optimizer=muon, not {self.optimizer}")
 
     def _check_decay(self) -> None:
         if not 0.0 < self.decay_fraction <= 1.0:

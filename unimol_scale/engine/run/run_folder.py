@@ -85,6 +85,7 @@ def write_summary(
         "parameters": objective.count_parameters(config.model).as_dict(),
         "steps": progress.step,
         **{key: value for key, value in asdict(progress).items() if key != "step"},
+        "optimizer": config.train.optimizers,
         "global_batch_size": config.train.global_batch_size,
         "final": dict(final),
         "best": dict(best),

@@ -36,6 +36,8 @@ MEANINGS = {
     "objective_sha256": "the settings of the objective (noise, weights of the loss terms, …)",
     "validation_sha256": "validation set",
 }
+# What moved the weights; before there was a choice, AdamW did.
+OPTIMIZER, _FIRST_OPTIMIZER = "optimizer", "AdamW"
 DataUnit = Literal["molecule", "sample", "token"]
 DATA_UNITS: tuple[DataUnit, ...] = ("molecule", "sample", "token")
 MANIFEST = "manifest.json"  # of a conformer store
@@ -167,7 +169,8 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         loss=final.number(LOSS),
         terms={key[len(prefix) :]: final.number(key) for key in final if key.startswith(prefix)},
         seed=summary.value("seed", int),
-        comparable={key: summary.value(key, str) for key in COMPARABLE},
+        comparable={key: summary.value(key, str) for key in COMPARABLE}
+        | {OPTIMIZER: summary.value(OPTIMIZER, str) if OPTIMIZER in summary else _FIRST_OPTIMIZER},
         curve=log.curve,
         curve_terms=log.curve_terms,
         decays=True if schedule == "wsd" else log.decays,  # the log of a branch may begin in its decay
@@ -313,6 +316,12 @@ def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> No
                     f"({MEANINGS[key]}): {first.source} has {ours or 'no word of it'}, {record.source} has "
                     f"{theirs or 'no word of it'}; fit them separately by naming the run folders{settings}"
                 )
+        ours, theirs = (one.comparable.get(OPTIMIZER, _FIRST_OPTIMIZER) for one in (first, record))
+        if ours != theirs:
+            raise RunError(
+                f"runs of different optimizers cannot share a law, for each has a law of its own: {first.source} has "
+                f"{ours}, {record.source} has {theirs}; fit them separately by naming the run folders"
+            )
         # Without seeds, a table can have two runs of one size and budget; they are the same run if the loss is equal.
         told_apart = record.seed if record.seed is not None else record.loss
         content: tuple[object, ...] = (record.parameters, record.molecules, record.steps, told_apart, record.is_trunk)

@@ -80,8 +80,23 @@ def test_a_gap_and_an_overlap_are_named(state, tmp_path):
 def test_a_state_that_others_have_may_not_lack(state, tmp_path):
     del state["head"]["exp_avg"]
     write(tmp_path, evenly(state, 1))
-    with pytest.raises(CheckpointError, match="'head' has no 'exp_avg'"):
+    with pytest.raises(CheckpointError, match=r"'head' has no 'exp_avg'"):
         ShareReader(tmp_path)
+
+
+def test_muons_weights_have_a_momentum_and_the_others_two_moments(state, tmp_path):
+    head = {"weight": state["head"]["weight"], "momentum": state["head"]["exp_avg"]}
+    mixed = {**state, "head": head}
+    write(tmp_path / "mixed", evenly(mixed, 2))
+    reader = ShareReader(tmp_path / "mixed")
+    assert reader.kinds == {"weight", "exp_avg", "exp_avg_sq", "momentum"}
+    assert reader.elements("weight") == sum(SIZES.values())
+    assert reader.elements("momentum") == SIZES["head"] == sum(SIZES.values()) - reader.elements("exp_avg_sq")
+    assert torch.equal(reader.read("head", "momentum", 2, 7), head["momentum"][2:7])
+    for kind in ("weight", "momentum"):
+        write(tmp_path / kind, evenly({**mixed, "head": {k: t for k, t in head.items() if k != kind}}, 2))
+        with pytest.raises(CheckpointError, match=r"'head' has no '(weight|exp_avg)'"):
+            ShareReader(tmp_path / kind)
 
 
 def test_a_lost_share_and_shares_of_two_saves_are_named(state, tmp_path):

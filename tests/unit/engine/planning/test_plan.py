@@ -85,6 +85,26 @@ def test_averages_cost_four_bytes_a_parameter_in_memory_and_on_disk():
     assert averaged.checkpoint_bytes == 16 * PARAMETERS
 
 
+def test_muon_has_one_state_instead_of_two_and_its_work_takes_time():
+    hidden = {"atom": 64 * 6 * 1536**2, "pair": 64 * (512 * (96 + 64**2 + 5 * 64 + 3 * 512) + 2 * 64 * 1536)}
+    config, objective = run_of(precision="bf16", optimizer="muon", stage=1)
+    plan, plain = plan_of(config, objective), plan_of(*run_of(precision="bf16", stage=1))
+    muon = sum(hidden.values())
+    assert plan.memory.optimizer == pytest.approx((12 * PARAMETERS - 4 * muon) / 64)
+    assert plan.checkpoint_bytes == 12 * PARAMETERS - 4 * muon
+    assert plan.muon_share == pytest.approx(muon / PARAMETERS)
+    assert plan.time.compute > plain.time.compute
+    assert plan.memory.step > plain.memory.step
+    text = render(plan, config)
+    assert "ZeRO stage 1, Muon (atom+pair) and AdamW" in text
+    assert f"one state instead of two for the {muon / PARAMETERS:.0%} of the parameters" in text
+    assert "Muon" not in render(plain, run_of(precision="bf16", stage=1)[0])
+    for track, elements in hidden.items():
+        of_track = plan_of(*run_of(optimizer="muon", muon_tracks=track, ema_decay=0.99))
+        assert of_track.checkpoint_bytes == 16 * PARAMETERS - 4 * elements
+        assert of_track.optimizer == f"Muon ({track}) and AdamW"
+
+
 def test_time_is_flops_over_what_the_devices_do_where_they_are_slow_enough():
     config, objective = run_of(steps=1000, warmup_steps=10, stage=1)
     plan = plan_of(config, objective, mfu=0.25, peak_flops=1e13)

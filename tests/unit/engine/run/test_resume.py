@@ -8,7 +8,13 @@ import pytest
 
 from unimol_scale.config import Origin, read_settings
 from unimol_scale.engine.run.extension import resolve_extended
-from unimol_scale.engine.run.resume import all_settings, changed_settings, refuse_differences, settings_that_matter
+from unimol_scale.engine.run.resume import (
+    all_settings,
+    changed_settings,
+    refuse_differences,
+    refuse_other_states,
+    settings_that_matter,
+)
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.settings_changes import change_since, settings_in
 from unimol_scale.errors import CheckpointError, ConfigError
@@ -56,6 +62,23 @@ def test_a_setting_that_did_not_exist_then_had_its_default(objective: list[str])
     del then["model.kernel_max_distance"]
     with pytest.raises(CheckpointError, match=re.escape("model.kernel_max_distance: 9.0 → 7.0")):
         refuse_differences(then, {**now, "model.kernel_max_distance": 7.0}, Path("checkpoint"))
+
+
+def test_another_optimizer_is_refused_by_name_and_has_no_use_for_the_states() -> None:
+    before, muon = settings(), settings("train.optimizer=muon")
+    del before["train.optimizer"], before["train.muon_tracks"]  # an earlier version had no others
+    refuse_other_states(before, settings(), Path("checkpoint"))
+    with pytest.raises(CheckpointError, match=r"train\.optimizer: adamw → muon"):
+        refuse_differences(before, muon, Path("checkpoint"))
+    with pytest.raises(CheckpointError, match=r"another optimizer.*\n.*adamw → muon\n.*--init"):
+        refuse_other_states(before, muon, Path("checkpoint"))
+    with pytest.raises(CheckpointError, match=re.escape("train.muon_tracks: atom+pair → pair")):
+        refuse_other_states(muon, settings("train.optimizer=muon", "train.muon_tracks=pair"), Path("checkpoint"))
+    # What Muon does in a step may change along a run, and is then said.
+    assert not changed_settings(muon, settings("train.optimizer=muon", "train.muon_momentum=0.9"))
+    change = change_since({**all_settings(config_of()), **before}, 50, config_of("train.muon_iterations=6"), "hash")
+    assert change is not None
+    assert change.curve == ("train.muon_iterations",)
 
 
 def test_what_an_earlier_version_recorded_of_other_objectives_is_no_difference() -> None:

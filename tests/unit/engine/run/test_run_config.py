@@ -153,6 +153,12 @@ def test_bad_training_settings_are_refused():
         TrainConfig(steps=10, warmup_steps=20)
     with pytest.raises(ConfigError, match="learning_rate must be positive"):
         TrainConfig(learning_rate=0.0)
+    with pytest.raises(ConfigError, match=r"train\.muon_tracks=pair needs"):
+        TrainConfig(muon_tracks="pair")
+    with pytest.raises(ConfigError, match=r"train\.muon_momentum must be in"):
+        TrainConfig(optimizer="muon", muon_momentum=1.0)
+    with pytest.raises(ConfigError, match=r"train\.muon_iterations must be at least 1"):
+        TrainConfig(optimizer="muon", muon_iterations=0)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,18 @@ def test_runs_that_differ_in_what_the_loss_means_are_refused(tmp_path: Path, key
         read_runs([tmp_path])
 
 
+def test_runs_of_two_optimizers_do_not_share_a_law_and_older_ones_had_adamw(tmp_path: Path) -> None:
+    muon = "Muon (atom+pair) and AdamW"
+    write_run(tmp_path / "old", "0.1M", 100)
+    write_run(tmp_path / "adamw", "0.1M", 200, summary={"optimizer": "AdamW"})
+    assert len(read_runs([tmp_path])[0]) == 2
+    write_run(tmp_path / "pure" / "a", "0.1M", 100, summary={"optimizer": muon})
+    write_run(tmp_path / "pure" / "b", "0.1M", 200, summary={"optimizer": muon})
+    assert len(read_runs([tmp_path / "pure"])[0]) == 2
+    with pytest.raises(RunError, match=r"different optimizers.*old has AdamW, .*a has Muon \(atom\+pair\)"):
+        read_runs([tmp_path / "old", tmp_path / "pure" / "a"])
+
+
 def test_a_mix_names_the_setting_that_differs(tmp_path: Path) -> None:
     for name, size, noise in (("a", "1M", 0.2), ("b", "2M", 0.3)):
         folder = write_run(tmp_path / name, size, 100, summary={"objective_sha256": name * 64})

@@ -1,0 +1,143 @@
+"""Muon for hidden matrices and AdamW for everything else, in one optimizer that DeepSpeed can shard at every stage.
+
+Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) steps along the momentum of a matrix made orthogonal. The
+step is scaled by 0.2·√max(rows, columns), so that its elements are about as large as AdamW's: learning rate, schedule
+and weight decay are those of AdamW (there, equation 4).
+
+DeepSpeed 0.19.8 has a Muon of its own, which is not used: at stages 1 to 3 it clips by the norm of the *orthogonal*
+update, so that a ``gradient_clip`` of 1 shrinks the steps of all parameters with the size of the model [measured]; it
+takes every weight of a linear layer, heads too, scales otherwise, compiles its kernels at the first step, and keeps
+a momentum that cannot be saved by element. Here DeepSpeed sums, checks and clips the gradient as for AdamW, and calls
+this optimizer with the flat fp32 tensors that it shards.
+
+Shapes: K matrices of R rows and C columns.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from unimol_scale.checkpoints.run.shares import MOMENTUM
+from unimol_scale.engine.parallel.hidden_weights import HiddenWeight
+from unimol_scale.engine.parallel.matrix_exchange import MatrixExchange
+
+# Of a parameter group: whether it is Muon's.
+IS_MUON = "muon"
+# Of Moonlight: the root mean square of an AdamW step is 0.2 to 0.4 of the learning rate.
+RMS = 0.2
+
+
+@torch.no_grad()
+def orthogonalised(matrices_KRC: Tensor, iterations: int) -> Tensor:
+    """Return matrices with the same singular vectors and singular values near one, [K, R, C] of the same dtype.
+
+    Newton–Schulz iterations of the fifth order with the coefficients of Jordan et al. (2024): after five of them,
+    singular values that were not tiny lie between about 0.7 and 1.2. torch.optim.Muon has the same, but in private, for
+    one matrix at a time and in bf16 alone.
+
+    Args:
+        matrices_KRC: any scale; a matrix of zeros stays one.
+        iterations: number of them.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrices_KRC.shape[-2] <= matrices_KRC.shape[-1]
+    x = matrices_KRC if wide else matrices_KRC.mT
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.mT
+
+
+class MuonAdamW(torch.optim.AdamW):
+    """Two parameter groups: AdamW's first, then Muon's. Until ``start`` it does nothing, as DeepSpeed's own steps want.
+
+    Args:
+        matrices: hidden weights.
+        others: all other parameters.
+        lr: learning rate of both, as AdamW would have it.
+        betas: of AdamW.
+        weight_decay: of both, decoupled.
+        momentum: of Muon, with Nesterov's look ahead.
+        iterations: of Newton–Schulz.
+        dtype: that matrices are sent and orthogonalised in.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        others: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        momentum: float,
+        iterations: int,
+        dtype: torch.dtype,
+    ) -> None:
+        groups = [{"params": list(others), IS_MUON: False}, {"params": list(matrices), IS_MUON: True}]
+        super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+        self._momentum, self._iterations, self._dtype = momentum, iterations, dtype
+        self._exchange: MatrixExchange | None = None
+        self._weights: Mapping[str, HiddenWeight] = {}
+        self._numbers: dict[int, int] = {}
+
+    def start(self, exchange: MatrixExchange, weights: Mapping[str, HiddenWeight], flats: Sequence[Tensor]) -> None:
+        """Say where the matrices lie; from now on steps are done.
+
+        Args:
+            exchange: among all ranks.
+            weights: parameter name → what it is made of, of Muon's.
+            flats: what this rank steps, in the order by which ``exchange`` numbers them; each of Muon's has its
+                momentum in ``state``.
+        """
+        self._exchange, self._weights = exchange, weights
+        self._numbers = {id(flat): number for number, flat in enumerate(flats)}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Do a step of the groups that there are now: DeepSpeed hides the others. Collective, except with one rank."""
+        assert closure is None, "the gradient is there already"
+        if self._exchange is None:
+            return
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group[IS_MUON]]
+        super().step()
+        self.param_groups = groups
+        for group in groups:
+            if group[IS_MUON] and group["params"]:
+                self._step_matrices(group["params"], group["lr"], group["weight_decay"])
+
+    def _step_matrices(self, flats: Sequence[Tensor], lr: float, weight_decay: float) -> None:
+        """Move Muon's weights; what stands in ``grad`` is used up."""
+        assert self._exchange is not None
+        numbered = {self._numbers[id(flat)]: flat for flat in flats}
+        ahead = {}
+        for number, flat in numbered.items():
+            gradient = torch.zeros_like(flat) if flat.grad is None else flat.grad
+            momentum = self.state[flat][MOMENTUM]
+            momentum.lerp_(gradient, 1.0 - self._momentum)
+            ahead[number] = gradient.lerp_(momentum, self._momentum)
+            flat.mul_(1.0 - lr * weight_decay)
+        for round_ in self._exchange.rounds(list(numbered)):
+            whole = self._orthogonalised(self._exchange.collect(round_, ahead, self._dtype))
+            for run, update in self._exchange.distribute(round_, whole, self._dtype, flats[0].device):
+                _, rows, columns = self._weights[run.name].matrix_shape
+                moved = numbered[run.flat].view(-1).narrow(0, run.offset, run.length)
+                moved.add_(update, alpha=-lr * RMS * math.sqrt(max(rows, columns)))
+
+    def _orthogonalised(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return orthogonal updates of whole weights, flat; matrices of one shape are computed together."""
+        alike: dict[tuple[int, int], list[str]] = defaultdict(list)
+        for name in whole:
+            alike[self._weights[name].matrix_shape[1:]].append(name)
+        updates: dict[str, Tensor] = {}
+        for names in alike.values():
+            matrices = [self._weights[name].split(whole[name]) for name in names]
+            found = orthogonalised(torch.cat(matrices), self._iterations)
+            for name, update in zip(names, torch.split(found, [len(part) for part in matrices]), strict=True):
+                updates[name] = self._weights[name].join(update)
+        return updates
