@@ -87,7 +87,9 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
                 f"zero.config: {path} sets {key} to {json.dumps(value)}; "
                 f"allowed: {', '.join(json.dumps(choice) for choice in allowed)}, because {reason}"
             )
-    for section, reason in _REFUSED_SECTIONS.items():
+    # AdamW's are compared above.
+    muon = {"optimizer.": "train.optimizer=muon decides what moves the weights"} if train.optimizer == "muon" else {}
+    for section, reason in {**_REFUSED_SECTIONS, **muon}.items():
         if any(key.startswith(section) for key in theirs):
             raise ConfigError(f"zero.config: {path} has {section[:-1]}, which cannot be used: {reason}")
     _check_stage(config.zero.stage, theirs, f"zero.config: {path}")
