@@ -11,7 +11,7 @@ from typing import Any
 
 from unimol_scale.common.text.json_files import NotJsonError, read_json
 from unimol_scale.common.trees import flatten, merge
-from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
 from unimol_scale.errors import ConfigError
 
 _OFFLOAD_OPTIMIZER = "zero_optimization.offload_optimizer.device"
@@ -63,22 +63,8 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
             # DeepSpeed's own linear layer saves no memory here and made a CPU step of a small model twice as slow.
             "memory_efficient_linear": False,
         },
+        **_optimizer(train),
     }
-    if train.optimizer == "muon":
-        # An optimizer of ours is handed over (muon.py): DeepSpeed is told that this is meant, with offloading too.
-        settings |= {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
-    else:
-        settings["optimizer"] = {
-            "type": "AdamW",
-            "params": {
-                "lr": train.learning_rate,
-                "betas": [train.beta1, train.beta2],
-                "weight_decay": train.weight_decay,
-                # torch's own fused step needs no compiler, on a CPU as on a GPU; DeepSpeed's builds one on first use.
-                "torch_adam": True,
-                "fused": True,
-            },
-        }
     path = config.zero.config
     if path is None:
         return settings
@@ -101,11 +87,28 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
                 f"zero.config: {path} sets {key} to {json.dumps(value)}; "
                 f"allowed: {', '.join(json.dumps(choice) for choice in allowed)}, because {reason}"
             )
-    for section, reason in _REFUSED_SECTIONS.items():
+    # AdamW's are compared above.
+    muon = {"optimizer.": "train.optimizer=muon decides what moves the weights"} if train.optimizer == "muon" else {}
+    for section, reason in {**_REFUSED_SECTIONS, **muon}.items():
         if any(key.startswith(section) for key in theirs):
             raise ConfigError(f"zero.config: {path} has {section[:-1]}, which cannot be used: {reason}")
     _check_stage(config.zero.stage, theirs, f"zero.config: {path}")
     return merge(settings, extra)
+
+
+def _optimizer(train: TrainConfig) -> dict[str, Any]:
+    if train.optimizer == "muon":
+        # An optimizer of ours is handed over (muon.py): DeepSpeed is told that this is meant, with offloading too.
+        return {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+    params = {
+        "lr": train.learning_rate,
+        "betas": [train.beta1, train.beta2],
+        "weight_decay": train.weight_decay,
+        # torch's own fused step needs no compiler, on a CPU as on a GPU; DeepSpeed's builds one on first use.
+        "torch_adam": True,
+        "fused": True,
+    }
+    return {"optimizer": {"type": "AdamW", "params": params}}
 
 
 def _check_stage(stage: int, theirs: Mapping[str, Any], where: str) -> None:

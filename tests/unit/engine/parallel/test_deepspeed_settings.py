@@ -77,3 +77,13 @@ def test_a_missing_file_is_named(configured, tmp_path):
     config = dataclasses.replace(config, zero=ZeroConfig(config=tmp_path / "none.json"))
     with pytest.raises(ConfigError, match=r"none\.json"):
         deepspeed_settings(config, cuda=False)
+
+
+def test_with_muon_a_file_names_no_optimizer(configured):
+    def with_muon(extra):
+        config = configured(extra)
+        return dataclasses.replace(config, train=dataclasses.replace(config.train, optimizer="muon"))
+
+    assert "optimizer" not in deepspeed_settings(with_muon({}), cuda=False)
+    with pytest.raises(ConfigError, match=r"has optimizer, which cannot be used: train\.optimizer=muon decides"):
+        deepspeed_settings(with_muon({"optimizer": {"type": "Muon"}}), cuda=False)
