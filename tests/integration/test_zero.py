@@ -88,6 +88,7 @@ def test_every_stage_and_world_trains_alike(results, case):
 def test_restored_on_the_same_ranks_it_goes_on_bit_for_bit(results, case):
     first, again = results[case]["first"], results[case]["again"]
     assert again["exact"]
+    assert again["gradients_can_be_given"]
     assert again["losses"] == first["losses"][2:]
     assert again["final"] == first["final"]
     assert again["steps"] == first["steps"]

@@ -233,7 +233,9 @@ def _densities(x_R: Tensor, centres_G: Tensor, spacing: float) -> tuple[Tensor, 
     half = -0.5 * math.log2(math.e)
     density_RG = torch.addcmul(x_R.new_full((1, 1), log2_norm), offset_RG, offset_RG, value=half).exp2_()
     # Products of matrices with denormal numbers in them take up to 60 times as long on a CPU [measured].
-    return offset_RG, F.threshold_(density_RG, LEAST_DENSITY, 0.0)
+    if density_RG.device.type == "cpu":
+        density_RG = torch.threshold_(density_RG, LEAST_DENSITY, 0.0)
+    return offset_RG, density_RG
 
 
 class OuterProductFunction(torch.autograd.Function):
