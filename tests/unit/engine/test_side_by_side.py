@@ -31,7 +31,7 @@ ALONE = OneRank(rank=0, world_size=1, device=torch.device("cpu"))
 def configure(store: object, output: Path, *, stage=0, size="0.03M", objective="denoise", **train) -> PretrainConfig:
     settings = {
         "precision": "fp32", "steps": 12, "warmup_steps": 2, "learning_rate": 1e-3, "global_batch_size": 8,
-        "log_every": 1, "checkpoint_every": 4, "validate_every": 6,
+        "log_every": 1, "checkpoint_every": 4, "validate_every": 6, "keep_finished": "all",
     }  # fmt: skip
     return PretrainConfig(
         size=size, output=output, data=DataConfig(path=str(store), workers=0), model=preset(size),
