@@ -103,10 +103,10 @@ def test_a_run_learns_the_same_and_goes_on_to_the_bit(tmp_path: Path, monkeypatc
     two = train(config)
     assert two == pytest.approx(one_by_one, rel=1e-4)
     weights = sorted((tmp_path / "two/model").glob("*.safetensors"))[0].read_bytes()
-    unfinish(config.output, 4)
+    unfinish(config.output, 6)
     # Not said again: the batches are cut as they were.
     again = train(dataclasses.replace(config, train=dataclasses.replace(config.train, side_by_side=None)), resume=True)
-    assert again[-8:] == two[-8:]
+    assert again[-6:] == two[-6:]
     assert sorted((tmp_path / "two/model").glob("*.safetensors"))[0].read_bytes() == weights
 
 
