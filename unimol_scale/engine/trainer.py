@@ -90,6 +90,7 @@ class Trainer:
         share_cores(ranks, self._objective.count_parameters(config.model).total)
         config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
         config = self._config = with_side_by_side_here(config, ranks)
+        torch.set_num_threads(max(torch.get_num_threads(), config.train.side_by_side or 1))
         self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
