@@ -88,12 +88,14 @@ class Side:
             config.data, corruption_of(objective, config.model), batch_size=arguments.batch, seed=0, rank=0,
             world_size=1, at_once=way.at_once,
         )  # fmt: skip
-        self._batches: list[list[Sample]] = list(loader.steps(0, arguments.batches))
+        # Every turn has new molecules, and so micro-batches of new shapes: libraries make code for some of them.
+        count = (arguments.rounds + 1) * (2 if arguments.neighbour else 1)
+        self._batches: list[list[Sample]] = list(loader.steps(0, count))
         self._flops = sum(
-            objective.training_flops(config.model, int(size))
-            for number in range(arguments.batches)
-            for size in loader.planner.num_atoms_of(number)
-        ) / (arguments.batches * arguments.batch)
+            objective.training_flops(config.model, int(atoms))
+            for number in range(count)
+            for atoms in loader.planner.num_atoms_of(number)
+        ) / (count * arguments.batch)
         self.losses: list[float] = []
         self._done = 0
 
@@ -105,7 +107,7 @@ class Side:
     def turn(self) -> float:
         """Do a step and return its seconds."""
         torch.set_num_threads(self.threads)
-        samples = self._batches[self._done % len(self._batches)]
+        samples = self._batches[self._done]
         with former_kernels() if self._former else matching_kernels():
             started = time.perf_counter()
             result = self._step(samples, self._done, 1e-4, {})
@@ -214,7 +216,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", nargs="+", choices=DTYPES, default=["fp32", "bf16"], help="the first is 1")
     parser.add_argument("--rounds", type=int, default=8, help="timed steps of each side")
     parser.add_argument("--batch", type=int, default=64, help="molecules of a step")
-    parser.add_argument("--batches", type=int, default=2, help="different steps, in memory")
     parser.add_argument("--max-pairs", type=int, default=24_000)
     parser.add_argument("--former-kernels", action="store_true", help="one after another: as before 2026-11-29")
     parser.add_argument("--neighbour", action="store_true", help="also beside a busy process")

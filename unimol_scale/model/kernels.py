@@ -48,9 +48,10 @@ def product(a_RK: Tensor, b_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
 
     On a CPU in fp32 torch calls MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN, which torch uses
     for bf16, has AVX-512 kernels and ran 2.2 times as fast on such a machine, from a width of 64 on [measured]. On
-    Intel's the two are equally fast, and oneDNN adds the bias on the way, where torch needs a pass of its own.
+    Intel's the two are equally fast, but oneDNN makes code for every new number of rows, which takes about as long as
+    a product does [measured], and almost every micro-batch has another number.
     """
-    if _onednn_is_faster(a_RK, b_KC, bias_C):
+    if _onednn_is_faster(a_RK, b_KC):
         result: Tensor = torch.ops.mkldnn._linear_pointwise(a_RK, b_KC.t(), bias_C, "none", [], "")
         return result
     return a_RK @ b_KC if bias_C is None else torch.addmm(bias_C, a_RK, b_KC)
@@ -67,12 +68,14 @@ def weight_gradient(grad_RC: Tensor, x_RK: Tensor) -> Tensor:
     return grad_RC.t() @ x_RK
 
 
-def _onednn_is_faster(a_RK: Tensor, b_KC: Tensor, bias_C: Tensor | None) -> bool:
-    if a_RK.device.type != "cpu" or min(*a_RK.shape, *b_KC.shape) < ONEDNN_MIN_WIDTH or not _has_onednn():
-        return False
-    if _is_intel():
-        return bias_C is not None and a_RK.dtype in (torch.float32, torch.bfloat16)
-    return a_RK.dtype == torch.float32
+def _onednn_is_faster(a_RK: Tensor, b_KC: Tensor) -> bool:
+    return (
+        a_RK.device.type == "cpu"
+        and a_RK.dtype == torch.float32
+        and min(*a_RK.shape, *b_KC.shape) >= ONEDNN_MIN_WIDTH
+        and not _is_intel()
+        and _has_onednn()
+    )
 
 
 @functools.cache
@@ -118,7 +121,7 @@ def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor) -
     B, N, _, P = pair_BNNP.shape
     pair_RP = pair_BNNP.reshape(-1, P)
     # ``product`` has no gradient of its own: only functions that bring theirs may take it.
-    if not torch.is_grad_enabled() and _onednn_is_faster(pair_RP, weight_CP.t(), bias_C):
+    if not torch.is_grad_enabled() and _onednn_is_faster(pair_RP, weight_CP.t()):
         mapped_RC = product(pair_RP, weight_CP.t(), bias_C)
         return mapped_RC.view(B, N * N, -1).transpose(1, 2).contiguous().view(B, -1, N, N)
     columns_BPQ = pair_BNNP.reshape(B, N * N, P).transpose(1, 2)
