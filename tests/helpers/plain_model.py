@@ -1,7 +1,7 @@
 """A ``ShardedModel`` without DeepSpeed: one rank, fp32, torch's own AdamW. mypy holds it to the protocol."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -51,6 +51,14 @@ class PlainModel:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
+
+    @property
+    def has_whole_weights(self) -> bool:
+        return True
+
+    def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        for parameter, gradient in zip(self.module.parameters(), gradients, strict=True):
+            parameter.grad = gradient
 
     def step(self, learning_rate: float) -> float:
         for group in self._adam.param_groups:

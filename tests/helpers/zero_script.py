@@ -149,6 +149,23 @@ def do_step(model: DeepSpeedModel, ranks: Ranks, step: int) -> tuple[float, floa
     return found
 
 
+def gives_gradients(model: DeepSpeedModel, ranks: Ranks) -> bool:
+    """Return whether gradients that are computed elsewhere make the norm that ``backward`` makes, on every rank."""
+    if not model.has_whole_weights:
+        return True
+    add_gradients(model, ranks, 4)
+    norm = model.step(0.0)
+    x_R5, y_R = (rows_of[ranks.rank :: ranks.world_size] for rows_of in rows(4))
+    loss = model.module((x_R5, y_R, 0))["loss"] / ROWS
+    model.add_gradients(torch.autograd.grad(loss, list(model.module.parameters()), allow_unused=True))
+    given = model.step(0.0)
+    return all(
+        ranks.gather(
+            abs(given - norm) < (1e-5 if next(model.module.parameters()).dtype == torch.float32 else 2e-2) * norm
+        )
+    )
+
+
 @torch.no_grad()
 def validate(model: DeepSpeedModel, ranks: Ranks) -> float:
     x_R5, y_R = rows(99)
@@ -268,6 +285,8 @@ def second_run(model: DeepSpeedModel, whole: dict[str, Tensor], ranks: Ranks) ->
         for name, values in full_state(model, ranks, kind).items()
         if f"{name}|{kind}" in whole or kind not in (MOMENT, SQUARE, MOMENTUM)
     )
+    report["gradients_can_be_given"] = gives_gradients(model, ranks)
+    model.restore(lambda name, kind, start, stop: whole[f"{name}|{kind}"][start:stop], BEFORE)
     before = bits(model)
     add_gradients(model, ranks, 8)
     model.drop_gradients()

@@ -186,6 +186,7 @@ CUTS = {
 def test_restored_on_the_same_ranks_it_goes_on_bit_for_bit(results, case):
     first, again = results[case]["first"], results[case]["again"]
     assert again["exact"]
+    assert again["gradients_can_be_given"]
     assert again["losses"] == first["losses"][2:]
     assert again["final"] == first["final"]
     assert again["steps"] == first["steps"]

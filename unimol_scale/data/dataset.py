@@ -124,8 +124,18 @@ def training_loader(
     seed: int,
     rank: int,
     world_size: int,
+    at_once: int = 1,
 ) -> StepLoader[SampleT]:
     """Return the loader of training steps.
+
+    Args:
+        config: of the data.
+        corruption: of the objective.
+        batch_size: molecules of a step, of all ranks.
+        seed: of the run.
+        rank: of this process.
+        world_size: ranks.
+        at_once: micro-batches that a rank computes side by side.
 
     Raises:
         StoreError: the store is missing, unfinished, damaged or has no training molecules.
@@ -135,7 +145,7 @@ def training_loader(
         raise ConfigError(f"train.global_batch_size {batch_size} is not a multiple of the {world_size} ranks")
     reader = reader_of(config, "train")
     order = order_of(config, reader, batch_size=batch_size, seed=seed)
-    planner = StepPlanner(reader, order, world_size=world_size, max_pairs=config.pair_budget)
+    planner = StepPlanner(reader, order, world_size=world_size, max_pairs=config.pair_budget, at_once=at_once)
     return StepLoader(
         planner, reader, corruption, rank=rank, seed=seed, workers=config.workers, prefetch=config.prefetch
     )

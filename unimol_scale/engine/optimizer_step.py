@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.parallel.sharded_model import ShardedModel
+from unimol_scale.engine.side_by_side import SideBySide, Sums
 from unimol_scale.objectives.base import Objective, Sample, total_loss
 
 _COUNT = "count/"
@@ -56,6 +58,7 @@ class OptimizerStep:
         ranks: this process among the others.
         seed: of the run; dropout draws from it, the step, the rank and the micro-batch, so that a resumed run repeats
             what the interrupted one would have drawn.
+        at_once: micro-batches that are computed side by side; 1: one after another.
     """
 
     def __init__(
@@ -65,12 +68,15 @@ class OptimizerStep:
         complete: Callable[[Sample], Sample],
         ranks: Ranks,
         seed: int,
+        at_once: int = 1,
     ) -> None:
         self._model = model
         self._objective = objective
         self._complete = complete
         self._ranks = ranks
         self._seed = seed
+        self._at_once = at_once
+        self._side_by_side = SideBySide(model, complete, at_once) if at_once > 1 else None
 
     def __call__(
         self, samples: Sequence[Sample], step: int, learning_rate: float, ballot: Mapping[str, float]
@@ -87,13 +93,8 @@ class OptimizerStep:
         counted = {_COUNT + name: sum(sample.counts[name] for sample in samples) for name in weights}
         votes = self._ranks.sum({**counted, **ballot})
         counts = {name: votes.pop(_COUNT + name) for name in weights}
-        scores = []
-        for slot, sample in enumerate(samples):
-            self._seed_dropout(step, slot)
-            sums = self._model.forward(self._complete(sample))
-            self._model.backward(total_loss(sums, counts, weights), last=slot == len(samples) - 1)
-            scores.append(torch.stack([sums[name].detach().double() for name in weights]))
-        mine_MT = torch.stack(scores)
+        found = self._differentiate(samples, step, lambda sums: total_loss(sums, counts, weights))
+        mine_MT = torch.stack([torch.stack([sums[name].double() for name in weights]) for sums in found])
         # One copy from the device for all micro-batches and for what the ranks have in all: it waits for the device.
         read = torch.cat([mine_MT, self._ranks.add_up(mine_MT.sum(0))[None]]).cpu()
         scores_MT, total_T = read[:-1], read[-1]
@@ -112,6 +113,23 @@ class OptimizerStep:
             found = self._ranks.gather(torch.cat(mine).tolist() if mine else [])
             suspects = tuple(sorted({index for part in found for index in part}))
         return StepResult(terms=terms, loss=loss, grad_norm=norm, votes=votes, suspects=suspects)
+
+    def try_out(self, sample: Sample) -> None:
+        """Compute a micro-batch, as many times at once as in a step; what it adds to the gradients is to be dropped."""
+        weights = self._objective.weights
+        self._differentiate([sample] * self._at_once, 0, lambda sums: total_loss(sums, sample.counts, weights))
+
+    def _differentiate(self, samples: Sequence[Sample], step: int, loss_of: Callable[[Sums], Tensor]) -> Sequence[Sums]:
+        """Add the gradients of micro-batches to the model's, and return their sums without a gradient."""
+        if self._side_by_side is not None:
+            return self._side_by_side(samples, loss_of)
+        found = []
+        for slot, sample in enumerate(samples):
+            self._seed_dropout(step, slot)
+            sums = self._model.forward(self._complete(sample))
+            self._model.backward(loss_of(sums), last=slot == len(samples) - 1)
+            found.append({name: value.detach() for name, value in sums.items()})
+        return found
 
     def _seed_dropout(self, step: int, slot: int) -> None:
         torch.manual_seed(hash((self._seed, step, self._ranks.rank, slot)) % 2**63)

@@ -35,7 +35,7 @@ from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, share_cores
 from unimol_scale.engine.parallel.sharded_model import ShardModel
 from unimol_scale.engine.planning.corruption_check import check_own_objective
-from unimol_scale.engine.planning.max_pairs import with_max_pairs_here
+from unimol_scale.engine.planning.max_pairs import with_max_pairs_here, with_side_by_side_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.run.initial_weights import initial_weights
 from unimol_scale.engine.run.resume import settings_that_matter
@@ -47,7 +47,7 @@ from unimol_scale.engine.run.settings_changes import keep_history
 from unimol_scale.engine.run.stopping import InterruptRequest, StopRequest
 from unimol_scale.engine.validation import Validation
 from unimol_scale.errors import RunError
-from unimol_scale.objectives.base import Sample, corruption_of, total_loss
+from unimol_scale.objectives.base import corruption_of
 
 _STOP = "stop"
 _log = logging.getLogger(__name__)
@@ -83,7 +83,9 @@ class Trainer:
         self._objective = objective_of(config)
         check_own_objective(self._objective, config)
         share_cores(ranks, self._objective.count_parameters(config.model).total)
-        config = self._config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
+        config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
+        config = self._config = with_side_by_side_here(config, ranks)
+        torch.set_num_threads(max(torch.get_num_threads(), config.train.side_by_side or 1))
         self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
@@ -92,6 +94,7 @@ class Trainer:
             seed=config.seed,
             rank=ranks.rank,
             world_size=ranks.world_size,
+            at_once=config.train.side_by_side or 1,
         )
         self._validation = Validation(config, self._objective, self._complete, ranks)
         self._checkpoints = RunCheckpoints(config.output / CHECKPOINTS, ranks, config.train)
@@ -138,11 +141,16 @@ class Trainer:
         )
         prepare_host_memory(self._config, self._objective, self._histogram, self._ranks)
         self._model = self._shard(lambda: self._objective.build_model(self._config.model), self._config, self._ranks)
-        if self._config.train.rehearse:
-            self._rehearse()
+        train = self._config.train
+        at_once = train.side_by_side or 1
+        self._step = OptimizerStep(
+            self._model, self._objective, self._complete, self._ranks, self._config.seed, at_once
+        )
+        if train.rehearse:
+            rehearse(self._config, self._objective, self._histogram, self._ranks, self._step.try_out)
+            self._model.drop_gradients()
         said = self._begin(begin)
-        self._step = OptimizerStep(self._model, self._objective, self._complete, self._ranks, self._config.seed)
-        dtype = torch.bfloat16 if self._config.train.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
         peak = self._ranks.sum({"peak": matmul_peak(self._ranks.device, dtype)})["peak"]
         profiler = StepProfiler(self._config.output / "profile" if profile and self._ranks.is_main else None)
         outcome = SessionStatus.ROLLED_BACK
@@ -189,15 +197,6 @@ class Trainer:
             return NoLog()
         config = self._config
         return RunLog(config.output, config.name, config.train.steps, self._progress.step, config.log.sinks)
-
-    def _rehearse(self) -> None:
-        """Run the largest micro-batch there can be, so that memory fails now or never."""
-        rehearse(self._config, self._objective, self._histogram, self._ranks, self._forward_and_backward)
-        self._model.drop_gradients()
-
-    def _forward_and_backward(self, sample: Sample) -> None:
-        sums = self._model.forward(self._complete(sample))
-        self._model.backward(total_loss(sums, sample.counts, self._objective.weights), last=True)
 
     def _fit(self, stop: StopRequest | InterruptRequest, profiler: StepProfiler, speed: Speedometer) -> SessionStatus:
         """Do steps until the last one, a signal, or a spike that is to be left out."""

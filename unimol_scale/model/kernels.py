@@ -9,7 +9,9 @@ Shapes: B molecules, N nodes, Q = N² pairs, R = B·N² rows, P pair channels, h
 G Gaussians.
 """
 
+import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,9 @@ REFERENCE_PI = 3.14159
 _aten = torch.ops.aten
 # Below this width the two matrix libraries are equally fast.
 ONEDNN_MIN_WIDTH = 64
+_CPU_INFO = Path("/proc/cpuinfo")
+# Per Å; below it a density counts as zero.
+LEAST_DENSITY = 1e-30
 
 
 def _normalise(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,7 +47,9 @@ def product(a_RK: Tensor, b_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
     """Return a·b (+ bias), by the faster of the matrix libraries that torch has.
 
     On a CPU in fp32 torch calls MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN, which torch uses
-    for bf16, has AVX-512 kernels and ran 2.2 times as fast on such a machine, from a width of 64 on [measured].
+    for bf16, has AVX-512 kernels and ran 2.2 times as fast on such a machine, from a width of 64 on [measured]. On
+    Intel's the two are equally fast, but oneDNN makes code for every new number of rows, which takes about as long as
+    a product does [measured], and almost every micro-batch has another number.
     """
     if _onednn_is_faster(a_RK, b_KC):
         result: Tensor = torch.ops.mkldnn._linear_pointwise(a_RK, b_KC.t(), bias_C, "none", [], "")
@@ -50,14 +57,39 @@ def product(a_RK: Tensor, b_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
     return a_RK @ b_KC if bias_C is None else torch.addmm(bias_C, a_RK, b_KC)
 
 
+def weight_gradient(grad_RC: Tensor, x_RK: Tensor) -> Tensor:
+    """Return gradᵀ·x [C, K], the gradient of the weight of y = x·Wᵀ.
+
+    oneDNN's linear map copies a transposed operand first, which took as long as the product itself [measured]; MKL
+    takes it as it is.
+    """
+    if x_RK.device.type == "cpu" and not _is_intel():
+        return product(grad_RC.t(), x_RK)
+    return grad_RC.t() @ x_RK
+
+
 def _onednn_is_faster(a_RK: Tensor, b_KC: Tensor) -> bool:
     return (
         a_RK.device.type == "cpu"
         and a_RK.dtype == torch.float32
         and min(*a_RK.shape, *b_KC.shape) >= ONEDNN_MIN_WIDTH
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and not _is_intel()
+        and _has_onednn()
     )
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _is_intel() -> bool:
+    """Return whether MKL runs at full speed here: by the maker, not by a race, since a run must repeat to the bit."""
+    try:
+        return "GenuineIntel" in _CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # another system
+        return False
 
 
 class LinearFunction(torch.autograd.Function):
@@ -75,7 +107,7 @@ class LinearFunction(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         grad_rows = grad.reshape(-1, grad.shape[-1])
         grad_bias = grad_rows.sum(0) if ctx.has_bias else None
-        return product(grad_rows, weight).view(*grad.shape[:-1], -1), product(grad_rows.t(), rows), grad_bias
+        return product(grad_rows, weight).view(*grad.shape[:-1], -1), weight_gradient(grad_rows, rows), grad_bias
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -137,10 +169,10 @@ class FeedForwardFunction(torch.autograd.Function):
             scale = 1.0 / (1.0 - ctx.dropout)
             active.mul_(kept).mul_(scale)
             grad_active.mul_(kept).mul_(scale)
-        grad_down = product(grad_rows.t(), active)
+        grad_down = weight_gradient(grad_rows, active)
         grad_hidden = _aten.gelu_backward(grad_active, hidden)
         normal, _, _ = _normalise(rows, norm_weight, norm_bias)
-        grad_up = product(grad_hidden.t(), normal)
+        grad_up = weight_gradient(grad_hidden, normal)
         grad_x, grad_norm_weight, grad_norm_bias = _normalise_backward(
             product(grad_hidden, up_weight), rows, mean, rstd, norm_weight, norm_bias
         )
@@ -185,10 +217,10 @@ class GaussianKernelFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
         x_R, centres_G, hidden, up_weight, down_weight = ctx.saved_tensors
-        grad_down = product(grad.t(), F.gelu(hidden))
+        grad_down = weight_gradient(grad, F.gelu(hidden))
         grad_hidden = _aten.gelu_backward(product(grad, down_weight), hidden)
         offset_RG, density_RG = _densities(x_R, centres_G, ctx.spacing)
-        grad_up = product(grad_hidden.t(), density_RG.to(grad_hidden.dtype))
+        grad_up = weight_gradient(grad_hidden, density_RG.to(grad_hidden.dtype))
         # d density / d x = −density · (x − centre) / spacing².
         slope_RG = offset_RG.mul_(density_RG).mul_(product(grad_hidden, up_weight).float())
         grad_x = slope_RG.sum(1).div_(-ctx.spacing)
@@ -203,6 +235,9 @@ def _densities(x_R: Tensor, centres_G: Tensor, spacing: float) -> tuple[Tensor, 
     log2_norm = -math.log2(math.sqrt(2 * REFERENCE_PI) * spacing)
     half = -0.5 * math.log2(math.e)
     density_RG = torch.addcmul(x_R.new_full((1, 1), log2_norm), offset_RG, offset_RG, value=half).exp2_()
+    # Products of matrices with denormal numbers in them take up to 60 times as long on a CPU [measured].
+    if density_RG.device.type == "cpu":
+        density_RG = torch.threshold_(density_RG, LEAST_DENSITY, 0.0)
     return offset_RG, density_RG
 
 
@@ -311,9 +346,9 @@ class TriangleFunction(torch.autograd.Function):
         # y = o ∘ g: first through g, then through o.
         grad_gate = product(inner, out_weight.t(), out_bias).mul_(grad)
         grad_normal = product(grad_gate, gate_weight)
-        grad_gate_weight, grad_gate_bias = product(grad_gate.t(), normal), grad_gate.sum(0)
+        grad_gate_weight, grad_gate_bias = weight_gradient(grad_gate, normal), grad_gate.sum(0)
         grad_out = product(normal, gate_weight.t(), gate_bias).mul_(grad)
-        grad_out_weight, grad_out_bias = product(grad_out.t(), inner), grad_out.sum(0)
+        grad_out_weight, grad_out_bias = weight_gradient(grad_out, inner), grad_out.sum(0)
         grad_product_Rh, grad_inner_weight, grad_inner_bias = _normalise_backward(
             product(grad_out, out_weight), product_Rh, inner_mean, inner_rstd, inner_weight, inner_bias
         )
@@ -326,7 +361,7 @@ class TriangleFunction(torch.autograd.Function):
         grad_b = torch.baddbmm(dM.transpose(1, 2) @ a, a, dM)
         grad_project_BcQ = _gated_backward(grad_a, grad_b, project_BcNN, scale_B1NN).view(B, 4 * h, N * N)
         grad_project_Rc = grad_project_BcQ.transpose(1, 2).reshape(-1, 4 * h)
-        grad_project_weight, grad_project_bias = product(grad_project_Rc.t(), normal), grad_project_Rc.sum(0)
+        grad_project_weight, grad_project_bias = weight_gradient(grad_project_Rc, normal), grad_project_Rc.sum(0)
         grad_normal += product(grad_project_Rc, project_weight)
         grad_x, grad_norm_weight, grad_norm_bias = _normalise_backward(
             grad_normal, rows, mean, rstd, norm_weight, norm_bias

@@ -76,6 +76,11 @@ class ModelConfig:
             raise ConfigError(f"model.checkpoint_every must not be negative, got {self.checkpoint_every}")
 
     @property
+    def has_dropout(self) -> bool:
+        """Whether training draws random numbers: anything is dropped."""
+        return any(getattr(self, name) for name in DROPOUTS)
+
+    @property
     def drop_paths(self) -> tuple[float, ...]:
         """Probability of leaving out a residual branch, layer by layer; a single layer has the last one's."""
         last = self.layers - 1

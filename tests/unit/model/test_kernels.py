@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unimol_scale.model import kernels
 from unimol_scale.model.encodings import GaussianKernel
 from unimol_scale.model.kernels import (
     REFERENCE_PI,
@@ -126,9 +127,18 @@ def test_gaussian_kernel():
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_densities_have_no_denormals():
+    _, density_RG = kernels._densities(torch.linspace(0, 9, 500), torch.linspace(0, 9, 64), 0.1)
+    assert density_RG[density_RG > 0].min() > torch.finfo(torch.float32).tiny
+    assert (density_RG == 0).any()
+    assert (density_RG > 0).any(1).all()
+
+
+@pytest.mark.parametrize("intel", [True, False])  # makers of processors have different matrix libraries, too
 @pytest.mark.parametrize("width", [16, 160])  # narrow and wide go through different matrix libraries
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_in_single_precision(width, bias):
+def test_linear_in_single_precision(width, bias, intel, monkeypatch):
+    monkeypatch.setattr(kernels, "_is_intel", lambda: intel)
     x = torch.randn(3, 70, width, requires_grad=True)
     weight = torch.randn(width + 8, width, requires_grad=True)
     shift = torch.randn(width + 8, requires_grad=True) if bias else None

@@ -53,14 +53,22 @@ class StepPlanner:
 
     The loader asks for a step many steps before the trainer does, so a plan is kept until ``forget`` is told that its
     step is done: it is made once, however far the loader is ahead.
+
+    Args:
+        reader: of the molecules.
+        order: which of them a step sees.
+        world_size: ranks.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included.
+        at_once: micro-batches that a rank computes side by side; they wait for one another like those of the ranks.
     """
 
-    def __init__(self, reader: Reader, order: StepOrder, *, world_size: int, max_pairs: int) -> None:
+    def __init__(self, reader: Reader, order: StepOrder, *, world_size: int, max_pairs: int, at_once: int = 1) -> None:
         check_budget(reader.largest, max_pairs)  # now rather than later
         self._reader = reader
         self._order = order
         self._world_size = world_size
         self._max_pairs = max_pairs
+        self._at_once = at_once
         self._planned: dict[int, tuple[StepPlan, Int32]] = {}
 
     @property
@@ -96,7 +104,8 @@ class StepPlanner:
         return (molecule_G, epoch_G, self._cut(num_atoms_G)), num_atoms_G
 
     def _cut(self, num_atoms_G: Int32) -> MicroBatchPlan:
-        return plan_micro_batches(num_atoms_G, self._world_size, self._max_pairs)
+        plan = plan_micro_batches(num_atoms_G, self._world_size * self._at_once, self._max_pairs)
+        return MicroBatchPlan(members=plan.members, world_size=self._world_size)
 
 
 class OneSizePlanner(StepPlanner):

@@ -7,7 +7,7 @@ stage 0 in bf16 starts with a step.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from typing import Any
 
@@ -101,6 +101,19 @@ class DeepSpeedModel:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._ranks.world_size)
 
+    @property
+    def has_whole_weights(self) -> bool:
+        """Whether ``module`` holds every weight: below stage 3."""
+        return self._stage < 3
+
+    def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add gradients that were computed elsewhere, of all micro-batches of a step."""
+        parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        pairs = [pair for pair in zip(parameters, gradients, strict=True) if pair[1] is not None]
+        # A function with just these gradients: whatever DeepSpeed does in a backward pass, it does here as well.
+        loss: Tensor = _GivenGradients.apply([given for _, given in pairs], *(parameter for parameter, _ in pairs))  # type: ignore[no-untyped-call]
+        self.backward(loss, last=True)
+
     def step(self, learning_rate: float) -> float:
         """Clip, move the weights, and return the gradient norm before clipping, the same on every rank.
 
@@ -183,6 +196,20 @@ class DeepSpeedModel:
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Compute with the mean of the weights inside, and with the very same weights as before after it."""
         return self._state.averaged_weights()
+
+
+class _GivenGradients(torch.autograd.Function):
+    """A scalar of some parameters, zero, whose gradient is what it is said to be."""
+
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], *parameters: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.gradients = gradients
+        return parameters[0].new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        factor = grad.item()
+        return None, *(gradient if factor == 1.0 else gradient * factor for gradient in ctx.gradients)
 
 
 def _move_buffers(module: nn.Module, device: torch.device) -> None:

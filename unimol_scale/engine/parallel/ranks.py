@@ -147,14 +147,19 @@ def share_cores(ranks: Ranks, parameters: int) -> int:
         ranks: this process among the others.
         parameters: of the model.
     """
+    cores = granted_cores(ranks)
+    number = threads.threads_for(parameters, cores) if ranks.device.type == "cpu" else threads.given_threads() or cores
+    torch.set_num_threads(number)
+    return number
+
+
+def granted_cores(ranks: Ranks) -> int:
+    """Return how many cores this rank may count on beside those of the same machine; every rank calls it."""
     mine = threads.affinity()
     found = ranks.gather((platform.node(), mine))
     neighbours = [cores for node, cores in found if node == platform.node()]
     # A container's quota is for all of its processes together.
-    cores = int(max(1, min(threads.fair_share(mine, neighbours), threads.cpu_quota() / len(neighbours))))
-    number = threads.threads_for(parameters, cores) if ranks.device.type == "cpu" else threads.given_threads() or cores
-    torch.set_num_threads(number)
-    return number
+    return int(max(1, min(threads.fair_share(mine, neighbours), threads.cpu_quota() / len(neighbours))))
 
 
 def _complete_environment() -> None:

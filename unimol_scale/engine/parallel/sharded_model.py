@@ -8,7 +8,7 @@ one process without any library) is a class of its own and changes no file of th
 others waiting. Everything else talks to nobody.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -52,6 +52,20 @@ class ShardedModel(Protocol):
             loss: scalar, this micro-batch's share of the global loss: divided by global counts, so that the gradient
                 of the step is the sum over micro-batches and ranks, not a mean.
             last: this micro-batch is the last one of the step.
+        """
+
+    @property
+    def has_whole_weights(self) -> bool:
+        """Whether ``module`` holds every weight, so that several threads may call it at once; alike on every rank."""
+
+    def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add gradients that were computed elsewhere, of all micro-batches of a step. Collective.
+
+        It takes the place of ``forward`` and ``backward``; called once a step, where ``has_whole_weights``.
+
+        Args:
+            gradients: of every parameter of ``module`` that has one, in order; the global gradient is their sum over
+                the ranks. None: the loss does not depend on it.
         """
 
     def step(self, learning_rate: float) -> float:

@@ -1,11 +1,13 @@
-"""Chooses the padded pairs of a micro-batch if ``data.max_pairs`` is not set: as in the run before, or by memory."""
+"""Chooses ``data.max_pairs`` and ``train.side_by_side`` where they are not set: as in the folder, or what fits."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
+from unimol_scale.common.machine import threads
+from unimol_scale.common.plugins import is_reference
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.config import read_yaml
-from unimol_scale.engine.parallel.ranks import Ranks
+from unimol_scale.engine.parallel.ranks import Ranks, granted_cores
 from unimol_scale.engine.planning.rank_memory import MARGIN, fitting_max_pairs
 from unimol_scale.engine.planning.rehearsal import device_bytes
 from unimol_scale.engine.run.run_config import PretrainConfig
@@ -14,6 +16,8 @@ from unimol_scale.objectives.base import Objective
 # Share of a device that stays free, more than MARGIN: nobody has asked to go near the limit, and micro-batches of ever
 # new shapes leave fragments for as long as a run lasts.
 CHOSEN_MARGIN = 0.2
+# Micro-batches computed at once: each needs memory of its own; further threads are shared among them.
+_MOST_AT_ONCE = 8
 
 
 def with_max_pairs(
@@ -58,12 +62,20 @@ def with_max_pairs_used(config: PretrainConfig) -> PretrainConfig:
     Raises:
         ConfigError: the folder's configuration cannot be read.
     """
+    used = None if config.data.max_pairs is not None else recorded_number(config, "data", "max_pairs")
+    return config if used is None else replace(config, data=replace(config.data, max_pairs=used))
+
+
+def recorded_number(config: PretrainConfig, group: str, name: str) -> int | None:
+    """Return a number that the run in the folder settled on for itself; None: there is no run, or it has no such one.
+
+    Raises:
+        ConfigError: the folder's configuration cannot be read.
+    """
     written = config.output / CONFIG_NAME
-    if config.data.max_pairs is not None or not written.is_file():
-        return config
-    data = read_yaml(written)[0].get("data")
-    used = data.get("max_pairs") if isinstance(data, Mapping) else None
-    return replace(config, data=replace(config.data, max_pairs=used)) if isinstance(used, int) else config
+    settings = read_yaml(written)[0].get(group) if written.is_file() else None
+    used = settings.get(name) if isinstance(settings, Mapping) else None
+    return used if isinstance(used, int) else None
 
 
 def with_max_pairs_here(
@@ -89,3 +101,47 @@ def with_max_pairs_here(
     known = [float(size) for size in ranks.gather(device_bytes(ranks)) if size is not None]
     capacity = min(known, default=None)
     return with_max_pairs(config, objective, histogram, capacity, world_size=world_size, cuda=cuda)
+
+
+def with_side_by_side_here(config: PretrainConfig, ranks: Ranks) -> PretrainConfig:
+    """Return the configuration of a run that starts, with ``train.side_by_side``.
+
+    Where it is not set it is that of the run in the folder, since it decides how a batch is cut, else what the rank
+    with the fewest cores can do.
+
+    Args:
+        config: of the run.
+        ranks: this process among the others; every rank calls this.
+
+    Raises:
+        ConfigError: the folder's configuration cannot be read.
+    """
+    if config.train.side_by_side is None and (used := recorded_number(config, "train", "side_by_side")) is not None:
+        config = replace(config, train=replace(config.train, side_by_side=used))
+    if config.train.side_by_side is not None:
+        return config
+    cores = min(ranks.gather(threads.given_threads() or granted_cores(ranks)))
+    return with_side_by_side(config, cores, world_size=ranks.world_size, cuda=ranks.device.type == "cuda")
+
+
+def with_side_by_side(config: PretrainConfig, cores: int, *, world_size: int, cuda: bool) -> PretrainConfig:
+    """Return the configuration with ``train.side_by_side``, where it is not set: one for each core of a rank.
+
+    Args:
+        config: of the run.
+        cores: that every rank may use.
+        world_size: ranks.
+        cuda: whether they compute on GPUs, which take one micro-batch after another.
+    """
+    if config.train.side_by_side is not None:
+        return config
+    one = cuda or config.zero.stage == 3 or draws_while_training(config)
+    most = min(_MOST_AT_ONCE, config.train.global_batch_size // world_size)
+    number = 1 if one else max(1, min(cores, most))
+    return replace(config, train=replace(config.train, side_by_side=number))
+
+
+def draws_while_training(config: PretrainConfig) -> bool:
+    """Return whether random numbers are drawn, or may be, while a micro-batch is computed."""
+    parts = (config.objective.name, *config.objective.mixture)
+    return config.model.has_dropout or any(is_reference(name) for name in parts)

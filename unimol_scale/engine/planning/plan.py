@@ -11,10 +11,11 @@ from typing import Literal
 
 import torch
 
+from unimol_scale.common.machine import threads
 from unimol_scale.common.units import SECONDS_A_DAY
 from unimol_scale.data.steps.micro_batches import check_budget
 from unimol_scale.engine.planning.accelerators import Target
-from unimol_scale.engine.planning.max_pairs import with_max_pairs
+from unimol_scale.engine.planning.max_pairs import with_max_pairs, with_side_by_side
 from unimol_scale.engine.planning.rank_memory import (
     MARGIN,
     MicroBatchShape,
@@ -195,6 +196,12 @@ class _Case:
             self.objective,
             self.histogram,
             self.target.memory,
+            world_size=self.world_size,
+            cuda=self.target.is_gpu,
+        )
+        config = with_side_by_side(
+            config,
+            threads.given_threads() or max(1, threads.usable_cores() // self.world_size),
             world_size=self.world_size,
             cuda=self.target.is_gpu,
         )

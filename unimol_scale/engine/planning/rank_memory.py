@@ -62,7 +62,7 @@ class RankMemory:
         process: context and libraries.
         copy: of the state, while a checkpoint is written beside the next steps; a GPU's stands on its host.
         gathered: whole weights of the layers at work, under stage 3.
-        activations: of the largest micro-batch.
+        activations: of the largest micro-batch, times those that are computed side by side.
         step: the optimizer's work space.
         host: what stands in the memory of the host: what is offloaded, and a GPU's ``copy``.
     """
@@ -184,6 +184,9 @@ def rank_memory(
     shares = [parameters / world_size if stage >= least else float(parameters) for least in (1, 2, 3)]
     accumulates_fp32 = settings.get("data_types", {}).get("grad_accum_dtype") == "fp32"
     weights, gradients = shares[2] * width, shares[1] * (4 if accumulates_fp32 else width)
+    at_once = config.train.side_by_side or 1
+    if at_once > 1:  # micro-batches' own gradients, and their sum before it is DeepSpeed's
+        gradients += (at_once + 1) * parameters * width
     optimizer = optimizer_bytes(config, parameters) * shares[0] / parameters
     averages = shares[0] * AVERAGE_BYTES * keeps_averages(config)
     # One state, cut among the ranks, whatever the stage.
@@ -203,7 +206,7 @@ def rank_memory(
         process=PROCESS_BYTES["cuda" if cuda else "cpu"],
         copy=0.0 if cuda else copy,
         gathered=min(parameters, _elements(zero, "stage3_max_live_parameters")) * width if stage == 3 else 0.0,
-        activations=micro_batch_bytes(config, objective, shape, cuda=cuda),
+        activations=at_once * micro_batch_bytes(config, objective, shape, cuda=cuda),
         # Gradients become fp32, a sub-group at a time under stage 3; the fused AdamW needs nothing beside them.
         step=min(shares[0], _elements(zero, "sub_group_size") if stage == 3 else parameters) * 4
         + _muon_work_space(config, world_size),
@@ -241,12 +244,12 @@ def fitting_max_pairs(
     free = capacity * (1 - margin) - memory.standing - memory.gathered
     if memory.standing + memory.step > capacity * (1 - margin):
         return None
-    least = (max(histogram) + 1) ** 2
+    least, at_once = (max(histogram) + 1) ** 2, config.train.side_by_side or 1
 
     def fits(max_pairs: int) -> bool:
         changed = replace(config, data=replace(config.data, max_pairs=max_pairs))
         shape = largest_micro_batch(changed, objective, histogram, cuda=cuda)
-        return micro_batch_bytes(config, objective, shape, cuda=cuda) <= free
+        return at_once * micro_batch_bytes(config, objective, shape, cuda=cuda) <= free
 
     if not fits(least):
         return None

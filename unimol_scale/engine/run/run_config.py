@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unimol_scale.common.plugins import is_reference, must_be_named
 from unimol_scale.common.run_files import CONFIG_NAME, DECAY_FRACTION, decay_start
@@ -14,7 +14,7 @@ from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.log.registry import SINKS
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.former_settings import settings_kept
-from unimol_scale.model.presets import ModelConfig, preset
+from unimol_scale.model.presets import DROPOUTS, ModelConfig, preset
 from unimol_scale.objectives.config import ObjectiveConfig, with_own_settings
 from unimol_scale.objectives.registry import OBJECTIVES
 from unimol_scale.store.manifest import MANIFEST_NAME
@@ -74,7 +74,14 @@ class TrainConfig:
         spike_factor: how many spreads above their median it must stand.
         max_rollbacks: rollbacks of one run after which it stops.
         rehearse: run the largest possible micro-batch before the first step, so that memory fails then or never.
+        side_by_side: micro-batches that a rank computes at the same time, each on CPU threads of its own; a batch is
+            cut into a multiple of as many. It needs whole weights (``zero.stage`` below 3) and a model without
+            dropout. 1: one after another, with all threads in each operation. None: one for each core of a rank, up
+            to 8, where that is possible and the ranks compute on CPUs; a run in the folder keeps its number.
     """
+
+    # Earlier runs computed one micro-batch after another, and their batches are cut accordingly.
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = {"side_by_side": 1}
 
     steps: int = 810_000
     global_batch_size: int = 1024
@@ -106,6 +113,7 @@ class TrainConfig:
     spike_factor: float = 10.0
     max_rollbacks: int = 5
     rehearse: bool = True
+    side_by_side: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -120,6 +128,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if self.side_by_side is not None and self.side_by_side < 1:
+            raise ConfigError(f"train.side_by_side must be at least 1, got {self.side_by_side}")
         for name in ("learning_rate", "gradient_clip"):
             if getattr(self, name) <= 0.0:
                 raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
@@ -259,6 +269,20 @@ class PretrainConfig:
             raise ConfigError(f"extended_from must be at least 1, got {self.extended_from}")
         if self.branch_from is not None:
             self._check_branch()
+        self._check_side_by_side()
+
+    def _check_side_by_side(self) -> None:
+        at_once = self.train.side_by_side or 1
+        if at_once > 1 and self.zero.stage == 3:
+            raise ConfigError(
+                f"train.side_by_side {at_once} needs whole weights on every rank; set zero.stage to 0, 1 or 2, or "
+                "train.side_by_side to 1"
+            )
+        if at_once > 1 and self.model.has_dropout:
+            raise ConfigError(
+                f"train.side_by_side {at_once} needs a model without dropout, whose draws would depend on which thread "
+                f"is faster; set train.side_by_side to 1, or {', '.join(f'model.{name}' for name in DROPOUTS)} to 0"
+            )
 
     def _check_branch(self) -> None:
         if self.train.schedule != "wsd":

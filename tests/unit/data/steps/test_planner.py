@@ -83,3 +83,15 @@ def test_validation_cuts_its_molecules_once():
     assert order.asked == [0]
     assert [epochs.tolist() for _, epochs, _ in plans] == [[repeat] * BATCH for repeat in range(4)]
     assert all(plan[2] is plans[0][2] for plan in plans)
+
+
+def test_micro_batches_side_by_side_come_in_equal_numbers_to_every_rank():
+    def planner(at_once):
+        order = Order([MOLECULES], batch_size=BATCH, seed=0)
+        return StepPlanner(Sizes(), order, world_size=2, max_pairs=2000, at_once=at_once)
+
+    plan = planner(2)(0)[2]
+    assert plan.world_size == 2
+    assert [len(plan.of_rank(rank)) % 2 for rank in range(2)] == [0, 0]
+    assert plan.per_rank > planner(1)(0)[2].per_rank
+    assert sorted(np.concatenate(plan.members).tolist()) == list(range(BATCH))

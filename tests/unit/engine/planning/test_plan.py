@@ -48,6 +48,13 @@ def plan_of(config, objective, world_size=64, **target):
     return plan_run(config, objective, HISTOGRAM, world_size=world_size, target=target)
 
 
+def test_micro_batches_side_by_side_need_memory_each():
+    one = memory_of(*run_of("2M", stage=0, precision="fp32", side_by_side=1), 1, cuda=False)
+    three = memory_of(*run_of("2M", stage=0, precision="fp32", side_by_side=3), 1, cuda=False)
+    assert three.activations == 3 * one.activations
+    assert three.gradients == one.gradients * 5  # each one's, their sum, and DeepSpeed's
+
+
 @pytest.mark.parametrize(
     ("stage", "weights", "gradients", "optimizer"),
     [(0, 1, 1, 1), (1, 1, 1, 1 / 64), (2, 1, 1 / 64, 1 / 64), (3, 1 / 64, 1 / 64, 1 / 64)],
