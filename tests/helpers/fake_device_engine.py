@@ -30,7 +30,8 @@ from unimol_scale.engine.parallel import deepspeed_model  # noqa: E402
 from unimol_scale.engine.parallel.ranks import Ranks, start_ranks  # noqa: E402
 from unimol_scale.engine.planning.rank_memory import MicroBatchShape  # noqa: E402
 from unimol_scale.engine.planning.rehearsal import carbon_chains, worst_samples  # noqa: E402
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig  # noqa: E402
+from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig  # noqa: E402
+from unimol_scale.engine.run.train_config import TrainConfig  # noqa: E402
 from unimol_scale.model import layers  # noqa: E402
 from unimol_scale.model.backbone import TwoTrackBackbone  # noqa: E402
 from unimol_scale.model.presets import DROPOUTS, preset  # noqa: E402

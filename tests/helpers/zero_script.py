@@ -21,7 +21,8 @@ from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.parallel import matrix_exchange
 from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, leave_ranks, start_ranks
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
+from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.model.layers import Linear, NodeMasks, TwoTrackLayer
 from unimol_scale.model.presets import ModelConfig, preset
 

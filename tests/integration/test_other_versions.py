@@ -15,8 +15,9 @@ from tests.helpers.tomorrow import ToyConfig, add_setting
 from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.cli.verbs.pretrain import EXIT_USER_ERROR
 from unimol_scale.data.dataset import DataConfig
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
+from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
 from unimol_scale.engine.run.run_progress import Progress
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.blend import BlendConfig

@@ -15,7 +15,7 @@ from unimol_scale.checkpoints.run.saver import Saver, SaveState
 from unimol_scale.checkpoints.run.shares import OPTIMIZER_KINDS, Fragment, ShareReader
 from unimol_scale.engine.log.sinks import Teller
 from unimol_scale.engine.parallel.ranks import Ranks
-from unimol_scale.engine.run.run_config import TrainConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import CheckpointError
 
 _WRITTEN, _FAILED = "save_written", "save_failed"

@@ -9,7 +9,7 @@ from tests.helpers.plain_training import OneRank
 from tests.helpers.run_states import evenly, random_state
 from unimol_scale.engine.checkpointing import RunCheckpoints
 from unimol_scale.engine.log.run_log import RunLog
-from unimol_scale.engine.run.run_config import TrainConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 
 
 def test_a_checkpoint_that_cannot_be_saved_is_a_warning_without_any_listener(tmp_path, caplog):

@@ -14,8 +14,9 @@ from unimol_scale.common.run_files import METRICS_NAME, SUMMARY_NAME
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine import trainer
 from unimol_scale.engine.parallel.ranks import Ranks
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
+from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
 from unimol_scale.engine.run.stopping import StopRequest
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.engine.trainer import Trainer
 from unimol_scale.model.presets import preset
 

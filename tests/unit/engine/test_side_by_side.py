@@ -17,8 +17,9 @@ from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine import trainer
 from unimol_scale.engine.planning import max_pairs
 from unimol_scale.engine.planning.max_pairs import with_side_by_side, with_side_by_side_here
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
+from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
 from unimol_scale.engine.run.stopping import StopRequest
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.engine.side_by_side import SideBySide
 from unimol_scale.engine.trainer import Trainer
 from unimol_scale.errors import ConfigError

@@ -23,7 +23,8 @@ from unimol_scale.engine.parallel.muon import MuonAdamW
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.parallel.sharded_model import Read
 from unimol_scale.engine.run.initial_weights import ReadWeights
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import ConfigError
 
 

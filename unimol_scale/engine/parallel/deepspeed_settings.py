@@ -11,7 +11,8 @@ from typing import Any
 
 from unimol_scale.common.text.json_files import NotJsonError, read_json
 from unimol_scale.common.trees import flatten, merge
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import ConfigError
 
 _OFFLOAD_OPTIMIZER = "zero_optimization.offload_optimizer.device"

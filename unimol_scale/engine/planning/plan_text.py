@@ -14,7 +14,8 @@ from unimol_scale.engine.planning.max_pairs import with_max_pairs_used
 from unimol_scale.engine.planning.plan import Plan, StageOption, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, warnings_of
 from unimol_scale.engine.planning.rank_memory import MARGIN
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 
 _LABEL, _VALUE, _WIDTH = 22, 16, 116
 # So many that a step's chances are those of a large library.

@@ -13,7 +13,8 @@ from typing import Any
 from unimol_scale.common.plugins import is_reference
 from unimol_scale.common.trees import Differences, Flat, as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.config import defaults_of, keys_of, recorded_defaults_of, to_tree
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.registry import OBJECTIVES
 

@@ -2,7 +2,7 @@
 
 import math
 
-from unimol_scale.engine.run.run_config import TrainConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -7,7 +7,8 @@ import pytest
 
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.parallel.deepspeed_settings import deepspeed_settings
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
+from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import preset
 

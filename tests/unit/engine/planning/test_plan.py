@@ -13,8 +13,9 @@ from unimol_scale.engine.planning.plan import check_division, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, warnings_of
 from unimol_scale.engine.planning.plan_text import assumed_sizes, render
 from unimol_scale.engine.planning.rank_memory import largest_micro_batch, micro_batch_bytes, rank_memory
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, ZeroConfig
+from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
 from unimol_scale.engine.run.run_folder import write_config
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import training_flops
 from unimol_scale.model.presets import preset

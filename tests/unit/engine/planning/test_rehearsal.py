@@ -25,7 +25,8 @@ from unimol_scale.engine.planning.rehearsal import (
     rehearse,
     worst_samples,
 )
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig
+from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import RunError
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.base import total_loss

@@ -5,9 +5,10 @@ import pytest
 
 from unimol_scale.config import read_settings, to_tree, to_yaml
 from unimol_scale.engine.run.resume import all_settings, changed_settings
-from unimol_scale.engine.run.run_config import PretrainConfig, TrainConfig, resolve
+from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.engine.run.schedule import learning_rate
 from unimol_scale.engine.run.settings_changes import settings_in
+from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.objectives.denoise import DenoiseConfig
 
