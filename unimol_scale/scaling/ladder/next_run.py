@@ -126,7 +126,7 @@ def choose_next(
         raise ConfigError(f"--objective {objective}: the runs learn {learnt}")
     options = {key: value for key, value in template.settings["model"].items() if key not in DIMENSIONS}
     sized = model_for_parameters(optimum.parameters, options)
-    per_molecule = _flops_per_molecule(template, sized, counter)
+    per_molecule = flops_per_molecule(template, sized, counter)
     batch_size = int(template.settings["train"]["global_batch_size"])
     steps = max(1, round(flops / per_molecule / batch_size))
     molecules = steps * batch_size
@@ -234,7 +234,7 @@ def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Summary]:
     return settings, read_summary(folder)
 
 
-def _flops_per_molecule(template: TemplateRun, sized: SizedModel, counter: ModelCounter | None) -> float:
+def flops_per_molecule(template: TemplateRun, sized: SizedModel, counter: ModelCounter | None) -> float:
     """Return the training FLOPs of a molecule for a new model: the logged ones of the template, scaled by the model.
 
     The scale depends a little on the size of the molecule. The mean molecule is taken: the one whose computed FLOPs are

@@ -1,19 +1,28 @@
 """Ladders that take their learning rates from a law, and count what an objective itself costs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.cli.main import main
+from unimol_scale.common.summary_file import Summary
+from unimol_scale.config import to_tree
 from unimol_scale.engine.planning.objective_counts import count_objective
 from unimol_scale.errors import ConfigError
-from unimol_scale.model.accounting import count_parameters, mean_flops, training_flops
+from unimol_scale.model.accounting import Heads, count_parameters, forward_flops, mean_flops, training_flops
+from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import preset
 from unimol_scale.scaling.ladder.ladder import plan, read_ladder
+from unimol_scale.scaling.ladder.model_for_size import SizedModel
+from unimol_scale.scaling.ladder.next_run import TemplateRun, flops_per_molecule
 from unimol_scale.scaling.rates.rate_law_file import KIND, read_rate_law
+from unimol_scale.scaling.runs.run_records import RunRecord
 
 COEFFICIENTS = {"a": 1.0, "b": -0.4, "c": -0.1, "d": 0.25}
 LAW = {
@@ -108,3 +117,38 @@ def test_budgets_in_flops_are_of_the_objective_itself(tmp_path: Path, objective:
     per_molecule = mean_flops(count_objective("0.1M", settings).training_flops, histogram)
     assert (rung.steps - 1) * 64 * per_molecule < 1e13 <= rung.steps * 64 * per_molecule
     assert per_molecule != mean_flops(lambda atoms: training_flops(preset("0.1M"), atoms), histogram)
+
+
+def saved_teacher(folder: Path) -> Path:
+    torch.manual_seed(0)
+    save_pretrained(HeadedModel(preset("0.06M"), Heads()), folder)
+    return folder
+
+
+def test_a_student_costs_its_teachers_forward_pass_too(tmp_path: Path) -> None:
+    teacher = saved_teacher(tmp_path / "teacher")
+    settings = {"objective": {"name": "distill", "distill": {"teacher": str(teacher)}}}
+    found = count_objective("0.1M", settings)
+    student = replace(preset("0.1M"), geometry=False)
+    width = preset("0.06M").atom_width
+    heads = Heads(projection=width if width != student.atom_width else 0)
+    for atoms in (10, 30):
+        alone = training_flops(student, atoms, heads)
+        assert found.training_flops(atoms) == pytest.approx(alone + forward_flops(preset("0.06M"), atoms, Heads()))
+    assert found.parameters["total"] == count_parameters(student, heads).total
+
+
+def test_the_next_student_is_not_charged_a_larger_teacher(tmp_path: Path) -> None:
+    teacher = saved_teacher(tmp_path / "teacher")
+    objective = {"name": "distill", "distill": {"teacher": str(teacher)}}
+    settings = {"objective": objective, "model": to_tree(replace(preset("0.1M"), geometry=False))}
+    counted = count_objective("0.1M", settings)
+    record = RunRecord(
+        name="r", source="runs/r", size="0.1M", parameters=1e5, molecules=1000.0, loss=1.0,
+        flops=1000.0 * counted.training_flops(20), comparable={"objective": "distill"},
+    )  # fmt: skip
+    template = TemplateRun(record=record, settings=settings, summary=Summary(Path("s"), {}))
+    model = replace(preset("2M"), geometry=False)
+    sized = SizedModel(size="2M", changes={"geometry": False}, model=model, parameters=2e6)
+    wanted = count_objective("2M", {**settings, "model": to_tree(model)}).training_flops(20)
+    assert flops_per_molecule(template, sized, count_objective) == pytest.approx(wanted, rel=1e-6)
