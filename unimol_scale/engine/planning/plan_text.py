@@ -175,7 +175,7 @@ def _steps(plan: Plan, config: PretrainConfig) -> list[str]:
         source, passes = ("store", f"{data.molecules:,}", f"{sizes}, in {data.path}"), f" = {steps.epochs:,.1f} epochs"
     rows = [
         source,
-        ("steps", f"{steps.steps:,}", f"of {steps.batch:,} molecules{_with_trunk(config)}{passes}"),
+        ("steps", f"{steps.steps:,}", f"of {steps.batch:,} molecules{passes}{_with_trunk(config)}"),
         ("warm-up", f"{train.warmup_steps:,}", f"steps to {train.learning_rate:g}, then {_schedule(train)}"),
         (
             "micro-batches",
@@ -187,7 +187,7 @@ def _steps(plan: Plan, config: PretrainConfig) -> list[str]:
 
 
 def _with_trunk(config: PretrainConfig) -> str:
-    return "" if config.branch_from is None else f", after {config.train.decay_start:,} of {config.branch_from}"
+    return "" if config.branch_from is None else f", with the {config.train.decay_start:,} of {config.branch_from}"
 
 
 def _schedule(train: TrainConfig) -> str:

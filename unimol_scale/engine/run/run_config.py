@@ -291,7 +291,7 @@ def resolve(
     if isinstance(data, dict) and isinstance(data["path"], str) and not is_url(data["path"]):
         # A run tells for ever which store it was trained on, and is read from other folders than this.
         data["path"] = str(Path(data["path"]).absolute())
-    if isinstance(tree.get("branch_from"), str):
+    if isinstance(tree.get("branch_from"), str | Path):
         tree["branch_from"] = str(Path(tree["branch_from"]).absolute())
     config = build(PretrainConfig, merge(tree, _kept_in(tree["output"], chosen, implied)), origin)
     for name in filter(is_reference, config.log.sinks):

@@ -97,7 +97,7 @@ def read_runs(
 
 
 def _without_trunks(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """Return the runs without the trunks among them, and a note on each of those.
+    """Return the runs without the trunks among them, and a note on those.
 
     A run that others branched off is one even if it does not say so itself, unless its own learning rate decays.
     """
@@ -106,14 +106,14 @@ def _without_trunks(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list
     def is_trunk(record: RunRecord) -> bool:
         return record.is_trunk or (record.decays is False and Path(record.source).resolve() in named)
 
+    trunks = [record.source for record in records if is_trunk(record)]
+    if not trunks:
+        return list(records), []
     note = (
-        "{}: left out, it is a trunk: its learning rate does not decay, so its loss is above that of a finished run "
-        "and lies on no law; its branches count (--trunks takes it in)"
+        f"trunks are left out: {', '.join(trunks)}. Their learning rate does not decay, so their losses are above those "
+        "of finished runs and lie on no law; their branches count (--trunks takes them in)"
     )
-    return (
-        [record for record in records if not is_trunk(record)],
-        [note.format(record.source) for record in records if is_trunk(record)],
-    )
+    return [record for record in records if not is_trunk(record)], [note]
 
 
 def _unless_damaged(folder: Path, read: Callable[[Path], Content]) -> Content | str:

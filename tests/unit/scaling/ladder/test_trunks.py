@@ -96,8 +96,8 @@ def test_branches_are_read_and_trunks_left_out_by_name_unless_asked_for(place: P
     )
     assert {(record.decays, Path(record.trunk).name) for record in records if record.seed == 0} == {(True, TRUNK)}
     assert {record.own_flops for record in records} == {1e6}
-    assert len(notes) == 2
-    assert f"runs/{TRUNK}: left out, it is a trunk" in notes[0]
+    assert len(notes) == 1
+    assert f"trunks are left out: {place}/runs/{TRUNK}, " in notes[0]
     assert len(read_runs([place / "runs"], trunks=True)[0]) == 8
     # Kept by its owner's rhythm of checkpoints alone, it is known by what branched off it.
     path = place / "runs" / TRUNK / "summary.json"
