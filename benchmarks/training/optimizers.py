@@ -194,8 +194,8 @@ def _compared(cell: Cell, adamw: Cell | None, step_flops: float, model: ModelCon
     return [cell.optimizer, f"{cell.rate:.3g}", _loss(cell.losses), less, f"{cell.seconds:.3f}", f"{more:.2%}"]
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options, complete."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the benchmark."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("--data", type=Path, default=Path("data/sample"), metavar="DIR", help="the conformer store")
     parser.add_argument("--size", choices=list(PRESETS), default="0.1M")
@@ -206,6 +206,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(OPTIMIZERS), default=list(OPTIMIZERS), metavar="NAME")
     parser.add_argument("--runs", type=Path, default=Path("runs/optimizers"), metavar="DIR", help="run folders")
     parser.add_argument("--output", type=Path, default=RESULTS / "optimizers.md", metavar="FILE.md")
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options, complete."""
+    parser = build_parser()
     options = parser.parse_args(arguments)
     if options.rates is None:
         known: Mapping[str, Any] = read_ladder(LADDER).size_overrides
