@@ -1,4 +1,7 @@
-"""Bootstrap: draws runs with replacement, and fits the law to each draw. Imports no torch."""
+"""Bootstrap: draws runs with replacement, and fits the law to each draw. Imports no torch.
+
+Branches of one trunk are drawn as a whole, since they share their first steps.
+"""
 
 from dataclasses import dataclass
 
@@ -36,7 +39,7 @@ def draw_weights(law: Law, points: Points, draws: int, seed: int) -> FloatArray:
     times as many as asked for; if these do not suffice, fewer rows are returned. None are returned if there are no more
     points than parameters, since only the draw of all points would do.
     """
-    labels = np.unique(points.runs, return_inverse=True)[1]
+    labels = np.unique(points.drawn_together, return_inverse=True)[1]
     num_runs = int(labels.max()) + 1
     needed = needed_values(law)
     if len(points) <= len(law.parameters) or num_runs <= needed:

@@ -318,7 +318,7 @@ def _bootstrap(
         return {}, (), []
     weights = draw_weights(law, points, config.bootstrap, config.seed)
     if len(weights) < config.bootstrap:
-        return {}, (), [f"no intervals: {points.num_runs} runs are too few to resample for this law"]
+        return {}, (), [f"no intervals: {points.describe_families()} are too few to resample for this law"]
     fits = fit_draws(problem, theta, weights, config.tolerance, config.max_iterations)
     if fits.lost > MAX_LOST_DRAWS:
         return {}, (), [f"no intervals: {fits.lost:.0%} of the bootstrap fits did not converge"]

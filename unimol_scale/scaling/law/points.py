@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,9 @@ class Points:
 
     Attributes:
         names: name of the run of each point, [n].
-        runs: index of the run of each point, int [n]; the bootstrap draws whole runs, not points.
+        runs: index of the run of each point, int [n].
+        families: index of what the bootstrap draws as a whole, int [n]: branches of one trunk share their first steps
+            and so their luck. None: every run is a family of its own.
         columns: see laws.py; always N and D; C, U, S, M and MS if all runs have them; positive float [n].
         loss: positive float [n].
         weights: how much each point counts, positive, of mean 1, float [n]; None if all count the same.
@@ -49,6 +52,7 @@ class Points:
     cautions: tuple[str, ...] = ()
     stock: float | None = None
     unit: DataUnit = "molecule"
+    families: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of points."""
@@ -58,6 +62,16 @@ class Points:
     def num_runs(self) -> int:
         """Number of runs that the points belong to."""
         return len(np.unique(self.runs))
+
+    @property
+    def drawn_together(self) -> np.ndarray:
+        """Index of the family of each point, int [n]: ``families``, or ``runs``."""
+        return self.runs if self.families is None else self.families
+
+    def describe_families(self) -> str:
+        """Return how many there are, for people."""
+        count = len(np.unique(self.drawn_together))
+        return f"{count} runs" if self.families is None else f"{count} trunks with their branches"
 
     @property
     def weight(self) -> FloatArray:
@@ -90,6 +104,7 @@ class Points:
             cautions=self.cautions,
             stock=self.stock,
             unit=self.unit,
+            families=None if self.families is None else self.families[keep],
         )
 
 
@@ -162,8 +177,15 @@ def make_points(
         loss=loss,
         weights=None if np.all(weights == weights[0]) else weights / weights.mean(),
         unit=records[0].unit,
+        families=_families(records)[owners] if any(record.trunk for record in records) else None,
         cautions=(*(unit_causes(columns) if parameters == "total" else []), *_cautions(records, left_out)),
     )
+
+
+def _families(records: Sequence[RunRecord]) -> np.ndarray:
+    """Return an index for each run, which a trunk and its branches share, int [runs]."""
+    folders = [str(Path(record.trunk or record.source).resolve()) for record in records]
+    return np.unique(folders, return_inverse=True)[1]
 
 
 def _curve(record: RunRecord, term: str | None, burn_in: BurnIn | None) -> Sequence[tuple[float, float]]:

@@ -158,6 +158,7 @@ def _fit(analysis: Analysis) -> dict[str, str]:
     low, high = config.exponent_bounds
     draws = len(next(iter(fit.draws.values()))) if fit.draws else 0
     error = analysis.held_out_error
+    together = "" if analysis.points.families is None else " (branches of one trunk together)"
     weights = "all points count the same" if analysis.points.weights is None else "points count by their weights"
     return {
         "objective": f"summed Huber loss of log prediction − log loss, delta {config.huber_delta:g}; {weights}",
@@ -166,8 +167,8 @@ def _fit(analysis: Analysis) -> dict[str, str]:
         "initialisation": f"about {GRID_CELLS} cells of a grid of exponents with exact coefficients; the best "
         f"{config.starts} for {SCREENING_ITERATIONS} iterations, the best {NUM_FINALISTS} of these to the end",
         "points fitted": f"{fit.num_points}; none dropped as outliers",
-        "uncertainty": f"{draws:,} bootstrap fits to runs drawn with replacement, {fit.confidence:.0%} percentile "
-        "intervals"
+        "uncertainty": f"{draws:,} bootstrap fits to runs drawn with replacement{together}, "
+        f"{fit.confidence:.0%} percentile intervals"
         if draws
         else "no intervals",
         "parameters not determined": ", ".join(fit.undetermined) or "none",
