@@ -62,7 +62,14 @@ def test_form_and_parameters_are_found(truth: Truth, form: str, parameters: dict
     assert law.form == form
     assert law.parameters == pytest.approx(parameters, rel=0.1)
     assert not law.undetermined
-    assert fit_task(rows(truth, noise=0.001, seed=1), QUICK).parameters == pytest.approx(parameters, rel=0.01)
+
+
+@pytest.mark.parametrize("truth", [floor, power, constant])
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_rows_give_exact_predictions_whatever_form_was_chosen(truth: Truth, seed: int) -> None:
+    law = fit_task(rows(truth, noise=0.001, seed=seed), QUICK)
+    losses = np.geomspace(0.3, 2.5, 9)  # a little beyond those that were measured
+    np.testing.assert_allclose(law.predict(losses), [truth(float(loss)) for loss in losses], rtol=0.01)
 
 
 def test_a_task_that_does_not_depend_on_the_loss_is_seldom_said_to() -> None:
