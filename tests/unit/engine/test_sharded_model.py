@@ -39,7 +39,7 @@ class Watched(PlainModel):
 def configure(store: Path, output: Path) -> PretrainConfig:
     train = TrainConfig(
         precision="fp32", steps=12, warmup_steps=2, learning_rate=1e-3, global_batch_size=8, log_every=1,
-        checkpoint_every=4, validate_every=6, rehearse=False, ema_decay=0.9,
+        checkpoint_every=4, validate_every=6, rehearse=False, ema_decay=0.9, side_by_side=1,
     )  # fmt: skip
     return PretrainConfig(
         size="0.03M", output=output, data=DataConfig(path=store, workers=0), model=preset("0.03M"), train=train,
