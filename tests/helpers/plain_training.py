@@ -14,10 +14,10 @@ from unimol_scale.engine.parallel import ranks as parallel_ranks
 from unimol_scale.engine.parallel.ranks import Ranks
 
 SETTINGS = [
-    "train.side_by_side=1",  # whatever the cores: losses are spoilt in ``forward``, and sums have one order
     "--size", "0.03M", "train.precision=fp32", "train.steps=12", "train.warmup_steps=2", "train.learning_rate=1e-3",
     "train.global_batch_size=8", "train.log_every=1", "train.checkpoint_every=4", "train.validate_every=6",
     "train.rehearse=false", "data.workers=0", "zero.stage=0",
+    "train.side_by_side=1",  # whatever the cores: losses are spoilt in ``forward``, and sums have one order
 ]  # fmt: skip
 
 
