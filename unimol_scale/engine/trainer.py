@@ -239,8 +239,7 @@ class Trainer:
                     f"in {self._config.output} and start the same command again: it goes on from an earlier one"
                 )
             if stopping and not done:
-                why = stop.reason or "another rank was told to stop"
-                self._log.say(f"step {progress.step}  stopped ({why}); the same command goes on from here")
+                self._log.say(f"step {progress.step}  stopped ({stop.why()}); the same command goes on from here")
                 return SessionStatus.STOPPED
         return SessionStatus.FINISHED
 

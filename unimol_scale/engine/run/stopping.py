@@ -23,6 +23,7 @@ _MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
 # torchrun sends Ctrl-C on to ranks that the terminal has told already: within this time it is the same one.
 _SAME_INTERRUPT_SECONDS = 2.0
 _LOOK_SECONDS = 0.5
+_LAUNCHER_IS_GONE = "the launcher is gone"
 
 
 class StopRequest:
@@ -69,6 +70,12 @@ class StopRequest:
         """Note requests from here on, since there is a state to be saved first."""
         self._saves = True
 
+    def why(self) -> str:
+        """Return why the ranks stop. The vote of a rank that looked earlier may come before this one's own look."""
+        if self.reason is None and self._launcher.is_gone():
+            return _LAUNCHER_IS_GONE
+        return self.reason or "another rank was told to stop"
+
     def _listen(self) -> None:
         while True:
             heard, _, _ = select.select([self._ear], [], [], _LOOK_SECONDS)
@@ -79,7 +86,7 @@ class StopRequest:
                 for number in numbers:
                     self._hear(number)
             elif self.reason is None and self._launcher.is_gone():
-                self._stop("the launcher is gone")
+                self._stop(_LAUNCHER_IS_GONE)
 
     def _hear(self, number: int) -> None:
         if number not in STOP_SIGNALS:
@@ -138,6 +145,11 @@ class InterruptRequest:
     def steps_begin(self) -> None:
         """Note a request from here on, since there is a state to be saved first."""
         self._saves = True
+
+    def why(self) -> str:
+        """Return why the run stops."""
+        assert self.reason is not None, "there are no other ranks that could ask for it"
+        return self.reason
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if not self._saves or self.reason is not None:

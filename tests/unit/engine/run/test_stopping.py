@@ -72,6 +72,23 @@ def test_a_launcher_that_is_gone_is_a_request(monkeypatch: pytest.MonkeyPatch) -
         assert wait_for(stop) == "the launcher is gone"
 
 
+def test_a_rank_whose_own_look_is_yet_to_come_names_the_launcher_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watch:
+        gone = False
+
+        def is_gone(self) -> bool:
+            return self.gone
+
+    monkeypatch.setattr(stopping, "LauncherWatch", Watch)
+    monkeypatch.setattr(stopping, "_LOOK_SECONDS", 3600)
+    with StopRequest() as stop:
+        stop.steps_begin()
+        assert stop.why() == "another rank was told to stop"
+        Watch.gone = True
+        assert stop.reason is None
+        assert stop.why() == "the launcher is gone"
+
+
 # The main thread hears nothing by itself: it waits inside a system call, as inside a collective.
 RUN = """
 from unimol_scale.engine.run.stopping import StopRequest
