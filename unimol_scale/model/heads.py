@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.backbone import Representation
-from unimol_scale.model.kernels import NORM_EPSILON, channel_first_linear, linear
+from unimol_scale.model.kernels import NORM_EPSILON, linear
 from unimol_scale.model.layers import Linear, attention_weights, linear_parameters, norm_parameters, weight_parameter
+from unimol_scale.model.pair_updates import channel_first_linear
 from unimol_scale.model.presets import ModelConfig
 
 

@@ -14,14 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimol_scale.model.kernels import (
-    NORM_EPSILON,
-    FeedForwardFunction,
-    OuterProductFunction,
-    TriangleFunction,
-    channel_first_linear,
-    linear,
-)
+from unimol_scale.model.kernels import NORM_EPSILON, linear
+from unimol_scale.model.pair_updates import channel_first_linear, feed_forward, outer_product, triangle
 from unimol_scale.model.presets import ModelConfig
 
 Init = Literal["lecun", "he", "gate"]
@@ -197,18 +191,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, *, residual: bool) -> Tensor:
         """Return the update, added to the input if ``residual``; the same shape as the input."""
-        out: Tensor = FeedForwardFunction.apply(  # type: ignore[no-untyped-call]
-            x,
-            self.norm_weight,
-            self.norm_bias,
-            self.up_weight,
-            self.up_bias,
-            self.down_weight,
-            self.down_bias,
-            residual,
-            self.dropout if self.training else 0.0,
-        )
-        return out
+        return feed_forward(
+            x, self.norm_weight, self.norm_bias, self.up_weight, self.up_bias, self.down_weight, self.down_bias,
+            residual=residual, dropout=self.dropout if self.training else 0.0,
+        )  # fmt: skip
 
 
 class OuterProduct(nn.Module):
@@ -244,8 +230,7 @@ class OuterProduct(nn.Module):
         a_BNh, b_BNh = projected_BNk.chunk(2, dim=-1)
         b_BNh = b_BNh * (undo_B11 / count_B11).to(b_BNh.dtype)
         constant_B11P = (self.bias * undo_B11.to(self.bias.dtype)).unsqueeze(1)
-        out: Tensor = OuterProductFunction.apply(pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual)  # type: ignore[no-untyped-call]
-        return out
+        return outer_product(pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual=residual)
 
 
 class TriangleUpdate(nn.Module):
@@ -270,12 +255,11 @@ class TriangleUpdate(nn.Module):
             scale_B1NN: n^-1/2 at pairs of real nodes, 0 elsewhere.
             residual: whether to add the input.
         """
-        out: Tensor = TriangleFunction.apply(  # type: ignore[no-untyped-call]
+        return triangle(
             pair_BNNP, scale_B1NN, self.norm_weight, self.norm_bias, self.project_weight, self.project_bias,
             self.inner_weight, self.inner_bias, self.out_weight, self.out_bias, self.gate_weight, self.gate_bias,
-            residual,
+            residual=residual,
         )  # fmt: skip
-        return out
 
 
 @dataclass(frozen=True, kw_only=True)

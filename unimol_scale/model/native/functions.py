@@ -1,0 +1,119 @@
+"""The differentiable operations of ``kernels`` by the C code of this folder: the same values up to rounding.
+
+They keep for the backward pass what those of torch keep, so that a plan of the memory holds for both. Shapes as there.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimol_scale.model.native.library import call
+
+
+def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors]
+
+
+def _plain(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [x.detach().contiguous() for x in tensors]
+
+
+class NativeFeedForwardFunction(torch.autograd.Function):
+    """``kernels.FeedForwardFunction`` without dropout."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        x, *weights = _plain(inputs)
+        rows, width, hidden = x.numel() // x.shape[-1], x.shape[-1], len(weights[2])
+        hidden_RH, y = x.new_empty(rows, hidden), torch.empty_like(x)
+        ctx.sizes = (rows, width, hidden, residual)
+        call("feed_forward", ctx.sizes, [x, *weights, hidden_RH, y])
+        ctx.save_for_backward(x, hidden_RH, *weights)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        x, hidden_RH, *weights = ctx.saved_tensors
+        gradients = _alike([x, *weights])
+        norm_weight, norm_bias, up, _, down, _ = weights
+        known = [grad.contiguous(), x, hidden_RH, norm_weight, norm_bias, up, down]
+        call("feed_forward_backward", ctx.sizes, [*known, *gradients])
+        return (None, *gradients)
+
+
+class NativeOuterProductFunction(torch.autograd.Function):
+    """``kernels.OuterProductFunction``."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        pair_BNNP, a_BNh, b_BNh, weight_hX, constant_B11P = _plain(inputs)
+        B, N, h = a_BNh.shape
+        ctx.sizes = (B, N, pair_BNNP.shape[-1], h, residual)
+        T_MX, z_BNNP = a_BNh.view(-1, h) @ weight_hX, torch.empty_like(pair_BNNP)
+        call("outer_product", ctx.sizes, [pair_BNNP, b_BNh, T_MX, constant_B11P, z_BNNP])
+        ctx.save_for_backward(a_BNh, b_BNh, weight_hX, constant_B11P)
+        return z_BNNP
+
+    @staticmethod
+    def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        a_BNh, b_BNh, weight_hX, constant_B11P = ctx.saved_tensors
+        a_Mh = a_BNh.view(-1, a_BNh.shape[-1])
+        T_MX = a_Mh @ weight_hX
+        grad_b_BNh, grad_T_MX, grad_constant_B11P = _alike([b_BNh, T_MX, constant_B11P])
+        call(
+            "outer_product_backward", ctx.sizes,
+            [grad_BNNP.contiguous(), b_BNh, T_MX, grad_b_BNh, grad_T_MX, grad_constant_B11P],
+        )  # fmt: skip
+        grad_a_BNh = (grad_T_MX @ weight_hX.t()).view_as(a_BNh)
+        residual = ctx.sizes[-1]
+        return (
+            None, grad_BNNP if residual else None, grad_a_BNh, grad_b_BNh, a_Mh.t() @ grad_T_MX, grad_constant_B11P,
+        )  # fmt: skip
+
+
+class NativeTriangleFunction(torch.autograd.Function):
+    """``kernels.TriangleFunction``."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        x_BNNP, scale_B1NN, *weights = _plain(inputs)
+        B, N, _, P = x_BNNP.shape
+        h = len(weights[4])
+        ctx.sizes = (B, N, P, h, residual)
+        project_BNNc, product_BNNh = x_BNNP.new_empty(B, N, N, 4 * h), x_BNNP.new_empty(B, N, N, h)
+        y_BNNP = torch.empty_like(x_BNNP)
+        call("triangle", ctx.sizes, [x_BNNP, scale_B1NN, *weights, project_BNNc, product_BNNh, y_BNNP])
+        ctx.save_for_backward(x_BNNP, scale_B1NN, project_BNNc, product_BNNh, *weights)
+        return y_BNNP
+
+    @staticmethod
+    def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        saved = ctx.saved_tensors
+        x_BNNP, _, _, _, *weights = saved
+        grad_x_BNNP, *gradients = _alike([x_BNNP, *weights])
+        call("triangle_backward", ctx.sizes, [grad_BNNP.contiguous(), *saved, grad_x_BNNP, *gradients])
+        return (None, grad_x_BNNP, None, *gradients)
+
+
+class NativeChannelFirstLinearFunction(torch.autograd.Function):
+    """``kernels.channel_first_linear``."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        pair_BNNP, weight_CP, bias_C = _plain(inputs)
+        B, N, M, P = pair_BNNP.shape
+        ctx.sizes = (B, N * M, P, len(weight_CP))
+        y_BCNN = pair_BNNP.new_empty(B, len(weight_CP), N, M)
+        call("channel_first_linear", ctx.sizes, [pair_BNNP, weight_CP, bias_C, y_BCNN])
+        ctx.save_for_backward(pair_BNNP, weight_CP, bias_C)
+        return y_BCNN
+
+    @staticmethod
+    def backward(ctx: Any, grad_BCNN: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        pair_BNNP, weight_CP, bias_C = ctx.saved_tensors
+        gradients = _alike([pair_BNNP, weight_CP, bias_C])
+        known = [grad_BCNN.contiguous(), pair_BNNP, weight_CP]
+        call("channel_first_linear_backward", ctx.sizes, [*known, *gradients])
+        return tuple(gradients)

@@ -1,0 +1,4 @@
+/* The pair track's updates in single precision on one CPU thread, block by block in the nearest caches. */
+#include "feed_forward.h"
+#include "pair_bias.h"
+#include "triangle_backward.h"

@@ -1,0 +1,65 @@
+"""Chooses who computes the updates of the pair track: C code for one CPU thread where it suits, else torch.
+
+Shapes: B molecules, N nodes, P pair channels, h hidden channels, C output channels.
+"""
+
+from torch import Tensor
+
+from unimol_scale.model import kernels
+from unimol_scale.model.native import functions as native
+from unimol_scale.model.native.library import suits
+
+
+def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float) -> Tensor:
+    """Return [x +] W₂·D(GELU(W₁·LN(x) + b₁)) + b₂ over the last axis; see ``kernels.FeedForwardFunction``.
+
+    Args:
+        x: any shape.
+        weights: of the norm its weight and bias; W₁, b₁, W₂, b₂.
+        residual: whether x is added.
+        dropout: probability in D.
+    """
+    out: Tensor
+    if not dropout and suits(x, *weights):
+        out = native.NativeFeedForwardFunction.apply(residual, x, *weights)  # type: ignore[no-untyped-call]
+    else:
+        out = kernels.FeedForwardFunction.apply(x, *weights, residual, dropout)  # type: ignore[no-untyped-call]
+    return out
+
+
+def outer_product(
+    pair_BNNP: Tensor, a_BNh: Tensor, b_BNh: Tensor, weight_hX: Tensor, constant_B11P: Tensor, *, residual: bool
+) -> Tensor:
+    """Return [x_ij +] Σ_cd a_ic b_jd W_cd + k; see ``kernels.OuterProductFunction``."""
+    inputs = (pair_BNNP, a_BNh, b_BNh, weight_hX, constant_B11P)
+    out: Tensor
+    if suits(pair_BNNP, a_BNh, b_BNh, constant_B11P):
+        out = native.NativeOuterProductFunction.apply(residual, *inputs)  # type: ignore[no-untyped-call]
+    else:
+        out = kernels.OuterProductFunction.apply(*inputs, residual)  # type: ignore[no-untyped-call]
+    return out
+
+
+def triangle(pair_BNNP: Tensor, scale_B1NN: Tensor, *weights: Tensor, residual: bool) -> Tensor:
+    """Return the triangle update [B, N, N, P]; see ``kernels.TriangleFunction``.
+
+    Args:
+        pair_BNNP: x.
+        scale_B1NN: s.
+        weights: weight and bias of the norm, of A's and B's maps, of the inner norm, of o and of g.
+        residual: whether x is added.
+    """
+    out: Tensor
+    if suits(pair_BNNP, *weights):
+        out = native.NativeTriangleFunction.apply(residual, pair_BNNP, scale_B1NN, *weights)  # type: ignore[no-untyped-call]
+    else:
+        out = kernels.TriangleFunction.apply(pair_BNNP, scale_B1NN, *weights, residual)  # type: ignore[no-untyped-call]
+    return out
+
+
+def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor) -> Tensor:
+    """Map [B, N, N, P] to [B, C, N, N]; see ``kernels.channel_first_linear``."""
+    if suits(pair_BNNP, weight_CP, bias_C):
+        out: Tensor = native.NativeChannelFirstLinearFunction.apply(pair_BNNP, weight_CP, bias_C)  # type: ignore[no-untyped-call]
+        return out
+    return kernels.channel_first_linear(pair_BNNP, weight_CP, bias_C)
