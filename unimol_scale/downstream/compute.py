@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from unimol_scale.common.machine import threads
-from unimol_scale.common.machine.devices import refusing_full_memory
-from unimol_scale.common.machine.own_threads import set_own_threads
+from unimol_scale.common.machine.devices import refusing_full_memory, set_own_threads
 from unimol_scale.data.steps.micro_batches import check_budget
 from unimol_scale.errors import ConfigError
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from unimol_scale.common.machine.own_threads import set_own_threads
+from unimol_scale.common.machine.devices import set_own_threads
 from unimol_scale.engine.parallel.sharded_model import ShardedModel
 from unimol_scale.objectives.base import Sample
 

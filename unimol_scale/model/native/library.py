@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 _log = logging.getLogger(__name__)
-_FOLDER = Path(__file__).parent
+_SOURCES = Path(__file__).parent / "sources"
 _COMPILERS = ("cc", "gcc", "clang")
 # No -ffast-math: it would drop infinities and not-a-number, which the engine looks for.
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
@@ -98,7 +98,7 @@ def _compiled(compiler: str) -> Path:
     """Return the library, compiled unless that was done before."""
     flags = (*_FLAGS, "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native")
     version = _run([compiler, "--version"])
-    sources = sorted(path for path in _FOLDER.iterdir() if path.suffix in (".c", ".h"))
+    sources = sorted(path for path in _SOURCES.iterdir() if path.suffix in (".c", ".h"))
     made_from = [compiler, version, *flags, _processor(), *(path.read_text(encoding="utf-8") for path in sources)]
     name = f"kernels-{hashlib.sha256(chr(0).join(made_from).encode()).hexdigest()[:16]}.so"
     for folder in _folders():
@@ -107,7 +107,7 @@ def _compiled(compiler: str) -> Path:
     folder = next(filter(_is_writable, _folders()))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / name
-        _run([compiler, *flags, str(_FOLDER / "kernels.c"), "-o", str(made), "-lm"])
+        _run([compiler, *flags, str(_SOURCES / "kernels.c"), "-o", str(made), "-lm"])
         made.replace(folder / name)  # at once: other ranks look for it too
     return folder / name
 
