@@ -117,3 +117,31 @@ class NativeChannelFirstLinearFunction(torch.autograd.Function):
         known = [grad_BCNN.contiguous(), pair_BNNP, weight_CP]
         call("channel_first_linear_backward", ctx.sizes, [*known, *gradients])
         return tuple(gradients)
+
+
+class NativePairEncodingFunction(torch.autograd.Function):
+    """What ``encodings.PairEncoding`` computes of codes and distances, in one pass over the pairs [B, N, N, P].
+
+    ``codes`` are those of bonds [B, A, A, 3] and of paths [B, A, A], and the bits of what is shown, int32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, codes: Sequence[Tensor], spacing: float, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        x_BAA, centres_G, *weights, bonds, paths, virtual_1P = _plain(inputs)
+        B, A, _ = x_BAA.shape
+        ctx.sizes = (B, A, bonds.shape[1], len(centres_G), len(bonds), len(paths))
+        integers = [code.contiguous().view(torch.float32) for code in codes]
+        known = [x_BAA, centres_G, x_BAA.new_full((1,), spacing), *weights, bonds, paths, *integers]
+        hidden_BAAG = x_BAA.new_empty(B, A, A, len(centres_G))
+        y_BNNP = x_BAA.new_empty(B, A + 1, A + 1, bonds.shape[1])
+        call("pair_encoding", ctx.sizes, [*known, virtual_1P, hidden_BAAG, y_BNNP])
+        ctx.save_for_backward(*known, virtual_1P, hidden_BAAG)
+        return y_BNNP
+
+    @staticmethod
+    def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        *known, virtual_1P, hidden_BAAG = ctx.saved_tensors
+        x_BAA, _, _, *weights = known[:9]
+        gradients = _alike([x_BAA, *weights, virtual_1P])
+        call("pair_encoding_backward", ctx.sizes, [*known, grad_BNNP.contiguous(), hidden_BAAG, *gradients])
+        return (None, None, gradients[0], None, *gradients[1:])

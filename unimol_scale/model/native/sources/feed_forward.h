@@ -9,12 +9,12 @@
 void feed_forward(const long *size, float *const *tensor) {
     const long R = size[0], P = size[1], H = size[2], residual = size[3], Pp = padded(P), Hp = padded(H);
     float *const x = tensor[0], *const hidden = tensor[7], *const y = tensor[8];
-    Space space = {.count = 0};
-    const Norm norm = norm_of(&space, tensor[1], tensor[2], P);
-    const float *up_PH = pack_transposed(&space, tensor[3], H, P), *up_bias_H = pack(&space, tensor[4], 1, H);
-    const float *down_HP = pack_transposed(&space, tensor[5], P, H), *down_bias_P = pack(&space, tensor[6], 1, P);
-    float *copy = take(&space, BLOCK * Pp), *normal = take(&space, BLOCK * Pp), *out = take(&space, BLOCK * Pp);
-    float *active = take(&space, BLOCK * Hp), *rstd = take(&space, BLOCK);
+    Space *space = open_space();
+    const Norm norm = norm_of(space, tensor[1], tensor[2], P);
+    const float *up_PH = pack_transposed(space, tensor[3], H, P), *up_bias_H = pack(space, tensor[4], 1, H);
+    const float *down_HP = pack_transposed(space, tensor[5], P, H), *down_bias_P = pack(space, tensor[6], 1, P);
+    float *copy = take(space, BLOCK * Pp), *normal = take(space, BLOCK * Pp), *out = take(space, BLOCK * Pp);
+    float *active = take(space, BLOCK * Hp), *rstd = take(space, BLOCK);
     for (long first = 0; first < R; first += BLOCK) {
         const long count = smaller(BLOCK, R - first);
         const float *rows = get_rows(x, first, count, P, copy);
@@ -27,22 +27,21 @@ void feed_forward(const long *size, float *const *tensor) {
         if (residual) add_to(out, rows, BLOCK * Pp);
         put_rows(y, first, count, P, out);
     }
-    release(&space);
 }
 
 /* size: as above. tensor: grad of y, x, hidden, norm weight, norm bias, W₁, W₂; gradients of x, norm weight, norm
  * bias, W₁, b₁, W₂, b₂. */
 void feed_forward_backward(const long *size, float *const *tensor) {
     const long R = size[0], P = size[1], H = size[2], residual = size[3], Pp = padded(P), Hp = padded(H);
-    Space space = {.count = 0};
-    Norm norm = norm_of(&space, tensor[3], tensor[4], P);
-    const float *up_HP = pack(&space, tensor[5], H, P), *down_PH = pack(&space, tensor[6], P, H);
-    float *copy = take(&space, BLOCK * Pp), *grad_copy = take(&space, BLOCK * Pp), *y = take(&space, BLOCK * Pp);
-    float *normal = take(&space, BLOCK * Pp), *out = take(&space, BLOCK * Pp), *rstd = take(&space, BLOCK);
-    float *hidden_copy = take(&space, BLOCK * Hp), *active = take(&space, BLOCK * Hp);
-    float *grad_hidden = take(&space, BLOCK * Hp);
-    float *grad_up = take(&space, Hp * Pp), *grad_down = take(&space, Pp * Hp);
-    float *grad_up_bias = take(&space, Hp), *grad_down_bias = take(&space, Pp);
+    Space *space = open_space();
+    Norm norm = norm_of(space, tensor[3], tensor[4], P);
+    const float *up_HP = pack(space, tensor[5], H, P), *down_PH = pack(space, tensor[6], P, H);
+    float *copy = take(space, BLOCK * Pp), *grad_copy = take(space, BLOCK * Pp), *y = take(space, BLOCK * Pp);
+    float *normal = take(space, BLOCK * Pp), *out = take(space, BLOCK * Pp), *rstd = take(space, BLOCK);
+    float *hidden_copy = take(space, BLOCK * Hp), *active = take(space, BLOCK * Hp);
+    float *grad_hidden = take(space, BLOCK * Hp);
+    float *grad_up = take(space, Hp * Pp), *grad_down = take(space, Pp * Hp);
+    float *grad_up_bias = take(space, Hp), *grad_down_bias = take(space, Pp);
     for (long first = 0; first < R; first += BLOCK) {
         const long count = smaller(BLOCK, R - first);
         const float *grad = get_rows(tensor[0], first, count, P, grad_copy);
@@ -71,7 +70,6 @@ void feed_forward_backward(const long *size, float *const *tensor) {
     unpack(tensor[11], grad_up_bias, 1, H);
     unpack(tensor[12], grad_down, P, H);
     unpack(tensor[13], grad_down_bias, 1, P);
-    release(&space);
 }
 
 #endif

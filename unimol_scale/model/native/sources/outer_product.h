@@ -11,9 +11,9 @@ INLINE long whole_tiles(long rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS *
 void outer_product(const long *size, float *const *tensor) {
     const long B = size[0], N = size[1], P = size[2], h = size[3], residual = size[4];
     const long Pp = padded(P), hp = padded(h), Nr = whole_tiles(N);
-    Space space = {.count = 0};
-    float *b_Nh = take(&space, Nr * hp), *T_hP = take(&space, h * Pp), *out = take(&space, Nr * Pp);
-    float *constant = take(&space, Pp);
+    Space *space = open_space();
+    float *b_Nh = take(space, Nr * hp), *T_hP = take(space, h * Pp), *out = take(space, Nr * Pp);
+    float *constant = take(space, Pp);
     for (long m = 0; m < B * N; m++) {
         if (m % N == 0) {
             for (long j = 0; j < N; j++) memcpy(b_Nh + j * hp, tensor[1] + (m + j) * h, 4 * h);
@@ -26,16 +26,15 @@ void outer_product(const long *size, float *const *tensor) {
         for (long j = 0; j < N; j++)
             for (long p = 0; p < P; p++) z[j * P + p] = residual ? out[j * Pp + p] + x[j * P + p] : out[j * Pp + p];
     }
-    release(&space);
 }
 
 /* size: as above. tensor: grad of z, b, T; gradients of b, T and k. */
 void outer_product_backward(const long *size, float *const *tensor) {
     const long B = size[0], N = size[1], P = size[2], h = size[3];
     const long Pp = padded(P), hp = padded(h), Nr = whole_tiles(N), hr = whole_tiles(h);
-    Space space = {.count = 0};
-    float *b_Nh = take(&space, Nr * hp), *T_Ph = take(&space, P * hp), *copy = take(&space, Nr * Pp);
-    float *grad_b_Nh = take(&space, Nr * hp), *grad_T_hP = take(&space, hr * Pp), *constant = take(&space, Pp);
+    Space *space = open_space();
+    float *b_Nh = take(space, Nr * hp), *T_Ph = take(space, P * hp), *copy = take(space, Nr * Pp);
+    float *grad_b_Nh = take(space, Nr * hp), *grad_T_hP = take(space, hr * Pp), *constant = take(space, Pp);
     for (long m = 0; m < B * N; m++) {
         if (m % N == 0) {
             for (long j = 0; j < N; j++) memcpy(b_Nh + j * hp, tensor[1] + (m + j) * h, 4 * h);
@@ -62,7 +61,6 @@ void outer_product_backward(const long *size, float *const *tensor) {
             unpack(tensor[5] + m / N * P, constant, 1, P);
         }
     }
-    release(&space);
 }
 
 #endif

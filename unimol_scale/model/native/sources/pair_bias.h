@@ -7,9 +7,9 @@
 /* size: molecules B, pairs Q of each, width P, channels H. tensor: x, W [H, P], b; y. */
 void channel_first_linear(const long *size, float *const *tensor) {
     const long B = size[0], Q = size[1], P = size[2], H = size[3], Pp = padded(P), Hp = padded(H);
-    Space space = {.count = 0};
-    const float *weight_PH = pack_transposed(&space, tensor[1], H, P), *bias_H = pack(&space, tensor[2], 1, H);
-    float *copy = take(&space, BLOCK * Pp), *out = take(&space, BLOCK * Hp);
+    Space *space = open_space();
+    const float *weight_PH = pack_transposed(space, tensor[1], H, P), *bias_H = pack(space, tensor[2], 1, H);
+    float *copy = take(space, BLOCK * Pp), *out = take(space, BLOCK * Hp);
     for (long b = 0; b < B; b++)
         for (long first = 0; first < Q; first += BLOCK) {
             const long count = smaller(BLOCK, Q - first);
@@ -20,16 +20,15 @@ void channel_first_linear(const long *size, float *const *tensor) {
                 for (long r = 0; r < count; r++) to[r] = out[r * Hp + c];
             }
         }
-    release(&space);
 }
 
 /* size: as above. tensor: grad of y, x, W; gradients of x, W and b. */
 void channel_first_linear_backward(const long *size, float *const *tensor) {
     const long B = size[0], Q = size[1], P = size[2], H = size[3], Pp = padded(P), Hp = padded(H);
-    Space space = {.count = 0};
-    const float *weight_HP = pack(&space, tensor[2], H, P);
-    float *copy = take(&space, BLOCK * Pp), *out = take(&space, BLOCK * Pp), *grad = take(&space, Hp * BLOCK);
-    float *grad_weight = take(&space, Hp * Pp);
+    Space *space = open_space();
+    const float *weight_HP = pack(space, tensor[2], H, P);
+    float *copy = take(space, BLOCK * Pp), *out = take(space, BLOCK * Pp), *grad = take(space, Hp * BLOCK);
+    float *grad_weight = take(space, Hp * Pp);
     for (long c = 0; c < H; c++) tensor[5][c] = 0.0f;
     for (long b = 0; b < B; b++)
         for (long first = 0; first < Q; first += BLOCK) {
@@ -47,7 +46,6 @@ void channel_first_linear_backward(const long *size, float *const *tensor) {
             put_rows(tensor[3] + b * Q * P, first, count, P, out);
         }
     unpack(tensor[4], grad_weight, H, P);
-    release(&space);
 }
 
 #endif

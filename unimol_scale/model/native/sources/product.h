@@ -74,26 +74,37 @@ static void multiply(long M, long N, long K, const float *a, long am, long ak, c
     }
 }
 
-/* What a call needs besides its arguments. */
+#define MOST_PIECES 48
+
+/* What a call needs besides its arguments. Its pieces stay with the thread, since the next call needs about as much. */
 typedef struct {
-    float *piece[40];
+    float *piece[MOST_PIECES];
+    size_t size[MOST_PIECES];
     int count;
 } Space;
 
-/* Zeros, until the space is released. */
+static _Thread_local Space scratch;
+
+/* The thread's own, for one call. */
+static Space *open_space(void) {
+    scratch.count = 0;
+    return &scratch;
+}
+
+/* Zeros. */
 static float *take(Space *space, long count) {
+    const int index = space->count++;
     const size_t size = (size_t)((count * 4 + 63) / 64 * 64 + 64);
-    float *piece = space->count < 40 ? aligned_alloc(64, size) : NULL;
-    if (!piece) {
+    if (index < MOST_PIECES && space->size[index] < size) {
+        free(space->piece[index]);
+        space->piece[index] = aligned_alloc(64, size);
+        space->size[index] = size;
+    }
+    if (index >= MOST_PIECES || !space->piece[index]) {
         fprintf(stderr, "the kernels of unimol_scale found no memory for %zu bytes\n", size);
         abort();
     }
-    space->piece[space->count++] = piece;
-    return memset(piece, 0, size);
-}
-
-static void release(Space *space) {
-    while (space->count) free(space->piece[--space->count]);
+    return memset(space->piece[index], 0, size);
 }
 
 /* A copy [rows, columns] with padded rows. */

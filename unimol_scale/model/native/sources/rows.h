@@ -43,20 +43,23 @@ static Norm norm_of(Space *space, const float *weight, const float *bias, long w
 
 /* normal = (x − mean) / σ [BLOCK, pitch], before weight and bias; rstd = 1 / σ of each row. */
 static void standardise(const Norm *norm, const float *x, float *normal, float *rstd) {
+    const long pitch = norm->pitch;
+    const float share = 1.0f / (float)norm->width;
     for (long r = 0; r < BLOCK; r++) {
-        const float *row = x + r * norm->pitch;
-        float *to = normal + r * norm->pitch;
+        const float *row = x + r * pitch;
         vec sum = {0}, square = {0};
-        for (long c = 0; c < norm->pitch; c += LANES) sum += load(row + c);
-        const float mean = sum_of(sum) / (float)norm->width;
-        for (long c = 0; c < norm->pitch; c += LANES) {
+        for (long c = 0; c < pitch; c += LANES) sum += load(row + c);
+        const float mean = sum_of(sum) * share;
+        for (long c = 0; c < pitch; c += LANES) {
             const vec offset = (load(row + c) - mean) * load(norm->real + c);
             square += offset * offset;
-            store(to + c, offset);
+            store(normal + r * pitch + c, offset);
         }
-        rstd[r] = 1.0f / sqrtf(sum_of(square) / (float)norm->width + 1e-5f);
-        for (long c = 0; c < norm->pitch; c += LANES) store(to + c, load(to + c) * rstd[r]);
+        rstd[r] = sum_of(square) * share;
     }
+    for (long r = 0; r < BLOCK; r++) rstd[r] = 1.0f / sqrtf(rstd[r] + 1e-5f);
+    for (long r = 0; r < BLOCK; r++)
+        for (long c = 0; c < pitch; c += LANES) store(normal + r * pitch + c, load(normal + r * pitch + c) * rstd[r]);
 }
 
 /* y = normal ∘ weight + bias. */

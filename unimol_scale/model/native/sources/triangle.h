@@ -116,10 +116,10 @@ static void gate_block(const Triangle *t, const float *projected, const float *s
 /* size: molecules B, nodes N, width P, hidden h, residual. tensor: x [B, N, N, P], scale [B, N, N], the ten weights
  * and biases; projected [B, N, N, 4h], product [B, N, N, h] and y. */
 void triangle(const long *size, float *const *tensor) {
-    Space space = {.count = 0};
-    const Triangle t = triangle_of(&space, size, tensor + 2);
+    Space *space = open_space();
+    const Triangle t = triangle_of(space, size, tensor + 2);
     const long plane = t.plane, pitch = t.pitch, N = t.N, Nr = whole_tiles(N), Pp = t.Pp;
-    float *product = take(&space, t.h * plane);
+    float *product = take(space, t.h * plane);
     for (long start = 0; start < size[0] * t.Q; start += t.Q) {
         const float *x = tensor[0] + start * t.P, *scale = tensor[1] + start;
         for (long first = 0; first < t.Q; first += BLOCK) {
@@ -155,7 +155,6 @@ void triangle(const long *size, float *const *tensor) {
             put_rows(tensor[14] + start * t.P, first, count, t.P, t.out);
         }
     }
-    release(&space);
 }
 
 #endif

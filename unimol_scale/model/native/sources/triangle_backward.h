@@ -125,10 +125,10 @@ static void second_half(Triangle *t, TriangleGradients *d, const float *grad, co
 /* size: as of triangle. tensor: grad of y, x, scale, projected, product, the ten weights and biases; gradients of x
  * and of the ten, in their order. */
 void triangle_backward(const long *size, float *const *tensor) {
-    Space space = {.count = 0};
+    Space *space = open_space();
     float *const *gradient = tensor + 16;
-    Triangle t = triangle_of(&space, size, tensor + 5);
-    TriangleGradients d = triangle_gradients_of(&space, &t, tensor + 5);
+    Triangle t = triangle_of(space, size, tensor + 5);
+    TriangleGradients d = triangle_gradients_of(space, &t, tensor + 5);
     for (long start = 0; start < size[0] * t.Q; start += t.Q) {
         const float *grad = tensor[0] + start * t.P, *x = tensor[1] + start * t.P, *scale = tensor[2] + start;
         const float *projected = tensor[3] + start * 2 * t.k;
@@ -146,7 +146,6 @@ void triangle_backward(const long *size, float *const *tensor) {
     unpack(gradient[OUT_BIAS], d.out_bias, 1, t.P);
     unpack(gradient[GATE], d.gate, t.P, t.P);
     unpack(gradient[GATE_BIAS], d.gate_bias, 1, t.P);
-    release(&space);
 }
 
 #endif
