@@ -1,8 +1,9 @@
 """Chooses who computes the updates of the pair track: C code for one CPU thread where it suits, else torch.
 
-Shapes: B molecules, N nodes, P pair channels, h hidden channels, C output channels.
+Shapes: B molecules, N nodes, A = N − 1 atoms, P pair channels, h hidden channels, C output channels.
 """
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.model import kernels
@@ -63,3 +64,18 @@ def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor) -
         out: Tensor = native.NativeChannelFirstLinearFunction.apply(pair_BNNP, weight_CP, bias_C)  # type: ignore[no-untyped-call]
         return out
     return kernels.channel_first_linear(pair_BNNP, weight_CP, bias_C)
+
+
+def bias_of_atoms(
+    pair_BNNP: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight_CP: Tensor, bias_C: Tensor
+) -> Tensor:
+    """Map the layer norm of the pairs of atoms to channels first, [B, C, A, A]; the virtual node takes no part."""
+    if suits(pair_BNNP, weight_CP, bias_C):
+        # All of them: a slice of the pairs would be copied.
+        bias_BCNN: Tensor = native.NativeChannelFirstLinearFunction.apply(  # type: ignore[no-untyped-call]
+            pair_BNNP, weight_CP, bias_C, norm_weight, norm_bias
+        )
+        return bias_BCNN[..., 1:, 1:]
+    pair_BAAP = pair_BNNP[:, 1:, 1:]
+    normal_BAAP = F.layer_norm(pair_BAAP, pair_BAAP.shape[-1:], norm_weight, norm_bias, kernels.NORM_EPSILON)
+    return kernels.channel_first_linear(normal_BAAP, weight_CP, bias_C)

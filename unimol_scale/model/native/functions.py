@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.model.native.library import call
+
+# Of the C code's widths: floats.
+PAD = 16
+# Instead of a norm's weight and bias.
+_NO_NORM = (torch.empty(0), torch.empty(0))
 
 
 def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -60,11 +66,14 @@ class NativeOuterProductFunction(torch.autograd.Function):
     def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
         a_BNh, b_BNh, weight_hX, constant_B11P = ctx.saved_tensors
         a_Mh = a_BNh.view(-1, a_BNh.shape[-1])
-        T_MX = a_Mh @ weight_hX
-        grad_b_BNh, grad_T_MX, grad_constant_B11P = _alike([b_BNh, T_MX, constant_B11P])
+        h, P = a_Mh.shape[1], constant_B11P.shape[-1]
+        # T with its channels last, padded to whole vectors, as the C code multiplies with it.
+        turned_hX = F.pad(weight_hX.view(h, h, P).transpose(1, 2), (0, -h % PAD)).reshape(h, -1)
+        grad_b_BNh, grad_constant_B11P = _alike([b_BNh, constant_B11P])
+        grad_T_MX = a_Mh.new_empty(len(a_Mh), h * P)
         call(
             "outer_product_backward", ctx.sizes,
-            [grad_BNNP.contiguous(), b_BNh, T_MX, grad_b_BNh, grad_T_MX, grad_constant_B11P],
+            [grad_BNNP.contiguous(), b_BNh, a_Mh @ turned_hX, grad_b_BNh, grad_T_MX, grad_constant_B11P],
         )  # fmt: skip
         grad_a_BNh = (grad_T_MX @ weight_hX.t()).view_as(a_BNh)
         residual = ctx.sizes[-1]
@@ -98,23 +107,23 @@ class NativeTriangleFunction(torch.autograd.Function):
 
 
 class NativeChannelFirstLinearFunction(torch.autograd.Function):
-    """``kernels.channel_first_linear``."""
+    """``kernels.channel_first_linear`` of a pair, or, with a norm's weight and bias, of its layer norm."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
-        pair_BNNP, weight_CP, bias_C = _plain(inputs)
+        pair_BNNP, weight_CP, bias_C, *norm = _plain(inputs)
         B, N, M, P = pair_BNNP.shape
-        ctx.sizes = (B, N * M, P, len(weight_CP))
+        ctx.sizes = (B, N * M, P, len(weight_CP), bool(norm))
+        ctx.save_for_backward(pair_BNNP, weight_CP, bias_C, *norm)
         y_BCNN = pair_BNNP.new_empty(B, len(weight_CP), N, M)
-        call("channel_first_linear", ctx.sizes, [pair_BNNP, weight_CP, bias_C, y_BCNN])
-        ctx.save_for_backward(pair_BNNP, weight_CP, bias_C)
+        call("channel_first_linear", ctx.sizes, [pair_BNNP, weight_CP, bias_C, *(norm or _NO_NORM), y_BCNN])
         return y_BCNN
 
     @staticmethod
     def backward(ctx: Any, grad_BCNN: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        pair_BNNP, weight_CP, bias_C = ctx.saved_tensors
-        gradients = _alike([pair_BNNP, weight_CP, bias_C])
-        known = [grad_BCNN.contiguous(), pair_BNNP, weight_CP]
+        pair_BNNP, weight_CP, _, *norm = ctx.saved_tensors
+        gradients = _alike(ctx.saved_tensors)
+        known = [grad_BCNN.contiguous(), pair_BNNP, weight_CP, *(norm or _NO_NORM)]
         call("channel_first_linear_backward", ctx.sizes, [*known, *gradients])
         return tuple(gradients)
 
