@@ -19,6 +19,7 @@ from unimol_scale.model.kernels import GaussianKernelFunction
 from unimol_scale.model.layers import Embedding, linear_parameters
 from unimol_scale.model.native.functions import NativePairEncodingFunction
 from unimol_scale.model.native.library import suits
+from unimol_scale.model.pair_updates import count_nodes
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES
 
@@ -248,7 +249,8 @@ class GaussianKernel(nn.Module):
         first_BA, second_BA = encode_pair_types(batch, self.pair_type)
         scale_BAA = self.scale(first_BA).abs().float() + self.scale(second_BA).abs().float().transpose(1, 2)
         shift_BAA = self.shift(first_BA).float() + self.shift(second_BA).float().transpose(1, 2)
-        return scale_BAA * pairwise_distances(batch.coordinates_BA3) + shift_BAA
+        mapped_BAA: Tensor = scale_BAA * pairwise_distances(batch.coordinates_BA3) + shift_BAA
+        return mapped_BAA
 
     def forward(self, batch: ModelInput) -> Tensor:
         """Return [B, A, A, P]."""
@@ -298,8 +300,9 @@ class PairEncoding(nn.Module):
         if shown_BAA is None:
             shown_BAA = torch.full_like(batch.path_BAA, SHOWN_PATH | SHOWN_EDGE | SHOWN_DISTANCE)
         codes = [code.int() for code in (encode_bonds(batch), encode_paths(batch), shown_BAA)]
+        nodes_B = count_nodes(F.pad(batch.valid_BA, (1, 0), value=True))
         pair_BNNP: Tensor = NativePairEncodingFunction.apply(  # type: ignore[no-untyped-call]
-            codes, kernel.spacing, kernel.mapped_distances(batch), kernel.centres_G,
+            nodes_B, codes, kernel.spacing, kernel.mapped_distances(batch), kernel.centres_G,
             kernel.hidden_weight, kernel.hidden_bias, kernel.out_weight, kernel.out_bias,
             self.bonds.weight, self.path.weight, self.virtual_pair.weight,
         )  # fmt: skip

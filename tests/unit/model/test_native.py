@@ -1,15 +1,23 @@
 """The C kernels of the pair track against those of torch in fp64, and where a machine has them or has them not."""
 
+import contextlib
+import dataclasses
 import logging
 import math
 
 import pytest
 import torch
 
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys
+from unimol_scale.data.batch import collate
 from unimol_scale.model import kernels
 from unimol_scale.model.native import library
 from unimol_scale.model.native.library import suits, torch_only
 from unimol_scale.model.pair_updates import channel_first_linear, feed_forward, outer_product, triangle
+from unimol_scale.model.presets import preset
+from unimol_scale.objectives.base import PretrainingModel, Sample
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
 # Nodes, pair and hidden channels: whole vectors or not, several blocks of rows or a part of one.
 SHAPES = [(1, 12, 4), (9, 24, 8), (11, 48, 12), (33, 80, 16), (4, 7, 3), (20, 200, 20)]
@@ -78,6 +86,50 @@ def test_triangle(N, P, h, residual):
 @pytest.mark.parametrize(("N", "P", "h"), SHAPES)
 def test_channel_first_linear(N, P, h):
     assert_same_function(channel_first_linear, (random(2, N, N, P), random(h, P), random(h)))
+
+
+def model_and_sample(shown: bool) -> tuple[PretrainingModel, Sample]:
+    """A model of two layers, and molecules of which one fills no node that others need."""
+    config = preset("0.1M", pair_hidden=5)
+    made = DenoiseObjective(DenoiseConfig(hide_features=0.3))
+    sample = made.corrupt(collate(random_columns([5, 17, 30, 1])), keys([0, 1, 2, 3]))
+    if shown:
+        shown_BAA = torch.randint(0, 8, sample.input.path_BAA.shape, dtype=torch.uint8)
+        sample = dataclasses.replace(sample, input=dataclasses.replace(sample.input, shown_BAA=shown_BAA))
+    return made.build_model(config), sample
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_whole_model_of_molecules_of_all_sizes(shown):
+    model, sample = model_and_sample(shown)
+    for parameter in model.parameters():  # biases and gates that matter
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    results = []
+    for native in (False, True):
+        with contextlib.nullcontext() if native else torch_only():
+            if native:
+                assert "Native" in type(model.backbone.pair_encoding(sample.input).grad_fn).__name__
+            sums = model(sample)
+            gradients = torch.autograd.grad(sum(sums.values()), list(model.parameters()), allow_unused=True)
+            results.append((sums, gradients))
+    for name, value in results[0][0].items():
+        torch.testing.assert_close(results[1][0][name], value, rtol=1e-5, atol=1e-5)
+    for (name, _), expected, found in zip(model.named_parameters(), results[0][1], results[1][1], strict=True):
+        if "attention.pair_bias" not in name:  # moves a softmax as a whole: only rounding
+            assert (found - expected).norm() < 1e-4 * expected.norm() + 1e-6, name
+
+
+def test_pairs_of_padding_are_zero_and_nobody_sees_them():
+    model, sample = model_and_sample(False)
+    seen = model.backbone(sample.input)
+    padding_BNN = ~(seen.valid_BN[:, :, None] & seen.valid_BN[:, None, :])
+    assert padding_BNN.any()
+    assert (seen.pair_BNNP[padding_BNN] == 0).all()
+    alone = dataclasses.replace(
+        sample.input, **{f.name: getattr(sample.input, f.name)[:1] for f in dataclasses.fields(sample.input)
+                         if getattr(sample.input, f.name) is not None}
+    )  # fmt: skip
+    assert torch.equal(model.backbone(alone).pair_BNNP[0], seen.pair_BNNP[0])
 
 
 def test_gelu_and_its_slope_everywhere():

@@ -13,59 +13,64 @@ INLINE void put_sum(float *z, const float *a, const float *b, long width) {
     for (; c < width; c++) z[c] = b ? a[c] + b[c] : a[c];
 }
 
-/* size: molecules B, nodes N, width P, hidden h, residual. tensor: x [B, N, N, P], b [B, N, h], T [B·N, h, P],
- * k [B, P]; z. */
+/* size: molecules B, nodes N, width P, hidden h, residual. tensor: nodes of each molecule, x [B, N, N, P], b [B, N, h],
+ * T [B, N, h, P], k [B, P]; z. */
 void outer_product(const long *size, float *const *tensor) {
-    const long B = size[0], N = size[1], P = size[2], h = size[3], residual = size[4];
-    const long Pp = padded(P), hp = padded(h), Nr = whole_tiles(N);
+    const long N = size[1], P = size[2], h = size[3], Pp = padded(P), hp = padded(h), Nr = whole_tiles(N);
     Space *space = open_space();
-    float *b_Nh = take(space, Nr * hp), *T_hP = take(space, h * Pp), *out = take(space, Nr * Pp);
+    float *b_nh = take(space, Nr * hp), *T_hP = take(space, h * Pp), *out = take(space, Nr * Pp);
     float *constant = take(space, Pp);
-    for (long m = 0; m < B * N; m++) {
-        if (m % N == 0) {
-            for (long j = 0; j < N; j++) memcpy(b_Nh + j * hp, tensor[1] + (m + j) * h, 4 * h);
-            memcpy(constant, tensor[3] + m / N * P, 4 * P);
+    for (long b = 0; b < size[0]; b++) {
+        const Square s = square_of(tensor[0], N, b);
+        float *z = tensor[5] + b * N * N * P;
+        clear_padding(z, s, P);
+        for (long j = 0; j < s.n; j++) memcpy(b_nh + j * hp, tensor[2] + (b * N + j) * h, 4 * h);
+        memcpy(constant, tensor[4] + b * P, 4 * P);
+        for (long i = 0; i < s.n; i++) {
+            const float *T = tensor[3] + (b * N + i) * h * P, *x = tensor[1] + (b * N + i) * N * P;
+            if (Pp != P) {
+                for (long c = 0; c < h; c++) memcpy(T_hP + c * Pp, T + c * P, 4 * P);
+                T = T_hP;
+            }
+            multiply(whole_tiles(s.n), Pp, h, b_nh, hp, 1, T, Pp, constant, out, Pp, 0);
+            for (long j = 0; j < s.n; j++) put_sum(z + (i * N + j) * P, out + j * Pp, size[4] ? x + j * P : NULL, P);
         }
-        const float *T = tensor[2] + m * h * P;
-        if (Pp != P) {
-            for (long c = 0; c < h; c++) memcpy(T_hP + c * Pp, T + c * P, 4 * P);
-            T = T_hP;
-        }
-        multiply(Nr, Pp, h, b_Nh, hp, 1, T, Pp, constant, out, Pp, 0);
-        for (long j = 0; j < N; j++) put_sum(tensor[4] + (m * N + j) * P, out + j * Pp, residual ? tensor[0] + (m * N + j) * P : NULL, P);
     }
 }
 
-/* size: as above. tensor: grad of z, b, T with its channels turned and padded [B·N, P, hp]; gradients of b, T and k. */
+/* size: as above. tensor: nodes, grad of z, b, T with its channels turned and padded [B, N, P, hp]; gradients of b, T
+ * and k. */
 void outer_product_backward(const long *size, float *const *tensor) {
-    const long B = size[0], N = size[1], P = size[2], h = size[3];
-    const long Pp = padded(P), hp = padded(h), Nr = whole_tiles(N), hr = whole_tiles(h);
+    const long N = size[1], P = size[2], h = size[3], Pp = padded(P), hp = padded(h), Nr = whole_tiles(N);
     Space *space = open_space();
-    float *b_Nh = take(space, Nr * hp), *copy = take(space, Nr * Pp);
-    float *grad_b_Nh = take(space, Nr * hp), *grad_T_hP = take(space, hr * Pp), *constant = take(space, Pp);
-    for (long m = 0; m < B * N; m++) {
-        if (m % N == 0) {
-            for (long j = 0; j < N; j++) memcpy(b_Nh + j * hp, tensor[1] + (m + j) * h, 4 * h);
-            memset(grad_b_Nh, 0, 4 * Nr * hp);
-            memset(constant, 0, 4 * Pp);
+    float *b_nh = take(space, Nr * hp), *copy = take(space, Nr * Pp), *grad_b_nh = take(space, Nr * hp);
+    float *grad_T_hP = take(space, whole_tiles(h) * Pp), *constant = take(space, Pp);
+    for (long b = 0; b < size[0]; b++) {
+        const Square s = square_of(tensor[0], N, b);
+        const long rows = whole_tiles(s.n);
+        memset(b_nh, 0, 4 * Nr * hp);
+        for (long j = 0; j < s.n; j++) memcpy(b_nh + j * hp, tensor[2] + (b * N + j) * h, 4 * h);
+        memset(copy, 0, 4 * Nr * Pp);
+        memset(grad_b_nh, 0, 4 * Nr * hp);
+        memset(constant, 0, 4 * Pp);
+        for (long i = 0; i < s.n; i++) {
+            const float *grad = tensor[1] + (b * N + i) * N * P;
+            if (Pp != P || rows != s.n) {
+                for (long j = 0; j < s.n; j++) memcpy(copy + j * Pp, grad + j * P, 4 * P);
+                grad = copy;
+            }
+            multiply(whole_tiles(h), Pp, s.n, b_nh, 1, hp, grad, Pp, NULL, grad_T_hP, Pp, 0);
+            unpack(tensor[5] + (b * N + i) * h * P, grad_T_hP, h, P);
+            multiply(rows, hp, P, grad, Pp, 1, tensor[3] + (b * N + i) * P * hp, hp, NULL, grad_b_nh, hp, 1);
+            for (long c = 0; c < Pp; c += LANES) {
+                vec sum = {0};
+                for (long j = 0; j < s.n; j++) sum += load(grad + j * Pp + c);
+                store(constant + c, load(constant + c) + sum);
+            }
         }
-        const float *grad = tensor[0] + m * N * P;
-        if (Pp != P || Nr != N) {
-            for (long j = 0; j < N; j++) memcpy(copy + j * Pp, grad + j * P, 4 * P);
-            grad = copy;
-        }
-        multiply(hr, Pp, N, b_Nh, 1, hp, grad, Pp, NULL, grad_T_hP, Pp, 0);
-        unpack(tensor[4] + m * h * P, grad_T_hP, h, P);
-        multiply(Nr, hp, P, grad, Pp, 1, tensor[2] + m * P * hp, hp, NULL, grad_b_Nh, hp, 1);
-        for (long c = 0; c < Pp; c += LANES) {
-            vec sum = {0};
-            for (long j = 0; j < N; j++) sum += load(grad + j * Pp + c);
-            store(constant + c, load(constant + c) + sum);
-        }
-        if (m % N == N - 1) {
-            unpack(tensor[3] + (m - N + 1) * h, grad_b_Nh, N, h);
-            unpack(tensor[5] + m / N * P, constant, 1, P);
-        }
+        memset(tensor[5] + (b * N + s.n) * h * P, 0, 4 * (N - s.n) * h * P);
+        unpack(tensor[4] + b * N * h, grad_b_nh, N, h);
+        unpack(tensor[6] + b * P, constant, 1, P);
     }
 }
 

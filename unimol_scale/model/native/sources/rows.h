@@ -6,25 +6,60 @@
 
 #include "product.h"
 
+INLINE long smaller(long a, long b) { return a < b ? a : b; }
+
+/* The pairs of a molecule of n nodes in a tensor padded to N: the rows i·N + j with i, j < n, counted without those
+ * between them. With n = N any rows that follow one another. */
+typedef struct {
+    long N, n;
+} Square;
+
+static const Square WHOLE = {0, 0};
+
+/* nodes: int32 [B], or NULL if all are real. */
+INLINE Square square_of(const float *nodes, long N, long molecule) {
+    return (Square){N, nodes ? ((const int32_t *)nodes)[molecule] : N};
+}
+
+INLINE long place_of(Square s, long row) { return s.n == s.N ? row : row / s.n * s.N + row % s.n; }
+
+/* How many rows from this one on follow one another, at most ``left``. */
+INLINE long run_of(Square s, long row, long left) { return s.n == s.N ? left : smaller(s.n - row % s.n, left); }
+
 /* BLOCK rows with padded width: the tensor itself where it needs no padding, else a copy with zeros. */
-static const float *get_rows(const float *tensor, long first, long count, long width, float *copy) {
+static const float *get_rows(const float *tensor, Square s, long first, long count, long width, float *copy) {
     const long pitch = padded(width);
-    if (count == BLOCK && pitch == width) return tensor + first * width;
-    for (long r = 0; r < count; r++) memcpy(copy + r * pitch, tensor + (first + r) * width, 4 * width);
+    if (s.n == s.N && count == BLOCK && pitch == width) return tensor + first * width;
+    for (long r = 0, run; r < count; r += run) {
+        const float *from = tensor + place_of(s, first + r) * width;
+        run = run_of(s, first + r, count - r);
+        if (pitch == width) memcpy(copy + r * pitch, from, 4 * run * width);
+        else
+            for (long k = 0; k < run; k++) {
+                memcpy(copy + (r + k) * pitch, from + k * width, 4 * width);
+                memset(copy + (r + k) * pitch + width, 0, 4 * (pitch - width));
+            }
+    }
     memset(copy + count * pitch, 0, 4 * (BLOCK - count) * pitch);
-    if (pitch != width)
-        for (long r = 0; r < count; r++) memset(copy + r * pitch + width, 0, 4 * (pitch - width));
     return copy;
 }
 
-static void put_rows(float *tensor, long first, long count, long width, const float *rows) {
+static void put_rows(float *tensor, Square s, long first, long count, long width, const float *rows) {
     const long pitch = padded(width);
-    if (pitch == width) memcpy(tensor + first * width, rows, 4 * count * width);
-    else
-        for (long r = 0; r < count; r++) memcpy(tensor + (first + r) * width, rows + r * pitch, 4 * width);
+    for (long r = 0, run; r < count; r += run) {
+        float *to = tensor + place_of(s, first + r) * width;
+        run = run_of(s, first + r, count - r);
+        if (pitch == width) memcpy(to, rows + r * pitch, 4 * run * width);
+        else
+            for (long k = 0; k < run; k++) memcpy(to + k * width, rows + (r + k) * pitch, 4 * width);
+    }
 }
 
-INLINE long smaller(long a, long b) { return a < b ? a : b; }
+/* Zeros where a molecule's tensor is padding. */
+static void clear_padding(float *tensor, Square s, long width) {
+    for (long i = 0; i < s.n && s.n < s.N; i++) memset(tensor + (i * s.N + s.n) * width, 0, 4 * (s.N - s.n) * width);
+    memset(tensor + s.n * s.N * width, 0, 4 * (s.N - s.n) * s.N * width);
+}
 
 typedef struct {
     long width, pitch;

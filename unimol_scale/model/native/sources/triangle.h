@@ -1,6 +1,6 @@
 /* The triangle update, molecule by molecule, and its gradients; see TriangleFunction.
  *
- * Q = N² pairs of a molecule, h hidden channels. A plane is one channel of a molecule as a padded [N, N] matrix.
+ * Q = n² pairs of a molecule of n nodes, h hidden channels. A plane is one of its channels as a padded [n, n] matrix.
  */
 #ifndef TRIANGLE_H
 #define TRIANGLE_H
@@ -8,12 +8,13 @@
 #include "outer_product.h"
 
 typedef struct {
-    long N, Q, P, h, Pp, hp, k, kp, cp; /* k = 2h values, or gates, of a and b, c = 2k; p: padded */
+    Square square;                      /* of the molecule at hand in x and y; what is kept has no padding */
+    long n, Q, P, h, Pp, hp, k, kp, cp; /* k = 2h values, or gates, of a and b, c = 2k; p: padded */
     long pitch, plane;                  /* of a plane's row, and from plane to plane */
     Norm norm, inner;
     const float *project_Pc, *out_hP, *out_bias, *gate_PP, *gate_bias; /* transposed */
     float *project_bias, *copy, *normal, *y, *rstd, *inner_normal, *inner_y, *inner_rstd, *projected, *gated, *out, *gate;
-    float *a, *b, *a_or_b_turned; /* planes */
+    float *a, *b, *b_turned; /* planes */
 } Triangle;
 
 enum { NORM_WEIGHT, NORM_BIAS, PROJECT, PROJECT_BIAS, INNER_WEIGHT, INNER_BIAS, OUT, OUT_BIAS, GATE, GATE_BIAS };
@@ -43,11 +44,10 @@ static float *pack_halves(Space *space, const Triangle *t, const float *weight, 
 
 static Triangle triangle_of(Space *space, const long *size, float *const *weight) {
     const long N = size[1], P = size[2], h = size[3];
-    Triangle t = {.N = N, .Q = N * N, .P = P, .h = h, .Pp = padded(P), .hp = padded(h), .k = 2 * h};
+    Triangle t = {.P = P, .h = h, .Pp = padded(P), .hp = padded(h), .k = 2 * h};
     t.kp = padded(t.k);
     t.cp = 2 * t.kp;
-    t.pitch = padded(N);
-    t.plane = whole_tiles(N) * t.pitch + PAD; /* not a power of two: planes would share the same lines of a cache */
+    t.plane = whole_tiles(N) * padded(N) + PAD; /* not a power of two: planes would share the same lines of a cache */
     t.norm = norm_of(space, weight[NORM_WEIGHT], weight[NORM_BIAS], P);
     t.inner = norm_of(space, weight[INNER_WEIGHT], weight[INNER_BIAS], h);
     const float *project_cP = pack_halves(space, &t, weight[PROJECT], P);
@@ -74,8 +74,18 @@ static Triangle triangle_of(Space *space, const long *size, float *const *weight
     }
     t.a = take(space, 3 * h * t.plane);
     t.b = t.a + h * t.plane;
-    t.a_or_b_turned = t.b + h * t.plane;
+    t.b_turned = t.b + h * t.plane;
     return t;
+}
+
+/* Turn to a molecule of so many nodes; all planes are zeros again where they are padding. */
+static void turn_to(Triangle *t, Square square, float *const planes[], int count) {
+    if (square.n != t->n)
+        for (int i = 0; i < count; i++) memset(planes[i], 0, 4 * t->h * t->plane);
+    t->square = square;
+    t->n = square.n;
+    t->Q = square.n * square.n;
+    t->pitch = padded(square.n);
 }
 
 /* Columns of a block of rows, which are pairs of a molecule from ``first`` on, to planes; turned: transposed. */
@@ -85,7 +95,7 @@ static void to_planes(const Triangle *t, const float *rows, long pitch, long fir
     for (long c = 0; c < channels; c++) {
         const float *from = rows + c;
         for (long q = first; q < first + count;) {
-            const long i = q / t->N, j = q % t->N, run = smaller(t->N - j, first + count - q);
+            const long i = q / t->n, j = q % t->n, run = smaller(t->n - j, first + count - q);
             float *to = planes + c * t->plane + i * line + j * step;
             for (long s = 0; s < run; s++) to[s * step] = from[(q - first + s) * pitch];
             q += run;
@@ -97,7 +107,7 @@ static void from_planes(const Triangle *t, const float *planes, long first, long
                         long pitch) {
     for (long c = 0; c < channels; c++)
         for (long q = first; q < first + count;) {
-            const long i = q / t->N, j = q % t->N, run = smaller(t->N - j, first + count - q);
+            const long i = q / t->n, j = q % t->n, run = smaller(t->n - j, first + count - q);
             const float *from = planes + c * t->plane + i * t->pitch + j;
             for (long s = 0; s < run; s++) rows[(q - first + s) * pitch + c] = from[s];
             q += run;
@@ -105,55 +115,68 @@ static void from_planes(const Triangle *t, const float *planes, long first, long
 }
 
 /* value ∘ sigmoid(gate) ∘ scale of a block; a and b side by side. */
-static void gate_block(const Triangle *t, const float *projected, const float *scale, long count) {
+static void gate_block(const Triangle *t, const float *projected, const float *scale, long first, long count) {
     for (long r = 0; r < count; r++)
         for (long c = 0; c < t->kp; c += LANES) {
             const float *value = projected + r * t->cp + c;
-            store(t->gated + r * t->kp + c, sigmoid(load(value + t->kp)) * load(value) * scale[r]);
+            const vec open = sigmoid(load(value + t->kp)) * scale[place_of(t->square, first + r)];
+            store(t->gated + r * t->kp + c, open * load(value));
         }
 }
 
-/* size: molecules B, nodes N, width P, hidden h, residual. tensor: x [B, N, N, P], scale [B, N, N], the ten weights
- * and biases; projected [B, N, N, 4h], product [B, N, N, h] and y. */
+/* o ∘ g of a block, from the rows of x and the product in t->inner_y. */
+static void gated_update(const Triangle *t, const float *rows) {
+    standardise(&t->norm, rows, t->normal, t->rstd);
+    affine(&t->norm, t->normal, t->y);
+    multiply(BLOCK, t->Pp, t->P, t->y, t->Pp, 1, t->gate_PP, t->Pp, t->gate_bias, t->gate, t->Pp, 0);
+    standardise(&t->inner, t->inner_y, t->inner_normal, t->inner_rstd);
+    affine(&t->inner, t->inner_normal, t->inner_normal);
+    multiply(BLOCK, t->Pp, t->h, t->inner_normal, t->hp, 1, t->out_hP, t->Pp, t->out_bias, t->out, t->Pp, 0);
+    for (long i = 0; i < BLOCK * t->Pp; i += LANES) store(t->out + i, load(t->out + i) * load(t->gate + i));
+}
+
+static void triangle_of_molecule(const Triangle *t, const float *x, const float *scale, float *projected,
+                                 float *product, float *y, float *product_planes, int residual) {
+    const long Nr = whole_tiles(t->n), p = t->pitch;
+    for (long first = 0; first < t->Q; first += BLOCK) {
+        const long count = smaller(BLOCK, t->Q - first);
+        standardise(&t->norm, get_rows(x, t->square, first, count, t->P, t->copy), t->normal, t->rstd);
+        affine(&t->norm, t->normal, t->y);
+        multiply(BLOCK, t->cp, t->P, t->y, t->Pp, 1, t->project_Pc, t->cp, t->project_bias, t->projected, t->cp, 0);
+        put_halves(t, projected, first, count, t->projected);
+        gate_block(t, t->projected, scale, first, count);
+        to_planes(t, t->gated, t->kp, first, count, t->k, t->a, 0);
+        to_planes(t, t->gated + t->h, t->kp, first, count, t->h, t->b_turned, 1);
+    }
+    for (long c = 0; c < t->h; c++) { /* A·Bᵀ + Aᵀ·B */
+        const long at = c * t->plane;
+        multiply(Nr, p, t->n, t->a + at, p, 1, t->b_turned + at, p, NULL, product_planes + at, p, 0);
+        multiply(Nr, p, t->n, t->a + at, 1, p, t->b + at, p, NULL, product_planes + at, p, 1);
+    }
+    for (long first = 0; first < t->Q; first += BLOCK) {
+        const long count = smaller(BLOCK, t->Q - first);
+        const float *rows = get_rows(x, t->square, first, count, t->P, t->copy);
+        from_planes(t, product_planes, first, count, t->h, t->inner_y, t->hp);
+        put_rows(product, WHOLE, first, count, t->h, t->inner_y);
+        gated_update(t, rows);
+        if (residual) add_to(t->out, rows, BLOCK * t->Pp);
+        put_rows(y, t->square, first, count, t->P, t->out);
+    }
+}
+
+/* size: molecules B, nodes N, width P, hidden h, residual. tensor: nodes of each molecule, x [B, N, N, P], scale
+ * [B, N, N], the ten weights and biases; projected [B, N, N, 4h], product [B, N, N, h] and y. */
 void triangle(const long *size, float *const *tensor) {
     Space *space = open_space();
-    const Triangle t = triangle_of(space, size, tensor + 2);
-    const long plane = t.plane, pitch = t.pitch, N = t.N, Nr = whole_tiles(N), Pp = t.Pp;
-    float *product = take(space, t.h * plane);
-    for (long start = 0; start < size[0] * t.Q; start += t.Q) {
-        const float *x = tensor[0] + start * t.P, *scale = tensor[1] + start;
-        for (long first = 0; first < t.Q; first += BLOCK) {
-            const long count = smaller(BLOCK, t.Q - first);
-            standardise(&t.norm, get_rows(x, first, count, t.P, t.copy), t.normal, t.rstd);
-            affine(&t.norm, t.normal, t.y);
-            multiply(BLOCK, t.cp, t.P, t.y, Pp, 1, t.project_Pc, t.cp, t.project_bias, t.projected, t.cp, 0);
-            put_halves(&t, tensor[12] + start * 2 * t.k, first, count, t.projected);
-            gate_block(&t, t.projected, scale + first, count);
-            to_planes(&t, t.gated, t.kp, first, count, t.k, t.a, 0);
-            to_planes(&t, t.gated + t.h, t.kp, first, count, t.h, t.a_or_b_turned, 1);
-        }
-        for (long c = 0; c < t.h; c++) { /* A·Bᵀ + Aᵀ·B */
-            const float *a = t.a + c * plane;
-            multiply(Nr, pitch, N, a, pitch, 1, t.a_or_b_turned + c * plane, pitch, NULL, product + c * plane, pitch, 0);
-            multiply(Nr, pitch, N, a, 1, pitch, t.b + c * plane, pitch, NULL, product + c * plane, pitch, 1);
-        }
-        for (long first = 0; first < t.Q; first += BLOCK) {
-            const long count = smaller(BLOCK, t.Q - first);
-            const float *rows = get_rows(x, first, count, t.P, t.copy);
-            standardise(&t.norm, rows, t.normal, t.rstd);
-            affine(&t.norm, t.normal, t.y);
-            multiply(BLOCK, Pp, t.P, t.y, Pp, 1, t.gate_PP, Pp, t.gate_bias, t.gate, Pp, 0);
-            from_planes(&t, product, first, count, t.h, t.inner_y, t.hp);
-            put_rows(tensor[13] + start * t.h, first, count, t.h, t.inner_y);
-            standardise(&t.inner, t.inner_y, t.inner_normal, t.inner_rstd);
-            affine(&t.inner, t.inner_normal, t.inner_normal);
-            multiply(BLOCK, Pp, t.h, t.inner_normal, t.hp, 1, t.out_hP, Pp, t.out_bias, t.out, Pp, 0);
-            for (long i = 0; i < BLOCK * Pp; i += LANES) {
-                const vec update = load(t.out + i) * load(t.gate + i);
-                store(t.out + i, size[4] ? update + load(rows + i) : update);
-            }
-            put_rows(tensor[14] + start * t.P, first, count, t.P, t.out);
-        }
+    Triangle t = triangle_of(space, size, tensor + 3);
+    float *product = take(space, t.h * t.plane), *const planes[] = {t.a, t.b, t.b_turned, product};
+    for (long b = 0; b < size[0]; b++) {
+        const long start = b * size[1] * size[1];
+        float *y = tensor[15] + start * t.P;
+        turn_to(&t, square_of(tensor[0], size[1], b), planes, 4);
+        clear_padding(y, t.square, t.P);
+        triangle_of_molecule(&t, tensor[1] + start * t.P, tensor[2] + start, tensor[13] + start * 2 * t.k,
+                             tensor[14] + start * t.h, y, product, (int)size[4]);
     }
 }
 

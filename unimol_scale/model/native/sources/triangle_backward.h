@@ -61,7 +61,7 @@ static void backward_to_product(Triangle *t, TriangleGradients *d, const float *
 
 /* M = A·Bᵀ + Aᵀ·B: dA = dM·B + B·dMᵀ, dB = dMᵀ·A + A·dM. */
 static void backward_of_products(const Triangle *t, TriangleGradients *d) {
-    const long N = t->N, Nr = whole_tiles(N), p = t->pitch;
+    const long N = t->n, Nr = whole_tiles(N), p = t->pitch;
     for (long c = 0; c < t->h; c++) {
         const long at = c * t->plane;
         multiply(Nr, p, N, d->product + at, p, 1, t->b + at, p, NULL, d->a + at, p, 0);
@@ -73,14 +73,14 @@ static void backward_of_products(const Triangle *t, TriangleGradients *d) {
 
 /* Through the gates, from d->gated, the gradients of a and b, to that of the map before them, in d->projected. */
 static void backward_of_gates(const Triangle *t, TriangleGradients *d, const float *projected, const float *scale,
-                              long count) {
+                              long first, long count) {
     memset(d->projected + count * t->cp, 0, 4 * (BLOCK - count) * t->cp);
     for (long r = 0; r < count; r++)
         for (long c = 0; c < t->kp; c += LANES) {
             const float *value = projected + r * t->cp + c;
             float *to = d->projected + r * t->cp + c;
             const vec open = sigmoid(load(value + t->kp));
-            const vec grad_value = load(d->gated + r * t->kp + c) * open * scale[r];
+            const vec grad_value = load(d->gated + r * t->kp + c) * open * scale[place_of(t->square, first + r)];
             store(to, grad_value);
             store(to + t->kp, grad_value * load(value) * (1.0f - open));
         }
@@ -91,12 +91,12 @@ static void first_half(Triangle *t, TriangleGradients *d, const float *grad, con
                        const float *projected, const float *product, float *grad_x) {
     for (long first = 0; first < t->Q; first += BLOCK) {
         const long count = smaller(BLOCK, t->Q - first);
-        gate_block(t, get_halves(t, projected, first, count, t->projected), scale + first, count);
+        gate_block(t, get_halves(t, projected, first, count, t->projected), scale, first, count);
         to_planes(t, t->gated, t->kp, first, count, t->k, t->a, 0);
-        backward_to_product(t, d, get_rows(grad, first, count, t->P, d->grad_copy),
-                            get_rows(x, first, count, t->P, t->copy),
-                            get_rows(product, first, count, t->h, t->projected), d->normal);
-        put_rows(grad_x, first, count, t->P, d->normal);
+        backward_to_product(t, d, get_rows(grad, t->square, first, count, t->P, d->grad_copy),
+                            get_rows(x, t->square, first, count, t->P, t->copy),
+                            get_rows(product, WHOLE, first, count, t->h, t->projected), d->normal);
+        put_rows(grad_x, t->square, first, count, t->P, d->normal);
         to_planes(t, d->inner, t->hp, first, count, t->h, d->product, 0);
         to_planes(t, d->inner, t->hp, first, count, t->h, d->product_turned, 1);
     }
@@ -109,31 +109,35 @@ static void second_half(Triangle *t, TriangleGradients *d, const float *grad, co
         const long count = smaller(BLOCK, t->Q - first);
         from_planes(t, d->a, first, count, t->h, d->gated, t->kp);
         from_planes(t, d->b, first, count, t->h, d->gated + t->h, t->kp);
-        backward_of_gates(t, d, get_halves(t, projected, first, count, t->projected), scale + first, count);
-        standardise(&t->norm, get_rows(x, first, count, t->P, t->copy), t->normal, t->rstd);
+        backward_of_gates(t, d, get_halves(t, projected, first, count, t->projected), scale, first, count);
+        standardise(&t->norm, get_rows(x, t->square, first, count, t->P, t->copy), t->normal, t->rstd);
         affine(&t->norm, t->normal, t->y);
         multiply(cp, Pp, BLOCK, d->projected, 1, cp, t->y, Pp, NULL, d->project, Pp, 1);
         add_columns(d->projected, cp, d->project_bias);
-        memcpy(d->normal, get_rows(grad_x, first, count, t->P, t->copy), 4 * BLOCK * Pp);
+        memcpy(d->normal, get_rows(grad_x, t->square, first, count, t->P, t->copy), 4 * BLOCK * Pp);
         multiply(BLOCK, Pp, cp, d->projected, cp, 1, d->project_cP, Pp, NULL, d->normal, Pp, 1);
         standardise_backward(&t->norm, d->normal, t->normal, t->rstd, d->normal);
-        if (grad) add_to(d->normal, get_rows(grad, first, count, t->P, d->grad_copy), BLOCK * Pp);
-        put_rows(grad_x, first, count, t->P, d->normal);
+        if (grad) add_to(d->normal, get_rows(grad, t->square, first, count, t->P, d->grad_copy), BLOCK * Pp);
+        put_rows(grad_x, t->square, first, count, t->P, d->normal);
     }
 }
 
-/* size: as of triangle. tensor: grad of y, x, scale, projected, product, the ten weights and biases; gradients of x
- * and of the ten, in their order. */
+/* size: as of triangle. tensor: nodes, grad of y, x, scale, projected, product, the ten weights and biases; gradients
+ * of x and of the ten, in their order. */
 void triangle_backward(const long *size, float *const *tensor) {
     Space *space = open_space();
-    float *const *gradient = tensor + 16;
-    Triangle t = triangle_of(space, size, tensor + 5);
-    TriangleGradients d = triangle_gradients_of(space, &t, tensor + 5);
-    for (long start = 0; start < size[0] * t.Q; start += t.Q) {
-        const float *grad = tensor[0] + start * t.P, *x = tensor[1] + start * t.P, *scale = tensor[2] + start;
-        const float *projected = tensor[3] + start * 2 * t.k;
-        float *grad_x = tensor[15] + start * t.P;
-        first_half(&t, &d, grad, x, scale, projected, tensor[4] + start * t.h, grad_x);
+    float *const *gradient = tensor + 17;
+    Triangle t = triangle_of(space, size, tensor + 6);
+    TriangleGradients d = triangle_gradients_of(space, &t, tensor + 6);
+    float *const planes[] = {t.a, t.b, d.product, d.product_turned, d.a, d.b};
+    for (long b = 0; b < size[0]; b++) {
+        const long start = b * size[1] * size[1];
+        const float *grad = tensor[1] + start * t.P, *x = tensor[2] + start * t.P, *scale = tensor[3] + start;
+        const float *projected = tensor[4] + start * 2 * t.k;
+        float *grad_x = tensor[16] + start * t.P;
+        turn_to(&t, square_of(tensor[0], size[1], b), planes, 6);
+        clear_padding(grad_x, t.square, t.P);
+        first_half(&t, &d, grad, x, scale, projected, tensor[5] + start * t.h, grad_x);
         backward_of_products(&t, &d);
         second_half(&t, &d, size[4] ? grad : NULL, x, scale, projected, grad_x);
     }
