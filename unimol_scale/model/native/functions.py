@@ -132,8 +132,9 @@ class NativeChannelFirstLinearFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_BCNN: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        pair_BNNP, weight_CP, _, *norm = ctx.saved_tensors
-        gradients = _alike(ctx.saved_tensors)
+        saved = ctx.saved_tensors
+        pair_BNNP, weight_CP, _, *norm = saved
+        gradients = _alike(saved)
         known = [ctx.nodes, grad_BCNN.contiguous(), pair_BNNP, weight_CP, *(norm or _NO_NORM)]
         call("channel_first_linear_backward", ctx.sizes, [*known, *gradients])
         return (None, *gradients)
