@@ -262,8 +262,8 @@ def _pair_table(
         lines += [
             f"## {own} beside {other}",
             "",
-            f"Share of the error of {other} that is gone with {own} (of a ROC-AUC: of what it lacks to 1), with its 95 %",
-            "interval by a bootstrap over test rows and seeds. After the semicolon, that of the validation rows.",
+            f"Share of the error of {other} that is gone with {own} (of a ROC-AUC: of what it lacks to 1), with its",
+            "95 % interval by a bootstrap over test rows and seeds. After the semicolon, that of the validation rows.",
             "",
             "| set | labels | gain |",
             "| --- " * 3 + "|",
