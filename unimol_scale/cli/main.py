@@ -20,11 +20,12 @@ from unimol_scale.cli.verbs import (
     plan,
     predict,
     pretrain,
+    runs,
     store,
 )
 
 # In the order in which --help names them.
-VERBS = (build, pretrain, fit_scaling_law, ladder, plan, finetune, predict, embed, model, store, checkpoint)
+VERBS = (build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, predict, embed, model, store, checkpoint)
 _DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
 
 
