@@ -32,7 +32,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         type=Path,
         required=True,
         metavar="FILE",
-        help=".parquet; for vectors of molecules also .csv or .npz",
+        help=".parquet; of whole molecules also .csv or .npz",
     )
     add(
         "--representation",

@@ -6,7 +6,7 @@ Shapes: R rows, D channels.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -87,7 +87,7 @@ class _NpzArrays:
 
     def save(self, path: Path) -> None:
         table = pa.concat_tables(self._tables)
-        columns = {}
+        columns: dict[str, Any] = {}
         for name in table.column_names[:-1]:
             values = table[name].to_numpy()
             # Text of a fixed width, since arrays of objects would be pickled.
