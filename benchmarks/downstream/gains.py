@@ -29,7 +29,7 @@ from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.results import RESULTS_NAME, FinetuneResult
 from unimol_scale.downstream.registry import METRICS
-from unimol_scale.errors import UnimolScaleError
+from unimol_scale.errors import ConfigError, UnimolScaleError
 
 COMMAND = "python -m benchmarks.downstream.gains"
 
@@ -171,6 +171,8 @@ def fitted(
 def run(options: argparse.Namespace) -> None:
     """Fine-tune what is not done yet, and write the report."""
     starts = dict(text.split("=", 1) for text in options.start)
+    if unknown := {start for pair in options.pair for start in pair} - set(starts):
+        raise ConfigError(f"--pair names what no --start does: {', '.join(sorted(unknown))}")
     cells: list[Cell] = []
     baselines: dict[tuple[str, float], Baseline] = {}
     for name in options.set or SETS:
@@ -181,7 +183,7 @@ def run(options: argparse.Namespace) -> None:
                 rates = finished_rates(options, name, list(starts.values()), fraction)
             for label, model in starts.items():
                 for reinitialise in (True, False):
-                    if reinitialise and twin(model) in scratch:
+                    if reinitialise and (options.no_scratch or twin(model) in scratch):
                         continue
                     cell = fitted(options, name, label, model, fraction, rates[model], reinitialise=reinitialise)
                     if cell is None:
@@ -195,7 +197,7 @@ def run(options: argparse.Namespace) -> None:
         # Of places on this machine, their names only.
         words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
         command = f"{COMMAND} {shlex.join(words)}"
-        write_report(options.output, command, starts, cells, baselines, twin)
+        write_report(options.output, command, starts, cells, baselines, twin, options.pair)
         print(options.output)
 
 
@@ -205,6 +207,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--moleculenet", type=Path, required=True, metavar="DIR", help="with the CSV files of SETS")
     parser.add_argument("--qm9", type=Path, required=True, metavar="STORE", help="of configs/build/qm9.yaml")
     parser.add_argument("--start", action="append", required=True, metavar="NAME=MODEL", help="what is compared")
+    parser.add_argument(
+        "--pair", action="append", nargs=2, default=[], metavar=("NEW", "OLD"), help="two starts to compare as well"
+    )
+    parser.add_argument("--no-scratch", action="store_true", help="where only pairs are wanted: no untrained models")
     parser.add_argument("--set", action="append", choices=list(SETS), help="some of the sets only")
     parser.add_argument("--fraction", type=float, nargs="+", default=[1.0], help="of the training labels")
     parser.add_argument("--seeds", type=int, default=3)

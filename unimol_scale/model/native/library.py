@@ -31,7 +31,7 @@ _SECONDS = 120
 # "torch" computes everything with torch.
 SWITCH = "UNIMOL_SCALE_KERNELS"
 # The widest rows for which the kernels were faster than torch [measured].
-MAX_WIDTH = 256
+MAX_WIDTH = 192
 _lock = threading.Lock()
 _off = False
 

@@ -47,14 +47,21 @@ def test_what_beats_scratch_is_bold_and_what_was_seen_is_told_once_a_store(cell,
     starts = {name: f"runs/{name}" for name in ("good", "bad", "other")}
     path = tmp_path / "table.md"
     baselines = {("ESOL", 1.0): report.Baseline(name="ridge", test=1.5)}
-    report.write_report(path, "python -m benchmarks.downstream.gains", starts, cells, baselines, lambda model: "twins")
+    command, pairs = "python -m benchmarks.downstream.gains", [("good", "bad")]
+    report.write_report(path, command, starts, cells, baselines, lambda model: "twins", pairs)
     text = path.read_text()
     assert "| 480 | 1.500 (ridge) | 1.000 | **0.500** | 2.000 | **0.800** | MoleBlend 0.831 |" in text
+    assert "## good beside bad" in text
+    assert "| ESOL | 100% | +75.0% (+75.0% to +75.0%); +75.0% |" in text
     assert "| ESOL | +50.0% (+50.0% to +50.0%); +50.0% | -100.0% (" in text
     seen = [line for line in text.splitlines() if "test molecules," in line]
     assert seen == [f"- ESOL: {SEEN.format(store).removeprefix('leakage: ')}" for store in ("drugs", "zinc")]
-    rates = [line for line in text.splitlines() if line.startswith("| ESOL | 100% | ")]
     where = "| ESOL | 100% | other |"
+    rates = [line for line in text.splitlines() if line.startswith("| ESOL | 100% | ") and "+75.0%" not in line]
     assert rates == [f"{where} **0.0005** | 0.8000 | 0.8005 |", f"{where} 0.0001 | 0.8000 | 0.8001 |"]
+    alone = [one for one in cells if not one.scratch]  # --no-scratch
+    report.write_report(tmp_path / "pairs.md", command, starts, alone, baselines, lambda model: "twins", pairs)
+    assert "Gain over scratch" not in (tmp_path / "pairs.md").read_text()
+    assert "+75.0% (+75.0% to +75.0%)" in (tmp_path / "pairs.md").read_text()
     assert len(json.loads((tmp_path / "table" / "results.json").read_text())["cells"]) == 4
     assert (tmp_path / "table" / "gains.png").stat().st_size > 1000
