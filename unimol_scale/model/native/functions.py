@@ -1,8 +1,8 @@
 """The differentiable operations of ``kernels`` by the C code of this folder: the same values up to rounding.
 
-They keep for the backward pass what those of torch keep, so that a plan of the memory holds for both. Shapes as there.
-``nodes_B``, int32, is how many nodes of each molecule are real: pairs of others are not computed, but zero, and so are
-their gradients. None: all of them are.
+They keep for the backward pass what those of torch keep, so that a plan of the memory holds for both, and of weights the
+parameters themselves, whose storage ZeRO-3 takes away in between. Shapes as there. ``nodes_B``, int32, is how many nodes
+of each molecule are real: pairs of others are not computed, but zero, and so are their gradients. None: all of them are.
 """
 
 from collections.abc import Sequence
@@ -45,12 +45,12 @@ class NativeFeedForwardFunction(torch.autograd.Function):
         hidden_RH, y = x.new_empty(rows, hidden), torch.empty_like(x)
         ctx.sizes, ctx.nodes = (B, rows // B, N, width, hidden, residual), _counts(nodes_B)
         call("feed_forward", ctx.sizes, [ctx.nodes, x, *weights, hidden_RH, y])
-        ctx.save_for_backward(x, hidden_RH, *weights)
+        ctx.save_for_backward(hidden_RH, *inputs)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        x, hidden_RH, *weights = ctx.saved_tensors
+        hidden_RH, x, *weights = _plain(ctx.saved_tensors)
         gradients = _alike([x, *weights])
         norm_weight, norm_bias, up, _, down, _ = weights
         known = [ctx.nodes, grad.contiguous(), x, hidden_RH, norm_weight, norm_bias, up, down]
@@ -68,12 +68,12 @@ class NativeOuterProductFunction(torch.autograd.Function):
         ctx.sizes, ctx.nodes = (B, N, pair_BNNP.shape[-1], h, residual), _counts(nodes_B)
         T_MX, z_BNNP = a_BNh.view(-1, h) @ weight_hX, torch.empty_like(pair_BNNP)
         call("outer_product", ctx.sizes, [ctx.nodes, pair_BNNP, b_BNh, T_MX, constant_B11P, z_BNNP])
-        ctx.save_for_backward(a_BNh, b_BNh, weight_hX, constant_B11P)
+        ctx.save_for_backward(*inputs[1:])
         return z_BNNP
 
     @staticmethod
     def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        a_BNh, b_BNh, weight_hX, constant_B11P = ctx.saved_tensors
+        a_BNh, b_BNh, weight_hX, constant_B11P = _plain(ctx.saved_tensors)
         a_Mh = a_BNh.view(-1, a_BNh.shape[-1])
         h, P = a_Mh.shape[1], constant_B11P.shape[-1]
         # T with its channels last, padded to whole vectors, as the C code multiplies with it.
@@ -105,15 +105,15 @@ class NativeTriangleFunction(torch.autograd.Function):
         y_BNNP = torch.empty_like(x_BNNP)
         known = [ctx.nodes, x_BNNP, scale_B1NN, *weights]
         call("triangle", ctx.sizes, [*known, project_BNNc, product_BNNh, y_BNNP])
-        ctx.save_for_backward(x_BNNP, scale_B1NN, project_BNNc, product_BNNh, *weights)
+        ctx.save_for_backward(project_BNNc, product_BNNh, *inputs)
         return y_BNNP
 
     @staticmethod
     def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        saved = ctx.saved_tensors
-        x_BNNP, _, _, _, *weights = saved
+        project_BNNc, product_BNNh, x_BNNP, scale_B1NN, *weights = _plain(ctx.saved_tensors)
+        known = [x_BNNP, scale_B1NN, project_BNNc, product_BNNh, *weights]
         grad_x_BNNP, *gradients = _alike([x_BNNP, *weights])
-        call("triangle_backward", ctx.sizes, [ctx.nodes, grad_BNNP.contiguous(), *saved, grad_x_BNNP, *gradients])
+        call("triangle_backward", ctx.sizes, [ctx.nodes, grad_BNNP.contiguous(), *known, grad_x_BNNP, *gradients])
         return (None, None, grad_x_BNNP, None, *gradients)
 
 
@@ -125,14 +125,14 @@ class NativeChannelFirstLinearFunction(torch.autograd.Function):
         pair_BNNP, weight_CP, bias_C, *norm = _plain(inputs)
         B, N, _, P = pair_BNNP.shape
         ctx.sizes, ctx.nodes = (B, N, P, len(weight_CP), bool(norm)), _counts(nodes_B)
-        ctx.save_for_backward(pair_BNNP, weight_CP, bias_C, *norm)
+        ctx.save_for_backward(*inputs)
         y_BCNN = pair_BNNP.new_empty(B, len(weight_CP), N, N)
         call("channel_first_linear", ctx.sizes, [ctx.nodes, pair_BNNP, weight_CP, bias_C, *(norm or _NO_NORM), y_BCNN])
         return y_BCNN
 
     @staticmethod
     def backward(ctx: Any, grad_BCNN: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        saved = ctx.saved_tensors
+        saved = _plain(ctx.saved_tensors)
         pair_BNNP, weight_CP, _, *norm = saved
         gradients = _alike(saved)
         known = [ctx.nodes, grad_BCNN.contiguous(), pair_BNNP, weight_CP, *(norm or _NO_NORM)]
@@ -157,18 +157,19 @@ class NativePairEncodingFunction(torch.autograd.Function):
         x_BAA, centres_G, *weights, bonds, paths, virtual_1P = _plain(inputs)
         B, A, _ = x_BAA.shape
         ctx.sizes = (B, A, bonds.shape[1], len(centres_G), len(bonds), len(paths))
-        integers = [code.contiguous().view(torch.float32) for code in codes]
-        known = [_counts(nodes_B), x_BAA, centres_G, x_BAA.new_full((1,), spacing), *weights, bonds, paths, *integers]
+        ctx.nodes, ctx.spacing = _counts(nodes_B), x_BAA.new_full((1,), spacing)
+        ctx.codes = [code.contiguous().view(torch.float32) for code in codes]
+        known = [ctx.nodes, x_BAA, centres_G, ctx.spacing, *weights, bonds, paths, *ctx.codes]
         hidden_BAAG = x_BAA.new_empty(B, A, A, len(centres_G))
         y_BNNP = x_BAA.new_empty(B, A + 1, A + 1, bonds.shape[1])
         call("pair_encoding", ctx.sizes, [*known, virtual_1P, hidden_BAAG, y_BNNP])
-        ctx.save_for_backward(*known, virtual_1P, hidden_BAAG)
+        ctx.save_for_backward(hidden_BAAG, *inputs)
         return y_BNNP
 
     @staticmethod
     def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        *known, virtual_1P, hidden_BAAG = ctx.saved_tensors
-        _, x_BAA, _, _, *weights = known[:10]
+        hidden_BAAG, x_BAA, centres_G, *weights, virtual_1P = _plain(ctx.saved_tensors)
+        known = [ctx.nodes, x_BAA, centres_G, ctx.spacing, *weights, *ctx.codes]
         gradients = _alike([x_BAA, *weights, virtual_1P])
         call("pair_encoding_backward", ctx.sizes, [*known, grad_BNNP.contiguous(), hidden_BAAG, *gradients])
         return (None, None, None, gradients[0], None, *gradients[1:])

@@ -63,7 +63,8 @@ static Triangle triangle_of(Space *space, const long *size, float *const *weight
     t.gate_bias = pack(space, weight[GATE_BIAS], 1, P);
     /* One allocation for all blocks. */
     float *block = take(space, BLOCK * (5 * t.Pp + 2 * t.hp + t.cp + t.kp + 2));
-    float **const piece[] = {&t.copy, &t.normal, &t.y, &t.out, &t.gate, &t.inner_normal, &t.inner_y, &t.projected, &t.gated};
+    float **const piece[] = {&t.copy,         &t.normal,  &t.y,         &t.out,  &t.gate,
+                             &t.inner_normal, &t.inner_y, &t.projected, &t.gated};
     const long width[] = {t.Pp, t.Pp, t.Pp, t.Pp, t.Pp, t.hp, t.hp, t.cp, t.kp};
     t.rstd = block;
     t.inner_rstd = block + BLOCK;
