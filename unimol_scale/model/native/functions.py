@@ -1,8 +1,8 @@
 """The differentiable operations of ``kernels`` by the C code of this folder: the same values up to rounding.
 
-They keep for the backward pass what those of torch keep, so that a plan of the memory holds for both, and of weights the
-parameters themselves, whose storage ZeRO-3 takes away in between. Shapes as there. ``nodes_B``, int32, is how many nodes
-of each molecule are real: pairs of others are not computed, but zero, and so are their gradients. None: all of them are.
+They keep for the backward pass what those of torch keep, so that a plan of the memory holds for both, and of weights
+the parameters themselves, whose storage ZeRO-3 takes away in between. Shapes as there. ``nodes_B``, int32, is how many
+nodes of each molecule are real: pairs of others are not computed, but zero, and so are their gradients. None: all are.
 """
 
 from collections.abc import Sequence
