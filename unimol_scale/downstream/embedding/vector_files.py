@@ -92,8 +92,9 @@ class _NpzArrays:
             values = table[name].to_numpy()
             # Text of a fixed width, since arrays of objects would be pickled.
             columns[name] = values.astype(str) if pa.types.is_string(table.schema.field(name).type) else values
+        columns[VECTORS] = _vectors(table)
         with path.open("wb") as file:  # given a name, savez would add a suffix to it
-            np.savez_compressed(file, **columns, **{VECTORS: _vectors(table)})
+            np.savez_compressed(file, **columns)
 
 
 def _flat_schema(schema: pa.Schema) -> pa.Schema:
