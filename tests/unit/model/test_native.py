@@ -200,5 +200,11 @@ def test_a_library_is_compiled_once(monkeypatch, tmp_path):
         assert suits(torch.zeros(3, 8))
         assert made.stat().st_mtime_ns == before
         assert list((tmp_path / "unimol-scale").iterdir()) == [made]
+        # Where others may write, nothing is loaded from: the next folder is taken.
+        monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path))
+        (tmp_path / "unimol-scale").chmod(0o777)
+        library._load.cache_clear()
+        assert suits(torch.zeros(3, 8))
+        assert len(list(tmp_path.glob("unimol-scale-*/*.so"))) == 1
     finally:
         library._load.cache_clear()

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
@@ -102,9 +103,11 @@ def _compiled(compiler: str) -> Path:
     made_from = [compiler, version, *flags, _processor(), *(path.read_text(encoding="utf-8") for path in sources)]
     name = f"kernels-{hashlib.sha256(chr(0).join(made_from).encode()).hexdigest()[:16]}.so"
     for folder in _folders():
-        if (folder / name).exists():
+        if (folder / name).exists() and _is_mine(folder):
             return folder / name
-    folder = next(filter(_is_writable, _folders()))
+    folder = next(filter(_is_writable, _folders()), None)
+    if folder is None:
+        raise OSError(f"none of {', '.join(map(str, _folders()))} is writable for this user alone")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / name
         _run([compiler, *flags, str(_SOURCES / "kernels.c"), "-o", str(made), "-lm"])
@@ -122,7 +125,13 @@ def _is_writable(folder: Path) -> bool:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return False
-    return folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK)
+    return _is_mine(folder) and os.access(folder, os.W_OK)
+
+
+def _is_mine(folder: Path) -> bool:
+    """Return whether nobody else can put code there."""
+    state = folder.stat()
+    return state.st_uid == os.getuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _run(command: Sequence[str]) -> str:
