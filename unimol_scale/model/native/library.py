@@ -105,9 +105,10 @@ def _compiled(compiler: str) -> Path:
     for folder in _folders():
         if (folder / name).exists() and _is_mine(folder):
             return folder / name
-    folder = next(filter(_is_writable, _folders()), None)
-    if folder is None:
+    writable = [folder for folder in _folders() if _is_writable(folder)]
+    if not writable:
         raise OSError(f"none of {', '.join(map(str, _folders()))} is writable for this user alone")
+    folder = writable[0]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / name
         _run([compiler, *flags, str(_SOURCES / "kernels.c"), "-o", str(made), "-lm"])
