@@ -26,6 +26,7 @@ from unimol_scale.config import build
 from unimol_scale.downstream.config import NO_MODEL, FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
+from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules, unseen_inputs
 from unimol_scale.downstream.finetuning.results import FinetuneResult
@@ -133,7 +134,7 @@ class FinetunedModel:
 
     @property
     def score(self) -> float:
-        """Test score, mean over seeds; its unit is ``result.unit``."""
+        """Test score, mean over seeds and folds; its unit is ``result.unit``."""
         return self.result.mean
 
     @property
@@ -155,8 +156,10 @@ class FinetunedModel:
         Returns:
             Columns [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN where
             missing), "predicted TARGET" (mean over seeds) and "TARGET seed_std"; with several conformers of a molecule
-            "TARGET conformer_std" too, as a mean over seeds.
+            "TARGET conformer_std" too, as a mean over seeds. Of a cross-validation those of ``out_of_fold_columns``.
         """
+        if self.result.folds:
+            return out_of_fold_columns(self.folder, self.result.targets, split)
         tables = [pq.read_table(self.folder / f"predictions-seed-{seed.seed}.parquet") for seed in self.result.seeds]
         first = {name: tables[0].column(name).to_numpy() for name in tables[0].column_names}
         keep = np.ones(len(tables[0]), bool) if split is None else first["split"] == split
@@ -208,9 +211,9 @@ def finetune(
         progress: show messages and bars on standard error. Without, messages go to the logger ``unimol_scale``, and
             nothing is printed.
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
-        more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``seeds``,
-            ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``, ``skip_bad``,
-            ``smiles_column``, ``device``, ``cache``, ``size``, …; or groups of settings, such as
+        more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``folds``,
+            ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
+            ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, …; or groups of settings, such as
             ``train={"epochs": 20}``.
 
     Returns:

@@ -26,6 +26,16 @@ def trivial_scores(metric: Metric, train_RL: Float64, test_RL: Float64) -> tuple
     return score(metric, test_RL, np.broadcast_to(mean_L, test_RL.shape)).per_target
 
 
+def mean_scores(scores: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+    """Return the mean over folds of the scores of each target, [L]; None where no fold has one.
+
+    Args:
+        scores: of every fold, [L] each.
+    """
+    found = ([value for value in values if value is not None] for values in zip(*scores, strict=True))
+    return tuple(float(np.mean(values)) if values else None for values in found)
+
+
 def count_labelled_molecules(position_R: Int64, label_RL: Float64) -> tuple[int, ...]:
     """Return the number of distinct molecules with a label, target by target."""
     return tuple(len(np.unique(position_R[~np.isnan(label_R)])) for label_R in label_RL.T)

@@ -12,6 +12,8 @@ from unimol_scale.common.units import counted
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
 from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
+from unimol_scale.downstream.finetuning.folds.fold_files import read_out_of_fold
+from unimol_scale.downstream.finetuning.folds.fold_lines import describe_score, describe_split, fold_table
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
 from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult, plus_minus
 from unimol_scale.store.schema import Float64
@@ -32,6 +34,9 @@ def write_report(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) 
 
 
 def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, list[Float64]]:
+    """Return labels [R, L] of the test rows, and predictions of each seed, or of each repeat of a cross-validation."""
+    if outcome.folds:
+        return read_out_of_fold(folder, outcome.targets).by_repeat()
     labels, predictions = [], []
     for seed in outcome.seeds:
         table = pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet")
@@ -74,22 +79,33 @@ def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread
     sizes = outcome.split_sizes
     fraction = "" if config.label_fraction == 1.0 else f" ({config.label_fraction:.0%} of the training rows)"
     used = sum(sizes.values())
+    divided = (
+        f"{config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, {sizes['test']:,} test"
+    )
+    if outcome.folds:
+        divided = describe_split(outcome, config)
     lines = [
         f"# {outcome.describe()}",  # with the warnings, so that nobody overlooks them
         "",
         f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
         *(f"- {line}" for line in spread_lines),
-        f"- {config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, "
-        f"{sizes['test']:,} test; "
-        f"{outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
+        f"- {divided}; {outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
         + (" (skipped.csv)" if outcome.skipped else "")
         + (f", {outcome.unlabelled:,} without a label" if outcome.unlabelled else "")
         + f"; {ROW_NUMBERS}",
     ]
     lines += [f"- {note}" for note in outcome.notes]
     lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
-    lines += ["", f"![]({picture})", "", "![](course.png)", "", "## Seed by seed", ""]
-    lines += _by_seed(outcome)
+    lines += [
+        "",
+        f"![]({picture})",
+        "",
+        "![](course.png)",
+        "",
+        f"## {'Fold by fold' if outcome.folds else 'Seed by seed'}",
+        "",
+    ]
+    lines += fold_table(outcome) if outcome.folds else _by_seed(outcome)
     if len(outcome.targets) > 1:
         lines += _by_target(outcome)
     if len(outcome.targets) > MOST_PANELS:
@@ -106,6 +122,8 @@ def _result(outcome: FinetuneResult) -> str:
         means = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
         common = f"; the mean in standard deviations of the training labels is {np.mean(means):.3g}" if means else ""
         return f"{outcome.metric} of the test rows: target by target below, since their units differ{common}"
+    if outcome.folds:
+        return describe_score(outcome)
     text = f"{outcome.metric} of the test rows: **{outcome.mean:.4g}**"
     unit = f" {outcome.unit}" if outcome.unit else ""
     if len(outcome.seeds) == 1:
@@ -115,7 +133,7 @@ def _result(outcome: FinetuneResult) -> str:
 
 def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequence[Float64]) -> list[str]:
     """Return how many labels lie within two standard deviations over seeds: as a rule, few."""
-    if outcome.task != "regression" or len(predictions) < 2:
+    if outcome.task != "regression" or len(predictions) < 2 or outcome.folds:
         return []
     value_SRL = np.stack(predictions)
     there_RL = ~np.isnan(labels_RL)

@@ -4,7 +4,7 @@ Shapes: M rows, L targets.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.text.json_files import write_json
 from unimol_scale.downstream.config import Task
-from unimol_scale.downstream.data.splits import DataSplit
+from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.cautions import cautions
 from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, Rows
+from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
@@ -40,6 +41,9 @@ class SeedResult:
         losses: mean training loss of each epoch.
         valid_scores: of each epoch; for several targets of a regression, of scaled labels (``Scaling.comparable``).
         noise_losses: of each epoch, of predicting the noise on the coordinates; empty: it was not predicted.
+        fold: of a cross-validation, in whose rows ``test`` was measured; None for a single split.
+        split_sizes: rows of train, valid and test of that fold; empty for a single split.
+        trivial: [L] score there of predicting the mean of the fold's training labels; empty for a single split.
     """
 
     seed: int
@@ -51,11 +55,14 @@ class SeedResult:
     losses: tuple[float, ...]
     valid_scores: tuple[float, ...]
     noise_losses: tuple[float, ...] = ()
+    fold: Fold | None = None
+    split_sizes: dict[str, int] = field(default_factory=dict)
+    trivial: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneResult:
-    """Results of a fine-tuning over all seeds.
+    """Results of a fine-tuning over all seeds, or over all folds of a cross-validation.
 
     Attributes:
         name: of the data.
@@ -68,13 +75,16 @@ class FinetuneResult:
         rows: number of rows in the data.
         unlabelled: rows with a molecule and no label.
         skipped: rows without a usable molecule.
-        split_sizes: rows of train, valid and test that were used.
+        split_sizes: rows of train, valid and test that were used; of a cross-validation, in its first fold.
         notes: what a reader of the scores should know about the data.
         leakage: a line on test molecules in the pretraining store; None if that is unknown.
-        seeds: results of each seed.
-        trivial: [L] score of predicting the mean of the training labels; empty in files older than this key.
-        test_molecules: [L] distinct test molecules with a label; empty likewise.
-        label_std: [L] standard deviation of the training labels of a regression; empty likewise.
+        seeds: results of each model: of a single split, of each seed; of a cross-validation, of each fold of each
+            repeat.
+        trivial: [L] score of predicting the mean of the training labels, of a cross-validation the mean over folds;
+            empty in files older than this key.
+        test_molecules: [L] distinct test molecules with a label, of all folds together; empty likewise.
+        label_std: [L] standard deviation of the training labels of a regression, of a cross-validation in its first
+            fold; empty likewise.
         higher_is_better: whether a higher value of the metric is better; None in older files, whose metric is ours.
         in_label_units: whether the metric is in the unit of the labels; None likewise.
     """
@@ -110,13 +120,39 @@ class FinetuneResult:
         return METRICS[self.metric].higher_is_better if self.higher_is_better is None else self.higher_is_better
 
     @property
+    def folds(self) -> tuple[Fold, ...]:
+        """Folds of all repeats in order; empty for a single split."""
+        return tuple(dict.fromkeys(seed.fold for seed in self.seeds if seed.fold is not None))
+
+    @property
+    def num_repeats(self) -> int:
+        """Repeats of a cross-validation; 0 for a single split."""
+        return len({fold.repeat for fold in self.folds})
+
+    @property
+    def fold_scores(self) -> tuple[float, ...]:
+        """Test score of each fold, mean over its seeds."""
+        return tuple(float(np.mean([seed.test for seed in self.seeds if seed.fold == fold])) for fold in self.folds)
+
+    @property
+    def test_to_train(self) -> float:
+        """Test rows over rows for training and validation, the mean over folds of a cross-validation."""
+        sizes = [seed.split_sizes for seed in self.seeds if seed.fold is not None] or [self.split_sizes]
+        return float(np.mean([each["test"] / (each["train"] + each["valid"]) for each in sizes]))
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % interval of the mean over folds (``corrected_interval``); None for a single split."""
+        return corrected_interval(self.fold_scores, self.test_to_train) if self.folds else None
+
+    @property
     def mean(self) -> float:
-        """Test score, mean over seeds."""
+        """Test score, mean over seeds and folds."""
         return float(np.mean([seed.test for seed in self.seeds]))
 
     @property
     def seed_std(self) -> float:
-        """Standard deviation of the test score over seeds, which is not an error bar; NaN for one seed."""
+        """Standard deviation of the test score over seeds and folds, which is not an error bar; NaN for one."""
         return sample_std([seed.test for seed in self.seeds])
 
     @property
@@ -152,7 +188,7 @@ class FinetuneResult:
         )
 
     def target_mean(self, target: int) -> float | None:
-        """Return the test score of one target, mean over seeds; None if it is undefined."""
+        """Return the test score of one target, mean over seeds and folds; None if it is undefined."""
         scores = [seed.test_by_target[target] for seed in self.seeds]
         there = [value for value in scores if value is not None]
         return float(np.mean(there)) if there else None
@@ -165,13 +201,23 @@ class FinetuneResult:
     def describe(self) -> str:
         """Return the result as one line, warnings included."""
         seeds = "" if len(self.seeds) == 1 else f" ({len(self.seeds)} seeds)"
+        if self.folds:
+            seeds = f" ({self.describe_folds()})"
         unit = f" {self.unit}" if self.unit else ""
-        if self.has_mean:
+        if self.has_mean and (interval := self.interval) is not None:
+            result = f"test {self.metric} {self.mean:.4g}{unit}, 95 % {interval.low:.4g} to {interval.high:.4g}{seeds}"
+        elif self.has_mean:
             result = f"test {self.metric} {plus_minus(self.mean, self.seed_std)}{unit}{seeds}"
         else:
             result = f"test {self.metric} {self._by_target()}{seeds}"
         caution = f" - CAUTION: {'; '.join(self.cautions)}" if self.cautions else ""
         return f"{self.name} from {self.start}: {result}{caution}"
+
+    def describe_folds(self) -> str:
+        """Return how many folds and repeats there are, such as "5 folds × 2 repeats"."""
+        repeats = self.num_repeats
+        number = len(self.folds) // repeats
+        return f"{number} folds" + (f" × {repeats} repeats" if repeats > 1 else "")
 
     def _by_target(self) -> str:
         """Return the scores of the first targets, each in its own unit."""
