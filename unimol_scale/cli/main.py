@@ -16,6 +16,7 @@ from unimol_scale.cli.verbs import (
     finetune,
     fit_scaling_law,
     ladder,
+    model,
     plan,
     predict,
     pretrain,
@@ -23,7 +24,7 @@ from unimol_scale.cli.verbs import (
 )
 
 # In the order in which --help names them.
-VERBS = (build, pretrain, fit_scaling_law, ladder, plan, finetune, predict, embed, store, checkpoint)
+VERBS = (build, pretrain, fit_scaling_law, ladder, plan, finetune, predict, embed, model, store, checkpoint)
 _DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
 
 
