@@ -39,6 +39,7 @@ WORDS = {
         "--label-fraction --loss --metric --no-hydrogens --output --pooling --pretraining-store --reinitialise "
         "--repeats --seed --seeds --size --skip-bad --smiles-column --split --split-column --target --task"
     ),
+    "compare": "DIR --output",
     "predict": "FILE --cache --conformers --device --fragments --from --max-pairs --output --skip-bad --smiles-column",
     "embed": (
         "FILE_OR_STORE --cache --conformers --device --fragments --from --hydrogens --inputs --max-atoms --max-pairs "

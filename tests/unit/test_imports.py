@@ -63,6 +63,7 @@ LIBRARIES = {
         "unimol_scale.engine.log.curve",
         "unimol_scale.scaling.report",
         "unimol_scale.downstream.finetuning.finetune_pictures",
+        "unimol_scale.downstream.comparison.comparison_report",
     ],
 }
 # Whatever these import, in functions too, ends at no file that imports torch; one file is about torch's devices.

@@ -56,6 +56,7 @@ class PairedDifference:
         effect: mean over the standard deviation of the differences of the blocks (Cohen's d of pairs); NaN if they do
             not vary.
         blocks_higher: number of blocks in which the first has the higher score.
+        blocks_lower: in which it has the lower one.
     """
 
     first: int
@@ -67,6 +68,7 @@ class PairedDifference:
     uncorrected_p: float
     effect: float
     blocks_higher: int
+    blocks_lower: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,7 @@ def compare_methods(scores_AJ: Float64, test_to_train: float, confidence: float 
                 uncorrected_p=chances[1],
                 effect=value / spread if spread > tiny else math.nan,
                 blocks_higher=int((each_J > 0.0).sum()),
+                blocks_lower=int((each_J < 0.0).sum()),
             )
         )
     return BlockComparison(

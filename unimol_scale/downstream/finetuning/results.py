@@ -205,7 +205,8 @@ class FinetuneResult:
             seeds = f" ({self.describe_folds()})"
         unit = f" {self.unit}" if self.unit else ""
         if self.has_mean and (interval := self.interval) is not None:
-            result = f"test {self.metric} {self.mean:.4g}{unit}, 95 % interval {interval.low:.4g} to {interval.high:.4g}{seeds}"
+            ends = f"{interval.low:.4g} to {interval.high:.4g}"
+            result = f"test {self.metric} {self.mean:.4g}{unit}, 95 % interval {ends}{seeds}"
         elif self.has_mean:
             result = f"test {self.metric} {plus_minus(self.mean, self.seed_std)}{unit}{seeds}"
         else:
