@@ -35,16 +35,16 @@ def compare(*models: "str | PathLike[str]", output: str | Path | None = None) ->
         >>> import unimol_scale as us
         >>> smiles = ["C" * n for n in range(1, 25)] + ["O" + "C" * n for n in range(1, 17)]
         >>> carbons = [text.count("C") for text in smiles]
-        >>> long, short = (
+        >>> two = [
         ...     us.finetune(
         ...         "runs/hello", (smiles, carbons), target="carbons", output=f"finetuned/folds-{epochs}",
         ...         split="random-kfold", folds=2, inputs="2d", settings={"train.epochs": epochs},
         ...     )
-        ...     for epochs in (2, 1)
-        ... )
-        >>> found = us.compare(long, short)
+        ...     for epochs in (1, 2)
+        ... ]
+        >>> found = us.compare(*two)
         >>> found.names, len(found.pairs)
-        (('folds-2', 'folds-1'), 1)
+        (('folds-1', 'folds-2'), 1)
     """
     with a_call(_ARGUMENTS):
         what = "the folder of a fine-tuned model, or what finetune returned"

@@ -186,7 +186,18 @@ def compare_folds(folders: Sequence[Path]) -> Comparison:
         ConfigError: there are fewer than two, or they are not of the same data, metric and folds.
         SourceError: the out-of-fold predictions of one are missing or damaged.
     """
-    found = read_fold_results(folders)
+    return compare_results(read_fold_results(folders))
+
+
+def compare_results(found: Sequence[FoldResult]) -> Comparison:
+    """Compare cross-validations as ``compare_folds`` does.
+
+    Args:
+        found: two or more, which ``check_alike`` has found to be of the same rows in the same folds.
+
+    Raises:
+        ConfigError: the metric is not defined in every fold.
+    """
     outcome = found[0].outcome
     scores_AJ = np.stack([one.scores_J for one in found])
     if not np.isfinite(scores_AJ).all():

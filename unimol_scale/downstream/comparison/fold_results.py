@@ -72,13 +72,22 @@ def read_fold_results(folders: Sequence[Path]) -> tuple[FoldResult, ...]:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    found = tuple(_read(name, folder) for name, folder in zip(names, folders, strict=True))
-    for other in found[1:]:
-        _check_alike(found[0], other)
+    found = tuple(read_fold_result(name, folder) for name, folder in zip(names, folders, strict=True))
+    check_alike(found)
     return found
 
 
-def _read(name: str, folder: Path) -> FoldResult:
+def read_fold_result(name: str, folder: Path) -> FoldResult:
+    """Read a cross-validation.
+
+    Args:
+        name: that it gets.
+        folder: of its results.
+
+    Raises:
+        ConfigError: it is not finished, or is a fine-tuning with a single split.
+        SourceError: its out-of-fold predictions are missing or damaged.
+    """
     outcome = results.read(folder)
     if outcome is None:
         raise ConfigError(f"{folder} has no finished fine-tuning: it has no {results.RESULTS_NAME}")
@@ -106,7 +115,17 @@ def _sorted(rows: OutOfFold) -> OutOfFold:
     )
 
 
-def _check_alike(one: FoldResult, other: FoldResult) -> None:
+def check_alike(found: Sequence[FoldResult]) -> None:
+    """Check that results are of the same rows in the same folds.
+
+    Raises:
+        ConfigError: they are not; says what differs.
+    """
+    for other in found[1:]:
+        _check_pair(found[0], other)
+
+
+def _check_pair(one: FoldResult, other: FoldResult) -> None:
     """Check that two results are of the same rows in the same folds.
 
     Raises:
