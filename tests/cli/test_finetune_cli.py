@@ -106,6 +106,41 @@ def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
     assert "\n  train.epochs: 2 → 3\nChoose another --output or remove it\n" in err
 
 
+def test_a_cross_validation_becomes_a_model_of_all_folds_and_two_are_compared(run, tmp_path):
+    arguments = (
+        "finetune",
+        *SCRATCH,
+        "--split",
+        "random-kfold",
+        "--folds",
+        2,
+        "--data",
+        "set.csv",
+        "--target",
+        "length",
+    )
+    status, out, err = run(*arguments, "train.epochs=1", "--output", "short")
+    done = read(tmp_path / "short")
+    assert status == 0
+    assert f"test rmse {done.mean:.4g}, 95 % interval {done.interval.low:.4g} to" in out
+    assert "(2 folds)" in out
+    assert "[set, repeat 1, fold 2] done after 1 epochs" in err
+    (tmp_path / "asked.smi").write_text("CCO\n")
+    assert run("predict", "asked.smi", "--from", "short", "--output", "p.csv")[0] == 0
+    with (tmp_path / "p.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["length seed_std"]) > 0.0
+    assert "nothing was computed" in run(*arguments, "--folds", 2, "train.epochs=1", "--output", "short")[1]
+    assert run(*arguments, *SHORT, "--output", "longer")[0] == 0
+    status, out, _ = run("compare", "short", "longer", "--output", "cmp.md")
+    assert status == 0
+    assert "| longer − short |" in out.replace("short − longer", "longer − short")
+    assert "report: cmp.md" in out
+    assert "repeats is of split=" in refused(
+        run("finetune", *SCRATCH, "--data", "set.csv", "--target", "length", "repeats=2")
+    )
+
+
 def test_settings_come_from_a_file_and_flags_and_assignments_go_before_it(run, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "targets: [length]\nsplit: scaffold\nmetric: mae\nseeds: 3\ntrain: {epochs: 9, batch_size: 4}\n"
