@@ -45,6 +45,8 @@ WORDS = {
         "FILE_OR_STORE --cache --conformers --device --fragments --from --hydrogens --inputs --max-atoms --max-pairs "
         "--no-hydrogens --output --pooling --precision --representation --skip-bad --smiles-column"
     ),
+    "runs list": "RUNS",
+    "runs table": "RUNS --output",
     "model list": "",
     "model card": "MODEL",
     "model pack": "RUN --name --output --precision --scores",

@@ -77,6 +77,7 @@ MOST_FILES = 12
 OF_ONE_KIND = {
     "unimol_scale/objectives": "one file an objective",
     "conformer_gen/sources": "one file a format",
+    "unimol_scale/cli/verbs": "one file a verb",
 }
 # File names that may occur several times in one package tree, each meaning the same everywhere.
 PARALLEL_NAMES = {

@@ -21,11 +21,14 @@ from unimol_scale.cli.verbs import (
     plan,
     predict,
     pretrain,
+    runs,
     store,
 )
 
 # In the order in which --help names them.
-VERBS = (build, pretrain, fit_scaling_law, ladder, plan, finetune, compare, predict, embed, model, store, checkpoint)
+VERBS = (
+    build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, compare, predict, embed, model, store, checkpoint,
+)  # fmt: skip
 _DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
 
 

@@ -27,7 +27,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add(
         "--from", dest="pretrained", default=DEFAULT_MODEL, metavar="MODEL", help=f"{MODEL_HELP} (default: %(default)s)"
     )
-    add("--output", type=Path, required=True, metavar="FILE", help="Parquet")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".parquet; of whole molecules also .csv or .npz",
+    )
     add(
         "--representation",
         choices=("molecule", "atom", "pair", "attention"),
