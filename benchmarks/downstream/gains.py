@@ -4,7 +4,7 @@
         --start blend=runs/2M-blend-seed0 --start student=runs/2M-distill-seed0 --fraction 1 0.25
 
 Every start is compared with the same model from random weights, on the same split, with the same settings, and with
-fingerprints (baseline.py). Every fine-tuning has a folder under --work: what is finished is read, so the
+forests and boosting (baseline.py). Every fine-tuning has a folder under --work: what is finished is read, so the
 same command goes on after an interruption, and parts (--set, --start) can be made at the same time and collected at the
 end (--collect). This file says what is fine-tuned and has it done; report.py writes the tables.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.common import module_parser
-from benchmarks.downstream.baseline import Baseline, fingerprint_baseline
+from benchmarks.downstream.baseline import Baseline, best_baseline
 from benchmarks.downstream.report import SCRATCH, Cell, TriedRate, write_report
 from unimol_scale.checkpoints.weights import identify
 from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
@@ -106,6 +106,7 @@ def settings(
         output=options.work / f"{name.replace(' ', '-')}-{start}-{fraction:g}{'' if rate == RATE else f'-{rate:g}'}",
         cache=options.cache,
         train=fitting(options.epochs or chosen.epochs, rate),
+        baselines=False,  # they are the same for all starts and rates: fitted once, by baseline.py
     )
 
 
@@ -192,7 +193,7 @@ def run(options: argparse.Namespace) -> None:
                         scratch.add(twin(model))
                     cells.append(cell)
                     if options.output and (name, fraction) not in baselines:
-                        baselines[name, fraction] = fingerprint_baseline(Path(cell.folder), cell.outcome)
+                        baselines[name, fraction] = best_baseline(Path(cell.folder), cell.outcome)
     if options.output:
         # Of places on this machine, their names only.
         words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]

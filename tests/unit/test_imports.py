@@ -34,7 +34,7 @@ ORDER = {
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
     "unimol_scale.scaling": "runs law rates tasks report ladder",
-    "unimol_scale.downstream": "metric registry config compute label_units data embedding finetuning",
+    "unimol_scale.downstream": "metric metrics registry config compute label_units data baselines embedding finetuning",
     "unimol_scale.downstream.finetuning": "metrics finetuning_folder model *",
     "unimol_scale.cli": "* verbs main __main__",
 }

@@ -1,8 +1,10 @@
 """Settings of a fine-tuning: every key of ``configs/downstream/*.yaml`` and of ``key=value``. Imports no torch."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from unimol_scale.data.input_views import Inputs
 from unimol_scale.downstream.registry import METRICS
@@ -193,7 +195,11 @@ class FinetuneConfig:
         head: what makes predictions of the molecule's vector, each after a layer norm: ``mlp`` (linear map, GELU,
             dropout, linear map), ``linear`` (dropout, linear map; as in D&D), or ``dense-tanh`` (dropout, linear map,
             tanh, dropout, linear map; as in Uni-Mol2, there on ``pooling=virtual_node``).
+        baselines: fit forests and gradient boosting on fingerprints and on RDKit descriptors to the same rows, and say
+            in the report whether the models are better.
     """
+
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({"baselines": False})  # there were none
 
     data: Path
     pretrained: str | None = None
@@ -231,6 +237,7 @@ class FinetuneConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
     head: HeadName = "mlp"
+    baselines: bool = True
 
     def __post_init__(self) -> None:
         if not self.targets:

@@ -18,6 +18,7 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.data.input_views import STANDARD_VIEWS
+from unimol_scale.downstream.baselines.baseline_results import BaselineResults
 from unimol_scale.downstream.config import NOISE_NEEDS_3D, FinetuneConfig
 from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, choose_inputs, require_conformers
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
@@ -30,6 +31,7 @@ from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
 from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.against_baselines import FittedMember, judge_baselines
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, trivial_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
@@ -42,7 +44,6 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
     write_settings,
 )
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
-from unimol_scale.downstream.finetuning.metrics import default_metric
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
     FinetunedConfig,
@@ -53,6 +54,7 @@ from unimol_scale.downstream.finetuning.model.training import Scaling
 from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, split_labelled, take_off_references
+from unimol_scale.downstream.metrics import default_metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import ModelConfig, preset
@@ -75,8 +77,11 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     config = replace(config, hydrogens=_sees_hydrogens(config))
     check_folder(folder, config, hashes)
     require_folder(folder)
-    if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
-        return finished
+    finished = results.read(folder)
+    if finished is not None and len(finished.seeds) == config.seeds:
+        wants_baselines = config.baselines and results.lacks_baselines(folder)
+        if not wants_baselines:
+            return finished
     if chosen.inputs == "2d" and config.train.noise_std:
         raise ConfigError(NOISE_NEEDS_3D)
     if chosen.warning:
@@ -96,10 +101,18 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         ),
         leakage=leakage,
     )
+    if config.baselines:
+        done = replace(done, baselines=_baselines(problem, done))
     write_report(folder, done, config)
     save_config(folder, _saved(problem, chosen, references, [seed.member for seed in seeds]))
     results.write(folder, done)
     return done
+
+
+def _baselines(problem: SeedProblem, done: FinetuneResult) -> BaselineResults:
+    """Return the baselines, and how the models of all seeds differ from them."""
+    members = [FittedMember(seed=seed.seed, rows=problem.rows, split=problem.split) for seed in done.seeds]
+    return judge_baselines(problem.config.folder, members, problem.metric, standardised=not done.has_mean)
 
 
 def _prepare(

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.downstream.interval import gain, scores
-from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
+from unimol_scale.downstream.metrics import score
 from unimol_scale.downstream.registry import METRICS
 
 ROWS = 200
