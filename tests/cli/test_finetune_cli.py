@@ -37,7 +37,7 @@ def run(table, capsys):
 
 
 SCRATCH = ("--from", "none", "--size", "0.03M", "--split", "random", "--inputs", "2d", "--device", "cpu")
-SHORT = ("train.epochs=2", "train.batch_size=8")
+SHORT = ("train.epochs=2", "train.batch_size=8", "baselines=false")
 
 
 def refused(result):
@@ -108,7 +108,8 @@ def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
 
 def test_settings_come_from_a_file_and_flags_and_assignments_go_before_it(run, tmp_path):
     (tmp_path / "mine.yaml").write_text(
-        "targets: [length]\nsplit: scaffold\nmetric: mae\nseeds: 3\ntrain: {epochs: 9, batch_size: 4}\n"
+        "targets: [length]\nsplit: scaffold\nmetric: mae\nseeds: 3\nbaselines: false\n"
+        "train: {epochs: 9, batch_size: 4}\n"
     )
     status, *_ = run(
         "finetune", "--config", "mine.yaml", *SCRATCH, "--data", "set.csv", "--seeds", 1, "train.epochs=2",
@@ -124,7 +125,9 @@ def test_of_several_files_the_later_win_and_an_error_names_the_right_one(run, tm
     (tmp_path / "set.yaml").write_text(
         "data: set.csv\ntargets: [length]\nunits: {length: atoms}\nsplit: random\ntrain: {epochs: 9, batch_size: 4}\n"
     )
-    (tmp_path / "paper.yaml").write_text("metric: mae\nseeds: 1\nunits: {aromatic: none}\ntrain:\n  epochs: 1\n")
+    (tmp_path / "paper.yaml").write_text(
+        "metric: mae\nseeds: 1\nbaselines: false\nunits: {aromatic: none}\ntrain:\n  epochs: 1\n"
+    )
     files = ("--config", "set.yaml", "--config", "paper.yaml")
     status, *_ = run("finetune", *files, *SCRATCH, "--output", "mine")
     assert status == 0

@@ -20,7 +20,7 @@ from unimol_scale.model.accounting import Heads
 from unimol_scale.model.model_with_heads import HeadedModel
 
 VALUES = CARBON.tolist()
-QUICK = {"train.epochs": 3, "train.patience": 3, "train.learning_rate": 1e-2}
+QUICK = {"train.epochs": 3, "train.patience": 3, "train.learning_rate": 1e-2, "baselines": False}
 
 
 class Frame:

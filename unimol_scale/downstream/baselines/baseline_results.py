@@ -57,7 +57,7 @@ class MemberBaselines:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class PairedDifference:
     """The models of a fine-tuning against one baseline, on the same test rows.
 
     For several targets, the mean over them; of errors in different units, in standard deviations of the training
@@ -95,8 +95,8 @@ class BaselineResults:
     """
 
     members: tuple[MemberBaselines, ...]
-    best: Difference
-    trivial: Difference
+    best: PairedDifference
+    trivial: PairedDifference
     test_molecules: int
 
     @property

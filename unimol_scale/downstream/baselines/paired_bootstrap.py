@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.downstream.baselines.baseline_results import Difference, Verdict
+from unimol_scale.downstream.baselines.baseline_results import PairedDifference, Verdict
 from unimol_scale.downstream.metric import Metric
 
 Float64 = npt.NDArray[np.float64]
@@ -81,13 +81,13 @@ def drawn_scores(
     return whole, {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def difference(
+def paired_difference(
     against: str,
     one: tuple[Float64, Float64],
     other: tuple[Float64, Float64],
     metric: Metric,
     molecules_L: Sequence[int],
-) -> Difference:
+) -> PairedDifference:
     """Return how the models (``one``) differ from a baseline (``other``), and whether that is sure.
 
     Args:
@@ -114,7 +114,7 @@ def difference(
     drawn = drawn[~np.isnan(drawn)]
     low, high = np.quantile(drawn, _ENDS, method="nearest") if len(drawn) else (np.nan, np.nan)
     value, low, high = (float(end) if np.isfinite(end) else None for end in (value, low, high))
-    return Difference(
+    return PairedDifference(
         against=against,
         is_ratio=is_ratio,
         value=value,

@@ -12,7 +12,7 @@ import numpy as np
 
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL, BaselineResults, MemberBaselines
 from unimol_scale.downstream.baselines.fitted_baselines import Predictions, TableRows, kept_baselines
-from unimol_scale.downstream.baselines.paired_bootstrap import JudgedRows, difference, drawn_scores
+from unimol_scale.downstream.baselines.paired_bootstrap import JudgedRows, drawn_scores, paired_difference
 from unimol_scale.downstream.baselines.table_features import TableFeatures, table_features
 from unimol_scale.downstream.data.splits import DataSplit
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
@@ -80,7 +80,7 @@ def judge_baselines(
     whole, drawn = drawn_scores(judged, metric)
     molecules_L = _count_molecules(judged)
     best, trivial = (
-        difference(name, (whole[_MODELS], drawn[_MODELS]), (whole[name], drawn[name]), metric, molecules_L)
+        paired_difference(name, (whole[_MODELS], drawn[_MODELS]), (whole[name], drawn[name]), metric, molecules_L)
         for name in (_BEST, TRIVIAL)
     )
     return BaselineResults(members=tuple(found), best=best, trivial=trivial, test_molecules=max(molecules_L))

@@ -12,7 +12,13 @@ from unimol_scale.common.units import counted
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
 from unimol_scale.downstream.baselines.table_features import ECFP_COUNTS, ECFP_RADIUS, NUM_DESCRIPTORS
 from unimol_scale.downstream.baselines.table_models import TREES
-from unimol_scale.downstream.baselines.verdict_words import count_verdicts, shown_baseline, shown_metric, shown_value
+from unimol_scale.downstream.baselines.verdict_words import (
+    count_verdicts,
+    shown_baseline,
+    shown_metric,
+    shown_value,
+    shown_verdict,
+)
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
 from unimol_scale.downstream.finetuning.cautions import describe_spread
@@ -119,7 +125,7 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
     standardised = not outcome.has_mean
     metric = outcome.metric + (unit or (" (in standard deviations of the training labels)" if standardised else ""))
     shown = shown_metric(outcome.metric)
-    against = f"{shown} of the model over it" if best.is_ratio else f"{shown} of the model minus it"
+    against = f"{shown} of the model {'over' if best.is_ratio else 'minus'} that one, 95 % interval"
 
     def row(label: str, name: str | None, difference: str = "") -> list[str]:
         scores = (found.mean(name, part=part, standardised=standardised) for part in ("valid", "test"))
@@ -131,12 +137,16 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
     return [
         *lines,
         *markdown_table(
-            ["", f"valid {metric}", f"test {metric}", f"{against} (95 % interval)"],
+            ["predictor", f"valid {metric}", f"test {metric}", against],
             [
                 ["this model", valid, test, ""],
-                row(f"best baseline: {chosen}", None, f"{shown_value(best)}: {best.verdict}"),
+                row(f"best baseline: {chosen}", None, f"{shown_value(best)}: {shown_verdict(best.verdict)}"),
                 *(row(shown_baseline(name), name) for name in (found.names if several else others)),
-                row("mean of the training labels", TRIVIAL, f"{shown_value(found.trivial)}: {found.trivial.verdict}"),
+                row(
+                    shown_baseline(TRIVIAL),
+                    TRIVIAL,
+                    f"{shown_value(found.trivial)}: {shown_verdict(found.trivial.verdict)}",
+                ),
             ],
         ),
         "",
@@ -164,8 +174,9 @@ def _baseline_notes(outcome: FinetuneResult) -> list[str]:
     notes = [
         f"baselines: forests of {TREES} trees and gradient boosting (scikit-learn, defaults otherwise) on ECFP counts "
         f"(Morgan, radius {ECFP_RADIUS}, {ECFP_COUNTS:,}) and on the {NUM_DESCRIPTORS} descriptors of RDKit, fitted to "
-        "the same training rows; the best of them on the validation rows is compared; interval: paired bootstrap over "
-        f"test molecules and seeds; predictions of validation and test rows: {files}"
+        "the same training rows; the best is the one of the best validation score. Intervals: paired bootstrap over "
+        "test molecules and seeds, so they speak of molecules like those of the test rows. Predictions of validation "
+        f"and test rows: {files}"
     ]
     limits: dict[str, int] = {}
     for member in found.members:
@@ -232,7 +243,7 @@ def _by_target(outcome: FinetuneResult) -> list[str]:
     header = ["target", "unit", f"test {outcome.metric}", "predicting the mean", "test molecules"]
     baselines = outcome.baselines
     if baselines is not None:
-        header[3:3] = ["best baseline", "model against it"]
+        header[3:3] = ["best baseline", "difference"]
     rows = []
     for at, target in enumerate(outcome.targets):
         mean = outcome.target_mean(at)
@@ -243,6 +254,9 @@ def _by_target(outcome: FinetuneResult) -> list[str]:
         cells = [target, outcome.units.get(target, ""), shown, predicted, molecules]
         if baselines is not None:
             best = baselines.target_mean(at)
-            cells[3:3] = ["undefined" if best is None else f"{best:.4g}", baselines.best.verdict_by_target[at]]
+            cells[3:3] = [
+                "undefined" if best is None else f"{best:.4g}",
+                shown_verdict(baselines.best.verdict_by_target[at]),
+            ]
         rows.append(cells)
     return ["", "## Target by target", "", *markdown_table(header, rows)]
