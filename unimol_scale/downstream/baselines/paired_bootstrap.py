@@ -22,6 +22,8 @@ DRAWS = 2000
 # Of metrics that are computed draw by draw.
 SLOW_DRAWS = 500
 FEW_MOLECULES = 20  # with fewer, an interval of draws from them is too narrow to say that anything is sure
+# Of the score, a difference that nobody would call one, however sure: such as that of rounding.
+NO_DIFFERENCE = 1e-3
 _ENDS = (0.025, 0.975)  # of a 95 % interval
 _SEED = 0
 _CHUNK = 2**22  # weights that are in memory at once
@@ -104,7 +106,9 @@ def paired_difference(
     means = [_nanmean(values[:, defined_L], 1) for values in (one[1], other[1], one[0], other[0])]
     own_D, their_D, own, theirs = means
     verdicts = [
-        _verdict(sign * (one[1][:, at] - other[1][:, at]), molecules_L[at]) if defined_L[at] else "too few to tell"
+        _verdict(sign * (one[1][:, at] - other[1][:, at]), their_L[at], molecules_L[at])
+        if defined_L[at]
+        else "too few to tell"
         for at in range(len(molecules_L))
     ]
     is_ratio = metric.in_label_units
@@ -120,18 +124,19 @@ def paired_difference(
         value=value,
         low=low,
         high=high,
-        verdict=_verdict(sign * (own_D - their_D), max(molecules_L)),
+        verdict=_verdict(sign * (own_D - their_D), float(theirs[0]), max(molecules_L)),
         verdict_by_target=tuple(verdicts),
     )
 
 
-def _verdict(gain_D: Float64, molecules: int) -> Verdict:
+def _verdict(gain_D: Float64, score: float, molecules: int) -> Verdict:
     """Return what draws of a gain say; most of them must say something, as one without both classes does not."""
     there = gain_D[~np.isnan(gain_D)]
     if molecules < FEW_MOLECULES or 2 * len(there) <= len(gain_D):
         return "too few to tell"
     low, high = np.quantile(there, _ENDS)
-    return "better" if low > 0.0 else "worse" if high < 0.0 else "no sure difference"
+    least = NO_DIFFERENCE * abs(score)
+    return "better" if low > least else "worse" if high < -least else "no sure difference"
 
 
 def _drawn_counts(num_molecules: int, draws: int) -> Iterator[Float64]:

@@ -97,7 +97,7 @@ def describe_spread(spread_RL: Float64, error_RL: Float64) -> str:
             found.append(float(spearmanr(spread_R[known_R], error_R[known_R]).statistic))
             most = max(most, int(known_R.sum()))
     if not found:
-        return f"whether {column} follows the error cannot be told from so few test labels: do not rely on it"
+        return f"whether {column} follows the error cannot be told from these test rows: do not rely on it"
     value = float(np.mean(found))
     centre, half = math.atanh(min(max(value, -0.999), 0.999)), 1.96 * math.sqrt(1.06 / (most - 3))
     low, high = math.tanh(centre - half), math.tanh(centre + half)
