@@ -106,6 +106,23 @@ def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
     assert "\n  train.epochs: 2 → 3\nChoose another --output or remove it\n" in err
 
 
+def test_the_last_line_is_of_the_baselines_unless_they_are_turned_off(run, tmp_path):
+    arguments = ("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 1, "--target", "length", *SHORT[:2])
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert out.splitlines()[-1].startswith(
+        "the model is on too few test molecules to be compared with the best baseline"
+    )
+    folder = tmp_path / "finetuned" / "set-scratch"
+    assert "**2 test molecules are too few to say whether" in (folder / "report.md").read_text()
+    again = run(*arguments)[1].splitlines()
+    assert "nothing was computed" in again[0]
+    assert again[-1] == out.splitlines()[-1]
+    status, out, _ = run(*arguments, "--no-baselines", "--output", "without")
+    assert out.splitlines()[-1] == "report: without/report.md"
+    assert "expected true or false" in refused(run(*arguments, "--output", "wrong", "baselines=maybe"))
+
+
 def test_settings_come_from_a_file_and_flags_and_assignments_go_before_it(run, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "targets: [length]\nsplit: scaffold\nmetric: mae\nseeds: 3\nbaselines: false\n"

@@ -1,6 +1,7 @@
 """A fine-tuning beside what needs no pretraining: what its report says first, and that nothing is fitted twice."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -20,6 +21,14 @@ from unimol_scale.errors import ConfigError
 SMILES = [f"{'C' * length}{end}" for length in range(1, 16) for end in ("O", "N", "F", "Cl", "S")]
 CARBONS = np.array([text.count("C") - text.count("Cl") for text in SMILES], np.float64)
 STILL = FinetuneTrainConfig(learning_rate=1e-12, epochs=1, weight_decay=0.0, dropout=0.0)  # learns nothing
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_trees():
+    """Fit forests of 25 trees in place of 500: nothing here depends on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitted_baselines, "fit_baselines", functools.partial(fitted_baselines.fit_baselines, trees=25))
+        yield
 
 
 @pytest.fixture(scope="module")
