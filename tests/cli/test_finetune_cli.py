@@ -110,9 +110,7 @@ def test_the_last_line_is_of_the_baselines_unless_they_are_turned_off(run, tmp_p
     arguments = ("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 1, "--target", "length", *SHORT[:2])
     status, out, _ = run(*arguments)
     assert status == 0
-    assert out.splitlines()[-1].startswith(
-        "the model is on too few test molecules to be compared with the best baseline"
-    )
+    assert out.splitlines()[-1].startswith("too few test molecules to compare the model with the best baseline")
     folder = tmp_path / "finetuned" / "set-scratch"
     assert "**2 test molecules are too few to say whether" in (folder / "report.md").read_text()
     again = run(*arguments)[1].splitlines()

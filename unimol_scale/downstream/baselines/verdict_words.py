@@ -77,13 +77,13 @@ def short_verdict(found: BaselineResults, metric: str) -> str:
     """Return the same in a short line for a terminal."""
     best = found.best
     said = {
-        "better": "surely better than",
-        "worse": "surely worse than",
-        "no sure difference": "not surely different from",
-        "too few to tell": "on too few test molecules to be compared with",
+        "better": "the model is surely better than",
+        "worse": "the model is surely worse than",
+        "no sure difference": "no sure difference between the model and",
+        "too few to tell": "too few test molecules to compare the model with",
     }[best.verdict]
     shown = "" if best.value is None else f": {_quantity(best, metric)} {shown_value(best)}"
-    return f"the model is {said} the best baseline, {_rival(found)}{shown}"
+    return f"{said} the best baseline, {_rival(found)}{shown}"
 
 
 def count_verdicts(one: PairedDifference) -> str:

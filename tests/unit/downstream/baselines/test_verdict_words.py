@@ -49,7 +49,7 @@ FOREST = "the best baseline, a random forest on RDKit descriptors"
             "mae",
             f"There is no sure difference between the model and {FOREST} (95 % interval of the MAE ratio 0.93 to "
             "1.12): either may be the better one.",
-            f"the model is not surely different from {FOREST}: MAE ratio 1.02 (0.93 to 1.12)",
+            f"no sure difference between the model and {FOREST}: MAE ratio 1.02 (0.93 to 1.12)",
         ),
         (
             found("worse", -0.081, -0.12, -0.04, is_ratio=False),
@@ -62,7 +62,7 @@ FOREST = "the best baseline, a random forest on RDKit descriptors"
             found("too few to tell", 0.5, 0.4, 0.6, molecules=5),
             "rmse",
             f"5 test molecules are too few to say whether the model or {FOREST}, is better; it takes 20 or more.",
-            f"the model is on too few test molecules to be compared with {FOREST}: RMSE ratio 0.5 (0.4 to 0.6)",
+            f"too few test molecules to compare the model with {FOREST}: RMSE ratio 0.5 (0.4 to 0.6)",
         ),
     ],
 )
