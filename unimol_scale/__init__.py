@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unimol_scale.api.conformer_store import ConformerStore, MoleculeRow, MoleculeRows, build_store, open_store
     from unimol_scale.api.finetuned_model import FinetunedModel, MoleculePredictions, finetune, predict
     from unimol_scale.api.learning_rate_law import LearningRateLaw, fit_rate_law
+    from unimol_scale.api.model_sharing import ShippedModel, push_to_hub, shipped_models
     from unimol_scale.api.pretrained_run import PretrainedRun, pretrain
     from unimol_scale.api.run_plan import RunPlan, plan
     from unimol_scale.api.scaling_law import ScalingLaw, fit_scaling_law
@@ -47,6 +48,7 @@ _HOMES = {
         "api.learning_rate_law": ("fit_rate_law", "LearningRateLaw"),
         "api.scaling_law": ("fit_scaling_law", "ScalingLaw"),
         "downstream.embedding.molecular_model": ("from_pretrained", "MolecularModel"),
+        "api.model_sharing": ("push_to_hub", "shipped_models", "ShippedModel"),
         "api.finetuned_model": ("finetune", "predict", "FinetunedModel", "MoleculePredictions"),
         "errors": (
             "UnimolScaleError",
@@ -71,6 +73,8 @@ __all__ = [  # noqa: RUF022 - in the order of work
     "from_pretrained",
     "finetune",
     "predict",
+    "shipped_models",
+    "push_to_hub",
     "ConformerStore",
     "MoleculeRow",
     "MoleculeRows",
@@ -81,6 +85,7 @@ __all__ = [  # noqa: RUF022 - in the order of work
     "MolecularModel",
     "FinetunedModel",
     "MoleculePredictions",
+    "ShippedModel",
     "UnimolScaleError",
     "CheckpointError",
     "ConfigError",

@@ -184,7 +184,7 @@ def run(options: argparse.Namespace) -> None:
                 rates = finished_rates(options, name, list(starts.values()), fraction)
             for label, model in starts.items():
                 for reinitialise in (True, False):
-                    if reinitialise and twin(model) in scratch:
+                    if reinitialise and (options.no_scratch or twin(model) in scratch):
                         continue
                     cell = fitted(options, name, label, model, fraction, rates[model], reinitialise=reinitialise)
                     if cell is None:
@@ -211,6 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pair", action="append", nargs=2, default=[], metavar=("NEW", "OLD"), help="two starts to compare as well"
     )
+    parser.add_argument("--no-scratch", action="store_true", help="where only pairs are wanted: no untrained models")
     parser.add_argument("--set", action="append", choices=list(SETS), help="some of the sets only")
     parser.add_argument("--fraction", type=float, nargs="+", default=[1.0], help="of the training labels")
     parser.add_argument("--seeds", type=int, default=3)

@@ -44,6 +44,12 @@ WORDS = {
         "FILE_OR_STORE --cache --conformers --device --fragments --from --hydrogens --inputs --max-atoms --max-pairs "
         "--no-hydrogens --output --pooling --precision --representation --skip-bad --smiles-column"
     ),
+    "runs list": "RUNS",
+    "runs table": "RUNS --output",
+    "model list": "",
+    "model card": "MODEL",
+    "model pack": "RUN --name --output --precision --scores",
+    "model push": "MODEL OWNER/NAME --precision --private",
     "store info": "DIR",
     "store verify": "DIR",
     "store convert": "DIR --backend --output",

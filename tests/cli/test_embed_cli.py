@@ -75,6 +75,29 @@ def test_every_row_of_a_table_gets_the_vector_that_python_gives(embed, model, tm
     assert (said["representation"], said["inputs"], said["pooling"]) == ("molecule", "2d+3d", "mean")
 
 
+def test_vectors_are_written_as_csv_and_npz_too(embed, model, tmp_path, capsys):
+    table = embed(SMILES, "--inputs", "2d")[2]
+    common = ["embed", str(tmp_path / "mine.csv"), "--from", str(model), "--inputs", "2d"]
+    assert main([*common, "--output", str(tmp_path / "found.csv")]) == 0
+    with (tmp_path / "found.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:5] == ["row", "smiles", "key", "changes", "v0"]
+    vectors = np.array([[float(row[f"v{number}"]) for number in range(16)] for row in rows], np.float32)
+    np.testing.assert_allclose(vectors, matrix(table["embedding"]), atol=1e-6)
+    assert [row["smiles"] for row in rows] == table["smiles"].to_pylist()
+    assert main([*common, "--output", str(tmp_path / "found.npz")]) == 0
+    with np.load(tmp_path / "found.npz") as arrays:  # without allow_pickle
+        np.testing.assert_allclose(arrays["embedding"], matrix(table["embedding"]), atol=1e-6)
+        assert arrays["smiles"].tolist() == table["smiles"].to_pylist()
+        assert arrays["row"].tolist() == [1, 2, 3, 4, 5]
+    capsys.readouterr()
+    assert main([*common, "--output", str(tmp_path / "found.csv"), "--representation", "atom"]) == 2
+    assert "holds the vectors of molecules only" in capsys.readouterr().err
+    (tmp_path / "none.csv").write_text("name,smiles\n")
+    assert main([*common[:1], str(tmp_path / "none.csv"), *common[2:], "--output", str(tmp_path / "none.npz")]) == 2
+    assert not (tmp_path / "none.npz").exists()
+
+
 @pytest.mark.parametrize("inputs", ["2d", "3d"])
 def test_what_the_model_sees_is_the_users_choice(embed, inputs):
     everything = matrix(embed(SMILES)[2]["embedding"])
@@ -250,8 +273,8 @@ def test_what_is_read_is_not_written_over(model, tmp_path, capsys, name):
     assert file.read_text() == "smiles\nCCO\n"
 
 
-def test_the_output_must_be_parquet(model, capsys):
-    assert main(["embed", "mine.csv", "--from", str(model), "--output", "found.csv"]) == 2
+def test_the_output_must_be_of_a_known_format(model, capsys):
+    assert main(["embed", "mine.csv", "--from", str(model), "--output", "found.h5"]) == 2
     assert ".parquet" in capsys.readouterr().err
 
 

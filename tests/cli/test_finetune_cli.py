@@ -155,6 +155,12 @@ def test_of_several_files_the_later_win_and_an_error_names_the_right_one(run, tm
     assert "paper.yaml:3: train.batch_size must be at least 1" in refused(run("finetune", *files, *SCRATCH))
 
 
+def test_without_from_the_model_of_the_package_is_fitted(run):
+    status, out, _ = run("finetune", "--data", "set.csv", "--target", "length", "--seeds", "1", *SHORT, "inputs=2d")
+    assert status == 0
+    assert "finetuned/set-unimol-scale-2m/report.md" in out
+
+
 def test_none_and_the_data_may_be_settings(run, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "pretrained: none\nsize: 0.03M\ntargets: [aromatic]\ninputs: 2d\nsplit: random\n"
@@ -169,7 +175,7 @@ def test_none_and_the_data_may_be_settings(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--data", "set.csv", "--target", "length"), "--from is required"),
+        (("--size", "0.1M", "--data", "set.csv", "--target", "length"), "give --from none with it"),
         (("--from", "none", "--data", "set.csv", "--target", "length"), "--from none with --size NAME"),
         (("--from", "runs/lost", "--data", "set.csv", "--target", "length"), "runs/lost"),
         ((*SCRATCH, "--target", "length"), "--data is required"),

@@ -20,6 +20,8 @@ ORDER = (
     "predict",
     "fit_scaling_law",
     "fit_rate_law",
+    "shipped_models",
+    "push_to_hub",
 )
 
 

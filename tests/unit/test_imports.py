@@ -34,8 +34,9 @@ ORDER = {
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
     "unimol_scale.scaling": "runs law rates tasks report ladder",
-    "unimol_scale.downstream": "metric metrics registry config compute label_units data baselines embedding finetuning",
-    "unimol_scale.downstream.finetuning": "metrics finetuning_folder model *",
+    "unimol_scale.downstream": "metric metrics registry config compute label_units data baselines embedding finetuning"
+    " publishing",
+    "unimol_scale.downstream.finetuning": "finetuning_folder model *",
     "unimol_scale.cli": "* verbs main __main__",
 }
 

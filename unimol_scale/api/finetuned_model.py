@@ -14,17 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from unimol_scale.api.call_settings import a_call, read_call
 from unimol_scale.api.equal_content import same_content
 from unimol_scale.api.molecule_inputs import SMILES, file_or_smiles, labelled_columns, write_columns
-from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.common.text.argument_names import path_text, require_order
 from unimol_scale.config import build
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
-from unimol_scale.downstream.config import NO_MODEL, FinetuneConfig, Fragments
+from unimol_scale.downstream.config import FinetuneConfig, Fragments
+from unimol_scale.downstream.embedding.model_source import source_of
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
@@ -268,7 +266,7 @@ def finetune(
         ['ecfp_boosting', 'ecfp_forest', 'rdkit_boosting', 'rdkit_forest', 'trivial']
     """
     with a_call(_ARGUMENTS, progress=progress):
-        named = {"pretrained": _source_of(model), **more}
+        named = {"pretrained": source_of(model), **more}
         if output is not None:
             named["output"] = output
         require_order(target, "target")
@@ -388,35 +386,3 @@ def _std(values: Float64) -> Float64:
         return np.full(values.shape[1:], np.nan)
     spread: Float64 = values.std(axis=0, ddof=1)
     return spread
-
-
-def _source_of(model: Any) -> str | None:  # noqa: ANN401
-    """Return where the weights are read from; None for random ones.
-
-    Raises:
-        ConfigError: they are nowhere, or are others than will be read there.
-    """
-    if model is None or (isinstance(model, str) and model.lower() == NO_MODEL):
-        return None
-    if not isinstance(model, MolecularModel):
-        return path_text(model, "model", "a path, None, or what from_pretrained or pretrain returned")
-    if model.source is None:
-        raise ConfigError("model: it was not loaded from a folder; save it with save_pretrained, and give that folder")
-    if _holds(model, model.source, averaged=True):
-        return model.source
-    save = "save it with unimol_scale.checkpoints.weights.save_pretrained, and give that folder"
-    if not model.averaged and _holds(model, model.source, averaged=False):
-        raise ConfigError(
-            f"model: it was loaded from {model.source} with averaged=False, and fine-tuning takes the averaged weights "
-            f"of a checkpoint; give the path to start from those, or, to start from the weights of this model, {save}"
-        )
-    raise ConfigError(f"model: its weights were changed since they were loaded from {model.source}; {save}")
-
-
-def _holds(model: MolecularModel, source: str, *, averaged: bool) -> bool:
-    """Return whether a model has the weights that are read from a path."""
-    there: Mapping[str, Tensor] = load_pretrained(source, averaged=averaged).state_dict()
-    here: Mapping[str, Tensor] = model.model.state_dict()
-    return all(
-        value.dtype == there[name].dtype and torch.equal(value.cpu(), there[name]) for name, value in here.items()
-    )

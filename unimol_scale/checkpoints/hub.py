@@ -1,4 +1,7 @@
-"""Downloads models from the Hugging Face hub by name, with the optional dependency ``huggingface_hub``."""
+"""Fetches models from the Hugging Face hub by name, and sends them there.
+
+The dependency ``huggingface_hub`` is optional.
+"""
 
 import re
 from pathlib import Path
@@ -9,11 +12,16 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
+def is_name(text: str) -> bool:
+    """Return whether a text has the form ``owner/name``."""
+    return _NAME.fullmatch(text) is not None
+
+
 def is_hub_name(path: Path | str) -> bool:
     """Return whether a text is ``owner/name`` of the hub, and not the path of a missing file or folder."""
     text, path = str(path), Path(path)
     return bool(
-        _NAME.fullmatch(text)
+        is_name(text)
         and not text.endswith(_FILE_SUFFIXES)
         and not path.exists()
         and not path.parent.exists()  # with a folder models, models/lost is a mistyped path
@@ -39,3 +47,25 @@ def download(name: str, files: tuple[str, ...]) -> Path:
         raise CheckpointError(
             f"{name} does not exist here and cannot be fetched from the Hugging Face hub: {error}"
         ) from error
+
+
+def upload(folder: Path, name: str, *, private: bool, token: str | None) -> str:
+    """Send all files of a folder to a model repository of the hub, which is made if it is not there.
+
+    Returns:
+        its address.
+
+    Raises:
+        CheckpointError: the optional dependency is not installed, or the hub refuses.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CheckpointError("to send a model to the Hugging Face hub, pip install 'unimol-scale[hub]'") from error
+    try:
+        hub = huggingface_hub.HfApi(token=token)
+        address = hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=str(folder), commit_message="Weights and card")
+    except (OSError, ValueError) as error:  # the errors of the hub are subclasses of these
+        raise CheckpointError(f"{folder} cannot be sent to {name} on the Hugging Face hub: {error}") from error
+    return str(address)

@@ -6,10 +6,9 @@ a file. Files are checked completely before a model is returned.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimol_scale.checkpoints import hub
+from unimol_scale.checkpoints.model_folder import (
+    CONFIG_NAME,
+    FORMAT_VERSION,
+    WEIGHTS_NAME,
+    PretrainedConfig,
+    model_folder,
+    read_config,
+)
 from unimol_scale.checkpoints.released_inputs import seen_by_released, seen_to_state
 from unimol_scale.checkpoints.run.checkpoint_folder import (
     CheckpointInfo,
@@ -26,13 +33,12 @@ from unimol_scale.checkpoints.run.checkpoint_folder import (
 )
 from unimol_scale.checkpoints.run.shares import ShareReader
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
+from unimol_scale.checkpoints.shipped import shipped_folder
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, hash_file
-from unimol_scale.common.run_files import CONFIG_NAME as RUN_CONFIG_NAME
-from unimol_scale.common.run_files import FINETUNED_NAME, MODEL_FOLDER
-from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
-from unimol_scale.config import Origin, build, read_yaml, to_tree
+from unimol_scale.common.text.json_files import write_json
+from unimol_scale.config import to_tree
 from unimol_scale.data.input_views import InputsSeen
-from unimol_scale.errors import CheckpointError, ConfigError, version_problem
+from unimol_scale.errors import CheckpointError
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
 from unimol_scale.model.encodings import GaussianKernel
 from unimol_scale.model.model_with_heads import HeadedModel
@@ -46,35 +52,6 @@ from unimol_scale.model.official import (
 )
 from unimol_scale.model.official_file import read_official_file
 from unimol_scale.model.presets import ModelConfig
-from unimol_scale.store.manifest import MANIFEST_NAME
-
-FORMAT_VERSION = 2  # 1 had the heads of one objective only
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainedConfig:
-    """Content of ``config.json``.
-
-    Attributes:
-        format_version: of the directory's layout.
-        model: dimensions and options.
-        heads: of the model.
-        weights_bytes: size of ``model.safetensors``.
-        weights_sha256: of its content, hexadecimal.
-        seen: what pretraining showed to the model; None: that is not known, as of a model that is older than this key.
-        hydrogens: the molecules that the model was pretrained on have hydrogens as atoms; None, and in files older than
-            this key: that is not known.
-    """
-
-    format_version: int
-    model: ModelConfig
-    heads: Heads
-    weights_bytes: int
-    weights_sha256: str
-    seen: InputsSeen | None = None
-    hydrogens: bool | None = None
 
 
 class Identity(NamedTuple):
@@ -96,8 +73,8 @@ def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
 
     Args:
         path: a directory that ``save_pretrained`` wrote (weights keep their dtype), a file in the released format, the
-            folder of a run (while it is unfinished, its newest intact checkpoint counts), a checkpoint of one, or
-            ``owner/name`` on the Hugging Face hub.
+            folder of a run (while it is unfinished, its newest intact checkpoint counts), a checkpoint of one, the name
+            of a model that comes with the package, or ``owner/name`` on the Hugging Face hub.
         averaged: of a checkpoint, take the mean of the weights over the steps if the run keeps one.
 
     Raises:
@@ -127,6 +104,8 @@ def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
         _check_tensors(tensors, model.state_dict())
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
+    if config.loads_as == "fp32":
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
     return _filled(model, tensors, config.hydrogens)
 
 
@@ -183,10 +162,15 @@ def load_official_checkpoint(path: Path | str) -> HeadedModel:
     return _filled(model, {name: tensor.float() for name, tensor in state.items()})
 
 
-def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
+def save_pretrained(model: HeadedModel, directory: Path | str, *, loads_as: Literal["fp32"] | None = None) -> None:
     """Write a model as a directory from which ``load_pretrained`` loads the same bits.
 
     ``config.json`` is written last: a directory without it is not a model.
+
+    Args:
+        model: with weights of any dtype.
+        directory: to be written.
+        loads_as: dtype that these weights are turned into when they are loaded; None: they stay as they are.
 
     Raises:
         CheckpointError: the directory is not empty or cannot be written, or a weight is not finite.
@@ -196,7 +180,7 @@ def save_pretrained(model: HeadedModel, directory: Path | str) -> None:
         check_values(name, tensor)
     kinds = {name: TensorKind(dtype=tensor.dtype, shape=tensor.shape) for name, tensor in state.items()}
     trained = TrainedModel(model=model.backbone.config, heads=model.heads, seen=model.seen, hydrogens=model.hydrogens)
-    _save(kinds, state.__getitem__, trained, directory)
+    _save(kinds, state.__getitem__, trained, directory, loads_as)
 
 
 def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averaged: bool = True) -> None:
@@ -228,6 +212,7 @@ def _save(
     tensor_of: Callable[[str], Tensor],
     trained: TrainedModel,
     directory: Path | str,
+    loads_as: Literal["fp32"] | None = None,
 ) -> None:
     directory = Path(directory)
 
@@ -246,6 +231,7 @@ def _save(
             weights_bytes=file.stat().st_size,
             weights_sha256=hash_file(file),
             hydrogens=trained.hydrogens,
+            loads_as=loads_as,
         )
         write_json(directory / CONFIG_NAME, to_tree(config), indent=2)
 
@@ -275,12 +261,6 @@ def save_official(model: HeadedModel, path: Path | str) -> None:
         commit_file(path, lambda temporary: torch.save(content, temporary))
 
 
-def model_folder(path: Path) -> Path:
-    """Return the folder of the model: ``model`` in the folder of a run, else the directory itself."""
-    inside = path / MODEL_FOLDER
-    return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
-
-
 def find_checkpoint(path: Path) -> CheckpointInfo | None:
     """Return the checkpoint that a directory names, verified; None if it has a finished model, or is no run.
 
@@ -290,55 +270,13 @@ def find_checkpoint(path: Path) -> CheckpointInfo | None:
     return None if (model_folder(path) / CONFIG_NAME).is_file() else resolve_checkpoint(path)
 
 
-def read_config(directory: Path) -> PretrainedConfig:
-    """Read ``config.json``, strictly: every key must be known, and those without a default be there.
-
-    An option that did not exist when the file was written is absent from it and takes its default.
-
-    Raises:
-        CheckpointError: it is missing or wrong; names the key.
-    """
-    path = model_folder(directory) / CONFIG_NAME
-    try:
-        tree = read_json(path)
-    except FileNotFoundError as error:
-        if (directory / FINETUNED_NAME).is_file():
-            raise CheckpointError(_finetuned_instead(directory)) from error
-        if (directory / MANIFEST_NAME).is_file():
-            raise CheckpointError(
-                f"{directory} is a conformer store, not a model; give the run that was pretrained on it, such as "
-                f"runs/<name>, or pretrain one: unimol-scale pretrain --data {directory} --size NAME"
-            ) from error
-        raise CheckpointError(
-            f"{directory} is no checkpoint: it has no {CONFIG_NAME} "
-            f"(a run has one in {MODEL_FOLDER}/ when it is finished, and checkpoints before that)"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} cannot be read: {error}") from error
-    except NotJsonError as error:
-        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME} cannot be read: it {error}") from error
-    if problem := version_problem(tree.get("format_version"), FORMAT_VERSION):
-        raise CheckpointError(f"checkpoint {directory}: {CONFIG_NAME}: {problem}")
-    try:
-        return build(PretrainedConfig, tree, Origin(name=str(path), recorded=True))
-    except ConfigError as error:
-        raise CheckpointError(f"checkpoint {directory}: {error}") from error
-
-
-def _finetuned_instead(directory: Path) -> str:
-    """Return advice for a fine-tuned model that was given instead of a pretrained one."""
-    start = "that it started from"
-    with contextlib.suppress(ConfigError):
-        tree, _ = read_yaml(directory / RUN_CONFIG_NAME)
-        start += f": {tree['pretrained']}" if tree.get("pretrained") else " (it started from random weights)"
-    return (
-        f"{directory} is a fine-tuned model, not a pretrained one. It predicts: unimol-scale predict FILE --from "
-        f"{directory} --output predicted.csv. To embed, or to fine-tune again, give the pretrained model {start}"
-    )
-
-
 def local_path(path: Path | str) -> Path:
-    """Return the path; for ``owner/name`` of the hub, the local folder of that model."""
+    """Return the path; for a name, of the package or ``owner/name`` of the hub, the local folder of that model.
+
+    A path that exists wins over a name.
+    """
+    if not Path(path).exists() and (shipped := shipped_folder(str(path))) is not None:
+        return shipped
     return hub.download(str(path), (CONFIG_NAME, WEIGHTS_NAME)) if hub.is_hub_name(path) else Path(path)
 
 

@@ -16,14 +16,16 @@ from unimol_scale.cli.verbs import (
     finetune,
     fit_scaling_law,
     ladder,
+    model,
     plan,
     predict,
     pretrain,
+    runs,
     store,
 )
 
 # In the order in which --help names them.
-VERBS = (build, pretrain, fit_scaling_law, ladder, plan, finetune, predict, embed, store, checkpoint)
+VERBS = (build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, predict, embed, model, store, checkpoint)
 _DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
 
 

@@ -129,9 +129,10 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def _verify_files(path: Path) -> int:
     """Re-hash a model's file, or every checkpoint of a run; status 1 if one is damaged."""
+    from unimol_scale.checkpoints.model_folder import CONFIG_NAME, model_folder
     from unimol_scale.checkpoints.run.checkpoint_folder import checkpoints_in, verify
     from unimol_scale.checkpoints.run.shares import ShareReader
-    from unimol_scale.checkpoints.weights import CONFIG_NAME, load_pretrained, local_path, model_folder
+    from unimol_scale.checkpoints.weights import load_pretrained, local_path
     from unimol_scale.errors import CheckpointError
 
     path = local_path(path)
@@ -158,8 +159,8 @@ def _verify_files(path: Path) -> int:
 def _describe(model: "HeadedModel", path: Path, checkpoint: "CheckpointInfo | None") -> "Table":
     from rich.table import Table
 
+    from unimol_scale.checkpoints.model_folder import CONFIG_NAME, WEIGHTS_NAME, model_folder
     from unimol_scale.checkpoints.run.shares import MOMENTUM, ShareReader
-    from unimol_scale.checkpoints.weights import CONFIG_NAME, WEIGHTS_NAME, model_folder
     from unimol_scale.common.files import hash_file
     from unimol_scale.config import to_tree
     from unimol_scale.model.accounting import count_parameters

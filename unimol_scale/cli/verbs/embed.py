@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
 from unimol_scale.common.machine.memory import keep_freed_memory
 
 
@@ -23,8 +24,16 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         help="CSV, TSV, Parquet, SMILES lines or SDF (its structures alone are taken), or a conformer store; "
         "rows count from 1, without the header",
     )
-    add("--from", dest="pretrained", required=True, metavar="MODEL", help="run, checkpoint, or owner/name of the hub")
-    add("--output", type=Path, required=True, metavar="FILE", help="Parquet")
+    add(
+        "--from", dest="pretrained", default=DEFAULT_MODEL, metavar="MODEL", help=f"{MODEL_HELP} (default: %(default)s)"
+    )
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".parquet; of whole molecules also .csv or .npz",
+    )
     add(
         "--representation",
         choices=("molecule", "atom", "pair", "attention"),

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
 from unimol_scale.cli.settings import settings_of
 from unimol_scale.common.exit_status import GOES_ON
 from unimol_scale.common.machine.memory import keep_freed_memory
@@ -35,7 +36,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     text = "fit a pretrained model to labelled molecules, judge it on a test split, and write a report"
     verb = verbs.add_parser("finetune", help=text, description=text)
     add = verb.add_argument
-    add("--from", dest="pretrained", metavar="MODEL", help="run, checkpoint, owner/name of the hub, or none")
+    add("--from", dest="pretrained", metavar="MODEL", help=f"{MODEL_HELP}, or none (default: {DEFAULT_MODEL})")
     add("--size", help="with --from none: the preset that starts from random weights")
     add("--reinitialise", action="store_true", default=None, help="random weights in the dimensions of --from")
     add(
@@ -102,7 +103,9 @@ def config_of(arguments: argparse.Namespace) -> "FinetuneConfig":
         _tell_apart(arguments)
     tree, origin = settings_of(arguments, FLAGS)
     if "pretrained" not in tree:
-        raise ConfigError("--from is required: a run, a checkpoint, or none together with --size NAME")
+        if "size" in tree:
+            raise ConfigError("--size NAME is the size of a model with random weights: give --from none with it")
+        tree["pretrained"] = DEFAULT_MODEL
     if str(tree["pretrained"]).lower() == NO_MODEL:
         tree["pretrained"] = None
     if "data" not in tree:

@@ -8,7 +8,8 @@ import numpy as np
 
 import unimol_scale.config as strict
 from unimol_scale.checkpoints.run.checkpoint_folder import trained_model
-from unimol_scale.checkpoints.weights import find_checkpoint, local_path, read_config
+from unimol_scale.checkpoints.model_folder import read_config
+from unimol_scale.checkpoints.weights import find_checkpoint, local_path
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.summary_file import manifest_hash_of
 from unimol_scale.common.files import hash_file

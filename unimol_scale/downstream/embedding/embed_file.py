@@ -1,4 +1,4 @@
-"""Embeds the molecules of a file or a store into a Parquet file, as a stream: memory does not grow with the file.
+"""Embeds the molecules of a file or a store into a file, as a stream: memory does not grow with Parquet or CSV.
 
 Shapes: R rows at a time, n atoms of a molecule, D atom channels, P pair channels, L layers,
 H heads.
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from conformer_gen.chemistry.identity import stable_hash
@@ -42,6 +41,7 @@ from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrog
 from unimol_scale.downstream.data.sdf_table import describe_geometry, structure_smiles
 from unimol_scale.downstream.data.skipped_rows import REMEDY, Skipped, SkippedTable, refuse_skipped
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent
+from unimol_scale.downstream.embedding.vector_files import check_suffix, open_writer
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import Float32, Int64
@@ -59,7 +59,7 @@ class EmbedFileConfig:
     Attributes:
         source: table or lines of SMILES or SDF, plain or compressed, or a conformer store.
         pretrained: model, as ``from_pretrained`` takes it.
-        output: Parquet file.
+        output: Parquet file; for the vectors of molecules also .csv or .npz.
         representation: which representation, of which inputs, with which memory budget.
         smiles_column: of a table; None finds it by the usual names.
         cache: folder of the conformers.
@@ -85,8 +85,7 @@ class EmbedFileConfig:
     hydrogens: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.output.suffix != ".parquet":
-            raise ConfigError(f"--output {self.output}: the name must end in .parquet")
+        check_suffix(self.output, self.representation.kind)
         check_apart(self.output, self.source)
 
     @property
@@ -132,7 +131,7 @@ def embed_file(config: EmbedFileConfig) -> str:
     atoms; ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers, row by row of the matrix, for pairs; and
     ``num_atoms`` and ``attention``, the same with L·H numbers (see ``RepresentationConfig``), for attention scores. The
     metadata of the schema has the SHA-256 of the weights, the representation and the inputs, and for attention scores
-    the numbers of layers and heads. The file is complete or absent.
+    the numbers of layers and heads. The file is complete or absent. ``vector_files`` has the columns of .csv and .npz.
 
     Raises:
         SourceError: the source is missing or wrong, has no usable row, or has unusable ones and ``skip_bad`` is off.
@@ -183,7 +182,10 @@ def embed_file(config: EmbedFileConfig) -> str:
 
     def write(temporary: Path) -> None:
         nonlocal written
-        with pq.ParquetWriter(temporary, schema) as writer, StageProgress("representing", total) as progress:
+        with (
+            open_writer(temporary, config.output.suffix, schema) as writer,
+            StageProgress("representing", total) as progress,
+        ):
             for chunk in chunks:
                 skipped.add(chunk.skipped)
                 for row, changes in zip(chunk.row_R.tolist(), chunk.changes, strict=True):
@@ -202,9 +204,9 @@ def embed_file(config: EmbedFileConfig) -> str:
                     progress.advance(len(arrays))
                     progress.tick()
                 written += at
-        if not written:
-            refuse_skipped(skipped.first, skipped.rows, str(config.source), "Nothing is left to embed")
-            raise SourceError(f"{config.source} has no rows: nothing to embed")
+            if not written:
+                refuse_skipped(skipped.first, skipped.rows, str(config.source), "Nothing is left to embed")
+                raise SourceError(f"{config.source} has no rows: nothing to embed")
 
     with SkippedTable(config.skipped_file, config.source, skip_bad=config.skip_bad) as skipped:
         commit_file(config.output, write)

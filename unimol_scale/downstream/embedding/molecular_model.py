@@ -270,8 +270,9 @@ def from_pretrained(path: "str | PathLike[str]", *, averaged: bool = True) -> Mo
     """Load a model that takes SMILES, in evaluation mode, on the CPU.
 
     Args:
-        path: a run, a checkpoint, an exported directory, a file in the released Uni-Mol2 format, or ``owner/name`` on
-            the Hugging Face hub; or what ``pretrain`` returned.
+        path: the name of a model that comes with the package (``shipped_models``), a run, a checkpoint, an exported
+            directory, a file in the released Uni-Mol2 format, or ``owner/name`` on the Hugging Face hub; or what
+            ``pretrain`` returned.
         averaged: of a checkpoint, take the mean of the weights over the steps if the run keeps one.
 
     Returns:
@@ -293,5 +294,5 @@ def from_pretrained(path: "str | PathLike[str]", *, averaged: bool = True) -> Mo
         >>> [atoms.shape for atoms in model.embed(["CCO", "c1ccccc1O"], kind="atom")]  # heavy atoms
         [(3, 16), (7, 16)]
     """
-    source = path_text(path, "path", "a path, owner/name on the hub, or what pretrain returned")
+    source = path_text(path, "path", "a path, a name of a shipped model or of the hub, or what pretrain returned")
     return MolecularModel(load_pretrained(source, averaged=averaged), source=source, averaged=averaged)

@@ -18,7 +18,7 @@ from unimol_scale.scaling.law.fit import GRID_CELLS, NUM_FINALISTS, SCREENING_IT
 from unimol_scale.scaling.law.points import distinct
 from unimol_scale.scaling.rates.rate_law import RateAnalysis
 from unimol_scale.scaling.rates.sweeps import NEAR
-from unimol_scale.scaling.runs.run_records import RunRecord, settings_of
+from unimol_scale.scaling.runs.run_records import RunRecord
 
 Checklist = dict[str, dict[str, str]]  # group → question → answer
 
@@ -101,7 +101,7 @@ def checklist_lines(checklist: Checklist) -> list[str]:
 
 
 def _setup(records: Sequence[RunRecord], counted_as: str, unit: str) -> dict[str, str]:
-    known = [settings_of(Path(record.source)) for record in records]
+    known = [record.settings for record in records]
 
     def said(key: str, write: Callable[[object], str] = str) -> str:
         return _values([settings.get(key) for settings in known], write)
@@ -141,7 +141,7 @@ def _collection(analysis: Analysis) -> dict[str, str]:
     if left_out is not None:
         used = f"{len(points)} validations along {points.num_runs} runs, after the first {left_out.describe()} of each"
     hashes = {record.comparable.get("validation_sha256") or "" for record in analysis.records} - {""}
-    averaged = {settings_of(Path(record.source)).get("train.ema_decay") for record in analysis.records} - {None}
+    averaged = {record.settings.get("train.ema_decay") for record in analysis.records} - {None}
     return {
         "number of runs": f"{points.num_runs}; {sum(': left out' in note for note in analysis.notes)} left out",
         "checkpoints used": used,

@@ -10,6 +10,7 @@ from unimol_scale.errors import RunError, nearest
 from unimol_scale.scaling.runs.event_files import has_event_files, name_of, read_event_folder
 from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, check_comparable, read_run_folder
 from unimol_scale.scaling.runs.loss_tables import ColumnTable, read_table
+from unimol_scale.scaling.runs.runs_table import is_runs_table, read_runs_table
 
 Content = TypeVar("Content")
 
@@ -59,6 +60,8 @@ def read_runs(
                 outcome = _unless_damaged(folder, read_run_folder)
                 records += [outcome] if isinstance(outcome, RunRecord) else []
                 notes += [outcome] if isinstance(outcome, str) else []
+        elif path.is_file() and is_runs_table(path):
+            records += read_runs_table(path)
         elif path.is_file():
             found, left_out = read_table(path, columns or {}, trajectories)
             records += found

@@ -78,6 +78,7 @@ class RunRecord:
         damaged_lines: lines of the run's log that could not be read and were left out.
         weight: how much the run counts in a fit, relative to others.
         remarks: notes for whoever fits a law to it, each a sentence.
+        settings: of the run by dotted path; {} when unknown.
     """
 
     name: str
@@ -106,6 +107,7 @@ class RunRecord:
     damaged_lines: int = 0
     weight: float = 1.0
     remarks: tuple[str, ...] = ()
+    settings: Flat = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         skipped=skipped,
         damaged_lines=log.damaged_lines,
         remarks=_remarks(summary, folder),
+        settings=settings,
     )
 
 
@@ -352,13 +355,12 @@ def _changed_objective(one: RunRecord, two: RunRecord) -> Differences:
 
 
 def _objective_of(record: RunRecord) -> Flat:
-    """Return the flat settings of what a run learns; {} where they are not to be read."""
-    path = Path(record.source) / CONFIG_NAME
-    try:
-        objective = read_yaml(path)[0].get("objective") if path.is_file() else None
-    except (ConfigError, OSError):
-        return {}
-    if not isinstance(objective, Mapping):
-        return {}
-    learnt = tuple(objective.get("mixture") or ()) or (objective.get("name"),)
-    return flatten({"objective": {key: objective[key] for key in ("name", "mixture", *learnt) if key in objective}})
+    """Return the settings of what a run learns; {} where they are not known."""
+    mixture = "objective.mixture."
+    learnt = {key.removeprefix(mixture).split(".")[0] for key in record.settings if key.startswith(mixture)}
+    learnt = {"name", "mixture", *(learnt or {str(record.settings.get("objective.name"))})}
+    return {
+        key: value
+        for key, value in record.settings.items()
+        if key.startswith("objective.") and key.split(".")[1] in learnt
+    }

@@ -60,5 +60,9 @@ def test_what_beats_scratch_is_bold_and_what_was_seen_is_told_once_a_store(cell,
     where = "| ESOL | 100% | other |"
     rates = [line for line in text.splitlines() if line.startswith("| ESOL | 100% | ") and "+75.0%" not in line]
     assert rates == [f"{where} **0.0005** | 0.8000 | 0.8005 |", f"{where} 0.0001 | 0.8000 | 0.8001 |"]
+    alone = [one for one in cells if not one.scratch]  # --no-scratch
+    report.write_report(tmp_path / "pairs.md", command, starts, alone, baselines, lambda model: "twins", pairs)
+    assert "Gain over scratch" not in (tmp_path / "pairs.md").read_text()
+    assert "+75.0% (+75.0% to +75.0%)" in (tmp_path / "pairs.md").read_text()
     assert len(json.loads((tmp_path / "table" / "results.json").read_text())["cells"]) == 4
     assert (tmp_path / "table" / "gains.png").stat().st_size > 1000

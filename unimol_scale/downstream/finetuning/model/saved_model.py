@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from unimol_scale.checkpoints.model_folder import WEIGHTS_NAME
 from unimol_scale.checkpoints.safetensors_writer import TensorKind, write_safetensors
-from unimol_scale.checkpoints.weights import WEIGHTS_NAME
 from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOLDER
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json

@@ -1,0 +1,91 @@
+"""Lists the runs below some folders, finished or not, with what each has come to. No torch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unimol_scale.common.metrics_file import read_metrics, values_by_step
+from unimol_scale.common.run_files import METRICS_NAME, SUMMARY_NAME
+from unimol_scale.common.summary_file import UnreadableRunError, read_summary
+from unimol_scale.scaling.runs.read_runs import find_run_folders
+from unimol_scale.scaling.runs.run_records import LOSS, settings_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedRun:
+    """What a run has come to; None for what is not known.
+
+    Attributes:
+        folder: of the run.
+        state: "finished", "at step N of M", "diverged", or why it cannot be read.
+        size: name of its preset.
+        objective: that it learns.
+        steps: that were done.
+        molecules: seen in training.
+        loss: the last one of validation.
+        seconds: of training.
+    """
+
+    folder: Path
+    state: str
+    size: str | None = None
+    objective: str | None = None
+    steps: int | None = None
+    molecules: float | None = None
+    loss: float | None = None
+    seconds: float | None = None
+
+
+def list_runs(paths: Sequence[Path]) -> Iterator[ListedRun]:
+    """Yield every run at or below some folders, by folder.
+
+    Raises:
+        RunError: a folder is missing, or holds no run.
+    """
+    for path in paths:
+        for folder in find_run_folders(path)[0]:
+            yield _finished(folder) if (folder / SUMMARY_NAME).is_file() else _unfinished(folder)
+
+
+def _finished(folder: Path) -> ListedRun:
+    try:
+        summary = read_summary(folder)
+        return ListedRun(
+            folder=folder,
+            state="diverged" if summary.get("diverged") else summary.value("status", str),
+            size=summary.value("size", str),
+            objective=summary.value("objective", str),
+            steps=summary.value("steps", int),
+            molecules=summary.number("molecules"),
+            loss=summary.group("final").number(LOSS),
+            seconds=summary.number("seconds"),
+        )
+    except UnreadableRunError as error:
+        return ListedRun(folder=folder, state=f"cannot be read: {error}")
+
+
+def _unfinished(folder: Path) -> ListedRun:
+    try:
+        events = read_metrics(folder / METRICS_NAME).events
+    except OSError as error:
+        return ListedRun(folder=folder, state=f"cannot be read: {error.strerror}")
+    settings = settings_of(folder)
+    counts = {key: values_by_step(events, key) for key in ("molecules", "seconds", LOSS)}
+    steps = max((step for values in counts.values() for step in values), default=0)
+    planned = settings.get("train.steps")
+    last = {key: values[max(values)] if values else None for key, values in counts.items()}
+    return ListedRun(
+        folder=folder,
+        state=f"at step {steps:,}" + (f" of {planned:,}" if isinstance(planned, int) else ""),
+        size=_text(settings.get("size")),
+        objective=_text(settings.get("objective.name")),
+        steps=steps,
+        molecules=last["molecules"],
+        loss=last[LOSS],
+        seconds=last["seconds"],
+    )
+
+
+def _text(value: Any) -> str | None:  # noqa: ANN401 - of settings
+    return None if value is None else str(value)
