@@ -4,8 +4,8 @@
         --start blend=runs/2M-blend-seed0 --start student=runs/2M-distill-seed0 --fraction 1 0.25
 
 Every start is compared with the same model from random weights, on the same split, with the same settings, and with
-fingerprints (baseline.py). With --split scaffold-kfold --folds 5 --repeats 2, or another cross-validation, all starts
-and scratch are compared by unimol_scale.downstream.comparison, without fingerprints, and fold_report.py writes the
+forests and boosting (baseline.py). With --split scaffold-kfold --folds 5 --repeats 2, or another cross-validation, all
+starts and scratch are compared by unimol_scale.downstream.comparison, without baselines, and fold_report.py writes the
 tables. Every fine-tuning has a folder under --work: what is finished is read, so the
 same command goes on after an interruption, and parts (--set, --start) can be made at the same time and collected at the
 end (--collect). This file says what is fine-tuned and has it done; report.py writes the tables.
@@ -24,7 +24,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.common import as_started, module_parser
-from benchmarks.downstream.baseline import Baseline, fingerprint_baseline
+from benchmarks.downstream.baseline import Baseline, best_baseline
 from benchmarks.downstream.fold_report import ChosenStart, ComparedStarts, best_by_validation, write_fold_report
 from benchmarks.downstream.report import SCRATCH, Cell, TriedRate, write_report
 from unimol_scale.checkpoints.weights import identify
@@ -114,6 +114,7 @@ def settings(
         output=options.work / f"{name.replace(' ', '-')}-{start}-{fraction:g}{chosen_rate}{chosen_split}",
         cache=options.cache,
         train=fitting(options.epochs or chosen.epochs, rate),
+        baselines=False,  # they are the same for all starts and rates: fitted once, by baseline.py
     )
 
 
@@ -249,7 +250,7 @@ def run_single(options: argparse.Namespace, starts: dict[str, str]) -> None:
                         scratch.add(twin(model))
                     cells.append(cell)
                     if options.output and (name, fraction) not in baselines:
-                        baselines[name, fraction] = fingerprint_baseline(Path(cell.folder), cell.outcome)
+                        baselines[name, fraction] = best_baseline(Path(cell.folder), cell.outcome)
     if options.output:
         # Of places on this machine, their names only.
         words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]

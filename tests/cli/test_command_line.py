@@ -35,9 +35,10 @@ WORDS = {
         "--peak-flops --size --zero-stage"
     ),
     "finetune": (
-        "key=value --cache --config --conformers --data --device --folds --fragments --from --hydrogens --inputs "
-        "--label-fraction --loss --metric --no-hydrogens --output --pooling --pretraining-store --reinitialise "
-        "--repeats --seed --seeds --size --skip-bad --smiles-column --split --split-column --target --task"
+        "key=value --baselines --cache --config --conformers --data --device --folds --fragments --from --hydrogens "
+        "--inputs --label-fraction --loss --metric --no-baselines --no-hydrogens --output --pooling "
+        "--pretraining-store --reinitialise --repeats --seed --seeds --size --skip-bad --smiles-column --split "
+        "--split-column --target --task"
     ),
     "compare": "DIR --output",
     "predict": "FILE --cache --conformers --device --fragments --from --max-pairs --output --skip-bad --smiles-column",

@@ -37,7 +37,7 @@ def run(table, capsys):
 
 
 SCRATCH = ("--from", "none", "--size", "0.03M", "--split", "random", "--inputs", "2d", "--device", "cpu")
-SHORT = ("train.epochs=2", "train.batch_size=8")
+SHORT = ("train.epochs=2", "train.batch_size=8", "baselines=false")
 
 
 def refused(result):
@@ -141,9 +141,25 @@ def test_a_cross_validation_becomes_a_model_of_all_folds_and_two_are_compared(ru
     )
 
 
+def test_the_last_line_is_of_the_baselines_unless_they_are_turned_off(run, tmp_path):
+    arguments = ("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 1, "--target", "length", *SHORT[:2])
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert out.splitlines()[-1].startswith("too few test molecules to compare the model with the best baseline")
+    folder = tmp_path / "finetuned" / "set-scratch"
+    assert "**2 test molecules are too few to say whether" in (folder / "report.md").read_text()
+    again = run(*arguments)[1].splitlines()
+    assert "nothing was computed" in again[0]
+    assert again[-1] == out.splitlines()[-1]
+    status, out, _ = run(*arguments, "--no-baselines", "--output", "without")
+    assert out.splitlines()[-1] == "report: without/report.md"
+    assert "expected true or false" in refused(run(*arguments, "--output", "wrong", "baselines=maybe"))
+
+
 def test_settings_come_from_a_file_and_flags_and_assignments_go_before_it(run, tmp_path):
     (tmp_path / "mine.yaml").write_text(
-        "targets: [length]\nsplit: scaffold\nmetric: mae\nseeds: 3\ntrain: {epochs: 9, batch_size: 4}\n"
+        "targets: [length]\nsplit: scaffold\nmetric: mae\nseeds: 3\nbaselines: false\n"
+        "train: {epochs: 9, batch_size: 4}\n"
     )
     status, *_ = run(
         "finetune", "--config", "mine.yaml", *SCRATCH, "--data", "set.csv", "--seeds", 1, "train.epochs=2",
@@ -159,7 +175,9 @@ def test_of_several_files_the_later_win_and_an_error_names_the_right_one(run, tm
     (tmp_path / "set.yaml").write_text(
         "data: set.csv\ntargets: [length]\nunits: {length: atoms}\nsplit: random\ntrain: {epochs: 9, batch_size: 4}\n"
     )
-    (tmp_path / "paper.yaml").write_text("metric: mae\nseeds: 1\nunits: {aromatic: none}\ntrain:\n  epochs: 1\n")
+    (tmp_path / "paper.yaml").write_text(
+        "metric: mae\nseeds: 1\nbaselines: false\nunits: {aromatic: none}\ntrain:\n  epochs: 1\n"
+    )
     files = ("--config", "set.yaml", "--config", "paper.yaml")
     status, *_ = run("finetune", *files, *SCRATCH, "--output", "mine")
     assert status == 0

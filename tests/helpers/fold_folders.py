@@ -10,7 +10,7 @@ from unimol_scale.downstream.data.splitting.parts import Fold
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.folds.fold_files import OUT_OF_FOLD_NAME
 from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED
-from unimol_scale.downstream.finetuning.metrics import score
+from unimol_scale.downstream.metrics import score
 from unimol_scale.downstream.registry import METRICS
 
 SIZES = {"train": 80, "valid": 10, "test": 30}

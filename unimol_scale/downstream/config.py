@@ -208,7 +208,13 @@ class FinetuneConfig:
         head: what makes predictions of the molecule's vector, each after a layer norm: ``mlp`` (linear map, GELU,
             dropout, linear map), ``linear`` (dropout, linear map; as in D&D), or ``dense-tanh`` (dropout, linear map,
             tanh, dropout, linear map; as in Uni-Mol2, there on ``pooling=virtual_node``).
+        baselines: fit forests and gradient boosting on fingerprints and on RDKit descriptors to the same rows, and say
+            in the report whether the models are better.
     """
+
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"baselines": False, "seeds": SEEDS}  # there were no baselines
+    )
 
     data: Path
     pretrained: str | None = None
@@ -246,10 +252,9 @@ class FinetuneConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
     head: HeadName = "mlp"
+    baselines: bool = True
     folds: int | None = None
     repeats: int = 1
-
-    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({"seeds": SEEDS})
 
     def __post_init__(self) -> None:
         if not self.targets:

@@ -22,7 +22,7 @@ FLAGS = {
     for name in (
         "data", "smiles_column", "task", "split", "split_column", "label_fraction", "inputs", "pooling", "loss",
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
-        "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers", "folds", "repeats",
+        "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers", "folds", "repeats", "baselines",
     )
 }  # fmt: skip
 
@@ -71,6 +71,12 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     )
     add("--conformers", type=int, metavar="K", help="one is drawn each epoch, predictions average all (default: 1)")
     add("--pooling", choices=("mean", "virtual_node"), help="what stands for a molecule (default: mean of its atoms)")
+    add(
+        "--baselines",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compare with forests and boosting on fingerprints and descriptors (default: yes)",
+    )
     add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
     add("--metric", metavar="M", help=METRICS.listed)
     add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3; of each fold 1)")
@@ -120,6 +126,7 @@ def config_of(arguments: argparse.Namespace) -> "FinetuneConfig":
 
 def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
+    from unimol_scale.downstream.baselines.verdict_words import short_verdict
     from unimol_scale.downstream.compute import use_granted_cores
     from unimol_scale.downstream.finetuning.finetune import finetune
     from unimol_scale.downstream.finetuning.results import read
@@ -137,6 +144,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if line:
             print(line)
     print(f"report: {config.folder}/report.md")
+    if outcome.baselines is not None:
+        print(short_verdict(outcome.baselines, outcome.metric))
     return 0
 
 

@@ -19,6 +19,7 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.data.input_views import STANDARD_VIEWS
+from unimol_scale.downstream.baselines.baseline_results import BaselineResults
 from unimol_scale.downstream.config import NOISE_NEEDS_3D, FinetuneConfig
 from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, choose_inputs, require_conformers
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
@@ -31,6 +32,7 @@ from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.against_baselines import FittedMember, judge_baselines
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, mean_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
@@ -44,7 +46,6 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
 )
 from unimol_scale.downstream.finetuning.folds.fold_files import write_out_of_fold, write_splits
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
-from unimol_scale.downstream.finetuning.metrics import default_metric
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
     FinetunedConfig,
@@ -56,6 +57,7 @@ from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingMod
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, split_labelled, take_off_references
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import default_metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import ModelConfig, preset
@@ -78,8 +80,11 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     config = replace(config.with_counts, hydrogens=_sees_hydrogens(config))
     check_folder(folder, config, hashes)
     require_folder(folder)
-    if (finished := results.read(folder)) is not None and _has_all(finished, config):
-        return finished
+    finished = results.read(folder)
+    if finished is not None and _has_all(finished, config):
+        wants_baselines = config.baselines and results.lacks_baselines(folder)
+        if not wants_baselines:
+            return finished
     if chosen.inputs == "2d" and config.train.noise_std:
         raise ConfigError(NOISE_NEEDS_3D)
     if chosen.warning:
@@ -108,10 +113,21 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         ),
         leakage=leakage,
     )
+    if config.baselines:
+        done = replace(done, baselines=_baselines(problems, done))
     write_report(folder, done, config)
     save_config(folder, _saved(problem, chosen, [seed.member for seed in seeds]))
     results.write(folder, done)
     return done
+
+
+def _baselines(problems: Sequence[SeedProblem], done: FinetuneResult) -> BaselineResults:
+    """Return the baselines of every split, and how all models differ from them."""
+    of_fold = {each.fold: each for each in problems}
+    own = [(seed.seed, of_fold[seed.fold]) for seed in done.seeds]
+    members = [FittedMember(seed=seed, rows=each.rows, split=each.split) for seed, each in own]
+    problem = problems[0]
+    return judge_baselines(problem.config.folder, members, problem.metric, standardised=not done.has_mean)
 
 
 def _prepare(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs) -> list[SeedProblem]:

@@ -19,8 +19,8 @@ from unimol_scale.store.manifest import MANIFEST_NAME
 
 CONFIG_NAME = "config.yaml"
 INPUTS_NAME = "inputs.json"
-# Settings that do not change the results: an interrupted fine-tuning may go on with other values.
-FREE = frozenset({"output", "cache", "conformer_workers", "device", "train.workers"})
+# Settings that do not change the models: an interrupted fine-tuning may go on with other values.
+FREE = frozenset({"output", "cache", "conformer_workers", "device", "train.workers", "baselines"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

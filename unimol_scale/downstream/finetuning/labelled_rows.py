@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from conformer_gen.sources.columns import ID_NAMES, find_column
+from unimol_scale.downstream.baselines.fitted_baselines import baseline_columns
 from unimol_scale.downstream.config import FinetuneConfig, Task
 from unimol_scale.downstream.data.labelled_tables import LabelledTable, check_task, infer_task, read_table
 from unimol_scale.downstream.data.molecule_files import is_store
@@ -213,6 +214,7 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
     for target in table.targets:
         columns += [target, f"{PREDICTED}{target}", f"{target}{SPREAD}"]
         columns += [f"{target}{CONFORMER_SPREAD}"] if config.conformers > 1 else []
+    columns += baseline_columns(table.targets) if config.baselines else []
     if taken := [name for name in table.targets if columns.count(name) > 1]:
         raise ConfigError(f"the target {taken[0]!r} has the name of a column of the predictions; rename it")
     return task

@@ -23,7 +23,6 @@ from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import trivial_scores
 from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
-from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import Member, save_member
@@ -31,6 +30,7 @@ from unimol_scale.downstream.finetuning.model.training import Epoch, Scaling, Tr
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import SeedResult
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import score
 from unimol_scale.errors import RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.heads import CoordinateHead

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.text.json_files import write_json
+from unimol_scale.downstream.baselines.baseline_results import BaselineResults
+from unimol_scale.downstream.baselines.verdict_words import verdict_sentence
 from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.cautions import cautions
@@ -24,6 +26,7 @@ from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
 RESULTS_NAME = "results.json"
+_REMEDY = "remove it and fine-tune again: the seeds are kept"
 HEADLINE_TARGETS = 4  # targets whose scores ``describe`` names
 
 
@@ -87,6 +90,8 @@ class FinetuneResult:
             fold; empty likewise.
         higher_is_better: whether a higher value of the metric is better; None in older files, whose metric is ours.
         in_label_units: whether the metric is in the unit of the labels; None likewise.
+        baselines: what needs no pretraining, fitted to the same rows, and how the models differ from it; None: that was
+            turned off, or in older files.
     """
 
     name: str
@@ -108,6 +113,7 @@ class FinetuneResult:
     label_std: tuple[float, ...] = ()
     higher_is_better: bool | None = None
     in_label_units: bool | None = None
+    baselines: BaselineResults | None = None
 
     @property
     def has_unit(self) -> bool:
@@ -220,6 +226,14 @@ class FinetuneResult:
         number = len(self.folds) // repeats
         return f"{number} folds" + (f" × {repeats} repeats" if repeats > 1 else "")
 
+    @property
+    def verdict(self) -> str:
+        """The models against the best baseline in a sentence, with its 95 % interval; "" if there are no baselines."""
+        if self.baselines is None:
+            return ""
+        trivial = "the mean of the training labels" if self.task == "regression" else "the share of ones"
+        return verdict_sentence(self.baselines, self.metric, trivial)
+
     def _by_target(self) -> str:
         """Return the scores of the first targets, each in its own unit."""
         said = []
@@ -255,8 +269,14 @@ def read(folder: Path) -> FinetuneResult | None:
     path = folder / RESULTS_NAME
     if not path.is_file():
         return None
-    tree = read_recorded(path, "remove it and fine-tune again: the seeds are kept")
+    tree = read_recorded(path, _REMEDY)
     return strict.build(FinetuneResult, tree, strict.Origin(name=str(path), recorded=True))
+
+
+def lacks_baselines(folder: Path) -> bool:
+    """Return whether baselines were turned off in a finished fine-tuning; older versions did not know them."""
+    tree = read_recorded(folder / RESULTS_NAME, _REMEDY)
+    return "baselines" in tree and tree["baselines"] is None
 
 
 def write_predictions(
@@ -285,3 +305,11 @@ def write_predictions(
         if conformer_std_ML is not None:
             columns[f"{target}{CONFORMER_SPREAD}"] = pa.array(conformer_std_ML[:, at], from_pandas=True)
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
+
+
+def read_predictions(folder: Path, seed: int, targets: Sequence[str]) -> Float64:
+    """Return what the model of a seed predicts of every row, float64 [M, L], NaN where it predicts nothing."""
+    table = pq.read_table(folder / f"predictions-seed-{seed}.parquet", columns=[f"{PREDICTED}{t}" for t in targets])
+    values = [table[f"{PREDICTED}{target}"].to_numpy(zero_copy_only=False).astype(np.float64) for target in targets]
+    prediction_ML: Float64 = np.stack(values, axis=1)
+    return prediction_ML

@@ -16,8 +16,8 @@ from unimol_scale.downstream.data.splitting.folds import split_folds
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences, fit_row_references
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
-from unimol_scale.downstream.finetuning.metrics import undefined
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import undefined
 from unimol_scale.errors import ConfigError
 
 

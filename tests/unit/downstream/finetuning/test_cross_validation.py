@@ -32,7 +32,7 @@ def crossed(place):
     config = FinetuneConfig(
         data=data, pretrained=str(place / "pretrained"), targets=("size",), split="scaffold-kfold", folds=FOLDS,
         repeats=REPEATS, skip_bad=True, output=place / "crossed", cache=place / "cache", conformer_workers=1,
-        device="cpu", inputs="2d", train=fitting(epochs=2),
+        device="cpu", inputs="2d", train=fitting(epochs=2), baselines=False,
     )  # fmt: skip
     return config, finetune(config)
 
@@ -198,6 +198,15 @@ def test_several_seeds_of_a_fold_are_averaged_in_its_score(settings):
     assert scores[0] != scores[1]
     found = table(settings().output / "out_of_fold.parquet")
     assert len(found["row"]) == 60
+
+
+def test_baselines_are_fitted_in_every_fold_and_compared_over_all(settings):
+    done = finetune(
+        settings(split="random-kfold", folds=2, seeds=2, inputs="2d", train=fitting(epochs=1), baselines=True)
+    )
+    assert [member.seeds for member in done.baselines.members] == [(0, 1), (2, 3)]
+    assert done.baselines.test_molecules == 30
+    assert done.verdict in (settings().output / "report.md").read_text().replace("**", "")
 
 
 def test_folds_of_a_column_and_classes(place, settings):
