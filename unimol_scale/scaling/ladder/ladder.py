@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,14 @@ from unimol_scale.common.text.json_files import read_json
 from unimol_scale.common.trees import flatten
 from unimol_scale.config import build, read_yaml
 from unimol_scale.errors import ConfigError, nearest
+from unimol_scale.scaling.ladder.ladder_rates import DIGITS as RATE_DIGITS
 from unimol_scale.scaling.ladder.ladder_rates import LadderRates
 from unimol_scale.scaling.ladder.objective_count import ModelCounter, count_model
 
 Launcher = Literal["deepspeed", "python"]
 RESERVED = ("seed", "train.steps")
 STEPS, SCHEDULE, KEEP_STEPS, BRANCH_FROM = "train.steps", "train.schedule", "train.keep_steps", "branch_from"
+RATE, BATCH_SIZE = "train.learning_rate", "train.global_batch_size"
 WARMUP = "train.warmup_steps"
 DECAY = ("train.decay_fraction", "train.decay_shape")  # which a trunk has not
 # Options that make an array task stop, save and come back, and say where it writes.
@@ -46,6 +48,9 @@ class LadderConfig:
             every run does all its steps itself, with ``train.schedule`` of the overrides.
         rate_law: law.json of ``fit-scaling-law --rates``, which sets ``train.learning_rate`` of every run by its size,
             data and batch size; None: it is that of the overrides.
+        rate_factors: a sweep: every run is made once for each factor, with that times its ``train.learning_rate``, for
+            ``fit-scaling-law --rates``; empty: the rate as it is.
+        batch_sizes: a sweep over ``train.global_batch_size``; empty: that of the overrides.
         seeds: of initialisation and order of molecules.
         objective: denoise, blend, distill, or package.module:Class of one of your own.
         output: folder of all run folders and of logs/.
@@ -67,6 +72,8 @@ class LadderConfig:
     warmup: float | None = None
     schedule: Literal["wsd"] | None = None
     rate_law: Path | None = None
+    rate_factors: tuple[float, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
     seeds: tuple[int, ...] = (0,)
     objective: str = "denoise"
     output: Path = Path("runs")
@@ -85,6 +92,12 @@ class LadderConfig:
             values = getattr(self, key)
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{key} must be a list without repeats, got {list(values)}")
+        for key in ("rate_factors", "batch_sizes"):
+            values = getattr(self, key)
+            if len(set(values)) != len(values) or any(not 0 < value < math.inf for value in values):
+                raise ConfigError(f"{key} must be positive and without repeats, got {list(values)}")
+        if self.rate_factors and self.rate_law is not None:
+            raise ConfigError("rate_factors finds the best rates, and rate_law sets them: leave one of the two out")
         self._check_budgets()
         self._check_overrides()
         if self.ranks < 1 or (self.launcher == "python" and self.ranks != 1):
@@ -108,11 +121,12 @@ class LadderConfig:
             if size not in self.sizes:
                 raise ConfigError(f"size_overrides: {size!r} is not a size of this ladder; {nearest(size, self.sizes)}")
         reserved = [*RESERVED, *([WARMUP] if self.warmup is not None else [])]
+        reserved += [BATCH_SIZE] if self.batch_sizes else []
         reserved += [SCHEDULE, KEEP_STEPS, BRANCH_FROM] if self.schedule is not None else []
         for key in reserved:
             if any(key in flatten(tree) for tree in (self.overrides, *self.size_overrides.values())):
                 raise ConfigError(
-                    f"overrides: {key} is set by the ladder itself, from seeds, budgets, warmup and schedule"
+                    f"overrides: {key} is set by the ladder itself, from seeds, budgets, batches, warmup and schedule"
                 )
 
 
@@ -174,15 +188,33 @@ def plan(config: LadderConfig, counter: ModelCounter | None = None) -> list[Rung
         if size not in PRESETS:
             raise ConfigError(f"sizes: unknown size {size!r}; {nearest(size, PRESETS)}")
         settings = {**flatten(config.overrides), **flatten(config.size_overrides.get(size, {}))}
-        budgets = _budgets(config, size, settings, counter)
-        if config.schedule == "wsd":
-            rungs += [
-                rung for seed in config.seeds for rung in _trunk_and_branches(config, size, settings, budgets, seed)
-            ]
-            continue
-        for steps in budgets:
-            rungs += [_whole_run(config, size, settings, steps, seed) for seed in config.seeds]
+        for variant, swept in _variants(config, size, settings):
+            budgets = _budgets(config, size, swept, counter)
+            if config.schedule == "wsd":
+                for seed in config.seeds:
+                    rungs += _trunk_and_branches(config, size, swept, budgets, seed, variant)
+                continue
+            for steps in budgets:
+                rungs += [_whole_run(config, size, swept, steps, seed, variant) for seed in config.seeds]
+    twice = [name for name, times in Counter(rung.name for rung in rungs).items() if times > 1]
+    if twice:
+        raise ConfigError(f"two runs of the sweep would be called {twice[0]}; take factors that lie further apart")
     return rungs if config.rate_law is None else _with_rates(config, config.rate_law, rungs, counter)
+
+
+def _variants(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and settings of each variant of the sweeps; without any, one whose name is empty."""
+    rates: list[dict[str, float]] = [{}]
+    if config.rate_factors:
+        rate = settings.get(RATE)
+        if not isinstance(rate, int | float):
+            raise ConfigError(f"rate_factors: {size} needs a {RATE} in overrides, which the factors multiply")
+        rates = [{RATE: float(f"{factor * rate:.{RATE_DIGITS}g}")} for factor in config.rate_factors]
+    for swept_rate in rates:
+        for batch in config.batch_sizes or (None,):
+            swept = {**swept_rate, **({} if batch is None else {BATCH_SIZE: batch})}
+            name = "".join((f"-lr{swept[RATE]:g}" if RATE in swept else "", "" if batch is None else f"-batch{batch}"))
+            yield name, {**settings, **swept}
 
 
 def _with_rates(config: LadderConfig, law: Path, rungs: Sequence[Rung], counter: ModelCounter | None) -> list[Rung]:
@@ -198,8 +230,10 @@ def _with_rates(config: LadderConfig, law: Path, rungs: Sequence[Rung], counter:
     return found
 
 
-def _whole_run(config: LadderConfig, size: str, settings: Mapping[str, Any], steps: int, seed: int) -> Rung:
-    name = f"{config.name}-{size}-{steps}steps-seed{seed}"
+def _whole_run(
+    config: LadderConfig, size: str, settings: Mapping[str, Any], steps: int, seed: int, variant: str
+) -> Rung:
+    name = f"{config.name}-{size}-{steps}steps{variant}-seed{seed}"
     overrides = {**settings, STEPS: steps, "seed": seed, **_warmup(config, steps)}
     return Rung(name=name, size=size, steps=steps, seed=seed, folder=config.output / name, overrides=overrides)
 
@@ -209,7 +243,7 @@ def _warmup(config: LadderConfig, steps: int) -> dict[str, int]:
 
 
 def _trunk_and_branches(
-    config: LadderConfig, size: str, settings: Mapping[str, Any], budgets: Sequence[int], seed: int
+    config: LadderConfig, size: str, settings: Mapping[str, Any], budgets: Sequence[int], seed: int, variant: str
 ) -> list[Rung]:
     """Return the trunk of a size and seed, which ends where its longest branch begins, and a branch for each budget."""
     fraction = settings.get("train.decay_fraction", DECAY_FRACTION)
@@ -223,7 +257,7 @@ def _trunk_and_branches(
             f"the smallest budget of {size}, {budgets[0]} steps, begins to decay after step {begins[0]}, before its "
             f"warm-up of {warmup} steps is over; lower {WARMUP} or train.decay_fraction, or leave that budget out"
         )
-    name = f"{config.name}-{size}-trunk-seed{seed}"
+    name = f"{config.name}-{size}-trunk{variant}-seed{seed}"
     trunk = Rung(
         name=name, size=size, steps=begins[-1], seed=seed, folder=config.output / name, is_trunk=True,
         overrides={
@@ -231,7 +265,7 @@ def _trunk_and_branches(
             STEPS: begins[-1], SCHEDULE: "constant", KEEP_STEPS: sorted(set(begins)),
         },
     )  # fmt: skip
-    branches = [_whole_run(config, size, settings, steps, seed) for steps in budgets]
+    branches = [_whole_run(config, size, settings, steps, seed, variant) for steps in budgets]
     off = {SCHEDULE: "wsd", BRANCH_FROM: str(trunk.folder)}
     return [
         trunk,
@@ -245,10 +279,10 @@ def _trunk_and_branches(
 def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any], counter: ModelCounter | None) -> list[int]:
     if config.steps:
         return sorted(config.steps)
-    batch_size = settings.get("train.global_batch_size")
+    batch_size = settings.get(BATCH_SIZE)
     if not isinstance(batch_size, int) or batch_size < 1:
         unit = "molecules" if config.molecules else "flops"
-        raise ConfigError(f"{unit}: {size} needs a train.global_batch_size in overrides to turn them into steps")
+        raise ConfigError(f"{unit}: {size} needs a {BATCH_SIZE} in overrides to turn them into steps")
     molecules: list[float] = list(config.molecules)
     if config.flops:
         from unimol_scale.model.accounting import mean_flops
