@@ -42,7 +42,7 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairedDifference:
+class BlockDifference:
     """The difference of two methods over the same blocks, first − second.
 
     Attributes:
@@ -89,7 +89,7 @@ class BlockComparison:
     p: float
     uncorrected_f: float
     uncorrected_p: float
-    pairs: tuple[PairedDifference, ...]
+    pairs: tuple[BlockDifference, ...]
 
 
 def corrected_interval(scores_J: Sequence[float], test_to_train: float, confidence: float = CONFIDENCE) -> Interval:
@@ -155,7 +155,7 @@ def compare_methods(scores_AJ: Float64, test_to_train: float, confidence: float 
         intervals = [Interval(low=value - critical * error, high=value + critical * error) for error in errors]
         chances = [_tail(abs(value), error, A, freedom) for error in errors]
         pairs.append(
-            PairedDifference(
+            BlockDifference(
                 first=first,
                 second=second,
                 value=value,

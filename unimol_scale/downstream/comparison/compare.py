@@ -16,8 +16,8 @@ from unimol_scale.downstream.comparison.row_bootstrap import Block, drawn_scores
 from unimol_scale.downstream.fold_statistics import (
     CONFIDENCE,
     BlockComparison,
+    BlockDifference,
     Interval,
-    PairedDifference,
     compare_methods,
     corrected_interval,
 )
@@ -234,7 +234,7 @@ def _pairs(found: Sequence[FoldResult], statistics: BlockComparison) -> tuple[Co
     return tuple(sorted(pairs, key=lambda pair: (rank[pair.better], rank[pair.worse])))
 
 
-def _pair(one: PairedDifference, sign: float, drawn_AD: Float64 | None) -> ComparedPair:
+def _pair(one: BlockDifference, sign: float, drawn_AD: Float64 | None) -> ComparedPair:
     """Return a difference with the better result first; ``sign`` is −1 where a lower score is better."""
     direction = 1.0 if sign * one.value >= 0.0 else -1.0
     better, worse = (one.first, one.second) if direction > 0.0 else (one.second, one.first)
