@@ -18,6 +18,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unimol_scale.api.comparison import compare
     from unimol_scale.api.conformer_store import ConformerStore, MoleculeRow, MoleculeRows, build_store, open_store
     from unimol_scale.api.finetuned_model import FinetunedModel, MoleculePredictions, finetune, predict
     from unimol_scale.api.learning_rate_law import LearningRateLaw, fit_rate_law
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from unimol_scale.api.pretrained_run import PretrainedRun, pretrain
     from unimol_scale.api.run_plan import RunPlan, plan
     from unimol_scale.api.scaling_law import ScalingLaw, fit_scaling_law
+    from unimol_scale.downstream.comparison.compare import Comparison
     from unimol_scale.downstream.embedding.molecular_model import MolecularModel, from_pretrained
     from unimol_scale.errors import (
         CheckpointError,
@@ -49,6 +51,8 @@ _HOMES = {
         "api.scaling_law": ("fit_scaling_law", "ScalingLaw"),
         "downstream.embedding.molecular_model": ("from_pretrained", "MolecularModel"),
         "api.model_sharing": ("push_to_hub", "shipped_models", "ShippedModel"),
+        "api.comparison": ("compare",),
+        "downstream.comparison.compare": ("Comparison",),
         "api.finetuned_model": ("finetune", "predict", "FinetunedModel", "MoleculePredictions"),
         "errors": (
             "UnimolScaleError",
@@ -72,6 +76,7 @@ __all__ = [  # noqa: RUF022 - in the order of work
     "fit_rate_law",
     "from_pretrained",
     "finetune",
+    "compare",
     "predict",
     "shipped_models",
     "push_to_hub",
@@ -85,6 +90,7 @@ __all__ = [  # noqa: RUF022 - in the order of work
     "MolecularModel",
     "FinetunedModel",
     "MoleculePredictions",
+    "Comparison",
     "ShippedModel",
     "UnimolScaleError",
     "CheckpointError",

@@ -4,7 +4,9 @@
         --start blend=runs/2M-blend-seed0 --start student=runs/2M-distill-seed0 --fraction 1 0.25
 
 Every start is compared with the same model from random weights, on the same split, with the same settings, and with
-fingerprints (baseline.py). Every fine-tuning has a folder under --work: what is finished is read, so the
+forests and boosting (baseline.py). With --split scaffold-kfold --folds 5 --repeats 2, or another cross-validation, all
+starts and scratch are compared by unimol_scale.downstream.comparison, without baselines, and fold_report.py writes the
+tables. Every fine-tuning has a folder under --work: what is finished is read, so the
 same command goes on after an interruption, and parts (--set, --start) can be made at the same time and collected at the
 end (--collect). This file says what is fine-tuned and has it done; report.py writes the tables.
 """
@@ -21,11 +23,13 @@ from pathlib import Path
 # As every command has it, and before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from benchmarks.common import module_parser
-from benchmarks.downstream.baseline import Baseline, fingerprint_baseline
+from benchmarks.common import as_started, module_parser
+from benchmarks.downstream.baseline import Baseline, best_baseline
+from benchmarks.downstream.fold_report import ChosenStart, ComparedStarts, best_by_validation, write_fold_report
 from benchmarks.downstream.report import SCRATCH, Cell, TriedRate, write_report
 from unimol_scale.checkpoints.weights import identify
-from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
+from unimol_scale.downstream.comparison.fold_results import read_fold_result
+from unimol_scale.downstream.config import KFOLDS, FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.results import RESULTS_NAME, FinetuneResult
 from unimol_scale.downstream.registry import METRICS
@@ -93,19 +97,24 @@ def settings(
     """
     chosen = SETS[name]
     start = Path(model).name + (f"-{SCRATCH}" if reinitialise else "")
+    chosen_rate = "" if rate == RATE else f"-{rate:g}"
+    chosen_split = "" if options.split == "scaffold" else f"-{options.split}"
     return FinetuneConfig(
         data=options.moleculenet / chosen.file if chosen.file else options.qm9,
         pretrained=model,
         reinitialise=reinitialise,
         targets=(chosen.target,),
         metric=chosen.metric,
-        split="scaffold",
+        split=options.split,
+        folds=options.folds,
+        repeats=options.repeats,
         label_fraction=fraction,
         seeds=options.seeds,
         skip_bad=True,
-        output=options.work / f"{name.replace(' ', '-')}-{start}-{fraction:g}{'' if rate == RATE else f'-{rate:g}'}",
+        output=options.work / f"{name.replace(' ', '-')}-{start}-{fraction:g}{chosen_rate}{chosen_split}",
         cache=options.cache,
         train=fitting(options.epochs or chosen.epochs, rate),
+        baselines=False,  # they are the same for all starts and rates: fitted once, by baseline.py
     )
 
 
@@ -168,9 +177,58 @@ def fitted(
     )  # fmt: skip
 
 
+def run_folds(options: argparse.Namespace, starts: dict[str, str]) -> None:
+    """Cross-validate what is not done yet, compare all starts and scratch on every set, and write the report.
+
+    With --collect, starts that are not finished at every rate are left out.
+    """
+    compared = []
+    for name in options.set or SETS:
+        for fraction in options.fraction:
+            found = [
+                chosen
+                for label, model, reinitialise in with_scratch(starts, wanted=not options.no_scratch)
+                if (chosen := crossed(options, name, label, model, fraction, reinitialise=reinitialise)) is not None
+            ]
+            if len(found) > 1:
+                compared.append(ComparedStarts.of(name, fraction, found))
+    if options.output:
+        write_fold_report(options.output, as_started(COMMAND), compared)
+        print(options.output)
+
+
+def with_scratch(starts: dict[str, str], *, wanted: bool) -> list[tuple[str, str, bool]]:
+    """Return name, model and whether its weights are random, of each start and of scratch once for equal dimensions."""
+    scratch: dict[str, tuple[str, str, bool]] = {}
+    if wanted:
+        for label, model in starts.items():
+            scratch.setdefault(twin(model), (f"{SCRATCH} ({label})", model, True))
+    return [*((label, model, False) for label, model in starts.items()), *scratch.values()]
+
+
+def crossed(
+    options: argparse.Namespace, name: str, label: str, model: str, fraction: float, *, reinitialise: bool
+) -> ChosenStart | None:
+    """Return the cross-validation of a start at the rates that are best on validation; None if it is not collected."""
+    configs = {
+        rate: settings(options, name, model, fraction, reinitialise=reinitialise, rate=rate)
+        for rate in SETS[name].rates
+    }
+    if options.collect and not all((config.folder / RESULTS_NAME).is_file() for config in configs.values()):
+        return None
+    for config in configs.values():
+        finetune(config)
+    return best_by_validation(label, {rate: read_fold_result(label, one.folder) for rate, one in configs.items()})
+
+
 def run(options: argparse.Namespace) -> None:
     """Fine-tune what is not done yet, and write the report."""
     starts = dict(text.split("=", 1) for text in options.start)
+    (run_folds if options.split in KFOLDS else run_single)(options, starts)
+
+
+def run_single(options: argparse.Namespace, starts: dict[str, str]) -> None:
+    """Fine-tune with a single split what is not done yet, and write the report."""
     if unknown := {start for pair in options.pair for start in pair} - set(starts):
         raise ConfigError(f"--pair names what no --start does: {', '.join(sorted(unknown))}")
     cells: list[Cell] = []
@@ -192,7 +250,7 @@ def run(options: argparse.Namespace) -> None:
                         scratch.add(twin(model))
                     cells.append(cell)
                     if options.output and (name, fraction) not in baselines:
-                        baselines[name, fraction] = fingerprint_baseline(Path(cell.folder), cell.outcome)
+                        baselines[name, fraction] = best_baseline(Path(cell.folder), cell.outcome)
     if options.output:
         # Of places on this machine, their names only.
         words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
@@ -213,7 +271,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-scratch", action="store_true", help="where only pairs are wanted: no untrained models")
     parser.add_argument("--set", action="append", choices=list(SETS), help="some of the sets only")
     parser.add_argument("--fraction", type=float, nargs="+", default=[1.0], help="of the training labels")
-    parser.add_argument("--seeds", type=int, default=3)
+    kinds = [kind for kind in KFOLDS if kind != "column-kfold"]
+    parser.add_argument("--split", choices=["scaffold", *kinds], default="scaffold", help="once, or a cross-validation")
+    parser.add_argument("--folds", type=int, metavar="K", help="of a cross-validation (default: 5)")
+    parser.add_argument("--repeats", type=int, default=1, metavar="R", help="of a cross-validation")
+    parser.add_argument("--seeds", type=int, help="models of each split (default: 3; of each fold 1)")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of each set's own; wants its own --work")
     parser.add_argument("--work", type=Path, default=Path("finetuned"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), metavar="DIR")

@@ -98,8 +98,8 @@ def write_report(
         f"- `{command}`",
         "- test scores at the epoch that is best on validation, mean ± standard deviation over seeds; scaffold split, "
         "one and the same settings for pretrained and scratch; in bold what beats scratch",
-        "- fingerprints: Morgan counts (radius 2, 2048 bits) and a linear model or gradient boosting, the better on "
-        "validation",
+        "- baseline: a random forest or gradient boosting on Morgan counts (radius 2, 2048) or RDKit descriptors, the "
+        "best of the four on validation",
         "",
         *_starts(starts),
     ]
@@ -186,7 +186,7 @@ def _table(
     fraction: float,
 ) -> list[str]:
     scratches = list(dict.fromkeys(twins.values()))
-    heads = ["set", "metric", "train rows", "fingerprints"]
+    heads = ["set", "metric", "train rows", "baseline"]
     heads += [f"scratch ({', '.join(n for n in starts if twins[n] == s)})" for s in scratches]
     heads += [*starts, "papers"]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]

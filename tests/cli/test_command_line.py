@@ -35,10 +35,12 @@ WORDS = {
         "--peak-flops --size --zero-stage"
     ),
     "finetune": (
-        "key=value --cache --config --conformers --data --device --fragments --from --hydrogens --inputs "
-        "--label-fraction --loss --metric --no-hydrogens --output --pooling --pretraining-store --reinitialise --seed "
-        "--seeds --size --skip-bad --smiles-column --split --split-column --target --task"
+        "key=value --baselines --cache --config --conformers --data --device --folds --fragments --from --hydrogens "
+        "--inputs --label-fraction --loss --metric --no-baselines --no-hydrogens --output --pooling "
+        "--pretraining-store --reinitialise --repeats --seed --seeds --size --skip-bad --smiles-column --split "
+        "--split-column --target --task"
     ),
+    "compare": "DIR --output",
     "predict": "FILE --cache --conformers --device --fragments --from --max-pairs --output --skip-bad --smiles-column",
     "embed": (
         "FILE_OR_STORE --cache --conformers --device --fragments --from --hydrogens --inputs --max-atoms --max-pairs "

@@ -37,7 +37,7 @@ def run(table, capsys):
 
 
 SCRATCH = ("--from", "none", "--size", "0.03M", "--split", "random", "--inputs", "2d", "--device", "cpu")
-SHORT = ("train.epochs=2", "train.batch_size=8")
+SHORT = ("train.epochs=2", "train.batch_size=8", "baselines=false")
 
 
 def refused(result):
@@ -106,9 +106,60 @@ def test_a_table_becomes_a_model_that_predicts(run, tmp_path):
     assert "\n  train.epochs: 2 → 3\nChoose another --output or remove it\n" in err
 
 
+def test_a_cross_validation_becomes_a_model_of_all_folds_and_two_are_compared(run, tmp_path):
+    arguments = (
+        "finetune",
+        *SCRATCH,
+        "--split",
+        "random-kfold",
+        "--folds",
+        2,
+        "--data",
+        "set.csv",
+        "--target",
+        "length",
+    )
+    status, out, err = run(*arguments, "train.epochs=1", "--output", "short")
+    done = read(tmp_path / "short")
+    assert status == 0
+    assert f"test rmse {done.mean:.4g}, 95 % interval {done.interval.low:.4g} to" in out
+    assert "(2 folds)" in out
+    assert "[set, repeat 1, fold 2] done after 1 epochs" in err
+    (tmp_path / "asked.smi").write_text("CCO\n")
+    assert run("predict", "asked.smi", "--from", "short", "--output", "p.csv")[0] == 0
+    with (tmp_path / "p.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["length seed_std"]) > 0.0
+    assert "nothing was computed" in run(*arguments, "--folds", 2, "train.epochs=1", "--output", "short")[1]
+    assert run(*arguments, *SHORT, "--output", "longer")[0] == 0
+    status, out, _ = run("compare", "short", "longer", "--output", "cmp.md")
+    assert status == 0
+    assert "| longer − short |" in out.replace("short − longer", "longer − short")
+    assert "report: cmp.md" in out
+    assert "repeats is of split=" in refused(
+        run("finetune", *SCRATCH, "--data", "set.csv", "--target", "length", "repeats=2")
+    )
+
+
+def test_the_last_line_is_of_the_baselines_unless_they_are_turned_off(run, tmp_path):
+    arguments = ("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 1, "--target", "length", *SHORT[:2])
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert out.splitlines()[-1].startswith("too few test molecules to compare the model with the best baseline")
+    folder = tmp_path / "finetuned" / "set-scratch"
+    assert "**2 test molecules are too few to say whether" in (folder / "report.md").read_text()
+    again = run(*arguments)[1].splitlines()
+    assert "nothing was computed" in again[0]
+    assert again[-1] == out.splitlines()[-1]
+    status, out, _ = run(*arguments, "--no-baselines", "--output", "without")
+    assert out.splitlines()[-1] == "report: without/report.md"
+    assert "expected true or false" in refused(run(*arguments, "--output", "wrong", "baselines=maybe"))
+
+
 def test_settings_come_from_a_file_and_flags_and_assignments_go_before_it(run, tmp_path):
     (tmp_path / "mine.yaml").write_text(
-        "targets: [length]\nsplit: scaffold\nmetric: mae\nseeds: 3\ntrain: {epochs: 9, batch_size: 4}\n"
+        "targets: [length]\nsplit: scaffold\nmetric: mae\nseeds: 3\nbaselines: false\n"
+        "train: {epochs: 9, batch_size: 4}\n"
     )
     status, *_ = run(
         "finetune", "--config", "mine.yaml", *SCRATCH, "--data", "set.csv", "--seeds", 1, "train.epochs=2",
@@ -124,7 +175,9 @@ def test_of_several_files_the_later_win_and_an_error_names_the_right_one(run, tm
     (tmp_path / "set.yaml").write_text(
         "data: set.csv\ntargets: [length]\nunits: {length: atoms}\nsplit: random\ntrain: {epochs: 9, batch_size: 4}\n"
     )
-    (tmp_path / "paper.yaml").write_text("metric: mae\nseeds: 1\nunits: {aromatic: none}\ntrain:\n  epochs: 1\n")
+    (tmp_path / "paper.yaml").write_text(
+        "metric: mae\nseeds: 1\nbaselines: false\nunits: {aromatic: none}\ntrain:\n  epochs: 1\n"
+    )
     files = ("--config", "set.yaml", "--config", "paper.yaml")
     status, *_ = run("finetune", *files, *SCRATCH, "--output", "mine")
     assert status == 0

@@ -14,7 +14,7 @@ from unimol_scale.model.presets import PRESETS
 
 LAW = "toy_law:NoFloor"
 FINETUNE = ("finetune", "--from", "none", "--size", "0.03M", "--split", "random", "--inputs", "2d", "--data", "set.csv")
-SHORT = ("--seeds", "1", "train.epochs=2", "train.batch_size=8", "fractions=[0.5,0.25,0.25]")
+SHORT = ("--seeds", "1", "train.epochs=2", "train.batch_size=8", "fractions=[0.5,0.25,0.25]", "--no-baselines")
 METRIC = "toy_metric:MEDIAN_ERROR"
 
 

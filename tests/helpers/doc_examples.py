@@ -17,6 +17,7 @@ ORDER = (
     "pretrain",
     "from_pretrained",
     "finetune",
+    "compare",
     "predict",
     "fit_scaling_law",
     "fit_rate_law",

@@ -204,6 +204,7 @@ def test_its_model_needs_the_code_no_more(trained, tmp_path, monkeypatch, capsys
         "random",
         "--inputs",
         "2d",
+        "--no-baselines",
     ]
     assert main([*fine, "--seeds", "1", "--output", "fine", "train.epochs=1", "fractions=[0.5,0.25,0.25]"]) == 0
     assert "test rmse" in capsys.readouterr().out

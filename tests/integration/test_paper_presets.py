@@ -122,7 +122,8 @@ def table_of(tree, folder):
 def test_a_protocol_runs_on_small_data_of_the_right_form(place, tmp_path, names, changes):
     changes = {
         "pretrained": str(place / "pretrained"), "output": str(tmp_path / "ft"), "cache": str(place / "cache"),
-        "conformer_workers": 1, "device": "cpu", "seeds": 1, "train": {"epochs": 1}, **changes,
+        "conformer_workers": 1, "device": "cpu", "seeds": 1, "train": {"epochs": 1}, "baselines": False,
+        **changes,
     }  # fmt: skip
     tree, _ = settings_of(names, **changes)
     if changes.get("data") == "store":

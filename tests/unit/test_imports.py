@@ -35,8 +35,10 @@ ORDER = {
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
     "unimol_scale.scaling": "runs law rates tasks report ladder",
-    "unimol_scale.downstream": "metric registry config compute label_units data embedding finetuning publishing",
-    "unimol_scale.downstream.finetuning": "metrics finetuning_folder model *",
+    "unimol_scale.downstream": "metric metrics registry config compute label_units fold_statistics data baselines"
+    " embedding finetuning comparison publishing",
+    "unimol_scale.downstream.data": "splitting *",
+    "unimol_scale.downstream.finetuning": "finetuning_folder model cautions labelled_rows results folds *",
     "unimol_scale.cli": "* verbs main __main__",
 }
 
@@ -62,6 +64,7 @@ LIBRARIES = {
         "unimol_scale.engine.log.curve",
         "unimol_scale.scaling.report",
         "unimol_scale.downstream.finetuning.finetune_pictures",
+        "unimol_scale.downstream.comparison.comparison_report",
     ],
 }
 # Whatever these import, in functions too, ends at no file that imports torch; one file is about torch's devices.
@@ -75,6 +78,7 @@ MOST_FILES = 12
 OF_ONE_KIND = {
     "unimol_scale/objectives": "one file an objective",
     "conformer_gen/sources": "one file a format",
+    "unimol_scale/cli/verbs": "one file a verb",
 }
 # File names that may occur several times in one package tree, each meaning the same everywhere.
 PARALLEL_NAMES = {

@@ -20,10 +20,12 @@ from unimol_scale.api.equal_content import same_content
 from unimol_scale.api.molecule_inputs import SMILES, file_or_smiles, labelled_columns, write_columns
 from unimol_scale.common.text.argument_names import path_text, require_order
 from unimol_scale.config import build
+from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
 from unimol_scale.downstream.config import FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.model_source import source_of
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
+from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules, unseen_inputs
 from unimol_scale.downstream.finetuning.results import FinetuneResult
@@ -38,7 +40,7 @@ _ARGUMENTS = {
     "--from RUN_OR_CHECKPOINT": "model=RUN_OR_CHECKPOINT", "--from none": "model=None", "--size NAME": "size=NAME",
     "--target all": 'target="all"', "--split-column COLUMN": "split_column=COLUMN",
     "--device cuda": 'device="cuda"', "--device cpu": 'device="cpu"',
-    "--hydrogens": "hydrogens", "--conformers": "conformers",
+    "--hydrogens": "hydrogens", "--conformers": "conformers", "--no-baselines": "baselines=False",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 
@@ -131,7 +133,7 @@ class FinetunedModel:
 
     @property
     def score(self) -> float:
-        """Test score, mean over seeds; its unit is ``result.unit``."""
+        """Test score, mean over seeds and folds; its unit is ``result.unit``."""
         return self.result.mean
 
     @property
@@ -144,6 +146,30 @@ class FinetunedModel:
         """Seed → test score."""
         return {seed.seed: seed.test for seed in self.result.seeds}
 
+    @property
+    def baselines(self) -> dict[str, float | None]:
+        """Name of each baseline → its test score by the same metric, the best on the validation rows first.
+
+        They are forests and gradient boosting on fingerprints ("ecfp_forest", "ecfp_boosting") and on the descriptors
+        of RDKit ("rdkit_forest", "rdkit_boosting"), fitted to the same rows, and the mean of the training labels
+        ("trivial"). For several targets a mean; of targets in different units, in standard deviations of the training
+        labels. Empty if they were turned off (``baselines=False``), or in results of earlier versions.
+        """
+        found = self.result.baselines
+        if found is None:
+            return {}
+        names = dict.fromkeys((found.chosen, *found.names, TRIVIAL))
+        return {name: found.mean(name, standardised=not self.result.has_mean) for name in names}
+
+    @property
+    def verdict(self) -> str:
+        """Whether the models are better than the best baseline, and whether that is sure, in words; "" without any.
+
+        The numbers are in ``result.baselines.best`` (a 95 % interval of a paired bootstrap over test molecules and
+        seeds).
+        """
+        return self.result.verdict
+
     def predictions(self, split: str | None = "test") -> dict[str, npt.NDArray[Any]]:
         """Return the rows of the data with labels and predictions.
 
@@ -153,8 +179,10 @@ class FinetunedModel:
         Returns:
             Columns [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN where
             missing), "predicted TARGET" (mean over seeds) and "TARGET seed_std"; with several conformers of a molecule
-            "TARGET conformer_std" too, as a mean over seeds.
+            "TARGET conformer_std" too, as a mean over seeds. Of a cross-validation those of ``out_of_fold_columns``.
         """
+        if self.result.folds:
+            return out_of_fold_columns(self.folder, self.result.targets, split)
         tables = [pq.read_table(self.folder / f"predictions-seed-{seed.seed}.parquet") for seed in self.result.seeds]
         first = {name: tables[0].column(name).to_numpy() for name in tables[0].column_names}
         keep = np.ones(len(tables[0]), bool) if split is None else first["split"] == split
@@ -206,10 +234,10 @@ def finetune(
         progress: show messages and bars on standard error. Without, messages go to the logger ``unimol_scale``, and
             nothing is printed.
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
-        more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``seeds``,
-            ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``, ``skip_bad``,
-            ``smiles_column``, ``device``, ``cache``, ``size``, …; or groups of settings, such as
-            ``train={"epochs": 20}``.
+        more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``folds``,
+            ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
+            ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, ``baselines`` (False: none are fitted), …;
+            or groups of settings, such as ``train={"epochs": 20}``.
 
     Returns:
         Scores for each seed, predictions, folder and report.
@@ -237,6 +265,8 @@ def finetune(
         (4,)
         >>> fitted.report.exists()
         True
+        >>> sorted(fitted.baselines)
+        ['ecfp_boosting', 'ecfp_forest', 'rdkit_boosting', 'rdkit_forest', 'trivial']
     """
     with a_call(_ARGUMENTS, progress=progress):
         named = {"pretrained": source_of(model), **more}

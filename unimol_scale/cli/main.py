@@ -12,6 +12,7 @@ from unimol_scale.cli.entry import run_command
 from unimol_scale.cli.verbs import (
     build,
     checkpoint,
+    compare,
     embed,
     finetune,
     fit_scaling_law,
@@ -25,7 +26,9 @@ from unimol_scale.cli.verbs import (
 )
 
 # In the order in which --help names them.
-VERBS = (build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, predict, embed, model, store, checkpoint)
+VERBS = (
+    build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, compare, predict, embed, model, store, checkpoint,
+)  # fmt: skip
 _DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
 
 

@@ -1,8 +1,10 @@
 """Settings of a fine-tuning: every key of ``configs/downstream/*.yaml`` and of ``key=value``. Imports no torch."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from unimol_scale.data.input_views import Inputs
 from unimol_scale.downstream.registry import METRICS
@@ -15,9 +17,15 @@ Pooling = Literal["mean", "virtual_node"]
 HeadName = Literal["mlp", "linear", "dense-tanh"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fragments = Literal["largest", "reject"]
-SplitKind = Literal["scaffold", "scaffold-similarity", "random", "column", "file"]
+SplitKind = Literal[
+    "scaffold", "scaffold-similarity", "random", "cluster", "time", "column", "file",
+    "scaffold-kfold", "random-kfold", "cluster-kfold", "column-kfold",
+]  # fmt: skip
 SplitPart = Literal["train", "valid", "test", "unused"]
 GIVEN_SPLITS = ("column", "file")  # each row's part stands somewhere; the others are computed
+KFOLDS = ("scaffold-kfold", "random-kfold", "cluster-kfold", "column-kfold")  # cross-validation: several splits
+SPLIT_COLUMNS = ("column", "column-kfold", "time")  # need a column
+FOLDS, SEEDS = 5, 3  # where neither is given: folds of a cross-validation, and models of a single split
 LossName = Literal["mse", "mae", "huber"]
 
 NO_MODEL = "none"  # what is given in place of a pretrained model, in any case: random weights
@@ -158,15 +166,20 @@ class FinetuneConfig:
         atom_references: targets that are total energies: an energy for each element is fitted to the training rows and
             taken off, and the rest is learnt and judged, as papers do with energies of atomisation. Predictions are
             total energies.
-        split: how rows are divided into training, validation and test.
+        split: how rows are divided into training, validation and test: once, or, of those that end in -kfold, for a
+            cross-validation, in which every row is tested once in each repeat.
+        folds: of a cross-validation; None: 5, or, with split "column-kfold", as many as the column has.
+        repeats: of a cross-validation: how many times all rows are dealt to folds anew. Not of "column-kfold".
         split_column: with split "column": column with train, valid or test, of a store a label with 0, 1 or 2; with
-            split "file": column of the parts in that file, if it is not called split.
+            "column-kfold": column with the name or number of the fold in which a row is tested; with "time": column of
+            numbers or ISO dates; with "file": column of the parts in that file, if it is not called split.
         split_file: with split "file": table with the columns id and split, or index arrays in a torch file (.pt, such
             as PCQM4Mv2's split_dict.pt) or NumPy archive (.npz), whose numbers are ids, or rows counted from 0.
         split_parts: word of the split column or file → train, valid, test, or unused; {}: it has these words.
         valid_rows: with split "column" or "file" where no row is for validation: number of training rows, drawn at
             random, that become validation rows.
-        fractions: of train, valid and test.
+        fractions: of train, valid and test. Of a cross-validation the test is one fold, and the other rows are divided
+            in the ratio of train and valid.
         split_sizes: in place of fractions, the numbers of rows of train, valid and test, one of them null: the rest.
         label_fraction: share of the training rows that is used; chosen by the seed, smaller ones are part of larger.
         inputs: what the model sees; None: the richest that pretraining has shown to it, or everything it can.
@@ -177,7 +190,9 @@ class FinetuneConfig:
         loss: of a regression, on scaled labels; None: mse. Classifiers always take the binary cross-entropy.
         metric: that chooses the best epoch and is computed of the test rows: roc_auc, pr_auc, accuracy, rmse, mae, r2,
             pearson, or package.module:Name of one of your own; None: roc_auc, for a regression rmse.
-        seeds: number of models that are trained; they differ in initialisation and order of rows.
+        seeds: number of models that are trained on one and the same split; they differ in initialisation and order of
+            rows. None: 3, of a cross-validation 1: there every fold of every repeat has a seed of its own, and several
+            models of a fold are averaged in its score.
         seed: of the split and of the first model.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
         fragments: for a row with several, such as a salt: take the "largest", or "reject" the row, as
@@ -193,7 +208,13 @@ class FinetuneConfig:
         head: what makes predictions of the molecule's vector, each after a layer norm: ``mlp`` (linear map, GELU,
             dropout, linear map), ``linear`` (dropout, linear map; as in D&D), or ``dense-tanh`` (dropout, linear map,
             tanh, dropout, linear map; as in Uni-Mol2, there on ``pooling=virtual_node``).
+        baselines: fit forests and gradient boosting on fingerprints and on RDKit descriptors to the same rows, and say
+            in the report whether the models are better.
     """
+
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"baselines": False, "seeds": SEEDS}  # there were no baselines
+    )
 
     data: Path
     pretrained: str | None = None
@@ -219,7 +240,7 @@ class FinetuneConfig:
     pooling: Pooling = "mean"
     loss: LossName | None = None
     metric: str | None = None
-    seeds: int = 3
+    seeds: int | None = None
     seed: int = 0
     max_atoms: int | None = None
     fragments: Fragments = "largest"
@@ -231,6 +252,9 @@ class FinetuneConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
     head: HeadName = "mlp"
+    baselines: bool = True
+    folds: int | None = None
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -246,7 +270,7 @@ class FinetuneConfig:
             raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(self.fractions)}")
         if not 0.0 < self.label_fraction <= 1.0:
             raise ConfigError(f"label_fraction must be above 0 and at most 1, got {self.label_fraction}")
-        for name in ("seeds", "max_atoms", "conformers", "conformer_workers", "valid_rows"):
+        for name in ("seeds", "max_atoms", "conformers", "conformer_workers", "valid_rows", "repeats"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         METRICS.check(self.metric, "metric")
@@ -256,22 +280,48 @@ class FinetuneConfig:
             raise ConfigError(f"loss {self.loss} is of regression; task {self.task} takes the binary cross-entropy")
 
     def _check_split(self) -> None:
-        if (self.split == "column") != (self.split_column is not None) and self.split != "file":
-            raise ConfigError("split=column and --split-column COLUMN need each other")
+        if (self.split in SPLIT_COLUMNS) != (self.split_column is not None) and self.split != "file":
+            raise ConfigError(f"split={' or '.join(SPLIT_COLUMNS)} and --split-column COLUMN need each other")
         if (self.split == "file") != (self.split_file is not None):
             raise ConfigError("split=file and split_file=FILE need each other")
         for name in ("split_parts", "valid_rows"):
             if getattr(self, name) and self.split not in GIVEN_SPLITS:
                 raise ConfigError(f"{name} is of split=column and split=file, not of split={self.split}")
+        self._check_folds()
         if (sizes := self.split_sizes) is None:
             return
-        if self.split in GIVEN_SPLITS:
+        if self.split in (*GIVEN_SPLITS, *KFOLDS):
             raise ConfigError(f"split_sizes is of a split that is computed; split={self.split} has its own")
         if len(sizes) != 3 or sizes.count(None) != 1 or any(size is not None and size < 1 for size in sizes):
             raise ConfigError(
                 "split_sizes must be two numbers of rows and a null, which is the rest, such as [110000, 10000, null]; "
                 f"got {list(sizes)}"
             )
+
+    def _check_folds(self) -> None:
+        if not self.is_kfold or self.split == "column-kfold":
+            for name, default in (("folds", None), ("repeats", 1)):
+                if getattr(self, name) != default:
+                    kinds = ", ".join(kind for kind in KFOLDS if kind != "column-kfold")
+                    raise ConfigError(f"{name} is of split={kinds}, not of split={self.split}")
+        if self.folds is not None and self.folds < 2:
+            raise ConfigError(f"folds must be at least 2, got {self.folds}")
+
+    @property
+    def is_kfold(self) -> bool:
+        """Whether this is a cross-validation."""
+        return self.split in KFOLDS
+
+    @property
+    def num_seeds(self) -> int:
+        """Number of models of each split."""
+        return self.seeds if self.seeds is not None else 1 if self.is_kfold else SEEDS
+
+    @property
+    def with_counts(self) -> "FinetuneConfig":
+        """The same settings with the numbers of seeds and folds that they come to."""
+        folds = FOLDS if self.is_kfold and self.split != "column-kfold" and self.folds is None else self.folds
+        return dataclasses.replace(self, seeds=self.num_seeds, folds=folds)
 
     @property
     def start(self) -> str:

@@ -1,4 +1,4 @@
-"""What a metric is: one frozen entry. Light to import; the entries of ours are in ``finetuning.metrics``."""
+"""What a metric is: one frozen entry. Light to import; the entries of ours are in ``downstream.metrics``."""
 
 import dataclasses
 from collections.abc import Callable

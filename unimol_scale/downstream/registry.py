@@ -6,7 +6,7 @@ from unimol_scale.common.plugins import Registry, accepts, is_reference
 from unimol_scale.downstream.metric import TASKS, Metric
 from unimol_scale.errors import ConfigError, nearest
 
-_OURS, _METRIC = "unimol_scale.downstream.finetuning.metrics", "unimol_scale.downstream.metric.Metric"
+_OURS, _METRIC = "unimol_scale.downstream.metrics", "unimol_scale.downstream.metric.Metric"
 # How scikit-learn names functions of which more, or less, is better.
 HIGHER, LOWER = ("_score",), ("_error", "_loss")
 

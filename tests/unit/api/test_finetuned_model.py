@@ -20,7 +20,7 @@ from unimol_scale.model.accounting import Heads
 from unimol_scale.model.model_with_heads import HeadedModel
 
 VALUES = CARBON.tolist()
-QUICK = {"train.epochs": 3, "train.patience": 3, "train.learning_rate": 1e-2}
+QUICK = {"train.epochs": 3, "train.patience": 3, "train.learning_rate": 1e-2, "baselines": False}
 
 
 class Frame:
@@ -71,6 +71,16 @@ def test_the_results_are_those_in_the_folder(place, capfd, caplog):
     assert [VALUES[row - 1] for row in test["row"]] == test["carbons"].tolist()
     assert len(found.predictions(None)["row"]) == len(MOLECULES)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_baselines_are_part_of_the_result(place, tmp_path):
+    assert fit(place, (list(MOLECULES), VALUES), output=place / "fitted", target="carbons").baselines == {}
+    settings = {**QUICK, "baselines": True}
+    found = fit(place, (list(MOLECULES), VALUES), output=tmp_path / "ft", target="carbons", seeds=1, settings=settings)
+    assert set(found.baselines) == {"ecfp_forest", "ecfp_boosting", "rdkit_forest", "rdkit_boosting", "trivial"}
+    assert next(iter(found.baselines)) == found.result.baselines.chosen
+    assert found.baselines["trivial"] == pytest.approx(found.result.trivial[0])
+    assert found.verdict == found.result.verdict != ""
 
 
 def test_what_is_not_done_yet_is_done_in_silence_and_logged(place, tmp_path, capfd, caplog):

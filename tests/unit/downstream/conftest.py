@@ -30,7 +30,7 @@ def settings(place, tmp_path):
         common = {
             "data": place / "set.csv", "pretrained": str(place / "pretrained"), "targets": ("size",), "split": "random",
             "seeds": SEEDS, "output": tmp_path / "ft", "cache": place / "cache", "conformer_workers": 1,
-            "device": "cpu", "train": fitting(epochs=3),
+            "device": "cpu", "train": fitting(epochs=3), "baselines": False,
         }  # fmt: skip
         return FinetuneConfig(**{**common, **changes})
 
@@ -45,6 +45,6 @@ def finished(place):
     config = FinetuneConfig(
         data=path, pretrained=str(place / "pretrained"), targets=("size",), units={"size": "atoms"}, split="random",
         seeds=SEEDS, skip_bad=True, output=place / "finished", cache=place / "cache", conformer_workers=1,
-        device="cpu", train=fitting(epochs=4),
+        device="cpu", train=fitting(epochs=4), baselines=False,
     )  # fmt: skip
     return config, finetune(config)

@@ -3,13 +3,13 @@
 import argparse
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
 from unimol_scale.cli.settings import settings_of
 from unimol_scale.common.exit_status import GOES_ON
 from unimol_scale.common.machine.memory import keep_freed_memory
-from unimol_scale.downstream.config import NO_MODEL
+from unimol_scale.downstream.config import NO_MODEL, SplitKind
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, UnimolScaleError
 
@@ -22,7 +22,7 @@ FLAGS = {
     for name in (
         "data", "smiles_column", "task", "split", "split_column", "label_fraction", "inputs", "pooling", "loss",
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
-        "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers",
+        "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers", "folds", "repeats", "baselines",
     )
 }  # fmt: skip
 
@@ -48,8 +48,19 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
     add("--target", nargs="+", dest="targets", metavar="C", help="label columns or data fields; all: every numeric one")
     add("--task", choices=("regression", "classification", "multilabel"), help="told from the labels if not given")
-    add("--split", choices=("scaffold", "scaffold-similarity", "random", "column", "file"), help="(default: scaffold)")
-    add("--split-column", metavar="C", help="with --split column: holds train, valid or test")
+    add(
+        "--split",
+        choices=get_args(SplitKind),
+        metavar="KIND",
+        help=f"{', '.join(get_args(SplitKind))}; those ending in -kfold are cross-validations (default: scaffold)",
+    )
+    add(
+        "--split-column",
+        metavar="C",
+        help="of train, valid, test (--split column), folds (column-kfold) or times (time)",
+    )
+    add("--folds", type=int, metavar="K", help="of a cross-validation (default: 5)")
+    add("--repeats", type=int, metavar="R", help="of a cross-validation, dealing the rows anew (default: 1)")
     add("--label-fraction", type=float, metavar="F", help="share of the training rows that is used (default: 1)")
     add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
     add(
@@ -60,9 +71,15 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     )
     add("--conformers", type=int, metavar="K", help="one is drawn each epoch, predictions average all (default: 1)")
     add("--pooling", choices=("mean", "virtual_node"), help="what stands for a molecule (default: mean of its atoms)")
+    add(
+        "--baselines",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compare with forests and boosting on fingerprints and descriptors (default: yes)",
+    )
     add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
     add("--metric", metavar="M", help=METRICS.listed)
-    add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3)")
+    add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3; of each fold 1)")
     add("--seed", type=int, metavar="N", help="of the split and of the first model (default: 0)")
     add("--fragments", choices=("largest", "reject"), help="of rows with several, as salts have (default: largest)")
     add("--skip-bad", action="store_true", default=None, help="list unusable molecules in skipped.csv and go on")
@@ -109,6 +126,7 @@ def config_of(arguments: argparse.Namespace) -> "FinetuneConfig":
 
 def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
+    from unimol_scale.downstream.baselines.verdict_words import short_verdict
     from unimol_scale.downstream.compute import use_granted_cores
     from unimol_scale.downstream.finetuning.finetune import finetune
     from unimol_scale.downstream.finetuning.results import read
@@ -126,6 +144,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if line:
             print(line)
     print(f"report: {config.folder}/report.md")
+    if outcome.baselines is not None:
+        print(short_verdict(outcome.baselines, outcome.metric))
     return 0
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from conformer_gen.sources.columns import ID_NAMES, find_column
 from conformer_gen.sources.inputs.file_names import bare_suffix
 from unimol_scale.common.text.text_files import is_parquet, open_text
-from unimol_scale.downstream.data.splits import ABSENT
+from unimol_scale.downstream.data.splitting.parts import ABSENT
 from unimol_scale.errors import SourceError
 
 Int64 = npt.NDArray[np.int64]

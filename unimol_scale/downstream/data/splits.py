@@ -1,39 +1,24 @@
-"""Splits rows into training, validation and test: by scaffold, at random, or as given. Uses RDKit fingerprints.
+"""Splits rows once into training, validation and test: by scaffold, cluster or time, at random, or as given.
 
-Every kind of split sorts rows into groups that must stay together, orders the groups, and divides them.
+Every kind of split sorts rows into groups that must stay together, orders the groups, and divides them. Splits into
+folds are in ``splitting.folds``.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rdkit import Chem
-from rdkit.Chem import rdFingerprintGenerator
 
 from unimol_scale.downstream.config import GIVEN_SPLITS, SplitKind
+from unimol_scale.downstream.data.splitting.clusters import group_clusters
+from unimol_scale.downstream.data.splitting.parts import ABSENT, PARTS, UNUSED, DataSplit
+from unimol_scale.downstream.data.splitting.row_groups import Groups, cut, fill, group_rows, largest_first, shuffled
+from unimol_scale.downstream.data.splitting.scaffold_similarity import bulk_similarity
+from unimol_scale.downstream.data.splitting.times import read_times
 from unimol_scale.errors import ConfigError, nearest
 
 Bool = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-
-PARTS = ("train", "valid", "test")
-UNUSED = "unused"
-ABSENT = ""  # word of a row that a split file does not name
-ROUNDING = 1e-9  # rows: 0.7 + 0.1 is a little less than 0.8
-MORGAN_RADIUS = 2
-MORGAN_BITS = 2048
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSplit:
-    """Rows of each part, int64, ascending; no row is in two parts, and no part is empty."""
-
-    train: Int64
-    valid: Int64
-    test: Int64
 
 
 def split_rows(
@@ -59,6 +44,10 @@ def split_rows(
         similarity to the whole set (``bulk_similarity``), the most similar first, and cut in two places: training, then
         validation, then the test, which has the most unusual scaffolds. Molecules without rings have no scaffold and
         come first. As with other scaffold splits, the test is out of distribution; the definition is this project's.
+    cluster: as "scaffold", with clusters of molecules in place of scaffolds (``cluster_molecules``). Where nearly all
+        molecules are in clusters of their own, it is nearly a random split.
+    time: the oldest rows are for training and the newest for the test. Rows of the same time stay together; rows of the
+        same molecule do too, at its oldest time, for from then on it is known.
     random: by seed; rows of the same molecule stay together.
     column, file: as the data, or a file beside it, says; fractions and sizes are not used.
 
@@ -67,7 +56,7 @@ def split_rows(
         usable_M: bool [M], the rows that have a molecule.
         scaffold_smiles: [M] Murcko scaffolds, "" for none.
         smiles: [M] canonical SMILES.
-        splits: [M] words; needed by "column" and "file".
+        splits: [M] words; needed by "column" and "file", and, as times, by "time".
         split_parts: word → part, or "unused"; None, or {}: the words are "train", "valid" and "test".
         valid_rows: of "column" and "file" without validation rows: how many training rows become such, by seed; rows of
             the same molecule stay together.
@@ -78,7 +67,7 @@ def split_rows(
 
     Raises:
         ConfigError: a part would be empty; fractions that are no three positive numbers with the sum 1; sizes beyond
-            the number of rows; a word that is no part.
+            the number of rows; a word that is no part, or no time; too many molecules for clusters.
     """
     if len(fractions) != len(PARTS) or min(fractions) <= 0.0 or abs(sum(fractions) - 1.0) > 1e-9:
         raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(fractions)}")
@@ -91,16 +80,19 @@ def split_rows(
         if valid_rows is not None:
             parts = _with_validation(parts, smiles, valid_rows, seed)
     elif kind == "random":
-        groups = _shuffled(_groups(rows, smiles), seed)
-        parts = _cut(groups, ends) if sizes is None else _fill(groups, ends)
+        groups = shuffled(group_rows(rows, smiles), np.random.default_rng(seed))
+        parts = cut(groups, ends) if sizes is None else fill(groups, ends)
     elif kind == "scaffold":
-        groups = _groups(rows, scaffold_smiles)
-        parts = _fill(sorted(groups, key=lambda group: (-len(group), -group[0])), ends)
+        parts = fill(largest_first(group_rows(rows, scaffold_smiles)), ends)
+    elif kind == "cluster":
+        parts = fill(largest_first(group_clusters(rows, smiles)), ends)
+    elif kind == "time":
+        parts = cut(_by_time(rows, smiles, splits), ends)
     else:
-        groups = _groups(rows, scaffold_smiles)
+        groups = group_rows(rows, scaffold_smiles)
         similarity = bulk_similarity([scaffold_smiles[group[0]] for group in groups], [len(g) for g in groups])
         order = np.argsort(-similarity, kind="stable")  # among equals, the one whose first row comes first
-        parts = _cut([groups[at] for at in order.tolist()], ends)
+        parts = cut([groups[at] for at in order.tolist()], ends)
     dealt = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
     if not all(dealt.values()):
         remedy = "give more molecules, other fractions, or split=random"
@@ -111,16 +103,16 @@ def split_rows(
     return DataSplit(train=train, valid=valid, test=test)
 
 
-def _groups(rows: Int64, names: Sequence[str]) -> list[list[int]]:
-    """Return rows with the same name together, in the order of their first rows."""
-    groups: dict[str, list[int]] = {}
-    for row in rows.tolist():
-        groups.setdefault(names[row], []).append(row)
-    return list(groups.values())
-
-
-def _shuffled(groups: Sequence[list[int]], seed: int) -> list[list[int]]:
-    return [groups[at] for at in np.random.default_rng(seed).permutation(len(groups)).tolist()]
+def _by_time(rows: Int64, smiles: Sequence[str], words: Sequence[str] | None) -> Groups:
+    """Return the rows of one time together, the oldest first; the time of a molecule is its oldest."""
+    if words is None:
+        raise ConfigError("split=time needs the name of a column: split_column")
+    time_R = read_times(words, rows)
+    oldest: dict[str, float] = {}
+    for row, time in zip(rows.tolist(), time_R.tolist(), strict=True):
+        oldest[smiles[row]] = min(time, oldest.get(smiles[row], time))
+    groups = group_rows(rows, [oldest.get(text) for text in smiles])
+    return sorted(groups, key=lambda group: oldest[smiles[group[0]]])
 
 
 def _ends(total: int, fractions: Sequence[float], sizes: Sequence[int | None] | None) -> tuple[float, float]:
@@ -158,77 +150,9 @@ def _with_validation(parts: list[list[int]], smiles: Sequence[str], valid_rows: 
         raise ConfigError(f"valid_rows: the split has {len(valid):,} validation rows already; leave valid_rows out")
     if valid_rows >= len(train):
         raise ConfigError(f"valid_rows {valid_rows:,} must be fewer than the {len(train):,} training rows")
-    groups = _shuffled(_groups(np.array(train, np.int64), smiles), seed)
-    valid, train, _ = _fill(groups, (valid_rows, len(train)))
+    groups = shuffled(group_rows(np.array(train, np.int64), smiles), np.random.default_rng(seed))
+    valid, train, _ = fill(groups, (valid_rows, len(train)))
     return [train, valid, test]
-
-
-def _fill(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> list[list[int]]:
-    """Divide groups in order, each into the first part with enough room; the rest goes into the test."""
-    train: list[int] = []
-    valid: list[int] = []
-    test: list[int] = []
-    for group in groups:
-        if len(train) + len(group) <= ends[0] + ROUNDING:
-            train += group
-        elif len(train) + len(valid) + len(group) <= ends[1] + ROUNDING:
-            valid += group
-        else:
-            test += group
-    return [train, valid, test]
-
-
-def _cut(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> list[list[int]]:
-    """Cut ordered groups into three parts with sizes as near to those wanted as whole groups allow, none empty."""
-    last = len(groups) - 1
-    if last < 2:
-        return [[row for group in groups for row in group], [], []]
-    rows = np.cumsum([len(group) for group in groups])
-    first, second = (int(np.abs(rows - end).argmin()) + 1 for end in ends)
-    first = min(max(first, 1), last - 1)
-    second = min(max(second, first + 1), last)
-    return [
-        [row for group in part for row in group] for part in (groups[:first], groups[first:second], groups[second:])
-    ]
-
-
-def bulk_similarity(scaffolds: Sequence[str], sizes: Sequence[int]) -> Float64:
-    """Return how similar each scaffold is to the scaffolds of all molecules.
-
-    The Tanimoto similarity of its Morgan fingerprint (radius 2, 2,048 bits) to those of the M molecules that have a
-    scaffold, as a ratio of sums, Σ|s ∩ m| / Σ|s ∪ m|, which needs each bit's count over the set and no pair of
-    scaffolds: after iSIM (López-Pérez et al. 2024, doi:10.1039/D4DD00041B). Time and memory grow with the number of
-    scaffolds, not with its square.
-
-    Args:
-        scaffolds: [S] SMILES, all different; "" for no scaffold.
-        sizes: [S] molecules of each.
-
-    Returns:
-        float64 [S] in [0, 1]; infinite for "".
-    """
-    generator: Any = rdFingerprintGenerator.GetMorganGenerator(radius=MORGAN_RADIUS, fpSize=MORGAN_BITS)  # type: ignore[no-untyped-call]
-    bits_S = [np.array(generator.GetFingerprint(_parsed(scaffold)).GetOnBits(), np.int64) for scaffold in scaffolds]
-    weights_S = np.array([size if scaffold else 0 for scaffold, size in zip(scaffolds, sizes, strict=True)], np.int64)
-    counts = np.zeros(MORGAN_BITS, np.int64)
-    for bits, weight in zip(bits_S, weights_S.tolist(), strict=True):
-        counts[bits] += weight
-    shared_S = np.array([counts[bits].sum() for bits in bits_S], np.float64)
-    total = float(weights_S.sum())
-    united_S = total * np.array([len(bits) for bits in bits_S]) + float(counts.sum()) - shared_S
-    similarity = np.full(len(scaffolds), np.inf)
-    has_scaffold = weights_S > 0
-    similarity[has_scaffold] = shared_S[has_scaffold] / united_S[has_scaffold]
-    return similarity
-
-
-def _parsed(scaffold: str) -> Chem.Mol:
-    """Return a scaffold as it is written: aromatic where it says so, since it need not have a Kekulé structure."""
-    molecule = Chem.MolFromSmiles(scaffold, sanitize=False)
-    assert molecule is not None, f"RDKit has written the scaffold {scaffold!r} and cannot read it"
-    molecule.UpdatePropertyCache(strict=False)
-    Chem.FastFindRings(molecule)
-    return molecule
 
 
 def keep_fraction(rows: Int64, fraction: float, seed: int) -> Int64:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem, rdBase
 
-from unimol_scale.downstream.data.splits import DataSplit
+from unimol_scale.downstream.data.splitting.parts import DataSplit
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float64, Int64
 

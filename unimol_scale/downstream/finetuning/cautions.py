@@ -1,18 +1,21 @@
-"""Warnings about a test score: it is of few molecules, or no better than predicting the mean of the training labels.
+"""Warnings about a test score, that it is of few molecules or no better than the mean, and about the spread of seeds.
 
 Shapes: M rows, L targets.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import spearmanr
 
-from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import score
 from unimol_scale.store.schema import Float64, Int64
 
 # The RMSE of n normal errors has a relative standard error of 1/√(2n): with 20 molecules, one sixth.
 FEW_MOLECULES = 20
+USEFUL_CORRELATION = 0.5  # from which a spread sorts predictions by their likely errors
 NAMED = 3  # targets that a sentence names
 
 
@@ -24,6 +27,16 @@ def trivial_scores(metric: Metric, train_RL: Float64, test_RL: Float64) -> tuple
     known_RL = ~np.isnan(train_RL)
     mean_L = np.where(known_RL, train_RL, 0.0).sum(0) / np.maximum(known_RL.sum(0), 1)
     return score(metric, test_RL, np.broadcast_to(mean_L, test_RL.shape)).per_target
+
+
+def mean_scores(scores: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+    """Return the mean over folds of the scores of each target, [L]; None where no fold has one.
+
+    Args:
+        scores: of every fold, [L] each.
+    """
+    found = ([value for value in values if value is not None] for values in zip(*scores, strict=True))
+    return tuple(float(np.mean(values)) if values else None for values in found)
 
 
 def count_labelled_molecules(position_R: Int64, label_RL: Float64) -> tuple[int, ...]:
@@ -73,3 +86,34 @@ def cautions(
 def _names(names: Sequence[str]) -> str:
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def describe_spread(spread_RL: Float64, error_RL: Float64) -> str:
+    """Return in words whether the spread over seeds says which predictions are wrong.
+
+    By Spearman's rank correlation of spread and absolute error, a mean over targets, with the 95 % interval of Fieller
+    et al. 1957 (doi:10.1093/biomet/44.3-4.470).
+
+    Args:
+        spread_RL: standard deviation over seeds of the predictions of the test rows.
+        error_RL: absolute error of their mean; NaN without a label.
+    """
+    column = "the spread of the seeds (seed_std of `predict`)"
+    found = []
+    most = 0
+    for spread_R, error_R in zip(spread_RL.T, error_RL.T, strict=True):
+        known_R = ~np.isnan(error_R)
+        if known_R.sum() >= FEW_MOLECULES and np.ptp(spread_R[known_R]) > 0.0 and np.ptp(error_R[known_R]) > 0.0:
+            found.append(float(spearmanr(spread_R[known_R], error_R[known_R]).statistic))
+            most = max(most, int(known_R.sum()))
+    if not found:
+        return f"whether {column} follows the error cannot be told from these test rows: do not rely on it"
+    value = float(np.mean(found))
+    centre, half = math.atanh(min(max(value, -0.999), 0.999)), 1.96 * math.sqrt(1.06 / (most - 3))
+    low, high = math.tanh(centre - half), math.tanh(centre + half)
+    numbers = f"Spearman's correlation {value:.2f}, 95 % interval {low:.2f} to {high:.2f}"
+    if low <= 0.0:
+        return f"do not trust {column} as an uncertainty: on the test rows it does not follow the error ({numbers})"
+    if value < USEFUL_CORRELATION:
+        return f"{column} follows the error, but weakly ({numbers}): a large one is a hint, a small one no promise"
+    return f"{column} follows the error ({numbers}): predictions can be sorted by it"

@@ -1,13 +1,14 @@
-"""Runs a fine-tuning from start to end: rows, split, one model for each seed, predictions, report.
+"""Runs a fine-tuning from start to end: rows, split, one model for each seed or fold, predictions, report.
 
-The result of a finished fine-tuning with the same settings is read from its folder. Seeds that an unfinished one, or
-one with fewer seeds, has done are kept.
+The result of a finished fine-tuning with the same settings is read from its folder. Models that an unfinished one, or
+one with fewer seeds or fewer repeats of a cross-validation, has done are kept: model n has the seed of the fine-tuning
+plus n, and the models of a cross-validation are counted repeat by repeat and fold by fold.
 
 Shapes: M rows, L targets.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.data.hydrogens import heavy_counts
 from unimol_scale.data.input_views import STANDARD_VIEWS
+from unimol_scale.downstream.baselines.baseline_results import BaselineResults
 from unimol_scale.downstream.config import NOISE_NEEDS_3D, FinetuneConfig
 from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, choose_inputs, require_conformers
 from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
@@ -28,10 +30,11 @@ from unimol_scale.downstream.data.pretraining_data import (
 )
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
-from unimol_scale.downstream.data.splits import DataSplit
+from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.against_baselines import FittedMember, judge_baselines
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences
-from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, trivial_scores
+from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, mean_scores
 from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
@@ -41,8 +44,8 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
     with_begun_view,
     write_settings,
 )
+from unimol_scale.downstream.finetuning.folds.fold_files import write_out_of_fold, write_splits
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
-from unimol_scale.downstream.finetuning.metrics import default_metric
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
     FinetunedConfig,
@@ -53,10 +56,12 @@ from unimol_scale.downstream.finetuning.model.training import Scaling
 from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, split_labelled, take_off_references
+from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import default_metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import ModelConfig, preset
-from unimol_scale.store.schema import Int32
+from unimol_scale.store.schema import Int32, Int64
 
 _log = logging.getLogger(__name__)
 
@@ -72,40 +77,61 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     """
     folder = config.folder
     model, hashes, chosen = _identify(config)
-    config = replace(config, hydrogens=_sees_hydrogens(config))
+    config = replace(config.with_counts, hydrogens=_sees_hydrogens(config))
     check_folder(folder, config, hashes)
     require_folder(folder)
-    if (finished := results.read(folder)) is not None and len(finished.seeds) == config.seeds:
-        return finished
+    finished = results.read(folder)
+    if finished is not None and _has_all(finished, config):
+        wants_baselines = config.baselines and results.lacks_baselines(folder)
+        if not wants_baselines:
+            return finished
     if chosen.inputs == "2d" and config.train.noise_std:
         raise ConfigError(NOISE_NEEDS_3D)
     if chosen.warning:
         _log.warning(chosen.warning)
     check_conformers(config.conformers, chosen.inputs)
-    problem, references = _prepare(config, model, chosen)
+    problems = _prepare(config, model, chosen)
+    problem = problems[0]
     write_settings(folder, config, hashes)
+    write_splits(folder, problem.rows.molecules.smiles, [(each.fold, each.split) for each in problems])
     if problem.rows.molecules.skipped:
         write_skipped(folder / "skipped.csv", problem.rows.molecules.skipped)
-    store, leakage = _pretraining_overlap(problem)
-    seeds = [fit_seed(problem, config.seed + number) for number in range(config.seeds)]
+    store, leakage = _pretraining_overlap(problems)
+    count = config.num_seeds
+    seeds = [
+        fit_seed(each, config.seed + place * count + number)
+        for place, each in enumerate(problems)
+        for number in range(count)
+    ]
+    if config.is_kfold:
+        write_out_of_fold(folder, [seed.outcome for seed in seeds])
     done = replace(
-        _result(problem, hashes, [seed.outcome for seed in seeds]),
+        _result(problems, hashes, [seed.outcome for seed in seeds]),
         notes=(
-            *(one.describe(target, problem.rows.units.get(target, "")) for target, one in references.items()),
-            *_notes(problem, chosen, None if problem.start.backbone is None else store),
+            *_reference_notes(problem),
+            *_notes(problems, chosen, None if problem.start.backbone is None else store),
         ),
         leakage=leakage,
     )
+    if config.baselines:
+        done = replace(done, baselines=_baselines(problems, done))
     write_report(folder, done, config)
-    save_config(folder, _saved(problem, chosen, references, [seed.member for seed in seeds]))
+    save_config(folder, _saved(problem, chosen, [seed.member for seed in seeds]))
     results.write(folder, done)
     return done
 
 
-def _prepare(
-    config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs
-) -> tuple[SeedProblem, dict[str, FittedReferences]]:
-    """Return what every seed is fitted to, and target → energies of the elements that were taken off its labels."""
+def _baselines(problems: Sequence[SeedProblem], done: FinetuneResult) -> BaselineResults:
+    """Return the baselines of every split, and how all models differ from them."""
+    of_fold = {each.fold: each for each in problems}
+    own = [(seed.seed, of_fold[seed.fold]) for seed in done.seeds]
+    members = [FittedMember(seed=seed, rows=each.rows, split=each.split) for seed, each in own]
+    problem = problems[0]
+    return judge_baselines(problem.config.folder, members, problem.metric, standardised=not done.has_mean)
+
+
+def _prepare(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs) -> list[SeedProblem]:
+    """Return what is fitted: one problem, or one for each fold of each repeat of a cross-validation."""
     device = pick_device(config.device)
     own = None if config.metric is None else METRICS.entry(config.metric)
     sees_3d = chosen.inputs != "2d"
@@ -113,32 +139,60 @@ def _prepare(
     if sees_3d:
         require_conformers(rows.molecules.split)
     metric = default_metric(rows.task) if own is None else own
-    split = split_labelled(config, rows)
-    rows, references = take_off_references(config, rows, split)
-    check_labels(config, rows, split, metric)
+    splits = [
+        (fold, split, *_learnt(config, rows, split, metric, fold)) for fold, split in split_labelled(config, rows)
+    ]
     start = _start(config, model)
-    problem = SeedProblem(
-        config=config, rows=rows, split=split, start=start, view=chosen.view, metric=metric, device=device
-    )
-    return problem, references
+    return [
+        SeedProblem(
+            config=config, rows=learnt, split=split, start=start, view=chosen.view, metric=metric, device=device,
+            references=references, fold=fold,
+        )
+        for fold, split, learnt, references in splits
+    ]  # fmt: skip
 
 
-def _pretraining_overlap(problem: SeedProblem) -> tuple[Path | None, str | None]:
+def _learnt(
+    config: FinetuneConfig, rows: Rows, split: DataSplit, metric: Metric, fold: Fold | None
+) -> tuple[Rows, dict[str, FittedReferences]]:
+    """Return the rows as they are learnt in a split, and target → energies of the elements that were taken off.
+
+    Raises:
+        ConfigError: a part of the split cannot be learnt or judged; names the fold.
+    """
+    try:
+        learnt, references = take_off_references(config, rows, split)
+        check_labels(config, learnt, split, metric)
+    except ConfigError as error:
+        if fold is None:
+            raise
+        raise ConfigError(f"{fold} of the cross-validation: {error}") from error
+    return learnt, references
+
+
+def _pretraining_overlap(problems: Sequence[SeedProblem]) -> tuple[Path | None, str | None]:
     """Return the store of the pretraining, and what it has of the test molecules; None where that is not known."""
+    problem = problems[0]
     pretrained_on = problem.start.pretrained_on
     store = problem.config.pretraining_store or (pretrained_on.path if pretrained_on else None)
     if store is not None:
-        return store, _leakage(store, problem.rows, problem.split).describe()
+        return store, _leakage(store, problem.rows, _tested(problems)).describe()
     if pretrained_on is not None:
         missing = pretrained_on.missing
         return None, f"leakage: not checked, because {missing}; name it with pretraining_store=DIR"
     return None, None
 
 
-def _result(problem: SeedProblem, hashes: InputHashes, seeds: Sequence[SeedResult]) -> FinetuneResult:
+def _tested(problems: Sequence[SeedProblem]) -> Int64:
+    """Return the rows that are tested in any fold, int64, ascending."""
+    return np.unique(np.concatenate([problem.split.test for problem in problems]))
+
+
+def _result(problems: Sequence[SeedProblem], hashes: InputHashes, seeds: Sequence[SeedResult]) -> FinetuneResult:
     """Return the result without notes and leakage."""
-    config, rows, split, metric = problem.config, problem.rows, problem.split, problem.metric
-    train_RL, test_RL = rows.learnt_ML[split.train], rows.learnt_ML[split.test]
+    problem = problems[0]
+    config, rows, metric = problem.config, problem.rows, problem.metric
+    test = _tested(problems)
     return FinetuneResult(
         name=rows.name,
         start=config.start,
@@ -152,21 +206,20 @@ def _result(problem: SeedProblem, hashes: InputHashes, seeds: Sequence[SeedResul
         rows=len(rows.labels_ML),
         unlabelled=rows.num_unlabelled,
         skipped=len(rows.molecules.skipped),
-        split_sizes={name: len(getattr(split, name)) for name in ("train", "valid", "test")},
+        split_sizes=problem.split_sizes,
         notes=(),
         leakage=None,
         seeds=tuple(seeds),
-        trivial=trivial_scores(metric, train_RL, test_RL),
-        test_molecules=count_labelled_molecules(rows.molecules.position_M[split.test], rows.labels_ML[split.test]),
-        label_std=Scaling.of(train_RL, rows.task).std_L if rows.task == "regression" else (),
+        trivial=mean_scores([each.trivial for each in problems]),
+        test_molecules=count_labelled_molecules(rows.molecules.position_M[test], rows.labels_ML[test]),
+        label_std=Scaling.of(rows.learnt_ML[problem.split.train], rows.task).std_L if rows.task == "regression" else (),
     )
 
 
-def _saved(
-    problem: SeedProblem, chosen: ChosenInputs, references: Mapping[str, FittedReferences], members: Sequence[Member]
-) -> FinetunedConfig:
+def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]) -> FinetunedConfig:
     """Return what a later program needs to predict with the models."""
     config, rows = problem.config, problem.rows
+    whole = problem.references if problem.fold is None else {}  # the models of folds have their own
     return FinetunedConfig(
         format_version=FORMAT_VERSION,
         model=problem.start.model,
@@ -181,7 +234,7 @@ def _saved(
         fragments=config.fragments,
         view=chosen.view,
         pretrained_inputs=chosen.seen,
-        references={target: one.energies for target, one in references.items()},
+        references={target: one.energies for target, one in whole.items()},
         hydrogens=bool(config.hydrogens),
         conformers=config.conformers,
         head=config.head,
@@ -234,17 +287,40 @@ def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     )
 
 
-def _notes(problem: SeedProblem, chosen: ChosenInputs, store: Path | None) -> tuple[str, ...]:
-    """Return notes on the data for the user; ``store`` is that of the pretraining, None for random weights."""
-    config, rows, split = problem.config, problem.rows, problem.split
-    molecules = rows.molecules
-    overlap = describe_overlap(
+def _reference_notes(problem: SeedProblem) -> list[str]:
+    """Return lines on the energies of the elements; of a cross-validation, of the first fold."""
+    said = [one.describe(target, problem.rows.units.get(target, "")) for target, one in problem.references.items()]
+    return (
+        said if problem.fold is None else [f"each fold fits its own energies; {problem.fold}: {line}" for line in said]
+    )
+
+
+def _has_all(finished: FinetuneResult, config: FinetuneConfig) -> bool:
+    """Return whether a result has all the models; its folder has been found to be of the same settings."""
+    if config.is_kfold:
+        return finished.num_repeats == config.repeats
+    return len(finished.seeds) == config.num_seeds
+
+
+def _overlap(problem: SeedProblem) -> str:
+    """Return a line on test molecules and scaffolds that are in training, too; of a cross-validation, in this fold."""
+    molecules, split = problem.rows.molecules, problem.split
+    line = describe_overlap(
         split.test,
         np.concatenate([split.train, split.valid]),
         key_M=molecules.key_M,
         smiles=molecules.smiles,
         scaffold_smiles=molecules.scaffold_smiles,
     )
+    return line if problem.fold is None or not line else f"{problem.fold}: {line}"
+
+
+def _notes(problems: Sequence[SeedProblem], chosen: ChosenInputs, store: Path | None) -> tuple[str, ...]:
+    """Return notes on the data for the user; ``store`` is that of the pretraining, None for random weights."""
+    problem = problems[0]
+    config, rows = problem.config, problem.rows
+    molecules = rows.molecules
+    overlap = _overlap(problem)
     larger = "" if store is None else describe_larger(store, *_num_atoms(rows))
     reduced = molecules.describe_changes()
     geometry = describe_geometry(config.data, sees_3d=chosen.inputs != "2d")
@@ -253,14 +329,16 @@ def _notes(problem: SeedProblem, chosen: ChosenInputs, store: Path | None) -> tu
     notes = [note for note in said if note]
     if config.task is None and (classes := rows.describe_integers()):
         notes.append(classes)
-    one_class = [
-        target
-        for target, labels_R in zip(rows.targets, rows.labels_ML[split.train].T, strict=True)
-        if len(np.unique(labels_R[~np.isnan(labels_R)])) == 1
-    ]
+    one_class = [target for at, target in enumerate(rows.targets) if any(_has_one_class(each, at) for each in problems)]
     if one_class:
-        notes.append(f"targets with one class only among the training rows: {', '.join(one_class)}")
+        where = "" if problem.fold is None else " of some fold"
+        notes.append(f"targets with one class only among the training rows{where}: {', '.join(one_class)}")
     return tuple(notes)
+
+
+def _has_one_class(problem: SeedProblem, target: int) -> bool:
+    labels_R = problem.rows.labels_ML[problem.split.train, target]
+    return len(np.unique(labels_R[~np.isnan(labels_R)])) == 1
 
 
 def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:
@@ -272,12 +350,12 @@ def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:
     return heavy_counts(split.gather(position_R)), num_atoms_R
 
 
-def _leakage(store: Path, rows: Rows, split: DataSplit) -> Leakage:
+def _leakage(store: Path, rows: Rows, test: Int64) -> Leakage:
     molecules = rows.molecules
     return report_leakage(
         store,
-        key_M=molecules.key_M[split.test],
-        scaffold_M=molecules.scaffold_M[split.test],
-        smiles=[molecules.smiles[row] for row in split.test.tolist()],
-        scaffold_smiles=[molecules.scaffold_smiles[row] for row in split.test.tolist()],
+        key_M=molecules.key_M[test],
+        scaffold_M=molecules.scaffold_M[test],
+        smiles=[molecules.smiles[row] for row in test.tolist()],
+        scaffold_smiles=[molecules.scaffold_smiles[row] for row in test.tolist()],
     )

@@ -26,8 +26,9 @@ def draw_predictions(path: Path, outcome: FinetuneResult, labels_RL: Float64, pr
         path: of the picture.
         outcome: names and scores.
         labels_RL: of the test rows.
-        predictions: [R, L] of each seed.
+        predictions: [R, L] of each seed, or of each repeat of a cross-validation.
     """
+    spread = "repeats" if outcome.folds else "seeds"
     shown = min(len(outcome.targets), MOST_PANELS)
     figure, axes = _panels(shown)
     for at in range(shown):
@@ -36,7 +37,7 @@ def draw_predictions(path: Path, outcome: FinetuneResult, labels_RL: Float64, pr
         title = f"{target}: " + (f"{outcome.metric} {mean:.3g}" if mean is not None else f"{outcome.metric} undefined")
         axes[at].set_title(title, fontsize=9, parse_math=False)  # a name may hold a $
         draw = _parity if outcome.task == "regression" else _roc
-        draw(axes[at], labels_RL[:, at], [p[:, at] for p in predictions], outcome.units.get(target, ""))
+        draw(axes[at], labels_RL[:, at], [p[:, at] for p in predictions], outcome.units.get(target, ""), spread)
     save_figure(figure, path)
 
 
@@ -56,24 +57,24 @@ def draw_training_curves(path: Path, outcome: FinetuneResult) -> None:
     save_figure(figure, path)
 
 
-def _parity(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str) -> None:  # noqa: ANN401
+def _parity(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str, spread: str) -> None:  # noqa: ANN401
     there = ~np.isnan(label_R)
     label = label_R[there]
     if len(label):  # of several targets, one may have no label in the test
         stacked = np.stack([p[there] for p in predictions])
-        mean, spread = stacked.mean(0), stacked.std(0)
-        axis.errorbar(label, mean, yerr=spread, fmt="o", ms=2.5, lw=0.5, color=MODEL_COLOUR, alpha=0.6)
+        mean = stacked.mean(0)
+        axis.errorbar(label, mean, yerr=stacked.std(0), fmt="o", ms=2.5, lw=0.5, color=MODEL_COLOUR, alpha=0.6)
         low, high = float(min(label.min(), mean.min())), float(max(label.max(), mean.max()))
         margin = 0.05 * (high - low or 1.0)
         ends = (low - margin, high + margin)
         axis.plot(ends, ends, color=CHANCE_COLOUR, lw=1)
         axis.set(xlim=ends, ylim=ends, aspect="equal")
     axis.set_xlabel(f"measured{f' ({unit})' if unit else ''}", parse_math=False)
-    axis.set_ylabel("predicted (bars: spread of seeds)" if len(predictions) > 1 else "predicted")
+    axis.set_ylabel(f"predicted (bars: spread of {spread})" if len(predictions) > 1 else "predicted")
     axis.grid(alpha=0.25)
 
 
-def _roc(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str) -> None:  # noqa: ANN401
+def _roc(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str, spread: str) -> None:  # noqa: ANN401
     there = ~np.isnan(label_R)
     axis.plot((0, 1), (0, 1), color=CHANCE_COLOUR, lw=1)
     if len(np.unique(label_R[there])) == 2:  # a curve needs both classes

@@ -9,11 +9,24 @@ import pyarrow.parquet as pq
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.report.markdown import markdown_table
 from unimol_scale.common.units import counted
+from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
+from unimol_scale.downstream.baselines.table_features import ECFP_COUNTS, ECFP_RADIUS, NUM_DESCRIPTORS
+from unimol_scale.downstream.baselines.table_models import TREES
+from unimol_scale.downstream.baselines.verdict_words import (
+    count_verdicts,
+    shown_baseline,
+    shown_metric,
+    shown_value,
+    shown_verdict,
+)
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
+from unimol_scale.downstream.finetuning.cautions import describe_spread
 from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
+from unimol_scale.downstream.finetuning.folds.fold_files import read_out_of_fold
+from unimol_scale.downstream.finetuning.folds.fold_lines import describe_score, describe_split, fold_table
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
-from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult, plus_minus
+from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult, plus_minus, sample_std
 from unimol_scale.store.schema import Float64
 
 REPORT_NAME = "report.md"
@@ -32,6 +45,9 @@ def write_report(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) 
 
 
 def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, list[Float64]]:
+    """Return labels [R, L] of the test rows, and predictions of each seed, or of each repeat of a cross-validation."""
+    if outcome.folds:
+        return read_out_of_fold(folder, outcome.targets).by_repeat()
     labels, predictions = [], []
     for seed in outcome.seeds:
         table = pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet")
@@ -74,22 +90,34 @@ def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread
     sizes = outcome.split_sizes
     fraction = "" if config.label_fraction == 1.0 else f" ({config.label_fraction:.0%} of the training rows)"
     used = sum(sizes.values())
+    divided = (
+        f"{config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, {sizes['test']:,} test"
+    )
+    if outcome.folds:
+        divided = describe_split(outcome, config)
     lines = [
         f"# {outcome.describe()}",  # with the warnings, so that nobody overlooks them
         "",
+        *_against_baselines(outcome),
         f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
         *(f"- {line}" for line in spread_lines),
-        f"- {config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, "
-        f"{sizes['test']:,} test; "
-        f"{outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
+        f"- {divided}; {outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
         + (" (skipped.csv)" if outcome.skipped else "")
         + (f", {outcome.unlabelled:,} without a label" if outcome.unlabelled else "")
         + f"; {ROW_NUMBERS}",
     ]
-    lines += [f"- {note}" for note in outcome.notes]
+    lines += [f"- {note}" for note in (*outcome.notes, *_baseline_notes(outcome))]
     lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
-    lines += ["", f"![]({picture})", "", "![](course.png)", "", "## Seed by seed", ""]
-    lines += _by_seed(outcome)
+    lines += [
+        "",
+        f"![]({picture})",
+        "",
+        "![](course.png)",
+        "",
+        f"## {'Fold by fold' if outcome.folds else 'Seed by seed'}",
+        "",
+    ]
+    lines += fold_table(outcome) if outcome.folds else _by_seed(outcome)
     if len(outcome.targets) > 1:
         lines += _by_target(outcome)
     if len(outcome.targets) > MOST_PANELS:
@@ -100,12 +128,98 @@ def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread
     return lines
 
 
+def _against_baselines(outcome: FinetuneResult) -> list[str]:
+    """Return which is better, the models or what needs no pretraining, and a table of all of them."""
+    found = outcome.baselines
+    if found is None:
+        return []
+    best, others = found.best, [name for name in found.names if name != found.chosen]
+    lines = [f"**{outcome.verdict}**", ""]
+    if len(outcome.targets) > 1:
+        lines += [f"Target by target, against the best baseline: {count_verdicts(best)}.", ""]
+    unit = f" ({outcome.unit})" if outcome.unit else ""
+    standardised = not outcome.has_mean
+    metric = outcome.metric + (unit or (" (in standard deviations of the training labels)" if standardised else ""))
+    shown = shown_metric(outcome.metric)
+    against = f"{shown} of the model {'over' if best.is_ratio else 'minus'} that one, 95 % interval"
+
+    def row(label: str, name: str | None, difference: str = "") -> list[str]:
+        scores = (found.mean(name, part=part, standardised=standardised) for part in ("valid", "test"))
+        return [label, *("undefined" if score is None else f"{score:.4g}" for score in scores), difference]
+
+    several = len({member.chosen for member in found.members}) > 1
+    chosen = "chosen for each split" if several else shown_baseline(found.chosen)
+    valid, test = _model_scores(outcome)
+    return [
+        *lines,
+        *markdown_table(
+            ["predictor", f"valid {metric}", f"test {metric}", against],
+            [
+                ["this model", valid, test, ""],
+                row(f"best baseline: {chosen}", None, f"{shown_value(best)}: {shown_verdict(best.verdict)}"),
+                *(row(shown_baseline(name), name) for name in (found.names if several else others)),
+                row(
+                    shown_baseline(TRIVIAL),
+                    TRIVIAL,
+                    f"{shown_value(found.trivial)}: {shown_verdict(found.trivial.verdict)}",
+                ),
+            ],
+        ),
+        "",
+    ]
+
+
+def _model_scores(outcome: FinetuneResult) -> tuple[str, str]:
+    """Return the scores of validation and test rows, means over seeds."""
+    seeds = outcome.seeds
+    if outcome.has_mean:
+        return plus_minus(float(np.mean([seed.valid for seed in seeds])), sample_std([seed.valid for seed in seeds])), (
+            plus_minus(outcome.mean, outcome.seed_std)
+        )
+    valid = [seed.valid_scores[seed.best_epoch - 1] for seed in seeds]
+    test = [value for value in map(outcome.standardised, seeds) if value is not None]
+    return plus_minus(float(np.mean(valid)), sample_std(valid)), plus_minus(float(np.mean(test)), sample_std(test))
+
+
+def _baseline_notes(outcome: FinetuneResult) -> list[str]:
+    """Return what the baselines are, and what they were not given."""
+    found = outcome.baselines
+    if found is None:
+        return []
+    files = ", ".join(f"baselines-seed-{member.seeds[0]}.parquet" for member in found.members)
+    notes = [
+        f"baselines: forests of {TREES} trees and gradient boosting (scikit-learn, defaults otherwise) on ECFP counts "
+        f"(Morgan, radius {ECFP_RADIUS}, {ECFP_COUNTS:,}) and on the {NUM_DESCRIPTORS} descriptors of RDKit, fitted to "
+        "the same training rows; the best is the one of the best validation score. Intervals: paired bootstrap over "
+        "test molecules and seeds, so they speak of molecules like those of the test rows. Predictions of validation "
+        f"and test rows: {files}"
+    ]
+    limits: dict[str, int] = {}
+    for member in found.members:
+        limits |= member.limits
+    if limits:
+        rows = max(member.train_rows for member in found.members)
+        said = ", ".join(f"{shown_baseline(name)} {most:,}" for name, most in limits.items())
+        notes.append(
+            f"for their time, some baselines were fitted to a random choice of the {rows:,} training rows ({said}), "
+            "and would be better with all"
+        )
+    if unreadable := max(member.unreadable for member in found.members):
+        notes.append(
+            f"baselines: RDKit cannot read the SMILES of {unreadable:,} rows, which are left out of the baselines and "
+            "of the comparison"
+        )
+    return notes
+
+
 def _result(outcome: FinetuneResult) -> str:
     """Return the score of the test rows in words; targets in different units have no common one."""
     if not outcome.has_mean:
         means = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
         common = f"; the mean in standard deviations of the training labels is {np.mean(means):.3g}" if means else ""
         return f"{outcome.metric} of the test rows: target by target below, since their units differ{common}"
+    if outcome.folds:
+        return describe_score(outcome)
     text = f"{outcome.metric} of the test rows: **{outcome.mean:.4g}**"
     unit = f" {outcome.unit}" if outcome.unit else ""
     if len(outcome.seeds) == 1:
@@ -114,16 +228,20 @@ def _result(outcome: FinetuneResult) -> str:
 
 
 def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequence[Float64]) -> list[str]:
-    """Return how many labels lie within two standard deviations over seeds: as a rule, few."""
-    if outcome.task != "regression" or len(predictions) < 2:
+    """Return whether the spread over seeds follows the error, and how many labels lie within two of it."""
+    if len(predictions) < 2 or outcome.folds:
         return []
     value_SRL = np.stack(predictions)
     there_RL = ~np.isnan(labels_RL)
-    within_RL = np.abs(value_SRL.mean(0) - labels_RL) <= 2.0 * value_SRL.std(0, ddof=1)
-    return [
-        "the spread of the seeds (seed_std of `predict`) is no error bar: within two of it lie "
-        f"{within_RL[there_RL].mean():.0%} of the test labels; within two error bars it would be about 95 %"
-    ]
+    error_RL, spread_RL = np.abs(value_SRL.mean(0) - labels_RL), value_SRL.std(0, ddof=1)
+    said = [describe_spread(spread_RL, error_RL)]
+    if outcome.task == "regression":
+        within = (error_RL <= 2.0 * spread_RL)[there_RL].mean()
+        said.append(
+            "the spread of the seeds (seed_std of `predict`) is no error bar: within two of it lie "
+            f"{within:.0%} of the test labels; within two error bars it would be about 95 %"
+        )
+    return said
 
 
 def _by_seed(outcome: FinetuneResult) -> list[str]:
@@ -141,6 +259,9 @@ def _by_seed(outcome: FinetuneResult) -> list[str]:
 
 def _by_target(outcome: FinetuneResult) -> list[str]:
     header = ["target", "unit", f"test {outcome.metric}", "predicting the mean", "test molecules"]
+    baselines = outcome.baselines
+    if baselines is not None:
+        header[3:3] = ["best baseline", "difference"]
     rows = []
     for at, target in enumerate(outcome.targets):
         mean = outcome.target_mean(at)
@@ -148,5 +269,12 @@ def _by_target(outcome: FinetuneResult) -> list[str]:
         trivial = outcome.trivial[at] if outcome.trivial else None
         molecules = f"{outcome.test_molecules[at]:,}" if outcome.test_molecules else ""
         predicted = "" if trivial is None else f"{trivial:.4g}"
-        rows.append([target, outcome.units.get(target, ""), shown, predicted, molecules])
+        cells = [target, outcome.units.get(target, ""), shown, predicted, molecules]
+        if baselines is not None:
+            best = baselines.target_mean(at)
+            cells[3:3] = [
+                "undefined" if best is None else f"{best:.4g}",
+                shown_verdict(baselines.best.verdict_by_target[at]),
+            ]
+        rows.append(cells)
     return ["", "## Target by target", "", *markdown_table(header, rows)]

@@ -19,8 +19,8 @@ from unimol_scale.store.manifest import MANIFEST_NAME
 
 CONFIG_NAME = "config.yaml"
 INPUTS_NAME = "inputs.json"
-# Settings that do not change the results: an interrupted fine-tuning may go on with other values.
-FREE = frozenset({"output", "cache", "conformer_workers", "device", "train.workers"})
+# Settings that do not change the models: an interrupted fine-tuning may go on with other values.
+FREE = frozenset({"output", "cache", "conformer_workers", "device", "train.workers", "baselines"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def with_begun_view(folder: Path, hashes: InputHashes) -> InputHashes:
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
     """Check that a folder is empty, holds the same fine-tuning, or one that has not finished any seed.
 
-    The same fine-tuning with more seeds counts as the same.
+    The same fine-tuning with more seeds, or a cross-validation with more repeats, counts as the same.
 
     Raises:
         ConfigError: the folder holds something else, a newer version wrote it, or a file in it is damaged; shows the
@@ -92,8 +92,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
     if not _has_seeds(folder):  # no work would be lost
         return
     before = _settings_of(folder)
-    more = before.seeds < config.seeds  # finished seeds are kept
-    free = FREE | ({"seeds"} if more else set())
+    free = FREE | _may_grow(before, config)
     changed = differences(*(flatten(strict.to_tree(settings)) for settings in (before, config)))
     if changed := {key: pair for key, pair in changed.items() if key not in free}:
         raise ConfigError(
@@ -108,6 +107,16 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
             f"{folder} holds a fine-tuning that was begun with another content of {' and '.join(sorted(inputs))}; "
             "choose another --output or remove it"
         )
+
+
+def _may_grow(before: FinetuneConfig, config: FinetuneConfig) -> set[str]:
+    """Return the settings that are larger now and keep the models that are there.
+
+    Those of a cross-validation are counted by fold, so that another number of seeds would number them anew.
+    """
+    if config.is_kfold:
+        return {"repeats"} if before.repeats < config.repeats else set()
+    return {"seeds"} if before.num_seeds < config.num_seeds else set()
 
 
 def hydrogens_begun_with(folder: Path) -> bool | None:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from conformer_gen.sources.columns import ID_NAMES, find_column
+from unimol_scale.downstream.baselines.fitted_baselines import baseline_columns
 from unimol_scale.downstream.config import FinetuneConfig, Task
 from unimol_scale.downstream.data.labelled_tables import LabelledTable, check_task, infer_task, read_table
 from unimol_scale.downstream.data.molecule_files import is_store
 from unimol_scale.downstream.data.molecules import Prepared, leaves_out_hydrogens, prepare, prepare_store
 from unimol_scale.downstream.data.skipped_rows import refuser_for
 from unimol_scale.downstream.data.split_files import read_split_file
-from unimol_scale.downstream.data.splits import PARTS
+from unimol_scale.downstream.data.splitting.parts import ABSENT, PARTS
 from unimol_scale.downstream.label_units import conversion_factor
 from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.errors import ConfigError, SourceError, nearest
@@ -213,6 +214,7 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
     for target in table.targets:
         columns += [target, f"{PREDICTED}{target}", f"{target}{SPREAD}"]
         columns += [f"{target}{CONFORMER_SPREAD}"] if config.conformers > 1 else []
+    columns += baseline_columns(table.targets) if config.baselines else []
     if taken := [name for name in table.targets if columns.count(name) > 1]:
         raise ConfigError(f"the target {taken[0]!r} has the name of a column of the predictions; rename it")
     return task
@@ -223,7 +225,7 @@ def _from_store(config: FinetuneConfig) -> Rows:
     known = manifest.labels
     if not known:
         raise SourceError(f"the store at {config.data} has no labels; give a table, or build one with source.labels")
-    column = config.split_column if config.split == "column" else None
+    column = None if config.split == "file" else config.split_column
     targets = tuple(name for name in known if name != column) if config.targets == ("all",) else config.targets
     for name in (*targets, *([column] if column is not None else [])):
         if name not in known:
@@ -244,7 +246,10 @@ def _from_store(config: FinetuneConfig) -> Rows:
     for target, labels_M in zip(targets, labels_ML.T, strict=True):
         if np.isnan(labels_M).all():
             raise SourceError(f"the store at {config.data}: the label {target!r} is missing for every molecule")
-    splits = None if column is None else _parts_of(molecules.split.column(f"{LABEL_PREFIX}{column}").to_numpy())
+    splits = None
+    if column is not None:
+        words_of = _parts_of if config.split == "column" else _numbers_of
+        splits = words_of(molecules.split.column(f"{LABEL_PREFIX}{column}").to_numpy())
     if config.split_file is not None:
         ids = molecules.split.ids(np.arange(len(labels_ML)))
         splits = read_split_file(config.split_file, ids, len(ids), config.split_column, counts_rows=False)
@@ -270,3 +275,8 @@ def _parts_of(codes_M: Float64) -> tuple[str, ...]:
     """Return the parts that a label of a store, which is a number, stands for: 0 train, 1 valid, 2 test."""
     part_of = dict(enumerate(PARTS))
     return tuple(part_of.get(code, f"{code:g}") for code in codes_M.tolist())
+
+
+def _numbers_of(values_M: Float64) -> tuple[str, ...]:
+    """Return numbers as a table would have them: folds, or times; a missing one is absent."""
+    return tuple(ABSENT if np.isnan(value) else repr(value).removesuffix(".0") for value in values_M.tolist())

@@ -1,12 +1,12 @@
 """Fits the model of one seed: training, a prediction for every labelled row, and scores.
 
-A seed that is finished is read from its file.
+A seed that is finished is read from its file. Of a cross-validation, every fold of every repeat has a seed of its own.
 
 Shapes: M rows, L targets.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from unimol_scale.data.input_views import InputView
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
 from unimol_scale.downstream.data.pretraining_data import PretrainingStore
-from unimol_scale.downstream.data.splits import DataSplit
+from unimol_scale.downstream.data.splitting.parts import PARTS, DataSplit, Fold
 from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.atom_references import FittedReferences
+from unimol_scale.downstream.finetuning.cautions import trivial_scores
 from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
-from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import Member, save_member
@@ -29,6 +30,7 @@ from unimol_scale.downstream.finetuning.model.training import Epoch, Scaling, Tr
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import SeedResult
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import score
 from unimol_scale.errors import RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.heads import CoordinateHead
@@ -68,7 +70,7 @@ class FinishedSeed:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedProblem:
-    """What every seed of a fine-tuning is fitted to.
+    """What every seed of one split is fitted to.
 
     Attributes:
         config: of the fine-tuning.
@@ -78,6 +80,8 @@ class SeedProblem:
         view: how molecules are shown to it.
         metric: of validation and test.
         device: to compute on.
+        references: target → energies of the elements, fitted to the training rows and taken off the labels of all.
+        fold: whose split it is; None for a single split.
     """
 
     config: FinetuneConfig
@@ -87,6 +91,19 @@ class SeedProblem:
     view: InputView
     metric: Metric
     device: torch.device
+    references: Mapping[str, FittedReferences] = field(default_factory=dict)
+    fold: Fold | None = None
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Rows of train, valid and test that are used."""
+        return {name: len(getattr(self.split, name)) for name in PARTS}
+
+    @property
+    def trivial(self) -> tuple[float | None, ...]:
+        """Score of predicting the mean of the training labels, [L]."""
+        labels_ML = self.rows.learnt_ML
+        return trivial_scores(self.metric, labels_ML[self.split.train], labels_ML[self.split.test])
 
     def reader(self, row_R: Int64) -> RowReader:
         """Return a reader of some rows."""
@@ -121,6 +138,7 @@ def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
         sha256=save_member(problem.config.folder, file, model.cpu()),
         mean_L=scaling.mean_L,
         std_L=scaling.std_L,
+        references={} if problem.fold is None else {name: one.energies for name, one in problem.references.items()},
     )
     finished = FinishedSeed(member=member, outcome=_judge(problem, prediction_ML, epochs, seed))
     write_json(done, strict.to_tree(finished))
@@ -150,7 +168,7 @@ def _train(problem: SeedProblem, model: PropertyModel, scaling: Scaling, seed: i
         loss=config.loss or "mse",
         metric=problem.metric,
     )
-    title = f"{problem.rows.name}, seed {seed}"
+    title = f"{problem.rows.name}, {f'seed {seed}' if problem.fold is None else problem.fold}"
     with EpochProgress(title, config.train.epochs, problem.metric.name) as progress:
         return fit(model, training, config.train, seed=seed, device=problem.device, on_epoch=progress.epoch)
 
@@ -190,4 +208,7 @@ def _judge(problem: SeedProblem, prediction_ML: Float64, epochs: Sequence[Epoch]
         losses=tuple(epoch.loss for epoch in epochs),
         valid_scores=tuple(epoch.score for epoch in epochs),
         noise_losses=tuple(epoch.noise_loss for epoch in epochs if epoch.noise_loss is not None),
+        fold=problem.fold,
+        split_sizes={} if problem.fold is None else problem.split_sizes,
+        trivial=() if problem.fold is None else problem.trivial,
     )

@@ -3,7 +3,7 @@
 Shapes: M rows, R of them with a molecule, L targets, S seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict, Unpack
@@ -26,7 +26,12 @@ from unimol_scale.downstream.data.molecule_files import check_apart, check_there
 from unimol_scale.downstream.data.molecules import Prepared, leaves_out_hydrogens, prepare, prepare_store
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import Skipped, refuser_for, write_skipped
-from unimol_scale.downstream.finetuning.atom_references import composition, reference_energies, without_reference
+from unimol_scale.downstream.finetuning.atom_references import (
+    References,
+    composition,
+    reference_energies,
+    without_reference,
+)
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
@@ -244,7 +249,8 @@ def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _
 
 def _with_references(molecules: Prepared, config: FinetunedConfig, where: str, *, skip_bad: bool) -> Prepared:
     """Skip the rows with an element that the model has no reference energy of; without such energies there are none."""
-    if not config.references:
+    each = [references for member in config.members if (references := config.references_of(member))]
+    if not each:
         return molecules
     skipped = [
         Skipped(
@@ -254,7 +260,7 @@ def _with_references(molecules: Prepared, config: FinetunedConfig, where: str, *
             detail=f"no molecule that the model was trained on has the element {element}",
         )
         for row in np.flatnonzero(molecules.position_M >= 0).tolist()
-        if (element := without_reference(config.references, composition(molecules.smiles[row])))
+        if (element := _without_reference(each, composition(molecules.smiles[row])))
     ]
     if not skip_bad:
         refuser_for(where, len(molecules.smiles))(skipped)
@@ -262,6 +268,11 @@ def _with_references(molecules: Prepared, config: FinetunedConfig, where: str, *
     position_M[[one.row for one in skipped]] = -1
     every = sorted([*molecules.skipped, *skipped], key=lambda one: one.row)
     return replace(molecules, position_M=position_M, skipped=tuple(every))
+
+
+def _without_reference(each: Sequence[Mapping[str, References]], counts: Mapping[str, int]) -> str:
+    """Return the first element that some member has no reference of; "" if all have one."""
+    return next(filter(None, (without_reference(references, counts) for references in each)), "")
 
 
 def _predict(
@@ -273,9 +284,11 @@ def _predict(
     if len(row_R):
         found = _predictions(asked, row_R, folder, config, max_pairs, device)
         value_SRL, std_SRL = np.stack([one.mean_RL for one in found]), np.stack([one.std_RL for one in found])
-        if config.references:
+        each = [config.references_of(member) for member in config.members]
+        if any(each):
             compositions = [composition(molecules.smiles[row]) for row in row_R.tolist()]
-            value_SRL = value_SRL + reference_energies(config.references, config.targets, compositions)
+            energies = [reference_energies(references, config.targets, compositions) for references in each]
+            value_SRL = value_SRL + np.stack(energies)
     return SeedPredictions(
         config=config,
         molecules=molecules,

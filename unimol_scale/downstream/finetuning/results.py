@@ -4,7 +4,7 @@ Shapes: M rows, L targets.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,19 @@ import pyarrow.parquet as pq
 import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.text.json_files import write_json
+from unimol_scale.downstream.baselines.baseline_results import BaselineResults
+from unimol_scale.downstream.baselines.verdict_words import verdict_sentence
 from unimol_scale.downstream.config import Task
-from unimol_scale.downstream.data.splits import DataSplit
+from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.cautions import cautions
 from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, Rows
+from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
 RESULTS_NAME = "results.json"
+_REMEDY = "remove it and fine-tune again: the seeds are kept"
 HEADLINE_TARGETS = 4  # targets whose scores ``describe`` names
 
 
@@ -40,6 +44,9 @@ class SeedResult:
         losses: mean training loss of each epoch.
         valid_scores: of each epoch; for several targets of a regression, of scaled labels (``Scaling.comparable``).
         noise_losses: of each epoch, of predicting the noise on the coordinates; empty: it was not predicted.
+        fold: of a cross-validation, in whose rows ``test`` was measured; None for a single split.
+        split_sizes: rows of train, valid and test of that fold; empty for a single split.
+        trivial: [L] score there of predicting the mean of the fold's training labels; empty for a single split.
     """
 
     seed: int
@@ -51,11 +58,14 @@ class SeedResult:
     losses: tuple[float, ...]
     valid_scores: tuple[float, ...]
     noise_losses: tuple[float, ...] = ()
+    fold: Fold | None = None
+    split_sizes: dict[str, int] = field(default_factory=dict)
+    trivial: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneResult:
-    """Results of a fine-tuning over all seeds.
+    """Results of a fine-tuning over all seeds, or over all folds of a cross-validation.
 
     Attributes:
         name: of the data.
@@ -68,15 +78,20 @@ class FinetuneResult:
         rows: number of rows in the data.
         unlabelled: rows with a molecule and no label.
         skipped: rows without a usable molecule.
-        split_sizes: rows of train, valid and test that were used.
+        split_sizes: rows of train, valid and test that were used; of a cross-validation, in its first fold.
         notes: what a reader of the scores should know about the data.
         leakage: a line on test molecules in the pretraining store; None if that is unknown.
-        seeds: results of each seed.
-        trivial: [L] score of predicting the mean of the training labels; empty in files older than this key.
-        test_molecules: [L] distinct test molecules with a label; empty likewise.
-        label_std: [L] standard deviation of the training labels of a regression; empty likewise.
+        seeds: results of each model: of a single split, of each seed; of a cross-validation, of each fold of each
+            repeat.
+        trivial: [L] score of predicting the mean of the training labels, of a cross-validation the mean over folds;
+            empty in files older than this key.
+        test_molecules: [L] distinct test molecules with a label, of all folds together; empty likewise.
+        label_std: [L] standard deviation of the training labels of a regression, of a cross-validation in its first
+            fold; empty likewise.
         higher_is_better: whether a higher value of the metric is better; None in older files, whose metric is ours.
         in_label_units: whether the metric is in the unit of the labels; None likewise.
+        baselines: what needs no pretraining, fitted to the same rows, and how the models differ from it; None: that was
+            turned off, or in older files.
     """
 
     name: str
@@ -98,6 +113,7 @@ class FinetuneResult:
     label_std: tuple[float, ...] = ()
     higher_is_better: bool | None = None
     in_label_units: bool | None = None
+    baselines: BaselineResults | None = None
 
     @property
     def has_unit(self) -> bool:
@@ -110,13 +126,39 @@ class FinetuneResult:
         return METRICS[self.metric].higher_is_better if self.higher_is_better is None else self.higher_is_better
 
     @property
+    def folds(self) -> tuple[Fold, ...]:
+        """Folds of all repeats in order; empty for a single split."""
+        return tuple(dict.fromkeys(seed.fold for seed in self.seeds if seed.fold is not None))
+
+    @property
+    def num_repeats(self) -> int:
+        """Repeats of a cross-validation; 0 for a single split."""
+        return len({fold.repeat for fold in self.folds})
+
+    @property
+    def fold_scores(self) -> tuple[float, ...]:
+        """Test score of each fold, mean over its seeds."""
+        return tuple(float(np.mean([seed.test for seed in self.seeds if seed.fold == fold])) for fold in self.folds)
+
+    @property
+    def test_to_train(self) -> float:
+        """Test rows over rows for training and validation, the mean over folds of a cross-validation."""
+        sizes = [seed.split_sizes for seed in self.seeds if seed.fold is not None] or [self.split_sizes]
+        return float(np.mean([each["test"] / (each["train"] + each["valid"]) for each in sizes]))
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % interval of the mean over folds (``corrected_interval``); None for a single split."""
+        return corrected_interval(self.fold_scores, self.test_to_train) if self.folds else None
+
+    @property
     def mean(self) -> float:
-        """Test score, mean over seeds."""
+        """Test score, mean over seeds and folds."""
         return float(np.mean([seed.test for seed in self.seeds]))
 
     @property
     def seed_std(self) -> float:
-        """Standard deviation of the test score over seeds, which is not an error bar; NaN for one seed."""
+        """Standard deviation of the test score over seeds and folds, which is not an error bar; NaN for one."""
         return sample_std([seed.test for seed in self.seeds])
 
     @property
@@ -152,7 +194,7 @@ class FinetuneResult:
         )
 
     def target_mean(self, target: int) -> float | None:
-        """Return the test score of one target, mean over seeds; None if it is undefined."""
+        """Return the test score of one target, mean over seeds and folds; None if it is undefined."""
         scores = [seed.test_by_target[target] for seed in self.seeds]
         there = [value for value in scores if value is not None]
         return float(np.mean(there)) if there else None
@@ -165,13 +207,32 @@ class FinetuneResult:
     def describe(self) -> str:
         """Return the result as one line, warnings included."""
         seeds = "" if len(self.seeds) == 1 else f" ({len(self.seeds)} seeds)"
+        if self.folds:
+            seeds = f" ({self.describe_folds()})"
         unit = f" {self.unit}" if self.unit else ""
-        if self.has_mean:
+        if self.has_mean and (interval := self.interval) is not None:
+            ends = f"{interval.low:.4g} to {interval.high:.4g}"
+            result = f"test {self.metric} {self.mean:.4g}{unit}, 95 % interval {ends}{seeds}"
+        elif self.has_mean:
             result = f"test {self.metric} {plus_minus(self.mean, self.seed_std)}{unit}{seeds}"
         else:
             result = f"test {self.metric} {self._by_target()}{seeds}"
         caution = f" - CAUTION: {'; '.join(self.cautions)}" if self.cautions else ""
         return f"{self.name} from {self.start}: {result}{caution}"
+
+    def describe_folds(self) -> str:
+        """Return how many folds and repeats there are, such as "5 folds × 2 repeats"."""
+        repeats = self.num_repeats
+        number = len(self.folds) // repeats
+        return f"{number} folds" + (f" × {repeats} repeats" if repeats > 1 else "")
+
+    @property
+    def verdict(self) -> str:
+        """The models against the best baseline in a sentence, with its 95 % interval; "" if there are no baselines."""
+        if self.baselines is None:
+            return ""
+        trivial = "the mean of the training labels" if self.task == "regression" else "the share of ones"
+        return verdict_sentence(self.baselines, self.metric, trivial)
 
     def _by_target(self) -> str:
         """Return the scores of the first targets, each in its own unit."""
@@ -208,8 +269,14 @@ def read(folder: Path) -> FinetuneResult | None:
     path = folder / RESULTS_NAME
     if not path.is_file():
         return None
-    tree = read_recorded(path, "remove it and fine-tune again: the seeds are kept")
+    tree = read_recorded(path, _REMEDY)
     return strict.build(FinetuneResult, tree, strict.Origin(name=str(path), recorded=True))
+
+
+def lacks_baselines(folder: Path) -> bool:
+    """Return whether baselines were turned off in a finished fine-tuning; older versions did not know them."""
+    tree = read_recorded(folder / RESULTS_NAME, _REMEDY)
+    return "baselines" in tree and tree["baselines"] is None
 
 
 def write_predictions(
@@ -238,3 +305,11 @@ def write_predictions(
         if conformer_std_ML is not None:
             columns[f"{target}{CONFORMER_SPREAD}"] = pa.array(conformer_std_ML[:, at], from_pandas=True)
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
+
+
+def read_predictions(folder: Path, seed: int, targets: Sequence[str]) -> Float64:
+    """Return what the model of a seed predicts of every row, float64 [M, L], NaN where it predicts nothing."""
+    table = pq.read_table(folder / f"predictions-seed-{seed}.parquet", columns=[f"{PREDICTED}{t}" for t in targets])
+    values = [table[f"{PREDICTED}{target}"].to_numpy(zero_copy_only=False).astype(np.float64) for target in targets]
+    prediction_ML: Float64 = np.stack(values, axis=1)
+    return prediction_ML

@@ -3,42 +3,66 @@
 Energies of the elements are taken off here, for they are fitted to the training rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
-from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.data.splits import DataSplit, keep_fraction, split_rows
+from unimol_scale.downstream.config import FOLDS, FinetuneConfig
+from unimol_scale.downstream.data.splits import keep_fraction, split_rows
+from unimol_scale.downstream.data.splitting.folds import split_folds
+from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences, fit_row_references
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
-from unimol_scale.downstream.finetuning.metrics import undefined
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import undefined
 from unimol_scale.errors import ConfigError
 
 
-def split_labelled(config: FinetuneConfig, rows: Rows) -> DataSplit:
-    """Divide the usable rows, and leave out the training rows beyond ``label_fraction``.
+class _Given(TypedDict):
+    """What is known of the rows, whatever the split."""
+
+    usable_M: NDArray[np.bool_]
+    scaffold_smiles: Sequence[str]
+    smiles: Sequence[str]
+    splits: Sequence[str] | None
+    fractions: Sequence[float]
+    seed: int
+
+
+def split_labelled(config: FinetuneConfig, rows: Rows) -> tuple[tuple[Fold | None, DataSplit], ...]:
+    """Divide the usable rows, once or for each fold, and leave out the training rows beyond ``label_fraction``.
+
+    Returns:
+        Each fold of a cross-validation with its rows; of a single split, None with its rows.
 
     Raises:
         ConfigError: the rows cannot be divided in this way.
     """
-    first, second, third = config.fractions
+    given: _Given = {
+        "usable_M": rows.usable_M,
+        "scaffold_smiles": rows.molecules.scaffold_smiles,
+        "smiles": rows.molecules.smiles,
+        "splits": rows.given_splits,
+        "fractions": config.fractions,
+        "seed": config.seed,
+    }
+    splits: tuple[tuple[Fold | None, DataSplit], ...]
     try:
-        split = split_rows(
-            config.split,
-            usable_M=rows.usable_M,
-            scaffold_smiles=rows.molecules.scaffold_smiles,
-            smiles=rows.molecules.smiles,
-            splits=rows.given_splits,
-            split_parts=config.split_parts,
-            valid_rows=config.valid_rows,
-            fractions=(first, second, third),
-            sizes=config.split_sizes,
-            seed=config.seed,
-        )
+        if config.is_kfold:
+            splits = split_folds(config.split, **given, folds=config.folds or FOLDS, repeats=config.repeats)
+        else:
+            parts, valid_rows, sizes = config.split_parts, config.valid_rows, config.split_sizes
+            single = split_rows(config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes)
+            splits = ((None, single),)
     except ConfigError as error:
         raise ConfigError(f"{config.data}: {error}") from error
-    return replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
+    return tuple(
+        (fold, replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed)))
+        for fold, split in splits
+    )
 
 
 def take_off_references(

@@ -12,7 +12,15 @@ def rates(monkeypatch, tmp_path):
     """Say which rates are taken, when these fine-tunings of BACE are finished: (model, from scratch) → rates."""
     monkeypatch.setattr(gains, "twin", lambda model: model[0])  # a1 and a2 have the same dimensions
     options = argparse.Namespace(
-        moleculenet=tmp_path, qm9=tmp_path, seeds=3, epochs=None, work=tmp_path, cache=tmp_path
+        moleculenet=tmp_path,
+        qm9=tmp_path,
+        seeds=3,
+        epochs=None,
+        work=tmp_path,
+        cache=tmp_path,
+        split="scaffold",
+        folds=None,
+        repeats=1,
     )
 
     def taken(models, finished):

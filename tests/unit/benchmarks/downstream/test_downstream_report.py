@@ -22,7 +22,8 @@ def cell(tmp_path):
     def make(start, error, *, store=None, rates=(5e-4,)):
         folder = tmp_path / f"{start}-{store}"
         folder.mkdir()
-        table = {"split": ["test"] * ROWS, "y": LABEL_R, "predicted y": LABEL_R + error}
+        names = [f"{row}" for row in range(ROWS)]
+        table = {"split": ["test"] * ROWS, "smiles": names, "y": LABEL_R, "predicted y": LABEL_R + error}
         pq.write_table(pa.table(table), folder / "predictions-seed-0.parquet")
         seed = SeedResult(
             seed=0, valid=error, test=error, test_by_target=(error,), undefined=(), best_epoch=1, losses=(),

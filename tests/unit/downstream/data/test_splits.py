@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimol_scale.downstream.data.splits import PARTS, bulk_similarity, keep_fraction, split_rows
+from unimol_scale.downstream.data.splits import keep_fraction, split_rows
+from unimol_scale.downstream.data.splitting.parts import PARTS
+from unimol_scale.downstream.data.splitting.scaffold_similarity import bulk_similarity
 from unimol_scale.errors import ConfigError
 
 RINGS = [

@@ -1,12 +1,16 @@
-"""What stands beside a score: how few molecules it is of, and whether predicting the mean would do as well."""
+"""What stands beside a score: how few molecules it is of, whether the mean would do as well, whether seeds can tell."""
+
+import re
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from unimol_scale.downstream.finetuning.cautions import (
     FEW_MOLECULES,
     cautions,
     count_labelled_molecules,
+    describe_spread,
     trivial_scores,
 )
 from unimol_scale.downstream.registry import METRICS
@@ -53,3 +57,34 @@ def test_the_trivial_predictor_knows_the_training_labels_only():
 def test_molecules_are_counted_once_and_only_where_they_have_a_label():
     labels = np.array([[1.0, NAN], [2.0, NAN], [3.0, 4.0]])
     assert count_labelled_molecules(np.array([7, 7, 9]), labels) == (2, 1)
+
+
+RANDOM = np.random.default_rng(0)
+SPREAD = RANDOM.random((200, 1)) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("error_RL", "said"),
+    [
+        (SPREAD * (1.0 + 0.9 * RANDOM.random((200, 1))), r"follows the error \(Spearman's correlation 0.9\d"),
+        (SPREAD + 2.0 * RANDOM.random((200, 1)), r"follows the error, but weakly \(Spearman's correlation 0.[234]"),
+        (RANDOM.random((200, 1)), r"^do not trust the spread of the seeds .* as an uncertainty: .*does not follow"),
+        (1.0 / SPREAD, "^do not trust"),
+    ],
+)
+def test_the_spread_of_seeds_is_trusted_as_far_as_it_follows_the_error(error_RL, said):
+    assert re.search(said, describe_spread(SPREAD, error_RL))
+
+
+def test_the_interval_of_the_correlation_is_told():
+    error_RL = RANDOM.random((200, 1))
+    value = spearmanr(SPREAD[:, 0], error_RL[:, 0]).statistic
+    half = 1.96 * np.sqrt(1.06 / 197)
+    low, high = np.tanh(np.arctanh(value) + np.array([-half, half]))
+    assert f"correlation {value:.2f}, 95 % interval {low:.2f} to {high:.2f}" in describe_spread(SPREAD, error_RL)
+
+
+def test_of_few_labels_or_equal_seeds_the_spread_tells_nothing():
+    few = np.where(np.arange(200)[:, None] < 19, SPREAD, np.nan)
+    assert "cannot be told from these test rows" in describe_spread(SPREAD, few)
+    assert "cannot be told" in describe_spread(np.zeros_like(SPREAD), SPREAD)

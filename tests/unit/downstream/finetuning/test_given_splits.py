@@ -80,6 +80,18 @@ def test_a_store_is_split_by_a_label_of_0_1_and_2(made, tmp_path):
         made(data=store, split="column", split_column="parts", output=tmp_path / "no")
 
 
+def test_a_label_of_a_store_is_a_time_or_the_number_of_a_fold(made, tmp_path):
+    store = store_of(tmp_path / "store")
+    _, parts = made(data=store, split="time", split_column="part", targets=("all",))
+    assert [parts[text] for text in MOLECULES[:26]] == ["train"] * 20 + ["valid"] * 3 + ["test"] * 3
+    folder = tmp_path / "folds"
+    done, _ = made(data=store, split="column-kfold", split_column="part", output=folder)
+    table = pq.read_table(folder / "out_of_fold.parquet").to_pydict()
+    fold = dict(zip(table["smiles"], table["fold"], strict=True))
+    assert [fold[text] for text in MOLECULES[:26]] == [1] * 20 + [2] * 3 + [3] * 3
+    assert done.targets == ("gap",)
+
+
 def test_a_store_is_split_by_a_table_of_its_ids(made, tmp_path):
     words = ["train"] * 20 + ["val"] * 3 + ["test"] * 7
     (tmp_path / "s.csv").write_text("\n".join(["id,fold", *(f"{at},{word}" for at, word in enumerate(words))]) + "\n")

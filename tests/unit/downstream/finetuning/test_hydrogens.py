@@ -46,7 +46,7 @@ def settings(place, tmp_path):
         common = {
             "data": place / data, "pretrained": str(place / pretrained), "targets": ("size",), "split": "random",
             "fractions": (0.6, 0.2, 0.2), "seeds": 1, "output": tmp_path / "ft", "cache": place / "cache",
-            "conformer_workers": 1, "device": "cpu", "train": fitting(epochs=1),
+            "conformer_workers": 1, "device": "cpu", "train": fitting(epochs=1), "baselines": False,
         }  # fmt: skip
         return FinetuneConfig(**{**common, **changes})
 

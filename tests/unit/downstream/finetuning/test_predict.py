@@ -37,7 +37,7 @@ def place(tmp_path_factory):
         FinetuneConfig(
             data=folder / "set.csv", pretrained=str(folder / "pretrained"), targets=TARGETS, split="random",
             seeds=SEEDS, output=folder / "model", cache=folder / "cache", conformer_workers=1, device="cpu",
-            train=fitting(epochs=3),
+            train=fitting(epochs=3), baselines=False,
         )
     )  # fmt: skip
     return folder

@@ -47,6 +47,7 @@ def settings(stores, tmp_path):
             "data": stores / data, "pretrained": str(stores / "pretrained"), "targets": ("size",), "split": "random",
             "seeds": 1, "output": tmp_path / "ft", "cache": stores / "cache", "conformer_workers": 1, "device": "cpu",
             "conformers": CONFORMERS, "train": fitting(epochs=3),
+            "baselines": False,
         }  # fmt: skip
         return FinetuneConfig(**{**common, **changes})
 
@@ -59,6 +60,7 @@ def finished(stores):
     config = FinetuneConfig(
         data=stores / "all", pretrained=str(stores / "pretrained"), targets=("size",), split="random", seeds=2,
         output=stores / "finished", conformers=CONFORMERS, device="cpu", train=fitting(epochs=3),
+        baselines=False,
     )  # fmt: skip
     return config, finetune(config)
 
@@ -247,6 +249,7 @@ def test_a_table_gets_its_conformers_from_smiles_in_python_and_predicts_new_mole
     fitted = us.finetune(
         stores / "pretrained", data, target="size", output=tmp_path / "ft", split="random", seeds=2,
         fractions=[0.6, 0.2, 0.2], conformers=2, cache=tmp_path / "cache", settings={"train.epochs": 1},
+        baselines=False,
     )  # fmt: skip
     rows = fitted.predictions(None)
     assert rows["size conformer_std"].shape == (12,)

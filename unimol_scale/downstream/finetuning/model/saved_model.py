@@ -29,19 +29,22 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """The model of one seed: its file, and the scaling of its outputs.
+    """The model of one seed, or of one fold: its file, and the scaling of its outputs.
 
     Attributes:
         file: name of the file with its tensors.
         sha256: of the file's bytes, hexadecimal.
         mean_L: added to the outputs of a regression after they were multiplied by ``std_L``.
         std_L: standard deviations of the training labels.
+        references: as ``FinetunedConfig.references``, of the model of a fold, which are fitted to its training rows;
+            empty, and in models older than this key: those of the whole.
     """
 
     file: str
     sha256: str
     mean_L: tuple[float, ...]
     std_L: tuple[float, ...]
+    references: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +61,13 @@ class FinetunedConfig:
         units: target → unit, where one is known.
         metric: name of that which chose the best epoch; predicting does not need it.
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
-        members: one for each seed.
+        members: one for each seed, and for each fold of a cross-validation.
         fragments: what was done with rows of several fragments; models older than this key took the largest.
         view: how molecules are shown to the model; None, and in models older than this key: in the standard way.
         pretrained_inputs: the inputs that pretraining has shown to it; None: that is not known, or there was none.
         references: target → element → energy, in the target's unit, that is added to the outputs for each atom; a
-            target that is not there, and a model older than this key, has none.
+            target that is not there, and a model older than this key, has none. Those of a cross-validation are with
+            its members.
         hydrogens: the model sees hydrogens as atoms; models older than this key do not.
         conformers: of each molecule, over which predictions are averaged; models older than this key had one.
         head: kind of the head; models older than this key have an ``mlp``.
@@ -90,6 +94,10 @@ class FinetunedConfig:
     def __post_init__(self) -> None:
         if not self.members:
             raise ConfigError("members is empty: a fine-tuned model has one at least")
+
+    def references_of(self, member: Member) -> dict[str, dict[str, float]]:
+        """Return target → element → energy that is added to the outputs of a member."""
+        return member.references or self.references
 
     @property
     def shown(self) -> InputView:

@@ -23,13 +23,13 @@ from unimol_scale.downstream.data.batches import (
     repeated_samples,
     training_batches,
 )
-from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.noisy_nodes import NoisyNodes
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.weight_updates import WeightUpdates
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import score
 from unimol_scale.errors import RunError
 from unimol_scale.store.schema import Float64
 

@@ -11,10 +11,10 @@ from tests.helpers.tiny_finetuning import AROMATIC, CARBON, TINY, column, fittin
 from unimol_scale.downstream.config import HeadName
 from unimol_scale.downstream.data.batches import each_row_once, training_batches
 from unimol_scale.downstream.embedding.pooling import pool
-from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
 from unimol_scale.downstream.finetuning.model.training import Scaling, add_gradient, fit, masked_loss, predict
+from unimol_scale.downstream.metrics import score
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import RunError
 

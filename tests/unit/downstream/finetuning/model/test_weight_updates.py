@@ -10,13 +10,13 @@ from torch import nn
 from tests.helpers.tiny_finetuning import AROMATIC, CARBON, TINY, column, fitting, model, prepared, problem
 from unimol_scale.downstream.compute import limited_threads
 from unimol_scale.downstream.data.batches import each_row_once, training_batches
-from unimol_scale.downstream.finetuning.metrics import score
 from unimol_scale.downstream.finetuning.model import training
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.learning_rates import parameter_groups
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.training import fit, predict
 from unimol_scale.downstream.finetuning.model.weight_updates import WeightUpdates
+from unimol_scale.downstream.metrics import score
 from unimol_scale.downstream.registry import METRICS
 
 CPU = torch.device("cpu")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from unimol_scale.downstream.finetuning.metrics import default_metric, score, undefined
 from unimol_scale.downstream.metric import TASKS, Metric
+from unimol_scale.downstream.metrics import default_metric, score, undefined
 from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.errors import ConfigError, RunError
 

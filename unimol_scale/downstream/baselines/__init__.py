@@ -1,0 +1,1 @@
+"""What needs no pretraining: fingerprints and descriptors with forests and boosting, and the mean of the labels."""

@@ -1,0 +1,238 @@
+"""Fits the baselines to the rows of a fine-tuning, keeps their predictions, and reads what an earlier call has kept.
+
+Shapes: M rows, L targets.
+"""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import unimol_scale.config as strict
+from unimol_scale.common.files import commit_file
+from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
+from unimol_scale.downstream.baselines.baseline_results import TRIVIAL, BaselineScore, MemberBaselines
+from unimol_scale.downstream.baselines.table_features import TableFeatures
+from unimol_scale.downstream.baselines.table_models import TABLE_MODELS, TREES, choose_rows, fit_and_predict
+from unimol_scale.downstream.config import Task
+from unimol_scale.downstream.data.splitting.parts import PARTS, DataSplit
+from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import score
+from unimol_scale.errors import ConfigError
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Predictions = Mapping[str, Float64]  # name of a baseline → float64 [M, L] as learnt, NaN outside of valid and test
+_BY = " predicted "  # between the name of a baseline and that of a target: column of its predictions
+_SEED = 0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRows:
+    """Labelled molecules as the baselines see them: the same rows, labels and parts as the models that they stand by.
+
+    Attributes:
+        smiles: [M] canonical; "" where a row has no molecule.
+        targets: [L] names.
+        task: kind of the labels.
+        metric: that chooses the best of them on the validation rows.
+        split: which rows are of which part; training rows are those that the models were trained on.
+        learnt_ML: labels, without energies of the elements where those are taken off; NaN where missing.
+        reference_ML: what was taken off, and is added to the predictions that are kept; None: nothing was.
+    """
+
+    smiles: Sequence[str]
+    targets: tuple[str, ...]
+    task: Task
+    metric: Metric
+    split: DataSplit
+    learnt_ML: Float64
+    reference_ML: Float64 | None = None
+
+    @property
+    def judged(self) -> Int64:
+        """Int64, the validation and test rows, ascending."""
+        return np.sort(np.concatenate([self.split.valid, self.split.test]))
+
+    @property
+    def train(self) -> Int64:
+        """Int64, the training rows that any of the baselines sees, ascending: all, up to 200,000."""
+        return choose_rows(self.split.train, max(model.most_rows for model in TABLE_MODELS), _SEED)
+
+    @property
+    def used(self) -> Int64:
+        """Int64, the rows that need features, ascending."""
+        return np.sort(np.concatenate([self.train, self.judged]))
+
+    def sha256(self) -> str:
+        """Return a hash of everything that the fits and their scores depend on."""
+        digest = hashlib.sha256(repr((self.task, self.metric.name, self.targets)).encode())
+        for part in PARTS:
+            rows = getattr(self.split, part)
+            digest.update(repr([self.smiles[row] for row in rows.tolist()]).encode())
+            digest.update(rows.astype(np.int64).tobytes() + self.learnt_ML[rows].tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedBaselines:
+    """Content of ``baselines-seed-N.json``, which is written last and marks them as finished.
+
+    Attributes:
+        rows_sha256: ``TableRows.sha256``.
+        member: the scores.
+    """
+
+    rows_sha256: str
+    member: MemberBaselines
+
+
+def fit_baselines(
+    rows: TableRows, features: TableFeatures, seeds: tuple[int, ...], trees: int = TREES
+) -> tuple[MemberBaselines, Predictions]:
+    """Fit every table model and the trivial one to the training rows, and choose on the validation rows.
+
+    Labels of validation rows are used for the choice alone, those of test rows for the scores alone.
+
+    Args:
+        rows: labelled molecules.
+        features: [M] of them.
+        seeds: of the models of the fine-tuning that see the same rows.
+        trees: of a forest.
+
+    Returns:
+        Scores, and the predictions of validation and test rows.
+    """
+    label_ML = np.where(features.readable[:, None], rows.learnt_ML, np.nan)
+    train, judged = rows.train, rows.judged
+    asked = judged[features.readable[judged]]
+    known_L = [train[~np.isnan(label_ML[train, at])] for at in range(len(rows.targets))]
+    all_L = (~np.isnan(rows.learnt_ML[rows.split.train])).sum(0).tolist()
+    found: dict[str, Float64] = {}
+    limits: dict[str, int] = {}
+    for model in TABLE_MODELS:
+        prediction_ML, asked_RF = np.full(label_ML.shape, np.nan), features.dense(model.features, asked)
+        for at, known in enumerate(known_L):
+            if not len(known):  # none of the molecules with this label can be read
+                continue
+            fitted = choose_rows(known, model.rows_for(len(rows.targets)), _SEED)
+            data = (features.dense(model.features, fitted), label_ML[fitted, at])
+            prediction_ML[asked, at] = fit_and_predict(model, rows.task, data, asked_RF, trees)
+            if all_L[at] > model.rows_for(len(rows.targets)):
+                limits[model.name] = max(len(fitted), limits.get(model.name, 0))
+        found[model.name] = prediction_ML
+    trivial_ML = np.full(label_ML.shape, np.nan)
+    trivial_ML[asked] = [label_ML[known, at].mean() if len(known) else np.nan for at, known in enumerate(known_L)]
+    found[TRIVIAL] = trivial_ML
+    label_std = tuple(np.nanstd(rows.learnt_ML[rows.split.train], axis=0).tolist()) if rows.task == "regression" else ()
+    member = MemberBaselines(
+        seeds=seeds,
+        chosen=_choose(rows, label_ML, found, label_std),
+        scores=tuple(_scores(rows, label_ML, name, one) for name, one in found.items()),
+        label_std=label_std,
+        limits=limits,
+        train_rows=max(all_L),
+        unreadable=int((~features.readable[rows.used]).sum()),
+    )
+    return member, found
+
+
+def _choose(rows: TableRows, label_ML: Float64, found: Predictions, label_std: Sequence[float]) -> str:
+    """Return the table model with the best validation score, as epochs are chosen: of scaled labels for several."""
+    scale_L = np.array(label_std) if len(label_std) > 1 else np.ones(len(rows.targets))
+    sign = 1.0 if rows.metric.higher_is_better else -1.0
+
+    def worth(name: str) -> float:
+        label_RL, prediction_RL = _judged(label_ML, found[name], rows.split.valid)
+        value = score(rows.metric, label_RL / scale_L, prediction_RL / scale_L).value
+        return -np.inf if value is None else sign * value
+
+    return max((model.name for model in TABLE_MODELS), key=worth)
+
+
+def _scores(rows: TableRows, label_ML: Float64, name: str, prediction_ML: Float64) -> BaselineScore:
+    valid, test = (
+        score(rows.metric, *_judged(label_ML, prediction_ML, part)).per_target
+        for part in (rows.split.valid, rows.split.test)
+    )
+    return BaselineScore(name=name, valid_by_target=valid, test_by_target=test)
+
+
+def _judged(label_ML: Float64, prediction_ML: Float64, part: Int64) -> tuple[Float64, Float64]:
+    """Return labels, NaN where nothing was predicted, and predictions of some rows."""
+    label_RL, prediction_RL = label_ML[part], prediction_ML[part]
+    return np.where(np.isnan(prediction_RL), np.nan, label_RL), prediction_RL
+
+
+def kept_baselines(
+    folder: Path, rows: TableRows, features: Callable[[], TableFeatures], seeds: tuple[int, ...]
+) -> tuple[MemberBaselines, Predictions]:
+    """Return the baselines of some rows that a folder has; fit them and keep them there if it has none of these rows.
+
+    Args:
+        folder: of the fine-tuning; gets ``baselines-seed-N.json`` and ``.parquet``, N being the first seed.
+        rows: labelled molecules.
+        features: computes them for [M] molecules; is called only if needed.
+        seeds: of the models that see the same rows.
+
+    Raises:
+        ConfigError: a file is damaged, or a newer version wrote it.
+    """
+    done, table = (folder / f"baselines-seed-{seeds[0]}.{kind}" for kind in ("json", "parquet"))
+    rows_sha256 = rows.sha256()
+    if done.is_file() and table.is_file():
+        try:
+            tree = read_json(done)
+        except (OSError, NotJsonError) as error:
+            raise ConfigError(f"{done} is damaged: it {error}; remove it, the baselines are fitted again") from error
+        recorded = strict.build(RecordedBaselines, tree, strict.Origin(name=str(done), recorded=True))
+        if recorded.rows_sha256 == rows_sha256:
+            return dataclasses.replace(recorded.member, seeds=seeds), _read(table, rows)
+    _log.info("fitting the baselines: forests and gradient boosting on fingerprints and descriptors")
+    member, predictions = fit_baselines(rows, features(), seeds)
+    _write(table, rows, predictions)
+    write_json(done, strict.to_tree(RecordedBaselines(rows_sha256=rows_sha256, member=member)))
+    return member, predictions
+
+
+def baseline_columns(targets: Sequence[str]) -> list[str]:
+    """Return the names of the columns of the predictions of all baselines."""
+    return [f"{name}{_BY}{target}" for target in targets for name in (*(m.name for m in TABLE_MODELS), TRIVIAL)]
+
+
+def _write(path: Path, rows: TableRows, predictions: Predictions) -> None:
+    """Write the validation and test rows with labels and predictions; null where there is none."""
+    judged = rows.judged
+    valid = set(rows.split.valid.tolist())
+    total_ML = rows.learnt_ML if rows.reference_ML is None else rows.learnt_ML + rows.reference_ML
+    columns: dict[str, Any] = {
+        "row": pa.array(judged + 1),
+        "smiles": pa.array([rows.smiles[row] for row in judged.tolist()]),
+        "split": pa.array(["valid" if row in valid else "test" for row in judged.tolist()]),
+    }
+    for at, target in enumerate(rows.targets):
+        columns[target] = pa.array(total_ML[judged, at], from_pandas=True)
+        taken_off = 0.0 if rows.reference_ML is None else rows.reference_ML[judged, at]
+        for name, prediction_ML in predictions.items():
+            columns[f"{name}{_BY}{target}"] = pa.array(prediction_ML[judged, at] + taken_off, from_pandas=True)
+    commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
+
+
+def _read(path: Path, rows: TableRows) -> Predictions:
+    table, judged = pq.read_table(path), rows.judged
+    found = {}
+    for name in (*(model.name for model in TABLE_MODELS), TRIVIAL):
+        prediction_ML = np.full(rows.learnt_ML.shape, np.nan)
+        for at, target in enumerate(rows.targets):
+            prediction_ML[judged, at] = table[f"{name}{_BY}{target}"].to_numpy(zero_copy_only=False)
+        found[name] = prediction_ML if rows.reference_ML is None else prediction_ML - rows.reference_ML
+    return found

@@ -1,0 +1,1 @@
+"""Comparison of finished cross-validations of the same data."""

@@ -1,0 +1,1 @@
+"""What splits of all kinds are made of, and splits into folds."""

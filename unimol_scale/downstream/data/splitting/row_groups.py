@@ -1,0 +1,69 @@
+"""Groups of rows that must stay together, and how ordered groups are divided into parts."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+ROUNDING = 1e-9  # rows: 0.7 + 0.1 is a little less than 0.8
+
+Groups = list[list[int]]
+
+
+def group_rows(rows: Int64, names: Sequence[Hashable]) -> Groups:
+    """Return rows with the same name together, in the order of their first rows.
+
+    Args:
+        rows: int64 [R].
+        names: [M] of every row.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for row in rows.tolist():
+        groups.setdefault(names[row], []).append(row)
+    return list(groups.values())
+
+
+def shuffled(groups: Sequence[list[int]], random: np.random.Generator) -> Groups:
+    """Return the groups in a random order."""
+    return [groups[at] for at in random.permutation(len(groups)).tolist()]
+
+
+def largest_first(groups: Sequence[list[int]]) -> Groups:
+    """Return the groups by size; among equals, the one whose first row comes last is the first."""
+    return sorted(groups, key=lambda group: (-len(group), -group[0]))
+
+
+def fill(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> Groups:
+    """Divide groups in order, each into the first of three parts with enough room; the last one takes the rest.
+
+    Args:
+        groups: of rows.
+        ends: after how many rows the first part ends, and after how many the second.
+    """
+    first: list[int] = []
+    second: list[int] = []
+    third: list[int] = []
+    for group in groups:
+        if len(first) + len(group) <= ends[0] + ROUNDING:
+            first += group
+        elif len(first) + len(second) + len(group) <= ends[1] + ROUNDING:
+            second += group
+        else:
+            third += group
+    return [first, second, third]
+
+
+def cut(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> Groups:
+    """Cut ordered groups into three parts with sizes as near to those wanted as whole groups allow, none empty."""
+    last = len(groups) - 1
+    if last < 2:
+        return [[row for group in groups for row in group], [], []]
+    rows = np.cumsum([len(group) for group in groups])
+    first, second = (int(np.abs(rows - end).argmin()) + 1 for end in ends)
+    first = min(max(first, 1), last - 1)
+    second = min(max(second, first + 1), last)
+    return [
+        [row for group in part for row in group] for part in (groups[:first], groups[first:second], groups[second:])
+    ]

@@ -1,0 +1,1 @@
+"""What a cross-validation leaves behind beside its models."""

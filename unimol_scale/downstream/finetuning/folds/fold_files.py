@@ -1,0 +1,185 @@
+"""Files about the rows of a split: which part each row is in, and the out-of-fold predictions of a cross-validation.
+
+Shapes: M rows of the data, T tested rows, one for each repeat and seed, R distinct tested rows, L targets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unimol_scale.common.files import commit_file
+from unimol_scale.downstream.data.splitting.parts import PARTS, DataSplit, Fold
+from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
+from unimol_scale.downstream.finetuning.results import SeedResult
+from unimol_scale.errors import ConfigError, SourceError
+from unimol_scale.store.schema import Float64, Int64
+
+SPLITS_NAME = "splits.parquet"
+OUT_OF_FOLD_NAME = "out_of_fold.parquet"
+
+
+def write_splits(folder: Path, smiles: Sequence[str], splits: Sequence[tuple[Fold | None, DataSplit]]) -> None:
+    """Write which part every used row is in, for other tools: ``splits.parquet``.
+
+    Columns: ``row`` of the data (int64, from 1, without the header), ``smiles`` (canonical, as the model sees it),
+    ``repeat`` and ``fold`` (int64, from 1; 1 and 1 for a single split) and ``part`` (train, valid or test). There is
+    one line for each row of each fold of each repeat.
+
+    Args:
+        folder: of the results.
+        smiles: [M] canonical.
+        splits: each fold, or None, with its rows.
+    """
+    tables = []
+    for fold, split in splits:
+        place = fold or Fold(repeat=1, fold=1)
+        parts = np.concatenate([np.full(len(getattr(split, part)), part) for part in PARTS])
+        row_R = np.concatenate([getattr(split, part) for part in PARTS])
+        order = np.argsort(row_R)
+        row_R = row_R[order]
+        columns = {
+            "row": pa.array(row_R + 1),
+            "smiles": pa.array([smiles[row] for row in row_R.tolist()], pa.string()),
+            "repeat": pa.array(np.full(len(row_R), place.repeat)),
+            "fold": pa.array(np.full(len(row_R), place.fold)),
+            "part": pa.array(parts[order].tolist(), pa.string()),
+        }
+        tables.append(pa.table(columns))
+    commit_file(folder / SPLITS_NAME, lambda temporary: pq.write_table(pa.concat_tables(tables), temporary))
+
+
+def write_out_of_fold(folder: Path, seeds: Sequence[SeedResult]) -> None:
+    """Collect the predictions of every test row by the models that were not trained on it: ``out_of_fold.parquet``.
+
+    Columns: ``row``, ``smiles``, ``repeat``, ``fold``, ``seed`` (int64, of the model), and those of the targets as
+    ``write_predictions`` has them. There is one line for each labelled row, repeat and seed.
+
+    Args:
+        folder: of the results, with the predictions of every seed.
+        seeds: of all folds.
+    """
+    tables = []
+    for seed in seeds:
+        assert seed.fold is not None, "a cross-validation"
+        table = pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet")
+        test = table.filter(pa.array([part == "test" for part in table["split"].to_pylist()]))
+        numbers = {"repeat": seed.fold.repeat, "fold": seed.fold.fold, "seed": seed.seed}
+        said = {name: pa.array(np.full(len(test), number, np.int64)) for name, number in numbers.items()}
+        labels = {name: test[name] for name in test.column_names if name not in ("row", "smiles", "split")}
+        tables.append(pa.table({"row": test["row"], "smiles": test["smiles"], **said, **labels}))
+    together = pa.concat_tables(tables)
+    commit_file(folder / OUT_OF_FOLD_NAME, lambda temporary: pq.write_table(together, temporary))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OutOfFold:
+    """Out-of-fold predictions.
+
+    Attributes:
+        targets: [L] names.
+        row_T: int64, row of the data, from 1.
+        smiles_T: canonical.
+        repeat_T: int64, from 1.
+        fold_T: int64, from 1.
+        seed_T: int64, of the model.
+        labels_TL: NaN where missing.
+        prediction_TL: in the units of the labels, or probabilities of class 1.
+    """
+
+    targets: tuple[str, ...]
+    row_T: Int64
+    smiles_T: tuple[str, ...]
+    repeat_T: Int64
+    fold_T: Int64
+    seed_T: Int64
+    labels_TL: Float64
+    prediction_TL: Float64
+
+    def by_repeat(self) -> tuple[Float64, list[Float64]]:
+        """Return the labels [R, L] of the tested rows, ascending, and the predictions [R, L] of each repeat.
+
+        Several seeds of a fold are averaged.
+        """
+        row_R, place_T = np.unique(self.row_T, return_inverse=True)
+        labels_RL = np.full((len(row_R), len(self.targets)), np.nan)
+        labels_RL[place_T] = self.labels_TL
+        predictions = []
+        for repeat in np.unique(self.repeat_T).tolist():
+            here = self.repeat_T == repeat
+            total_RL = np.zeros_like(labels_RL)
+            np.add.at(total_RL, place_T[here], self.prediction_TL[here])
+            predictions.append(total_RL / np.bincount(place_T[here], minlength=len(row_R))[:, None])
+        return labels_RL, predictions
+
+
+def read_out_of_fold(folder: Path, targets: Sequence[str]) -> OutOfFold:
+    """Read what ``write_out_of_fold`` wrote.
+
+    Raises:
+        SourceError: the file is missing or damaged.
+    """
+    path = folder / OUT_OF_FOLD_NAME
+    try:
+        table = pq.read_table(path)
+        numbers = {name: table[name].to_numpy().astype(np.int64) for name in ("row", "repeat", "fold", "seed")}
+        values = [
+            np.stack([table[f"{prefix}{target}"].to_numpy().astype(np.float64) for target in targets], axis=1)
+            for prefix in ("", PREDICTED)
+        ]
+        smiles = tuple(table["smiles"].to_pylist())
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise SourceError(f"{path}, with the predictions of a cross-validation, cannot be read: {error}") from error
+    return OutOfFold(
+        targets=tuple(targets),
+        row_T=numbers["row"],
+        smiles_T=smiles,
+        repeat_T=numbers["repeat"],
+        fold_T=numbers["fold"],
+        seed_T=numbers["seed"],
+        labels_TL=values[0],
+        prediction_TL=values[1],
+    )
+
+
+def out_of_fold_columns(folder: Path, targets: Sequence[str], split: str | None) -> dict[str, npt.NDArray[Any]]:
+    """Return the tested rows with labels and out-of-fold predictions: means over repeats, and their spread.
+
+    Args:
+        folder: of the results.
+        targets: [L] names.
+        split: "test" or None, which is the same here.
+
+    Returns:
+        Columns [R]: "row" (int64, from 1), "smiles", "split" (all "test"), and for each target its label, "predicted
+        TARGET" and "TARGET seed_std", the sample standard deviation over repeats, NaN of one.
+
+    Raises:
+        ConfigError: the rows of another part are asked for.
+        SourceError: the file is missing or damaged.
+    """
+    if split not in ("test", None):
+        raise ConfigError(
+            f"split={split!r}: every row of a cross-validation is in all parts in turn; ask for those of the test, or "
+            f"see predictions-seed-N.parquet in {folder}, which has all rows of each model"
+        )
+    found = read_out_of_fold(folder, targets)
+    labels_RL, predictions = found.by_repeat()
+    row_R, first_R = np.unique(found.row_T, return_index=True)
+    value_SRL = np.stack(predictions)
+    spread_RL = value_SRL.std(axis=0, ddof=1) if len(value_SRL) > 1 else np.full(labels_RL.shape, np.nan)
+    columns: dict[str, npt.NDArray[Any]] = {
+        "row": row_R,
+        "smiles": np.array(found.smiles_T, dtype=object)[first_R],
+        "split": np.full(len(row_R), "test", dtype=object),
+    }
+    for at, target in enumerate(targets):
+        columns[target] = labels_RL[:, at]
+        columns[f"{PREDICTED}{target}"] = value_SRL[:, :, at].mean(axis=0)
+        columns[f"{target}{SPREAD}"] = spread_RL[:, at]
+    return columns
