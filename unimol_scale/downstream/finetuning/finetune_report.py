@@ -125,7 +125,7 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
     standardised = not outcome.has_mean
     metric = outcome.metric + (unit or (" (in standard deviations of the training labels)" if standardised else ""))
     shown = shown_metric(outcome.metric)
-    against = f"{shown} of the model {'over' if best.is_ratio else 'minus'} that one, 95 % interval"
+    against = f"model's {shown} {'÷' if best.is_ratio else '−'} this {shown}, 95 % interval"
 
     def row(label: str, name: str | None, difference: str = "") -> list[str]:
         scores = (found.mean(name, part=part, standardised=standardised) for part in ("valid", "test"))
