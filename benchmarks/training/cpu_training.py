@@ -40,6 +40,7 @@ from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, leave_ranks, share_cores, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.model import kernels
+from unimol_scale.model.native.library import torch_only
 from unimol_scale.objectives.base import Sample, corruption_of
 
 COMMAND = "python -m benchmarks.training.cpu_training"
@@ -119,13 +120,14 @@ class Side:
 
 @contextmanager
 def former_kernels() -> Iterator[None]:
-    """Compute with the libraries of before: oneDNN for everything wide, with transposed operands copied."""
+    """Compute with the libraries of before: no C kernels, oneDNN for everything wide, transposed operands copied."""
     now = kernels._is_intel, kernels.weight_gradient
     kernels._is_intel = lambda: False  # type: ignore[assignment]
     kernels.weight_gradient = lambda grad_RC, x_RK: kernels.product(grad_RC.t(), x_RK)
     least, kernels.LEAST_DENSITY = kernels.LEAST_DENSITY, 0.0
     try:
-        yield
+        with torch_only():
+            yield
     finally:
         kernels._is_intel, kernels.weight_gradient = now  # type: ignore[assignment]
         kernels.LEAST_DENSITY = least

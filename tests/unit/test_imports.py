@@ -30,6 +30,7 @@ ORDER = {
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.sources": "molecule source registry config inputs *",
     "unimol_scale.common": "files text * report machine fetching",
+    "unimol_scale.model": "native *",
     "unimol_scale.data": "vocabulary features batch steps *",
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from unimol_scale.common.machine import threads
-from unimol_scale.common.machine.devices import refusing_full_memory
+from unimol_scale.common.machine.devices import refusing_full_memory, set_own_threads
 from unimol_scale.data.steps.micro_batches import check_budget
 from unimol_scale.errors import ConfigError
 
@@ -95,7 +95,7 @@ def map_concurrently(work: Callable[[Item], Result], items: Iterable[Item], devi
     concurrent, threads_each = concurrency_of(device)
     before = torch.get_num_threads()
     waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(concurrent, "micro-batch", initializer=torch.set_num_threads, initargs=(threads_each,))
+    pool = ThreadPoolExecutor(concurrent, "micro-batch", initializer=set_own_threads, initargs=(threads_each,))
     try:
         for item in items:
             waiting.append(pool.submit(work, item))

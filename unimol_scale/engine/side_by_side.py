@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from unimol_scale.common.machine.devices import set_own_threads
 from unimol_scale.engine.parallel.sharded_model import ShardedModel
 from unimol_scale.objectives.base import Sample
 
@@ -45,7 +46,7 @@ class SideBySide:
         met = threading.Barrier(at_once)
 
         def prepare() -> None:
-            torch.set_num_threads(max(1, before // at_once))
+            set_own_threads(max(1, before // at_once))
             met.wait()  # no thread takes two of these
 
         for future in [self._pool.submit(prepare) for _ in range(at_once)]:

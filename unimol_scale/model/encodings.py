@@ -17,6 +17,9 @@ from unimol_scale.data.relations import path_bonds
 from unimol_scale.errors import StoreError
 from unimol_scale.model.kernels import GaussianKernelFunction
 from unimol_scale.model.layers import Embedding, linear_parameters
+from unimol_scale.model.native.functions import NativePairEncodingFunction
+from unimol_scale.model.native.library import suits
+from unimol_scale.model.pair_updates import count_nodes
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES
 
@@ -241,12 +244,17 @@ class GaussianKernel(nn.Module):
             self.centres_G = self._centres(len(self.centres_G)).to(self.centres_G.device)
         return self
 
-    def forward(self, batch: ModelInput) -> Tensor:
-        """Return [B, A, A, P]."""
+    def mapped_distances(self, batch: ModelInput) -> Tensor:
+        """Return the distances after the map of their pair type [B, A, A], fp32."""
         first_BA, second_BA = encode_pair_types(batch, self.pair_type)
         scale_BAA = self.scale(first_BA).abs().float() + self.scale(second_BA).abs().float().transpose(1, 2)
         shift_BAA = self.shift(first_BA).float() + self.shift(second_BA).float().transpose(1, 2)
-        mapped_BAA = scale_BAA * pairwise_distances(batch.coordinates_BA3) + shift_BAA
+        mapped_BAA: Tensor = scale_BAA * pairwise_distances(batch.coordinates_BA3) + shift_BAA
+        return mapped_BAA
+
+    def forward(self, batch: ModelInput) -> Tensor:
+        """Return [B, A, A, P]."""
+        mapped_BAA = self.mapped_distances(batch)
         out_RP: Tensor = GaussianKernelFunction.apply(  # type: ignore[no-untyped-call]
             mapped_BAA.reshape(-1), self.centres_G, self.spacing,
             self.hidden_weight, self.hidden_bias, self.out_weight, self.out_bias,
@@ -274,6 +282,8 @@ class PairEncoding(nn.Module):
 
     def forward(self, batch: ModelInput) -> Tensor:
         """Return [B, N, N, P]."""
+        if self.distance is not None and self.edges == "bond" and suits(self.path.weight, self.distance.hidden_weight):
+            return self._in_one_pass(batch, self.distance)
         B, A = batch.token_BA.shape
         bonds_BAAP = self._of_path(batch) if self.edges == "path" else self.bonds(encode_bonds(batch)).mean(dim=3)
         pair_BAAP = _shown(batch, SHOWN_EDGE, bonds_BAAP)
@@ -283,6 +293,19 @@ class PairEncoding(nn.Module):
         virtual_P = self.virtual_pair(batch.token_BA.new_zeros(1, dtype=torch.long))
         pair_BNNP: Tensor = virtual_P.expand(B, A + 1, A + 1, -1).clone()
         pair_BNNP[:, 1:, 1:] = pair_BAAP
+        return pair_BNNP
+
+    def _in_one_pass(self, batch: ModelInput, kernel: GaussianKernel) -> Tensor:
+        shown_BAA = batch.shown_BAA
+        if shown_BAA is None:
+            shown_BAA = torch.full_like(batch.path_BAA, SHOWN_PATH | SHOWN_EDGE | SHOWN_DISTANCE)
+        codes = [code.int() for code in (encode_bonds(batch), encode_paths(batch), shown_BAA)]
+        nodes_B = count_nodes(F.pad(batch.valid_BA, (1, 0), value=True))
+        pair_BNNP: Tensor = NativePairEncodingFunction.apply(  # type: ignore[no-untyped-call]
+            nodes_B, codes, kernel.spacing, kernel.mapped_distances(batch), kernel.centres_G,
+            kernel.hidden_weight, kernel.hidden_bias, kernel.out_weight, kernel.out_bias,
+            self.bonds.weight, self.path.weight, self.virtual_pair.weight,
+        )  # fmt: skip
         return pair_BNNP
 
     def _of_path(self, batch: ModelInput) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.backbone import Representation
-from unimol_scale.model.kernels import NORM_EPSILON, channel_first_linear, linear
+from unimol_scale.model.kernels import NORM_EPSILON, linear
 from unimol_scale.model.layers import Linear, attention_weights, linear_parameters, norm_parameters, weight_parameter
+from unimol_scale.model.pair_updates import bias_of_atoms, count_nodes
 from unimol_scale.model.presets import ModelConfig
 
 
@@ -60,15 +61,14 @@ class CoordinateHead(nn.Module):
             seen_BAA: bool, which relative positions r_j − r_i may be used; None: all of them.
         """
         atom_BAD = representation.atom_BND[:, 1:]
-        pair_BAAP = representation.pair_BNNP[:, 1:, 1:]
         B, A, D = atom_BAD.shape
         atom_BAD = F.layer_norm(atom_BAD, [D], self.atom_norm_weight, self.atom_norm_bias, NORM_EPSILON)
-        pair_BAAP = F.layer_norm(
-            pair_BAAP, pair_BAAP.shape[-1:], self.pair_norm_weight, self.pair_norm_bias, NORM_EPSILON
-        )
         padding_B1A = ~representation.valid_BN[:, None, 1:]
         mask_B1A = torch.zeros_like(padding_B1A, dtype=atom_BAD.dtype).masked_fill(padding_B1A, -math.inf)
-        bias_BHAA = channel_first_linear(pair_BAAP, self.pair_weight, self.pair_bias)
+        bias_BHAA = bias_of_atoms(
+            representation.pair_BNNP, self.pair_norm_weight, self.pair_norm_bias, self.pair_weight, self.pair_bias,
+            count_nodes(representation.valid_BN),
+        )  # fmt: skip
         weights_MAA, value_MAd = attention_weights(linear(atom_BAD, self.qkv_weight), bias_BHAA, mask_B1A)
         attention_BHAA = F.dropout(weights_MAA, self.dropout, self.training).view(B, self.heads, A, A)
         force_H1d = self.force.view(self.heads, 1, -1)

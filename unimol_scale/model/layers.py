@@ -14,14 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimol_scale.model.kernels import (
-    NORM_EPSILON,
-    FeedForwardFunction,
-    OuterProductFunction,
-    TriangleFunction,
-    channel_first_linear,
-    linear,
-)
+from unimol_scale.model.kernels import NORM_EPSILON, linear
+from unimol_scale.model.pair_updates import channel_first_linear, count_nodes, feed_forward, outer_product, triangle
 from unimol_scale.model.presets import ModelConfig
 
 Init = Literal["lecun", "he", "gate"]
@@ -131,16 +125,19 @@ class PairBiasedAttention(nn.Module):
         self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
         self.out_weight, self.out_bias = linear_parameters(D, D, gain=residual_gain(config))
 
-    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, key_mask_B1N: Tensor) -> Tensor:
+    def forward(
+        self, atom_BND: Tensor, pair_BNNP: Tensor, key_mask_B1N: Tensor, nodes_B: Tensor | None = None
+    ) -> Tensor:
         """Return the update [B, N, D].
 
         Args:
             atom_BND: nodes.
             pair_BNNP: pairs.
             key_mask_B1N: 0 at real nodes, −inf at padding.
+            nodes_B: see ``NodeMasks``.
         """
         B, N, D = atom_BND.shape
-        qkv_BN3D, bias_BHNN = self._projected(atom_BND, pair_BNNP)
+        qkv_BN3D, bias_BHNN = self._projected(atom_BND, pair_BNNP, nodes_B)
         weights_MNN, value_MNd = attention_weights(qkv_BN3D, bias_BHNN, key_mask_B1N)
         weights_MNN = F.dropout(weights_MNN.to(value_MNd.dtype), self.dropout, self.training)
         mixed_BND = torch.bmm(weights_MNN, value_MNd).view(B, self.heads, N, -1).transpose(1, 2).reshape(B, N, D)
@@ -157,11 +154,11 @@ class PairBiasedAttention(nn.Module):
         logits_MNN, _ = attention_logits(qkv_BN3D, bias_BHNN, atom_BND.new_zeros(1, 1, 1))
         return logits_MNN.view_as(bias_BHNN)
 
-    def _projected(self, atom_BND: Tensor, pair_BNNP: Tensor) -> tuple[Tensor, Tensor]:
+    def _projected(self, atom_BND: Tensor, pair_BNNP: Tensor, nodes_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return queries, keys and values [B, N, 3D], and the pair bias [B, H, N, N]."""
         D = atom_BND.shape[-1]
         normal_BND = F.layer_norm(atom_BND, [D], self.norm_weight, self.norm_bias, NORM_EPSILON)
-        bias_BHNN = channel_first_linear(pair_BNNP, self.pair_weight, self.pair_bias)
+        bias_BHNN = channel_first_linear(pair_BNNP, self.pair_weight, self.pair_bias, nodes_B)
         return linear(normal_BND, self.qkv_weight), bias_BHNN
 
 
@@ -195,20 +192,18 @@ class FeedForward(nn.Module):
         self.up_weight, self.up_bias = linear_parameters(hidden, width, "he")
         self.down_weight, self.down_bias = linear_parameters(width, hidden, gain=gain)
 
-    def forward(self, x: Tensor, *, residual: bool) -> Tensor:
-        """Return the update, added to the input if ``residual``; the same shape as the input."""
-        out: Tensor = FeedForwardFunction.apply(  # type: ignore[no-untyped-call]
-            x,
-            self.norm_weight,
-            self.norm_bias,
-            self.up_weight,
-            self.up_bias,
-            self.down_weight,
-            self.down_bias,
-            residual,
-            self.dropout if self.training else 0.0,
-        )
-        return out
+    def forward(self, x: Tensor, *, residual: bool, nodes_B: Tensor | None = None) -> Tensor:
+        """Return the update, added to the input if ``residual``; the same shape as the input.
+
+        Args:
+            x: nodes or pairs.
+            residual: whether to add them.
+            nodes_B: of pairs, see ``NodeMasks``.
+        """
+        return feed_forward(
+            x, self.norm_weight, self.norm_bias, self.up_weight, self.up_bias, self.down_weight, self.down_bias,
+            residual=residual, dropout=self.dropout if self.training else 0.0, nodes_B=nodes_B,
+        )  # fmt: skip
 
 
 class OuterProduct(nn.Module):
@@ -225,27 +220,26 @@ class OuterProduct(nn.Module):
         # A sum over h² products, where a linear map of h inputs would have a sum over h.
         initialise(self.weight.view(h * P, h), self.bias, "lecun", residual_gain(config) * h**-0.5)
 
-    def forward(
-        self, atom_BND: Tensor, pair_BNNP: Tensor, valid_BN1: Tensor, count_B11: Tensor, *, residual: bool
-    ) -> Tensor:
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Tensor:
         """Return the update [B, N, N, P], added to the pairs if ``residual``.
 
         Args:
             atom_BND: nodes.
             pair_BNNP: pairs.
-            valid_BN1: 1 at real nodes, 0 at padding.
-            count_B11: the n of the 1/n scaling, fp32.
+            masks: of the batch.
             residual: whether to add the pairs.
         """
+        count_B11 = masks.count_B11
         # The reference scales a and b by n^-1/2 each and divides by (eps + 1/n): the product keeps 1/(1 + eps n).
         undo_B11 = 1.0 / (OUTER_PRODUCT_EPSILON + 1.0 / count_B11)
         normal_BND = F.layer_norm(atom_BND, atom_BND.shape[-1:], self.norm_weight, self.norm_bias, NORM_EPSILON)
-        projected_BNk = linear(normal_BND, self.project_weight, self.project_bias) * valid_BN1
+        projected_BNk = linear(normal_BND, self.project_weight, self.project_bias) * masks.valid_BN1
         a_BNh, b_BNh = projected_BNk.chunk(2, dim=-1)
         b_BNh = b_BNh * (undo_B11 / count_B11).to(b_BNh.dtype)
         constant_B11P = (self.bias * undo_B11.to(self.bias.dtype)).unsqueeze(1)
-        out: Tensor = OuterProductFunction.apply(pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual)  # type: ignore[no-untyped-call]
-        return out
+        return outer_product(
+            pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual=residual, nodes_B=masks.nodes_B
+        )
 
 
 class TriangleUpdate(nn.Module):
@@ -262,20 +256,19 @@ class TriangleUpdate(nn.Module):
         self.out_weight, self.out_bias = linear_parameters(P, h, gain=residual_gain(config))
         self.gate_weight, self.gate_bias = linear_parameters(P, P, "gate")
 
-    def forward(self, pair_BNNP: Tensor, scale_B1NN: Tensor, *, residual: bool) -> Tensor:
+    def forward(self, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Tensor:
         """Return the update [B, N, N, P], added to the input if ``residual``.
 
         Args:
             pair_BNNP: pairs.
-            scale_B1NN: n^-1/2 at pairs of real nodes, 0 elsewhere.
+            masks: of the batch.
             residual: whether to add the input.
         """
-        out: Tensor = TriangleFunction.apply(  # type: ignore[no-untyped-call]
-            pair_BNNP, scale_B1NN, self.norm_weight, self.norm_bias, self.project_weight, self.project_bias,
+        return triangle(
+            pair_BNNP, masks.scale_B1NN, self.norm_weight, self.norm_bias, self.project_weight, self.project_bias,
             self.inner_weight, self.inner_bias, self.out_weight, self.out_bias, self.gate_weight, self.gate_bias,
-            residual,
+            residual=residual, nodes_B=masks.nodes_B,
         )  # fmt: skip
-        return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,12 +280,14 @@ class NodeMasks:
         key_mask_B1N: 0 at real nodes, −inf at padding.
         scale_B1NN: n^-1/2 at pairs of real nodes, 0 elsewhere.
         count_B11: the n of the 1/n scalings, fp32.
+        nodes_B: nodes of each molecule before its padding, int32; None where nobody needs it.
     """
 
     valid_BN1: Tensor
     key_mask_B1N: Tensor
     scale_B1NN: Tensor
     count_B11: Tensor
+    nodes_B: Tensor | None = None
 
     @staticmethod
     def of(valid_BN: Tensor, count_B: Tensor, dtype: torch.dtype) -> "NodeMasks":
@@ -311,6 +306,7 @@ class NodeMasks:
             key_mask_B1N=key_mask_BN.unsqueeze(1),
             scale_B1NN=scale_BNN.unsqueeze(1),
             count_B11=count_B[:, None, None],
+            nodes_B=count_nodes(valid_BN),
         )
 
 
@@ -340,14 +336,14 @@ class TwoTrackLayer(nn.Module):
         fused = not (self.training and (self.dropout or self.drop_path))
         fused_triangle = not (self.training and (self.triangle_dropout or self.drop_path))
 
-        atom_BND = atom_BND + self._drop(self.attention(atom_BND, pair_BNNP, masks.key_mask_B1N))
+        atom_BND = atom_BND + self._drop(self.attention(atom_BND, pair_BNNP, masks.key_mask_B1N, masks.nodes_B))
         atom = self.ffn(atom_BND, residual=fused)
         atom_BND = atom if fused else atom_BND + self._drop(atom)
-        pair = self.outer_product(atom_BND, pair_BNNP, masks.valid_BN1, masks.count_B11, residual=fused)
+        pair = self.outer_product(atom_BND, pair_BNNP, masks, residual=fused)
         pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
-        pair = self.triangle(pair_BNNP, masks.scale_B1NN, residual=fused_triangle)
+        pair = self.triangle(pair_BNNP, masks, residual=fused_triangle)
         pair_BNNP = pair if fused_triangle else pair_BNNP + self._drop_rows(pair)
-        pair = self.pair_ffn(pair_BNNP, residual=fused)
+        pair = self.pair_ffn(pair_BNNP, residual=fused, nodes_B=masks.nodes_B)
         pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
         return atom_BND, pair_BNNP
 

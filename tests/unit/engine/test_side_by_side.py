@@ -78,6 +78,22 @@ def test_gradients_are_those_of_one_after_another_to_the_bit(at_once: int, tmp_p
     assert torch.equal(some, expected[2])
 
 
+def test_micro_batches_share_the_threads(tmp_path: Path) -> None:
+    class Ask(Toy):
+        def forward(self, sample: tuple[torch.Tensor, bool]) -> dict[str, torch.Tensor]:
+            return super().forward(sample) | {"threads": torch.tensor(float(torch.get_num_threads()))}
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        side_by_side = SideBySide(PlainModel(Ask, configure(tmp_path, tmp_path), ALONE), lambda sample: sample, 2)
+        found = side_by_side([(torch.randn(4, 300), True)] * 4, lambda sums: sums["loss"])
+        assert [int(sums["threads"]) for sums in found] == [2] * 4
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_a_micro_batch_that_fails_is_the_steps_error_and_leaves_no_gradient(tmp_path: Path) -> None:
     model = PlainModel(Toy, configure(tmp_path, tmp_path), ALONE)
     side_by_side = SideBySide(model, lambda sample: sample, 2)

@@ -10,6 +10,7 @@ from unimol_scale.data.batch import collate
 from unimol_scale.errors import ConfigError
 from unimol_scale.model import kernels
 from unimol_scale.model.accounting import count_parameters, forward_flops
+from unimol_scale.model.native.library import torch_only
 from unimol_scale.model.presets import PRESETS, preset
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseModel, DenoiseObjective
 
@@ -54,7 +55,7 @@ def test_flops_agree_with_what_torch_counts(size, layers, atoms, monkeypatch):
     objective = DenoiseObjective(DenoiseConfig(mask_fraction=1.0))
     model = objective.build_model(config).eval()
     sample = objective.corrupt(collate(random_columns([atoms] * 2)), keys([0, 1]))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with torch_only(), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(sample)
     assert forward_flops(config, atoms) * 2 == pytest.approx(counter.get_total_flops(), rel=0.02)
 

@@ -16,6 +16,7 @@ from unimol_scale.errors import ConfigError
 from unimol_scale.model import encodings, kernels
 from unimol_scale.model.accounting import forward_flops
 from unimol_scale.model.encodings import SHOWN_DISTANCE, SHOWN_EDGE, SHOWN_PATH
+from unimol_scale.model.native.library import torch_only
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.blend import BONDING_FEATURES, BlendConfig, BlendObjective, direction_loss
@@ -418,7 +419,7 @@ def test_heads_are_built_only_when_used_and_counted_as_built(config, edges, monk
     assert hasattr(model, "coordinate_head") == config.predicts_noise
     assert hasattr(model, "relation_heads") == bool(config.relations)
     assert not hasattr(model, "token_head")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with torch_only(), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(made)
     assert forward_flops(size, 14, objective.heads) * 2 == pytest.approx(counter.get_total_flops(), rel=0.02)
 

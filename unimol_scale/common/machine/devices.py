@@ -64,3 +64,15 @@ def refusing_full_memory(advice: str) -> Iterator[None]:
         if reason is None:
             raise
         raise RunError(f"memory is full: {reason}. {advice}") from error
+
+
+def set_own_threads(count: int) -> None:
+    """Let the operations of the calling thread compute with ``count`` threads, whatever other threads do.
+
+    A thread that has never asked how many it has gets, when it first does, the number that was set last in any thread,
+    and what was set in it before is forgotten: so it is asked first.
+    """
+    import torch
+
+    torch.get_num_threads()
+    torch.set_num_threads(count)

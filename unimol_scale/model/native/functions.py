@@ -1,0 +1,175 @@
+"""The differentiable operations of ``kernels`` by the C code of this folder: the same values up to rounding.
+
+They keep for the backward pass what those of torch keep, so that a plan of the memory holds for both, and of weights
+the parameters themselves, whose storage ZeRO-3 takes away in between. Shapes as there. ``nodes_B``, int32, is how many
+nodes of each molecule are real: pairs of others are not computed, but zero, and so are their gradients. None: all are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimol_scale.model.native.library import call
+
+# Of the C code's widths: floats.
+PAD = 16
+# Where a kernel has a tensor less to read: instead of a norm, or of how many nodes there are.
+_NONE = torch.empty(0)
+_NO_NORM = (_NONE, _NONE)
+
+
+def _counts(nodes_B: Tensor | None) -> Tensor:
+    """Return int32 [B] as what kernels take: floats, by whose bits they mean integers."""
+    return _NONE if nodes_B is None else nodes_B.view(torch.float32)
+
+
+def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors]
+
+
+def _plain(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [x.detach().contiguous() for x in tensors]
+
+
+class NativeFeedForwardFunction(torch.autograd.Function):
+    """``kernels.FeedForwardFunction`` without dropout."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor | None, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        x, *weights = _plain(inputs)
+        rows, width, hidden = x.numel() // x.shape[-1], x.shape[-1], len(weights[2])
+        B, N = (1, 0) if nodes_B is None else x.shape[:2]
+        hidden_RH, y = x.new_empty(rows, hidden), torch.empty_like(x)
+        ctx.sizes, ctx.nodes = (B, rows // B, N, width, hidden, residual), _counts(nodes_B)
+        call("feed_forward", ctx.sizes, [ctx.nodes, x, *weights, hidden_RH, y])
+        ctx.save_for_backward(hidden_RH, *inputs)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        hidden_RH, x, *weights = _plain(ctx.saved_tensors)
+        gradients = _alike([x, *weights])
+        norm_weight, norm_bias, up, _, down, _ = weights
+        known = [ctx.nodes, grad.contiguous(), x, hidden_RH, norm_weight, norm_bias, up, down]
+        call("feed_forward_backward", ctx.sizes, [*known, *gradients])
+        return (None, None, *gradients)
+
+
+class NativeOuterProductFunction(torch.autograd.Function):
+    """``kernels.OuterProductFunction``."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor | None, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        pair_BNNP, a_BNh, b_BNh, weight_hX, constant_B11P = _plain(inputs)
+        B, N, h = a_BNh.shape
+        ctx.sizes, ctx.nodes = (B, N, pair_BNNP.shape[-1], h, residual), _counts(nodes_B)
+        T_MX, z_BNNP = a_BNh.view(-1, h) @ weight_hX, torch.empty_like(pair_BNNP)
+        call("outer_product", ctx.sizes, [ctx.nodes, pair_BNNP, b_BNh, T_MX, constant_B11P, z_BNNP])
+        ctx.save_for_backward(*inputs[1:])
+        return z_BNNP
+
+    @staticmethod
+    def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        a_BNh, b_BNh, weight_hX, constant_B11P = _plain(ctx.saved_tensors)
+        a_Mh = a_BNh.view(-1, a_BNh.shape[-1])
+        h, P = a_Mh.shape[1], constant_B11P.shape[-1]
+        # T with its channels last, padded to whole vectors, as the C code multiplies with it.
+        turned_hX = F.pad(weight_hX.view(h, h, P).transpose(1, 2), (0, -h % PAD)).reshape(h, -1)
+        grad_b_BNh, grad_constant_B11P = _alike([b_BNh, constant_B11P])
+        grad_T_MX = a_Mh.new_empty(len(a_Mh), h * P)
+        call(
+            "outer_product_backward", ctx.sizes,
+            [ctx.nodes, grad_BNNP.contiguous(), b_BNh, a_Mh @ turned_hX, grad_b_BNh, grad_T_MX, grad_constant_B11P],
+        )  # fmt: skip
+        grad_a_BNh = (grad_T_MX @ weight_hX.t()).view_as(a_BNh)
+        residual = ctx.sizes[-1]
+        return (
+            None, None, grad_BNNP if residual else None,
+            grad_a_BNh, grad_b_BNh, a_Mh.t() @ grad_T_MX, grad_constant_B11P,
+        )  # fmt: skip
+
+
+class NativeTriangleFunction(torch.autograd.Function):
+    """``kernels.TriangleFunction``."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor | None, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        x_BNNP, scale_B1NN, *weights = _plain(inputs)
+        B, N, _, P = x_BNNP.shape
+        h = len(weights[4])
+        ctx.sizes, ctx.nodes = (B, N, P, h, residual), _counts(nodes_B)
+        project_BNNc, product_BNNh = x_BNNP.new_empty(B, N, N, 4 * h), x_BNNP.new_empty(B, N, N, h)
+        y_BNNP = torch.empty_like(x_BNNP)
+        known = [ctx.nodes, x_BNNP, scale_B1NN, *weights]
+        call("triangle", ctx.sizes, [*known, project_BNNc, product_BNNh, y_BNNP])
+        ctx.save_for_backward(project_BNNc, product_BNNh, *inputs)
+        return y_BNNP
+
+    @staticmethod
+    def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        project_BNNc, product_BNNh, x_BNNP, scale_B1NN, *weights = _plain(ctx.saved_tensors)
+        known = [x_BNNP, scale_B1NN, project_BNNc, product_BNNh, *weights]
+        grad_x_BNNP, *gradients = _alike([x_BNNP, *weights])
+        call("triangle_backward", ctx.sizes, [ctx.nodes, grad_BNNP.contiguous(), *known, grad_x_BNNP, *gradients])
+        return (None, None, grad_x_BNNP, None, *gradients)
+
+
+class NativeChannelFirstLinearFunction(torch.autograd.Function):
+    """``kernels.channel_first_linear`` of a pair, or, with a norm's weight and bias, of its layer norm."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor | None, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        pair_BNNP, weight_CP, bias_C, *norm = _plain(inputs)
+        B, N, _, P = pair_BNNP.shape
+        ctx.sizes, ctx.nodes = (B, N, P, len(weight_CP), bool(norm)), _counts(nodes_B)
+        ctx.save_for_backward(*inputs)
+        y_BCNN = pair_BNNP.new_empty(B, len(weight_CP), N, N)
+        call("channel_first_linear", ctx.sizes, [ctx.nodes, pair_BNNP, weight_CP, bias_C, *(norm or _NO_NORM), y_BCNN])
+        return y_BCNN
+
+    @staticmethod
+    def backward(ctx: Any, grad_BCNN: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        saved = _plain(ctx.saved_tensors)
+        pair_BNNP, weight_CP, _, *norm = saved
+        gradients = _alike(saved)
+        known = [ctx.nodes, grad_BCNN.contiguous(), pair_BNNP, weight_CP, *(norm or _NO_NORM)]
+        call("channel_first_linear_backward", ctx.sizes, [*known, *gradients])
+        return (None, *gradients)
+
+
+class NativePairEncodingFunction(torch.autograd.Function):
+    """What ``encodings.PairEncoding`` computes of codes and distances, in one pass over the pairs [B, N, N, P].
+
+    ``codes`` are those of bonds [B, A, A, 3] and of paths [B, A, A], and the bits of what is shown, int32.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,  # noqa: ANN401
+        nodes_B: Tensor,
+        codes: Sequence[Tensor],
+        spacing: float,
+        *inputs: Tensor,
+    ) -> Tensor:
+        x_BAA, centres_G, *weights, bonds, paths, virtual_1P = _plain(inputs)
+        B, A, _ = x_BAA.shape
+        ctx.sizes = (B, A, bonds.shape[1], len(centres_G), len(bonds), len(paths))
+        ctx.nodes, ctx.spacing = _counts(nodes_B), x_BAA.new_full((1,), spacing)
+        ctx.codes = [code.contiguous().view(torch.float32) for code in codes]
+        known = [ctx.nodes, x_BAA, centres_G, ctx.spacing, *weights, bonds, paths, *ctx.codes]
+        hidden_BAAG = x_BAA.new_empty(B, A, A, len(centres_G))
+        y_BNNP = x_BAA.new_empty(B, A + 1, A + 1, bonds.shape[1])
+        call("pair_encoding", ctx.sizes, [*known, virtual_1P, hidden_BAAG, y_BNNP])
+        ctx.save_for_backward(hidden_BAAG, *inputs)
+        return y_BNNP
+
+    @staticmethod
+    def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        hidden_BAAG, x_BAA, centres_G, *weights, virtual_1P = _plain(ctx.saved_tensors)
+        known = [ctx.nodes, x_BAA, centres_G, ctx.spacing, *weights, *ctx.codes]
+        gradients = _alike([x_BAA, *weights, virtual_1P])
+        call("pair_encoding_backward", ctx.sizes, [*known, grad_BNNP.contiguous(), hidden_BAAG, *gradients])
+        return (None, None, None, gradients[0], None, *gradients[1:])

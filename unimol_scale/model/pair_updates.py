@@ -1,0 +1,105 @@
+"""Chooses who computes the updates of the pair track: C code for one CPU thread where it suits, else torch.
+
+Shapes: B molecules, N nodes, A = N − 1 atoms, P pair channels, h hidden channels, C output channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimol_scale.model import kernels
+from unimol_scale.model.native import functions as native
+from unimol_scale.model.native.library import suits
+
+
+def count_nodes(valid_BN: Tensor) -> Tensor | None:
+    """Return how many nodes of each molecule there are before its padding, int32 [B]; None where nobody needs it."""
+    if valid_BN.device.type != "cpu":
+        return None
+    return (valid_BN * torch.arange(1, valid_BN.shape[1] + 1)).amax(1).int()
+
+
+def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float, nodes_B: Tensor | None = None) -> Tensor:
+    """Return [x +] W₂·D(GELU(W₁·LN(x) + b₁)) + b₂ over the last axis; see ``kernels.FeedForwardFunction``.
+
+    Args:
+        x: any shape.
+        weights: of the norm its weight and bias; W₁, b₁, W₂, b₂.
+        residual: whether x is added.
+        dropout: probability in D.
+        nodes_B: of pairs x [B, N, N, P], ``count_nodes``.
+    """
+    out: Tensor
+    if not dropout and suits(x, *weights):
+        out = native.NativeFeedForwardFunction.apply(nodes_B, residual, x, *weights)  # type: ignore[no-untyped-call]
+    else:
+        out = kernels.FeedForwardFunction.apply(x, *weights, residual, dropout)  # type: ignore[no-untyped-call]
+    return out
+
+
+def outer_product(
+    pair_BNNP: Tensor,
+    a_BNh: Tensor,
+    b_BNh: Tensor,
+    weight_hX: Tensor,
+    constant_B11P: Tensor,
+    *,
+    residual: bool,
+    nodes_B: Tensor | None = None,
+) -> Tensor:
+    """Return [x_ij +] Σ_cd a_ic b_jd W_cd + k; see ``kernels.OuterProductFunction``."""
+    inputs = (pair_BNNP, a_BNh, b_BNh, weight_hX, constant_B11P)
+    out: Tensor
+    if suits(pair_BNNP, a_BNh, b_BNh, constant_B11P):
+        out = native.NativeOuterProductFunction.apply(nodes_B, residual, *inputs)  # type: ignore[no-untyped-call]
+    else:
+        out = kernels.OuterProductFunction.apply(*inputs, residual)  # type: ignore[no-untyped-call]
+    return out
+
+
+def triangle(
+    pair_BNNP: Tensor, scale_B1NN: Tensor, *weights: Tensor, residual: bool, nodes_B: Tensor | None = None
+) -> Tensor:
+    """Return the triangle update [B, N, N, P]; see ``kernels.TriangleFunction``.
+
+    Args:
+        pair_BNNP: x.
+        scale_B1NN: s.
+        weights: weight and bias of the norm, of A's and B's maps, of the inner norm, of o and of g.
+        residual: whether x is added.
+        nodes_B: ``count_nodes``.
+    """
+    out: Tensor
+    if suits(pair_BNNP, *weights):
+        out = native.NativeTriangleFunction.apply(nodes_B, residual, pair_BNNP, scale_B1NN, *weights)  # type: ignore[no-untyped-call]
+    else:
+        out = kernels.TriangleFunction.apply(pair_BNNP, scale_B1NN, *weights, residual)  # type: ignore[no-untyped-call]
+    return out
+
+
+def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor, nodes_B: Tensor | None = None) -> Tensor:
+    """Map [B, N, N, P] to [B, C, N, N]; see ``kernels.channel_first_linear``."""
+    if suits(pair_BNNP, weight_CP, bias_C):
+        out: Tensor = native.NativeChannelFirstLinearFunction.apply(nodes_B, pair_BNNP, weight_CP, bias_C)  # type: ignore[no-untyped-call]
+        return out
+    return kernels.channel_first_linear(pair_BNNP, weight_CP, bias_C)
+
+
+def bias_of_atoms(
+    pair_BNNP: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight_CP: Tensor,
+    bias_C: Tensor,
+    nodes_B: Tensor | None = None,
+) -> Tensor:
+    """Map the layer norm of the pairs of atoms to channels first, [B, C, A, A]; the virtual node takes no part."""
+    if suits(pair_BNNP, weight_CP, bias_C):
+        # All of them: a slice of the pairs would be copied.
+        bias_BCNN: Tensor = native.NativeChannelFirstLinearFunction.apply(  # type: ignore[no-untyped-call]
+            nodes_B, pair_BNNP, weight_CP, bias_C, norm_weight, norm_bias
+        )
+        return bias_BCNN[..., 1:, 1:]
+    pair_BAAP = pair_BNNP[:, 1:, 1:]
+    normal_BAAP = F.layer_norm(pair_BAAP, pair_BAAP.shape[-1:], norm_weight, norm_bias, kernels.NORM_EPSILON)
+    return kernels.channel_first_linear(normal_BAAP, weight_CP, bias_C)
