@@ -141,7 +141,7 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
     standardised = not outcome.has_mean
     metric = outcome.metric + (unit or (" (in standard deviations of the training labels)" if standardised else ""))
     shown = shown_metric(outcome.metric)
-    against = f"{shown} of the model {'over' if best.is_ratio else 'minus'} that one, 95 % interval"
+    against = f"model's {shown} {'÷' if best.is_ratio else '−'} this {shown}, 95 % interval"
 
     def row(label: str, name: str | None, difference: str = "") -> list[str]:
         scores = (found.mean(name, part=part, standardised=standardised) for part in ("valid", "test"))
@@ -171,14 +171,13 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
 
 def _model_scores(outcome: FinetuneResult) -> tuple[str, str]:
     """Return the scores of validation and test rows, means over seeds."""
-    seeds = outcome.seeds
     if outcome.has_mean:
-        return plus_minus(float(np.mean([seed.valid for seed in seeds])), sample_std([seed.valid for seed in seeds])), (
-            plus_minus(outcome.mean, outcome.seed_std)
-        )
-    valid = [seed.valid_scores[seed.best_epoch - 1] for seed in seeds]
-    test = [value for value in map(outcome.standardised, seeds) if value is not None]
-    return plus_minus(float(np.mean(valid)), sample_std(valid)), plus_minus(float(np.mean(test)), sample_std(test))
+        pairs = [(seed.valid, seed.test) for seed in outcome.seeds]
+    else:
+        scaled = ((seed.valid_scores[seed.best_epoch - 1], outcome.standardised(seed)) for seed in outcome.seeds)
+        pairs = [(valid, test) for valid, test in scaled if test is not None]
+    valid, test = (plus_minus(float(np.mean(values)), sample_std(values)) for values in zip(*pairs, strict=True))
+    return valid, test
 
 
 def _baseline_notes(outcome: FinetuneResult) -> list[str]:

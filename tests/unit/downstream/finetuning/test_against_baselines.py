@@ -75,7 +75,7 @@ def test_the_report_leads_with_a_baseline_that_is_better(lost):
     assert "not even surely better than predicting the mean of the training labels" in lines[2]
     table = [line for line in lines if line.startswith("| ")][:8]
     assert table[0] == (
-        "| predictor | valid rmse (atoms) | test rmse (atoms) | RMSE of the model over that one, 95 % interval |"
+        "| predictor | valid rmse (atoms) | test rmse (atoms) | model's RMSE ÷ this RMSE, 95 % interval |"
     )
     assert f"| {done.mean:.4g} ± " in table[2]
     assert f"| {found.mean(None):.4g} | {found.best.value:.3g} (" in table[3]
