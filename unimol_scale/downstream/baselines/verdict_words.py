@@ -54,10 +54,10 @@ def verdict_sentence(found: BaselineResults, metric: str, trivial_name: str = "t
     best = found.best
     rival, interval = f"the best baseline, {_rival(found)}", shown_interval(best, metric)
     if best.verdict == "better":
-        said = f"The model is better than {rival}, surely ({interval})."
+        said = f"The model is surely better than {rival} ({interval})."
     elif best.verdict == "worse":
         said = (
-            f"The model is worse than {rival}, surely ({interval}): do not use it as it is; fine-tune longer, or from "
+            f"The model is surely worse than {rival} ({interval}): do not use it as it is; fine-tune longer, or from "
             "another start."
         )
     elif best.verdict == "no sure difference":

@@ -41,7 +41,7 @@ FOREST = "the best baseline, a random forest on RDKit descriptors"
         (
             found("better", 0.87, 0.81, 0.93),
             "rmse",
-            f"The model is better than {FOREST}, surely (95 % interval of the RMSE ratio 0.81 to 0.93).",
+            f"The model is surely better than {FOREST} (95 % interval of the RMSE ratio 0.81 to 0.93).",
             f"the model is surely better than {FOREST}: RMSE ratio 0.87 (0.81 to 0.93)",
         ),
         (
@@ -54,7 +54,7 @@ FOREST = "the best baseline, a random forest on RDKit descriptors"
         (
             found("worse", -0.081, -0.12, -0.04, is_ratio=False),
             "roc_auc",
-            f"The model is worse than {FOREST}, surely (95 % interval of the ROC-AUC difference -0.120 to -0.040): do "
+            f"The model is surely worse than {FOREST} (95 % interval of the ROC-AUC difference -0.120 to -0.040): do "
             "not use it as it is; fine-tune longer, or from another start.",
             f"the model is surely worse than {FOREST}: ROC-AUC difference -0.081 (-0.120 to -0.040)",
         ),
@@ -84,7 +84,7 @@ def test_a_model_that_does_not_beat_the_mean_is_told_so():
 def test_a_baseline_of_fewer_rows_is_told_wherever_it_is_named():
     limited = dataclasses.replace(MEMBER, limits={"rdkit_forest": 10_000}, train_rows=110_000)
     said = verdict_sentence(found("better", 0.5, 0.4, 0.6, members=(limited,)), "rmse")
-    assert "a random forest on RDKit descriptors of 10,000 of the 110,000 training rows, surely" in said
+    assert "a random forest on RDKit descriptors of 10,000 of the 110,000 training rows (95 %" in said
     other = dataclasses.replace(MEMBER, limits={"ecfp_forest": 10_000}, train_rows=110_000)
     assert "110,000" not in verdict_sentence(found("better", 0.5, 0.4, 0.6, members=(other,)), "rmse")
 
@@ -98,7 +98,7 @@ def test_folds_with_other_choices_are_told():
 def test_what_has_no_number_gets_none():
     results = found("worse", None, None, None)
     assert shown_value(results.best) == "undefined"
-    assert "surely (the RMSE ratio has no interval)" in verdict_sentence(results, "rmse")
+    assert "descriptors (the RMSE ratio has no interval)" in verdict_sentence(results, "rmse")
 
 
 def test_targets_are_counted_by_their_verdicts():
