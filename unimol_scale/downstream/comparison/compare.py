@@ -4,6 +4,7 @@ Shapes: A results, J blocks (a fold of a repeat), D draws of molecules.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from unimol_scale.common.report.markdown import markdown_table
+from unimol_scale.downstream.baselines.paired_bootstrap import JudgedRows, drawn_scores
 from unimol_scale.downstream.comparison.fold_results import FoldResult, read_fold_results
-from unimol_scale.downstream.comparison.row_bootstrap import Block, drawn_scores
 from unimol_scale.downstream.fold_statistics import (
     CONFIDENCE,
     BlockComparison,
@@ -267,16 +268,23 @@ def _drawn(found: Sequence[FoldResult]) -> Float64 | None:
     metric: Metric = METRICS[outcome.metric]
     _, molecule_T = np.unique(np.array(found[0].rows.smiles_T), return_inverse=True)
     of_row = dict(zip(found[0].rows.row_T.tolist(), molecule_T.tolist(), strict=True))
-    blocks = []
+    scale_L = np.ones(len(outcome.targets)) if outcome.has_mean else np.array(outcome.label_std)
+    groups = []
     for fold in outcome.folds:
         rows = [_of_fold(one, fold.repeat, fold.fold) for one in found]
-        row_R, labels_RL, _ = rows[0]
-        molecule_R = np.array([of_row[row] for row in row_R.tolist()], np.int64)
-        predictions = tuple(prediction_SRL for _, _, prediction_SRL in rows)
-        blocks.append(Block(molecule_R=molecule_R, labels_RL=labels_RL, predictions=predictions))
-    L = len(outcome.targets)
-    scale_L = np.ones(L) if outcome.has_mean else np.array(outcome.label_std)
-    return drawn_scores(blocks, metric, scale_L)
+        row_R, label_RL, _ = rows[0]
+        groups.append(
+            JudgedRows(
+                label_RL=label_RL,
+                molecule_R=np.array([of_row[row] for row in row_R.tolist()], np.int64),
+                predictions={str(at): prediction_SRL for at, (_, _, prediction_SRL) in enumerate(rows)},
+                scale_L=scale_L,
+            )
+        )
+    _, drawn = drawn_scores(groups, metric)
+    with warnings.catch_warnings():  # a draw without a defined score
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.stack([np.nanmean(drawn[str(at)], axis=1) for at in range(len(found))])
 
 
 def _of_fold(one: FoldResult, repeat: int, fold: int) -> tuple[Float64, Float64, Float64]:

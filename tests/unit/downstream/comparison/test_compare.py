@@ -8,16 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sklearn import metrics as sk
 
 import unimol_scale as us
 from tests.helpers.fold_folders import write_folds
 from unimol_scale.cli.main import main
 from unimol_scale.downstream.comparison.compare import compare_folds
-from unimol_scale.downstream.comparison.row_bootstrap import Block, drawn_scores
 from unimol_scale.downstream.finetuning import results
-from unimol_scale.downstream.metric import Metric
-from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, SourceError
 
 LABELS = np.random.default_rng(1).normal(size=90)
@@ -69,32 +65,6 @@ def test_the_same_predictions_are_no_better(tmp_path):
     assert (pair.difference, pair.p, pair.is_sure, pair.folds_better) == (0.0, 1.0, False, 0)
     assert (pair.rows.low, pair.rows.high) == (0.0, 0.0)
     assert "cannot be told" in found.headline()
-
-
-def blocks_of(random, function=lambda values: values):
-    molecule_R = np.repeat(np.arange(20), 2)
-    labels_RL = function(random.normal(size=(40, 1)))
-    return [
-        Block(
-            molecule_R=molecule_R, labels_RL=labels_RL, predictions=(random.normal(size=(2, 40, 1)).round(1),)
-        )
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("name", "function"),
-    [("rmse", sk.root_mean_squared_error), ("mae", sk.mean_absolute_error), ("roc_auc", sk.roc_auc_score)],
-)
-def test_drawn_scores_are_those_of_rows_that_are_there_several_times(name, function):
-    metric = METRICS[name]
-    slow = Metric(name="own", tasks=metric.tasks, higher_is_better=True, function=function, problem=metric.problem)
-    to_labels = (lambda values: (values > 0).astype(float)) if name == "roc_auc" else (lambda values: values)
-    blocks = blocks_of(np.random.default_rng(0), to_labels)
-    fast, plain = (drawn_scores(blocks, one, np.ones(1), draws=50) for one in (metric, slow))
-    assert fast == pytest.approx(plain, nan_ok=True)
-    assert np.ptp(fast) > 0.1
-    whole = np.mean([function(blocks[0].labels_RL[:, 0], each[:, 0]) for each in blocks[0].predictions[0]])
-    assert fast.mean() == pytest.approx(whole, abs=0.1)
 
 
 def test_rows_of_one_molecule_are_no_independent_evidence(tmp_path):
