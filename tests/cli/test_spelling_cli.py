@@ -1,5 +1,6 @@
 """What every command says to a misspelt setting or flag, and what its settings are. Nothing is run but the parsers."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_store: Pat
         (["train.epochs=true"], "train.epochs: expected a whole number, got True"),
         (["skip_bad=y"], "skip_bad: expected true or false, got 'y'"),
         (["smiles_column=on"], "smiles_column: expected text, got True (YAML reads the words yes, on"),
-        (["split=yes"], "split: unknown value True; valid: column"),
+        (["split=yes"], "split: unknown value True; valid: cluster"),
         (["fractions=1"], "expected a list, such as fractions=[a, b], got 1"),
         (["train=3"], "expected a group of keys, such as train.learning_rate, got 3"),
         (["--smiles_column", "s"], "did you mean --smiles-column?"),
@@ -151,8 +152,10 @@ def test_settings_are_listed_with_default_type_and_meaning(
         assert line in told.splitlines()
     assert max(map(len, told.splitlines())) <= 80
     # Every key has its type and a meaning.
-    for key, meaning in zip(told.splitlines(), told.splitlines()[1:], strict=False):
+    shown = told.splitlines()
+    for at, key in enumerate(shown):
         if "=" in key.split(" ")[0] and not key.startswith(" "):
+            meaning = " ".join(itertools.takewhile(lambda line: line.startswith("    "), shown[at + 1 :]))
             assert meaning.startswith("    ("), key
             assert meaning.partition(") ")[2], key
 

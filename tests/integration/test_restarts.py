@@ -261,15 +261,19 @@ def test_a_run_that_ends_with_a_skipped_step_is_finished(pretrain, tmp_path):
 
 
 def test_the_best_checkpoint_is_the_best_validation(pretrain, tmp_path):
-    run = tmp_path / "run"
-    # So large a rate makes the loss rise again; validations and checkpoints meet at the end only.
-    settings = ["train.validate_every=3", "train.checkpoint_every=6", "train.learning_rate=0.3", "train.warmup_steps=0"]
-    status, said = pretrain("--output", run, *settings, "train.keep_checkpoints=1", "train.schedule=constant")
-    assert status == 0, said
-    validated = {step: loss for step, loss in losses(run, "valid/loss").items() if step}
-    best = min(validated, key=validated.get)
-    assert (run / "checkpoints" / "best").read_text().strip() == f"step-{best:08d}"
+    # At so large a rate the loss goes up and down; validations and checkpoints meet at every second validation only.
+    settings = ["train.validate_every=3", "train.checkpoint_every=6", "train.warmup_steps=0"]
+    settings += ["train.keep_checkpoints=1", "train.schedule=constant"]
+    for rate in (0.5, 0.1, 0.6, 0.3):  # where the best one is depends on rounding, and so on the machine
+        run = tmp_path / f"run-{rate}"
+        status, said = pretrain("--output", run, *settings, f"train.learning_rate={rate}")
+        assert status == 0, said
+        validated = {step: loss for step, loss in losses(run, "valid/loss").items() if step}
+        best = min(validated, key=validated.get)
+        if best % 6:
+            break
     assert best % 6, "the test needs a best validation between two checkpoints"
+    assert (run / "checkpoints" / "best").read_text().strip() == f"step-{best:08d}"
     assert steps_saved(run) == [best, 12]
     assert load_pretrained(run / "checkpoints" / f"step-{best:08d}")
 
