@@ -71,7 +71,7 @@ def test_the_report_leads_with_a_baseline_that_is_better(lost):
     found = done.baselines
     assert found.best.verdict == "worse"
     assert lines[2] == f"**{done.verdict}**"
-    assert "The model is worse than the best baseline" in lines[2]
+    assert "The model is surely worse than the best baseline" in lines[2]
     assert "not even surely better than predicting the mean of the training labels" in lines[2]
     table = [line for line in lines if line.startswith("| ")][:8]
     assert table[0] == (

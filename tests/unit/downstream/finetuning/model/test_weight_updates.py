@@ -51,7 +51,7 @@ def test_without_new_settings_every_bit_is_as_it_was(molecules):
         rising = max(1, math.ceil(config.warm_up * total))
         return (step + 1) / rising if step < rising else max(0.0, (total - step) / max(total - rising, 1))
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), limited_threads(by_hand, CPU):
         torch.manual_seed(4)
         initialise_head(by_hand, chosen.train, chosen.make_sample, "regression", None, CPU)
     groups = parameter_groups(dict(by_hand.named_parameters()), 1, config)
