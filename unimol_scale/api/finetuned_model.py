@@ -5,7 +5,7 @@ Shapes: M molecules, L targets, S seeds.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,9 +25,11 @@ from unimol_scale.downstream.config import FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.model_source import source_of
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
+from unimol_scale.downstream.finetuning.confidence.belief import CLASSES, HIGH, LOW
 from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
-from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules, unseen_inputs
+from unimol_scale.downstream.finetuning.predict import predict_molecules, unseen_inputs
+from unimol_scale.downstream.finetuning.predictions.seed_predictions import SeedPredictions
 from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.store.schema import Float64
@@ -41,6 +43,7 @@ _ARGUMENTS = {
     "--target all": 'target="all"', "--split-column COLUMN": "split_column=COLUMN",
     "--device cuda": 'device="cuda"', "--device cpu": 'device="cpu"',
     "--hydrogens": "hydrogens", "--conformers": "conformers", "--no-baselines": "baselines=False",
+    "--coverage": "coverage", "--no-domain": "domain=False", "--calibration-fraction": "calibration_fraction",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 
@@ -66,6 +69,14 @@ class MoleculePredictions:
         changes: str [M], what made another molecule of a SMILES, such as a fragment that was taken; "" for nothing.
         conformer_std: float64 [M, L], standard deviation over the conformers of a molecule, as a mean over seeds; NaN
             for a molecule with one. None if one conformer was asked for.
+        low: float64 [M, L], lower ends of conformal intervals, NaN where there is none; None of classes, or of a model
+            without calibration rows.
+        high: likewise, upper ends.
+        classes: str [M, L], sets of credible classes, such as "{0, 1}"; "" where there is none. None of a regression,
+            or of a model without calibration rows.
+        domain: column → values [M]: "nearest_training_smiles", "nearest_training_label" (of several targets "TARGET
+            nearest_training_label"), "similarity", "vector_similarity" and "in_domain"; {} if nobody looked for them.
+        notes: what a user must be told, such as why there are no intervals.
     """
 
     targets: tuple[str, ...]
@@ -77,6 +88,11 @@ class MoleculePredictions:
     smiles_used: Texts
     changes: Texts
     conformer_std: Float64 | None = None
+    low: Float64 | None = None
+    high: Float64 | None = None
+    classes: Texts | None = None
+    domain: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return same_content(vars(self), vars(other)) if isinstance(other, MoleculePredictions) else NotImplemented
@@ -95,13 +111,20 @@ class MoleculePredictions:
         return f"MoleculePredictions({', '.join(self.targets)} of {usable:,} of {len(self):,} molecules)"
 
     def to_dict(self) -> dict[str, npt.NDArray[Any]]:
-        """Return columns for a DataFrame: smiles, each target with its spreads, reason, smiles_used, changes."""
+        """Return columns for a DataFrame: smiles, each target with its spreads and interval, the domain, and the rest.
+
+        The rest are reason, smiles_used and changes.
+        """
         columns: dict[str, npt.NDArray[Any]] = {SMILES: self.smiles}
         for at, target in enumerate(self.targets):
             columns[target] = self.values[:, at]
             columns[f"{target}{SPREAD}"] = self.seed_std[:, at]
             if self.conformer_std is not None:
                 columns[f"{target}{CONFORMER_SPREAD}"] = self.conformer_std[:, at]
+            for ending, values in ((LOW, self.low), (HIGH, self.high), (CLASSES, self.classes)):
+                if values is not None:
+                    columns[f"{target} {ending}"] = values[:, at]
+        columns.update(self.domain)
         return {**columns, "reason": self.reasons, "smiles_used": self.smiles_used, "changes": self.changes}
 
     def to_table(self) -> pa.Table:
@@ -295,6 +318,8 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
     cache: str | Path = DEFAULT_CACHE,
     max_pairs: int | None = None,
     device: DeviceName = "auto",
+    coverage: float | None = None,
+    domain: bool = True,
     progress: bool = False,
 ) -> MoleculePredictions:
     """Predict the properties of molecules with a fine-tuned model; its seeds are averaged.
@@ -310,6 +335,9 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
         cache: folder of conformers.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         device: "auto", "cpu" or "cuda".
+        coverage: share of the labels that intervals, or sets of classes, are to hold; None: as the model was
+            fine-tuned (0.9).
+        domain: look for the nearest training molecule of each, and say whether it is near enough.
         progress: show messages and bars on standard error.
 
     Returns:
@@ -333,7 +361,8 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
         >>> [bool(value) for value in found.reasons]
         [False, True, False]
         >>> sorted(found.to_dict())
-        ['carbons', 'carbons seed_std', 'changes', 'reason', 'smiles', 'smiles_used']
+        ['carbons', 'carbons seed_std', 'changes', 'in_domain', 'nearest_training_label', 'nearest_training_smiles', \
+'reason', 'similarity', 'smiles', 'smiles_used', 'vector_similarity']
     """
     with a_call(_ARGUMENTS, progress=progress):
         if device not in get_args(DeviceName):
@@ -350,6 +379,8 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
             device_name=device,
             fragments=fragments,
             conformers=conformers,
+            coverage=coverage,
+            domain=domain,
         )
         if unseen := unseen_inputs(found.config):
             warnings.warn(unseen, stacklevel=2)
@@ -380,7 +411,32 @@ def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> Mole
         smiles_used=np.array([text or None for text in molecules.smiles], object),
         changes=np.array(molecules.changes, object),
         conformer_std=conformer_std,
+        **_beliefs(found, M, row_R),
     )
+
+
+def _beliefs(found: SeedPredictions, rows: int, row_R: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Return what ``MoleculePredictions`` has of intervals, sets, and the domain."""
+    belief, targets = found.belief, found.config.targets
+    said: dict[str, Any] = {"notes": belief.notes}
+    if belief.conformal is not None:
+        of_targets = [belief.target_columns(at) for at in range(len(targets))]
+        for name, ending in (("low", LOW), ("high", HIGH), ("classes", CLASSES)):
+            if any(ending in columns for columns in of_targets):
+                empty = np.full(len(row_R), "", object) if ending == CLASSES else np.full(len(row_R), np.nan)
+                each = [_of_all_rows(columns.get(ending, empty), rows, row_R) for columns in of_targets]
+                said[name] = np.stack(each, axis=1)
+    columns = belief.domain_columns(targets)
+    said["domain"] = {name: _of_all_rows(values, rows, row_R) for name, values in columns.items()}
+    return said
+
+
+def _of_all_rows(value_R: npt.NDArray[Any], rows: int, row_R: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Return the values of all rows [M]: NaN, None or False for those without a molecule."""
+    absent = {"f": np.nan, "b": False}.get(value_R.dtype.kind)
+    value_M = np.full(rows, absent, value_R.dtype)
+    value_M[row_R] = value_R
+    return value_M
 
 
 def _std(values: Float64) -> Float64:

@@ -22,6 +22,7 @@ from unimol_scale.downstream.baselines.verdict_words import (
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
 from unimol_scale.downstream.finetuning.cautions import describe_spread
+from unimol_scale.downstream.finetuning.confidence.headline import headline
 from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
 from unimol_scale.downstream.finetuning.folds.fold_files import read_out_of_fold
 from unimol_scale.downstream.finetuning.folds.fold_lines import describe_score, describe_split, fold_table
@@ -93,11 +94,14 @@ def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread
     divided = (
         f"{config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, {sizes['test']:,} test"
     )
+    if "calibration" in sizes:
+        divided += f", {sizes['calibration']:,} for calibration alone"
     if outcome.folds:
         divided = describe_split(outcome, config)
     lines = [
         f"# {outcome.describe()}",  # with the warnings, so that nobody overlooks them
         "",
+        *([*headline(outcome), ""] if outcome.confidence is not None else []),
         *_against_baselines(outcome),
         f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
         *(f"- {line}" for line in spread_lines),
@@ -233,7 +237,7 @@ def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequ
     value_SRL = np.stack(predictions)
     there_RL = ~np.isnan(labels_RL)
     error_RL, spread_RL = np.abs(value_SRL.mean(0) - labels_RL), value_SRL.std(0, ddof=1)
-    said = [describe_spread(spread_RL, error_RL)]
+    said = [] if outcome.confidence is not None else [describe_spread(spread_RL, error_RL)]  # the first lines say it
     if outcome.task == "regression":
         within = (error_RL <= 2.0 * spread_RL)[there_RL].mean()
         said.append(

@@ -210,6 +210,8 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
         check_metric(METRICS.entry(config.metric), task)
     if config.loss is not None and task != "regression":
         raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with binary cross-entropy")
+    if config.conformal == "normalised" and task != "regression":
+        raise ConfigError(f"conformal normalised is of regression; the labels are of {task}")
     columns = ["row", "smiles", "split"]
     for target in table.targets:
         columns += [target, f"{PREDICTED}{target}", f"{target}{SPREAD}"]

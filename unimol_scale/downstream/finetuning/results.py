@@ -23,6 +23,7 @@ from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, Rows
 from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
 from unimol_scale.downstream.registry import METRICS
+from unimol_scale.downstream.uncertainty.confidence_results import ConfidenceResults
 from unimol_scale.store.schema import Float64
 
 RESULTS_NAME = "results.json"
@@ -92,6 +93,7 @@ class FinetuneResult:
         in_label_units: whether the metric is in the unit of the labels; None likewise.
         baselines: what needs no pretraining, fitted to the same rows, and how the models differ from it; None: that was
             turned off, or in older files.
+        confidence: how sure the predictions are; None in older files.
     """
 
     name: str
@@ -114,6 +116,7 @@ class FinetuneResult:
     higher_is_better: bool | None = None
     in_label_units: bool | None = None
     baselines: BaselineResults | None = None
+    confidence: ConfidenceResults | None = None
 
     @property
     def has_unit(self) -> bool:
@@ -292,8 +295,8 @@ def write_predictions(
         conformer_std_ML: fp64, standard deviation over conformers, NaN where there is none; None: no such columns.
     """
     part_M = np.full(len(prediction_ML), "", dtype=object)
-    for name in ("train", "valid", "test"):
-        part_M[getattr(split, name)] = name
+    for name, row_R in split.parts.items():
+        part_M[row_R] = name
     columns: dict[str, pa.Array] = {
         "row": pa.array(np.arange(1, len(part_M) + 1)),
         "smiles": pa.array(list(rows.molecules.smiles)),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimol_scale.downstream.config import FOLDS, FinetuneConfig
-from unimol_scale.downstream.data.splits import keep_fraction, split_rows
+from unimol_scale.downstream.data.splits import keep_fraction, set_aside, split_rows
 from unimol_scale.downstream.data.splitting.folds import split_folds
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences, fit_row_references
@@ -57,12 +57,15 @@ def split_labelled(config: FinetuneConfig, rows: Rows) -> tuple[tuple[Fold | Non
             parts, valid_rows, sizes = config.split_parts, config.valid_rows, config.split_sizes
             single = split_rows(config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes)
             splits = ((None, single),)
+        return tuple((fold, _kept(config, rows, split)) for fold, split in splits)
     except ConfigError as error:
         raise ConfigError(f"{config.data}: {error}") from error
-    return tuple(
-        (fold, replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed)))
-        for fold, split in splits
-    )
+
+
+def _kept(config: FinetuneConfig, rows: Rows, split: DataSplit) -> DataSplit:
+    """Return the split with as many training rows as are wanted, some of them for calibration."""
+    split = replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
+    return set_aside(split, config.calibration_fraction, rows.molecules.smiles, config.seed)
 
 
 def take_off_references(

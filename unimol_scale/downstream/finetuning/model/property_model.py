@@ -58,7 +58,15 @@ class PropertyModel(nn.Module):
 
     def properties(self, representation: Representation) -> Tensor:
         """Return what ``forward`` does, for molecules that the backbone has seen."""
-        hidden_BD = self.norm(pool(representation, self.pooling))
+        return self.from_vectors(self.vectors(representation))
+
+    def vectors(self, representation: Representation) -> Tensor:
+        """Return one vector of every molecule, [B, D], whose channels have about the same scale."""
+        vector_BD: Tensor = self.norm(pool(representation, self.pooling))
+        return vector_BD
+
+    def from_vectors(self, hidden_BD: Tensor) -> Tensor:
+        """Return what ``forward`` does, [B, L], from the vectors of molecules."""
         if self.head == "mlp":
             hidden_BD = self.dropout(F.gelu(self.dense(hidden_BD)))
         elif self.head == "dense-tanh":

@@ -21,6 +21,7 @@ from unimol_scale.data.input_views import STANDARD_VIEWS, Inputs, InputView
 from unimol_scale.downstream.config import Fragments, HeadName, Pooling, Task
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.uncertainty.rules import ConformalRule, DomainRule
 from unimol_scale.errors import CheckpointError, ConfigError, version_problem
 from unimol_scale.model.presets import ModelConfig
 
@@ -71,6 +72,9 @@ class FinetunedConfig:
         hydrogens: the model sees hydrogens as atoms; models older than this key do not.
         conformers: of each molecule, over which predictions are averaged; models older than this key had one.
         head: kind of the head; models older than this key have an ``mlp``.
+        conformal: how intervals or sets of classes are made; None: the task has none, or the model is older than this
+            key.
+        domain: where the domain of the model ends; None: it was turned off, or the model is older than this key.
     """
 
     format_version: int
@@ -90,6 +94,8 @@ class FinetunedConfig:
     hydrogens: bool = False
     conformers: int = 1
     head: HeadName = "mlp"
+    conformal: ConformalRule | None = None
+    domain: DomainRule | None = None
 
     def __post_init__(self) -> None:
         if not self.members:

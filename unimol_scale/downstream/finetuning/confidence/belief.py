@@ -1,0 +1,184 @@
+"""Says of predicted molecules how far each prediction can be believed: intervals or sets, neighbours, the domain.
+
+Shapes: R rows, L targets, S models, D channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from unimol_scale.downstream.finetuning.confidence.calibration_file import (
+    INTERVAL_TASKS,
+    SET_TASKS,
+    Calibration,
+    ConformalRows,
+    conformal_rows,
+    read_calibration,
+)
+from unimol_scale.downstream.finetuning.confidence.known_molecules import (
+    KnownMolecules,
+    Neighbours,
+    neighbours,
+    read_known,
+)
+from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
+from unimol_scale.downstream.uncertainty.conformal import check_coverage, rows_needed
+from unimol_scale.errors import ConfigError
+from unimol_scale.store.schema import Float32, Float64
+
+LOW, HIGH, CLASSES = "low", "high", "classes"  # behind the name of a target
+NEAREST, LABEL = "nearest_training_smiles", "nearest_training_label"
+SIMILARITY, VECTOR_SIMILARITY, IN_DOMAIN = "similarity", "vector_similarity", "in_domain"
+_EARLIER = "intervals and nearest training molecules need a new fine-tuning: this model is older than they are"
+
+Columns = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Belief:
+    """What is known of the predictions of some rows beside their values.
+
+    Attributes:
+        conformal: intervals, or sets of classes; None: there are none.
+        neighbours: nearest training molecules; None: nobody looked for them, or they were not kept.
+        notes: what a user must be told.
+    """
+
+    conformal: ConformalRows | None
+    neighbours: Neighbours | None
+    notes: tuple[str, ...]
+
+    def target_columns(self, target: int) -> Columns:
+        """Return the columns of a target, by the ends of their names: low and high, or classes; {} without any.
+
+        Values are float64 [R], or str [R] such as "{0, 1}", "{}" where neither class is credible.
+        """
+        found = self.conformal
+        if found is None or found.missing_L[target]:
+            return {}
+        if found.in_set_RLC is not None:
+            return {CLASSES: np.array(found.class_words(target), object)}
+        assert found.low_RL is not None, "intervals"
+        assert found.high_RL is not None, "intervals"
+        return {LOW: found.low_RL[:, target], HIGH: found.high_RL[:, target]}
+
+    def domain_columns(self, targets: Sequence[str]) -> Columns:
+        """Return the columns of the domain by name; {} without any.
+
+        "nearest_training_smiles" (str, None if there is none), "nearest_training_label" (float64; of several targets
+        "TARGET nearest_training_label" of each), "similarity" (Tanimoto of ECFP4, float64), "vector_similarity"
+        (cosine, float64, if there are vectors), "in_domain" (bool).
+
+        Args:
+            targets: [L] names.
+        """
+        found = self.neighbours
+        if found is None:
+            return {}
+        columns: Columns = {NEAREST: np.array(found.smiles, object)}
+        for at, target in enumerate(targets):
+            columns[LABEL if len(targets) == 1 else f"{target} {LABEL}"] = found.label_RL[:, at]
+        columns[SIMILARITY] = found.similarity_R
+        if found.vector_similarity_R is not None:
+            columns[VECTOR_SIMILARITY] = found.vector_similarity_R
+        return {**columns, IN_DOMAIN: found.in_domain_R}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Believing:
+    """What a fine-tuned model has for judging its own predictions.
+
+    Attributes:
+        config: of the model.
+        coverage: of intervals and sets.
+        calibration: None: there are no intervals.
+        known: training molecules; None: they are not compared.
+        notes: why something is missing.
+    """
+
+    config: FinetunedConfig
+    coverage: float
+    calibration: Calibration | None
+    known: KnownMolecules | None
+    notes: tuple[str, ...]
+
+    @staticmethod
+    def of(folder: Path, config: FinetunedConfig, coverage: float | None, *, domain: bool) -> "Believing":
+        """Read what a folder has.
+
+        Args:
+            folder: of the fine-tuned model.
+            config: of that model.
+            coverage: of intervals and sets; None: as the model was fine-tuned.
+            domain: whether the nearest training molecules are looked for.
+
+        Raises:
+            ConfigError: a coverage is asked for that is none, or of a model that has no intervals.
+            CheckpointError: a file is missing or damaged.
+        """
+        if coverage is not None:
+            check_coverage(coverage)
+        rule, notes = config.conformal, []
+        if rule is None:
+            if config.task not in (*INTERVAL_TASKS, *SET_TASKS):
+                notes.append(f"there are no calibrated intervals for the task {config.task}")
+            elif config.domain is None:
+                notes.append(_EARLIER)
+            if coverage is not None:
+                raise ConfigError(f"--coverage {coverage:g}: {notes[0] if notes else 'this model has no intervals'}")
+        return Believing(
+            config=config,
+            coverage=coverage if coverage is not None else 0.0 if rule is None else rule.coverage,
+            calibration=None if rule is None else read_calibration(folder, config.targets, rule),
+            known=read_known(folder, config.targets, config.domain) if domain and config.domain is not None else None,
+            notes=tuple(notes),
+        )._checked(is_asked=coverage is not None)
+
+    def _checked(self, *, is_asked: bool) -> "Believing":
+        """Return the same with a note on targets without intervals, which is an error if a coverage was asked for."""
+        if self.calibration is None:
+            return self
+        nothing = np.empty((len(self.config.members), 0, len(self.config.targets)))
+        missing_L = self._conformal(nothing).missing_L
+        lacking = [target for target, missing in zip(self.config.targets, missing_L, strict=True) if missing]
+        if not lacking:
+            return self
+        scarce = "" if self.config.task in INTERVAL_TASKS else " of each class"
+        said = (
+            f"a coverage of {self.coverage:g} takes {rows_needed(self.coverage):,} calibration rows{scarce}, and this "
+            f"model has {max(missing_L):,} fewer for {', '.join(lacking[:3])}{' …' if len(lacking) > 3 else ''}"
+        )
+        if is_asked:
+            raise ConfigError(f"--coverage: {said}; ask for less, or fine-tune with more rows")
+        return Believing(**{**vars(self), "notes": (*self.notes, f"no intervals there: {said}")})
+
+    @property
+    def compares_vectors(self) -> bool:
+        """Whether the vectors of molecules are needed."""
+        return self.known is not None and self.known.vector_ND is not None
+
+    def belief(self, smiles: Sequence[str], value_SRL: Float64, vector_RD: Float32 | None) -> Belief:
+        """Return intervals or sets, and neighbours.
+
+        Args:
+            smiles: [R] canonical.
+            value_SRL: predictions of every model, as ``ConformalRows`` are in.
+            vector_RD: of the first model; None: not needed, or there is no row.
+        """
+        near, rule = None, self.config.domain
+        if self.known is not None and rule is not None and smiles:
+            near = neighbours(self.known, rule, smiles, vector_RD)
+        return Belief(
+            conformal=None if self.calibration is None else self._conformal(value_SRL),
+            neighbours=near,
+            notes=self.notes,
+        )
+
+    def _conformal(self, value_SRL: Float64) -> ConformalRows:
+        assert self.calibration is not None, "asked for only then"
+        assert self.config.conformal is not None, "it has told how to read the rows"
+        rule = self.config.conformal
+        return conformal_rows(self.calibration, value_SRL, self.config.task, self.coverage, rule.floor_L)
