@@ -79,7 +79,14 @@ def test_a_prediction_is_the_mean_of_the_seeds_with_their_spread(place, predicte
         "size seed_std",
         "other",
         "other seed_std",
+        "nearest_training_smiles",
+        "size nearest_training_label",
+        "other nearest_training_label",
+        "similarity",
+        "vector_similarity",
+        "in_domain",
     ]
+    assert "no intervals there: a coverage of 0.9 takes 9 calibration rows, and this model has 6 fewer" in line
     for target in TARGETS:
         seeds = seeds_of(place, f"predicted {target}")
         assert table[target] == pytest.approx(seeds.mean(0), rel=1e-5)
