@@ -157,10 +157,10 @@ def _run(arguments: argparse.Namespace) -> int:
         if line:
             print(line)
     print(f"report: {config.folder}/report.md")
-    for line in short_headline(outcome):
-        print(line)
     if outcome.baselines is not None:
         print(short_verdict(outcome.baselines, outcome.metric))
+    for line in short_headline(outcome):
+        print(line)
     return 0
 
 

@@ -138,7 +138,7 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
     if found is None:
         return []
     best, others = found.best, [name for name in found.names if name != found.chosen]
-    lines = [f"**{outcome.verdict}**", ""]
+    lines = [] if outcome.confidence is not None else [f"**{outcome.verdict}**", ""]  # the first lines have it
     if len(outcome.targets) > 1:
         lines += [f"Target by target, against the best baseline: {count_verdicts(best)}.", ""]
     unit = f" ({outcome.unit})" if outcome.unit else ""

@@ -68,19 +68,19 @@ def _how_good(outcome: FinetuneResult) -> str:
 
 
 def _against_what(outcome: FinetuneResult) -> str:
-    """Return the scores of what needs no pretraining; which is better is said below the block."""
+    """Return which is better, the models or what needs no pretraining, and the scores of the latter."""
     found, metric = outcome.baselines, shown_metric(outcome.metric)
     mean = "the mean of the training labels" if outcome.task == "regression" else "the share of ones"
     if found is None:
         there = [value for value in outcome.trivial if value is not None]
         trivial = f"{np.mean(there):.4g}" if there and outcome.has_mean else "not known"
-        return f"predicting {mean} has {metric} {trivial}; baselines were turned off, so nothing better is compared"
+        return f"predicting {mean} has {metric} {trivial}; nothing else was fitted to the same rows"
     standardised = not outcome.has_mean
     best, trivially = (found.mean(name, standardised=standardised) for name in (None, "trivial"))
     several = len({member.chosen for member in found.members}) > 1
     name = "the best of each fold" if several else shown_baseline(found.chosen)
     shown = ["undefined" if value is None else f"{value:.4g}" for value in (best, trivially)]
-    return f"the best baseline ({name}) has {metric} {shown[0]}, predicting {mean} {shown[1]}"
+    return f"{outcome.verdict} The best baseline ({name}) has {metric} {shown[0]}, predicting {mean} {shown[1]}."
 
 
 def _how_sure(outcome: FinetuneResult) -> str:
@@ -119,7 +119,7 @@ def _coverage(outcome: FinetuneResult, check: ConformalCheck, target: int) -> st
         return f"{name}not checked, since too few test rows have a label"
     found = one.found
     words = {
-        "as promised": f"as promised, {check.coverage:.0%}",
+        "as promised": f"in line with the promised {check.coverage:.0%}",
         "less": f"LESS than the promised {check.coverage:.0%}: these test rows are less like the training rows than "
         "those that the intervals were calibrated on, or chance was against it",
         "more": f"more than the promised {check.coverage:.0%}",
