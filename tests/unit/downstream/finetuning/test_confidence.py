@@ -136,6 +136,9 @@ def test_a_folder_of_an_earlier_version_predicts_as_before_with_a_line(model, tm
     for file in model.iterdir():
         if file.name not in ("calibration.parquet", "domain.parquet"):
             (old / file.name).write_bytes(file.read_bytes())
+    lacking = us.predict(old, ["CCO", "CCN"], device="cpu")  # a model whose training molecules were not passed on
+    assert [note.rsplit(" ", 1)[-1] for note in lacking.notes] == ["calibration.parquet", "domain.parquet"]
+    np.testing.assert_array_equal(lacking.values, expected.values)
     tree = json.loads((old / "finetuned.json").read_text())
     del tree["conformal"], tree["domain"]
     (old / "finetuned.json").write_text(json.dumps(tree))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unimol_scale.downstream.finetuning.confidence.calibration_file import (
+    CALIBRATION_NAME,
     INTERVAL_TASKS,
     SET_TASKS,
     Calibration,
@@ -19,6 +20,7 @@ from unimol_scale.downstream.finetuning.confidence.calibration_file import (
     read_calibration,
 )
 from unimol_scale.downstream.finetuning.confidence.known_molecules import (
+    DOMAIN_NAME,
     KnownMolecules,
     Neighbours,
     neighbours,
@@ -117,23 +119,33 @@ class Believing:
 
         Raises:
             ConfigError: a coverage is asked for that is none, or of a model that has no intervals.
-            CheckpointError: a file is missing or damaged.
+            CheckpointError: a file is damaged; one that is missing, since it was not passed on, is only noted.
         """
         if coverage is not None:
             check_coverage(coverage)
         rule, notes = config.conformal, []
+        calibration = known = None
         if rule is None:
             if config.task not in (*INTERVAL_TASKS, *SET_TASKS):
                 notes.append(f"there are no calibrated intervals for the task {config.task}")
             elif config.domain is None:
                 notes.append(_EARLIER)
-            if coverage is not None:
-                raise ConfigError(f"--coverage {coverage:g}: {notes[0] if notes else 'this model has no intervals'}")
+        elif (folder / CALIBRATION_NAME).is_file():
+            calibration = read_calibration(folder, config.targets, rule)
+        else:
+            notes.append(f"no intervals, since {folder} lacks {CALIBRATION_NAME}")
+        if coverage is not None and calibration is None:
+            raise ConfigError(f"--coverage {coverage:g}: {notes[0] if notes else 'this model has no intervals'}")
+        if domain and config.domain is not None:
+            if (folder / DOMAIN_NAME).is_file():
+                known = read_known(folder, config.targets, config.domain)
+            else:
+                notes.append(f"no nearest training molecules, since {folder} lacks {DOMAIN_NAME}")
         return Believing(
             config=config,
             coverage=coverage if coverage is not None else 0.0 if rule is None else rule.coverage,
-            calibration=None if rule is None else read_calibration(folder, config.targets, rule),
-            known=read_known(folder, config.targets, config.domain) if domain and config.domain is not None else None,
+            calibration=calibration,
+            known=known,
             notes=tuple(notes),
         )._checked(is_asked=coverage is not None)
 

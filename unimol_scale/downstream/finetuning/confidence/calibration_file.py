@@ -233,7 +233,7 @@ def read_calibration(folder: Path, targets: Sequence[str], rule: ConformalRule) 
     """Read what ``write_calibration`` wrote.
 
     Raises:
-        CheckpointError: the file is missing, or differs from the one that ``finetuned.json`` names.
+        CheckpointError: the file differs from the one that ``finetuned.json`` names.
     """
     path = folder / CALIBRATION_NAME
     check_kept(path, rule.sha256)
@@ -255,13 +255,11 @@ def read_calibration(folder: Path, targets: Sequence[str], rule: ConformalRule) 
 
 
 def check_kept(path: Path, sha256: str) -> None:
-    """Check that a file of a fine-tuned model is there and unchanged.
+    """Check that a file of a fine-tuned model is unchanged.
 
     Raises:
         CheckpointError: it is not.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; {FINETUNED_NAME} names it")
     if hash_file(path) != sha256:
         raise CheckpointError(f"{path} is damaged (its SHA-256 differs from {FINETUNED_NAME})")
 

@@ -134,7 +134,7 @@ def read_known(folder: Path, targets: Sequence[str], rule: DomainRule) -> KnownM
     """Read what ``write_known`` wrote.
 
     Raises:
-        CheckpointError: the file is missing, or differs from the one that ``finetuned.json`` names.
+        CheckpointError: the file differs from the one that ``finetuned.json`` names.
     """
     path = folder / DOMAIN_NAME
     check_kept(path, rule.sha256)
