@@ -197,7 +197,7 @@ class FinetunedModel:
         """Return the rows of the data with labels and predictions.
 
         Args:
-            split: "train", "valid" or "test"; None: all rows.
+            split: "train", "valid", "test", or "calibration" if rows were set aside for that; None: all rows.
 
         Returns:
             Columns [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN where
@@ -259,8 +259,9 @@ def finetune(
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
         more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``folds``,
             ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
-            ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, ``baselines`` (False: none are fitted), …;
-            or groups of settings, such as ``train={"epochs": 20}``.
+            ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, ``baselines`` (False: none are fitted),
+            ``coverage``, ``conformal``, ``calibration_fraction``, ``domain`` (False: no training molecules are kept),
+            …; or groups of settings, such as ``train={"epochs": 20}``.
 
     Returns:
         Scores for each seed, predictions, folder and report.

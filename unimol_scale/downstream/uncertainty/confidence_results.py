@@ -50,6 +50,7 @@ class DomainCheck:
     """Errors of the test rows inside and outside of the domain.
 
     Attributes:
+        test_rows: all there are; of very many, ``inside`` and ``outside`` count a random choice.
         inside: test rows in the domain.
         outside: the others.
         inside_error: mean error of those in it: absolute error of a regression, share of wrong classes; as a mean over
@@ -62,6 +63,7 @@ class DomainCheck:
         with_vectors: whether the model's own vectors decided, too, or fingerprints alone.
     """
 
+    test_rows: int
     inside: int
     outside: int
     inside_error: float | None

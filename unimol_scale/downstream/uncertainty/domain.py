@@ -21,7 +21,8 @@ Bool = npt.NDArray[np.bool_]
 
 ECFP_RADIUS, ECFP_BITS = 2, 2048
 OUTSIDE_PERCENT = 5.0  # of training molecules, which would lie outside of a domain of the others
-MOST_JUDGED = 2000  # training molecules of which the percentile is taken, drawn at random
+MOST_JUDGED, LEAST_JUDGED = 2000, 500  # training molecules of which the percentile is taken, drawn at random
+MOST_COMPARED = 400_000_000  # pairs of molecules: some half a minute
 _SEED = 0
 _ROUNDING = 1e-6  # of a cosine in single precision
 _BLOCK = 1024  # rows that are compared at once
@@ -95,10 +96,20 @@ def nearest_by_vector(vector_RD: npt.NDArray[Any], known_ND: npt.NDArray[Any], o
     return similarity_R
 
 
-def judged_places(known: int) -> Int64:
-    """Return the training molecules of which the percentile is taken, int64, ascending: all, or so many at random."""
-    drawn = np.random.default_rng(_SEED).permutation(known)[:MOST_JUDGED]
-    return np.sort(drawn).astype(np.int64)
+def judged_places(rows: int, known: int, most: int) -> Int64:
+    """Return the places of rows that are compared to measure something: all, or some at random.
+
+    Args:
+        rows: how many there are.
+        known: training molecules that each is compared with.
+        most: rows that are enough whatever their comparison takes. With many training molecules they are fewer, but
+            ``LEAST_JUDGED``.
+
+    Returns:
+        int64, ascending.
+    """
+    enough = min(most, max(LEAST_JUDGED, MOST_COMPARED // max(known, 1)))
+    return np.sort(np.random.default_rng(_SEED).permutation(rows)[:enough]).astype(np.int64)
 
 
 def domain_threshold(similarity_N: Float64) -> float | None:

@@ -66,10 +66,12 @@ def test_every_similarity_must_be_large_enough_and_a_missing_one_is_not():
 
 
 def test_the_percentile_is_of_a_fixed_sample_of_many_molecules():
-    assert judged_places(10).tolist() == list(range(10))
-    many = judged_places(10_000)
+    assert judged_places(10, 10, 2000).tolist() == list(range(10))
+    many = judged_places(10_000, 10_000, 2000)
     assert len(np.unique(many)) == 2000
-    np.testing.assert_array_equal(many, judged_places(10_000))
+    np.testing.assert_array_equal(many, judged_places(10_000, 10_000, 2000))
+    assert len(judged_places(10_000, 10_000_000, 10_000)) == 500
+    assert len(judged_places(10_000, 1000, 10_000)) == 10_000
 
 
 def test_a_coverage_is_told_from_the_nominal_one_only_beyond_chance():

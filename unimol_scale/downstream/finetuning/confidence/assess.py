@@ -4,7 +4,7 @@ Shapes: M rows of the data, R test rows, S models, L targets, D channels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ from unimol_scale.downstream.uncertainty.confidence_results import (
     DomainCheck,
     TargetCoverage,
 )
+from unimol_scale.downstream.uncertainty.domain import judged_places
 from unimol_scale.downstream.uncertainty.found_coverage import FoundCoverage
 from unimol_scale.downstream.uncertainty.rules import CalibratedOn, ConformalRule, DomainRule
 from unimol_scale.store.schema import Float64, Int64
@@ -260,6 +261,8 @@ def _domain(models: FinishedModels, test: Calibration) -> tuple[DomainCheck, Dom
     outcome, rows = models.outcome, models.rows
     smiles = rows.molecules.smiles
     train = np.unique(np.concatenate([split.train for split in models.splits]))
+    judged_R = judged_places(len(test.row_N), len(train), len(test.row_N))
+    tested, test = len(test.row_N), test.take(judged_R)
     test_R = test.row_N - 1
     with_vectors = len(train) <= MOST_WITH_VECTORS
     needed = np.unique(np.concatenate([train, test_R]))
@@ -277,7 +280,7 @@ def _domain(models: FinishedModels, test: Calibration) -> tuple[DomainCheck, Dom
         vector_RD = vectors(row_R) if with_vectors else None
         near = neighbours(unseen, rule, [smiles[row] for row in row_R.tolist()], vector_RD)
         inside_R[place] = near.in_domain_R
-    return _compare(outcome, test, inside_R, with_vectors=with_vectors), rule
+    return replace(_compare(outcome, test, inside_R, with_vectors=with_vectors), test_rows=tested), rule
 
 
 def _unseen(models: FinishedModels, test_R: Int64, known: KnownMolecules) -> list[tuple[Int64, KnownMolecules]]:
@@ -291,7 +294,7 @@ def _unseen(models: FinishedModels, test_R: Int64, known: KnownMolecules) -> lis
     found = []
     for fold in outcome.folds:
         if fold.repeat == 1:
-            row_R = fold_of_rows(models.folder, outcome.targets, fold)
+            row_R = np.intersect1d(fold_of_rows(models.folder, outcome.targets, fold), test_R)
             own = {smiles[row] for row in row_R.tolist()}
             is_own_N = np.array([text in own for text in known.smiles])
             found.append((np.searchsorted(test_R, row_R), known.without(is_own_N)))
@@ -304,7 +307,7 @@ def _compare(outcome: FinetuneResult, test: Calibration, inside_R: "np.ndarray",
     error_R = np.where(there_RL, error_RL, 0.0).sum(1) / np.maximum(there_RL.sum(1), 1)
     inside, outside = error_R[inside_R], error_R[~inside_R]
     larger_p = None
-    if min(len(inside), len(outside)) >= _FEW:
+    if min(len(inside), len(outside)) >= _FEW and np.ptp(error_R) > 0.0:
         larger_p = float(mannwhitneyu(outside, inside, alternative="greater").pvalue)
     return DomainCheck(
         inside=len(inside),
@@ -314,6 +317,7 @@ def _compare(outcome: FinetuneResult, test: Calibration, inside_R: "np.ndarray",
         in_units=in_units,
         larger_p=larger_p,
         with_vectors=with_vectors,
+        test_rows=len(inside_R),
     )
 
 

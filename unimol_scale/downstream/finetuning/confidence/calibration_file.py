@@ -53,7 +53,7 @@ class Calibration:
     spread_NL: Float64
 
     def take(self, chosen_N: "np.ndarray") -> "Calibration":
-        """Return some rows as if all of them were of one group."""
+        """Return some rows, by a mask or their places, as if all of them were of one group."""
         return Calibration(
             row_N=self.row_N[chosen_N],
             models=((),),

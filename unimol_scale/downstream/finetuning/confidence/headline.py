@@ -1,7 +1,5 @@
 """What the report of a fine-tuning leads with: how good, against what, how sure, where not to use it."""
 
-import math
-
 import numpy as np
 
 from unimol_scale.common.units import counted
@@ -166,11 +164,13 @@ def _domain_errors(outcome: FinetuneResult, check: DomainCheck) -> str:
         return f"{error:.3g}{f' {unit}' if unit else ''}" if regression else f"{error:.0%}"
 
     what = "mean absolute error" if regression else "share of wrong classes"
-    rows = f"{check.outside:,} of {check.inside + check.outside:,} test rows are outside of the domain"
+    judged = check.inside + check.outside
+    drawn = "" if judged == check.test_rows else f" (drawn from {check.test_rows:,})"
+    rows = f"{check.outside:,} of {judged:,} test rows{drawn} are outside of the domain"
     if not check.outside:
         return f"{rows}, so nothing is known of errors there ({what} inside {shown(check.inside_error)})"
     errors = f"{what} there {shown(check.outside_error)}, inside {shown(check.inside_error)}"
-    if check.larger_p is None or math.isnan(check.larger_p):
+    if check.larger_p is None:
         return f"{rows} ({errors}; too few to compare)"
     sure = "surely larger" if check.larger_p < _SURE else "not surely larger"
     return f"{rows} ({errors}: {sure}, p {check.larger_p:.2g})"

@@ -18,6 +18,7 @@ from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.progress import track
 from unimol_scale.downstream.finetuning.confidence.calibration_file import check_kept
 from unimol_scale.downstream.uncertainty.domain import (
+    MOST_JUDGED,
     domain_threshold,
     fingerprints,
     in_domain,
@@ -113,7 +114,7 @@ def write_known(folder: Path, targets: Sequence[str], known: KnownMolecules) -> 
         columns[_VECTOR] = pa.FixedSizeListArray.from_arrays(flat, known.vector_ND.shape[1])
     path = folder / DOMAIN_NAME
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
-    own_R = judged_places(len(known.smiles))
+    own_R = judged_places(len(known.smiles), len(known.smiles), MOST_JUDGED)
     one = DomainRule(sha256=hash_file(path), fingerprint=None)
     found = neighbours(
         known,
@@ -163,8 +164,9 @@ def neighbours(
         vector_RD: of the model; None: fingerprints alone are compared.
         own_R: int64, place of a training molecule that a row is not compared with; None: all are compared.
     """
-    known_N, asked_R = fingerprints(known.smiles), fingerprints(smiles)
     is_long = len(smiles) * len(known.smiles) > _SHOWN_FROM
+    every = track(known.smiles, len(known.smiles), "fingerprints of training molecules") if is_long else known.smiles
+    known_N, asked_R = fingerprints(every), fingerprints(smiles)
     rows = track(asked_R, len(asked_R), "nearest training molecules") if is_long else asked_R
     place_R, similarity_R = nearest_by_fingerprint(rows, known_N, own_R)
     vector_similarity_R = None
