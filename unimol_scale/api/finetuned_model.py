@@ -25,7 +25,8 @@ from unimol_scale.downstream.config import FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.model_source import source_of
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
-from unimol_scale.downstream.finetuning.confidence.belief import CLASSES, HIGH, LOW
+from unimol_scale.downstream.finetuning.confidence.belief import CLASSES, HIGH, LOW, spread_over_rows
+from unimol_scale.downstream.finetuning.confidence.calibration_file import seed_spread
 from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.predict import predict_molecules, unseen_inputs
@@ -214,7 +215,7 @@ class FinetunedModel:
             values = np.stack([table.column(f"{PREDICTED}{target}").to_numpy() for table in tables])[:, keep]
             columns[target] = first[target][keep]
             columns[f"{PREDICTED}{target}"] = values.mean(axis=0)
-            columns[f"{target}{SPREAD}"] = _std(values)
+            columns[f"{target}{SPREAD}"] = seed_spread(values)
             if (spread := f"{target}{CONFORMER_SPREAD}") in first:
                 columns[spread] = np.stack([table.column(spread).to_numpy() for table in tables])[:, keep].mean(axis=0)
         return columns
@@ -391,13 +392,8 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
 
 def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> MoleculePredictions:
     molecules, row_R = found.molecules, found.row_R
-    M, L = len(molecules.smiles), len(found.config.targets)
-    values, spread = np.full((M, L), np.nan), np.full((M, L), np.nan)
-    values[row_R], spread[row_R] = found.value_SRL.mean(axis=0), _std(found.value_SRL)
-    conformer_std = None
-    if found.conformer_std_RL is not None:
-        conformer_std = np.full((M, L), np.nan)
-        conformer_std[row_R] = found.conformer_std_RL
+    M = len(molecules.smiles)
+    conformer_std = found.conformer_std_RL
     smiles = np.array(molecules.smiles if given is None else given, object)
     reasons = np.full(M, "", object)
     for skipped in molecules.skipped:
@@ -407,43 +403,12 @@ def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> Mole
         targets=found.config.targets,
         units=found.config.units,
         smiles=smiles,
-        values=values,
-        seed_std=spread,
+        values=spread_over_rows(found.value_SRL.mean(axis=0), row_R, M),
+        seed_std=spread_over_rows(seed_spread(found.value_SRL), row_R, M),
         reasons=reasons,
         smiles_used=np.array([text or None for text in molecules.smiles], object),
         changes=np.array(molecules.changes, object),
-        conformer_std=conformer_std,
-        **_beliefs(found, M, row_R),
+        conformer_std=None if conformer_std is None else spread_over_rows(conformer_std, row_R, M),
+        notes=found.belief.notes,
+        **found.belief.of_all_rows(found.config.targets, row_R, M),
     )
-
-
-def _beliefs(found: SeedPredictions, rows: int, row_R: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Return what ``MoleculePredictions`` has of intervals, sets, and the domain."""
-    belief, targets = found.belief, found.config.targets
-    said: dict[str, Any] = {"notes": belief.notes}
-    if belief.conformal is not None:
-        of_targets = [belief.target_columns(at) for at in range(len(targets))]
-        for name, ending in (("low", LOW), ("high", HIGH), ("classes", CLASSES)):
-            if any(ending in columns for columns in of_targets):
-                empty = np.full(len(row_R), "", object) if ending == CLASSES else np.full(len(row_R), np.nan)
-                each = [_of_all_rows(columns.get(ending, empty), rows, row_R) for columns in of_targets]
-                said[name] = np.stack(each, axis=1)
-    columns = belief.domain_columns(targets)
-    said["domain"] = {name: _of_all_rows(values, rows, row_R) for name, values in columns.items()}
-    return said
-
-
-def _of_all_rows(value_R: npt.NDArray[Any], rows: int, row_R: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """Return the values of all rows [M]: NaN, None or False for those without a molecule."""
-    absent = {"f": np.nan, "b": False}.get(value_R.dtype.kind)
-    value_M = np.full(rows, absent, value_R.dtype)
-    value_M[row_R] = value_R
-    return value_M
-
-
-def _std(values: Float64) -> Float64:
-    """Return the sample standard deviation over the first axis, seeds; NaN of one."""
-    if len(values) < 2:
-        return np.full(values.shape[1:], np.nan)
-    spread: Float64 = values.std(axis=0, ddof=1)
-    return spread

@@ -6,6 +6,7 @@ Shapes: R rows, L targets, S models, D channels.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from unimol_scale.downstream.finetuning.confidence.known_molecules import (
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
 from unimol_scale.downstream.uncertainty.conformal import check_coverage, rows_needed
 from unimol_scale.errors import ConfigError
-from unimol_scale.store.schema import Float32, Float64
+from unimol_scale.store.schema import Float32, Float64, Int64
 
 LOW, HIGH, CLASSES = "low", "high", "classes"  # behind the name of a target
 NEAREST, LABEL = "nearest_training_smiles", "nearest_training_label"
@@ -87,6 +88,25 @@ class Belief:
         if found.vector_similarity_R is not None:
             columns[VECTOR_SIMILARITY] = found.vector_similarity_R
         return {**columns, IN_DOMAIN: found.in_domain_R}
+
+    def of_all_rows(self, targets: Sequence[str], row_R: Int64, rows: int) -> dict[str, Any]:
+        """Return "low" and "high" or "classes" ([M, L], if there are any), and "domain", its columns [M] by name.
+
+        Args:
+            targets: [L] names.
+            row_R: int64, which of the M rows these are.
+            rows: M.
+        """
+        said: dict[str, Any] = {}
+        of_targets = [self.target_columns(at) for at in range(len(targets))]
+        for ending in (LOW, HIGH, CLASSES):
+            if any(ending in columns for columns in of_targets):
+                empty = np.full(len(row_R), "", object) if ending == CLASSES else np.full(len(row_R), np.nan)
+                each = [spread_over_rows(columns.get(ending, empty), row_R, rows) for columns in of_targets]
+                said[ending] = np.stack(each, axis=1)
+        columns = self.domain_columns(targets)
+        said["domain"] = {name: spread_over_rows(values, row_R, rows) for name, values in columns.items()}
+        return said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,3 +214,11 @@ class Believing:
         assert self.config.conformal is not None, "it has told how to read the rows"
         rule = self.config.conformal
         return conformal_rows(self.calibration, value_SRL, self.config.task, self.coverage, rule.floor_L)
+
+
+def spread_over_rows(value_R: npt.NDArray[Any], row_R: Int64, rows: int) -> npt.NDArray[Any]:
+    """Return the values of all M rows, [M] or [M, L]: NaN, None or False for those without a molecule."""
+    absent = {"f": np.nan, "b": False}.get(value_R.dtype.kind)
+    value_M = np.full((rows, *value_R.shape[1:]), absent, value_R.dtype)
+    value_M[row_R] = value_R
+    return value_M
