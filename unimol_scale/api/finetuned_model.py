@@ -73,8 +73,8 @@ class MoleculePredictions:
         low: float64 [M, L], lower ends of conformal intervals, NaN where there is none; None of classes, or of a model
             without calibration rows.
         high: likewise, upper ends.
-        classes: str [M, L], sets of credible classes, such as "{0, 1}"; "" or None where there is none. None of a regression,
-            or of a model without calibration rows.
+        classes: str [M, L], sets of credible classes, such as "{0, 1}"; "" or None where there is none. None of a
+            regression, or of a model without calibration rows.
         domain: column → values [M]: "nearest_training_smiles", "nearest_training_label" (of several targets "TARGET
             nearest_training_label"), "similarity", "vector_similarity" and "in_domain"; {} if nobody looked for them.
         notes: what a user must be told, such as why there are no intervals.
