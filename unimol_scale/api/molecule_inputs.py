@@ -80,10 +80,7 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
         )
     smiles = listed(data[0], "finetune")
     require_order(data[1], "data")
-    try:
-        values = np.asarray(data[1], np.float64)
-    except (TypeError, ValueError) as error:
-        raise SourceError(f"data: the values are not numbers: {error}; classes are 0 and 1") from error
+    values = _values(data[1])
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or len(values) != len(smiles):
         raise SourceError(f"data: {len(smiles):,} SMILES and {len(values):,} values; give one row of values for each")
@@ -91,6 +88,19 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
     if len(names) != values.shape[1]:
         raise SourceError(f"target: {len(names)} names for {values.shape[1]} columns of values")
     return {SMILES: smiles, **{name: values[:, at].tolist() for at, name in enumerate(names)}}, names
+
+
+def _values(given: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401
+    """Return labels in memory as float64, or, where they are all names of classes, as objects."""
+    try:
+        return np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        names = np.asarray(given, object)
+        if names.ndim in (1, 2) and all(value is None or isinstance(value, str) for value in names.ravel().tolist()):
+            return names
+        raise SourceError(
+            f"data: the values are neither numbers nor names of classes: {error}; classes are names, or 0 and 1"
+        ) from error
 
 
 def write_columns(columns: Mapping[str, Sequence[Any]], folder: Path) -> Path:

@@ -37,6 +37,8 @@ METRICS = Registry(
         "roc_auc": f"{_OURS}:ROC_AUC",
         "pr_auc": f"{_OURS}:PR_AUC",
         "accuracy": f"{_OURS}:ACCURACY",
+        "balanced_accuracy": f"{_OURS}:BALANCED_ACCURACY",
+        "log_loss": f"{_OURS}:LOG_LOSS",
         "rmse": f"{_OURS}:RMSE",
         "mae": f"{_OURS}:MAE",
         "r2": f"{_OURS}:R2",

@@ -17,6 +17,7 @@ from unimol_scale.downstream.baselines.table_features import TableFeatures, tabl
 from unimol_scale.downstream.data.splitting.parts import DataSplit
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
 from unimol_scale.downstream.finetuning.results import read_predictions
+from unimol_scale.downstream.labels.outputs import predicted_labels
 from unimol_scale.downstream.metric import Metric
 
 _MODELS, _BEST = "models", "best"
@@ -46,6 +47,7 @@ class FittedMember:
             split=self.split,
             learnt_ML=self.rows.learnt_ML,
             reference_ML=self.rows.reference_ML,
+            classes=self.rows.classes,
         )
 
 
@@ -102,10 +104,10 @@ def _judged_rows(
 ) -> JudgedRows:
     rows, test = same[0].rows, same[0].split.test
     taken_off = 0.0 if rows.reference_ML is None else rows.reference_ML[test]
-    own_SRL = np.stack([read_predictions(folder, one.seed, rows.targets)[test] - taken_off for one in same])
+    own_SRL = np.stack([read_predictions(folder, one.seed, rows.outputs.names)[test] - taken_off for one in same])
     best_RL = predictions[fitted.chosen][test]
     return JudgedRows(
-        label_RL=np.where(np.isnan(best_RL), np.nan, rows.learnt_ML[test]),
+        label_RL=predicted_labels(rows.learnt_ML[test], best_RL),
         molecule_R=rows.molecules.key_M[test],
         predictions={_MODELS: own_SRL, _BEST: best_RL[None], TRIVIAL: predictions[TRIVIAL][test][None]},
         scale_L=np.array(fitted.label_std) if standardised else np.ones(len(rows.targets)),

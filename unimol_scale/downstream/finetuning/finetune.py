@@ -46,16 +46,17 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
 )
 from unimol_scale.downstream.finetuning.folds.fold_files import write_out_of_fold, write_splits
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
+from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
     FinetunedConfig,
     Member,
     save_config,
 )
-from unimol_scale.downstream.finetuning.model.training import Scaling
 from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, split_labelled, take_off_references
+from unimol_scale.downstream.labels.outputs import describe_classes
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import default_metric
 from unimol_scale.downstream.registry import METRICS
@@ -213,6 +214,7 @@ def _result(problems: Sequence[SeedProblem], hashes: InputHashes, seeds: Sequenc
         trivial=mean_scores([each.trivial for each in problems]),
         test_molecules=count_labelled_molecules(rows.molecules.position_M[test], rows.labels_ML[test]),
         label_std=Scaling.of(rows.learnt_ML[problem.split.train], rows.task).std_L if rows.task == "regression" else (),
+        classes=dict(rows.classes),
     )
 
 
@@ -238,6 +240,7 @@ def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]
         hydrogens=bool(config.hydrogens),
         conformers=config.conformers,
         head=config.head,
+        classes=dict(rows.classes),
     )
 
 
@@ -326,19 +329,30 @@ def _notes(problems: Sequence[SeedProblem], chosen: ChosenInputs, store: Path | 
     geometry = describe_geometry(config.data, sees_3d=chosen.inputs != "2d")
     few = rows.describe_conformers(config.conformers)
     said = (chosen.warning, reduced, rows.describe_repeated(), overlap, larger, geometry, few)
-    notes = [note for note in said if note]
+    notes = [*describe_classes(rows.outputs, rows.labels_ML[rows.usable_M]), *(note for note in said if note)]
     if config.task is None and (classes := rows.describe_integers()):
         notes.append(classes)
     one_class = [target for at, target in enumerate(rows.targets) if any(_has_one_class(each, at) for each in problems)]
     if one_class:
         where = "" if problem.fold is None else " of some fold"
         notes.append(f"targets with one class only among the training rows{where}: {', '.join(one_class)}")
+    if absent := _absent_classes(problems):
+        notes.append(f"classes without a training row, which are never predicted: {', '.join(absent)}")
     return tuple(notes)
 
 
 def _has_one_class(problem: SeedProblem, target: int) -> bool:
     labels_R = problem.rows.labels_ML[problem.split.train, target]
     return len(np.unique(labels_R[~np.isnan(labels_R)])) == 1
+
+
+def _absent_classes(problems: Sequence[SeedProblem]) -> list[str]:
+    """Return the classes of a task of several that some split has no training row of."""
+    rows = problems[0].rows
+    if not (K := rows.outputs.num_classes):
+        return []
+    present = [set(each.rows.labels_ML[each.split.train, 0].tolist()) for each in problems]
+    return [rows.classes[rows.targets[0]][code] for code in range(K) if not all(code in found for found in present)]
 
 
 def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:

@@ -3,8 +3,8 @@
 Shapes: M rows, L targets.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from unimol_scale.downstream.data.skipped_rows import refuser_for
 from unimol_scale.downstream.data.split_files import read_split_file
 from unimol_scale.downstream.data.splitting.parts import ABSENT, PARTS
 from unimol_scale.downstream.label_units import conversion_factor
+from unimol_scale.downstream.labels.label_columns import LabelReading, read_labels
+from unimol_scale.downstream.labels.outputs import Outputs
+from unimol_scale.downstream.metrics import TWO_CLASSES
 from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.schema import LABEL_PREFIX, Float64
@@ -44,6 +47,7 @@ class Rows:
         leaves_out_hydrogens: hydrogens have to be removed from the molecules, since the model sees heavy atoms only.
         reference_ML: energies of the elements that are taken off the labels to be learnt, 0 for other targets, NaN for
             rows that are not usable; None: nothing is.
+        classes: target → names of its classes, whose numbers, from 0, are the labels; targets of numbers are not there.
     """
 
     name: str
@@ -55,6 +59,12 @@ class Rows:
     molecules: Prepared
     leaves_out_hydrogens: bool
     reference_ML: Float64 | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> Outputs:
+        """What a model of these labels says of a molecule."""
+        return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     @property
     def learnt_ML(self) -> Float64:
@@ -105,7 +115,10 @@ class Rows:
             values = np.unique(labels_M[~np.isnan(labels_M)])
             if self.task == "regression" and len(values) <= MOST_CLASSES and (values == values.round()).all():
                 shown = ", ".join(f"{value:g}" for value in values)
-                return f"the labels of {target!r} are {shown}, fitted as numbers; classes are 0 and 1"
+                return (
+                    f"the labels of {target!r} are {shown}, fitted as numbers; if they are classes, say --task "
+                    "multiclass (two classes are 0 and 1)"
+                )
         return ""
 
 
@@ -132,6 +145,7 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
         smiles_column=config.smiles_column,
         targets=config.targets,
         split_column=None if config.split == "file" else config.split_column,
+        how=LabelReading(task=config.task, positive=config.positive),
     )
     task = _task(config, table)  # checked before conformers are made, which can take minutes
     _check_names(config, [name.strip() for name in table.columns.column_names])
@@ -143,6 +157,7 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
         task=task,
         labels_ML=labels_ML,
         given_splits=_words(config, table),
+        classes=table.classes,
         molecules=prepare(
             table.smiles,
             cache=config.cache,
@@ -209,12 +224,17 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
     if config.metric is not None:
         check_metric(METRICS.entry(config.metric), task)
     if config.loss is not None and task != "regression":
-        raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with binary cross-entropy")
-    columns = ["row", "smiles", "split"]
-    for target in table.targets:
-        columns += [target, f"{PREDICTED}{target}", f"{target}{SPREAD}"]
-        columns += [f"{target}{CONFORMER_SPREAD}"] if config.conformers > 1 else []
-    columns += baseline_columns(table.targets) if config.baselines else []
+        raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with the cross-entropy")
+    if config.class_weights != "none" and task == "regression":
+        raise ConfigError("class_weights is of classes; the labels are of regression")
+    if config.positive is not None and task not in TWO_CLASSES:
+        raise ConfigError(f"positive is of two classes; the labels are of {task}")
+    outputs = Outputs(task=task, targets=table.targets, classes=table.classes)
+    columns = ["row", "smiles", "split", *table.targets, *(f"{PREDICTED}{target}" for target in table.classes)]
+    for name in outputs.names:
+        columns += [f"{PREDICTED}{name}", f"{name}{SPREAD}"]
+        columns += [f"{name}{CONFORMER_SPREAD}"] if config.conformers > 1 else []
+    columns += baseline_columns(outputs.names) if config.baselines else []
     if taken := [name for name in table.targets if columns.count(name) > 1]:
         raise ConfigError(f"the target {taken[0]!r} has the name of a column of the predictions; rename it")
     return task
@@ -241,8 +261,14 @@ def _from_store(config: FinetuneConfig) -> Rows:
         raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
     leaves_out = leaves_out_hydrogens(manifest.hydrogens, bool(config.hydrogens), str(config.data))
     molecules = prepare_store(config.data)
-    columns = [molecules.split.column(f"{LABEL_PREFIX}{target}").to_numpy() for target in targets]
-    labels_ML = np.stack(columns, axis=1).astype(np.float64)
+    how = LabelReading(task=config.task, positive=config.positive)
+    where = f"the store at {config.data}"
+    read = {
+        target: read_labels(where, target, molecules.split.column(f"{LABEL_PREFIX}{target}"), molecules.smiles, how)
+        for target in targets
+    }
+    labels_ML = np.stack([one.value_M for one in read.values()], axis=1).astype(np.float64)
+    classes = {target: one.classes for target, one in read.items() if one.classes}
     for target, labels_M in zip(targets, labels_ML.T, strict=True):
         if np.isnan(labels_M).all():
             raise SourceError(f"the store at {config.data}: the label {target!r} is missing for every molecule")
@@ -254,7 +280,12 @@ def _from_store(config: FinetuneConfig) -> Rows:
         ids = molecules.split.ids(np.arange(len(labels_ML)))
         splits = read_split_file(config.split_file, ids, len(ids), config.split_column, counts_rows=False)
     table = LabelledTable(
-        name=config.data.name, smiles=molecules.smiles, labels_ML=labels_ML, targets=targets, splits=splits
+        name=config.data.name,
+        smiles=molecules.smiles,
+        labels_ML=labels_ML,
+        targets=targets,
+        splits=splits,
+        classes=classes,
     )
     task = _task(config, table)
     _check_names(config, known)
@@ -266,6 +297,7 @@ def _from_store(config: FinetuneConfig) -> Rows:
         task=task,
         labels_ML=labels_ML,
         given_splits=table.splits,
+        classes=classes,
         molecules=molecules,
         leaves_out_hydrogens=leaves_out,
     )

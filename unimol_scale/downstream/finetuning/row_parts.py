@@ -101,10 +101,11 @@ def check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: M
     labels_RL = rows.learnt_ML[split.train]
     for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
         known = labels_R[~np.isnan(labels_R)]
+        at = rows.targets.index(target)
         if not len(known):
             problem = "has no label"
         elif rows.task != "multilabel" and np.ptp(known) == 0.0:  # of many targets, some may teach nothing
-            problem = f"has only the label {known[0]:g}"
+            problem = f"has only the label {rows.outputs.describe_label(at, known[0])}"
         else:
             continue
         raise ConfigError(

@@ -1,6 +1,6 @@
 """A backbone with a head that predicts properties of molecules.
 
-Shapes: B molecules, L targets, D atom channels.
+Shapes: B molecules, W outputs, D atom channels.
 """
 
 import torch
@@ -27,7 +27,7 @@ class PropertyModel(nn.Module):
 
     Args:
         config: of the backbone.
-        num_targets: L.
+        num_outputs: W.
         pooling: how atoms become one vector of the molecule.
         dropout: in the head.
         head: its kind.
@@ -39,7 +39,7 @@ class PropertyModel(nn.Module):
     coordinate_head: CoordinateHead | None
 
     def __init__(
-        self, config: ModelConfig, num_targets: int, pooling: Pooling, dropout: float, head: HeadName = "mlp"
+        self, config: ModelConfig, num_outputs: int, pooling: Pooling, dropout: float, head: HeadName = "mlp"
     ) -> None:
         super().__init__()
         self.backbone = TwoTrackBackbone(config)
@@ -49,11 +49,11 @@ class PropertyModel(nn.Module):
         if head != "linear":
             self.dense = Linear(config.atom_width, config.atom_width, init="he" if head == "mlp" else "lecun")
         self.dropout = nn.Dropout(dropout)
-        self.out = Linear(config.atom_width, num_targets)
+        self.out = Linear(config.atom_width, num_outputs)
         self.coordinate_head = None
 
     def forward(self, molecules: ModelInput) -> Tensor:
-        """Return [B, L], fp32: normalised values of a regression, logits of a classifier."""
+        """Return [B, W], fp32: normalised values of a regression, logits of a classifier."""
         return self.properties(self.backbone(molecules))
 
     def properties(self, representation: Representation) -> Tensor:
@@ -65,5 +65,5 @@ class PropertyModel(nn.Module):
             hidden_BD = self.dropout(torch.tanh(self.dense(self.dropout(hidden_BD))))
         else:
             hidden_BD = self.dropout(hidden_BD)
-        out_BL: Tensor = self.out(hidden_BD)
-        return out_BL
+        out_BW: Tensor = self.out(hidden_BD)
+        return out_BW

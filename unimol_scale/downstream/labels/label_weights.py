@@ -1,0 +1,34 @@
+"""How much each training label weighs in the loss: the weight of its row times that of its class.
+
+Shapes: R training rows, L targets, K classes.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from unimol_scale.downstream.config import ClassWeights
+
+Float64 = npt.NDArray[np.float64]
+
+
+def loss_weights(label_RL: Float64, row_weight_R: Float64 | None, class_weights: ClassWeights) -> Float64 | None:
+    """Return what the loss of each training label is multiplied by, float64 [R, L]; None if all count alike.
+
+    Args:
+        label_RL: of the training rows, NaN where missing; of classes, their numbers.
+        row_weight_R: weight of each row, not negative, not all 0; they are divided by their mean. None: all are 1.
+        class_weights: "balanced" weighs a label of class k by N / (K·N_k), with the N labels of the target, of which
+            N_k are of class k, and the K classes that occur among them (King and Zeng 2001, Political Analysis 9:137,
+            as scikit-learn's "balanced" has it).
+    """
+    if row_weight_R is None and class_weights == "none":
+        return None
+    weight_RL = np.ones(label_RL.shape)
+    if row_weight_R is not None:
+        weight_RL *= (row_weight_R / row_weight_R.mean())[:, None]
+    if class_weights == "balanced":
+        for at, label_R in enumerate(label_RL.T):
+            known_R = ~np.isnan(label_R)
+            classes, class_R, count_K = np.unique(label_R[known_R], return_inverse=True, return_counts=True)
+            weight_RL[known_R, at] *= known_R.sum() / (len(classes) * count_K[class_R])
+    return weight_RL
