@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from unimol_scale.api.call_settings import a_call, read_call
 from unimol_scale.api.equal_content import same_content
-from unimol_scale.api.molecule_inputs import SMILES, file_or_smiles, labelled_columns, write_columns
+from unimol_scale.api.molecule_inputs import SMILES, add_weights, file_or_smiles, labelled_columns, write_columns
 from unimol_scale.common.text.argument_names import path_text, require_order
 from unimol_scale.config import build
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
@@ -42,6 +42,7 @@ _ARGUMENTS = {
     "--target all": 'target="all"', "--split-column COLUMN": "split_column=COLUMN",
     "--device cuda": 'device="cuda"', "--device cpu": 'device="cpu"',
     "--positive": "positive", "--task multiclass": 'task="multiclass"', "--class-weights": "class_weights",
+    "--order": "order", "--censored": "censored=True", "--weight-column": "weight_column", "--transform": "transform",
     "--hydrogens": "hydrogens", "--conformers": "conformers", "--no-baselines": "baselines=False",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
@@ -245,6 +246,7 @@ def finetune(
     output: str | Path | None = None,
     config: str | Path | Sequence[str | Path] | None = None,
     progress: bool = False,
+    weights: Any = None,  # noqa: ANN401
     settings: Mapping[str, Any] | None = None,
     **more: Any,  # noqa: ANN401
 ) -> FinetunedModel:
@@ -264,6 +266,8 @@ def finetune(
             data set's and a paper's. The arguments win over them.
         progress: show messages and bars on standard error. Without, messages go to the logger ``unimol_scale``, and
             nothing is printed.
+        weights: [M], of the rows of data in memory in the loss, not negative; scores are not weighted. Of a table, name
+            its column by ``weight_column`` instead.
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
         more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``folds``,
             ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
@@ -306,9 +310,13 @@ def finetune(
         require_order(target, "target")
         targets = [target] if isinstance(target, str) else list(target or ())
         if isinstance(data, str | PathLike):
+            if weights is not None:
+                raise ConfigError("weights are of data in memory; name the column of a file: weight_column=NAME")
             named["data"] = fspath(data)
         else:
             columns, targets = labelled_columns(data, targets)
+            if weights is not None:
+                named["weight_column"] = add_weights(columns, weights)
             named["data"] = write_columns(columns, DEFAULT_OUTPUT if output is None else Path(output).parent)
         if targets:
             named["targets"] = targets

@@ -23,6 +23,7 @@ from unimol_scale.downstream.data.molecules import listed
 from unimol_scale.errors import SourceError
 
 SMILES = "smiles"
+WEIGHT = "sample weight"
 
 
 def file_or_smiles(molecules: Any, smiles_column: str | None) -> Path | list[str]:  # noqa: ANN401
@@ -88,6 +89,27 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
     if len(names) != values.shape[1]:
         raise SourceError(f"target: {len(names)} names for {values.shape[1]} columns of values")
     return {SMILES: smiles, **{name: values[:, at].tolist() for at, name in enumerate(names)}}, names
+
+
+def add_weights(columns: dict[str, list[Any]], weights: Any) -> str:  # noqa: ANN401
+    """Add a column of weights of the rows to columns in memory; return its name.
+
+    Raises:
+        SourceError: there is not one number for each row.
+    """
+    require_order(weights, "weights")
+    rows = len(next(iter(columns.values())))
+    try:
+        values = np.asarray(weights, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"weights: they are not numbers: {error}") from error
+    if values.shape != (rows,):
+        raise SourceError(f"weights: expected one for each of {rows:,} rows, got shape {values.shape}")
+    name = WEIGHT
+    while name in columns:
+        name += "_"
+    columns[name] = values.tolist()
+    return name
 
 
 def _values(given: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401

@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from unimol_scale.data.input_views import Inputs
+from unimol_scale.downstream.label_settings import ClassWeights, LabelSettings, Task, Transform
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import DROPOUTS, ModelConfig
 
-Task = Literal["regression", "classification", "multilabel", "multiclass"]
 Precision = Literal["fp32", "bf16"]
 Pooling = Literal["mean", "virtual_node"]
 HeadName = Literal["mlp", "linear", "dense-tanh"]
@@ -27,7 +27,8 @@ KFOLDS = ("scaffold-kfold", "random-kfold", "cluster-kfold", "column-kfold")  # 
 SPLIT_COLUMNS = ("column", "column-kfold", "time")  # need a column
 FOLDS, SEEDS = 5, 3  # where neither is given: folds of a cross-validation, and models of a single split
 LossName = Literal["mse", "mae", "huber"]
-ClassWeights = Literal["none", "balanced"]
+
+__all__ = ["ClassWeights", "Task", "Transform"]  # that others find here
 
 NO_MODEL = "none"  # what is given in place of a pretrained model, in any case: random weights
 
@@ -149,8 +150,8 @@ class FinetuneTrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Settings of a fine-tuning.
+class FinetuneConfig(LabelSettings):
+    """Settings of a fine-tuning; those of the labels are in ``LabelSettings``.
 
     Attributes:
         data: table of SMILES and labels (CSV, Parquet), or a conformer store with labels, whose conformers are used.
@@ -162,10 +163,7 @@ class FinetuneConfig:
         units: target → unit, for reports.
         task: None: classification or multilabel if all labels are 0 or 1, or names of two classes; multiclass if they
             are names of more; else regression. multiclass takes whatever the label column has for a class, such as 1,
-            2 and 3, and predicts a probability for each.
-        positive: of two classes with names, the one whose probability is predicted; None: the last of the alphabet.
-        class_weights: of a classification: "balanced" gives all classes the same weight in the loss, whatever the
-            number of their training rows (N / (K·N_class)).
+            2 and 3, and predicts a probability for each; ordinal takes them in their order.
         report_units: target → unit that its labels are converted into when they are read, and all scores and
             predictions have: Ha, eV, meV, kcal/mol, kJ/mol; a0^2, Å^2; a0^3, Å^3; cal/(mol K), J/(mol K). Absent: the
             unit of the data.
@@ -195,8 +193,9 @@ class FinetuneConfig:
         pooling: how atoms become one vector of the molecule.
         loss: of a regression, on scaled labels; None: mse. Classifiers always take the cross-entropy.
         metric: that chooses the best epoch and is computed of the test rows: roc_auc, pr_auc, accuracy,
-            balanced_accuracy, log_loss, rmse, mae, r2, pearson, or package.module:Name of one of your own; None:
-            roc_auc (of several classes the mean of each against the rest), for a regression rmse.
+            balanced_accuracy, log_loss, rank_mae, rank_accuracy, quadratic_kappa, rmse, mae, r2, pearson, or
+            package.module:Name of one of your own; None: roc_auc (of several classes the mean of each against the
+            rest), of ordered ones rank_mae, of a regression rmse.
         seeds: number of models that are trained on one and the same split; they differ in initialisation and order of
             rows. None: 3, of a cross-validation 1: there every fold of every repeat has a seed of its own, and several
             models of a fold are averaged in its score.
@@ -262,8 +261,6 @@ class FinetuneConfig:
     baselines: bool = True
     folds: int | None = None
     repeats: int = 1
-    positive: str | None = None
-    class_weights: ClassWeights = "none"
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -287,13 +284,9 @@ class FinetuneConfig:
             raise ConfigError(f"seed must not be negative, got {self.seed}")
         if self.loss is not None and self.task not in (None, "regression"):
             raise ConfigError(f"loss {self.loss} is of regression; task {self.task} takes the cross-entropy")
-        self._check_classes()
-
-    def _check_classes(self) -> None:
-        if self.positive is not None and self.task not in (None, "classification", "multilabel"):
-            raise ConfigError(f"positive is of two classes; task {self.task} has none that is the positive one")
-        if self.class_weights != "none" and self.task == "regression":
-            raise ConfigError("class_weights is of classes; task regression has none")
+        if self.task is not None:
+            self.check_task(self.task, self.targets)
+        self.check_names(self.targets, self.atom_references)
 
     def _check_split(self) -> None:
         if (self.split in SPLIT_COLUMNS) != (self.split_column is not None) and self.split != "file":

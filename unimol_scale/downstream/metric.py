@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     Float64: TypeAlias = npt.NDArray[np.float64]
 
-TASKS = ("regression", "classification", "multilabel", "multiclass")
+TASKS = ("regression", "classification", "multilabel", "multiclass", "ordinal")
 
 
 def of_target(value_RW: "Float64", target: int, num_targets: int) -> "Float64":
@@ -36,10 +36,10 @@ class Metric:
     """One metric, of one target at a time. ``finetune --metric package.module:NAME`` takes anybody's.
 
     A metric must not depend on the order of the molecules. It gets the labels that are not missing, and finite
-    predictions: numbers in the unit of the label, or probabilities of class 1. Of task multiclass, labels are the
-    numbers of classes, from 0, and predictions [M, K] the probabilities of all of them. Of the validation rows it
-    chooses the best epoch; for a regression of several targets that is done with labels and predictions divided by the
-    standard deviation of the training labels.
+    predictions: numbers in the unit of the label, or probabilities of class 1. Of tasks multiclass and ordinal, labels
+    are the numbers of classes, from 0, and predictions [M, K] the probabilities of all of them. Of the validation rows
+    it chooses the best epoch; for a regression of several targets that is done with labels and predictions divided by
+    the standard deviation of the training labels.
 
     Attributes:
         name: in reports.

@@ -20,6 +20,7 @@ Float64 = npt.NDArray[np.float64]
 
 TWO_CLASSES = ("classification", "multilabel")
 CLASSIFIERS = (*TWO_CLASSES, "multiclass")
+ORDINAL_TOO = (*CLASSIFIERS, "ordinal")
 THRESHOLD = 0.5
 
 
@@ -51,7 +52,7 @@ def _balanced_accuracy(labels: Float64, predictions: Float64) -> float:
 
 
 def log_losses(labels: Float64, predictions: Float64) -> Float64:
-    """Return minus the logarithm of the probability of the class of each row; one below fp64's epsilon counts as that."""
+    """Return minus the logarithm of the probability of the class of each row; below fp64's epsilon, of that."""
     if predictions.ndim == 2:
         true = predictions[np.arange(len(labels)), labels.astype(np.int64)]
     else:
@@ -72,6 +73,32 @@ def _roc_auc(labels: Float64, predictions: Float64) -> float:
     return float(np.mean(each))
 
 
+def predicted_ranks(predictions: Float64) -> Float64:
+    """Return the predicted class of ordered ones, from 0: the median of their probabilities [M, K].
+
+    That is the number of thresholds that the label exceeds with a probability above a half (Cao et al. 2020).
+    """
+    ranks: Float64 = (np.cumsum(predictions, axis=1)[:, :-1] < THRESHOLD).sum(axis=1).astype(np.float64)
+    return ranks
+
+
+def _rank_mae(labels: Float64, predictions: Float64) -> float:
+    return float(np.abs(labels - predicted_ranks(predictions)).mean())
+
+
+def _rank_accuracy(labels: Float64, predictions: Float64) -> float:
+    return float((labels == predicted_ranks(predictions)).mean())
+
+
+def _quadratic_kappa(labels: Float64, predictions: Float64) -> float:
+    """Return Cohen's kappa with weights of the squared difference of ranks (Cohen 1968, doi:10.1037/h0026256)."""
+    ranks = predicted_ranks(predictions)
+    if not np.ptp(np.concatenate([labels, ranks])) > 0.0:
+        return math.nan
+    known = np.arange(predictions.shape[1], dtype=np.float64)
+    return float(sk.cohen_kappa_score(labels, ranks, labels=known, weights="quadratic"))
+
+
 def _pearson(labels: Float64, predictions: Float64) -> float:
     return float(np.corrcoef(labels, predictions)[0, 1]) if np.ptp(predictions) > 0.0 else math.nan
 
@@ -85,7 +112,12 @@ ACCURACY = Metric(name="accuracy", tasks=CLASSIFIERS, higher_is_better=True, fun
 BALANCED_ACCURACY = Metric(
     name="balanced_accuracy", tasks=CLASSIFIERS, higher_is_better=True, function=_balanced_accuracy
 )
-LOG_LOSS = Metric(name="log_loss", tasks=CLASSIFIERS, higher_is_better=False, function=_log_loss)
+LOG_LOSS = Metric(name="log_loss", tasks=ORDINAL_TOO, higher_is_better=False, function=_log_loss)
+RANK_MAE = Metric(name="rank_mae", tasks=("ordinal",), higher_is_better=False, function=_rank_mae)
+RANK_ACCURACY = Metric(name="rank_accuracy", tasks=("ordinal",), higher_is_better=True, function=_rank_accuracy)
+QUADRATIC_KAPPA = Metric(
+    name="quadratic_kappa", tasks=("ordinal",), higher_is_better=True, function=_quadratic_kappa, problem=_both_classes
+)
 RMSE = Metric(
     name="rmse",
     tasks=("regression",),
@@ -116,7 +148,9 @@ class Score:
 
 
 def default_metric(task: str) -> Metric:
-    """Return the field's metric of a task: ROC-AUC, or RMSE of regression."""
+    """Return the field's metric of a task: ROC-AUC, of ordered classes the mean error of the rank, or RMSE."""
+    if task == "ordinal":
+        return RANK_MAE
     return ROC_AUC if task in CLASSIFIERS else RMSE
 
 
@@ -138,8 +172,8 @@ def score(metric: Metric, labels_ML: Float64, predictions_ML: Float64, targets: 
     Args:
         metric: which.
         labels_ML: NaN where missing; those are passed over.
-        predictions_ML: same shape; of classifiers, the probability of class 1. Of task multiclass, [M, K] probabilities
-            of the classes of the only target.
+        predictions_ML: same shape; of classifiers, the probability of class 1. Of tasks multiclass and
+            ordinal, [M, K] probabilities of the classes of the only target.
         targets: [L] names for messages; none numbers them from 1.
 
     Raises:
@@ -153,7 +187,9 @@ def score(metric: Metric, labels_ML: Float64, predictions_ML: Float64, targets: 
     for at, (name, labels) in enumerate(zip(names, labels_ML.T, strict=True)):
         predictions = of_target(predictions_ML, at, L)
         known = ~np.isnan(labels)
-        if wrong := int(np.count_nonzero(~np.isfinite(predictions[known]).reshape(known.sum(), -1).all(1))):
+        finite = np.isfinite(predictions)
+        finite = finite.all(axis=1) if predictions.ndim == 2 else finite
+        if wrong := int(np.count_nonzero(known & ~finite)):
             raise RunError(
                 f"{wrong:,} of {known.sum():,} predictions of {name} are not finite: the model has diverged, try a "
                 "lower learning rate"

@@ -50,6 +50,7 @@ class TableRows:
         learnt_ML: labels, without energies of the elements where those are taken off; NaN where missing.
         reference_ML: what was taken off, and is added to the predictions that are kept; None: nothing was.
         classes: target → names of its classes.
+        weight_ML: float64, of the labels in the loss, 1 outside of the training rows; None: all weigh the same.
     """
 
     smiles: Sequence[str]
@@ -60,6 +61,7 @@ class TableRows:
     learnt_ML: Float64
     reference_ML: Float64 | None = None
     classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    weight_ML: Float64 | None = None
 
     @property
     def outputs(self) -> Outputs:
@@ -88,6 +90,8 @@ class TableRows:
             rows = getattr(self.split, part)
             digest.update(repr([self.smiles[row] for row in rows.tolist()]).encode())
             digest.update(rows.astype(np.int64).tobytes() + self.learnt_ML[rows].tobytes())
+        if self.weight_ML is not None:
+            digest.update(self.weight_ML[self.split.train].tobytes())
         return digest.hexdigest()
 
 
@@ -135,8 +139,9 @@ def fit_baselines(
                 continue
             fitted = choose_rows(known, model.rows_for(len(rows.targets)), _SEED)
             data = (features.dense(model.features, fitted), label_ML[fitted, at])
-            predicted = fit_and_predict(model, rows.task, data, asked_RF, trees, outputs.num_classes)
-            value_MW[np.ix_(asked, list(outputs.places(at)))] = predicted.reshape(len(asked), -1)
+            weight_N = None if rows.weight_ML is None else rows.weight_ML[fitted, at]
+            predicted = fit_and_predict(model, rows.task, data, asked_RF, trees, outputs.num_classes, weight_N)
+            value_MW[asked[:, None], list(outputs.places(at))] = predicted.reshape(len(asked), -1)
             if all_L[at] > model.rows_for(len(rows.targets)):
                 limits[model.name] = max(len(fitted), limits.get(model.name, 0))
         found[model.name] = value_MW

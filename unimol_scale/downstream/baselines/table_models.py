@@ -88,6 +88,7 @@ def fit_and_predict(
     asked_RF: npt.NDArray[Any],
     trees: int = TREES,
     num_classes: int = 0,
+    weight_N: Float64 | None = None,
 ) -> Float64:
     """Fit a model of one target and return its predictions, float64 [R]: numbers, or probabilities of class 1.
 
@@ -104,6 +105,7 @@ def fit_and_predict(
         asked_RF: features of the rows to predict.
         trees: of a forest.
         num_classes: K; 0: there is one output.
+        weight_N: of the training rows; None: all weigh the same.
     """
     features_NF, label_N = train
     trivial_W = trivial_outputs(label_N[:, None], num_classes)
@@ -116,7 +118,7 @@ def fit_and_predict(
     if not kept_F.any():
         return unchanging
     estimator = _estimator(model, task, label_N, trees)
-    estimator.fit(features_NF[:, kept_F], label_N)
+    estimator.fit(features_NF[:, kept_F], label_N, sample_weight=weight_N)
     if model.forest:
         estimator.n_jobs = 1  # threads add the trees up in any order
     pieces = [asked_RF[start : start + _PIECE][:, kept_F] for start in range(0, len(asked_RF), _PIECE)]

@@ -23,8 +23,10 @@ from unimol_scale.common.text.delimited import EXCEL_SEPARATOR, Record, place_of
 from unimol_scale.common.text.text_files import Unpacked, check_decoded, is_parquet, open_text
 from unimol_scale.downstream.data import sdf_table
 from unimol_scale.downstream.config import Task
+from unimol_scale.downstream.labels.bounds import Bounds
 from unimol_scale.downstream.labels.label_columns import (
     NUMBERS_OR_NAMES,
+    LabelColumn,
     LabelReading,
     named_rows,
     numbers,
@@ -58,6 +60,7 @@ class LabelledTable:
         columns: every column of the file, as it is there.
         problems: row → why it could not be read, for rows whose SMILES is empty for that reason.
         classes: target → names of its classes, whose numbers, from 0, are the labels; targets of numbers are not there.
+        bounds: of labels such as ">10", which have no value; None: there are none.
     """
 
     name: str
@@ -68,6 +71,7 @@ class LabelledTable:
     columns: pa.Table = dataclasses.field(default_factory=lambda: pa.table({}))
     problems: Mapping[int, str] = dataclasses.field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    bounds: Bounds | None = None
 
     def __post_init__(self) -> None:
         assert self.labels_ML.shape == (len(self.smiles), len(self.targets)), "one label a molecule and target"
@@ -147,6 +151,7 @@ def _labelled(
     smiles_at = find_smiles(str(path), names, smiles_column)
     split_at = None if split_column is None else _place(path, names, split_column)
     classes: dict[str, tuple[str, ...]] = {}
+    found_columns: list[LabelColumn] = []
     smiles = _texts(table.column(smiles_at))
     if targets == ALL_TARGETS:
         labels = _every_label(path, table, {smiles_at, split_at}, smiles)
@@ -157,10 +162,13 @@ def _labelled(
         for target in targets:
             column = table.column(_place(path, names, target))
             found = read_labels(str(path), target, column, smiles, how)
+            found_columns.append(found)
             labels[target] = found.value_M
             if found.classes:
                 classes[target] = found.classes
             if np.isnan(labels[target]).all():
+                if found.bound_M is not None:
+                    raise SourceError(f"{path}: every label of the target {target!r} is a bound: none has a value")
                 raise SourceError(f"{path}: all {len(smiles):,} labels of the target {target!r} are missing")
     return LabelledTable(
         name=stem(path.name),
@@ -170,6 +178,7 @@ def _labelled(
         splits=None if split_at is None else tuple(_texts(table.column(split_at))),
         columns=table,
         classes=classes,
+        bounds=Bounds.of(found_columns),
     )
 
 
@@ -309,6 +318,8 @@ def infer_task(table: LabelledTable) -> Task:
     _require_labels(table)
     if any(len(classes) > 2 for classes in table.classes.values()):
         return "multiclass"
+    if table.bounds is not None:
+        return "regression"
     if not np.isin(table.labels_ML[~np.isnan(table.labels_ML)], (0.0, 1.0)).all():
         return "regression"
     return "classification" if len(table.targets) == 1 else "multilabel"
@@ -320,7 +331,7 @@ def check_task(table: LabelledTable, task: Task) -> None:
     Args:
         table: with at least one target.
         task: "regression" takes any number; "classification" 0 and 1 of one target, "multilabel" of one or more;
-            "multiclass" the classes of one target.
+            "multiclass" and "ordinal" the classes of one target.
 
     Raises:
         ConfigError: there is no target, or more than the task takes.

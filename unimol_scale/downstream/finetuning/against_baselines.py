@@ -19,6 +19,7 @@ from unimol_scale.downstream.finetuning.labelled_rows import Rows
 from unimol_scale.downstream.finetuning.results import read_predictions
 from unimol_scale.downstream.labels.outputs import predicted_labels
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.store.schema import Float64
 
 _MODELS, _BEST = "models", "best"
 
@@ -31,11 +32,20 @@ class FittedMember:
         seed: of the model.
         rows: the data as the model learnt it.
         split: the rows that it was fitted to and judged by.
+        weight_RL: of the training labels in the loss; None: all weigh the same.
     """
 
     seed: int
     rows: Rows
     split: DataSplit
+    weight_RL: Float64 | None = None
+
+    def _weight_ML(self) -> Float64 | None:
+        if self.weight_RL is None:
+            return None
+        weight_ML = np.ones(self.rows.labels_ML.shape)
+        weight_ML[self.split.train] = self.weight_RL
+        return weight_ML
 
     def as_table(self, metric: Metric) -> TableRows:
         """Return what the baselines are fitted to: the same rows, labels and parts."""
@@ -48,6 +58,7 @@ class FittedMember:
             learnt_ML=self.rows.learnt_ML,
             reference_ML=self.rows.reference_ML,
             classes=self.rows.classes,
+            weight_ML=self._weight_ML(),
         )
 
 

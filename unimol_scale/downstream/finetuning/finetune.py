@@ -46,7 +46,6 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
 )
 from unimol_scale.downstream.finetuning.folds.fold_files import write_out_of_fold, write_splits
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
-from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
     FinetunedConfig,
@@ -55,14 +54,15 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
 )
 from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
-from unimol_scale.downstream.finetuning.row_parts import check_labels, split_labelled, take_off_references
-from unimol_scale.downstream.labels.outputs import describe_classes
+from unimol_scale.downstream.finetuning.row_parts import check_labels, count_rows, split_labelled, take_off_references
+from unimol_scale.downstream.labels.learning_notes import describe_learning
+from unimol_scale.downstream.labels.outputs import absent_classes, describe_classes
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import default_metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import ModelConfig, preset
-from unimol_scale.store.schema import Int32, Int64
+from unimol_scale.store.schema import Float64, Int32, Int64
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +126,9 @@ def _baselines(problems: Sequence[SeedProblem], done: FinetuneResult) -> Baselin
     """Return the baselines of every split, and how all models differ from them."""
     of_fold = {each.fold: each for each in problems}
     own = [(seed.seed, of_fold[seed.fold]) for seed in done.seeds]
-    members = [FittedMember(seed=seed, rows=each.rows, split=each.split) for seed, each in own]
+    members = [
+        FittedMember(seed=seed, rows=each.rows, split=each.split, weight_RL=each.weight_RL) for seed, each in own
+    ]
     problem = problems[0]
     return judge_baselines(problem.config.folder, members, problem.metric, standardised=not done.has_mean)
 
@@ -213,7 +215,8 @@ def _result(problems: Sequence[SeedProblem], hashes: InputHashes, seeds: Sequenc
         seeds=tuple(seeds),
         trivial=mean_scores([each.trivial for each in problems]),
         test_molecules=count_labelled_molecules(rows.molecules.position_M[test], rows.labels_ML[test]),
-        label_std=Scaling.of(rows.learnt_ML[problem.split.train], rows.task).std_L if rows.task == "regression" else (),
+        label_std=problem.scaling.spread_L,
+        row_counts=count_rows(rows, [each.split for each in problems]),
         classes=dict(rows.classes),
     )
 
@@ -241,6 +244,7 @@ def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]
         conformers=config.conformers,
         head=config.head,
         classes=dict(rows.classes),
+        transforms=config.transforms_of(rows.targets),
     )
 
 
@@ -336,7 +340,8 @@ def _notes(problems: Sequence[SeedProblem], chosen: ChosenInputs, store: Path | 
     if one_class:
         where = "" if problem.fold is None else " of some fold"
         notes.append(f"targets with one class only among the training rows{where}: {', '.join(one_class)}")
-    if absent := _absent_classes(problems):
+    notes += describe_learning(config, rows.outputs, _train_weights(problem), str(problem.fold or ""))
+    if absent := absent_classes(rows.outputs, [rows.labels_ML[each.split.train] for each in problems]):
         notes.append(f"classes without a training row, which are never predicted: {', '.join(absent)}")
     return tuple(notes)
 
@@ -346,13 +351,8 @@ def _has_one_class(problem: SeedProblem, target: int) -> bool:
     return len(np.unique(labels_R[~np.isnan(labels_R)])) == 1
 
 
-def _absent_classes(problems: Sequence[SeedProblem]) -> list[str]:
-    """Return the classes of a task of several that some split has no training row of."""
-    rows = problems[0].rows
-    if not (K := rows.outputs.num_classes):
-        return []
-    present = [set(each.rows.labels_ML[each.split.train, 0].tolist()) for each in problems]
-    return [rows.classes[rows.targets[0]][code] for code in range(K) if not all(code in found for found in present)]
+def _train_weights(problem: SeedProblem) -> Float64 | None:
+    return None if problem.rows.weight_M is None else problem.rows.weight_M[problem.split.train]
 
 
 def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:

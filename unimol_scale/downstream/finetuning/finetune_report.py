@@ -32,6 +32,7 @@ from unimol_scale.downstream.labels.confusion_matrix import (
     count_confusions,
     true_class_probabilities,
 )
+from unimol_scale.downstream.labels.learning_notes import STANDARDISED
 from unimol_scale.store.schema import Float64
 
 REPORT_NAME = "report.md"
@@ -118,6 +119,7 @@ def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread
     ]
     lines += [f"- {note}" for note in (*outcome.notes, *_baseline_notes(outcome))]
     lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
+    lines += [f"- {line}" for line in ([STANDARDISED] if outcome.task == "regression" else []) + _bound_lines(outcome)]
     lines += [
         "",
         f"![]({picture})",
@@ -132,10 +134,51 @@ def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread
         lines += _by_target(outcome)
     if len(outcome.targets) > MOST_PANELS:
         lines += ["", f"The picture shows the first {MOST_PANELS} targets."]
+    lines += _row_lines(outcome)
     undefined = sorted({reason for seed in outcome.seeds for reason in seed.undefined})
     if undefined:
         lines += ["", "Not defined, and left out of the mean: " + "; ".join(undefined) + "."]
     return lines
+
+
+_ROW_WORDS = {
+    "rows": "in the data",
+    "unlabelled": "with a molecule and no label",
+    "unused": "in no part of the split",
+    "used": "used",
+    "reduced_to_fragment": "of the used: reduced to the largest fragment",
+    "isotopes_removed": "of the used: without their isotope labels",
+    "repeated_molecule": "of the used: of a molecule that another row has, too (they count)",
+    "bounds": "labels of the used that are bounds",
+}
+
+
+def _row_lines(outcome: FinetuneResult) -> list[str]:
+    """Return a table of what became of the rows."""
+    if not outcome.row_counts:
+        return []
+    rows = []
+    for key, count in outcome.row_counts.items():
+        words = _ROW_WORDS.get(key) or f"without a usable molecule: {key.removeprefix('skipped ')}"
+        if count or key in ("rows", "used"):
+            rows.append([words, f"{count:,}"])
+    return ["", "## Rows", "", *markdown_table(["what became of them", "rows"], rows)]
+
+
+def _bound_lines(outcome: FinetuneResult) -> list[str]:
+    """Return how many bounds the predictions violate, over all models."""
+    said = []
+    for part in ("train", "valid", "test"):
+        total = sum(seed.bounds.get(part, 0) for seed in outcome.seeds)
+        if total:
+            wrong = sum(seed.violated_bounds[part] for seed in outcome.seeds)
+            said.append(f"{wrong:,} of {total:,} ({wrong / total:.0%}) in {part}")
+    if not said:
+        return []
+    return [
+        f"censored labels (bounds): predictions of all models are on the wrong side of {', '.join(said)}; scores are "
+        "of the other labels alone, and baselines are fitted to them"
+    ]
 
 
 def _against_baselines(outcome: FinetuneResult) -> list[str]:

@@ -7,6 +7,7 @@ Shapes: M rows, L targets, W outputs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -102,19 +103,36 @@ class SeedProblem:
         return {name: len(getattr(self.split, name)) for name in PARTS}
 
     @property
+    def scaling(self) -> Scaling:
+        """Of the training labels."""
+        rows, transforms = self.rows, self.config.transforms_of(self.rows.targets)
+        each = tuple(transforms.get(target, "none") for target in rows.targets) if transforms else ()
+        return Scaling.of(rows.learnt_ML[self.split.train], rows.task, rows.outputs.num_classes, each)
+
+    @property
+    def weight_RL(self) -> Float64 | None:
+        """What the loss of each training label is multiplied by; None: all weigh the same."""
+        rows, train = self.rows, self.split.train
+        row_weight_R = None if rows.weight_M is None else rows.weight_M[train]
+        return loss_weights(rows.learnt_ML[train], row_weight_R, self.config.class_weights)
+
+    @property
     def trivial(self) -> tuple[float | None, ...]:
         """Score of predicting the mean of the training labels, or the shares of their classes, [L]."""
         labels_ML = self.rows.learnt_ML
         train_RL, test_RL = labels_ML[self.split.train], labels_ML[self.split.test]
         return trivial_scores(self.metric, train_RL, test_RL, self.rows.outputs.num_classes)
 
-    def reader(self, row_R: Int64) -> RowReader:
-        """Return a reader of some rows."""
+    def reader(self, row_R: Int64, *, bounded: bool = False) -> RowReader:
+        """Return a reader of some rows; ``bounded``: labels that are censored are their bounds instead of NaN."""
         rows = self.rows
+        labels_ML = rows.learnt_ML
+        if bounded and (bounds := rows.learnt_bounds) is not None:
+            labels_ML = np.where(np.isnan(labels_ML), bounds.bound_ML, labels_ML)
         return RowReader(
             rows.molecules.split,
             rows.molecules.position_M[row_R],
-            rows.learnt_ML[row_R],
+            labels_ML[row_R],
             drop_hydrogens=rows.leaves_out_hydrogens,
             conformers=self.config.conformers,
         )
@@ -131,9 +149,7 @@ def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
     if done.is_file():
         tree = read_recorded(done, "remove it and fine-tune again: only that seed is trained")
         return strict.build(FinishedSeed, tree, strict.Origin(name=str(done), recorded=True))
-    scaling = Scaling.of(
-        problem.rows.learnt_ML[problem.split.train], problem.rows.task, problem.rows.outputs.num_classes
-    )
+    scaling = problem.scaling
     model = _new_model(problem, seed)
     epochs = _train(problem, model, scaling, seed)
     value_MW = _predict(problem, model, scaling, seed)
@@ -154,8 +170,14 @@ def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
     config, start = problem.config, problem.start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        num_outputs = len(problem.rows.outputs.names)
-        model = PropertyModel(start.model, num_outputs, config.pooling, config.train.dropout, config.head)
+        model = PropertyModel(
+            start.model,
+            problem.rows.outputs.num_logits,
+            config.pooling,
+            config.train.dropout,
+            config.head,
+            ordered=problem.rows.task == "ordinal",
+        )
     if start.backbone is not None:
         model.backbone.load_state_dict(start.backbone.state_dict())
     if config.train.predicts_noise:
@@ -165,15 +187,16 @@ def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
 
 def _train(problem: SeedProblem, model: PropertyModel, scaling: Scaling, seed: int) -> list[Epoch]:
     config = problem.config
-    train_RL = problem.rows.learnt_ML[problem.split.train]
+    bounds, train = problem.rows.learnt_bounds, problem.split.train
     training = TrainingProblem(
-        train=problem.reader(problem.split.train),
+        train=problem.reader(train, bounded=True),
         valid=problem.reader(problem.split.valid),
         make_sample=SampleMaker(view=problem.view, model=problem.start.model),
         scaling=scaling,
         loss=config.loss or "mse",
         metric=problem.metric,
-        weight_RL=loss_weights(train_RL, None, config.class_weights),
+        weight_RL=problem.weight_RL,
+        side_RL=None if bounds is None else bounds.side_ML[train],
     )
     title = f"{problem.rows.name}, {f'seed {seed}' if problem.fold is None else problem.fold}"
     with EpochProgress(title, config.train.epochs, problem.metric.name) as progress:
@@ -218,4 +241,22 @@ def _judge(problem: SeedProblem, value_MW: Float64, epochs: Sequence[Epoch], see
         fold=problem.fold,
         split_sizes={} if problem.fold is None else problem.split_sizes,
         trivial=() if problem.fold is None else problem.trivial,
+        **_count_violations(problem, value_MW),
     )
+
+
+class _Violations(TypedDict):
+    bounds: dict[str, int]
+    violated_bounds: dict[str, int]
+
+
+def _count_violations(problem: SeedProblem, value_MW: Float64) -> _Violations:
+    """Return how many bounds each part has, and how many of them the predictions violate."""
+    bounds, split = problem.rows.learnt_bounds, problem.split
+    if bounds is None:
+        return {"bounds": {}, "violated_bounds": {}}
+    violated_ML = bounds.violated(value_MW)
+    return {
+        "bounds": {part: int((bounds.side_ML[getattr(split, part)] != 0.0).sum()) for part in PARTS},
+        "violated_bounds": {part: int(violated_ML[getattr(split, part)].sum()) for part in PARTS},
+    }

@@ -20,7 +20,7 @@ from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.cautions import cautions
 from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
-from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, Rows
+from unimol_scale.downstream.finetuning.labelled_rows import BOUND, CONFORMER_SPREAD, PREDICTED, Rows
 from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
 from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.downstream.registry import METRICS
@@ -48,6 +48,8 @@ class SeedResult:
         fold: of a cross-validation, in whose rows ``test`` was measured; None for a single split.
         split_sizes: rows of train, valid and test of that fold; empty for a single split.
         trivial: [L] score there of predicting the mean of the fold's training labels; empty for a single split.
+        bounds: labels of each part that are censored; empty: there are none.
+        violated_bounds: of these, how many predictions lie on the wrong side; empty likewise.
     """
 
     seed: int
@@ -62,6 +64,8 @@ class SeedResult:
     fold: Fold | None = None
     split_sizes: dict[str, int] = field(default_factory=dict)
     trivial: tuple[float | None, ...] = ()
+    bounds: dict[str, int] = field(default_factory=dict)
+    violated_bounds: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,7 @@ class FinetuneResult:
             turned off, or in older files.
         classes: target → names of its classes in the order of their numbers; targets of numbers, or of 0 and 1, are not
             there.
+        row_counts: what became of the rows of the data (``count_rows``); empty in files older than this key.
     """
 
     name: str
@@ -118,6 +123,7 @@ class FinetuneResult:
     in_label_units: bool | None = None
     baselines: BaselineResults | None = None
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    row_counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def outputs(self) -> Outputs:
@@ -314,6 +320,9 @@ def write_predictions(
     }
     for at, target in enumerate(rows.targets):
         columns[target] = outputs.write_labels(at, rows.labels_ML[:, at])
+        if rows.bounds is not None:
+            bounds = [rows.bounds.describe(row, at) for row in range(len(part_M))]
+            columns[f"{target}{BOUND}"] = pa.array(bounds, pa.string())
         if target in decided:
             columns[f"{PREDICTED}{target}"] = pa.array(decided[target], pa.string())
         for place in outputs.places(at):

@@ -3,6 +3,7 @@
 Shapes: M rows, K classes.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -20,6 +21,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 ROWS_SHOWN = 3
+_BOUND = re.compile(r"(?P<sign>>=|<=|[<>≤≥])\s*(?P<value>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)")
 MOST_NAMES = 20  # a column of more different names is not taken for classes unless a task asks for them
 
 
@@ -30,10 +32,14 @@ class LabelReading:
     Attributes:
         task: None: it is told from the labels.
         positive: name of the class that is 1, of two; None: that which comes last in the alphabet.
+        order: of task ordinal, the classes from the lowest; empty: they are whole numbers.
+        censored: values such as ">10" are bounds.
     """
 
     task: Task | None = None
     positive: str | None = None
+    order: tuple[str, ...] = ()
+    censored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +49,14 @@ class LabelColumn:
     Attributes:
         value_M: float64, NaN where missing; of classes, their numbers from 0 in the order of ``classes``.
         classes: [K] names; empty of numbers.
+        bound_M: float64, bounds, NaN where the label is none; a row with a bound has no value. None: there are none.
+        side_M: float64, 1 where the label lies above the bound, -1 where below, 0 elsewhere; None likewise.
     """
 
     value_M: Float64
     classes: tuple[str, ...] = ()
+    bound_M: Float64 | None = None
+    side_M: Float64 | None = None
 
 
 NUMBERS_OR_NAMES = LabelReading()
@@ -57,8 +67,8 @@ def read_labels(
 ) -> LabelColumn:
     """Return the labels of a column.
 
-    With task multiclass, its values are names of classes: whole numbers are sorted as numbers, names by the alphabet.
-    Otherwise it has numbers, or, if it has none and few different names, classes.
+    With tasks multiclass and ordinal, its values are names of classes: whole numbers are sorted as numbers, names by
+    the alphabet. Otherwise it has numbers, or, if it has none and few different names, classes.
 
     Args:
         where: the file, for messages.
@@ -71,9 +81,11 @@ def read_labels(
         SourceError: a label is neither a number nor a class; names the first rows.
         ConfigError: the positive class is not one of two.
     """
-    if how.task == "multiclass":
+    if how.task in ("multiclass", "ordinal"):
         return code_classes(where, target, _texts(column), smiles, how)
     value_M, wrong = numbers(column)
+    if how.censored and len(wrong):
+        return _with_bounds(where, target, column, smiles, value_M, wrong)
     if how.task == "regression" or not (len(wrong) or how.positive is not None):
         if len(wrong):
             refuse(where, target, column, wrong, smiles)
@@ -115,12 +127,49 @@ def code_classes(
         )
     if len(names) == 1:
         raise SourceError(f"{where}: all {present:,} labels of the target {target!r} are {names[0]!r}: one class only")
+    if how.task == "ordinal":
+        names = _ordered(where, target, texts, names, smiles, how.order)
     if how.positive is not None:
         names = _with_positive(where, target, names, how.positive)
     place = {name: float(at) for at, name in enumerate(names)}
     return LabelColumn(
         value_M=np.array([np.nan if text is None else place[text] for text in texts]), classes=tuple(names)
     )
+
+
+def _with_bounds(
+    where: str, target: str, column: pa.ChunkedArray, smiles: Sequence[str], value_M: Float64, wrong: Int64
+) -> LabelColumn:
+    """Return numbers, and bounds where they are such as ">10"."""
+    bound_M, side_M = np.full(len(value_M), np.nan), np.zeros(len(value_M))
+    others = []
+    for row in wrong.tolist():
+        found = _BOUND.fullmatch(str(column[row].as_py()).strip())
+        if found is None or not np.isfinite(float(found["value"])):
+            others.append(row)
+            continue
+        bound_M[row], side_M[row] = float(found["value"]), 1.0 if found["sign"][0] in ">≥" else -1.0
+    if others:
+        refuse(where, target, column, np.array(others, np.int64), smiles)
+    return LabelColumn(value_M=value_M, bound_M=bound_M, side_M=side_M)
+
+
+def _ordered(
+    where: str, target: str, texts: Sequence[str | None], names: list[str], smiles: Sequence[str], order: Sequence[str]
+) -> list[str]:
+    """Return the classes from the lowest."""
+    if not order:
+        if all(name.lstrip("-").isdigit() for name in names):
+            return names
+        raise ConfigError(
+            f"task ordinal: the classes of {target!r} in {where} are names, whose order must be said: --order with "
+            f"{', '.join(names)} from the lowest to the highest"
+        )
+    order = [_whole(name) for name in order]
+    if wrong := [row for row, text in enumerate(texts) if text is not None and text not in order]:
+        shown = named_rows(np.array(wrong), smiles, [texts[row] for row in wrong[:ROWS_SHOWN]])
+        raise SourceError(f"{where}: {len(wrong):,} labels of the target {target!r} are not in --order: {shown}")
+    return order
 
 
 def _with_positive(where: str, target: str, names: Sequence[str], positive: str) -> list[str]:
@@ -227,7 +276,9 @@ def refuse(where: str, target: str, column: pa.ChunkedArray, wrong: Int64, smile
         "mend them, or leave them empty where they are missing (classes are 0 and 1, or names in all rows; with --task "
         "multiclass, whatever the column has)"
     )
-    if all(has_decimal_comma(value) for value in values):
+    if any(_BOUND.fullmatch(str(value).strip()) for value in values):
+        remedy = "with --censored, values such as >10 are bounds that predictions are held to"
+    elif all(has_decimal_comma(value) for value in values):
         remedy = "write decimals with a point, not with a comma"
     raise SourceError(f"{where}: {len(wrong):,} labels of the target {target!r} are not numbers: {shown}; {remedy}")
 

@@ -1,14 +1,50 @@
 """How much each training label weighs in the loss: the weight of its row times that of its class.
 
-Shapes: R training rows, L targets, K classes.
+Shapes: M rows, R training rows, L targets, K classes.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from unimol_scale.downstream.config import ClassWeights
+from unimol_scale.downstream.labels.label_columns import ROWS_SHOWN, named_rows, numbers
+from unimol_scale.errors import SourceError
 
 Float64 = npt.NDArray[np.float64]
+
+
+def read_weights(
+    where: str, name: str, column: pa.ChunkedArray, smiles: Sequence[str], labelled_M: npt.NDArray[np.bool_]
+) -> Float64:
+    """Return the weights of rows, float64 [M]; 0 of rows without a label, which need none.
+
+    Args:
+        where: the data, for messages.
+        name: of the column.
+        column: [M], as the data has it.
+        smiles: [M], for messages.
+        labelled_M: rows with a label.
+
+    Raises:
+        SourceError: a weight is missing, no number, infinite or negative, or all are 0; names the first rows.
+    """
+    weight_M, _ = numbers(column)
+    wrong = np.flatnonzero(labelled_M & ~(weight_M >= 0.0))  # NaN is not
+    if len(wrong):
+        shown = named_rows(wrong, smiles, [column[row].as_py() for row in wrong[:ROWS_SHOWN].tolist()])
+        raise SourceError(
+            f"{where}: {len(wrong):,} weights in the column {name!r} are missing, negative, or no numbers: {shown}"
+        )
+    weight_M = np.where(labelled_M, weight_M, 0.0)
+    if not weight_M.any():
+        first = int(np.argmax(labelled_M))
+        raise SourceError(
+            f"{where}: all weights in the column {name!r} are 0, from row {first + 1} on: nothing could be learnt"
+        )
+    return weight_M
 
 
 def loss_weights(label_RL: Float64, row_weight_R: Float64 | None, class_weights: ClassWeights) -> Float64 | None:

@@ -12,11 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from unimol_scale.downstream.config import Task
+from unimol_scale.downstream.metrics import predicted_ranks
 
 Float64 = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.object_]
 
-BY_CLASS: tuple[Task, ...] = ("multiclass",)  # tasks of one target with a probability for each of its classes
+BY_CLASS: tuple[Task, ...] = ("multiclass", "ordinal")  # tasks of one target with a probability for each of its classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,11 @@ class Outputs:
         return tuple(
             f"{target} p({self.classes[target][1]})" if target in self.classes else target for target in self.targets
         )
+
+    @property
+    def num_logits(self) -> int:
+        """Outputs of the head: W, or of K ordered classes the K − 1 thresholds between them."""
+        return len(self.names) - (self.task == "ordinal")
 
     def places(self, target: int) -> range:
         """Return the places of a target among the outputs."""
@@ -88,7 +94,8 @@ class Outputs:
     def decide(self, value_RW: Float64) -> dict[str, Texts]:
         """Return the predicted class, by target, of those targets whose classes have names; None where NaN.
 
-        Of two classes, that with a probability of a half or more; of several, the most probable one.
+        Of two classes, that with a probability of a half or more; of several, the most probable one; of ordered ones,
+        the median of their probabilities.
         """
         found: dict[str, Texts] = {}
         for at, target in enumerate(self.targets):
@@ -105,6 +112,8 @@ class Outputs:
         codes: npt.NDArray[np.int64]
         if not self.num_classes:
             codes = (value_RK[:, 0] >= 0.5).astype(np.int64)
+        elif self.task == "ordinal":
+            codes = predicted_ranks(value_RK).astype(np.int64)
         else:
             codes = np.argmax(value_RK, axis=1).astype(np.int64)
         return codes
@@ -148,3 +157,10 @@ def describe_classes(outputs: Outputs, label_ML: Float64) -> Sequence[str]:
         positive = "" if outputs.num_classes else f"; {classes[1]} is the positive class (--positive takes the other)"
         said.append(f"classes of {target!r}: {shown}{positive}")
     return said
+
+
+def absent_classes(outputs: Outputs, label_RL: Sequence[Float64]) -> list[str]:
+    """Return the classes, of a task of several, that have no row in some of these sets of training labels [R, 1]."""
+    present = [set(labels[:, 0].tolist()) for labels in label_RL]
+    names = outputs.classes[outputs.targets[0]] if outputs.num_classes else ()
+    return [name for code, name in enumerate(names) if not all(code in found for found in present)]

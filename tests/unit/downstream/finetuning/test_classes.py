@@ -92,9 +92,7 @@ def test_an_ensemble_averages_probabilities(sets, settings):
 
 
 def test_whole_numbers_are_classes_only_when_asked_and_a_note_says_so(sets, settings):
-    done = finetune(
-        settings(data=sets / "grades.csv", targets=("grade",), seeds=1, output=settings().output / "number")
-    )
+    done = finetune(settings(data=sets / "grades.csv", targets=("grade",), seeds=1, output=sets / "number"))
     assert done.task == "regression"
     assert any("--task multiclass" in note for note in done.notes)
     config = settings(data=sets / "grades.csv", targets=("grade",), task="multiclass", seeds=1, metric="log_loss")

@@ -16,6 +16,28 @@ from unimol_scale.model.layers import Linear
 from unimol_scale.model.presets import ModelConfig
 
 
+class ThresholdLinear(nn.Module):
+    """Logits of being above each of T thresholds: one linear map for all, and a bias for each, sorted in falling order.
+
+    CORAL's last layer (Cao et al. 2020, arXiv 1901.07884): since the thresholds share their weights, the logits of a
+    molecule fall as the biases do, and no class has a negative probability. The paper shows that the best biases are in
+    this order; they are sorted here, so that all are.
+
+    Args:
+        width: of the input.
+        num_thresholds: T.
+    """
+
+    def __init__(self, width: int, num_thresholds: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, width))
+        self.bias = nn.Parameter(torch.zeros(num_thresholds))
+
+    def forward(self, hidden_BD: Tensor) -> Tensor:
+        """Return logits [B, T]."""
+        return F.linear(hidden_BD, self.weight) + self.bias.sort(descending=True).values
+
+
 class PropertyModel(nn.Module):
     """Backbone, pooling, LayerNorm, and one of three heads.
 
@@ -31,6 +53,7 @@ class PropertyModel(nn.Module):
         pooling: how atoms become one vector of the molecule.
         dropout: in the head.
         head: its kind.
+        ordered: the outputs are thresholds of ordered classes (``ThresholdLinear``).
 
     Attributes:
         coordinate_head: predicts the noise on coordinates in training; None: there is none. It is not saved.
@@ -39,7 +62,14 @@ class PropertyModel(nn.Module):
     coordinate_head: CoordinateHead | None
 
     def __init__(
-        self, config: ModelConfig, num_outputs: int, pooling: Pooling, dropout: float, head: HeadName = "mlp"
+        self,
+        config: ModelConfig,
+        num_outputs: int,
+        pooling: Pooling,
+        dropout: float,
+        head: HeadName = "mlp",
+        *,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = TwoTrackBackbone(config)
@@ -49,7 +79,7 @@ class PropertyModel(nn.Module):
         if head != "linear":
             self.dense = Linear(config.atom_width, config.atom_width, init="he" if head == "mlp" else "lecun")
         self.dropout = nn.Dropout(dropout)
-        self.out = Linear(config.atom_width, num_outputs)
+        self.out = (ThresholdLinear if ordered else Linear)(config.atom_width, num_outputs)
         self.coordinate_head = None
 
     def forward(self, molecules: ModelInput) -> Tensor:

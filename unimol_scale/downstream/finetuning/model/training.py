@@ -79,6 +79,7 @@ class TrainingProblem:
         loss: of a regression; classifiers take the cross-entropy.
         metric: of the validation rows.
         weight_RL: what the loss of each training label is multiplied by, with a mean of 1; None: nothing.
+        side_RL: 1 where a training label is a bound that it lies above, -1 where below, else 0; None: there are none.
     """
 
     train: RowReader
@@ -88,6 +89,7 @@ class TrainingProblem:
     loss: LossName
     metric: Metric
     weight_RL: Float64 | None = None
+    side_RL: Float64 | None = None
 
 
 @explain_full_memory
@@ -258,7 +260,8 @@ def add_gradient(
         representation = model.backbone(shown)
         out_BW = model.properties(representation)
         weight_BL = rows_of(problem.weight_RL, sample.row_B)
-        loss = problem.scaling.loss(out_BW, sample.label_BL, problem.loss, weight_BL) / count
+        side_BL = rows_of(problem.side_RL, sample.row_B)
+        loss = problem.scaling.loss(out_BW, sample.label_BL, problem.loss, weight_BL, side_BL) / count
         terms = [loss.detach()]
         if noisy_nodes is not None:
             assert model.coordinate_head is not None, "the noise is predicted by it"
