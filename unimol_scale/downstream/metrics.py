@@ -187,9 +187,8 @@ def score(metric: Metric, labels_ML: Float64, predictions_ML: Float64, targets: 
     for at, (name, labels) in enumerate(zip(names, labels_ML.T, strict=True)):
         predictions = of_target(predictions_ML, at, L)
         known = ~np.isnan(labels)
-        finite = np.isfinite(predictions)
-        finite = finite.all(axis=1) if predictions.ndim == 2 else finite
-        if wrong := int(np.count_nonzero(known & ~finite)):
+        wrong_M = ~np.isfinite(predictions[:, None] if predictions.ndim == 1 else predictions)
+        if wrong := int(np.count_nonzero(known & np.any(wrong_M, axis=1))):
             raise RunError(
                 f"{wrong:,} of {known.sum():,} predictions of {name} are not finite: the model has diverged, try a "
                 "lower learning rate"

@@ -58,5 +58,8 @@ class Bounds:
 
 def has_label(label_ML: Float64, bounds: Bounds | None) -> npt.NDArray[np.bool_]:
     """Return bool [M], rows with at least one label or bound."""
-    known_M: npt.NDArray[np.bool_] = (~np.isnan(label_ML)).any(axis=1)
-    return known_M if bounds is None else known_M | (bounds.side_ML != 0.0).any(axis=1)
+    known_ML = ~np.isnan(label_ML)
+    if bounds is not None:
+        known_ML = known_ML | (bounds.side_ML != 0.0)
+    known_M: npt.NDArray[np.bool_] = np.any(known_ML, axis=1)
+    return known_M
