@@ -130,8 +130,8 @@ def trivial_outputs(label_RL: Float64, num_classes: int) -> Float64:
     if num_classes:
         label_R = label_RL[known_RL[:, 0], 0].astype(np.int64)
         return np.bincount(label_R, minlength=num_classes) / max(len(label_R), 1)
-    mean_L: Float64 = np.where(known_RL, label_RL, 0.0).sum(0) / np.maximum(known_RL.sum(0), 1)
-    return mean_L
+    known = [label_R[~np.isnan(label_R)] for label_R in label_RL.T]
+    return np.array([label_R.mean() if len(label_R) else 0.0 for label_R in known])
 
 
 def predicted_labels(label_RL: Float64, value_RW: Float64) -> Float64:
