@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.downstream.config import GIVEN_SPLITS, SplitKind
+from unimol_scale.downstream.config import GIVEN_SPLITS, SplitKind, check_fractions
 from unimol_scale.downstream.data.splitting.clusters import group_clusters
 from unimol_scale.downstream.data.splitting.parts import ABSENT, PARTS, UNUSED, DataSplit
 from unimol_scale.downstream.data.splitting.row_groups import Groups, cut, fill, group_rows, largest_first, shuffled
@@ -60,20 +60,21 @@ def split_rows(
         split_parts: word → part, or "unused"; None, or {}: the words are "train", "valid" and "test".
         valid_rows: of "column" and "file" without validation rows: how many training rows become such, by seed; rows of
             the same molecule stay together.
-        fractions: of train, valid and test; parts are as near to them as whole groups allow.
+        fractions: of train, valid and test; parts are as near to them as whole groups allow. Test may be 0: then no
+            row is set aside for it.
         sizes: in place of fractions, numbers of rows, one of them None: the rest. Random parts have exactly these, as
             long as there are molecules with one row to fill them up.
         seed: of "random" and of ``valid_rows``.
 
     Raises:
-        ConfigError: a part would be empty; fractions that are no three positive numbers with the sum 1; sizes beyond
-            the number of rows; a word that is no part, or no time; too many molecules for clusters.
+        ConfigError: a part would be empty; wrong fractions (``check_fractions``); sizes beyond the number of rows; a
+            word that is no part, or no time; too many molecules for clusters.
     """
-    if len(fractions) != len(PARTS) or min(fractions) <= 0.0 or abs(sum(fractions) - 1.0) > 1e-9:
-        raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(fractions)}")
+    check_fractions(fractions)
+    needed = PARTS if sizes is not None or fractions[2] > 0.0 else PARTS[:2]
     rows = np.flatnonzero(usable_M)
-    if len(rows) < len(PARTS):
-        raise ConfigError(f"{len(rows)} usable molecules are too few for training, validation and test")
+    if len(rows) < len(needed):
+        raise ConfigError(f"{len(rows)} usable molecules are too few for {' and '.join(needed)}")
     ends = _ends(len(rows), fractions, sizes)
     if kind in GIVEN_SPLITS:
         parts = _given(rows, kind, splits, split_parts or dict.fromkeys(PARTS))
@@ -94,7 +95,7 @@ def split_rows(
         order = np.argsort(-similarity, kind="stable")  # among equals, the one whose first row comes first
         parts = cut([groups[at] for at in order.tolist()], ends)
     dealt = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
-    if not all(dealt.values()):
+    if not all(dealt[name] for name in needed):
         remedy = "give more molecules, other fractions, or split=random"
         if kind in GIVEN_SPLITS:
             remedy = "valid_rows=N takes validation rows from the training rows" if dealt["train"] else "see split_parts"

@@ -111,7 +111,12 @@ def check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: M
             f"{config.data}: {target!r} {problem} among the {len(labels_R)} training rows of the {config.split} split, "
             "from which nothing can be learnt; leave that target out, or choose another --split"
         )
-    for part in ("train", "valid", "test"):
+    if config.baselines and not len(split.test):
+        raise ConfigError(
+            f"{config.data}: the {config.split} split has no test rows, by which baselines are judged: leave them out "
+            "with --no-baselines"
+        )
+    for part in ("train", "valid", *(("test",) if len(split.test) else ())):
         labels_RL = rows.learnt_ML[getattr(split, part)]
         problems = undefined(metric, labels_RL, rows.targets)
         if len(problems) == len(rows.targets):
