@@ -18,7 +18,7 @@ HeadName = Literal["mlp", "linear", "dense-tanh"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fragments = Literal["largest", "reject"]
 SplitKind = Literal[
-    "scaffold", "scaffold-similarity", "random", "cluster", "time", "column", "file",
+    "scaffold", "scaffold-similarity", "random", "stratified", "cluster", "time", "column", "file",
     "scaffold-kfold", "random-kfold", "cluster-kfold", "column-kfold",
 ]  # fmt: skip
 SplitPart = Literal["train", "valid", "test", "unused"]

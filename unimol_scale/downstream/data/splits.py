@@ -4,7 +4,7 @@ Every kind of split sorts rows into groups that must stay together, orders the g
 folds are in ``splitting.folds``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ def split_rows(
     valid_rows: int | None = None,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
     sizes: Sequence[int | None] | None = None,
+    classes: Sequence[Hashable] | None = None,
     seed: int,
 ) -> DataSplit:
     """Divide the usable rows of a table into training, validation and test.
@@ -49,6 +50,7 @@ def split_rows(
     time: the oldest rows are for training and the newest for the test. Rows of the same time stay together; rows of the
         same molecule do too, at its oldest time, for from then on it is known.
     random: by seed; rows of the same molecule stay together.
+    stratified: likewise, each class by itself, so that all parts have about the same share of it.
     column, file: as the data, or a file beside it, says; fractions and sizes are not used.
 
     Args:
@@ -64,7 +66,8 @@ def split_rows(
             row is set aside for it.
         sizes: in place of fractions, numbers of rows, one of them None: the rest. Random parts have exactly these, as
             long as there are molecules with one row to fill them up.
-        seed: of "random" and of ``valid_rows``.
+        classes: [M] of the rows; needed by "stratified".
+        seed: of "random", "stratified" and ``valid_rows``.
 
     Raises:
         ConfigError: a part would be empty; wrong fractions (``check_fractions``); sizes beyond the number of rows; a
@@ -83,6 +86,8 @@ def split_rows(
     elif kind == "random":
         groups = shuffled(group_rows(rows, smiles), np.random.default_rng(seed))
         parts = cut(groups, ends) if sizes is None else fill(groups, ends)
+    elif kind == "stratified":
+        parts = _stratified(group_rows(rows, smiles), classes, fractions, sizes, np.random.default_rng(seed))
     elif kind == "scaffold":
         parts = fill(largest_first(group_rows(rows, scaffold_smiles)), ends)
     elif kind == "cluster":
@@ -102,6 +107,29 @@ def split_rows(
         raise ConfigError(f"split {kind} deals {len(rows):,} usable molecules as {dealt}: a part is empty; {remedy}")
     train, valid, test = (np.sort(np.array(part, np.int64)) for part in parts)
     return DataSplit(train=train, valid=valid, test=test)
+
+
+def _stratified(
+    groups: Groups,
+    classes: Sequence[Hashable] | None,
+    fractions: Sequence[float],
+    sizes: Sequence[int | None] | None,
+    random: np.random.Generator,
+) -> Groups:
+    """Divide the groups of each class at random; the class of a group is that of its first row."""
+    if classes is None:
+        raise ConfigError("split=stratified divides each class by itself, and the labels are no classes of one target")
+    if sizes is not None:
+        raise ConfigError("split=stratified divides by fractions; leave split_sizes out")
+    of_class: dict[Hashable, Groups] = {}
+    for group in groups:
+        of_class.setdefault(classes[group[0]], []).append(group)
+    parts: Groups = [[], [], []]
+    for members in of_class.values():
+        ends = _ends(sum(map(len, members)), fractions, None)
+        for part, dealt in zip(parts, cut(shuffled(members, random), ends), strict=True):
+            part += dealt
+    return parts
 
 
 def _by_time(rows: Int64, smiles: Sequence[str], words: Sequence[str] | None) -> Groups:

@@ -55,7 +55,10 @@ def split_labelled(config: FinetuneConfig, rows: Rows) -> tuple[tuple[Fold | Non
             splits = split_folds(config.split, **given, folds=config.folds or FOLDS, repeats=config.repeats)
         else:
             parts, valid_rows, sizes = config.split_parts, config.valid_rows, config.split_sizes
-            single = split_rows(config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes)
+            classes = rows.labels_ML[:, 0].tolist() if rows.task == "classification" else None
+            single = split_rows(
+                config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes, classes=classes
+            )
             splits = ((None, single),)
     except ConfigError as error:
         raise ConfigError(f"{config.data}: {error}") from error

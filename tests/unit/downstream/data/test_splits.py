@@ -221,3 +221,16 @@ def test_two_molecules_are_enough_for_training_and_validation():
     assert (len(dealt.train), len(dealt.valid), len(dealt.test)) == (1, 1, 0)
     with pytest.raises(ConfigError, match="1 usable molecules are too few for train and valid"):
         split("random", [""], fractions=(0.9, 0.1, 0.0))
+
+
+def test_a_stratified_split_gives_every_part_its_share_of_each_class_and_keeps_molecules_together():
+    classes = [float(row % 10 == 0) for row in range(100)]
+    smiles = [f"{'C' * (row % 10 + 1)}{row // 20}" for row in range(100)]  # each twice, of the same class
+    dealt = split("stratified", [""] * 100, smiles=smiles, classes=classes, fractions=(0.8, 0.2, 0.0), seed=3)
+    assert sorted([*dealt.train.tolist(), *dealt.valid.tolist()]) == list(range(100))
+    assert (len(dealt.valid), sum(classes[row] for row in dealt.valid)) == (20, 2)
+    assert not {smiles[row] for row in dealt.train} & {smiles[row] for row in dealt.valid}
+    again = split("stratified", [""] * 100, smiles=smiles, classes=classes, fractions=(0.8, 0.2, 0.0), seed=4)
+    assert parts_of(again) != parts_of(dealt)
+    with pytest.raises(ConfigError, match="the labels are no classes of one target"):
+        split("stratified", [""] * 100, smiles=smiles)
