@@ -188,7 +188,7 @@ def _two_classes(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Float64]:
     classes, place_M = np.unique(values, return_inverse=True)
     if len(classes) == 1:
         raise MoleculeInputError(
-            f"y: all {len(values):,} labels are of one class, {classes[0]!r}: nothing can be learnt"
+            f"y: all {len(values):,} labels are of one class, {classes.tolist()[0]!r}: nothing can be learnt"
         )
     if len(classes) > 2:
         shown = ", ".join(map(str, classes[:5].tolist())) + (" …" if len(classes) > 5 else "")

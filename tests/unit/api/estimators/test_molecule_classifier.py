@@ -54,7 +54,7 @@ def test_an_unusable_molecule_has_no_class(quick):
 def test_several_labels_may_be_missing(quick):
     labels = pd.DataFrame({"ring": AROMATIC, "large": (CARBON > 5).astype(float)})
     labels.loc[[0, 4], "large"] = np.nan
-    model = us.MoleculeClassifier(**quick).fit(SMILES, labels)
+    model = us.MoleculeClassifier(**quick, validation_fraction=0.3).fit(SMILES, labels)
     assert model.target_names_ == ("ring", "large")
     assert [one.tolist() for one in model.classes_] == [[0, 1], [0, 1]]
     shares, decided = model.predict_proba(SMILES), model.predict(SMILES)
@@ -97,7 +97,7 @@ def test_folders_of_the_command_and_of_the_estimator_open(quick, tmp_path):
     assert opened.predict(SMILES).tolist() == model.predict(SMILES).tolist()
     data = write_table(tmp_path / "set.csv", ring=AROMATIC.astype(int))
     done = us.finetune(
-        quick["pretrained"], data, target="ring", output=tmp_path / "command", split="random", seeds=1, inputs="2d",
+        quick["pretrained"], data, target="ring", output=tmp_path / "command", split="stratified", seeds=1, inputs="2d",
         baselines=False, cache=quick["cache"], settings={"train.epochs": 1},
     )  # fmt: skip
     opened = us.MoleculeClassifier.from_folder(tmp_path / "command", cache=quick["cache"])
