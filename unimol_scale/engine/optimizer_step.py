@@ -13,9 +13,11 @@ from torch import Tensor
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.parallel.sharded_model import ShardedModel
-from unimol_scale.engine.side_by_side import SideBySide, Sums
+from unimol_scale.engine.side_by_side import SideBySide
 from unimol_scale.objectives.base import Objective, Sample, total_loss
 
+# Loss term → its sum over a micro-batch.
+Sums = Mapping[str, Tensor]
 _COUNT = "count/"
 
 
@@ -76,7 +78,11 @@ class OptimizerStep:
         self._ranks = ranks
         self._seed = seed
         self._at_once = at_once
-        self._side_by_side = SideBySide(model, complete, at_once) if at_once > 1 else None
+        self._side_by_side: SideBySide | None = None
+        if at_once > 1:
+            assert model.has_whole_weights, "threads share the weights"
+            trained = (parameter for parameter in model.module.parameters() if parameter.requires_grad)
+            self._side_by_side = SideBySide(trained, at_once)
 
     def __call__(
         self, samples: Sequence[Sample], step: int, learning_rate: float, ballot: Mapping[str, float]
@@ -122,14 +128,20 @@ class OptimizerStep:
     def _differentiate(self, samples: Sequence[Sample], step: int, loss_of: Callable[[Sums], Tensor]) -> Sequence[Sums]:
         """Add the gradients of micro-batches to the model's, and return their sums without a gradient."""
         if self._side_by_side is not None:
-            return self._side_by_side(samples, loss_of)
-        found = []
+            together, gradients = self._side_by_side(samples, lambda sample: self._loss_and_sums(sample, loss_of))
+            self._model.add_gradients(gradients)
+            return together
+        found: list[Sums] = []
         for slot, sample in enumerate(samples):
             self._seed_dropout(step, slot)
             sums = self._model.forward(self._complete(sample))
             self._model.backward(loss_of(sums), last=slot == len(samples) - 1)
             found.append({name: value.detach() for name, value in sums.items()})
         return found
+
+    def _loss_and_sums(self, sample: Sample, loss_of: Callable[[Sums], Tensor]) -> tuple[Tensor, Sums]:
+        sums = self._model.module(self._complete(sample))
+        return loss_of(sums), {name: value.detach() for name, value in sums.items()}
 
     def _seed_dropout(self, step: int, slot: int) -> None:
         torch.manual_seed(hash((self._seed, step, self._ranks.rank, slot)) % 2**63)

@@ -68,39 +68,42 @@ def test_gradients_are_those_of_one_after_another_to_the_bit(at_once: int, tmp_p
         losses.append(loss.item())
     expected = [parameter.grad for parameter in model.module.parameters()]
     model.drop_gradients()
-    found = SideBySide(model, lambda sample: sample, at_once)(samples, lambda sums: sums["loss"] / 7)
+    side_by_side = SideBySide(model.module.parameters(), at_once)
+
+    def loss_of(sample: tuple[torch.Tensor, bool]) -> tuple[torch.Tensor, float]:
+        loss = model.module(sample)["loss"]
+        return loss / 7, loss.item()
+
+    found, (both, unused, some) = side_by_side(samples, loss_of)
+    side_by_side.close()
     torch.set_num_threads(threads)
-    assert [sums["loss"].item() for sums in found] == losses
-    assert not any(sums["loss"].requires_grad for sums in found)
-    both, unused, some = (parameter.grad for parameter in model.module.parameters())
+    assert found == losses
     assert torch.equal(both, expected[0])
     assert unused is None
     assert torch.equal(some, expected[2])
 
 
-def test_micro_batches_share_the_threads(tmp_path: Path) -> None:
-    class Ask(Toy):
-        def forward(self, sample: tuple[torch.Tensor, bool]) -> dict[str, torch.Tensor]:
-            return super().forward(sample) | {"threads": torch.tensor(float(torch.get_num_threads()))}
-
+def test_micro_batches_share_the_threads() -> None:
+    toy = Toy()
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        side_by_side = SideBySide(PlainModel(Ask, configure(tmp_path, tmp_path), ALONE), lambda sample: sample, 2)
-        found = side_by_side([(torch.randn(4, 300), True)] * 4, lambda sums: sums["loss"])
-        assert [int(sums["threads"]) for sums in found] == [2] * 4
+        side_by_side = SideBySide(toy.parameters(), 2)
+        samples = [(torch.randn(4, 300), True)] * 4
+        found, _ = side_by_side(samples, lambda sample: (toy(sample)["loss"], torch.get_num_threads()))
+        assert found == [2] * 4
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(threads)
 
 
-def test_a_micro_batch_that_fails_is_the_steps_error_and_leaves_no_gradient(tmp_path: Path) -> None:
-    model = PlainModel(Toy, configure(tmp_path, tmp_path), ALONE)
-    side_by_side = SideBySide(model, lambda sample: sample, 2)
+def test_a_micro_batch_that_fails_is_the_steps_error_and_leaves_no_gradient() -> None:
+    toy = Toy()
+    side_by_side = SideBySide(toy.parameters(), 2)
     samples = [(torch.randn(4, 300), True), (torch.randn(4, 7), True), (torch.randn(4, 300), True)]
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        side_by_side(samples, lambda sums: sums["loss"])
-    assert all(parameter.grad is None for parameter in model.module.parameters())
+        side_by_side(samples, lambda sample: (toy(sample)["loss"], None))
+    assert all(parameter.grad is None for parameter in toy.parameters())
 
 
 def train(config: PretrainConfig, *, resume: bool = False) -> list[float]:

@@ -18,7 +18,7 @@ from unimol_scale.data.steps.micro_batches import Int32, Int64
 from unimol_scale.data.hydrogens import drop_hydrogens, heavy_counts
 from unimol_scale.data.loader import StepLoader
 from unimol_scale.data.steps.order import InOrder, Order
-from unimol_scale.data.steps.planner import StepOrder, StepPlanner
+from unimol_scale.data.steps.planner import StepPlanner
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.data.input_views import InputView
 from unimol_scale.downstream.config import FinetuneTrainConfig
@@ -173,9 +173,22 @@ class SampleMaker:
 
 
 def training_batches(
-    reader: RowReader, make_sample: SampleMaker, config: FinetuneTrainConfig, seed: int, device: torch.device
+    reader: RowReader,
+    make_sample: SampleMaker,
+    config: FinetuneTrainConfig,
+    seed: int,
+    device: torch.device,
+    at_once: int = 1,
 ) -> StepLoader[LabelledSample]:
     """Return the loader of training steps: epochs in random order, as in pretraining.
+
+    Args:
+        reader: of the training rows.
+        make_sample: turns rows into samples.
+        config: settings of the training.
+        seed: of the order of the rows, and of what samples draw.
+        device: to compute on.
+        at_once: micro-batches that are computed side by side, and wait for one another.
 
     Raises:
         ConfigError: ``max_pairs`` does not hold the largest molecule.
@@ -183,7 +196,8 @@ def training_batches(
     max_pairs = pair_budget(config.max_pairs, device, reader.largest)
     batch_size = min(config.batch_size, len(reader))  # a step must not see a row several times
     order = Order([len(reader)], batch_size=batch_size, seed=seed)
-    return _loader(reader, make_sample, order, max_pairs=max_pairs, workers=config.workers, seed=seed)
+    planner = StepPlanner(reader, order, world_size=1, max_pairs=max_pairs, at_once=at_once)
+    return _loader(planner, reader, make_sample, workers=config.workers, seed=seed)
 
 
 def each_row_once(
@@ -196,7 +210,8 @@ def each_row_once(
     """
     order = InOrder(len(reader), _READ_TOGETHER)
     budget = pair_budget(max_pairs, device, reader.largest)
-    loader = _loader(reader, make_sample, order, max_pairs=budget, workers=0, seed=0)
+    planner = StepPlanner(reader, order, world_size=1, max_pairs=budget)
+    loader = _loader(planner, reader, make_sample, workers=0, seed=0)
     for samples in loader.steps(0, order.num_steps):
         yield from samples
 
@@ -238,7 +253,6 @@ class _ReadAgain:
 
 
 def _loader(
-    reader: RowReader, make_sample: SampleMaker, order: StepOrder, *, max_pairs: int, workers: int, seed: int
+    planner: StepPlanner, reader: RowReader, make_sample: SampleMaker, *, workers: int, seed: int
 ) -> StepLoader[LabelledSample]:
-    planner = StepPlanner(reader, order, world_size=1, max_pairs=max_pairs)
     return StepLoader(planner, reader, make_sample, rank=0, seed=seed, workers=workers, prefetch=_PREFETCH)

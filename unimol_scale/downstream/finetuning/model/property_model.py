@@ -48,7 +48,7 @@ class PropertyModel(nn.Module):
         self.norm = nn.LayerNorm(config.atom_width)
         if head != "linear":
             self.dense = Linear(config.atom_width, config.atom_width, init="he" if head == "mlp" else "lecun")
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.out = Linear(config.atom_width, num_targets)
         self.coordinate_head = None
 
@@ -56,14 +56,25 @@ class PropertyModel(nn.Module):
         """Return [B, L], fp32: normalised values of a regression, logits of a classifier."""
         return self.properties(self.backbone(molecules))
 
-    def properties(self, representation: Representation) -> Tensor:
-        """Return what ``forward`` does, for molecules that the backbone has seen."""
+    def properties(self, representation: Representation, generator: torch.Generator | None = None) -> Tensor:
+        """Return what ``forward`` does, for molecules that the backbone has seen.
+
+        Args:
+            representation: of the backbone.
+            generator: dropout of the head draws from it; None: from torch's own.
+        """
         hidden_BD = self.norm(pool(representation, self.pooling))
         if self.head == "mlp":
-            hidden_BD = self.dropout(F.gelu(self.dense(hidden_BD)))
+            hidden_BD = self._drop(F.gelu(self.dense(hidden_BD)), generator)
         elif self.head == "dense-tanh":
-            hidden_BD = self.dropout(torch.tanh(self.dense(self.dropout(hidden_BD))))
+            hidden_BD = self._drop(torch.tanh(self.dense(self._drop(hidden_BD, generator))), generator)
         else:
-            hidden_BD = self.dropout(hidden_BD)
+            hidden_BD = self._drop(hidden_BD, generator)
         out_BL: Tensor = self.out(hidden_BD)
         return out_BL
+
+    def _drop(self, hidden_BD: Tensor, generator: torch.Generator | None) -> Tensor:
+        if generator is None or not self.training or self.dropout == 0.0:
+            return F.dropout(hidden_BD, self.dropout, self.training)
+        kept = 1.0 - self.dropout
+        return hidden_BD * torch.empty_like(hidden_BD).bernoulli_(kept, generator=generator) / kept

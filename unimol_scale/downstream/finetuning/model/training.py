@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.data.transfer import to_device
-from unimol_scale.downstream.compute import explain_full_memory, limited_threads, map_concurrently
+from unimol_scale.downstream.compute import concurrency_of, explain_full_memory, limited_threads, map_concurrently
 from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, Task
 from unimol_scale.downstream.data.batches import (
     LabelledSample,
@@ -30,6 +30,7 @@ from unimol_scale.downstream.finetuning.model.property_model import PropertyMode
 from unimol_scale.downstream.finetuning.model.weight_updates import WeightUpdates
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import score
+from unimol_scale.engine.side_by_side import SideBySide
 from unimol_scale.errors import RunError
 from unimol_scale.store.schema import Float64
 
@@ -164,10 +165,11 @@ def fit(
     total = config.epochs * steps_per_epoch
     updates, noisy_nodes = WeightUpdates(model, config, total), NoisyNodes.of(config)
     make_noised = replace(problem.make_sample, noise_std=config.noise_std)  # in training only
-    steps = training_batches(problem.train, make_noised, config, seed, device).steps(0, total)
+    at_once = _micro_batches_at_once(model, config, device)
+    steps = training_batches(problem.train, make_noised, config, seed, device, at_once).steps(0, total)
     epochs: list[Epoch] = []
     best_values: dict[str, Tensor] = {}
-    with _own_randomness(seed, device):
+    with _own_randomness(seed, device), _threads_for(model, at_once) as side_by_side:
         valid_samples = repeated_samples(problem.valid, problem.make_sample, config.max_pairs, device)
         for epoch in range(1, config.epochs + 1):
             model.train()
@@ -175,7 +177,10 @@ def fit(
             with limited_threads(model, device):
                 for _ in range(steps_per_epoch):
                     add_to_weights = updates.weights.add_gradients
-                    losses.append(add_gradient(model, next(steps), problem, device, add_to_weights, noisy_nodes))
+                    samples = next(steps)
+                    losses.append(
+                        add_gradient(model, samples, problem, device, add_to_weights, noisy_nodes, side_by_side)
+                    )
                     updates.step()
             with updates.result():
                 value = _validation_score(problem, predict(model, valid_samples, problem.scaling, device))
@@ -192,6 +197,28 @@ def fit(
     model.coordinate_head = None
     model.eval()
     return epochs
+
+
+def _micro_batches_at_once(model: PropertyModel, config: FinetuneTrainConfig, device: torch.device) -> int:
+    """Return how many micro-batches are computed side by side; 1: one after another.
+
+    Those of a backbone with dropout are not, since threads would draw in any order, and those in bf16 are not, since
+    their gradients are added up in fp32 one by one.
+    """
+    if config.precision != "fp32" or model.backbone.config.has_dropout:
+        return 1
+    with limited_threads(model, device):
+        return min(concurrency_of(device)[0], config.batch_size)
+
+
+@contextlib.contextmanager
+def _threads_for(model: PropertyModel, at_once: int) -> Iterator[SideBySide | None]:
+    """Give what computes ``at_once`` micro-batches of a model side by side, inside; None for one after another."""
+    if at_once == 1:
+        yield None
+        return
+    with contextlib.closing(SideBySide(model.parameters(), at_once)) as side_by_side:
+        yield side_by_side
 
 
 def _validation_score(problem: TrainingProblem, prediction_RL: Float64) -> float:
@@ -276,6 +303,7 @@ def add_gradient(
     device: torch.device,
     on_gradient: Callable[[], None] = lambda: None,
     noisy_nodes: NoisyNodes | None = None,
+    side_by_side: SideBySide | None = None,
 ) -> StepLoss:
     """Compute the gradient of one batch; return its losses.
 
@@ -284,9 +312,11 @@ def add_gradient(
         samples: micro-batches of the batch.
         problem: the goal of the training.
         device: to compute on.
-        on_gradient: called after each micro-batch.
+        on_gradient: called after each micro-batch, or once after those that are computed side by side.
         noisy_nodes: the loss of predicting the noise of the samples, by the model's coordinate head; None: there is no
             such loss.
+        side_by_side: computes the micro-batches at once, for all parameters of the model, which has no gradients yet;
+            the draws of the head's dropout then depend on how the batch is cut. None: one after another.
 
     Raises:
         RunError: the loss is not finite.
@@ -294,12 +324,13 @@ def add_gradient(
     count = int(sum((~sample.label_BL.isnan()).sum() for sample in samples))
     assert count > 0, "every training row has a label"
     molecules = sum(len(sample.row_B) for sample in samples)
-    losses = []
-    for sample in samples:
+
+    def loss_of(drawn: tuple[LabelledSample, torch.Generator | None]) -> tuple[Tensor, Tensor]:
+        sample, generator = drawn
         wanted_BL = problem.scaling.normalise(sample.label_BL)
         shown = to_device(sample.input, device)
         representation = model.backbone(shown)
-        out_BL = model.properties(representation)
+        out_BL = model.properties(representation, generator)
         loss = masked_loss(out_BL, wanted_BL, problem.loss if problem.scaling.task == "regression" else None) / count
         terms = [loss.detach()]
         if noisy_nodes is not None:
@@ -307,9 +338,22 @@ def add_gradient(
             noise = noisy_nodes.loss(model.coordinate_head, representation, shown, sample) / molecules
             terms.append(noise.detach())
             loss = loss + noisy_nodes.weight * noise
-        loss.backward()  # type: ignore[no-untyped-call]
+        return loss, torch.stack(terms)
+
+    losses = []
+    if side_by_side is None:
+        for sample in samples:
+            loss, terms = loss_of((sample, None))
+            loss.backward()  # type: ignore[no-untyped-call]
+            on_gradient()
+            losses.append(terms)
+    else:
+        seeds = torch.randint(2**62, (len(samples),)).tolist()
+        draws = [(sample, torch.Generator().manual_seed(seed)) for sample, seed in zip(samples, seeds, strict=True)]
+        losses, gradients = side_by_side(draws, loss_of)
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
         on_gradient()
-        losses.append(torch.stack(terms))
     label, *noises = [sum(values) for values in zip(*torch.stack(losses).tolist(), strict=True)]  # one wait
     if not all(map(math.isfinite, (label, *noises))):
         raise RunError("the loss is not finite: the training has diverged; lower train.learning_rate")

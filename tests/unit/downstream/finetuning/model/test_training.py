@@ -1,5 +1,7 @@
 """Fitting one model: what a loss counts, how labels are scaled, and which epoch is kept."""
 
+import dataclasses
+from contextlib import closing
 from typing import get_args
 
 import numpy as np
@@ -11,12 +13,16 @@ from tests.helpers.tiny_finetuning import AROMATIC, CARBON, TINY, column, fittin
 from unimol_scale.downstream.config import HeadName
 from unimol_scale.downstream.data.batches import each_row_once, training_batches
 from unimol_scale.downstream.embedding.pooling import pool
+from unimol_scale.downstream.finetuning.model import training
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
+from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.training import Scaling, add_gradient, fit, masked_loss, predict
 from unimol_scale.downstream.metrics import score
 from unimol_scale.downstream.registry import METRICS
+from unimol_scale.engine.side_by_side import SideBySide
 from unimol_scale.errors import RunError
+from unimol_scale.model.presets import preset
 
 CPU = torch.device("cpu")
 NAN = float("nan")
@@ -91,6 +97,55 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(molecules):
     assert loss == pytest.approx(same_loss, rel=1e-5)
     for name, tensor in cut.items():
         assert torch.allclose(tensor, whole[name], rtol=1e-5, atol=1e-6), name
+
+
+def test_micro_batches_side_by_side_give_the_gradient_of_one_after_another(molecules):
+    chosen = problem(molecules, column(CARBON), "regression", "rmse")
+    config = fitting(max_pairs=200, batch_size=24)
+    samples = next(training_batches(chosen.train, chosen.make_sample, config, 0, CPU, 2).steps(0, 1))
+    one_by_one, together = seeded_model(), seeded_model()
+    expected = add_gradient(one_by_one, samples, chosen, CPU)
+    with closing(SideBySide(together.parameters(), 3)) as side_by_side:
+        assert add_gradient(together, samples, chosen, CPU, side_by_side=side_by_side).label == pytest.approx(
+            expected.label, rel=1e-6
+        )
+    assert len(samples) > 5
+    for name, tensor in gradient(together).items():
+        assert torch.allclose(tensor, gradient(one_by_one)[name], rtol=1e-5, atol=1e-6), name
+
+
+def test_a_training_side_by_side_repeats_itself_with_dropout_and_learns(molecules, monkeypatch):
+    monkeypatch.setattr(training, "_micro_batches_at_once", lambda *_: 3)
+    chosen = problem(molecules, column(CARBON), "regression", "rmse")
+    found = []
+    for seed in (1, 1, 2):
+        fitted = seeded_model(dropout=0.3)
+        epochs = fit(fitted, chosen, fitting(epochs=6, max_pairs=400, learning_rate=1e-2), seed=seed, device=CPU)
+        found.append((epochs, {name: value.detach().clone() for name, value in fitted.named_parameters()}))
+    (first, weights), (again, same), (other, _) = found
+    assert first == again
+    assert all(torch.equal(value, same[name]) for name, value in weights.items())
+    assert first != other
+    assert first[-1].loss < 0.7 * first[0].loss
+
+
+def test_only_what_can_be_computed_side_by_side_is():
+    small, dropping = seeded_model(), seeded_model()
+    dropping.backbone.config = dataclasses.replace(TINY, attention_dropout=0.1)
+    large = PropertyModel(preset("0.5M"), 1, "mean", 0.1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        found = [
+            training._micro_batches_at_once(model, fitting(batch_size=3, **more), torch.device(device))
+            for model, device, more in (
+                (large, "cpu", {}), (small, "cpu", {}), (dropping, "cpu", {}), (large, "cuda", {}),
+                (large, "cpu", {"precision": "bf16"}),
+            )
+        ]  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+    assert found == [3, 1, 1, 1, 1]
 
 
 def test_scaling_there_and_back_keeps_six_digits_of_energies_far_from_zero():
