@@ -1,11 +1,11 @@
-"""``MoleculeClassifier``: two classes, or several yes-or-no labels, of molecules, as a scikit-learn estimator.
+"""``MoleculeClassifier``: classes, or several yes-or-no labels, of molecules, as a scikit-learn estimator.
 
-Shapes: M molecules, L labels.
+Shapes: M molecules, L labels, K classes.
 """
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from unimol_scale.downstream.metrics import THRESHOLD
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float64
 
+MULTICLASS = "multiclass"  # task of more than two classes, in versions whose fine-tuning has it
+
 
 class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[misc]
     """Classification of molecules by fine-tuning a pretrained model, as a scikit-learn estimator.
@@ -30,14 +32,14 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
     ``GridSearchCV``.
 
     Attributes:
-        classes_: the two classes, sorted; of several labels a list of [0, 1] for each.
+        classes_: [K] sorted; of several labels a list of [0, 1] for each.
         target_names_: [L] names of the labels, of the columns of y if it has any.
         folder_: folder of the fine-tuned models, for ``us.predict``; it has report.md.
         result_: scores of the validation rows, notes on the data and more; None of a copy without them.
 
     Raises:
-        ConfigError: in ``fit``: a parameter or a setting is wrong, y has more than two classes, or ``folder`` holds
-            another fine-tuning.
+        ConfigError: in ``fit``: a parameter or a setting is wrong, y has too many classes, or ``folder`` holds another
+            fine-tuning.
         MoleculeInputError: a SourceError and a ValueError: molecules or labels cannot be used; names them.
         CheckpointError: the pretrained model cannot be loaded.
         RunError: training failed.
@@ -56,7 +58,7 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
         True
     """
 
-    _tasks: ClassVar[tuple[Task, ...]] = ("classification", "multilabel")
+    _tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel", MULTICLASS)
 
     def fit(self, X: Any, y: Any) -> "MoleculeClassifier":  # noqa: ANN401
         """Fine-tune on all rows; some of them choose the epoch.
@@ -65,11 +67,12 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
             X: [M] SMILES or molecules of RDKit, in a list, array, Series or table of one column.
             y: [M] classes, numbers or names; or [M, L] of 0 and 1, of which some may be missing (NaN).
         """
-        smiles = molecules_of(X)
+        smiles = molecules_of(X, sees_3d=self.inputs != "2d")
         values, names = table_of_labels(y, len(smiles))
         if values.ndim == 1:
-            classes, label_M = _two_classes(values)
-            self._fit(smiles, label_M[:, None], names, "classification", {"classes": classes.tolist()})
+            classes, label_M = _coded(values)
+            task = "classification" if len(classes) == 2 else MULTICLASS
+            self._fit(smiles, label_M[:, None], names, task, {"classes": classes.tolist()})
         else:
             self._fit(smiles, _zeros_and_ones(values), names, "multilabel", {})
         return self
@@ -81,7 +84,7 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
             X: [M] as in ``fit``.
 
         Returns:
-            float64 [M, 2], in the order of ``classes_``; of several labels [M, L], the probability of each.
+            float64 [M, K], in the order of ``classes_``; of several labels [M, L], the probability of each.
 
         Raises:
             NotFittedError: ``fit`` was not called.
@@ -146,18 +149,24 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
 
     def _take(self, fitted: FinetunedFolder, config: FinetunedConfig, known: Mapping[str, Any]) -> None:
         super()._take(fitted, config, known)
-        if config.task == "classification":
-            self.classes_: Any = np.array(known.get("classes", [0, 1]))
-        else:
+        named = getattr(config, "classes", {}).get(config.targets[0], (0, 1))  # of a fine-tuning by a command
+        self.classes_: Any = np.array(known.get("classes", named))
+        if config.task == "multilabel":
             self.classes_ = [np.array([0, 1]) for _ in config.targets]
 
-    def _probabilities(self, value_ML: Float64) -> Float64:
-        return value_ML if isinstance(self.classes_, list) else np.hstack([1.0 - value_ML, value_ML])
+    def _probabilities(self, value_MW: Float64) -> Float64:
+        """Return [M, K], or [M, L] of several labels, of the W numbers that models give for a molecule."""
+        one_of_two = not isinstance(self.classes_, list) and value_MW.shape[1] == 1
+        return np.hstack([1.0 - value_MW, value_MW]) if one_of_two else value_MW
 
-    def _decided(self, value_ML: Float64) -> npt.NDArray[Any]:
-        unknown_M = np.isnan(value_ML).any(axis=1)
-        yes_ML = (value_ML >= THRESHOLD).astype(np.int64)
-        decided = yes_ML if isinstance(self.classes_, list) else self.classes_[yes_ML[:, 0]]
+    def _decided(self, value_MW: Float64) -> npt.NDArray[Any]:
+        unknown_M = np.isnan(value_MW).any(axis=1)
+        if isinstance(self.classes_, list):
+            decided: npt.NDArray[Any] = (value_MW >= THRESHOLD).astype(np.int64)
+        elif value_MW.shape[1] == 1:
+            decided = self.classes_[(value_MW[:, 0] >= THRESHOLD).astype(np.int64)]
+        else:
+            decided = self.classes_[value_MW.argmax(axis=1)]
         if unknown_M.any():
             decided = decided.astype(np.float64 if decided.dtype.kind in "biuf" else object)
             decided[unknown_M] = np.nan
@@ -165,17 +174,17 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
+        tags.classifier_tags.multi_class = MULTICLASS in get_args(Task)
         tags.classifier_tags.multi_label = True
         return tags
 
 
-def _two_classes(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Float64]:
+def _coded(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Float64]:
     """Return the classes, sorted, and the place of each label among them, float64 [M].
 
     Raises:
         MoleculeInputError: a label is missing, or there is one class.
-        ConfigError: there are more than two.
+        ConfigError: there are more than a fine-tuning can tell apart.
         ValueError: scikit-learn's, for labels that are no classes.
     """
     missing_M = np.array([value is None or value != value for value in values.tolist()])  # NaN is not itself
@@ -190,7 +199,7 @@ def _two_classes(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Float64]:
         raise MoleculeInputError(
             f"y: all {len(values):,} labels are of one class, {classes.tolist()[0]!r}: nothing can be learnt"
         )
-    if len(classes) > 2:
+    if len(classes) > 2 and MULTICLASS not in get_args(Task):
         shown = ", ".join(map(str, classes[:5].tolist())) + (" …" if len(classes) > 5 else "")
         raise ConfigError(
             f"y has {len(classes)} classes ({shown}), and MoleculeClassifier tells two apart. Only binary "

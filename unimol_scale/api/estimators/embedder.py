@@ -124,7 +124,7 @@ class MoleculeEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         check_is_fitted(self)
         check_handling(self.handle_invalid)
-        texts = molecules_of(X)
+        texts = molecules_of(X, sees_3d=self.inputs != "2d")
         with a_call({"pool": "pooling"}, progress=bool(self.verbose)):
             found = self._loaded.model.to(pick_device(self.device)).embed_usable(
                 texts,

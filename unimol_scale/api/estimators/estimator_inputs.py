@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.text.argument_names import require_order
-from unimol_scale.downstream.data.molecules import listed
+from unimol_scale.downstream.data.molecules import count_with_coordinates, listed
 from unimol_scale.downstream.data.skipped_rows import NAMED
 from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.schema import Float64
@@ -26,11 +26,12 @@ class MoleculeInputError(SourceError, ValueError):
     """Molecules or labels that were given to an estimator cannot be used; also the ValueError of scikit-learn."""
 
 
-def molecules_of(X: Any) -> list[str]:  # noqa: ANN401
+def molecules_of(X: Any, *, sees_3d: bool = False) -> list[str]:  # noqa: ANN401
     """Return the SMILES of molecules, "" where one is missing.
 
     Args:
         X: [M] a list, array or column of SMILES or of molecules of RDKit, or a table of one such column.
+        sees_3d: the model may be shown conformers, which are made; warn of others that are given.
 
     Raises:
         MoleculeInputError: it is something else, or empty.
@@ -49,6 +50,12 @@ def molecules_of(X: Any) -> list[str]:  # noqa: ANN401
         raise
     except (SourceError, ConfigError) as error:
         raise MoleculeInputError(str(error)) from error
+    if sees_3d and (given := count_with_coordinates(X)):
+        warnings.warn(
+            f"X: {given:,} of {len(texts):,} molecules have coordinates, which are not used: conformers are made, as "
+            "they are for SMILES",
+            stacklevel=3,
+        )
     if not texts:
         raise MoleculeInputError("X: no molecule was given")
     return texts

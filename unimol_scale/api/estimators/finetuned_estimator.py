@@ -28,12 +28,12 @@ from unimol_scale.api.molecule_inputs import SMILES
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.common.trees import flatten
-from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.skipped_rows import UnusableRowsError
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, read_config
 from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.finetuning.row_parts import ONE_OF_SEVERAL
 from unimol_scale.errors import CheckpointError, ConfigError, UnimolScaleError, nearest
 from unimol_scale.store.schema import Float64
 
@@ -70,7 +70,7 @@ _OWN_TABLE = re.compile(r"\S*molecules-[0-9a-f]{8}\.csv")  # that ``finetune`` w
 class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
     """An estimator whose ``fit`` is a fine-tuning: ``MoleculeRegressor`` or ``MoleculeClassifier``."""
 
-    _tasks: ClassVar[tuple[Task, ...]] = ()
+    _tasks: ClassVar[tuple[str, ...]] = ()
 
     def __init__(  # noqa: PLR0913 - all but one are named by the caller
         self,
@@ -143,7 +143,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
         return path
 
     def _fit(
-        self, X: list[str], labels_ML: Float64, targets: tuple[str, ...], task: Task, known: Mapping[str, Any]
+        self, X: list[str], labels_ML: Float64, targets: tuple[str, ...], task: str, known: Mapping[str, Any]
     ) -> None:
         """Fine-tune, and take over what came of it.
 
@@ -184,7 +184,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
         self._fitted = fitted
         self.target_names_ = config.targets
 
-    def _settings(self, task: Task) -> dict[str, Any]:
+    def _settings(self, task: str) -> dict[str, Any]:
         """Return the settings of the fine-tuning, checked as far as they are an estimator's own."""
         check_handling(self.handle_invalid)
         if self.validation_split not in VALIDATION_SPLITS:
@@ -194,6 +194,8 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
             )
         if not 0.0 < self.validation_fraction < 1.0:
             raise ConfigError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+        of_classes = self.validation_split == "random" and task in ONE_OF_SEVERAL
+        split = "stratified" if of_classes else self.validation_split
         named = {key: getattr(self, name) for key, name in _NAMED.items() if getattr(self, name) is not None}
         more = {} if self.settings is None else self.settings
         if not isinstance(more, Mapping):
@@ -208,9 +210,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
             **named,
             "smiles_column": SMILES,
             "task": task,
-            "split": "stratified"
-            if (self.validation_split, task) == ("random", "classification")
-            else self.validation_split,
+            "split": split,
             "fractions": [1.0 - self.validation_fraction, self.validation_fraction, 0.0],
             "seeds": self.seeds,
             "seed": self._seed(),
@@ -237,7 +237,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         check_handling(self.handle_invalid)
-        texts = molecules_of(X)
+        texts = molecules_of(X, sees_3d=self.inputs != "2d")
         found = predict(self._fitted.path, texts, cache=self._cache, device=self.device, progress=bool(self.verbose))  # type: ignore[arg-type]
         if self.handle_invalid == "raise":
             bad = np.flatnonzero(found.reasons != "").tolist()

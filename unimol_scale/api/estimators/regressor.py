@@ -14,7 +14,6 @@ from sklearn.metrics import r2_score
 from unimol_scale.api.estimators.estimator_inputs import MoleculeInputError, as_numbers, molecules_of, table_of_labels
 from unimol_scale.api.estimators.finetuned_estimator import FinetunedEstimator, known_rows
 from unimol_scale.api.estimators.fitted_folder import FinetunedFolder
-from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float64
@@ -54,7 +53,7 @@ class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[mis
         (2,)
     """
 
-    _tasks: ClassVar[tuple[Task, ...]] = ("regression",)
+    _tasks: ClassVar[tuple[str, ...]] = ("regression",)
 
     def fit(self, X: Any, y: Any) -> "MoleculeRegressor":  # noqa: ANN401
         """Fine-tune on all rows; some of them choose the epoch.
@@ -63,7 +62,7 @@ class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[mis
             X: [M] SMILES or molecules of RDKit, in a list, array, Series or table of one column.
             y: [M], or [M, L] for several targets, of which some may be missing (NaN).
         """
-        smiles = molecules_of(X)
+        smiles = molecules_of(X, sees_3d=self.inputs != "2d")
         values, names = table_of_labels(y, len(smiles))
         labels = as_numbers(values)
         known = {"single": labels.ndim == 1}

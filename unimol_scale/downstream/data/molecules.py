@@ -213,6 +213,11 @@ def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
     return texts
 
 
+def count_with_coordinates(molecules: Any) -> int:  # noqa: ANN401 - whatever a caller has
+    """Return how many of the molecules are of RDKit and have a conformer with three dimensions."""
+    return sum(isinstance(one, Chem.Mol) and any(c.Is3D() for c in one.GetConformers()) for one in molecules)
+
+
 def _text_of(one: Any) -> Any:  # noqa: ANN401 - whatever stands in a list
     """Return the SMILES of a molecule of RDKit, "" for what is missing, and anything else as it is."""
     if isinstance(one, Chem.Mol):

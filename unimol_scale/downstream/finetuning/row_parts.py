@@ -21,6 +21,9 @@ from unimol_scale.downstream.metrics import undefined
 from unimol_scale.errors import ConfigError
 
 
+ONE_OF_SEVERAL = ("classification", "multiclass")  # tasks of one target with classes
+
+
 class _Given(TypedDict):
     """What is known of the rows, whatever the split."""
 
@@ -55,7 +58,7 @@ def split_labelled(config: FinetuneConfig, rows: Rows) -> tuple[tuple[Fold | Non
             splits = split_folds(config.split, **given, folds=config.folds or FOLDS, repeats=config.repeats)
         else:
             parts, valid_rows, sizes = config.split_parts, config.valid_rows, config.split_sizes
-            classes = rows.labels_ML[:, 0].tolist() if rows.task == "classification" else None
+            classes = rows.labels_ML[:, 0].tolist() if rows.task in ONE_OF_SEVERAL else None
             single = split_rows(
                 config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes, classes=classes
             )

@@ -5,12 +5,14 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
@@ -172,6 +174,18 @@ def test_parameters_and_settings_reach_the_fine_tuning(quick):
     assert model.result_.unit == "atoms"
     other = us.MoleculeRegressor(**quick, random_state=np.random.RandomState(3)).fit(SMILES, CARBON)
     assert other.result_.seeds[0].seed == np.random.RandomState(3).randint(2**31 - 1)
+
+
+def test_coordinates_of_molecules_are_not_used_which_is_said(fitted, quick):
+    with_coordinates = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    rdDistGeom.EmbedMolecule(with_coordinates, randomSeed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the model sees the graph
+        assert fitted.predict([with_coordinates]) == pytest.approx(fitted.predict(["CCO"]))
+    with pytest.warns(UserWarning, match="1 of 2 molecules have coordinates, which are not used: conformers are made"):
+        us.MoleculeEmbedder(quick["pretrained"], inputs="3d", cache=quick["cache"]).fit(["C"]).transform(
+            [with_coordinates, "CCO"]
+        )
 
 
 def test_a_loaded_model_is_refused_since_clones_would_copy_it(quick):
