@@ -20,7 +20,6 @@ from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import undefined
 from unimol_scale.errors import ConfigError
 
-
 ONE_OF_SEVERAL = ("classification", "multiclass")  # tasks of one target with classes
 
 

@@ -180,7 +180,7 @@ def test_coordinates_of_molecules_are_not_used_which_is_said(fitted, quick):
     with_coordinates = Chem.AddHs(Chem.MolFromSmiles("CCO"))
     rdDistGeom.EmbedMolecule(with_coordinates, randomSeed=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # the model sees the graph
+        warnings.simplefilter("error", UserWarning)  # the model sees the graph
         assert fitted.predict([with_coordinates]) == pytest.approx(fitted.predict(["CCO"]))
     with pytest.warns(UserWarning, match="1 of 2 molecules have coordinates, which are not used: conformers are made"):
         us.MoleculeEmbedder(quick["pretrained"], inputs="3d", cache=quick["cache"]).fit(["C"]).transform(
