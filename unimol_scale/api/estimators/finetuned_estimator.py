@@ -103,11 +103,9 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
             batch_size: molecules in one step; None: 32.
             seeds: models that are fitted, which differ in initialisation and order of rows; predictions are their mean.
             inputs: what the model sees, "2d", "3d" or "2d+3d"; None: the richest that pretraining has shown to it.
-            conformers: of each molecule, of which every epoch sees one, and over which predictions are averaged; None:
-                1.
+            conformers: of each molecule, over which predictions are averaged; an epoch sees one of them. None: 1.
             validation_fraction: share of the rows given to ``fit`` that chooses the best epoch and is not trained on.
-            validation_split: how it is chosen: "random" (of each class alike), "scaffold", "scaffold-similarity" or
-                "cluster".
+            validation_split: "random" (of each class alike), "scaffold", "scaffold-similarity" or "cluster".
             settings: any other setting of ``us.finetune`` by its dotted key, such as ``{"train.patience": 5}``.
             handle_invalid: of molecules that cannot be used: "raise" an error that names them; or "nan": leave them out
                 of ``fit``, with a warning, and predict NaN for them.
