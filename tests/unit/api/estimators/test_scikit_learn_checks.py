@@ -3,7 +3,9 @@
 Its checks make tables of numbers; ``numbered_molecules`` turns a row of them into a molecule.
 """
 
+import contextlib
 import warnings
+from unittest import SkipTest
 
 import pytest
 import sklearn
@@ -59,8 +61,9 @@ def run_checks(estimator, left_out):
         if name not in NOT_APPLICABLE and name not in left_out:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                check(one)
-            done.add(name)
+                with contextlib.suppress(SkipTest):  # by the check itself, which asks for something else than tags say
+                    check(one)
+                    done.add(name)
     return done, names
 
 
