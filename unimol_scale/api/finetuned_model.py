@@ -1,23 +1,22 @@
 """``finetune`` and ``predict``: properties of a user's own molecules. Imports torch and RDKit.
 
-Shapes: M molecules, L targets, S seeds.
+Shapes: M molecules, L targets, K classes, S seeds.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unimol_scale.api.call_settings import a_call, read_call
-from unimol_scale.api.equal_content import same_content
-from unimol_scale.api.molecule_inputs import SMILES, file_or_smiles, labelled_columns, write_columns
+from unimol_scale.api.molecule_inputs import SMILES, add_weights, file_or_smiles, labelled_columns, write_columns
+from unimol_scale.api.predictions.molecule_predictions import MoleculePredictions, molecule_predictions
 from unimol_scale.common.text.argument_names import path_text, require_order
 from unimol_scale.config import build
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
@@ -25,15 +24,11 @@ from unimol_scale.downstream.config import FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.model_source import source_of
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
-from unimol_scale.downstream.finetuning.confidence.belief import CLASSES, HIGH, LOW, spread_over_rows
-from unimol_scale.downstream.finetuning.confidence.calibration_file import seed_spread
-from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns
-from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
+from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns, prediction_columns
+from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
 from unimol_scale.downstream.finetuning.predict import predict_molecules, unseen_inputs
-from unimol_scale.downstream.finetuning.predictions.seed_predictions import SeedPredictions
-from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.finetuning.results import FinetuneResult, mean_test
 from unimol_scale.errors import ConfigError, nearest
-from unimol_scale.store.schema import Float64
 
 _ARGUMENTS = {
     "--from": "model", "--data": "data", "--target": "target", "--size": "size", "--output": "output",
@@ -43,94 +38,14 @@ _ARGUMENTS = {
     "--from RUN_OR_CHECKPOINT": "model=RUN_OR_CHECKPOINT", "--from none": "model=None", "--size NAME": "size=NAME",
     "--target all": 'target="all"', "--split-column COLUMN": "split_column=COLUMN",
     "--device cuda": 'device="cuda"', "--device cpu": 'device="cpu"',
+    "--positive": "positive", "--task multiclass": 'task="multiclass"', "--class-weights": "class_weights",
+    "--order": "order", "--censored": "censored=True", "--weight-column": "weight_column", "--transform": "transform",
     "--hydrogens": "hydrogens", "--conformers": "conformers", "--no-baselines": "baselines=False",
     "--coverage": "coverage", "--no-domain": "domain=False", "--calibration-fraction": "calibration_fraction",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-Texts = npt.NDArray[np.object_]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MoleculePredictions:
-    """What a fine-tuned model predicts, in the order of the molecules that were given.
-
-    ``numpy.asarray`` of it gives ``values``. Predictions of equal content are equal.
-
-    Attributes:
-        targets: [L] names.
-        units: target → unit, where one is known.
-        smiles: str [M] as given; "" where a SMILES was missing.
-        values: float64 [M, L], the mean over seeds, in the units of the targets; of a classification the probability of
-            class 1. NaN where the molecule cannot be used.
-        seed_std: float64 [M, L], standard deviation over seeds, which is no error bar; NaN of a single seed.
-        reasons: str [M], why a molecule cannot be used; "" where it can.
-        smiles_used: str [M], the canonical SMILES that the model saw; None where the molecule cannot be used.
-        changes: str [M], what made another molecule of a SMILES, such as a fragment that was taken; "" for nothing.
-        conformer_std: float64 [M, L], standard deviation over the conformers of a molecule, as a mean over seeds; NaN
-            for a molecule with one. None if one conformer was asked for.
-        low: float64 [M, L], lower ends of conformal intervals, NaN where there is none; None of classes, or of a model
-            without calibration rows.
-        high: likewise, upper ends.
-        classes: str [M, L], sets of credible classes, such as "{0, 1}"; "" or None where there is none. None of a
-            regression, or of a model without calibration rows.
-        domain: column → values [M]: "nearest_training_smiles", "nearest_training_label" (of several targets "TARGET
-            nearest_training_label"), "similarity", "vector_similarity" and "in_domain"; {} if nobody looked for them.
-        notes: what a user must be told, such as why there are no intervals.
-    """
-
-    targets: tuple[str, ...]
-    units: Mapping[str, str]
-    smiles: Texts
-    values: Float64
-    seed_std: Float64
-    reasons: Texts
-    smiles_used: Texts
-    changes: Texts
-    conformer_std: Float64 | None = None
-    low: Float64 | None = None
-    high: Float64 | None = None
-    classes: Texts | None = None
-    domain: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def __eq__(self, other: object) -> bool:
-        return same_content(vars(self), vars(other)) if isinstance(other, MoleculePredictions) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash((self.targets, tuple(self.smiles.tolist())))
-
-    def __len__(self) -> int:
-        return len(self.smiles)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:  # noqa: ANN401
-        return np.array(self.values, dtype=dtype)
-
-    def __repr__(self) -> str:
-        usable = int((self.reasons == "").sum())
-        return f"MoleculePredictions({', '.join(self.targets)} of {usable:,} of {len(self):,} molecules)"
-
-    def to_dict(self) -> dict[str, npt.NDArray[Any]]:
-        """Return columns for a DataFrame: smiles, each target with its spreads and interval, the domain, and the rest.
-
-        The rest are reason, smiles_used and changes.
-        """
-        columns: dict[str, npt.NDArray[Any]] = {SMILES: self.smiles}
-        for at, target in enumerate(self.targets):
-            columns[target] = self.values[:, at]
-            columns[f"{target}{SPREAD}"] = self.seed_std[:, at]
-            if self.conformer_std is not None:
-                columns[f"{target}{CONFORMER_SPREAD}"] = self.conformer_std[:, at]
-            for ending, values in ((LOW, self.low), (HIGH, self.high), (CLASSES, self.classes)):
-                if values is not None:
-                    columns[f"{target} {ending}"] = values[:, at]
-        columns.update(self.domain)
-        return {**columns, "reason": self.reasons, "smiles_used": self.smiles_used, "changes": self.changes}
-
-    def to_table(self) -> pa.Table:
-        """Return the same columns as a pyarrow Table, null where a number is missing."""
-        return pa.table({name: pa.array(values, from_pandas=True) for name, values in self.to_dict().items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +72,7 @@ class FinetunedModel:
 
     @property
     def score(self) -> float:
-        """Test score, mean over seeds and folds; its unit is ``result.unit``."""
+        """Test score, mean over seeds and folds; its unit is ``result.unit``. NaN if no rows were set aside for it."""
         return self.result.mean
 
     @property
@@ -167,8 +82,8 @@ class FinetunedModel:
 
     @property
     def scores(self) -> dict[int, float]:
-        """Seed → test score."""
-        return {seed.seed: seed.test for seed in self.result.seeds}
+        """Seed → test score; NaN likewise."""
+        return {seed.seed: mean_test([seed]) for seed in self.result.seeds}
 
     @property
     def baselines(self) -> dict[str, float | None]:
@@ -203,22 +118,23 @@ class FinetunedModel:
         Returns:
             Columns [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN where
             missing), "predicted TARGET" (mean over seeds) and "TARGET seed_std"; with several conformers of a molecule
-            "TARGET conformer_std" too, as a mean over seeds. Of a cross-validation those of ``out_of_fold_columns``.
+            "TARGET conformer_std" too, as a mean over seeds. Of classes with names, label and "predicted TARGET" are
+            names, and "predicted TARGET p(CLASS)" is the probability of the positive class, or of each of several,
+            with spreads of its own. Of a cross-validation those of ``out_of_fold_columns``.
         """
         if self.result.folds:
-            return out_of_fold_columns(self.folder, self.result.targets, split)
+            return out_of_fold_columns(self.folder, self.result.outputs, split)
         tables = [pq.read_table(self.folder / f"predictions-seed-{seed.seed}.parquet") for seed in self.result.seeds]
-        first = {name: tables[0].column(name).to_numpy() for name in tables[0].column_names}
+        first = {name: tables[0].column(name).to_numpy() for name in ("row", SMILES, "split")}
         keep = np.ones(len(tables[0]), bool) if split is None else first["split"] == split
-        columns = {name: first[name][keep] for name in ("row", SMILES, "split")}
-        for target in self.result.targets:
-            values = np.stack([table.column(f"{PREDICTED}{target}").to_numpy() for table in tables])[:, keep]
-            columns[target] = first[target][keep]
-            columns[f"{PREDICTED}{target}"] = values.mean(axis=0)
-            columns[f"{target}{SPREAD}"] = seed_spread(values)
-            if (spread := f"{target}{CONFORMER_SPREAD}") in first:
-                columns[spread] = np.stack([table.column(spread).to_numpy() for table in tables])[:, keep].mean(axis=0)
-        return columns
+        columns = {name: values[keep] for name, values in first.items()}
+        outputs = self.result.outputs
+        value_SRW = np.stack([outputs.read_values(table, PREDICTED)[keep] for table in tables])
+        spread_RW = None
+        if f"{outputs.names[0]}{CONFORMER_SPREAD}" in tables[0].column_names:
+            spreads = [[table[f"{name}{CONFORMER_SPREAD}"].to_numpy() for name in outputs.names] for table in tables]
+            spread_RW = np.mean(spreads, axis=0).T[keep]
+        return columns | prediction_columns(outputs, outputs.read_labels(tables[0])[keep], value_SRW, spread_RW)
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -238,6 +154,7 @@ def finetune(
     output: str | Path | None = None,
     config: str | Path | Sequence[str | Path] | None = None,
     progress: bool = False,
+    weights: Any = None,  # noqa: ANN401
     settings: Mapping[str, Any] | None = None,
     **more: Any,  # noqa: ANN401
 ) -> FinetunedModel:
@@ -257,6 +174,8 @@ def finetune(
             data set's and a paper's. The arguments win over them.
         progress: show messages and bars on standard error. Without, messages go to the logger ``unimol_scale``, and
             nothing is printed.
+        weights: [M], of the rows of data in memory in the loss, not negative; scores are not weighted. Of a table, name
+            its column by ``weight_column`` instead.
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
         more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``folds``,
             ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
@@ -300,9 +219,13 @@ def finetune(
         require_order(target, "target")
         targets = [target] if isinstance(target, str) else list(target or ())
         if isinstance(data, str | PathLike):
+            if weights is not None:
+                raise ConfigError("weights are of data in memory; name the column of a file: weight_column=NAME")
             named["data"] = fspath(data)
         else:
             columns, targets = labelled_columns(data, targets)
+            if weights is not None:
+                named["weight_column"] = add_weights(columns, weights)
             named["data"] = write_columns(columns, DEFAULT_OUTPUT if output is None else Path(output).parent)
         if targets:
             named["targets"] = targets
@@ -387,28 +310,4 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
         )
         if unseen := unseen_inputs(found.config):
             warnings.warn(unseen, stacklevel=2)
-        return _as_predictions(found, None if isinstance(source, Path) else source)
-
-
-def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> MoleculePredictions:
-    molecules, row_R = found.molecules, found.row_R
-    M = len(molecules.smiles)
-    conformer_std = found.conformer_std_RL
-    smiles = np.array(molecules.smiles if given is None else given, object)
-    reasons = np.full(M, "", object)
-    for skipped in molecules.skipped:
-        smiles[skipped.row] = skipped.smiles
-        reasons[skipped.row] = f"{skipped.reason}: {skipped.detail}" if skipped.detail else skipped.reason
-    return MoleculePredictions(
-        targets=found.config.targets,
-        units=found.config.units,
-        smiles=smiles,
-        values=spread_over_rows(found.value_SRL.mean(axis=0), row_R, M),
-        seed_std=spread_over_rows(seed_spread(found.value_SRL), row_R, M),
-        reasons=reasons,
-        smiles_used=np.array([text or None for text in molecules.smiles], object),
-        changes=np.array(molecules.changes, object),
-        conformer_std=None if conformer_std is None else spread_over_rows(conformer_std, row_R, M),
-        notes=found.belief.notes,
-        **found.belief.of_all_rows(found.config.targets, row_R, M),
-    )
+        return molecule_predictions(found, None if isinstance(source, Path) else source)

@@ -1,6 +1,6 @@
 """Predicts properties of molecules, of SMILES or of a file or store, with a fine-tuned model.
 
-Shapes: M rows, R of them with a molecule, L targets, S seeds.
+Shapes: M rows, R of them with a molecule, L outputs (one a target, or a class of the only target), S seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,9 +34,10 @@ from unimol_scale.downstream.finetuning.atom_references import (
 from unimol_scale.downstream.finetuning.confidence.belief import Believing
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
-from unimol_scale.downstream.finetuning.model.training import Scaling, predict_conformers
-from unimol_scale.downstream.finetuning.predictions.output_table import predicted_table, write_csv
+from unimol_scale.downstream.finetuning.model.training import predict_conformers
+from unimol_scale.downstream.finetuning.predictions.output_table import predicted_table
 from unimol_scale.downstream.finetuning.predictions.seed_predictions import SeedPredictions
+from unimol_scale.downstream.labels.new_columns import write_csv
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.schema import LABEL_PREFIX, Int64
 from unimol_scale.store.shards import open_store
@@ -118,12 +119,14 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     Columns: ``row`` (from 1, without the header); every column of the file, in its order and unchanged;
     ``smiles_used``, the canonical SMILES that the model saw; ``changes``, how that molecule differs from the one in the
     file, such as a fragment that was taken (empty if it does not); and for each target its prediction, the mean over
-    seeds. With several seeds their standard deviation follows (``seed_std``), which is not an error bar. With several
-    conformers, over which predictions are averaged, their standard deviation follows (``conformer_std``, mean over
-    seeds; empty for a molecule that has one). Of a regression the ends of an interval follow (``low``, ``high``), of
-    classes the set of the credible ones (``classes``), both conformal. In the end there are the nearest training
-    molecule and whether the row is in the domain (``Belief.domain_columns``). Rows without a usable molecule have empty
-    predictions. If the file has a column of one of these names, the new column gets another name.
+    seeds. Of classes with names that is the name of the predicted class, and "TARGET p(CLASS)" follows: of two classes
+    the probability of the positive one, of several that of each. With several seeds their standard deviation follows
+    (``seed_std``), which is not an error bar. With several conformers, over which predictions are averaged, their
+    standard deviation follows (``conformer_std``, mean over seeds; empty for a molecule that has one). Of a regression
+    the ends of an interval follow (``low``, ``high``), of classes the set of the credible ones (``classes``), both
+    conformal. In the end there are the nearest training molecule and whether the row is in the domain
+    (``Belief.domain_columns``). Rows without a usable molecule have empty predictions. If the file has a column of one
+    of these names, the new column gets another name.
 
     Args:
         file: table, SMILES lines or SDF, or a conformer store, whose conformers are then used.
@@ -161,7 +164,7 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
         write_skipped(skipped, molecules.skipped)
         lines[0] += f"; the others: {skipped}"
     said = (*found.belief.notes, unseen_inputs(config), molecules.describe_changes(), renamed, geometry)
-    lines += [line for line in said if line]
+    lines += [line for line in (*said, molecules.describe_counts()) if line]
     return "\n".join(lines)
 
 
@@ -264,7 +267,7 @@ def _predict(
     molecules = asked.molecules
     believing = Believing.of(folder, config, options.get("coverage"), domain=options.get("domain", True))
     row_R = np.flatnonzero(molecules.position_M >= 0)
-    value_SRL = std_SRL = np.empty((len(config.members), 0, len(config.targets)))
+    value_SRL = std_SRL = np.empty((len(config.members), 0, len(config.outputs.names)))
     vector_RD = None
     if len(row_R):
         found = _predictions(asked, row_R, folder, believing, options["max_pairs"], device)
@@ -316,7 +319,7 @@ def _predictions(
             progress.tick()
 
         for member in config.members:
-            scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
+            scaling = config.scaling_of(member)
             model = load_member(folder, config, member).to(device)
             samples = each_conformer_once(reader, make_sample, max_pairs, device)
             compared = believing.compares_vectors and member is config.members[0]

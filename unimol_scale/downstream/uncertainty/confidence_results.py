@@ -14,7 +14,7 @@ class TargetCoverage:
     """What the intervals or sets of one target were worth on the test rows.
 
     Attributes:
-        calibration_rows: with a label of this target; of a classification, of its rarer class.
+        calibration_rows: with a label of this target; of classes, of the rarest one.
         missing: calibration rows that are lacking for the coverage that is asked for; 0: there are enough.
         found: on the test rows; None if there are too few calibration rows, or no test row has a label.
         width: mean width of an interval, in the unit of the target; of sets, the mean number of classes. None likewise.
@@ -50,7 +50,8 @@ class DomainCheck:
     """Errors of the test rows inside and outside of the domain.
 
     Attributes:
-        test_rows: all there are; of very many, ``inside`` and ``outside`` count a random choice.
+        test_rows: all there are with a label that is no bound; of very many, ``inside`` and ``outside`` count a random
+            choice.
         inside: test rows in the domain.
         outside: the others.
         inside_error: mean error of those in it: absolute error of a regression, share of wrong classes; as a mean over
@@ -78,12 +79,12 @@ class ConfidenceResults:
     """Everything that is known of how sure the predictions are.
 
     Attributes:
-        score_low: end of the 95 % interval of the test score; None of a cross-validation, which has its own, or where
-            it is not defined.
+        score_low: end of the 95 % interval of the test score; None of a cross-validation, which has its own, without
+            test rows, or where it is not defined.
         score_high: its other end.
         score_standardised: whether it is of the mean over targets in standard deviations of the training labels.
-        spread: whether the spread over seeds follows the error, in words; "" with one seed.
-        conformal: None: the task has no intervals.
+        spread: whether the spread over seeds follows the error, in words; "" with one seed, or without test rows.
+        conformal: intervals, or sets of classes.
         domain: None: it was turned off.
     """
 
@@ -91,5 +92,5 @@ class ConfidenceResults:
     score_high: float | None
     score_standardised: bool
     spread: str
-    conformal: ConformalCheck | None
+    conformal: ConformalCheck
     domain: DomainCheck | None

@@ -21,6 +21,7 @@ from unimol_scale.downstream.finetuning.confidence.headline import headline, sho
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.model.saved_model import read_config
 from unimol_scale.downstream.finetuning.results import read
+from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.accounting import DENOISE_HEADS
 from unimol_scale.model.model_with_heads import HeadedModel
@@ -68,7 +69,7 @@ def test_an_interval_is_the_prediction_and_the_quantile_of_the_validation_rows(m
     np.testing.assert_allclose(found.low[usable, 0], found.values[usable, 0] - half)
     np.testing.assert_allclose(found.high[usable, 0], found.values[usable, 0] + half)
     assert np.isnan(found.low[1]).all()
-    assert found.classes is None
+    assert found.class_sets is None
     narrower = us.predict(model, ["CCO"], coverage=0.5, device="cpu")
     np.testing.assert_allclose(narrower.high[0, 0] - narrower.values[0, 0], residuals[5])
     assert {"size low", "size high", "in_domain"} <= set(found.to_dict())
@@ -179,7 +180,7 @@ def test_rows_that_are_set_aside_train_nothing_and_calibrate(place):
     assert outcome.split_sizes["calibration"] == 4
     config = read_config(place / "aside")
     assert config.conformal.rows == "calibration"
-    kept = read_calibration(place / "aside", config.targets, config.conformal)
+    kept = read_calibration(place / "aside", config.outputs, config.conformal)
     assert sorted(kept.row_N) == sorted(parts["calibration"]["row"])
     assert "set aside for that" in (place / "aside" / "report.md").read_text()
     assert outcome.confidence.spread == ""  # of one seed
@@ -200,19 +201,19 @@ def test_classes_get_sets(place):
     finetune(settings(place, "classes", targets=("ring",), coverage=0.5))
     found = us.predict(place / "classes", list(MOLECULES[:4]), device="cpu")
     assert found.low is None
-    assert set(found.classes[:, 0]) <= {"{}", "{0}", "{1}", "{0, 1}"}
+    assert set(found.class_sets[:, 0]) <= {"{}", "{0}", "{1}", "{0, 1}"}
     valid = predictions(place / "classes").predictions("valid")
     one = valid["ring"] == 1
     cut = np.sort(1.0 - valid["predicted ring"][one])[int(np.ceil((one.sum() + 1) * 0.5)) - 1]
-    has_one = np.array(["1" in text for text in found.classes[:, 0]])
+    has_one = np.array(["1" in text for text in found.class_sets[:, 0]])
     np.testing.assert_array_equal(has_one, 1.0 - found.values[:, 0] <= cut)
     assert "with a single class" in (place / "classes" / "report.md").read_text()
 
 
 def test_every_row_of_a_cross_validation_calibrates_with_the_models_that_had_not_seen_it(place):
     outcome = finetune(settings(place, "folds", split="random-kfold", seeds=None, folds=3, repeats=2))
-    folder, targets = place / "folds", outcome.targets
-    kept = calibrate_out_of_fold(folder, outcome.seeds, targets)
+    folder = place / "folds"
+    kept = calibrate_out_of_fold(folder, outcome.seeds, outcome.outputs)
     assert len(kept.row_N) == len(MOLECULES)
     assert all(len(models) == 2 for models in kept.models)
     tables = [pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet").to_pydict() for seed in outcome.seeds]
@@ -220,9 +221,9 @@ def test_every_row_of_a_cross_validation_calibrates_with_the_models_that_had_not
         models = kept.models[kept.group_N[at]]
         assert [tables[model]["split"][row - 1] for model in models] == ["test", "test"]
         mean = np.mean([tables[model]["predicted size"][row - 1] for model in models])
-        assert kept.prediction_NL[at, 0] == pytest.approx(mean)
+        assert kept.prediction_NW[at, 0] == pytest.approx(mean)
     config = read_config(folder)
-    read_back = read_calibration(folder, targets, config.conformal)
+    read_back = read_calibration(folder, config.outputs, config.conformal)
     found = us.predict(folder, ["CCO", "CCCCN"], device="cpu")
     assert (found.low <= found.high).all()
     assert sorted(read_back.models) == sorted(kept.models)
@@ -237,9 +238,11 @@ def test_a_group_of_rows_is_judged_by_the_models_that_had_not_seen_it():
     group_N = np.arange(20) % 2
     calibration = Calibration(
         row_N=np.arange(20), models=((0,), (1,)), group_N=group_N, labels_NL=np.zeros((20, 1)),
-        prediction_NL=np.full((20, 1), 1.0), spread_NL=np.full((20, 1), np.nan),
+        prediction_NW=np.full((20, 1), 1.0), spread_NW=np.full((20, 1), np.nan),
     )  # fmt: skip
-    found = conformal_rows(calibration, np.array([[[10.0]], [[30.0]]]), "regression", 0.9)
+    found = conformal_rows(
+        calibration, np.array([[[10.0]], [[30.0]]]), Outputs(task="regression", targets=("size",)), 0.9
+    )
     assert (found.low_RL.item(), found.high_RL.item()) == (9.0, 31.0)
 
 

@@ -15,7 +15,7 @@ ABSENT = ""  # word of a row that a split file does not name
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSplit:
-    """Rows of each part, int64, ascending; no row is in two parts, and no part but calibration is empty."""
+    """Rows of each part, int64, ascending; no row is in two parts, and only test and calibration may be empty."""
 
     train: Int64
     valid: Int64

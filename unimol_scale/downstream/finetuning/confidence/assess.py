@@ -1,6 +1,6 @@
 """Measures on the test rows how sure the predictions of a fine-tuning are, and keeps what ``predict`` needs for it.
 
-Shapes: M rows of the data, R test rows, S models, L targets, D channels.
+Shapes: M rows of the data, R test rows, S models, L targets, W outputs (``Outputs``), D channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,6 @@ from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.splitting.parts import DataSplit
 from unimol_scale.downstream.finetuning.cautions import describe_spread
 from unimol_scale.downstream.finetuning.confidence.calibration_file import (
-    INTERVAL_TASKS,
-    SET_TASKS,
     Calibration,
     ConformalRows,
     calibrate_on_part,
@@ -37,8 +35,8 @@ from unimol_scale.downstream.finetuning.confidence.known_molecules import (
 )
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
 from unimol_scale.downstream.finetuning.results import FinetuneResult, read_predictions
+from unimol_scale.downstream.labels.confusion_matrix import true_class_probabilities
 from unimol_scale.downstream.metric import Metric
-from unimol_scale.downstream.metrics import THRESHOLD
 from unimol_scale.downstream.uncertainty.confidence_results import (
     ConfidenceResults,
     ConformalCheck,
@@ -89,35 +87,34 @@ class Assessment:
 
     Attributes:
         results: of the test rows.
-        conformal: None: the task has no intervals.
+        conformal: how intervals or sets are made.
         domain: None: it was turned off.
     """
 
     results: ConfidenceResults
-    conformal: ConformalRule | None
+    conformal: ConformalRule
     domain: DomainRule | None
 
 
 def assess(models: FinishedModels) -> Assessment:
     """Calibrate on rows that the models were not fitted to, measure on the test rows, and write the files of both.
 
+    Without test rows, nothing is measured.
+
     Raises:
         ConfigError: a file of the folder is damaged.
     """
     config, outcome = models.config, models.outcome
     test = _tested_rows(models)
-    low, high, standardised = (None, None, False) if outcome.folds else _score_interval(models)
-    check, conformal = (None, None)
-    if outcome.task in (*INTERVAL_TASKS, *SET_TASKS):
-        check, conformal = _conformal(models, test)
+    has_interval = outcome.has_test and not outcome.folds
+    low, high, standardised = _score_interval(models) if has_interval else (None, None, False)
+    check, conformal = _conformal(models, test)
     domain_check, domain = _domain(models, test) if config.domain else (None, None)
-    has_spread = not outcome.folds and len(outcome.seeds) > 1
-    error_RL = np.abs(test.prediction_NL - test.labels_NL)
     results = ConfidenceResults(
         score_low=low,
         score_high=high,
         score_standardised=standardised,
-        spread=describe_spread(test.spread_NL, error_RL) if has_spread else "",
+        spread=_describe_spread(outcome, test),
         conformal=check,
         domain=domain_check,
     )
@@ -132,7 +129,7 @@ def asks_anew(found: ConfidenceResults | None, config: FinetuneConfig) -> bool:
     if found is None:
         return False
     check = found.conformal
-    other = check is not None and (check.coverage != config.coverage or check.kind != config.conformal)
+    other = (check.coverage, check.kind) != (config.coverage, config.conformal)
     return other or (found.domain is None) == config.domain
 
 
@@ -140,8 +137,22 @@ def _tested_rows(models: FinishedModels) -> Calibration:
     """Return the test rows, as predicted by the models that had not seen them."""
     outcome = models.outcome
     if outcome.folds:
-        return calibrate_out_of_fold(models.folder, outcome.seeds, outcome.targets)
-    return calibrate_on_part(models.folder, outcome.seeds, outcome.targets, models.splits[0].test)
+        return calibrate_out_of_fold(models.folder, outcome.seeds, outcome.outputs)
+    return calibrate_on_part(models.folder, outcome.seeds, outcome.outputs, models.splits[0].test)
+
+
+def _describe_spread(outcome: FinetuneResult, test: Calibration) -> str:
+    """Return whether the spread of the seeds of a single split follows the error, in words; "" if there is none.
+
+    Of several classes both are of the probability of the true one.
+    """
+    if outcome.folds or len(outcome.seeds) < 2 or not outcome.has_test:
+        return ""
+    if not outcome.outputs.num_classes:
+        return describe_spread(test.spread_NW, np.abs(test.prediction_NW - test.labels_NL))
+    of_true = np.stack([test.prediction_NW, test.spread_NW])
+    probability_NL, spread_NL = true_class_probabilities(test.labels_NL, of_true)
+    return describe_spread(spread_NL, 1.0 - probability_NL)
 
 
 def _score_interval(models: FinishedModels) -> tuple[float | None, float | None, bool]:
@@ -149,11 +160,10 @@ def _score_interval(models: FinishedModels) -> tuple[float | None, float | None,
     outcome, rows, test = models.outcome, models.rows, models.splits[0].test
     standardised = not outcome.has_mean
     taken_off = 0.0 if rows.reference_ML is None else rows.reference_ML[test]
-    each = [read_predictions(models.folder, seed.seed, outcome.targets)[test] - taken_off for seed in outcome.seeds]
     judged = JudgedRows(
         label_RL=rows.learnt_ML[test],
         molecule_R=rows.molecules.key_M[test],
-        predictions={"models": np.stack(each)},
+        predictions={"models": _values(models, test) - taken_off},
         scale_L=np.array(outcome.label_std) if standardised else np.ones(len(outcome.targets)),
     )
     whole, drawn = drawn_scores([judged], models.metric, _DRAWS)
@@ -173,13 +183,13 @@ def _conformal(models: FinishedModels, test: Calibration) -> tuple[ConformalChec
     calibration = test
     if not outcome.folds:
         part = split.calibration if len(split.calibration) else split.valid
-        calibration = calibrate_on_part(models.folder, outcome.seeds, outcome.targets, part)
+        calibration = calibrate_on_part(models.folder, outcome.seeds, outcome.outputs, part)
     floor_L: tuple[float, ...] = ()
-    if config.conformal == "normalised" and outcome.task in INTERVAL_TASKS:
-        train = calibrate_on_part(models.folder, outcome.seeds, outcome.targets, split.train)
-        floor_L = tuple(train.spread_NL.mean(0).tolist())
+    if config.conformal == "normalised":
+        train = calibrate_on_part(models.folder, outcome.seeds, outcome.outputs, split.train)
+        floor_L = tuple(train.spread_NW.mean(0).tolist())
     rule = ConformalRule(
-        sha256=write_calibration(models.folder, outcome.targets, calibration),
+        sha256=write_calibration(models.folder, outcome.outputs, calibration),
         rows=rows,
         coverage=config.coverage,
         kind="normalised" if floor_L else "plain",
@@ -188,8 +198,8 @@ def _conformal(models: FinishedModels, test: Calibration) -> tuple[ConformalChec
     if outcome.folds:
         found = _others_of_each_group(test, outcome, config.coverage)
     else:
-        value_SRL = _values(models, split.test)
-        found = [(test, conformal_rows(calibration, value_SRL, outcome.task, config.coverage, floor_L))]
+        value_SRW = _values(models, split.test)
+        found = [(test, conformal_rows(calibration, value_SRW, outcome.outputs, config.coverage, floor_L))]
     targets = tuple(
         _target_coverage(found, at, calibration.labels_NL[:, at], outcome, config.coverage)
         for at in range(len(outcome.targets))
@@ -198,9 +208,9 @@ def _conformal(models: FinishedModels, test: Calibration) -> tuple[ConformalChec
 
 
 def _values(models: FinishedModels, row_R: Int64) -> Float64:
-    """Return the predictions of every model of a single split, [S, R, L]."""
-    outcome = models.outcome
-    return np.stack([read_predictions(models.folder, seed.seed, outcome.targets)[row_R] for seed in outcome.seeds])
+    """Return the predictions of every model of a single split, [S, R, W]."""
+    names, seeds = models.outcome.outputs.names, models.outcome.seeds
+    return np.stack([read_predictions(models.folder, seed.seed, names)[row_R] for seed in seeds])
 
 
 def _others_of_each_group(
@@ -215,7 +225,7 @@ def _others_of_each_group(
     for group in range(len(test.models)):
         own_N = test.group_N == group
         own, others = test.take(own_N), test.take(~own_N)
-        found.append((own, conformal_rows(others, own.prediction_NL[None], outcome.task, coverage)))
+        found.append((own, conformal_rows(others, own.prediction_NW[None], outcome.outputs, coverage)))
     return found
 
 
@@ -227,7 +237,8 @@ def _target_coverage(
     coverage: float,
 ) -> TargetCoverage:
     """Return what the intervals or sets of one target were worth; ``label_N`` are those of all calibration rows."""
-    calibration_rows, missing = scarce_rows(label_N, outcome.task), missing_rows(label_N, outcome.task, coverage)
+    num_classes = outcome.outputs.classes_each
+    calibration_rows, missing = scarce_rows(label_N, num_classes), missing_rows(label_N, num_classes, coverage)
     held, widths, singles = [], [], []
     for rows, intervals in found:
         label_R = rows.labels_NL[:, target]
@@ -261,6 +272,9 @@ def _domain(models: FinishedModels, test: Calibration) -> tuple[DomainCheck, Dom
     outcome, rows = models.outcome, models.rows
     smiles = rows.molecules.smiles
     train = np.unique(np.concatenate([split.train for split in models.splits]))
+    test = test.take(
+        np.flatnonzero((~np.isnan(test.labels_NL)).any(1))
+    )  # of the others, such as bounds, no error is known
     judged_R = judged_places(len(test.row_N), len(train), len(test.row_N))
     tested, test = len(test.row_N), test.take(judged_R)
     test_R = test.row_N - 1
@@ -272,10 +286,10 @@ def _domain(models: FinishedModels, test: Calibration) -> tuple[DomainCheck, Dom
         assert vector_ND is not None, "asked for only then"
         return vector_ND[np.searchsorted(needed, row_R)]
 
-    known = known_molecules(smiles, rows.labels_ML, train, vectors if with_vectors else None)
+    known = known_molecules(smiles, rows.outputs, rows.labels_ML, train, vectors if with_vectors else None)
     rule = write_known(models.folder, outcome.targets, known)
     inside_R = np.zeros(len(test_R), bool)
-    for place, unseen in _unseen(models, test_R, known):
+    for place, unseen in _unseen(models, test_R, known) if len(test_R) else []:
         row_R = test_R[place]
         vector_RD = vectors(row_R) if with_vectors else None
         near = neighbours(unseen, rule, [smiles[row] for row in row_R.tolist()], vector_RD)
@@ -294,8 +308,9 @@ def _unseen(models: FinishedModels, test_R: Int64, known: KnownMolecules) -> lis
     found = []
     for fold in outcome.folds:
         if fold.repeat == 1:
-            row_R = np.intersect1d(fold_of_rows(models.folder, outcome.targets, fold), test_R)
-            own = {smiles[row] for row in row_R.tolist()}
+            fold_R = fold_of_rows(models.folder, outcome.outputs, fold)
+            row_R = np.intersect1d(fold_R, test_R)
+            own = {smiles[row] for row in fold_R.tolist()}
             is_own_N = np.array([text in own for text in known.smiles])
             found.append((np.searchsorted(test_R, row_R), known.without(is_own_N)))
     return found
@@ -323,10 +338,12 @@ def _compare(outcome: FinetuneResult, test: Calibration, inside_R: "np.ndarray",
 
 def _errors(outcome: FinetuneResult, test: Calibration) -> tuple[Float64, bool]:
     """Return errors [R, L], NaN without a label, and whether they are in the one unit of all labels."""
-    if outcome.task in SET_TASKS:
-        classes_RL = np.where(np.isnan(test.labels_NL), np.nan, test.prediction_NL >= THRESHOLD)
-        return np.abs(classes_RL - test.labels_NL), True
-    error_RL = np.abs(test.prediction_NL - test.labels_NL)
+    outputs = outcome.outputs
+    if outputs.classes_each:
+        each = [outputs.decide_codes(test.prediction_NW[:, outputs.places(at)]) for at in range(len(outputs.targets))]
+        wrong_RL = (np.stack(each, axis=1) != test.labels_NL).astype(np.float64)
+        return np.where(np.isnan(test.labels_NL), np.nan, wrong_RL), True
+    error_RL = np.abs(test.prediction_NW - test.labels_NL)
     one_unit = len({outcome.units.get(target, "") for target in outcome.targets}) == 1 and (
         len(outcome.targets) == 1 or bool(outcome.units)
     )

@@ -1,6 +1,6 @@
 """Says of predicted molecules how far each prediction can be believed: intervals or sets, neighbours, the domain.
 
-Shapes: R rows, L targets, S models, D channels.
+Shapes: R rows, L targets, W outputs (``Outputs``), S models, D channels.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from unimol_scale.downstream.finetuning.confidence.calibration_file import (
     CALIBRATION_NAME,
-    INTERVAL_TASKS,
-    SET_TASKS,
     Calibration,
     ConformalRows,
     conformal_rows,
@@ -28,6 +26,7 @@ from unimol_scale.downstream.finetuning.confidence.known_molecules import (
     read_known,
 )
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
+from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.downstream.uncertainty.conformal import check_coverage, rows_needed
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32, Float64, Int64
@@ -54,57 +53,57 @@ class Belief:
     neighbours: Neighbours | None
     notes: tuple[str, ...]
 
-    def target_columns(self, target: int) -> Columns:
+    def target_columns(self, outputs: Outputs, target: int) -> Columns:
         """Return the columns of a target, by the ends of their names: low and high, or classes; {} without any.
 
-        Values are float64 [R], or str [R] such as "{0, 1}", "{}" where neither class is credible.
+        Values are float64 [R], or str [R] such as "{0, 1}" or "{active}", "{}" where no class is credible.
         """
         found = self.conformal
         if found is None or found.missing_L[target]:
             return {}
         if found.in_set_RLC is not None:
-            return {CLASSES: np.array(found.class_words(target), object)}
+            return {CLASSES: np.array(found.class_words(target, outputs.class_names(target)), object)}
         assert found.low_RL is not None, "intervals"
         assert found.high_RL is not None, "intervals"
         return {LOW: found.low_RL[:, target], HIGH: found.high_RL[:, target]}
 
-    def domain_columns(self, targets: Sequence[str]) -> Columns:
+    def domain_columns(self, outputs: Outputs) -> Columns:
         """Return the columns of the domain by name; {} without any.
 
-        "nearest_training_smiles" (str, None if there is none), "nearest_training_label" (float64; of several targets
-        "TARGET nearest_training_label" of each), "similarity" (Tanimoto of ECFP4, float64), "vector_similarity"
-        (cosine, float64, if there are vectors), "in_domain" (bool).
-
-        Args:
-            targets: [L] names.
+        "nearest_training_smiles" (str, None if there is none), "nearest_training_label" (float64, or the name of a
+        class, None if there is none; of several targets "TARGET nearest_training_label" of each), "similarity"
+        (Tanimoto of ECFP4, float64), "vector_similarity" (cosine, float64, if there are vectors), "in_domain" (bool).
         """
         found = self.neighbours
         if found is None:
             return {}
         columns: Columns = {NEAREST: np.array(found.smiles, object)}
-        for at, target in enumerate(targets):
-            columns[LABEL if len(targets) == 1 else f"{target} {LABEL}"] = found.label_RL[:, at]
+        for at, target in enumerate(outputs.targets):
+            label_R: npt.NDArray[np.generic] = found.label_RL[:, at]
+            if target in outputs.classes:
+                label_R = np.array(outputs.write_labels(at, found.label_RL[:, at]).to_pylist(), object)
+            columns[LABEL if len(outputs.targets) == 1 else f"{target} {LABEL}"] = label_R
         columns[SIMILARITY] = found.similarity_R
         if found.vector_similarity_R is not None:
             columns[VECTOR_SIMILARITY] = found.vector_similarity_R
         return {**columns, IN_DOMAIN: found.in_domain_R}
 
-    def of_all_rows(self, targets: Sequence[str], row_R: Int64, rows: int) -> dict[str, Any]:
-        """Return "low" and "high" or "classes" ([M, L], if there are any), and "domain", its columns [M] by name.
+    def of_all_rows(self, outputs: Outputs, row_R: Int64, rows: int) -> dict[str, Any]:
+        """Return "low" and "high" or "class_sets" ([M, L], if there are any), and "domain", its columns [M] by name.
 
         Args:
-            targets: [L] names.
+            outputs: what is predicted.
             row_R: int64, which of the M rows these are.
             rows: M.
         """
         said: dict[str, Any] = {}
-        of_targets = [self.target_columns(at) for at in range(len(targets))]
-        for ending in (LOW, HIGH, CLASSES):
+        of_targets = [self.target_columns(outputs, at) for at in range(len(outputs.targets))]
+        for name, ending in (("low", LOW), ("high", HIGH), ("class_sets", CLASSES)):
             if any(ending in columns for columns in of_targets):
                 empty = np.full(len(row_R), "", object) if ending == CLASSES else np.full(len(row_R), np.nan)
                 each = [spread_over_rows(columns.get(ending, empty), row_R, rows) for columns in of_targets]
-                said[ending] = np.stack(each, axis=1)
-        columns = self.domain_columns(targets)
+                said[name] = np.stack(each, axis=1)
+        columns = self.domain_columns(outputs)
         said["domain"] = {name: spread_over_rows(values, row_R, rows) for name, values in columns.items()}
         return said
 
@@ -146,12 +145,9 @@ class Believing:
         rule, notes = config.conformal, []
         calibration = known = None
         if rule is None:
-            if config.task not in (*INTERVAL_TASKS, *SET_TASKS):
-                notes.append(f"there are no calibrated intervals for the task {config.task}")
-            elif config.domain is None:
-                notes.append(_EARLIER)
+            notes.append(_EARLIER)
         elif (folder / CALIBRATION_NAME).is_file():
-            calibration = read_calibration(folder, config.targets, rule)
+            calibration = read_calibration(folder, config.outputs, rule)
         else:
             notes.append(f"no intervals, since {folder} lacks {CALIBRATION_NAME}")
         if coverage is not None and calibration is None:
@@ -173,12 +169,12 @@ class Believing:
         """Return the same with a note on targets without intervals, which is an error if a coverage was asked for."""
         if self.calibration is None:
             return self
-        nothing = np.empty((len(self.config.members), 0, len(self.config.targets)))
+        nothing = np.empty((len(self.config.members), 0, len(self.config.outputs.names)))
         missing_L = self._conformal(nothing).missing_L
         lacking = [target for target, missing in zip(self.config.targets, missing_L, strict=True) if missing]
         if not lacking:
             return self
-        scarce = "" if self.config.task in INTERVAL_TASKS else " of each class"
+        scarce = " of each class" if self.config.outputs.classes_each else ""
         said = (
             f"a coverage of {self.coverage:g} takes {rows_needed(self.coverage):,} calibration rows{scarce}, and this "
             f"model has {max(missing_L):,} fewer for {', '.join(lacking[:3])}{' …' if len(lacking) > 3 else ''}"
@@ -192,28 +188,28 @@ class Believing:
         """Whether the vectors of molecules are needed."""
         return self.known is not None and self.known.vector_ND is not None
 
-    def belief(self, smiles: Sequence[str], value_SRL: Float64, vector_RD: Float32 | None) -> Belief:
+    def belief(self, smiles: Sequence[str], value_SRW: Float64, vector_RD: Float32 | None) -> Belief:
         """Return intervals or sets, and neighbours.
 
         Args:
             smiles: [R] canonical.
-            value_SRL: predictions of every model, as ``ConformalRows`` are in.
+            value_SRW: predictions of every model, as ``ConformalRows`` are in.
             vector_RD: of the first model; None: not needed, or there is no row.
         """
         near, rule = None, self.config.domain
         if self.known is not None and rule is not None and smiles:
             near = neighbours(self.known, rule, smiles, vector_RD)
         return Belief(
-            conformal=None if self.calibration is None else self._conformal(value_SRL),
+            conformal=None if self.calibration is None else self._conformal(value_SRW),
             neighbours=near,
             notes=self.notes,
         )
 
-    def _conformal(self, value_SRL: Float64) -> ConformalRows:
+    def _conformal(self, value_SRW: Float64) -> ConformalRows:
         assert self.calibration is not None, "asked for only then"
         assert self.config.conformal is not None, "it has told how to read the rows"
         rule = self.config.conformal
-        return conformal_rows(self.calibration, value_SRL, self.config.task, self.coverage, rule.floor_L)
+        return conformal_rows(self.calibration, value_SRW, self.config.outputs, self.coverage, rule.floor_L)
 
 
 def spread_over_rows(value_R: npt.NDArray[Any], row_R: Int64, rows: int) -> npt.NDArray[Any]:

@@ -17,12 +17,15 @@ _ROWS = {
 
 
 def headline(outcome: FinetuneResult) -> list[str]:
-    """Return the four lines in Markdown; none for results that say nothing of their confidence."""
+    """Return the four lines in Markdown, or only the last two without test rows.
+
+    There are none for results that say nothing of their confidence.
+    """
     if outcome.confidence is None:
         return []
+    judged = [f"- **How good:** {_how_good(outcome)}", f"- **Against what:** {_against_what(outcome)}"]
     return [
-        f"- **How good:** {_how_good(outcome)}",
-        f"- **Against what:** {_against_what(outcome)}",
+        *(judged if outcome.has_test else []),
         f"- **How sure:** {_how_sure(outcome)}",
         f"- **Where not to use it:** {_where_not(outcome)}",
     ]
@@ -33,10 +36,8 @@ def short_headline(outcome: FinetuneResult) -> list[str]:
     found = outcome.confidence
     if found is None:
         return []
-    lines = []
-    if found.conformal is not None:
-        said = [_coverage(outcome, found.conformal, at) for at in range(min(len(outcome.targets), HEADLINE_TARGETS))]
-        lines.append(f"how sure: {_promise(found.conformal)} {'; '.join(said)}")
+    said = [_coverage(outcome, found.conformal, at) for at in range(min(len(outcome.targets), HEADLINE_TARGETS))]
+    lines = [f"how sure: {_promise(outcome, found.conformal)} {'; '.join(said)}"]
     if found.domain is not None:
         lines.append(f"where not to use it: {_domain_errors(outcome, found.domain)}")
     return lines
@@ -67,8 +68,7 @@ def _how_good(outcome: FinetuneResult) -> str:
 
 def _against_what(outcome: FinetuneResult) -> str:
     """Return which is better, the models or what needs no pretraining, and the scores of the latter."""
-    found, metric = outcome.baselines, shown_metric(outcome.metric)
-    mean = "the mean of the training labels" if outcome.task == "regression" else "the share of ones"
+    found, metric, mean = outcome.baselines, shown_metric(outcome.metric), outcome.outputs.trivial
     if found is None:
         there = [value for value in outcome.trivial if value is not None]
         trivial = f"{np.mean(there):.4g}" if there and outcome.has_mean else "not known"
@@ -84,21 +84,18 @@ def _against_what(outcome: FinetuneResult) -> str:
 def _how_sure(outcome: FinetuneResult) -> str:
     found = outcome.confidence
     assert found is not None, "asked for only then"
-    if found.conformal is None:
-        said = [f"there are no calibrated intervals for the task {outcome.task}"]
-    else:
-        check = found.conformal
-        each = [_coverage(outcome, check, at) for at in range(min(len(outcome.targets), HEADLINE_TARGETS))]
-        more = len(outcome.targets) - HEADLINE_TARGETS
-        said = [f"{_promise(check)} {'; '.join(each)}" + (f"; and {more:,} more targets" if more > 0 else "")]
-        said.append(f"They are calibrated on {_ROWS[check.rows]}")
+    check = found.conformal
+    each = [_coverage(outcome, check, at) for at in range(min(len(outcome.targets), HEADLINE_TARGETS))]
+    more = len(outcome.targets) - HEADLINE_TARGETS
+    said = [f"{_promise(outcome, check)} {'; '.join(each)}" + (f"; and {more:,} more targets" if more > 0 else "")]
+    said.append(f"They are calibrated on {_ROWS[check.rows]}")
     if found.spread:
         said.append(found.spread[0].upper() + found.spread[1:])
     return ". ".join(said) + "."
 
 
-def _promise(check: ConformalCheck) -> str:
-    what = "sets of credible classes" if any(one.single is not None for one in check.targets) else "intervals"
+def _promise(outcome: FinetuneResult, check: ConformalCheck) -> str:
+    what = "sets of credible classes" if outcome.outputs.classes_each else "intervals"
     plain = len(check.targets) == 1 and check.targets[0].found is not None
     return f"the {100 * check.coverage:g} % {what} of `predict`{'' if plain else ':'}"
 
@@ -108,13 +105,14 @@ def _coverage(outcome: FinetuneResult, check: ConformalCheck, target: int) -> st
     one = check.targets[target]
     name = "" if len(outcome.targets) == 1 else f"{outcome.targets[target]}: "
     if one.missing:
-        scarce = "of the rarer class " if outcome.task != "regression" else ""
+        scarce = "of the rarest class " if outcome.outputs.classes_each else ""
         return (
             f"{name}none, for {counted(one.calibration_rows, 'calibration row')} {scarce}are too few; this coverage "
             f"takes {one.missing + one.calibration_rows:,}"
         )
     if one.found is None or one.width is None:
-        return f"{name}not checked, since too few test rows have a label"
+        why = "too few test rows have a label" if outcome.has_test else "there are no test rows"
+        return f"{name}not checked, since {why}"
     found = one.found
     words = {
         "as promised": f"in line with the promised {check.coverage:.0%}",
@@ -166,6 +164,9 @@ def _domain_errors(outcome: FinetuneResult, check: DomainCheck) -> str:
     what = "mean absolute error" if regression else "share of wrong classes"
     judged = check.inside + check.outside
     drawn = "" if judged == check.test_rows else f" (drawn from {check.test_rows:,})"
+    if not judged:
+        why = "no test row has a label that is a value" if outcome.has_test else "there are no test rows"
+        return f"how large errors are there is not known, since {why}"
     rows = f"{check.outside:,} of {judged:,} test rows{drawn} are outside of the domain"
     if not check.outside:
         return f"{rows}, so nothing is known of errors there ({what} inside {shown(check.inside_error)})"

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from unimol_scale.common.files import commit_file, hash_file
 from unimol_scale.common.progress import track
 from unimol_scale.downstream.finetuning.confidence.calibration_file import check_kept
+from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.downstream.uncertainty.domain import (
     MOST_JUDGED,
     domain_threshold,
@@ -44,7 +45,7 @@ class KnownMolecules:
 
     Attributes:
         smiles: [N] canonical.
-        labels_NL: mean over the rows of a molecule, NaN without any.
+        labels_NL: mean over the rows of a molecule, NaN without any; of classes with names, NaN where its rows differ.
         vector_ND: float16, of the first model, after the LayerNorm of its head, which gives all channels the same
             scale; None: there are too many rows.
     """
@@ -83,12 +84,17 @@ class Neighbours:
 
 
 def known_molecules(
-    smiles: Sequence[str], labels_ML: Float64, row_R: Int64, vectors: Callable[[Int64], Float32] | None
+    smiles: Sequence[str],
+    outputs: Outputs,
+    labels_ML: Float64,
+    row_R: Int64,
+    vectors: Callable[[Int64], Float32] | None,
 ) -> KnownMolecules:
     """Return the distinct molecules of some rows.
 
     Args:
         smiles: [M] canonical.
+        outputs: what the labels are.
         labels_ML: NaN where missing.
         row_R: int64, the training rows.
         vectors: returns float32 [R, D] of rows; None: there are no vectors.
@@ -97,7 +103,8 @@ def known_molecules(
     for row in row_R.tolist():
         rows_of.setdefault(smiles[row], []).append(row)
     first_N = np.array([rows[0] for rows in rows_of.values()], np.int64)
-    labels_NL = np.stack([_nanmean(labels_ML[rows]) for rows in rows_of.values()])
+    is_named_L = np.array([target in outputs.classes for target in outputs.targets])
+    labels_NL = np.stack([_common_label(labels_ML[rows], is_named_L) for rows in rows_of.values()])
     vector_ND = None if vectors is None else vectors(first_N).astype(np.float16)
     return KnownMolecules(smiles=tuple(rows_of), labels_NL=labels_NL, vector_ND=vector_ND)
 
@@ -184,8 +191,11 @@ def neighbours(
     )
 
 
-def _nanmean(values_RL: Float64) -> Float64:
+def _common_label(values_RL: Float64, is_named_L: npt.NDArray[np.bool_]) -> Float64:
+    """Return the mean of each target; NaN without a label, and where classes differ, for between names is nothing."""
     there_RL = ~np.isnan(values_RL)
     count_L = there_RL.sum(0)
     mean_L: Float64 = np.where(count_L > 0, np.where(there_RL, values_RL, 0.0).sum(0) / np.maximum(count_L, 1), np.nan)
+    differ_L = (there_RL & (values_RL != mean_L)).any(0)
+    mean_L[differ_L & is_named_L] = np.nan
     return mean_L

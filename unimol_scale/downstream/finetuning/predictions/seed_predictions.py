@@ -1,6 +1,6 @@
 """Predictions of every model of a fine-tuning, with what says how far they can be believed.
 
-Shapes: R rows with a molecule, L targets, S seeds.
+Shapes: R rows with a molecule, L outputs (one a target, or a class of the only target), S seeds.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ class SeedPredictions:
         config: of the fine-tuned model.
         molecules: of the rows.
         row_R: int64, rows with a usable molecule, from 0.
-        value_SRL: in the units of the targets, or probabilities of class 1; means over conformers.
+        value_SRL: in the units of the targets, or probabilities of class 1, or of several classes those of each
+            (``config.outputs``); means over conformers.
         conformer_std_SRL: their standard deviations over conformers, NaN of a molecule with one; None where one
             conformer was asked for.
         belief: intervals and neighbours of the rows.
