@@ -205,7 +205,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
             if key in named:
                 raise ConfigError(f"settings: {key} is given as the parameter {_NAMED[key]}, too; give one of them")
         return {
-            "domain": False,  # no estimator returns it; for ``us.predict`` with ``folder_``, ``settings`` can turn it on
+            "domain": False,  # no estimator returns it; for ``us.predict`` with ``folder_``, settings can turn it on
             **more,
             **named,
             "smiles_column": SMILES,

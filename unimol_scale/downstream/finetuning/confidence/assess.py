@@ -272,9 +272,8 @@ def _domain(models: FinishedModels, test: Calibration) -> tuple[DomainCheck, Dom
     outcome, rows = models.outcome, models.rows
     smiles = rows.molecules.smiles
     train = np.unique(np.concatenate([split.train for split in models.splits]))
-    test = test.take(
-        np.flatnonzero((~np.isnan(test.labels_NL)).any(1))
-    )  # of the others, such as bounds, no error is known
+    has_value = np.flatnonzero((~np.isnan(test.labels_NL)).any(1))  # of others, such as bounds, no error is known
+    test = test.take(has_value)
     judged_R = judged_places(len(test.row_N), len(train), len(test.row_N))
     tested, test = len(test.row_N), test.take(judged_R)
     test_R = test.row_N - 1
