@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.common import processor
 from benchmarks.downstream.baseline import Baseline
 from benchmarks.downstream.interval import Gain, gain
+from benchmarks.downstream.sets import SCRATCH
 from unimol_scale import config as strict
 from unimol_scale.common.files import commit_file, commit_text
 from unimol_scale.common.run_files import SUMMARY_NAME
@@ -25,7 +26,6 @@ from unimol_scale.engine.run.run_folder import read_summary
 from unimol_scale.store.shards import open_store
 
 Gains = Mapping[tuple[str, str, float], Gain]  # of set, start and share of labels
-SCRATCH = "scratch"
 # As the papers report them, with other splits of other sizes of model and of data: a scale, not a contest.
 PAPERS = {
     "ESOL": "MoleBlend 0.831",
