@@ -16,7 +16,6 @@ chemprop_folds.py). Sets whose data is not given are left out.
 
 import argparse
 import os
-import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from pathlib import Path
 # As every command has it, and before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from benchmarks.common import module_parser
+from benchmarks.common import as_started, module_parser
 from benchmarks.downstream.baseline import Baseline, best_baseline
 from benchmarks.downstream.folds.run_folds import PARTS, run_folds
 from benchmarks.downstream.report import Cell, TriedRate, write_report
@@ -130,10 +129,7 @@ def run_single(options: argparse.Namespace, starts: dict[str, str]) -> None:
                     if options.output and (name, fraction) not in baselines:
                         baselines[name, fraction] = best_baseline(Path(cell.folder), cell.outcome)
     if options.output:
-        # Of places on this machine, their names only.
-        words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-        command = f"{COMMAND} {shlex.join(words)}"
-        write_report(options.output, command, starts, cells, baselines, twin, options.pair)
+        write_report(options.output, as_started(COMMAND), starts, cells, baselines, twin, options.pair)
         print(options.output)
 
 

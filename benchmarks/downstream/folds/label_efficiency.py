@@ -18,6 +18,7 @@ from unimol_scale.downstream.fold_statistics import corrected_interval
 NAME = "label_efficiency.png"
 _COLUMNS = 4
 _MARKS = "osD^vPX*"
+_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # grey is of scratch
 
 
 def label_efficiency(results: Sequence[SetResults], folder: Path) -> list[str]:
@@ -98,7 +99,7 @@ def draw_label_efficiency(path: Path, results: Sequence[SetResults]) -> None:
         [lines[name] for name in names if name in lines],
         [name for name in names if name in lines],
         loc="outside lower center",
-        ncols=min(4, len(names)),
+        ncols=min(len(names), 1 + columns // 2 + columns // 4),
         fontsize=8,
     )
     save_figure(figure, path)
@@ -115,8 +116,9 @@ def _draw_line(axes, results: Sequence[SetResults], name: str, at: int, names: i
     mean_P = np.array([result.scores_J.mean() for _, result in points])
     intervals = [corrected_interval(result.scores_J.tolist(), result.outcome.test_to_train) for _, result in points]
     half_P = np.array([(one.high - one.low) / 2.0 for one in intervals])
-    colour = GREY if name.startswith("scratch") else f"C{at % 10}"
+    is_scratch = any(start.is_scratch and start.result.name == name for one in results for start in one.starts)
+    colour, line = (GREY, "--") if is_scratch else (_COLOURS[at % len(_COLOURS)], "-")
     axes.errorbar(
         fraction_P, mean_P, yerr=np.where(np.isnan(half_P), 0.0, half_P), label=name, color=colour,
-        fmt=f"-{_MARKS[at % len(_MARKS)]}", ms=4, lw=1.3, elinewidth=0.9, capsize=2,
+        fmt=f"{line}{_MARKS[at % len(_MARKS)]}", ms=4, lw=1.3, elinewidth=0.9, capsize=2,
     )  # fmt: skip

@@ -59,7 +59,7 @@ def test_the_report_has_the_comparison_and_the_raw_predictions(tmp_path):
     here = (np.array(table["repeat"]) == 2) & (np.array(table["fold"]) == 3)
     for start, scores in one["fold_scores"].items():
         error = np.array(table["label"]) - np.array(table[start])
-        assert np.sqrt((error[here] ** 2).mean()) == pytest.approx(scores[5], rel=1e-3)
+        assert np.sqrt((error[here] ** 2).mean()) == pytest.approx(scores[5], rel=3e-3)
     assert str(tmp_path) not in (tmp_path / "folds" / "results.json").read_text()
 
 

@@ -53,7 +53,7 @@ def results(tmp_path):
 def test_marks_and_counts_say_what_is_surely_better_and_worse(results):
     lines = overview(
         [
-            results("A", denoise=0.2, scratch=1.0, baseline=0.3),
+            results("A", denoise=0.2, scratch=1.0, baseline=0.6),
             results("B", denoise=1.0, scratch=1.01, baseline=0.2, chemprop=0.2),
             results("C", metric="roc_auc", denoise=1.6, scratch=0.2, baseline=0.2),
         ]
@@ -77,7 +77,7 @@ def test_marks_and_counts_say_what_is_surely_better_and_worse(results):
 
 
 def test_a_difference_is_the_same_from_both_ends(results):
-    one = results("A", denoise=0.2, scratch=1.0, baseline=0.3)
+    one = results("A", denoise=0.2, scratch=1.0, baseline=0.6)
     family = Family([one.main[0], one.main[2]])
     there, back = family.between("denoise", BEST), family.between(BEST, "denoise")
     assert there.value == -back.value == pytest.approx(one.main[0].scores_J.mean() - one.main[2].scores_J.mean())
@@ -134,5 +134,5 @@ def test_raw_predictions_give_the_scores_again(results, tmp_path):
             at = (rows.repeat_T == 2) & (rows.fold_T == 3)
             fold = here[(here.repeat == 2) & (here.fold == 3)]
             mean = rows.prediction_TL[at, 0].reshape(len(fold), -1).mean(1)
-            np.testing.assert_allclose(fold[result.name], mean, rtol=5e-4)
+            np.testing.assert_allclose(fold[result.name], mean, rtol=4e-3)
             np.testing.assert_array_equal(fold.label, rows.labels_TL[at, 0].reshape(len(fold), -1)[:, 0])

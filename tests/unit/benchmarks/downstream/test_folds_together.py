@@ -16,7 +16,7 @@ from unimol_scale.model.accounting import Heads
 from unimol_scale.model.model_with_heads import HeadedModel
 
 TARGET = "measured log solubility in mols per litre"
-NO_CONFORMER = "[H]C1=C(C([H])([H])[H])[C@@]([H])(OC(=O)C([H])([H])Cl)[C@@]2([H])OC2([H])C1=O"  # a strained ring
+NO_CONFORMER = "O=C1C[C@H]2CC[C@@]1(C)C2(C)C"  # camphor, if one of its two bridgeheads pointed the other way
 
 
 @pytest.fixture
