@@ -35,7 +35,13 @@ PAPERS = {
     "BBBP": "MoleBlend 0.730, D&D 0.664",
     "QM9 gap": "MoleBlend 34.75 meV (110,000 labels), Uni-Mol2 0.0035 to 0.0038 Ha (mean of HOMO, LUMO and gap)",
 }
-UNITS = {"ESOL": "log10(mol/L)", "FreeSolv": "kcal/mol", "Lipophilicity": "log D", "QM9 gap": "Ha"}
+UNITS = {
+    "ESOL": "log10(mol/L)",
+    "FreeSolv": "kcal/mol",
+    "Lipophilicity": "log D",
+    "QM9 gap": "Ha",
+    "PCQM4Mv2 gap": "eV",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
