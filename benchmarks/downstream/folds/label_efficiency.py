@@ -36,7 +36,7 @@ def label_efficiency(results: Sequence[SetResults], folder: Path) -> list[str]:
     if rows := _gain_rows(results, fractions):
         lines += [
             "Share of scratch's error that is gone (of a ROC-AUC: of what it lacks to 1), mean over the sets that have "
-            "all these shares:",
+            "all of a start's shares:",
             "",
             *markdown_table(["start", "sets", *(f"{fraction:.0%}" for fraction in fractions)], rows),
             "",
@@ -49,10 +49,13 @@ def _gain_rows(results: Sequence[SetResults], fractions: Sequence[float]) -> lis
     sets = list(dict.fromkeys(one.set for one in results))
     rows = []
     for name in dict.fromkeys(s.result.name for one in results for s in one.starts if s.scratch):
-        gains = [[_gain(found.get((one, fraction)), name) for fraction in fractions] for one in sets]
-        whole = [of_set for of_set in gains if not np.isnan(of_set).any()]
-        if whole:
-            rows.append([name, str(len(whole)), *(f"{gain:+.1%}" for gain in np.mean(whole, axis=0))])
+        gain_SF = np.array([[_gain(found.get((one, fraction)), name) for fraction in fractions] for one in sets])
+        own_F = ~np.isnan(gain_SF).all(0)  # a start may have been given fewer shares than another
+        whole_S = ~np.isnan(gain_SF[:, own_F]).any(1)
+        if own_F.any() and whole_S.any():
+            mean_F = np.where(own_F, gain_SF[whole_S].mean(0), np.nan)
+            cells = ["–" if np.isnan(gain) else f"{gain:+.1%}" for gain in mean_F.tolist()]
+            rows.append([name, str(whole_S.sum()), *cells])
     return rows
 
 

@@ -7,6 +7,8 @@ from benchmarks.downstream.folds.fold_data import SetRows
 from tests.helpers.tiny_finetuning import AROMATIC, CARBON, MOLECULES, write_table
 from unimol_scale.downstream.config import FinetuneConfig
 
+CHANCE = np.random.default_rng(0).normal(size=len(MOLECULES))
+
 
 @pytest.fixture(scope="session")
 def conformers(tmp_path_factory):
@@ -16,15 +18,14 @@ def conformers(tmp_path_factory):
 
 @pytest.fixture
 def set_rows(tmp_path, conformers):
-    """Return the rows of a set: the number of carbons, or whether there is a ring; every fifth label is missing."""
+    """Return the rows of a set: the number of carbons, or chance, or whether there is a ring and another target."""
 
     def make(kind="regression"):
-        own = CARBON if kind == "regression" else AROMATIC
+        own = {"regression": CARBON, "classes": AROMATIC, "chance": CHANCE}[kind]
         second = own[::-1]
         gaps = [("" if row % 5 == 4 else label) for row, label in enumerate(second.tolist())]
         path = write_table(tmp_path / f"{kind}.csv", smiles=MOLECULES, y=own, z=gaps)
-        targets = ("y",) if kind == "regression" else ("y", "z")
-        metric = "rmse" if kind == "regression" else "roc_auc"
+        targets, metric = (("y", "z"), "roc_auc") if kind == "classes" else (("y",), "rmse")
         config = FinetuneConfig(
             data=path, size="0.5M", targets=targets, metric=metric, split="random-kfold", folds=3, repeats=2,
             fractions=(0.5, 0.4, 0.1), cache=conformers,

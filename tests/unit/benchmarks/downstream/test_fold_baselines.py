@@ -20,7 +20,7 @@ def fits(monkeypatch):
 
 
 def test_the_best_of_each_fold_is_chosen_by_its_validation_rows(set_rows, tmp_path, fits):
-    rows = set_rows()
+    rows = set_rows("chance")
     best, *each = fit_fold_baselines(tmp_path / "b", rows.at(1.0), lambda: rows.features)
     assert best.name == BEST
     assert len(each) == 4

@@ -114,6 +114,8 @@ def test_label_efficiency_has_the_mean_gain_of_the_sets_with_all_shares(results,
     for shown, one in ((quarter, found[1]), (full, found[0])):
         own, scratch = (result.scores_J.mean() for result in one.fine_tuned)
         assert shown == f"{1 - own / scratch:+.1%}"
+    more = label_efficiency([*found, results("B", 0.1, scratch=1.0), results("C", 0.1, scratch=1.0)], tmp_path / "out")
+    assert f"| denoise | 1 | – | {quarter} | {full} |" in more
     assert (tmp_path / "out" / "label_efficiency.png").stat().st_size > 10_000
     assert label_efficiency(found[:1], tmp_path / "out") == []
 
