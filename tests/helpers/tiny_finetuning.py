@@ -10,8 +10,9 @@ from unimol_scale.data.input_views import STANDARD_VIEWS, Inputs
 from unimol_scale.downstream.config import FinetuneTrainConfig, HeadName, LossName, Pooling, Task
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker
 from unimol_scale.downstream.data.molecules import Prepared, prepare
+from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
-from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem
+from unimol_scale.downstream.finetuning.model.training import TrainingProblem
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.model.presets import ModelConfig
 
@@ -61,6 +62,7 @@ def problem(
     valid: Sequence[int] = range(24),
     loss: LossName = "mse",
     inputs: Inputs = "2d",
+    num_classes: int = 0,
 ) -> TrainingProblem:
     """Return what is to be learnt of some rows, as graphs unless other inputs are named."""
 
@@ -71,7 +73,7 @@ def problem(
         train=reader(train),
         valid=reader(valid),
         make_sample=SampleMaker(view=STANDARD_VIEWS[inputs], model=TINY),
-        scaling=Scaling.of(labels_ML[list(train)], task),
+        scaling=Scaling.of(labels_ML[list(train)], task, num_classes),
         loss=loss,
         metric=METRICS[metric],
     )

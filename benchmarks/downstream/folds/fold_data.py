@@ -149,7 +149,7 @@ class FoldData:
         counts = [len(row_R) for _, _, row_R in test]
         row_T = np.concatenate([row_R for _, _, row_R in test])
         rows = OutOfFold(
-            targets=self.rows.targets,
+            outputs=self.rows.outputs,
             row_T=row_T + 1,
             smiles_T=tuple(self.rows.molecules.smiles[row] for row in row_T.tolist()),
             repeat_T=np.repeat([fold.repeat for _, fold, _ in test], counts),
@@ -215,7 +215,7 @@ def write_fold_result(result: FoldResult) -> None:
     rows, folder = result.rows, result.folder
     columns = {"row": pa.array(rows.row_T), "smiles": pa.array(rows.smiles_T, pa.string())}
     columns |= {"repeat": pa.array(rows.repeat_T), "fold": pa.array(rows.fold_T), "seed": pa.array(rows.seed_T)}
-    for at, target in enumerate(rows.targets):
+    for at, target in enumerate(rows.outputs.targets):
         columns[target] = pa.array(rows.labels_TL[:, at], from_pandas=True)
         columns[f"{PREDICTED}{target}"] = pa.array(rows.prediction_TL[:, at], from_pandas=True)
     folder.mkdir(parents=True, exist_ok=True)

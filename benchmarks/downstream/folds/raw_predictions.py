@@ -53,7 +53,7 @@ def _table(results: SetResults, names: Sequence[str]) -> pa.Table:
         "smiles": pa.array(smiles[at_U].tolist(), pa.string()),
         "repeat": pa.array(row_U[at_U, 0].astype(np.int16)),
         "fold": pa.array(row_U[at_U, 1].astype(np.int16)),
-        "target": pa.array([first.targets[at] for at in target_U.tolist()]),
+        "target": pa.array([first.outputs.targets[at] for at in target_U.tolist()]),
         "label": pa.array(label_UL[at_U, target_U]),
     }
     for name in names:
@@ -74,7 +74,7 @@ def _by_row(result: FoldResult) -> Float64:
     rows = result.rows
     keys = np.stack([rows.repeat_T, rows.fold_T, rows.row_T], axis=1)
     _, place_T, count_U = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    total_UL = np.zeros((len(count_U), len(rows.targets)))
+    total_UL = np.zeros((len(count_U), len(rows.outputs.targets)))
     np.add.at(total_UL, place_T.ravel(), rows.prediction_TL)
     mean_UL: Float64 = total_UL / count_U[:, None]
     return mean_UL

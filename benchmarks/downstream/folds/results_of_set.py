@@ -242,7 +242,7 @@ def best_by_validation(
     parts = [(of_rate[rates[fold]].rows, fold) for fold in folds]
     rows = [(one, (one.repeat_T == fold.repeat) & (one.fold_T == fold.fold)) for one, fold in parts]
     joined = OutOfFold(
-        targets=first.rows.targets,
+        outputs=first.rows.outputs,
         row_T=np.concatenate([one.row_T[here] for one, here in rows]),
         smiles_T=tuple(one.smiles_T[at] for one, here in rows for at in np.flatnonzero(here).tolist()),
         repeat_T=np.concatenate([one.repeat_T[here] for one, here in rows]),

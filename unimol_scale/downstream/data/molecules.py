@@ -23,7 +23,7 @@ from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.conformer_cache import Given, cached_store
-from unimol_scale.downstream.data.skipped_rows import Skipped
+from unimol_scale.downstream.data.skipped_rows import Skipped, count_reasons
 from unimol_scale.errors import ConfigError, SourceError, StoreError, nearest
 from unimol_scale.store.manifest import SplitEntry
 from unimol_scale.store.schema import Int64
@@ -97,6 +97,13 @@ class Prepared:
     skipped: tuple[Skipped, ...]
     changes: tuple[str, ...]
     hydrogens: bool
+
+    def describe_counts(self) -> str:
+        """Return a line on how many rows were skipped, by reason, and reduced to a fragment; "" if none was."""
+        said = [f"{count:,} skipped ({reason})" for reason, count in count_reasons(self.skipped).items()]
+        if reduced := sum(FRAGMENT_KEPT in change for change in self.changes):
+            said.append(f"{reduced:,} reduced to the largest fragment")
+        return f"of {len(self.smiles):,} rows: {', '.join(said)}" if said else ""
 
     def describe_changes(self) -> str:
         """Return a line on rows whose molecule was changed; "" if there are none."""

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,11 @@ class Skipped:
     smiles: str
     reason: str
     detail: str
+
+
+def count_reasons(skipped: Sequence[Skipped]) -> dict[str, int]:
+    """Return reason → number of rows that were skipped for it, in the order of the alphabet."""
+    return dict(sorted(Counter(one.reason for one in skipped).items()))
 
 
 def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy: str) -> None:

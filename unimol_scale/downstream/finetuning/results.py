@@ -20,8 +20,9 @@ from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.cautions import cautions
 from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
-from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, Rows
+from unimol_scale.downstream.finetuning.labelled_rows import BOUND, CONFORMER_SPREAD, PREDICTED, Rows
 from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
+from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
@@ -47,6 +48,8 @@ class SeedResult:
         fold: of a cross-validation, in whose rows ``test`` was measured; None for a single split.
         split_sizes: rows of train, valid and test of that fold; empty for a single split.
         trivial: [L] score there of predicting the mean of the fold's training labels; empty for a single split.
+        bounds: labels of each part that are censored; empty: there are none.
+        violated_bounds: of these, how many predictions lie on the wrong side; empty likewise.
     """
 
     seed: int
@@ -61,6 +64,8 @@ class SeedResult:
     fold: Fold | None = None
     split_sizes: dict[str, int] = field(default_factory=dict)
     trivial: tuple[float | None, ...] = ()
+    bounds: dict[str, int] = field(default_factory=dict)
+    violated_bounds: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +97,9 @@ class FinetuneResult:
         in_label_units: whether the metric is in the unit of the labels; None likewise.
         baselines: what needs no pretraining, fitted to the same rows, and how the models differ from it; None: that was
             turned off, or in older files.
+        classes: target → names of its classes in the order of their numbers; targets of numbers, or of 0 and 1, are not
+            there.
+        row_counts: what became of the rows of the data (``count_rows``); empty in files older than this key.
     """
 
     name: str
@@ -114,6 +122,13 @@ class FinetuneResult:
     higher_is_better: bool | None = None
     in_label_units: bool | None = None
     baselines: BaselineResults | None = None
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    row_counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the models say of a molecule."""
+        return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     @property
     def has_unit(self) -> bool:
@@ -191,6 +206,7 @@ class FinetuneResult:
             self.trivial,
             self.test_molecules,
             higher_is_better=self.prefers_high,
+            trivial_name=self.outputs.trivial if self.outputs.num_classes else "the mean of the training labels",
         )
 
     def target_mean(self, target: int) -> float | None:
@@ -231,8 +247,7 @@ class FinetuneResult:
         """The models against the best baseline in a sentence, with its 95 % interval; "" if there are no baselines."""
         if self.baselines is None:
             return ""
-        trivial = "the mean of the training labels" if self.task == "regression" else "the share of ones"
-        return verdict_sentence(self.baselines, self.metric, trivial)
+        return verdict_sentence(self.baselines, self.metric, self.outputs.trivial)
 
     def _by_target(self) -> str:
         """Return the scores of the first targets, each in its own unit."""
@@ -280,35 +295,49 @@ def lacks_baselines(folder: Path) -> bool:
 
 
 def write_predictions(
-    path: Path, rows: Rows, split: DataSplit, prediction_ML: Float64, conformer_std_ML: Float64 | None = None
+    path: Path, rows: Rows, split: DataSplit, value_MW: Float64, conformer_std_MW: Float64 | None = None
 ) -> None:
     """Write every row with its part, labels and predictions; null where a label or prediction is missing.
+
+    Of classes with names, the label and "predicted TARGET" are names, and "predicted TARGET p(CLASS)" is a probability.
 
     Args:
         path: of the Parquet file.
         rows: of the data.
         split: which rows are of which part.
-        prediction_ML: fp64, NaN where a row has none.
-        conformer_std_ML: fp64, standard deviation over conformers, NaN where there is none; None: no such columns.
+        value_MW: fp64, NaN where a row has none.
+        conformer_std_MW: fp64, standard deviation over conformers, NaN where there is none; None: no such columns.
     """
-    part_M = np.full(len(prediction_ML), "", dtype=object)
+    part_M = np.full(len(value_MW), "", dtype=object)
     for name in ("train", "valid", "test"):
         part_M[getattr(split, name)] = name
+    outputs = rows.outputs
+    decided = outputs.decide(value_MW)
     columns: dict[str, pa.Array] = {
         "row": pa.array(np.arange(1, len(part_M) + 1)),
         "smiles": pa.array(list(rows.molecules.smiles)),
         "split": pa.array([part or None for part in part_M.tolist()]),
     }
     for at, target in enumerate(rows.targets):
-        columns[target] = pa.array(rows.labels_ML[:, at], from_pandas=True)
-        columns[f"{PREDICTED}{target}"] = pa.array(prediction_ML[:, at], from_pandas=True)
-        if conformer_std_ML is not None:
-            columns[f"{target}{CONFORMER_SPREAD}"] = pa.array(conformer_std_ML[:, at], from_pandas=True)
+        columns[target] = outputs.write_labels(at, rows.labels_ML[:, at])
+        if rows.bounds is not None:
+            bounds = [rows.bounds.describe(row, at) for row in range(len(part_M))]
+            columns[f"{target}{BOUND}"] = pa.array(bounds, pa.string())
+        if target in decided:
+            columns[f"{PREDICTED}{target}"] = pa.array(decided[target], pa.string())
+        for place in outputs.places(at):
+            name = outputs.names[place]
+            columns[f"{PREDICTED}{name}"] = pa.array(value_MW[:, place], from_pandas=True)
+            if conformer_std_MW is not None:
+                columns[f"{name}{CONFORMER_SPREAD}"] = pa.array(conformer_std_MW[:, place], from_pandas=True)
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
 
 
 def read_predictions(folder: Path, seed: int, targets: Sequence[str]) -> Float64:
-    """Return what the model of a seed predicts of every row, float64 [M, L], NaN where it predicts nothing."""
+    """Return what the model of a seed predicts of every row, float64 [M, L], NaN where it predicts nothing.
+
+    Where classes have names, ``targets`` are ``Outputs.names``.
+    """
     table = pq.read_table(folder / f"predictions-seed-{seed}.parquet", columns=[f"{PREDICTED}{t}" for t in targets])
     values = [table[f"{PREDICTED}{target}"].to_numpy(zero_copy_only=False).astype(np.float64) for target in targets]
     prediction_ML: Float64 = np.stack(values, axis=1)
