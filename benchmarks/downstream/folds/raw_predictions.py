@@ -13,17 +13,18 @@ from unimol_scale.downstream.comparison.fold_results import FoldResult
 from unimol_scale.store.schema import Float32, Float64
 
 PREDICTIONS_NAME = "out_of_fold.parquet"
-# Of the 23 of a fraction in fp32: errors below 0.4 % of a prediction change an RMSE or a ROC-AUC by 0.01 %
-# [measured], and eight sets, two shares of the labels and fourteen results take 5 MB.
-KEPT_BITS = 7
+# Of the 23 of a fraction in fp32: errors below 0.4 % of a number and 0.8 % of a probability change an RMSE or a ROC-AUC
+# by up to 0.02 % [measured], and eight sets, two shares of the labels and fourteen results take less than 5 MB.
+KEPT_BITS, KEPT_BITS_OF_PROBABILITIES = 7, 6
 
 
 def write_predictions(path: Path, results: Sequence[SetResults]) -> None:
     """Write the predictions of all sets, shares of the labels and results.
 
     Columns: set, fraction, row (from 1, of the rows that all results share), smiles, repeat, fold, target, label, and
-    for each result its predictions, null where it has none: fp32 with 8 significant bits, of several seeds of a fold
-    their mean. Lines without a label are left out. The scores of the exact predictions are in results.json.
+    for each result its predictions, null where it has none: fp32 with 8 significant bits, of probabilities 7; of
+    several seeds of a fold their mean. Lines without a label are left out. The scores of the exact predictions are in
+    results.json.
     """
     names = list(dict.fromkeys(result.name for one in results for result in one.all_results))
     tables = [_table(one, names) for one in results if one.all_results]
@@ -56,9 +57,12 @@ def _table(results: SetResults, names: Sequence[str]) -> pa.Table:
         "target": pa.array([first.outputs.targets[at] for at in target_U.tolist()]),
         "label": pa.array(label_UL[at_U, target_U]),
     }
+    is_regression = results.all_results[0].outcome.task == "regression"
+    bits = KEPT_BITS if is_regression else KEPT_BITS_OF_PROBABILITIES
     for name in names:
-        there = own.get(name)
-        columns[name] = pa.nulls(number, pa.float32()) if there is None else pa.array(_rounded(there[at_U, target_U]))
+        columns[name] = pa.nulls(number, pa.float32())
+        if name in own:
+            columns[name] = pa.array(_rounded(own[name][at_U, target_U], bits))
     return pa.table(columns)
 
 
@@ -80,10 +84,9 @@ def _by_row(result: FoldResult) -> Float64:
     return mean_UL
 
 
-def _rounded(values: Float64) -> Float32:
+def _rounded(values: Float64, kept: int) -> Float32:
     """Return fp32 with fewer bits, which compress better."""
-    dropped = 23 - KEPT_BITS
+    dropped = 23 - kept
     bits = values.astype(np.float32).view(np.uint32).astype(np.uint64) + (1 << (dropped - 1))
-    kept = (bits >> dropped << dropped).astype(np.uint32)
-    rounded: Float32 = kept.view(np.float32)
+    rounded: Float32 = (bits >> dropped << dropped).astype(np.uint32).view(np.float32)
     return rounded
