@@ -195,7 +195,7 @@ class SetResults:
         found = [one for one in self.references if one.name == reference]
         if not found:
             return None
-        family = Family([start.result, found[0]]) if start.is_scratch else self._reference_families[reference]
+        family = self._pair(start.result, found[0]) if start.is_scratch else self._reference_families[reference]
         return family.between(start.result.name, reference)
 
     def probe_to_scratch(self, probe: Probe) -> Difference | None:
@@ -214,7 +214,18 @@ class SetResults:
     def to_fine_tuned(self, probe: Probe) -> Difference | None:
         """Return how a probe differs from the fine-tuned start, a pair by itself; None if that is not there."""
         found = [one for one in self.fine_tuned if one.name == probe.start]
-        return Family([probe.result, found[0]]).between(probe.result.name, probe.start) if found else None
+        return self._pair(probe.result, found[0]).between(probe.result.name, probe.start) if found else None
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, str], Family]:
+        """Pairs by themselves that have been compared: every table asks for them again."""
+        return {}
+
+    def _pair(self, one: FoldResult, other: FoldResult) -> Family:
+        key = (one.name, other.name)
+        if key not in self._pairs:
+            self._pairs[key] = Family([one, other])
+        return self._pairs[key]
 
 
 def best_by_validation(
