@@ -1,5 +1,6 @@
 """What the tests of fine-tuning share: thirty molecules, labels that a model can learn, and a model of no size."""
 
+import pickletools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,3 +91,8 @@ def fitting(**changes: object) -> FinetuneTrainConfig:
     """Return how tests fit: fast, without dropout."""
     settings = {"learning_rate": 1e-2, "batch_size": 8, "epochs": 5, "dropout": 0.0, **changes}
     return FinetuneTrainConfig(**settings)  # type: ignore[arg-type]
+
+
+def names_in(text: bytes) -> list[str]:
+    """Return every text in a pickle, the names of modules and classes among them."""
+    return [value for _, value, _ in pickletools.genops(text) if isinstance(value, str)]

@@ -39,6 +39,7 @@ ORDER = {
     " fold_statistics data baselines embedding finetuning comparison publishing",
     "unimol_scale.downstream.data": "splitting *",
     "unimol_scale.downstream.finetuning": "finetuning_folder model cautions labelled_rows results folds *",
+    "unimol_scale.api": "* estimators",
     "unimol_scale.cli": "* verbs main __main__",
 }
 

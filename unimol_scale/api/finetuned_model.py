@@ -28,7 +28,7 @@ from unimol_scale.downstream.finetuning import finetune as finetuning
 from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns, prediction_columns
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules, unseen_inputs
-from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.finetuning.results import FinetuneResult, mean_test
 from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.store.schema import Float64
@@ -164,7 +164,7 @@ class FinetunedModel:
 
     @property
     def score(self) -> float:
-        """Test score, mean over seeds and folds; its unit is ``result.unit``."""
+        """Test score, mean over seeds and folds; its unit is ``result.unit``. NaN if no rows were set aside for it."""
         return self.result.mean
 
     @property
@@ -174,8 +174,8 @@ class FinetunedModel:
 
     @property
     def scores(self) -> dict[int, float]:
-        """Seed → test score."""
-        return {seed.seed: seed.test for seed in self.result.seeds}
+        """Seed → test score; NaN likewise."""
+        return {seed.seed: mean_test([seed]) for seed in self.result.seeds}
 
     @property
     def baselines(self) -> dict[str, float | None]:

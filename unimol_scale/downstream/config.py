@@ -1,7 +1,7 @@
 """Settings of a fine-tuning: every key of ``configs/downstream/*.yaml`` and of ``key=value``. Imports no torch."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -18,7 +18,7 @@ HeadName = Literal["mlp", "linear", "dense-tanh"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fragments = Literal["largest", "reject"]
 SplitKind = Literal[
-    "scaffold", "scaffold-similarity", "random", "cluster", "time", "column", "file",
+    "scaffold", "scaffold-similarity", "random", "stratified", "cluster", "time", "column", "file",
     "scaffold-kfold", "random-kfold", "cluster-kfold", "column-kfold",
 ]  # fmt: skip
 SplitPart = Literal["train", "valid", "test", "unused"]
@@ -183,7 +183,7 @@ class FinetuneConfig(LabelSettings):
         valid_rows: with split "column" or "file" where no row is for validation: number of training rows, drawn at
             random, that become validation rows.
         fractions: of train, valid and test. Of a cross-validation the test is one fold, and the other rows are divided
-            in the ratio of train and valid.
+            in the ratio of train and valid. Test may be 0: then no row is set aside for it, and nothing is judged.
         split_sizes: in place of fractions, the numbers of rows of train, valid and test, one of them null: the rest.
         label_fraction: share of the training rows that is used; chosen by the seed, smaller ones are part of larger.
         inputs: what the model sees; None: the richest that pretraining has shown to it, or everything it can.
@@ -272,8 +272,12 @@ class FinetuneConfig(LabelSettings):
         if self.reinitialise and self.pretrained is None:
             raise ConfigError("--reinitialise takes the dimensions of a pretrained model: name it with --from")
         self._check_split()
-        if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-9:
-            raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(self.fractions)}")
+        check_fractions(self.fractions)
+        if self.baselines and not self.needs_test and self.split not in GIVEN_SPLITS:
+            raise ConfigError(
+                "the last of the fractions is 0, so that there are no test rows, by which baselines are judged: leave "
+                "them out with --no-baselines"
+            )
         if not 0.0 < self.label_fraction <= 1.0:
             raise ConfigError(f"label_fraction must be above 0 and at most 1, got {self.label_fraction}")
         for name in ("seeds", "max_atoms", "conformers", "conformer_workers", "valid_rows", "repeats"):
@@ -322,6 +326,11 @@ class FinetuneConfig(LabelSettings):
         return self.split in KFOLDS
 
     @property
+    def needs_test(self) -> bool:
+        """Whether rows must be set aside for a test; otherwise there may be none."""
+        return self.is_kfold or self.split_sizes is not None or self.fractions[2] > 0.0
+
+    @property
     def num_seeds(self) -> int:
         """Number of models of each split."""
         return self.seeds if self.seeds is not None else 1 if self.is_kfold else SEEDS
@@ -343,3 +352,16 @@ class FinetuneConfig(LabelSettings):
     def folder(self) -> Path:
         """Folder of the results."""
         return self.output or Path("finetuned") / f"{self.data.name.split('.')[0]}-{self.start}"
+
+
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Check the shares of training, validation and test.
+
+    Raises:
+        ConfigError: they are not three, do not add up to 1, or one is not positive; only the last one may be 0.
+    """
+    if len(fractions) != 3 or min(fractions[:2]) <= 0.0 or not fractions[2] >= 0.0 or abs(sum(fractions) - 1.0) > 1e-9:
+        raise ConfigError(
+            "fractions must be three positive numbers that add up to 1 (the last one, of the test, may be 0), got "
+            f"{list(fractions)}"
+        )

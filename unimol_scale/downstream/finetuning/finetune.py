@@ -178,6 +178,8 @@ def _pretraining_overlap(problems: Sequence[SeedProblem]) -> tuple[Path | None, 
     problem = problems[0]
     pretrained_on = problem.start.pretrained_on
     store = problem.config.pretraining_store or (pretrained_on.path if pretrained_on else None)
+    if not len(_tested(problems)):
+        return store, None
     if store is not None:
         return store, _leakage(store, problem.rows, _tested(problems)).describe()
     if pretrained_on is not None:

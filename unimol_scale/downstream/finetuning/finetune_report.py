@@ -40,19 +40,20 @@ REPORT_NAME = "report.md"
 
 def write_report(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) -> None:
     """Write report and pictures from the results and the predictions in the folder."""
-    picture = "confusion.png" if outcome.outputs.num_classes else "roc.png"
-    if outcome.task == "regression":
-        picture = "parity.png"
-    labels_RL, predictions = _test_rows(folder, outcome)
-    draw_predictions(folder / picture, outcome, labels_RL, predictions)
-    spread_lines = _spread_lines(outcome, labels_RL, predictions)
-    if config.conformers > 1:
-        spread_lines.append(_conformer_line(folder, outcome, config))
+    pictures, spread_lines, more = ["course.png"], [], []
+    if outcome.has_test:
+        picture = "confusion.png" if outcome.outputs.num_classes else "roc.png"
+        pictures.insert(0, "parity.png" if outcome.task == "regression" else picture)
+        labels_RL, predictions = _test_rows(folder, outcome)
+        draw_predictions(folder / pictures[0], outcome, labels_RL, predictions)
+        spread_lines += _spread_lines(outcome, labels_RL, predictions)
+        if config.conformers > 1:
+            spread_lines.append(_conformer_line(folder, outcome, config))
+        if outcome.outputs.num_classes:
+            more = confusion_lines(outcome.outputs, count_confusions(outcome.outputs, labels_RL, predictions))
     draw_training_curves(folder / "course.png", outcome)
-    lines = _lines(outcome, config, picture, spread_lines)
-    if outcome.outputs.num_classes:
-        lines += confusion_lines(outcome.outputs, count_confusions(outcome.outputs, labels_RL, predictions))
-    commit_text(folder / REPORT_NAME, "\n".join(lines) + "\n")
+    lines = _lines(outcome, config, pictures, spread_lines)
+    commit_text(folder / REPORT_NAME, "\n".join([*lines, *more]) + "\n")
 
 
 def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, list[Float64]]:
@@ -97,7 +98,9 @@ def _floats(table: object, name: str) -> Float64:
     return values
 
 
-def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread_lines: Sequence[str]) -> list[str]:
+def _lines(
+    outcome: FinetuneResult, config: FinetuneConfig, pictures: Sequence[str], spread_lines: Sequence[str]
+) -> list[str]:
     sizes = outcome.split_sizes
     fraction = "" if config.label_fraction == 1.0 else f" ({config.label_fraction:.0%} of the training rows)"
     used = sum(sizes.values())
@@ -118,21 +121,19 @@ def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread
         + f"; {ROW_NUMBERS}",
     ]
     lines += [f"- {note}" for note in (*outcome.notes, *_baseline_notes(outcome))]
-    lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
+    if outcome.has_test:
+        lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
     lines += [f"- {line}" for line in ([STANDARDISED] if outcome.task == "regression" else []) + _bound_lines(outcome)]
     lines += [
         "",
-        f"![]({picture})",
-        "",
-        "![](course.png)",
-        "",
+        *(line for picture in pictures for line in (f"![]({picture})", "")),
         f"## {'Fold by fold' if outcome.folds else 'Seed by seed'}",
         "",
     ]
     lines += fold_table(outcome) if outcome.folds else _by_seed(outcome)
-    if len(outcome.targets) > 1:
+    if len(outcome.targets) > 1 and outcome.has_test:
         lines += _by_target(outcome)
-    if len(outcome.targets) > MOST_PANELS:
+    if len(outcome.targets) > MOST_PANELS and outcome.has_test:
         lines += ["", f"The picture shows the first {MOST_PANELS} targets."]
     lines += _row_lines(outcome)
     undefined = sorted({reason for seed in outcome.seeds for reason in seed.undefined})
@@ -225,10 +226,10 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
 def _model_scores(outcome: FinetuneResult) -> tuple[str, str]:
     """Return the scores of validation and test rows, means over seeds."""
     if outcome.has_mean:
-        pairs = [(seed.valid, seed.test) for seed in outcome.seeds]
+        both = [(seed.valid, seed.test) for seed in outcome.seeds]
     else:
-        scaled = ((seed.valid_scores[seed.best_epoch - 1], outcome.standardised(seed)) for seed in outcome.seeds)
-        pairs = [(valid, test) for valid, test in scaled if test is not None]
+        both = [(seed.valid_scaled, outcome.standardised(seed)) for seed in outcome.seeds]
+    pairs = [(valid, test) for valid, test in both if test is not None]
     valid, test = (plus_minus(float(np.mean(values)), sample_std(values)) for values in zip(*pairs, strict=True))
     return valid, test
 
@@ -266,6 +267,8 @@ def _baseline_notes(outcome: FinetuneResult) -> list[str]:
 
 def _result(outcome: FinetuneResult) -> str:
     """Return the score of the test rows in words; targets in different units have no common one."""
+    if not outcome.has_test:
+        return "no rows were set aside for a test, so how good the models are is not known here"
     if not outcome.has_mean:
         means = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
         common = f"; the mean in standard deviations of the training labels is {np.mean(means):.3g}" if means else ""
@@ -301,15 +304,15 @@ def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequ
 
 def _by_seed(outcome: FinetuneResult) -> list[str]:
     metric = outcome.metric if outcome.has_mean else f"{outcome.metric} (in standard deviations of the training labels)"
-    rows = []
+    rows, parts = [], 2 if outcome.has_test else 1
     for seed in outcome.seeds:
         valid: float | None = seed.valid
         test: float | None = seed.test
         if not outcome.has_mean:
-            valid, test = seed.valid_scores[seed.best_epoch - 1], outcome.standardised(seed)
-        shown = ("not known" if value is None else f"{value:.4g}" for value in (valid, test))
-        rows.append([str(seed.seed), str(seed.best_epoch), str(len(seed.losses)), *shown])
-    return markdown_table(["seed", "best epoch", "of", f"valid {metric}", f"test {metric}"], rows)
+            valid, test = seed.valid_scaled, outcome.standardised(seed)
+        shown = ["not known" if value is None else f"{value:.4g}" for value in (valid, test)]
+        rows.append([str(seed.seed), str(seed.best_epoch), str(len(seed.losses)), *shown[:parts]])
+    return markdown_table(["seed", "best epoch", "of", f"valid {metric}", f"test {metric}"][: 3 + parts], rows)
 
 
 def _by_target(outcome: FinetuneResult) -> list[str]:

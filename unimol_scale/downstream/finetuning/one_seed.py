@@ -226,14 +226,15 @@ def _judge(problem: SeedProblem, value_MW: Float64, epochs: Sequence[Epoch], see
         for part in (problem.split.valid, problem.split.test)
     )
     assert valid.value is not None, "it chose the best epoch"
-    if test.value is None:
+    has_test = len(problem.split.test) > 0
+    if has_test and test.value is None:
         raise RunError(f"the predictions of the test rows cannot be judged: {'; '.join(test.undefined[:3])}")
     return SeedResult(
         seed=seed,
         valid=valid.value,
         test=test.value,
         test_by_target=test.per_target,
-        undefined=test.undefined,
+        undefined=test.undefined if has_test else (),
         best_epoch=epochs[-1].best,
         losses=tuple(epoch.loss for epoch in epochs),
         valid_scores=tuple(epoch.score for epoch in epochs),

@@ -38,7 +38,7 @@ class SeedResult:
     Attributes:
         seed: of the initialisation and of the order of rows.
         valid: score of the validation rows at the best epoch.
-        test: score of the test rows at that epoch.
+        test: score of the test rows at that epoch; None: no rows were set aside for a test.
         test_by_target: [L]; None where it is undefined.
         undefined: for each target without a score, the reason.
         best_epoch: its number, from 1.
@@ -54,7 +54,7 @@ class SeedResult:
 
     seed: int
     valid: float
-    test: float
+    test: float | None
     test_by_target: tuple[float | None, ...]
     undefined: tuple[str, ...]
     best_epoch: int
@@ -66,6 +66,11 @@ class SeedResult:
     trivial: tuple[float | None, ...] = ()
     bounds: dict[str, int] = field(default_factory=dict)
     violated_bounds: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def valid_scaled(self) -> float:
+        """Score of the validation rows at the best epoch, of scaled labels where there are several targets."""
+        return self.valid_scores[self.best_epoch - 1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +158,7 @@ class FinetuneResult:
     @property
     def fold_scores(self) -> tuple[float, ...]:
         """Test score of each fold, mean over its seeds."""
-        return tuple(float(np.mean([seed.test for seed in self.seeds if seed.fold == fold])) for fold in self.folds)
+        return tuple(mean_test([seed for seed in self.seeds if seed.fold == fold]) for fold in self.folds)
 
     @property
     def test_to_train(self) -> float:
@@ -168,13 +173,18 @@ class FinetuneResult:
 
     @property
     def mean(self) -> float:
-        """Test score, mean over seeds and folds."""
-        return float(np.mean([seed.test for seed in self.seeds]))
+        """Test score, mean over seeds and folds; NaN without test rows."""
+        return mean_test(self.seeds)
 
     @property
     def seed_std(self) -> float:
         """Standard deviation of the test score over seeds and folds, which is not an error bar; NaN for one."""
-        return sample_std([seed.test for seed in self.seeds])
+        return sample_std([seed.test for seed in self.seeds if seed.test is not None])
+
+    @property
+    def has_test(self) -> bool:
+        """Whether rows were set aside for a test."""
+        return self.split_sizes["test"] > 0
 
     @property
     def unit(self) -> str:
@@ -197,7 +207,9 @@ class FinetuneResult:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Warnings that must be shown with the score."""
+        """Warnings that must be shown with the score; none without test rows."""
+        if not self.has_test:
+            return ()
         scores = [self.target_mean(at) for at in range(len(self.targets))]
         return cautions(
             self.metric,
@@ -226,6 +238,8 @@ class FinetuneResult:
         if self.folds:
             seeds = f" ({self.describe_folds()})"
         unit = f" {self.unit}" if self.unit else ""
+        if not self.has_test:
+            return f"{self.name} from {self.start}: {self._describe_validation()}{seeds}"
         if self.has_mean and (interval := self.interval) is not None:
             ends = f"{interval.low:.4g} to {interval.high:.4g}"
             result = f"test {self.metric} {self.mean:.4g}{unit}, 95 % interval {ends}{seeds}"
@@ -235,6 +249,15 @@ class FinetuneResult:
             result = f"test {self.metric} {self._by_target()}{seeds}"
         caution = f" - CAUTION: {'; '.join(self.cautions)}" if self.cautions else ""
         return f"{self.name} from {self.start}: {result}{caution}"
+
+    def _describe_validation(self) -> str:
+        """Return the score of the validation rows, where there are no test rows."""
+        if self.has_mean:
+            scores, unit = [seed.valid for seed in self.seeds], f" {self.unit}" if self.unit else ""
+        else:
+            scores, unit = [seed.valid_scaled for seed in self.seeds], " standard deviations of the training labels"
+        shown = plus_minus(float(np.mean(scores)), sample_std(scores))
+        return f"no test rows; {self.metric} {shown}{unit} of the validation rows, which chose the epoch"
 
     def describe_folds(self) -> str:
         """Return how many folds and repeats there are, such as "5 folds × 2 repeats"."""
@@ -258,6 +281,12 @@ class FinetuneResult:
             said.append(f"{target} {shown}{f' {unit}' if unit else ''}")
         more = len(self.targets) - HEADLINE_TARGETS
         return ", ".join(said) + (f" and {more:,} more in the report" if more > 0 else "")
+
+
+def mean_test(seeds: Sequence[SeedResult]) -> float:
+    """Return the mean test score of models; NaN if none has one."""
+    scores = [seed.test for seed in seeds if seed.test is not None]
+    return float(np.mean(scores)) if scores else float("nan")
 
 
 def sample_std(values: Sequence[float]) -> float:

@@ -22,6 +22,8 @@ from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import undefined
 from unimol_scale.errors import ConfigError
 
+ONE_OF_SEVERAL = ("classification", "multiclass")  # tasks of one target with classes
+
 
 class _Given(TypedDict):
     """What is known of the rows, whatever the split."""
@@ -57,7 +59,10 @@ def split_labelled(config: FinetuneConfig, rows: Rows) -> tuple[tuple[Fold | Non
             splits = split_folds(config.split, **given, folds=config.folds or FOLDS, repeats=config.repeats)
         else:
             parts, valid_rows, sizes = config.split_parts, config.valid_rows, config.split_sizes
-            single = split_rows(config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes)
+            classes = rows.labels_ML[:, 0].tolist() if rows.task in ONE_OF_SEVERAL else None
+            single = split_rows(
+                config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes, classes=classes
+            )
             splits = ((None, single),)
     except ConfigError as error:
         raise ConfigError(f"{config.data}: {error}") from error
@@ -119,7 +124,12 @@ def check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: M
             f"{config.data}: all {len(split.train):,} training rows of the {config.split} split, the first of which is "
             f"row {split.train[0] + 1}, have weight 0 in the column {config.weight_column!r}: nothing can be learnt"
         )
-    for part in ("train", "valid", "test"):
+    if config.baselines and not len(split.test):
+        raise ConfigError(
+            f"{config.data}: the {config.split} split has no test rows, by which baselines are judged: leave them out "
+            "with --no-baselines"
+        )
+    for part in ("train", "valid", *(("test",) if len(split.test) else ())):
         labels_RL = rows.learnt_ML[getattr(split, part)]
         problems = undefined(metric, labels_RL, rows.targets)
         if len(problems) == len(rows.targets):

@@ -167,5 +167,5 @@ def test_class_names_in_memory(sets, tmp_path):
 
 
 def test_a_setting_is_checked_before_anything_is_read():
-    with pytest.raises(ConfigError, match="positive is of two classes; task multiclass"):
+    with pytest.raises(ConfigError, match="positive is of two classes; the labels are of multiclass"):
         FinetuneConfig(data="x", targets=("y",), size="84M", task="multiclass", positive="a")  # type: ignore[arg-type]
