@@ -104,14 +104,19 @@ def _write(path: Path, lines: Lines) -> None:
     temporary.replace(path)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Cross-validate chemprop on every file of a folder."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folds", type=Path, help="folder that gains.py --splits wrote")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="files of it, without .csv, such as ESOL-1")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for gains.py --external")
     parser.add_argument("--epochs", type=int, help="instead of chemprop's default")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Cross-validate chemprop on every file of a folder."""
+    options = build_parser().parse_args(argv)
     files = sorted(path for path in options.folds.glob("*.csv") if options.only is None or path.stem in options.only)
     if not files:
         sys.exit(f"error: {options.folds} has no such file")
