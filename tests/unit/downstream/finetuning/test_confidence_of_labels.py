@@ -82,6 +82,18 @@ def test_a_rare_class_leaves_no_sets_and_the_report_counts_its_rows(made):
     assert "of the rarest class are too few; this coverage takes 19" in fitted.report.read_text()
 
 
+def test_every_row_of_a_cross_validation_of_classes_calibrates(made):
+    fitted, found = made(KIND, split="random-kfold", fractions=(0.6, 0.3, 0.1), folds=3, seeds=1, metric="accuracy")
+    rows = fitted.predictions()
+    check = fitted.result.confidence.conformal
+    assert (check.rows, check.targets[0].found.rows) == ("out-of-fold", len(KIND))
+    assert check.targets[0].calibration_rows == np.unique(KIND, return_counts=True)[1].min()
+    domain = fitted.result.confidence.domain
+    wrong = domain.inside * (domain.inside_error or 0.0) + domain.outside * (domain.outside_error or 0.0)
+    assert wrong == pytest.approx((rows["label"] != rows["predicted label"]).sum())
+    assert found.class_sets[0, 0].startswith("{")
+
+
 def test_sets_of_two_classes_with_names_show_the_names(made):
     fitted, found = made(np.where(AROMATIC == 1, "active", "inactive"), positive="active")
     valid, columns = fitted.predictions("valid"), found.to_dict()
