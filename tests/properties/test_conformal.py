@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from scipy.stats import betabinom
 
 from unimol_scale.downstream.uncertainty.conformal import (
-    check_coverage,
     conformal_intervals,
     conformal_quantile,
     conformal_sets,
     quantile_rank,
     rows_needed,
 )
+from unimol_scale.downstream.uncertainty.rules import check_coverage
 from unimol_scale.errors import ConfigError
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95)

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Literal
 from unimol_scale.data.input_views import Inputs
 from unimol_scale.downstream.label_settings import ClassWeights, LabelSettings, Task, Transform
 from unimol_scale.downstream.registry import METRICS
-from unimol_scale.downstream.uncertainty.conformal import check_coverage
-from unimol_scale.downstream.uncertainty.rules import ConformalKind
+from unimol_scale.downstream.uncertainty.rules import ConformalKind, check_coverage
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import DROPOUTS, ModelConfig
 

@@ -17,25 +17,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.errors import ConfigError
-
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-LEAST_COVERAGE = 0.5
 _CHUNK = 2**23  # numbers that are in memory at once
 _ROUNDING = 1e-9  # (9 + 1) · 0.9 is 9
-
-
-def check_coverage(coverage: float) -> None:
-    """Check that a coverage is one to ask for.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not LEAST_COVERAGE <= coverage < 1.0:  # NaN is not
-        raise ConfigError(f"coverage must be at least {LEAST_COVERAGE} and below 1, such as 0.9; got {coverage}")
 
 
 def quantile_rank(rows: int, coverage: float) -> int:

@@ -6,8 +6,21 @@ Shapes: L targets.
 from dataclasses import dataclass
 from typing import Literal
 
+from unimol_scale.errors import ConfigError
+
 ConformalKind = Literal["plain", "normalised"]
 CalibratedOn = Literal["validation", "calibration", "out-of-fold"]
+LEAST_COVERAGE = 0.5
+
+
+def check_coverage(coverage: float) -> None:
+    """Check that a coverage is one to ask for.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not LEAST_COVERAGE <= coverage < 1.0:  # NaN is not
+        raise ConfigError(f"coverage must be at least {LEAST_COVERAGE} and below 1, such as 0.9; got {coverage}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,8 @@ from unimol_scale.downstream.finetuning.confidence.known_molecules import (
 )
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
 from unimol_scale.downstream.labels.outputs import Outputs
-from unimol_scale.downstream.uncertainty.conformal import check_coverage, rows_needed
+from unimol_scale.downstream.uncertainty.conformal import rows_needed
+from unimol_scale.downstream.uncertainty.rules import check_coverage
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32, Float64, Int64
 
