@@ -35,11 +35,11 @@ ORDER = {
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
     "unimol_scale.scaling": "runs law rates tasks report ladder",
-    "unimol_scale.downstream": "metric metrics registry uncertainty label_settings config compute label_units labels"
-    " fold_statistics data baselines embedding finetuning comparison publishing",
+    "unimol_scale.downstream": "metric metrics registry uncertainty label_settings trained_parts tune_settings config"
+    " compute label_units labels fold_statistics data baselines embedding finetuning comparison publishing",
     "unimol_scale.downstream.data": "splitting *",
-    "unimol_scale.downstream.finetuning": "finetuning_folder model cautions labelled_rows results folds confidence"
-    " predictions *",
+    "unimol_scale.downstream.finetuning": "finetuning_folder adaptation model cautions labelled_rows tuning results"
+    " folds confidence predictions atom_references row_parts problem probe planning *",
     "unimol_scale.api": "equal_content table_columns molecule_inputs predictions * estimators",
     "unimol_scale.cli": "* verbs main __main__",
 }
@@ -60,6 +60,7 @@ LIBRARIES = {
     "ray": ["conformer_gen.run.ray_*", "conformer_gen.selection.ray_selection"],
     "deepspeed": ["unimol_scale.engine.parallel"],
     "nvmolkit": ["conformer_gen.chemistry.nvmolkit_engine"],
+    "optuna": ["unimol_scale.downstream.finetuning.tuning"],
     "matplotlib": [
         "conformer_gen.report",
         "unimol_scale.common.report.pictures",

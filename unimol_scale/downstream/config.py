@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal
 from unimol_scale.data.input_views import Inputs
 from unimol_scale.downstream.label_settings import ClassWeights, LabelSettings, Task, Transform
 from unimol_scale.downstream.registry import METRICS
+from unimol_scale.downstream.trained_parts import DEFAULT_HEAD, HeadName, TrainedParts
+from unimol_scale.downstream.tune_settings import TuneSettings
 from unimol_scale.downstream.uncertainty.rules import ConformalKind, check_coverage
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import DROPOUTS, ModelConfig
 
 Precision = Literal["fp32", "bf16"]
 Pooling = Literal["mean", "virtual_node"]
-HeadName = Literal["mlp", "linear", "dense-tanh"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fragments = Literal["largest", "reject"]
 SplitKind = Literal[
@@ -29,22 +30,16 @@ SPLIT_COLUMNS = ("column", "column-kfold", "time")  # need a column
 FOLDS, SEEDS = 5, 3  # where neither is given: folds of a cross-validation, and models of a single split
 LossName = Literal["mse", "mae", "huber"]
 
-__all__ = ["ClassWeights", "Task", "Transform"]  # that others find here
+__all__ = ["ClassWeights", "HeadName", "Task", "Transform"]  # that others find here
 
 NO_MODEL = "none"  # what is given in place of a pretrained model, in any case: random weights
-
-
-NOISE_NEEDS_3D = (
-    "train.noise_std is noise on coordinates, and the model of this fine-tuning sees none (inputs 2d): leave it out, "
-    "or take inputs 3d or 2d+3d and a model that sees distances"
-)
 # Field of the model's configuration → the setting that replaces it; ``train.dropout`` is the head's.
 _MODEL_DROPOUTS = {field: "backbone_dropout" if field == "dropout" else field for field in DROPOUTS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneTrainConfig:
-    """Settings of the training of one model; keys ``train.…``.
+class FinetuneTrainConfig(TrainedParts):
+    """Settings of the training of one model; keys ``train.…``. Which weights it moves is in ``TrainedParts``.
 
     Attributes:
         learning_rate: peak learning rate of AdamW for the head and the last layer.
@@ -120,6 +115,7 @@ class FinetuneTrainConfig:
             raise ConfigError(f"train.warm_up must be a share of all steps, 0 to 1, got {self.warm_up}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"train.dropout must be in [0, 1), got {self.dropout}")
+        self._check_parts()
         self._check_optimizer()
 
     def _check_optimizer(self) -> None:
@@ -132,6 +128,10 @@ class FinetuneTrainConfig:
             raise ConfigError(
                 f"train.end_learning_rate must be between 0 and train.learning_rate {self.learning_rate}, got "
                 f"{self.end_learning_rate}"
+            )
+        if self.probe is not None and (self.noise_std or self.precision != "fp32"):
+            raise ConfigError(
+                "train.noise_std and train.precision are of training the backbone, which train.probe does not"
             )
         if self.schedule == "constant" and self.end_learning_rate:
             raise ConfigError(
@@ -151,8 +151,8 @@ class FinetuneTrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(LabelSettings):
-    """Settings of a fine-tuning; those of the labels are in ``LabelSettings``.
+class FinetuneConfig(LabelSettings, TuneSettings):
+    """Settings of a fine-tuning; those of the labels are in ``LabelSettings``, of a search in ``TuneSettings``.
 
     Attributes:
         data: table of SMILES and labels (CSV, Parquet), or a conformer store with labels, whose conformers are used.
@@ -267,7 +267,7 @@ class FinetuneConfig(LabelSettings):
     conformer_workers: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
-    head: HeadName = "mlp"
+    head: HeadName = DEFAULT_HEAD
     baselines: bool = True
     folds: int | None = None
     repeats: int = 1
@@ -286,6 +286,8 @@ class FinetuneConfig(LabelSettings):
         if self.reinitialise and self.pretrained is None:
             raise ConfigError("--reinitialise takes the dimensions of a pretrained model: name it with --from")
         self._check_split()
+        self.train.check_probe(self.head, self.seeds, self.loss, censored=self.censored, task=self.task)
+        self.check_tune(self.train.probe)
         self._check_conformal()
         check_fractions(self.fractions)
         if self.baselines and not self.needs_test and self.split not in GIVEN_SPLITS:
@@ -359,7 +361,8 @@ class FinetuneConfig(LabelSettings):
     @property
     def num_seeds(self) -> int:
         """Number of models of each split."""
-        return self.seeds if self.seeds is not None else 1 if self.is_kfold else SEEDS
+        alike = self.is_kfold or self.train.probe == "linear"
+        return self.seeds if self.seeds is not None else 1 if alike else SEEDS
 
     @property
     def with_counts(self) -> "FinetuneConfig":

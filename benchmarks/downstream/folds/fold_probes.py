@@ -3,35 +3,36 @@
 A ridge regression, or a logistic regression of each target, on the mean of the atoms of the last layer, each channel
 scaled by the training rows. The penalty of a fold is the one with the best score of its validation rows.
 
-Shapes: M rows, N training rows, R rows to predict, D channels, L targets, P penalties.
+Shapes: M rows, R rows to predict, D channels, L targets, P penalties.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
+from scipy.special import expit
 
 from benchmarks.downstream.folds.fold_data import FoldData, SetRows, write_fold_result
 from unimol_scale.checkpoints.weights import identify, load_pretrained
-from unimol_scale.common.files import commit_file
 from unimol_scale.downstream.comparison.fold_results import FoldResult
-from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.inputs import choose_inputs
 from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
 from unimol_scale.downstream.data.splitting.parts import DataSplit
 from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent
-from unimol_scale.downstream.metrics import score
+from unimol_scale.downstream.finetuning.probe.kept_vectors import kept_vectors
+from unimol_scale.downstream.finetuning.probe.linear_models import (
+    LOGISTIC_PENALTIES,
+    RIDGE_PENALTIES,
+    choose,
+    fit_logistic,
+    fit_ridge,
+)
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.store.schema import Float32, Float64
 
-# Fixed before any score; the best on validation is hardly ever at an end.
-RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 6))
-LOGISTIC_PENALTIES = tuple(10.0**power for power in range(-2, 5))  # 1/C of scikit-learn
 SCRATCH_SEED = 0
-_MOST_ITERATIONS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,10 @@ class FrozenModel:
             torch.manual_seed(SCRATCH_SEED)
             return TwoTrackBackbone(identify(self.model).model).eval()
 
+    def kept(self, path: Path, data: SetRows) -> Float32:
+        """Return the vectors of all rows that a file has; compute and keep them if it has not."""
+        return kept_vectors(path, self.sha256, data.rows.molecules.smiles, lambda: self.vectors(data))
+
     def vectors(self, data: SetRows) -> Float32:
         """Return the vectors [M, D] of all rows, NaN of unusable ones; the model is shown what fine-tuning shows."""
         identity, backbone = identify(self.model), self.backbone()
@@ -79,30 +84,6 @@ class FrozenModel:
         vector_MD = np.full((len(rows.usable_M), vector_UD.shape[1]), np.nan, np.float32)
         vector_MD[row_R] = vector_UD[place_R]
         return vector_MD
-
-
-def kept_vectors(path: Path, frozen: FrozenModel, data: SetRows) -> Float32:
-    """Return the vectors that a file has of these weights and molecules; compute and keep them if it has not.
-
-    Args:
-        path: .npz of one start and set.
-        frozen: computes them.
-        data: the molecules.
-    """
-    smiles = np.array(data.rows.molecules.smiles)
-    if path.is_file():
-        with np.load(path) as kept:
-            if str(kept["sha256"]) == frozen.sha256 and np.array_equal(kept["smiles"], smiles):
-                return np.asarray(kept["vectors"], np.float32)
-    vector_MD = frozen.vectors(data)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, sha256=frozen.sha256, smiles=smiles, vectors=vector_MD)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    commit_file(path, write)
-    return vector_MD
 
 
 def fit_probe(
@@ -133,34 +114,12 @@ def probe_predictions(vector_MD: Float64, data: FoldData, split: DataSplit) -> F
     asked = np.concatenate([split.valid, split.test])
     labels_ML, task = data.rows.labels_ML, data.rows.task
     penalties = RIDGE_PENALTIES if task == "regression" else LOGISTIC_PENALTIES
-    found_PRL = np.stack(
-        [
-            _fitted(task, scaled_MD[split.train], labels_ML[split.train, at], scaled_MD[asked], penalties)
-            for at in range(labels_ML.shape[1])
-        ],
-        axis=2,
-    )
-    sign = 1.0 if data.metric.higher_is_better else -1.0
-    valid_PRL = found_PRL[:, : len(split.valid)]
-    worth = [score(data.metric, labels_ML[split.valid], valid_RL).value for valid_RL in valid_PRL]
-    best = max(range(len(penalties)), key=lambda at: -np.inf if worth[at] is None else sign * worth[at])
+    fit = fit_ridge if task == "regression" else fit_logistic
+    paths = [fit(scaled_MD[split.train], labels_M[split.train], penalties) for labels_M in labels_ML.T]
+    found_PRL = np.concatenate([path.outputs(scaled_MD[asked]) for path in paths], axis=2)
+    if task != "regression":
+        found_PRL = expit(found_PRL)
+    best = choose(data.metric, labels_ML[split.valid], list(found_PRL[:, : len(split.valid)]))
     prediction_ML = np.full(labels_ML.shape, np.nan)
     prediction_ML[asked] = found_PRL[best]
     return prediction_ML
-
-
-def _fitted(task: Task, train_ND: Float64, label_N: Float64, asked_RD: Float64, penalties: Sequence[float]) -> Float64:
-    """Return what the model of each penalty predicts of one target, [P, R]."""
-    known_N = ~np.isnan(label_N)
-    train_ND, label_N = train_ND[known_N], label_N[known_N]
-    assert len(label_N), "every target has a training label in every fold"
-    if np.ptp(label_N) == 0.0:  # a class alone
-        return np.full((len(penalties), len(asked_RD)), label_N[0])
-    found = []
-    for penalty in penalties:
-        if task == "regression":
-            found.append(Ridge(alpha=penalty).fit(train_ND, label_N).predict(asked_RD))
-        else:
-            model = LogisticRegression(C=1.0 / penalty, max_iter=_MOST_ITERATIONS).fit(train_ND, label_N)
-            found.append(model.predict_proba(asked_RD)[:, 1])
-    return np.stack(found)

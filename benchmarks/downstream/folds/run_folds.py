@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.common import as_started
 from benchmarks.downstream.folds.fold_baselines import fit_fold_baselines, kept_fold_baselines
 from benchmarks.downstream.folds.fold_data import FoldData, SetRows, kept_result, shared_table
-from benchmarks.downstream.folds.fold_probes import FrozenModel, fit_probe, kept_vectors
+from benchmarks.downstream.folds.fold_probes import FrozenModel, fit_probe
 from benchmarks.downstream.folds.fold_report import write_fold_report
 from benchmarks.downstream.folds.other_tools import read_external, write_folds
 from benchmarks.downstream.folds.results_of_set import ChosenStart, Probe, SetResults, best_by_validation
@@ -173,7 +173,7 @@ class SetCells:
             return None
         if result is None:
             path = self.options.work / "vectors" / f"{file_name(self.name)}-{model}.npz"
-            vectors = partial(kept_vectors, path, frozen, self.rows)
+            vectors = partial(frozen.kept, path, self.rows)
             result = fit_probe(name, folder, self.data(fraction), vectors, frozen)
         return Probe(result=result, start=start.name, scratch=start.scratch and f"probe of {start.scratch}")
 

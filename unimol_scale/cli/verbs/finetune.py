@@ -11,6 +11,7 @@ from unimol_scale.common.exit_status import GOES_ON
 from unimol_scale.common.machine.memory import keep_freed_memory
 from unimol_scale.downstream.config import NO_MODEL, ClassWeights, SplitKind, Task, Transform
 from unimol_scale.downstream.registry import METRICS
+from unimol_scale.downstream.trained_parts import Probe
 from unimol_scale.errors import ConfigError, UnimolScaleError
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ FLAGS = {
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
         "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers", "folds", "repeats", "baselines",
         "positive", "class_weights", "order", "censored", "weight_column", "transform",
-        "coverage", "conformal", "calibration_fraction", "domain",
+        "coverage", "conformal", "calibration_fraction", "domain", "tune",
     )
-}  # fmt: skip
+} | {"probe": "train.probe", "lora": "train.lora_rank"}  # fmt: skip
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -84,6 +85,11 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--conformers", type=int, metavar="K", help="one is drawn each epoch, predictions average all (default: 1)")
     add("--pooling", choices=("mean", "virtual_node"), help="what stands for a molecule (default: mean of its atoms)")
     add(
+        "--probe",
+        choices=get_args(Probe),
+        help="fit a head alone, to vectors that are computed once: takes seconds (default: train the whole model)",
+    )
+    add(
         "--baselines",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -99,6 +105,18 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         action=argparse.BooleanOptionalAction,
         default=None,
         help="keep the training molecules, to name the nearest one of what is predicted (default: yes)",
+    )
+    add(
+        "--plan",
+        metavar="DEVICE",
+        help="print memory and time on a device (rtx4090, h100, … or here), and start nothing",
+    )
+    add("--lora", type=int, metavar="RANK", help="train the head and low-rank updates of the weights (default: none)")
+    add(
+        "--tune",
+        type=int,
+        metavar="N",
+        help="try N settings by cross-validation within training and validation rows, and take the best (default: 0)",
     )
     add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
     add("--metric", metavar="M", help=METRICS.listed)
@@ -149,6 +167,8 @@ def config_of(arguments: argparse.Namespace) -> "FinetuneConfig":
 
 def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
+    if arguments.plan is not None:
+        return _plan(config, arguments.plan)
     from unimol_scale.downstream.baselines.verdict_words import short_verdict
     from unimol_scale.downstream.compute import use_granted_cores
     from unimol_scale.downstream.finetuning.confidence.headline import short_headline
@@ -171,6 +191,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if outcome.baselines is not None:
         print(short_verdict(outcome.baselines, outcome.metric))
     for line in short_headline(outcome):
+        print(line)
+    return 0
+
+
+def _plan(config: "FinetuneConfig", device: str) -> int:
+    from unimol_scale.downstream.finetuning.planning.finetune_plan import plan_finetuning
+    from unimol_scale.downstream.finetuning.planning.finetune_plan_text import describe_plan
+
+    for line in describe_plan(plan_finetuning(config, device)):
         print(line)
     return 0
 

@@ -24,6 +24,8 @@ from unimol_scale.data.input_views import InputView
 from unimol_scale.downstream.config import FinetuneTrainConfig
 from unimol_scale.downstream.compute import pair_budget
 from unimol_scale.downstream.data.inputs import clean_input
+from unimol_scale.engine.parallel.ranks import Ranks
+from unimol_scale.errors import ConfigError
 from unimol_scale.model.encodings import ModelInput
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import Float64
@@ -179,6 +181,7 @@ def training_batches(
     seed: int,
     device: torch.device,
     at_once: int = 1,
+    ranks: Ranks | None = None,
 ) -> StepLoader[LabelledSample]:
     """Return the loader of training steps: epochs in random order, as in pretraining.
 
@@ -189,15 +192,20 @@ def training_batches(
         seed: of the order of the rows, and of what samples draw.
         device: to compute on.
         at_once: micro-batches that are computed side by side, and wait for one another.
+        ranks: that share the micro-batches of a step; None: this process has all of them.
 
     Raises:
-        ConfigError: ``max_pairs`` does not hold the largest molecule.
+        ConfigError: ``max_pairs`` does not hold the largest molecule, or there are more ranks than molecules in a step.
     """
+    rank, world_size = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
     max_pairs = pair_budget(config.max_pairs, device, reader.largest)
     batch_size = min(config.batch_size, len(reader))  # a step must not see a row several times
+    batch_size -= batch_size % world_size  # every rank has as many micro-batches
+    if batch_size < 1:
+        raise ConfigError(f"a step has {config.batch_size} molecules at most, too few for {world_size} ranks")
     order = Order([len(reader)], batch_size=batch_size, seed=seed)
-    planner = StepPlanner(reader, order, world_size=1, max_pairs=max_pairs, at_once=at_once)
-    return _loader(planner, reader, make_sample, workers=config.workers, seed=seed)
+    planner = StepPlanner(reader, order, world_size=world_size, max_pairs=max_pairs, at_once=at_once)
+    return _loader(planner, reader, make_sample, workers=config.workers, seed=seed, rank=rank)
 
 
 def each_row_once(
@@ -253,6 +261,6 @@ class _ReadAgain:
 
 
 def _loader(
-    planner: StepPlanner, reader: RowReader, make_sample: SampleMaker, *, workers: int, seed: int
+    planner: StepPlanner, reader: RowReader, make_sample: SampleMaker, *, workers: int, seed: int, rank: int = 0
 ) -> StepLoader[LabelledSample]:
-    return StepLoader(planner, reader, make_sample, rank=0, seed=seed, workers=workers, prefetch=_PREFETCH)
+    return StepLoader(planner, reader, make_sample, rank=rank, seed=seed, workers=workers, prefetch=_PREFETCH)

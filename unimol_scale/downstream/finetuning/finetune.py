@@ -13,26 +13,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from unimol_scale.checkpoints.weights import identify, load_pretrained
+from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.output_checks import require_folder
-from unimol_scale.data.hydrogens import heavy_counts
-from unimol_scale.data.input_views import STANDARD_VIEWS
 from unimol_scale.downstream.baselines.baseline_results import BaselineResults
-from unimol_scale.downstream.config import NOISE_NEEDS_3D, FinetuneConfig
-from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, choose_inputs, require_conformers
-from unimol_scale.downstream.data.leakage import Leakage, describe_overlap, report_leakage
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, require_conformers
 from unimol_scale.downstream.data.pretraining_data import (
-    describe_larger,
-    pretrained_with_hydrogens,
     store_of,
 )
-from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import write_skipped
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.adaptation.freezing import check_trained_layers
 from unimol_scale.downstream.finetuning.against_baselines import FittedMember, judge_baselines
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, mean_scores
@@ -41,30 +34,35 @@ from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
     check_folder,
-    hash_inputs,
-    hydrogens_begun_with,
-    with_begun_view,
     write_settings,
 )
 from unimol_scale.downstream.finetuning.folds.fold_files import write_out_of_fold, write_splits
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
+from unimol_scale.downstream.finetuning.model.noisy_nodes import NOISE_NEEDS_3D
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
     FinetunedConfig,
     Member,
     save_config,
 )
-from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed, seed_vectors
+from unimol_scale.downstream.finetuning.one_seed import FinishedSeed, fit_seed, judge_settings, seed_vectors
+from unimol_scale.downstream.finetuning.problem.data_notes import (
+    data_notes,
+    pretraining_overlap,
+    reference_notes,
+    tested_rows,
+)
+from unimol_scale.downstream.finetuning.problem.identity import identify_start, sees_hydrogens
+from unimol_scale.downstream.finetuning.problem.inner_folds import tune_problem
+from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem, StartingModel
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, count_rows, split_labelled, take_off_references
-from unimol_scale.downstream.labels.learning_notes import describe_learning
-from unimol_scale.downstream.labels.outputs import absent_classes, describe_classes
+from unimol_scale.downstream.finetuning.tuning.tuning_lines import describe_search
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import default_metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
-from unimol_scale.model.presets import ModelConfig, preset
-from unimol_scale.store.schema import Float64, Int32, Int64
+from unimol_scale.model.presets import ModelConfig
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +77,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         RunError: training failed.
     """
     folder = config.folder
-    model, hashes, chosen = _identify(config)
-    config = replace(config.with_counts, hydrogens=_sees_hydrogens(config))
+    model, hashes, chosen = identify_start(config)
+    config = replace(config.with_counts, hydrogens=sees_hydrogens(config))
     check_folder(folder, config, hashes)
     require_folder(folder)
     finished = results.read(folder)
@@ -88,18 +86,55 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         wants_baselines = config.baselines and results.lacks_baselines(folder)
         if not wants_baselines and not asks_anew(finished.confidence, config):
             return finished
-    if chosen.inputs == "2d" and config.train.noise_std:
-        raise ConfigError(NOISE_NEEDS_3D)
-    if chosen.warning:
-        _log.warning(chosen.warning)
-    check_conformers(config.conformers, chosen.inputs)
-    problems = _prepare(config, model, chosen)
+    _check_model(config, model, chosen)
+    problems = _prepare(config, model, chosen, hashes)
     problem = problems[0]
     write_settings(folder, config, hashes)
     write_splits(folder, problem.rows.molecules.smiles, [(each.fold, each.split) for each in problems])
     if problem.rows.molecules.skipped:
         write_skipped(folder / "skipped.csv", problem.rows.molecules.skipped)
-    store, leakage = _pretraining_overlap(problems)
+    store, leakage = pretraining_overlap(problems)
+    tuning = [tune_problem(each, judge_settings) for each in problems] if config.tune else []
+    if tuning:
+        found = zip(problems, tuning, strict=True)
+        problems = [replace(each, config=one.best.settings.apply(config)) for each, one in found]
+        problem = problems[0]
+    seeds = _fit_all(problems, config)
+    outcomes = [seed.outcome for seed in seeds]
+    done = replace(
+        _result(problems, hashes, outcomes),
+        notes=(
+            *describe_search(tuning),
+            *problem.config.train.describe([one.chosen for one in outcomes]),
+            *reference_notes(problem),
+            *data_notes(problems, chosen, None if problem.start.backbone is None else store),
+        ),
+        leakage=leakage,
+        tuning=tuple(tuning),
+    )
+    if config.baselines:
+        done = replace(done, baselines=_baselines(problems, done))
+    saved = _saved(problem, chosen, [seed.member for seed in seeds])
+    sure = _confidence(problems, saved, done)
+    done = replace(done, confidence=sure.results)
+    write_report(folder, done, config)
+    save_config(folder, replace(saved, conformal=sure.conformal, domain=sure.domain))
+    results.write(folder, done)
+    return done
+
+
+def _check_model(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs) -> None:
+    """Check settings that depend on the model, and warn of what it is shown."""
+    if chosen.inputs == "2d" and config.train.noise_std:
+        raise ConfigError(NOISE_NEEDS_3D)
+    check_trained_layers(config.train.trained_layers, model.layers)
+    if chosen.warning:
+        _log.warning(chosen.warning)
+    check_conformers(config.conformers, chosen.inputs)
+
+
+def _fit_all(problems: Sequence[SeedProblem], config: FinetuneConfig) -> list[FinishedSeed]:
+    """Return the models of all seeds or folds; of a cross-validation, what they say of test rows is written."""
     count = config.num_seeds
     seeds = [
         fit_seed(each, config.seed + place * count + number)
@@ -107,24 +142,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         for number in range(count)
     ]
     if config.is_kfold:
-        write_out_of_fold(folder, [seed.outcome for seed in seeds])
-    done = replace(
-        _result(problems, hashes, [seed.outcome for seed in seeds]),
-        notes=(
-            *_reference_notes(problem),
-            *_notes(problems, chosen, None if problem.start.backbone is None else store),
-        ),
-        leakage=leakage,
-    )
-    if config.baselines:
-        done = replace(done, baselines=_baselines(problems, done))
-    saved = _saved(problem, chosen, [seed.member for seed in seeds])
-    found = _confidence(problems, saved, done)
-    done = replace(done, confidence=found.results)
-    write_report(folder, done, config)
-    save_config(folder, replace(saved, conformal=found.conformal, domain=found.domain))
-    results.write(folder, done)
-    return done
+        write_out_of_fold(config.folder, [seed.outcome for seed in seeds])
+    return seeds
 
 
 def _baselines(problems: Sequence[SeedProblem], done: FinetuneResult) -> BaselineResults:
@@ -153,7 +172,9 @@ def _confidence(problems: Sequence[SeedProblem], saved: FinetunedConfig, done: F
     )
 
 
-def _prepare(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs) -> list[SeedProblem]:
+def _prepare(
+    config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs, hashes: InputHashes
+) -> list[SeedProblem]:
     """Return what is fitted: one problem, or one for each fold of each repeat of a cross-validation."""
     device = pick_device(config.device)
     own = None if config.metric is None else METRICS.entry(config.metric)
@@ -169,7 +190,7 @@ def _prepare(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs) -
     return [
         SeedProblem(
             config=config, rows=learnt, split=split, start=start, view=chosen.view, metric=metric, device=device,
-            references=references, fold=fold,
+            hashes=hashes, references=references, fold=fold,
         )
         for fold, split, learnt, references in splits
     ]  # fmt: skip
@@ -193,31 +214,11 @@ def _learnt(
     return learnt, references
 
 
-def _pretraining_overlap(problems: Sequence[SeedProblem]) -> tuple[Path | None, str | None]:
-    """Return the store of the pretraining, and what it has of the test molecules; None where that is not known."""
-    problem = problems[0]
-    pretrained_on = problem.start.pretrained_on
-    store = problem.config.pretraining_store or (pretrained_on.path if pretrained_on else None)
-    if not len(_tested(problems)):
-        return store, None
-    if store is not None:
-        return store, _leakage(store, problem.rows, _tested(problems)).describe()
-    if pretrained_on is not None:
-        missing = pretrained_on.missing
-        return None, f"leakage: not checked, because {missing}; name it with pretraining_store=DIR"
-    return None, None
-
-
-def _tested(problems: Sequence[SeedProblem]) -> Int64:
-    """Return the rows that are tested in any fold, int64, ascending."""
-    return np.unique(np.concatenate([problem.split.test for problem in problems]))
-
-
 def _result(problems: Sequence[SeedProblem], hashes: InputHashes, seeds: Sequence[SeedResult]) -> FinetuneResult:
     """Return the result without notes and leakage."""
     problem = problems[0]
     config, rows, metric = problem.config, problem.rows, problem.metric
-    test = _tested(problems)
+    test = tested_rows(problems)
     return FinetuneResult(
         name=rows.name,
         start=config.start,
@@ -264,44 +265,10 @@ def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]
         references={target: one.energies for target, one in whole.items()},
         hydrogens=bool(config.hydrogens),
         conformers=config.conformers,
-        head=config.head,
+        head=config.train.head_of(config.head),
         classes=dict(rows.classes),
         transforms=config.transforms_of(rows.targets),
     )
-
-
-def _identify(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenInputs]:
-    """Return the dimensions of the model with the dropouts of its training, hashes of the input, and what it is shown.
-
-    Random weights in the dimensions of a pretrained model are shown what it would be shown, so that scores can be
-    compared.
-
-    Released models divide by the padded number of atoms, which would make a prediction depend on the other molecules of
-    its micro-batch. Dividing by the number of atoms of each molecule gives what the released model gives for a
-    molecule by itself.
-    """
-    hashes = hash_inputs(config)
-    if config.pretrained is None:
-        assert config.size is not None
-        model, sha256, seen = preset(config.size), None, None
-    else:
-        model, sha256, seen = identify(config.pretrained)
-    chosen = choose_inputs(config.inputs, model, seen)
-    standard = STANDARD_VIEWS[chosen.inputs]
-    hashes = replace(hashes, pretrained=sha256, view=None if chosen.view == standard else chosen.view)
-    hashes = with_begun_view(config.folder, hashes)
-    chosen = replace(chosen, view=hashes.view or standard, seen=None if config.reinitialise else chosen.seen)
-    return config.train.with_dropouts(replace(model, normalize_by="molecule")), hashes, chosen
-
-
-def _sees_hydrogens(config: FinetuneConfig) -> bool:
-    """Return what was asked for, else what the models of the folder see, else what the pretrained model has seen."""
-    if config.hydrogens is not None:
-        return config.hydrogens
-    begun = hydrogens_begun_with(config.folder)
-    if begun is not None or config.pretrained is None:
-        return bool(begun)
-    return bool(pretrained_with_hydrogens(config.pretrained))
 
 
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
@@ -316,82 +283,8 @@ def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     )
 
 
-def _reference_notes(problem: SeedProblem) -> list[str]:
-    """Return lines on the energies of the elements; of a cross-validation, of the first fold."""
-    said = [one.describe(target, problem.rows.units.get(target, "")) for target, one in problem.references.items()]
-    return (
-        said if problem.fold is None else [f"each fold fits its own energies; {problem.fold}: {line}" for line in said]
-    )
-
-
 def _has_all(finished: FinetuneResult, config: FinetuneConfig) -> bool:
     """Return whether a result has all the models; its folder has been found to be of the same settings."""
     if config.is_kfold:
         return finished.num_repeats == config.repeats
     return len(finished.seeds) == config.num_seeds
-
-
-def _overlap(problem: SeedProblem) -> str:
-    """Return a line on test molecules and scaffolds that are in training, too; of a cross-validation, in this fold."""
-    molecules, split = problem.rows.molecules, problem.split
-    line = describe_overlap(
-        split.test,
-        np.concatenate([split.train, split.valid]),
-        key_M=molecules.key_M,
-        smiles=molecules.smiles,
-        scaffold_smiles=molecules.scaffold_smiles,
-    )
-    return line if problem.fold is None or not line else f"{problem.fold}: {line}"
-
-
-def _notes(problems: Sequence[SeedProblem], chosen: ChosenInputs, store: Path | None) -> tuple[str, ...]:
-    """Return notes on the data for the user; ``store`` is that of the pretraining, None for random weights."""
-    problem = problems[0]
-    config, rows = problem.config, problem.rows
-    molecules = rows.molecules
-    overlap = _overlap(problem)
-    larger = "" if store is None else describe_larger(store, *_num_atoms(rows))
-    reduced = molecules.describe_changes()
-    geometry = describe_geometry(config.data, sees_3d=chosen.inputs != "2d")
-    few = rows.describe_conformers(config.conformers)
-    said = (chosen.warning, reduced, rows.describe_repeated(), overlap, larger, geometry, few)
-    notes = [*describe_classes(rows.outputs, rows.labels_ML[rows.usable_M]), *(note for note in said if note)]
-    if config.task is None and (classes := rows.describe_integers()):
-        notes.append(classes)
-    one_class = [target for at, target in enumerate(rows.targets) if any(_has_one_class(each, at) for each in problems)]
-    if one_class:
-        where = "" if problem.fold is None else " of some fold"
-        notes.append(f"targets with one class only among the training rows{where}: {', '.join(one_class)}")
-    notes += describe_learning(config, rows.outputs, _train_weights(problem), str(problem.fold or ""))
-    if absent := absent_classes(rows.outputs, [rows.labels_ML[each.split.train] for each in problems]):
-        notes.append(f"classes without a training row, which are never predicted: {', '.join(absent)}")
-    return tuple(notes)
-
-
-def _has_one_class(problem: SeedProblem, target: int) -> bool:
-    labels_R = problem.rows.labels_ML[problem.split.train, target]
-    return len(np.unique(labels_R[~np.isnan(labels_R)])) == 1
-
-
-def _train_weights(problem: SeedProblem) -> Float64 | None:
-    return None if problem.rows.weight_M is None else problem.rows.weight_M[problem.split.train]
-
-
-def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:
-    """Return the heavy atoms, int32, of every molecule with a label, and all its atoms if hydrogens are among them."""
-    split, position_R = rows.molecules.split, np.unique(rows.molecules.position_M[rows.usable_M])
-    num_atoms_R = split.sizes(position_R)[0]
-    if not rows.molecules.hydrogens:
-        return num_atoms_R, None
-    return heavy_counts(split.gather(position_R)), num_atoms_R
-
-
-def _leakage(store: Path, rows: Rows, test: Int64) -> Leakage:
-    molecules = rows.molecules
-    return report_leakage(
-        store,
-        key_M=molecules.key_M[test],
-        scaffold_M=molecules.scaffold_M[test],
-        smiles=[molecules.smiles[row] for row in test.tolist()],
-        scaffold_smiles=[molecules.scaffold_smiles[row] for row in test.tolist()],
-    )

@@ -28,6 +28,7 @@ from unimol_scale.downstream.finetuning.folds.fold_files import read_out_of_fold
 from unimol_scale.downstream.finetuning.folds.fold_lines import describe_score, describe_split, fold_table
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
 from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult, plus_minus, sample_std
+from unimol_scale.downstream.finetuning.tuning.tuning_lines import tuning_table
 from unimol_scale.downstream.labels.confusion_matrix import (
     confusion_lines,
     count_confusions,
@@ -139,6 +140,7 @@ def _lines(
         lines += _by_target(outcome)
     if len(outcome.targets) > MOST_PANELS and outcome.has_test:
         lines += ["", f"The picture shows the first {MOST_PANELS} targets."]
+    lines += tuning_table(outcome.tuning, outcome.metric)
     lines += _row_lines(outcome)
     undefined = sorted({reason for seed in outcome.seeds for reason in seed.undefined})
     if undefined:

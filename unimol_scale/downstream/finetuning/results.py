@@ -21,6 +21,7 @@ from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.cautions import cautions
 from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import BOUND, CONFORMER_SPREAD, PREDICTED, Rows
+from unimol_scale.downstream.finetuning.tuning.trials import TuneResult
 from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
 from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.downstream.registry import METRICS
@@ -51,6 +52,7 @@ class SeedResult:
         trivial: [L] score there of predicting the mean of the fold's training labels; empty for a single split.
         bounds: labels of each part that are censored; empty: there are none.
         violated_bounds: of these, how many predictions lie on the wrong side; empty likewise.
+        chosen: setting → value that the validation rows chose: "penalty" or "learning_rate" of a probe; else empty.
     """
 
     seed: int
@@ -67,6 +69,7 @@ class SeedResult:
     trivial: tuple[float | None, ...] = ()
     bounds: dict[str, int] = field(default_factory=dict)
     violated_bounds: dict[str, int] = field(default_factory=dict)
+    chosen: dict[str, float] = field(default_factory=dict)
 
     @property
     def valid_scaled(self) -> float:
@@ -107,6 +110,7 @@ class FinetuneResult:
             there.
         row_counts: what became of the rows of the data (``count_rows``); empty in files older than this key.
         confidence: how sure the predictions are; None in older files.
+        tuning: the search for settings, or one for each fold; empty: there was none.
     """
 
     name: str
@@ -132,6 +136,7 @@ class FinetuneResult:
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     row_counts: dict[str, int] = field(default_factory=dict)
     confidence: ConfidenceResults | None = None
+    tuning: tuple[TuneResult, ...] = ()
 
     @property
     def outputs(self) -> Outputs:

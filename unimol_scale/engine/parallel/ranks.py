@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -81,6 +81,17 @@ class Ranks:
         arrived = values.new_empty(sum(received))
         dist.all_to_all_single(arrived, values, list(received), list(sent))
         return arrived
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of rank 0; every rank has as many of the same shapes."""
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+    def told_by_main(self, value: object = None) -> Any:  # noqa: ANN401 - whatever was told
+        """Return, on every rank, the object that rank 0 gives."""
+        told = [value]
+        dist.broadcast_object_list(told, src=0, device=self.device)
+        return told[0]
 
     def gather(self, value: object) -> list[Any]:
         """Return the objects of all ranks, on every rank."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.downstream.folds import fold_probes
-from benchmarks.downstream.folds.fold_probes import FrozenModel, fit_probe, kept_vectors, probe_predictions
+from benchmarks.downstream.folds.fold_probes import FrozenModel, fit_probe, probe_predictions
 from tests.helpers.tiny_finetuning import TINY
 from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.model.accounting import Heads
@@ -75,14 +75,14 @@ def test_vectors_are_kept_for_the_same_weights_and_computed_for_others(set_rows,
     one, random = FrozenModel(model=saved("one"), reinitialise=False), None
     random = FrozenModel(model=one.model, reinitialise=True)
     path = tmp_path / "vectors.npz"
-    first = kept_vectors(path, one, rows)
+    first = one.kept(path, rows)
     assert first.shape == (30, TINY.atom_width)
-    np.testing.assert_array_equal(kept_vectors(path, one, rows), first)
+    np.testing.assert_array_equal(one.kept(path, rows), first)
     assert calls == [one]
-    other = kept_vectors(path, random, rows)
+    other = random.kept(path, rows)
     assert calls == [one, random]
     assert not np.allclose(first, other)
-    np.testing.assert_array_equal(kept_vectors(tmp_path / "again.npz", random, rows), other)
+    np.testing.assert_array_equal(random.kept(tmp_path / "again.npz", rows), other)
 
 
 def test_the_vectors_are_those_of_embed_also_of_a_model_of_the_graph_alone(set_rows, saved, conformers):

@@ -53,7 +53,18 @@ def initialise_head(
         seen += len(sample.row_B)
         if seen >= ROWS:
             break
-    normed_RD = torch.cat(parts)
+    standardise_head(model, torch.cat(parts), base_W)
+
+
+@torch.no_grad()
+def standardise_head(model: PropertyModel, normed_RD: Tensor, base_W: Float64) -> None:
+    """Make a model predict the mean of the training labels; see ``initialise_head``.
+
+    Args:
+        model: its head is changed in place.
+        normed_RD: what ``model.vectors`` says of training rows.
+        base_W: the outputs that stand for that mean.
+    """
     spread_D = normed_RD.std(0, correction=0)
     spread_D = torch.maximum(spread_D, LEAST_SHARE * spread_D.square().mean().sqrt()).clamp(min=LEAST_SPREAD)
     model.norm.weight.div_(spread_D)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from unimol_scale.downstream.config import Precision
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.engine.parallel.ranks import Ranks
 
 # Parts of the model that compute in the precision that is chosen. The head of the properties always computes in fp32:
 # it is small, and bf16 would round its logits.
@@ -16,6 +17,8 @@ _CAST = ("backbone.", "coordinate_head.")
 
 class MasterWeights:
     """The weights that the optimizer changes. In fp32 these are the model's own parameters, and nothing is copied.
+
+    Frozen parameters are not among them. In bf16 their fp32 values wait on the CPU.
 
     Args:
         model: in fp32, on its device; in bf16 the parameters of its backbone, and of the coordinate head if it has one,
@@ -27,13 +30,17 @@ class MasterWeights:
         self._model = model
         self.named: dict[str, nn.Parameter] = {}
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self._frozen: list[tuple[nn.Parameter, Tensor]] = []
         for name, parameter in model.named_parameters():
-            if precision == "fp32" or not name.startswith(_CAST):
-                self.named[name] = parameter
-                continue
-            self.named[name] = nn.Parameter(parameter.detach().clone())
-            parameter.data = parameter.data.to(torch.bfloat16)
-            self._pairs.append((parameter, self.named[name]))
+            casts = precision != "fp32" and name.startswith(_CAST)
+            if parameter.requires_grad:
+                self.named[name] = nn.Parameter(parameter.detach().clone()) if casts else parameter
+            if casts and parameter.requires_grad:
+                self._pairs.append((parameter, self.named[name]))
+            elif casts:
+                self._frozen.append((parameter, parameter.detach().cpu()))
+            if casts:
+                parameter.data = parameter.data.to(torch.bfloat16)
 
     def add_gradients(self) -> None:
         """Add the model's gradients of a micro-batch to those of the master weights, and clear the model's."""
@@ -45,6 +52,16 @@ class MasterWeights:
             else:
                 master.grad += parameter.grad
             parameter.grad = None
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Sum the gradients of the master weights over ranks, in one exchange.
+
+        Those that the loss does not depend on are the same ones everywhere, and stay None.
+        """
+        learning = [(one, one.grad) for one in self.named.values() if one.grad is not None]
+        total = ranks.add_up(torch.cat([gradient.flatten() for _, gradient in learning]))
+        for (one, _), part in zip(learning, total.split([one.numel() for one, _ in learning]), strict=True):
+            one.grad = part.view_as(one)
 
     def copy_into_model(self) -> None:
         """Copy the master weights into the model, rounded to its precision; call it after each step."""
@@ -58,16 +75,20 @@ class MasterWeights:
     @contextlib.contextmanager
     def replaced(self, values: dict[str, Tensor]) -> Iterator[None]:
         """Let the model compute with other values inside, rounded to its precision, and with its own ones after it."""
-        own = {name: parameter.data for name, parameter in self._model.named_parameters()}
-        for name, parameter in self._model.named_parameters():
+        trained = {name: parameter for name, parameter in self._model.named_parameters() if name in self.named}
+        own = {name: parameter.data for name, parameter in trained.items()}
+        for name, parameter in trained.items():
             parameter.data = values[name].to(parameter.dtype)
         try:
             yield
         finally:
-            for name, parameter in self._model.named_parameters():
+            for name, parameter in trained.items():
                 parameter.data = own[name]
 
     def restore_into_model(self, values: dict[str, Tensor]) -> None:
-        """Replace the model's parameters by a snapshot; the whole model is in fp32 after that."""
+        """Replace the parameters that are trained by a snapshot; the whole model is in fp32 after that."""
         for name, parameter in self._model.named_parameters():
-            parameter.data = values[name]
+            if name in self.named:
+                parameter.data = values[name]
+        for parameter, value in self._frozen:
+            parameter.data = value.to(parameter.device)

@@ -19,6 +19,11 @@ from unimol_scale.model.heads import CoordinateHead
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.denoise import noise_loss
 
+NOISE_NEEDS_3D = (
+    "train.noise_std is noise on coordinates, and the model of this fine-tuning sees none (inputs 2d): leave it out, "
+    "or take inputs 3d or 2d+3d and a model that sees distances"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyNodes:

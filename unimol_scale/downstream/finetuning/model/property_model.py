@@ -82,6 +82,11 @@ class PropertyModel(nn.Module):
         self.out = (ThresholdLinear if ordered else Linear)(config.atom_width, num_outputs)
         self.coordinate_head = None
 
+    @property
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Those that are not frozen, in a fixed order."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def forward(self, molecules: ModelInput) -> Tensor:
         """Return [B, W], fp32: normalised values of a regression, logits of a classifier."""
         return self.properties(self.backbone(molecules))

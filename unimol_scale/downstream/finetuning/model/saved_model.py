@@ -41,6 +41,8 @@ class Member:
         std_L: standard deviations of the training labels.
         references: as ``FinetunedConfig.references``, of the model of a fold, which are fitted to its training rows;
             empty, and in models older than this key: those of the whole.
+        pooling: of the model of a fold, whose settings may have been searched by itself; None, and in models older than
+            this key: that of the whole.
     """
 
     file: str
@@ -48,6 +50,7 @@ class Member:
     mean_L: tuple[float, ...]
     std_L: tuple[float, ...]
     references: dict[str, dict[str, float]] = field(default_factory=dict)
+    pooling: Pooling | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +206,7 @@ def load_member(folder: Path, config: FinetunedConfig, member: Member) -> Proper
     model = PropertyModel(
         config.model,
         config.outputs.num_logits,
-        config.pooling,
+        member.pooling or config.pooling,
         dropout=0.0,
         head=config.head,
         ordered=config.task == "ordinal",

@@ -23,6 +23,7 @@ from unimol_scale.downstream.data.batches import (
     training_batches,
 )
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
+from unimol_scale.downstream.finetuning.model.epochs import Epoch, EpochHistory
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
 from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling, rows_of
 from unimol_scale.downstream.finetuning.model.noisy_nodes import NoisyNodes
@@ -30,29 +31,12 @@ from unimol_scale.downstream.finetuning.model.property_model import PropertyMode
 from unimol_scale.downstream.finetuning.model.weight_updates import WeightUpdates
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import score
+from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.side_by_side import SideBySide
 from unimol_scale.errors import RunError
 from unimol_scale.store.schema import Float64
 
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """Results of one epoch.
-
-    Attributes:
-        epoch: its number, from 1.
-        loss: mean training loss of its steps, of the labels alone, with their weights.
-        score: metric of the validation rows; for several targets of a regression, of the scaled labels
-            (``Scaling.comparable``).
-        best: number of the best epoch so far.
-        noise_loss: mean loss of predicting the noise, before weighting (``NoisyNodes``); None: it is not predicted.
-    """
-
-    epoch: int
-    loss: float
-    score: float
-    best: int
-    noise_loss: float | None = None
+_SEED_STRIDE = 1_000_003  # between the seeds that ranks draw dropout from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +86,7 @@ def fit(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    ranks: Ranks | None = None,
 ) -> list[Epoch]:
     """Train a model in place. At the end it has the weights of its best epoch, in fp32, and is in evaluation mode.
 
@@ -113,25 +98,31 @@ def fit(
         seed: of the order of the rows, of dropout and of the noise.
         device: to compute on.
         on_epoch: called after every epoch.
+        ranks: that share the micro-batches of every step, each on its own device; all of them call this and end with
+            the same weights, which are those of one process but for rounding and for the draws of dropout. Validation
+            rows are predicted by each. None: this process is alone.
 
     Raises:
         RunError: a loss is not finite, memory is full, or the validation rows have no defined score.
     """
     model.to(device)
-    with _own_randomness(seed, device), limited_threads(model, device):  # loaders use random numbers, too
+    with own_randomness(seed, device), limited_threads(model, device):  # loaders use random numbers, too
         base_W = problem.scaling.base_outputs(problem.train.labels_RL, problem.weight_RL)
         initialise_head(model, problem.train, problem.make_sample, base_W, config.max_pairs, device)
+    if ranks is not None:
+        ranks.copy_from_main(parameter.data for parameter in model.parameters())
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
     total = config.epochs * steps_per_epoch
     updates, noisy_nodes = WeightUpdates(model, config, total), NoisyNodes.of(config)
     make_noised = replace(problem.make_sample, noise_std=config.noise_std)  # in training only
     at_once = _micro_batches_at_once(model, config, device)
-    steps = training_batches(problem.train, make_noised, config, seed, device, at_once).steps(0, total)
-    epochs: list[Epoch] = []
+    steps = training_batches(problem.train, make_noised, config, seed, device, at_once, ranks).steps(0, total)
+    history = EpochHistory(metric=problem.metric, patience=config.patience)
     best_values: dict[str, Tensor] = {}
-    with _own_randomness(seed, device), _threads_for(model, at_once) as side_by_side:
+    own_seed = seed if ranks is None else seed + _SEED_STRIDE * ranks.rank
+    with own_randomness(own_seed, device), _threads_for(model, at_once) as side_by_side:
         valid_samples = repeated_samples(problem.valid, problem.make_sample, config.max_pairs, device)
-        for epoch in range(1, config.epochs + 1):
+        for _ in range(config.epochs):
             model.train()
             losses = []
             with limited_threads(model, device):
@@ -139,24 +130,26 @@ def fit(
                     add_to_weights = updates.weights.add_gradients
                     samples = next(steps)
                     losses.append(
-                        add_gradient(model, samples, problem, device, add_to_weights, noisy_nodes, side_by_side)
+                        add_gradient(model, samples, problem, device, add_to_weights, noisy_nodes, side_by_side, ranks)
                     )
+                    if ranks is not None:
+                        updates.weights.add_up(ranks)
                     updates.step()
             with updates.result():
-                value = _validation_score(problem, predict(model, valid_samples, problem.scaling, device))
-            better = not epochs or problem.metric.is_better(value, epochs[epochs[-1].best - 1].score)
-            if better:
+                value = validation_score(problem, predict(model, valid_samples, problem.scaling, device))
+            if ranks is not None:  # one word for all: they stop at the same epoch
+                value = ranks.told_by_main(value)
+            epoch = history.add(*_means(losses, value))
+            if epoch.best == epoch.epoch:
                 best_values = updates.snapshot()
-            best = epoch if better else epochs[-1].best
-            epochs.append(_epoch(epoch, losses, value, best))
-            on_epoch(epochs[-1])
-            if epoch - best >= config.patience:
+            on_epoch(epoch)
+            if history.should_stop:
                 break
     steps.close()  # type: ignore[attr-defined]
     updates.weights.restore_into_model(best_values)
     model.coordinate_head = None
     model.eval()
-    return epochs
+    return history.epochs
 
 
 def _micro_batches_at_once(model: PropertyModel, config: FinetuneTrainConfig, device: torch.device) -> int:
@@ -177,11 +170,11 @@ def _threads_for(model: PropertyModel, at_once: int) -> Iterator[SideBySide | No
     if at_once == 1:
         yield None
         return
-    with contextlib.closing(SideBySide(model.parameters(), at_once)) as side_by_side:
+    with contextlib.closing(SideBySide(model.trained_parameters, at_once)) as side_by_side:
         yield side_by_side
 
 
-def _validation_score(problem: TrainingProblem, prediction_RL: Float64) -> float:
+def validation_score(problem: TrainingProblem, prediction_RL: Float64) -> float:
     """Return the metric of the validation rows.
 
     Raises:
@@ -194,15 +187,10 @@ def _validation_score(problem: TrainingProblem, prediction_RL: Float64) -> float
     return value
 
 
-def _epoch(epoch: int, losses: Sequence[StepLoss], score: float, best: int) -> Epoch:
+def _means(losses: Sequence[StepLoss], score: float) -> tuple[float, float, float | None]:
+    """Return the mean loss of the labels, the score, and the mean loss of the noise."""
     noise = [loss.noise for loss in losses if loss.noise is not None]
-    return Epoch(
-        epoch=epoch,
-        loss=float(np.mean([loss.label for loss in losses])),
-        score=score,
-        best=best,
-        noise_loss=float(np.mean(noise)) if noise else None,
-    )
+    return float(np.mean([loss.label for loss in losses])), score, float(np.mean(noise)) if noise else None
 
 
 def predict(
@@ -272,6 +260,7 @@ def add_gradient(
     on_gradient: Callable[[], None] = lambda: None,
     noisy_nodes: NoisyNodes | None = None,
     side_by_side: SideBySide | None = None,
+    ranks: Ranks | None = None,
 ) -> StepLoss:
     """Compute the gradient of one batch; return its losses.
 
@@ -283,15 +272,20 @@ def add_gradient(
         on_gradient: called after each micro-batch, or once after those that are computed side by side.
         noisy_nodes: the loss of predicting the noise of the samples, by the model's coordinate head; None: there is no
             such loss.
-        side_by_side: computes the micro-batches at once, for all parameters of the model, which has no gradients yet;
-            the draws of the head's dropout then depend on how the batch is cut. None: one after another.
+        side_by_side: computes the micro-batches at once, for all parameters of the model that are trained and have no
+            gradients yet; the draws of the head's dropout then depend on how the batch is cut. None: one after another.
+        ranks: that have the other micro-batches of the batch; the losses are of all of them, and the gradients of these
+            are not added. None: there are no others.
 
     Raises:
         RunError: the loss is not finite.
     """
     count = int(sum((~sample.label_BL.isnan()).sum() for sample in samples))
-    assert count > 0, "every training row has a label"
     molecules = sum(len(sample.row_B) for sample in samples)
+    if ranks is not None:
+        total = ranks.sum({"labels": count, "molecules": molecules})
+        count, molecules = int(total["labels"]), int(total["molecules"])
+    assert count > 0, "every training row has a label"
 
     def loss_of(drawn: tuple[LabelledSample, torch.Generator | None]) -> tuple[Tensor, Tensor]:
         sample, generator = drawn
@@ -319,17 +313,20 @@ def add_gradient(
         seeds = torch.randint(2**62, (len(samples),)).tolist()
         draws = [(sample, torch.Generator().manual_seed(seed)) for sample, seed in zip(samples, seeds, strict=True)]
         losses, gradients = side_by_side(draws, loss_of)
-        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(model.trained_parameters, gradients, strict=True):
             parameter.grad = gradient
         on_gradient()
-    label, *noises = [sum(values) for values in zip(*torch.stack(losses).tolist(), strict=True)]  # one wait
+    sums = [sum(values) for values in zip(*torch.stack(losses).tolist(), strict=True)]  # one wait
+    if ranks is not None:
+        sums = list(ranks.sum({str(at): value for at, value in enumerate(sums)}).values())
+    label, *noises = sums
     if not all(map(math.isfinite, (label, *noises))):
         raise RunError("the loss is not finite: the training has diverged; lower train.learning_rate")
     return StepLoss(label=label, noise=noises[0] if noises else None)
 
 
 @contextlib.contextmanager
-def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch inside the block, and restore its random state after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

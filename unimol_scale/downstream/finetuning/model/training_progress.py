@@ -6,7 +6,7 @@ from types import TracebackType
 
 from unimol_scale.common.progress import ProgressDisplay, training_columns
 from unimol_scale.common.units import clock
-from unimol_scale.downstream.finetuning.model.training import Epoch
+from unimol_scale.downstream.finetuning.model.epochs import Epoch
 
 _LINE_SECONDS = 10.0
 _log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.terminal import Terminal
 from unimol_scale.common.command_output import shown_on_stderr
-from unimol_scale.downstream.finetuning.model.training import Epoch
+from unimol_scale.downstream.finetuning.model.epochs import Epoch
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 
 

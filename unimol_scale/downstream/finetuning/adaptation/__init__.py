@@ -1,0 +1,1 @@
+"""Which weights of a pretrained backbone a fine-tuning moves."""

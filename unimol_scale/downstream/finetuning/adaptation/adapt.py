@@ -1,0 +1,26 @@
+"""Makes a backbone ready for a training that moves a part of its weights."""
+
+import torch
+
+from unimol_scale.downstream.finetuning.adaptation.freezing import freeze_below
+from unimol_scale.downstream.finetuning.adaptation.lora import add_adapters
+from unimol_scale.downstream.trained_parts import TrainedParts
+from unimol_scale.model.backbone import TwoTrackBackbone
+
+
+def adapt(backbone: TwoTrackBackbone, parts: TrainedParts, seed: int) -> None:
+    """Freeze what is not trained, and add adapters if there are to be any.
+
+    Args:
+        backbone: is changed in place.
+        parts: what is trained.
+        seed: of the adapters; torch's random state stays as it is.
+    """
+    if parts.probe is not None:
+        backbone.requires_grad_(False)
+    elif parts.lora_rank:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            add_adapters(backbone, parts.lora_targets, parts.lora_rank, parts.lora_alpha, parts.trained_layers)
+    elif parts.trained_layers is not None:
+        freeze_below(backbone, parts.trained_layers)

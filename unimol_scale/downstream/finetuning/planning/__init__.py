@@ -1,0 +1,1 @@
+"""What a fine-tuning would need, before it starts."""

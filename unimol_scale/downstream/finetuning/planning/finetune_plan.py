@@ -1,0 +1,185 @@
+"""Says what a fine-tuning would train, and what memory and time it would take on a device.
+
+Time is that of a roofline (``engine.planning.roofline``): of a micro-batch the longest of matrix products, memory
+traffic and the host's starting of kernels. A backward pass costs twice a forward pass in the layers that it goes
+through. Reading, saving, baselines and early stopping are not counted. Molecules are counted as graphs, so that no
+conformer is made.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from unimol_scale.data.steps.micro_batches import plan_micro_batches
+from unimol_scale.downstream.compute import pair_budget
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.data.batches import RowReader
+from unimol_scale.downstream.finetuning.adaptation.freezing import check_trained_layers
+from unimol_scale.downstream.finetuning.labelled_rows import load_rows
+from unimol_scale.downstream.finetuning.planning.needed_memory import (
+    FinetuneMemory,
+    ParameterCounts,
+    count_trained,
+    fitting_pairs,
+    largest_shape,
+    layers_with_gradients,
+    needed_memory,
+)
+from unimol_scale.downstream.finetuning.problem.identity import identify_start, sees_hydrogens
+from unimol_scale.downstream.finetuning.row_parts import split_labelled
+from unimol_scale.engine.planning.accelerators import Target, named_target, target_here
+from unimol_scale.engine.planning.rank_memory import MARGIN, MicroBatchShape
+from unimol_scale.engine.planning.roofline import SECONDS_OF_KERNEL
+from unimol_scale.model.accounting import (
+    TRAINING_TO_FORWARD,
+    Heads,
+    forward_flops,
+    training_kernels,
+    training_traffic_bytes,
+)
+from unimol_scale.model.presets import ModelConfig
+
+HERE = "here"
+_BATCHES_DRAWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunePlan:
+    """What a fine-tuning would need.
+
+    Attributes:
+        device: name of the device.
+        capacity: bytes of its memory; None: not known.
+        counts: of the parameters.
+        memory: at the peak.
+        shape: of the largest micro-batch.
+        max_pairs: budget of a micro-batch.
+        fitting: largest budget that the device holds; None: not even one molecule fits, or its memory is not known.
+        rows: of training, validation, and all that are used.
+        epochs: of each training at the most.
+        trainings: of models that are kept, and of a search.
+        epoch_seconds: of one epoch, validation included; of a probe, of computing the vectors.
+        precision: that the backbone computes in.
+        is_probe: whether the backbone runs once, and trains never.
+    """
+
+    device: str
+    capacity: float | None
+    counts: ParameterCounts
+    memory: FinetuneMemory
+    shape: MicroBatchShape
+    max_pairs: int
+    fitting: int | None
+    rows: tuple[int, int, int]
+    epochs: int
+    trainings: tuple[int, int]
+    epoch_seconds: float
+    precision: str
+    is_probe: bool
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the device holds it, with a tenth to spare; None: its memory is not known."""
+        return None if self.capacity is None else self.memory.total <= self.capacity * (1 - MARGIN)
+
+    @property
+    def seconds(self) -> float:
+        """Of all trainings, if none stops early."""
+        return self.epoch_seconds * (1 if self.is_probe else self.epochs * sum(self.trainings))
+
+
+def plan_finetuning(config: FinetuneConfig, device: str) -> FinetunePlan:
+    """Plan a fine-tuning; nothing is written but depictions of molecules into the cache.
+
+    Args:
+        config: as it would be run.
+        device: such as "rtx4090", or "here".
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no such device.
+        SourceError: the data is missing or wrong.
+        CheckpointError: the pretrained model cannot be read.
+    """
+    target = target_here(config.train.precision) if device == HERE else named_target(device, config.train.precision)
+    model, _, _ = identify_start(config)
+    check_trained_layers(config.train.trained_layers, model.layers)
+    config = replace(config.with_counts, hydrogens=sees_hydrogens(config))
+    rows = load_rows(config, geometry=False)
+    splits = split_labelled(config, rows)
+    reader = RowReader(
+        rows.molecules.split,
+        rows.molecules.position_M[rows.usable_M],
+        rows.labels_ML[rows.usable_M],
+        drop_hydrogens=rows.leaves_out_hydrogens,
+    )
+    histogram = Counter(reader.num_atoms(np.arange(len(reader))).tolist())
+    kind = torch.device("cuda" if target.is_gpu else "cpu")
+    max_pairs = pair_budget(config.train.max_pairs, kind, max(histogram))
+    counts = count_trained(config, model, rows.outputs.num_logits)
+    shape = largest_shape(histogram, config.train.batch_size, max_pairs)
+    split = splits[0][1]
+    capacity = target.memory
+    return FinetunePlan(
+        device=target.name,
+        capacity=capacity,
+        counts=counts,
+        memory=needed_memory(config, model, counts, shape, cuda=target.is_gpu),
+        shape=shape,
+        max_pairs=max_pairs,
+        fitting=None
+        if capacity is None
+        else fitting_pairs(config, model, counts, histogram, capacity, cuda=target.is_gpu),
+        rows=(len(split.train), len(split.valid), len(reader)),
+        epochs=config.train.epochs,
+        trainings=(config.num_seeds * len(splits), config.tune * config.tune_folds * len(splits)),
+        epoch_seconds=_epoch_seconds(
+            config, model, histogram, max_pairs, target, rows=(len(split.train), len(split.valid), len(reader))
+        ),
+        precision=config.train.precision,
+        is_probe=config.train.probe is not None,
+    )
+
+
+def _epoch_seconds(
+    config: FinetuneConfig,
+    model: ModelConfig,
+    histogram: Mapping[int, int],
+    max_pairs: int,
+    target: Target,
+    rows: tuple[int, int, int],
+) -> float:
+    """Return the seconds of an epoch; of a probe, of a forward pass of all rows."""
+    train, valid, every = rows
+    layers = layers_with_gradients(config, model)
+    trained_share = layers / model.layers
+    training = 1.0 + (TRAINING_TO_FORWARD - 1.0) * trained_share  # passes, in forward ones
+    forward = _seconds_of_row(config, model, histogram, max_pairs, target)
+    if config.train.probe is not None:
+        return forward * every
+    return forward * (training * train + valid)
+
+
+def _seconds_of_row(
+    config: FinetuneConfig, model: ModelConfig, histogram: Mapping[int, int], max_pairs: int, target: Target
+) -> float:
+    """Return the seconds of a forward pass for one row, from batches drawn from the histogram; always the same draw."""
+    sizes, weights = np.array(list(histogram), np.int32), np.array(list(histogram.values()), np.float64)
+    random, batch = np.random.default_rng(0), min(config.train.batch_size, sum(histogram.values()))
+    width = 2 if config.train.precision == "bf16" else 4
+    flops = traffic = kernels = 0.0
+    for _ in range(_BATCHES_DRAWN):
+        atoms_G = random.choice(sizes, size=batch, p=weights / weights.sum())
+        for members in plan_micro_batches(atoms_G, 1, max_pairs).members:
+            n = int(atoms_G[members].max())
+            flops += len(members) * forward_flops(model, n, Heads())
+            traffic += training_traffic_bytes(model, len(members), n, width) / TRAINING_TO_FORWARD
+            kernels += training_kernels(model) / TRAINING_TO_FORWARD
+    if target.mfu is not None:
+        seconds = flops / (target.peak_flops * target.mfu)
+    else:
+        moved = traffic / target.bandwidth if target.bandwidth else 0.0
+        seconds = max(flops / target.matmul_flops, moved, kernels * SECONDS_OF_KERNEL[0])
+    return seconds / (batch * _BATCHES_DRAWN)

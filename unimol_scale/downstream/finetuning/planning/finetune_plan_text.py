@@ -1,0 +1,53 @@
+"""A plan of a fine-tuning in words."""
+
+from unimol_scale.common.units import byte_size, counted, duration, prefixed
+from unimol_scale.downstream.finetuning.planning.finetune_plan import FinetunePlan
+from unimol_scale.engine.planning.rank_memory import MARGIN
+
+
+def describe_plan(plan: FinetunePlan) -> list[str]:
+    """Return the lines that ``finetune --plan`` prints."""
+    counts, memory = plan.counts, plan.memory
+    train, valid, every = plan.rows
+    parts = (
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("optimizer", memory.optimizer),
+        ("activations", memory.activations),
+        ("libraries", memory.process),
+    )
+    listed = ", ".join(f"{name} {byte_size(size)}" for name, size in parts if size)
+    return [
+        f"trained: {prefixed(counts.all_trained)} of {prefixed(counts.backbone + counts.head)} parameters",
+        f"memory: {byte_size(memory.total)} ({listed}), by arithmetic",
+        f"micro-batches of up to {plan.max_pairs:,} pairs in {plan.precision}; the largest: "
+        f"{counted(plan.shape.molecules, 'molecule')} of {plan.shape.num_atoms} atoms",
+        _judgement(plan),
+        f"rows: {train:,} train, {valid:,} valid, {every:,} used",
+        _time(plan),
+    ]
+
+
+def _judgement(plan: FinetunePlan) -> str:
+    """Return whether the device holds it, and what to do if it does not."""
+    if plan.capacity is None:
+        return f"{plan.device}: its memory is not known"
+    size = f"{plan.device} ({byte_size(plan.capacity)}, of which {MARGIN:.0%} stay free)"
+    if plan.fits:
+        return f"it fits {size}; up to train.max_pairs={plan.fitting} would"
+    if plan.fitting is not None:
+        return f"it does NOT fit {size}; with train.max_pairs={plan.fitting} it does"
+    remedies = "train.precision=bf16, --lora 8, train.trained_layers=2, or --probe linear"
+    return f"it does NOT fit {size}, with any train.max_pairs: try {remedies}"
+
+
+def _time(plan: FinetunePlan) -> str:
+    if plan.is_probe:
+        return f"time: about {duration(plan.seconds)} for the vectors of all rows, and seconds for each head"
+    kept, tried = plan.trainings
+    searched = f" and {tried} of the search" if tried else ""
+    return (
+        f"time: about {duration(plan.epoch_seconds)} an epoch; at most {duration(plan.seconds)} for "
+        f"{counted(kept, 'training')}{searched} of {plan.epochs} epochs, less where they stop early; conformers, "
+        "baselines and the report come on top"
+    )

@@ -1,0 +1,116 @@
+"""Ridge and logistic regressions of one target for several penalties, and the choice of one by validation rows.
+
+Shapes: N training rows, R rows to predict, D channels, P penalties, K outputs: 1, or the classes of a softmax.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metrics import score
+from unimol_scale.store.schema import Float64
+
+# Fixed before any score; the best on validation is hardly ever at an end.
+RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 6))
+LOGISTIC_PENALTIES = tuple(10.0**power for power in range(-2, 5))  # 1/C of scikit-learn
+_MOST_ITERATIONS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearPath:
+    """Linear models of one target, one for each penalty.
+
+    Attributes:
+        weight_PKD: their weights.
+        bias_PK: and biases.
+    """
+
+    weight_PKD: Float64
+    bias_PK: Float64
+
+    def outputs(self, vector_RD: Float64) -> Float64:
+        """Return the outputs of all models, [P, R, K]: values, or logits of classes."""
+        outputs: Float64 = np.einsum("rd,pkd->prk", vector_RD, self.weight_PKD) + self.bias_PK[:, None]
+        return outputs
+
+
+def fit_ridge(
+    train_ND: Float64, label_N: Float64, penalties: Sequence[float], weight_N: Float64 | None = None
+) -> LinearPath:
+    """Fit ridge regressions, whose bias is not penalised.
+
+    Args:
+        train_ND: vectors, whose channels have about the same scale.
+        label_N: to be predicted; NaN where missing.
+        penalties: of the squared weights, beside the sum of squared errors.
+        weight_N: of the rows; None: all weigh the same.
+    """
+    train_ND, label_N, weight_N = _known(train_ND, label_N, weight_N)
+    models = [Ridge(alpha=penalty).fit(train_ND, label_N, sample_weight=weight_N) for penalty in penalties]
+    return LinearPath(
+        weight_PKD=np.stack([model.coef_ for model in models])[:, None],
+        bias_PK=np.array([[model.intercept_] for model in models]),
+    )
+
+
+def fit_logistic(
+    train_ND: Float64,
+    label_N: Float64,
+    penalties: Sequence[float],
+    weight_N: Float64 | None = None,
+    *,
+    num_classes: int = 0,
+) -> LinearPath:
+    """Fit logistic regressions, whose bias is not penalised.
+
+    Where a class has no row, half a row, or of several classes 1/K of one, stands in for it in the biases.
+
+    Args:
+        train_ND: vectors, whose channels have about the same scale.
+        label_N: 0 or 1, or numbers of classes; NaN where missing.
+        penalties: of half the squared weights, beside the sum of the cross-entropies.
+        weight_N: of the rows; None: all weigh the same.
+        num_classes: K of a softmax; 0: the logit of class 1 is returned, K = 1.
+    """
+    train_ND, label_N, weight_N = _known(train_ND, label_N, weight_N)
+    P, D, K = len(penalties), train_ND.shape[1], num_classes or 2
+    weight_PKD, bias_PK = np.zeros((P, K, D)), np.zeros((P, K))
+    there, count = np.unique(label_N).astype(np.int64), len(label_N)
+    absent = np.setdiff1d(np.arange(K), there)
+    if len(there) > 1:
+        # From the strongest penalty down, each model begins where the one before it ended.
+        model = LogisticRegression(max_iter=_MOST_ITERATIONS, warm_start=True)
+        for at in np.argsort(penalties)[::-1].tolist():
+            model.set_params(C=1.0 / penalties[at]).fit(train_ND, label_N, sample_weight=weight_N)
+            coefficients = model.coef_ if len(there) > 2 else np.concatenate([-model.coef_, model.coef_]) / 2.0
+            intercepts = (
+                model.intercept_ if len(there) > 2 else np.concatenate([-model.intercept_, model.intercept_]) / 2.0
+            )
+            weight_PKD[at, there], bias_PK[at, there] = coefficients, intercepts
+    bias_PK[:, absent] = bias_PK[:, there].min(1, keepdims=True) - np.log(K * count + 1.0)
+    if num_classes:
+        return LinearPath(weight_PKD=weight_PKD, bias_PK=bias_PK)
+    return LinearPath(weight_PKD=weight_PKD[:, 1:] - weight_PKD[:, :1], bias_PK=bias_PK[:, 1:] - bias_PK[:, :1])
+
+
+def choose(metric: Metric, labels_RL: Float64, predictions: Sequence[Float64]) -> int:
+    """Return which predictions of validation rows are best; the first one if the metric is defined for none.
+
+    Args:
+        metric: by which.
+        labels_RL: NaN where missing.
+        predictions: [R, L] of each model, or [R, K] probabilities of the classes of the only target.
+    """
+    sign = 1.0 if metric.higher_is_better else -1.0
+    worth = [score(metric, labels_RL, prediction_RL).value for prediction_RL in predictions]
+    return max(range(len(worth)), key=lambda at: -np.inf if (value := worth[at]) is None else sign * value)
+
+
+def _known(train_ND: Float64, label_N: Float64, weight_N: Float64 | None) -> tuple[Float64, Float64, Float64 | None]:
+    """Return the rows that have a label."""
+    known_N = ~np.isnan(label_N)
+    assert known_N.any(), "every target has a training label"
+    return train_ND[known_N], label_N[known_N], None if weight_N is None else weight_N[known_N]

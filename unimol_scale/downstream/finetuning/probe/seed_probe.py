@@ -1,0 +1,95 @@
+"""The probe of one seed: vectors of all rows, a head fitted to those of training, and predictions from all.
+
+Shapes: M rows, R of them used, D atom channels, W outputs.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+import unimol_scale.config as strict
+from unimol_scale.common.progress import StageProgress
+from unimol_scale.common.text.json_files import hash_json
+from unimol_scale.downstream.data.batches import each_conformer_once
+from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.finetuning.model.training import predict_conformers
+from unimol_scale.downstream.finetuning.probe.fit_probe import FittedProbe, fit_probe, head_values
+from unimol_scale.downstream.finetuning.probe.kept_vectors import kept_vectors
+from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
+from unimol_scale.store.schema import Float32, Float64
+
+VECTORS_FOLDER = "vectors"  # in the cache
+_VERSION = 1  # of what the vectors are; part of the name of their file
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedProbe:
+    """A head, and what it predicts.
+
+    Attributes:
+        fitted: how it was fitted.
+        value_RW: predictions of the usable rows, in their order, from their vectors, float64; of several conformers
+            from the mean of theirs.
+    """
+
+    fitted: FittedProbe
+    value_RW: Float64
+
+
+def fit_seed_probe(problem: SeedProblem, model: PropertyModel, seed: int) -> SeedProbe:
+    """Fit the head of a model in place.
+
+    Args:
+        problem: whose ``train.probe`` is set.
+        model: with the backbone that training starts from, and a new head.
+        seed: of the order of the rows and of dropout.
+
+    Raises:
+        RunError: memory is full, a loss is not finite, or the validation rows have no defined score.
+        OSError: the cache cannot be written.
+    """
+    training, split = problem.training, problem.split
+    normed_MD = frozen_vectors(problem, model)
+    model.cpu()
+    fitted = fit_probe(model, training, problem.config.train, normed_MD[split.train], normed_MD[split.valid], seed=seed)
+    return SeedProbe(fitted=fitted, value_RW=head_values(model, training, normed_MD[problem.rows.usable_M]))
+
+
+def frozen_vectors(problem: SeedProblem, model: PropertyModel) -> Float32:
+    """Return what an untrained model's head sees of all usable rows, float32 [M, D], NaN of the others.
+
+    Those of pretrained weights are kept in the cache.
+    """
+    rows, config = problem.rows, problem.config
+    rows_U = np.flatnonzero(rows.usable_M)
+
+    def compute() -> Float32:
+        model.to(problem.device)
+        samples = each_conformer_once(problem.reader(rows_U), problem.make_sample, None, problem.device)
+        with StageProgress("vectors", None) as progress:
+
+            def count(conformers: int) -> None:
+                progress.advance(conformers)
+                progress.tick()
+
+            found = predict_conformers(model, samples, problem.scaling, problem.device, count, with_vectors=True)
+        assert found.vector_RD is not None, "asked for"
+        vector_MD = np.full((len(rows.usable_M), found.vector_RD.shape[1]), np.nan, np.float32)
+        vector_MD[rows_U] = found.vector_RD
+        return vector_MD
+
+    if problem.start.backbone is None:  # random weights are other ones for every seed
+        return compute()
+    made_by = hash_json(
+        {
+            "version": _VERSION,
+            "data": problem.hashes.data,
+            "weights": problem.hashes.pretrained,
+            "model": strict.to_tree(problem.start.model),
+            "view": strict.to_tree(problem.view),
+            "rows": hashlib.sha256(rows.usable_M.tobytes()).hexdigest(),
+            **{name: getattr(config, name) for name in ("pooling", "hydrogens", "conformers", "fragments")},
+        }
+    )
+    return kept_vectors(config.cache / VECTORS_FOLDER / f"{made_by}.npz", made_by, rows.molecules.smiles, compute)

@@ -1,0 +1,50 @@
+"""What a fine-tuning starts from and what its model is shown, told before any data is read."""
+
+from dataclasses import replace
+
+from unimol_scale.checkpoints.weights import identify
+from unimol_scale.data.input_views import STANDARD_VIEWS
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.data.inputs import ChosenInputs, choose_inputs
+from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
+from unimol_scale.downstream.finetuning.finetuning_folder import (
+    InputHashes,
+    hash_inputs,
+    hydrogens_begun_with,
+    with_begun_view,
+)
+from unimol_scale.model.presets import ModelConfig, preset
+
+
+def identify_start(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenInputs]:
+    """Return the dimensions of the model with the dropouts of its training, hashes of the input, and what it is shown.
+
+    Random weights in the dimensions of a pretrained model are shown what it would be shown, so that scores can be
+    compared.
+
+    Released models divide by the padded number of atoms, which would make a prediction depend on the other molecules of
+    its micro-batch. Dividing by the number of atoms of each molecule gives what the released model gives for a
+    molecule by itself.
+    """
+    hashes = hash_inputs(config)
+    if config.pretrained is None:
+        assert config.size is not None
+        model, sha256, seen = preset(config.size), None, None
+    else:
+        model, sha256, seen = identify(config.pretrained)
+    chosen = choose_inputs(config.inputs, model, seen)
+    standard = STANDARD_VIEWS[chosen.inputs]
+    hashes = replace(hashes, pretrained=sha256, view=None if chosen.view == standard else chosen.view)
+    hashes = with_begun_view(config.folder, hashes)
+    chosen = replace(chosen, view=hashes.view or standard, seen=None if config.reinitialise else chosen.seen)
+    return config.train.with_dropouts(replace(model, normalize_by="molecule")), hashes, chosen
+
+
+def sees_hydrogens(config: FinetuneConfig) -> bool:
+    """Return what was asked for, else what the models of the folder see, else what the pretrained model has seen."""
+    if config.hydrogens is not None:
+        return config.hydrogens
+    begun = hydrogens_begun_with(config.folder)
+    if begun is not None or config.pretrained is None:
+        return bool(begun)
+    return bool(pretrained_with_hydrogens(config.pretrained))

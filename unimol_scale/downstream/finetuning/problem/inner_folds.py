@@ -1,0 +1,115 @@
+"""Searches settings inside the training and validation rows of a split. Shapes: M rows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+import unimol_scale.config as strict
+from unimol_scale.common.text.json_files import hash_json
+from unimol_scale.common.trees import flatten
+from unimol_scale.downstream.config import FinetuneConfig, SplitKind
+from unimol_scale.downstream.data.splitting.folds import split_folds
+from unimol_scale.downstream.data.splitting.parts import DataSplit
+from unimol_scale.downstream.finetuning.finetuning_folder import FREE
+from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
+from unimol_scale.downstream.finetuning.tuning.search import JOURNAL_NAME, Search
+from unimol_scale.downstream.finetuning.tuning.space import SearchSpace
+from unimol_scale.downstream.finetuning.tuning.trials import TuneResult
+from unimol_scale.downstream.metrics import undefined
+from unimol_scale.errors import ConfigError
+
+# Settings that change no trial: a search that was begun goes on with other values.
+_NO_TRIALS = FREE | {"tune", "seeds", "repeats"}
+
+
+def tune_problem(problem: SeedProblem, judge: Callable[[SeedProblem], float]) -> TuneResult:
+    """Search settings for a split, whose test rows take no part.
+
+    Args:
+        problem: with the settings as they are given.
+        judge: trains a model for a problem, and returns the score of its test rows.
+
+    Raises:
+        ConfigError: there are too few rows for the folds, or Optuna is not installed.
+        RunError: every trial failed.
+    """
+    config = problem.config
+    splits = inner_splits(problem)
+
+    def judge_fold(tried: FinetuneConfig, fold: int) -> float:
+        return judge(replace(problem, config=tried, split=splits[fold]))
+
+    search = Search(
+        space=SearchSpace(config=config, layers=problem.start.model.layers),
+        folds=len(splits),
+        judge=judge_fold,
+        metric=problem.metric,
+        journal=config.folder / JOURNAL_NAME,
+        name=_name(problem),
+        seed=config.seed,
+    )
+    label = problem.rows.name if problem.fold is None else f"{problem.rows.name}, {problem.fold}"
+    trials = search.run(config.tune, label)
+    return TuneResult(
+        fold=problem.fold,
+        rows=len(problem.split.train) + len(problem.split.valid),
+        folds=len(splits),
+        searched=search.space.searched,
+        trials=trials,
+        chosen=search.best(trials),
+    )
+
+
+def inner_splits(problem: SeedProblem) -> list[DataSplit]:
+    """Divide training and validation rows as a cross-validation does, by the same kind of groups as the whole.
+
+    Of a split by time, by column or by file, the rows of one molecule stay together, and nothing else does.
+
+    Raises:
+        ConfigError: there are too few rows or groups, or a fold cannot be judged.
+    """
+    config, rows = problem.config, problem.rows
+    inside_M = np.zeros(len(rows.usable_M), bool)
+    for row_R in (problem.split.train, problem.split.valid):
+        inside_M[row_R] = True
+    try:
+        dealt = split_folds(
+            _kind(config.split),
+            usable_M=inside_M,
+            scaffold_smiles=rows.molecules.scaffold_smiles,
+            smiles=rows.molecules.smiles,
+            splits=None,
+            folds=config.tune_folds,
+            repeats=1,
+            fractions=config.fractions,
+            seed=config.seed,
+        )
+        for fold, split in dealt:
+            for part, row_R in split.parts.items():
+                labels_RL = rows.learnt_ML[row_R]
+                problems = undefined(problem.metric, labels_RL, rows.targets)
+                if len(problems) == len(rows.targets):
+                    raise ConfigError(f"{fold}: its {len(labels_RL)} {part} rows cannot be judged: {problems[0]}")
+    except ConfigError as error:
+        raise ConfigError(f"search within the training and validation rows: {error} (tune_folds)") from error
+    return [split for _, split in dealt]
+
+
+def _kind(split: SplitKind) -> SplitKind:
+    if split.startswith("scaffold"):
+        return "scaffold-kfold"
+    return "cluster-kfold" if split.startswith("cluster") else "random-kfold"
+
+
+def _name(problem: SeedProblem) -> str:
+    """Return a name that is another one for other data, weights, rows or settings."""
+    settings = flatten(strict.to_tree(problem.config))
+    tree = {
+        "settings": {key: value for key, value in settings.items() if key not in _NO_TRIALS},
+        "hashes": strict.to_tree(problem.hashes),
+        "train": problem.split.train.tolist(),
+        "valid": problem.split.valid.tolist(),
+    }
+    where = "split" if problem.fold is None else str(problem.fold)
+    return f"{where} {hash_json(tree)[:16]}"

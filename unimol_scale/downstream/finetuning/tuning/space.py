@@ -1,0 +1,77 @@
+"""The settings that a search can reach: around those that are given, which are always among them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.finetuning.tuning.trials import TunedSettings
+from unimol_scale.downstream.tune_settings import Tunable
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+# Ends, wider where the given value lies outside.
+_RATES, _MOST_DROPOUT, _LEAST_DECAY = (1e-5, 1e-3), 0.5, 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What can be tried.
+
+    learning_rate: 1e-5 to 1e-3, and epochs: a quarter to twice those given, both on a logarithmic scale; dropout: 0 to
+    0.5; pooling: both kinds; layer_decay: 0.7 to 1; trained_layers: all, half or a quarter of them. A probe has no
+    layers to search; a linear one has its pooling alone.
+
+    Attributes:
+        config: as given.
+        layers: of the model.
+    """
+
+    config: FinetuneConfig
+    layers: int
+
+    @property
+    def layer_counts(self) -> tuple[int | None, ...]:
+        """Numbers of trained layers; None: everything."""
+        parts = [-(-self.layers // share) for share in (2, 4)]
+        few = [count for count in parts if count < self.layers]
+        return tuple(dict.fromkeys((self.config.train.trained_layers, None, *few)))
+
+    @property
+    def searched(self) -> tuple[Tunable, ...]:
+        """Settings that are varied."""
+        probe = self.config.train.probe
+        fixed = {"layer_decay", "trained_layers"} if probe else set()
+        if probe == "linear":
+            fixed |= {"learning_rate", "epochs", "dropout"}
+        if len(self.layer_counts) == 1:
+            fixed.add("trained_layers")
+        return tuple(name for name in self.config.tune_over if name not in fixed)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings as given, by the names of ``suggest``."""
+        settings = TunedSettings.of(self.config)
+        return {name: getattr(settings, name) for name in self.searched}
+
+    def suggest(self, trial: "Trial") -> TunedSettings:
+        """Return what Optuna suggests for a trial."""
+        given = TunedSettings.of(self.config)
+        rate, epochs, decay = given.learning_rate, given.epochs, given.layer_decay
+        lowest, highest = _RATES
+        suggested: dict[str, Any] = {}
+        for name in self.searched:
+            if name == "learning_rate":
+                suggested[name] = trial.suggest_float(name, min(lowest, rate), max(highest, rate), log=True)
+            elif name == "epochs":
+                suggested[name] = trial.suggest_int(name, max(1, epochs // 4), 2 * epochs, log=True)
+            elif name == "dropout":
+                suggested[name] = trial.suggest_float(name, 0.0, max(_MOST_DROPOUT, given.dropout))
+            elif name == "pooling":
+                suggested[name] = trial.suggest_categorical(name, ("mean", "virtual_node"))
+            elif name == "layer_decay":
+                suggested[name] = trial.suggest_float(name, min(_LEAST_DECAY, decay), 1.0)
+            else:
+                suggested[name] = trial.suggest_categorical(name, self.layer_counts)
+        every = {name: getattr(given, name) for name in TunedSettings.__dataclass_fields__}
+        return TunedSettings(**{**every, **suggested})
