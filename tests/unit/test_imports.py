@@ -35,8 +35,9 @@ ORDER = {
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
     "unimol_scale.scaling": "runs law rates tasks report ladder",
-    "unimol_scale.downstream": "metric metrics registry uncertainty label_settings trained_parts tune_settings config"
-    " compute label_units labels fold_statistics data baselines embedding finetuning comparison publishing",
+    "unimol_scale.downstream": "metric metrics registry uncertainty label_settings trained_parts tune_settings"
+    " config compute launched_ranks label_units labels fold_statistics data baselines embedding finetuning"
+    " comparison publishing",
     "unimol_scale.downstream.data": "splitting *",
     "unimol_scale.downstream.finetuning": "finetuning_folder adaptation model cautions labelled_rows tuning results"
     " folds confidence predictions atom_references row_parts problem probe planning *",

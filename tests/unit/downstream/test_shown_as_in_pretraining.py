@@ -15,8 +15,9 @@ from tests.helpers.tiny_finetuning import MOLECULES, SEEDS, TINY
 from unimol_scale.checkpoints.weights import identify, save_pretrained
 from unimol_scale.data.input_views import STANDARD_VIEWS, InputView
 from unimol_scale.downstream.data import batches
-from unimol_scale.downstream.embedding.embed_file import EmbedFileConfig, embed_file
+from unimol_scale.downstream.embedding.embed_file import embed_file
 from unimol_scale.downstream.embedding.representations import RepresentationConfig
+from unimol_scale.downstream.embedding.row_chunks import EmbedFileConfig
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.model.saved_model import read_config
 from unimol_scale.downstream.finetuning.predict import predict_file

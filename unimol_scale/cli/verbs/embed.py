@@ -68,8 +68,11 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
 
 def _embed(arguments: argparse.Namespace) -> int:
     from unimol_scale.downstream.compute import use_granted_cores
-    from unimol_scale.downstream.embedding.embed_file import EmbedFileConfig, embed_file
+    from unimol_scale.downstream.embedding.embed_file import embed_file
     from unimol_scale.downstream.embedding.representations import RepresentationConfig
+    from unimol_scale.downstream.embedding.row_chunks import EmbedFileConfig
+    from unimol_scale.downstream.launched_ranks import launched_ranks
+    from unimol_scale.engine.parallel.ranks import leave_ranks
 
     config = EmbedFileConfig(
         source=arguments.source,
@@ -93,5 +96,10 @@ def _embed(arguments: argparse.Namespace) -> int:
     )
     keep_freed_memory()
     use_granted_cores()
-    print(embed_file(config))
+    ranks = launched_ranks(config.device)
+    said = embed_file(config, ranks)
+    if ranks is not None:
+        leave_ranks()
+    if ranks is None or ranks.is_main:
+        print(said)
     return 0

@@ -172,13 +172,23 @@ def _run(arguments: argparse.Namespace) -> int:
     from unimol_scale.downstream.baselines.verdict_words import short_verdict
     from unimol_scale.downstream.compute import use_granted_cores
     from unimol_scale.downstream.finetuning.confidence.headline import short_headline
-    from unimol_scale.downstream.finetuning.finetune import finetune
+    from unimol_scale.downstream.finetuning.finetune import finetune, follow
     from unimol_scale.downstream.finetuning.results import read
+    from unimol_scale.downstream.launched_ranks import launched_ranks
+    from unimol_scale.engine.parallel.ranks import leave_ranks
 
     keep_freed_memory()
     use_granted_cores()
+    ranks = launched_ranks(config.device)
+    if ranks is not None and not ranks.is_main:
+        follow(config, ranks)
+        leave_ranks()
+        return 0
     before = read(config.folder)
-    outcome = finetune(config)
+    outcome = finetune(config, ranks)
+    if ranks is not None:
+        ranks.told_by_main(None)  # the end
+        leave_ranks()
     if outcome == before:
         print(f"{config.folder} has the results of this fine-tuning already; nothing was computed")
     print(outcome.describe())  # first, with what must be known of the score

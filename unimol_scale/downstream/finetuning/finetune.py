@@ -45,7 +45,13 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     Member,
     save_config,
 )
-from unimol_scale.downstream.finetuning.one_seed import FinishedSeed, fit_seed, judge_settings, seed_vectors
+from unimol_scale.downstream.finetuning.one_seed import (
+    FinishedSeed,
+    fit_as_told,
+    fit_seed,
+    judge_settings,
+    seed_vectors,
+)
 from unimol_scale.downstream.finetuning.problem.data_notes import (
     data_notes,
     pretraining_overlap,
@@ -61,14 +67,19 @@ from unimol_scale.downstream.finetuning.tuning.tuning_lines import describe_sear
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import default_metric
 from unimol_scale.downstream.registry import METRICS
+from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import ModelConfig
 
 _log = logging.getLogger(__name__)
 
 
-def finetune(config: FinetuneConfig) -> FinetuneResult:
+def finetune(config: FinetuneConfig, ranks: Ranks | None = None) -> FinetuneResult:
     """Fine-tune, or finish what an earlier call started.
+
+    Args:
+        config: of the fine-tuning.
+        ranks: that share every training; this is the first of them, and the others call ``follow``. None: it is alone.
 
     Raises:
         ConfigError: a setting is wrong, the folder holds the results of other settings, or a file in it is damaged.
@@ -87,7 +98,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         if not wants_baselines and not asks_anew(finished.confidence, config):
             return finished
     _check_model(config, model, chosen)
-    problems = _prepare(config, model, chosen, hashes)
+    problems = _prepare(config, model, chosen, hashes, ranks)
     problem = problems[0]
     write_settings(folder, config, hashes)
     write_splits(folder, problem.rows.molecules.smiles, [(each.fold, each.split) for each in problems])
@@ -121,6 +132,19 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     save_config(folder, replace(saved, conformal=sure.conformal, domain=sure.domain))
     results.write(folder, done)
     return done
+
+
+def follow(config: FinetuneConfig, ranks: Ranks) -> None:
+    """Take part in the trainings of a fine-tuning, as another rank than the first one, until that has told the end.
+
+    Nothing is written but conformers into the cache, of which one rank makes those that are missing.
+    """
+    model, hashes, chosen = identify_start(config)
+    problems: dict[Fold | None, SeedProblem] = {}
+    while (job := ranks.told_by_main()) is not None:
+        if not problems:
+            problems = {each.fold: each for each in _prepare(job.config, model, chosen, hashes, ranks)}
+        fit_as_told(replace(problems[job.fold], config=job.config, split=job.split), job.seed)
 
 
 def _check_model(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs) -> None:
@@ -173,10 +197,10 @@ def _confidence(problems: Sequence[SeedProblem], saved: FinetunedConfig, done: F
 
 
 def _prepare(
-    config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs, hashes: InputHashes
+    config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs, hashes: InputHashes, ranks: Ranks | None
 ) -> list[SeedProblem]:
     """Return what is fitted: one problem, or one for each fold of each repeat of a cross-validation."""
-    device = pick_device(config.device)
+    device = pick_device(config.device) if ranks is None else ranks.device
     own = None if config.metric is None else METRICS.entry(config.metric)
     sees_3d = chosen.inputs != "2d"
     rows = load_rows(config, geometry=sees_3d)
@@ -190,7 +214,7 @@ def _prepare(
     return [
         SeedProblem(
             config=config, rows=learnt, split=split, start=start, view=chosen.view, metric=metric, device=device,
-            hashes=hashes, references=references, fold=fold,
+            hashes=hashes, references=references, fold=fold, ranks=ranks,
         )
         for fold, split, learnt, references in splits
     ]  # fmt: skip

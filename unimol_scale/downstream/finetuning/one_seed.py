@@ -5,6 +5,7 @@ A seed that is finished is read from its file. Of a cross-validation, every fold
 Shapes: M rows, L targets, W outputs.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -27,6 +28,7 @@ from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
 from unimol_scale.downstream.finetuning.model.training import fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.probe.seed_probe import fit_seed_probe
+from unimol_scale.downstream.finetuning.problem.fit_job import FitJob
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
 from unimol_scale.downstream.finetuning.results import SeedResult
 from unimol_scale.downstream.metrics import score
@@ -150,19 +152,29 @@ def _train(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool
         probe = fit_seed_probe(problem, model, seed)
         known = probe.value_RW if config.conformers == 1 else None  # of several, predictions are averaged
         return _Trained(epochs=probe.fitted.epochs, chosen=probe.fitted.chosen, value_RW=known)
-    adapt(model.backbone, config.train, seed)
-    epochs = _fit(problem, model, seed, shown=shown)
-    merge_adapters(model.backbone)
-    return _Trained(epochs=epochs)
+    if problem.ranks is not None:
+        job = FitJob(fold=problem.fold, config=config, split=problem.split, seed=seed)
+        problem.ranks.told_by_main(job)
+    return _Trained(epochs=_fit(problem, model, seed, shown=shown))
+
+
+def fit_as_told(problem: SeedProblem, seed: int) -> None:
+    """Take part in a training as another rank than the first one, which keeps what comes of it."""
+    _fit(problem, _new_model(problem, seed), seed, shown=False)
 
 
 def _fit(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool) -> list[Epoch]:
-    config = problem.config
-    if not shown:
-        return fit(model, problem.training, config.train, seed=seed, device=problem.device)
+    """Train a backbone and its head in place, as far as they are to be trained."""
+    config, training, device, ranks = problem.config, problem.training, problem.device, problem.ranks
+    adapt(model.backbone, config.train, seed)
     title = f"{problem.rows.name}, {f'seed {seed}' if problem.fold is None else problem.fold}"
-    with EpochProgress(title, config.train.epochs, problem.metric.name) as progress:
-        return fit(model, problem.training, config.train, seed=seed, device=problem.device, on_epoch=progress.epoch)
+    with contextlib.ExitStack() as stack:
+        if shown:
+            progress = stack.enter_context(EpochProgress(title, config.train.epochs, problem.metric.name))
+        on_epoch = progress.epoch if shown else lambda _: None
+        epochs = fit(model, training, config.train, seed=seed, device=device, on_epoch=on_epoch, ranks=ranks)
+    merge_adapters(model.backbone)
+    return epochs
 
 
 def _predict(problem: SeedProblem, model: PropertyModel, trained: _Trained, seed: int) -> Float64:

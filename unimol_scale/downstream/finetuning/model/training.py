@@ -115,7 +115,7 @@ def fit(
     total = config.epochs * steps_per_epoch
     updates, noisy_nodes = WeightUpdates(model, config, total), NoisyNodes.of(config)
     make_noised = replace(problem.make_sample, noise_std=config.noise_std)  # in training only
-    at_once = _micro_batches_at_once(model, config, device)
+    at_once = 1 if ranks is not None else _micro_batches_at_once(model, config, device)
     steps = training_batches(problem.train, make_noised, config, seed, device, at_once, ranks).steps(0, total)
     history = EpochHistory(metric=problem.metric, patience=config.patience)
     best_values: dict[str, Tensor] = {}

@@ -19,6 +19,7 @@ from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling
 from unimol_scale.downstream.finetuning.model.training import TrainingProblem
 from unimol_scale.downstream.labels.label_weights import loss_weights
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.heads import CoordinateHead
 from unimol_scale.model.presets import ModelConfig
@@ -57,6 +58,7 @@ class SeedProblem:
         hashes: of data and weights.
         references: target → energies of the elements, fitted to the training rows and taken off the labels of all.
         fold: whose split it is; None for a single split.
+        ranks: that share every training; None: this process is alone.
     """
 
     config: FinetuneConfig
@@ -69,6 +71,7 @@ class SeedProblem:
     hashes: InputHashes
     references: Mapping[str, FittedReferences] = field(default_factory=dict)
     fold: Fold | None = None
+    ranks: Ranks | None = None
 
     @property
     def make_sample(self) -> SampleMaker:
