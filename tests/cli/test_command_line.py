@@ -37,9 +37,9 @@ WORDS = {
     "finetune": (
         "key=value --baselines --cache --calibration-fraction --censored --class-weights --config --conformal "
         "--conformers --coverage --data --device --domain --folds --fragments --from --hydrogens --inputs "
-        "--label-fraction --loss --metric --no-baselines --no-domain --no-hydrogens "
-        "--order --output --pooling --positive --pretraining-store --reinitialise --repeats --seed --seeds --size "
-        "--skip-bad --smiles-column --split --split-column --target --task --transform --weight-column"
+        "--label-fraction --lora --loss --metric --no-baselines --no-domain --no-hydrogens --order --output --plan "
+        "--pooling --positive --pretraining-store --probe --reinitialise --repeats --seed --seeds --size --skip-bad "
+        "--smiles-column --split --split-column --target --task --transform --tune --weight-column"
     ),
     "compare": "DIR --output",
     "predict": (

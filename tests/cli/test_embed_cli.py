@@ -19,7 +19,7 @@ from conformer_gen.sources.config import SourceConfig
 from tests.helpers.conformer_stores import conformer_store
 from unimol_scale.checkpoints.weights import identify, save_pretrained
 from unimol_scale.cli.main import main
-from unimol_scale.downstream.embedding import embed_file
+from unimol_scale.downstream.embedding import row_chunks
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import preset
@@ -136,7 +136,7 @@ def test_atoms_pairs_and_attention_are_written_with_their_shapes(embed, model, t
 def test_a_file_in_pieces_is_the_same_file(embed, tmp_path, monkeypatch):
     bad = [*SMILES[:2], "none", *SMILES[2:], "neither"]
     whole = embed(bad, "--skip-bad")[2]
-    monkeypatch.setattr(embed_file, "ROWS_TOGETHER", 2)
+    monkeypatch.setattr(row_chunks, "ROWS_TOGETHER", 2)
     status, printed, pieces = embed(bad, "--skip-bad")
     assert status == 0
     assert "5 of 7 rows" in printed

@@ -80,8 +80,9 @@ def embed_file(config: EmbedFileConfig, ranks: Ranks | None = None) -> str:
         skipped = stack.enter_context(SkippedTable(skipped_file, config.source, skip_bad=config.skip_bad))
         progress = stack.enter_context(StageProgress("representing", total, shown=is_main))
         each = (embedder.tables(chunk, skipped, progress) for chunk in chunks)
-        rows = itertools.chain.from_iterable(each)
-        if ranks is not None:
+        if ranks is None:
+            rows: Iterator[pa.Table] = itertools.chain.from_iterable(each)
+        else:
             rows = put_together(each, embedder.schema, folder, ranks)
         written = _write(config, embedder.schema, rows, skipped) if is_main else len(list(rows))
     line = f"{written:,} of {written + skipped.rows:,} rows embedded: {config.output}"

@@ -60,7 +60,8 @@ class MasterWeights:
         """
         learning = [(one, one.grad) for one in self.named.values() if one.grad is not None]
         total = ranks.add_up(torch.cat([gradient.flatten() for _, gradient in learning]))
-        for (one, _), part in zip(learning, total.split([one.numel() for one, _ in learning]), strict=True):
+        parts = torch.split(total, [one.numel() for one, _ in learning])
+        for (one, _), part in zip(learning, parts, strict=True):
             one.grad = part.view_as(one)
 
     def copy_into_model(self) -> None:

@@ -62,11 +62,11 @@ def frozen_vectors(problem: SeedProblem, model: PropertyModel) -> Float32:
     Those of pretrained weights are kept in the cache.
     """
     rows, config = problem.rows, problem.config
-    rows_U = np.flatnonzero(rows.usable_M)
+    rows_U, max_pairs = np.flatnonzero(rows.usable_M), config.train.max_pairs
 
     def compute() -> Float32:
         model.to(problem.device)
-        samples = each_conformer_once(problem.reader(rows_U), problem.make_sample, None, problem.device)
+        samples = each_conformer_once(problem.reader(rows_U), problem.make_sample, max_pairs, problem.device)
         with StageProgress("vectors", None) as progress:
 
             def count(conformers: int) -> None:
