@@ -19,7 +19,7 @@ from unimol_scale.model.kernels import GaussianKernelFunction
 from unimol_scale.model.layers import Embedding, linear_parameters
 from unimol_scale.model.native.functions import NativePairEncodingFunction
 from unimol_scale.model.native.library import suits
-from unimol_scale.model.pair_updates import count_nodes
+from unimol_scale.model.track_updates import count_nodes
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES
 

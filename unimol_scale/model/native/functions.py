@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.model.native.library import call
 
-# Of the C code's widths: floats.
-PAD = 16
+# The C code reads and writes so many floats and rows behind the end of attention weights, and drops them.
+SPILLED_FLOATS, SPILLED_ROWS = 16, 8
 # Where a kernel has a tensor less to read: instead of a norm, or of how many nodes there are.
 _NONE = torch.empty(0)
 _NO_NORM = (_NONE, _NONE)
@@ -31,7 +30,34 @@ def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _plain(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [x.detach().contiguous() for x in tensors]
+    return [x if x.is_contiguous() else x.contiguous() for x in tensors]
+
+
+class NativeAttentionFunction(torch.autograd.Function):
+    """What ``layers.PairBiasedAttention`` computes, without dropout, of nodes [B, N, D] and pairs [B, N, N, P]."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor | None, heads: int, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        atom_BND, pair_BNNP, *weights, out_weight, out_bias = _plain(inputs)
+        B, N, D = atom_BND.shape
+        ctx.sizes = (B, N, D, heads, pair_BNNP.shape[-1], 0, False, residual)
+        ctx.nodes = _counts(nodes_B)
+        qkv_R3D, mixed_RD = atom_BND.new_empty(B * N, 3 * D), atom_BND.new_empty(B * N, D)
+        weights_X = atom_BND.new_empty(B * heads * N * N + SPILLED_ROWS * N + SPILLED_FLOATS)
+        y_BND = torch.empty_like(atom_BND)
+        known = [ctx.nodes, atom_BND, pair_BNNP, *weights, *_NO_NORM, out_weight, out_bias]
+        call("attention", ctx.sizes, [*known, qkv_R3D, weights_X, mixed_RD, y_BND])
+        ctx.save_for_backward(qkv_R3D, weights_X, mixed_RD, *inputs)
+        return y_BND
+
+    @staticmethod
+    def backward(ctx: Any, grad_BND: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        qkv_R3D, weights_X, mixed_RD, *inputs = _plain(ctx.saved_tensors)
+        *rest, out_weight, _ = inputs
+        known = [ctx.nodes, *rest, *_NO_NORM, grad_BND.contiguous(), out_weight, qkv_R3D, weights_X, mixed_RD]
+        gradients = _alike(inputs)
+        call("attention_backward", ctx.sizes, [*known, *gradients])
+        return (None, None, None, *gradients)
 
 
 class NativeFeedForwardFunction(torch.autograd.Function):
@@ -42,8 +68,9 @@ class NativeFeedForwardFunction(torch.autograd.Function):
         x, *weights = _plain(inputs)
         rows, width, hidden = x.numel() // x.shape[-1], x.shape[-1], len(weights[2])
         B, N = (1, 0) if nodes_B is None else x.shape[:2]
+        ctx.sizes = (B, rows // B, N, width, hidden, residual, nodes_B is not None and x.dim() == 3)
+        ctx.nodes = _counts(nodes_B)
         hidden_RH, y = x.new_empty(rows, hidden), torch.empty_like(x)
-        ctx.sizes, ctx.nodes = (B, rows // B, N, width, hidden, residual), _counts(nodes_B)
         call("feed_forward", ctx.sizes, [ctx.nodes, x, *weights, hidden_RH, y])
         ctx.save_for_backward(hidden_RH, *inputs)
         return y
@@ -59,37 +86,27 @@ class NativeFeedForwardFunction(torch.autograd.Function):
 
 
 class NativeOuterProductFunction(torch.autograd.Function):
-    """``kernels.OuterProductFunction``."""
+    """What ``layers.OuterProduct`` computes of pairs [B, N, N, P], nodes [B, N, D] and the n of its scalings [B]."""
 
     @staticmethod
     def forward(ctx: Any, nodes_B: Tensor | None, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
-        pair_BNNP, a_BNh, b_BNh, weight_hX, constant_B11P = _plain(inputs)
-        B, N, h = a_BNh.shape
-        ctx.sizes, ctx.nodes = (B, N, pair_BNNP.shape[-1], h, residual), _counts(nodes_B)
-        T_MX, z_BNNP = a_BNh.view(-1, h) @ weight_hX, torch.empty_like(pair_BNNP)
-        call("outer_product", ctx.sizes, [ctx.nodes, pair_BNNP, b_BNh, T_MX, constant_B11P, z_BNNP])
-        ctx.save_for_backward(*inputs[1:])
+        pair_BNNP, atom_BND, *rest = _plain(inputs)
+        B, N, D = atom_BND.shape
+        twice_h = len(rest[3])
+        ctx.sizes, ctx.nodes = (B, N, pair_BNNP.shape[-1], twice_h // 2, D, residual), _counts(nodes_B)
+        factors_Rk, z_BNNP = atom_BND.new_empty(B * N, twice_h), torch.empty_like(pair_BNNP)
+        call("outer_product", ctx.sizes, [ctx.nodes, pair_BNNP, atom_BND, *rest, factors_Rk, z_BNNP])
+        ctx.save_for_backward(factors_Rk, *inputs[1:])
         return z_BNNP
 
     @staticmethod
     def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        a_BNh, b_BNh, weight_hX, constant_B11P = _plain(ctx.saved_tensors)
-        a_Mh = a_BNh.view(-1, a_BNh.shape[-1])
-        h, P = a_Mh.shape[1], constant_B11P.shape[-1]
-        # T with its channels last, padded to whole vectors, as the C code multiplies with it.
-        turned_hX = F.pad(weight_hX.view(h, h, P).transpose(1, 2), (0, -h % PAD)).reshape(h, -1)
-        grad_b_BNh, grad_constant_B11P = _alike([b_BNh, constant_B11P])
-        grad_T_MX = a_Mh.new_empty(len(a_Mh), h * P)
-        call(
-            "outer_product_backward", ctx.sizes,
-            [ctx.nodes, grad_BNNP.contiguous(), b_BNh, a_Mh @ turned_hX, grad_b_BNh, grad_T_MX, grad_constant_B11P],
-        )  # fmt: skip
-        grad_a_BNh = (grad_T_MX @ weight_hX.t()).view_as(a_BNh)
+        factors_Rk, atom_BND, count_B, *weights = _plain(ctx.saved_tensors)
+        gradients = _alike([atom_BND, *weights])
+        known = [ctx.nodes, _NONE, atom_BND, count_B, *weights, factors_Rk, grad_BNNP.contiguous()]
+        call("outer_product_backward", ctx.sizes, [*known, *gradients])
         residual = ctx.sizes[-1]
-        return (
-            None, None, grad_BNNP if residual else None,
-            grad_a_BNh, grad_b_BNh, a_Mh.t() @ grad_T_MX, grad_constant_B11P,
-        )  # fmt: skip
+        return (None, None, grad_BNNP if residual else None, gradients[0], None, *gradients[1:])
 
 
 class NativeTriangleFunction(torch.autograd.Function):

@@ -31,17 +31,26 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _SECONDS = 120
 # "torch" computes everything with torch.
 SWITCH = "UNIMOL_SCALE_KERNELS"
-# The widest rows for which the kernels were faster than torch [measured].
+# The widest rows of pairs, and of nodes, for which the kernels were faster than torch [measured].
 MAX_WIDTH = 192
+MAX_NODE_WIDTH = 1024
 _lock = threading.Lock()
 _off = False
 
 
-def suits(*tensors: Tensor | None) -> bool:
+def suits(*tensors: Tensor) -> bool:
     """Return whether the kernels compute this: fp32 on one CPU thread, rows that are not wide, and a compiler here."""
+    return _suits(tensors, MAX_WIDTH)
+
+
+def suits_nodes(*tensors: Tensor) -> bool:
+    """Return the same of what has one row a node: products of larger matrices."""
+    return _suits(tensors, MAX_NODE_WIDTH)
+
+
+def _suits(tensors: Sequence[Tensor], widest: int) -> bool:
     return (
-        all(x is None or (x.device.type == "cpu" and x.dtype == torch.float32) for x in tensors)
-        and max(x.shape[-1] for x in tensors if x is not None) <= MAX_WIDTH
+        all(x.dtype == torch.float32 and x.shape[-1] <= widest and x.device.type == "cpu" for x in tensors)
         and not _off
         and torch.get_num_threads() == 1
         and _library() is not None

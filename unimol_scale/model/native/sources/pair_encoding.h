@@ -100,7 +100,7 @@ void pair_encoding(const long *size, float *const *tensor) {
     for (long row = 0; row < size[0] * e.N * e.N; row++)
         if (row % e.N == 0 || row / e.N % e.N == 0) memcpy(y + row * e.P, virtual_P, 4 * e.P);
     for (long b = 0; b < size[0]; b++) {
-        const Square nodes = square_of(tensor[0], e.N, b), atoms = {e.A, nodes.n - 1};
+        const Square nodes = square_of(tensor[0], e.N, b), atoms = {e.A, nodes.n - 1, NULL};
         clear_padding(y + b * e.N * e.N * e.P, nodes, e.P);
         for (long first = 0; first < atoms.n * atoms.n; first += BLOCK) {
             const long count = smaller(BLOCK, atoms.n * atoms.n - first);
@@ -172,7 +172,7 @@ void pair_encoding_backward(const long *size, float *const *tensor) {
         .grad_hidden = take(space, BLOCK * e.Gp), .slope = take(space, BLOCK * e.Gp),
     };
     for (long b = 0; b < size[0]; b++) {
-        const Square atoms = {e.A, square_of(tensor[0], e.N, b).n - 1};
+        const Square atoms = {e.A, square_of(tensor[0], e.N, b).n - 1, NULL};
         clear_padding(tensor[15] + b * e.A * e.A, atoms, 1);
         for (long first = 0; first < atoms.n * atoms.n; first += BLOCK) {
             const long count = smaller(BLOCK, atoms.n * atoms.n - first);

@@ -38,6 +38,15 @@ INLINE float sum_of(vec value) {
 #endif
 }
 
+/* The largest lane; anything if one is not-a-number. */
+INLINE float largest_of(vec value) {
+    float lane[LANES], most;
+    memcpy(lane, &value, sizeof lane);
+    most = lane[0];
+    for (int i = 1; i < LANES; i++) most = lane[i] > most ? lane[i] : most;
+    return most;
+}
+
 /* condition ? a : b in every lane. */
 INLINE vec choose(ivec condition, vec a, vec b) { return (vec)((condition & (ivec)a) | (~condition & (ivec)b)); }
 

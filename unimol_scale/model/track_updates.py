@@ -1,6 +1,6 @@
-"""Chooses who computes the updates of the pair track: C code for one CPU thread where it suits, else torch.
+"""Chooses who computes the updates of both tracks: C code for one CPU thread where it suits, else torch.
 
-Shapes: B molecules, N nodes, A = N − 1 atoms, P pair channels, h hidden channels, C output channels.
+Shapes: B molecules, N nodes, A = N − 1 atoms, D atom channels, P pair channels, h hidden channels, C output channels.
 """
 
 import torch
@@ -9,7 +9,10 @@ from torch import Tensor
 
 from unimol_scale.model import kernels
 from unimol_scale.model.native import functions as native
-from unimol_scale.model.native.library import suits
+from unimol_scale.model.native.library import suits, suits_nodes
+
+# Of a tensor of pairs.
+PAIR_AXES = 4
 
 
 def count_nodes(valid_BN: Tensor) -> Tensor | None:
@@ -17,6 +20,26 @@ def count_nodes(valid_BN: Tensor) -> Tensor | None:
     if valid_BN.device.type != "cpu":
         return None
     return (valid_BN * torch.arange(1, valid_BN.shape[1] + 1)).amax(1).int()
+
+
+def attention(
+    atom_BND: Tensor, pair_BNNP: Tensor, *weights: Tensor, heads: int, residual: bool, nodes_B: Tensor | None
+) -> Tensor | None:
+    """Return [x +] the attention's update [B, N, D] by C code, or None: torch has to compute it.
+
+    Args:
+        atom_BND: x.
+        pair_BNNP: pairs.
+        weights: weight and bias of the norm, W_qkv, weight and bias of the pair bias, of the last map.
+        heads: number of them.
+        residual: whether x is added.
+        nodes_B: ``count_nodes``.
+    """
+    pair_weight = weights[3]
+    if nodes_B is None or not (suits(pair_BNNP, pair_weight) and suits_nodes(atom_BND, *weights)):
+        return None
+    out: Tensor = native.NativeAttentionFunction.apply(nodes_B, heads, residual, atom_BND, pair_BNNP, *weights)  # type: ignore[no-untyped-call]
+    return out
 
 
 def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float, nodes_B: Tensor | None = None) -> Tensor:
@@ -27,10 +50,10 @@ def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float, no
         weights: of the norm its weight and bias; W₁, b₁, W₂, b₂.
         residual: whether x is added.
         dropout: probability in D.
-        nodes_B: of pairs x [B, N, N, P], ``count_nodes``.
+        nodes_B: of nodes x [B, N, D] or pairs x [B, N, N, P], ``count_nodes``.
     """
     out: Tensor
-    if not dropout and suits(x, *weights):
+    if not dropout and (suits if x.dim() == PAIR_AXES else suits_nodes)(x, *weights):
         out = native.NativeFeedForwardFunction.apply(nodes_B, residual, x, *weights)  # type: ignore[no-untyped-call]
     else:
         out = kernels.FeedForwardFunction.apply(x, *weights, residual, dropout)  # type: ignore[no-untyped-call]
@@ -38,22 +61,25 @@ def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float, no
 
 
 def outer_product(
-    pair_BNNP: Tensor,
-    a_BNh: Tensor,
-    b_BNh: Tensor,
-    weight_hX: Tensor,
-    constant_B11P: Tensor,
-    *,
-    residual: bool,
-    nodes_B: Tensor | None = None,
-) -> Tensor:
-    """Return [x_ij +] Σ_cd a_ic b_jd W_cd + k; see ``kernels.OuterProductFunction``."""
-    inputs = (pair_BNNP, a_BNh, b_BNh, weight_hX, constant_B11P)
-    out: Tensor
-    if suits(pair_BNNP, a_BNh, b_BNh, constant_B11P):
-        out = native.NativeOuterProductFunction.apply(nodes_B, residual, *inputs)  # type: ignore[no-untyped-call]
-    else:
-        out = kernels.OuterProductFunction.apply(*inputs, residual)  # type: ignore[no-untyped-call]
+    pair_BNNP: Tensor, atom_BND: Tensor, count_B: Tensor, *weights: Tensor, residual: bool, nodes_B: Tensor | None
+) -> Tensor | None:
+    """Return [x +] the outer product's update [B, N, N, P] by C code, or None: torch has to compute it.
+
+    Args:
+        pair_BNNP: x.
+        atom_BND: nodes.
+        count_B: the n of the 1/n scalings, fp32.
+        weights: weight and bias of the norm, of the map to both factors, and of what their product is mapped by.
+        residual: whether x is added.
+        nodes_B: ``count_nodes``.
+    """
+    *of_nodes, weight_hX, bias_P = weights
+    if nodes_B is None or weight_hX.dtype != torch.float32:
+        return None
+    if not (suits(pair_BNNP, bias_P, count_B) and suits_nodes(atom_BND, *of_nodes)):
+        return None
+    inputs = (pair_BNNP, atom_BND, count_B, *weights)
+    out: Tensor = native.NativeOuterProductFunction.apply(nodes_B, residual, *inputs)  # type: ignore[no-untyped-call]
     return out
 
 

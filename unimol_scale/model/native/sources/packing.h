@@ -1,0 +1,131 @@
+/* Memory of a call, and matrices copied into it as products read them: padded, transposed, in panels. */
+#ifndef PACKING_H
+#define PACKING_H
+
+#include "product.h"
+
+#define MOST_PIECES 48
+
+/* What a call needs besides its arguments. Its pieces stay with the thread, since the next call needs about as much. */
+typedef struct {
+    float *piece[MOST_PIECES];
+    size_t size[MOST_PIECES];
+    int count;
+} Space;
+
+static _Thread_local Space scratch;
+
+/* The thread's own, for one call. */
+static Space *open_space(void) {
+    scratch.count = 0;
+    return &scratch;
+}
+
+/* Whatever was there. */
+static float *take_raw(Space *space, long count) {
+    const int index = space->count++;
+    const size_t size = (size_t)((count * 4 + 63) / 64 * 64 + 64);
+    if (index < MOST_PIECES && space->size[index] < size) {
+        free(space->piece[index]);
+        space->piece[index] = aligned_alloc(64, size);
+        space->size[index] = size;
+    }
+    if (index >= MOST_PIECES || !space->piece[index]) {
+        fprintf(stderr, "the kernels of unimol_scale found no memory for %zu bytes\n", size);
+        abort();
+    }
+    return space->piece[index];
+}
+
+/* Zeros. */
+static float *take(Space *space, long count) { return memset(take_raw(space, count), 0, (size_t)count * 4); }
+
+/* to[c][r] = from[r][c] of LANES rows and columns. */
+INLINE void turn_square(const float *from, long from_pitch, float *to, long to_pitch) {
+#if LANES == 16
+    __m512 pair[16], quad[16];
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        for (int r = 0; r < 4; r++) pair[i + r] = _mm512_loadu_ps(from + (i + r) * from_pitch);
+        const __m512 a = _mm512_unpacklo_ps(pair[i], pair[i + 1]), b = _mm512_unpackhi_ps(pair[i], pair[i + 1]);
+        const __m512 c = _mm512_unpacklo_ps(pair[i + 2], pair[i + 3]), d = _mm512_unpackhi_ps(pair[i + 2], pair[i + 3]);
+        quad[i] = (__m512)_mm512_unpacklo_pd((__m512d)a, (__m512d)c);
+        quad[i + 1] = (__m512)_mm512_unpackhi_pd((__m512d)a, (__m512d)c);
+        quad[i + 2] = (__m512)_mm512_unpacklo_pd((__m512d)b, (__m512d)d);
+        quad[i + 3] = (__m512)_mm512_unpackhi_pd((__m512d)b, (__m512d)d);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) { /* quad[4q + j]: of column 4L + j rows 4q to 4q + 3 in its quarter L */
+        const __m512 even = _mm512_shuffle_f32x4(quad[j], quad[4 + j], 0x88);
+        const __m512 odd = _mm512_shuffle_f32x4(quad[j], quad[4 + j], 0xdd);
+        const __m512 even_below = _mm512_shuffle_f32x4(quad[8 + j], quad[12 + j], 0x88);
+        const __m512 odd_below = _mm512_shuffle_f32x4(quad[8 + j], quad[12 + j], 0xdd);
+        _mm512_storeu_ps(to + j * to_pitch, _mm512_shuffle_f32x4(even, even_below, 0x88));
+        _mm512_storeu_ps(to + (4 + j) * to_pitch, _mm512_shuffle_f32x4(odd, odd_below, 0x88));
+        _mm512_storeu_ps(to + (8 + j) * to_pitch, _mm512_shuffle_f32x4(even, even_below, 0xdd));
+        _mm512_storeu_ps(to + (12 + j) * to_pitch, _mm512_shuffle_f32x4(odd, odd_below, 0xdd));
+    }
+#else
+    for (int r = 0; r < LANES; r++)
+        for (int c = 0; c < LANES; c++) to[c * to_pitch + r] = from[r * from_pitch + c];
+#endif
+}
+
+/* to[c][r] = from[r][c]. */
+static void turn(const float *from, long rows, long columns, long from_pitch, float *to, long to_pitch) {
+    for (long r = 0; r < rows; r += LANES)
+        for (long c = 0; c < columns; c += LANES) {
+            const float *corner = from + r * from_pitch + c;
+            if (r + LANES <= rows && c + LANES <= columns) {
+                turn_square(corner, from_pitch, to + c * to_pitch + r, to_pitch);
+                continue;
+            }
+            for (long i = 0; i < LANES && r + i < rows; i++)
+                for (long j = 0; j < LANES && c + j < columns; j++)
+                    to[(c + j) * to_pitch + r + i] = corner[i * from_pitch + j];
+        }
+}
+
+/* A copy [rows, columns] with padded rows. */
+static float *pack(Space *space, const float *matrix, long rows, long columns) {
+    float *copy = take(space, (rows + TILE_ROWS) * padded(columns));
+    for (long r = 0; r < rows; r++) memcpy(copy + r * padded(columns), matrix + r * columns, 4 * columns);
+    return copy;
+}
+
+/* The transpose [columns, rows] with padded rows. */
+static float *pack_transposed(Space *space, const float *matrix, long rows, long columns) {
+    float *copy = take(space, columns * padded(rows));
+    turn(matrix, rows, columns, columns, copy, padded(rows));
+    return copy;
+}
+
+/* A copy [rows, columns] in panels, as multiply reads it: each as wide as a tile and as long as the matrix, one after
+ * another. Rows of a wide matrix are far from each other, and caches fetch them late. */
+static float *pack_panels(Space *space, const float *matrix, long rows, long columns) {
+    float *copy = take(space, rows * padded(columns));
+    for (long n = 0, width; n < padded(columns); n += width) {
+        width = tile_vectors((padded(columns) - n) / LANES) * LANES;
+        const long real = columns - n < width ? columns - n : width;
+        for (long r = 0; r < rows; r++) memcpy(copy + n * rows + r * width, matrix + r * columns + n, 4 * real);
+    }
+    return copy;
+}
+
+/* The transpose [columns, rows] in panels. */
+static float *pack_panels_transposed(Space *space, const float *matrix, long rows, long columns) {
+    float *copy = take(space, columns * padded(rows));
+    for (long n = 0, width; n < padded(rows); n += width) {
+        width = tile_vectors((padded(rows) - n) / LANES) * LANES;
+        const long real = rows - n < width ? rows - n : width;
+        turn(matrix + n * columns, real, columns, columns, copy + n * columns, width);
+    }
+    return copy;
+}
+
+/* Copy a padded matrix to where it has no padding. */
+static void unpack(float *to, const float *matrix, long rows, long columns) {
+    for (long r = 0; r < rows; r++) memcpy(to + r * columns, matrix + r * padded(columns), 4 * columns);
+}
+
+#endif
