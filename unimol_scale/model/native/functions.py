@@ -21,8 +21,7 @@ _NO_NORM = (_NONE, _NONE)
 
 
 def _counts(nodes_B: Tensor | None) -> Tensor:
-    """Return int32 [B] as what kernels take: floats, by whose bits they mean integers."""
-    return _NONE if nodes_B is None else nodes_B.view(torch.float32)
+    return _NONE if nodes_B is None else nodes_B
 
 
 def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -157,36 +156,65 @@ class NativeChannelFirstLinearFunction(torch.autograd.Function):
         return (None, *gradients)
 
 
+class NativeAtomEncodingFunction(torch.autograd.Function):
+    """What ``encodings.AtomEncoding`` computes, [B, N, D], of the codes of atoms.
+
+    ``codes`` are tokens, degrees, features and which molecules are hidden, all of one byte; ``numbers`` what the C code
+    makes rows of an embedding of them with.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, codes: Sequence[Tensor], numbers: Sequence[int], *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        tables = _plain(inputs)
+        ctx.codes, (B, A), D = _plain(codes), codes[0].shape, tables[0].shape[1]
+        ctx.sizes = (B, A, D, *(len(table) for table in tables[:3]), *numbers)
+        y_BND = tables[0].new_empty(B, A + 1, D)
+        call("atom_encoding", ctx.sizes, [*ctx.codes, *tables, y_BND])
+        ctx.save_for_backward(*inputs)
+        return y_BND
+
+    @staticmethod
+    def backward(ctx: Any, grad_BND: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        gradients = _alike(ctx.saved_tensors)
+        call("atom_encoding_backward", ctx.sizes, [*ctx.codes, grad_BND.contiguous(), *gradients])
+        return (None, None, *gradients)
+
+
 class NativePairEncodingFunction(torch.autograd.Function):
     """What ``encodings.PairEncoding`` computes of codes and distances, in one pass over the pairs [B, N, N, P].
 
-    ``codes`` are those of bonds [B, A, A, 3] and of paths [B, A, A], and the bits of what is shown, int32.
+    ``known`` are coordinates [B, A, 3], the centres and the spacing of the Gaussians; ``codes`` those of bonds
+    [B, A, A, 3] and of what is shown [B, A, A], bytes, of paths [B, A, A], int16, which molecules are hidden, and the
+    atoms' types as the first and as the second of a pair [B, A], int32; ``numbers`` what the C code makes rows of an
+    embedding of them with.
     """
 
     @staticmethod
     def forward(  # noqa: D102
         ctx: Any,  # noqa: ANN401
         nodes_B: Tensor,
+        known: Sequence[Tensor],
         codes: Sequence[Tensor],
-        spacing: float,
+        numbers: Sequence[int],
         *inputs: Tensor,
     ) -> Tensor:
-        x_BAA, centres_G, *weights, bonds, paths, virtual_1P = _plain(inputs)
-        B, A, _ = x_BAA.shape
-        ctx.sizes = (B, A, bonds.shape[1], len(centres_G), len(bonds), len(paths))
-        ctx.nodes, ctx.spacing = _counts(nodes_B), x_BAA.new_full((1,), spacing)
-        ctx.codes = [code.contiguous().view(torch.float32) for code in codes]
-        known = [ctx.nodes, x_BAA, centres_G, ctx.spacing, *weights, bonds, paths, *ctx.codes]
-        hidden_BAAG = x_BAA.new_empty(B, A, A, len(centres_G))
-        y_BNNP = x_BAA.new_empty(B, A + 1, A + 1, bonds.shape[1])
-        call("pair_encoding", ctx.sizes, [*known, virtual_1P, hidden_BAAG, y_BNNP])
+        *weights, scale_T1, shift_T1, virtual_1P = _plain(inputs)
+        bonds, paths = weights[4:]
+        B, A, _ = known[0].shape
+        ctx.sizes = (B, A, bonds.shape[1], len(known[1]), len(bonds), len(paths), len(scale_T1), *numbers)
+        ctx.known, ctx.codes = (_counts(nodes_B), *_plain(known)), _plain(codes)
+        hidden_BAAG = bonds.new_empty(B, A, A, len(known[1]))
+        y_BNNP = bonds.new_empty(B, A + 1, A + 1, bonds.shape[1])
+        read = [*ctx.known, *weights, *ctx.codes, scale_T1, shift_T1]
+        call("pair_encoding", ctx.sizes, [*read, virtual_1P, hidden_BAAG, y_BNNP])
         ctx.save_for_backward(hidden_BAAG, *inputs)
         return y_BNNP
 
     @staticmethod
     def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        hidden_BAAG, x_BAA, centres_G, *weights, virtual_1P = _plain(ctx.saved_tensors)
-        known = [ctx.nodes, x_BAA, centres_G, ctx.spacing, *weights, *ctx.codes]
-        gradients = _alike([x_BAA, *weights, virtual_1P])
-        call("pair_encoding_backward", ctx.sizes, [*known, grad_BNNP.contiguous(), hidden_BAAG, *gradients])
-        return (None, None, None, gradients[0], None, *gradients[1:])
+        hidden_BAAG, *inputs = _plain(ctx.saved_tensors)
+        *weights, scale_T1, shift_T1, _ = inputs
+        read = [*ctx.known, *weights, *ctx.codes, scale_T1, shift_T1]
+        gradients = _alike(inputs)
+        call("pair_encoding_backward", ctx.sizes, [*read, grad_BNNP.contiguous(), hidden_BAAG, *gradients])
+        return (None, None, None, None, *gradients)

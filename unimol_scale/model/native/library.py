@@ -29,6 +29,7 @@ _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _CPU_INFO = Path("/proc/cpuinfo")
 _SECONDS = 120
+_READABLE = (torch.float32, torch.int32, torch.int16, torch.uint8, torch.bool)
 # "torch" computes everything with torch.
 SWITCH = "UNIMOL_SCALE_KERNELS"
 # The widest rows of pairs, and of nodes, for which the kernels were faster than torch [measured].
@@ -63,11 +64,11 @@ def call(name: str, sizes: Sequence[int], tensors: Sequence[Tensor]) -> None:
     Args:
         name: of the C function.
         sizes: its numbers.
-        tensors: its tensors, contiguous, fp32, on the CPU; those it writes are the last ones.
+        tensors: its tensors, contiguous, on the CPU, fp32 or such integers as it expects; those it writes are the last.
     """
     library = _library()
     assert library is not None
-    assert all(x.is_contiguous() and x.dtype == torch.float32 for x in tensors), name
+    assert all(x.is_contiguous() and x.dtype in _READABLE for x in tensors), name
     pointers = (ctypes.c_void_p * len(tensors))(*[x.data_ptr() for x in tensors])
     getattr(library, name)((ctypes.c_long * len(sizes))(*sizes), pointers)
 

@@ -15,12 +15,12 @@ static AttentionGradients attention_gradients_of(Space *space, const Attention *
         .qkv_panels = pack_panels(space, tensor[5], 3 * t->D, t->D),
         .pair_HP = pack(space, tensor[6], t->H, t->P),
         .qkv = take_raw(space, t->real * 3 * t->D),
-        .qkv_weight = take(space, t->qp * t->Dp),
+        .qkv_weight = gradient_of(space, tensor[19], 3 * t->D, t->D),
         .pair_weight = take(space, whole_tiles(t->H) * t->Pp),
         .pair_bias = take(space, t->H),
         .out = take(space, whole_tiles(t->N) * t->dp),
         .grad = take(space, whole_tiles(t->N) * t->dp),
-        .block = take(space, BLOCK * t->Dp),
+        .block = take_raw(space, BLOCK * t->Dp),
     };
 }
 
@@ -101,7 +101,7 @@ static void backward_of_projection(Attention *t, AttentionGradients *d, const fl
         const float *grad_qkv = get_rows(d->qkv, WHOLE, first, count, 3 * t->D, t->out);
         standardise(&t->norm, get_rows(x, t->rows, first, count, t->D, t->copy), t->normal, t->rstd);
         affine(&t->norm, t->normal, t->y);
-        multiply(qp, Dp, BLOCK, grad_qkv, 1, qp, t->y, Dp, NULL, d->qkv_weight, Dp, 1);
+        multiply(whole_tiles(3 * t->D), Dp, BLOCK, grad_qkv, 1, qp, t->y, Dp, NULL, d->qkv_weight, Dp, 1);
         multiply(BLOCK, Dp, 3 * t->D, grad_qkv, qp, 1, d->qkv_panels, PANELS, NULL, out, Dp, 0);
         standardise_backward(&t->norm, out, t->normal, t->rstd, out);
         if (grad) add_to(out, get_rows(grad, t->rows, first, count, t->D, t->copy), BLOCK * Dp);
@@ -116,13 +116,13 @@ void attention_backward(const long *size, float *const *tensor) {
     Attention t = attention_of(space, size, tensor);
     AttentionGradients d = attention_gradients_of(space, &t, tensor);
     const float *grad = tensor[10], *out_panels = pack_panels(space, tensor[11], t.D, t.D);
-    float *grad_mixed = take_raw(space, (t.real + BLOCK) * t.D), *grad_out = take(space, t.Dp * t.Dp);
+    float *grad_mixed = take_raw(space, (t.real + BLOCK) * t.D), *grad_out = gradient_of(space, tensor[22], t.D, t.D);
     float *grad_out_bias = take(space, t.Dp);
     for (long first = 0; first < t.real; first += BLOCK) {
         const long count = smaller(BLOCK, t.real - first);
         const float *rows = get_rows(grad, t.rows, first, count, t.D, t.copy);
         const float *mixed = get_rows(tensor[14], WHOLE, first, count, t.D, t.normal);
-        multiply(t.Dp, t.Dp, BLOCK, rows, 1, t.Dp, mixed, t.Dp, NULL, grad_out, t.Dp, 1);
+        multiply(whole_tiles(t.D), t.Dp, BLOCK, rows, 1, t.Dp, mixed, t.Dp, NULL, grad_out, t.Dp, 1);
         add_columns(rows, t.Dp, grad_out_bias);
         multiply(BLOCK, t.Dp, t.D, rows, t.Dp, 1, out_panels, PANELS, NULL, t.out, t.Dp, 0);
         put_rows(grad_mixed, WHOLE, first, count, t.D, t.out);

@@ -25,8 +25,8 @@ void feed_forward(const long *size, float *const *tensor) {
     const Norm norm = norm_of(space, tensor[2], tensor[3], P);
     const float *up_PH = pack_panels_transposed(space, tensor[4], H, P), *up_bias_H = pack(space, tensor[5], 1, H);
     const float *down_HP = pack_panels_transposed(space, tensor[6], P, H), *down_bias_P = pack(space, tensor[7], 1, P);
-    float *copy = take(space, BLOCK * Pp), *normal = take(space, BLOCK * Pp), *out = take(space, BLOCK * Pp);
-    float *active = take(space, BLOCK * Hp), *rstd = take(space, BLOCK);
+    float *copy = take_raw(space, BLOCK * Pp), *normal = take_raw(space, BLOCK * Pp), *out = take_raw(space, BLOCK * Pp);
+    float *active = take_raw(space, BLOCK * Hp), *rstd = take_raw(space, BLOCK);
     for (long b = 0; b < (size[6] ? 1 : size[0]); b++) {
         long count_all;
         const Square s = rows_of(space, size, tensor[0], b, &count_all);
@@ -56,11 +56,11 @@ void feed_forward_backward(const long *size, float *const *tensor) {
     Space *space = open_space();
     Norm norm = norm_of(space, tensor[4], tensor[5], P);
     const float *up_HP = pack_panels(space, tensor[6], H, P), *down_PH = pack_panels(space, tensor[7], P, H);
-    float *copy = take(space, BLOCK * Pp), *grad_copy = take(space, BLOCK * Pp), *y = take(space, BLOCK * Pp);
-    float *normal = take(space, BLOCK * Pp), *out = take(space, BLOCK * Pp), *rstd = take(space, BLOCK);
-    float *hidden_copy = take(space, BLOCK * Hp), *active = take(space, BLOCK * Hp);
-    float *grad_hidden = take(space, BLOCK * Hp);
-    float *grad_up = take(space, Hp * Pp), *grad_down = take(space, Pp * Hp);
+    float *copy = take_raw(space, BLOCK * Pp), *grad_copy = take_raw(space, BLOCK * Pp), *y = take_raw(space, BLOCK * Pp);
+    float *normal = take_raw(space, BLOCK * Pp), *out = take_raw(space, BLOCK * Pp), *rstd = take_raw(space, BLOCK);
+    float *hidden_copy = take_raw(space, BLOCK * Hp), *active = take_raw(space, BLOCK * Hp);
+    float *grad_hidden = take_raw(space, BLOCK * Hp);
+    float *grad_up = gradient_of(space, tensor[11], H, P), *grad_down = gradient_of(space, tensor[13], P, H);
     float *grad_up_bias = take(space, Hp), *grad_down_bias = take(space, Pp);
     for (long b = 0; b < (size[6] ? 1 : size[0]); b++) {
         long count_all;
@@ -78,11 +78,11 @@ void feed_forward_backward(const long *size, float *const *tensor) {
                 store(active + i, value);
                 store(grad_hidden + i, load(grad_hidden + i) * slope);
             }
-            multiply(Pp, Hp, BLOCK, grad, 1, Pp, active, Hp, NULL, grad_down, Hp, 1);
+            multiply(whole_tiles(P), Hp, BLOCK, grad, 1, Pp, active, Hp, NULL, grad_down, Hp, 1);
             add_columns(grad, Pp, grad_down_bias);
             standardise(&norm, rows, normal, rstd);
             affine(&norm, normal, y);
-            multiply(Hp, Pp, BLOCK, grad_hidden, 1, Hp, y, Pp, NULL, grad_up, Pp, 1);
+            multiply(whole_tiles(H), Pp, BLOCK, grad_hidden, 1, Hp, y, Pp, NULL, grad_up, Pp, 1);
             add_columns(grad_hidden, Hp, grad_up_bias);
             multiply(BLOCK, Pp, H, grad_hidden, Hp, 1, up_HP, PANELS, NULL, out, Pp, 0);
             standardise_backward(&norm, out, normal, rstd, out);

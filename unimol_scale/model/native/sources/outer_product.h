@@ -39,10 +39,10 @@ static OuterProduct outer_product_of(Space *space, const long *size, float *cons
     t.T = take_raw(space, rows * t.X + TILE_ROWS * t.Pp);
     t.out = take(space, rows * t.Pp);
     t.constant = take(space, t.Pp);
-    t.copy = take(space, BLOCK * t.Dp);
-    t.normal = take(space, BLOCK * t.Dp);
-    t.y = take(space, BLOCK * (t.kp > t.Dp ? t.kp : t.Dp));
-    t.rstd = take(space, BLOCK);
+    t.copy = take_raw(space, BLOCK * t.Dp);
+    t.normal = take_raw(space, BLOCK * t.Dp);
+    t.y = take_raw(space, BLOCK * (t.kp > t.Dp ? t.kp : t.Dp));
+    t.rstd = take_raw(space, BLOCK);
     return t;
 }
 
@@ -131,7 +131,7 @@ static void backward_of_factors(const OuterProduct *t, OuterProductGradients *d,
     for (long i = 0; i < n; i++, grad += t->N * t->P) {
         const float *from = grad;
         if (t->Pp != t->P || rows != n) {
-            for (long j = 0; j < n; j++) memcpy(t->out + j * t->Pp, grad + j * t->P, 4 * t->P);
+            for (long j = 0; j < n; j++) copy_row(t->out + j * t->Pp, grad + j * t->P, t->P);
             from = t->out;
         }
         multiply(whole_tiles(t->h), t->Pp, n, t->b, 1, t->hp, from, t->Pp, NULL, t->T + i * t->X, t->Pp, 0);

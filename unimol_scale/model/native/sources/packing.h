@@ -89,7 +89,7 @@ static void turn(const float *from, long rows, long columns, long from_pitch, fl
 /* A copy [rows, columns] with padded rows. */
 static float *pack(Space *space, const float *matrix, long rows, long columns) {
     float *copy = take(space, (rows + TILE_ROWS) * padded(columns));
-    for (long r = 0; r < rows; r++) memcpy(copy + r * padded(columns), matrix + r * columns, 4 * columns);
+    for (long r = 0; r < rows; r++) copy_row(copy + r * padded(columns), matrix + r * columns, columns);
     return copy;
 }
 
@@ -107,7 +107,7 @@ static float *pack_panels(Space *space, const float *matrix, long rows, long col
     for (long n = 0, width; n < padded(columns); n += width) {
         width = tile_vectors((padded(columns) - n) / LANES) * LANES;
         const long real = columns - n < width ? columns - n : width;
-        for (long r = 0; r < rows; r++) memcpy(copy + n * rows + r * width, matrix + r * columns + n, 4 * real);
+        for (long r = 0; r < rows; r++) copy_row(copy + n * rows + r * width, matrix + r * columns + n, real);
     }
     return copy;
 }
@@ -123,9 +123,16 @@ static float *pack_panels_transposed(Space *space, const float *matrix, long row
     return copy;
 }
 
+/* Zeros to sum the gradient of a matrix in: its tensor itself if that needs no padding. */
+static float *gradient_of(Space *space, float *tensor, long rows, long columns) {
+    if (padded(columns) == columns && whole_tiles(rows) == rows) return memset(tensor, 0, 4 * rows * columns);
+    return take(space, (rows + TILE_ROWS) * padded(columns));
+}
+
 /* Copy a padded matrix to where it has no padding. */
 static void unpack(float *to, const float *matrix, long rows, long columns) {
-    for (long r = 0; r < rows; r++) memcpy(to + r * columns, matrix + r * padded(columns), 4 * columns);
+    if (to == matrix) return;
+    for (long r = 0; r < rows; r++) copy_row(to + r * columns, matrix + r * padded(columns), columns);
 }
 
 #endif

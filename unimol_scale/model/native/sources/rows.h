@@ -45,11 +45,11 @@ static const float *get_rows(const float *tensor, Square s, long first, long cou
     for (long r = 0, run; r < count; r += run) {
         const float *from = tensor + place_of(s, first + r) * width;
         run = run_of(s, first + r, count - r);
-        if (pitch == width) memcpy(copy + r * pitch, from, 4 * run * width);
+        if (pitch == width) copy_row(copy + r * pitch, from, run * width);
         else
             for (long k = 0; k < run; k++) {
-                memcpy(copy + (r + k) * pitch, from + k * width, 4 * width);
-                memset(copy + (r + k) * pitch + width, 0, 4 * (pitch - width));
+                copy_row(copy + (r + k) * pitch, from + k * width, width);
+                for (long c = width; c < pitch; c++) copy[(r + k) * pitch + c] = 0.0f;
             }
     }
     memset(copy + count * pitch, 0, 4 * (BLOCK - count) * pitch);
@@ -61,9 +61,9 @@ static void put_rows(float *tensor, Square s, long first, long count, long width
     for (long r = 0, run; r < count; r += run) {
         float *to = tensor + place_of(s, first + r) * width;
         run = run_of(s, first + r, count - r);
-        if (pitch == width) memcpy(to, rows + r * pitch, 4 * run * width);
+        if (pitch == width) copy_row(to, rows + r * pitch, run * width);
         else
-            for (long k = 0; k < run; k++) memcpy(to + k * width, rows + (r + k) * pitch, 4 * width);
+            for (long k = 0; k < run; k++) copy_row(to + k * width, rows + (r + k) * pitch, width);
     }
 }
 

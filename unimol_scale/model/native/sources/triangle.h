@@ -23,14 +23,14 @@ enum { NORM_WEIGHT, NORM_BIAS, PROJECT, PROJECT_BIAS, INNER_WEIGHT, INNER_BIAS, 
 static const float *get_halves(const Triangle *t, const float *tensor, long first, long count, float *copy) {
     for (long r = 0; r < count; r++)
         for (long half = 0; half < 2; half++)
-            memcpy(copy + r * t->cp + half * t->kp, tensor + ((first + r) * 2 + half) * t->k, 4 * t->k);
+            copy_row(copy + r * t->cp + half * t->kp, tensor + ((first + r) * 2 + half) * t->k, t->k);
     return copy;
 }
 
 static void put_halves(const Triangle *t, float *tensor, long first, long count, const float *rows) {
     for (long r = 0; r < count; r++)
         for (long half = 0; half < 2; half++)
-            memcpy(tensor + ((first + r) * 2 + half) * t->k, rows + r * t->cp + half * t->kp, 4 * t->k);
+            copy_row(tensor + ((first + r) * 2 + half) * t->k, rows + r * t->cp + half * t->kp, t->k);
 }
 
 /* A weight [2k, columns] as [cp, padded(columns)]. */

@@ -27,6 +27,13 @@ INLINE vec load(const float *from) { return *(const vec_anywhere *)from; }
 
 INLINE void store(float *to, vec value) { *(vec_anywhere *)to = value; }
 
+/* memcpy of a row: a call takes longer than a copy of few vectors. */
+INLINE void copy_row(float *to, const float *from, long width) {
+    long c = 0;
+    for (; c + LANES <= width; c += LANES) store(to + c, load(from + c));
+    for (; c < width; c++) to[c] = from[c];
+}
+
 /* The sum of the lanes, always in the same order. */
 INLINE float sum_of(vec value) {
 #if LANES == 16
