@@ -19,8 +19,8 @@ from unimol_scale.model.kernels import GaussianKernelFunction
 from unimol_scale.model.layers import Embedding, linear_parameters
 from unimol_scale.model.native.functions import NativeAtomEncodingFunction, NativePairEncodingFunction
 from unimol_scale.model.native.library import suits, suits_nodes
-from unimol_scale.model.track_updates import count_nodes
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.model.track_updates import count_nodes
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES
 
 # Bits of ``ModelInput.shown_BAA``: what the pair track may see of a pair of atoms.

@@ -13,8 +13,8 @@ from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.backbone import Representation
 from unimol_scale.model.kernels import NORM_EPSILON, linear
 from unimol_scale.model.layers import Linear, attention_weights, linear_parameters, norm_parameters, weight_parameter
-from unimol_scale.model.track_updates import bias_of_atoms, count_nodes
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.model.track_updates import bias_of_atoms, count_nodes
 
 
 class TokenHead(nn.Module):

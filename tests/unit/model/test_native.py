@@ -63,8 +63,16 @@ def test_feed_forward(N, P, h, residual):
     assert_same_function(lambda *a: feed_forward(*a, residual=residual, dropout=0.0), arguments)
 
 
-# Atom and pair channels, heads, hidden pair channels: whole vectors or not, heads of one vector, of parts or of several.
-WIDTHS = [(16, 12, 1, 4), (48, 24, 3, 8), (20, 7, 4, 3), (96, 48, 2, 12), (176, 80, 11, 16), (256, 32, 16, 8), (80, 20, 2, 20)]
+# Atom and pair channels, heads, hidden pair channels: whole vectors or not, heads of one vector, of parts, of several.
+WIDTHS = [
+    (16, 12, 1, 4),
+    (48, 24, 3, 8),
+    (20, 7, 4, 3),
+    (96, 48, 2, 12),
+    (176, 80, 11, 16),
+    (256, 32, 16, 8),
+    (80, 20, 2, 20),
+]
 NODES = [[1], [5, 1, 9], [46, 2, 17, 33, 24, 8], [16, 16, 16]]
 
 

@@ -102,7 +102,7 @@ static void get_head(const Attention *t, const float *from, long pitch, long n, 
     const long whole = t->d / LANES * LANES;
     for (long i = 0; i < n; i++) {
         for (long c = 0; c < whole; c += LANES) store(head + i * t->dp + c, load(from + i * pitch + c) * factor);
-        for (long c = whole; c < t->d; c++) head[i * t->dp + c] = from[i * pitch + c] * factor;
+        if (whole < t->d) store(head + i * t->dp + whole, load_part(from + i * pitch + whole, t->d - whole) * factor);
     }
 }
 
@@ -110,7 +110,7 @@ static void put_head(const Attention *t, float *to, long pitch, long n, float fa
     const long whole = t->d / LANES * LANES;
     for (long i = 0; i < n; i++) {
         for (long c = 0; c < whole; c += LANES) store(to + i * pitch + c, load(head + i * t->dp + c) * factor);
-        for (long c = whole; c < t->d; c++) to[i * pitch + c] = head[i * t->dp + c] * factor;
+        if (whole < t->d) store_part(to + i * pitch + whole, load(head + i * t->dp + whole) * factor, t->d - whole);
     }
 }
 

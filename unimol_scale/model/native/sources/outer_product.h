@@ -63,7 +63,8 @@ static void get_factors(const OuterProduct *t, const float *projected, long n, f
 INLINE void put_sum(float *z, const float *a, const float *b, long width) {
     long c = 0;
     for (; c + LANES <= width; c += LANES) store(z + c, b ? load(a + c) + load(b + c) : load(a + c));
-    for (; c < width; c++) z[c] = b ? a[c] + b[c] : a[c];
+    if (c == width) return;
+    store_part(z + c, b ? load(a + c) + load_part(b + c, width - c) : load(a + c), width - c);
 }
 
 /* tensor: ...; kept: a and b [real, 2h]; z. */

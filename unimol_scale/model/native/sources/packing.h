@@ -40,15 +40,18 @@ static float *take_raw(Space *space, long count) {
 /* Zeros. */
 static float *take(Space *space, long count) { return memset(take_raw(space, count), 0, (size_t)count * 4); }
 
-/* to[c][r] = from[r][c] of LANES rows and columns. */
-INLINE void turn_square(const float *from, long from_pitch, float *to, long to_pitch) {
+/* to[c][r] = from[r][c] of at most LANES rows and columns. */
+INLINE void turn_square(const float *from, long rows, long columns, long from_pitch, float *to, long to_pitch) {
 #if LANES == 16
-    __m512 pair[16], quad[16];
+    const __mmask16 wide = first_lanes(columns), high = first_lanes(rows);
+    __m512 row[16], quad[16], turned[16];
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; r++)
+        row[r] = r < rows ? _mm512_maskz_loadu_ps(wide, from + r * from_pitch) : _mm512_setzero_ps();
 #pragma GCC unroll 4
     for (int i = 0; i < 16; i += 4) {
-        for (int r = 0; r < 4; r++) pair[i + r] = _mm512_loadu_ps(from + (i + r) * from_pitch);
-        const __m512 a = _mm512_unpacklo_ps(pair[i], pair[i + 1]), b = _mm512_unpackhi_ps(pair[i], pair[i + 1]);
-        const __m512 c = _mm512_unpacklo_ps(pair[i + 2], pair[i + 3]), d = _mm512_unpackhi_ps(pair[i + 2], pair[i + 3]);
+        const __m512 a = _mm512_unpacklo_ps(row[i], row[i + 1]), b = _mm512_unpackhi_ps(row[i], row[i + 1]);
+        const __m512 c = _mm512_unpacklo_ps(row[i + 2], row[i + 3]), d = _mm512_unpackhi_ps(row[i + 2], row[i + 3]);
         quad[i] = (__m512)_mm512_unpacklo_pd((__m512d)a, (__m512d)c);
         quad[i + 1] = (__m512)_mm512_unpackhi_pd((__m512d)a, (__m512d)c);
         quad[i + 2] = (__m512)_mm512_unpacklo_pd((__m512d)b, (__m512d)d);
@@ -60,14 +63,17 @@ INLINE void turn_square(const float *from, long from_pitch, float *to, long to_p
         const __m512 odd = _mm512_shuffle_f32x4(quad[j], quad[4 + j], 0xdd);
         const __m512 even_below = _mm512_shuffle_f32x4(quad[8 + j], quad[12 + j], 0x88);
         const __m512 odd_below = _mm512_shuffle_f32x4(quad[8 + j], quad[12 + j], 0xdd);
-        _mm512_storeu_ps(to + j * to_pitch, _mm512_shuffle_f32x4(even, even_below, 0x88));
-        _mm512_storeu_ps(to + (4 + j) * to_pitch, _mm512_shuffle_f32x4(odd, odd_below, 0x88));
-        _mm512_storeu_ps(to + (8 + j) * to_pitch, _mm512_shuffle_f32x4(even, even_below, 0xdd));
-        _mm512_storeu_ps(to + (12 + j) * to_pitch, _mm512_shuffle_f32x4(odd, odd_below, 0xdd));
+        turned[j] = _mm512_shuffle_f32x4(even, even_below, 0x88);
+        turned[4 + j] = _mm512_shuffle_f32x4(odd, odd_below, 0x88);
+        turned[8 + j] = _mm512_shuffle_f32x4(even, even_below, 0xdd);
+        turned[12 + j] = _mm512_shuffle_f32x4(odd, odd_below, 0xdd);
     }
+#pragma GCC unroll 16
+    for (int c = 0; c < 16; c++)
+        if (c < columns) _mm512_mask_storeu_ps(to + c * to_pitch, high, turned[c]);
 #else
-    for (int r = 0; r < LANES; r++)
-        for (int c = 0; c < LANES; c++) to[c * to_pitch + r] = from[r * from_pitch + c];
+    for (long r = 0; r < rows; r++)
+        for (long c = 0; c < columns; c++) to[c * to_pitch + r] = from[r * from_pitch + c];
 #endif
 }
 
@@ -75,14 +81,8 @@ INLINE void turn_square(const float *from, long from_pitch, float *to, long to_p
 static void turn(const float *from, long rows, long columns, long from_pitch, float *to, long to_pitch) {
     for (long r = 0; r < rows; r += LANES)
         for (long c = 0; c < columns; c += LANES) {
-            const float *corner = from + r * from_pitch + c;
-            if (r + LANES <= rows && c + LANES <= columns) {
-                turn_square(corner, from_pitch, to + c * to_pitch + r, to_pitch);
-                continue;
-            }
-            for (long i = 0; i < LANES && r + i < rows; i++)
-                for (long j = 0; j < LANES && c + j < columns; j++)
-                    to[(c + j) * to_pitch + r + i] = corner[i * from_pitch + j];
+            const long high = rows - r < LANES ? rows - r : LANES, wide = columns - c < LANES ? columns - c : LANES;
+            turn_square(from + r * from_pitch + c, high, wide, from_pitch, to + c * to_pitch + r, to_pitch);
         }
 }
 

@@ -47,10 +47,7 @@ static const float *get_rows(const float *tensor, Square s, long first, long cou
         run = run_of(s, first + r, count - r);
         if (pitch == width) copy_row(copy + r * pitch, from, run * width);
         else
-            for (long k = 0; k < run; k++) {
-                copy_row(copy + (r + k) * pitch, from + k * width, width);
-                for (long c = width; c < pitch; c++) copy[(r + k) * pitch + c] = 0.0f;
-            }
+            for (long k = 0; k < run; k++) copy_padded(copy + (r + k) * pitch, from + k * width, width, pitch);
     }
     memset(copy + count * pitch, 0, 4 * (BLOCK - count) * pitch);
     return copy;
