@@ -42,6 +42,39 @@ def attention(
     return out
 
 
+def mixed_attention(
+    atom_BND: Tensor, pair_BNNP: Tensor, *weights: Tensor, heads: int, nodes_B: Tensor | None
+) -> Tensor | None:
+    """Return Σ_h attention_hij · (v_hj · f_h) between atoms [B, A, A] by C code, or None: torch has to compute it.
+
+    Args:
+        atom_BND: nodes; the virtual node takes no part.
+        pair_BNNP: pairs.
+        weights: weight and bias of the atoms' norm, W_qkv, weight and bias of the pair bias, of the pairs' norm, and f.
+        heads: number of them.
+        nodes_B: ``count_nodes``.
+    """
+    if nodes_B is None or not (suits(pair_BNNP, weights[3]) and suits_nodes(atom_BND, *weights)):
+        return None
+    out: Tensor = native.NativeMixedAttentionFunction.apply(nodes_B, heads, atom_BND, pair_BNNP, *weights)  # type: ignore[no-untyped-call]
+    return out
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, nodes_B: Tensor | None) -> Tensor:
+    """Return the layer norm of nodes [B, N, P] or pairs [B, N, N, P].
+
+    Args:
+        x: nodes or pairs.
+        weight: of the norm.
+        bias: of the norm.
+        nodes_B: ``count_nodes``.
+    """
+    if nodes_B is not None and (suits if x.dim() == PAIR_AXES else suits_nodes)(x, weight, bias):
+        out: Tensor = native.NativeLayerNormFunction.apply(nodes_B, x, weight, bias)  # type: ignore[no-untyped-call]
+        return out
+    return F.layer_norm(x, x.shape[-1:], weight, bias, kernels.NORM_EPSILON)
+
+
 def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float, nodes_B: Tensor | None = None) -> Tensor:
     """Return [x +] W₂·D(GELU(W₁·LN(x) + b₁)) + b₂ over the last axis; see ``kernels.FeedForwardFunction``.
 

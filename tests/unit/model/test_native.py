@@ -15,7 +15,7 @@ from unimol_scale.data.batch import collate
 from unimol_scale.model import kernels
 from unimol_scale.model.layers import FeedForward, NodeMasks, OuterProduct, PairBiasedAttention
 from unimol_scale.model.native import library
-from unimol_scale.model.native.library import suits, torch_only
+from unimol_scale.model.native.library import suits, suits_nodes, torch_only
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.model.track_updates import channel_first_linear, feed_forward, triangle
 from unimol_scale.objectives.base import PretrainingModel, Sample
@@ -214,6 +214,23 @@ def test_what_is_not_finite_stays_so(value):
     assert not grad[0, 1, 2].isfinite().any()
 
 
+@pytest.mark.parametrize("module", [PairBiasedAttention, OuterProduct])
+def test_what_is_not_finite_is_seen_in_its_molecule_and_in_no_other(module):
+    branch = branch_of(module, WIDTHS[0])
+    valid_BN = torch.ones(2, 5, dtype=torch.bool)
+    masks = NodeMasks.of(valid_BN, valid_BN.sum(1).float(), torch.float32)
+    atom_BND, pair_BNNP = torch.randn(2, 5, 16).requires_grad_(), torch.randn(2, 5, 5, 12)
+    with torch.no_grad():
+        atom_BND[0, 2, 3] = math.nan
+    y = branch(atom_BND, pair_BNNP, masks, residual=True)
+    (grad_BND,) = torch.autograd.grad(y.sum(), atom_BND)
+    for found in (y, grad_BND):
+        assert not found[0].isfinite().all()
+        assert found[1].isfinite().all()
+    branch.norm_weight.data[0] = math.inf
+    assert not branch(atom_BND, pair_BNNP, masks, residual=True)[1].isfinite().all()
+
+
 def test_only_what_it_computes_is_left_to_it():
     x = torch.zeros(3, 8)
     assert suits(x)
@@ -221,6 +238,8 @@ def test_only_what_it_computes_is_left_to_it():
     assert not suits(x.bfloat16())
     assert not suits(x.to("meta"))
     assert not suits(torch.zeros(3, library.MAX_WIDTH + 1))
+    assert suits_nodes(torch.zeros(3, library.MAX_WIDTH + 1))
+    assert not suits_nodes(torch.zeros(3, library.MAX_NODE_WIDTH + 1))
     with torch_only():
         assert not suits(x)
     torch.set_num_threads(2)

@@ -59,6 +59,29 @@ class NativeAttentionFunction(torch.autograd.Function):
         return (None, None, None, *gradients)
 
 
+class NativeMixedAttentionFunction(torch.autograd.Function):
+    """Σ_h attention_hij · (v_hj · f_h) [B, A, A] of ``heads.CoordinateHead`` without dropout, of all nodes and pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor, heads: int, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        known = _plain(inputs)
+        (B, N, D), P = known[0].shape, known[1].shape[-1]
+        ctx.sizes, ctx.nodes = (B, N, D, heads, P, 1, True), _counts(nodes_B)
+        qkv_R3D, weight_BAA = known[0].new_empty(B * N, 3 * D), known[0].new_empty(B, N - 1, N - 1)
+        weights_X = known[0].new_empty(B * heads * N * N + SPILLED_ROWS * N + SPILLED_FLOATS)
+        call("mixed_attention", ctx.sizes, [ctx.nodes, *known, qkv_R3D, weights_X, weight_BAA])
+        ctx.save_for_backward(qkv_R3D, weights_X, *inputs)
+        return weight_BAA
+
+    @staticmethod
+    def backward(ctx: Any, grad_BAA: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        qkv_R3D, weights_X, *inputs = _plain(ctx.saved_tensors)
+        gradients = _alike(inputs)
+        known = [ctx.nodes, *inputs, qkv_R3D, weights_X, grad_BAA.contiguous()]
+        call("mixed_attention_backward", ctx.sizes, [*known, *gradients])
+        return (None, None, *gradients)
+
+
 class NativeFeedForwardFunction(torch.autograd.Function):
     """``kernels.FeedForwardFunction`` without dropout."""
 
@@ -153,6 +176,26 @@ class NativeChannelFirstLinearFunction(torch.autograd.Function):
         gradients = _alike(saved)
         known = [ctx.nodes, grad_BCNN.contiguous(), pair_BNNP, weight_CP, *(norm or _NO_NORM)]
         call("channel_first_linear_backward", ctx.sizes, [*known, *gradients])
+        return (None, *gradients)
+
+
+class NativeLayerNormFunction(torch.autograd.Function):
+    """The layer norm of nodes [B, N, P] or pairs [B, N, N, P]."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        x, weight, bias = _plain(inputs)
+        ctx.sizes, ctx.nodes = (*x.shape[:2], x.shape[-1], x.dim() == 4), _counts(nodes_B)
+        y = torch.empty_like(x)
+        call("layer_norm", ctx.sizes, [ctx.nodes, x, weight, bias, y])
+        ctx.save_for_backward(*inputs)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        known = _plain(ctx.saved_tensors)
+        gradients = _alike(known)
+        call("layer_norm_backward", ctx.sizes, [ctx.nodes, *known, grad.contiguous(), *gradients])
         return (None, *gradients)
 
 

@@ -34,7 +34,7 @@ _READABLE = (torch.float32, torch.int32, torch.int16, torch.uint8, torch.bool)
 SWITCH = "UNIMOL_SCALE_KERNELS"
 # The widest rows of pairs, and of nodes, for which the kernels were faster than torch [measured].
 MAX_WIDTH = 192
-MAX_NODE_WIDTH = 1024
+MAX_NODE_WIDTH = 768
 _lock = threading.Lock()
 _off = False
 

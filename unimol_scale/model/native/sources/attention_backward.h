@@ -10,12 +10,14 @@ typedef struct {
     float *out, *grad, *block;                       /* of a molecule and head [n, d]; of nodes */
 } AttentionGradients;
 
-static AttentionGradients attention_gradients_of(Space *space, const Attention *t, float *const *tensor) {
+/* qkv_weight: the tensor of that gradient. */
+static AttentionGradients attention_gradients_of(Space *space, const Attention *t, float *const *tensor,
+                                                 float *qkv_weight) {
     return (AttentionGradients){
         .qkv_panels = pack_panels(space, tensor[5], 3 * t->D, t->D),
         .pair_HP = pack(space, tensor[6], t->H, t->P),
         .qkv = take_raw(space, t->real * 3 * t->D),
-        .qkv_weight = gradient_of(space, tensor[19], 3 * t->D, t->D),
+        .qkv_weight = gradient_of(space, qkv_weight, 3 * t->D, t->D),
         .pair_weight = take(space, whole_tiles(t->H) * t->Pp),
         .pair_bias = take(space, t->H),
         .out = take(space, whole_tiles(t->N) * t->dp),
@@ -114,7 +116,7 @@ static void backward_of_projection(Attention *t, AttentionGradients *d, const fl
 void attention_backward(const long *size, float *const *tensor) {
     Space *space = open_space();
     Attention t = attention_of(space, size, tensor);
-    AttentionGradients d = attention_gradients_of(space, &t, tensor);
+    AttentionGradients d = attention_gradients_of(space, &t, tensor, tensor[19]);
     const float *grad = tensor[10], *out_panels = pack_panels(space, tensor[11], t.D, t.D);
     float *grad_mixed = take_raw(space, (t.real + BLOCK) * t.D), *grad_out = gradient_of(space, tensor[22], t.D, t.D);
     float *grad_out_bias = take(space, t.Dp);
