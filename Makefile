@@ -34,7 +34,7 @@ demo: setup
 	$(BIN)/unimol-scale fit-scaling-law runs/
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 30 --durations-min 5
 
 checks: setup
 	$(BIN)/ruff check .

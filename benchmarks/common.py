@@ -32,8 +32,13 @@ def again(command: str, arguments: list[str]) -> tuple[list[str], dict[str, str]
 
 def as_started(command: str) -> str:
     """Return the command with the arguments that this process was given; of absolute paths their last name."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join([*command.split(), *words])
+    return shlex.join([*command.split(), *map(_shortened, sys.argv[1:])])
+
+
+def _shortened(word: str) -> str:
+    """Return a word with the last name of the absolute path that it is, or that it has behind NAME=."""
+    name, equals, value = word.rpartition("=")
+    return f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else word
 
 
 def processor() -> str:

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unimol_scale.api.comparison import compare
     from unimol_scale.api.conformer_store import ConformerStore, MoleculeRow, MoleculeRows, build_store, open_store
+    from unimol_scale.api.estimators.classifier import MoleculeClassifier
+    from unimol_scale.api.estimators.embedder import MoleculeEmbedder
+    from unimol_scale.api.estimators.regressor import MoleculeRegressor
     from unimol_scale.api.finetuned_model import FinetunedModel, MoleculePredictions, finetune, predict
     from unimol_scale.api.learning_rate_law import LearningRateLaw, fit_rate_law
     from unimol_scale.api.model_sharing import ShippedModel, push_to_hub, shipped_models
@@ -54,6 +57,9 @@ _HOMES = {
         "api.comparison": ("compare",),
         "downstream.comparison.compare": ("Comparison",),
         "api.finetuned_model": ("finetune", "predict", "FinetunedModel", "MoleculePredictions"),
+        "api.estimators.regressor": ("MoleculeRegressor",),
+        "api.estimators.classifier": ("MoleculeClassifier",),
+        "api.estimators.embedder": ("MoleculeEmbedder",),
         "errors": (
             "UnimolScaleError",
             "CheckpointError",
@@ -90,6 +96,9 @@ __all__ = [  # noqa: RUF022 - in the order of work
     "MolecularModel",
     "FinetunedModel",
     "MoleculePredictions",
+    "MoleculeRegressor",
+    "MoleculeClassifier",
+    "MoleculeEmbedder",
     "Comparison",
     "ShippedModel",
     "UnimolScaleError",

@@ -1,8 +1,9 @@
 """Is a difference between two fine-tunings more than luck with test molecules and seeds? A bootstrap over both.
 
-Shapes: T test rows, S seeds, D draws.
+Shapes: T test rows, S seeds, L targets, D draws.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Gain:
 
 
 def gain(own: tuple[Path, FinetuneResult], scratch: tuple[Path, FinetuneResult]) -> Gain:
-    """Return the gain of one fine-tuning over another, both of one target and the same rows.
+    """Return the gain of one fine-tuning over another, both of the same targets and rows; of several, of their mean.
 
     Test molecules are drawn anew with replacement, and both are judged on the same draws; the seeds of each are drawn
     anew too.
@@ -45,34 +46,37 @@ def gain(own: tuple[Path, FinetuneResult], scratch: tuple[Path, FinetuneResult])
         scratch: of the other.
     """
     metric = own[1].metric
-    label_T, molecule_T, own_ST = _test_rows(*own)
-    _, _, scratch_ST = _test_rows(*scratch)
+    label_TL, molecule_T, own_STL = _test_rows(*own)
+    _, _, scratch_STL = _test_rows(*scratch)
     rows = JudgedRows(
-        label_RL=label_T[:, None],
+        label_RL=label_TL,
         molecule_R=molecule_T,
-        predictions={"own": own_ST[:, :, None], "scratch": scratch_ST[:, :, None]},
-        scale_L=np.ones(1),
+        predictions={"own": own_STL, "scratch": scratch_STL},
+        scale_L=np.ones(label_TL.shape[1]),
     )
     _, drawn = drawn_scores([rows], METRICS[metric], RESAMPLES)
-    share_D = _share(drawn["own"][:, 0], drawn["scratch"][:, 0], metric)
+    with warnings.catch_warnings():  # a draw in which no target has a score
+        warnings.simplefilter("ignore", RuntimeWarning)
+        own_D, scratch_D = (np.nanmean(drawn[name], axis=1) for name in ("own", "scratch"))
+    share_D = share_gone(own_D, scratch_D, metric)
     low, high = np.nanpercentile(share_D, [2.5, 97.5])  # a draw of one class has no ROC-AUC
-    value = _share(np.array(own[1].mean), np.array(scratch[1].mean), metric)
-    valid = _share(*(np.mean([seed.valid for seed in outcome.seeds]) for _, outcome in (own, scratch)), metric)
+    value = share_gone(np.array(own[1].mean), np.array(scratch[1].mean), metric)
+    valid = share_gone(*(np.mean([seed.valid for seed in outcome.seeds]) for _, outcome in (own, scratch)), metric)
     return Gain(value=float(value), low=float(low), high=float(high), valid=float(valid))
 
 
-def _share(own_D: Float64, scratch_D: Float64, metric: str) -> Float64:
+def share_gone(own_D: Float64, scratch_D: Float64, metric: str) -> Float64:
+    """Return how much of scratch's error is gone; of a higher score, of what it lacks to 1."""
     if METRICS[metric].higher_is_better:
         return (own_D - scratch_D) / (1.0 - scratch_D)
     return (scratch_D - own_D) / scratch_D
 
 
 def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, np.ndarray, Float64]:
-    """Return labels [T], SMILES [T] and predictions [S, T] of the test rows, in the order of the table."""
-    (target,) = outcome.targets
+    """Return labels [T, L], SMILES [T] and predictions [S, T, L] of the test rows, in the order of the table."""
     table = pq.read_table(folder / f"predictions-seed-{outcome.seeds[0].seed}.parquet")
     test = np.array(table["split"].to_pylist(), dtype=object) == "test"
-    label_T = table[target].to_numpy(zero_copy_only=False)[test]
+    labels = [table[target].to_numpy(zero_copy_only=False)[test] for target in outcome.targets]
     smiles_T = np.array(table["smiles"].to_pylist(), dtype=object)[test].astype(str)
-    predictions = [read_predictions(folder, seed.seed, outcome.targets)[test, 0] for seed in outcome.seeds]
-    return label_T, smiles_T, np.stack(predictions)
+    predictions = [read_predictions(folder, seed.seed, outcome.targets)[test] for seed in outcome.seeds]
+    return np.stack(labels, axis=1), smiles_T, np.stack(predictions)

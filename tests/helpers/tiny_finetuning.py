@@ -1,5 +1,6 @@
 """What the tests of fine-tuning share: thirty molecules, labels that a model can learn, and a model of no size."""
 
+import pickletools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from unimol_scale.data.input_views import STANDARD_VIEWS, Inputs
 from unimol_scale.downstream.config import FinetuneTrainConfig, HeadName, LossName, Pooling, Task
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker
 from unimol_scale.downstream.data.molecules import Prepared, prepare
+from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
-from unimol_scale.downstream.finetuning.model.training import Scaling, TrainingProblem
+from unimol_scale.downstream.finetuning.model.training import TrainingProblem
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.model.presets import ModelConfig
 
@@ -61,6 +63,7 @@ def problem(
     valid: Sequence[int] = range(24),
     loss: LossName = "mse",
     inputs: Inputs = "2d",
+    num_classes: int = 0,
 ) -> TrainingProblem:
     """Return what is to be learnt of some rows, as graphs unless other inputs are named."""
 
@@ -71,7 +74,7 @@ def problem(
         train=reader(train),
         valid=reader(valid),
         make_sample=SampleMaker(view=STANDARD_VIEWS[inputs], model=TINY),
-        scaling=Scaling.of(labels_ML[list(train)], task),
+        scaling=Scaling.of(labels_ML[list(train)], task, num_classes),
         loss=loss,
         metric=METRICS[metric],
     )
@@ -88,3 +91,8 @@ def fitting(**changes: object) -> FinetuneTrainConfig:
     """Return how tests fit: fast, without dropout."""
     settings = {"learning_rate": 1e-2, "batch_size": 8, "epochs": 5, "dropout": 0.0, **changes}
     return FinetuneTrainConfig(**settings)  # type: ignore[arg-type]
+
+
+def names_in(text: bytes) -> list[str]:
+    """Return every text in a pickle, the names of modules and classes among them."""
+    return [value for _, value, _ in pickletools.genops(text) if isinstance(value, str)]

@@ -1,11 +1,11 @@
 """``finetune`` and ``predict``: properties of a user's own molecules. Imports torch and RDKit.
 
-Shapes: M molecules, L targets, S seeds.
+Shapes: M molecules, L targets, K classes, S seeds.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,18 +17,19 @@ import pyarrow.parquet as pq
 
 from unimol_scale.api.call_settings import a_call, read_call
 from unimol_scale.api.equal_content import same_content
-from unimol_scale.api.molecule_inputs import SMILES, file_or_smiles, labelled_columns, write_columns
+from unimol_scale.api.molecule_inputs import SMILES, add_weights, file_or_smiles, labelled_columns, write_columns
 from unimol_scale.common.text.argument_names import path_text, require_order
 from unimol_scale.config import build
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
-from unimol_scale.downstream.config import FinetuneConfig, Fragments
+from unimol_scale.downstream.config import FinetuneConfig, Fragments, Task
 from unimol_scale.downstream.embedding.model_source import source_of
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
-from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns
+from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns, prediction_columns
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules, unseen_inputs
-from unimol_scale.downstream.finetuning.results import FinetuneResult
+from unimol_scale.downstream.finetuning.results import FinetuneResult, mean_test
+from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.store.schema import Float64
 
@@ -40,6 +41,8 @@ _ARGUMENTS = {
     "--from RUN_OR_CHECKPOINT": "model=RUN_OR_CHECKPOINT", "--from none": "model=None", "--size NAME": "size=NAME",
     "--target all": 'target="all"', "--split-column COLUMN": "split_column=COLUMN",
     "--device cuda": 'device="cuda"', "--device cpu": 'device="cpu"',
+    "--positive": "positive", "--task multiclass": 'task="multiclass"', "--class-weights": "class_weights",
+    "--order": "order", "--censored": "censored=True", "--weight-column": "weight_column", "--transform": "transform",
     "--hydrogens": "hydrogens", "--conformers": "conformers", "--no-baselines": "baselines=False",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
@@ -59,13 +62,17 @@ class MoleculePredictions:
         units: target → unit, where one is known.
         smiles: str [M] as given; "" where a SMILES was missing.
         values: float64 [M, L], the mean over seeds, in the units of the targets; of a classification the probability of
-            class 1. NaN where the molecule cannot be used.
-        seed_std: float64 [M, L], standard deviation over seeds, which is no error bar; NaN of a single seed.
+            class 1 (the positive class, the last of ``classes``); of several classes [M, K], that of each. NaN where
+            the molecule cannot be used.
+        seed_std: float64, shape of ``values``, standard deviation over seeds, which is no error bar; NaN of a single
+            seed.
         reasons: str [M], why a molecule cannot be used; "" where it can.
         smiles_used: str [M], the canonical SMILES that the model saw; None where the molecule cannot be used.
         changes: str [M], what made another molecule of a SMILES, such as a fragment that was taken; "" for nothing.
-        conformer_std: float64 [M, L], standard deviation over the conformers of a molecule, as a mean over seeds; NaN
-            for a molecule with one. None if one conformer was asked for.
+        conformer_std: float64, shape of ``values``, standard deviation over the conformers of a molecule, as a mean
+            over seeds; NaN for a molecule with one. None if one conformer was asked for.
+        task: what the model predicts.
+        classes: target → names of its classes; targets of numbers, or of 0 and 1, are not there.
     """
 
     targets: tuple[str, ...]
@@ -77,6 +84,21 @@ class MoleculePredictions:
     smiles_used: Texts
     changes: Texts
     conformer_std: Float64 | None = None
+    task: Task = "regression"
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the columns of ``values`` are."""
+        return Outputs(task=self.task, targets=self.targets, classes=self.classes)
+
+    @property
+    def predicted_classes(self) -> dict[str, Texts]:
+        """Target → the name of the predicted class of each molecule [M], None where it cannot be used.
+
+        Only of targets whose classes have names.
+        """
+        return self.outputs.decide(self.values)
 
     def __eq__(self, other: object) -> bool:
         return same_content(vars(self), vars(other)) if isinstance(other, MoleculePredictions) else NotImplemented
@@ -95,13 +117,22 @@ class MoleculePredictions:
         return f"MoleculePredictions({', '.join(self.targets)} of {usable:,} of {len(self):,} molecules)"
 
     def to_dict(self) -> dict[str, npt.NDArray[Any]]:
-        """Return columns for a DataFrame: smiles, each target with its spreads, reason, smiles_used, changes."""
+        """Return columns for a DataFrame: smiles, each target with its spreads, reason, smiles_used, changes.
+
+        Of classes with names, the column of the target has the name of the predicted class, and "TARGET p(CLASS)" its
+        probability, or that of each of several classes.
+        """
         columns: dict[str, npt.NDArray[Any]] = {SMILES: self.smiles}
+        outputs, decided = self.outputs, self.predicted_classes
         for at, target in enumerate(self.targets):
-            columns[target] = self.values[:, at]
-            columns[f"{target}{SPREAD}"] = self.seed_std[:, at]
-            if self.conformer_std is not None:
-                columns[f"{target}{CONFORMER_SPREAD}"] = self.conformer_std[:, at]
+            if target in decided:
+                columns[target] = decided[target]
+            for place in outputs.places(at):
+                name = outputs.names[place]
+                columns[name] = self.values[:, place]
+                columns[f"{name}{SPREAD}"] = self.seed_std[:, place]
+                if self.conformer_std is not None:
+                    columns[f"{name}{CONFORMER_SPREAD}"] = self.conformer_std[:, place]
         return {**columns, "reason": self.reasons, "smiles_used": self.smiles_used, "changes": self.changes}
 
     def to_table(self) -> pa.Table:
@@ -133,7 +164,7 @@ class FinetunedModel:
 
     @property
     def score(self) -> float:
-        """Test score, mean over seeds and folds; its unit is ``result.unit``."""
+        """Test score, mean over seeds and folds; its unit is ``result.unit``. NaN if no rows were set aside for it."""
         return self.result.mean
 
     @property
@@ -143,8 +174,8 @@ class FinetunedModel:
 
     @property
     def scores(self) -> dict[int, float]:
-        """Seed → test score."""
-        return {seed.seed: seed.test for seed in self.result.seeds}
+        """Seed → test score; NaN likewise."""
+        return {seed.seed: mean_test([seed]) for seed in self.result.seeds}
 
     @property
     def baselines(self) -> dict[str, float | None]:
@@ -179,22 +210,23 @@ class FinetunedModel:
         Returns:
             Columns [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN where
             missing), "predicted TARGET" (mean over seeds) and "TARGET seed_std"; with several conformers of a molecule
-            "TARGET conformer_std" too, as a mean over seeds. Of a cross-validation those of ``out_of_fold_columns``.
+            "TARGET conformer_std" too, as a mean over seeds. Of classes with names, label and "predicted TARGET" are
+            names, and "predicted TARGET p(CLASS)" is the probability of the positive class, or of each of several,
+            with spreads of its own. Of a cross-validation those of ``out_of_fold_columns``.
         """
         if self.result.folds:
-            return out_of_fold_columns(self.folder, self.result.targets, split)
+            return out_of_fold_columns(self.folder, self.result.outputs, split)
         tables = [pq.read_table(self.folder / f"predictions-seed-{seed.seed}.parquet") for seed in self.result.seeds]
-        first = {name: tables[0].column(name).to_numpy() for name in tables[0].column_names}
+        first = {name: tables[0].column(name).to_numpy() for name in ("row", SMILES, "split")}
         keep = np.ones(len(tables[0]), bool) if split is None else first["split"] == split
-        columns = {name: first[name][keep] for name in ("row", SMILES, "split")}
-        for target in self.result.targets:
-            values = np.stack([table.column(f"{PREDICTED}{target}").to_numpy() for table in tables])[:, keep]
-            columns[target] = first[target][keep]
-            columns[f"{PREDICTED}{target}"] = values.mean(axis=0)
-            columns[f"{target}{SPREAD}"] = _std(values)
-            if (spread := f"{target}{CONFORMER_SPREAD}") in first:
-                columns[spread] = np.stack([table.column(spread).to_numpy() for table in tables])[:, keep].mean(axis=0)
-        return columns
+        columns = {name: values[keep] for name, values in first.items()}
+        outputs = self.result.outputs
+        value_SRW = np.stack([outputs.read_values(table, PREDICTED)[keep] for table in tables])
+        spread_RW = None
+        if f"{outputs.names[0]}{CONFORMER_SPREAD}" in tables[0].column_names:
+            spreads = [[table[f"{name}{CONFORMER_SPREAD}"].to_numpy() for name in outputs.names] for table in tables]
+            spread_RW = np.mean(spreads, axis=0).T[keep]
+        return columns | prediction_columns(outputs, outputs.read_labels(tables[0])[keep], value_SRW, spread_RW)
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -214,6 +246,7 @@ def finetune(
     output: str | Path | None = None,
     config: str | Path | Sequence[str | Path] | None = None,
     progress: bool = False,
+    weights: Any = None,  # noqa: ANN401
     settings: Mapping[str, Any] | None = None,
     **more: Any,  # noqa: ANN401
 ) -> FinetunedModel:
@@ -233,6 +266,8 @@ def finetune(
             data set's and a paper's. The arguments win over them.
         progress: show messages and bars on standard error. Without, messages go to the logger ``unimol_scale``, and
             nothing is printed.
+        weights: [M], of the rows of data in memory in the loss, not negative; scores are not weighted. Of a table, name
+            its column by ``weight_column`` instead.
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
         more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``folds``,
             ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
@@ -275,9 +310,13 @@ def finetune(
         require_order(target, "target")
         targets = [target] if isinstance(target, str) else list(target or ())
         if isinstance(data, str | PathLike):
+            if weights is not None:
+                raise ConfigError("weights are of data in memory; name the column of a file: weight_column=NAME")
             named["data"] = fspath(data)
         else:
             columns, targets = labelled_columns(data, targets)
+            if weights is not None:
+                named["weight_column"] = add_weights(columns, weights)
             named["data"] = write_columns(columns, DEFAULT_OUTPUT if output is None else Path(output).parent)
         if targets:
             named["targets"] = targets
@@ -358,12 +397,12 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
 
 def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> MoleculePredictions:
     molecules, row_R = found.molecules, found.row_R
-    M, L = len(molecules.smiles), len(found.config.targets)
-    values, spread = np.full((M, L), np.nan), np.full((M, L), np.nan)
+    M, W = len(molecules.smiles), len(found.config.outputs.names)
+    values, spread = np.full((M, W), np.nan), np.full((M, W), np.nan)
     values[row_R], spread[row_R] = found.value_SRL.mean(axis=0), _std(found.value_SRL)
     conformer_std = None
     if found.conformer_std_RL is not None:
-        conformer_std = np.full((M, L), np.nan)
+        conformer_std = np.full((M, W), np.nan)
         conformer_std[row_R] = found.conformer_std_RL
     smiles = np.array(molecules.smiles if given is None else given, object)
     reasons = np.full(M, "", object)
@@ -380,6 +419,8 @@ def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> Mole
         smiles_used=np.array([text or None for text in molecules.smiles], object),
         changes=np.array(molecules.changes, object),
         conformer_std=conformer_std,
+        task=found.config.task,
+        classes=found.config.classes,
     )
 
 

@@ -23,6 +23,7 @@ from unimol_scale.downstream.data.molecules import listed
 from unimol_scale.errors import SourceError
 
 SMILES = "smiles"
+WEIGHT = "sample weight"
 
 
 def file_or_smiles(molecules: Any, smiles_column: str | None) -> Path | list[str]:  # noqa: ANN401
@@ -80,10 +81,7 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
         )
     smiles = listed(data[0], "finetune")
     require_order(data[1], "data")
-    try:
-        values = np.asarray(data[1], np.float64)
-    except (TypeError, ValueError) as error:
-        raise SourceError(f"data: the values are not numbers: {error}; classes are 0 and 1") from error
+    values = _values(data[1])
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or len(values) != len(smiles):
         raise SourceError(f"data: {len(smiles):,} SMILES and {len(values):,} values; give one row of values for each")
@@ -91,6 +89,40 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
     if len(names) != values.shape[1]:
         raise SourceError(f"target: {len(names)} names for {values.shape[1]} columns of values")
     return {SMILES: smiles, **{name: values[:, at].tolist() for at, name in enumerate(names)}}, names
+
+
+def add_weights(columns: dict[str, list[Any]], weights: Any) -> str:  # noqa: ANN401
+    """Add a column of weights of the rows to columns in memory; return its name.
+
+    Raises:
+        SourceError: there is not one number for each row.
+    """
+    require_order(weights, "weights")
+    rows = len(next(iter(columns.values())))
+    try:
+        values = np.asarray(weights, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"weights: they are not numbers: {error}") from error
+    if values.shape != (rows,):
+        raise SourceError(f"weights: expected one for each of {rows:,} rows, got shape {values.shape}")
+    name = WEIGHT
+    while name in columns:
+        name += "_"
+    columns[name] = values.tolist()
+    return name
+
+
+def _values(given: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401
+    """Return labels in memory as float64, or, where they are all names of classes, as objects."""
+    try:
+        return np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        names = np.asarray(given, object)
+        if names.ndim in (1, 2) and all(value is None or isinstance(value, str) for value in names.ravel().tolist()):
+            return names
+        raise SourceError(
+            f"data: the values are neither numbers nor names of classes: {error}; classes are names, or 0 and 1"
+        ) from error
 
 
 def write_columns(columns: Mapping[str, Sequence[Any]], folder: Path) -> Path:

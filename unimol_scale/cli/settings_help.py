@@ -46,7 +46,14 @@ def _fields(config_type: type[Any], path: str = "") -> Iterator[tuple[str, "data
 
 def _meanings(config_type: type[Any]) -> dict[str, str]:
     """Return name of a field → what the docstring says of it under "Attributes:"."""
-    section = (inspect.getdoc(config_type) or "").partition("Attributes:\n")[2]
+    found: dict[str, str] = {}
+    for one in reversed(config_type.__mro__):
+        found |= _own_meanings(inspect.cleandoc(one.__doc__ or ""))
+    return found
+
+
+def _own_meanings(text: str) -> dict[str, str]:
+    section = text.partition("Attributes:\n")[2]
     section = textwrap.dedent(re.split(r"\n(?=\S)", section)[0])
     pairs = (entry.partition(": ") for entry in re.split(r"^(?=\w+: )", section, flags=re.MULTILINE))
     return {name: re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "").split())) for name, _, text in pairs}

@@ -1,24 +1,24 @@
 """Settings of a fine-tuning: every key of ``configs/downstream/*.yaml`` and of ``key=value``. Imports no torch."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from unimol_scale.data.input_views import Inputs
+from unimol_scale.downstream.label_settings import ClassWeights, LabelSettings, Task, Transform
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import DROPOUTS, ModelConfig
 
-Task = Literal["regression", "classification", "multilabel"]
 Precision = Literal["fp32", "bf16"]
 Pooling = Literal["mean", "virtual_node"]
 HeadName = Literal["mlp", "linear", "dense-tanh"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fragments = Literal["largest", "reject"]
 SplitKind = Literal[
-    "scaffold", "scaffold-similarity", "random", "cluster", "time", "column", "file",
+    "scaffold", "scaffold-similarity", "random", "stratified", "cluster", "time", "column", "file",
     "scaffold-kfold", "random-kfold", "cluster-kfold", "column-kfold",
 ]  # fmt: skip
 SplitPart = Literal["train", "valid", "test", "unused"]
@@ -27,6 +27,8 @@ KFOLDS = ("scaffold-kfold", "random-kfold", "cluster-kfold", "column-kfold")  # 
 SPLIT_COLUMNS = ("column", "column-kfold", "time")  # need a column
 FOLDS, SEEDS = 5, 3  # where neither is given: folds of a cross-validation, and models of a single split
 LossName = Literal["mse", "mae", "huber"]
+
+__all__ = ["ClassWeights", "Task", "Transform"]  # that others find here
 
 NO_MODEL = "none"  # what is given in place of a pretrained model, in any case: random weights
 
@@ -148,8 +150,8 @@ class FinetuneTrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Settings of a fine-tuning.
+class FinetuneConfig(LabelSettings):
+    """Settings of a fine-tuning; those of the labels are in ``LabelSettings``.
 
     Attributes:
         data: table of SMILES and labels (CSV, Parquet), or a conformer store with labels, whose conformers are used.
@@ -159,7 +161,9 @@ class FinetuneConfig:
         smiles_column: of the table; None finds it by the usual names.
         targets: label columns; ("all",) takes every numeric column.
         units: target → unit, for reports.
-        task: None: classification or multilabel if all labels are 0 or 1, else regression.
+        task: None: classification or multilabel if all labels are 0 or 1, or names of two classes; multiclass if they
+            are names of more; else regression. multiclass takes whatever the label column has for a class, such as 1,
+            2 and 3, and predicts a probability for each; ordinal takes them in their order.
         report_units: target → unit that its labels are converted into when they are read, and all scores and
             predictions have: Ha, eV, meV, kcal/mol, kJ/mol; a0^2, Å^2; a0^3, Å^3; cal/(mol K), J/(mol K). Absent: the
             unit of the data.
@@ -179,7 +183,7 @@ class FinetuneConfig:
         valid_rows: with split "column" or "file" where no row is for validation: number of training rows, drawn at
             random, that become validation rows.
         fractions: of train, valid and test. Of a cross-validation the test is one fold, and the other rows are divided
-            in the ratio of train and valid.
+            in the ratio of train and valid. Test may be 0: then no row is set aside for it, and nothing is judged.
         split_sizes: in place of fractions, the numbers of rows of train, valid and test, one of them null: the rest.
         label_fraction: share of the training rows that is used; chosen by the seed, smaller ones are part of larger.
         inputs: what the model sees; None: the richest that pretraining has shown to it, or everything it can.
@@ -187,9 +191,11 @@ class FinetuneConfig:
         conformers: of each molecule, of which every epoch sees one, drawn at random; predictions are the mean over all.
             A table gets so many; of a store, the first so many of a molecule are taken, or those that it has.
         pooling: how atoms become one vector of the molecule.
-        loss: of a regression, on scaled labels; None: mse. Classifiers always take the binary cross-entropy.
-        metric: that chooses the best epoch and is computed of the test rows: roc_auc, pr_auc, accuracy, rmse, mae, r2,
-            pearson, or package.module:Name of one of your own; None: roc_auc, for a regression rmse.
+        loss: of a regression, on scaled labels; None: mse. Classifiers always take the cross-entropy.
+        metric: that chooses the best epoch and is computed of the test rows: roc_auc, pr_auc, accuracy,
+            balanced_accuracy, log_loss, rank_mae, rank_accuracy, quadratic_kappa, rmse, mae, r2, pearson, or
+            package.module:Name of one of your own; None: roc_auc (of several classes the mean of each against the
+            rest), of ordered ones rank_mae, of a regression rmse.
         seeds: number of models that are trained on one and the same split; they differ in initialisation and order of
             rows. None: 3, of a cross-validation 1: there every fold of every repeat has a seed of its own, and several
             models of a fold are averaged in its score.
@@ -266,8 +272,12 @@ class FinetuneConfig:
         if self.reinitialise and self.pretrained is None:
             raise ConfigError("--reinitialise takes the dimensions of a pretrained model: name it with --from")
         self._check_split()
-        if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-9:
-            raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(self.fractions)}")
+        check_fractions(self.fractions)
+        if self.baselines and not self.needs_test and self.split not in GIVEN_SPLITS:
+            raise ConfigError(
+                "the last of the fractions is 0, so that there are no test rows, by which baselines are judged: leave "
+                "them out with --no-baselines"
+            )
         if not 0.0 < self.label_fraction <= 1.0:
             raise ConfigError(f"label_fraction must be above 0 and at most 1, got {self.label_fraction}")
         for name in ("seeds", "max_atoms", "conformers", "conformer_workers", "valid_rows", "repeats"):
@@ -276,8 +286,11 @@ class FinetuneConfig:
         METRICS.check(self.metric, "metric")
         if self.seed < 0:
             raise ConfigError(f"seed must not be negative, got {self.seed}")
-        if self.loss is not None and self.task in ("classification", "multilabel"):
-            raise ConfigError(f"loss {self.loss} is of regression; task {self.task} takes the binary cross-entropy")
+        if self.loss is not None and self.task not in (None, "regression"):
+            raise ConfigError(f"loss {self.loss} is of regression; task {self.task} takes the cross-entropy")
+        if self.task is not None:
+            self.check_task(self.task, self.targets)
+        self.check_names(self.targets, self.atom_references)
 
     def _check_split(self) -> None:
         if (self.split in SPLIT_COLUMNS) != (self.split_column is not None) and self.split != "file":
@@ -313,6 +326,11 @@ class FinetuneConfig:
         return self.split in KFOLDS
 
     @property
+    def needs_test(self) -> bool:
+        """Whether rows must be set aside for a test; otherwise there may be none."""
+        return self.is_kfold or self.split_sizes is not None or self.fractions[2] > 0.0
+
+    @property
     def num_seeds(self) -> int:
         """Number of models of each split."""
         return self.seeds if self.seeds is not None else 1 if self.is_kfold else SEEDS
@@ -334,3 +352,16 @@ class FinetuneConfig:
     def folder(self) -> Path:
         """Folder of the results."""
         return self.output or Path("finetuned") / f"{self.data.name.split('.')[0]}-{self.start}"
+
+
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Check the shares of training, validation and test.
+
+    Raises:
+        ConfigError: they are not three, do not add up to 1, or one is not positive; only the last one may be 0.
+    """
+    if len(fractions) != 3 or min(fractions[:2]) <= 0.0 or not fractions[2] >= 0.0 or abs(sum(fractions) - 1.0) > 1e-9:
+        raise ConfigError(
+            "fractions must be three positive numbers that add up to 1 (the last one, of the test, may be 0), got "
+            f"{list(fractions)}"
+        )

@@ -12,7 +12,18 @@ if TYPE_CHECKING:
 
     Float64: TypeAlias = npt.NDArray[np.float64]
 
-TASKS = ("regression", "classification", "multilabel")
+TASKS = ("regression", "classification", "multilabel", "multiclass", "ordinal")
+
+
+def of_target(value_RW: "Float64", target: int, num_targets: int) -> "Float64":
+    """Return what is predicted of a target: numbers [R], or, where outputs are by class, probabilities [R, K].
+
+    Args:
+        value_RW: outputs of a model: one for each of the targets, or for each class of the only one.
+        target: its place.
+        num_targets: number of targets.
+    """
+    return value_RW[..., target] if value_RW.shape[-1] == num_targets else value_RW
 
 
 def any_labels(labels: "Float64") -> str:
@@ -25,9 +36,10 @@ class Metric:
     """One metric, of one target at a time. ``finetune --metric package.module:NAME`` takes anybody's.
 
     A metric must not depend on the order of the molecules. It gets the labels that are not missing, and finite
-    predictions: numbers in the unit of the label, or probabilities of class 1. Of the validation rows it chooses the
-    best epoch; for a regression of several targets that is done with labels and predictions divided by the standard
-    deviation of the training labels.
+    predictions: numbers in the unit of the label, or probabilities of class 1. Of tasks multiclass and ordinal, labels
+    are the numbers of classes, from 0, and predictions [M, K] the probabilities of all of them. Of the validation rows
+    it chooses the best epoch; for a regression of several targets that is done with labels and predictions divided by
+    the standard deviation of the training labels.
 
     Attributes:
         name: in reports.

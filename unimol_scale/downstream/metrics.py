@@ -13,39 +13,111 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as sk
 
-from unimol_scale.downstream.metric import TASKS, Metric
+from unimol_scale.downstream.metric import Metric, of_target
 from unimol_scale.errors import RunError
 
 Float64 = npt.NDArray[np.float64]
 
-CLASSIFIERS = TASKS[1:]
+TWO_CLASSES = ("classification", "multilabel")
+CLASSIFIERS = (*TWO_CLASSES, "multiclass")
+ORDINAL_TOO = (*CLASSIFIERS, "ordinal")
 THRESHOLD = 0.5
 
 
 def _both_classes(labels: Float64) -> str:
-    return "" if len(np.unique(labels)) == 2 else f"all {len(labels):,} labels are {labels[0]:g}: one class only"
+    return "" if len(np.unique(labels)) >= 2 else f"all {len(labels):,} labels are {labels[0]:g}: one class only"
 
 
 def _varying(labels: Float64) -> str:
     return "" if np.ptp(labels) > 0.0 else f"all {len(labels):,} labels are {labels[0]:g}"
 
 
+def _predicted_class(predictions: Float64) -> Float64:
+    """Return the number of the predicted class: of probabilities of class 1 [M], or of all classes [M, K]."""
+    if predictions.ndim == 2:
+        code: Float64 = np.argmax(predictions, axis=1).astype(np.float64)
+    else:
+        code = (predictions >= THRESHOLD).astype(np.float64)
+    return code
+
+
 def _accuracy(labels: Float64, predictions: Float64) -> float:
-    return float(sk.accuracy_score(labels, predictions >= THRESHOLD))
+    return float(sk.accuracy_score(labels, _predicted_class(predictions)))
+
+
+def _balanced_accuracy(labels: Float64, predictions: Float64) -> float:
+    """Return the share of correct predictions of each class, as a mean over the classes among the labels."""
+    correct = _predicted_class(predictions) == labels
+    return float(np.mean([correct[labels == name].mean() for name in np.unique(labels)]))
+
+
+def log_losses(labels: Float64, predictions: Float64) -> Float64:
+    """Return minus the logarithm of the probability of the class of each row; below fp64's epsilon, of that."""
+    if predictions.ndim == 2:
+        true = predictions[np.arange(len(labels)), labels.astype(np.int64)]
+    else:
+        true = np.where(labels == 1.0, predictions, 1.0 - predictions)
+    losses: Float64 = -np.log(np.maximum(true, np.finfo(np.float64).eps))
+    return losses
+
+
+def _log_loss(labels: Float64, predictions: Float64) -> float:
+    return float(log_losses(labels, predictions).mean())
+
+
+def _roc_auc(labels: Float64, predictions: Float64) -> float:
+    """Return the area; of several classes the mean over those among the labels, each against all others."""
+    if predictions.ndim == 1:
+        return float(sk.roc_auc_score(labels, predictions))
+    each = [sk.roc_auc_score(labels == name, predictions[:, int(name)]) for name in np.unique(labels)]
+    return float(np.mean(each))
+
+
+def predicted_ranks(predictions: Float64) -> Float64:
+    """Return the predicted class of ordered ones, from 0: the median of their probabilities [M, K].
+
+    That is the number of thresholds that the label exceeds with a probability above a half (Cao et al. 2020).
+    """
+    ranks: Float64 = (np.cumsum(predictions, axis=1)[:, :-1] < THRESHOLD).sum(axis=1).astype(np.float64)
+    return ranks
+
+
+def _rank_mae(labels: Float64, predictions: Float64) -> float:
+    return float(np.abs(labels - predicted_ranks(predictions)).mean())
+
+
+def _rank_accuracy(labels: Float64, predictions: Float64) -> float:
+    return float((labels == predicted_ranks(predictions)).mean())
+
+
+def _quadratic_kappa(labels: Float64, predictions: Float64) -> float:
+    """Return Cohen's kappa with weights of the squared difference of ranks (Cohen 1968, doi:10.1037/h0026256)."""
+    ranks = predicted_ranks(predictions)
+    if not np.ptp(np.concatenate([labels, ranks])) > 0.0:
+        return math.nan
+    known = np.arange(predictions.shape[1], dtype=np.float64)
+    return float(sk.cohen_kappa_score(labels, ranks, labels=known, weights="quadratic"))
 
 
 def _pearson(labels: Float64, predictions: Float64) -> float:
     return float(np.corrcoef(labels, predictions)[0, 1]) if np.ptp(predictions) > 0.0 else math.nan
 
 
-ROC_AUC = Metric(
-    name="roc_auc", tasks=CLASSIFIERS, higher_is_better=True, function=sk.roc_auc_score, problem=_both_classes
-)
+ROC_AUC = Metric(name="roc_auc", tasks=CLASSIFIERS, higher_is_better=True, function=_roc_auc, problem=_both_classes)
 # As average precision: straight lines between the points of this curve flatter (Davis and Goadrich 2006).
 PR_AUC = Metric(
-    name="pr_auc", tasks=CLASSIFIERS, higher_is_better=True, function=sk.average_precision_score, problem=_both_classes
+    name="pr_auc", tasks=TWO_CLASSES, higher_is_better=True, function=sk.average_precision_score, problem=_both_classes
 )
 ACCURACY = Metric(name="accuracy", tasks=CLASSIFIERS, higher_is_better=True, function=_accuracy)
+BALANCED_ACCURACY = Metric(
+    name="balanced_accuracy", tasks=CLASSIFIERS, higher_is_better=True, function=_balanced_accuracy
+)
+LOG_LOSS = Metric(name="log_loss", tasks=ORDINAL_TOO, higher_is_better=False, function=_log_loss)
+RANK_MAE = Metric(name="rank_mae", tasks=("ordinal",), higher_is_better=False, function=_rank_mae)
+RANK_ACCURACY = Metric(name="rank_accuracy", tasks=("ordinal",), higher_is_better=True, function=_rank_accuracy)
+QUADRATIC_KAPPA = Metric(
+    name="quadratic_kappa", tasks=("ordinal",), higher_is_better=True, function=_quadratic_kappa, problem=_both_classes
+)
 RMSE = Metric(
     name="rmse",
     tasks=("regression",),
@@ -76,7 +148,9 @@ class Score:
 
 
 def default_metric(task: str) -> Metric:
-    """Return the field's metric of a task: ROC-AUC, or RMSE of regression."""
+    """Return the field's metric of a task: ROC-AUC, of ordered classes the mean error of the rank, or RMSE."""
+    if task == "ordinal":
+        return RANK_MAE
     return ROC_AUC if task in CLASSIFIERS else RMSE
 
 
@@ -98,19 +172,23 @@ def score(metric: Metric, labels_ML: Float64, predictions_ML: Float64, targets: 
     Args:
         metric: which.
         labels_ML: NaN where missing; those are passed over.
-        predictions_ML: same shape; of classifiers, the probability of class 1.
+        predictions_ML: same shape; of classifiers, the probability of class 1. Of tasks multiclass and
+            ordinal, [M, K] probabilities of the classes of the only target.
         targets: [L] names for messages; none numbers them from 1.
 
     Raises:
         RunError: a prediction that has a label is not a finite number; the metric returns no number.
     """
-    assert labels_ML.shape == predictions_ML.shape, "one prediction for each label"
+    L = labels_ML.shape[1]
+    assert labels_ML.shape == predictions_ML.shape or (L == 1 and len(predictions_ML) == len(labels_ML)), "one each"
     names = targets or [f"target {at + 1}" for at in range(labels_ML.shape[1])]
     values: list[float | None] = []
     reasons = []
-    for name, labels, predictions in zip(names, labels_ML.T, predictions_ML.T, strict=True):
+    for at, (name, labels) in enumerate(zip(names, labels_ML.T, strict=True)):
+        predictions = of_target(predictions_ML, at, L)
         known = ~np.isnan(labels)
-        if wrong := int(np.count_nonzero(~np.isfinite(predictions[known]))):
+        wrong_M = ~np.isfinite(predictions[:, None] if predictions.ndim == 1 else predictions)
+        if wrong := int(np.count_nonzero(known & np.any(wrong_M, axis=1))):
             raise RunError(
                 f"{wrong:,} of {known.sum():,} predictions of {name} are not finite: the model has diverged, try a "
                 "lower learning rate"

@@ -18,6 +18,8 @@ from unimol_scale.errors import ConfigError
         ({"split": "column"}, "need each other"),
         ({"split_column": "x"}, "need each other"),
         ({"fractions": (0.8, 0.2)}, "three positive numbers"),
+        ({"fractions": (0.9, 0.2, -0.1)}, "may be 0"),
+        ({"fractions": (0.9, 0.1, 0.0)}, "no test rows, by which baselines are judged"),
         ({"split": "file"}, "split=file and split_file=FILE need each other"),
         ({"split_file": Path("s.csv")}, "split=file and split_file=FILE need each other"),
         ({"split_parts": {"val": "valid"}}, "split_parts is of split=column and split=file, not of split=scaffold"),

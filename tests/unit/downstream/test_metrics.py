@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn import metrics as sk
 
 from unimol_scale.downstream.metric import TASKS, Metric
 from unimol_scale.downstream.metrics import default_metric, score, undefined
@@ -83,12 +84,37 @@ def test_a_metric_that_returns_no_number_is_told(value, shown):
 
 
 def test_which_way_is_up():
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"rmse", "mae"}
+    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {
+        "rmse", "mae", "log_loss", "rank_mae",
+    }  # fmt: skip
 
 
 def test_metrics_belong_to_tasks():
     assert (default_metric("regression"), default_metric("multilabel")) == (METRICS["rmse"], METRICS["roc_auc"])
-    for task in ("regression", "classification", "multilabel"):
+    for task in TASKS:
         check_metric(default_metric(task), task)
-    with pytest.raises(ConfigError, match=r"rmse is not one of classification; .*valid: accuracy, pr_auc, roc_auc"):
+    with pytest.raises(
+        ConfigError, match=r"rmse is not one of classification; .*valid: accuracy, balanced_accuracy, log_loss"
+    ):
         check_metric(METRICS["rmse"], "classification")
+
+
+def test_metrics_of_several_classes_are_those_of_scikit_learn():
+    labels = np.array([0, 2, 1, 1, 2, 0, 2.0])
+    random = np.random.default_rng(0).random((7, 3))
+    probability = random / random.sum(1, keepdims=True)
+    best = probability.argmax(1)
+    expected = {
+        "accuracy": sk.accuracy_score(labels, best),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, best),
+        "log_loss": sk.log_loss(labels, probability),
+        "roc_auc": sk.roc_auc_score(labels, probability, multi_class="ovr", average="macro"),
+    }
+    rank = (probability.cumsum(1)[:, :2] < 0.5).sum(1)
+    expected |= {
+        "rank_mae": np.abs(rank - labels).mean(),
+        "rank_accuracy": (rank == labels).mean(),
+        "quadratic_kappa": sk.cohen_kappa_score(labels, rank, weights="quadratic"),
+    }
+    for name, value in expected.items():
+        assert score(METRICS[name], labels[:, None], probability).value == pytest.approx(value), name

@@ -9,7 +9,7 @@ from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
 from unimol_scale.cli.settings import settings_of
 from unimol_scale.common.exit_status import GOES_ON
 from unimol_scale.common.machine.memory import keep_freed_memory
-from unimol_scale.downstream.config import NO_MODEL, SplitKind
+from unimol_scale.downstream.config import NO_MODEL, ClassWeights, SplitKind, Task, Transform
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, UnimolScaleError
 
@@ -23,6 +23,7 @@ FLAGS = {
         "data", "smiles_column", "task", "split", "split_column", "label_fraction", "inputs", "pooling", "loss",
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
         "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers", "folds", "repeats", "baselines",
+        "positive", "class_weights", "order", "censored", "weight_column", "transform",
     )
 }  # fmt: skip
 
@@ -47,7 +48,17 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     )
     add("--smiles-column", metavar="C", help="found by the usual names if not given")
     add("--target", nargs="+", dest="targets", metavar="C", help="label columns or data fields; all: every numeric one")
-    add("--task", choices=("regression", "classification", "multilabel"), help="told from the labels if not given")
+    add("--task", choices=get_args(Task), help="told from the labels if not given")
+    add("--positive", metavar="CLASS", help="of two classes with names (default: the last of the alphabet)")
+    add("--order", type=lambda text: text.split(","), metavar="A,B,C", help="of task ordinal: the lowest class first")
+    add("--censored", action="store_true", default=None, help="labels such as >10 and <0.1 are bounds (regression)")
+    add("--weight-column", metavar="C", help="weights of the rows in the loss; scores are not weighted")
+    add("--transform", choices=get_args(Transform), help="learn the logarithm of the labels (default: none)")
+    add(
+        "--class-weights",
+        choices=get_args(ClassWeights),
+        help="balanced: all classes weigh the same in the loss (default: none)",
+    )
     add(
         "--split",
         choices=get_args(SplitKind),

@@ -1,6 +1,6 @@
 """Fits the baselines to the rows of a fine-tuning, keeps their predictions, and reads what an earlier call has kept.
 
-Shapes: M rows, L targets.
+Shapes: M rows, L targets, W outputs.
 """
 
 import dataclasses
@@ -24,13 +24,14 @@ from unimol_scale.downstream.baselines.table_features import TableFeatures
 from unimol_scale.downstream.baselines.table_models import TABLE_MODELS, TREES, choose_rows, fit_and_predict
 from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splitting.parts import PARTS, DataSplit
+from unimol_scale.downstream.labels.outputs import Outputs, predicted_labels, trivial_outputs
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import score
 from unimol_scale.errors import ConfigError
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-Predictions = Mapping[str, Float64]  # name of a baseline → float64 [M, L] as learnt, NaN outside of valid and test
+Predictions = Mapping[str, Float64]  # name of a baseline → float64 [M, W] as learnt, NaN outside of valid and test
 _BY = " predicted "  # between the name of a baseline and that of a target: column of its predictions
 _SEED = 0
 _log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class TableRows:
         split: which rows are of which part; training rows are those that the models were trained on.
         learnt_ML: labels, without energies of the elements where those are taken off; NaN where missing.
         reference_ML: what was taken off, and is added to the predictions that are kept; None: nothing was.
+        classes: target → names of its classes.
+        weight_ML: float64, of the labels in the loss, 1 outside of the training rows; None: all weigh the same.
     """
 
     smiles: Sequence[str]
@@ -57,6 +60,13 @@ class TableRows:
     split: DataSplit
     learnt_ML: Float64
     reference_ML: Float64 | None = None
+    classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    weight_ML: Float64 | None = None
+
+    @property
+    def outputs(self) -> Outputs:
+        """What a baseline says of a molecule."""
+        return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     @property
     def judged(self) -> Int64:
@@ -80,6 +90,8 @@ class TableRows:
             rows = getattr(self.split, part)
             digest.update(repr([self.smiles[row] for row in rows.tolist()]).encode())
             digest.update(rows.astype(np.int64).tobytes() + self.learnt_ML[rows].tobytes())
+        if self.weight_ML is not None:
+            digest.update(self.weight_ML[self.split.train].tobytes())
         return digest.hexdigest()
 
 
@@ -112,6 +124,7 @@ def fit_baselines(
     Returns:
         Scores, and the predictions of validation and test rows.
     """
+    outputs, W = rows.outputs, len(rows.outputs.names)
     label_ML = np.where(features.readable[:, None], rows.learnt_ML, np.nan)
     train, judged = rows.train, rows.judged
     asked = judged[features.readable[judged]]
@@ -120,19 +133,22 @@ def fit_baselines(
     found: dict[str, Float64] = {}
     limits: dict[str, int] = {}
     for model in TABLE_MODELS:
-        prediction_ML, asked_RF = np.full(label_ML.shape, np.nan), features.dense(model.features, asked)
+        value_MW, asked_RF = np.full((len(label_ML), W), np.nan), features.dense(model.features, asked)
         for at, known in enumerate(known_L):
             if not len(known):  # none of the molecules with this label can be read
                 continue
             fitted = choose_rows(known, model.rows_for(len(rows.targets)), _SEED)
             data = (features.dense(model.features, fitted), label_ML[fitted, at])
-            prediction_ML[asked, at] = fit_and_predict(model, rows.task, data, asked_RF, trees)
+            weight_N = None if rows.weight_ML is None else rows.weight_ML[fitted, at]
+            predicted = fit_and_predict(model, rows.task, data, asked_RF, trees, outputs.num_classes, weight_N)
+            value_MW[asked[:, None], list(outputs.places(at))] = predicted.reshape(len(asked), -1)
             if all_L[at] > model.rows_for(len(rows.targets)):
                 limits[model.name] = max(len(fitted), limits.get(model.name, 0))
-        found[model.name] = prediction_ML
-    trivial_ML = np.full(label_ML.shape, np.nan)
-    trivial_ML[asked] = [label_ML[known, at].mean() if len(known) else np.nan for at, known in enumerate(known_L)]
-    found[TRIVIAL] = trivial_ML
+        found[model.name] = value_MW
+    trivial_MW = np.full((len(label_ML), W), np.nan)
+    trivial_W = trivial_outputs(label_ML[train], outputs.num_classes)
+    trivial_MW[asked] = np.where(np.repeat([len(known) > 0 for known in known_L], W // len(known_L)), trivial_W, np.nan)
+    found[TRIVIAL] = trivial_MW
     label_std = tuple(np.nanstd(rows.learnt_ML[rows.split.train], axis=0).tolist()) if rows.task == "regression" else ()
     member = MemberBaselines(
         seeds=seeds,
@@ -159,18 +175,17 @@ def _choose(rows: TableRows, label_ML: Float64, found: Predictions, label_std: S
     return max((model.name for model in TABLE_MODELS), key=worth)
 
 
-def _scores(rows: TableRows, label_ML: Float64, name: str, prediction_ML: Float64) -> BaselineScore:
+def _scores(rows: TableRows, label_ML: Float64, name: str, value_MW: Float64) -> BaselineScore:
     valid, test = (
-        score(rows.metric, *_judged(label_ML, prediction_ML, part)).per_target
+        score(rows.metric, *_judged(label_ML, value_MW, part)).per_target
         for part in (rows.split.valid, rows.split.test)
     )
     return BaselineScore(name=name, valid_by_target=valid, test_by_target=test)
 
 
-def _judged(label_ML: Float64, prediction_ML: Float64, part: Int64) -> tuple[Float64, Float64]:
+def _judged(label_ML: Float64, value_MW: Float64, part: Int64) -> tuple[Float64, Float64]:
     """Return labels, NaN where nothing was predicted, and predictions of some rows."""
-    label_RL, prediction_RL = label_ML[part], prediction_ML[part]
-    return np.where(np.isnan(prediction_RL), np.nan, label_RL), prediction_RL
+    return predicted_labels(label_ML[part], value_MW[part]), value_MW[part]
 
 
 def kept_baselines(
@@ -204,9 +219,9 @@ def kept_baselines(
     return member, predictions
 
 
-def baseline_columns(targets: Sequence[str]) -> list[str]:
-    """Return the names of the columns of the predictions of all baselines."""
-    return [f"{name}{_BY}{target}" for target in targets for name in (*(m.name for m in TABLE_MODELS), TRIVIAL)]
+def baseline_columns(outputs: Sequence[str]) -> list[str]:
+    """Return the names of the columns of the predictions of all baselines, for the names of their outputs."""
+    return [f"{name}{_BY}{output}" for output in outputs for name in (*(m.name for m in TABLE_MODELS), TRIVIAL)]
 
 
 def _write(path: Path, rows: TableRows, predictions: Predictions) -> None:
@@ -220,10 +235,12 @@ def _write(path: Path, rows: TableRows, predictions: Predictions) -> None:
         "split": pa.array(["valid" if row in valid else "test" for row in judged.tolist()]),
     }
     for at, target in enumerate(rows.targets):
-        columns[target] = pa.array(total_ML[judged, at], from_pandas=True)
+        columns[target] = rows.outputs.write_labels(at, total_ML[judged, at])
         taken_off = 0.0 if rows.reference_ML is None else rows.reference_ML[judged, at]
-        for name, prediction_ML in predictions.items():
-            columns[f"{name}{_BY}{target}"] = pa.array(prediction_ML[judged, at] + taken_off, from_pandas=True)
+        for name, value_MW in predictions.items():
+            for place in rows.outputs.places(at):
+                column = f"{name}{_BY}{rows.outputs.names[place]}"
+                columns[column] = pa.array(value_MW[judged, place] + taken_off, from_pandas=True)
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
 
 
@@ -231,8 +248,7 @@ def _read(path: Path, rows: TableRows) -> Predictions:
     table, judged = pq.read_table(path), rows.judged
     found = {}
     for name in (*(model.name for model in TABLE_MODELS), TRIVIAL):
-        prediction_ML = np.full(rows.learnt_ML.shape, np.nan)
-        for at, target in enumerate(rows.targets):
-            prediction_ML[judged, at] = table[f"{name}{_BY}{target}"].to_numpy(zero_copy_only=False)
-        found[name] = prediction_ML if rows.reference_ML is None else prediction_ML - rows.reference_ML
+        value_MW = np.full((len(rows.learnt_ML), len(rows.outputs.names)), np.nan)
+        value_MW[judged] = rows.outputs.read_values(table, f"{name}{_BY}")
+        found[name] = value_MW if rows.reference_ML is None else value_MW - rows.reference_ML
     return found

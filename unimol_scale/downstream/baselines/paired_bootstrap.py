@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unimol_scale.downstream.baselines.baseline_results import PairedDifference, Verdict
-from unimol_scale.downstream.metric import Metric
+from unimol_scale.downstream.metric import Metric, of_target
+from unimol_scale.downstream.metrics import log_losses
 
 Float64 = npt.NDArray[np.float64]
 
@@ -36,7 +37,8 @@ class JudgedRows:
     Attributes:
         label_RL: NaN where missing.
         molecule_R: equal for rows of one molecule, in all groups.
-        predictions: name of a predictor → float64 [S, R, L], of each of its seeds.
+        predictions: name of a predictor → float64 [S, R, W], of each of its seeds; the W outputs are L, or the
+            probabilities of all classes of the only target.
         scale_L: float64, what errors of a target are divided by before the mean over targets.
     """
 
@@ -158,7 +160,7 @@ def _some_seeds(score_SDL: Float64, random: np.random.Generator) -> Float64:
 
 def _scores(group: JudgedRows, prediction_SRL: Float64, metric: Metric, weight_DR: Float64) -> Float64:
     """Return [S, D, L], the scores of rows that count so many times; NaN where undefined."""
-    num_seeds, _, num_targets = prediction_SRL.shape
+    num_seeds, num_targets = len(prediction_SRL), group.label_RL.shape[1]
     found: Float64 = np.full((num_seeds, len(weight_DR), num_targets), np.nan)
     function = _WEIGHTED.get(metric.name, functools.partial(_draw_by_draw, metric))
     for at in range(num_targets):
@@ -167,7 +169,8 @@ def _scores(group: JudgedRows, prediction_SRL: Float64, metric: Metric, weight_D
         if not len(label_K) or metric.problem(label_K):
             continue
         for seed in range(num_seeds):
-            found[seed, :, at] = function(label_K, prediction_SRL[seed, known_R, at], weight_DK)
+            value_K = of_target(prediction_SRL[seed], at, num_targets)[known_R]
+            found[seed, :, at] = function(label_K, value_K, weight_DK)
     return found / group.scale_L if metric.in_label_units else found
 
 
@@ -178,6 +181,19 @@ def _rmse(label_R: Float64, prediction_R: Float64, weight_DR: Float64) -> Float6
 
 def _mae(label_R: Float64, prediction_R: Float64, weight_DR: Float64) -> Float64:
     return _weighted_mean(np.abs(prediction_R - label_R), weight_DR)
+
+
+def _log_loss(label_R: Float64, prediction_R: Float64, weight_DR: Float64) -> Float64:
+    return _weighted_mean(log_losses(label_R, prediction_R), weight_DR)
+
+
+def _any_roc_auc(label_R: Float64, prediction_R: Float64, weight_DR: Float64) -> Float64:
+    """The area; of several classes the mean over those among the labels drawn, each against all others."""
+    if prediction_R.ndim == 1:
+        return _roc_auc(label_R, prediction_R, weight_DR)
+    classes = np.unique(label_R)
+    each = [_roc_auc((label_R == name).astype(np.float64), prediction_R[:, int(name)], weight_DR) for name in classes]
+    return _nanmean(np.stack(each), 0)
 
 
 def _roc_auc(label_R: Float64, prediction_R: Float64, weight_DR: Float64) -> Float64:
@@ -199,7 +215,7 @@ def _draw_by_draw(metric: Metric, label_R: Float64, prediction_R: Float64, weigh
     for draw, weight_R in enumerate(weight_DR.astype(np.int64)):
         label = np.repeat(label_R, weight_R)
         if len(label) and not metric.problem(label):
-            found[draw] = metric.function(label, np.repeat(prediction_R, weight_R))
+            found[draw] = metric.function(label, np.repeat(prediction_R, weight_R, axis=0))
     return found
 
 
@@ -220,5 +236,6 @@ def _nanmean(values: Float64, axis: int) -> Float64:
 _WEIGHTED: dict[str, Callable[[Float64, Float64, Float64], Float64]] = {
     "rmse": _rmse,
     "mae": _mae,
-    "roc_auc": _roc_auc,
+    "roc_auc": _any_roc_auc,
+    "log_loss": _log_loss,
 }

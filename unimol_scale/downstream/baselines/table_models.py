@@ -17,13 +17,14 @@ from sklearn.ensemble import (
 
 from unimol_scale.downstream.baselines.table_features import FeatureKind, cores
 from unimol_scale.downstream.config import Task
+from unimol_scale.downstream.labels.outputs import trivial_outputs
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 TREES = 500
 # Beyond 10,000 rows scikit-learn stops boosting early, by a tenth of the training rows, so that more trees do no harm;
-# that tenth needs both classes.
+# that tenth needs all classes.
 _EARLY_STOPPING_ROWS = 10_000
 _LEAST_OF_A_CLASS = 100
 _MOST_BOOSTED_TREES = 1000
@@ -86,8 +87,12 @@ def fit_and_predict(
     train: tuple[npt.NDArray[Any], Float64],
     asked_RF: npt.NDArray[Any],
     trees: int = TREES,
+    num_classes: int = 0,
+    weight_N: Float64 | None = None,
 ) -> Float64:
     """Fit a model of one target and return its predictions, float64 [R]: numbers, or probabilities of class 1.
+
+    Of a task with a probability for each of K classes, they are [R, K]; a class without a training row has 0.
 
     The same input gives the same predictions to the last bit, whatever the cores. Everything but the number of trees is
     scikit-learn's default: forests of Breiman 2001 (doi:10.1023/A:1010933404324), boosting after LightGBM (Ke et al.
@@ -99,22 +104,37 @@ def fit_and_predict(
         train: features [N, F] and labels float64 [N], none of them NaN.
         asked_RF: features of the rows to predict.
         trees: of a forest.
+        num_classes: K; 0: there is one output.
+        weight_N: of the training rows; None: all weigh the same.
     """
     features_NF, label_N = train
+    trivial_W = trivial_outputs(label_N[:, None], num_classes)
+    unchanging = np.tile(trivial_W if num_classes else trivial_W[0], (len(asked_RF), *[1] * bool(num_classes)))
     if np.ptp(label_N) == 0.0:  # a class alone, or one row
-        return np.full(len(asked_RF), label_N[0])
+        return unchanging
     # What is the same in all training rows, or known in none, cannot be split on.
     low_F, high_F = np.fmin.reduce(features_NF), np.fmax.reduce(features_NF)
     kept_F = (high_F > low_F) | (np.isnan(features_NF).any(0) & ~np.isnan(low_F))
     if not kept_F.any():
-        return np.full(len(asked_RF), label_N.mean())
+        return unchanging
     estimator = _estimator(model, task, label_N, trees)
-    estimator.fit(features_NF[:, kept_F], label_N)
+    estimator.fit(features_NF[:, kept_F], label_N, sample_weight=weight_N)
     if model.forest:
         estimator.n_jobs = 1  # threads add the trees up in any order
-    predict = estimator.predict if task == "regression" else lambda some: estimator.predict_proba(some)[:, 1]
     pieces = [asked_RF[start : start + _PIECE][:, kept_F] for start in range(0, len(asked_RF), _PIECE)]
-    return np.concatenate([np.empty(0), *(predict(piece) for piece in pieces)])
+    return np.concatenate([unchanging[:0], *(_predict(estimator, task, piece, num_classes) for piece in pieces)])
+
+
+def _predict(estimator: Any, task: Task, piece_RF: npt.NDArray[Any], num_classes: int) -> Float64:  # noqa: ANN401
+    if task == "regression":
+        value_R: Float64 = estimator.predict(piece_RF)
+        return value_R
+    known_RK: Float64 = estimator.predict_proba(piece_RF)
+    if not num_classes:
+        return known_RK[:, 1]
+    value_RK = np.zeros((len(piece_RF), num_classes))
+    value_RK[:, estimator.classes_.astype(np.int64)] = known_RK
+    return value_RK
 
 
 def _estimator(model: TableModel, task: Task, label_N: Float64, trees: int) -> Any:  # noqa: ANN401 - of scikit-learn
@@ -122,7 +142,7 @@ def _estimator(model: TableModel, task: Task, label_N: Float64, trees: int) -> A
         forest = RandomForestRegressor if task == "regression" else RandomForestClassifier
         return forest(n_estimators=trees, random_state=_SEED, n_jobs=cores())
     boosting = HistGradientBoostingRegressor if task == "regression" else HistGradientBoostingClassifier
-    rare = task != "regression" and min(label_N.sum(), len(label_N) - label_N.sum()) < _LEAST_OF_A_CLASS
+    rare = task != "regression" and np.unique(label_N, return_counts=True)[1].min() < _LEAST_OF_A_CLASS
     stops_early = len(label_N) > _EARLY_STOPPING_ROWS and not rare
     return boosting(
         early_stopping=stops_early,

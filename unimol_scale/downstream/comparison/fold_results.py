@@ -97,14 +97,14 @@ def read_fold_result(name: str, folder: Path) -> FoldResult:
             "fine-tune with a cross-validation, such as --split scaffold-kfold --repeats 2"
         )
     return FoldResult(
-        name=name, folder=folder, outcome=outcome, rows=_sorted(read_out_of_fold(folder, outcome.targets))
+        name=name, folder=folder, outcome=outcome, rows=_sorted(read_out_of_fold(folder, outcome.outputs))
     )
 
 
 def _sorted(rows: OutOfFold) -> OutOfFold:
     order = np.lexsort((rows.seed_T, rows.row_T, rows.fold_T, rows.repeat_T))
     return OutOfFold(
-        targets=rows.targets,
+        outputs=rows.outputs,
         row_T=rows.row_T[order],
         smiles_T=tuple(rows.smiles_T[at] for at in order.tolist()),
         repeat_T=rows.repeat_T[order],
@@ -136,6 +136,8 @@ def _check_pair(one: FoldResult, other: FoldResult) -> None:
         here, there = getattr(one.outcome, key), getattr(other.outcome, key)
         if here != there:
             raise ConfigError(f"{what}they have different {key}, {_shown(here)} and {_shown(there)}")
+    if one.outcome.classes != other.outcome.classes:
+        raise ConfigError(f"{what}they have different classes")
     if one.outcome.folds != other.outcome.folds:
         raise ConfigError(
             f"{what}one has {one.outcome.describe_folds()}, the other {other.outcome.describe_folds()}; give both the "

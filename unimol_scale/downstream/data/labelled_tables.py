@@ -6,25 +6,15 @@ are read by the rules of the builder, so that a file means the same here as in a
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from conformer_gen.sources.columns import (
-    ID_NAMES,
-    MISSING,
-    SMILES_NAMES,
-    find_column,
-    find_smiles,
-    has_decimal_comma,
-    number,
-)
+from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, find_smiles, has_decimal_comma
 from conformer_gen.sources.lines import split as split_line
 from conformer_gen.sources.inputs.file_names import bare_suffix, stem
 from conformer_gen.sources.registry import SOURCES
@@ -33,10 +23,20 @@ from unimol_scale.common.text.delimited import EXCEL_SEPARATOR, Record, place_of
 from unimol_scale.common.text.text_files import Unpacked, check_decoded, is_parquet, open_text
 from unimol_scale.downstream.data import sdf_table
 from unimol_scale.downstream.config import Task
+from unimol_scale.downstream.labels.bounds import Bounds
+from unimol_scale.downstream.labels.label_columns import (
+    NUMBERS_OR_NAMES,
+    LabelColumn,
+    LabelReading,
+    named_rows,
+    numbers,
+    read_labels,
+    refuse,
+)
+from unimol_scale.downstream.labels.outputs import BY_CLASS
 from unimol_scale.errors import ConfigError, SourceError
 
 Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 _LINES = SOURCES["smiles"].suffixes
 SUFFIXES = (".csv", ".tsv", ".parquet", *_LINES, *sdf_table.SUFFIXES)  # as ``bare_suffix`` gives them
@@ -44,7 +44,6 @@ ALL_TARGETS = ("all",)
 # Numbers that name a row and are no property of it; the last, and what begins as below, is what pandas calls its index.
 ROW_NAMES = (*ID_NAMES, "", "__index_level_0__")
 UNNAMED = "unnamed: "
-ROWS_SHOWN = 3
 ROWS_TOGETHER = 50_000  # of text, before they become Arrow's
 
 
@@ -60,6 +59,8 @@ class LabelledTable:
         splits: [M] "train", "valid" or "test" as the split column has it, if one was asked for.
         columns: every column of the file, as it is there.
         problems: row → why it could not be read, for rows whose SMILES is empty for that reason.
+        classes: target → names of its classes, whose numbers, from 0, are the labels; targets of numbers are not there.
+        bounds: of labels such as ">10", which have no value; None: there are none.
     """
 
     name: str
@@ -69,6 +70,8 @@ class LabelledTable:
     splits: tuple[str, ...] | None
     columns: pa.Table = dataclasses.field(default_factory=lambda: pa.table({}))
     problems: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    bounds: Bounds | None = None
 
     def __post_init__(self) -> None:
         assert self.labels_ML.shape == (len(self.smiles), len(self.targets)), "one label a molecule and target"
@@ -76,7 +79,12 @@ class LabelledTable:
 
 
 def read_table(
-    path: Path, *, smiles_column: str | None, targets: tuple[str, ...], split_column: str | None = None
+    path: Path,
+    *,
+    smiles_column: str | None,
+    targets: tuple[str, ...],
+    split_column: str | None = None,
+    how: LabelReading = NUMBERS_OR_NAMES,
 ) -> LabelledTable:
     """Read a file of molecules.
 
@@ -87,10 +95,11 @@ def read_table(
             asked for by its number, from 1.
         targets: columns of labels; ("all",) takes every column of numbers that is neither a row's name nor the split.
         split_column: holds train, valid or test.
+        how: how labels are read.
 
     Raises:
         SourceError: the file is missing, unreadable or empty; a column is not there, or its name is there twice; it
-            cannot be told which column has the SMILES; a label is not a number; a target has no label at all.
+            cannot be told which column has the SMILES; a label is neither a number nor a class; a target has no label at all.
         ConfigError: a target is asked for twice.
     """
     path = Path(path)
@@ -99,7 +108,7 @@ def read_table(
     if sdf_table.is_sdf(path):
         if smiles_column is not None:
             raise ConfigError(f"{path}: smiles_column is of a table; SDF has the structures in its records")
-        return _labelled_sdf(path, targets, split_column)
+        return _labelled_sdf(path, targets, split_column, how)
     readers: dict[str, Callable[[Path], pa.Table]] = {
         ".csv": lambda path: _read_delimited(path, smiles_column),
         ".tsv": lambda path: _read_delimited(path, smiles_column),
@@ -118,22 +127,31 @@ def read_table(
     table = readers[suffix](path)
     if not table.num_rows:
         raise SourceError(f"{path} has no rows")
-    return _labelled(path, table, smiles_column, targets, split_column)
+    return _labelled(path, table, smiles_column, targets, split_column, how)
 
 
-def _labelled_sdf(path: Path, targets: tuple[str, ...], split_column: str | None) -> LabelledTable:
+def _labelled_sdf(
+    path: Path, targets: tuple[str, ...], split_column: str | None, how: LabelReading
+) -> LabelledTable:
     table, problems = sdf_table.read_sdf_table(path)
-    labelled = _labelled(path, table, sdf_table.STRUCTURE, targets, split_column)
+    labelled = _labelled(path, table, sdf_table.STRUCTURE, targets, split_column, how)
     columns = table.drop_columns([sdf_table.STRUCTURE])
     return dataclasses.replace(labelled, columns=columns, problems=problems)
 
 
 def _labelled(
-    path: Path, table: pa.Table, smiles_column: str | None, targets: tuple[str, ...], split_column: str | None
+    path: Path,
+    table: pa.Table,
+    smiles_column: str | None,
+    targets: tuple[str, ...],
+    split_column: str | None,
+    how: LabelReading,
 ) -> LabelledTable:
     names = [name.strip() for name in table.column_names]
     smiles_at = find_smiles(str(path), names, smiles_column)
     split_at = None if split_column is None else _place(path, names, split_column)
+    classes: dict[str, tuple[str, ...]] = {}
+    found_columns: list[LabelColumn] = []
     smiles = _texts(table.column(smiles_at))
     if targets == ALL_TARGETS:
         labels = _every_label(path, table, {smiles_at, split_at}, smiles)
@@ -143,10 +161,14 @@ def _labelled(
         labels = {}
         for target in targets:
             column = table.column(_place(path, names, target))
-            labels[target], wrong = _numbers(column)
-            if len(wrong):
-                _refuse(path, target, column, wrong, smiles)
+            found = read_labels(str(path), target, column, smiles, how)
+            found_columns.append(found)
+            labels[target] = found.value_M
+            if found.classes:
+                classes[target] = found.classes
             if np.isnan(labels[target]).all():
+                if found.bound_M is not None:
+                    raise SourceError(f"{path}: every label of the target {target!r} is a bound: none has a value")
                 raise SourceError(f"{path}: all {len(smiles):,} labels of the target {target!r} are missing")
     return LabelledTable(
         name=stem(path.name),
@@ -155,6 +177,8 @@ def _labelled(
         targets=tuple(labels),
         splits=None if split_at is None else tuple(_texts(table.column(split_at))),
         columns=table,
+        classes=classes,
+        bounds=Bounds.of(found_columns),
     )
 
 
@@ -174,69 +198,19 @@ def _every_label(path: Path, table: pa.Table, taken: set[int | None], smiles: Se
     for at, name in enumerate(name.strip() for name in table.column_names):
         if at in taken or name.lower() in ROW_NAMES or name.lower().startswith(UNNAMED):
             continue
-        values, wrong = _numbers(table.column(at))
+        values, wrong = numbers(table.column(at))
         present = int(np.count_nonzero(~np.isnan(values)))
         commas = len(wrong) and has_decimal_comma(table.column(at)[int(wrong[0])].as_py())
         if not commas and (not present or len(wrong) >= present):
             continue
         if len(wrong):
-            _refuse(path, name, table.column(at), wrong, smiles)
+            refuse(str(path), name, table.column(at), wrong, smiles)
         if name in labels:
             raise SourceError(f"{path} has several columns {name!r}; rename all but one")
         labels[name] = values
     if not labels:
         raise SourceError(f"{path}: none of the columns {', '.join(table.column_names)[:500]} holds labels")
     return labels
-
-
-def _numbers(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
-    """Return the numbers [M] of a column, NaN where there is none, and the rows that hold something else."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_boolean(kind):
-        column, kind = column.cast(pa.uint8()), pa.uint8()
-    if pa.types.is_null(kind):
-        return np.full(len(column), np.nan), np.zeros(0, np.int64)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        text = pc.utf8_trim_whitespace(column)
-        missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(MISSING, kind))
-        try:
-            values = pc.if_else(missing, None, text).cast(pa.float64()).to_numpy()
-        except pa.ArrowInvalid:
-            return _numbers_one_by_one(column)
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        values = column.cast(pa.float64(), safe=False).to_numpy()
-    else:
-        return np.full(len(column), np.nan), np.arange(len(column))
-    infinite = np.isinf(values)
-    return np.where(infinite, np.nan, values), np.flatnonzero(infinite)
-
-
-def _numbers_one_by_one(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
-    values, wrong = np.full(len(column), np.nan), []
-    for row, value in enumerate(column.to_pylist()):
-        try:
-            values[row] = number(value, "")
-        except SourceError:
-            wrong.append(row)
-    return values, np.array(wrong, np.int64)
-
-
-def _refuse(path: Path, target: str, column: pa.ChunkedArray, wrong: Int64, smiles: Sequence[str]) -> NoReturn:
-    values = [column[row].as_py() for row in wrong[:ROWS_SHOWN].tolist()]
-    shown = _named_rows(wrong, smiles, values)
-    remedy = "mend them, or leave them empty where they are missing (classes are 0 and 1)"
-    if all(has_decimal_comma(value) for value in values):
-        remedy = "write decimals with a point, not with a comma"
-    raise SourceError(f"{path}: {len(wrong):,} labels of the target {target!r} are not numbers: {shown}; {remedy}")
-
-
-def _named_rows(rows: Int64, smiles: Sequence[str], values: Iterable[object]) -> str:
-    """Return the first rows, by number from 1, SMILES and value, and how many there are beside them."""
-    shown = [f"row {row + 1} ({smiles[row]}): {value!r}" for row, value in zip(rows.tolist(), values, strict=False)]
-    more = len(rows) - ROWS_SHOWN
-    return ", ".join(shown[:ROWS_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _read_delimited(path: Path, smiles_column: str | None) -> pa.Table:
@@ -333,12 +307,19 @@ def _read_lines(path: Path, smiles_column: str | None, *, whole: bool) -> pa.Tab
 
 
 def infer_task(table: LabelledTable) -> Task:
-    """Return the task that the labels suggest: "classification" or "multilabel" if all are 0 or 1, else "regression".
+    """Return the task that the labels suggest.
+
+    "multiclass" if they are names of more than two classes; "classification", or of several targets "multilabel", if
+    all are 0 or 1 or names of two classes; else "regression".
 
     Raises:
         ConfigError: the table has no labels.
     """
     _require_labels(table)
+    if any(len(classes) > 2 for classes in table.classes.values()):
+        return "multiclass"
+    if table.bounds is not None:
+        return "regression"
     if not np.isin(table.labels_ML[~np.isnan(table.labels_ML)], (0.0, 1.0)).all():
         return "regression"
     return "classification" if len(table.targets) == 1 else "multilabel"
@@ -349,7 +330,8 @@ def check_task(table: LabelledTable, task: Task) -> None:
 
     Args:
         table: with at least one target.
-        task: "regression" takes any number; "classification" 0 and 1 of one target, "multilabel" of one or more.
+        task: "regression" takes any number; "classification" 0 and 1 of one target, "multilabel" of one or more;
+            "multiclass" and "ordinal" the classes of one target.
 
     Raises:
         ConfigError: there is no target, or more than the task takes.
@@ -358,15 +340,21 @@ def check_task(table: LabelledTable, task: Task) -> None:
     _require_labels(table)
     if task == "regression":
         return
-    if task == "classification" and len(table.targets) > 1:
-        raise ConfigError(
-            f"task classification is of one target, {table.name} has {len(table.targets)}: say multilabel"
-        )
+    if task in ("classification", *BY_CLASS) and len(table.targets) > 1:
+        remedy = "say multilabel" if task == "classification" else "fine-tune on each by itself"
+        raise ConfigError(f"task {task} is of one target, {table.name} has {len(table.targets)}: {remedy}")
+    if task in BY_CLASS:  # every label became a class when it was read
+        return
     for at, target in enumerate(table.targets):
         labels = table.labels_ML[:, at]
+        if len(classes := table.classes.get(target, ())) > 2:
+            raise SourceError(
+                f"{table.name}: the target {target!r} has {len(classes)} classes, {', '.join(classes)}; task {task} "
+                "takes two, --task multiclass takes more"
+            )
         wrong = np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, (0.0, 1.0)))
         if len(wrong):
-            shown = _named_rows(wrong, table.smiles, labels[wrong].tolist())
+            shown = named_rows(wrong, table.smiles, labels[wrong].tolist())
             raise SourceError(
                 f"{table.name}: {len(wrong):,} labels of the target {target!r} are neither 0 nor 1, as task {task} "
                 f"needs them: {shown}"

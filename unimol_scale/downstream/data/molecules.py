@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.conformer_cache import Given, cached_store
-from unimol_scale.downstream.data.skipped_rows import Skipped
+from unimol_scale.downstream.data.skipped_rows import Skipped, count_reasons
 from unimol_scale.errors import ConfigError, SourceError, StoreError, nearest
 from unimol_scale.store.manifest import SplitEntry
 from unimol_scale.store.schema import Int64
@@ -97,6 +97,13 @@ class Prepared:
     skipped: tuple[Skipped, ...]
     changes: tuple[str, ...]
     hydrogens: bool
+
+    def describe_counts(self) -> str:
+        """Return a line on how many rows were skipped, by reason, and reduced to a fragment; "" if none was."""
+        said = [f"{count:,} skipped ({reason})" for reason, count in count_reasons(self.skipped).items()]
+        if reduced := sum(FRAGMENT_KEPT in change for change in self.changes):
+            said.append(f"{reduced:,} reduced to the largest fragment")
+        return f"of {len(self.smiles):,} rows: {', '.join(said)}" if said else ""
 
     def describe_changes(self) -> str:
         """Return a line on rows whose molecule was changed; "" if there are none."""
@@ -189,12 +196,14 @@ def prepare(
 def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
     """Return SMILES in their order; what a table has where one is missing (None, NaN) becomes an empty one.
 
+    Molecules of RDKit become their SMILES; coordinates that they have are not used.
+
     Args:
         smiles: one or many.
         caller: name of the function that got them, for messages.
 
     Raises:
-        SourceError: they have no order, are a table, or one is something else than text.
+        SourceError: they have no order, are a table, or one is something else.
     """
     if isinstance(smiles, str):
         return [smiles]
@@ -204,11 +213,23 @@ def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
         smiles = smiles.to_pylist()
     if isinstance(smiles, bytes) or not hasattr(smiles, "__getitem__"):
         raise SourceError(f"{caller} takes a SMILES, or a list of them in an order, got {type(smiles).__name__}")
-    texts = ["" if text is None or (isinstance(text, float) and math.isnan(text)) else text for text in smiles]
+    texts = [_text_of(one) for one in smiles]
     for row, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            raise SourceError(f"{caller}: row {row} is {text!r}, which is no text; give SMILES")
+            raise SourceError(f"{caller}: row {row} is {text!r}, which is no text; give SMILES, or molecules of RDKit")
     return texts
+
+
+def count_with_coordinates(molecules: Any) -> int:  # noqa: ANN401 - whatever a caller has
+    """Return how many of the molecules are of RDKit and have a conformer with three dimensions."""
+    return sum(isinstance(one, Chem.Mol) and any(c.Is3D() for c in one.GetConformers()) for one in molecules)
+
+
+def _text_of(one: Any) -> Any:  # noqa: ANN401 - whatever stands in a list
+    """Return the SMILES of a molecule of RDKit, "" for what is missing, and anything else as it is."""
+    if isinstance(one, Chem.Mol):
+        return Chem.MolToSmiles(one)
+    return "" if one is None or (isinstance(one, float) and math.isnan(one)) else one
 
 
 def why_refused(molecule: SourceMolecule, max_atoms: int | None, fragments: Fragments) -> Rejected | None:

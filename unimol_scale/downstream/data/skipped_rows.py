@@ -2,6 +2,7 @@
 
 import csv
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,24 @@ class Skipped:
     detail: str
 
 
+class UnusableRowsError(SourceError):
+    """Rows have no usable molecule, and may not be skipped.
+
+    Args:
+        message: for the user.
+        skipped: those rows.
+    """
+
+    def __init__(self, message: str, skipped: Sequence[Skipped] = ()) -> None:
+        super().__init__(message)
+        self.skipped = tuple(skipped)
+
+
+def count_reasons(skipped: Sequence[Skipped]) -> dict[str, int]:
+    """Return reason → number of rows that were skipped for it, in the order of the alphabet."""
+    return dict(sorted(Counter(one.reason for one in skipped).items()))
+
+
 def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy: str) -> None:
     """Raise an error that names the first of the rows that were skipped; do nothing if there are none.
 
@@ -47,15 +66,16 @@ def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy
         remedy: what the user can do, for the message.
 
     Raises:
-        SourceError: a row was skipped.
+        UnusableRowsError: a row was skipped.
     """
     if not skipped:
         return
     first = "; ".join(f"row {s.row + 1} {s.smiles!r}: {s.reason} ({s.detail})" for s in skipped[:NAMED])
     more = f"; and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else ""
-    raise SourceError(
+    raise UnusableRowsError(
         f"{where}: {len(skipped):,} of {num_rows:,} rows have no usable molecule: {first}{more}. {remedy} "
-        f"({ROW_NUMBERS})"
+        f"({ROW_NUMBERS})",
+        skipped,
     )
 
 

@@ -4,12 +4,12 @@ Every kind of split sorts rows into groups that must stay together, orders the g
 folds are in ``splitting.folds``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from unimol_scale.downstream.config import GIVEN_SPLITS, SplitKind
+from unimol_scale.downstream.config import GIVEN_SPLITS, SplitKind, check_fractions
 from unimol_scale.downstream.data.splitting.clusters import group_clusters
 from unimol_scale.downstream.data.splitting.parts import ABSENT, PARTS, UNUSED, DataSplit
 from unimol_scale.downstream.data.splitting.row_groups import Groups, cut, fill, group_rows, largest_first, shuffled
@@ -32,6 +32,7 @@ def split_rows(
     valid_rows: int | None = None,
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
     sizes: Sequence[int | None] | None = None,
+    classes: Sequence[Hashable] | None = None,
     seed: int,
 ) -> DataSplit:
     """Divide the usable rows of a table into training, validation and test.
@@ -49,6 +50,7 @@ def split_rows(
     time: the oldest rows are for training and the newest for the test. Rows of the same time stay together; rows of the
         same molecule do too, at its oldest time, for from then on it is known.
     random: by seed; rows of the same molecule stay together.
+    stratified: likewise, each class by itself, so that all parts have about the same share of it.
     column, file: as the data, or a file beside it, says; fractions and sizes are not used.
 
     Args:
@@ -60,20 +62,22 @@ def split_rows(
         split_parts: word → part, or "unused"; None, or {}: the words are "train", "valid" and "test".
         valid_rows: of "column" and "file" without validation rows: how many training rows become such, by seed; rows of
             the same molecule stay together.
-        fractions: of train, valid and test; parts are as near to them as whole groups allow.
+        fractions: of train, valid and test; parts are as near to them as whole groups allow. Test may be 0: then no
+            row is set aside for it.
         sizes: in place of fractions, numbers of rows, one of them None: the rest. Random parts have exactly these, as
             long as there are molecules with one row to fill them up.
-        seed: of "random" and of ``valid_rows``.
+        classes: [M] of the rows; needed by "stratified".
+        seed: of "random", "stratified" and ``valid_rows``.
 
     Raises:
-        ConfigError: a part would be empty; fractions that are no three positive numbers with the sum 1; sizes beyond
-            the number of rows; a word that is no part, or no time; too many molecules for clusters.
+        ConfigError: a part would be empty; wrong fractions (``check_fractions``); sizes beyond the number of rows; a
+            word that is no part, or no time; too many molecules for clusters.
     """
-    if len(fractions) != len(PARTS) or min(fractions) <= 0.0 or abs(sum(fractions) - 1.0) > 1e-9:
-        raise ConfigError(f"fractions must be three positive numbers that add up to 1, got {list(fractions)}")
+    check_fractions(fractions)
+    needed = PARTS if sizes is not None or fractions[2] > 0.0 else PARTS[:2]
     rows = np.flatnonzero(usable_M)
-    if len(rows) < len(PARTS):
-        raise ConfigError(f"{len(rows)} usable molecules are too few for training, validation and test")
+    if len(rows) < len(needed):
+        raise ConfigError(f"{len(rows)} usable molecules are too few for {' and '.join(needed)}")
     ends = _ends(len(rows), fractions, sizes)
     if kind in GIVEN_SPLITS:
         parts = _given(rows, kind, splits, split_parts or dict.fromkeys(PARTS))
@@ -82,6 +86,8 @@ def split_rows(
     elif kind == "random":
         groups = shuffled(group_rows(rows, smiles), np.random.default_rng(seed))
         parts = cut(groups, ends) if sizes is None else fill(groups, ends)
+    elif kind == "stratified":
+        parts = _stratified(group_rows(rows, smiles), classes, fractions, sizes, np.random.default_rng(seed))
     elif kind == "scaffold":
         parts = fill(largest_first(group_rows(rows, scaffold_smiles)), ends)
     elif kind == "cluster":
@@ -94,13 +100,36 @@ def split_rows(
         order = np.argsort(-similarity, kind="stable")  # among equals, the one whose first row comes first
         parts = cut([groups[at] for at in order.tolist()], ends)
     dealt = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
-    if not all(dealt.values()):
+    if not all(dealt[name] for name in needed):
         remedy = "give more molecules, other fractions, or split=random"
         if kind in GIVEN_SPLITS:
             remedy = "valid_rows=N takes validation rows from the training rows" if dealt["train"] else "see split_parts"
         raise ConfigError(f"split {kind} deals {len(rows):,} usable molecules as {dealt}: a part is empty; {remedy}")
     train, valid, test = (np.sort(np.array(part, np.int64)) for part in parts)
     return DataSplit(train=train, valid=valid, test=test)
+
+
+def _stratified(
+    groups: Groups,
+    classes: Sequence[Hashable] | None,
+    fractions: Sequence[float],
+    sizes: Sequence[int | None] | None,
+    random: np.random.Generator,
+) -> Groups:
+    """Divide the groups of each class at random; the class of a group is that of its first row."""
+    if classes is None:
+        raise ConfigError("split=stratified divides each class by itself, and the labels are no classes of one target")
+    if sizes is not None:
+        raise ConfigError("split=stratified divides by fractions; leave split_sizes out")
+    of_class: dict[Hashable, Groups] = {}
+    for group in groups:
+        of_class.setdefault(classes[group[0]], []).append(group)
+    parts: Groups = [[], [], []]
+    for members in of_class.values():
+        ends = _ends(sum(map(len, members)), fractions, None)
+        for part, dealt in zip(parts, cut(shuffled(members, random), ends), strict=True):
+            part += dealt
+    return parts
 
 
 def _by_time(rows: Int64, smiles: Sequence[str], words: Sequence[str] | None) -> Groups:

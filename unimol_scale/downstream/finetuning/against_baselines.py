@@ -17,7 +17,9 @@ from unimol_scale.downstream.baselines.table_features import TableFeatures, tabl
 from unimol_scale.downstream.data.splitting.parts import DataSplit
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
 from unimol_scale.downstream.finetuning.results import read_predictions
+from unimol_scale.downstream.labels.outputs import predicted_labels
 from unimol_scale.downstream.metric import Metric
+from unimol_scale.store.schema import Float64
 
 _MODELS, _BEST = "models", "best"
 
@@ -30,11 +32,20 @@ class FittedMember:
         seed: of the model.
         rows: the data as the model learnt it.
         split: the rows that it was fitted to and judged by.
+        weight_RL: of the training labels in the loss; None: all weigh the same.
     """
 
     seed: int
     rows: Rows
     split: DataSplit
+    weight_RL: Float64 | None = None
+
+    def _weight_ML(self) -> Float64 | None:
+        if self.weight_RL is None:
+            return None
+        weight_ML = np.ones(self.rows.labels_ML.shape)
+        weight_ML[self.split.train] = self.weight_RL
+        return weight_ML
 
     def as_table(self, metric: Metric) -> TableRows:
         """Return what the baselines are fitted to: the same rows, labels and parts."""
@@ -46,6 +57,8 @@ class FittedMember:
             split=self.split,
             learnt_ML=self.rows.learnt_ML,
             reference_ML=self.rows.reference_ML,
+            classes=self.rows.classes,
+            weight_ML=self._weight_ML(),
         )
 
 
@@ -102,10 +115,10 @@ def _judged_rows(
 ) -> JudgedRows:
     rows, test = same[0].rows, same[0].split.test
     taken_off = 0.0 if rows.reference_ML is None else rows.reference_ML[test]
-    own_SRL = np.stack([read_predictions(folder, one.seed, rows.targets)[test] - taken_off for one in same])
+    own_SRL = np.stack([read_predictions(folder, one.seed, rows.outputs.names)[test] - taken_off for one in same])
     best_RL = predictions[fitted.chosen][test]
     return JudgedRows(
-        label_RL=np.where(np.isnan(best_RL), np.nan, rows.learnt_ML[test]),
+        label_RL=predicted_labels(rows.learnt_ML[test], best_RL),
         molecule_R=rows.molecules.key_M[test],
         predictions={_MODELS: own_SRL, _BEST: best_RL[None], TRIVIAL: predictions[TRIVIAL][test][None]},
         scale_L=np.array(fitted.label_std) if standardised else np.ones(len(rows.targets)),

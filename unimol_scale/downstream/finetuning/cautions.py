@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
+from unimol_scale.downstream.labels.outputs import trivial_outputs
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import score
 from unimol_scale.store.schema import Float64, Int64
@@ -19,14 +20,16 @@ USEFUL_CORRELATION = 0.5  # from which a spread sorts predictions by their likel
 NAMED = 3  # targets that a sentence names
 
 
-def trivial_scores(metric: Metric, train_RL: Float64, test_RL: Float64) -> tuple[float | None, ...]:
+def trivial_scores(
+    metric: Metric, train_RL: Float64, test_RL: Float64, num_classes: int = 0
+) -> tuple[float | None, ...]:
     """Return the score, target by target, of predicting the mean of the training labels for every test row.
 
-    For a classifier that mean is the share of ones. None where the metric is undefined.
+    For a classifier that mean is the share of ones; of several classes, their shares, of which the largest makes the
+    most frequent class the predicted one. None where the metric is undefined.
     """
-    known_RL = ~np.isnan(train_RL)
-    mean_L = np.where(known_RL, train_RL, 0.0).sum(0) / np.maximum(known_RL.sum(0), 1)
-    return score(metric, test_RL, np.broadcast_to(mean_L, test_RL.shape)).per_target
+    value_W = trivial_outputs(train_RL, num_classes)
+    return score(metric, test_RL, np.tile(value_W, (len(test_RL), 1))).per_target
 
 
 def mean_scores(scores: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
@@ -52,6 +55,7 @@ def cautions(
     molecules: Sequence[int],
     *,
     higher_is_better: bool,
+    trivial_name: str = "the mean of the training labels",
 ) -> tuple[str, ...]:
     """Return warnings about a test score; none for a score of many molecules that is better than predicting the mean.
 
@@ -62,6 +66,7 @@ def cautions(
         trivial: [L] see ``trivial_scores``; empty if unknown.
         molecules: [L] test molecules with a label; empty if unknown.
         higher_is_better: whether a higher value of the metric is better.
+        trivial_name: what is predicted of every molecule without a model.
     """
     said = []
     few = {name: number for name, number in zip(targets, molecules, strict=False) if number < FEW_MOLECULES}
@@ -79,7 +84,7 @@ def cautions(
     ]
     if worse:
         of = "" if len(targets) == 1 else f" for {_names([name for name, _ in worse])}"
-        said.append(f"no better than predicting the mean of the training labels{of} ({metric} {worse[0][1]:.3g})")
+        said.append(f"no better than predicting {trivial_name}{of} ({metric} {worse[0][1]:.3g})")
     return tuple(said)
 
 

@@ -52,16 +52,17 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     Member,
     save_config,
 )
-from unimol_scale.downstream.finetuning.model.training import Scaling
 from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
-from unimol_scale.downstream.finetuning.row_parts import check_labels, split_labelled, take_off_references
+from unimol_scale.downstream.finetuning.row_parts import check_labels, count_rows, split_labelled, take_off_references
+from unimol_scale.downstream.labels.learning_notes import describe_learning
+from unimol_scale.downstream.labels.outputs import absent_classes, describe_classes
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import default_metric
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import ModelConfig, preset
-from unimol_scale.store.schema import Int32, Int64
+from unimol_scale.store.schema import Float64, Int32, Int64
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +126,9 @@ def _baselines(problems: Sequence[SeedProblem], done: FinetuneResult) -> Baselin
     """Return the baselines of every split, and how all models differ from them."""
     of_fold = {each.fold: each for each in problems}
     own = [(seed.seed, of_fold[seed.fold]) for seed in done.seeds]
-    members = [FittedMember(seed=seed, rows=each.rows, split=each.split) for seed, each in own]
+    members = [
+        FittedMember(seed=seed, rows=each.rows, split=each.split, weight_RL=each.weight_RL) for seed, each in own
+    ]
     problem = problems[0]
     return judge_baselines(problem.config.folder, members, problem.metric, standardised=not done.has_mean)
 
@@ -175,6 +178,8 @@ def _pretraining_overlap(problems: Sequence[SeedProblem]) -> tuple[Path | None, 
     problem = problems[0]
     pretrained_on = problem.start.pretrained_on
     store = problem.config.pretraining_store or (pretrained_on.path if pretrained_on else None)
+    if not len(_tested(problems)):
+        return store, None
     if store is not None:
         return store, _leakage(store, problem.rows, _tested(problems)).describe()
     if pretrained_on is not None:
@@ -212,7 +217,9 @@ def _result(problems: Sequence[SeedProblem], hashes: InputHashes, seeds: Sequenc
         seeds=tuple(seeds),
         trivial=mean_scores([each.trivial for each in problems]),
         test_molecules=count_labelled_molecules(rows.molecules.position_M[test], rows.labels_ML[test]),
-        label_std=Scaling.of(rows.learnt_ML[problem.split.train], rows.task).std_L if rows.task == "regression" else (),
+        label_std=problem.scaling.spread_L,
+        row_counts=count_rows(rows, [each.split for each in problems]),
+        classes=dict(rows.classes),
     )
 
 
@@ -238,6 +245,8 @@ def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]
         hydrogens=bool(config.hydrogens),
         conformers=config.conformers,
         head=config.head,
+        classes=dict(rows.classes),
+        transforms=config.transforms_of(rows.targets),
     )
 
 
@@ -326,19 +335,26 @@ def _notes(problems: Sequence[SeedProblem], chosen: ChosenInputs, store: Path | 
     geometry = describe_geometry(config.data, sees_3d=chosen.inputs != "2d")
     few = rows.describe_conformers(config.conformers)
     said = (chosen.warning, reduced, rows.describe_repeated(), overlap, larger, geometry, few)
-    notes = [note for note in said if note]
+    notes = [*describe_classes(rows.outputs, rows.labels_ML[rows.usable_M]), *(note for note in said if note)]
     if config.task is None and (classes := rows.describe_integers()):
         notes.append(classes)
     one_class = [target for at, target in enumerate(rows.targets) if any(_has_one_class(each, at) for each in problems)]
     if one_class:
         where = "" if problem.fold is None else " of some fold"
         notes.append(f"targets with one class only among the training rows{where}: {', '.join(one_class)}")
+    notes += describe_learning(config, rows.outputs, _train_weights(problem), str(problem.fold or ""))
+    if absent := absent_classes(rows.outputs, [rows.labels_ML[each.split.train] for each in problems]):
+        notes.append(f"classes without a training row, which are never predicted: {', '.join(absent)}")
     return tuple(notes)
 
 
 def _has_one_class(problem: SeedProblem, target: int) -> bool:
     labels_R = problem.rows.labels_ML[problem.split.train, target]
     return len(np.unique(labels_R[~np.isnan(labels_R)])) == 1
+
+
+def _train_weights(problem: SeedProblem) -> Float64 | None:
+    return None if problem.rows.weight_M is None else problem.rows.weight_M[problem.split.train]
 
 
 def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:

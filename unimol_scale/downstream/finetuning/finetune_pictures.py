@@ -1,4 +1,4 @@
-"""Draws the pictures of a fine-tuning: parity plots or ROC curves of the test rows, and training curves.
+"""Draws the pictures of a fine-tuning: parity, ROC curves or a confusion matrix of the test rows; training curves.
 
 Every target has a panel, up to twelve. Imports matplotlib. Shapes: R test rows, L targets.
 """
@@ -13,21 +13,25 @@ from sklearn.metrics import roc_curve
 
 from unimol_scale.common.report.pictures import BLUE, GREY, RED, save_figure
 from unimol_scale.downstream.finetuning.results import FinetuneResult
-from unimol_scale.store.schema import Float64
+from unimol_scale.downstream.labels.confusion_matrix import count_confusions
+from unimol_scale.store.schema import Float64, Int64
 
 MOST_PANELS = 12
 MODEL_COLOUR, CHANCE_COLOUR, VALID_COLOUR = BLUE, GREY, RED
 
 
 def draw_predictions(path: Path, outcome: FinetuneResult, labels_RL: Float64, predictions: Sequence[Float64]) -> None:
-    """Draw predictions of the test rows: against the labels (regression), or as ROC curves.
+    """Draw predictions of the test rows: against the labels (regression), as ROC curves, or as a confusion matrix.
 
     Args:
         path: of the picture.
         outcome: names and scores.
         labels_RL: of the test rows.
-        predictions: [R, L] of each seed, or of each repeat of a cross-validation.
+        predictions: [R, W] of each seed, or of each repeat of a cross-validation.
     """
+    if outcome.outputs.num_classes:
+        _draw_confusions(path, outcome, count_confusions(outcome.outputs, labels_RL, predictions))
+        return
     spread = "repeats" if outcome.folds else "seeds"
     shown = min(len(outcome.targets), MOST_PANELS)
     figure, axes = _panels(shown)
@@ -38,6 +42,22 @@ def draw_predictions(path: Path, outcome: FinetuneResult, labels_RL: Float64, pr
         axes[at].set_title(title, fontsize=9, parse_math=False)  # a name may hold a $
         draw = _parity if outcome.task == "regression" else _roc
         draw(axes[at], labels_RL[:, at], [p[:, at] for p in predictions], outcome.units.get(target, ""), spread)
+    save_figure(figure, path)
+
+
+def _draw_confusions(path: Path, outcome: FinetuneResult, count_KK: Int64) -> None:
+    figure, axes = _panels(1)
+    (axis, *_), names = axes, outcome.outputs.classes[outcome.targets[0]]
+    share_KK = count_KK / np.maximum(count_KK.sum(1, keepdims=True), 1)
+    axis.imshow(share_KK, cmap="Blues", vmin=0.0, vmax=1.0)
+    for (line, column), count in np.ndenumerate(count_KK):
+        colour = "white" if share_KK[line, column] > 0.5 else "black"
+        axis.text(column, line, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("class")
+    axis.set_title(f"{outcome.targets[0]}: {outcome.metric} {outcome.mean:.3g}", fontsize=9, parse_math=False)
     save_figure(figure, path)
 
 

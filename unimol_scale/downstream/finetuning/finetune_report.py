@@ -27,6 +27,12 @@ from unimol_scale.downstream.finetuning.folds.fold_files import read_out_of_fold
 from unimol_scale.downstream.finetuning.folds.fold_lines import describe_score, describe_split, fold_table
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
 from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult, plus_minus, sample_std
+from unimol_scale.downstream.labels.confusion_matrix import (
+    confusion_lines,
+    count_confusions,
+    true_class_probabilities,
+)
+from unimol_scale.downstream.labels.learning_notes import STANDARDISED
 from unimol_scale.store.schema import Float64
 
 REPORT_NAME = "report.md"
@@ -34,49 +40,55 @@ REPORT_NAME = "report.md"
 
 def write_report(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) -> None:
     """Write report and pictures from the results and the predictions in the folder."""
-    picture = "parity.png" if outcome.task == "regression" else "roc.png"
-    labels_RL, predictions = _test_rows(folder, outcome)
-    draw_predictions(folder / picture, outcome, labels_RL, predictions)
-    spread_lines = _spread_lines(outcome, labels_RL, predictions)
-    if config.conformers > 1:
-        spread_lines.append(_conformer_line(folder, outcome, config))
+    pictures, spread_lines, more = ["course.png"], [], []
+    if outcome.has_test:
+        picture = "confusion.png" if outcome.outputs.num_classes else "roc.png"
+        pictures.insert(0, "parity.png" if outcome.task == "regression" else picture)
+        labels_RL, predictions = _test_rows(folder, outcome)
+        draw_predictions(folder / pictures[0], outcome, labels_RL, predictions)
+        spread_lines += _spread_lines(outcome, labels_RL, predictions)
+        if config.conformers > 1:
+            spread_lines.append(_conformer_line(folder, outcome, config))
+        if outcome.outputs.num_classes:
+            more = confusion_lines(outcome.outputs, count_confusions(outcome.outputs, labels_RL, predictions))
     draw_training_curves(folder / "course.png", outcome)
-    commit_text(folder / REPORT_NAME, "\n".join(_lines(outcome, config, picture, spread_lines)) + "\n")
+    lines = _lines(outcome, config, pictures, spread_lines)
+    commit_text(folder / REPORT_NAME, "\n".join([*lines, *more]) + "\n")
 
 
 def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, list[Float64]]:
     """Return labels [R, L] of the test rows, and predictions of each seed, or of each repeat of a cross-validation."""
     if outcome.folds:
-        return read_out_of_fold(folder, outcome.targets).by_repeat()
+        return read_out_of_fold(folder, outcome.outputs).by_repeat()
     labels, predictions = [], []
     for seed in outcome.seeds:
         table = pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet")
         test = np.array([part == "test" for part in table["split"].to_pylist()])
-        columns = [np.stack([_floats(table, f"{prefix}{t}") for t in outcome.targets], 1) for prefix in ("", PREDICTED)]
-        labels.append(columns[0][test])
-        predictions.append(columns[1][test])
+        labels.append(outcome.outputs.read_labels(table)[test])
+        predictions.append(outcome.outputs.read_values(table, PREDICTED)[test])
     return labels[0], predictions
 
 
 def _conformer_line(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) -> str:
     """Return how much the predictions of the test rows vary over the conformers of a molecule."""
     said = []
-    for target in outcome.targets[:HEADLINE_TARGETS]:
+    names = outcome.outputs.names
+    for name in names[:HEADLINE_TARGETS]:
         deviations = []
         for seed in outcome.seeds:
             table = pq.read_table(folder / f"predictions-seed-{seed.seed}.parquet")
             test = np.array([part == "test" for part in table["split"].to_pylist()])
-            deviations.append(_floats(table, f"{target}{CONFORMER_SPREAD}")[test])
+            deviations.append(_floats(table, f"{name}{CONFORMER_SPREAD}")[test])
         known = np.concatenate(deviations)
         known = known[~np.isnan(known)]
-        unit = outcome.units.get(target, "") if outcome.task == "regression" else ""
+        unit = outcome.units.get(name, "") if outcome.task == "regression" else ""
         shown = f"{known.mean():.3g}{f' {unit}' if unit else ''}" if len(known) else "not known (one conformer each)"
-        said.append(shown if len(outcome.targets) == 1 else f"{target} {shown}")
-    more = len(outcome.targets) - HEADLINE_TARGETS
+        said.append(shown if len(names) == 1 else f"{name} {shown}")
+    more = len(names) - HEADLINE_TARGETS
     return (
         f"predictions are means over up to {config.conformers} conformers of a molecule; their standard deviation over "
         f"conformers, as a mean of the test rows and seeds: {', '.join(said)}"
-        + (f" and {more:,} more targets in the predictions" if more > 0 else "")
+        + (f" and {more:,} more in the predictions" if more > 0 else "")
     )
 
 
@@ -86,7 +98,9 @@ def _floats(table: object, name: str) -> Float64:
     return values
 
 
-def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread_lines: Sequence[str]) -> list[str]:
+def _lines(
+    outcome: FinetuneResult, config: FinetuneConfig, pictures: Sequence[str], spread_lines: Sequence[str]
+) -> list[str]:
     sizes = outcome.split_sizes
     fraction = "" if config.label_fraction == 1.0 else f" ({config.label_fraction:.0%} of the training rows)"
     used = sum(sizes.values())
@@ -107,25 +121,65 @@ def _lines(outcome: FinetuneResult, config: FinetuneConfig, picture: str, spread
         + f"; {ROW_NUMBERS}",
     ]
     lines += [f"- {note}" for note in (*outcome.notes, *_baseline_notes(outcome))]
-    lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
+    if outcome.has_test:
+        lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
+    lines += [f"- {line}" for line in ([STANDARDISED] if outcome.task == "regression" else []) + _bound_lines(outcome)]
     lines += [
         "",
-        f"![]({picture})",
-        "",
-        "![](course.png)",
-        "",
+        *(line for picture in pictures for line in (f"![]({picture})", "")),
         f"## {'Fold by fold' if outcome.folds else 'Seed by seed'}",
         "",
     ]
     lines += fold_table(outcome) if outcome.folds else _by_seed(outcome)
-    if len(outcome.targets) > 1:
+    if len(outcome.targets) > 1 and outcome.has_test:
         lines += _by_target(outcome)
-    if len(outcome.targets) > MOST_PANELS:
+    if len(outcome.targets) > MOST_PANELS and outcome.has_test:
         lines += ["", f"The picture shows the first {MOST_PANELS} targets."]
+    lines += _row_lines(outcome)
     undefined = sorted({reason for seed in outcome.seeds for reason in seed.undefined})
     if undefined:
         lines += ["", "Not defined, and left out of the mean: " + "; ".join(undefined) + "."]
     return lines
+
+
+_ROW_WORDS = {
+    "rows": "in the data",
+    "unlabelled": "with a molecule and no label",
+    "unused": "in no part of the split",
+    "used": "used",
+    "reduced_to_fragment": "of the used: reduced to the largest fragment",
+    "isotopes_removed": "of the used: without their isotope labels",
+    "repeated_molecule": "of the used: of a molecule that another row has, too (they count)",
+    "bounds": "labels of the used that are bounds",
+}
+
+
+def _row_lines(outcome: FinetuneResult) -> list[str]:
+    """Return a table of what became of the rows."""
+    if not outcome.row_counts:
+        return []
+    rows = []
+    for key, count in outcome.row_counts.items():
+        words = _ROW_WORDS.get(key) or f"without a usable molecule: {key.removeprefix('skipped ')}"
+        if count or key in ("rows", "used"):
+            rows.append([words, f"{count:,}"])
+    return ["", "## Rows", "", *markdown_table(["what became of them", "rows"], rows)]
+
+
+def _bound_lines(outcome: FinetuneResult) -> list[str]:
+    """Return how many bounds the predictions violate, over all models."""
+    said = []
+    for part in ("train", "valid", "test"):
+        total = sum(seed.bounds.get(part, 0) for seed in outcome.seeds)
+        if total:
+            wrong = sum(seed.violated_bounds[part] for seed in outcome.seeds)
+            said.append(f"{wrong:,} of {total:,} ({wrong / total:.0%}) in {part}")
+    if not said:
+        return []
+    return [
+        f"censored labels (bounds): predictions of all models are on the wrong side of {', '.join(said)}; scores are "
+        "of the other labels alone, and baselines are fitted to them"
+    ]
 
 
 def _against_baselines(outcome: FinetuneResult) -> list[str]:
@@ -159,7 +213,7 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
                 row(f"best baseline: {chosen}", None, f"{shown_value(best)}: {shown_verdict(best.verdict)}"),
                 *(row(shown_baseline(name), name) for name in (found.names if several else others)),
                 row(
-                    shown_baseline(TRIVIAL),
+                    outcome.outputs.trivial if outcome.outputs.num_classes else shown_baseline(TRIVIAL),
                     TRIVIAL,
                     f"{shown_value(found.trivial)}: {shown_verdict(found.trivial.verdict)}",
                 ),
@@ -172,10 +226,10 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
 def _model_scores(outcome: FinetuneResult) -> tuple[str, str]:
     """Return the scores of validation and test rows, means over seeds."""
     if outcome.has_mean:
-        pairs = [(seed.valid, seed.test) for seed in outcome.seeds]
+        both = [(seed.valid, seed.test) for seed in outcome.seeds]
     else:
-        scaled = ((seed.valid_scores[seed.best_epoch - 1], outcome.standardised(seed)) for seed in outcome.seeds)
-        pairs = [(valid, test) for valid, test in scaled if test is not None]
+        both = [(seed.valid_scaled, outcome.standardised(seed)) for seed in outcome.seeds]
+    pairs = [(valid, test) for valid, test in both if test is not None]
     valid, test = (plus_minus(float(np.mean(values)), sample_std(values)) for values in zip(*pairs, strict=True))
     return valid, test
 
@@ -213,6 +267,8 @@ def _baseline_notes(outcome: FinetuneResult) -> list[str]:
 
 def _result(outcome: FinetuneResult) -> str:
     """Return the score of the test rows in words; targets in different units have no common one."""
+    if not outcome.has_test:
+        return "no rows were set aside for a test, so how good the models are is not known here"
     if not outcome.has_mean:
         means = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
         common = f"; the mean in standard deviations of the training labels is {np.mean(means):.3g}" if means else ""
@@ -231,6 +287,9 @@ def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequ
     if len(predictions) < 2 or outcome.folds:
         return []
     value_SRL = np.stack(predictions)
+    if outcome.outputs.num_classes:
+        value_SRL = true_class_probabilities(labels_RL, value_SRL)
+        labels_RL = np.where(np.isnan(labels_RL), np.nan, 1.0)  # what that probability should be
     there_RL = ~np.isnan(labels_RL)
     error_RL, spread_RL = np.abs(value_SRL.mean(0) - labels_RL), value_SRL.std(0, ddof=1)
     said = [describe_spread(spread_RL, error_RL)]
@@ -245,15 +304,15 @@ def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequ
 
 def _by_seed(outcome: FinetuneResult) -> list[str]:
     metric = outcome.metric if outcome.has_mean else f"{outcome.metric} (in standard deviations of the training labels)"
-    rows = []
+    rows, parts = [], 2 if outcome.has_test else 1
     for seed in outcome.seeds:
         valid: float | None = seed.valid
         test: float | None = seed.test
         if not outcome.has_mean:
-            valid, test = seed.valid_scores[seed.best_epoch - 1], outcome.standardised(seed)
-        shown = ("not known" if value is None else f"{value:.4g}" for value in (valid, test))
-        rows.append([str(seed.seed), str(seed.best_epoch), str(len(seed.losses)), *shown])
-    return markdown_table(["seed", "best epoch", "of", f"valid {metric}", f"test {metric}"], rows)
+            valid, test = seed.valid_scaled, outcome.standardised(seed)
+        shown = ["not known" if value is None else f"{value:.4g}" for value in (valid, test)]
+        rows.append([str(seed.seed), str(seed.best_epoch), str(len(seed.losses)), *shown[:parts]])
+    return markdown_table(["seed", "best epoch", "of", f"valid {metric}", f"test {metric}"][: 3 + parts], rows)
 
 
 def _by_target(outcome: FinetuneResult) -> list[str]:

@@ -3,8 +3,8 @@
 Shapes: M rows, L targets.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from unimol_scale.downstream.data.skipped_rows import refuser_for
 from unimol_scale.downstream.data.split_files import read_split_file
 from unimol_scale.downstream.data.splitting.parts import ABSENT, PARTS
 from unimol_scale.downstream.label_units import conversion_factor
+from unimol_scale.downstream.labels.bounds import Bounds, has_label
+from unimol_scale.downstream.labels.label_columns import LabelReading, read_labels
+from unimol_scale.downstream.labels.label_weights import read_weights
+from unimol_scale.downstream.labels.outputs import Outputs
+from unimol_scale.downstream.labels.transforms import check_positive
 from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.schema import LABEL_PREFIX, Float64
@@ -26,6 +31,7 @@ from unimol_scale.store.shards import open_store
 PREDICTED = "predicted "  # before the name of a target: column of its predictions
 SPREAD = " seed_std"  # behind the name of a target: standard deviation over seeds, not an error bar
 CONFORMER_SPREAD = " conformer_std"  # likewise: standard deviation over the conformers of a molecule
+BOUND = " bound"  # behind the name of a target: column of the bounds of censored labels
 MOST_CLASSES = 5  # integer labels with more different values are taken for counts
 
 
@@ -44,6 +50,9 @@ class Rows:
         leaves_out_hydrogens: hydrogens have to be removed from the molecules, since the model sees heavy atoms only.
         reference_ML: energies of the elements that are taken off the labels to be learnt, 0 for other targets, NaN for
             rows that are not usable; None: nothing is.
+        classes: target → names of its classes, whose numbers, from 0, are the labels; targets of numbers are not there.
+        bounds: of labels that are censored, in the same units; None: there are none.
+        weight_M: float64, of the rows in the loss; None: all weigh the same.
     """
 
     name: str
@@ -55,6 +64,14 @@ class Rows:
     molecules: Prepared
     leaves_out_hydrogens: bool
     reference_ML: Float64 | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bounds: Bounds | None = None
+    weight_M: Float64 | None = None
+
+    @property
+    def outputs(self) -> Outputs:
+        """What a model of these labels says of a molecule."""
+        return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     @property
     def learnt_ML(self) -> Float64:
@@ -62,15 +79,27 @@ class Rows:
         return self.labels_ML if self.reference_ML is None else self.labels_ML - self.reference_ML
 
     @property
+    def learnt_bounds(self) -> Bounds | None:
+        """The bounds as the models learn them: without energies of the elements."""
+        if self.bounds is None or self.reference_ML is None:
+            return self.bounds
+        return self.bounds.less(self.reference_ML)
+
+    @property
+    def labelled_M(self) -> "np.ndarray":
+        """Bool: rows with at least one label or bound."""
+        return has_label(self.labels_ML, self.bounds)
+
+    @property
     def usable_M(self) -> "np.ndarray":
-        """Bool: rows with a molecule and at least one label."""
-        usable_M: np.ndarray = (self.molecules.position_M >= 0) & ~np.isnan(self.labels_ML).all(axis=1)
+        """Bool: rows with a molecule and at least one label or bound."""
+        usable_M: np.ndarray = (self.molecules.position_M >= 0) & self.labelled_M
         return usable_M
 
     @property
     def num_unlabelled(self) -> int:
         """Rows with a molecule and no label."""
-        return int((np.isnan(self.labels_ML).all(axis=1) & (self.molecules.position_M >= 0)).sum())
+        return int((~self.labelled_M & (self.molecules.position_M >= 0)).sum())
 
     def describe_repeated(self) -> str:
         """Return a line on rows that share a molecule with another usable row; "" if there are none."""
@@ -105,7 +134,10 @@ class Rows:
             values = np.unique(labels_M[~np.isnan(labels_M)])
             if self.task == "regression" and len(values) <= MOST_CLASSES and (values == values.round()).all():
                 shown = ", ".join(f"{value:g}" for value in values)
-                return f"the labels of {target!r} are {shown}, fitted as numbers; classes are 0 and 1"
+                return (
+                    f"the labels of {target!r} are {shown}, fitted as numbers; if they are classes, say --task "
+                    "multiclass (two classes are 0 and 1)"
+                )
         return ""
 
 
@@ -132,10 +164,21 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
         smiles_column=config.smiles_column,
         targets=config.targets,
         split_column=None if config.split == "file" else config.split_column,
+        how=_reading(config),
     )
+    table = _without_weights(config, table)
     task = _task(config, table)  # checked before conformers are made, which can take minutes
-    _check_names(config, [name.strip() for name in table.columns.column_names])
-    labels_ML, units = _converted(config, table, task, config.units)
+    names = [name.strip() for name in table.columns.column_names]
+    _check_names(config, names)
+    labels_ML, bounds, units = _converted(config, table, task, config.units)
+    weight_M = None
+    if config.weight_column is not None:
+        at = find_column(str(config.data), names, config.weight_column, ())
+        assert at is not None, "a column that was asked for is there, or an error"
+        weights = table.columns.column(at)
+        weight_M = read_weights(
+            str(config.data), config.weight_column, weights, table.smiles, has_label(labels_ML, bounds)
+        )
     return Rows(
         name=table.name,
         targets=table.targets,
@@ -143,6 +186,9 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
         task=task,
         labels_ML=labels_ML,
         given_splits=_words(config, table),
+        classes=table.classes,
+        bounds=bounds,
+        weight_M=weight_M,
         molecules=prepare(
             table.smiles,
             cache=config.cache,
@@ -182,8 +228,8 @@ def _check_names(config: FinetuneConfig, columns: Collection[str]) -> None:
 
 def _converted(
     config: FinetuneConfig, table: LabelledTable, task: Task, units: dict[str, str]
-) -> tuple[Float64, dict[str, str]]:
-    """Return the labels in the units that are to be reported, and these.
+) -> tuple[Float64, Bounds | None, dict[str, str]]:
+    """Return the labels and their bounds in the units that are to be reported, and these units.
 
     They are converted here, once, so that models, scores, predictions and pictures have one unit.
     """
@@ -191,15 +237,33 @@ def _converted(
     wanted = {target: config.report_units[target] for target in table.targets if target in config.report_units}
     if task != "regression" and (wanted or config.atom_references):
         raise ConfigError(f"report_units and atom_references are of regression; the labels are of {task}")
-    labels_ML = table.labels_ML.copy()
+    labels_ML, bounds = table.labels_ML.copy(), table.bounds
     for target, unit in wanted.items():
         if target not in units:
             raise ConfigError(f"report_units: the unit of the labels of {target!r} is not known; give units.{target}=")
         try:
-            labels_ML[:, table.targets.index(target)] *= conversion_factor(units[target], unit)
+            at, factor = table.targets.index(target), conversion_factor(units[target], unit)
+            labels_ML[:, at] *= factor
+            bounds = None if bounds is None else bounds.scaled(at, factor)
         except ConfigError as error:
             raise ConfigError(f"report_units.{target}: {error}") from error
-    return labels_ML, {**units, **wanted}
+    transforms = config.transforms_of(table.targets)
+    for values_ML in (labels_ML, *([] if bounds is None else [bounds.bound_ML])):
+        check_positive(str(config.data), table.targets, values_ML, transforms, table.smiles)
+    return labels_ML, bounds, {**units, **wanted}
+
+
+def _reading(config: FinetuneConfig) -> LabelReading:
+    return LabelReading(task=config.task, positive=config.positive, order=config.order, censored=config.censored)
+
+
+def _without_weights(config: FinetuneConfig, table: LabelledTable) -> LabelledTable:
+    """Return the table without the column of weights among the labels, where it was taken for one of "all"."""
+    if config.weight_column not in table.targets:
+        return table
+    at = table.targets.index(config.weight_column)
+    targets = tuple(name for name in table.targets if name != config.weight_column)
+    return replace(table, targets=targets, labels_ML=np.delete(table.labels_ML, at, axis=1))
 
 
 def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
@@ -209,12 +273,15 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
     if config.metric is not None:
         check_metric(METRICS.entry(config.metric), task)
     if config.loss is not None and task != "regression":
-        raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with binary cross-entropy")
-    columns = ["row", "smiles", "split"]
-    for target in table.targets:
-        columns += [target, f"{PREDICTED}{target}", f"{target}{SPREAD}"]
-        columns += [f"{target}{CONFORMER_SPREAD}"] if config.conformers > 1 else []
-    columns += baseline_columns(table.targets) if config.baselines else []
+        raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with the cross-entropy")
+    config.check_task(task, table.targets)
+    outputs = Outputs(task=task, targets=table.targets, classes=table.classes)
+    columns = ["row", "smiles", "split", *table.targets, *(f"{PREDICTED}{target}" for target in table.classes)]
+    for name in outputs.names:
+        columns += [f"{PREDICTED}{name}", f"{name}{SPREAD}"]
+        columns += [f"{name}{CONFORMER_SPREAD}"] if config.conformers > 1 else []
+        columns += [f"{name}{BOUND}"] if config.censored else []
+    columns += baseline_columns(outputs.names) if config.baselines else []
     if taken := [name for name in table.targets if columns.count(name) > 1]:
         raise ConfigError(f"the target {taken[0]!r} has the name of a column of the predictions; rename it")
     return task
@@ -226,8 +293,9 @@ def _from_store(config: FinetuneConfig) -> Rows:
     if not known:
         raise SourceError(f"the store at {config.data} has no labels; give a table, or build one with source.labels")
     column = None if config.split == "file" else config.split_column
-    targets = tuple(name for name in known if name != column) if config.targets == ("all",) else config.targets
-    for name in (*targets, *([column] if column is not None else [])):
+    others = [name for name in (column, config.weight_column) if name is not None]
+    targets = tuple(name for name in known if name not in others) if config.targets == ("all",) else config.targets
+    for name in (*targets, *others):
         if name not in known:
             raise SourceError(f"the store at {config.data} has no label {name!r}; {nearest(name, known)}")
     if config.max_atoms is not None:
@@ -241,8 +309,14 @@ def _from_store(config: FinetuneConfig) -> Rows:
         raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
     leaves_out = leaves_out_hydrogens(manifest.hydrogens, bool(config.hydrogens), str(config.data))
     molecules = prepare_store(config.data)
-    columns = [molecules.split.column(f"{LABEL_PREFIX}{target}").to_numpy() for target in targets]
-    labels_ML = np.stack(columns, axis=1).astype(np.float64)
+    how = _reading(config)
+    where = f"the store at {config.data}"
+    read = {
+        target: read_labels(where, target, molecules.split.column(f"{LABEL_PREFIX}{target}"), molecules.smiles, how)
+        for target in targets
+    }
+    labels_ML = np.stack([one.value_M for one in read.values()], axis=1).astype(np.float64)
+    classes = {target: one.classes for target, one in read.items() if one.classes}
     for target, labels_M in zip(targets, labels_ML.T, strict=True):
         if np.isnan(labels_M).all():
             raise SourceError(f"the store at {config.data}: the label {target!r} is missing for every molecule")
@@ -254,11 +328,20 @@ def _from_store(config: FinetuneConfig) -> Rows:
         ids = molecules.split.ids(np.arange(len(labels_ML)))
         splits = read_split_file(config.split_file, ids, len(ids), config.split_column, counts_rows=False)
     table = LabelledTable(
-        name=config.data.name, smiles=molecules.smiles, labels_ML=labels_ML, targets=targets, splits=splits
+        name=config.data.name,
+        smiles=molecules.smiles,
+        labels_ML=labels_ML,
+        targets=targets,
+        splits=splits,
+        classes=classes,
     )
     task = _task(config, table)
     _check_names(config, known)
-    labels_ML, units = _converted(config, table, task, {**{k: v for k, v in known.items() if v}, **config.units})
+    labels_ML, _, units = _converted(config, table, task, {**{k: v for k, v in known.items() if v}, **config.units})
+    weight_M = None
+    if config.weight_column is not None:
+        weights = molecules.split.column(f"{LABEL_PREFIX}{config.weight_column}")
+        weight_M = read_weights(where, config.weight_column, weights, molecules.smiles, has_label(labels_ML, None))
     return Rows(
         name=table.name,
         targets=targets,
@@ -266,6 +349,8 @@ def _from_store(config: FinetuneConfig) -> Rows:
         task=task,
         labels_ML=labels_ML,
         given_splits=table.splits,
+        classes=classes,
+        weight_M=weight_M,
         molecules=molecules,
         leaves_out_hydrogens=leaves_out,
     )

@@ -2,11 +2,12 @@
 
 A seed that is finished is read from its file. Of a cross-validation, every fold of every repeat has a seed of its own.
 
-Shapes: M rows, L targets.
+Shapes: M rows, L targets, W outputs.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -23,12 +24,14 @@ from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import trivial_scores
 from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
+from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling
 from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import Member, save_member
-from unimol_scale.downstream.finetuning.model.training import Epoch, Scaling, TrainingProblem, fit, predict_conformers
+from unimol_scale.downstream.finetuning.model.training import Epoch, TrainingProblem, fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import SeedResult
+from unimol_scale.downstream.labels.label_weights import loss_weights
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import score
 from unimol_scale.errors import RunError
@@ -100,18 +103,36 @@ class SeedProblem:
         return {name: len(getattr(self.split, name)) for name in PARTS}
 
     @property
-    def trivial(self) -> tuple[float | None, ...]:
-        """Score of predicting the mean of the training labels, [L]."""
-        labels_ML = self.rows.learnt_ML
-        return trivial_scores(self.metric, labels_ML[self.split.train], labels_ML[self.split.test])
+    def scaling(self) -> Scaling:
+        """Of the training labels."""
+        rows, transforms = self.rows, self.config.transforms_of(self.rows.targets)
+        each = tuple(transforms.get(target, "none") for target in rows.targets) if transforms else ()
+        return Scaling.of(rows.learnt_ML[self.split.train], rows.task, rows.outputs.num_classes, each)
 
-    def reader(self, row_R: Int64) -> RowReader:
-        """Return a reader of some rows."""
+    @property
+    def weight_RL(self) -> Float64 | None:
+        """What the loss of each training label is multiplied by; None: all weigh the same."""
+        rows, train = self.rows, self.split.train
+        row_weight_R = None if rows.weight_M is None else rows.weight_M[train]
+        return loss_weights(rows.learnt_ML[train], row_weight_R, self.config.class_weights)
+
+    @property
+    def trivial(self) -> tuple[float | None, ...]:
+        """Score of predicting the mean of the training labels, or the shares of their classes, [L]."""
+        labels_ML = self.rows.learnt_ML
+        train_RL, test_RL = labels_ML[self.split.train], labels_ML[self.split.test]
+        return trivial_scores(self.metric, train_RL, test_RL, self.rows.outputs.num_classes)
+
+    def reader(self, row_R: Int64, *, bounded: bool = False) -> RowReader:
+        """Return a reader of some rows; ``bounded``: labels that are censored are their bounds instead of NaN."""
         rows = self.rows
+        labels_ML = rows.learnt_ML
+        if bounded and (bounds := rows.learnt_bounds) is not None:
+            labels_ML = np.where(np.isnan(labels_ML), bounds.bound_ML, labels_ML)
         return RowReader(
             rows.molecules.split,
             rows.molecules.position_M[row_R],
-            rows.learnt_ML[row_R],
+            labels_ML[row_R],
             drop_hydrogens=rows.leaves_out_hydrogens,
             conformers=self.config.conformers,
         )
@@ -128,10 +149,10 @@ def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
     if done.is_file():
         tree = read_recorded(done, "remove it and fine-tune again: only that seed is trained")
         return strict.build(FinishedSeed, tree, strict.Origin(name=str(done), recorded=True))
-    scaling = Scaling.of(problem.rows.learnt_ML[problem.split.train], problem.rows.task)
+    scaling = problem.scaling
     model = _new_model(problem, seed)
     epochs = _train(problem, model, scaling, seed)
-    prediction_ML = _predict(problem, model, scaling, seed)
+    value_MW = _predict(problem, model, scaling, seed)
     file = f"seed-{seed}.safetensors"
     member = Member(
         file=file,
@@ -140,7 +161,7 @@ def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
         std_L=scaling.std_L,
         references={} if problem.fold is None else {name: one.energies for name, one in problem.references.items()},
     )
-    finished = FinishedSeed(member=member, outcome=_judge(problem, prediction_ML, epochs, seed))
+    finished = FinishedSeed(member=member, outcome=_judge(problem, value_MW, epochs, seed))
     write_json(done, strict.to_tree(finished))
     return finished
 
@@ -149,8 +170,14 @@ def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
     config, start = problem.config, problem.start
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        targets = len(problem.rows.targets)
-        model = PropertyModel(start.model, targets, config.pooling, config.train.dropout, config.head)
+        model = PropertyModel(
+            start.model,
+            problem.rows.outputs.num_logits,
+            config.pooling,
+            config.train.dropout,
+            config.head,
+            ordered=problem.rows.task == "ordinal",
+        )
     if start.backbone is not None:
         model.backbone.load_state_dict(start.backbone.state_dict())
     if config.train.predicts_noise:
@@ -160,13 +187,16 @@ def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
 
 def _train(problem: SeedProblem, model: PropertyModel, scaling: Scaling, seed: int) -> list[Epoch]:
     config = problem.config
+    bounds, train = problem.rows.learnt_bounds, problem.split.train
     training = TrainingProblem(
-        train=problem.reader(problem.split.train),
+        train=problem.reader(train, bounded=True),
         valid=problem.reader(problem.split.valid),
         make_sample=SampleMaker(view=problem.view, model=problem.start.model),
         scaling=scaling,
         loss=config.loss or "mse",
         metric=problem.metric,
+        weight_RL=problem.weight_RL,
+        side_RL=None if bounds is None else bounds.side_ML[train],
     )
     title = f"{problem.rows.name}, {f'seed {seed}' if problem.fold is None else problem.fold}"
     with EpochProgress(title, config.train.epochs, problem.metric.name) as progress:
@@ -174,36 +204,37 @@ def _train(problem: SeedProblem, model: PropertyModel, scaling: Scaling, seed: i
 
 
 def _predict(problem: SeedProblem, model: PropertyModel, scaling: Scaling, seed: int) -> Float64:
-    """Write predictions for every usable row; return them as learnt, float64 [M, L], NaN for the other rows."""
+    """Write predictions for every usable row; return them as learnt, float64 [M, W], NaN for the other rows."""
     config, rows = problem.config, problem.rows
     rows_U = np.flatnonzero(rows.usable_M)
     make_sample = SampleMaker(view=problem.view, model=problem.start.model)
     samples = each_conformer_once(problem.reader(rows_U), make_sample, config.train.max_pairs, problem.device)
     found = predict_conformers(model, samples, scaling, problem.device)
-    prediction_ML: Float64 = np.full(rows.labels_ML.shape, np.nan)
-    std_ML = np.full_like(prediction_ML, np.nan)
-    prediction_ML[rows_U], std_ML[rows_U] = found.mean_RL, found.std_RL
-    total_ML = prediction_ML if rows.reference_ML is None else prediction_ML + rows.reference_ML
+    value_MW: Float64 = np.full((len(rows.labels_ML), len(rows.outputs.names)), np.nan)
+    std_MW = np.full_like(value_MW, np.nan)
+    value_MW[rows_U], std_MW[rows_U] = found.mean_RL, found.std_RL
+    total_MW = value_MW if rows.reference_ML is None else value_MW + rows.reference_ML
     path = config.folder / f"predictions-seed-{seed}.parquet"
-    results.write_predictions(path, rows, problem.split, total_ML, std_ML if config.conformers > 1 else None)
-    return prediction_ML
+    results.write_predictions(path, rows, problem.split, total_MW, std_MW if config.conformers > 1 else None)
+    return value_MW
 
 
-def _judge(problem: SeedProblem, prediction_ML: Float64, epochs: Sequence[Epoch], seed: int) -> SeedResult:
+def _judge(problem: SeedProblem, value_MW: Float64, epochs: Sequence[Epoch], seed: int) -> SeedResult:
     labels_ML, targets = problem.rows.learnt_ML, problem.rows.targets
     valid, test = (
-        score(problem.metric, labels_ML[part], prediction_ML[part], targets)
+        score(problem.metric, labels_ML[part], value_MW[part], targets)
         for part in (problem.split.valid, problem.split.test)
     )
     assert valid.value is not None, "it chose the best epoch"
-    if test.value is None:
+    has_test = len(problem.split.test) > 0
+    if has_test and test.value is None:
         raise RunError(f"the predictions of the test rows cannot be judged: {'; '.join(test.undefined[:3])}")
     return SeedResult(
         seed=seed,
         valid=valid.value,
         test=test.value,
         test_by_target=test.per_target,
-        undefined=test.undefined,
+        undefined=test.undefined if has_test else (),
         best_epoch=epochs[-1].best,
         losses=tuple(epoch.loss for epoch in epochs),
         valid_scores=tuple(epoch.score for epoch in epochs),
@@ -211,4 +242,22 @@ def _judge(problem: SeedProblem, prediction_ML: Float64, epochs: Sequence[Epoch]
         fold=problem.fold,
         split_sizes={} if problem.fold is None else problem.split_sizes,
         trivial=() if problem.fold is None else problem.trivial,
+        **_count_violations(problem, value_MW),
     )
+
+
+class _Violations(TypedDict):
+    bounds: dict[str, int]
+    violated_bounds: dict[str, int]
+
+
+def _count_violations(problem: SeedProblem, value_MW: Float64) -> _Violations:
+    """Return how many bounds each part has, and how many of them the predictions violate."""
+    bounds, split = problem.rows.learnt_bounds, problem.split
+    if bounds is None:
+        return {"bounds": {}, "violated_bounds": {}}
+    violated_ML = bounds.violated(value_MW)
+    return {
+        "bounds": {part: int((bounds.side_ML[getattr(split, part)] != 0.0).sum()) for part in PARTS},
+        "violated_bounds": {part: int(violated_ML[getattr(split, part)].sum()) for part in PARTS},
+    }

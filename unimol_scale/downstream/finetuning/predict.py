@@ -1,6 +1,6 @@
 """Predicts properties of molecules, of SMILES or of a file or store, with a fine-tuned model.
 
-Shapes: M rows, R of them with a molecule, L targets, S seeds.
+Shapes: M rows, R of them with a molecule, L outputs (one a target, or a class of the only target), S seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,6 @@ from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 
@@ -35,7 +34,8 @@ from unimol_scale.downstream.finetuning.atom_references import (
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
-from unimol_scale.downstream.finetuning.model.training import Scaling, predict_conformers
+from unimol_scale.downstream.finetuning.model.training import predict_conformers
+from unimol_scale.downstream.labels.new_columns import free_name, spread_out, write_csv
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.schema import LABEL_PREFIX, Float64, Int64
 from unimol_scale.store.shards import open_store
@@ -88,7 +88,8 @@ class SeedPredictions:
         config: of the fine-tuned model.
         molecules: of the rows.
         row_R: int64, rows with a usable molecule, from 0.
-        value_SRL: in the units of the targets, or probabilities of class 1; means over conformers.
+        value_SRL: in the units of the targets, or probabilities of class 1, or of several classes those of each
+            (``config.outputs``); means over conformers.
         conformer_std_SRL: their standard deviations over conformers, NaN of a molecule with one; None where one
             conformer was asked for.
     """
@@ -138,10 +139,12 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     Columns: ``row`` (from 1, without the header); every column of the file, in its order and unchanged;
     ``smiles_used``, the canonical SMILES that the model saw; ``changes``, how that molecule differs from the one in the
     file, such as a fragment that was taken (empty if it does not); and for each target its prediction, the mean over
-    seeds. With several seeds their standard deviation follows (``seed_std``), which is not an error bar. With several
-    conformers, over which predictions are averaged, their standard deviation follows (``conformer_std``, mean over
-    seeds; empty for a molecule that has one). Rows without a usable molecule have empty predictions. If the file has a
-    column of one of these names, the new column gets another name.
+    seeds. Of classes with names that is the name of the predicted class, and "TARGET p(CLASS)" follows: of two classes
+    the probability of the positive one, of several that of each. With several seeds their standard deviation follows
+    (``seed_std``), which is not an error bar. With several conformers, over which predictions are averaged, their
+    standard deviation follows (``conformer_std``, mean over seeds; empty for a molecule that has one). Rows without a
+    usable molecule have empty predictions. If the file has a column of one of these names, the new column gets another
+    name.
 
     Args:
         file: table, SMILES lines or SDF, or a conformer store, whose conformers are then used.
@@ -169,7 +172,7 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
         raise SourceError(f"{file}: no row has a usable molecule")
     found = _predict(asked, folder, config, options["max_pairs"], device)
     written, renamed = _beside(asked, found)
-    write = pq.write_table if output.suffix == ".parquet" else _write_csv
+    write = pq.write_table if output.suffix == ".parquet" else write_csv
     commit_file(output, lambda temporary: write(written, temporary))
     geometry = describe_geometry(file, sees_3d=_sees_3d(config))
     lines = [f"{len(found.row_R):,} of {len(molecules.smiles):,} rows predicted: {output}"]
@@ -179,6 +182,8 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
         write_skipped(skipped, molecules.skipped)
         lines[0] += f"; the others: {skipped}"
     lines += [line for line in (unseen_inputs(config), molecules.describe_changes(), renamed, geometry) if line]
+    if counts := molecules.describe_counts():
+        lines.append(counts)
     return "\n".join(lines)
 
 
@@ -280,7 +285,7 @@ def _predict(
 ) -> SeedPredictions:
     molecules = asked.molecules
     row_R = np.flatnonzero(molecules.position_M >= 0)
-    value_SRL = std_SRL = np.empty((len(config.members), 0, len(config.targets)))
+    value_SRL = std_SRL = np.empty((len(config.members), 0, len(config.outputs.names)))
     if len(row_R):
         found = _predictions(asked, row_R, folder, config, max_pairs, device)
         value_SRL, std_SRL = np.stack([one.mean_RL for one in found]), np.stack([one.std_RL for one in found])
@@ -329,7 +334,7 @@ def _predictions(
             progress.tick()
 
         for member in config.members:
-            scaling = Scaling(task=config.task, mean_L=member.mean_L, std_L=member.std_L)
+            scaling = config.scaling_of(member)
             model = load_member(folder, config, member).to(device)
             samples = each_conformer_once(reader, make_sample, max_pairs, device)
             predictions.append(predict_conformers(model, samples, scaling, device, on_rows=count))
@@ -347,7 +352,7 @@ def _beside(asked: _Asked, found: SeedPredictions) -> tuple[pa.Table, str]:
     renamed = []
 
     def named(name: str, *, is_target: bool = False) -> str:
-        free = _free(name, taken, is_target=is_target)
+        free = free_name(name, taken, PREDICTED if is_target else None)
         taken.add(free)
         if free != name:
             renamed.append(f"{free!r} for {name!r}")
@@ -355,43 +360,23 @@ def _beside(asked: _Asked, found: SeedPredictions) -> tuple[pa.Table, str]:
 
     row = named("row")
     ours = {named("smiles_used"): pa.array(used, pa.string()), named("changes"): pa.array(changes, pa.string())}
-    for at, target in enumerate(found.config.targets):
-        name = named(target, is_target=True)
-        ours[name] = _spread_out(value_SRL[:, :, at].mean(0), row_R, M)
-        if len(value_SRL) > 1:
-            ours[named(f"{name}{SPREAD}")] = _spread_out(value_SRL[:, :, at].std(0, ddof=1), row_R, M)
-        if conformer_std_RL is not None:
-            ours[named(f"{name}{CONFORMER_SPREAD}")] = _spread_out(conformer_std_RL[:, at], row_R, M)
+    outputs = found.config.outputs
+    decided = outputs.decide(value_SRL.mean(0))
+    for at, target in enumerate(outputs.targets):
+        if target in decided:
+            names_M = np.full(M, None)
+            names_M[row_R] = decided[target]
+            ours[named(target, is_target=True)] = pa.array(names_M, pa.string())
+        for place in outputs.places(at):
+            name = named(outputs.names[place], is_target=True)
+            ours[name] = spread_out(value_SRL[:, :, place].mean(0), row_R, M)
+            if len(value_SRL) > 1:
+                ours[named(f"{name}{SPREAD}")] = spread_out(value_SRL[:, :, place].std(0, ddof=1), row_R, M)
+            if conformer_std_RL is not None:
+                ours[named(f"{name}{CONFORMER_SPREAD}")] = spread_out(conformer_std_RL[:, place], row_R, M)
     table = pa.Table.from_arrays(
         [pa.array(np.arange(1, M + 1)), *asked.columns.columns, *ours.values()],
         names=[row, *asked.columns.column_names, *ours],
     )
     line = f"The file has columns of these names already, so the new ones are called otherwise: {', '.join(renamed)}."
     return table, line if renamed else ""
-
-
-def _free(name: str, taken: set[str], *, is_target: bool) -> str:
-    """Return the name, or a similar one if a column has it already."""
-    if name not in taken:
-        return name
-    if is_target and (predicted := f"{PREDICTED}{name}") not in taken:
-        return predicted
-    number = 2
-    while f"{name}_{number}" in taken:
-        number += 1
-    return f"{name}_{number}"
-
-
-def _write_csv(table: pa.Table, path: Path) -> None:
-    """Write a table as CSV; lists and other nested values are written as text."""
-    for at, field in enumerate(table.schema):
-        if not (pa.types.is_primitive(field.type) or pa.types.is_string(field.type)):
-            texts = [None if value is None else str(value) for value in table.column(at).to_pylist()]
-            table = table.set_column(at, field.name, pa.array(texts, pa.string()))
-    pyarrow.csv.write_csv(table, path)
-
-
-def _spread_out(value_R: np.ndarray, row_R: np.ndarray, rows: int) -> pa.Array:
-    value_M = np.full(rows, np.nan)
-    value_M[row_R] = value_R
-    return pa.array(value_M, from_pandas=True)

@@ -20,8 +20,9 @@ from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.cautions import cautions
 from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
-from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, Rows
+from unimol_scale.downstream.finetuning.labelled_rows import BOUND, CONFORMER_SPREAD, PREDICTED, Rows
 from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
+from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.store.schema import Float64
 
@@ -37,7 +38,7 @@ class SeedResult:
     Attributes:
         seed: of the initialisation and of the order of rows.
         valid: score of the validation rows at the best epoch.
-        test: score of the test rows at that epoch.
+        test: score of the test rows at that epoch; None: no rows were set aside for a test.
         test_by_target: [L]; None where it is undefined.
         undefined: for each target without a score, the reason.
         best_epoch: its number, from 1.
@@ -47,11 +48,13 @@ class SeedResult:
         fold: of a cross-validation, in whose rows ``test`` was measured; None for a single split.
         split_sizes: rows of train, valid and test of that fold; empty for a single split.
         trivial: [L] score there of predicting the mean of the fold's training labels; empty for a single split.
+        bounds: labels of each part that are censored; empty: there are none.
+        violated_bounds: of these, how many predictions lie on the wrong side; empty likewise.
     """
 
     seed: int
     valid: float
-    test: float
+    test: float | None
     test_by_target: tuple[float | None, ...]
     undefined: tuple[str, ...]
     best_epoch: int
@@ -61,6 +64,13 @@ class SeedResult:
     fold: Fold | None = None
     split_sizes: dict[str, int] = field(default_factory=dict)
     trivial: tuple[float | None, ...] = ()
+    bounds: dict[str, int] = field(default_factory=dict)
+    violated_bounds: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def valid_scaled(self) -> float:
+        """Score of the validation rows at the best epoch, of scaled labels where there are several targets."""
+        return self.valid_scores[self.best_epoch - 1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +102,9 @@ class FinetuneResult:
         in_label_units: whether the metric is in the unit of the labels; None likewise.
         baselines: what needs no pretraining, fitted to the same rows, and how the models differ from it; None: that was
             turned off, or in older files.
+        classes: target → names of its classes in the order of their numbers; targets of numbers, or of 0 and 1, are not
+            there.
+        row_counts: what became of the rows of the data (``count_rows``); empty in files older than this key.
     """
 
     name: str
@@ -114,6 +127,13 @@ class FinetuneResult:
     higher_is_better: bool | None = None
     in_label_units: bool | None = None
     baselines: BaselineResults | None = None
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    row_counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the models say of a molecule."""
+        return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     @property
     def has_unit(self) -> bool:
@@ -138,7 +158,7 @@ class FinetuneResult:
     @property
     def fold_scores(self) -> tuple[float, ...]:
         """Test score of each fold, mean over its seeds."""
-        return tuple(float(np.mean([seed.test for seed in self.seeds if seed.fold == fold])) for fold in self.folds)
+        return tuple(mean_test([seed for seed in self.seeds if seed.fold == fold]) for fold in self.folds)
 
     @property
     def test_to_train(self) -> float:
@@ -153,13 +173,18 @@ class FinetuneResult:
 
     @property
     def mean(self) -> float:
-        """Test score, mean over seeds and folds."""
-        return float(np.mean([seed.test for seed in self.seeds]))
+        """Test score, mean over seeds and folds; NaN without test rows."""
+        return mean_test(self.seeds)
 
     @property
     def seed_std(self) -> float:
         """Standard deviation of the test score over seeds and folds, which is not an error bar; NaN for one."""
-        return sample_std([seed.test for seed in self.seeds])
+        return sample_std([seed.test for seed in self.seeds if seed.test is not None])
+
+    @property
+    def has_test(self) -> bool:
+        """Whether rows were set aside for a test."""
+        return self.split_sizes["test"] > 0
 
     @property
     def unit(self) -> str:
@@ -182,7 +207,9 @@ class FinetuneResult:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Warnings that must be shown with the score."""
+        """Warnings that must be shown with the score; none without test rows."""
+        if not self.has_test:
+            return ()
         scores = [self.target_mean(at) for at in range(len(self.targets))]
         return cautions(
             self.metric,
@@ -191,6 +218,7 @@ class FinetuneResult:
             self.trivial,
             self.test_molecules,
             higher_is_better=self.prefers_high,
+            trivial_name=self.outputs.trivial if self.outputs.num_classes else "the mean of the training labels",
         )
 
     def target_mean(self, target: int) -> float | None:
@@ -210,6 +238,8 @@ class FinetuneResult:
         if self.folds:
             seeds = f" ({self.describe_folds()})"
         unit = f" {self.unit}" if self.unit else ""
+        if not self.has_test:
+            return f"{self.name} from {self.start}: {self._describe_validation()}{seeds}"
         if self.has_mean and (interval := self.interval) is not None:
             ends = f"{interval.low:.4g} to {interval.high:.4g}"
             result = f"test {self.metric} {self.mean:.4g}{unit}, 95 % interval {ends}{seeds}"
@@ -219,6 +249,15 @@ class FinetuneResult:
             result = f"test {self.metric} {self._by_target()}{seeds}"
         caution = f" - CAUTION: {'; '.join(self.cautions)}" if self.cautions else ""
         return f"{self.name} from {self.start}: {result}{caution}"
+
+    def _describe_validation(self) -> str:
+        """Return the score of the validation rows, where there are no test rows."""
+        if self.has_mean:
+            scores, unit = [seed.valid for seed in self.seeds], f" {self.unit}" if self.unit else ""
+        else:
+            scores, unit = [seed.valid_scaled for seed in self.seeds], " standard deviations of the training labels"
+        shown = plus_minus(float(np.mean(scores)), sample_std(scores))
+        return f"no test rows; {self.metric} {shown}{unit} of the validation rows, which chose the epoch"
 
     def describe_folds(self) -> str:
         """Return how many folds and repeats there are, such as "5 folds × 2 repeats"."""
@@ -231,8 +270,7 @@ class FinetuneResult:
         """The models against the best baseline in a sentence, with its 95 % interval; "" if there are no baselines."""
         if self.baselines is None:
             return ""
-        trivial = "the mean of the training labels" if self.task == "regression" else "the share of ones"
-        return verdict_sentence(self.baselines, self.metric, trivial)
+        return verdict_sentence(self.baselines, self.metric, self.outputs.trivial)
 
     def _by_target(self) -> str:
         """Return the scores of the first targets, each in its own unit."""
@@ -243,6 +281,12 @@ class FinetuneResult:
             said.append(f"{target} {shown}{f' {unit}' if unit else ''}")
         more = len(self.targets) - HEADLINE_TARGETS
         return ", ".join(said) + (f" and {more:,} more in the report" if more > 0 else "")
+
+
+def mean_test(seeds: Sequence[SeedResult]) -> float:
+    """Return the mean test score of models; NaN if none has one."""
+    scores = [seed.test for seed in seeds if seed.test is not None]
+    return float(np.mean(scores)) if scores else float("nan")
 
 
 def sample_std(values: Sequence[float]) -> float:
@@ -280,35 +324,49 @@ def lacks_baselines(folder: Path) -> bool:
 
 
 def write_predictions(
-    path: Path, rows: Rows, split: DataSplit, prediction_ML: Float64, conformer_std_ML: Float64 | None = None
+    path: Path, rows: Rows, split: DataSplit, value_MW: Float64, conformer_std_MW: Float64 | None = None
 ) -> None:
     """Write every row with its part, labels and predictions; null where a label or prediction is missing.
+
+    Of classes with names, the label and "predicted TARGET" are names, and "predicted TARGET p(CLASS)" is a probability.
 
     Args:
         path: of the Parquet file.
         rows: of the data.
         split: which rows are of which part.
-        prediction_ML: fp64, NaN where a row has none.
-        conformer_std_ML: fp64, standard deviation over conformers, NaN where there is none; None: no such columns.
+        value_MW: fp64, NaN where a row has none.
+        conformer_std_MW: fp64, standard deviation over conformers, NaN where there is none; None: no such columns.
     """
-    part_M = np.full(len(prediction_ML), "", dtype=object)
+    part_M = np.full(len(value_MW), "", dtype=object)
     for name in ("train", "valid", "test"):
         part_M[getattr(split, name)] = name
+    outputs = rows.outputs
+    decided = outputs.decide(value_MW)
     columns: dict[str, pa.Array] = {
         "row": pa.array(np.arange(1, len(part_M) + 1)),
         "smiles": pa.array(list(rows.molecules.smiles)),
         "split": pa.array([part or None for part in part_M.tolist()]),
     }
     for at, target in enumerate(rows.targets):
-        columns[target] = pa.array(rows.labels_ML[:, at], from_pandas=True)
-        columns[f"{PREDICTED}{target}"] = pa.array(prediction_ML[:, at], from_pandas=True)
-        if conformer_std_ML is not None:
-            columns[f"{target}{CONFORMER_SPREAD}"] = pa.array(conformer_std_ML[:, at], from_pandas=True)
+        columns[target] = outputs.write_labels(at, rows.labels_ML[:, at])
+        if rows.bounds is not None:
+            bounds = [rows.bounds.describe(row, at) for row in range(len(part_M))]
+            columns[f"{target}{BOUND}"] = pa.array(bounds, pa.string())
+        if target in decided:
+            columns[f"{PREDICTED}{target}"] = pa.array(decided[target], pa.string())
+        for place in outputs.places(at):
+            name = outputs.names[place]
+            columns[f"{PREDICTED}{name}"] = pa.array(value_MW[:, place], from_pandas=True)
+            if conformer_std_MW is not None:
+                columns[f"{name}{CONFORMER_SPREAD}"] = pa.array(conformer_std_MW[:, place], from_pandas=True)
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
 
 
 def read_predictions(folder: Path, seed: int, targets: Sequence[str]) -> Float64:
-    """Return what the model of a seed predicts of every row, float64 [M, L], NaN where it predicts nothing."""
+    """Return what the model of a seed predicts of every row, float64 [M, L], NaN where it predicts nothing.
+
+    Where classes have names, ``targets`` are ``Outputs.names``.
+    """
     table = pq.read_table(folder / f"predictions-seed-{seed}.parquet", columns=[f"{PREDICTED}{t}" for t in targets])
     values = [table[f"{PREDICTED}{target}"].to_numpy(zero_copy_only=False).astype(np.float64) for target in targets]
     prediction_ML: Float64 = np.stack(values, axis=1)

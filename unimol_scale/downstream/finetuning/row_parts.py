@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimol_scale.downstream.config import FOLDS, FinetuneConfig
+from unimol_scale.downstream.data.molecules import FRAGMENT_KEPT, ISOTOPES_LOST
+from unimol_scale.downstream.data.skipped_rows import count_reasons
 from unimol_scale.downstream.data.splits import keep_fraction, split_rows
 from unimol_scale.downstream.data.splitting.folds import split_folds
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
@@ -19,6 +21,8 @@ from unimol_scale.downstream.finetuning.labelled_rows import Rows
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import undefined
 from unimol_scale.errors import ConfigError
+
+ONE_OF_SEVERAL = ("classification", "multiclass")  # tasks of one target with classes
 
 
 class _Given(TypedDict):
@@ -55,7 +59,10 @@ def split_labelled(config: FinetuneConfig, rows: Rows) -> tuple[tuple[Fold | Non
             splits = split_folds(config.split, **given, folds=config.folds or FOLDS, repeats=config.repeats)
         else:
             parts, valid_rows, sizes = config.split_parts, config.valid_rows, config.split_sizes
-            single = split_rows(config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes)
+            classes = rows.labels_ML[:, 0].tolist() if rows.task in ONE_OF_SEVERAL else None
+            single = split_rows(
+                config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes, classes=classes
+            )
             splits = ((None, single),)
     except ConfigError as error:
         raise ConfigError(f"{config.data}: {error}") from error
@@ -101,17 +108,28 @@ def check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: M
     labels_RL = rows.learnt_ML[split.train]
     for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
         known = labels_R[~np.isnan(labels_R)]
+        at = rows.targets.index(target)
         if not len(known):
             problem = "has no label"
         elif rows.task != "multilabel" and np.ptp(known) == 0.0:  # of many targets, some may teach nothing
-            problem = f"has only the label {known[0]:g}"
+            problem = f"has only the label {rows.outputs.describe_label(at, known[0])}"
         else:
             continue
         raise ConfigError(
             f"{config.data}: {target!r} {problem} among the {len(labels_R)} training rows of the {config.split} split, "
             "from which nothing can be learnt; leave that target out, or choose another --split"
         )
-    for part in ("train", "valid", "test"):
+    if rows.weight_M is not None and not rows.weight_M[split.train].any():
+        raise ConfigError(
+            f"{config.data}: all {len(split.train):,} training rows of the {config.split} split, the first of which is "
+            f"row {split.train[0] + 1}, have weight 0 in the column {config.weight_column!r}: nothing can be learnt"
+        )
+    if config.baselines and not len(split.test):
+        raise ConfigError(
+            f"{config.data}: the {config.split} split has no test rows, by which baselines are judged: leave them out "
+            "with --no-baselines"
+        )
+    for part in ("train", "valid", *(("test",) if len(split.test) else ())):
         labels_RL = rows.learnt_ML[getattr(split, part)]
         problems = undefined(metric, labels_RL, rows.targets)
         if len(problems) == len(rows.targets):
@@ -119,3 +137,35 @@ def check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: M
                 f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split cannot be judged: "
                 f"{'; '.join(problems[:3])}. Choose another --split, or give more data"
             )
+
+
+def count_rows(rows: Rows, splits: Sequence[DataSplit]) -> dict[str, int]:
+    """Return what became of the rows of the data.
+
+    Keys: "rows"; "skipped REASON" for each reason that a row has no usable molecule; "unlabelled" (a molecule and no
+    label); "unused" (in no part of any split); "used"; of the used ones, "reduced_to_fragment", "isotopes_removed",
+    "repeated_molecule" (rows beyond the first of a molecule; they count) and "bounds" (labels that are censored).
+
+    Args:
+        rows: of the data.
+        splits: of all folds.
+    """
+    molecules, usable_M = rows.molecules, rows.usable_M
+    used_M = np.zeros(len(usable_M), bool)
+    for split in splits:
+        for part in (split.train, split.valid, split.test):
+            used_M[part] = True
+    used = np.flatnonzero(used_M)
+    reasons = {f"skipped {reason}": count for reason, count in count_reasons(molecules.skipped).items()}
+    changes = [molecules.changes[row] for row in used.tolist()]
+    return {
+        "rows": len(usable_M),
+        **reasons,
+        "unlabelled": rows.num_unlabelled,
+        "unused": int((usable_M & ~used_M).sum()),
+        "used": len(used),
+        "reduced_to_fragment": sum(FRAGMENT_KEPT in change for change in changes),
+        "isotopes_removed": sum(ISOTOPES_LOST in change for change in changes),
+        "repeated_molecule": len(used) - len(np.unique(molecules.position_M[used])),
+        "bounds": 0 if rows.bounds is None else int((rows.bounds.side_ML[used] != 0.0).sum()),
+    }

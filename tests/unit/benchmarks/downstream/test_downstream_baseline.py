@@ -1,6 +1,7 @@
 """The benchmark's baseline is the package's, on the rows of a finished fine-tuning."""
 
 import functools
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -39,3 +40,26 @@ def test_the_best_on_validation_is_judged_once_and_kept(tmp_path, monkeypatch):
     }
     assert any(np.isclose(found.test, error) for error in errors.values())
     assert "on" in found.name
+
+
+def test_of_several_targets_the_mean_counts(tmp_path, monkeypatch):
+    few = functools.partial(fitted_baselines.fit_baselines, trees=5)
+    monkeypatch.setattr(fitted_baselines, "fit_baselines", few)
+    one = np.array(["N" in text or "F" in text for text in SMILES], float)
+    two = np.array([np.nan if at % 5 == 4 else float(len(text) % 2) for at, text in enumerate(SMILES)])
+    columns = {"smiles": SMILES, "split": PARTS, "a": one, "b": two, "predicted a": one, "predicted b": one}
+    pq.write_table(pa.table(columns), tmp_path / "predictions-seed-0.parquet")
+    seed = SeedResult(
+        seed=0, valid=1.0, test=1.0, test_by_target=(1.0, 1.0), undefined=(), best_epoch=1, losses=(), valid_scores=()
+    )
+    outcome = FinetuneResult(
+        name="set", start="start", start_sha256=None, task="multilabel", metric="roc_auc", targets=("a", "b"), units={},
+        rows=40, unlabelled=0, skipped=0, split_sizes={}, notes=(), leakage=None, seeds=(seed,),
+    )  # fmt: skip
+    found = best_baseline(tmp_path, outcome)
+    (scores,) = [
+        each["test_by_target"]
+        for each in json.loads((tmp_path / "baselines-seed-0.json").read_text())["member"]["scores"]
+        if np.mean(each["test_by_target"]) == found.test
+    ][:1]
+    assert len(scores) == 2

@@ -1,5 +1,7 @@
 """The interval of a gain says when a test set can tell two fine-tunings apart, and when it cannot."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,3 +70,16 @@ def test_the_gain_is_the_share_of_the_error_that_is_gone(fine_tuned):
 def test_seeds_that_scatter_widen_the_interval(fine_tuned):
     found = gain(fine_tuned("two", "rmse", (0.4, 0.6), 0), fine_tuned("whole", "rmse", (1.0, 1.0), 0))
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.4, 0.6))  # one seed or the other, twice
+
+
+def test_a_second_target_that_is_the_same_changes_nothing(fine_tuned):
+    pairs = [fine_tuned("one", "roc_auc", 0.5, 0), fine_tuned("other", "roc_auc", 1.5, 1)]
+    alone = gain(*pairs)
+    twice = []
+    for folder, outcome in pairs:
+        for path in folder.glob("predictions-*.parquet"):
+            table = pq.read_table(path)
+            again = table.append_column("z", table["y"]).append_column("predicted z", table["predicted y"])
+            pq.write_table(again, path)
+        twice.append((folder, dataclasses.replace(outcome, targets=("y", "z"))))
+    assert gain(*twice) == alone

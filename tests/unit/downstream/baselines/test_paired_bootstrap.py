@@ -164,3 +164,14 @@ def test_a_draw_of_one_class_has_no_score():
     label = np.array([[1.0], [0.0], [0.0]])
     drawn = drawn_scores([judged(label, own=np.arange(3.0)[None, :, None])], METRICS["roc_auc"], 200)[1]["own"]
     assert 0.2 < np.isnan(drawn).mean() < 0.5
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "accuracy"])
+def test_draws_of_several_classes_are_scores_of_the_rows_drawn(metric):
+    label = RANDOM.integers(0, 3, (30, 1)).astype(float)
+    probability = RANDOM.random((1, 30, 3))
+    probability /= probability.sum(2, keepdims=True)
+    whole, drawn = drawn_scores([judged(label, own=probability)], METRICS[metric], 1)
+    assert whole["own"].item() == pytest.approx(score(METRICS[metric], label, probability[0]).value)
+    again = np.random.default_rng(0).integers(0, 30, 30)
+    assert drawn["own"].item() == pytest.approx(score(METRICS[metric], label[again], probability[0, again]).value)

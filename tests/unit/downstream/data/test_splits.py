@@ -182,7 +182,7 @@ def test_a_single_scaffold_can_not_be_split(kind):
         split(kind, ["c1ccccc1"] * 50)
 
 
-@pytest.mark.parametrize("fractions", [(0.8, 0.2), (0.8, 0.2, 0.0), (0.8, 0.2, 0.2)])
+@pytest.mark.parametrize("fractions", [(0.8, 0.2), (1.0, 0.0, 0.0), (0.8, 0.2, 0.2)])
 def test_fractions_are_three_positive_numbers_that_add_up_to_one(fractions):
     with pytest.raises(ConfigError, match="add up to 1"):
         split("random", [""] * 9, fractions=fractions)
@@ -204,3 +204,33 @@ def test_a_fraction_is_a_choice_by_seed_and_within_bounds():
     for fraction in (0.0, 1.5):
         with pytest.raises(ConfigError, match="label_fraction"):
             keep_fraction(rows, fraction, 0)
+
+
+@pytest.mark.parametrize("kind", ["scaffold", "scaffold-similarity", "random", "cluster"])
+def test_no_row_is_set_aside_for_a_test_if_its_fraction_is_zero(kind):
+    scaffolds = [RINGS[row % 8] for row in range(40)]
+    smiles = [f"C{scaffold}" for scaffold in scaffolds] if kind != "random" else None
+    dealt = split(kind, scaffolds, smiles=smiles, fractions=(0.9, 0.1, 0.0))
+    assert len(dealt.test) == 0
+    assert len(dealt.valid) in range(3, 6)
+    assert sorted([*dealt.train.tolist(), *dealt.valid.tolist()]) == list(range(40))
+
+
+def test_two_molecules_are_enough_for_training_and_validation():
+    dealt = split("random", ["", ""], fractions=(0.9, 0.1, 0.0))
+    assert (len(dealt.train), len(dealt.valid), len(dealt.test)) == (1, 1, 0)
+    with pytest.raises(ConfigError, match="1 usable molecules are too few for train and valid"):
+        split("random", [""], fractions=(0.9, 0.1, 0.0))
+
+
+def test_a_stratified_split_gives_every_part_its_share_of_each_class_and_keeps_molecules_together():
+    classes = [float(row % 10 == 0) for row in range(100)]
+    smiles = [f"{'C' * (row % 10 + 1)}{row // 20}" for row in range(100)]  # each twice, of the same class
+    dealt = split("stratified", [""] * 100, smiles=smiles, classes=classes, fractions=(0.8, 0.2, 0.0), seed=3)
+    assert sorted([*dealt.train.tolist(), *dealt.valid.tolist()]) == list(range(100))
+    assert (len(dealt.valid), sum(classes[row] for row in dealt.valid)) == (20, 2)
+    assert not {smiles[row] for row in dealt.train} & {smiles[row] for row in dealt.valid}
+    again = split("stratified", [""] * 100, smiles=smiles, classes=classes, fractions=(0.8, 0.2, 0.0), seed=4)
+    assert parts_of(again) != parts_of(dealt)
+    with pytest.raises(ConfigError, match="the labels are no classes of one target"):
+        split("stratified", [""] * 100, smiles=smiles)

@@ -14,7 +14,7 @@ ABSENT = ""  # word of a row that a split file does not name
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSplit:
-    """Rows of each part, int64, ascending; no row is in two parts, and no part is empty."""
+    """Rows of each part, int64, ascending; no row is in two parts, and no part but the test may be empty."""
 
     train: Int64
     valid: Int64

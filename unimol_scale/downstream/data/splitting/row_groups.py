@@ -56,14 +56,18 @@ def fill(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> Groups:
 
 
 def cut(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> Groups:
-    """Cut ordered groups into three parts with sizes as near to those wanted as whole groups allow, none empty."""
-    last = len(groups) - 1
-    if last < 2:
-        return [[row for group in groups for row in group], [], []]
+    """Cut ordered groups into three parts with sizes as near to those wanted as whole groups allow.
+
+    No part is empty, but the last one if the second ends behind all rows.
+    """
+    count = len(groups)
     rows = np.cumsum([len(group) for group in groups])
+    after_second = 1 if count and ends[1] < rows[-1] - ROUNDING else 0  # groups that the last part must have
+    if count < 2 + after_second:
+        return [[row for group in groups for row in group], [], []]
     first, second = (int(np.abs(rows - end).argmin()) + 1 for end in ends)
-    first = min(max(first, 1), last - 1)
-    second = min(max(second, first + 1), last)
+    first = min(max(first, 1), count - after_second - 1)
+    second = min(max(second, first + 1), count - after_second)
     return [
         [row for group in part for row in group] for part in (groups[:first], groups[first:second], groups[second:])
     ]

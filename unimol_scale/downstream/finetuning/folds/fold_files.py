@@ -1,6 +1,6 @@
 """Files about the rows of a split: which part each row is in, and the out-of-fold predictions of a cross-validation.
 
-Shapes: M rows of the data, T tested rows, one for each repeat and seed, R distinct tested rows, L targets.
+Shapes: M rows of the data, T tested rows, one for each repeat and seed, R distinct tested rows, L targets, W outputs.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_file
 from unimol_scale.downstream.data.splitting.parts import PARTS, DataSplit, Fold
-from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, SPREAD
+from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.results import SeedResult
+from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.schema import Float64, Int64
 
@@ -82,17 +83,17 @@ class OutOfFold:
     """Out-of-fold predictions.
 
     Attributes:
-        targets: [L] names.
+        outputs: what is predicted of a molecule.
         row_T: int64, row of the data, from 1.
         smiles_T: canonical.
         repeat_T: int64, from 1.
         fold_T: int64, from 1.
         seed_T: int64, of the model.
         labels_TL: NaN where missing.
-        prediction_TL: in the units of the labels, or probabilities of class 1.
+        prediction_TL: in the units of the labels, or probabilities of class 1, or of each class (``Outputs``).
     """
 
-    targets: tuple[str, ...]
+    outputs: Outputs
     row_T: Int64
     smiles_T: tuple[str, ...]
     repeat_T: Int64
@@ -102,23 +103,23 @@ class OutOfFold:
     prediction_TL: Float64
 
     def by_repeat(self) -> tuple[Float64, list[Float64]]:
-        """Return the labels [R, L] of the tested rows, ascending, and the predictions [R, L] of each repeat.
+        """Return the labels [R, L] of the tested rows, ascending, and the predictions [R, W] of each repeat.
 
         Several seeds of a fold are averaged.
         """
         row_R, place_T = np.unique(self.row_T, return_inverse=True)
-        labels_RL = np.full((len(row_R), len(self.targets)), np.nan)
+        labels_RL = np.full((len(row_R), len(self.outputs.targets)), np.nan)
         labels_RL[place_T] = self.labels_TL
         predictions = []
         for repeat in np.unique(self.repeat_T).tolist():
             here = self.repeat_T == repeat
-            total_RL = np.zeros_like(labels_RL)
-            np.add.at(total_RL, place_T[here], self.prediction_TL[here])
-            predictions.append(total_RL / np.bincount(place_T[here], minlength=len(row_R))[:, None])
+            total_RW = np.zeros((len(row_R), self.prediction_TL.shape[1]))
+            np.add.at(total_RW, place_T[here], self.prediction_TL[here])
+            predictions.append(total_RW / np.bincount(place_T[here], minlength=len(row_R))[:, None])
         return labels_RL, predictions
 
 
-def read_out_of_fold(folder: Path, targets: Sequence[str]) -> OutOfFold:
+def read_out_of_fold(folder: Path, outputs: Outputs) -> OutOfFold:
     """Read what ``write_out_of_fold`` wrote.
 
     Raises:
@@ -128,36 +129,33 @@ def read_out_of_fold(folder: Path, targets: Sequence[str]) -> OutOfFold:
     try:
         table = pq.read_table(path)
         numbers = {name: table[name].to_numpy().astype(np.int64) for name in ("row", "repeat", "fold", "seed")}
-        values = [
-            np.stack([table[f"{prefix}{target}"].to_numpy().astype(np.float64) for target in targets], axis=1)
-            for prefix in ("", PREDICTED)
-        ]
+        labels_TL, prediction_TL = outputs.read_labels(table), outputs.read_values(table, PREDICTED)
         smiles = tuple(table["smiles"].to_pylist())
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise SourceError(f"{path}, with the predictions of a cross-validation, cannot be read: {error}") from error
     return OutOfFold(
-        targets=tuple(targets),
+        outputs=outputs,
         row_T=numbers["row"],
         smiles_T=smiles,
         repeat_T=numbers["repeat"],
         fold_T=numbers["fold"],
         seed_T=numbers["seed"],
-        labels_TL=values[0],
-        prediction_TL=values[1],
+        labels_TL=labels_TL,
+        prediction_TL=prediction_TL,
     )
 
 
-def out_of_fold_columns(folder: Path, targets: Sequence[str], split: str | None) -> dict[str, npt.NDArray[Any]]:
+def out_of_fold_columns(folder: Path, outputs: Outputs, split: str | None) -> dict[str, npt.NDArray[Any]]:
     """Return the tested rows with labels and out-of-fold predictions: means over repeats, and their spread.
 
     Args:
         folder: of the results.
-        targets: [L] names.
+        outputs: what is predicted of a molecule.
         split: "test" or None, which is the same here.
 
     Returns:
-        Columns [R]: "row" (int64, from 1), "smiles", "split" (all "test"), and for each target its label, "predicted
-        TARGET" and "TARGET seed_std", the sample standard deviation over repeats, NaN of one.
+        Columns [R]: "row" (int64, from 1), "smiles", "split" (all "test"), and those of ``prediction_columns``, where
+        "seed_std" is over repeats.
 
     Raises:
         ConfigError: the rows of another part are asked for.
@@ -168,18 +166,39 @@ def out_of_fold_columns(folder: Path, targets: Sequence[str], split: str | None)
             f"split={split!r}: every row of a cross-validation is in all parts in turn; ask for those of the test, or "
             f"see predictions-seed-N.parquet in {folder}, which has all rows of each model"
         )
-    found = read_out_of_fold(folder, targets)
+    found = read_out_of_fold(folder, outputs)
     labels_RL, predictions = found.by_repeat()
     row_R, first_R = np.unique(found.row_T, return_index=True)
-    value_SRL = np.stack(predictions)
-    spread_RL = value_SRL.std(axis=0, ddof=1) if len(value_SRL) > 1 else np.full(labels_RL.shape, np.nan)
     columns: dict[str, npt.NDArray[Any]] = {
         "row": row_R,
         "smiles": np.array(found.smiles_T, dtype=object)[first_R],
         "split": np.full(len(row_R), "test", dtype=object),
     }
-    for at, target in enumerate(targets):
+    return columns | prediction_columns(outputs, labels_RL, np.stack(predictions))
+
+
+def prediction_columns(
+    outputs: Outputs, labels_RL: Float64, value_SRW: Float64, conformer_std_RW: Float64 | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Return labels and predictions as columns of float64, or of names, None where missing.
+
+    For each target there are its label, "predicted TARGET" (mean over seeds) and "TARGET seed_std" (sample standard
+    deviation, NaN of one). Of classes with names "predicted TARGET" is the name of one, and "predicted TARGET p(CLASS)"
+    and "TARGET p(CLASS) seed_std" are of its probability. ``conformer_std_RW`` adds "… conformer_std".
+    """
+    mean_RW = value_SRW.mean(axis=0)
+    spread_RW = value_SRW.std(axis=0, ddof=1) if len(value_SRW) > 1 else np.full(mean_RW.shape, np.nan)
+    decided = outputs.decide(mean_RW)
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for at, target in enumerate(outputs.targets):
         columns[target] = labels_RL[:, at]
-        columns[f"{PREDICTED}{target}"] = value_SRL[:, :, at].mean(axis=0)
-        columns[f"{target}{SPREAD}"] = spread_RL[:, at]
+        if target in decided:
+            columns[target] = np.array(outputs.write_labels(at, labels_RL[:, at]).to_pylist(), object)
+            columns[f"{PREDICTED}{target}"] = decided[target]
+        for place in outputs.places(at):
+            name = outputs.names[place]
+            columns[f"{PREDICTED}{name}"] = mean_RW[:, place]
+            columns[f"{name}{SPREAD}"] = spread_RW[:, place]
+            if conformer_std_RW is not None:
+                columns[f"{name}{CONFORMER_SPREAD}"] = conformer_std_RW[:, place]
     return columns

@@ -51,7 +51,7 @@ def fold_table(outcome: FinetuneResult) -> list[str]:
         assert seed.fold is not None, "a cross-validation"
         scores: list[float | None] = [seed.valid, seed.test, _mean(seed.trivial)]
         if not outcome.has_mean:
-            scores = [seed.valid_scores[seed.best_epoch - 1], outcome.standardised(seed), None]
+            scores = [seed.valid_scaled, outcome.standardised(seed), None]
         shown = ["not known" if value is None else f"{value:.4g}" for value in scores]
         sizes = [f"{seed.split_sizes[name]:,}" for name in ("train", "test")]
         places = [str(number) for number in (seed.fold.repeat, seed.fold.fold, seed.seed)]

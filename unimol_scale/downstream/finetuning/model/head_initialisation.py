@@ -6,15 +6,13 @@ norm of the head is set such that every channel has mean 0 and standard deviatio
 last layer is set to zero, with the mean of the labels as its bias. With only the last layer set to zero, models learnt
 more slowly [measured]. The layers of the head are the same as before, so that older saved models can be loaded.
 
-Shapes: R rows, B in a micro-batch, L targets, D atom channels.
+Shapes: R rows, B in a micro-batch, W outputs, D atom channels.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unimol_scale.data.transfer import to_device
-from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
@@ -30,17 +28,17 @@ def initialise_head(
     model: PropertyModel,
     train: RowReader,
     make_sample: SampleMaker,
-    task: Task,
+    base_W: Float64,
     max_pairs: int | None,
     device: torch.device,
 ) -> None:
-    """Make a model predict the mean of the training labels, or for a classifier their share of ones.
+    """Make a model predict the mean of the training labels, or for a classifier the shares of the classes.
 
     Args:
         model: on the device; its head is changed in place.
         train: training rows.
         make_sample: turns rows into samples.
-        task: kind of the labels; those of a regression are normalised.
+        base_W: the outputs that stand for it (``Scaling.base_outputs``).
         max_pairs: most padded pairs of one micro-batch; None: what suits the device.
         device: to compute on.
 
@@ -61,14 +59,4 @@ def initialise_head(
     model.norm.weight.div_(spread_D)
     model.norm.bias.sub_(normed_RD.mean(0)).div_(spread_D)
     model.out.weight.zero_()
-    model.out.bias.zero_()
-    if task != "regression":
-        model.out.bias.copy_(torch.from_numpy(_base_logits(train.labels_RL)).float())
-
-
-def _base_logits(labels_RL: Float64) -> Float64:
-    """Return the logits of the shares of ones, float64 [L]; finite also where all labels are of one class."""
-    known_RL = ~np.isnan(labels_RL)
-    ones_L = np.where(known_RL, labels_RL, 0.0).sum(0) + 0.5
-    logits_L: Float64 = np.log(ones_L / (known_RL.sum(0) + 1.0 - ones_L))
-    return logits_L
+    model.out.bias.copy_(torch.from_numpy(base_W).float())

@@ -1,6 +1,6 @@
 """A backbone with a head that predicts properties of molecules.
 
-Shapes: B molecules, L targets, D atom channels.
+Shapes: B molecules, W outputs, D atom channels.
 """
 
 import torch
@@ -16,6 +16,28 @@ from unimol_scale.model.layers import Linear
 from unimol_scale.model.presets import ModelConfig
 
 
+class ThresholdLinear(nn.Module):
+    """Logits of being above each of T thresholds: one linear map for all, and a bias for each, sorted in falling order.
+
+    CORAL's last layer (Cao et al. 2020, arXiv 1901.07884): since the thresholds share their weights, the logits of a
+    molecule fall as the biases do, and no class has a negative probability. The paper shows that the best biases are in
+    this order; they are sorted here, so that all are.
+
+    Args:
+        width: of the input.
+        num_thresholds: T.
+    """
+
+    def __init__(self, width: int, num_thresholds: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, width))
+        self.bias = nn.Parameter(torch.zeros(num_thresholds))
+
+    def forward(self, hidden_BD: Tensor) -> Tensor:
+        """Return logits [B, T]."""
+        return F.linear(hidden_BD, self.weight) + self.bias.sort(descending=True).values
+
+
 class PropertyModel(nn.Module):
     """Backbone, pooling, LayerNorm, and one of three heads.
 
@@ -27,10 +49,11 @@ class PropertyModel(nn.Module):
 
     Args:
         config: of the backbone.
-        num_targets: L.
+        num_outputs: W.
         pooling: how atoms become one vector of the molecule.
         dropout: in the head.
         head: its kind.
+        ordered: the outputs are thresholds of ordered classes (``ThresholdLinear``).
 
     Attributes:
         coordinate_head: predicts the noise on coordinates in training; None: there is none. It is not saved.
@@ -39,7 +62,14 @@ class PropertyModel(nn.Module):
     coordinate_head: CoordinateHead | None
 
     def __init__(
-        self, config: ModelConfig, num_targets: int, pooling: Pooling, dropout: float, head: HeadName = "mlp"
+        self,
+        config: ModelConfig,
+        num_outputs: int,
+        pooling: Pooling,
+        dropout: float,
+        head: HeadName = "mlp",
+        *,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = TwoTrackBackbone(config)
@@ -49,11 +79,11 @@ class PropertyModel(nn.Module):
         if head != "linear":
             self.dense = Linear(config.atom_width, config.atom_width, init="he" if head == "mlp" else "lecun")
         self.dropout = dropout
-        self.out = Linear(config.atom_width, num_targets)
+        self.out = (ThresholdLinear if ordered else Linear)(config.atom_width, num_outputs)
         self.coordinate_head = None
 
     def forward(self, molecules: ModelInput) -> Tensor:
-        """Return [B, L], fp32: normalised values of a regression, logits of a classifier."""
+        """Return [B, W], fp32: normalised values of a regression, logits of a classifier."""
         return self.properties(self.backbone(molecules))
 
     def properties(self, representation: Representation, generator: torch.Generator | None = None) -> Tensor:
@@ -70,8 +100,8 @@ class PropertyModel(nn.Module):
             hidden_BD = self._drop(torch.tanh(self.dense(self._drop(hidden_BD, generator))), generator)
         else:
             hidden_BD = self._drop(hidden_BD, generator)
-        out_BL: Tensor = self.out(hidden_BD)
-        return out_BL
+        out_BW: Tensor = self.out(hidden_BD)
+        return out_BW
 
     def _drop(self, hidden_BD: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None or not self.training or self.dropout == 0.0:

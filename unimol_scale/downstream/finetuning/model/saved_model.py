@@ -18,9 +18,11 @@ from unimol_scale.common.run_files import CHECKPOINTS, FINETUNED_NAME, MODEL_FOL
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.data.input_views import STANDARD_VIEWS, Inputs, InputView
-from unimol_scale.downstream.config import Fragments, HeadName, Pooling, Task
+from unimol_scale.downstream.config import Fragments, HeadName, Pooling, Task, Transform
 from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
+from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
+from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.errors import CheckpointError, ConfigError, version_problem
 from unimol_scale.model.presets import ModelConfig
 
@@ -71,6 +73,10 @@ class FinetunedConfig:
         hydrogens: the model sees hydrogens as atoms; models older than this key do not.
         conformers: of each molecule, over which predictions are averaged; models older than this key had one.
         head: kind of the head; models older than this key have an ``mlp``.
+        classes: target → names of its classes in the order of their numbers; a target that is not there, and models
+            older than this key, have numbers, or 0 and 1.
+        transforms: target → what was learnt in place of its labels; a target that is not there, and models older than
+            this key, have none.
     """
 
     format_version: int
@@ -90,10 +96,28 @@ class FinetunedConfig:
     hydrogens: bool = False
     conformers: int = 1
     head: HeadName = "mlp"
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    transforms: dict[str, Transform] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.members:
             raise ConfigError("members is empty: a fine-tuned model has one at least")
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the models say of a molecule."""
+        return Outputs(task=self.task, targets=self.targets, classes=self.classes)
+
+    def scaling_of(self, member: Member) -> Scaling:
+        """Return what makes values in the units of the labels, or probabilities, of a member's outputs."""
+        transforms = tuple(self.transforms.get(target, "none") for target in self.targets)
+        return Scaling(
+            task=self.task,
+            mean_L=member.mean_L,
+            std_L=member.std_L,
+            num_classes=self.outputs.num_classes,
+            transforms=transforms if self.transforms else (),
+        )
 
     def references_of(self, member: Member) -> dict[str, dict[str, float]]:
         """Return target → element → energy that is added to the outputs of a member."""
@@ -170,7 +194,14 @@ def load_member(folder: Path, config: FinetunedConfig, member: Member) -> Proper
         raise CheckpointError(f"{path} is missing; {FINETUNED_NAME} names it")
     if hash_file(path) != member.sha256:
         raise CheckpointError(f"{path} is damaged (its SHA-256 differs from {FINETUNED_NAME})")
-    model = PropertyModel(config.model, len(config.targets), config.pooling, dropout=0.0, head=config.head)
+    model = PropertyModel(
+        config.model,
+        config.outputs.num_logits,
+        config.pooling,
+        dropout=0.0,
+        head=config.head,
+        ordered=config.task == "ordinal",
+    )
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:

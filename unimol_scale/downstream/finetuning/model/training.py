@@ -1,6 +1,6 @@
 """Trains one property model: normalised targets, masked losses, early stopping on the validation score.
 
-Shapes: R rows, B in a micro-batch, L targets.
+Shapes: R rows, B in a micro-batch, L targets, W outputs.
 """
 
 import contextlib
@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.compute import concurrency_of, explain_full_memory, limited_threads, map_concurrently
-from unimol_scale.downstream.config import FinetuneTrainConfig, LossName, Task
+from unimol_scale.downstream.config import FinetuneTrainConfig, LossName
 from unimol_scale.downstream.data.batches import (
     LabelledSample,
     RowReader,
@@ -25,6 +24,7 @@ from unimol_scale.downstream.data.batches import (
 )
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
+from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling, rows_of
 from unimol_scale.downstream.finetuning.model.noisy_nodes import NoisyNodes
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.weight_updates import WeightUpdates
@@ -36,57 +36,12 @@ from unimol_scale.store.schema import Float64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scaling:
-    """Scales regression labels to mean 0 and standard deviation 1 and predictions back; gives probabilities of classes.
-
-    Attributes:
-        task: of the model.
-        mean_L: of the training labels; 0 for classifiers.
-        std_L: their standard deviation; 1 for classifiers.
-    """
-
-    task: Task
-    mean_L: tuple[float, ...]
-    std_L: tuple[float, ...]
-
-    @staticmethod
-    def of(labels_RL: Float64, task: Task) -> "Scaling":
-        """Return the scaling for training labels; those of a regression must vary for every target."""
-        L = labels_RL.shape[1]
-        if task != "regression":
-            return Scaling(task=task, mean_L=(0.0,) * L, std_L=(1.0,) * L)
-        mean_L, std_L = np.nanmean(labels_RL, axis=0), np.nanstd(labels_RL, axis=0)
-        assert (std_L > 0.0).all(), "a regression needs labels that vary"
-        return Scaling(task=task, mean_L=tuple(mean_L.tolist()), std_L=tuple(std_L.tolist()))
-
-    def normalise(self, label_BL: Tensor) -> Tensor:
-        """Return labels scaled for the loss, fp32; NaN stays NaN."""
-        mean_L, std_L = label_BL.new_tensor(self.mean_L), label_BL.new_tensor(self.std_L)
-        return ((label_BL - mean_L) / std_L).float()
-
-    def comparable(self, value_RL: Float64) -> Float64:
-        """Return labels or predictions scaled such that errors of several targets can be averaged.
-
-        They are divided by the standard deviation of the training labels, so that the unit of a target does not decide
-        how much it counts. A single target, and classifiers, are not scaled.
-        """
-        return value_RL / np.array(self.std_L) if len(self.std_L) > 1 else value_RL
-
-    def restore(self, out_BL: Tensor) -> Tensor:
-        """Return outputs of the model as values in the units of the labels, or as probabilities; fp64."""
-        if self.task != "regression":
-            return out_BL.double().sigmoid()
-        out_BL = out_BL.double()
-        return out_BL * out_BL.new_tensor(self.std_L) + out_BL.new_tensor(self.mean_L)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Epoch:
     """Results of one epoch.
 
     Attributes:
         epoch: its number, from 1.
-        loss: mean training loss of its steps, of the labels alone.
+        loss: mean training loss of its steps, of the labels alone, with their weights.
         score: metric of the validation rows; for several targets of a regression, of the scaled labels
             (``Scaling.comparable``).
         best: number of the best epoch so far.
@@ -105,7 +60,7 @@ class StepLoss:
     """Losses of one step.
 
     Attributes:
-        label: mean over all labels that are present.
+        label: mean over all labels that are present, with their weights.
         noise: mean over molecules, before weighting; None: noise is not predicted.
     """
 
@@ -122,8 +77,10 @@ class TrainingProblem:
         valid: validation rows, whose score decides which epoch is the best.
         make_sample: turns rows into samples.
         scaling: of the training labels.
-        loss: of a regression; classifiers take the binary cross-entropy.
+        loss: of a regression; classifiers take the cross-entropy.
         metric: of the validation rows.
+        weight_RL: what the loss of each training label is multiplied by, with a mean of 1; None: nothing.
+        side_RL: 1 where a training label is a bound that it lies above, -1 where below, else 0; None: there are none.
     """
 
     train: RowReader
@@ -132,6 +89,8 @@ class TrainingProblem:
     scaling: Scaling
     loss: LossName
     metric: Metric
+    weight_RL: Float64 | None = None
+    side_RL: Float64 | None = None
 
 
 @explain_full_memory
@@ -160,7 +119,8 @@ def fit(
     """
     model.to(device)
     with _own_randomness(seed, device), limited_threads(model, device):  # loaders use random numbers, too
-        initialise_head(model, problem.train, problem.make_sample, problem.scaling.task, config.max_pairs, device)
+        base_W = problem.scaling.base_outputs(problem.train.labels_RL, problem.weight_RL)
+        initialise_head(model, problem.train, problem.make_sample, base_W, config.max_pairs, device)
     steps_per_epoch = -(-len(problem.train) // config.batch_size)
     total = config.epochs * steps_per_epoch
     updates, noisy_nodes = WeightUpdates(model, config, total), NoisyNodes.of(config)
@@ -252,7 +212,7 @@ def predict(
     device: torch.device,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> Float64:
-    """Return predictions [R, L] in the order of the rows: in the table's units, or probabilities.
+    """Return predictions [R, W] in the order of the rows: in the table's units, or probabilities.
 
     See ``predict_conformers``, whose mean over the conformers of each row this is.
     """
@@ -327,11 +287,11 @@ def add_gradient(
 
     def loss_of(drawn: tuple[LabelledSample, torch.Generator | None]) -> tuple[Tensor, Tensor]:
         sample, generator = drawn
-        wanted_BL = problem.scaling.normalise(sample.label_BL)
         shown = to_device(sample.input, device)
         representation = model.backbone(shown)
-        out_BL = model.properties(representation, generator)
-        loss = masked_loss(out_BL, wanted_BL, problem.loss if problem.scaling.task == "regression" else None) / count
+        out_BW = model.properties(representation, generator)
+        weight_BL, side_BL = rows_of(problem.weight_RL, sample.row_B), rows_of(problem.side_RL, sample.row_B)
+        loss = problem.scaling.loss(out_BW, sample.label_BL, problem.loss, weight_BL, side_BL) / count
         terms = [loss.detach()]
         if noisy_nodes is not None:
             assert model.coordinate_head is not None, "the noise is predicted by it"
@@ -358,20 +318,6 @@ def add_gradient(
     if not all(map(math.isfinite, (label, *noises))):
         raise RunError("the loss is not finite: the training has diverged; lower train.learning_rate")
     return StepLoss(label=label, noise=noises[0] if noises else None)
-
-
-def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None) -> Tensor:
-    """Return the sum of the losses of all labels that are present; binary cross-entropy if ``name`` is None.
-
-    Keep labels on the CPU: then no wait for the device of ``out_BL`` is needed to find out which are present.
-    """
-    there_M = (~wanted_BL.isnan()).flatten().nonzero().squeeze(1)
-    wanted = wanted_BL.flatten()[there_M].to(out_BL.device, non_blocking=True)
-    out = out_BL.flatten().index_select(0, there_M.to(out_BL.device, non_blocking=True))
-    if name is None:
-        return F.binary_cross_entropy_with_logits(out, wanted, reduction="sum")
-    losses = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.smooth_l1_loss}
-    return losses[name](out, wanted, reduction="sum")
 
 
 @contextlib.contextmanager

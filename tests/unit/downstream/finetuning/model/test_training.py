@@ -15,9 +15,10 @@ from unimol_scale.downstream.data.batches import each_row_once, training_batches
 from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.downstream.finetuning.model import training
 from unimol_scale.downstream.finetuning.model.head_initialisation import initialise_head
+from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling, masked_loss
 from unimol_scale.downstream.finetuning.model.master_weights import MasterWeights
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
-from unimol_scale.downstream.finetuning.model.training import Scaling, add_gradient, fit, masked_loss, predict
+from unimol_scale.downstream.finetuning.model.training import add_gradient, fit, predict
 from unimol_scale.downstream.metrics import score
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.engine.side_by_side import SideBySide
@@ -36,6 +37,10 @@ def molecules(tmp_path_factory):
 def seeded_model(seed=0, **options):
     torch.manual_seed(seed)
     return model(**options)
+
+
+def base_of(chosen):
+    return chosen.scaling.base_outputs(chosen.train.labels_RL)
 
 
 def gradient(fitted):
@@ -318,7 +323,7 @@ def test_a_model_starts_as_the_predictor_of_the_mean(molecules, seed, offset, he
     fitted = seeded_model(seed, num_targets=2, head=head)
     with torch.no_grad():  # what all molecules share is much more than what tells them apart
         fitted.backbone.atom_norm.bias += offset * torch.randn(TINY.atom_width)
-    initialise_head(fitted, chosen.train, chosen.make_sample, "regression", None, CPU)
+    initialise_head(fitted, chosen.train, chosen.make_sample, base_of(chosen), None, CPU)
     samples = list(each_row_once(chosen.train, chosen.make_sample, 40_000, CPU))
     assert add_gradient(fitted, samples, chosen, CPU).label == pytest.approx(1.0, abs=1e-4)
     assert predict(fitted, samples, chosen.scaling, CPU) == pytest.approx(
@@ -335,7 +340,7 @@ def test_a_classifier_starts_at_the_share_of_ones(molecules):
     labels_ML = np.stack([AROMATIC, np.zeros(30), np.full(30, NAN)], axis=1)
     chosen = problem(molecules, labels_ML, "multilabel", "roc_auc")
     fitted = seeded_model(num_targets=3)
-    initialise_head(fitted, chosen.train, chosen.make_sample, "multilabel", None, CPU)
+    initialise_head(fitted, chosen.train, chosen.make_sample, base_of(chosen), None, CPU)
     first = predict(fitted, each_row_once(chosen.train, chosen.make_sample, 40_000, CPU), chosen.scaling, CPU)[0]
     assert first == pytest.approx([AROMATIC[:24].mean(), 0.0, 0.5], abs=0.03)
 

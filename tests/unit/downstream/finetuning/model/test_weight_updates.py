@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -53,7 +54,7 @@ def test_without_new_settings_every_bit_is_as_it_was(molecules):
 
     with torch.random.fork_rng(devices=[]), limited_threads(by_hand, CPU):
         torch.manual_seed(4)
-        initialise_head(by_hand, chosen.train, chosen.make_sample, "regression", None, CPU)
+        initialise_head(by_hand, chosen.train, chosen.make_sample, np.zeros(1), None, CPU)
     groups = parameter_groups(dict(by_hand.named_parameters()), 1, config)
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,1 @@
+"""The benchmark of fine-tuning by cross-validation: pretrained, untrained and frozen models, and baselines."""

@@ -1,0 +1,168 @@
+"""Molecules and labels as scikit-learn hands them over → SMILES and numbers; and the errors about them.
+
+Shapes: M molecules, L targets.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from unimol_scale.api.table_columns import columns_of
+from unimol_scale.common.text.argument_names import require_order
+from unimol_scale.downstream.data.molecules import count_with_coordinates, listed
+from unimol_scale.downstream.data.skipped_rows import NAMED
+from unimol_scale.errors import ConfigError, SourceError, nearest
+from unimol_scale.store.schema import Float64
+
+HandleInvalid = Literal["raise", "nan"]
+# Columns that a fine-tuning writes beside those of the targets, which no target may be called.
+TAKEN = ("smiles", "row", "split")
+
+
+class MoleculeInputError(SourceError, ValueError):
+    """Molecules or labels that were given to an estimator cannot be used; also the ValueError of scikit-learn."""
+
+
+def molecules_of(X: Any, *, sees_3d: bool = False) -> list[str]:  # noqa: ANN401
+    """Return the SMILES of molecules, "" where one is missing.
+
+    Args:
+        X: [M] a list, array or column of SMILES or of molecules of RDKit, or a table of one such column.
+        sees_3d: the model may be shown conformers, which are made; warn of others that are given.
+
+    Raises:
+        MoleculeInputError: it is something else, or empty.
+    """
+    if isinstance(X, str):
+        raise MoleculeInputError(f"X: expected a list of SMILES, got one text; write [{X!r}]")
+    try:
+        require_order(X, "X")
+        columns = columns_of(X)
+        if columns is not None:
+            X = _only_column(columns)
+        elif getattr(X, "ndim", 1) == 2:
+            X = _only_column(dict(enumerate(X.T)))
+        texts = listed(X, "X")
+    except MoleculeInputError:
+        raise
+    except (SourceError, ConfigError) as error:
+        raise MoleculeInputError(str(error)) from error
+    if sees_3d and (given := count_with_coordinates(X)):
+        warnings.warn(
+            f"X: {given:,} of {len(texts):,} molecules have coordinates, which are not used: conformers are made, as "
+            "they are for SMILES",
+            stacklevel=3,
+        )
+    if not texts:
+        raise MoleculeInputError("X: no molecule was given")
+    return texts
+
+
+def _only_column(columns: dict[Any, Any]) -> Any:  # noqa: ANN401
+    if len(columns) == 1:
+        return next(iter(columns.values()))
+    names = ", ".join(map(str, columns))
+    raise MoleculeInputError(
+        f"X: a table of {len(columns)} columns ({names[:200]}) was given; give the one that has the molecules, such as "
+        'table["smiles"]'
+    )
+
+
+def table_of_labels(y: Any, rows: int) -> tuple[npt.NDArray[Any], tuple[str, ...]]:  # noqa: ANN401
+    """Return labels as an array, [M] or [M, L] as they were given, of whatever dtype, and the names of the targets.
+
+    Args:
+        y: list, array, Series, or DataFrame with one column for each target.
+        rows: M.
+
+    Raises:
+        MoleculeInputError: there is none, it has another shape, or not a row for each molecule.
+    """
+    if y is None:
+        raise MoleculeInputError("y: this estimator requires y to be passed, but the target y is None")
+    require_order(y, "y")
+    columns = columns_of(y)
+    if columns is not None:
+        values = np.stack([np.asarray(column) for column in columns.values()], axis=1)
+        names: Sequence[Any] = list(columns)
+    else:
+        values, names = np.asarray(y), [getattr(y, "name", None)]
+    if values.ndim not in (1, 2) or values.size == 0:
+        raise MoleculeInputError(f"y: expected [molecules] or [molecules, targets], got the shape {values.shape}")
+    if len(values) != rows:
+        raise MoleculeInputError(
+            f"X and y have inconsistent numbers of samples: {rows:,} molecules, {len(values):,} labels"
+        )
+    return values, _target_names(names, 1 if values.ndim == 1 else values.shape[1])
+
+
+def _target_names(given: Sequence[Any], count: int) -> tuple[str, ...]:
+    """Return the names that were given, if a table can have them; else "y", or "y1", "y2" and so on."""
+    names = [name for name in given if isinstance(name, str) and name and name == name.strip() and name not in TAKEN]
+    if len(names) == count == len(set(names)):
+        return tuple(names)
+    return ("y",) if count == 1 else tuple(f"y{at}" for at in range(1, count + 1))
+
+
+def as_numbers(values: npt.NDArray[Any]) -> Float64:
+    """Return labels as float64 of the same shape; NaN, and None, are missing ones.
+
+    Raises:
+        MoleculeInputError: one is no number, or is not finite; or, of a single target, is missing.
+    """
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise MoleculeInputError(f"y: the labels are not numbers: {error}") from error
+    if np.isinf(numbers).any():
+        row = int(np.argwhere(np.isinf(numbers))[0][0])
+        raise MoleculeInputError(f"y: Input y contains infinity or a value too large, the first in y[{row}]")
+    if numbers.ndim == 1 and (missing := np.isnan(numbers)).any():
+        raise MoleculeInputError(
+            f"y: Input y contains NaN: {missing.sum():,} of {len(numbers):,} labels are missing, the first is "
+            f"y[{int(missing.argmax())}]; leave those molecules out (of several targets, some may be missing)"
+        )
+    return numbers
+
+
+def check_handling(handle_invalid: str) -> None:
+    """Check how unusable molecules are to be treated.
+
+    Raises:
+        ConfigError: it is no such way.
+    """
+    if handle_invalid not in get_args(HandleInvalid):
+        raise ConfigError(
+            f"handle_invalid: unknown value {handle_invalid!r}; {nearest(handle_invalid, get_args(HandleInvalid))}"
+        )
+
+
+def refuse_unusable(unusable: Sequence[tuple[int, str, str]], total: int) -> None:
+    """Raise an error that names the first molecules that cannot be used; do nothing if there are none.
+
+    Args:
+        unusable: row (from 0), text and reason of each.
+        total: molecules that were given.
+
+    Raises:
+        MoleculeInputError: there is one.
+    """
+    if unusable:
+        raise MoleculeInputError(
+            f"X: {_described(unusable, total)}. Mend them, or go on without them: handle_invalid='nan'"
+        )
+
+
+def warn_of_unusable(unusable: Sequence[tuple[int, str, str]], total: int, done: str) -> None:
+    """Warn of molecules that cannot be used, saying what was ``done`` with them; do nothing if there are none."""
+    if unusable:
+        warnings.warn(f"X: {_described(unusable, total)}; {done}", stacklevel=4)  # who called fit or score
+
+
+def _described(unusable: Sequence[tuple[int, str, str]], total: int) -> str:
+    first = "; ".join(f"X[{row}] {text!r}: {reason}" for row, text, reason in unusable[:NAMED])
+    more = f"; and {len(unusable) - NAMED:,} more" if len(unusable) > NAMED else ""
+    return f"{len(unusable):,} of {total:,} molecules cannot be used: {first}{more}"

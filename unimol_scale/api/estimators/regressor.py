@@ -1,0 +1,141 @@
+"""``MoleculeRegressor``: numbers of molecules, as a scikit-learn estimator.
+
+Shapes: M molecules, L targets.
+"""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+
+from unimol_scale.api.estimators.estimator_inputs import MoleculeInputError, as_numbers, molecules_of, table_of_labels
+from unimol_scale.api.estimators.finetuned_estimator import FinetunedEstimator, known_rows
+from unimol_scale.api.estimators.fitted_folder import FinetunedFolder
+from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
+from unimol_scale.errors import ConfigError
+from unimol_scale.store.schema import Float64
+
+
+class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[misc]
+    """Regression of properties of molecules by fine-tuning a pretrained model, as a scikit-learn estimator.
+
+    ``fit`` does what ``us.finetune`` does, without a test; the parameters are those of ``help(us.MoleculeRegressor)``.
+    It clones, pickles (with its weights, without the pretrained model), and works in pipelines, ``cross_val_score`` and
+    ``GridSearchCV``.
+
+    Attributes:
+        target_names_: [L] names of the targets, of the columns of y if it has any.
+        folder_: folder of the fine-tuned models, for ``us.predict``; it has report.md.
+        result_: scores of the validation rows, notes on the data and more; None of a copy without them.
+
+    Raises:
+        ConfigError: in ``fit``: a parameter or a setting is wrong, or ``folder`` holds another fine-tuning.
+        MoleculeInputError: a SourceError and a ValueError: molecules or labels cannot be used; names them.
+        CheckpointError: the pretrained model cannot be loaded.
+        RunError: training failed.
+
+    Source:
+        The interface: scikit-learn (Buitinck et al. 2013, arXiv 1309.0238).
+
+    Example:
+        >>> import unimol_scale as us
+        >>> from sklearn.model_selection import cross_val_score
+        >>> smiles = ["C" * n for n in range(1, 25)]
+        >>> carbons = [len(text) for text in smiles]
+        >>> model = us.MoleculeRegressor("runs/hello", epochs=2, seeds=2, inputs="2d").fit(smiles, carbons)
+        >>> model.predict(["CCO", "CCCC"]).shape
+        (2,)
+        >>> values, spread = model.predict(["CCO", "CCCC"], return_std=True)
+        >>> cross_val_score(us.MoleculeRegressor("runs/hello", epochs=1, inputs="2d"), smiles, carbons, cv=2).shape
+        (2,)
+    """
+
+    _tasks: ClassVar[tuple[str, ...]] = ("regression",)
+
+    def fit(self, X: Any, y: Any) -> "MoleculeRegressor":  # noqa: ANN401
+        """Fine-tune on all rows; some of them choose the epoch.
+
+        Args:
+            X: [M] SMILES or molecules of RDKit, in a list, array, Series or table of one column.
+            y: [M], or [M, L] for several targets, of which some may be missing (NaN).
+        """
+        smiles = molecules_of(X, sees_3d=self.inputs != "2d")
+        values, names = table_of_labels(y, len(smiles))
+        labels = as_numbers(values)
+        known = {"single": labels.ndim == 1}
+        self._fit(smiles, labels.reshape(len(smiles), -1), names, "regression", known)
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Float64 | tuple[Float64, Float64]:  # noqa: ANN401
+        """Return predictions in the unit of y; NaN for unusable molecules if ``handle_invalid="nan"``.
+
+        Args:
+            X: [M] as in ``fit``.
+            return_std: return the standard deviation over the models of several ``seeds``, too, which is no error bar.
+
+        Returns:
+            float64 [M], or [M, L] if y had two dimensions; with ``return_std`` two of them.
+
+        Raises:
+            NotFittedError: ``fit`` was not called.
+            ConfigError: ``return_std`` of a single model.
+            MoleculeInputError: a molecule cannot be used; names it.
+        """
+        found = self._predictions(X)
+        if not return_std:
+            return self._shaped(found.values)
+        if np.isnan(found.seed_std).all() and not np.isnan(found.values).all():
+            raise ConfigError("return_std needs several models, and this estimator has one: fit it with seeds=3")
+        return self._shaped(found.values), self._shaped(found.seed_std)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: ANN401
+        """Return R², of several targets the mean over them.
+
+        Labels that are missing, and with ``handle_invalid="nan"`` molecules that cannot be used, with a warning, are
+        left out.
+
+        Raises:
+            MoleculeInputError: a target has no label, or see ``predict``.
+        """
+        found = self._predictions(X)
+        values, _ = table_of_labels(y, len(found))
+        labels_ML = as_numbers(values).reshape(len(found), -1)
+        if labels_ML.shape != found.values.shape:
+            raise MoleculeInputError(
+                f"y: {labels_ML.shape[1]} targets, and the estimator was fitted to {found.values.shape[1]}"
+            )
+        usable_M = known_rows(found, len(found))
+        scores = []
+        for label_M, value_M in zip(labels_ML.T, found.values.T, strict=True):
+            there_M = usable_M & ~np.isnan(label_M)
+            weight = None if sample_weight is None else np.asarray(sample_weight)[there_M]
+            if not there_M.any():
+                raise MoleculeInputError("y: a target has no label, so that it has no score")
+            scores.append(r2_score(label_M[there_M], value_M[there_M], sample_weight=weight))
+        return float(np.mean(scores))
+
+    @classmethod
+    def from_folder(cls, folder: "str | PathLike[str]", **parameters: Any) -> "MoleculeRegressor":  # noqa: ANN401
+        """Open a folder that ``unimol-scale finetune``, ``us.finetune`` or ``fit`` wrote as a fitted estimator.
+
+        Args:
+            folder: of the fine-tuned model; the files stay there.
+            parameters: of the estimator, such as ``device`` and ``handle_invalid``. Those of the fine-tuning are not
+                read from the folder: fitting anew takes these.
+
+        Raises:
+            CheckpointError: it is no fine-tuned model, or damaged.
+            ConfigError: its model is a classifier.
+        """
+        opened: MoleculeRegressor = cls._open(folder, parameters)
+        return opened
+
+    def _take(self, fitted: FinetunedFolder, config: FinetunedConfig, known: Mapping[str, Any]) -> None:
+        super()._take(fitted, config, known)
+        self._single = bool(known.get("single", len(config.targets) == 1))
+
+    def _shaped(self, value_ML: Float64) -> Float64:
+        return value_ML[:, 0] if self._single else value_ML

@@ -1,0 +1,38 @@
+"""Columns that are added to a table of somebody else, whose own columns stay as they are."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+
+
+def free_name(name: str, taken: Collection[str], prefix: str | None) -> str:
+    """Return the name, or a similar one if a column has it already: with the prefix, if there is one, else a number."""
+    if name not in taken:
+        return name
+    if prefix is not None and (prefixed := f"{prefix}{name}") not in taken:
+        return prefixed
+    number = 2
+    while f"{name}_{number}" in taken:
+        number += 1
+    return f"{name}_{number}"
+
+
+def write_csv(table: pa.Table, path: Path) -> None:
+    """Write a table as CSV; lists and other nested values are written as text."""
+    for at, field in enumerate(table.schema):
+        if not (pa.types.is_primitive(field.type) or pa.types.is_string(field.type)):
+            texts = [None if value is None else str(value) for value in table.column(at).to_pylist()]
+            table = table.set_column(at, field.name, pa.array(texts, pa.string()))
+    pyarrow.csv.write_csv(table, path)
+
+
+def spread_out(value_R: npt.NDArray[Any], row_R: npt.NDArray[np.int64], rows: int) -> pa.Array:
+    """Return a column of so many rows with numbers in some of them, null in the others."""
+    value_M = np.full(rows, np.nan)
+    value_M[row_R] = value_R
+    return pa.array(value_M, from_pandas=True)
