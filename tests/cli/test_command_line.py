@@ -35,10 +35,10 @@ WORDS = {
         "--peak-flops --size --zero-stage"
     ),
     "finetune": (
-        "key=value --baselines --cache --config --conformers --data --device --folds --fragments --from --hydrogens "
-        "--inputs --label-fraction --loss --metric --no-baselines --no-hydrogens --output --pooling "
-        "--pretraining-store --reinitialise --repeats --seed --seeds --size --skip-bad --smiles-column --split "
-        "--split-column --target --task"
+        "key=value --baselines --cache --censored --class-weights --config --conformers --data --device --folds "
+        "--fragments --from --hydrogens --inputs --label-fraction --loss --metric --no-baselines --no-hydrogens "
+        "--order --output --pooling --positive --pretraining-store --reinitialise --repeats --seed --seeds --size "
+        "--skip-bad --smiles-column --split --split-column --target --task --transform --weight-column"
     ),
     "compare": "DIR --output",
     "predict": "FILE --cache --conformers --device --fragments --from --max-pairs --output --skip-bad --smiles-column",

@@ -231,7 +231,11 @@ def test_a_smiles_with_points_and_slashes_is_no_name(place, smiles):
     ("call", "error", "message"),
     [
         (lambda place: fit(place, (MOLECULES, VALUES[:-1])), us.SourceError, "^data: 30 SMILES and 29 values"),
-        (lambda place: fit(place, (MOLECULES, ["a"] * 30)), us.SourceError, "^data: the values are not numbers"),
+        (
+            lambda place: fit(place, (MOLECULES, ["a"] * 30)),
+            us.SourceError,
+            "30 labels of the target 'value' are not numbers: row 1 .CCO.: 'a'",
+        ),
         (lambda place: fit(place, 7), us.SourceError, "^data: expected a path, a table or .*got int"),
         (lambda place: fit(place, {"smiles": ["C"], "y": []}), us.SourceError, "^data: its columns have different"),
         (lambda place: fit(place, "nowhere.csv", target="y"), us.SourceError, "nowhere.csv does not exist"),

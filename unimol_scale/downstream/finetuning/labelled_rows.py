@@ -134,10 +134,8 @@ class Rows:
             values = np.unique(labels_M[~np.isnan(labels_M)])
             if self.task == "regression" and len(values) <= MOST_CLASSES and (values == values.round()).all():
                 shown = ", ".join(f"{value:g}" for value in values)
-                return (
-                    f"the labels of {target!r} are {shown}, fitted as numbers; if they are classes, say --task "
-                    "multiclass (two classes are 0 and 1)"
-                )
+                remedy = "say --task multiclass" if len(values) > 2 else "write them as 0 and 1"
+                return f"the labels of {target!r} are {shown}, fitted as numbers; if they are classes, {remedy}"
         return ""
 
 

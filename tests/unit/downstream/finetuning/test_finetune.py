@@ -155,7 +155,7 @@ def test_a_test_molecule_that_training_has_too_is_told(place, settings):
 def test_classes_that_are_fitted_as_numbers_are_told(place, settings):
     data = write_table(place / "classes.csv", y=[-1, 1] * 15)
     assert finetune(settings(data=data, targets=("y",), seeds=1)).notes[-1] == (
-        "the labels of 'y' are -1, 1, fitted as numbers; classes are 0 and 1"
+        "the labels of 'y' are -1, 1, fitted as numbers; if they are classes, write them as 0 and 1"
     )
 
 
