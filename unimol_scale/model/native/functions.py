@@ -60,7 +60,7 @@ class NativeAttentionFunction(torch.autograd.Function):
 
 
 class NativeMixedAttentionFunction(torch.autograd.Function):
-    """Σ_h attention_hij · (v_hj · f_h) [B, A, A] of ``heads.CoordinateHead`` without dropout, of all nodes and pairs."""
+    """Σ_h attention_hij · (v_hj · f_h) [B, A, A] of ``heads.CoordinateHead`` without dropout, of nodes and pairs."""
 
     @staticmethod
     def forward(ctx: Any, nodes_B: Tensor, heads: int, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
