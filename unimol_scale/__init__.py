@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from unimol_scale.api.estimators.classifier import MoleculeClassifier
     from unimol_scale.api.estimators.embedder import MoleculeEmbedder
     from unimol_scale.api.estimators.regressor import MoleculeRegressor
-    from unimol_scale.api.finetuned_model import FinetunedModel, MoleculePredictions, finetune, predict
+    from unimol_scale.api.finetuned_model import FinetunedModel, finetune, predict
     from unimol_scale.api.learning_rate_law import LearningRateLaw, fit_rate_law
     from unimol_scale.api.model_sharing import ShippedModel, push_to_hub, shipped_models
+    from unimol_scale.api.predictions.molecule_predictions import MoleculePredictions
     from unimol_scale.api.pretrained_run import PretrainedRun, pretrain
     from unimol_scale.api.run_plan import RunPlan, plan
     from unimol_scale.api.scaling_law import ScalingLaw, fit_scaling_law
@@ -56,7 +57,8 @@ _HOMES = {
         "api.model_sharing": ("push_to_hub", "shipped_models", "ShippedModel"),
         "api.comparison": ("compare",),
         "downstream.comparison.compare": ("Comparison",),
-        "api.finetuned_model": ("finetune", "predict", "FinetunedModel", "MoleculePredictions"),
+        "api.finetuned_model": ("finetune", "predict", "FinetunedModel"),
+        "api.predictions.molecule_predictions": ("MoleculePredictions",),
         "api.estimators.regressor": ("MoleculeRegressor",),
         "api.estimators.classifier": ("MoleculeClassifier",),
         "api.estimators.embedder": ("MoleculeEmbedder",),

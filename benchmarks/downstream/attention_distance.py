@@ -50,6 +50,8 @@ COMMAND = "python -m benchmarks.downstream.attention_distance"
 
 # Correlations above this one are never reached with random weights in the paper.
 PAPERS_LIMIT = 0.3
+# Layers; of more the first, the middle and the last are named.
+MOST_IN_LEGEND = 6
 FEWEST_ATOMS = 3  # with two, every pair has one distance
 # Below these spreads there is rounding and no order: of distances in Å, of scores relative to the largest.
 SAME_DISTANCE, SAME_SCORE = 1e-3, 1e-5
@@ -243,7 +245,7 @@ def _draw_histogram(axes, model: Measured) -> None:  # noqa: ANN001
     axes.set_xlabel("correlation of scores and distances (absolute, mean over molecules)", fontsize=8)
     axes.set_ylabel("heads", fontsize=8)
     axes.set_title(f"{model.name} (sees {model.inputs}; {L} layers × {H} heads)", fontsize=9, parse_math=False)
-    for layer in sorted({0, (L - 1) // 2, L - 1}):
+    for layer in range(L) if L <= MOST_IN_LEGEND else sorted({0, (L - 1) // 2, L - 1}):
         axes.bar(0, 0, color=colours[layer], label=f"layer {layer + 1}")
     axes.legend(fontsize=7, frameon=False)
     axes.tick_params(labelsize=8)

@@ -35,13 +35,17 @@ WORDS = {
         "--peak-flops --size --zero-stage"
     ),
     "finetune": (
-        "key=value --baselines --cache --censored --class-weights --config --conformers --data --device --folds "
-        "--fragments --from --hydrogens --inputs --label-fraction --loss --metric --no-baselines --no-hydrogens "
+        "key=value --baselines --cache --calibration-fraction --censored --class-weights --config --conformal "
+        "--conformers --coverage --data --device --domain --folds --fragments --from --hydrogens --inputs "
+        "--label-fraction --loss --metric --no-baselines --no-domain --no-hydrogens "
         "--order --output --pooling --positive --pretraining-store --reinitialise --repeats --seed --seeds --size "
         "--skip-bad --smiles-column --split --split-column --target --task --transform --weight-column"
     ),
     "compare": "DIR --output",
-    "predict": "FILE --cache --conformers --device --fragments --from --max-pairs --output --skip-bad --smiles-column",
+    "predict": (
+        "FILE --cache --conformers --coverage --device --fragments --from --max-pairs --no-domain --output --skip-bad "
+        "--smiles-column"
+    ),
     "embed": (
         "FILE_OR_STORE --cache --conformers --device --fragments --from --hydrogens --inputs --max-atoms --max-pairs "
         "--no-hydrogens --output --pooling --precision --representation --skip-bad --smiles-column"

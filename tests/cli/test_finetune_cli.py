@@ -141,18 +141,23 @@ def test_a_cross_validation_becomes_a_model_of_all_folds_and_two_are_compared(ru
     )
 
 
-def test_the_last_line_is_of_the_baselines_unless_they_are_turned_off(run, tmp_path):
+def test_the_last_lines_say_against_what_how_sure_and_where_not_to_use_it(run, tmp_path):
     arguments = ("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 1, "--target", "length", *SHORT[:2])
     status, out, _ = run(*arguments)
     assert status == 0
-    assert out.splitlines()[-1].startswith("too few test molecules to compare the model with the best baseline")
+    against, sure, where = out.splitlines()[-3:]
+    assert against.startswith("too few test molecules to compare the model with the best baseline")
+    assert sure == (
+        "how sure: the 90 % intervals of `predict`: none, for 2 calibration rows are too few; this coverage takes 9"
+    )
+    assert where.startswith("where not to use it: ")
     folder = tmp_path / "finetuned" / "set-scratch"
-    assert "**2 test molecules are too few to say whether" in (folder / "report.md").read_text()
+    assert "- **Against what:** 2 test molecules are too few to say whether" in (folder / "report.md").read_text()
     again = run(*arguments)[1].splitlines()
     assert "nothing was computed" in again[0]
-    assert again[-1] == out.splitlines()[-1]
-    status, out, _ = run(*arguments, "--no-baselines", "--output", "without")
-    assert out.splitlines()[-1] == "report: without/report.md"
+    assert again[-3:] == [against, sure, where]
+    status, out, _ = run(*arguments, "--no-baselines", "--no-domain", "--output", "without")
+    assert out.splitlines()[-2:] == ["report: without/report.md", sure]
     assert "expected true or false" in refused(run(*arguments, "--output", "wrong", "baselines=maybe"))
 
 

@@ -35,11 +35,12 @@ ORDER = {
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
     "unimol_scale.scaling": "runs law rates tasks report ladder",
-    "unimol_scale.downstream": "metric metrics registry label_settings config compute label_units labels"
+    "unimol_scale.downstream": "metric metrics registry uncertainty label_settings config compute label_units labels"
     " fold_statistics data baselines embedding finetuning comparison publishing",
     "unimol_scale.downstream.data": "splitting *",
-    "unimol_scale.downstream.finetuning": "finetuning_folder model cautions labelled_rows results folds *",
-    "unimol_scale.api": "* estimators",
+    "unimol_scale.downstream.finetuning": "finetuning_folder model cautions labelled_rows results folds confidence"
+    " predictions *",
+    "unimol_scale.api": "equal_content table_columns molecule_inputs predictions * estimators",
     "unimol_scale.cli": "* verbs main __main__",
 }
 

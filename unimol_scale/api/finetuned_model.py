@@ -5,33 +5,30 @@ Shapes: M molecules, L targets, K classes, S seeds.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unimol_scale.api.call_settings import a_call, read_call
-from unimol_scale.api.equal_content import same_content
 from unimol_scale.api.molecule_inputs import SMILES, add_weights, file_or_smiles, labelled_columns, write_columns
+from unimol_scale.api.predictions.molecule_predictions import MoleculePredictions, molecule_predictions
 from unimol_scale.common.text.argument_names import path_text, require_order
 from unimol_scale.config import build
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
-from unimol_scale.downstream.config import FinetuneConfig, Fragments, Task
+from unimol_scale.downstream.config import FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.model_source import source_of
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
 from unimol_scale.downstream.finetuning import finetune as finetuning
 from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns, prediction_columns
-from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
-from unimol_scale.downstream.finetuning.predict import SeedPredictions, predict_molecules, unseen_inputs
+from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
+from unimol_scale.downstream.finetuning.predict import predict_molecules, unseen_inputs
 from unimol_scale.downstream.finetuning.results import FinetuneResult, mean_test
-from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.errors import ConfigError, nearest
-from unimol_scale.store.schema import Float64
 
 _ARGUMENTS = {
     "--from": "model", "--data": "data", "--target": "target", "--size": "size", "--output": "output",
@@ -44,100 +41,11 @@ _ARGUMENTS = {
     "--positive": "positive", "--task multiclass": 'task="multiclass"', "--class-weights": "class_weights",
     "--order": "order", "--censored": "censored=True", "--weight-column": "weight_column", "--transform": "transform",
     "--hydrogens": "hydrogens", "--conformers": "conformers", "--no-baselines": "baselines=False",
+    "--coverage": "coverage", "--no-domain": "domain=False", "--calibration-fraction": "calibration_fraction",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-Texts = npt.NDArray[np.object_]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MoleculePredictions:
-    """What a fine-tuned model predicts, in the order of the molecules that were given.
-
-    ``numpy.asarray`` of it gives ``values``. Predictions of equal content are equal.
-
-    Attributes:
-        targets: [L] names.
-        units: target → unit, where one is known.
-        smiles: str [M] as given; "" where a SMILES was missing.
-        values: float64 [M, L], the mean over seeds, in the units of the targets; of a classification the probability of
-            class 1 (the positive class, the last of ``classes``); of several classes [M, K], that of each. NaN where
-            the molecule cannot be used.
-        seed_std: float64, shape of ``values``, standard deviation over seeds, which is no error bar; NaN of a single
-            seed.
-        reasons: str [M], why a molecule cannot be used; "" where it can.
-        smiles_used: str [M], the canonical SMILES that the model saw; None where the molecule cannot be used.
-        changes: str [M], what made another molecule of a SMILES, such as a fragment that was taken; "" for nothing.
-        conformer_std: float64, shape of ``values``, standard deviation over the conformers of a molecule, as a mean
-            over seeds; NaN for a molecule with one. None if one conformer was asked for.
-        task: what the model predicts.
-        classes: target → names of its classes; targets of numbers, or of 0 and 1, are not there.
-    """
-
-    targets: tuple[str, ...]
-    units: Mapping[str, str]
-    smiles: Texts
-    values: Float64
-    seed_std: Float64
-    reasons: Texts
-    smiles_used: Texts
-    changes: Texts
-    conformer_std: Float64 | None = None
-    task: Task = "regression"
-    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def outputs(self) -> Outputs:
-        """What the columns of ``values`` are."""
-        return Outputs(task=self.task, targets=self.targets, classes=self.classes)
-
-    @property
-    def predicted_classes(self) -> dict[str, Texts]:
-        """Target → the name of the predicted class of each molecule [M], None where it cannot be used.
-
-        Only of targets whose classes have names.
-        """
-        return self.outputs.decide(self.values)
-
-    def __eq__(self, other: object) -> bool:
-        return same_content(vars(self), vars(other)) if isinstance(other, MoleculePredictions) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash((self.targets, tuple(self.smiles.tolist())))
-
-    def __len__(self) -> int:
-        return len(self.smiles)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:  # noqa: ANN401
-        return np.array(self.values, dtype=dtype)
-
-    def __repr__(self) -> str:
-        usable = int((self.reasons == "").sum())
-        return f"MoleculePredictions({', '.join(self.targets)} of {usable:,} of {len(self):,} molecules)"
-
-    def to_dict(self) -> dict[str, npt.NDArray[Any]]:
-        """Return columns for a DataFrame: smiles, each target with its spreads, reason, smiles_used, changes.
-
-        Of classes with names, the column of the target has the name of the predicted class, and "TARGET p(CLASS)" its
-        probability, or that of each of several classes.
-        """
-        columns: dict[str, npt.NDArray[Any]] = {SMILES: self.smiles}
-        outputs, decided = self.outputs, self.predicted_classes
-        for at, target in enumerate(self.targets):
-            if target in decided:
-                columns[target] = decided[target]
-            for place in outputs.places(at):
-                name = outputs.names[place]
-                columns[name] = self.values[:, place]
-                columns[f"{name}{SPREAD}"] = self.seed_std[:, place]
-                if self.conformer_std is not None:
-                    columns[f"{name}{CONFORMER_SPREAD}"] = self.conformer_std[:, place]
-        return {**columns, "reason": self.reasons, "smiles_used": self.smiles_used, "changes": self.changes}
-
-    def to_table(self) -> pa.Table:
-        """Return the same columns as a pyarrow Table, null where a number is missing."""
-        return pa.table({name: pa.array(values, from_pandas=True) for name, values in self.to_dict().items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +113,7 @@ class FinetunedModel:
         """Return the rows of the data with labels and predictions.
 
         Args:
-            split: "train", "valid" or "test"; None: all rows.
+            split: "train", "valid", "test", or "calibration" if rows were set aside for that; None: all rows.
 
         Returns:
             Columns [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN where
@@ -271,8 +179,9 @@ def finetune(
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
         more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``folds``,
             ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
-            ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, ``baselines`` (False: none are fitted), …;
-            or groups of settings, such as ``train={"epochs": 20}``.
+            ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, ``baselines`` (False: none are fitted),
+            ``coverage``, ``conformal``, ``calibration_fraction``, ``domain`` (False: no training molecules are kept),
+            …; or groups of settings, such as ``train={"epochs": 20}``.
 
     Returns:
         Scores for each seed, predictions, folder and report.
@@ -334,6 +243,8 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
     cache: str | Path = DEFAULT_CACHE,
     max_pairs: int | None = None,
     device: DeviceName = "auto",
+    coverage: float | None = None,
+    domain: bool = True,
     progress: bool = False,
 ) -> MoleculePredictions:
     """Predict the properties of molecules with a fine-tuned model; its seeds are averaged.
@@ -349,6 +260,9 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
         cache: folder of conformers.
         max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
         device: "auto", "cpu" or "cuda".
+        coverage: share of the labels that intervals, or sets of classes, are to hold; None: as the model was
+            fine-tuned (0.9).
+        domain: look for the nearest training molecule of each, and say whether it is near enough.
         progress: show messages and bars on standard error.
 
     Returns:
@@ -371,8 +285,10 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
         ((3, 1), ('carbons',))
         >>> [bool(value) for value in found.reasons]
         [False, True, False]
-        >>> sorted(found.to_dict())
-        ['carbons', 'carbons seed_std', 'changes', 'reason', 'smiles', 'smiles_used']
+        >>> list(found.to_dict())[:3]
+        ['smiles', 'carbons', 'carbons seed_std']
+        >>> sorted(found.domain)
+        ['in_domain', 'nearest_training_label', 'nearest_training_smiles', 'similarity', 'vector_similarity']
     """
     with a_call(_ARGUMENTS, progress=progress):
         if device not in get_args(DeviceName):
@@ -389,44 +305,9 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
             device_name=device,
             fragments=fragments,
             conformers=conformers,
+            coverage=coverage,
+            domain=domain,
         )
         if unseen := unseen_inputs(found.config):
             warnings.warn(unseen, stacklevel=2)
-        return _as_predictions(found, None if isinstance(source, Path) else source)
-
-
-def _as_predictions(found: SeedPredictions, given: Sequence[str] | None) -> MoleculePredictions:
-    molecules, row_R = found.molecules, found.row_R
-    M, W = len(molecules.smiles), len(found.config.outputs.names)
-    values, spread = np.full((M, W), np.nan), np.full((M, W), np.nan)
-    values[row_R], spread[row_R] = found.value_SRL.mean(axis=0), _std(found.value_SRL)
-    conformer_std = None
-    if found.conformer_std_RL is not None:
-        conformer_std = np.full((M, W), np.nan)
-        conformer_std[row_R] = found.conformer_std_RL
-    smiles = np.array(molecules.smiles if given is None else given, object)
-    reasons = np.full(M, "", object)
-    for skipped in molecules.skipped:
-        smiles[skipped.row] = skipped.smiles
-        reasons[skipped.row] = f"{skipped.reason}: {skipped.detail}" if skipped.detail else skipped.reason
-    return MoleculePredictions(
-        targets=found.config.targets,
-        units=found.config.units,
-        smiles=smiles,
-        values=values,
-        seed_std=spread,
-        reasons=reasons,
-        smiles_used=np.array([text or None for text in molecules.smiles], object),
-        changes=np.array(molecules.changes, object),
-        conformer_std=conformer_std,
-        task=found.config.task,
-        classes=found.config.classes,
-    )
-
-
-def _std(values: Float64) -> Float64:
-    """Return the sample standard deviation over the first axis, seeds; NaN of one."""
-    if len(values) < 2:
-        return np.full(values.shape[1:], np.nan)
-    spread: Float64 = values.std(axis=0, ddof=1)
-    return spread
+        return molecule_predictions(found, None if isinstance(source, Path) else source)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from unimol_scale.data.input_views import Inputs
 from unimol_scale.downstream.label_settings import ClassWeights, LabelSettings, Task, Transform
 from unimol_scale.downstream.registry import METRICS
+from unimol_scale.downstream.uncertainty.rules import ConformalKind, check_coverage
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import DROPOUTS, ModelConfig
 
@@ -216,6 +217,15 @@ class FinetuneConfig(LabelSettings):
             tanh, dropout, linear map; as in Uni-Mol2, there on ``pooling=virtual_node``).
         baselines: fit forests and gradient boosting on fingerprints and on RDKit descriptors to the same rows, and say
             in the report whether the models are better.
+        coverage: share of the labels that intervals of a regression, or sets of credible classes, are to hold: of
+            every ten, nine. ``predict`` can be asked for another one.
+        conformal: residuals that make the intervals of a regression: "plain" ones give all molecules the same width;
+            "normalised" ones, over the spread of the seeds, wider ones where seeds disagree.
+        calibration_fraction: share of the training rows, drawn by molecule, that is set aside to calibrate these
+            intervals and for nothing else; 0: the validation rows calibrate them, which chose the epochs too. A
+            cross-validation needs none.
+        domain: keep the training molecules, so that ``predict`` names the nearest one of every molecule, and says
+            whether it is near enough.
     """
 
     FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -261,6 +271,10 @@ class FinetuneConfig(LabelSettings):
     baselines: bool = True
     folds: int | None = None
     repeats: int = 1
+    coverage: float = 0.9
+    conformal: ConformalKind = "plain"
+    calibration_fraction: float = 0.0
+    domain: bool = True
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -272,6 +286,7 @@ class FinetuneConfig(LabelSettings):
         if self.reinitialise and self.pretrained is None:
             raise ConfigError("--reinitialise takes the dimensions of a pretrained model: name it with --from")
         self._check_split()
+        self._check_conformal()
         check_fractions(self.fractions)
         if self.baselines and not self.needs_test and self.split not in GIVEN_SPLITS:
             raise ConfigError(
@@ -310,6 +325,17 @@ class FinetuneConfig(LabelSettings):
                 "split_sizes must be two numbers of rows and a null, which is the rest, such as [110000, 10000, null]; "
                 f"got {list(sizes)}"
             )
+
+    def _check_conformal(self) -> None:
+        check_coverage(self.coverage)
+        if not 0.0 <= self.calibration_fraction < 1.0:
+            raise ConfigError(f"calibration_fraction must be in [0, 1), got {self.calibration_fraction}")
+        if self.is_kfold and self.calibration_fraction:
+            raise ConfigError(
+                f"calibration_fraction is of a single split; with split={self.split} every row calibrates the intervals"
+            )
+        if self.conformal == "normalised" and (self.is_kfold or self.num_seeds < 2):
+            raise ConfigError("conformal=normalised needs the spread of two seeds or more, of a single split")
 
     def _check_folds(self) -> None:
         if not self.is_kfold or self.split == "column-kfold":

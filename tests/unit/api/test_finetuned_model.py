@@ -171,7 +171,10 @@ def test_predictions_keep_the_order_and_name_what_cannot_be_used(place, tmp_path
     assert predicted(place, ["CCO.Cl"], fragments="reject").reasons[0].startswith("several_fragments")
     np.testing.assert_array_equal(np.asarray(found), found.values)
     table = found.to_table()
-    assert table.column_names == ["smiles", "carbons", "carbons seed_std", "reason", "smiles_used", "changes"]
+    assert table.column_names == [
+        "smiles", "carbons", "carbons seed_std", "nearest_training_smiles", "nearest_training_label", "similarity",
+        "vector_similarity", "in_domain", "reason", "smiles_used", "changes",
+    ]  # fmt: skip
     assert table["carbons"].null_count == 3
     nothing = predicted(place, ["nonsense"])
     assert np.isnan(nothing.values).all()

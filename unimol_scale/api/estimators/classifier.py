@@ -5,7 +5,7 @@ Shapes: M molecules, L labels, K classes.
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from unimol_scale.api.estimators.estimator_inputs import MoleculeInputError, as_numbers, molecules_of, table_of_labels
 from unimol_scale.api.estimators.finetuned_estimator import FinetunedEstimator, known_rows
 from unimol_scale.api.estimators.fitted_folder import FinetunedFolder
-from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
 from unimol_scale.downstream.metrics import THRESHOLD
-from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float64
 
-MULTICLASS = "multiclass"  # task of more than two classes, in versions whose fine-tuning has it
+MULTICLASS = "multiclass"  # the task of more than two classes
 
 
 class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[misc]
@@ -38,7 +36,7 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
         result_: scores of the validation rows, notes on the data and more; None of a copy without them.
 
     Raises:
-        ConfigError: in ``fit``: a parameter or a setting is wrong, y has too many classes, or ``folder`` holds another
+        ConfigError: in ``fit``: a parameter or a setting is wrong, or ``folder`` holds another
             fine-tuning.
         MoleculeInputError: a SourceError and a ValueError: molecules or labels cannot be used; names them.
         CheckpointError: the pretrained model cannot be loaded.
@@ -174,7 +172,7 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = MULTICLASS in get_args(Task)
+        tags.classifier_tags.multi_class = True
         tags.classifier_tags.multi_label = True
         return tags
 
@@ -184,7 +182,6 @@ def _coded(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Float64]:
 
     Raises:
         MoleculeInputError: a label is missing, or there is one class.
-        ConfigError: there are more than a fine-tuning can tell apart.
         ValueError: scikit-learn's, for labels that are no classes.
     """
     missing_M = np.array([value is None or value != value for value in values.tolist()])  # NaN is not itself
@@ -198,13 +195,6 @@ def _coded(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Float64]:
     if len(classes) == 1:
         raise MoleculeInputError(
             f"y: all {len(values):,} labels are of one class, {classes.tolist()[0]!r}: nothing can be learnt"
-        )
-    if len(classes) > 2 and MULTICLASS not in get_args(Task):
-        shown = ", ".join(map(str, classes[:5].tolist())) + (" …" if len(classes) > 5 else "")
-        raise ConfigError(
-            f"y has {len(classes)} classes ({shown}), and MoleculeClassifier tells two apart. Only binary "
-            "classification is supported: wrap it, sklearn.multiclass.OneVsRestClassifier(MoleculeClassifier(...)), or "
-            "give y as one column of 0 and 1 for each class"
         )
     return classes, place_M.astype(np.float64)
 

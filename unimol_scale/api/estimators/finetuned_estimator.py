@@ -23,8 +23,9 @@ from unimol_scale.api.estimators.estimator_inputs import (
     warn_of_unusable,
 )
 from unimol_scale.api.estimators.fitted_folder import ESTIMATOR_NAME, FinetunedFolder
-from unimol_scale.api.finetuned_model import MoleculePredictions, finetune, predict
+from unimol_scale.api.finetuned_model import finetune, predict
 from unimol_scale.api.molecule_inputs import SMILES
+from unimol_scale.api.predictions.molecule_predictions import MoleculePredictions
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.common.trees import flatten
@@ -204,6 +205,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
             if key in named:
                 raise ConfigError(f"settings: {key} is given as the parameter {_NAMED[key]}, too; give one of them")
         return {
+            "domain": False,  # no estimator returns it; for ``us.predict`` with ``folder_``, settings can turn it on
             **more,
             **named,
             "smiles_column": SMILES,
@@ -236,7 +238,14 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         check_handling(self.handle_invalid)
         texts = molecules_of(X, sees_3d=self.inputs != "2d")
-        found = predict(self._fitted.path, texts, cache=self._cache, device=self.device, progress=bool(self.verbose))  # type: ignore[arg-type]
+        found = predict(
+            self._fitted.path,
+            texts,
+            cache=self._cache,
+            device=self.device,  # type: ignore[arg-type]
+            domain=False,  # nothing of it is returned
+            progress=bool(self.verbose),
+        )
         if self.handle_invalid == "raise":
             bad = np.flatnonzero(found.reasons != "").tolist()
             refuse_unusable([(row, texts[row], found.reasons[row]) for row in bad], len(texts))

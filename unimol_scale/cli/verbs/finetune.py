@@ -24,6 +24,7 @@ FLAGS = {
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
         "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers", "folds", "repeats", "baselines",
         "positive", "class_weights", "order", "censored", "weight_column", "transform",
+        "coverage", "conformal", "calibration_fraction", "domain",
     )
 }  # fmt: skip
 
@@ -88,6 +89,17 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         default=None,
         help="compare with forests and boosting on fingerprints and descriptors (default: yes)",
     )
+    add("--coverage", type=float, metavar="C", help="of the intervals or sets of classes of predict (default: 0.9)")
+    add("--conformal", choices=("plain", "normalised"), help="normalised: wider where seeds disagree (default: plain)")
+    add(
+        "--calibration-fraction", type=float, metavar="F", help="of the training rows, for intervals alone (default: 0)"
+    )
+    add(
+        "--domain",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keep the training molecules, to name the nearest one of what is predicted (default: yes)",
+    )
     add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
     add("--metric", metavar="M", help=METRICS.listed)
     add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3; of each fold 1)")
@@ -139,6 +151,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
     from unimol_scale.downstream.baselines.verdict_words import short_verdict
     from unimol_scale.downstream.compute import use_granted_cores
+    from unimol_scale.downstream.finetuning.confidence.headline import short_headline
     from unimol_scale.downstream.finetuning.finetune import finetune
     from unimol_scale.downstream.finetuning.results import read
 
@@ -157,6 +170,8 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"report: {config.folder}/report.md")
     if outcome.baselines is not None:
         print(short_verdict(outcome.baselines, outcome.metric))
+    for line in short_headline(outcome):
+        print(line)
     return 0
 
 

@@ -18,7 +18,9 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "The output has all columns of the file, with row (from 1, without the header), smiles_used and changes (what "
         "was done to the molecule), and for each target its prediction and its seed_std. That is the spread of the "
         "seeds and no error bar: errors are larger, as a rule. With several conformers of a molecule, conformer_std is "
-        "the spread over them."
+        "the spread over them. TARGET low and TARGET high are the ends of a conformal interval, TARGET classes the "
+        "credible classes; in_domain says whether a training molecule is near enough for that, and "
+        "nearest_training_smiles which one is nearest."
     )
     verb = verbs.add_parser("predict", help=text, description=f"{text}. {columns}")
     add = verb.add_argument
@@ -30,6 +32,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--fragments", choices=("largest", "reject"), help="of rows with several (default: as the model was fine-tuned)"
     )
     add("--conformers", type=int, metavar="K", help="of each molecule (default: as the model was fine-tuned)")
+    add("--coverage", type=float, metavar="C", help="of intervals or sets (default: as the model was fine-tuned, 0.9)")
+    add("--no-domain", action="store_true", help="do not look for the nearest training molecules")
     add("--skip-bad", action="store_true", help="leave unusable molecules empty and list them beside the output")
     add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
     add("--max-pairs", type=int, metavar="N", help="memory budget in padded pairs (default: what suits the device)")
@@ -54,6 +58,8 @@ def _run(arguments: argparse.Namespace) -> int:
         device_name=arguments.device,
         fragments=arguments.fragments,
         conformers=arguments.conformers,
+        coverage=arguments.coverage,
+        domain=not arguments.no_domain,
     )
     print(summary)
     return 0

@@ -4,6 +4,7 @@ Every kind of split sorts rows into groups that must stay together, orders the g
 folds are in ``splitting.folds``.
 """
 
+import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
@@ -199,3 +200,28 @@ def keep_fraction(rows: Int64, fraction: float, seed: int) -> Int64:
         raise ConfigError(f"label_fraction must be above 0 and at most 1, got {fraction}")
     kept = max(1, round(fraction * len(rows)))
     return rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:kept])]
+
+
+def set_aside(split: DataSplit, fraction: float, smiles: Sequence[str], seed: int) -> DataSplit:
+    """Return the split with a share of its training rows, drawn by molecule, as rows for calibration.
+
+    Args:
+        split: without such rows.
+        fraction: share of the training rows; 0 takes none.
+        smiles: [M] canonical; rows of the same molecule stay together.
+        seed: of the choice.
+
+    Raises:
+        ConfigError: no row is left for one of the two.
+    """
+    if not fraction:
+        return split
+    groups = shuffled(group_rows(split.train, smiles), np.random.default_rng([seed, 1]))
+    calibration, train, _ = fill(groups, (fraction * len(split.train), len(split.train)))
+    if not calibration or not train:
+        raise ConfigError(
+            f"calibration_fraction {fraction} of {len(split.train):,} training rows leaves none for calibration or none "
+            "for training"
+        )
+    train_R, calibration_R = (np.sort(np.array(part, np.int64)) for part in (train, calibration))
+    return dataclasses.replace(split, train=train_R, calibration=calibration_R)

@@ -7,6 +7,7 @@ plus n, and the models of a cross-validation are counted repeat by repeat and fo
 Shapes: M rows, L targets.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.against_baselines import FittedMember, judge_baselines
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, mean_scores
+from unimol_scale.downstream.finetuning.confidence.assess import Assessment, FinishedModels, asks_anew, assess
 from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
@@ -52,7 +54,7 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     Member,
     save_config,
 )
-from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed
+from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed, seed_vectors
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, count_rows, split_labelled, take_off_references
 from unimol_scale.downstream.labels.learning_notes import describe_learning
@@ -84,7 +86,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     finished = results.read(folder)
     if finished is not None and _has_all(finished, config):
         wants_baselines = config.baselines and results.lacks_baselines(folder)
-        if not wants_baselines:
+        if not wants_baselines and not asks_anew(finished.confidence, config):
             return finished
     if chosen.inputs == "2d" and config.train.noise_std:
         raise ConfigError(NOISE_NEEDS_3D)
@@ -116,8 +118,11 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     )
     if config.baselines:
         done = replace(done, baselines=_baselines(problems, done))
+    saved = _saved(problem, chosen, [seed.member for seed in seeds])
+    found = _confidence(problems, saved, done)
+    done = replace(done, confidence=found.results)
     write_report(folder, done, config)
-    save_config(folder, _saved(problem, chosen, [seed.member for seed in seeds]))
+    save_config(folder, replace(saved, conformal=found.conformal, domain=found.domain))
     results.write(folder, done)
     return done
 
@@ -131,6 +136,21 @@ def _baselines(problems: Sequence[SeedProblem], done: FinetuneResult) -> Baselin
     ]
     problem = problems[0]
     return judge_baselines(problem.config.folder, members, problem.metric, standardised=not done.has_mean)
+
+
+def _confidence(problems: Sequence[SeedProblem], saved: FinetunedConfig, done: FinetuneResult) -> Assessment:
+    """Return how sure the predictions of all models are."""
+    problem = problems[0]
+    return assess(
+        FinishedModels(
+            config=problem.config,
+            outcome=done,
+            rows=problem.rows,
+            splits=[each.split for each in problems],
+            metric=problem.metric,
+            vectors=functools.partial(seed_vectors, problem, saved),
+        )
+    )
 
 
 def _prepare(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs) -> list[SeedProblem]:

@@ -22,6 +22,7 @@ from unimol_scale.downstream.baselines.verdict_words import (
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
 from unimol_scale.downstream.finetuning.cautions import describe_spread
+from unimol_scale.downstream.finetuning.confidence.headline import headline
 from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
 from unimol_scale.downstream.finetuning.folds.fold_files import read_out_of_fold
 from unimol_scale.downstream.finetuning.folds.fold_lines import describe_score, describe_split, fold_table
@@ -107,11 +108,14 @@ def _lines(
     divided = (
         f"{config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, {sizes['test']:,} test"
     )
+    if "calibration" in sizes:
+        divided += f", {sizes['calibration']:,} for calibration alone"
     if outcome.folds:
         divided = describe_split(outcome, config)
     lines = [
         f"# {outcome.describe()}",  # with the warnings, so that nobody overlooks them
         "",
+        *([*headline(outcome), ""] if outcome.confidence is not None else []),
         *_against_baselines(outcome),
         f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
         *(f"- {line}" for line in spread_lines),
@@ -169,7 +173,7 @@ def _row_lines(outcome: FinetuneResult) -> list[str]:
 def _bound_lines(outcome: FinetuneResult) -> list[str]:
     """Return how many bounds the predictions violate, over all models."""
     said = []
-    for part in ("train", "valid", "test"):
+    for part in outcome.split_sizes:
         total = sum(seed.bounds.get(part, 0) for seed in outcome.seeds)
         if total:
             wrong = sum(seed.violated_bounds[part] for seed in outcome.seeds)
@@ -188,7 +192,7 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
     if found is None:
         return []
     best, others = found.best, [name for name in found.names if name != found.chosen]
-    lines = [f"**{outcome.verdict}**", ""]
+    lines = [] if outcome.confidence is not None else [f"**{outcome.verdict}**", ""]  # the first lines have it
     if len(outcome.targets) > 1:
         lines += [f"Target by target, against the best baseline: {count_verdicts(best)}.", ""]
     unit = f" ({outcome.unit})" if outcome.unit else ""
@@ -292,7 +296,7 @@ def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequ
         labels_RL = np.where(np.isnan(labels_RL), np.nan, 1.0)  # what that probability should be
     there_RL = ~np.isnan(labels_RL)
     error_RL, spread_RL = np.abs(value_SRL.mean(0) - labels_RL), value_SRL.std(0, ddof=1)
-    said = [describe_spread(spread_RL, error_RL)]
+    said = [] if outcome.confidence is not None else [describe_spread(spread_RL, error_RL)]  # the first lines say it
     if outcome.task == "regression":
         within = (error_RL <= 2.0 * spread_RL)[there_RL].mean()
         said.append(

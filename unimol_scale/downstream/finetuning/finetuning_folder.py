@@ -20,7 +20,9 @@ from unimol_scale.store.manifest import MANIFEST_NAME
 CONFIG_NAME = "config.yaml"
 INPUTS_NAME = "inputs.json"
 # Settings that do not change the models: an interrupted fine-tuning may go on with other values.
-FREE = frozenset({"output", "cache", "conformer_workers", "device", "train.workers", "baselines"})
+FREE = frozenset(
+    {"output", "cache", "conformer_workers", "device", "train.workers", "baselines", "coverage", "conformal", "domain"}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

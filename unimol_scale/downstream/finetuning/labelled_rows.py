@@ -272,6 +272,8 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
         check_metric(METRICS.entry(config.metric), task)
     if config.loss is not None and task != "regression":
         raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with the cross-entropy")
+    if config.conformal == "normalised" and task != "regression":
+        raise ConfigError(f"conformal normalised is of regression; the labels are of {task}")
     config.check_task(task, table.targets)
     outputs = Outputs(task=task, targets=table.targets, classes=table.classes)
     columns = ["row", "smiles", "split", *table.targets, *(f"{PREDICTED}{target}" for target in table.classes)]

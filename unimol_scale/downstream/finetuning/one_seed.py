@@ -18,7 +18,7 @@ from unimol_scale.data.input_views import InputView
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_conformer_once
 from unimol_scale.downstream.data.pretraining_data import PretrainingStore
-from unimol_scale.downstream.data.splitting.parts import PARTS, DataSplit, Fold
+from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import trivial_scores
@@ -27,7 +27,7 @@ from unimol_scale.downstream.finetuning.labelled_rows import Rows
 from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling
 from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
-from unimol_scale.downstream.finetuning.model.saved_model import Member, save_member
+from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, Member, load_member, save_member
 from unimol_scale.downstream.finetuning.model.training import Epoch, TrainingProblem, fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.results import SeedResult
@@ -38,7 +38,7 @@ from unimol_scale.errors import RunError
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.heads import CoordinateHead
 from unimol_scale.model.presets import ModelConfig
-from unimol_scale.store.schema import Float64, Int64
+from unimol_scale.store.schema import Float32, Float64, Int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +99,8 @@ class SeedProblem:
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Rows of train, valid and test that are used."""
-        return {name: len(getattr(self.split, name)) for name in PARTS}
+        """Rows of train, valid and test that are used, and of calibration, if any are set aside."""
+        return {name: len(row_R) for name, row_R in self.split.parts.items()}
 
     @property
     def scaling(self) -> Scaling:
@@ -164,6 +164,23 @@ def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
     finished = FinishedSeed(member=member, outcome=_judge(problem, value_MW, epochs, seed))
     write_json(done, strict.to_tree(finished))
     return finished
+
+
+def seed_vectors(problem: SeedProblem, saved: FinetunedConfig, row_R: Int64) -> Float32:
+    """Return what the head of the first model sees of some rows, float32 [R, D], means over conformers.
+
+    Raises:
+        CheckpointError: its file is damaged.
+        RunError: memory is full.
+    """
+    member = saved.members[0]
+    model = load_member(problem.config.folder, saved, member).to(problem.device)
+    make_sample = SampleMaker(view=problem.view, model=problem.start.model)
+    samples = each_conformer_once(problem.reader(row_R), make_sample, problem.config.train.max_pairs, problem.device)
+    scaling = saved.scaling_of(member)
+    vector_RD = predict_conformers(model, samples, scaling, problem.device, with_vectors=True).vector_RD
+    assert vector_RD is not None, "asked for"
+    return vector_RD
 
 
 def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
@@ -253,11 +270,11 @@ class _Violations(TypedDict):
 
 def _count_violations(problem: SeedProblem, value_MW: Float64) -> _Violations:
     """Return how many bounds each part has, and how many of them the predictions violate."""
-    bounds, split = problem.rows.learnt_bounds, problem.split
+    bounds, parts = problem.rows.learnt_bounds, problem.split.parts
     if bounds is None:
         return {"bounds": {}, "violated_bounds": {}}
     violated_ML = bounds.violated(value_MW)
     return {
-        "bounds": {part: int((bounds.side_ML[getattr(split, part)] != 0.0).sum()) for part in PARTS},
-        "violated_bounds": {part: int(violated_ML[getattr(split, part)].sum()) for part in PARTS},
+        "bounds": {part: int((bounds.side_ML[row_R] != 0.0).sum()) for part, row_R in parts.items()},
+        "violated_bounds": {part: int(violated_ML[row_R].sum()) for part, row_R in parts.items()},
     }

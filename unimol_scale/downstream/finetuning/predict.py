@@ -31,13 +31,15 @@ from unimol_scale.downstream.finetuning.atom_references import (
     reference_energies,
     without_reference,
 )
-from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
+from unimol_scale.downstream.finetuning.confidence.belief import Believing
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
 from unimol_scale.downstream.finetuning.model.training import predict_conformers
-from unimol_scale.downstream.labels.new_columns import free_name, spread_out, write_csv
+from unimol_scale.downstream.finetuning.predictions.output_table import predicted_table
+from unimol_scale.downstream.finetuning.predictions.seed_predictions import SeedPredictions
+from unimol_scale.downstream.labels.new_columns import write_csv
 from unimol_scale.errors import ConfigError, SourceError
-from unimol_scale.store.schema import LABEL_PREFIX, Float64, Int64
+from unimol_scale.store.schema import LABEL_PREFIX, Int64
 from unimol_scale.store.shards import open_store
 
 
@@ -52,6 +54,8 @@ class PredictOptions(TypedDict):
         device_name: auto, cpu or cuda.
         fragments: of a row with several: "largest" or "reject"; None: as the model was fine-tuned.
         conformers: of each molecule, over which predictions are averaged; None: as the model was fine-tuned.
+        coverage: share of the labels that intervals or sets are to hold; None: as the model was fine-tuned.
+        domain: look for the nearest training molecule of each (absent: yes).
     """
 
     smiles_column: str | None
@@ -61,6 +65,8 @@ class PredictOptions(TypedDict):
     device_name: str
     fragments: NotRequired[Fragments | None]
     conformers: NotRequired[int | None]
+    coverage: NotRequired[float | None]
+    domain: NotRequired[bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,32 +84,6 @@ class _Asked:
     molecules: Prepared
     conformers: int
     leaves_out_hydrogens: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedPredictions:
-    """What each model of a fine-tuning predicts.
-
-    Attributes:
-        config: of the fine-tuned model.
-        molecules: of the rows.
-        row_R: int64, rows with a usable molecule, from 0.
-        value_SRL: in the units of the targets, or probabilities of class 1, or of several classes those of each
-            (``config.outputs``); means over conformers.
-        conformer_std_SRL: their standard deviations over conformers, NaN of a molecule with one; None where one
-            conformer was asked for.
-    """
-
-    config: FinetunedConfig
-    molecules: Prepared
-    row_R: Int64
-    value_SRL: Float64
-    conformer_std_SRL: Float64 | None
-
-    @property
-    def conformer_std_RL(self) -> Float64 | None:
-        """Standard deviation over conformers, as a mean over seeds."""
-        return None if self.conformer_std_SRL is None else self.conformer_std_SRL.mean(0)
 
 
 def predict_molecules(source: Path | Sequence[str], folder: Path, **options: Unpack[PredictOptions]) -> SeedPredictions:
@@ -130,7 +110,7 @@ def predict_molecules(source: Path | Sequence[str], folder: Path, **options: Unp
     else:
         check_there(source)
         asked = _of_store(source, config, options) if is_store(source) else _of_file(source, config, options)
-    return _predict(asked, folder, config, options["max_pairs"], device)
+    return _predict(asked, folder, config, options, device)
 
 
 def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[PredictOptions]) -> str:
@@ -142,9 +122,11 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     seeds. Of classes with names that is the name of the predicted class, and "TARGET p(CLASS)" follows: of two classes
     the probability of the positive one, of several that of each. With several seeds their standard deviation follows
     (``seed_std``), which is not an error bar. With several conformers, over which predictions are averaged, their
-    standard deviation follows (``conformer_std``, mean over seeds; empty for a molecule that has one). Rows without a
-    usable molecule have empty predictions. If the file has a column of one of these names, the new column gets another
-    name.
+    standard deviation follows (``conformer_std``, mean over seeds; empty for a molecule that has one). Of a regression
+    the ends of an interval follow (``low``, ``high``), of classes the set of the credible ones (``classes``), both
+    conformal. In the end there are the nearest training molecule and whether the row is in the domain
+    (``Belief.domain_columns``). Rows without a usable molecule have empty predictions. If the file has a column of one
+    of these names, the new column gets another name.
 
     Args:
         file: table, SMILES lines or SDF, or a conformer store, whose conformers are then used.
@@ -170,8 +152,8 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     molecules = asked.molecules
     if not (molecules.position_M >= 0).any():
         raise SourceError(f"{file}: no row has a usable molecule")
-    found = _predict(asked, folder, config, options["max_pairs"], device)
-    written, renamed = _beside(asked, found)
+    found = _predict(asked, folder, config, options, device)
+    written, renamed = predicted_table(asked.columns, found)
     write = pq.write_table if output.suffix == ".parquet" else write_csv
     commit_file(output, lambda temporary: write(written, temporary))
     geometry = describe_geometry(file, sees_3d=_sees_3d(config))
@@ -181,9 +163,8 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     if molecules.skipped:
         write_skipped(skipped, molecules.skipped)
         lines[0] += f"; the others: {skipped}"
-    lines += [line for line in (unseen_inputs(config), molecules.describe_changes(), renamed, geometry) if line]
-    if counts := molecules.describe_counts():
-        lines.append(counts)
+    said = (*found.belief.notes, unseen_inputs(config), molecules.describe_changes(), renamed, geometry)
+    lines += [line for line in (*said, molecules.describe_counts()) if line]
     return "\n".join(lines)
 
 
@@ -281,13 +262,16 @@ def _without_reference(each: Sequence[Mapping[str, References]], counts: Mapping
 
 
 def _predict(
-    asked: _Asked, folder: Path, config: FinetunedConfig, max_pairs: int | None, device: torch.device
+    asked: _Asked, folder: Path, config: FinetunedConfig, options: PredictOptions, device: torch.device
 ) -> SeedPredictions:
     molecules = asked.molecules
+    believing = Believing.of(folder, config, options.get("coverage"), domain=options.get("domain", True))
     row_R = np.flatnonzero(molecules.position_M >= 0)
     value_SRL = std_SRL = np.empty((len(config.members), 0, len(config.outputs.names)))
+    vector_RD = None
     if len(row_R):
-        found = _predictions(asked, row_R, folder, config, max_pairs, device)
+        found = _predictions(asked, row_R, folder, believing, options["max_pairs"], device)
+        vector_RD = found[0].vector_RD
         value_SRL, std_SRL = np.stack([one.mean_RL for one in found]), np.stack([one.std_RL for one in found])
         each = [config.references_of(member) for member in config.members]
         if any(each):
@@ -300,6 +284,7 @@ def _predict(
         row_R=row_R,
         value_SRL=value_SRL,
         conformer_std_SRL=std_SRL if asked.conformers > 1 else None,
+        belief=believing.belief([molecules.smiles[row] for row in row_R.tolist()], value_SRL, vector_RD),
     )
 
 
@@ -307,12 +292,12 @@ def _predictions(
     asked: _Asked,
     row_R: Int64,
     folder: Path,
-    config: FinetunedConfig,
+    believing: Believing,
     max_pairs: int | None,
     device: torch.device,
 ) -> list[ConformerStatistics]:
-    """Return the predictions of each seed for the R rows."""
-    molecules = asked.molecules
+    """Return the predictions of each seed for the R rows; of the first one with vectors, if they are compared."""
+    molecules, config = asked.molecules, believing.config
     unlabelled = np.full((len(row_R), len(config.targets)), np.nan)
     reader = RowReader(
         molecules.split,
@@ -337,46 +322,7 @@ def _predictions(
             scaling = config.scaling_of(member)
             model = load_member(folder, config, member).to(device)
             samples = each_conformer_once(reader, make_sample, max_pairs, device)
-            predictions.append(predict_conformers(model, samples, scaling, device, on_rows=count))
+            compared = believing.compares_vectors and member is config.members[0]
+            found = predict_conformers(model, samples, scaling, device, on_rows=count, with_vectors=compared)
+            predictions.append(found)
     return predictions
-
-
-def _beside(asked: _Asked, found: SeedPredictions) -> tuple[pa.Table, str]:
-    """Return the columns of the file with the new ones beside them, and a line on new ones that were renamed."""
-    row_R, value_SRL, conformer_std_RL = found.row_R, found.value_SRL, found.conformer_std_RL
-    M = len(asked.molecules.smiles)
-    used, changes = np.full(M, None), np.full(M, None)
-    used[row_R] = [asked.molecules.smiles[row] for row in row_R.tolist()]
-    changes[row_R] = [asked.molecules.changes[row] for row in row_R.tolist()]
-    taken = set(asked.columns.column_names)
-    renamed = []
-
-    def named(name: str, *, is_target: bool = False) -> str:
-        free = free_name(name, taken, PREDICTED if is_target else None)
-        taken.add(free)
-        if free != name:
-            renamed.append(f"{free!r} for {name!r}")
-        return free
-
-    row = named("row")
-    ours = {named("smiles_used"): pa.array(used, pa.string()), named("changes"): pa.array(changes, pa.string())}
-    outputs = found.config.outputs
-    decided = outputs.decide(value_SRL.mean(0))
-    for at, target in enumerate(outputs.targets):
-        if target in decided:
-            names_M = np.full(M, None)
-            names_M[row_R] = decided[target]
-            ours[named(target, is_target=True)] = pa.array(names_M, pa.string())
-        for place in outputs.places(at):
-            name = named(outputs.names[place], is_target=True)
-            ours[name] = spread_out(value_SRL[:, :, place].mean(0), row_R, M)
-            if len(value_SRL) > 1:
-                ours[named(f"{name}{SPREAD}")] = spread_out(value_SRL[:, :, place].std(0, ddof=1), row_R, M)
-            if conformer_std_RL is not None:
-                ours[named(f"{name}{CONFORMER_SPREAD}")] = spread_out(conformer_std_RL[:, place], row_R, M)
-    table = pa.Table.from_arrays(
-        [pa.array(np.arange(1, M + 1)), *asked.columns.columns, *ours.values()],
-        names=[row, *asked.columns.column_names, *ours],
-    )
-    line = f"The file has columns of these names already, so the new ones are called otherwise: {', '.join(renamed)}."
-    return table, line if renamed else ""

@@ -24,6 +24,7 @@ from unimol_scale.downstream.finetuning.labelled_rows import BOUND, CONFORMER_SP
 from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
 from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.downstream.registry import METRICS
+from unimol_scale.downstream.uncertainty.confidence_results import ConfidenceResults
 from unimol_scale.store.schema import Float64
 
 RESULTS_NAME = "results.json"
@@ -105,6 +106,7 @@ class FinetuneResult:
         classes: target → names of its classes in the order of their numbers; targets of numbers, or of 0 and 1, are not
             there.
         row_counts: what became of the rows of the data (``count_rows``); empty in files older than this key.
+        confidence: how sure the predictions are; None in older files.
     """
 
     name: str
@@ -129,6 +131,7 @@ class FinetuneResult:
     baselines: BaselineResults | None = None
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     row_counts: dict[str, int] = field(default_factory=dict)
+    confidence: ConfidenceResults | None = None
 
     @property
     def outputs(self) -> Outputs:
@@ -338,8 +341,8 @@ def write_predictions(
         conformer_std_MW: fp64, standard deviation over conformers, NaN where there is none; None: no such columns.
     """
     part_M = np.full(len(value_MW), "", dtype=object)
-    for name in ("train", "valid", "test"):
-        part_M[getattr(split, name)] = name
+    for name, row_R in split.parts.items():
+        part_M[row_R] = name
     outputs = rows.outputs
     decided = outputs.decide(value_MW)
     columns: dict[str, pa.Array] = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unimol_scale.downstream.config import FOLDS, FinetuneConfig
 from unimol_scale.downstream.data.molecules import FRAGMENT_KEPT, ISOTOPES_LOST
 from unimol_scale.downstream.data.skipped_rows import count_reasons
-from unimol_scale.downstream.data.splits import keep_fraction, split_rows
+from unimol_scale.downstream.data.splits import keep_fraction, set_aside, split_rows
 from unimol_scale.downstream.data.splitting.folds import split_folds
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences, fit_row_references
@@ -64,12 +64,15 @@ def split_labelled(config: FinetuneConfig, rows: Rows) -> tuple[tuple[Fold | Non
                 config.split, **given, split_parts=parts, valid_rows=valid_rows, sizes=sizes, classes=classes
             )
             splits = ((None, single),)
+        return tuple((fold, _kept(config, rows, split)) for fold, split in splits)
     except ConfigError as error:
         raise ConfigError(f"{config.data}: {error}") from error
-    return tuple(
-        (fold, replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed)))
-        for fold, split in splits
-    )
+
+
+def _kept(config: FinetuneConfig, rows: Rows, split: DataSplit) -> DataSplit:
+    """Return the split with as many training rows as are wanted, some of them for calibration."""
+    split = replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
+    return set_aside(split, config.calibration_fraction, rows.molecules.smiles, config.seed)
 
 
 def take_off_references(
@@ -153,8 +156,8 @@ def count_rows(rows: Rows, splits: Sequence[DataSplit]) -> dict[str, int]:
     molecules, usable_M = rows.molecules, rows.usable_M
     used_M = np.zeros(len(usable_M), bool)
     for split in splits:
-        for part in (split.train, split.valid, split.test):
-            used_M[part] = True
+        for row_R in split.parts.values():
+            used_M[row_R] = True
     used = np.flatnonzero(used_M)
     reasons = {f"skipped {reason}": count for reason, count in count_reasons(molecules.skipped).items()}
     changes = [molecules.changes[row] for row in used.tolist()]

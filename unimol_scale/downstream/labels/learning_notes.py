@@ -6,7 +6,7 @@ import numpy.typing as npt
 from unimol_scale.downstream.label_settings import LabelSettings
 from unimol_scale.downstream.labels.outputs import Outputs
 
-STANDARDISED = "labels are learnt less their mean over the training rows, and over their standard deviation there"
+STANDARDISED = "labels are standardised for training, by mean and standard deviation of the training rows"
 
 
 def describe_learning(

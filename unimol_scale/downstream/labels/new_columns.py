@@ -32,7 +32,9 @@ def write_csv(table: pa.Table, path: Path) -> None:
 
 
 def spread_out(value_R: npt.NDArray[Any], row_R: npt.NDArray[np.int64], rows: int) -> pa.Array:
-    """Return a column of so many rows with numbers in some of them, null in the others."""
-    value_M = np.full(rows, np.nan)
+    """Return a column of so many rows with floats, bools or texts in some of them, null in the others and for NaN."""
+    is_number = value_R.dtype.kind == "f"
+    value_M: npt.NDArray[Any] = np.full(rows, np.nan) if is_number else np.full(rows, None, object)
     value_M[row_R] = value_R
-    return pa.array(value_M, from_pandas=True)
+    kind = {"f": pa.float64(), "b": pa.bool_()}.get(value_R.dtype.kind, pa.string())
+    return pa.array(value_M, kind, from_pandas=True)

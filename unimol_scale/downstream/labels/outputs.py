@@ -59,6 +59,22 @@ class Outputs:
         return range(self.num_classes) if self.num_classes else range(target, target + 1)
 
     @property
+    def classes_each(self) -> int:
+        """Classes of each target: K, or 2; 0 of a regression."""
+        return 0 if self.task == "regression" else self.num_classes or 2
+
+    def class_names(self, target: int) -> tuple[str, ...]:
+        """Return the names of the classes of a target, which are "0" and "1" where they have none."""
+        return self.classes.get(self.targets[target], ("0", "1"))
+
+    def class_probabilities(self, target: int, value_W: Float64) -> Float64:
+        """Return the probability of every class of a target, float64 [..., C], from all outputs [..., W]."""
+        if self.num_classes:
+            return value_W
+        of_one = value_W[..., target]
+        return np.stack([1.0 - of_one, of_one], axis=-1)
+
+    @property
     def trivial(self) -> str:
         """What a trivial predictor says of every molecule, in words."""
         if self.num_classes:

@@ -1,17 +1,14 @@
 """``us.MoleculeClassifier``: two classes of any names, or several yes-or-no labels."""
 
 import pickle
-from typing import get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, get_scorer, roc_auc_score
-from sklearn.multiclass import OneVsRestClassifier
 
 import unimol_scale as us
 from tests.helpers.tiny_finetuning import AROMATIC, CARBON, MOLECULES, write_table
-from unimol_scale.downstream.config import Task
 
 SMILES = list(MOLECULES)
 KINDS = np.where(AROMATIC == 1.0, "aromatic", "open").tolist()
@@ -88,7 +85,6 @@ def test_labels_that_are_no_classes_are_refused(quick, labels, kind, message):
 SIZES = np.where(CARBON < 3, "small", np.where(CARBON > 5, "large", "middle")).tolist()
 
 
-@pytest.mark.skipif("multiclass" not in get_args(Task), reason="fine-tuning tells two classes apart")
 def test_several_classes_have_a_probability_each(quick, tmp_path):
     model = us.MoleculeClassifier(**quick, folder=tmp_path / "several").fit(SMILES, SIZES)
     assert model.classes_.tolist() == ["large", "middle", "small"]
@@ -98,15 +94,6 @@ def test_several_classes_have_a_probability_each(quick, tmp_path):
     assert model.score(SMILES, SIZES) == pytest.approx(accuracy_score(SIZES, model.predict(SMILES)))
     opened = us.MoleculeClassifier.from_folder(tmp_path / "several", cache=quick["cache"])
     assert opened.predict(SMILES).tolist() == model.predict(SMILES).tolist()
-
-
-@pytest.mark.skipif("multiclass" in get_args(Task), reason="fine-tuning tells several classes apart")
-def test_more_than_two_classes_are_refused_with_what_to_do_and_that_works(quick):
-    kinds = ["small", "middle", "large"] * 10
-    with pytest.raises(us.ConfigError, match=r"y has 3 classes \(large, middle, small\).*OneVsRestClassifier"):
-        us.MoleculeClassifier(**quick).fit(SMILES, kinds)
-    model = OneVsRestClassifier(us.MoleculeClassifier(**{**quick, "epochs": 1})).fit(SMILES, kinds)
-    assert model.predict_proba(SMILES[:4]).shape == (4, 3)
 
 
 def test_folders_of_the_command_and_of_the_estimator_open(quick, tmp_path):

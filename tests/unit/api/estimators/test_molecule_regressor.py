@@ -50,6 +50,12 @@ def test_fit_and_predict_are_finetune_and_predict(fitted, quick, tmp_path):
     np.testing.assert_array_equal(spread, expected.seed_std[:, 0])
     assert found.result.split_sizes == fitted.result_.split_sizes == {"train": 27, "valid": 3, "test": 0}
     assert fitted.target_names_ == ("y",)
+    assert found.result.confidence.domain is not None
+    assert fitted.result_.confidence.domain is None  # an estimator, fitted many times over, measures no domain
+    again = us.predict(fitted.folder_, ["CCO", "c1ccccc1C"], cache=quick["cache"], coverage=0.5)
+    half = (again.high - again.low)[:, 0] / 2.0
+    np.testing.assert_allclose(half, half[0])  # the validation rows calibrate
+    assert again.domain == {}
     assert fitted.score(SMILES, CARBON) == pytest.approx(r2_score(CARBON, fitted.predict(SMILES)))
 
 

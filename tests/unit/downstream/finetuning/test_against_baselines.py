@@ -70,9 +70,13 @@ def test_the_report_leads_with_a_baseline_that_is_better(lost):
     lines = (config.output / "report.md").read_text().splitlines()
     found = done.baselines
     assert found.best.verdict == "worse"
-    assert lines[2] == f"**{done.verdict}**"
-    assert "The model is surely worse than the best baseline" in lines[2]
-    assert "not even surely better than predicting the mean of the training labels" in lines[2]
+    assert lines[3].startswith(f"- **Against what:** {done.verdict} The best baseline (")
+    assert "The model is surely worse than the best baseline" in lines[3]
+    assert "not even surely better than predicting the mean of the training labels" in lines[3]
+    assert (
+        f"has RMSE {found.mean(None):.4g}, predicting the mean of the training labels {done.trivial[0]:.4g}."
+        in lines[3]
+    )
     table = [line for line in lines if line.startswith("| ")][:8]
     assert table[0] == (
         "| predictor | valid rmse (atoms) | test rmse (atoms) | model's RMSE ÷ this RMSE, 95 % interval |"

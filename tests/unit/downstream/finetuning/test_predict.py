@@ -79,7 +79,14 @@ def test_a_prediction_is_the_mean_of_the_seeds_with_their_spread(place, predicte
         "size seed_std",
         "other",
         "other seed_std",
+        "nearest_training_smiles",
+        "size nearest_training_label",
+        "other nearest_training_label",
+        "similarity",
+        "vector_similarity",
+        "in_domain",
     ]
+    assert "no intervals there: a coverage of 0.9 takes 9 calibration rows, and this model has 6 fewer" in line
     for target in TARGETS:
         seeds = seeds_of(place, f"predicted {target}")
         assert table[target] == pytest.approx(seeds.mean(0), rel=1e-5)
@@ -106,7 +113,7 @@ def test_rows_without_a_molecule_are_empty_and_listed_and_never_zero(place, pred
     with (tmp_path / "p.skipped.csv").open() as file:
         assert [(row["row"], row["reason"]) for row in csv.DictReader(file)] == [("1", "not_parsed"), ("3", "empty")]
     predicted(["C1CC", "CCO"], skip_bad=True, output="p.csv")
-    assert (tmp_path / "p.csv").read_text().splitlines()[1] == '1,"m0","C1CC",,,,,,'
+    assert (tmp_path / "p.csv").read_text().splitlines()[1] == '1,"m0","C1CC",,,,,,,,,,,,'
 
 
 def test_rows_without_a_molecule_are_an_error_unless_they_may_be_skipped(predicted, tmp_path):
@@ -221,7 +228,8 @@ def test_a_column_of_the_user_is_not_written_over(place, predicted, tmp_path):
     line, table = predicted([], file=tmp_path / "mine.csv")
     assert list(table) == [
         "row_2", "row", "smiles", "size", "changes", "changes_2", "smiles_used", "changes_3", "predicted size",
-        "predicted size seed_std", "other", "other seed_std",
+        "predicted size seed_std", "other", "other seed_std", "nearest_training_smiles", "size nearest_training_label",
+        "other nearest_training_label", "similarity", "vector_similarity", "in_domain",
     ]  # fmt: skip
     assert (table["row"], table["size"], table["changes"]) == (["9"], ["3.5"], ["none"])
     assert table["predicted size"] == pytest.approx(seeds_of(place, "predicted size").mean(0)[:1], rel=1e-5)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_file
-from unimol_scale.downstream.data.splitting.parts import PARTS, DataSplit, Fold
+from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.results import SeedResult
 from unimol_scale.downstream.labels.outputs import Outputs
@@ -29,8 +29,8 @@ def write_splits(folder: Path, smiles: Sequence[str], splits: Sequence[tuple[Fol
     """Write which part every used row is in, for other tools: ``splits.parquet``.
 
     Columns: ``row`` of the data (int64, from 1, without the header), ``smiles`` (canonical, as the model sees it),
-    ``repeat`` and ``fold`` (int64, from 1; 1 and 1 for a single split) and ``part`` (train, valid or test). There is
-    one line for each row of each fold of each repeat.
+    ``repeat`` and ``fold`` (int64, from 1; 1 and 1 for a single split) and ``part`` (train, valid, test, or
+    calibration). There is one line for each row of each fold of each repeat.
 
     Args:
         folder: of the results.
@@ -40,8 +40,8 @@ def write_splits(folder: Path, smiles: Sequence[str], splits: Sequence[tuple[Fol
     tables = []
     for fold, split in splits:
         place = fold or Fold(repeat=1, fold=1)
-        parts = np.concatenate([np.full(len(getattr(split, part)), part) for part in PARTS])
-        row_R = np.concatenate([getattr(split, part) for part in PARTS])
+        parts = np.concatenate([np.full(len(rows), part) for part, rows in split.parts.items()])
+        row_R = np.concatenate(list(split.parts.values()))
         order = np.argsort(row_R)
         row_R = row_R[order]
         columns = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimol_scale.store.schema import Float64, Int64
+from unimol_scale.store.schema import Float32, Float64, Int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,18 +17,21 @@ class ConformerStatistics:
     Attributes:
         mean_RL: fp64, mean over conformers; of a row with one conformer, the prediction for it.
         std_RL: fp64, sample standard deviation over conformers; NaN of a row with one.
+        vector_RD: fp32, mean over conformers of the vectors that predictions were made from; None: not asked for.
     """
 
     mean_RL: Float64
     std_RL: Float64
+    vector_RD: Float32 | None = None
 
     @staticmethod
-    def of(row_C: Int64, value_CL: Float64) -> "ConformerStatistics":
+    def of(row_C: Int64, value_CL: Float64, vector_CD: Float32 | None = None) -> "ConformerStatistics":
         """Return the statistics of predictions, which may come in any order.
 
         Args:
             row_C: int64, row that each prediction is of; all from 0 to R - 1 occur.
             value_CL: fp64, finite.
+            vector_CD: fp32, that they were made from; None: not asked for.
         """
         count_R = np.bincount(row_C)
         assert count_R.min() > 0, "every row has a conformer"
@@ -36,16 +39,20 @@ class ConformerStatistics:
         if len(row_C) == R:  # the same bits as without any sum
             mean_RL: Float64 = np.empty_like(value_CL)
             mean_RL[row_C] = value_CL
-            return ConformerStatistics(mean_RL=mean_RL, std_RL=np.full((R, L), np.nan))
+            vector_RD = None if vector_CD is None else vector_CD[np.argsort(row_C)]
+            return ConformerStatistics(mean_RL=mean_RL, std_RL=np.full((R, L), np.nan), vector_RD=vector_RD)
         mean_RL = _sums(row_C, value_CL, R) / count_R[:, None]
         squares_RL = _sums(row_C, (value_CL - mean_RL[row_C]) ** 2, R)
         several_R = count_R > 1
         std_RL = np.full((R, L), np.nan)
         std_RL[several_R] = np.sqrt(squares_RL[several_R] / (count_R[several_R, None] - 1))
-        return ConformerStatistics(mean_RL=mean_RL, std_RL=std_RL)
+        vector_RD = None
+        if vector_CD is not None:
+            vector_RD = (_sums(row_C, vector_CD, R) / count_R[:, None]).astype(np.float32)
+        return ConformerStatistics(mean_RL=mean_RL, std_RL=std_RL, vector_RD=vector_RD)
 
 
-def _sums(row_C: Int64, value_CL: Float64, rows: int) -> Float64:
+def _sums(row_C: Int64, value_CL: Float64 | Float32, rows: int) -> Float64:
     total_RL = np.zeros((rows, value_CL.shape[1]))
     np.add.at(total_RL, row_C, value_CL)
     return total_RL

@@ -93,7 +93,15 @@ class PropertyModel(nn.Module):
             representation: of the backbone.
             generator: dropout of the head draws from it; None: from torch's own.
         """
-        hidden_BD = self.norm(pool(representation, self.pooling))
+        return self.from_vectors(self.vectors(representation), generator)
+
+    def vectors(self, representation: Representation) -> Tensor:
+        """Return one vector of every molecule, [B, D], whose channels have about the same scale."""
+        vector_BD: Tensor = self.norm(pool(representation, self.pooling))
+        return vector_BD
+
+    def from_vectors(self, hidden_BD: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return what ``forward`` does, [B, L], from the vectors of molecules; see ``properties``."""
         if self.head == "mlp":
             hidden_BD = self._drop(F.gelu(self.dense(hidden_BD)), generator)
         elif self.head == "dense-tanh":

@@ -23,6 +23,7 @@ from unimol_scale.downstream.finetuning.finetuning_folder import INPUTS_NAME
 from unimol_scale.downstream.finetuning.model.learnt_outputs import Scaling
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.labels.outputs import Outputs
+from unimol_scale.downstream.uncertainty.rules import ConformalRule, DomainRule
 from unimol_scale.errors import CheckpointError, ConfigError, version_problem
 from unimol_scale.model.presets import ModelConfig
 
@@ -77,6 +78,9 @@ class FinetunedConfig:
             older than this key, have numbers, or 0 and 1.
         transforms: target → what was learnt in place of its labels; a target that is not there, and models older than
             this key, have none.
+        conformal: how intervals or sets of classes are made; None: the task has none, or the model is older than this
+            key.
+        domain: where the domain of the model ends; None: it was turned off, or the model is older than this key.
     """
 
     format_version: int
@@ -98,6 +102,8 @@ class FinetunedConfig:
     head: HeadName = "mlp"
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     transforms: dict[str, Transform] = field(default_factory=dict)
+    conformal: ConformalRule | None = None
+    domain: DomainRule | None = None
 
     def __post_init__(self) -> None:
         if not self.members:

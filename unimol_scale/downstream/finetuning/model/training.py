@@ -226,6 +226,8 @@ def predict_conformers(
     scaling: Scaling,
     device: torch.device,
     on_rows: Callable[[int], None] = lambda _: None,
+    *,
+    with_vectors: bool = False,
 ) -> ConformerStatistics:
     """Return mean and spread over conformers of the predictions, in the table's units, or of probabilities.
 
@@ -235,6 +237,7 @@ def predict_conformers(
         scaling: of the labels that the model was trained with.
         device: of the model.
         on_rows: called with the number of conformers in each micro-batch that is done.
+        with_vectors: whether the vectors of the molecules are returned, too.
 
     Raises:
         RunError: a prediction is not a finite number, or memory is full.
@@ -242,18 +245,23 @@ def predict_conformers(
     model.eval()
 
     @torch.no_grad()
-    def work(sample: LabelledSample) -> tuple[Tensor, Tensor]:
-        return sample.row_B, scaling.restore(model(to_device(sample.input, device)).cpu())
+    def work(sample: LabelledSample) -> tuple[Tensor, Tensor, Tensor]:
+        vector_BD = model.vectors(model.backbone(to_device(sample.input, device)))
+        kept_BD = vector_BD.cpu() if with_vectors else vector_BD[:0]
+        return sample.row_B, scaling.restore(model.from_vectors(vector_BD).cpu()), kept_BD
 
-    rows, values = [], []
-    for row_B, value_BL in map_concurrently(work, samples, device):
+    rows, values, vectors = [], [], []
+    for row_B, value_BL, vector_BD in map_concurrently(work, samples, device):
         rows.append(row_B)
         values.append(value_BL)
+        if with_vectors:
+            vectors.append(vector_BD)
         on_rows(len(row_B))
     value_CL = torch.cat(values).numpy()
     if wrong := int((~np.isfinite(value_CL)).any(axis=1).sum()):
         raise RunError(f"{wrong:,} of {len(value_CL):,} predictions are not finite; lower train.learning_rate")
-    return ConformerStatistics.of(torch.cat(rows).numpy(), value_CL)
+    vector_CD = torch.cat(vectors).float().numpy() if with_vectors else None
+    return ConformerStatistics.of(torch.cat(rows).numpy(), value_CL, vector_CD)
 
 
 def add_gradient(

@@ -360,7 +360,7 @@ def test_full_memory_is_an_error_that_names_the_setting(molecules, monkeypatch):
     def full(*args):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
-    monkeypatch.setattr(fitted, "forward", full)
+    monkeypatch.setattr(fitted.backbone, "forward", full)
     samples = list(each_row_once(chosen.valid, chosen.make_sample, 40_000, CPU))
     for work in (
         lambda: fit(fitted, chosen, fitting(), seed=0, device=CPU),

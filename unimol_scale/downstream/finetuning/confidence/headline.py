@@ -1,0 +1,177 @@
+"""What the report of a fine-tuning leads with: how good, against what, how sure, where not to use it."""
+
+import numpy as np
+
+from unimol_scale.common.units import counted
+from unimol_scale.downstream.baselines.verdict_words import shown_baseline, shown_metric
+from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult
+from unimol_scale.downstream.uncertainty.confidence_results import ConformalCheck, DomainCheck, TargetCoverage
+
+_SURE = 0.05  # p value below which errors outside of the domain are said to be larger
+_ROWS = {
+    "validation": "the validation rows, which chose the epochs too, so they may be a little too narrow "
+    "(`--calibration-fraction` sets rows aside for nothing else)",
+    "calibration": "rows that were set aside for that",
+    "out-of-fold": "the residuals of all folds (CV+)",
+}
+
+
+def headline(outcome: FinetuneResult) -> list[str]:
+    """Return the four lines in Markdown, or only the last two without test rows.
+
+    There are none for results that say nothing of their confidence.
+    """
+    if outcome.confidence is None:
+        return []
+    judged = [f"- **How good:** {_how_good(outcome)}", f"- **Against what:** {_against_what(outcome)}"]
+    return [
+        *(judged if outcome.has_test else []),
+        f"- **How sure:** {_how_sure(outcome)}",
+        f"- **Where not to use it:** {_where_not(outcome)}",
+    ]
+
+
+def short_headline(outcome: FinetuneResult) -> list[str]:
+    """Return what a command prints of the last two lines; none for results that say nothing of it."""
+    found = outcome.confidence
+    if found is None:
+        return []
+    said = [_coverage(outcome, found.conformal, at) for at in range(min(len(outcome.targets), HEADLINE_TARGETS))]
+    lines = [f"how sure: {_promise(outcome, found.conformal)} {'; '.join(said)}"]
+    if found.domain is not None:
+        lines.append(f"where not to use it: {_domain_errors(outcome, found.domain)}")
+    return lines
+
+
+def _how_good(outcome: FinetuneResult) -> str:
+    found, metric = outcome.confidence, shown_metric(outcome.metric)
+    assert found is not None, "asked for only then"
+    unit = f" {outcome.unit}" if outcome.unit else ""
+    if outcome.folds and outcome.has_mean and outcome.interval is not None:
+        ends = f"{outcome.interval.low:.4g} to {outcome.interval.high:.4g}"
+        return f"test {metric} **{outcome.mean:.4g}**{unit}, 95 % interval {ends} (over {outcome.describe_folds()})"
+    interval = "no interval"
+    if found.score_low is not None and found.score_high is not None:
+        interval = f"95 % interval {found.score_low:.4g} to {found.score_high:.4g} (bootstrap over test molecules"
+        interval += ")" if len(outcome.seeds) == 1 else " and seeds)"
+    if outcome.has_mean:
+        return f"test {metric} **{outcome.mean:.4g}**{unit}, {interval}"
+    each = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
+    if not each:
+        return f"test {metric}: target by target below, since their units differ"
+    more = "" if outcome.folds else f", {interval}"
+    return (
+        f"test {metric} **{np.mean(each):.3g}** standard deviations of the training labels, mean of "
+        f"{len(outcome.targets)} targets{more}; target by target below"
+    )
+
+
+def _against_what(outcome: FinetuneResult) -> str:
+    """Return which is better, the models or what needs no pretraining, and the scores of the latter."""
+    found, metric, mean = outcome.baselines, shown_metric(outcome.metric), outcome.outputs.trivial
+    if found is None:
+        there = [value for value in outcome.trivial if value is not None]
+        trivial = f"{np.mean(there):.4g}" if there and outcome.has_mean else "not known"
+        return f"predicting {mean} has {metric} {trivial}; nothing else was fitted to the same rows"
+    standardised = not outcome.has_mean
+    best, trivially = (found.mean(name, standardised=standardised) for name in (None, "trivial"))
+    several = len({member.chosen for member in found.members}) > 1
+    name = "the best of each fold" if several else shown_baseline(found.chosen)
+    shown = ["undefined" if value is None else f"{value:.4g}" for value in (best, trivially)]
+    return f"{outcome.verdict} The best baseline ({name}) has {metric} {shown[0]}, predicting {mean} {shown[1]}."
+
+
+def _how_sure(outcome: FinetuneResult) -> str:
+    found = outcome.confidence
+    assert found is not None, "asked for only then"
+    check = found.conformal
+    each = [_coverage(outcome, check, at) for at in range(min(len(outcome.targets), HEADLINE_TARGETS))]
+    more = len(outcome.targets) - HEADLINE_TARGETS
+    said = [f"{_promise(outcome, check)} {'; '.join(each)}" + (f"; and {more:,} more targets" if more > 0 else "")]
+    said.append(f"They are calibrated on {_ROWS[check.rows]}")
+    if found.spread:
+        said.append(found.spread[0].upper() + found.spread[1:])
+    return ". ".join(said) + "."
+
+
+def _promise(outcome: FinetuneResult, check: ConformalCheck) -> str:
+    what = "sets of credible classes" if outcome.outputs.classes_each else "intervals"
+    plain = len(check.targets) == 1 and check.targets[0].found is not None
+    return f"the {100 * check.coverage:g} % {what} of `predict`{'' if plain else ':'}"
+
+
+def _coverage(outcome: FinetuneResult, check: ConformalCheck, target: int) -> str:
+    """Return what was found of one target."""
+    one = check.targets[target]
+    name = "" if len(outcome.targets) == 1 else f"{outcome.targets[target]}: "
+    if one.missing:
+        scarce = "of the rarest class " if outcome.outputs.classes_each else ""
+        return (
+            f"{name}none, for {counted(one.calibration_rows, 'calibration row')} {scarce}are too few; this coverage "
+            f"takes {one.missing + one.calibration_rows:,}"
+        )
+    if one.found is None or one.width is None:
+        why = "too few test rows have a label" if outcome.has_test else "there are no test rows"
+        return f"{name}not checked, since {why}"
+    found = one.found
+    words = {
+        "as promised": f"in line with the promised {check.coverage:.0%}",
+        "less": f"LESS than the promised {check.coverage:.0%}: these test rows are less like the training rows than "
+        "those that the intervals were calibrated on, or chance was against it",
+        "more": f"more than the promised {check.coverage:.0%}",
+    }[found.against(check.coverage)]
+    held = (
+        f"{name}hold {found.share:.0%} of {found.rows:,} test labels (95 % interval {found.low:.0%} to "
+        f"{found.high:.0%}; {words})"
+    )
+    return f"{held}, {_width(outcome, one, target)}"
+
+
+def _width(outcome: FinetuneResult, one: TargetCoverage, target: int) -> str:
+    if one.single is not None:
+        return f"{one.single:.0%} of them with a single class"
+    unit = outcome.units.get(outcome.targets[target], "")
+    assert one.width is not None, "asked for only then"
+    width = f"mean width {one.width:.3g}{f' {unit}' if unit else ''}"
+    if not outcome.label_std or not outcome.label_std[target]:
+        return width
+    return f"{width}, {one.width / outcome.label_std[target]:.2g} standard deviations of the labels"
+
+
+def _where_not(outcome: FinetuneResult) -> str:
+    found = outcome.confidence
+    assert found is not None, "asked for only then"
+    if found.domain is None:
+        return "not known, since the domain was turned off (`--no-domain`)"
+    check = found.domain
+    by = "by fingerprint (ECFP4) and by the model's own vector" if check.with_vectors else "by fingerprint (ECFP4)"
+    return (
+        f"where `predict` says in_domain = false: {_domain_errors(outcome, check)}. In the domain is what is at least "
+        f"as similar to a training molecule, {by}, as 95 % of the training molecules are to another one."
+    )
+
+
+def _domain_errors(outcome: FinetuneResult, check: DomainCheck) -> str:
+    regression = outcome.task == "regression"
+    units = {outcome.units.get(target, "") for target in outcome.targets}
+    unit = (units.pop() if len(units) == 1 else "") if check.in_units else "standard deviations of the labels"
+
+    def shown(error: float | None) -> str:
+        if error is None:
+            return "not known"
+        return f"{error:.3g}{f' {unit}' if unit else ''}" if regression else f"{error:.0%}"
+
+    what = "mean absolute error" if regression else "share of wrong classes"
+    judged = check.inside + check.outside
+    drawn = "" if judged == check.test_rows else f" (drawn from {check.test_rows:,})"
+    if not judged:
+        why = "no test row has a label that is a value" if outcome.has_test else "there are no test rows"
+        return f"how large errors are there is not known, since {why}"
+    rows = f"{check.outside:,} of {judged:,} test rows{drawn} are outside of the domain"
+    if not check.outside:
+        return f"{rows}, so nothing is known of errors there ({what} inside {shown(check.inside_error)})"
+    errors = f"{what} there {shown(check.outside_error)}, inside {shown(check.inside_error)}"
+    if check.larger_p is None:
+        return f"{rows} ({errors}; too few to compare)"
+    sure = "surely larger" if check.larger_p < _SURE else "not surely larger"
+    return f"{rows} ({errors}: {sure}, p {check.larger_p:.2g})"

@@ -1,0 +1,145 @@
+"""The applicability domain of a model: which rows are as near to a training molecule as those are to one another.
+
+Nearness is a similarity: Tanimoto's of ECFP4 fingerprints (Rogers and Hahn 2010, doi:10.1021/ci100050t), or the cosine
+of the model's own vectors. A row is in the domain if its similarity to the nearest training molecule is at least the
+5th percentile of the similarities that training molecules have to the nearest other one.
+
+Shapes: N training molecules, R rows, D channels.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rdkit import Chem, DataStructs, rdBase
+from rdkit.Chem import rdFingerprintGenerator
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+ECFP_RADIUS, ECFP_BITS = 2, 2048
+OUTSIDE_PERCENT = 5.0  # of training molecules, which would lie outside of a domain of the others
+MOST_JUDGED, LEAST_JUDGED = 2000, 500  # training molecules of which the percentile is taken, drawn at random
+MOST_COMPARED = 400_000_000  # pairs of molecules: some half a minute
+_SEED = 0
+_ROUNDING = 1e-6  # of a cosine in single precision
+_BLOCK = 1024  # rows that are compared at once
+
+
+def fingerprints(smiles: Iterable[str]) -> list[Any]:
+    """Return the ECFP4 fingerprints of molecules; None of what RDKit cannot read. Equal SMILES are computed once."""
+    generator: Any = rdFingerprintGenerator.GetMorganGenerator(radius=ECFP_RADIUS, fpSize=ECFP_BITS)  # type: ignore[no-untyped-call]
+    found: dict[str, Any] = {}
+    every = []
+    with rdBase.BlockLogs():
+        for text in smiles:
+            if text not in found:
+                molecule = Chem.MolFromSmiles(text)
+                found[text] = None if molecule is None else generator.GetFingerprint(molecule)
+            every.append(found[text])
+    return every
+
+
+def nearest_by_fingerprint(
+    fingerprint_R: Iterable[Any], known_N: Sequence[Any], own_R: Int64 | None = None
+) -> tuple[Int64, Float64]:
+    """Return the place of the most similar training molecule and its Tanimoto similarity, [R] each.
+
+    Args:
+        fingerprint_R: of the rows; None has none.
+        known_N: of the training molecules; None has none, and is nearest to no row.
+        own_R: int64, place of a training molecule that a row is not compared with, such as itself; None: all are
+            compared.
+
+    Returns:
+        int64, −1 where there is nothing to compare, and float64, NaN there.
+    """
+    there = [at for at, known in enumerate(known_N) if known is not None]
+    known = [known_N[at] for at in there]
+    compact = {place: at for at, place in enumerate(there)}
+    places: list[int] = []
+    similarities: list[float] = []
+    for row, fingerprint in enumerate(fingerprint_R):
+        places.append(-1)
+        similarities.append(np.nan)
+        if fingerprint is None or not known:
+            continue
+        similarity_N = np.array(DataStructs.BulkTanimotoSimilarity(fingerprint, known), np.float64)
+        if own_R is not None and (own := compact.get(int(own_R[row]))) is not None:
+            similarity_N[own] = -1.0
+        best = int(similarity_N.argmax())
+        if similarity_N[best] >= 0.0:
+            places[-1], similarities[-1] = there[best], float(similarity_N[best])
+    return np.array(places, np.int64), np.array(similarities)
+
+
+def nearest_by_vector(vector_RD: npt.NDArray[Any], known_ND: npt.NDArray[Any], own_R: Int64 | None = None) -> Float64:
+    """Return the largest cosine similarity of each row to a training molecule, float64 [R]; NaN with none to compare.
+
+    Args:
+        vector_RD: of the rows, in any precision.
+        known_ND: of the training molecules.
+        own_R: as in ``nearest_by_fingerprint``.
+    """
+    known_ND, vector_RD = _unit(known_ND), _unit(vector_RD)
+    similarity_R = np.full(len(vector_RD), np.nan)
+    if len(known_ND) <= (own_R is not None):
+        return similarity_R
+    for start in range(0, len(vector_RD), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        cosine_RN = vector_RD[part] @ known_ND.T
+        if own_R is not None:
+            cosine_RN[np.arange(len(cosine_RN)), own_R[part]] = -np.inf
+        similarity_R[part] = cosine_RN.max(axis=1)
+    return similarity_R
+
+
+def judged_places(rows: int, known: int, most: int) -> Int64:
+    """Return the places of rows that are compared to measure something: all, or some at random.
+
+    Args:
+        rows: how many there are.
+        known: training molecules that each is compared with.
+        most: rows that are enough whatever their comparison takes. With many training molecules they are fewer, but
+            ``LEAST_JUDGED``.
+
+    Returns:
+        int64, ascending.
+    """
+    enough = min(most, max(LEAST_JUDGED, MOST_COMPARED // max(known, 1)))
+    return np.sort(np.random.default_rng(_SEED).permutation(rows)[:enough]).astype(np.int64)
+
+
+def domain_threshold(similarity_N: Float64) -> float | None:
+    """Return the least similarity in the domain; None if no training molecule has another one to be compared with.
+
+    Args:
+        similarity_N: of training molecules to the nearest other one; NaN is passed over.
+    """
+    known = similarity_N[~np.isnan(similarity_N)]
+    return float(np.percentile(known, OUTSIDE_PERCENT)) if len(known) else None
+
+
+def in_domain(similarities: Sequence[Float64], thresholds: Sequence[float | None]) -> Bool:
+    """Return whether rows are in the domain by every similarity that has a threshold, bool [R].
+
+    A row that lacks one of these similarities is not in the domain.
+
+    Args:
+        similarities: of fingerprints and of vectors, [R] each.
+        thresholds: of each.
+    """
+    inside_R = np.ones(len(similarities[0]), bool)
+    for similarity_R, threshold in zip(similarities, thresholds, strict=True):
+        if threshold is not None:
+            inside_R &= similarity_R >= threshold - _ROUNDING
+    return inside_R
+
+
+def _unit(vector_RD: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    vector_RD = vector_RD.astype(np.float32)
+    length_R = np.linalg.norm(vector_RD, axis=1, keepdims=True)
+    unit_RD: npt.NDArray[np.float32] = vector_RD / np.maximum(length_R, np.finfo(np.float32).tiny)
+    return unit_RD
