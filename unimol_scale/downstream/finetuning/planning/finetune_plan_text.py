@@ -34,7 +34,7 @@ def _judgement(plan: FinetunePlan) -> str:
         return f"{plan.device}: its memory is not known"
     size = f"{plan.device} ({byte_size(plan.capacity)}, of which {MARGIN:.0%} stay free)"
     if plan.fits:
-        return f"it fits {size}; up to train.max_pairs={plan.fitting} would"
+        return f"it fits {size}"
     if plan.fitting is not None:
         return f"it does NOT fit {size}; with train.max_pairs={plan.fitting} it does"
     remedies = "train.precision=bf16, --lora 8, train.trained_layers=2, or --probe linear"
