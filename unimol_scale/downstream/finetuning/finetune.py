@@ -63,6 +63,7 @@ from unimol_scale.downstream.finetuning.problem.inner_folds import tune_problem
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem, StartingModel
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, count_rows, split_labelled, take_off_references
+from unimol_scale.downstream.finetuning.tuning.search import require_optuna
 from unimol_scale.downstream.finetuning.tuning.tuning_lines import describe_search
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import default_metric
@@ -148,10 +149,12 @@ def follow(config: FinetuneConfig, ranks: Ranks) -> None:
 
 
 def _check_model(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs) -> None:
-    """Check settings that depend on the model, and warn of what it is shown."""
+    """Check what depends on the model or on an extra, before data is read, and warn of what the model is shown."""
     if chosen.inputs == "2d" and config.train.noise_std:
         raise ConfigError(NOISE_NEEDS_3D)
     check_trained_layers(config.train.trained_layers, model.layers)
+    if config.tune:
+        require_optuna()
     if chosen.warning:
         _log.warning(chosen.warning)
     check_conformers(config.conformers, chosen.inputs)

@@ -83,7 +83,7 @@ class Search:
         return max(complete, key=lambda at: sign * found[at].mean)
 
     def _open(self) -> "Study":
-        optuna = _optuna()
+        optuna = require_optuna()
         backend = optuna.storages.journal.JournalFileBackend(str(self.journal))
         study: Study = optuna.create_study(
             storage=optuna.storages.JournalStorage(backend),
@@ -98,7 +98,7 @@ class Search:
 
     def _try(self, study: "Study", number: int, progress: TuningProgress) -> None:
         """Try the next settings, and keep what came of it in the journal."""
-        optuna = _optuna()
+        optuna = require_optuna()
         states = optuna.trial.TrialState
         if number == 0 and not study.get_trials(deepcopy=False, states=(states.WAITING,)):
             study.enqueue_trial(self.space.given)
@@ -128,7 +128,7 @@ class Search:
 
 
 def _finished(study: "Study") -> "list[FrozenTrial]":
-    states = _optuna().trial.TrialState
+    states = require_optuna().trial.TrialState
     finished: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED))
     return finished
 
@@ -136,7 +136,7 @@ def _finished(study: "Study") -> "list[FrozenTrial]":
 def _read(trial: "FrozenTrial") -> TuneTrial:
     """Return a trial as the journal has it."""
     attributes: dict[str, Any] = trial.user_attrs
-    complete = trial.state == _optuna().trial.TrialState.COMPLETE
+    complete = trial.state == require_optuna().trial.TrialState.COMPLETE
     return TuneTrial(
         settings=TunedSettings(**attributes[_SETTINGS]),
         scores=tuple(attributes[_SCORES]),
@@ -144,7 +144,7 @@ def _read(trial: "FrozenTrial") -> TuneTrial:
     )
 
 
-def _optuna() -> Any:  # noqa: ANN401 - a module without types
+def require_optuna() -> Any:  # noqa: ANN401 - a module without types
     """Return Optuna, which says nothing of its own.
 
     Raises:

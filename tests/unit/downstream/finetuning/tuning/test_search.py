@@ -1,10 +1,12 @@
 """A search alone: what is tried, what is given up, and that a stop changes nothing."""
 
 import dataclasses
+import sys
 
 import pytest
 
 from tests.helpers.tiny_finetuning import fitting
+from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.tuning.search import Search
 from unimol_scale.downstream.finetuning.tuning.space import SearchSpace
 from unimol_scale.downstream.finetuning.tuning.trials import TunedSettings
@@ -84,6 +86,13 @@ def test_a_training_that_fails_is_passed_over_unless_all_do(search):
     always = search(fails, journal="always.jsonl", tune_over=("dropout",))
     with pytest.raises(RunError, match="all 3 trials of the search failed, the last one so: the loss is not finite"):
         always.run(3, "set")
+
+
+def test_without_optuna_the_error_names_the_extra_before_data_is_read(settings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr("unimol_scale.downstream.finetuning.finetune.load_rows", None)
+    with pytest.raises(ConfigError, match=r"pip install 'unimol-scale\[tune\]'"):
+        finetune(settings(tune=2, inputs="2d"))
 
 
 def test_only_what_was_asked_for_is_searched_and_what_cannot_be_is_refused(search, settings):
