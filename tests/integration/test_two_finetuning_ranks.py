@@ -33,7 +33,8 @@ def run(*arguments, ranks):
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", str(free_port())]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [*launcher, "-m", "unimol_scale.cli", *map(str, arguments)]
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -41,7 +42,7 @@ def run(*arguments, ranks):
 
 
 def test_two_ranks_train_what_one_process_trains(place):
-    """A search, adapters and noisy nodes are shared, too; only the first rank writes and speaks."""
+    """The trainings of a search are shared, too; only the first rank writes and speaks."""
     found = []
     for ranks in (1, 2):
         output = place / f"ft-{ranks}"
@@ -50,12 +51,17 @@ def test_two_ranks_train_what_one_process_trains(place):
             "--split", "random", "--seeds", 1, "--inputs", "2d", "--output", output, "--cache", place / "cache",
             "--no-baselines", "--no-domain", "--lora", 2, "train.epochs=3", "train.batch_size=8", "train.dropout=0",
             "train.learning_rate=0.01", "train.max_pairs=400",
+            "--tune", 2, "tune_folds=2", "tune_over=[epochs]",
             ranks=ranks,
         )  # fmt: skip
         assert printed.count("report: ") == 1
         found.append((results.read(output), pq.read_table(output / "predictions-seed-0.parquet")))
     (alone, table), (shared, other) = found
     np.testing.assert_allclose(shared.seeds[0].losses, alone.seeds[0].losses, rtol=1e-3)
+    trials = [[(trial.settings, trial.state) for trial in one.tuning[0].trials] for one in (alone, shared)]
+    assert trials[0] == trials[1]
+    for one, other_one in zip(alone.tuning[0].trials, shared.tuning[0].trials, strict=True):
+        np.testing.assert_allclose(other_one.scores, one.scores, rtol=1e-3)
     assert alone.seeds[0].losses[-1] < alone.seeds[0].losses[0]
     np.testing.assert_allclose(
         other["predicted size"].to_numpy(), table["predicted size"].to_numpy(), rtol=1e-3, atol=1e-3
