@@ -36,10 +36,10 @@ ORDER = {
     "unimol_scale.engine": "log run parallel objective_setup planning *",
     "unimol_scale.scaling": "runs law rates tasks report ladder",
     "unimol_scale.downstream": "metric metrics registry uncertainty label_settings config compute label_units labels"
-    " fold_statistics data baselines embedding finetuning comparison publishing",
+    " fold_statistics depiction data baselines embedding finetuning explanation comparison publishing",
     "unimol_scale.downstream.data": "splitting *",
     "unimol_scale.downstream.finetuning": "finetuning_folder model cautions labelled_rows results folds confidence"
-    " predictions *",
+    " predictions reporting *",
     "unimol_scale.api": "equal_content table_columns molecule_inputs predictions * estimators",
     "unimol_scale.cli": "* verbs main __main__",
 }
@@ -65,7 +65,7 @@ LIBRARIES = {
         "unimol_scale.common.report.pictures",
         "unimol_scale.engine.log.curve",
         "unimol_scale.scaling.report",
-        "unimol_scale.downstream.finetuning.finetune_pictures",
+        "unimol_scale.downstream.finetuning.reporting.finetune_pictures",
         "unimol_scale.downstream.comparison.comparison_report",
     ],
 }

@@ -14,6 +14,7 @@ from unimol_scale.cli.verbs import (
     checkpoint,
     compare,
     embed,
+    explain,
     finetune,
     fit_scaling_law,
     ladder,
@@ -27,7 +28,8 @@ from unimol_scale.cli.verbs import (
 
 # In the order in which --help names them.
 VERBS = (
-    build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, compare, predict, embed, model, store, checkpoint,
+    build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, compare, predict, explain, embed, model, store,
+    checkpoint,
 )  # fmt: skip
 _DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
 

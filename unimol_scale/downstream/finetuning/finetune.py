@@ -37,7 +37,6 @@ from unimol_scale.downstream.finetuning.against_baselines import FittedMember, j
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, mean_scores
 from unimol_scale.downstream.finetuning.confidence.assess import Assessment, FinishedModels, asks_anew, assess
-from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
     check_folder,
@@ -55,6 +54,7 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     save_config,
 )
 from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed, seed_vectors
+from unimol_scale.downstream.finetuning.reporting.finetune_report import write_report
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, count_rows, split_labelled, take_off_references
 from unimol_scale.downstream.labels.learning_notes import describe_learning
@@ -121,7 +121,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     saved = _saved(problem, chosen, [seed.member for seed in seeds])
     found = _confidence(problems, saved, done)
     done = replace(done, confidence=found.results)
-    write_report(folder, done, config)
+    write_report(folder, done, config, found.worst)
     save_config(folder, replace(saved, conformal=found.conformal, domain=found.domain))
     results.write(folder, done)
     return done
