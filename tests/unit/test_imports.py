@@ -66,6 +66,7 @@ LIBRARIES = {
         "unimol_scale.engine.log.curve",
         "unimol_scale.scaling.report",
         "unimol_scale.downstream.finetuning.reporting.finetune_pictures",
+        "unimol_scale.downstream.finetuning.reporting.learning_curve",
         "unimol_scale.downstream.comparison.comparison_report",
     ],
 }

@@ -45,6 +45,7 @@ _ARGUMENTS = {
     "--order": "order", "--censored": "censored=True", "--weight-column": "weight_column", "--transform": "transform",
     "--hydrogens": "hydrogens", "--conformers": "conformers", "--no-baselines": "baselines=False",
     "--coverage": "coverage", "--no-domain": "domain=False", "--calibration-fraction": "calibration_fraction",
+    "--learning-curve": "learning_curve=True",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 
@@ -188,7 +189,7 @@ def finetune(
             ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
             ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, ``baselines`` (False: none are fitted),
             ``coverage``, ``conformal``, ``calibration_fraction``, ``domain`` (False: no training molecules are kept),
-            …; or groups of settings, such as ``train={"epochs": 20}``.
+            ``learning_curve``, …; or groups of settings, such as ``train={"epochs": 20}``.
 
     Returns:
         Scores for each seed, predictions, folder and report.

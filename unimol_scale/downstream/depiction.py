@@ -51,7 +51,8 @@ def draw_values(path: Path, smiles: str, value_A: npt.NDArray[np.float64], large
     drawing = rdMolDraw2D.MolDraw2DSVG(int(_LARGE * WIDTH), int(_LARGE * HEIGHT))
     _options(drawing)
     options = drawing.drawOptions()
-    options.annotationFontScale = 0.55
+    options.fixedBondLength *= _LARGE
+    options.annotationFontScale = 0.6
     options.highlightRadius = 0.42
     options.atomHighlightsAreCircles = True
     atoms = list(range(len(value_A)))

@@ -26,7 +26,7 @@ code { font-size: .85em; background: #f3f4f6; border-radius: 3px; padding: .1em 
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { border: 1px solid #e3e3e3; padding: .35rem .6rem; text-align: left; vertical-align: top; }
 th { background: #f7f7f8; }
-.cards img { display: block; min-width: 9rem; max-width: 14rem; }
+.cards img { display: block; min-width: 9rem; max-width: min(28rem, 90vw); }
 @media (max-width: 45rem) {
   .cards table, .cards tbody, .cards tr, .cards td { display: block; }
   .cards thead { display: none; }

@@ -33,6 +33,7 @@ from unimol_scale.downstream.finetuning.reporting.finetune_pictures import (
     draw_predictions,
     draw_training_curves,
 )
+from unimol_scale.downstream.finetuning.reporting.learning_curve import CurvePoint, curve_section
 from unimol_scale.downstream.finetuning.reporting.molecule_sections import cliff_section, worst_section
 from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult, plus_minus, sample_std
 from unimol_scale.downstream.labels.confusion_matrix import (
@@ -47,7 +48,11 @@ REPORT_NAME, PAGE_NAME = "report.md", "report.html"
 
 
 def write_report(
-    folder: Path, outcome: FinetuneResult, config: FinetuneConfig, worst: Sequence[WorstPrediction]
+    folder: Path,
+    outcome: FinetuneResult,
+    config: FinetuneConfig,
+    worst: Sequence[WorstPrediction],
+    curve: Sequence[CurvePoint],
 ) -> None:
     """Write report and pictures from the results and the predictions in the folder.
 
@@ -56,6 +61,7 @@ def write_report(
         outcome: its results.
         config: its settings.
         worst: test rows that were predicted worst, the worst first.
+        curve: points of the learning curve; none, if there is no curve.
     """
     pictures, spread_lines, more = ["course.png"], [], []
     if outcome.has_test:
@@ -70,6 +76,7 @@ def write_report(
             more = confusion_lines(outcome.outputs, count_confusions(outcome.outputs, labels_RL, predictions))
     draw_training_curves(folder / "course.png", outcome)
     lines = _lines(outcome, config, pictures, spread_lines)
+    more += curve_section(folder, outcome, curve)
     more += [*worst_section(folder, outcome, worst), *cliff_section(folder, outcome)]
     text = "\n".join([*lines, *more]) + "\n"
     commit_text(folder / REPORT_NAME, text)
