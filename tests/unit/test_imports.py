@@ -26,7 +26,7 @@ SCRIPTS = ("launch.pretrain", "conformer_gen.build")
 # of a folder. Every folder that holds folders has a row; "" is the whole.
 ORDER = {
     "": "errors private_apis common former_settings config store conformer_gen data model objectives checkpoints engine"
-    " scaling downstream api unimol_scale cli scripts",
+    " scaling downstream huggingface api unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.sources": "molecule source registry config inputs *",
     "unimol_scale.common": "files text * report machine fetching",
@@ -37,7 +37,7 @@ ORDER = {
     "unimol_scale.scaling": "runs law rates tasks report ladder",
     "unimol_scale.downstream": "metric metrics registry uncertainty label_settings config compute label_units labels"
     " fold_statistics depiction data baselines embedding finetuning explanation comparison publishing",
-    "unimol_scale.downstream.data": "splitting *",
+    "unimol_scale.downstream.data": "splitting benchmarks *",
     "unimol_scale.downstream.finetuning": "finetuning_folder model cautions labelled_rows results folds confidence"
     " predictions reporting *",
     "unimol_scale.api": "equal_content table_columns molecule_inputs predictions * estimators",
@@ -59,6 +59,7 @@ LIBRARIES = {
     "rdkit": ["conformer_gen", "unimol_scale.downstream"],
     "ray": ["conformer_gen.run.ray_*", "conformer_gen.selection.ray_selection"],
     "deepspeed": ["unimol_scale.engine.parallel"],
+    "transformers": ["unimol_scale.huggingface"],
     "nvmolkit": ["conformer_gen.chemistry.nvmolkit_engine"],
     "matplotlib": [
         "conformer_gen.report",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from unimol_scale.cli.command_line import CommandParser
 from unimol_scale.cli.entry import run_command
 from unimol_scale.cli.verbs import (
+    benchmark,
     build,
     checkpoint,
     compare,
@@ -29,7 +30,7 @@ from unimol_scale.cli.verbs import (
 # In the order in which --help names them.
 VERBS = (
     build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, compare, predict, explain, embed, model, store,
-    checkpoint,
+    checkpoint, benchmark,
 )  # fmt: skip
 _DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
 
