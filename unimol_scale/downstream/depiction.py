@@ -4,6 +4,7 @@ Shapes: A heavy atoms.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ def draw_molecule(path: Path, smiles: str) -> None:
 
     Args:
         path: of the SVG file.
-        smiles: of a molecule that RDKit reads.
+        smiles: of the molecule.
     """
     drawing = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT)
     _options(drawing)
@@ -37,7 +38,7 @@ def draw_values(path: Path, smiles: str, value_A: npt.NDArray[np.float64], large
 
     Args:
         path: of the SVG file.
-        smiles: of a molecule that RDKit reads; its atoms are in the order of the values.
+        smiles: of the molecule; its atoms are in the order of the values.
         value_A: of each atom.
         largest: absolute value of the strongest colour, so that pictures can be compared; None: that of this molecule.
     """
@@ -50,7 +51,7 @@ def draw_values(path: Path, smiles: str, value_A: npt.NDArray[np.float64], large
             atom.SetProp("atomNote", f"{value:+.2g}")
     drawing = rdMolDraw2D.MolDraw2DSVG(int(_LARGE * WIDTH), int(_LARGE * HEIGHT))
     _options(drawing)
-    options = drawing.drawOptions()
+    options: Any = drawing.drawOptions()
     options.fixedBondLength *= _LARGE
     options.annotationFontScale = 0.6
     options.highlightRadius = 0.42
@@ -70,15 +71,24 @@ def _colour(value: float, scale: float) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _planar(smiles: str) -> Chem.Mol:
+def lenient_molecule(smiles: str) -> Chem.Mol:
+    """Return a molecule with its atoms in the order of the SMILES, also one whose valences RDKit does not accept."""
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(smiles)
+        if molecule is None:
+            molecule = Chem.MolFromSmiles(smiles, sanitize=False)
+            molecule.UpdatePropertyCache(strict=False)
+    return molecule
+
+
+def _planar(smiles: str) -> Chem.Mol:
+    molecule = lenient_molecule(smiles)
     rdDepictor.Compute2DCoords(molecule)
     return molecule
 
 
 def _options(drawing: rdMolDraw2D.MolDraw2DSVG) -> None:
-    options = drawing.drawOptions()
+    options: Any = drawing.drawOptions()
     options.clearBackground = False
     options.maxFontSize = 16
     options.fixedBondLength = 28

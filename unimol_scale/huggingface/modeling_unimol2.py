@@ -14,10 +14,9 @@ from transformers.utils import ModelOutput
 from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.config import to_tree
 from unimol_scale.downstream.embedding.pooling import pool
+from unimol_scale.huggingface.configuration_unimol2 import UniMol2Config
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.encodings import GaussianKernel, ModelInput
-
-from .configuration_unimol2 import UniMol2Config
 
 
 @dataclass
@@ -71,7 +70,8 @@ class UniMol2Model(PreTrainedModel):  # type: ignore[misc]
         )
         model = cls(config)
         model.backbone.load_state_dict(found.backbone.state_dict())
-        return model.eval()
+        model.eval()
+        return model
 
     def forward(self, return_dict: bool | None = None, **batch: Tensor) -> UniMol2Output | tuple[Any, ...]:
         """Return representations.

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from unimol_scale.downstream.depiction import draw_molecule, draw_values
+from unimol_scale.downstream.depiction import draw_molecule, draw_values, lenient_molecule
+from unimol_scale.downstream.finetuning.reporting.activity_cliffs import find_cliffs
 
 
 def colours(path):
@@ -26,3 +27,10 @@ def test_a_molecule_without_any_value_is_drawn_without_colours(tmp_path):
     draw_values(tmp_path / "a.svg", "CC", np.zeros(2))
     draw_molecule(tmp_path / "b.svg", "CC")
     assert "<svg" in (tmp_path / "b.svg").read_text()
+
+
+def test_a_molecule_that_rdkit_does_not_accept_is_drawn_all_the_same(tmp_path):
+    smiles = "C[H]C"  # a hydrogen with two bonds
+    draw_values(tmp_path / "a.svg", smiles, np.array([1.0, 0.0, 0.0]))
+    assert [atom.GetSymbol() for atom in lenient_molecule(smiles).GetAtoms()] == ["C", "H", "C"]
+    assert find_cliffs([smiles, smiles], np.array([[1.0], [9.0]]), np.ones(1)).pairs == 0

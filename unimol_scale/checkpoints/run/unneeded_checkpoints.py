@@ -93,8 +93,8 @@ def _look_at(folder: Path, settings: Flat, named: dict[Path, str]) -> PrunableRu
     for step in settings.get("train.keep_steps") or ():
         reasons.setdefault(folder_name(step), "train.keep_steps")
     for info in infos:
-        if (why := named.get(info.path.resolve())) is not None:
-            reasons.setdefault(info.path.name, why)
+        if info.path.resolve() in named:
+            reasons.setdefault(info.path.name, named[info.path.resolve()])
     there = {info.path.name for info in infos}
     return PrunableRun(
         folder=folder,

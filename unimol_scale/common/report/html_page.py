@@ -66,7 +66,8 @@ def _reader(folder: Path) -> "MarkdownIt":
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    draw = reader.renderer.rules["image"]
+    rules: dict[str, Any] = reader.renderer.rules  # type: ignore[attr-defined] - of the HTML that is the default
+    draw = rules["image"]
 
     def image(tokens: Sequence["Token"], at: int, options: Any, env: Any) -> str:  # noqa: ANN401
         source = str(tokens[at].attrs["src"])
@@ -75,9 +76,9 @@ def _reader(folder: Path) -> "MarkdownIt":
         tokens[at].attrs["src"] = _embedded(folder / source)
         return str(draw(tokens, at, options, env))
 
-    reader.renderer.rules["image"] = image
-    reader.renderer.rules["table_open"] = lambda tokens, at, *_: f'<div class="{tokens[at].attrs["class"]}"><table>\n'
-    reader.renderer.rules["table_close"] = lambda *_: "</table></div>\n"
+    rules["image"] = image
+    rules["table_open"] = lambda tokens, at, *_: f'<div class="{tokens[at].attrs["class"]}"><table>\n'
+    rules["table_close"] = lambda *_: "</table></div>\n"
     return reader
 
 

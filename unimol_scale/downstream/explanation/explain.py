@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Unpack
 
 import numpy as np
-from rdkit import Chem, rdBase
 
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.downstream.data.batches import RowReader
 from unimol_scale.downstream.data.skipped_rows import Skipped
+from unimol_scale.downstream.depiction import lenient_molecule
 from unimol_scale.downstream.explanation.occlusion import NOTHING, predict_with_hidden
+from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, read_config
 from unimol_scale.downstream.finetuning.predict import AskedRows, PredictOptions, asked_rows
 from unimol_scale.errors import SourceError
@@ -45,8 +46,7 @@ class ExplainedMolecule:
     @property
     def elements(self) -> tuple[str, ...]:
         """[A] symbols."""
-        with rdBase.BlockLogs():
-            return tuple(atom.GetSymbol() for atom in Chem.MolFromSmiles(self.smiles).GetAtoms())
+        return tuple(atom.GetSymbol() for atom in lenient_molecule(self.smiles).GetAtoms())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,11 +57,13 @@ class Explanations:
         config: of the fine-tuned model.
         molecules: in the order of the rows, without those that cannot be used.
         skipped: the other rows.
+        notes: what a reader must know.
     """
 
     config: FinetunedConfig
     molecules: tuple[ExplainedMolecule, ...]
     skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...] = ()
 
 
 def explain_molecules(source: Path | Sequence[str], folder: Path, **options: Unpack[PredictOptions]) -> Explanations:
@@ -86,7 +88,7 @@ def explain_molecules(source: Path | Sequence[str], folder: Path, **options: Unp
     usable = np.flatnonzero(molecules.position_M >= 0)
     if not len(usable):
         raise SourceError("no row has a usable molecule, so there is nothing to explain")
-    heavy = [_num_atoms(molecules.smiles[row]) for row in usable.tolist()]
+    heavy = [lenient_molecule(molecules.smiles[row]).GetNumAtoms() for row in usable.tolist()]
     heavy_R = np.repeat(heavy, np.add(heavy, 1))
     row_R = np.repeat(usable, np.add(heavy, 1))
     hidden_R = np.concatenate([np.arange(NOTHING, n) for n in heavy])
@@ -113,7 +115,18 @@ def explain_molecules(source: Path | Sequence[str], folder: Path, **options: Unp
         _explained(config, int(row), molecules.smiles[row], value_RW[start : start + n + 1])
         for row, start, n in zip(usable.tolist(), starts.tolist(), heavy, strict=True)
     )
-    return Explanations(config=config, molecules=found, skipped=molecules.skipped)
+    return Explanations(config=config, molecules=found, skipped=molecules.skipped, notes=_notes(folder))
+
+
+def _notes(folder: Path) -> tuple[str, ...]:
+    """Return a caution if the mask means nothing to the models."""
+    outcome = results.read(folder)
+    if outcome is None or outcome.start_sha256 is not None:
+        return ()
+    return (
+        "The weights started at random, so the models have never seen the mask that hides an atom: take the values of "
+        "atoms with a grain of salt, or fine-tune a model that was pretrained by denoising.",
+    )
 
 
 def _explained(config: FinetunedConfig, row: int, smiles: str, value_RW: Float64) -> ExplainedMolecule:
@@ -138,8 +151,3 @@ def _reader(asked: AskedRows, config: FinetunedConfig, row_R: "np.ndarray") -> R
         drop_hydrogens=asked.leaves_out_hydrogens,
         conformers=asked.conformers,
     )
-
-
-def _num_atoms(smiles: str) -> int:
-    with rdBase.BlockLogs():
-        return int(Chem.MolFromSmiles(smiles).GetNumAtoms())

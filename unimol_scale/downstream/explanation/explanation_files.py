@@ -20,7 +20,7 @@ MOST_DRAWN = 100  # pictures, with which a page has some megabytes
 
 
 def write_explanations(folder: Path, found: Explanations) -> str:
-    """Write ``attributions.csv``, pictures, ``explanations.md`` and ``explanations.html``; return a line for the user.
+    """Write ``attributions.csv``, pictures, ``explanations.md`` and ``explanations.html``; return lines for the user.
 
     The table has a line for every atom: ``row``, ``smiles_used``, ``atom`` (from 0, in the order of that SMILES),
     ``element``, and a column for each output of the model.
@@ -40,7 +40,8 @@ def write_explanations(folder: Path, found: Explanations) -> str:
     if found.skipped:
         write_skipped(folder / "skipped.csv", found.skipped)
     skipped = f"; {counted(len(found.skipped), 'row')} skipped: {folder / 'skipped.csv'}" if found.skipped else ""
-    return f"{counted(len(found.molecules), 'molecule')} explained: {folder / PAGE_NAME}{skipped}"
+    said = f"{counted(len(found.molecules), 'molecule')} explained: {folder / PAGE_NAME}{skipped}"
+    return "\n".join([said, *found.notes])
 
 
 def _table(found: Explanations) -> pa.Table:
@@ -68,6 +69,7 @@ def _lines(folder: Path, found: Explanations) -> list[str]:
         "uses, not what nature does, and they do not add up to the prediction. All pictures of a target share one "
         "scale.",
         "",
+        *(line for note in found.notes for line in (f"**{note}**", "")),
     ]
     drawn = max(1, MOST_DRAWN // len(outputs.names))
     shown = found.molecules[:drawn]

@@ -110,3 +110,10 @@ def test_hidden_hydrogens_go_with_their_atom():
     hidden_BA = maker._hidden(batch, np.arange(3))
     assert hidden_BA.tolist() == [[False] * 4, [True, False, True, False], [False, True, False, True]]
     assert torch.from_numpy(hidden_BA).dtype == torch.bool
+
+
+def test_a_model_whose_weights_started_at_random_is_explained_with_a_caution(place, settings, tmp_path):
+    finetune(settings(reinitialise=True, seeds=1, train=fitting(epochs=1), inputs="2d"))
+    found = us.explain(settings().output, ["CCN"], cache=place / "cache", output=tmp_path / "why")
+    assert "have never seen the mask" in found.notes[0]
+    assert "have never seen the mask" in (tmp_path / "why" / "explanations.md").read_text()

@@ -96,10 +96,11 @@ def test_a_service_that_is_not_installed_is_an_error_that_names_the_extra(monkey
 
 
 def test_wandb_writes_a_run_offline(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     write_log(tmp_path / "run", "wandb")
+    wandb.teardown()  # waits until its process has written everything
     (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"train/loss" in file.read_bytes()
 

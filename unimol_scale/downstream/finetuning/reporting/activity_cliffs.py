@@ -20,10 +20,16 @@ from unimol_scale.store.schema import Float64, Int64
 
 LEAST_SIMILAR = 0.7
 LEAST_DIFFERENT = 1.0  # standard deviations of the labels; of classes, another one
-MOST_COMPARED = 5_000  # molecules, drawn at random; all their pairs take some seconds
+MOST_COMPARED = 5_000  # rows, drawn at random; all pairs of their molecules take some seconds
 MOST_SHOWN = 6
 _CLOSEST = 0.05  # 1 − similarity below which pairs count as equally similar
 _SEED = 0
+
+
+def drawn_rows(row_R: Int64) -> Int64:
+    """Return rows, int64, ascending: all of these, or ``MOST_COMPARED`` of them at random."""
+    drawn_R: Int64 = np.sort(np.random.default_rng(_SEED).permutation(row_R)[:MOST_COMPARED])
+    return drawn_R
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,45 +63,42 @@ class FoundCliffs:
     Attributes:
         shown: the steepest; each molecule occurs once.
         pairs: number of all.
-        compared: molecules that were compared with one another.
     """
 
     shown: tuple[Cliff, ...]
     pairs: int
-    compared: int
 
 
 def find_cliffs(smiles: Sequence[str], labels_NL: Float64, scale_L: Float64) -> FoundCliffs:
-    """Return the activity cliffs of molecules.
+    """Return the activity cliffs of molecules, all of which are compared with one another.
 
     Args:
-        smiles: [N] of distinct molecules.
+        smiles: [N] of distinct molecules; ``MOST_COMPARED`` take some seconds.
         labels_NL: NaN where missing; a difference of ``LEAST_DIFFERENT`` times the scale is a cliff.
         scale_L: standard deviations of the labels; of classes, whose labels are their numbers, 1.
     """
-    place_C = np.sort(np.random.default_rng(_SEED).permutation(len(smiles))[:MOST_COMPARED]).astype(np.int64)
-    bits, counts = _fingerprints([smiles[at] for at in place_C.tolist()])
-    scaled_CL = labels_NL[place_C] / scale_L
+    bits, counts = _fingerprints(smiles)
+    scaled_NL = labels_NL / scale_L
     found: list[Cliff] = []
-    for row in range(1, len(place_C)):
+    for row in range(1, len(smiles)):
         similarity_P = np.array(DataStructs.BulkTanimotoSimilarity(bits[row], bits[:row]))
-        difference_PL = np.abs(scaled_CL[:row] - scaled_CL[row])
+        difference_PL = np.abs(scaled_NL[:row] - scaled_NL[row])
         similar_P = (similarity_P >= LEAST_SIMILAR)[:, None]
         for other, target in np.argwhere(similar_P & (difference_PL >= LEAST_DIFFERENT)).tolist():
             similarity = min(similarity_P[other], DataStructs.TanimotoSimilarity(counts[row], counts[other]))
             if similarity >= LEAST_SIMILAR:
-                high, low = sorted((row, other), key=lambda at: scaled_CL[at, target], reverse=True)
-                found.append(_cliff(place_C, high, low, target, float(similarity), scaled_CL))
-    return FoundCliffs(shown=_steepest(found), pairs=len(found), compared=len(place_C))
+                high, low = sorted((row, other), key=lambda at: scaled_NL[at, target], reverse=True)
+                found.append(_cliff(high, low, target, float(similarity), scaled_NL))
+    return FoundCliffs(shown=_steepest(found), pairs=len(found))
 
 
-def _cliff(place_C: Int64, high: int, low: int, target: int, similarity: float, scaled_CL: Float64) -> Cliff:
+def _cliff(high: int, low: int, target: int, similarity: float, scaled_NL: Float64) -> Cliff:
     return Cliff(
-        first=int(place_C[high]),
-        second=int(place_C[low]),
+        first=high,
+        second=low,
         target=target,
         similarity=similarity,
-        difference=float(scaled_CL[high, target] - scaled_CL[low, target]),
+        difference=float(scaled_NL[high, target] - scaled_NL[low, target]),
     )
 
 
@@ -115,5 +118,5 @@ def _fingerprints(smiles: Sequence[str]) -> tuple[list[Any], list[Any]]:
         radius=ECFP_RADIUS, fpSize=ECFP_BITS, includeChirality=True
     )
     with rdBase.BlockLogs():
-        molecules = [Chem.MolFromSmiles(text) for text in smiles]
+        molecules = [Chem.MolFromSmiles(text) or Chem.Mol() for text in smiles]  # one without atoms is like no other
     return list(map(generator.GetFingerprint, molecules)), list(map(generator.GetCountFingerprint, molecules))

@@ -19,7 +19,9 @@ from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED
 from unimol_scale.downstream.finetuning.reporting.activity_cliffs import (
     LEAST_DIFFERENT,
     LEAST_SIMILAR,
+    MOST_COMPARED,
     FoundCliffs,
+    drawn_rows,
     find_cliffs,
 )
 from unimol_scale.downstream.finetuning.results import FinetuneResult
@@ -69,7 +71,7 @@ def cliff_section(folder: Path, outcome: FinetuneResult) -> list[str]:
     outputs, smiles = outcome.outputs, table["smiles"].to_pylist()
     labels_ML = outputs.read_labels(table)
     used_R = np.flatnonzero((~np.isnan(labels_ML)).any(1) & np.array([part is not None for part in _parts(table)]))
-    known = known_molecules(smiles, outputs, labels_ML, used_R, None)
+    known = known_molecules(smiles, outputs, labels_ML, drawn_rows(used_R), None)
     scale_L = np.ones(len(outputs.targets)) if outputs.classes_each else np.array(outcome.label_std)
     found = find_cliffs(known.smiles, known.labels_NL, scale_L)
     if not found.shown:
@@ -87,19 +89,19 @@ def cliff_section(folder: Path, outcome: FinetuneResult) -> list[str]:
             cells += [_picture(folder, f"cliff-{rank}-{name}", text), f"{said}{predicted}"]
         rows.append(cells)
     header = ["similarity", *(["target"] if several else []), "one", "its label", "the other", "label of the other"]
-    return ["", "## Activity cliffs", "", _cliff_sentence(outcome, found, len(known.smiles)), "",
+    return ["", "## Activity cliffs", "", _cliff_sentence(outcome, found, len(known.smiles), len(used_R)), "",
             *markdown_table(header, rows)]  # fmt: skip
 
 
-def _cliff_sentence(outcome: FinetuneResult, found: FoundCliffs, known: int) -> str:
-    drawn = "" if found.compared == known else f" (drawn from {known:,})"
+def _cliff_sentence(outcome: FinetuneResult, found: FoundCliffs, molecules: int, rows: int) -> str:
+    drawn = "" if rows <= MOST_COMPARED else f" (of {MOST_COMPARED:,} rows, drawn from {rows:,})"
     differ = (
         "are of different classes"
         if outcome.outputs.classes_each
         else f"differ by more than {LEAST_DIFFERENT:g} standard deviation of the labels"
     )
     return (
-        f"{counted(found.pairs, 'pair')} of {found.compared:,} labelled molecules{drawn} {differ}, although the "
+        f"{counted(found.pairs, 'pair')} of {molecules:,} labelled molecules{drawn} {differ}, although the "
         f"Tanimoto similarity of their ECFP4 is at least {LEAST_SIMILAR:g}. The steepest, each molecule once; a "
         "prediction is shown of test molecules. A pair can be chemistry, or an error of measurement or of a name."
     )
