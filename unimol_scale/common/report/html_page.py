@@ -66,7 +66,8 @@ def _reader(folder: Path) -> "MarkdownIt":
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    rules: dict[str, Any] = reader.renderer.rules  # type: ignore[attr-defined] - of the HTML that is the default
+    renderer: Any = reader.renderer  # of HTML, which is the default
+    rules = renderer.rules
     draw = rules["image"]
 
     def image(tokens: Sequence["Token"], at: int, options: Any, env: Any) -> str:  # noqa: ANN401

@@ -120,7 +120,8 @@ def assess(models: FinishedModels) -> Assessment:
     check, conformal = _conformal(models, test)
     smiles = [models.rows.molecules.smiles[row - 1] for row in test.row_N.tolist()]
     worst = worst_places(wrongness(outcome, test), smiles)
-    domain_check, domain, near = None, None, {}
+    domain_check, domain = None, None
+    near: dict[int, NearestMolecule] = {}
     if config.domain:
         domain_check, domain, near = _domain(models, test, {int(test.row_N[row]) for row, _ in worst})
     results = ConfidenceResults(
@@ -308,7 +309,8 @@ def _domain(
 
     known = known_molecules(smiles, rows.outputs, rows.labels_ML, train, vectors if with_vectors else None)
     rule = write_known(models.folder, outcome.targets, known)
-    inside_R, nearest = np.zeros(len(test_R), bool), {}
+    inside_R = np.zeros(len(test_R), bool)
+    nearest: dict[int, NearestMolecule] = {}
     for place, unseen in _unseen(models, test_R, known) if len(test_R) else []:
         row_R = test_R[place]
         vector_RD = vectors(row_R) if with_vectors else None

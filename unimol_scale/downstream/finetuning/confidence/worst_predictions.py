@@ -43,8 +43,10 @@ def wrongness(outcome: FinetuneResult, test: Calibration) -> Float64:
     probability of the true one.
     """
     outputs, labels_NL = outcome.outputs, test.labels_NL
+    wrong_NL: Float64
     if outcome.task == "regression":
-        return np.abs(test.prediction_NW - labels_NL) / np.array(outcome.label_std)
+        wrong_NL = np.abs(test.prediction_NW - labels_NL) / np.array(outcome.label_std)
+        return wrong_NL
     wrong_NL = np.full(labels_NL.shape, np.nan)
     for at in range(len(outputs.targets)):
         known_N = np.flatnonzero(~np.isnan(labels_NL[:, at]))
