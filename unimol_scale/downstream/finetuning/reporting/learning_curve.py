@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.report.markdown import markdown_table
@@ -124,8 +123,7 @@ def draw_curve(path: Path, metric: str, points: Sequence[CurvePoint]) -> None:
     if baselines:
         axes.plot(*zip(*baselines, strict=True), color=GREY, marker="s", ms=4, lw=1.2, label="best baseline")
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
     axes.set_xticks(rows, [f"{number:,}" for number in rows])
     axes.set_xlabel("training rows")
     axes.set_ylabel(f"test {metric}", parse_math=False)
