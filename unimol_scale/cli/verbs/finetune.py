@@ -25,7 +25,7 @@ FLAGS = {
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
         "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers", "folds", "repeats", "baselines",
         "positive", "class_weights", "order", "censored", "weight_column", "transform",
-        "coverage", "conformal", "calibration_fraction", "domain", "tune",
+        "coverage", "conformal", "calibration_fraction", "domain", "tune", "learning_curve",
     )
 } | {"probe": "train.probe", "lora": "train.lora_rank"}  # fmt: skip
 
@@ -118,6 +118,12 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         metavar="N",
         help="try N settings by cross-validation within training and validation rows, and take the best (default: 0)",
     )
+    add(
+        "--learning-curve",
+        action="store_true",
+        default=None,
+        help="fit to an eighth, a quarter and half of the labels, too, and draw the scores (default: no)",
+    )
     add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
     add("--metric", metavar="M", help=METRICS.listed)
     add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3; of each fold 1)")
@@ -197,7 +203,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for line in (*outcome.notes, outcome.leakage):
         if line:
             print(line)
-    print(f"report: {config.folder}/report.md")
+    print(f"report: {config.folder}/report.md (with its pictures in one file: report.html)")
     if outcome.baselines is not None:
         print(short_verdict(outcome.baselines, outcome.metric))
     for line in short_headline(outcome):

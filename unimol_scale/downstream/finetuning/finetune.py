@@ -30,7 +30,6 @@ from unimol_scale.downstream.finetuning.against_baselines import FittedMember, j
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, mean_scores
 from unimol_scale.downstream.finetuning.confidence.assess import Assessment, FinishedModels, asks_anew, assess
-from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
     check_folder,
@@ -61,6 +60,8 @@ from unimol_scale.downstream.finetuning.problem.data_notes import (
 from unimol_scale.downstream.finetuning.problem.identity import identify_start, sees_hydrogens
 from unimol_scale.downstream.finetuning.problem.inner_folds import tune_problem
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem, StartingModel
+from unimol_scale.downstream.finetuning.reporting.finetune_report import write_report
+from unimol_scale.downstream.finetuning.reporting.learning_curve import lacks_curve, measure_curve
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, count_rows, split_labelled, take_off_references
 from unimol_scale.downstream.finetuning.tuning.search import require_optuna
@@ -96,7 +97,8 @@ def finetune(config: FinetuneConfig, ranks: Ranks | None = None) -> FinetuneResu
     finished = results.read(folder)
     if finished is not None and _has_all(finished, config):
         wants_baselines = config.baselines and results.lacks_baselines(folder)
-        if not wants_baselines and not asks_anew(finished.confidence, config):
+        wants_curve = config.learning_curve and finished.has_test and lacks_curve(folder)
+        if not wants_baselines and not wants_curve and not asks_anew(finished.confidence, config):
             return finished
     _check_model(config, model, chosen)
     problems = _prepare(config, model, chosen, hashes, ranks)
@@ -129,7 +131,8 @@ def finetune(config: FinetuneConfig, ranks: Ranks | None = None) -> FinetuneResu
     saved = _saved(problem, chosen, [seed.member for seed in seeds])
     sure = _confidence(problems, saved, done)
     done = replace(done, confidence=sure.results)
-    write_report(folder, done, config)
+    curve = measure_curve(problem.config, done, finetune) if config.learning_curve and done.has_test else ()
+    write_report(folder, done, config, sure.worst, curve)
     save_config(folder, replace(saved, conformal=sure.conformal, domain=sure.domain))
     results.write(folder, done)
     return done

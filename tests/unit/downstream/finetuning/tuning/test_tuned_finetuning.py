@@ -12,6 +12,7 @@ from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.model.saved_model import read_config
 from unimol_scale.downstream.finetuning.predict import predict_molecules
+from unimol_scale.downstream.finetuning.reporting.learning_curve import CURVE_FOLDER
 
 
 @pytest.fixture
@@ -62,6 +63,14 @@ def test_report_and_results_say_what_was_tried_and_taken_and_the_folder_predicts
     value = predict_molecules(list(MOLECULES), config.output, device_name="cpu", **options).value_SRL
     assert np.isfinite(value).all()
     assert finetune(dataclasses.replace(config, device="auto")) == done  # read, not computed
+
+
+def test_a_learning_curve_has_the_settings_that_were_found_and_searches_no_more(quick):
+    config = quick(tune=3, tune_over=("pooling",), learning_curve=True)
+    done = finetune(config)
+    half = config.output / CURVE_FOLDER / "labels-0.5"
+    assert results.read(half).tuning == ()
+    assert read_config(half).pooling == done.tuning[0].best.settings.pooling
 
 
 def test_every_fold_of_a_cross_validation_has_a_search_and_a_pooling_of_its_own(quick, place):
