@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site: adds the pages made from the code, and the repository's files that are linked.
+"""What MkDocs calls while it builds the site: adds the pages made from the code, and linked files of the repository.
 
 A page may link to any file of the repository by its relative path, as it would when it is read in a checkout. In the
 site such a file becomes a page of its own under ``repository/``, or, where the site knows its repository's address,
@@ -13,12 +13,15 @@ from typing import Any
 
 import reference_pages
 from mkdocs.structure.files import File, Files
+from mkdocs.utils import get_relative_url
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 # A link or a picture of Markdown to something that is neither an address nor an anchor of the same page.
 LINK = re.compile(r"(\]\()(?![a-z]+:|#|<)([^)\s#]+)(#[^)\s]*)?(\))")
 CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
+# Material loads this script from another host for sites that are opened as files; ours is a copy.
+SHIM, OUR_SHIM = "https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js"
 COPIED_AS_THEY_ARE = {".png", ".svg", ".jpg"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "bash", ".json": "json", ".toml": "toml"}
 
@@ -70,6 +73,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:  #
     # What stands in code is no link, though a SMILES may look like one.
     parts = CODE.split(markdown)
     return "".join(part if CODE.fullmatch(part) else LINK.sub(turned, part) for part in parts)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:  # noqa: ANN401
+    """Take the one script that Material would fetch from elsewhere from the site itself."""
+    return output.replace(SHIM, get_relative_url(OUR_SHIM, page.url))
+
+
+def on_post_template(output_content: str, **_: Any) -> str:  # noqa: ANN401
+    """Do the same for the page that says that there is no such page."""
+    return output_content.replace(SHIM, f"/{OUR_SHIM}")
 
 
 def _linked(page: Path) -> set[Path]:

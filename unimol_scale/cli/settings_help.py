@@ -26,7 +26,9 @@ def settings_text(config_type: type[Any], told: Mapping[str, str]) -> str:
     """
     lines: list[str] = []
     for setting in described_settings(config_type, told):
-        lines += _wrapped(f"{setting.key}  ({setting.source})" if setting.source else f"{setting.key}={setting.default}", "")
+        lines += _wrapped(
+            f"{setting.key}  ({setting.source})" if setting.source else f"{setting.key}={setting.default}", ""
+        )
         lines += _wrapped(f"({setting.type_name}) {setting.meaning}", "    ")
     return "\n".join(lines)
 
