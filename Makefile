@@ -43,7 +43,7 @@ checks: setup docs
 	$(BIN)/mypy
 
 docs: setup
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -86,7 +86,7 @@ def _description(text: str) -> Iterator[str]:
 
 
 def _argument(action: argparse.Action) -> Iterator[str]:
-    if action.help == argparse.SUPPRESS:
+    if action.help == argparse.SUPPRESS or action.dest == "help_settings":
         return
     value = _value(action)
     names = [f"{name} {value}".rstrip() for name in action.option_strings] or [value]
@@ -150,5 +150,6 @@ def _text(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    text = re.sub(r"([\\*_\[\]<>{}#|])", r"\\\1", text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\*_\[\]{}#])", r"\\\1", text).replace("|", "&#124;")
     return _URL.sub(r"<\1>", text.replace("\\_", "_") if "http" in text else text)
