@@ -1,7 +1,8 @@
 """Runs the code blocks of the documentation that need no cluster, data or hours, and says which fail.
 
 It is a program of its own, in one process for nearly all: examples train, and an error of a rank ends its process.
-It works in the current folder, which it fills with what the pages take for granted.
+It works in the current folder, which it fills with what the pages take for granted. Arguments name single pages, such
+as reference/python.md.
 """
 
 import itertools
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.helpers.doc_blocks import DOCS, PAGES, REPOSITORY, Block, blocks, commands
@@ -73,9 +75,17 @@ def run_block(block: Block, names: dict[str, object]) -> None:
         run_command(words)
 
 
-def run_pages() -> bool:
-    """Run every page, each up to its first failure, and say where each block begins; return whether all went well."""
+def run_pages(names_of_pages: Sequence[str]) -> bool:
+    """Run pages, each up to its first failure, and say where each block begins.
+
+    Args:
+        names_of_pages: paths below docs/; all pages if there are none.
+
+    Returns:
+        Whether all went well.
+    """
     order = [DOCS / "get-started.md", *sorted(DOCS.glob("tutorials/*.md")), *PAGES]
+    order = [DOCS / name for name in names_of_pages] or order
     well = True
     for page in dict.fromkeys(order):
         names: dict[str, object] = {"__name__": "page"}
@@ -94,4 +104,4 @@ def run_pages() -> bool:
 if __name__ == "__main__":
     os.environ["COLUMNS"] = "100"
     prepare()
-    sys.exit(not run_pages())
+    sys.exit(not run_pages(sys.argv[1:]))
