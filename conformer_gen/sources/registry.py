@@ -29,6 +29,7 @@ SOURCES = Registry(
         "sdf": f"{_HERE}.structures:SDF",
         "pcqm4mv2": f"{_HERE}.pcqm4mv2:PCQM4MV2",
         "qm9": f"{_HERE}.qm9:QM9",
+        "xyz": f"{_HERE}.xyz:XYZ",
         "unimol-lmdb": f"{_HERE}.unimol:UNIMOL_LMDB",
     },
     _adopt,
