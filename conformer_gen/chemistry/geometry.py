@@ -17,7 +17,7 @@ from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 from conformer_gen.chemistry.bonds.atom_matching import add_conformer, match_atoms, match_graphs
 from conformer_gen.chemistry.bonds.bond_perception import perceive_bonds
 from conformer_gen.chemistry.stereo import compare_stereo
-from conformer_gen.sources.molecule import Geometry, Rejected, SourceMolecule
+from conformer_gen.sources.molecule import MOL2_RECORD, Geometry, Rejected, SourceMolecule
 from unimol_scale.store.geometry_faults import COINCIDENT_A, Conformers, Fault, find_faults, is_drawn
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32
 
@@ -170,7 +170,14 @@ def _sanitised(parse: Callable[[bool], Chem.Mol | None], otherwise: str) -> Chem
 
 
 def _with_own_coordinates(row: SourceMolecule) -> Chem.Mol | Rejected:
-    if row.block:
+    if row.block.startswith(MOL2_RECORD):
+        molecule = _sanitised(
+            lambda sanitize: Chem.MolFromMol2Block(row.block, sanitize=sanitize, removeHs=False),
+            "RDKit cannot read this MOL2 record, whose atom types must be those of Corina",
+        )
+        if not isinstance(molecule, Rejected):
+            Chem.AssignStereochemistryFrom3D(molecule)
+    elif row.block:
         molecule = _sanitised(
             lambda sanitize: Chem.MolFromMolBlock(row.block, sanitize=sanitize, removeHs=False),
             "RDKit cannot read this SDF record",

@@ -72,6 +72,13 @@ def relative_distances(numbers: npt.NDArray[np.integer], positions: Float64) -> 
     return relative
 
 
+def evenly_spaced(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of at most so many of the frames 0 to ``count`` - 1, ascending, the first among them."""
+    if count <= most:
+        return np.arange(count)
+    return np.arange(most) * count // most
+
+
 def group_frames(frames: Iterable[Frame | SourceMolecule], config: FramesConfig) -> Iterator[SourceMolecule]:
     """Yield a row for each molecule, with its frames as conformers, and one for each frame that cannot be taken.
 
@@ -162,6 +169,9 @@ def _whole(value: Any) -> int:  # noqa: ANN401
 def _atom_label(frame: Frame, name: str, num_atoms: int, scale: dict[str, float]) -> Float32:
     width = ATOM_LABELS[name].width
     value = frame.atom_labels.get(name)
+    factor = scale.get(name, 1.0)
+    if value is None and name == "forces" and frame.atom_labels.get("gradient") is not None:
+        value, factor = frame.atom_labels["gradient"], -scale["gradient"]
     if value is None:
         return np.full((num_atoms, width), np.nan, np.float32)
     array = np.asarray(value, np.float64)
@@ -169,7 +179,7 @@ def _atom_label(frame: Frame, name: str, num_atoms: int, scale: dict[str, float]
         raise _RefusedError("wrong_count", f"its {name} have the shape {array.shape} and it has {num_atoms} atoms")
     if np.isinf(array).any():
         raise _RefusedError("not_finite", f"its {name} are not finite numbers")
-    return (array.reshape(num_atoms, width) * scale[name]).astype(np.float32)
+    return (array.reshape(num_atoms, width) * factor).astype(np.float32)
 
 
 class _Group:

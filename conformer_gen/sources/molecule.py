@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from unimol_scale.store.schema import Float32
 
+MOL2_RECORD = "@<TRIPOS>MOLECULE"  # how the record of a MOL2 file begins
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -34,7 +35,7 @@ class SourceMolecule:
     Attributes:
         id: name given by the source, or made from file and row.
         smiles: of the molecule; with coordinates in ChemAxon's extension where ``origin`` is given.
-        block: MDL mol block, whose graph is kept, and with ``origin`` its coordinates.
+        block: MDL mol block, or record of a MOL2 file, whose graph is kept, and with ``origin`` its coordinates.
         geometry: coordinates beside ``smiles``; without one, bonds are perceived.
         origin: code of ``ConformerOrigin`` of the coordinates in ``smiles`` or ``block``; FLAT in ``geometry`` means
             that a conformer lies in a plane, as depictions and flat molecules do. None: to be made, or those of

@@ -74,7 +74,7 @@ def _frame(
         first, _ = columns[fields["positions"]]
         numbers = [_atomic_number(atom[species]) for atom in atoms]
         positions = [[float(atom[first]), float(atom[first + 1]), float(atom[first + 2])] for atom in atoms]
-        has_cell = any(float(value) for value in pairs.get("Lattice", "").split())
+        has_cell = any(float(value) for value in pairs.get("Lattice", "").split()) and "T" in pairs.get("pbc", "T")
         atom_labels = {
             label: [[float(value) for value in atom[slice(*columns[fields[label]])]] for atom in atoms]
             for label in settings.keep
@@ -82,9 +82,6 @@ def _frame(
         }
     except (KeyError, IndexError, ValueError) as error:
         return bad_frame(name, "unreadable_row", f"its atoms cannot be read: {error}")
-    if None in numbers:
-        symbol = atoms[numbers.index(None)][species]
-        return bad_frame(name, "unknown_element", f"{symbol[:20]!r} is no element")
     return Frame(
         id=name,
         numbers=numbers,
@@ -117,9 +114,10 @@ def _columns(text: str) -> dict[str, tuple[int, int]]:
     return columns
 
 
-def _atomic_number(text: str) -> int | None:
+def _atomic_number(text: str) -> int:
+    """Return the number of an element; 0 where the text is none."""
     symbol = text.capitalize()
-    return int(text) if text.isdigit() else ATOMIC_NUMBERS.get(symbol) or ISOTOPES_OF_HYDROGEN.get(symbol)
+    return int(text) if text.isdecimal() else ATOMIC_NUMBERS.get(symbol) or ISOTOPES_OF_HYDROGEN.get(symbol, 0)
 
 
 def _number(text: str | None) -> Any:  # noqa: ANN401 - what is no number is refused with the frame

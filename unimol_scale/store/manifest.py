@@ -165,9 +165,7 @@ class Manifest:
     def __post_init__(self) -> None:
         version = ATOM_LABELS_VERSION if self.atom_labels else SCHEMA_VERSION
         if self.schema_version != version:
-            raise ConfigError(
-                f"schema_version is {self.schema_version}; with what the store has it is {version}"
-            )
+            raise ConfigError(f"schema_version is {self.schema_version}; with what the store has it is {version}")
         if unknown := [name for name in self.atom_labels if name not in ATOM_LABELS]:
             raise ConfigError(f"atom_labels: unknown {', '.join(unknown)}")
 
