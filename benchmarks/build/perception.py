@@ -71,7 +71,9 @@ def without_bonds(molecule: Chem.Mol) -> SourceMolecule:
     """Return a row with the elements and coordinates of a molecule, and nothing else."""
     positions = molecule.GetConformer().GetPositions()[None].astype("float32")
     symbols = tuple(atom.GetSymbol() for atom in molecule.GetAtoms())
-    return SourceMolecule(id="", geometry=Geometry(symbols=symbols, positions=positions, origins=(ConformerOrigin.DFT,)))
+    return SourceMolecule(
+        id="", geometry=Geometry(symbols=symbols, positions=positions, origins=(ConformerOrigin.DFT,))
+    )
 
 
 def compare(known: str, found: Curated | Rejected) -> str:

@@ -20,7 +20,7 @@ from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.errors import ConfigError, SourceError
 
-DEEPEST = 8  # groups in groups: one may be a member of itself
+DEEPEST = 8  # groups in groups
 FRAMES_AT_ONCE = 256
 LONGEST_TEXT = 10_000
 MOST_CHUNK_BYTES = 64 << 20  # that a compressed chunk may have when it is unpacked
@@ -55,18 +55,33 @@ def read_hdf5(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
             )
 
 
-def _molecules(group: Any, name: str, positions: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - of h5py
-    """Yield the groups with positions, in the order of their names."""
+def _molecules(
+    group: Any,  # noqa: ANN401 - of h5py
+    name: str,
+    positions: str,
+    inside: frozenset[int] = frozenset(),
+) -> Iterator[tuple[str, Any]]:
+    """Yield the groups with positions, in the order of their names.
+
+    Args:
+        group: to look through.
+        name: of the group.
+        positions: name of the dataset.
+        inside: addresses of the groups that it lies in: a group may be a member of itself.
+    """
     import h5py
 
     if _dataset(group, positions) is not None:
         yield name or "/", group
         return
-    if name.count("/") >= DEEPEST:
+    inside |= {h5py.h5o.get_info(group.id).addr}
+    if len(inside) > DEEPEST:
         return
     for key in group:
         if isinstance(group.get(key, getlink=True), h5py.HardLink) and group.get(key, getclass=True) is h5py.Group:
-            yield from _molecules(group[key], f"{name}/{key}".lstrip("/"), positions)
+            member = group[key]
+            if h5py.h5o.get_info(member.id).addr not in inside:
+                yield from _molecules(member, f"{name}/{key}".lstrip("/"), positions, inside)
 
 
 def _dataset(group: Any, name: str) -> Any:  # noqa: ANN401
@@ -111,7 +126,7 @@ def _read_frames(
     labels = {label: _numbers_of(group, label) for label in config.labels}
     k = len(positions)
     for block in _blocks(evenly_spaced(k, settings.most)):
-        shown = positions[block]
+        shown = _block(positions, block, k)
         values = {label: _block(data, block, k) for label, data in found.items()}
         chosen = {label: _block(data, block, k) for label, data in labels.items()}
         for at, frame in enumerate(np.arange(k)[block].tolist()):
@@ -143,8 +158,8 @@ def _blocks(frames: npt.NDArray[np.int64]) -> Iterator[Any]:
 
 def _block(data: Any, block: Any, num_frames: int) -> Any:  # noqa: ANN401
     """Return the values of some frames; of one that is the same for all, it for each."""
-    if data.shape[:1] == (num_frames,):
-        return data[block]
+    if data.shape[:1] == (num_frames,):  # h5py takes seconds for a list of far apart places
+        return data[block] if isinstance(block, slice) else np.stack([data[at] for at in block.tolist()])
     if data.size != 1:
         raise ValueError(f"{data.name} has the shape {data.shape} for {num_frames} frames")
     return np.full(num_frames, data[()].item())[block]

@@ -7,6 +7,7 @@ from unimol_scale.store.schema import Float32
 
 MOL2_RECORD = "@<TRIPOS>MOLECULE"  # how the record of a MOL2 file begins
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Coordinates that come with a row and are kept, not made again.
