@@ -10,6 +10,7 @@ is compared where the data set's SMILES gives any. Every miss is counted by its 
 import argparse
 import collections
 import dataclasses
+import datetime
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,8 +130,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for text, sample in zip(options.sets, samples, strict=True):
             name, _, path = text.partition("=")
             tallies[name] = measure(name, Path(path), sample, options.seed)
-    head = f"# Bonds perceived from coordinates\n\n`{as_started(COMMAND)}`, one core of {processor()}, RDKit "
-    deliver(f"{head}{rdBase.rdkitVersion}.\n\n{table(tallies)}\n", options.output)
+    head = [
+        "# Bonds perceived from coordinates",
+        "",
+        f"- {datetime.datetime.now(tz=datetime.timezone.utc):%Y-%m-%d}, one core of {processor()}",
+        f"- RDKit {rdBase.rdkitVersion}",
+        f"- `{as_started(COMMAND)}`",
+        "- elements and coordinates alone, hydrogens included; no charge given; stereo compared where the data set gives it",
+        "",
+    ]
+    deliver("\n".join([*head, table(tallies), ""]), options.output)
 
 
 if __name__ == "__main__":

@@ -67,15 +67,19 @@ def _frames(
         name = f"{where}:{key}"
         try:
             row = read()
-            pairs = row.get("key_value_pairs") or {}
-            data = row.get("data") if isinstance(row.get("data"), dict) else {}
-            found = {**data, **pairs, **{key: value for key, value in row.items() if value is not None}}
+            found = {**_members(row, "data"), **_members(row, "key_value_pairs")}
+            found |= {key: value for key, value in row.items() if value is not None}
             frame = _frame(name, found, settings)
         except (zlib.error, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
             yield bad_frame(name, "unreadable_row", f"{type(error).__name__}: {str(error)[:200]}")
             continue
         values = tuple(number(found.get(label), f"{name}, {label!r}") for label in labels)
         yield Frame(**frame, labels=values)
+
+
+def _members(row: Row, name: str) -> Row:
+    value = row.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _frame(name: str, found: Row, settings: FramesConfig) -> dict[str, Any]:

@@ -25,7 +25,9 @@ Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn 
 SYMBOLS = tuple(ELEMENTS.split())
 ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS, start=1)}
 MOST_ATOMS = 3_000  # of a frame; the largest molecule of a store has 1,000 heavy atoms
-LONGEST_BOND = 1.3  # distance in units of the sum of the covalent radii
+# Distances in units of the sum of the covalent radii: of any bond, and of one in a ring of three. Two atoms at a third
+# may be as near to each other as the first, those of CBrI, but not as the second.
+LONGEST_BOND, LONGEST_IN_TRIANGLE = 1.3, 1.15
 ORIGINS = {"dft": ConformerOrigin.DFT, "file": ConformerOrigin.FILE}
 
 
@@ -70,6 +72,15 @@ def relative_distances(numbers: npt.NDArray[np.integer], positions: Float64) -> 
     relative: Float64 = between / (radii[:, None] + radii[None])
     np.fill_diagonal(relative, np.inf)
     return relative
+
+
+def neighbours(numbers: npt.NDArray[np.integer], positions: Float64) -> npt.NDArray[np.bool_]:
+    """Return which atoms [n, n] are near enough to be bonded, whatever bonds their elements can have."""
+    relative = relative_distances(numbers, positions)
+    near = relative < LONGEST_IN_TRIANGLE
+    shared = near.astype(np.float32) @ near.astype(np.float32) > 0
+    bonded: npt.NDArray[np.bool_] = near | ((relative < LONGEST_BOND) & ~shared)
+    return bonded
 
 
 def evenly_spaced(count: int, most: int) -> npt.NDArray[np.int64]:
@@ -202,8 +213,8 @@ class _Group:
             return False
         if self._kind == "graph":
             if self._bonded is None:
-                self._bonded = _bonded(first)
-            return np.array_equal(_bonded(frame), self._bonded)
+                self._bonded = neighbours(first.numbers, first.positions)
+            return np.array_equal(neighbours(frame.numbers, frame.positions), self._bonded)
         return bool(getattr(frame.frame, self._kind) == getattr(first.frame, self._kind))
 
     def add(self, frame: _Checked) -> str | None:
@@ -240,8 +251,3 @@ class _Group:
 
 def _kind_of(frame: Frame) -> str:
     return "name" if frame.name else "smiles" if frame.smiles else "graph"
-
-
-def _bonded(frame: _Checked) -> npt.NDArray[np.bool_]:
-    near: npt.NDArray[np.bool_] = relative_distances(frame.numbers, frame.positions) < LONGEST_BOND
-    return near

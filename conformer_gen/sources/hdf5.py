@@ -1,8 +1,9 @@
 """HDF5 files of conformations: SPICE's layout, or any other in which a group is a molecule.
 
-``source.frames.fields`` names the datasets of others. Every group that has a dataset of positions is a molecule: of shape [k, n, 3] (or [n, 3] for one frame), beside the
-elements [n], energies [k] and the like. Only plain datasets of numbers and text inside the file are read, slice by
-slice: no links to other files, no virtual or external datasets, no objects.
+Every group that has a dataset of positions is a molecule: of shape [k, n, 3] (or [n, 3] for one frame), beside the
+elements [n], energies [k] and the like; ``source.frames.fields`` names the datasets where they are not SPICE's. Only
+plain datasets of numbers and text inside the file are read, slice by slice: no links to other files, no virtual or
+external datasets, no objects.
 """
 
 from collections.abc import Iterator
@@ -125,11 +126,13 @@ def _read_frames(
     found = {label: _numbers_of(group, own) for label, own in wanted.items() if own in group}
     labels = {label: _numbers_of(group, label) for label in config.labels}
     k = len(positions)
-    for block in _blocks(evenly_spaced(k, settings.most)):
+    frames = evenly_spaced(k, settings.most)
+    for first in range(0, len(frames), FRAMES_AT_ONCE):
+        block = frames[first : first + FRAMES_AT_ONCE]
         shown = _block(positions, block, k)
         values = {label: _block(data, block, k) for label, data in found.items()}
         chosen = {label: _block(data, block, k) for label, data in labels.items()}
-        for at, frame in enumerate(np.arange(k)[block].tolist()):
+        for at, frame in enumerate(block.tolist()):
             row = {label: data[at] for label, data in values.items()}
             yield Frame(
                 id=f"{name}:{frame + 1}",
@@ -148,21 +151,15 @@ def _atom_quantities(settings: FramesConfig) -> tuple[str, ...]:
     return (*settings.keep, "gradient") if "forces" in settings.keep else settings.keep
 
 
-def _blocks(frames: npt.NDArray[np.int64]) -> Iterator[Any]:
-    """Yield what selects some hundreds of frames at a time: a slice where it can."""
-    for first in range(0, len(frames), FRAMES_AT_ONCE):
-        block = frames[first : first + FRAMES_AT_ONCE]
-        whole = block[-1] - block[0] == len(block) - 1
-        yield slice(int(block[0]), int(block[-1]) + 1) if whole else block
-
-
-def _block(data: Any, block: Any, num_frames: int) -> Any:  # noqa: ANN401
-    """Return the values of some frames; of one that is the same for all, it for each."""
-    if data.shape[:1] == (num_frames,):  # h5py takes seconds for a list of far apart places
-        return data[block] if isinstance(block, slice) else np.stack([data[at] for at in block.tolist()])
+def _block(data: Any, frames: npt.NDArray[np.int64], num_frames: int) -> Any:  # noqa: ANN401
+    """Return the values of some frames, which ascend; of one that is the same for all, it for each."""
+    if data.shape[:1] == (num_frames,):
+        if frames[-1] - frames[0] == len(frames) - 1:
+            return data[frames[0] : frames[-1] + 1]
+        return np.stack([data[at] for at in frames.tolist()])  # h5py takes seconds for a list of far apart places
     if data.size != 1:
         raise ValueError(f"{data.name} has the shape {data.shape} for {num_frames} frames")
-    return np.full(num_frames, data[()].item())[block]
+    return np.full(len(frames), data[()].item())
 
 
 def _scalar(value: Any) -> Any:  # noqa: ANN401

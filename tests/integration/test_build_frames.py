@@ -96,7 +96,7 @@ def test_a_number_of_conformers_is_chosen_by_energy_and_distance(tmp_path: Path,
     assert [len(record.energy) for record in build(tmp_path / "near", one, conformers=near)] == [1, 1]
     with pytest.raises(StoreError, match="from_file"):
         build(tmp_path / "two", one, conformers=ConformerConfig(from_file=1))
-    with pytest.raises(ConfigError, match="conformers.from_file=K"):
+    with pytest.raises(ConfigError, match=r"conformers\.from_file=K"):
         BuildConfig(source=one, conformers=ConformerConfig(count=2))
 
 

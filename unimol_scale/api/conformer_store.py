@@ -51,6 +51,7 @@ class MoleculeRow:
         origins: [k] how each conformer came about: a name of ``ConformerOrigin``, such as "MMFF" or "DFT".
         stereo: [k] how its stereo compares with that of the SMILES: a name of ``ConformerStereo``.
         labels: name → value; NaN where it is missing. Units: ``ConformerStore.label_units``.
+        atom_labels: of a store that has some, name → [k, n, w]: "forces" (kcal/mol/Å), "charges" (e); NaN where missing.
         record: all of this as the store has it.
     """
 
@@ -67,6 +68,7 @@ class MoleculeRow:
     origins: tuple[str, ...]
     stereo: tuple[str, ...]
     labels: Mapping[str, float]
+    atom_labels: Mapping[str, Float32]
     record: MoleculeRecord
 
     def __eq__(self, other: object) -> bool:
@@ -234,6 +236,7 @@ class MoleculeRows(Sequence[MoleculeRow]):
             origins=tuple(ConformerOrigin(code).name for code in record.conformer_origin.tolist()),
             stereo=tuple(ConformerStereo(code).name for code in record.conformer_stereo.tolist()),
             labels=dict(zip(self._store.manifest.labels, record.labels, strict=True)),
+            atom_labels=record.atom_labels,
             record=record,
         )
 

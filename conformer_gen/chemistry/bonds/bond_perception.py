@@ -12,7 +12,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDetermineBonds
 
 from conformer_gen.chemistry.bonds.atom_matching import add_conformer
-from conformer_gen.sources.frames import ATOMIC_NUMBERS, LONGEST_BOND, relative_distances
+from conformer_gen.sources.frames import ATOMIC_NUMBERS, neighbours, relative_distances
 from conformer_gen.sources.molecule import Rejected
 from unimol_scale.store.schema import Float32, Float64
 
@@ -77,7 +77,7 @@ def connect(symbols: Sequence[str], positions: Float32 | Float64) -> Bonds:
     """
     numbers = np.array([ATOMIC_NUMBERS[symbol] for symbol in symbols])
     relative = relative_distances(numbers, positions.astype(np.float64))
-    bonded = relative < LONGEST_BOND
+    bonded = neighbours(numbers, positions.astype(np.float64))
     most = np.array([MOST_NEIGHBOURS[symbol] for symbol in symbols])
     while (excess := bonded.sum(axis=1) - most).max(initial=0) > 0:
         atom = int(excess.argmax())
@@ -123,7 +123,7 @@ def _with_best_orders(skeleton: Chem.Mol, charge: int, *, charged: bool) -> Chem
                 break
     if not found:
         return None
-    best = min(found, key=_num_odd_atoms)
+    best = min(found, key=_preference)
     Chem.AssignStereochemistryFrom3D(best)
     return best
 
@@ -168,6 +168,12 @@ def _as_usually_drawn(molecule: Chem.Mol) -> Chem.Mol:
 def _num_odd_atoms(molecule: Chem.Mol) -> int:
     """Return how many atoms have a charge or unpaired electrons."""
     return sum(bool(atom.GetFormalCharge() or atom.GetNumRadicalElectrons()) for atom in molecule.GetAtoms())
+
+
+def _preference(molecule: Chem.Mol) -> tuple[int, int, str]:
+    """Return what is least for the usual one of several ways to draw a molecule: negative charges at ends of chains."""
+    anions = [atom for atom in molecule.GetAtoms() if atom.GetFormalCharge() < 0]
+    return _num_odd_atoms(molecule), sum(atom.GetDegree() for atom in anions), Chem.MolToSmiles(molecule)
 
 
 def _is_usual_ion(molecule: Chem.Mol) -> bool:

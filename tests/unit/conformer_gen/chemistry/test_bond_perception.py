@@ -1,4 +1,4 @@
-"""Bonds from elements and coordinates: the molecule that the coordinates were made for, or a reason why there is none."""
+"""Bonds from elements and coordinates: the molecule that they were made for, or a reason why there is none."""
 
 import numpy as np
 import pytest

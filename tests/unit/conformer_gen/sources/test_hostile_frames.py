@@ -113,7 +113,7 @@ def test_objects_and_absurd_shapes_in_an_npz_file_fail(tmp_path: Path, pickled: 
     np.savez(tmp_path / "c.npz", z=np.ones(1 << 20, int), R=np.zeros((1, 3, 3)))
     assert reasons(read("md17", tmp_path / "c.npz")) == ["unreadable_row"]
     (tmp_path / "d.npz").write_bytes(pickled)
-    with pytest.raises(SourceError, match="no .npz file"):
+    with pytest.raises(SourceError, match=r"no \.npz file"):
         read("md17", tmp_path / "d.npz")
     assert not_run(tmp_path)
 
