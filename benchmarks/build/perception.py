@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"- {datetime.datetime.now(tz=datetime.timezone.utc):%Y-%m-%d}, one core of {processor()}",
         f"- RDKit {rdBase.rdkitVersion}",
         f"- `{as_started(COMMAND)}`",
-        "- elements and coordinates alone, hydrogens included; no charge given; stereo compared where the data set gives it",
+        "- elements and coordinates alone, hydrogens included; no charge; stereo compared where the data set gives it",
         "",
     ]
     deliver("\n".join([*head, table(tallies), ""]), options.output)

@@ -51,7 +51,8 @@ class MoleculeRow:
         origins: [k] how each conformer came about: a name of ``ConformerOrigin``, such as "MMFF" or "DFT".
         stereo: [k] how its stereo compares with that of the SMILES: a name of ``ConformerStereo``.
         labels: name → value; NaN where it is missing. Units: ``ConformerStore.label_units``.
-        atom_labels: of a store that has some, name → [k, n, w]: "forces" (kcal/mol/Å), "charges" (e); NaN where missing.
+        atom_labels: of a store that has some, name → [k, n, w]: "forces" (kcal/mol/Å), "charges" (e); NaN where they
+            are missing.
         record: all of this as the store has it.
     """
 

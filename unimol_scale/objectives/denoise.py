@@ -51,8 +51,8 @@ class DenoiseConfig:
         predict: ``geometry``, the clean coordinates and distances, or ``noise``, the noise in units of ``noise_std``.
         mask_fraction: of a molecule's tokens; 0: none are masked or predicted.
         noise_std: of the Gaussian noise on every coordinate, Å.
-        noise_std_of: origin of a geometry → the same of conformers of that origin, Å: "dft", "file", or "force_field" (made
-            here); ``noise_std`` is of all others, and of depictions.
+        noise_std_of: origin of a geometry → the same of conformers of that origin, Å: "dft", "file", or "force_field"
+            (made here); ``noise_std`` is of all others, and of depictions.
         hide_features: probability that all atom, bond, degree and path features of a molecule are hidden.
         flat_geometry: probability that a molecule whose features are shown has its 2D depiction as geometry.
         token_weight: of the cross-entropy over masked tokens.

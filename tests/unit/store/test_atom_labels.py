@@ -1,4 +1,4 @@
-"""Labels of atoms, such as forces: kept beside the coordinates, by both backends; stores without have the old format."""
+"""Labels of atoms, such as forces: kept beside coordinates, by both backends; stores without have the old format."""
 
 import dataclasses
 import json

@@ -121,7 +121,7 @@ def test_objects_and_absurd_shapes_in_an_npz_file_fail(tmp_path: Path, pickled: 
 def test_the_pickles_of_geom_are_refused_with_a_way_around(tmp_path: Path, pickled: bytes) -> None:
     for name in ("a.pickle", "a.msgpack"):
         (tmp_path / name).write_bytes(pickled)
-        with pytest.raises(SourceError, match="is a pickle, .* drugs_crude.msgpack .* --source sdf"):
+        with pytest.raises(SourceError, match=r"is a pickle, .* drugs_crude\.msgpack .* --source sdf"):
             read("geom", tmp_path / name)
     assert not_run(tmp_path)
 
