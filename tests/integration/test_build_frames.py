@@ -10,6 +10,7 @@ import pytest
 from rdkit import Chem
 
 import unimol_scale as us
+import unimol_scale.config as strict
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.progress_samples import SampledProgress
@@ -18,11 +19,15 @@ from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.frame_settings import FramesConfig
 from tests.helpers.frame_files import EV, ase_frames, numbers, placed, positions
+from tests.helpers.random_keys import keys
+from unimol_scale.data.molecule_reader import MoleculeReader
 from unimol_scale.errors import ConfigError, StoreError
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.schema import MoleculeRecord
 from unimol_scale.store.shards import open_store
 
+REPOSITORY = Path(__file__).parents[2]
 MOLECULES = ("CC(N)C(=O)O", "C/C=C/CO", "Cc1ncc[nH]1", "CC#CC1CC1", "NC(=O)c1ccco1")
 
 
@@ -123,6 +128,22 @@ def test_forces_theory_and_origins_are_in_a_store_of_several_sources(tmp_path: P
     without = build(tmp_path / "heavy", source("xyz", frames, frames=settings))
     np.testing.assert_array_equal(without[0].atom_labels["forces"], ethanol.atom_labels["forces"][:, :3])
     assert us.open_store(tmp_path / "store")[0].id.startswith("xyz:")
+
+
+def test_the_configuration_of_denoising_learns_from_such_a_store(tmp_path: Path, frames: Path) -> None:
+    settings = FramesConfig(keep=("forces",), origin="dft")
+    (tmp_path / "made.smi").write_text("c1ccccc1 benzene\n")
+    sources = source("xyz", frames, frames=settings), source("smiles", tmp_path / "made.smi")
+    build(tmp_path / "store", *sources, conformers=ConformerConfig(hydrogens=True))
+    tree, _ = strict.read_yaml(REPOSITORY / "configs" / "pretrain" / "denoising.yaml")
+    recipe = tree["objective"]["denoise"] | {"noise_std": 0.1, "noise_std_of": {"dft": 0.04, "force_field": 0.2}}
+    objective = DenoiseObjective(strict.build(DenoiseConfig, recipe, strict.Origin(name="test")))
+    for hydrogens, sizes in (("keep", [9, 10, 12]), ("drop", [3, 5, 6])):
+        batch = MoleculeReader(open_store(tmp_path / "store"), "train", hydrogens=hydrogens).read(keys(range(3)))
+        made = objective.corrupt(batch, keys(range(3)))
+        assert batch.num_atoms_B.tolist() == sizes
+        np.testing.assert_allclose(made.noise_std_B, [0.04, 0.04, 0.2])
+        assert np.isfinite(made.input.coordinates_BA3.numpy()).all()
 
 
 def test_every_frame_is_accounted_for(tmp_path: Path) -> None:
