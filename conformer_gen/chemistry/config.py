@@ -153,8 +153,12 @@ class ConformerConfig:
         return "2D depiction" if self.engine == "depiction" else "ETKDGv3, MMFF94, else UFF, else as embedded"
 
     def recipe(self) -> Tree:
-        """Return every setting by the name that it has in manifests and in the recipes of caches."""
-        return _with_first_names(strict.to_tree(self))
+        """Return every setting by the name that it has in manifests and in the recipes of caches.
+
+        What is done with conformers of files is left out where that is nothing.
+        """
+        tree = _with_first_names(strict.to_tree(self))
+        return {key: value for key, value in tree.items() if key != "from_file" or value is not None}
 
     def identity(self) -> Tree:
         """Return the settings whose hash names caches, by those names: what was added later and is not used is out."""

@@ -38,6 +38,7 @@ _DONE_BEFORE: Flat = {
     "parameters.radicals": "keep",
     "parameters.task_memory": None,
     "conformer_recipe.stereo": "keep",
+    "conformer_recipe.from_file": None,
 }
 
 
