@@ -40,6 +40,7 @@ BLOBS = {
     "initial_charges": "<f8",
 }
 COLUMNS = (*BLOBS, "pbc", "energy", "charge", "key_value_pairs")
+SUM_OF_CHARGES_WITHIN = 0.1  # of a whole number, to be taken for the net charge
 LONGEST_KEY = 19  # digits of a number of 64 bits
 
 Row = dict[str, Any]
@@ -159,8 +160,12 @@ def _from_columns(row: Row) -> Row:
             if not isinstance(blob, bytes):
                 raise TypeError(f"{name} is {blob!r}, no blob")
             row[name] = np.frombuffer(blob, kind)
+    # ASE writes the sum of the atoms' initial charges, and 0 where there are none.
+    total, initial = row.pop("charge", None), row.get("initial_charges")
+    if initial is not None and isinstance(total, float) and abs(total - round(total)) < SUM_OF_CHARGES_WITHIN:
+        row["charge"] = round(total)
     if row.get("charges") is None:
-        row["charges"] = row.get("initial_charges")
+        row["charges"] = initial
     row["key_value_pairs"] = _object(row.get("key_value_pairs") or "{}")
     forces = row.get("forces")
     if forces is not None:

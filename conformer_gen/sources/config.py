@@ -27,8 +27,8 @@ class SourceConfig:
         smiles_column: name of the SMILES column, or its number from 1 in lines without a header (zinc20, smiles); None
             finds it by the usual names, and takes the first column of lines without a header.
         id_column: likewise of the identifier column; rows are named after file and row without one.
-        labels: columns (of csv and parquet), data fields (of sdf), targets (of unimol-lmdb) or what frames have (of xyz,
-            ase-db and hdf5) that hold a number for each molecule, and the unit of each.
+        labels: columns (of csv and parquet), data fields (of sdf), targets (of unimol-lmdb) or what frames have (xyz,
+            ase-db, hdf5) that hold a number for each molecule, and the unit of each.
         base_url: of zinc20's tranches; the file of tranche CDAA is <base_url>/CD/CDAA.smi.
         missing_ok: pass over URLs that do not exist; not every tranche does.
         geometry: of a source whose files have coordinates: "keep" them, or "make" conformers as for rows without any.

@@ -215,7 +215,8 @@ class _Group:
             if self._bonded is None:
                 self._bonded = neighbours(first.numbers, first.positions)
             return np.array_equal(neighbours(frame.numbers, frame.positions), self._bonded)
-        return bool(getattr(frame.frame, self._kind) == getattr(first.frame, self._kind))
+        shared: str = getattr(first.frame, self._kind)
+        return bool(shared) and shared == getattr(frame.frame, self._kind)
 
     def add(self, frame: _Checked) -> str | None:
         """Add a frame, unless one with the same coordinates is there, whose id is returned."""

@@ -27,6 +27,7 @@ CHARGES = (0, 1, -1, 2, -2)
 OTHER_ORDERS = 3  # of the atoms, beside their own and its reverse, in which bond orders are looked for
 # Elements that are drawn with double bonds to oxygen, and how many neighbours they have without.
 USUAL_NEIGHBOURS = {"P": 3, "S": 2, "As": 3, "Se": 2, "Te": 2}
+MOST_UNPAIRED = 2  # electrons
 MOST_HEAVY_ATOMS = 1_000  # as many as a molecule of a store can have
 MAX_ITERATIONS = 20_000  # of the search for bond orders: tens of milliseconds; what needs more is rejected
 
@@ -57,7 +58,7 @@ def perceive_bonds(symbols: Sequence[str], positions: Float32 | Float64, charge:
     skeleton = _skeleton(symbols, positions, connect(symbols, positions))
     for one, charged in _ways(symbols, charge):
         molecule = _with_best_orders(skeleton, one, charged=charged)
-        if molecule is not None and (charge is not None or one == 0 or not charged or _is_usual_ion(molecule)):
+        if molecule is not None and _is_usual(molecule, guessed=charge is None and one != 0):
             return molecule
     tried = f"charge {charge}" if charge is not None else f"any of the charges {', '.join(map(str, CHARGES))}"
     return Rejected(
@@ -176,6 +177,13 @@ def _preference(molecule: Chem.Mol) -> tuple[int, int, str]:
     return _num_odd_atoms(molecule), sum(atom.GetDegree() for atom in anions), Chem.MolToSmiles(molecule)
 
 
-def _is_usual_ion(molecule: Chem.Mol) -> bool:
-    """Return whether no carbon or hydrogen bears a charge: where the file gives none, such an ion is a wrong guess."""
-    return all(atom.GetSymbol() not in ("C", "H") for atom in molecule.GetAtoms() if atom.GetFormalCharge())
+def _is_usual(molecule: Chem.Mol, *, guessed: bool) -> bool:
+    """Return whether a molecule may be what the file meant.
+
+    More than two unpaired electrons mean that hydrogens are missing. Where the charge is ``guessed``, an ion with the
+    charge on a carbon or hydrogen is a wrong guess.
+    """
+    atoms = list(molecule.GetAtoms())
+    if sum(atom.GetNumRadicalElectrons() for atom in atoms) > MOST_UNPAIRED:
+        return False
+    return not guessed or all(atom.GetSymbol() not in ("C", "H") for atom in atoms if atom.GetFormalCharge())

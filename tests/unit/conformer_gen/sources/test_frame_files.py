@@ -1,6 +1,7 @@
 """Files of elements with coordinates, as ASE, h5py, msgpack and NumPy write them, give molecules with conformers."""
 
 import io
+import itertools
 import sqlite3
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.frame_settings import FramesConfig
 from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.xyz import read_xyz
 from tests.helpers.frame_files import (
     BOHR,
     EV,
@@ -62,6 +65,21 @@ def test_what_ase_writes_is_read_with_energies_and_forces(tmp_path: Path, suffix
     else:
         write_aselmdb(file, frames)
     check(read("xyz" if suffix == ".xyz" else "ase-db", tmp_path, frames=KEEP), EV, EV)
+
+
+def test_the_charge_of_an_sqlite_file_is_known_only_with_the_charges_of_atoms(tmp_path: Path) -> None:
+    pytest.importorskip("ase")
+    from ase.db import connect
+
+    (ammonium, *_) = ase_frames("C[NH3+]")
+    with connect(tmp_path / "a.db") as database:
+        database.write(ammonium)
+        ammonium.set_initial_charges([0.99] + [0.0] * (len(ammonium) - 1))
+        ammonium.calc = None
+        database.write(ammonium)
+    rows = read("ase-db", tmp_path, frames=FramesConfig(group="none"))
+    assert [row.geometry.charge for row in rows] == [None, 1]
+    assert [curated(row).smiles for row in rows] == ["C[NH3+]"] * 2
 
 
 def test_the_backend_of_fairchem_writes_the_same(tmp_path: Path) -> None:
@@ -173,8 +191,20 @@ def test_frames_are_grouped_by_name_smiles_or_graph(tmp_path: Path) -> None:
     assert [(row.id, len(row.geometry.positions)) for row in read("xyz", file)] == [("a", 1), ("b", 2)]
     file.write_text(frame(ethanol, "smiles=CCO") + frame(moved, 'smiles="OCC"'))
     assert [row.smiles for row in read("xyz", file)] == ["CCO", "OCC"]
+    assert len(read("xyz", file, frames=FramesConfig(group="name"))) == 2  # neither has one
     (row,) = read("xyz", file, frames=FramesConfig(group="graph"))
     assert len(row.geometry.positions) == 2
+
+
+def test_frames_are_read_one_after_another() -> None:
+    class Endless:
+        name, stem = "a.xyz", "a"
+        text = itertools.chain.from_iterable(
+            ("3\n", f"name=m{at}\n", *WATER.splitlines(keepends=True)) for at in itertools.count()
+        )
+
+    rows = read_xyz(Endless(), SourceConfig(name="xyz", input=("a.xyz",)))
+    assert [row.id for row in itertools.islice(rows, 3)] == ["m0", "m1", "m2"]
 
 
 WATER = "O 0 0 0.119\nH 0 0.763 -0.477\nH 0 -0.763 -0.477\n"
