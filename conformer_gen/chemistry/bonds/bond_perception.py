@@ -14,6 +14,7 @@ from rdkit.Chem import rdDetermineBonds
 from conformer_gen.chemistry.bonds.atom_matching import add_conformer
 from conformer_gen.sources.frames import ATOMIC_NUMBERS, neighbours, relative_distances
 from conformer_gen.sources.molecule import Rejected
+from unimol_scale.store.geometry_faults import RADII
 from unimol_scale.store.schema import Float32, Float64
 
 # Elements whose bonds follow from distances and valences, and the most bonds that an atom of each has: atoms, not
@@ -27,6 +28,8 @@ CHARGES = (0, 1, -1, 2, -2)
 OTHER_ORDERS = 3  # of the atoms, beside their own and its reverse, in which bond orders are looked for
 # Elements that are drawn with double bonds to oxygen, and how many neighbours they have without.
 USUAL_NEIGHBOURS = {"P": 3, "S": 2, "As": 3, "Se": 2, "Te": 2}
+TRIPLE = Chem.BondType.TRIPLE
+LONGEST_TRIPLE = 0.88  # in units of the sum of the covalent radii: 1.34 Å of C≡C, which is 1.20 Å long at rest
 MOST_UNPAIRED = 2  # electrons
 MOST_HEAVY_ATOMS = 1_000  # as many as a molecule of a store can have
 MAX_ITERATIONS = 20_000  # of the search for bond orders: tens of milliseconds; what needs more is rejected
@@ -180,10 +183,20 @@ def _preference(molecule: Chem.Mol) -> tuple[int, int, str]:
 def _is_usual(molecule: Chem.Mol, *, guessed: bool) -> bool:
     """Return whether a molecule may be what the file meant.
 
-    More than two unpaired electrons mean that hydrogens are missing. Where the charge is ``guessed``, an ion with the
-    charge on a carbon or hydrogen is a wrong guess.
+    More than two unpaired electrons, or triple bonds as long as single ones, mean that hydrogens are missing. Where the
+    charge is ``guessed``, an ion with the charge on a carbon or hydrogen is a wrong guess.
     """
+    if any(_relative_length(bond) > LONGEST_TRIPLE for bond in molecule.GetBonds() if bond.GetBondType() == TRIPLE):
+        return False
     atoms = list(molecule.GetAtoms())
     if sum(atom.GetNumRadicalElectrons() for atom in atoms) > MOST_UNPAIRED:
         return False
     return not guessed or all(atom.GetSymbol() not in ("C", "H") for atom in atoms if atom.GetFormalCharge())
+
+
+def _relative_length(bond: Chem.Bond) -> float:
+    """Return the length of a bond in units of the sum of the covalent radii."""
+    ends = bond.GetBeginAtom(), bond.GetEndAtom()
+    conformer = bond.GetOwningMol().GetConformer()
+    first, second = (conformer.GetAtomPosition(atom.GetIdx()) for atom in ends)
+    return float(first.Distance(second) / sum(RADII[atom.GetAtomicNum()] for atom in ends))

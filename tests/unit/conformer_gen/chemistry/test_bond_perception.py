@@ -65,7 +65,7 @@ def test_a_charge_that_the_atoms_cannot_have_is_a_reason() -> None:
     assert perceived(placed("CCO", frames=1), 3) == "bonds_not_perceived"
 
 
-@pytest.mark.parametrize("smiles", ["CCO", "CC(C)CN", "C1CCCCC1"])
+@pytest.mark.parametrize("smiles", ["CCO", "CC(C)CN", "C1CCCCC1", "c1ccccc1"])
 def test_atoms_whose_hydrogens_are_missing_are_no_molecule(smiles: str) -> None:
     heavy = Chem.RemoveHs(placed(smiles, frames=1))
     assert perceived(heavy) == "bonds_not_perceived"
