@@ -32,11 +32,13 @@ SAME, NOT_COMPARED = "the same canonical SMILES", "no molecule for the data set'
 KINDS = {
     "radicals": "the data set's SMILES has unpaired electrons",
     "stereo": "another stereoisomer",
+    "resonance": "another resonance form of the same molecule",
     "orders": "the same atoms, bonds and hydrogens, other bond orders or charges",
     "graph": "other bonds between the atoms",
     "rejected": "rejected",
 }
 EXAMPLES = 5
+MOST_FORMS = 200
 
 
 @dataclasses.dataclass
@@ -89,6 +91,8 @@ def compare(known: str, found: Curated | Rejected) -> str:
         return "stereo"
     if any(atom.GetNumRadicalElectrons() for atom in theirs.GetAtoms()):
         return "radicals"
+    if any(Chem.MolToSmiles(form) == found.smiles for form in Chem.ResonanceMolSupplier(theirs, maxStructs=MOST_FORMS)):
+        return "resonance"
     return "orders" if match_graphs(ours, theirs) else "graph"
 
 

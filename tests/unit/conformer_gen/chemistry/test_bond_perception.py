@@ -29,7 +29,14 @@ NEUTRAL = [
     "CC12CC(C1)O2",
     "N#Cc1ccc(C#C)cc1",
 ]
-CHARGED = ["C[NH3+]", "CC(=O)[O-]", "C[N+](C)(C)C", "[O-]c1ccccc1", "C[n+]1ccccc1", "[NH3+]CCC[NH3+]"]
+IONS = [
+    "O=C([O-])CN(CC(=O)[O-])CC(=O)[O-]",
+    "[NH-]S(=O)(=O)c1ccccc1F",
+    "CC(=O)N[O-]",
+    "Cc1cccc(N)[nH+]1",
+    "O=C([O-])c1cc[nH+]cc1",
+]
+CHARGED = ["C[NH3+]", "CC(=O)[O-]", "C[N+](C)(C)C", "[O-]c1ccccc1", "C[n+]1ccccc1", "[NH3+]CCC[NH3+]", *IONS]
 RADICALS = ["[CH3]", "C[CH]C"]
 
 
