@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from unimol_scale.model.encodings import AtomEncoding, ModelInput, PairEncoding
 from unimol_scale.model.layers import NodeMasks, TwoTrackLayer
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.model.track_updates import layer_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,19 @@ class Representation:
     valid_BN: Tensor
 
 
+class InputNorm(nn.LayerNorm):
+    """The layer norm of an encoding."""
+
+    def forward(self, x: Tensor, nodes_B: Tensor | None = None) -> Tensor:
+        """Return it in the shape of x.
+
+        Args:
+            x: nodes or pairs.
+            nodes_B: see ``NodeMasks``.
+        """
+        return layer_norm(x, self.weight, self.bias, nodes_B)
+
+
 class TwoTrackBackbone(nn.Module):
     """Two-track atom/pair Transformer (Uni-Mol2, arXiv 2406.14969)."""
 
@@ -38,8 +52,8 @@ class TwoTrackBackbone(nn.Module):
         self.config = config
         self.atom_encoding = AtomEncoding(config)
         self.pair_encoding = PairEncoding(config)
-        self.atom_norm = nn.LayerNorm(config.atom_width)
-        self.pair_norm = nn.LayerNorm(config.pair_width)
+        self.atom_norm = InputNorm(config.atom_width)
+        self.pair_norm = InputNorm(config.pair_width)
         self.layers = nn.ModuleList(TwoTrackLayer(config, rate) for rate in config.drop_paths)
 
     def forward(self, batch: ModelInput, watch: Callable[[Tensor], None] | None = None) -> Representation:
@@ -55,9 +69,10 @@ class TwoTrackBackbone(nn.Module):
             count_B = valid_BN.sum(dim=1, dtype=torch.float32)
         else:
             count_B = torch.full_like(valid_BN[:, 0], valid_BN.shape[1], dtype=torch.float32)
-        atom_BND = self.atom_norm(self.atom_encoding(batch))
-        pair_BNNP = self.pair_norm(self.pair_encoding(batch))
+        atom_BND = self.atom_encoding(batch)
         masks = NodeMasks.of(valid_BN, count_B, atom_BND.dtype)
+        atom_BND = self.atom_norm(atom_BND, masks.nodes_B)
+        pair_BNNP = self.pair_norm(self.pair_encoding(batch), masks.nodes_B)
         every = self.config.checkpoint_every if torch.is_grad_enabled() else 0
         for index, layer in enumerate(self.layers):
             if watch is not None:

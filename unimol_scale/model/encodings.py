@@ -17,14 +17,22 @@ from unimol_scale.data.relations import path_bonds
 from unimol_scale.errors import StoreError
 from unimol_scale.model.kernels import GaussianKernelFunction
 from unimol_scale.model.layers import Embedding, linear_parameters
-from unimol_scale.model.native.functions import NativePairEncodingFunction
-from unimol_scale.model.native.library import suits
-from unimol_scale.model.pair_updates import count_nodes
+from unimol_scale.model.native.functions import NativeAtomEncodingFunction, NativePairEncodingFunction
+from unimol_scale.model.native.library import suits, suits_nodes
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.model.track_updates import count_nodes
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES
 
 # Bits of ``ModelInput.shown_BAA``: what the pair track may see of a pair of atoms.
 SHOWN_PATH, SHOWN_EDGE, SHOWN_DISTANCE = 1, 2, 4
+# What the C code encodes atoms and pairs with, as the functions below do.
+_ATOM_NUMBERS = (
+    vocab.DEGREE_OFFSET, vocab.ATOM_FEATURE_OFFSET, vocab.ATOM_FEATURE_STRIDE, vocab.HIDDEN, vocab.RAW_HIDDEN
+)  # fmt: skip
+_PAIR_NUMBERS = (
+    vocab.NO_BOND, vocab.BOND_FEATURE_OFFSET - 1, vocab.BOND_FEATURE_STRIDE, vocab.HIDDEN,
+    vocab.PATH_OFFSET, vocab.PATH_HIDDEN,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +216,11 @@ class AtomEncoding(nn.Module):
 
     def forward(self, batch: ModelInput) -> Tensor:
         """Return [B, N, D]."""
+        tables = (self.token.weight, self.degree.weight, self.features.weight, self.virtual_node.weight)
+        if suits_nodes(*tables):
+            codes = (batch.token_BA, batch.degree_BA, batch.atom_features_BA8, batch.hidden_B)
+            native: Tensor = NativeAtomEncodingFunction.apply(codes, _ATOM_NUMBERS, *tables)  # type: ignore[no-untyped-call]
+            return native
         B, _ = batch.token_BA.shape
         atom_BAD = self.token(batch.token_BA.long()) + self.degree(encode_degree(batch))
         atom_BAD = atom_BAD + self.features(encode_atom_features(batch)).sum(dim=2)
@@ -282,8 +295,8 @@ class PairEncoding(nn.Module):
 
     def forward(self, batch: ModelInput) -> Tensor:
         """Return [B, N, N, P]."""
-        if self.distance is not None and self.edges == "bond" and suits(self.path.weight, self.distance.hidden_weight):
-            return self._in_one_pass(batch, self.distance)
+        if self._suits_one_pass(batch):
+            return self._in_one_pass(batch)
         B, A = batch.token_BA.shape
         bonds_BAAP = self._of_path(batch) if self.edges == "path" else self.bonds(encode_bonds(batch)).mean(dim=3)
         pair_BAAP = _shown(batch, SHOWN_EDGE, bonds_BAAP)
@@ -295,16 +308,26 @@ class PairEncoding(nn.Module):
         pair_BNNP[:, 1:, 1:] = pair_BAAP
         return pair_BNNP
 
-    def _in_one_pass(self, batch: ModelInput, kernel: GaussianKernel) -> Tensor:
-        shown_BAA = batch.shown_BAA
-        if shown_BAA is None:
-            shown_BAA = torch.full_like(batch.path_BAA, SHOWN_PATH | SHOWN_EDGE | SHOWN_DISTANCE)
-        codes = [code.int() for code in (encode_bonds(batch), encode_paths(batch), shown_BAA)]
+    def _suits_one_pass(self, batch: ModelInput) -> bool:
+        return (
+            self.distance is not None
+            and self.edges == "bond"
+            and suits(self.path.weight, self.distance.hidden_weight)
+            and not batch.coordinates_BA3.requires_grad
+        )
+
+    def _in_one_pass(self, batch: ModelInput) -> Tensor:
+        kernel = self.distance
+        assert kernel is not None
+        types = [types_BA.int() for types_BA in encode_pair_types(batch, kernel.pair_type)]
+        shown_BAA = batch.path_BAA.new_empty(0) if batch.shown_BAA is None else batch.shown_BAA
+        codes = (batch.bond_features_BAA3, batch.path_BAA, shown_BAA, batch.hidden_B, *types)
+        known = (batch.coordinates_BA3.float(), kernel.centres_G, kernel.centres_G.new_full((1,), kernel.spacing))
         nodes_B = count_nodes(F.pad(batch.valid_BA, (1, 0), value=True))
         pair_BNNP: Tensor = NativePairEncodingFunction.apply(  # type: ignore[no-untyped-call]
-            nodes_B, codes, kernel.spacing, kernel.mapped_distances(batch), kernel.centres_G,
+            nodes_B, known, codes, _PAIR_NUMBERS,
             kernel.hidden_weight, kernel.hidden_bias, kernel.out_weight, kernel.out_bias,
-            self.bonds.weight, self.path.weight, self.virtual_pair.weight,
+            self.bonds.weight, self.path.weight, kernel.scale.weight, kernel.shift.weight, self.virtual_pair.weight,
         )  # fmt: skip
         return pair_BNNP
 

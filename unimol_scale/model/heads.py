@@ -13,8 +13,8 @@ from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.backbone import Representation
 from unimol_scale.model.kernels import NORM_EPSILON, linear
 from unimol_scale.model.layers import Linear, attention_weights, linear_parameters, norm_parameters, weight_parameter
-from unimol_scale.model.pair_updates import bias_of_atoms, count_nodes
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.model.track_updates import bias_of_atoms, count_nodes, mixed_attention
 
 
 class TokenHead(nn.Module):
@@ -60,6 +60,27 @@ class CoordinateHead(nn.Module):
             coordinates_BA3: input coordinates, Å.
             seen_BAA: bool, which relative positions r_j − r_i may be used; None: all of them.
         """
+        nodes_B = count_nodes(representation.valid_BN)
+        weight_BAA = self._native_weights(representation, nodes_B)
+        if weight_BAA is None:
+            weight_BAA = self._weights(representation, nodes_B)
+        if seen_BAA is not None:
+            weight_BAA = weight_BAA * seen_BAA
+        # Σ_j w_ij (r_j − r_i) = Σ_j w_ij r_j − r_i Σ_j w_ij, without the [A, A, 3] differences.
+        r_BA3 = coordinates_BA3.float()
+        return r_BA3 + torch.matmul(weight_BAA, r_BA3) - r_BA3 * weight_BAA.sum(-1, keepdim=True)
+
+    def _native_weights(self, representation: Representation, nodes_B: Tensor | None) -> Tensor | None:
+        if self.training and self.dropout:
+            return None
+        return mixed_attention(
+            representation.atom_BND, representation.pair_BNNP, self.atom_norm_weight, self.atom_norm_bias,
+            self.qkv_weight, self.pair_weight, self.pair_bias, self.pair_norm_weight, self.pair_norm_bias, self.force,
+            heads=self.heads, nodes_B=nodes_B,
+        )  # fmt: skip
+
+    def _weights(self, representation: Representation, nodes_B: Tensor | None) -> Tensor:
+        """Return how much of r_j − r_i every atom moves by [B, A, A]: Σ_h attention_hij · (v_hj · f_h)."""
         atom_BAD = representation.atom_BND[:, 1:]
         B, A, D = atom_BAD.shape
         atom_BAD = F.layer_norm(atom_BAD, [D], self.atom_norm_weight, self.atom_norm_bias, NORM_EPSILON)
@@ -67,15 +88,10 @@ class CoordinateHead(nn.Module):
         mask_B1A = torch.zeros_like(padding_B1A, dtype=atom_BAD.dtype).masked_fill(padding_B1A, -math.inf)
         bias_BHAA = bias_of_atoms(
             representation.pair_BNNP, self.pair_norm_weight, self.pair_norm_bias, self.pair_weight, self.pair_bias,
-            count_nodes(representation.valid_BN),
+            nodes_B,
         )  # fmt: skip
         weights_MAA, value_MAd = attention_weights(linear(atom_BAD, self.qkv_weight), bias_BHAA, mask_B1A)
         attention_BHAA = F.dropout(weights_MAA, self.dropout, self.training).view(B, self.heads, A, A)
         force_H1d = self.force.view(self.heads, 1, -1)
         strength_BHA = (value_MAd.view(B, self.heads, A, -1) * force_H1d).float().sum(-1)
-        weight_BAA = (attention_BHAA * strength_BHA.unsqueeze(2)).sum(1)
-        if seen_BAA is not None:
-            weight_BAA = weight_BAA * seen_BAA
-        # Σ_j w_ij (r_j − r_i) = Σ_j w_ij r_j − r_i Σ_j w_ij, without the [A, A, 3] differences.
-        r_BA3 = coordinates_BA3.float()
-        return r_BA3 + torch.matmul(weight_BAA, r_BA3) - r_BA3 * weight_BAA.sum(-1, keepdim=True)
+        return (attention_BHAA * strength_BHA.unsqueeze(2)).sum(1)

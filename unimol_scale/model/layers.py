@@ -14,9 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimol_scale.model.kernels import NORM_EPSILON, linear
-from unimol_scale.model.pair_updates import channel_first_linear, count_nodes, feed_forward, outer_product, triangle
+from unimol_scale.model.kernels import NORM_EPSILON, OuterProductFunction, linear
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.model.track_updates import (
+    attention,
+    channel_first_linear,
+    count_nodes,
+    feed_forward,
+    outer_product,
+    triangle,
+)
 
 Init = Literal["lecun", "he", "gate"]
 # Divides the outer product in the reference; kept because the released weights were trained with it.
@@ -125,23 +132,30 @@ class PairBiasedAttention(nn.Module):
         self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
         self.out_weight, self.out_bias = linear_parameters(D, D, gain=residual_gain(config))
 
-    def forward(
-        self, atom_BND: Tensor, pair_BNNP: Tensor, key_mask_B1N: Tensor, nodes_B: Tensor | None = None
-    ) -> Tensor:
-        """Return the update [B, N, D].
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Tensor:
+        """Return the update [B, N, D], added to the nodes if ``residual``.
 
         Args:
             atom_BND: nodes.
             pair_BNNP: pairs.
-            key_mask_B1N: 0 at real nodes, −inf at padding.
-            nodes_B: see ``NodeMasks``.
+            masks: of the batch.
+            residual: whether to add the nodes.
         """
         B, N, D = atom_BND.shape
-        qkv_BN3D, bias_BHNN = self._projected(atom_BND, pair_BNNP, nodes_B)
-        weights_MNN, value_MNd = attention_weights(qkv_BN3D, bias_BHNN, key_mask_B1N)
+        if not (self.training and self.dropout):
+            weights = (self.norm_weight, self.norm_bias, self.qkv_weight, self.pair_weight, self.pair_bias)
+            done = attention(
+                atom_BND, pair_BNNP, *weights, self.out_weight, self.out_bias,
+                heads=self.heads, residual=residual, nodes_B=masks.nodes_B,
+            )  # fmt: skip
+            if done is not None:
+                return done
+        qkv_BN3D, bias_BHNN = self._projected(atom_BND, pair_BNNP, masks.nodes_B)
+        weights_MNN, value_MNd = attention_weights(qkv_BN3D, bias_BHNN, masks.key_mask_B1N)
         weights_MNN = F.dropout(weights_MNN.to(value_MNd.dtype), self.dropout, self.training)
         mixed_BND = torch.bmm(weights_MNN, value_MNd).view(B, self.heads, N, -1).transpose(1, 2).reshape(B, N, D)
-        return linear(mixed_BND, self.out_weight, self.out_bias)
+        update_BND = linear(mixed_BND, self.out_weight, self.out_bias)
+        return atom_BND + update_BND if residual else update_BND
 
     def scores(self, atom_BND: Tensor, pair_BNNP: Tensor) -> Tensor:
         """Return what the softmax is taken of, q·kᵀ/√d + the pair bias [B, H, N, N]; values at padding are arbitrary.
@@ -198,7 +212,7 @@ class FeedForward(nn.Module):
         Args:
             x: nodes or pairs.
             residual: whether to add them.
-            nodes_B: of pairs, see ``NodeMasks``.
+            nodes_B: see ``NodeMasks``.
         """
         return feed_forward(
             x, self.norm_weight, self.norm_bias, self.up_weight, self.up_bias, self.down_weight, self.down_bias,
@@ -230,6 +244,12 @@ class OuterProduct(nn.Module):
             residual: whether to add the pairs.
         """
         count_B11 = masks.count_B11
+        done = outer_product(
+            pair_BNNP, atom_BND, count_B11.view(-1), self.norm_weight, self.norm_bias, self.project_weight,
+            self.project_bias, self.weight, self.bias, residual=residual, nodes_B=masks.nodes_B,
+        )  # fmt: skip
+        if done is not None:
+            return done
         # The reference scales a and b by n^-1/2 each and divides by (eps + 1/n): the product keeps 1/(1 + eps n).
         undo_B11 = 1.0 / (OUTER_PRODUCT_EPSILON + 1.0 / count_B11)
         normal_BND = F.layer_norm(atom_BND, atom_BND.shape[-1:], self.norm_weight, self.norm_bias, NORM_EPSILON)
@@ -237,9 +257,10 @@ class OuterProduct(nn.Module):
         a_BNh, b_BNh = projected_BNk.chunk(2, dim=-1)
         b_BNh = b_BNh * (undo_B11 / count_B11).to(b_BNh.dtype)
         constant_B11P = (self.bias * undo_B11.to(self.bias.dtype)).unsqueeze(1)
-        return outer_product(
-            pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual=residual, nodes_B=masks.nodes_B
+        update_BNNP: Tensor = OuterProductFunction.apply(  # type: ignore[no-untyped-call]
+            pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual
         )
+        return update_BNNP
 
 
 class TriangleUpdate(nn.Module):
@@ -332,12 +353,13 @@ class TwoTrackLayer(nn.Module):
 
     def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: NodeMasks) -> tuple[Tensor, Tensor]:
         """Return the updated nodes [B, N, D] and pairs [B, N, N, P]."""
-        # Where nothing is dropped, the pair updates add themselves to their input and save a pass over memory.
+        # Where nothing is dropped, the updates add themselves to their input and save a pass over memory.
         fused = not (self.training and (self.dropout or self.drop_path))
         fused_triangle = not (self.training and (self.triangle_dropout or self.drop_path))
 
-        atom_BND = atom_BND + self._drop(self.attention(atom_BND, pair_BNNP, masks.key_mask_B1N, masks.nodes_B))
-        atom = self.ffn(atom_BND, residual=fused)
+        atom = self.attention(atom_BND, pair_BNNP, masks, residual=fused)
+        atom_BND = atom if fused else atom_BND + self._drop(atom)
+        atom = self.ffn(atom_BND, residual=fused, nodes_B=masks.nodes_B)
         atom_BND = atom if fused else atom_BND + self._drop(atom)
         pair = self.outer_product(atom_BND, pair_BNNP, masks, residual=fused)
         pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)

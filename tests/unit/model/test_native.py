@@ -1,6 +1,7 @@
-"""The C kernels of the pair track against those of torch in fp64, and where a machine has them or has them not."""
+"""The C kernels of both tracks against those of torch in fp64, and where a machine has them or has them not."""
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import math
@@ -12,10 +13,11 @@ from tests.helpers.molecules import random_columns
 from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
 from unimol_scale.model import kernels
+from unimol_scale.model.layers import FeedForward, NodeMasks, OuterProduct, PairBiasedAttention
 from unimol_scale.model.native import library
-from unimol_scale.model.native.library import suits, torch_only
-from unimol_scale.model.pair_updates import channel_first_linear, feed_forward, outer_product, triangle
-from unimol_scale.model.presets import preset
+from unimol_scale.model.native.library import suits, suits_nodes, torch_only
+from unimol_scale.model.presets import ModelConfig, preset
+from unimol_scale.model.track_updates import channel_first_linear, feed_forward, triangle
 from unimol_scale.objectives.base import PretrainingModel, Sample
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
@@ -61,12 +63,65 @@ def test_feed_forward(N, P, h, residual):
     assert_same_function(lambda *a: feed_forward(*a, residual=residual, dropout=0.0), arguments)
 
 
-@pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize(("N", "P", "h"), SHAPES)
-def test_outer_product(N, P, h, residual):
-    pair = torch.randn(2, N, N, P, requires_grad=residual)
-    arguments = (pair, random(2, N, h), random(2, N, h), random(h, h * P), random(2, 1, 1, P))
-    assert_same_function(lambda *a: outer_product(*a, residual=residual), arguments)
+# Atom and pair channels, heads, hidden pair channels: whole vectors or not, heads of one vector, of parts, of several.
+WIDTHS = [
+    (16, 12, 1, 4),
+    (48, 24, 3, 8),
+    (20, 7, 4, 3),
+    (96, 48, 2, 12),
+    (176, 80, 11, 16),
+    (256, 32, 16, 8),
+    (80, 20, 2, 20),
+]
+NODES = [[1], [5, 1, 9], [46, 2, 17, 33, 24, 8], [16, 16, 16]]
+
+
+def branch_of(module: type, width: tuple[int, int, int, int]) -> torch.nn.Module:
+    D, P, heads, h = width
+    config = ModelConfig(
+        layers=1, atom_width=D, heads=heads, ffn_width=D + 8, pair_width=P, pair_hidden=h, attention_dropout=0.0
+    )
+    made = FeedForward(D, D + 8, 1.0, 0.0) if module is FeedForward else module(config)
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return made
+
+
+def update_of(branch: torch.nn.Module, atom_BND, pair_BNNP, masks: NodeMasks, residual: bool) -> torch.Tensor:
+    if isinstance(branch, FeedForward):
+        return branch(atom_BND, residual=residual, nodes_B=masks.nodes_B)
+    return branch(atom_BND, pair_BNNP, masks, residual=residual)
+
+
+@pytest.mark.parametrize("nodes", NODES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("module", [PairBiasedAttention, FeedForward, OuterProduct])
+def test_branches_of_molecules_of_all_sizes(module, width, nodes):
+    residual = len(nodes) != 1
+    B, N = len(nodes), max(nodes)
+    valid_BN = torch.arange(N) < torch.tensor(nodes)[:, None]
+    atom_BND, pair_BNNP = torch.randn(B, N, width[0]), torch.randn(B, N, N, width[1])
+    branch, direction, results = branch_of(module, width), None, []
+    for dtype in (torch.float64, torch.float32):
+        masks = NodeMasks.of(valid_BN, valid_BN.sum(1).float().to(dtype), dtype)
+        inputs = [x.to(dtype).requires_grad_() for x in (atom_BND, pair_BNNP)]
+        made = copy.deepcopy(branch).to(dtype)
+        y = update_of(made, *inputs, masks, residual)
+        assert ("Native" in type(y.grad_fn).__name__) == (dtype == torch.float32)
+        real = valid_BN.unsqueeze(-1) if y.dim() == 3 else (valid_BN[:, :, None] & valid_BN[:, None]).unsqueeze(-1)
+        direction = torch.randn(y.shape) * real if direction is None else direction
+        gradients = torch.autograd.grad(y, [*inputs, *made.parameters()], direction.to(dtype), allow_unused=True)
+        assert y.isfinite().all()
+        results.append([y * real, *gradients])
+    names = ["y", "atoms", "pairs", *(name for name, _ in branch.named_parameters())]
+    for name, expected, found in zip(names, *results, strict=True):
+        assert (expected is None) == (found is None)
+        if expected is not None:
+            scale = max(expected.abs().max().item(), 1.0)
+            small = 5e-5 if name == "pair_bias" else 5e-6  # moves a softmax as a whole: only rounding
+            assert (found - expected).abs().max().item() < small * scale, name
+    for found, padding in ((results[1][1], ~valid_BN), (results[1][2], ~(valid_BN[:, :, None] & valid_BN[:, None]))):
+        assert found is None or (found[padding] == 0).all()
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -159,6 +214,23 @@ def test_what_is_not_finite_stays_so(value):
     assert not grad[0, 1, 2].isfinite().any()
 
 
+@pytest.mark.parametrize("module", [PairBiasedAttention, OuterProduct])
+def test_what_is_not_finite_is_seen_in_its_molecule_and_in_no_other(module):
+    branch = branch_of(module, WIDTHS[0])
+    valid_BN = torch.ones(2, 5, dtype=torch.bool)
+    masks = NodeMasks.of(valid_BN, valid_BN.sum(1).float(), torch.float32)
+    atom_BND, pair_BNNP = torch.randn(2, 5, 16).requires_grad_(), torch.randn(2, 5, 5, 12)
+    with torch.no_grad():
+        atom_BND[0, 2, 3] = math.nan
+    y = branch(atom_BND, pair_BNNP, masks, residual=True)
+    (grad_BND,) = torch.autograd.grad(y.sum(), atom_BND)
+    for found in (y, grad_BND):
+        assert not found[0].isfinite().all()
+        assert found[1].isfinite().all()
+    branch.norm_weight.data[0] = math.inf
+    assert not branch(atom_BND, pair_BNNP, masks, residual=True)[1].isfinite().all()
+
+
 def test_only_what_it_computes_is_left_to_it():
     x = torch.zeros(3, 8)
     assert suits(x)
@@ -166,6 +238,8 @@ def test_only_what_it_computes_is_left_to_it():
     assert not suits(x.bfloat16())
     assert not suits(x.to("meta"))
     assert not suits(torch.zeros(3, library.MAX_WIDTH + 1))
+    assert suits_nodes(torch.zeros(3, library.MAX_WIDTH + 1))
+    assert not suits_nodes(torch.zeros(3, library.MAX_NODE_WIDTH + 1))
     with torch_only():
         assert not suits(x)
     torch.set_num_threads(2)

@@ -9,21 +9,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.model.native.library import call
 
-# Of the C code's widths: floats.
-PAD = 16
+# The C code reads and writes so many floats and rows behind the end of attention weights, and drops them.
+SPILLED_FLOATS, SPILLED_ROWS = 16, 8
 # Where a kernel has a tensor less to read: instead of a norm, or of how many nodes there are.
 _NONE = torch.empty(0)
 _NO_NORM = (_NONE, _NONE)
 
 
 def _counts(nodes_B: Tensor | None) -> Tensor:
-    """Return int32 [B] as what kernels take: floats, by whose bits they mean integers."""
-    return _NONE if nodes_B is None else nodes_B.view(torch.float32)
+    return _NONE if nodes_B is None else nodes_B
 
 
 def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -31,7 +29,57 @@ def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _plain(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [x.detach().contiguous() for x in tensors]
+    return [x if x.is_contiguous() else x.contiguous() for x in tensors]
+
+
+class NativeAttentionFunction(torch.autograd.Function):
+    """What ``layers.PairBiasedAttention`` computes, without dropout, of nodes [B, N, D] and pairs [B, N, N, P]."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor | None, heads: int, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        atom_BND, pair_BNNP, *weights, out_weight, out_bias = _plain(inputs)
+        B, N, D = atom_BND.shape
+        ctx.sizes = (B, N, D, heads, pair_BNNP.shape[-1], 0, False, residual)
+        ctx.nodes = _counts(nodes_B)
+        qkv_R3D, mixed_RD = atom_BND.new_empty(B * N, 3 * D), atom_BND.new_empty(B * N, D)
+        weights_X = atom_BND.new_empty(B * heads * N * N + SPILLED_ROWS * N + SPILLED_FLOATS)
+        y_BND = torch.empty_like(atom_BND)
+        known = [ctx.nodes, atom_BND, pair_BNNP, *weights, *_NO_NORM, out_weight, out_bias]
+        call("attention", ctx.sizes, [*known, qkv_R3D, weights_X, mixed_RD, y_BND])
+        ctx.save_for_backward(qkv_R3D, weights_X, mixed_RD, *inputs)
+        return y_BND
+
+    @staticmethod
+    def backward(ctx: Any, grad_BND: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        qkv_R3D, weights_X, mixed_RD, *inputs = _plain(ctx.saved_tensors)
+        *rest, out_weight, _ = inputs
+        known = [ctx.nodes, *rest, *_NO_NORM, grad_BND.contiguous(), out_weight, qkv_R3D, weights_X, mixed_RD]
+        gradients = _alike(inputs)
+        call("attention_backward", ctx.sizes, [*known, *gradients])
+        return (None, None, None, *gradients)
+
+
+class NativeMixedAttentionFunction(torch.autograd.Function):
+    """Σ_h attention_hij · (v_hj · f_h) [B, A, A] of ``heads.CoordinateHead`` without dropout, of nodes and pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor, heads: int, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        known = _plain(inputs)
+        (B, N, D), P = known[0].shape, known[1].shape[-1]
+        ctx.sizes, ctx.nodes = (B, N, D, heads, P, 1, True), _counts(nodes_B)
+        qkv_R3D, weight_BAA = known[0].new_empty(B * N, 3 * D), known[0].new_empty(B, N - 1, N - 1)
+        weights_X = known[0].new_empty(B * heads * N * N + SPILLED_ROWS * N + SPILLED_FLOATS)
+        call("mixed_attention", ctx.sizes, [ctx.nodes, *known, qkv_R3D, weights_X, weight_BAA])
+        ctx.save_for_backward(qkv_R3D, weights_X, *inputs)
+        return weight_BAA
+
+    @staticmethod
+    def backward(ctx: Any, grad_BAA: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        qkv_R3D, weights_X, *inputs = _plain(ctx.saved_tensors)
+        gradients = _alike(inputs)
+        known = [ctx.nodes, *inputs, qkv_R3D, weights_X, grad_BAA.contiguous()]
+        call("mixed_attention_backward", ctx.sizes, [*known, *gradients])
+        return (None, None, *gradients)
 
 
 class NativeFeedForwardFunction(torch.autograd.Function):
@@ -42,8 +90,9 @@ class NativeFeedForwardFunction(torch.autograd.Function):
         x, *weights = _plain(inputs)
         rows, width, hidden = x.numel() // x.shape[-1], x.shape[-1], len(weights[2])
         B, N = (1, 0) if nodes_B is None else x.shape[:2]
+        ctx.sizes = (B, rows // B, N, width, hidden, residual, nodes_B is not None and x.dim() == 3)
+        ctx.nodes = _counts(nodes_B)
         hidden_RH, y = x.new_empty(rows, hidden), torch.empty_like(x)
-        ctx.sizes, ctx.nodes = (B, rows // B, N, width, hidden, residual), _counts(nodes_B)
         call("feed_forward", ctx.sizes, [ctx.nodes, x, *weights, hidden_RH, y])
         ctx.save_for_backward(hidden_RH, *inputs)
         return y
@@ -59,37 +108,27 @@ class NativeFeedForwardFunction(torch.autograd.Function):
 
 
 class NativeOuterProductFunction(torch.autograd.Function):
-    """``kernels.OuterProductFunction``."""
+    """What ``layers.OuterProduct`` computes of pairs [B, N, N, P], nodes [B, N, D] and the n of its scalings [B]."""
 
     @staticmethod
     def forward(ctx: Any, nodes_B: Tensor | None, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
-        pair_BNNP, a_BNh, b_BNh, weight_hX, constant_B11P = _plain(inputs)
-        B, N, h = a_BNh.shape
-        ctx.sizes, ctx.nodes = (B, N, pair_BNNP.shape[-1], h, residual), _counts(nodes_B)
-        T_MX, z_BNNP = a_BNh.view(-1, h) @ weight_hX, torch.empty_like(pair_BNNP)
-        call("outer_product", ctx.sizes, [ctx.nodes, pair_BNNP, b_BNh, T_MX, constant_B11P, z_BNNP])
-        ctx.save_for_backward(*inputs[1:])
+        pair_BNNP, atom_BND, *rest = _plain(inputs)
+        B, N, D = atom_BND.shape
+        twice_h = len(rest[3])
+        ctx.sizes, ctx.nodes = (B, N, pair_BNNP.shape[-1], twice_h // 2, D, residual), _counts(nodes_B)
+        factors_Rk, z_BNNP = atom_BND.new_empty(B * N, twice_h), torch.empty_like(pair_BNNP)
+        call("outer_product", ctx.sizes, [ctx.nodes, pair_BNNP, atom_BND, *rest, factors_Rk, z_BNNP])
+        ctx.save_for_backward(factors_Rk, *inputs[1:])
         return z_BNNP
 
     @staticmethod
     def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        a_BNh, b_BNh, weight_hX, constant_B11P = _plain(ctx.saved_tensors)
-        a_Mh = a_BNh.view(-1, a_BNh.shape[-1])
-        h, P = a_Mh.shape[1], constant_B11P.shape[-1]
-        # T with its channels last, padded to whole vectors, as the C code multiplies with it.
-        turned_hX = F.pad(weight_hX.view(h, h, P).transpose(1, 2), (0, -h % PAD)).reshape(h, -1)
-        grad_b_BNh, grad_constant_B11P = _alike([b_BNh, constant_B11P])
-        grad_T_MX = a_Mh.new_empty(len(a_Mh), h * P)
-        call(
-            "outer_product_backward", ctx.sizes,
-            [ctx.nodes, grad_BNNP.contiguous(), b_BNh, a_Mh @ turned_hX, grad_b_BNh, grad_T_MX, grad_constant_B11P],
-        )  # fmt: skip
-        grad_a_BNh = (grad_T_MX @ weight_hX.t()).view_as(a_BNh)
+        factors_Rk, atom_BND, count_B, *weights = _plain(ctx.saved_tensors)
+        gradients = _alike([atom_BND, *weights])
+        known = [ctx.nodes, _NONE, atom_BND, count_B, *weights, factors_Rk, grad_BNNP.contiguous()]
+        call("outer_product_backward", ctx.sizes, [*known, *gradients])
         residual = ctx.sizes[-1]
-        return (
-            None, None, grad_BNNP if residual else None,
-            grad_a_BNh, grad_b_BNh, a_Mh.t() @ grad_T_MX, grad_constant_B11P,
-        )  # fmt: skip
+        return (None, None, grad_BNNP if residual else None, gradients[0], None, *gradients[1:])
 
 
 class NativeTriangleFunction(torch.autograd.Function):
@@ -140,36 +179,85 @@ class NativeChannelFirstLinearFunction(torch.autograd.Function):
         return (None, *gradients)
 
 
+class NativeLayerNormFunction(torch.autograd.Function):
+    """The layer norm of nodes [B, N, P] or pairs [B, N, N, P]."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes_B: Tensor, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        x, weight, bias = _plain(inputs)
+        ctx.sizes, ctx.nodes = (*x.shape[:2], x.shape[-1], x.dim() == 4), _counts(nodes_B)
+        y = torch.empty_like(x)
+        call("layer_norm", ctx.sizes, [ctx.nodes, x, weight, bias, y])
+        ctx.save_for_backward(*inputs)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        known = _plain(ctx.saved_tensors)
+        gradients = _alike(known)
+        call("layer_norm_backward", ctx.sizes, [ctx.nodes, *known, grad.contiguous(), *gradients])
+        return (None, *gradients)
+
+
+class NativeAtomEncodingFunction(torch.autograd.Function):
+    """What ``encodings.AtomEncoding`` computes, [B, N, D], of the codes of atoms.
+
+    ``codes`` are tokens, degrees, features and which molecules are hidden, all of one byte; ``numbers`` what the C code
+    makes rows of an embedding of them with.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, codes: Sequence[Tensor], numbers: Sequence[int], *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
+        tables = _plain(inputs)
+        ctx.codes, (B, A), D = _plain(codes), codes[0].shape, tables[0].shape[1]
+        ctx.sizes = (B, A, D, *(len(table) for table in tables[:3]), *numbers)
+        y_BND = tables[0].new_empty(B, A + 1, D)
+        call("atom_encoding", ctx.sizes, [*ctx.codes, *tables, y_BND])
+        ctx.save_for_backward(*inputs)
+        return y_BND
+
+    @staticmethod
+    def backward(ctx: Any, grad_BND: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        gradients = _alike(ctx.saved_tensors)
+        call("atom_encoding_backward", ctx.sizes, [*ctx.codes, grad_BND.contiguous(), *gradients])
+        return (None, None, *gradients)
+
+
 class NativePairEncodingFunction(torch.autograd.Function):
     """What ``encodings.PairEncoding`` computes of codes and distances, in one pass over the pairs [B, N, N, P].
 
-    ``codes`` are those of bonds [B, A, A, 3] and of paths [B, A, A], and the bits of what is shown, int32.
+    ``known`` are coordinates [B, A, 3], the centres and the spacing of the Gaussians; ``codes`` those of bonds
+    [B, A, A, 3] and of what is shown [B, A, A], bytes, of paths [B, A, A], int16, which molecules are hidden, and the
+    atoms' types as the first and as the second of a pair [B, A], int32; ``numbers`` what the C code makes rows of an
+    embedding of them with.
     """
 
     @staticmethod
     def forward(  # noqa: D102
         ctx: Any,  # noqa: ANN401
         nodes_B: Tensor,
+        known: Sequence[Tensor],
         codes: Sequence[Tensor],
-        spacing: float,
+        numbers: Sequence[int],
         *inputs: Tensor,
     ) -> Tensor:
-        x_BAA, centres_G, *weights, bonds, paths, virtual_1P = _plain(inputs)
-        B, A, _ = x_BAA.shape
-        ctx.sizes = (B, A, bonds.shape[1], len(centres_G), len(bonds), len(paths))
-        ctx.nodes, ctx.spacing = _counts(nodes_B), x_BAA.new_full((1,), spacing)
-        ctx.codes = [code.contiguous().view(torch.float32) for code in codes]
-        known = [ctx.nodes, x_BAA, centres_G, ctx.spacing, *weights, bonds, paths, *ctx.codes]
-        hidden_BAAG = x_BAA.new_empty(B, A, A, len(centres_G))
-        y_BNNP = x_BAA.new_empty(B, A + 1, A + 1, bonds.shape[1])
-        call("pair_encoding", ctx.sizes, [*known, virtual_1P, hidden_BAAG, y_BNNP])
+        *weights, scale_T1, shift_T1, virtual_1P = _plain(inputs)
+        bonds, paths = weights[4:]
+        B, A, _ = known[0].shape
+        ctx.sizes = (B, A, bonds.shape[1], len(known[1]), len(bonds), len(paths), len(scale_T1), *numbers)
+        ctx.known, ctx.codes = (_counts(nodes_B), *_plain(known)), _plain(codes)
+        hidden_BAAG = bonds.new_empty(B, A, A, len(known[1]))
+        y_BNNP = bonds.new_empty(B, A + 1, A + 1, bonds.shape[1])
+        read = [*ctx.known, *weights, *ctx.codes, scale_T1, shift_T1]
+        call("pair_encoding", ctx.sizes, [*read, virtual_1P, hidden_BAAG, y_BNNP])
         ctx.save_for_backward(hidden_BAAG, *inputs)
         return y_BNNP
 
     @staticmethod
     def backward(ctx: Any, grad_BNNP: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
-        hidden_BAAG, x_BAA, centres_G, *weights, virtual_1P = _plain(ctx.saved_tensors)
-        known = [ctx.nodes, x_BAA, centres_G, ctx.spacing, *weights, *ctx.codes]
-        gradients = _alike([x_BAA, *weights, virtual_1P])
-        call("pair_encoding_backward", ctx.sizes, [*known, grad_BNNP.contiguous(), hidden_BAAG, *gradients])
-        return (None, None, None, gradients[0], None, *gradients[1:])
+        hidden_BAAG, *inputs = _plain(ctx.saved_tensors)
+        *weights, scale_T1, shift_T1, _ = inputs
+        read = [*ctx.known, *weights, *ctx.codes, scale_T1, shift_T1]
+        gradients = _alike(inputs)
+        call("pair_encoding_backward", ctx.sizes, [*read, grad_BNNP.contiguous(), hidden_BAAG, *gradients])
+        return (None, None, None, None, *gradients)

@@ -29,19 +29,29 @@ _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _CPU_INFO = Path("/proc/cpuinfo")
 _SECONDS = 120
+_READABLE = (torch.float32, torch.int32, torch.int16, torch.uint8, torch.bool)
 # "torch" computes everything with torch.
 SWITCH = "UNIMOL_SCALE_KERNELS"
-# The widest rows for which the kernels were faster than torch [measured].
+# The widest rows of pairs, and of nodes, for which the kernels were faster than torch [measured].
 MAX_WIDTH = 192
+MAX_NODE_WIDTH = 768
 _lock = threading.Lock()
 _off = False
 
 
-def suits(*tensors: Tensor | None) -> bool:
+def suits(*tensors: Tensor) -> bool:
     """Return whether the kernels compute this: fp32 on one CPU thread, rows that are not wide, and a compiler here."""
+    return _suits(tensors, MAX_WIDTH)
+
+
+def suits_nodes(*tensors: Tensor) -> bool:
+    """Return the same of what has one row a node: products of larger matrices."""
+    return _suits(tensors, MAX_NODE_WIDTH)
+
+
+def _suits(tensors: Sequence[Tensor], widest: int) -> bool:
     return (
-        all(x is None or (x.device.type == "cpu" and x.dtype == torch.float32) for x in tensors)
-        and max(x.shape[-1] for x in tensors if x is not None) <= MAX_WIDTH
+        all(x.dtype == torch.float32 and x.shape[-1] <= widest and x.device.type == "cpu" for x in tensors)
         and not _off
         and torch.get_num_threads() == 1
         and _library() is not None
@@ -54,11 +64,11 @@ def call(name: str, sizes: Sequence[int], tensors: Sequence[Tensor]) -> None:
     Args:
         name: of the C function.
         sizes: its numbers.
-        tensors: its tensors, contiguous, fp32, on the CPU; those it writes are the last ones.
+        tensors: its tensors, contiguous, on the CPU, fp32 or such integers as it expects; those it writes are the last.
     """
     library = _library()
     assert library is not None
-    assert all(x.is_contiguous() and x.dtype == torch.float32 for x in tensors), name
+    assert all(x.is_contiguous() and x.dtype in _READABLE for x in tensors), name
     pointers = (ctypes.c_void_p * len(tensors))(*[x.data_ptr() for x in tensors])
     getattr(library, name)((ctypes.c_long * len(sizes))(*sizes), pointers)
 

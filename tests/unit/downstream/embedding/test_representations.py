@@ -17,6 +17,7 @@ from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model import layers
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.layers import attention_weights
+from unimol_scale.model.native.library import torch_only
 from unimol_scale.model.presets import preset
 
 SMILES = (
@@ -122,7 +123,8 @@ def test_the_softmax_of_the_attention_scores_is_what_the_heads_attend_with(backb
     torch.manual_seed(0)
     backbone = TwoTrackBackbone(dataclasses.replace(backbone.config, heads=2)).eval()
     monkeypatch.setattr(layers, "attention_weights", recorded)
-    (score_AAC,) = represented(backbone, molecules, [2], kind="attention")
+    with torch_only():
+        (score_AAC,) = represented(backbone, molecules, [2], kind="attention")
     n, H = 11, 2
     assert score_AAC.shape == (n, n, backbone.config.layers * H)
     assert len(seen) == backbone.config.layers > 1

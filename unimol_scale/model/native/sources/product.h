@@ -16,7 +16,15 @@
 /* A block of rows that stays in the nearest caches through all operations on it. */
 #define BLOCK 64
 
+/* Instead of the distance between rows of b in multiply: b is in panels, see pack_panels. */
+#define PANELS 0
+
 INLINE long padded(long width) { return (width + PAD - 1) / PAD * PAD; }
+
+INLINE long whole_tiles(long rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS; }
+
+/* How many vectors wide the next tile is, where so many are left. */
+INLINE int tile_vectors(long left) { return left >= TILE_VECTORS && left != 4 ? TILE_VECTORS : left >= 2 ? 2 : 1; }
 
 /* One tile of c = [c +] a·b + bias; its sums stay in registers. See multiply. */
 INLINE void tile(const int vectors, const int add, long K, const float *a, long am, long ak, const float *b, long ldb,
@@ -52,13 +60,13 @@ INLINE void tile(const int vectors, const int add, long K, const float *a, long 
 static void multiply(long M, long N, long K, const float *a, long am, long ak, const float *b, long ldb,
                      const float *bias, float *c, long ldc, int add) {
     for (long n = 0; n < N;) {
-        const long left = (N - n) / LANES;
-        const int vectors = left >= TILE_VECTORS && left != 4 ? TILE_VECTORS : left >= 2 ? 2 : 1;
-        const float *panel = b + n, *start = bias ? bias + n : NULL;
+        const int vectors = tile_vectors((N - n) / LANES);
+        const float *panel = ldb == PANELS ? b + n * K : b + n, *start = bias ? bias + n : NULL;
+        const long pitch = ldb == PANELS ? vectors * LANES : ldb;
         for (long m = 0; m < M; m += TILE_ROWS) {
             const float *rows = a + m * am;
             float *to = c + m * ldc + n;
-#define TILE(V, A) tile(V, A, K, rows, am, ak, panel, ldb, start, to, ldc)
+#define TILE(V, A) tile(V, A, K, rows, am, ak, panel, pitch, start, to, ldc)
             if (add) {
                 if (vectors == 3) TILE(3, 1);
                 else if (vectors == 2) TILE(2, 1);
@@ -72,59 +80,6 @@ static void multiply(long M, long N, long K, const float *a, long am, long ak, c
         }
         n += vectors * LANES;
     }
-}
-
-#define MOST_PIECES 48
-
-/* What a call needs besides its arguments. Its pieces stay with the thread, since the next call needs about as much. */
-typedef struct {
-    float *piece[MOST_PIECES];
-    size_t size[MOST_PIECES];
-    int count;
-} Space;
-
-static _Thread_local Space scratch;
-
-/* The thread's own, for one call. */
-static Space *open_space(void) {
-    scratch.count = 0;
-    return &scratch;
-}
-
-/* Zeros. */
-static float *take(Space *space, long count) {
-    const int index = space->count++;
-    const size_t size = (size_t)((count * 4 + 63) / 64 * 64 + 64);
-    if (index < MOST_PIECES && space->size[index] < size) {
-        free(space->piece[index]);
-        space->piece[index] = aligned_alloc(64, size);
-        space->size[index] = size;
-    }
-    if (index >= MOST_PIECES || !space->piece[index]) {
-        fprintf(stderr, "the kernels of unimol_scale found no memory for %zu bytes\n", size);
-        abort();
-    }
-    return memset(space->piece[index], 0, size);
-}
-
-/* A copy [rows, columns] with padded rows. */
-static float *pack(Space *space, const float *matrix, long rows, long columns) {
-    float *copy = take(space, (rows + TILE_ROWS) * padded(columns));
-    for (long r = 0; r < rows; r++) memcpy(copy + r * padded(columns), matrix + r * columns, 4 * columns);
-    return copy;
-}
-
-/* The transpose [columns, rows] with padded rows. */
-static float *pack_transposed(Space *space, const float *matrix, long rows, long columns) {
-    float *copy = take(space, columns * padded(rows));
-    for (long r = 0; r < rows; r++)
-        for (long c = 0; c < columns; c++) copy[c * padded(rows) + r] = matrix[r * columns + c];
-    return copy;
-}
-
-/* Copy a padded matrix to where it has no padding. */
-static void unpack(float *to, const float *matrix, long rows, long columns) {
-    for (long r = 0; r < rows; r++) memcpy(to + r * columns, matrix + r * padded(columns), 4 * columns);
 }
 
 #endif

@@ -4,41 +4,50 @@
 
 #include <math.h>
 
-#include "product.h"
+#include "packing.h"
 
 INLINE long smaller(long a, long b) { return a < b ? a : b; }
 
-/* The pairs of a molecule of n nodes in a tensor padded to N: the rows i·N + j with i, j < n, counted without those
- * between them. With n = N any rows that follow one another. */
+/* Which rows of a tensor are real. The pairs of a molecule of n nodes in a tensor padded to N: the rows i·N + j with
+ * i, j < n, counted without those between them; with n = N any rows that follow one another; or those of a list. */
 typedef struct {
     long N, n;
+    const int32_t *place;
 } Square;
 
-static const Square WHOLE = {0, 0};
+static const Square WHOLE = {0, 0, NULL};
 
 /* nodes: int32 [B], or NULL if all are real. */
 INLINE Square square_of(const float *nodes, long N, long molecule) {
-    return (Square){N, nodes ? ((const int32_t *)nodes)[molecule] : N};
+    return (Square){N, nodes ? ((const int32_t *)nodes)[molecule] : N, NULL};
 }
 
-INLINE long place_of(Square s, long row) { return s.n == s.N ? row : row / s.n * s.N + row % s.n; }
+INLINE long place_of(Square s, long row) {
+    if (s.place) return s.place[row];
+    return s.n == s.N ? row : row / s.n * s.N + row % s.n;
+}
 
 /* How many rows from this one on follow one another, at most ``left``. */
-INLINE long run_of(Square s, long row, long left) { return s.n == s.N ? left : smaller(s.n - row % s.n, left); }
+INLINE long run_of(Square s, long row, long left) {
+    if (s.place) {
+        long run = 1;
+        while (run < left && s.place[row + run] == s.place[row] + run) run++;
+        return run;
+    }
+    return s.n == s.N ? left : smaller(s.n - row % s.n, left);
+}
 
 /* BLOCK rows with padded width: the tensor itself where it needs no padding, else a copy with zeros. */
 static const float *get_rows(const float *tensor, Square s, long first, long count, long width, float *copy) {
     const long pitch = padded(width);
-    if (s.n == s.N && count == BLOCK && pitch == width) return tensor + first * width;
+    if (count == BLOCK && pitch == width && run_of(s, first, count) == count)
+        return tensor + place_of(s, first) * width;
     for (long r = 0, run; r < count; r += run) {
         const float *from = tensor + place_of(s, first + r) * width;
         run = run_of(s, first + r, count - r);
-        if (pitch == width) memcpy(copy + r * pitch, from, 4 * run * width);
+        if (pitch == width) copy_row(copy + r * pitch, from, run * width);
         else
-            for (long k = 0; k < run; k++) {
-                memcpy(copy + (r + k) * pitch, from + k * width, 4 * width);
-                memset(copy + (r + k) * pitch + width, 0, 4 * (pitch - width));
-            }
+            for (long k = 0; k < run; k++) copy_padded(copy + (r + k) * pitch, from + k * width, width, pitch);
     }
     memset(copy + count * pitch, 0, 4 * (BLOCK - count) * pitch);
     return copy;
@@ -49,9 +58,9 @@ static void put_rows(float *tensor, Square s, long first, long count, long width
     for (long r = 0, run; r < count; r += run) {
         float *to = tensor + place_of(s, first + r) * width;
         run = run_of(s, first + r, count - r);
-        if (pitch == width) memcpy(to, rows + r * pitch, 4 * run * width);
+        if (pitch == width) copy_row(to, rows + r * pitch, run * width);
         else
-            for (long k = 0; k < run; k++) memcpy(to + k * width, rows + (r + k) * pitch, 4 * width);
+            for (long k = 0; k < run; k++) copy_row(to + k * width, rows + (r + k) * pitch, width);
     }
 }
 
@@ -59,6 +68,23 @@ static void put_rows(float *tensor, Square s, long first, long count, long width
 static void clear_padding(float *tensor, Square s, long width) {
     for (long i = 0; i < s.n && s.n < s.N; i++) memset(tensor + (i * s.N + s.n) * width, 0, 4 * (s.N - s.n) * width);
     memset(tensor + s.n * s.N * width, 0, 4 * (s.N - s.n) * s.N * width);
+}
+
+/* The real nodes of all molecules in a tensor [B, N, width], without the first ``skip`` of each; *count of them. */
+static Square nodes_of(Space *space, const float *nodes, long B, long N, long skip, long *count) {
+    int32_t *place = (int32_t *)take_raw(space, B * N + 1);
+    *count = 0;
+    for (long b = 0; b < B; b++)
+        for (long i = skip; i < square_of(nodes, N, b).n; i++) place[(*count)++] = (int32_t)(b * N + i);
+    return (Square){0, 0, place};
+}
+
+/* Zeros where a tensor [B, N, width] is padding. */
+static void clear_nodes(float *tensor, const float *nodes, long B, long N, long width) {
+    for (long b = 0; b < B; b++) {
+        const long n = square_of(nodes, N, b).n;
+        memset(tensor + (b * N + n) * width, 0, 4 * (N - n) * width);
+    }
 }
 
 typedef struct {

@@ -23,14 +23,14 @@ enum { NORM_WEIGHT, NORM_BIAS, PROJECT, PROJECT_BIAS, INNER_WEIGHT, INNER_BIAS, 
 static const float *get_halves(const Triangle *t, const float *tensor, long first, long count, float *copy) {
     for (long r = 0; r < count; r++)
         for (long half = 0; half < 2; half++)
-            memcpy(copy + r * t->cp + half * t->kp, tensor + ((first + r) * 2 + half) * t->k, 4 * t->k);
+            copy_row(copy + r * t->cp + half * t->kp, tensor + ((first + r) * 2 + half) * t->k, t->k);
     return copy;
 }
 
 static void put_halves(const Triangle *t, float *tensor, long first, long count, const float *rows) {
     for (long r = 0; r < count; r++)
         for (long half = 0; half < 2; half++)
-            memcpy(tensor + ((first + r) * 2 + half) * t->k, rows + r * t->cp + half * t->kp, 4 * t->k);
+            copy_row(tensor + ((first + r) * 2 + half) * t->k, rows + r * t->cp + half * t->kp, t->k);
 }
 
 /* A weight [2k, columns] as [cp, padded(columns)]. */
@@ -89,40 +89,38 @@ static void turn_to(Triangle *t, Square square, float *const planes[], int count
     t->pitch = padded(square.n);
 }
 
-/* Columns of a block of rows, which are pairs of a molecule from ``first`` on, to planes; turned: transposed. */
+/* Columns of a block of rows, which are pairs of a molecule from ``first`` on, to planes. */
 static void to_planes(const Triangle *t, const float *rows, long pitch, long first, long count, long channels,
-                      float *planes, int turned) {
-    const long step = turned ? t->pitch : 1, line = turned ? 1 : t->pitch;
-    for (long c = 0; c < channels; c++) {
-        const float *from = rows + c;
-        for (long q = first; q < first + count;) {
-            const long i = q / t->n, j = q % t->n, run = smaller(t->n - j, first + count - q);
-            float *to = planes + c * t->plane + i * line + j * step;
-            for (long s = 0; s < run; s++) to[s * step] = from[(q - first + s) * pitch];
-            q += run;
-        }
+                      float *planes) {
+    for (long q = first, run; q < first + count; q += run) {
+        const long i = q / t->n, j = q % t->n;
+        run = smaller(t->n - j, first + count - q);
+        turn(rows + (q - first) * pitch, run, channels, pitch, planes + i * t->pitch + j, t->plane);
     }
 }
 
 static void from_planes(const Triangle *t, const float *planes, long first, long count, long channels, float *rows,
                         long pitch) {
-    for (long c = 0; c < channels; c++)
-        for (long q = first; q < first + count;) {
-            const long i = q / t->n, j = q % t->n, run = smaller(t->n - j, first + count - q);
-            const float *from = planes + c * t->plane + i * t->pitch + j;
-            for (long s = 0; s < run; s++) rows[(q - first + s) * pitch + c] = from[s];
-            q += run;
-        }
+    for (long q = first, run; q < first + count; q += run) {
+        const long i = q / t->n, j = q % t->n;
+        run = smaller(t->n - j, first + count - q);
+        turn(planes + i * t->pitch + j, channels, run, t->plane, rows + (q - first) * pitch, pitch);
+    }
+}
+
+static void turn_planes(const Triangle *t, const float *planes, float *turned) {
+    for (long at = 0; at < t->h * t->plane; at += t->plane) turn(planes + at, t->n, t->n, t->pitch, turned + at, t->pitch);
 }
 
 /* value ∘ sigmoid(gate) ∘ scale of a block; a and b side by side. */
 static void gate_block(const Triangle *t, const float *projected, const float *scale, long first, long count) {
-    for (long r = 0; r < count; r++)
+    for (long r = 0; r < count; r++) {
+        const float factor = scale[place_of(t->square, first + r)];
         for (long c = 0; c < t->kp; c += LANES) {
             const float *value = projected + r * t->cp + c;
-            const vec open = sigmoid(load(value + t->kp)) * scale[place_of(t->square, first + r)];
-            store(t->gated + r * t->kp + c, open * load(value));
+            store(t->gated + r * t->kp + c, sigmoid(load(value + t->kp)) * factor * load(value));
         }
+    }
 }
 
 /* o ∘ g of a block, from the rows of x and the product in t->inner_y. */
@@ -146,9 +144,9 @@ static void triangle_of_molecule(const Triangle *t, const float *x, const float 
         multiply(BLOCK, t->cp, t->P, t->y, t->Pp, 1, t->project_Pc, t->cp, t->project_bias, t->projected, t->cp, 0);
         put_halves(t, projected, first, count, t->projected);
         gate_block(t, t->projected, scale, first, count);
-        to_planes(t, t->gated, t->kp, first, count, t->k, t->a, 0);
-        to_planes(t, t->gated + t->h, t->kp, first, count, t->h, t->b_turned, 1);
+        to_planes(t, t->gated, t->kp, first, count, t->k, t->a);
     }
+    turn_planes(t, t->b, t->b_turned);
     for (long c = 0; c < t->h; c++) { /* A·Bᵀ + Aᵀ·B */
         const long at = c * t->plane;
         multiply(Nr, p, t->n, t->a + at, p, 1, t->b_turned + at, p, NULL, product_planes + at, p, 0);

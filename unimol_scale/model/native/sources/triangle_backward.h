@@ -75,15 +75,17 @@ static void backward_of_products(const Triangle *t, TriangleGradients *d) {
 static void backward_of_gates(const Triangle *t, TriangleGradients *d, const float *projected, const float *scale,
                               long first, long count) {
     memset(d->projected + count * t->cp, 0, 4 * (BLOCK - count) * t->cp);
-    for (long r = 0; r < count; r++)
+    for (long r = 0; r < count; r++) {
+        const float factor = scale[place_of(t->square, first + r)];
         for (long c = 0; c < t->kp; c += LANES) {
             const float *value = projected + r * t->cp + c;
             float *to = d->projected + r * t->cp + c;
             const vec open = sigmoid(load(value + t->kp));
-            const vec grad_value = load(d->gated + r * t->kp + c) * open * scale[place_of(t->square, first + r)];
+            const vec grad_value = load(d->gated + r * t->kp + c) * open * factor;
             store(to, grad_value);
             store(to + t->kp, grad_value * load(value) * (1.0f - open));
         }
+    }
 }
 
 /* Planes of a, b and of the gradient of their product; the rows of x get what g passes on to LN(x). */
@@ -92,14 +94,14 @@ static void first_half(Triangle *t, TriangleGradients *d, const float *grad, con
     for (long first = 0; first < t->Q; first += BLOCK) {
         const long count = smaller(BLOCK, t->Q - first);
         gate_block(t, get_halves(t, projected, first, count, t->projected), scale, first, count);
-        to_planes(t, t->gated, t->kp, first, count, t->k, t->a, 0);
+        to_planes(t, t->gated, t->kp, first, count, t->k, t->a);
         backward_to_product(t, d, get_rows(grad, t->square, first, count, t->P, d->grad_copy),
                             get_rows(x, t->square, first, count, t->P, t->copy),
                             get_rows(product, WHOLE, first, count, t->h, t->projected), d->normal);
         put_rows(grad_x, t->square, first, count, t->P, d->normal);
-        to_planes(t, d->inner, t->hp, first, count, t->h, d->product, 0);
-        to_planes(t, d->inner, t->hp, first, count, t->h, d->product_turned, 1);
+        to_planes(t, d->inner, t->hp, first, count, t->h, d->product);
     }
+    turn_planes(t, d->product, d->product_turned);
 }
 
 static void second_half(Triangle *t, TriangleGradients *d, const float *grad, const float *x, const float *scale,

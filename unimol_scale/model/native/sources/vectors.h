@@ -27,6 +27,44 @@ INLINE vec load(const float *from) { return *(const vec_anywhere *)from; }
 
 INLINE void store(float *to, vec value) { *(vec_anywhere *)to = value; }
 
+#if LANES == 16
+INLINE __mmask16 first_lanes(long count) { return (__mmask16)((1u << count) - 1u); }
+#endif
+
+/* The first ``count`` lanes, fewer than all; the others are zero. */
+INLINE vec load_part(const float *from, long count) {
+#if LANES == 16
+    return (vec)_mm512_maskz_loadu_ps(first_lanes(count), from);
+#else
+    vec value = {0};
+    memcpy(&value, from, 4 * count);
+    return value;
+#endif
+}
+
+INLINE void store_part(float *to, vec value, long count) {
+#if LANES == 16
+    _mm512_mask_storeu_ps(to, first_lanes(count), (__m512)value);
+#else
+    memcpy(to, &value, 4 * count);
+#endif
+}
+
+/* memcpy of a row: a call takes longer than a copy of few vectors. */
+INLINE void copy_row(float *to, const float *from, long width) {
+    long c = 0;
+    for (; c + LANES <= width; c += LANES) store(to + c, load(from + c));
+    if (c < width) store_part(to + c, load_part(from + c, width - c), width - c);
+}
+
+/* The same with zeros behind it, up to ``pitch``. */
+INLINE void copy_padded(float *to, const float *from, long width, long pitch) {
+    long c = 0;
+    for (; c + LANES <= width; c += LANES) store(to + c, load(from + c));
+    if (c < width) store(to + c, load_part(from + c, width - c)), c += LANES;
+    for (; c < pitch; c += LANES) store(to + c, (vec){0});
+}
+
 /* The sum of the lanes, always in the same order. */
 INLINE float sum_of(vec value) {
 #if LANES == 16
@@ -36,6 +74,15 @@ INLINE float sum_of(vec value) {
     memcpy(lane, &value, sizeof lane);
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 #endif
+}
+
+/* The largest lane; anything if one is not-a-number. */
+INLINE float largest_of(vec value) {
+    float lane[LANES], most;
+    memcpy(lane, &value, sizeof lane);
+    most = lane[0];
+    for (int i = 1; i < LANES; i++) most = lane[i] > most ? lane[i] : most;
+    return most;
 }
 
 /* condition ? a : b in every lane. */
@@ -60,7 +107,17 @@ INLINE vec exponential(vec x) {
     return p * (vec)power;
 }
 
-INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
+/* To 1 unit in the last place: a division takes longer than all the rest of a sigmoid. */
+INLINE vec reciprocal(vec x) {
+#if LANES == 16
+    const vec near = (vec)_mm512_rcp14_ps((__m512)x);
+    return near + near * (1.0f - x * near);
+#else
+    return 1.0f / x;
+#endif
+}
+
+INLINE vec sigmoid(vec x) { return reciprocal(1.0f + exponential(-x)); }
 
 /* The error function by a rational approximation on [-4, 4], to 3 units in the last place (Eigen's). */
 INLINE vec error_function(vec x) {
@@ -76,7 +133,7 @@ INLINE vec error_function(vec x) {
     q = q * s + -1.68282697438203e-03f;
     q = q * s + -7.37332916720468e-03f;
     q = q * s + -1.42647390514189e-02f;
-    return x * p / q;
+    return x * p * reciprocal(q);
 }
 
 /* GELU with the exact normal distribution. */

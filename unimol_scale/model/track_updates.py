@@ -1,0 +1,164 @@
+"""Chooses who computes the updates of both tracks: C code for one CPU thread where it suits, else torch.
+
+Shapes: B molecules, N nodes, A = N − 1 atoms, D atom channels, P pair channels, h hidden channels, C output channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimol_scale.model import kernels
+from unimol_scale.model.native import functions as native
+from unimol_scale.model.native.library import suits, suits_nodes
+
+# Of a tensor of pairs.
+PAIR_AXES = 4
+
+
+def count_nodes(valid_BN: Tensor) -> Tensor | None:
+    """Return how many nodes of each molecule there are before its padding, int32 [B]; None where nobody needs it."""
+    if valid_BN.device.type != "cpu":
+        return None
+    return (valid_BN * torch.arange(1, valid_BN.shape[1] + 1)).amax(1).int()
+
+
+def attention(
+    atom_BND: Tensor, pair_BNNP: Tensor, *weights: Tensor, heads: int, residual: bool, nodes_B: Tensor | None
+) -> Tensor | None:
+    """Return [x +] the attention's update [B, N, D] by C code, or None: torch has to compute it.
+
+    Args:
+        atom_BND: x.
+        pair_BNNP: pairs.
+        weights: weight and bias of the norm, W_qkv, weight and bias of the pair bias, of the last map.
+        heads: number of them.
+        residual: whether x is added.
+        nodes_B: ``count_nodes``.
+    """
+    pair_weight = weights[3]
+    if nodes_B is None or not (suits(pair_BNNP, pair_weight) and suits_nodes(atom_BND, *weights)):
+        return None
+    out: Tensor = native.NativeAttentionFunction.apply(nodes_B, heads, residual, atom_BND, pair_BNNP, *weights)  # type: ignore[no-untyped-call]
+    return out
+
+
+def mixed_attention(
+    atom_BND: Tensor, pair_BNNP: Tensor, *weights: Tensor, heads: int, nodes_B: Tensor | None
+) -> Tensor | None:
+    """Return Σ_h attention_hij · (v_hj · f_h) between atoms [B, A, A] by C code, or None: torch has to compute it.
+
+    Args:
+        atom_BND: nodes; the virtual node takes no part.
+        pair_BNNP: pairs.
+        weights: weight and bias of the atoms' norm, W_qkv, weight and bias of the pair bias, of the pairs' norm, and f.
+        heads: number of them.
+        nodes_B: ``count_nodes``.
+    """
+    if nodes_B is None or not (suits(pair_BNNP, weights[3]) and suits_nodes(atom_BND, *weights)):
+        return None
+    out: Tensor = native.NativeMixedAttentionFunction.apply(nodes_B, heads, atom_BND, pair_BNNP, *weights)  # type: ignore[no-untyped-call]
+    return out
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, nodes_B: Tensor | None) -> Tensor:
+    """Return the layer norm of nodes [B, N, P] or pairs [B, N, N, P].
+
+    Args:
+        x: nodes or pairs.
+        weight: of the norm.
+        bias: of the norm.
+        nodes_B: ``count_nodes``.
+    """
+    if nodes_B is not None and (suits if x.dim() == PAIR_AXES else suits_nodes)(x, weight, bias):
+        out: Tensor = native.NativeLayerNormFunction.apply(nodes_B, x, weight, bias)  # type: ignore[no-untyped-call]
+        return out
+    return F.layer_norm(x, x.shape[-1:], weight, bias, kernels.NORM_EPSILON)
+
+
+def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float, nodes_B: Tensor | None = None) -> Tensor:
+    """Return [x +] W₂·D(GELU(W₁·LN(x) + b₁)) + b₂ over the last axis; see ``kernels.FeedForwardFunction``.
+
+    Args:
+        x: any shape.
+        weights: of the norm its weight and bias; W₁, b₁, W₂, b₂.
+        residual: whether x is added.
+        dropout: probability in D.
+        nodes_B: of nodes x [B, N, D] or pairs x [B, N, N, P], ``count_nodes``.
+    """
+    out: Tensor
+    if not dropout and (suits if x.dim() == PAIR_AXES else suits_nodes)(x, *weights):
+        out = native.NativeFeedForwardFunction.apply(nodes_B, residual, x, *weights)  # type: ignore[no-untyped-call]
+    else:
+        out = kernels.FeedForwardFunction.apply(x, *weights, residual, dropout)  # type: ignore[no-untyped-call]
+    return out
+
+
+def outer_product(
+    pair_BNNP: Tensor, atom_BND: Tensor, count_B: Tensor, *weights: Tensor, residual: bool, nodes_B: Tensor | None
+) -> Tensor | None:
+    """Return [x +] the outer product's update [B, N, N, P] by C code, or None: torch has to compute it.
+
+    Args:
+        pair_BNNP: x.
+        atom_BND: nodes.
+        count_B: the n of the 1/n scalings, fp32.
+        weights: weight and bias of the norm, of the map to both factors, and of what their product is mapped by.
+        residual: whether x is added.
+        nodes_B: ``count_nodes``.
+    """
+    *of_nodes, weight_hX, bias_P = weights
+    if nodes_B is None or weight_hX.dtype != torch.float32:
+        return None
+    if not (suits(pair_BNNP, bias_P, count_B) and suits_nodes(atom_BND, *of_nodes)):
+        return None
+    inputs = (pair_BNNP, atom_BND, count_B, *weights)
+    out: Tensor = native.NativeOuterProductFunction.apply(nodes_B, residual, *inputs)  # type: ignore[no-untyped-call]
+    return out
+
+
+def triangle(
+    pair_BNNP: Tensor, scale_B1NN: Tensor, *weights: Tensor, residual: bool, nodes_B: Tensor | None = None
+) -> Tensor:
+    """Return the triangle update [B, N, N, P]; see ``kernels.TriangleFunction``.
+
+    Args:
+        pair_BNNP: x.
+        scale_B1NN: s.
+        weights: weight and bias of the norm, of A's and B's maps, of the inner norm, of o and of g.
+        residual: whether x is added.
+        nodes_B: ``count_nodes``.
+    """
+    out: Tensor
+    if suits(pair_BNNP, *weights):
+        out = native.NativeTriangleFunction.apply(nodes_B, residual, pair_BNNP, scale_B1NN, *weights)  # type: ignore[no-untyped-call]
+    else:
+        out = kernels.TriangleFunction.apply(pair_BNNP, scale_B1NN, *weights, residual)  # type: ignore[no-untyped-call]
+    return out
+
+
+def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor, nodes_B: Tensor | None = None) -> Tensor:
+    """Map [B, N, N, P] to [B, C, N, N]; see ``kernels.channel_first_linear``."""
+    if suits(pair_BNNP, weight_CP, bias_C):
+        out: Tensor = native.NativeChannelFirstLinearFunction.apply(nodes_B, pair_BNNP, weight_CP, bias_C)  # type: ignore[no-untyped-call]
+        return out
+    return kernels.channel_first_linear(pair_BNNP, weight_CP, bias_C)
+
+
+def bias_of_atoms(
+    pair_BNNP: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight_CP: Tensor,
+    bias_C: Tensor,
+    nodes_B: Tensor | None = None,
+) -> Tensor:
+    """Map the layer norm of the pairs of atoms to channels first, [B, C, A, A]; the virtual node takes no part."""
+    if suits(pair_BNNP, weight_CP, bias_C):
+        # All of them: a slice of the pairs would be copied.
+        bias_BCNN: Tensor = native.NativeChannelFirstLinearFunction.apply(  # type: ignore[no-untyped-call]
+            nodes_B, pair_BNNP, weight_CP, bias_C, norm_weight, norm_bias
+        )
+        return bias_BCNN[..., 1:, 1:]
+    pair_BAAP = pair_BNNP[:, 1:, 1:]
+    normal_BAAP = F.layer_norm(pair_BAAP, pair_BAAP.shape[-1:], norm_weight, norm_bias, kernels.NORM_EPSILON)
+    return kernels.channel_first_linear(normal_BAAP, weight_CP, bias_C)
