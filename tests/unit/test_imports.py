@@ -30,7 +30,7 @@ ORDER = {
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.sources": "molecule source registry config inputs *",
     "unimol_scale.common": "files text * report machine fetching",
-    "unimol_scale.model": "native *",
+    "unimol_scale.model": "native presets kernels fused *",
     "unimol_scale.data": "vocabulary features batch steps *",
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
@@ -59,6 +59,7 @@ LIBRARIES = {
     "rdkit": ["conformer_gen", "unimol_scale.downstream"],
     "ray": ["conformer_gen.run.ray_*", "conformer_gen.selection.ray_selection"],
     "deepspeed": ["unimol_scale.engine.parallel"],
+    "triton": ["unimol_scale.model.fused.*"],
     "nvmolkit": ["conformer_gen.chemistry.nvmolkit_engine"],
     "matplotlib": [
         "conformer_gen.report",

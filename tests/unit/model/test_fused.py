@@ -4,14 +4,22 @@ What they drop is drawn by the place of a value: the tests ask the kernels which
 those.
 """
 
+import dataclasses
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys
+from unimol_scale.data.batch import collate
+from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.fused import launching
 from unimol_scale.model.fused.dropping import NOTHING, Dropping
+from unimol_scale.model.native.library import torch_only
+from unimol_scale.model.presets import DROPOUTS, preset
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
 pytest.importorskip("triton", reason="comes with torch's builds for GPUs, and with the extra dev")
 EPSILON = 1e-5
@@ -90,7 +98,7 @@ FEED_FORWARD = [((2, 5, 5, 24), 20, 0.0), ((3, 1, 40), 24, 0.3), ((2, 3, 3, 12),
 def test_feed_forward(branches, shape, H, rate, dtype):
     W = shape[-1]
     dropping = Dropping(rate=rate, path=rate, seed=seed(), stream=32) if rate else NOTHING
-    inner = dropping.on_stream(2, rate)
+    inner = dropping.inside(rate)
     factor, hidden_factor = branch_factor(dropping, shape), gelu_factor(inner, math.prod(shape[:-1]), H)
 
     def reference(x, norm_weight, norm_bias, up, up_bias, down, down_bias):
@@ -109,7 +117,7 @@ def test_attention(branches, N, H, d, P, rate, dtype):
     key_mask = torch.zeros(B, 1, N)
     key_mask[1, :, (N + 2) // 2 :] = -math.inf
     dropping = Dropping(rate=rate, seed=seed(), stream=32) if rate else NOTHING
-    inner = dropping.on_stream(2, rate)
+    inner = dropping.inside(rate)
     factor, weight_factor = branch_factor(dropping, (B, N, D)), attention_factor(branches, inner, B, N, H, d)
 
     def reference(atom, pair, norm_weight, norm_bias, qkv_weight, pair_weight, pair_bias, out, out_bias):
@@ -120,8 +128,8 @@ def test_attention(branches, N, H, d, P, rate, dtype):
         return atom + factor * (mixed.transpose(1, 2).reshape(B, N, D) @ out.t() + out_bias)
 
     arguments = (
-        random(B, N, D), random(B, N, N, P), random(D), random(D), random(3 * D, D, gain=D**-0.5), random(H, P, gain=0.3),
-        random(H), random(D, D, gain=D**-0.5), random(D),
+        random(B, N, D), random(B, N, N, P), random(D), random(D), random(3 * D, D, gain=D**-0.5),
+        random(H, P, gain=0.3), random(H), random(D, D, gain=D**-0.5), random(D),
     )  # fmt: skip
     apply = branches.FusedAttentionFunction.apply
     fused = lambda atom, pair, *w: apply(atom, pair, key_mask.to(atom.dtype), dropping, inner, *w)  # noqa: E731
@@ -135,7 +143,7 @@ def attention_factor(branches, inner, B, N, H, d):
     qkv, mixed = torch.zeros(B, N, 3, H, d), torch.empty(B, N, H * d)
     qkv[:, range(N), 2, :, range(N)] = 1.0
     tensors = (qkv, torch.zeros(B * N * N, H), torch.zeros(B, N), mixed)
-    branches.launch_attention(branches.attention_kernels.attention, (B, N, H * d), H, inner, *tensors)
+    branches.launch_attention("attention_kernels.attention", (B, N, H * d), H, inner, *tensors)
     return (mixed.view(B, N, H, d)[..., :N] * N).permute(0, 2, 1, 3).double()
 
 
@@ -159,7 +167,7 @@ def test_outer_product(branches, N, D, h, P, rate, dtype):
         random(h, h * P), random(P),
     )  # fmt: skip
     apply = branches.FusedOuterProductFunction.apply
-    fused = lambda pair, atom, *w: apply(pair, atom, count, valid.to(atom.dtype), epsilon, dropping, *w)  # noqa: E731
+    fused = lambda pair, atom, *w: apply(pair, atom, count, valid.to(atom.dtype), dropping, *w)  # noqa: E731
     assert_same_function(fused, reference, arguments, dtype)
 
 
@@ -186,3 +194,81 @@ def test_triangle(branches, N, P, h, rate, dtype):
     )  # fmt: skip
     apply = branches.FusedTriangleFunction.apply
     assert_same_function(lambda x, *w: apply(x, scale.to(x.dtype), dropping, *w), reference, arguments, dtype)
+
+
+SIZE = preset("0.03M", layers=2)
+
+
+def model_and_input(num_atoms=(4, 1, 6), **changes):
+    torch.manual_seed(0)
+    model = TwoTrackBackbone(dataclasses.replace(SIZE, **changes)).train()
+    for parameter in model.parameters():  # biases and gates that matter
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    batch = collate(random_columns(list(num_atoms)))
+    return model, DenoiseObjective(DenoiseConfig()).corrupt(batch, keys(range(len(num_atoms)))).input
+
+
+def results_of(model, batch):
+    """Representations of what is no padding, and gradients of a function of them."""
+    torch.manual_seed(1)
+    seen = model(batch)
+    valid_BNN = seen.valid_BN[:, :, None] & seen.valid_BN[:, None, :]
+    found = [seen.atom_BND[seen.valid_BN], seen.pair_BNNP[valid_BNN]]
+    gradients = torch.autograd.grad(sum(x.square().mean() for x in found), list(model.parameters()), allow_unused=True)
+    return [*found, *(gradient for gradient in gradients if gradient is not None)]
+
+
+def test_a_whole_model_of_molecules_of_several_sizes(branches):
+    model, batch = model_and_input((4, 1, 2))
+    with torch_only():
+        expected = results_of(model, batch)
+        started = []
+        with launching.kernels_switched(True), launching.launches_seen_by(lambda name, tensors: started.append(name)):
+            found = results_of(model, batch)
+    assert len(started) > 40
+    assert len(found) == len(expected)
+    for wanted, value in zip(expected, found, strict=True):
+        assert (value - wanted).norm() < 1e-4 * wanted.norm() + 1e-6
+
+
+def test_layers_that_are_computed_twice_drop_the_same_both_times(branches):
+    changes = {"layers": 1, **dict.fromkeys(DROPOUTS, 0.3)}
+    with launching.kernels_switched(True):
+        kept = results_of(*model_and_input((2, 1), **changes))
+        recomputed = results_of(*model_and_input((2, 1), **changes, checkpoint_every=1))
+    for expected, value in zip(kept, recomputed, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_draws_have_their_probability_and_differ_by_place_layer_and_branch(branches):
+    shape, rate = (4, 64, 128), 0.25
+    of_batch = Dropping(seed=seed())
+    factors = [
+        branch_factor(of_batch.of_branch(layer, branch, rate, 0.0), shape) for layer in (0, 1) for branch in (0, 4)
+    ]
+    for factor in factors:
+        assert factor.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)])
+        assert (factor == 0).double().mean().item() == pytest.approx(rate, abs=0.01)
+        assert (factor == 0).double().mean((0, 1)).std() < 0.05  # of every channel
+    for first in range(4):
+        for second in range(first):
+            both = ((factors[first] == 0) & (factors[second] == 0)).double().mean().item()
+            assert both == pytest.approx(rate**2, abs=0.01)
+    shared = branch_factor(of_batch.of_branch(0, 3, rate, 0.0), shape, sharing=8).view(4, 8, 8, 128)
+    assert (shared == shared[:, :, :1]).all()
+    left_out = branch_factor(of_batch.of_branch(0, 0, 0.0, 0.5), (64, 2, 16)).flatten(1)
+    assert (left_out == left_out[:, :1]).all()
+    assert (left_out[:, 0] == 0).double().mean().item() == pytest.approx(0.5, abs=0.2)
+
+
+def test_kernels_are_for_gpus_and_molecules_of_a_usual_size():
+    atom_BND, pair_BNNP = torch.zeros(2, 3, 16), torch.zeros(2, 3, 3, 8)
+    assert not launching.suits(pair_BNNP, atom_BND)
+    with launching.kernels_switched(True):
+        assert launching.suits(pair_BNNP, atom_BND)
+        assert not launching.suits(pair_BNNP, atom_BND.double())
+        assert not launching.suits(pair_BNNP.bfloat16(), atom_BND)
+        many = launching.MAX_NODES + 1
+        assert not launching.suits(torch.zeros(1, many, many, 1), torch.zeros(1, many, 1))
+        meta = torch.empty(2**20, 30, 30, 512, device="meta"), torch.empty(2**20, 30, 768, device="meta")
+        assert not launching.suits(*meta)

@@ -1,7 +1,7 @@
 """Triton kernels of attention with a bias per pair and head, for molecules whose N × N logits fit into one block.
 
-A program takes one molecule and GROUP heads, one after another: the bias lies in rows of pairs [B·N², H], and heads that
-are neighbours there come with the same reads of memory. Shapes: B molecules, N nodes in blocks of BN, H heads of d
+A program takes one molecule and GROUP heads, one after another: the bias lies in rows of pairs [B·N², H], and
+neighbouring heads come with the same reads of memory. Shapes: B molecules, N nodes in blocks of BN, H heads of d
 channels in blocks of BD, D = H·d.
 """
 
@@ -65,7 +65,7 @@ def attention_backward(
     CHANNELS: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr,
     GROUP: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of queries, keys and values [B·N, 3D] and of the bias [B·N², H]; the weights are made again."""
+    """Write the gradients of queries, keys, values [B·N, 3D] and of the bias [B·N², H]; weights are made again."""
     molecule, first = tl.program_id(0), tl.program_id(1) * GROUP
     node, channel = tl.arange(0, BN), tl.arange(0, BD)
     here = (node < N)[:, None] & (channel < CHANNELS)[None, :]

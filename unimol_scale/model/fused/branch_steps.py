@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unimol_scale.model.fused import row_kernels, triangle_kernels
 from unimol_scale.model.fused.dropping import NOTHING, Dropping
 from unimol_scale.model.fused.launching import block, launch, programs, rows_per_block
 from unimol_scale.model.kernels import NORM_EPSILON
@@ -43,7 +42,7 @@ def add_rows(parts_RW: Tensor, dtype: torch.dtype) -> Tensor:
     R, W = parts_RW.shape
     total_W = parts_RW.new_empty(W, dtype=dtype)
     grid = (-(-W // _SUM_COLUMNS),)
-    launch(row_kernels.sum_partials, grid, parts_RW, total_W, R, W, BR=_SUM_ROWS, BW=_SUM_COLUMNS)
+    launch("row_kernels.sum_partials", grid, parts_RW, total_W, R, W, BR=_SUM_ROWS, BW=_SUM_COLUMNS)
     return total_W
 
 
@@ -62,7 +61,7 @@ def _drawn(dropping: Dropping, instead: Tensor) -> tuple[Tensor, int]:
 
 
 def _strides(x: Tensor, R: int) -> tuple[int, int, int, int]:
-    """Return rows a batch and the steps of batch, row and channel: of rows [R, W], or of channels first [B, W, pitch]."""
+    """Return rows a batch and the steps of batch, row and channel, of rows [R, W] or channels first [B, W, pitch]."""
     if x.dim() == 2:
         return R, 0, x.shape[1], 1
     return R // len(x), x.shape[1] * x.shape[2], 1, x.shape[2]
@@ -81,19 +80,25 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, R: int | None = None) ->
     y, statistics = x.new_empty(R, W), x.new_empty(2, R, dtype=torch.float32)
     grid, sizes = _blocks(R, W)
     tensors = (x, weight, bias, y, statistics[0], statistics[1])
-    launch(row_kernels.layer_norm, grid, *tensors, R, *_strides(x, R), EPSILON=NORM_EPSILON, **sizes)
+    launch("row_kernels.layer_norm", grid, *tensors, R, *_strides(x, R), EPSILON=NORM_EPSILON, **sizes)
     return y, statistics[0], statistics[1]
 
 
 def layer_norm_backward(
-    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, sums: tuple[Tensor, int], residual: Tensor | None
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    sums: tuple[Tensor, int],
+    residual: Tensor | None,
 ) -> Tensor:
     """Return the gradient of x, in its layout, added to that of a residual; sums are of the norm's weight and bias."""
     grad_x = torch.empty_like(x)
     grid, sizes = _shared(len(weight))
     tensors = (grad, x, mean, rstd, weight, grad if residual is None else residual, grad_x)
     numbers = (len(grad), *_strides(x, len(grad)))
-    launch(row_kernels.layer_norm_backward, grid, *tensors, *sums, *numbers, RESIDUAL=residual is not None, **sizes)
+    launch("row_kernels.layer_norm_backward", grid, *tensors, *sums, *numbers, RESIDUAL=residual is not None, **sizes)
     return grad_x
 
 
@@ -113,7 +118,7 @@ def add_branch(
     grid, sizes = _blocks(*x.shape)
     tensors = (x, update, update if gate is None else gate, update, *_drawn(dropping, x))
     constants = {"GATED": gate is not None, **dropping.constants()}
-    launch(row_kernels.add_branch, grid, *tensors, len(x), sharing, molecule, **sizes, **constants)
+    launch("row_kernels.add_branch", grid, *tensors, len(x), sharing, molecule, **sizes, **constants)
     return update
 
 
@@ -125,17 +130,23 @@ def enter_backward(
     grad_update, normal = torch.empty_like(grad), torch.empty_like(x)
     grid, sizes = _shared(x.shape[1])
     tensors = (grad, x, *statistics, *norm, grad_update, normal, *sums, *_drawn(dropping, x))
-    launch(row_kernels.enter_backward, grid, *tensors, len(x), molecule, **sizes, **dropping.constants())
+    launch("row_kernels.enter_backward", grid, *tensors, len(x), molecule, **sizes, **dropping.constants())
     return grad_update, normal
 
 
 def gate_backward(
-    grad: Tensor, update: Tensor, gate: Tensor, sums: tuple[Tensor, int], dropping: Dropping, molecule: int, sharing: int
+    grad: Tensor,
+    update: Tensor,
+    gate: Tensor,
+    sums: tuple[Tensor, int],
+    dropping: Dropping,
+    molecule: int,
+    sharing: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of both factors of a gated branch, in the memory of the other; the sums are of their biases."""
+    """Return the gradients of both factors of a gated branch, each in the memory of the other; sums are of biases."""
     grid, sizes = _shared(grad.shape[1])
     tensors = (grad, update, gate, gate, update, *sums, *_drawn(dropping, grad))
-    launch(row_kernels.gate_backward, grid, *tensors, len(grad), sharing, molecule, **sizes, **dropping.constants())
+    launch("row_kernels.gate_backward", grid, *tensors, len(grad), sharing, molecule, **sizes, **dropping.constants())
     return gate, update
 
 
@@ -144,7 +155,7 @@ def gelu(hidden: Tensor, dropping: Dropping = NOTHING) -> Tensor:
     active = torch.empty_like(hidden)
     grid, sizes = _blocks(*hidden.shape)
     tensors = (hidden, active, *_drawn(dropping, hidden))
-    launch(row_kernels.gelu, grid, *tensors, len(hidden), **sizes, **dropping.of_values())
+    launch("row_kernels.gelu", grid, *tensors, len(hidden), **sizes, **dropping.of_values())
     return active
 
 
@@ -155,7 +166,7 @@ def gelu_backward(
     active = torch.empty_like(hidden)
     grid, sizes = _shared(hidden.shape[1])
     tensors = (hidden, grad_active, active, grad_active, *sums, *_drawn(dropping, hidden))
-    launch(row_kernels.gelu_backward, grid, *tensors, len(hidden), **sizes, **dropping.of_values())
+    launch("row_kernels.gelu_backward", grid, *tensors, len(hidden), **sizes, **dropping.of_values())
     return active, grad_active
 
 
@@ -164,5 +175,5 @@ def channels_to_rows(x_BWX: Tensor, R: int, sums: tuple[Tensor, int]) -> Tensor:
     B, W, pitch = x_BWX.shape
     rows = x_BWX.new_empty(R, W)
     grid, sizes = _shared(W)
-    launch(triangle_kernels.channels_to_rows, grid, x_BWX, rows, *sums, R, R // B, pitch, **sizes)
+    launch("triangle_kernels.channels_to_rows", grid, x_BWX, rows, *sums, R, R // B, pitch, **sizes)
     return rows

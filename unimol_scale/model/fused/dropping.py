@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# A layer's branches draw from streams of their own; the second of a pair is for branches left out as a whole.
-STREAMS_PER_LAYER = 32
+# A branch draws from streams of its own: its dropout, whether it is left out, and what is dropped inside of it.
+INNER_STREAM, STREAMS_PER_BRANCH, STREAMS_PER_LAYER = 2, 4, 32
 _WORDS = 2**32
 
 
@@ -27,7 +27,7 @@ class Dropping:
     stream: int = 0
 
     def constants(self) -> dict[str, float]:
-        """Return what a kernel is compiled with: limits of 32 random bits below which a value is dropped, and factors."""
+        """Return what a kernel is compiled with: the 32 random bits below which a value is dropped, and factors."""
         return {
             "THRESHOLD": round(self.rate * _WORDS),
             "SCALE": 1.0 / (1.0 - self.rate),
@@ -39,9 +39,14 @@ class Dropping:
         """Return those of them that concern single values."""
         return {name: value for name, value in self.constants().items() if not name.startswith("PATH")}
 
-    def on_stream(self, stream: int, rate: float) -> "Dropping":
+    def of_branch(self, layer: int, branch: int, rate: float, path: float) -> "Dropping":
+        """Return what a branch of a layer drops."""
+        stream = STREAMS_PER_LAYER * layer + STREAMS_PER_BRANCH * branch
+        return replace(self, rate=rate, path=path, stream=stream)
+
+    def inside(self, rate: float) -> "Dropping":
         """Return the dropout of a tensor inside of this branch."""
-        return replace(self, rate=rate, path=0.0, stream=self.stream + stream)
+        return replace(self, rate=rate, path=0.0, stream=self.stream + INNER_STREAM)
 
 
 NOTHING = Dropping()

@@ -11,9 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimol_scale.model.fused import attention_kernels, outer_product_kernels, triangle_kernels
-from unimol_scale.model.fused.dropping import Dropping
-from unimol_scale.model.fused.launching import PITCH, block, in_fp32, launch, programs, rows_per_block
 from unimol_scale.model.fused.branch_steps import (
     PartialSums,
     add_branch,
@@ -26,6 +23,9 @@ from unimol_scale.model.fused.branch_steps import (
     layer_norm,
     layer_norm_backward,
 )
+from unimol_scale.model.fused.dropping import Dropping
+from unimol_scale.model.fused.launching import PITCH, block, in_fp32, launch, programs, rows_per_block
+from unimol_scale.model.kernels import OUTER_PRODUCT_EPSILON
 
 # Heads that a program computes one after another: as many as lie in 32 bytes of a row of the bias in bf16.
 HEADS_PER_PROGRAM = 16
@@ -94,7 +94,7 @@ class FusedAttentionFunction(torch.autograd.Function):
         qkv_M3D, bias_RH = normal @ qkv_weight.t(), _rows(pair_BNNP) @ pair_weight.t()
         mixed_MD = torch.empty_like(rows)
         tensors = (qkv_M3D, bias_RH, key_mask_BN)
-        launch_attention(attention_kernels.attention, atom_BND.shape, len(pair_weight), inner, *tensors, mixed_MD)
+        launch_attention("attention_kernels.attention", atom_BND.shape, len(pair_weight), inner, *tensors, mixed_MD)
         update = torch.addmm(out_bias, mixed_MD, out_weight.t())
         ctx.save_for_backward(
             rows, mean, rstd, *tensors, mixed_MD, pair_BNNP,
@@ -118,7 +118,7 @@ class FusedAttentionFunction(torch.autograd.Function):
         grad_out_weight = grad_update.t() @ mixed_MD
         grad_qkv, grad_bias = torch.empty_like(qkv_M3D), torch.empty_like(bias_RH)
         tensors = (grad_update @ out_weight, qkv_M3D, bias_RH, key_mask_BN, grad_qkv, grad_bias)
-        launch_attention(attention_kernels.attention_backward, grad.shape, len(pair_weight), ctx.inner, *tensors)
+        launch_attention("attention_kernels.attention_backward", grad.shape, len(pair_weight), ctx.inner, *tensors)
         grad_qkv_weight, grad_pair_weight = grad_qkv.t() @ normal, grad_bias.t() @ _rows(pair_BNNP)
         grad_pair = (grad_bias @ pair_weight).view_as(pair_BNNP)
         grad_x = layer_norm_backward(
@@ -129,7 +129,7 @@ class FusedAttentionFunction(torch.autograd.Function):
         return grad_x.view_as(grad), grad_pair, None, None, None, *norm_sums, *of_maps
 
 
-def launch_attention(kernel: Any, shape_BND: Sequence[int], H: int, inner: Dropping, *tensors: Tensor) -> None:  # noqa: ANN401
+def launch_attention(kernel: str, shape_BND: Sequence[int], H: int, inner: Dropping, *tensors: Tensor) -> None:
     """Start a kernel of attention of nodes [B, N, D] with H heads; the first of its tensors tells the dtype."""
     (B, N, D), x = shape_BND, tensors[0]
     group = min(H, HEADS_PER_PROGRAM)
@@ -149,7 +149,6 @@ class FusedOuterProductFunction(torch.autograd.Function):
         atom_BND: Tensor,
         count_B: Tensor,
         valid_BN1: Tensor,
-        epsilon: float,
         dropping: Dropping,
         *weights: Tensor,
     ) -> Tensor:
@@ -161,14 +160,14 @@ class FusedOuterProductFunction(torch.autograd.Function):
         T_MX = factors_Mk[:, :h] @ weight_hX
         y_BNNP = torch.empty_like(pair_BNNP, memory_format=torch.contiguous_format)
         BP = min(block(P), OUTER_CHANNELS)
-        ctx.seed, ctx.stream, ctx.dropping = (y_BNNP if dropping.seed is None else dropping.seed), dropping.stream, dropping
+        ctx.seed, ctx.stream = (y_BNNP if dropping.seed is None else dropping.seed), dropping.stream
         ctx.sizes = {
-            "h": h, "P": P, "EPSILON": epsilon, "BN": block(N), "BH": block(h), "BP": BP, "WIDTH": block(P),
-            "WIDE": in_fp32(atom_BND), **dropping.constants(),
+            "h": h, "P": P, "EPSILON": OUTER_PRODUCT_EPSILON, "BN": block(N), "BH": block(h), "BP": BP,
+            "WIDTH": block(P), "WIDE": in_fp32(atom_BND), **dropping.constants(),
         }  # fmt: skip
         known = (factors_Mk, count_B.contiguous(), valid_BN1.contiguous())
         launch(
-            outer_product_kernels.outer_product, (B * N, -(-P // BP)),
+            "outer_product_kernels.outer_product", (B * N, -(-P // BP)),
             pair_BNNP.contiguous(), T_MX, *known, bias_P, y_BNNP, ctx.seed, ctx.stream, N, **ctx.sizes,
         )  # fmt: skip
         ctx.save_for_backward(rows, mean, rstd, *known, norm_weight, norm_bias, project_weight, weight_hX)
@@ -183,7 +182,7 @@ class FusedOuterProductFunction(torch.autograd.Function):
         bias_sums_MP = rows.new_empty(M, P, dtype=torch.float32)
         outputs = (grad_T_MX, grad_b_MNh, bias_sums_MP)
         launch(
-            outer_product_kernels.outer_product_backward, (M,),
+            "outer_product_kernels.outer_product_backward", (M,),
             grad_BNNP.contiguous(), T_MX, *known, *outputs, ctx.seed, ctx.stream, N, **ctx.sizes,
         )  # fmt: skip
         grad_weight = factors_Mk[:, :h].t() @ grad_T_MX
@@ -192,7 +191,7 @@ class FusedOuterProductFunction(torch.autograd.Function):
         sums = PartialSums(rows, 2 * h, D, D)
         block_of = {"h": h, "BR": rows_per_block(h), "BH": block(h)}
         launch(
-            outer_product_kernels.sum_over_first_nodes, (programs(),),
+            "outer_product_kernels.sum_over_first_nodes", (programs(),),
             grad_b_MNh, grad_factors, *sums.of(0), M, N, **block_of,
         )  # fmt: skip
         normal, _, _ = layer_norm(rows, norm_weight, norm_bias)
@@ -202,7 +201,7 @@ class FusedOuterProductFunction(torch.autograd.Function):
         )
         project_sum, *norm_sums = sums.total()
         of_maps = (grad_project, project_sum, grad_weight, add_rows(bias_sums_MP, rows.dtype))
-        return grad_BNNP, grad_atom.view(B, N, D), None, None, None, None, *norm_sums, *of_maps
+        return grad_BNNP, grad_atom.view(B, N, D), None, None, None, *norm_sums, *of_maps
 
 
 class FusedTriangleFunction(torch.autograd.Function):
@@ -225,7 +224,7 @@ class FusedTriangleFunction(torch.autograd.Function):
         ctx.sizes = {"BN": block(N), "WIDE": in_fp32(rows)}
         tensors = (project_BcX, project_bias, scale_BNN)
         numbers = (N, h, project_BcX.shape[2])
-        launch(triangle_kernels.triangle_products, (B, h), *tensors, product_BhX, *numbers, **ctx.sizes)
+        launch("triangle_kernels.triangle_products", (B, h), *tensors, product_BhX, *numbers, **ctx.sizes)
         inner, _, _ = layer_norm(product_BhX, inner_weight, inner_bias, len(rows))
         update, gate = torch.addmm(out_bias, inner, out_weight.t()), torch.addmm(gate_bias, normal, gate_weight.t())
         ctx.save_for_backward(rows, mean, rstd, project_BcX, product_BhX, scale_BNN, *weights)
@@ -254,7 +253,7 @@ class FusedTriangleFunction(torch.autograd.Function):
         )
         grad_project_BcX = torch.empty_like(project_BcX)
         tensors = (grad_product_BhX, project_BcX, project_bias, scale_BNN, grad_project_BcX)
-        launch(triangle_kernels.triangle_products_backward, (B, h), *tensors, *ctx.numbers, **ctx.sizes)
+        launch("triangle_kernels.triangle_products_backward", (B, h), *tensors, *ctx.numbers, **ctx.sizes)
         grad_project = channels_to_rows(grad_project_BcX, R, sums.of(4))
         grad_project_weight = grad_project.t() @ normal
         grad_normal = (grad_gate @ gate_weight).addmm_(grad_project, project_weight)

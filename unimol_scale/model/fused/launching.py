@@ -6,6 +6,7 @@ that runs the kernels on the CPU, slowly, for tests.
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -83,21 +84,27 @@ def launches_seen_by(watcher: Callable[[str, list[Tensor]], None]) -> Iterator[N
         _watchers.remove(watcher)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
-    """Start a kernel; on tensors without numbers it is only seen.
+def launch(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
+    """Start a kernel; on tensors without numbers it is only seen, and needs no Triton.
 
     Args:
-        kernel: a Triton function.
+        kernel: name of its file in this folder and its own, with a point between.
         grid: how many programs.
         arguments: its tensors and numbers.
         constants: what it is compiled with.
     """
     tensors = [x for x in arguments if isinstance(x, Tensor)]
     for watcher in _watchers:
-        watcher(getattr(kernel, "__name__", str(kernel)), tensors)
+        watcher(kernel, tensors)
     if tensors[0].device.type == "meta" or isinstance(tensors[0], FakeTensor):
         return
-    kernel[grid](*arguments, **constants)
+    _kernel(kernel)[grid](*arguments, **constants)
+
+
+@functools.cache
+def _kernel(name: str) -> Any:  # noqa: ANN401
+    file, function = name.split(".")
+    return getattr(importlib.import_module(f"{__package__}.{file}"), function)
 
 
 @functools.cache

@@ -89,7 +89,7 @@ def outer_product_backward(
 def sum_over_first_nodes(
     grad_b_ptr, grad_factors_ptr, partial_ptr, PARTIAL_STEP, R, N, h: tl.constexpr, BR: tl.constexpr, BH: tl.constexpr
 ):  # fmt: skip
-    """Write Σ_i of the gradients of b into the second half of the factors' gradient, and partial sums of both halves."""
+    """Write Σ_i of the gradients of b as second half of the factors' gradient, and partial sums of both halves."""
     d = tl.arange(0, BH)
     a_sum, b_sum = tl.zeros((BH,), tl.float32), tl.zeros((BH,), tl.float32)
     for first in range(tl.program_id(0) * BR, R, tl.num_programs(0) * BR):
