@@ -217,7 +217,7 @@ class FeedForward(nn.Module):
         return feed_forward(
             x, self.norm_weight, self.norm_bias, self.up_weight, self.up_bias, self.down_weight, self.down_bias,
             residual=residual, dropout=self.dropout if self.training else 0.0,
-            nodes_B=masks and masks.nodes_B, dropping=masks and masks.dropping,
+            nodes_B=masks.nodes_B if masks else None, dropping=masks.dropping if masks else None,
         )  # fmt: skip
 
 

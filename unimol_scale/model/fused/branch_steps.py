@@ -34,7 +34,7 @@ class PartialSums:
 
     def total(self) -> Sequence[Tensor]:
         """Return the sums."""
-        return add_rows(self.parts, self.dtype).split(self.widths)
+        return torch.split(add_rows(self.parts, self.dtype), list(self.widths))
 
 
 def add_rows(parts_RW: Tensor, dtype: torch.dtype) -> Tensor:
@@ -56,8 +56,9 @@ def _shared(W: int) -> tuple[tuple[int], dict[str, int]]:
     return (programs(),), _blocks(1, W)[1]
 
 
-def _drawn(dropping: Dropping, instead: Tensor) -> tuple[Tensor, int]:
-    return (instead if dropping.seed is None else dropping.seed), dropping.stream
+def drawn_from(dropping: Dropping, x: Tensor) -> tuple[Tensor, int]:
+    """Return the seed, or a part of x without values where nothing is dropped, and the stream."""
+    return (x[:0] if dropping.seed is None else dropping.seed), dropping.stream
 
 
 def _strides(x: Tensor, R: int) -> tuple[int, int, int, int]:
@@ -96,7 +97,7 @@ def layer_norm_backward(
     """Return the gradient of x, in its layout, added to that of a residual; sums are of the norm's weight and bias."""
     grad_x = torch.empty_like(x)
     grid, sizes = _shared(len(weight))
-    tensors = (grad, x, mean, rstd, weight, grad if residual is None else residual, grad_x)
+    tensors = (grad, x, mean, rstd, weight, grad[:0] if residual is None else residual, grad_x)
     numbers = (len(grad), *_strides(x, len(grad)))
     launch("row_kernels.layer_norm_backward", grid, *tensors, *sums, *numbers, RESIDUAL=residual is not None, **sizes)
     return grad_x
@@ -116,7 +117,7 @@ def add_branch(
         sharing: consecutive rows that share a draw.
     """
     grid, sizes = _blocks(*x.shape)
-    tensors = (x, update, update if gate is None else gate, update, *_drawn(dropping, x))
+    tensors = (x, update, update[:0] if gate is None else gate, update, *drawn_from(dropping, x))
     constants = {"GATED": gate is not None, **dropping.constants()}
     launch("row_kernels.add_branch", grid, *tensors, len(x), sharing, molecule, **sizes, **constants)
     return update
@@ -129,7 +130,7 @@ def enter_backward(
     """Return the gradient of a branch's last map and the branch's normalised input; the sums are of the map's bias."""
     grad_update, normal = torch.empty_like(grad), torch.empty_like(x)
     grid, sizes = _shared(x.shape[1])
-    tensors = (grad, x, *statistics, *norm, grad_update, normal, *sums, *_drawn(dropping, x))
+    tensors = (grad, x, *statistics, *norm, grad_update, normal, *sums, *drawn_from(dropping, x))
     launch("row_kernels.enter_backward", grid, *tensors, len(x), molecule, **sizes, **dropping.constants())
     return grad_update, normal
 
@@ -145,7 +146,7 @@ def gate_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of both factors of a gated branch, each in the memory of the other; sums are of biases."""
     grid, sizes = _shared(grad.shape[1])
-    tensors = (grad, update, gate, gate, update, *sums, *_drawn(dropping, grad))
+    tensors = (grad, update, gate, gate, update, *sums, *drawn_from(dropping, grad))
     launch("row_kernels.gate_backward", grid, *tensors, len(grad), sharing, molecule, **sizes, **dropping.constants())
     return gate, update
 
@@ -154,7 +155,7 @@ def gelu(hidden: Tensor, dropping: Dropping = NOTHING) -> Tensor:
     """Return dropout(GELU(hidden))."""
     active = torch.empty_like(hidden)
     grid, sizes = _blocks(*hidden.shape)
-    tensors = (hidden, active, *_drawn(dropping, hidden))
+    tensors = (hidden, active, *drawn_from(dropping, hidden))
     launch("row_kernels.gelu", grid, *tensors, len(hidden), **sizes, **dropping.of_values())
     return active
 
@@ -165,7 +166,7 @@ def gelu_backward(
     """Return dropout(GELU(hidden)) and the gradient of hidden, in the memory of ``grad_active``; sums are of a bias."""
     active = torch.empty_like(hidden)
     grid, sizes = _shared(hidden.shape[1])
-    tensors = (hidden, grad_active, active, grad_active, *sums, *_drawn(dropping, hidden))
+    tensors = (hidden, grad_active, active, grad_active, *sums, *drawn_from(dropping, hidden))
     launch("row_kernels.gelu_backward", grid, *tensors, len(hidden), **sizes, **dropping.of_values())
     return active, grad_active
 

@@ -16,6 +16,7 @@ from unimol_scale.model.fused.branch_steps import (
     add_branch,
     add_rows,
     channels_to_rows,
+    drawn_from,
     enter_backward,
     gate_backward,
     gelu,
@@ -31,8 +32,6 @@ from unimol_scale.model.kernels import OUTER_PRODUCT_EPSILON
 HEADS_PER_PROGRAM = 16
 # Pair channels that a program of the outer product holds.
 OUTER_CHANNELS = 128
-# Rows of partial sums that one program adds.
-SUMMED_ROWS = 128
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -134,9 +133,8 @@ def launch_attention(kernel: str, shape_BND: Sequence[int], H: int, inner: Dropp
     (B, N, D), x = shape_BND, tensors[0]
     group = min(H, HEADS_PER_PROGRAM)
     sizes = {"CHANNELS": D // H, "GROUP": group, "BN": block(N), "BD": block(D // H), "WIDE": in_fp32(x)}
-    drawn = (x if inner.seed is None else inner.seed, inner.stream)
     numbers = (N, H, D, (D // H) ** -0.5)
-    launch(kernel, (B, -(-H // group)), *tensors, *drawn, *numbers, **sizes, **inner.of_values())
+    launch(kernel, (B, -(-H // group)), *tensors, *drawn_from(inner, x), *numbers, **sizes, **inner.of_values())
 
 
 class FusedOuterProductFunction(torch.autograd.Function):
@@ -160,7 +158,7 @@ class FusedOuterProductFunction(torch.autograd.Function):
         T_MX = factors_Mk[:, :h] @ weight_hX
         y_BNNP = torch.empty_like(pair_BNNP, memory_format=torch.contiguous_format)
         BP = min(block(P), OUTER_CHANNELS)
-        ctx.seed, ctx.stream = (y_BNNP if dropping.seed is None else dropping.seed), dropping.stream
+        ctx.drawn = drawn_from(dropping, bias_P)
         ctx.sizes = {
             "h": h, "P": P, "EPSILON": OUTER_PRODUCT_EPSILON, "BN": block(N), "BH": block(h), "BP": BP,
             "WIDTH": block(P), "WIDE": in_fp32(atom_BND), **dropping.constants(),
@@ -168,7 +166,7 @@ class FusedOuterProductFunction(torch.autograd.Function):
         known = (factors_Mk, count_B.contiguous(), valid_BN1.contiguous())
         launch(
             "outer_product_kernels.outer_product", (B * N, -(-P // BP)),
-            pair_BNNP.contiguous(), T_MX, *known, bias_P, y_BNNP, ctx.seed, ctx.stream, N, **ctx.sizes,
+            pair_BNNP.contiguous(), T_MX, *known, bias_P, y_BNNP, *ctx.drawn, N, **ctx.sizes,
         )  # fmt: skip
         ctx.save_for_backward(rows, mean, rstd, *known, norm_weight, norm_bias, project_weight, weight_hX)
         return y_BNNP
@@ -183,7 +181,7 @@ class FusedOuterProductFunction(torch.autograd.Function):
         outputs = (grad_T_MX, grad_b_MNh, bias_sums_MP)
         launch(
             "outer_product_kernels.outer_product_backward", (M,),
-            grad_BNNP.contiguous(), T_MX, *known, *outputs, ctx.seed, ctx.stream, N, **ctx.sizes,
+            grad_BNNP.contiguous(), T_MX, *known, *outputs, *ctx.drawn, N, **ctx.sizes,
         )  # fmt: skip
         grad_weight = factors_Mk[:, :h].t() @ grad_T_MX
         grad_factors = torch.empty_like(factors_Mk)
