@@ -69,14 +69,17 @@ class KernelCount(TorchDispatchMode):
         self.bytes += sum(map(bytes_of, tensors))
 
 
-def count_kernels(model_config: ModelConfig, molecules: int, atoms: int, *, fused: bool) -> KernelCount:
-    """Return the counts of a forward and a backward pass in bf16 of the denoising objective.
+def count_kernels(
+    model_config: ModelConfig, molecules: int, atoms: int, *, fused: bool, dtype: torch.dtype = torch.bfloat16
+) -> KernelCount:
+    """Return the counts of a forward and a backward pass of the denoising objective.
 
     Args:
         model_config: of the model.
         molecules: in the micro-batch.
         atoms: of each.
         fused: whether Triton kernels compute the layers.
+        dtype: of the weights.
     """
     objective = build_objective(ObjectiveConfig(name="denoise"), model_config)
     batch = carbon_chains(MicroBatchShape(molecules=molecules, num_atoms=atoms))
@@ -84,7 +87,7 @@ def count_kernels(model_config: ModelConfig, molecules: int, atoms: int, *, fuse
     sample = objective.corrupt(batch, keys)
     meta = torch.device("meta")
     with meta:
-        model = objective.build_model(model_config).to(torch.bfloat16)
+        model = objective.build_model(model_config).to(dtype)
     moved = to_device(sample, meta)
     with contextlib.ExitStack() as stack:
         count = stack.enter_context(KernelCount())

@@ -6,6 +6,9 @@ those.
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ import torch.nn.functional as F
 
 from tests.helpers.molecules import random_columns
 from tests.helpers.random_keys import keys
+from tests.helpers.ranks import REPOSITORY
 from unimol_scale.data.batch import collate
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.fused import launching
@@ -272,3 +276,20 @@ def test_kernels_are_for_gpus_and_molecules_of_a_usual_size():
         assert not launching.suits(torch.zeros(1, many, many, 1), torch.zeros(1, many, 1))
         meta = torch.empty(2**20, 30, 30, 512, device="meta"), torch.empty(2**20, 30, 768, device="meta")
         assert not launching.suits(*meta)
+
+
+def test_every_kernel_compiles_for_a_gpu_that_is_not_there():
+    # What the interpreter does not see: types, shapes known at compile time, registers that do not suffice.
+    command = [sys.executable, "-m", "benchmarks.gpu.compile_kernels", "--atoms", "25", "--precision", "bf16"]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command, env={**environment, "PYTHONPATH": paths}, cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "_kernels." in line]
+    assert {spilled for *_, spilled in rows} == {"0"}
+    listed = {name for name, *_ in rows}
+    assert len(listed) == 15
+    for name in listed:
+        assert callable(launching.kernel_named(name))

@@ -25,7 +25,7 @@ from unimol_scale.model.fused.branch_steps import (
     layer_norm_backward,
 )
 from unimol_scale.model.fused.dropping import Dropping
-from unimol_scale.model.fused.launching import PITCH, block, in_fp32, launch, programs, rows_per_block
+from unimol_scale.model.fused.launching import MAX_NODES, PITCH, block, in_fp32, launch, programs, rows_per_block, warps
 from unimol_scale.model.kernels import OUTER_PRODUCT_EPSILON
 
 # Heads that a program computes one after another: as many as lie in 32 bytes of a row of the bias in bf16.
@@ -133,6 +133,7 @@ def launch_attention(kernel: str, shape_BND: Sequence[int], H: int, inner: Dropp
     (B, N, D), x = shape_BND, tensors[0]
     group = min(H, HEADS_PER_PROGRAM)
     sizes = {"CHANNELS": D // H, "GROUP": group, "BN": block(N), "BD": block(D // H), "WIDE": in_fp32(x)}
+    sizes["num_warps"] = warps(N)
     numbers = (N, H, D, (D // H) ** -0.5)
     launch(kernel, (B, -(-H // group)), *tensors, *drawn_from(inner, x), *numbers, **sizes, **inner.of_values())
 
@@ -161,7 +162,7 @@ class FusedOuterProductFunction(torch.autograd.Function):
         ctx.drawn = drawn_from(dropping, bias_P)
         ctx.sizes = {
             "h": h, "P": P, "EPSILON": OUTER_PRODUCT_EPSILON, "BN": block(N), "BH": block(h), "BP": BP,
-            "WIDTH": block(P), "WIDE": in_fp32(atom_BND), **dropping.constants(),
+            "WIDTH": block(P), "WIDE": in_fp32(atom_BND), "num_warps": warps(N), **dropping.constants(),
         }  # fmt: skip
         known = (factors_Mk, count_B.contiguous(), valid_BN1.contiguous())
         launch(
@@ -181,7 +182,7 @@ class FusedOuterProductFunction(torch.autograd.Function):
         outputs = (grad_T_MX, grad_b_MNh, bias_sums_MP)
         launch(
             "outer_product_kernels.outer_product_backward", (M,),
-            grad_BNNP.contiguous(), T_MX, *known, *outputs, *ctx.drawn, N, **ctx.sizes,
+            grad_BNNP.contiguous(), T_MX, *known, *outputs, *ctx.drawn, N, **ctx.sizes | {"num_warps": warps(MAX_NODES)},
         )  # fmt: skip
         grad_weight = factors_Mk[:, :h].t() @ grad_T_MX
         grad_factors = torch.empty_like(factors_Mk)
@@ -219,7 +220,7 @@ class FusedTriangleFunction(torch.autograd.Function):
         columns_BPQ = normal.view(B, Q, P).transpose(1, 2)
         torch.bmm(project_weight.expand(B, -1, -1), columns_BPQ, out=project_BcX[:, :, :Q])
         product_BhX = rows.new_empty(B, h, project_BcX.shape[2])
-        ctx.sizes = {"BN": block(N), "WIDE": in_fp32(rows)}
+        ctx.sizes = {"BN": block(N), "WIDE": in_fp32(rows), "num_warps": warps(N)}
         tensors = (project_BcX, project_bias, scale_BNN)
         numbers = (N, h, project_BcX.shape[2])
         launch("triangle_kernels.triangle_products", (B, h), *tensors, product_BhX, *numbers, **ctx.sizes)

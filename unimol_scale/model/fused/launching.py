@@ -13,20 +13,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch import Tensor, nn
 
 from unimol_scale.model.native.library import SWITCH
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # N × N logits and products are one block of a program's registers; rows of channels, too.
-MAX_NODES = 128
+MAX_NODES = 64
 MAX_CHANNELS = 4096
 # Places in a tensor are counted in 32 bits.
 MAX_ELEMENTS = 2**31 - 1
 # Vectors of 16 bytes, as tensor cores read them.
 PITCH = 8
 _MIN_BLOCK = 16
+_FEW_NODES = 32
 _enabled: bool | None = None
 _watchers: list[Callable[[str, list[Tensor]], None]] = []
 
@@ -42,7 +42,7 @@ def suits(pair_BNNP: Tensor, atom_BND: Tensor, *others: Tensor) -> bool:
     B, N, D = atom_BND.shape
     P = pair_BNNP.shape[-1]
     return (
-        _are_on(atom_BND.device.type)
+        _are_on(atom_BND)
         and atom_BND.dtype in DTYPES
         and all(x.dtype == atom_BND.dtype for x in (pair_BNNP, *others))
         and N <= MAX_NODES
@@ -51,10 +51,11 @@ def suits(pair_BNNP: Tensor, atom_BND: Tensor, *others: Tensor) -> bool:
     )
 
 
-def _are_on(device: str) -> bool:
+def _are_on(x: Tensor) -> bool:
     if _enabled is not None:
         return _enabled
-    return device == "cuda" and os.environ.get(SWITCH, "").lower() != "torch" and has_triton()
+    # Products in fp32 inside of kernels have no tensor cores and do not fit into the registers: torch's are faster.
+    return x.is_cuda and x.dtype != torch.float32 and os.environ.get(SWITCH, "").lower() != "torch" and has_triton()
 
 
 @functools.cache
@@ -85,7 +86,7 @@ def launches_seen_by(watcher: Callable[[str, list[Tensor]], None]) -> Iterator[N
 
 
 def launch(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
-    """Start a kernel; on tensors without numbers it is only seen, and needs no Triton.
+    """Start a kernel; on tensors without numbers, meta or fake ones, it is only seen, and needs no Triton.
 
     Args:
         kernel: name of its file in this folder and its own, with a point between.
@@ -96,13 +97,14 @@ def launch(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: Any
     tensors = [x for x in arguments if isinstance(x, Tensor)]
     for watcher in _watchers:
         watcher(kernel, tensors)
-    if tensors[0].device.type == "meta" or isinstance(tensors[0], FakeTensor):
+    if tensors[0].device.type == "meta" or type(tensors[0]) not in (Tensor, nn.Parameter):
         return
-    _kernel(kernel)[grid](*arguments, **constants)
+    kernel_named(kernel)[grid](*arguments, **constants)
 
 
 @functools.cache
-def _kernel(name: str) -> Any:  # noqa: ANN401
+def kernel_named(name: str) -> Any:  # noqa: ANN401
+    """Return a kernel by the names of its file and its own."""
     file, function = name.split(".")
     return getattr(importlib.import_module(f"{__package__}.{file}"), function)
 
@@ -121,6 +123,11 @@ def in_fp32(x: Tensor) -> bool:
 def block(size: int) -> int:
     """Return the power of two that holds so many, at least what a matrix product wants."""
     return max(_MIN_BLOCK, 1 << (size - 1).bit_length())
+
+
+def warps(nodes: int) -> int:
+    """Return how many warps hold blocks of N × N numbers in their registers."""
+    return 4 if block(nodes) <= _FEW_NODES else 8
 
 
 def rows_per_block(width: int) -> int:
