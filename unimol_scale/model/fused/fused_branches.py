@@ -182,7 +182,8 @@ class FusedOuterProductFunction(torch.autograd.Function):
         outputs = (grad_T_MX, grad_b_MNh, bias_sums_MP)
         launch(
             "outer_product_kernels.outer_product_backward", (M,),
-            grad_BNNP.contiguous(), T_MX, *known, *outputs, *ctx.drawn, N, **ctx.sizes | {"num_warps": warps(MAX_NODES)},
+            grad_BNNP.contiguous(), T_MX, *known, *outputs, *ctx.drawn, N,
+            **{**ctx.sizes, "num_warps": warps(MAX_NODES)},
         )  # fmt: skip
         grad_weight = factors_Mk[:, :h].t() @ grad_T_MX
         grad_factors = torch.empty_like(factors_Mk)

@@ -31,20 +31,19 @@ _enabled: bool | None = None
 _watchers: list[Callable[[str, list[Tensor]], None]] = []
 
 
-def suits(pair_BNNP: Tensor, atom_BND: Tensor, *others: Tensor) -> bool:
+def suits(pair_BNNP: Tensor, atom_BND: Tensor) -> bool:
     """Return whether the kernels compute a layer's updates of these: on a GPU, of one dtype, molecules of a usual size.
 
     Args:
         pair_BNNP: pairs.
         atom_BND: nodes.
-        others: weights.
     """
     B, N, D = atom_BND.shape
     P = pair_BNNP.shape[-1]
     return (
         _are_on(atom_BND)
         and atom_BND.dtype in DTYPES
-        and all(x.dtype == atom_BND.dtype for x in (pair_BNNP, *others))
+        and pair_BNNP.dtype == atom_BND.dtype
         and N <= MAX_NODES
         and max(D, P) <= MAX_CHANNELS
         and B * N * max(N * 4 * P, 3 * D) <= MAX_ELEMENTS

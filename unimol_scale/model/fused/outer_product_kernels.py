@@ -35,7 +35,7 @@ def outer_product(
     j, d, channel = tl.arange(0, BN), tl.arange(0, BH), first + tl.arange(0, BP)
     b_here, here = (j < N)[:, None] & (d < h)[None, :], (j < N)[:, None] & (channel < P)[None, :]
     b = tl.load(factors_ptr + (molecule * N + j[:, None]) * (2 * h) + h + d[None, :], mask=b_here, other=0.0)
-    T_place = row * (h * P) + d[:, None] * P + channel[None, :]
+    T_place = row.to(tl.int64) * (h * P) + d[:, None] * P + channel[None, :]
     T = tl.load(T_ptr + T_place, mask=(d < h)[:, None] & (channel < P)[None, :], other=0.0)
     scale, undo = pair_scales(count_ptr, valid_ptr, molecule, node, N, j, EPSILON)
     bias = tl.load(bias_ptr + channel, mask=channel < P, other=0.0).to(tl.float32)
@@ -76,7 +76,7 @@ def outer_product_backward(
         tl.store(partial_ptr + row * P + channel, tl.sum(grad, 0) * undo, mask=channel < P)
         grad_z = (grad * scale[:, None]).to(b.dtype)
         T_here = (d < h)[:, None] & (channel < P)[None, :]
-        T_place = row * (h * P) + d[:, None] * P + channel[None, :]
+        T_place = row.to(tl.int64) * (h * P) + d[:, None] * P + channel[None, :]
         T = tl.load(T_ptr + T_place, mask=T_here, other=0.0)
         grad_b += dot(grad_z, tl.trans(T), WIDE)
         grad_T = dot(tl.trans(b), grad_z, WIDE)
