@@ -8,6 +8,7 @@
     model = us.from_pretrained(run)                         # model.embed(["CCO"])
     fitted = us.finetune(run, "solubility.csv", target="logS")
     found = us.predict(fitted, ["CCO", "c1ccccc1O"])
+    why = us.explain(fitted, ["c1ccccc1O"])                 # which atoms the prediction comes from
 
 A name is imported when it is first used: importing this package brings no torch, RDKit or Ray. Messages go to the
 loggers ``unimol_scale`` and ``conformer_gen``; ``logging.basicConfig(level=logging.INFO)`` shows them.
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from unimol_scale.api.estimators.classifier import MoleculeClassifier
     from unimol_scale.api.estimators.embedder import MoleculeEmbedder
     from unimol_scale.api.estimators.regressor import MoleculeRegressor
-    from unimol_scale.api.finetuned_model import FinetunedModel, finetune, predict
+    from unimol_scale.api.finetuned_model import FinetunedModel, explain, finetune, predict
     from unimol_scale.api.learning_rate_law import LearningRateLaw, fit_rate_law
     from unimol_scale.api.model_sharing import ShippedModel, push_to_hub, shipped_models
     from unimol_scale.api.predictions.molecule_predictions import MoleculePredictions
@@ -57,7 +58,7 @@ _HOMES = {
         "api.model_sharing": ("push_to_hub", "shipped_models", "ShippedModel"),
         "api.comparison": ("compare",),
         "downstream.comparison.compare": ("Comparison",),
-        "api.finetuned_model": ("finetune", "predict", "FinetunedModel"),
+        "api.finetuned_model": ("finetune", "predict", "explain", "FinetunedModel"),
         "api.predictions.molecule_predictions": ("MoleculePredictions",),
         "api.estimators.regressor": ("MoleculeRegressor",),
         "api.estimators.classifier": ("MoleculeClassifier",),
@@ -86,6 +87,7 @@ __all__ = [  # noqa: RUF022 - in the order of work
     "finetune",
     "compare",
     "predict",
+    "explain",
     "shipped_models",
     "push_to_hub",
     "ConformerStore",

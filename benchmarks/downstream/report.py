@@ -4,6 +4,7 @@ import datetime
 import json
 import math
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from unimol_scale.downstream.registry import METRICS
 from unimol_scale.engine.run.run_folder import read_summary
 from unimol_scale.store.shards import open_store
 
+# A path of the machine that a store is at: tables name its last folder.
+_FOLDER = re.compile(r"(?<= in )/[^\s,]+")
 Gains = Mapping[tuple[str, str, float], Gain]  # of set, start and share of labels
 # As the papers report them, with other splits of other sizes of model and of data: a scale, not a contest.
 PAPERS = {
@@ -290,7 +293,7 @@ def _words(one: Gain) -> str:
 def _leakage(cells: Sequence[Cell]) -> list[str]:
     """Return a line for each set and store; starts of one store have it in common."""
     found = {(c.set, c.outcome.leakage.removeprefix("leakage: ")) for c in cells if not c.scratch and c.outcome.leakage}
-    return [*(f"- {name}: {text}" for name, text in sorted(found)), ""]
+    return [*(f"- {name}: {_FOLDER.sub(lambda path: Path(path[0]).name, text)}" for name, text in sorted(found)), ""]
 
 
 def _draw(

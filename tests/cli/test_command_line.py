@@ -37,7 +37,7 @@ WORDS = {
     "finetune": (
         "key=value --baselines --cache --calibration-fraction --censored --class-weights --config --conformal "
         "--conformers --coverage --data --device --domain --folds --fragments --from --hydrogens --inputs "
-        "--label-fraction --loss --metric --no-baselines --no-domain --no-hydrogens "
+        "--label-fraction --learning-curve --loss --metric --no-baselines --no-domain --no-hydrogens "
         "--order --output --pooling --positive --pretraining-store --reinitialise --repeats --seed --seeds --size "
         "--skip-bad --smiles-column --split --split-column --target --task --transform --weight-column"
     ),
@@ -46,12 +46,15 @@ WORDS = {
         "FILE --cache --conformers --coverage --device --fragments --from --max-pairs --no-domain --output --skip-bad "
         "--smiles-column"
     ),
+    "explain": "MODEL INPUT --cache --conformers --device --max-pairs --output --skip-bad --smiles-column",
     "embed": (
         "FILE_OR_STORE --cache --conformers --device --fragments --from --hydrogens --inputs --max-atoms --max-pairs "
         "--no-hydrogens --output --pooling --precision --representation --skip-bad --smiles-column"
     ),
     "runs list": "RUNS",
     "runs table": "RUNS --output",
+    "runs compare": "RUNS --output",
+    "runs prune": "RUNS --dry-run --yes",
     "model list": "",
     "model card": "MODEL",
     "model pack": "RUN --name --output --precision --scores",
@@ -63,6 +66,7 @@ WORDS = {
     "checkpoint verify": "PATH --device --dtype --features --reference --tolerance",
     "checkpoint import": "RELEASED --output",
     "checkpoint export": "PATH --format --output --weights",
+    "benchmark": "PATH --output",
 }
 
 

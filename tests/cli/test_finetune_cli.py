@@ -157,7 +157,7 @@ def test_the_last_lines_say_against_what_how_sure_and_where_not_to_use_it(run, t
     assert "nothing was computed" in again[0]
     assert again[-3:] == [against, sure, where]
     status, out, _ = run(*arguments, "--no-baselines", "--no-domain", "--output", "without")
-    assert out.splitlines()[-2:] == ["report: without/report.md", sure]
+    assert out.splitlines()[-2:] == ["report: without/report.md (with its pictures in one file: report.html)", sure]
     assert "expected true or false" in refused(run(*arguments, "--output", "wrong", "baselines=maybe"))
 
 

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 VERBS = [
     ["finetune"], ["predict"], ["embed"], ["plan"], ["ladder"], ["fit-scaling-law"],
     ["store"], ["store", "info"], ["store", "verify"], ["store", "convert"],
+    ["explain"], ["benchmark"], ["runs", "compare"], ["runs", "prune"],
     ["checkpoint"],
     ["checkpoint", "info"], ["checkpoint", "verify"], ["checkpoint", "import"], ["checkpoint", "export"],
 ]  # fmt: skip
@@ -174,6 +175,7 @@ def test_every_verb_has_help_settings_and_its_help_says_so(capsys: pytest.Captur
     ("main", "arguments", "command"),
     [
         (cli.main, ["predict", "set.csv", "--from", "lost", "--output", "o.csv"], "unimol-scale finetune"),
+        (cli.main, ["explain", "lost", "set.csv", "--output", "why"], "unimol-scale finetune"),
         (cli.main, ["embed", "set.csv", "--from", "lost", "--output", "o.parquet"], "unimol-scale pretrain"),
         (cli.main, ["embed", "set.csv", "--from", "runs/lost", "--output", "o.parquet"], "unimol-scale pretrain"),
         (cli.main, ["finetune", "--from", "lost", "--data", "set.csv", "--target", "gap"], "unimol-scale pretrain"),

@@ -19,6 +19,7 @@ ORDER = (
     "finetune",
     "compare",
     "predict",
+    "explain",
     "MoleculeRegressor",
     "MoleculeClassifier",
     "MoleculeEmbedder",

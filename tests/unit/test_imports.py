@@ -26,7 +26,7 @@ SCRIPTS = ("launch.pretrain", "conformer_gen.build")
 # of a folder. Every folder that holds folders has a row; "" is the whole.
 ORDER = {
     "": "errors private_apis common former_settings config store conformer_gen data model objectives checkpoints engine"
-    " scaling downstream api unimol_scale cli scripts",
+    " scaling downstream huggingface api unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.sources": "molecule source registry config inputs *",
     "unimol_scale.common": "files text * report machine fetching",
@@ -36,10 +36,10 @@ ORDER = {
     "unimol_scale.engine": "log run parallel objective_setup planning *",
     "unimol_scale.scaling": "runs law rates tasks report ladder",
     "unimol_scale.downstream": "metric metrics registry uncertainty label_settings config compute label_units labels"
-    " fold_statistics data baselines embedding finetuning comparison publishing",
-    "unimol_scale.downstream.data": "splitting *",
+    " fold_statistics depiction data baselines embedding finetuning explanation comparison publishing",
+    "unimol_scale.downstream.data": "splitting benchmarks *",
     "unimol_scale.downstream.finetuning": "finetuning_folder model cautions labelled_rows results folds confidence"
-    " predictions *",
+    " predictions reporting *",
     "unimol_scale.api": "equal_content table_columns molecule_inputs predictions * estimators",
     "unimol_scale.cli": "* verbs main __main__",
 }
@@ -60,13 +60,15 @@ LIBRARIES = {
     "ray": ["conformer_gen.run.ray_*", "conformer_gen.selection.ray_selection"],
     "deepspeed": ["unimol_scale.engine.parallel"],
     "triton": ["unimol_scale.model.fused.*"],
+    "transformers": ["unimol_scale.huggingface"],
     "nvmolkit": ["conformer_gen.chemistry.nvmolkit_engine"],
     "matplotlib": [
         "conformer_gen.report",
         "unimol_scale.common.report.pictures",
         "unimol_scale.engine.log.curve",
         "unimol_scale.scaling.report",
-        "unimol_scale.downstream.finetuning.finetune_pictures",
+        "unimol_scale.downstream.finetuning.reporting.finetune_pictures",
+        "unimol_scale.downstream.finetuning.reporting.learning_curve",
         "unimol_scale.downstream.comparison.comparison_report",
     ],
 }

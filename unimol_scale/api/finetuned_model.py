@@ -17,12 +17,15 @@ import pyarrow.parquet as pq
 from unimol_scale.api.call_settings import a_call, read_call
 from unimol_scale.api.molecule_inputs import SMILES, add_weights, file_or_smiles, labelled_columns, write_columns
 from unimol_scale.api.predictions.molecule_predictions import MoleculePredictions, molecule_predictions
+from unimol_scale.common.output_checks import require_folder
 from unimol_scale.common.text.argument_names import path_text, require_order
 from unimol_scale.config import build
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
 from unimol_scale.downstream.config import FinetuneConfig, Fragments
 from unimol_scale.downstream.embedding.model_source import source_of
 from unimol_scale.downstream.embedding.molecular_model import DEFAULT_CACHE, MolecularModel
+from unimol_scale.downstream.explanation.explain import Explanations, explain_molecules
+from unimol_scale.downstream.explanation.explanation_files import write_explanations
 from unimol_scale.downstream.finetuning import finetune as finetuning
 from unimol_scale.downstream.finetuning.folds.fold_files import out_of_fold_columns, prediction_columns
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
@@ -42,6 +45,7 @@ _ARGUMENTS = {
     "--order": "order", "--censored": "censored=True", "--weight-column": "weight_column", "--transform": "transform",
     "--hydrogens": "hydrogens", "--conformers": "conformers", "--no-baselines": "baselines=False",
     "--coverage": "coverage", "--no-domain": "domain=False", "--calibration-fraction": "calibration_fraction",
+    "--learning-curve": "learning_curve=True",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 
@@ -136,6 +140,10 @@ class FinetunedModel:
             spread_RW = np.mean(spreads, axis=0).T[keep]
         return columns | prediction_columns(outputs, outputs.read_labels(tables[0])[keep], value_SRW, spread_RW)
 
+    def explain(self, molecules: Any, **options: Any) -> Explanations:  # noqa: ANN401
+        """Return which atoms the predictions of molecules come from; see ``unimol_scale.explain``."""
+        return explain(self, molecules, **options)
+
     def __fspath__(self) -> str:
         return str(self.folder)
 
@@ -181,7 +189,7 @@ def finetune(
             ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
             ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, ``baselines`` (False: none are fitted),
             ``coverage``, ``conformal``, ``calibration_fraction``, ``domain`` (False: no training molecules are kept),
-            …; or groups of settings, such as ``train={"epochs": 20}``.
+            ``learning_curve``, …; or groups of settings, such as ``train={"epochs": 20}``.
 
     Returns:
         Scores for each seed, predictions, folder and report.
@@ -291,13 +299,11 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
         ['in_domain', 'nearest_training_label', 'nearest_training_smiles', 'similarity', 'vector_similarity']
     """
     with a_call(_ARGUMENTS, progress=progress):
-        if device not in get_args(DeviceName):
-            raise ConfigError(f"device: unknown value {device!r}; {nearest(device, get_args(DeviceName))}")
-        folder = path_text(model, "model", "the folder of a fine-tuned model, or what finetune returned")
+        folder = _folder_of(model, device)
         source = file_or_smiles(molecules, smiles_column)
         found = predict_molecules(
             source,
-            Path(folder),
+            folder,
             smiles_column=smiles_column if isinstance(source, Path) else None,
             skip_bad=True,
             cache=Path(cache),
@@ -311,3 +317,75 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
         if unseen := unseen_inputs(found.config):
             warnings.warn(unseen, stacklevel=2)
         return molecule_predictions(found, None if isinstance(source, Path) else source)
+
+
+def explain(  # noqa: PLR0913 - all but two are named by the caller
+    model: "str | PathLike[str]",
+    molecules: Any,  # noqa: ANN401
+    *,
+    output: str | Path | None = None,
+    smiles_column: str | None = None,
+    conformers: int | None = None,
+    cache: str | Path = DEFAULT_CACHE,
+    max_pairs: int | None = None,
+    device: DeviceName = "auto",
+    progress: bool = False,
+) -> Explanations:
+    """Find out which atoms the predictions of a fine-tuned model come from, by hiding each of them in turn.
+
+    Args:
+        model: folder that ``finetune`` wrote, or what it returned.
+        molecules: as ``predict`` takes them.
+        output: folder for explanations.html with the pictures, and for attributions.csv; None: nothing is written.
+        smiles_column: of a table; None finds it by the usual names.
+        conformers: of each molecule, over which predictions are averaged; None: as the model was fine-tuned.
+        cache: folder of conformers.
+        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
+        device: "auto", "cpu" or "cuda".
+        progress: show messages and bars on standard error.
+
+    Returns:
+        ``molecules``, each with ``smiles``, ``prediction_W`` and ``attribution_AW`` (atoms in the order of the SMILES);
+        ``skipped``, the rows that cannot be used.
+
+    Raises:
+        SourceError: a file is missing or wrong, or no molecule can be used.
+        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
+        ConfigError: an argument is wrong, the device is not there, or the output cannot be written.
+        StoreError: a store is damaged, or the cache cannot be written.
+        RunError: a prediction is not a finite number.
+
+    Source:
+        Occlusion: Zeiler and Fergus 2014 (arXiv 1311.2901).
+
+    Example:
+        >>> import unimol_scale as us
+        >>> found = us.explain("finetuned/carbons", ["CCO"], output="explained")
+        >>> found.molecules[0].elements, found.molecules[0].attribution_AW.shape
+        (('C', 'C', 'O'), (3, 1))
+    """
+    with a_call(_ARGUMENTS, progress=progress):
+        folder = _folder_of(model, device)
+        if output is not None:
+            require_folder(Path(output), "output")
+        source = file_or_smiles(molecules, smiles_column)
+        found = explain_molecules(
+            source,
+            folder,
+            smiles_column=smiles_column if isinstance(source, Path) else None,
+            skip_bad=True,
+            cache=Path(cache),
+            max_pairs=max_pairs,
+            device_name=device,
+            conformers=conformers,
+        )
+        if output is not None:
+            write_explanations(Path(output), found)
+        return found
+
+
+def _folder_of(model: "str | PathLike[str]", device: str) -> Path:
+    """Return the folder of a fine-tuned model, and check the name of the device."""
+    if device not in get_args(DeviceName):
+        raise ConfigError(f"device: unknown value {device!r}; {nearest(device, get_args(DeviceName))}")
+    return Path(path_text(model, "model", "the folder of a fine-tuned model, or what finetune returned"))

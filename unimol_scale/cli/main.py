@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from unimol_scale.cli.command_line import CommandParser
 from unimol_scale.cli.entry import run_command
 from unimol_scale.cli.verbs import (
+    benchmark,
     build,
     checkpoint,
     compare,
     embed,
+    explain,
     finetune,
     fit_scaling_law,
     ladder,
@@ -27,7 +29,8 @@ from unimol_scale.cli.verbs import (
 
 # In the order in which --help names them.
 VERBS = (
-    build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, compare, predict, embed, model, store, checkpoint,
+    build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, compare, predict, explain, embed, model, store,
+    checkpoint, benchmark,
 )  # fmt: skip
 _DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
 

@@ -7,6 +7,7 @@ is never imported, since these may come from anywhere: they are read as text, an
 """
 
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -27,6 +28,14 @@ _PATH = "PYTHONPATH"
 def is_reference(text: object) -> bool:
     """Return whether a name is of the form ``package.module:Name``."""
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
+
+
+def is_installed(library: str) -> bool:
+    """Return whether a library can be imported; it is not."""
+    try:
+        return sys.modules.get(library) is not None or importlib.util.find_spec(library) is not None
+    except ValueError:  # it was put there without a specification
+        return True
 
 
 def load(reference: str) -> Any:  # noqa: ANN401

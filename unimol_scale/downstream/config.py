@@ -226,6 +226,7 @@ class FinetuneConfig(LabelSettings):
             cross-validation needs none.
         domain: keep the training molecules, so that ``predict`` names the nearest one of every molecule, and says
             whether it is near enough.
+        learning_curve: fit to an eighth, a quarter and half of the labels, too, and draw the scores in the report.
     """
 
     FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -275,6 +276,7 @@ class FinetuneConfig(LabelSettings):
     conformal: ConformalKind = "plain"
     calibration_fraction: float = 0.0
     domain: bool = True
+    learning_curve: bool = False
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -316,6 +318,8 @@ class FinetuneConfig(LabelSettings):
             if getattr(self, name) and self.split not in GIVEN_SPLITS:
                 raise ConfigError(f"{name} is of split=column and split=file, not of split={self.split}")
         self._check_folds()
+        if self.learning_curve and not self.needs_test and self.split not in GIVEN_SPLITS:
+            raise ConfigError("learning_curve needs test rows, and the last of the fractions is 0")
         if (sizes := self.split_sizes) is None:
             return
         if self.split in (*GIVEN_SPLITS, *KFOLDS):

@@ -250,6 +250,10 @@ class GaussianKernel(nn.Module):
         # linspace, because DeepSpeed's construction context casts what torch.tensor makes to bf16 and leaves this.
         return torch.linspace(0, self.max_distance, count, dtype=torch.float32)
 
+    def reset_centres(self) -> None:
+        """Compute the centres again, for a module that was built on the meta device."""
+        self.centres_G = self._centres(len(self.centres_G)).to(self.out_weight.device)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GaussianKernel":
         """Let ``.to``, ``.bfloat16`` and the like move the centres, but never round them."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

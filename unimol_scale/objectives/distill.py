@@ -5,10 +5,10 @@ and the clean conformer, as in the paper, and nothing of the graph unless that i
 device, without gradients and outside of the training engine, before the student's forward pass. The student is a model
 without geometry, of any size; only its backbone is kept.
 
-Targets are layer-normalised by default. The teacher of the paper ends in a layer norm and this backbone in none: the
-scale of its atoms is an accident of depth and width, and all heads that it was trained with normalise it first. With
-it an error of 1 is that of a student that says zero, whatever the teacher. Shapes: B molecules, A atoms (padded),
-N = A + 1 nodes, D channels of the teacher.
+The error is the plain squared one by default, as in the paper. ``normalise=layer_norm`` normalises the teacher's atoms
+first: the teacher of the paper ends in a layer norm and this backbone in none, so the scale of its atoms depends on
+depth and width. An error of 1 is then that of a student that says zero, whatever the teacher. Downstream the two were
+equal within their intervals. Shapes: B molecules, A atoms (padded), N = A + 1 nodes, D channels of the teacher.
 """
 
 import dataclasses
@@ -45,17 +45,19 @@ class DistillConfig:
             ``full``, these too. A run of a version that had no such setting is one of ``full``.
         target: ``node``, every atom of the teacher, or ``graph``, the mean over a molecule's atoms; the other one is
             logged.
-        normalise: what is done to each atom of the teacher first: ``layer_norm``, or ``none`` for the plain squared
-            error of the paper.
+        normalise: what is done to each atom of the teacher first: ``none``, so that the error is the plain squared one
+            of the paper, or ``layer_norm``. A run of a version that had no such setting normalises.
     """
 
-    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({"teacher_inputs": "full"})
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"teacher_inputs": "full", "normalise": "layer_norm"}
+    )
 
     teacher: Path | None = None
     teacher_sha256: str | None = None
     teacher_inputs: Literal["3d", "full"] = "3d"
     target: Literal["node", "graph"] = "node"
-    normalise: Literal["layer_norm", "none"] = "layer_norm"
+    normalise: Literal["layer_norm", "none"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,7 @@ def test_gradients_reach_the_student_and_never_the_teacher(target):
 
 
 def test_a_perfect_student_has_no_loss_and_a_silent_one_a_loss_of_one():
-    objective, teacher, sample = made(student=preset("0.1M", geometry=False))
+    objective, teacher, sample = made(DistillConfig(normalise="layer_norm"), preset("0.1M", geometry=False))
     sample = teacher(sample)
 
     class Parrot:

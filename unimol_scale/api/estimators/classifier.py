@@ -12,7 +12,13 @@ import numpy.typing as npt
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 
-from unimol_scale.api.estimators.estimator_inputs import MoleculeInputError, as_numbers, molecules_of, table_of_labels
+from unimol_scale.api.estimators.estimator_inputs import (
+    MoleculeInputError,
+    as_numbers,
+    molecules_of,
+    table_of_labels,
+    weights_of,
+)
 from unimol_scale.api.estimators.finetuned_estimator import FinetunedEstimator, known_rows
 from unimol_scale.api.estimators.fitted_folder import FinetunedFolder
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
@@ -58,21 +64,24 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
 
     _tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel", MULTICLASS)
 
-    def fit(self, X: Any, y: Any) -> "MoleculeClassifier":  # noqa: ANN401
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MoleculeClassifier":  # noqa: ANN401
         """Fine-tune on all rows; some of them choose the epoch.
 
         Args:
             X: [M] SMILES or molecules of RDKit, in a list, array, Series or table of one column.
             y: [M] classes, numbers or names; or [M, L] of 0 and 1, of which some may be missing (NaN).
+            sample_weight: [M] of the rows in the loss, not negative; None: all alike. Scores of the validation rows
+                are not weighted.
         """
         smiles = molecules_of(X, sees_3d=self.inputs != "2d")
         values, names = table_of_labels(y, len(smiles))
+        weight_M = weights_of(sample_weight, len(smiles))
         if values.ndim == 1:
             classes, label_M = _coded(values)
             task = "classification" if len(classes) == 2 else MULTICLASS
-            self._fit(smiles, label_M[:, None], names, task, {"classes": classes.tolist()})
+            self._fit(smiles, label_M[:, None], names, task, {"classes": classes.tolist()}, weight_M)
         else:
-            self._fit(smiles, _zeros_and_ones(values), names, "multilabel", {})
+            self._fit(smiles, _zeros_and_ones(values), names, "multilabel", {}, weight_M)
         return self
 
     def predict_proba(self, X: Any) -> Float64:  # noqa: ANN401

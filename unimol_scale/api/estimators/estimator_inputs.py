@@ -128,6 +128,35 @@ def as_numbers(values: npt.NDArray[Any]) -> Float64:
     return numbers
 
 
+def weights_of(sample_weight: Any, rows: int) -> Float64 | None:  # noqa: ANN401
+    """Return the weights of the rows in the loss, float64 [M]; None if none are given.
+
+    Raises:
+        MoleculeInputError: there is not one for each row, one is negative or no finite number, or all are zero.
+    """
+    if sample_weight is None:
+        return None
+    require_order(sample_weight, "sample_weight")
+    try:
+        weight_M = np.asarray(sample_weight, np.float64)
+    except (TypeError, ValueError) as error:
+        raise MoleculeInputError(f"sample_weight: they are not numbers: {error}") from error
+    if weight_M.ndim != 1:
+        raise MoleculeInputError(
+            f"Sample weights must be 1D array or scalar, got the shape {weight_M.shape}; give one number for "
+            "each molecule"
+        )
+    if len(weight_M) != rows:
+        raise MoleculeInputError(f"sample_weight.shape == {weight_M.shape}, expected {(rows,)}!")
+    wrong_M = ~np.isfinite(weight_M) | (weight_M < 0.0)
+    if wrong_M.any():
+        row = int(wrong_M.argmax())
+        raise MoleculeInputError(f"sample_weight: expected numbers ≥ 0, got {weight_M[row]:g} in sample_weight[{row}]")
+    if not weight_M.any():
+        raise MoleculeInputError("sample_weight: all weights are 0, so that there is nothing to learn from")
+    return weight_M
+
+
 def check_handling(handle_invalid: str) -> None:
     """Check how unusable molecules are to be treated.
 

@@ -51,6 +51,7 @@ _NAMED = {
 _DECIDED = {
     **dict.fromkeys(("data", "smiles_column", "targets"), "give X and y to fit"),
     "pretrained": "give the parameter pretrained",
+    "weight_column": "give sample_weight to fit",
     "task": "take MoleculeRegressor or MoleculeClassifier",
     **dict.fromkeys(
         ("split", "split_column", "split_file", "split_parts", "valid_rows", "fractions", "split_sizes"),
@@ -142,7 +143,13 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
         return path
 
     def _fit(
-        self, X: list[str], labels_ML: Float64, targets: tuple[str, ...], task: str, known: Mapping[str, Any]
+        self,
+        X: list[str],
+        labels_ML: Float64,
+        targets: tuple[str, ...],
+        task: str,
+        known: Mapping[str, Any],
+        weight_M: Float64 | None,
     ) -> None:
         """Fine-tune, and take over what came of it.
 
@@ -152,6 +159,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
             targets: [L] names.
             task: kind of the labels.
             known: what is to be remembered of the labels as they were given (``estimator.json``).
+            weight_M: of the rows in the loss; None: all alike.
         """
         settings = self._settings(task)
         if isinstance(self.pretrained, MolecularModel):
@@ -167,6 +175,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
                     self.pretrained,
                     columns,
                     target=targets,
+                    weights=weight_M,
                     output=fitted.path,
                     progress=bool(self.verbose),
                     settings=settings,

@@ -11,7 +11,13 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
-from unimol_scale.api.estimators.estimator_inputs import MoleculeInputError, as_numbers, molecules_of, table_of_labels
+from unimol_scale.api.estimators.estimator_inputs import (
+    MoleculeInputError,
+    as_numbers,
+    molecules_of,
+    table_of_labels,
+    weights_of,
+)
 from unimol_scale.api.estimators.finetuned_estimator import FinetunedEstimator, known_rows
 from unimol_scale.api.estimators.fitted_folder import FinetunedFolder
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
@@ -55,18 +61,21 @@ class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[mis
 
     _tasks: ClassVar[tuple[str, ...]] = ("regression",)
 
-    def fit(self, X: Any, y: Any) -> "MoleculeRegressor":  # noqa: ANN401
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MoleculeRegressor":  # noqa: ANN401
         """Fine-tune on all rows; some of them choose the epoch.
 
         Args:
             X: [M] SMILES or molecules of RDKit, in a list, array, Series or table of one column.
             y: [M], or [M, L] for several targets, of which some may be missing (NaN).
+            sample_weight: [M] of the rows in the loss, not negative; None: all alike. Scores of the validation rows
+                are not weighted.
         """
         smiles = molecules_of(X, sees_3d=self.inputs != "2d")
         values, names = table_of_labels(y, len(smiles))
+        weight_M = weights_of(sample_weight, len(smiles))
         labels = as_numbers(values)
         known = {"single": labels.ndim == 1}
-        self._fit(smiles, labels.reshape(len(smiles), -1), names, "regression", known)
+        self._fit(smiles, labels.reshape(len(smiles), -1), names, "regression", known, weight_M)
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Float64 | tuple[Float64, Float64]:  # noqa: ANN401

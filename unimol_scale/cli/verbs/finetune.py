@@ -24,7 +24,7 @@ FLAGS = {
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
         "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers", "folds", "repeats", "baselines",
         "positive", "class_weights", "order", "censored", "weight_column", "transform",
-        "coverage", "conformal", "calibration_fraction", "domain",
+        "coverage", "conformal", "calibration_fraction", "domain", "learning_curve",
     )
 }  # fmt: skip
 
@@ -100,6 +100,12 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         default=None,
         help="keep the training molecules, to name the nearest one of what is predicted (default: yes)",
     )
+    add(
+        "--learning-curve",
+        action="store_true",
+        default=None,
+        help="fit to an eighth, a quarter and half of the labels, too, and draw the scores (default: no)",
+    )
     add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
     add("--metric", metavar="M", help=METRICS.listed)
     add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3; of each fold 1)")
@@ -167,7 +173,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for line in (*outcome.notes, outcome.leakage):
         if line:
             print(line)
-    print(f"report: {config.folder}/report.md")
+    print(f"report: {config.folder}/report.md (with its pictures in one file: report.html)")
     if outcome.baselines is not None:
         print(short_verdict(outcome.baselines, outcome.metric))
     for line in short_headline(outcome):

@@ -1,14 +1,17 @@
-"""The verbs ``runs list`` and ``runs table``. Imports the scaling room only when a verb runs."""
+"""The verbs ``runs list``, ``table``, ``compare`` and ``prune``. Imports what does the work only when a verb runs."""
 
 import argparse
 from pathlib import Path
 
 from unimol_scale.common.output_checks import require_file
+from unimol_scale.errors import ConfigError
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb ``runs`` with its sub-verbs to the command line."""
-    runs = verbs.add_parser("runs", help="look at finished runs, or write them as one table")
+    runs = verbs.add_parser(
+        "runs", help="list runs, compare them, write them as one table, or delete checkpoints that nothing needs"
+    )
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", help="print every run below some folders, finished or not")
@@ -21,6 +24,29 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     table.add_argument("paths", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders that hold them")
     table.add_argument("--output", type=Path, required=True, metavar="FILE", help="Parquet")
     table.set_defaults(run=run_table)
+
+    comparing = actions.add_parser(
+        "compare", help="print side by side what runs have come to and which settings differ, and draw their curves"
+    )
+    comparing.add_argument("paths", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders that hold them")
+    comparing.add_argument(
+        "--output", type=Path, default=Path("reports/runs.png"), metavar="FILE", help="PNG (default: %(default)s)"
+    )
+    comparing.set_defaults(run=run_compare)
+
+    pruning = actions.add_parser(
+        "prune",
+        help="show which checkpoints of finished runs nothing needs; --yes deletes them",
+        description="Kept are the newest checkpoint of each run, the best, those of train.keep_steps, and what another "
+        "of these runs branches off from or names. Runs that have not ended are left alone.",
+    )
+    pruning.add_argument(
+        "paths", type=Path, nargs="+", metavar="RUNS", help="folders with all runs that may branch off from one another"
+    )
+    choice = pruning.add_mutually_exclusive_group()
+    choice.add_argument("--dry-run", action="store_true", help="only show them, as without --yes")
+    choice.add_argument("--yes", action="store_true", help="delete them")
+    pruning.set_defaults(run=run_prune)
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -58,4 +84,63 @@ def run_table(arguments: argparse.Namespace) -> int:
         print(note)
     write_runs_table(records, arguments.output)
     print(f"{arguments.output}: {len(records):,} runs; unimol-scale fit-scaling-law {arguments.output} fits them")
+    return 0
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Print runs side by side, and draw their curves."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from unimol_scale.scaling.report.run_curves import draw_run_curves
+    from unimol_scale.scaling.runs.compared_runs import (
+        compare_runs,
+        different_objectives,
+        result_rows,
+        setting_rows,
+    )
+
+    if arguments.output.suffix != ".png":
+        raise ConfigError(f"--output {arguments.output}: the name must end in .png")
+    require_file(arguments.output)
+    runs = compare_runs(arguments.paths)
+    console = Console()
+    for title, rows in (("result", result_rows(runs)), ("setting", setting_rows(runs))):
+        table = Table(title, *(one.name for one in runs))
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            console.print(table)
+        else:
+            print("their settings are the same")
+    if different_objectives(runs):
+        print("the objectives differ, so the losses cannot be compared")
+    draw_run_curves(arguments.output, runs)
+    print(f"curves: {arguments.output}")
+    return 0
+
+
+def run_prune(arguments: argparse.Namespace) -> int:
+    """Show the checkpoints that nothing needs, and delete them if asked to."""
+    from unimol_scale.checkpoints.run.unneeded_checkpoints import delete_unneeded, find_unneeded
+    from unimol_scale.common.units import byte_size, counted
+    from unimol_scale.scaling.runs.read_runs import find_run_folders
+
+    folders = [folder for path in arguments.paths for folder in find_run_folders(path)[0]]
+    found = find_unneeded(list(dict.fromkeys(folders)))
+    for run in found:
+        if run.left_alone:
+            print(f"{run.folder}: left alone, {run.left_alone}")
+        for name, why in (run.kept or {}).items():
+            print(f"{run.folder}: {name} is kept ({why})")
+        for info in run.unneeded:
+            print(f"{run.folder}: {info.path.name} is not needed, {byte_size(info.bytes)}")
+    number, size = sum(len(run.unneeded) for run in found), byte_size(sum(run.bytes for run in found))
+    if not arguments.yes:
+        print(f"{counted(number, 'checkpoint')} of {size} can be deleted; nothing was. --yes deletes them")
+        return 0
+    for run in found:
+        if not run.left_alone:
+            delete_unneeded(run)
+    print(f"{counted(number, 'checkpoint')} deleted, {size}")
     return 0

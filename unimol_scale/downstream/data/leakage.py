@@ -44,7 +44,7 @@ class Leakage:
         shown = f" (such as {', '.join(self.examples)})" if self.examples else ""
         return (
             f"leakage: of {self.total:,} test molecules, {_share(self.molecules_by_key, self.total)} are in "
-            f"{self.store}{shown}, and {_share(self.by_scaffold, self.total)} have a scaffold that is"
+            f"{self.store}{shown}, and {_share(self.by_scaffold, self.total)} have a scaffold that is there, too"
         )
 
 

@@ -37,7 +37,6 @@ from unimol_scale.downstream.finetuning.against_baselines import FittedMember, j
 from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, mean_scores
 from unimol_scale.downstream.finetuning.confidence.assess import Assessment, FinishedModels, asks_anew, assess
-from unimol_scale.downstream.finetuning.finetune_report import write_report
 from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
     check_folder,
@@ -55,6 +54,8 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     save_config,
 )
 from unimol_scale.downstream.finetuning.one_seed import SeedProblem, StartingModel, fit_seed, seed_vectors
+from unimol_scale.downstream.finetuning.reporting.finetune_report import write_report
+from unimol_scale.downstream.finetuning.reporting.learning_curve import lacks_curve, measure_curve
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 from unimol_scale.downstream.finetuning.row_parts import check_labels, count_rows, split_labelled, take_off_references
 from unimol_scale.downstream.labels.learning_notes import describe_learning
@@ -86,7 +87,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     finished = results.read(folder)
     if finished is not None and _has_all(finished, config):
         wants_baselines = config.baselines and results.lacks_baselines(folder)
-        if not wants_baselines and not asks_anew(finished.confidence, config):
+        wants_curve = config.learning_curve and finished.has_test and lacks_curve(folder)
+        if not wants_baselines and not wants_curve and not asks_anew(finished.confidence, config):
             return finished
     if chosen.inputs == "2d" and config.train.noise_std:
         raise ConfigError(NOISE_NEEDS_3D)
@@ -121,7 +123,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     saved = _saved(problem, chosen, [seed.member for seed in seeds])
     found = _confidence(problems, saved, done)
     done = replace(done, confidence=found.results)
-    write_report(folder, done, config)
+    curve = measure_curve(config, done, finetune) if config.learning_curve and done.has_test else ()
+    write_report(folder, done, config, found.worst, curve)
     save_config(folder, replace(saved, conformal=found.conformal, domain=found.domain))
     results.write(folder, done)
     return done

@@ -21,8 +21,9 @@ CONFIG_NAME = "config.yaml"
 INPUTS_NAME = "inputs.json"
 # Settings that do not change the models: an interrupted fine-tuning may go on with other values.
 FREE = frozenset(
-    {"output", "cache", "conformer_workers", "device", "train.workers", "baselines", "coverage", "conformal", "domain"}
-)
+    {"output", "cache", "conformer_workers", "device", "train.workers", "baselines", "coverage", "conformal", "domain",
+     "learning_curve"}
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

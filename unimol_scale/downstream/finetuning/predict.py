@@ -70,7 +70,7 @@ class PredictOptions(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class AskedRows:
     """Rows to be predicted.
 
     Attributes:
@@ -103,14 +103,23 @@ def predict_molecules(source: Path | Sequence[str], folder: Path, **options: Unp
     """
     config = read_config(folder)
     device = pick_device(options["device_name"])
+    return _predict(asked_rows(source, config, options), folder, config, options, device)
+
+
+def asked_rows(source: Path | Sequence[str], config: FinetunedConfig, options: PredictOptions) -> AskedRows:
+    """Return the rows that a model is asked about, with their molecules as it sees them.
+
+    Raises:
+        SourceError: a file is missing or wrong, or a molecule is unusable and ``skip_bad`` is off.
+        ConfigError: an option does not fit the model.
+        StoreError: the store is damaged, or holds depictions where the model sees conformers.
+    """
     if not isinstance(source, Path):
         nothing = np.empty((len(source), 0))
         table = LabelledTable(name="SMILES", smiles=tuple(source), labels_ML=nothing, targets=(), splits=None)
-        asked = _of_table(table, config, options)
-    else:
-        check_there(source)
-        asked = _of_store(source, config, options) if is_store(source) else _of_file(source, config, options)
-    return _predict(asked, folder, config, options, device)
+        return _of_table(table, config, options)
+    check_there(source)
+    return _of_store(source, config, options) if is_store(source) else _of_file(source, config, options)
 
 
 def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[PredictOptions]) -> str:
@@ -168,7 +177,7 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     return "\n".join(lines)
 
 
-def _of_file(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path | None = None) -> _Asked:
+def _of_file(file: Path, config: FinetunedConfig, options: PredictOptions, output: Path | None = None) -> AskedRows:
     table = read_table(file, smiles_column=options["smiles_column"], targets=())
     if output is not None:
         require_file(output)  # before conformers are made, which can take minutes
@@ -177,7 +186,7 @@ def _of_file(file: Path, config: FinetunedConfig, options: PredictOptions, outpu
 
 def _of_table(
     table: LabelledTable, config: FinetunedConfig, options: PredictOptions, file: Path | None = None
-) -> _Asked:
+) -> AskedRows:
     where = table.name if file is None else str(file)
     conformers = _conformers(config, options)
     molecules = prepare(
@@ -193,7 +202,7 @@ def _of_table(
         conformers=conformers,
     )
     molecules = _with_references(molecules, config, where, skip_bad=options["skip_bad"])
-    return _Asked(columns=table.columns, molecules=molecules, conformers=conformers, leaves_out_hydrogens=False)
+    return AskedRows(columns=table.columns, molecules=molecules, conformers=conformers, leaves_out_hydrogens=False)
 
 
 def unseen_inputs(config: FinetunedConfig) -> str:
@@ -214,7 +223,7 @@ def _conformers(config: FinetunedConfig, options: PredictOptions) -> int:
     return chosen
 
 
-def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _Asked:
+def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> AskedRows:
     if options["smiles_column"] is not None:
         raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
     manifest = open_store(path).manifest
@@ -225,7 +234,7 @@ def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> _
     every_M = np.arange(len(molecules.smiles))
     columns = {"id": pa.array(molecules.split.ids(every_M)), "smiles": pa.array(molecules.smiles, pa.string())}
     columns |= {label: molecules.split.column(f"{LABEL_PREFIX}{label}") for label in manifest.labels}
-    return _Asked(
+    return AskedRows(
         columns=pa.table(columns),
         molecules=_with_references(molecules, config, str(path), skip_bad=options["skip_bad"]),
         conformers=_conformers(config, options),
@@ -262,7 +271,7 @@ def _without_reference(each: Sequence[Mapping[str, References]], counts: Mapping
 
 
 def _predict(
-    asked: _Asked, folder: Path, config: FinetunedConfig, options: PredictOptions, device: torch.device
+    asked: AskedRows, folder: Path, config: FinetunedConfig, options: PredictOptions, device: torch.device
 ) -> SeedPredictions:
     molecules = asked.molecules
     believing = Believing.of(folder, config, options.get("coverage"), domain=options.get("domain", True))
@@ -289,7 +298,7 @@ def _predict(
 
 
 def _predictions(
-    asked: _Asked,
+    asked: AskedRows,
     row_R: Int64,
     folder: Path,
     believing: Believing,

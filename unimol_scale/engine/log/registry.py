@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from unimol_scale.common.plugins import Registry
+from unimol_scale.common.plugins import Registry, is_installed
 from unimol_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 METHODS = ("event", "close")
 JSONL = "jsonl"
+DEFAULT_SINKS = (JSONL, "tensorboard")
+OPTIONAL = ("wandb", "mlflow")  # each needs the extra of its name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,9 @@ def _adopt(found: Any, name: str) -> SinkEntry:  # noqa: ANN401
             "it must be a class, or a function, that is called with a unimol_scale.engine.log.sinks.SinkStart and "
             f"returns a Sink, not {found!r}"
         )
+    library = getattr(found, "LIBRARY", None)
+    if library is not None and not is_installed(library):
+        raise ConfigError(f"{library} is not installed: pip install 'unimol-scale[{library}]'")
     missing = [method for method in METHODS if isinstance(found, type) and not callable(getattr(found, method, None))]
     if missing:
         raise ConfigError(f"as a unimol_scale.engine.log.sinks.Sink it lacks the methods {', '.join(missing)}")
@@ -41,6 +46,11 @@ def _adopt(found: Any, name: str) -> SinkEntry:  # noqa: ANN401
 
 SINKS = Registry(
     "log",
-    {JSONL: "unimol_scale.engine.log.jsonl:JsonlSink", "tensorboard": "unimol_scale.engine.log.tensorboard:open_board"},
+    {
+        JSONL: "unimol_scale.engine.log.jsonl:JsonlSink",
+        "tensorboard": "unimol_scale.engine.log.tensorboard:open_board",
+        "wandb": "unimol_scale.engine.log.wandb_sink:WandbSink",
+        "mlflow": "unimol_scale.engine.log.mlflow_sink:MlflowSink",
+    },
     _adopt,
 )

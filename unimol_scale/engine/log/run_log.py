@@ -13,7 +13,7 @@ from unimol_scale.common.progress import ProgressDisplay, training_columns
 from unimol_scale.common.run_files import METRICS_NAME
 from unimol_scale.common.units import clock
 from unimol_scale.engine.log.jsonl import JsonlSink, drop_events_after
-from unimol_scale.engine.log.registry import JSONL, SINKS
+from unimol_scale.engine.log.registry import DEFAULT_SINKS, JSONL
 from unimol_scale.engine.log.safe_sink import SafeSink
 from unimol_scale.engine.log.sinks import Event, Sink, SinkStart
 
@@ -35,7 +35,7 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: Path, name: str, total_steps: int, first_step: int, sinks: Sequence[str] = tuple(SINKS)
+        self, folder: Path, name: str, total_steps: int, first_step: int, sinks: Sequence[str] = DEFAULT_SINKS
     ) -> None:
         self._folder = folder
         self._name = name

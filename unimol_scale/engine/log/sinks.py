@@ -1,13 +1,16 @@
 """What the trainer wants of a log: a ``Sink`` is opened when a session of a run begins and told of every event.
 
-metrics.jsonl and TensorBoard are sinks; ``log.sinks=[jsonl,package.module:Name]`` takes anybody's: a class, or a
-function, that is called with a ``SinkStart`` and returns a sink. Used by rank 0 only.
+metrics.jsonl, TensorBoard, Weights & Biases and MLflow are sinks; ``log.sinks=[jsonl,package.module:Name]`` takes
+anybody's: a class, or a function, that is called with a ``SinkStart`` and returns a sink. Used by rank 0 only.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from unimol_scale.common.run_files import CONFIG_NAME
+from unimol_scale.config import read_yaml
 
 Event = Mapping[str, float]
 
@@ -34,6 +37,12 @@ class SinkStart:
     session: int
     say: Callable[[str], None]
     warn: Callable[[str], None]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the run as its folder records them, nested, for a log that shows them; {} where it has none."""
+        path = self.folder / CONFIG_NAME
+        return read_yaml(path)[0] if path.is_file() else {}
 
 
 class Teller(Protocol):

@@ -3,12 +3,9 @@
 import io
 import math
 import os
-import queue
 import socket
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event as BoardEvent
@@ -17,14 +14,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from unimol_scale.common.run_files import TENSORBOARD
+from unimol_scale.engine.log.background_log import BackgroundLog
 from unimol_scale.engine.log.jsonl import WholeAppends
 from unimol_scale.engine.log.sinks import Event, SinkStart
 
 _SPEED = {"molecules_per_second", "mfu", "data_wait", "memory_bytes", "memory_host_bytes"}
 _PROGRESS = {"data_step", "molecules", "conformers", "atoms", "flops", "seconds"}
-# A file system that hangs must not fill the memory: events beyond these are left out of TensorBoard.
-_MAX_QUEUED = 10_000
-_CLOSE_SECONDS = 10.0
 _NOT_SHOWN = ("step", "session")
 
 
@@ -59,35 +54,24 @@ class Board:
         self._file.append(_record(BoardEvent(wall_time=now, file_version="brain.Event:2")))
         start = SessionLog(status=SessionLog.START)
         self._file.append(_record(BoardEvent(wall_time=now, step=first_step, session_log=start)))
-        self._queue: queue.Queue[tuple[float, Event] | None] = queue.Queue(_MAX_QUEUED)
-        self._thread = threading.Thread(target=self._write_all, name="tensorboard", daemon=True)
-        self._thread.start()
+        self._log = BackgroundLog("tensorboard", self._write, self._file.close, tell)
 
     def event(self, event: Event) -> None:
         """Hand an event over; returns at once."""
-        with suppress(queue.Full):
-            self._queue.put_nowait((time.time(), dict(event)))
+        self._log.event(event)
 
     def close(self) -> None:
         """Write what is left and close the file; a file system that hangs is not waited for."""
-        try:
-            self._queue.put(None, timeout=_CLOSE_SECONDS)
-        except queue.Full:
-            return
-        self._thread.join(_CLOSE_SECONDS)
+        self._log.close()
 
-    def _write_all(self) -> None:
-        while (item := self._queue.get()) is not None:
-            now, event = item
-            values = [
-                Summary.Value(tag=tag_of(key), simple_value=float(value))
-                for key, value in event.items()
-                if key not in _NOT_SHOWN and math.isfinite(value)
-            ]
-            self._file.append(
-                _record(BoardEvent(wall_time=now, step=int(event["step"]), summary=Summary(value=values)))
-            )
-        self._file.close()
+    def _write(self, now: float, event: Event) -> None:
+        values = [Summary.Value(tag=tag_of(key), simple_value=value) for key, value in shown_values(event).items()]
+        self._file.append(_record(BoardEvent(wall_time=now, step=int(event["step"]), summary=Summary(value=values))))
+
+
+def shown_values(event: Event) -> dict[str, float]:
+    """Return what of an event can be shown over its steps: finite numbers, without the step itself."""
+    return {key: float(value) for key, value in event.items() if key not in _NOT_SHOWN and math.isfinite(value)}
 
 
 def _record(event: BoardEvent) -> bytes:

@@ -11,7 +11,7 @@ from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.common.trees import Tree, flatten, merge, nested
 from unimol_scale.config import Origin, build, read_yaml, recorded_defaults_of, to_tree
 from unimol_scale.data.dataset import DataConfig
-from unimol_scale.engine.log.registry import SINKS
+from unimol_scale.engine.log.registry import DEFAULT_SINKS, OPTIONAL, SINKS
 from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.former_settings import settings_kept
@@ -56,10 +56,11 @@ class LogConfig:
 
     Attributes:
         sinks: names of the logs: jsonl is metrics.jsonl, which is written whether or not it is listed, tensorboard the
-            folder of that name; package.module:Name is one of your own.
+            folder of that name, wandb and mlflow those services, whose own variables say where (each needs the extra
+            of its name); package.module:Name is one of your own.
     """
 
-    sinks: tuple[str, ...] = ("jsonl", "tensorboard")
+    sinks: tuple[str, ...] = DEFAULT_SINKS
 
     def __post_init__(self) -> None:
         for name in self.sinks:
@@ -189,8 +190,9 @@ def resolve(
     if isinstance(tree.get("branch_from"), str | Path):
         tree["branch_from"] = str(Path(tree["branch_from"]).absolute())
     config = build(PretrainConfig, merge(tree, _kept_in(tree["output"], chosen, implied)), origin)
-    for name in filter(is_reference, config.log.sinks):
-        SINKS.entry(name)  # what is wrong with it is told before anything is trained
+    for name in config.log.sinks:
+        if is_reference(name) or name in OPTIONAL:
+            SINKS.entry(name)  # what is wrong with it is told before anything is trained
     return replace(config, objective=with_own_settings(config.objective, origin))
 
 

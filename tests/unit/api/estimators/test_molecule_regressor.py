@@ -182,6 +182,35 @@ def test_parameters_and_settings_reach_the_fine_tuning(quick):
     assert other.result_.seeds[0].seed == np.random.RandomState(3).randint(2**31 - 1)
 
 
+def test_rows_count_by_their_weights(quick):
+    """Half of the labels are 0 and half are 1: the half that weighs more draws the predictions to itself."""
+    high = np.arange(len(SMILES)) % 2 == 1
+    means = [
+        us.MoleculeRegressor(**quick)
+        .fit(SMILES, high.astype(float), sample_weight=np.where(high, weight, 1.0))
+        .predict(SMILES)
+        .mean()
+        for weight in (0.0, 20.0)
+    ]
+    assert means[0] < 0.5 < means[1]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, 2.0], "expected"),
+        (np.ones((len(SMILES), 2)), "1D"),
+        ([-1.0] + [1.0] * (len(SMILES) - 1), "sample_weight\\[0\\]"),
+        ([np.nan] + [1.0] * (len(SMILES) - 1), "sample_weight\\[0\\]"),
+        ([0.0] * len(SMILES), "nothing to learn"),
+        (["a"] * len(SMILES), "not numbers"),
+    ],
+)
+def test_weights_that_are_no_weights_are_refused(quick, weights, message):
+    with pytest.raises(ValueError, match=message):
+        us.MoleculeRegressor(**quick).fit(SMILES, CARBON, sample_weight=weights)
+
+
 def test_coordinates_of_molecules_are_not_used_which_is_said(fitted, quick):
     with_coordinates = Chem.AddHs(Chem.MolFromSmiles("CCO"))
     rdDistGeom.EmbedMolecule(with_coordinates, randomSeed=1)

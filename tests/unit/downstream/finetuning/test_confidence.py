@@ -1,6 +1,8 @@
 """How sure the predictions of a fine-tuning are: what its folder keeps, what its report and predict say of it."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -121,10 +123,7 @@ def test_a_coverage_for_which_there_are_too_few_rows_is_refused(model):
 
 
 def test_a_damaged_file_is_told(model, tmp_path):
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in model.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
     (copy / "calibration.parquet").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"calibration\.parquet is damaged"):
         us.predict(copy, ["CCO"], device="cpu")
@@ -132,11 +131,8 @@ def test_a_damaged_file_is_told(model, tmp_path):
 
 def test_a_folder_of_an_earlier_version_predicts_as_before_with_a_line(model, tmp_path):
     expected = us.predict(model, ["CCO", "CCN"], domain=False, device="cpu")
-    old = tmp_path / "old"
-    old.mkdir()
-    for file in model.iterdir():
-        if file.name not in ("calibration.parquet", "domain.parquet"):
-            (old / file.name).write_bytes(file.read_bytes())
+    left_out = shutil.ignore_patterns("calibration.parquet", "domain.parquet")
+    old = Path(shutil.copytree(model, tmp_path / "old", ignore=left_out))
     lacking = us.predict(old, ["CCO", "CCN"], device="cpu")  # a model whose training molecules were not passed on
     assert [note.rsplit(" ", 1)[-1] for note in lacking.notes] == ["calibration.parquet", "domain.parquet"]
     np.testing.assert_array_equal(lacking.values, expected.values)

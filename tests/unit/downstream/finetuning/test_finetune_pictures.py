@@ -4,7 +4,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
+from unimol_scale.downstream.finetuning.reporting.finetune_pictures import (
+    MOST_PANELS,
+    draw_predictions,
+    draw_training_curves,
+)
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
 
 NAN = np.nan

@@ -145,11 +145,11 @@ def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkey
 )
 def test_other_settings_in_the_same_folder_are_refused_and_named(finished, change, named):
     config, _ = finished
-    before = {path.name: path.read_bytes() for path in config.output.iterdir()}
+    before = {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
     expected = f"holds a fine-tuning of other settings (then → now):\n  {named}\nChoose another --output or remove it"
     with pytest.raises(ConfigError, match=re.escape(expected)):
         finetune(dataclasses.replace(config, **change))
-    assert before == {path.name: path.read_bytes() for path in config.output.iterdir()}
+    assert before == {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
 
 
 def test_data_or_weights_that_changed_under_their_name_are_refused(place, settings):

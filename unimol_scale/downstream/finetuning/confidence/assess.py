@@ -3,7 +3,7 @@
 Shapes: M rows of the data, R test rows, S models, L targets, W outputs (``Outputs``), D channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,9 +29,16 @@ from unimol_scale.downstream.finetuning.confidence.known_molecules import (
     MOST_WITH_VECTORS,
     Float32,
     KnownMolecules,
+    NearestMolecule,
     known_molecules,
     neighbours,
     write_known,
+)
+from unimol_scale.downstream.finetuning.confidence.worst_predictions import (
+    WorstPrediction,
+    worst_places,
+    worst_predictions,
+    wrongness,
 )
 from unimol_scale.downstream.finetuning.labelled_rows import Rows
 from unimol_scale.downstream.finetuning.results import FinetuneResult, read_predictions
@@ -89,11 +96,13 @@ class Assessment:
         results: of the test rows.
         conformal: how intervals or sets are made.
         domain: None: it was turned off.
+        worst: test rows that were predicted worst, for the report.
     """
 
     results: ConfidenceResults
     conformal: ConformalRule
     domain: DomainRule | None
+    worst: tuple[WorstPrediction, ...]
 
 
 def assess(models: FinishedModels) -> Assessment:
@@ -109,7 +118,12 @@ def assess(models: FinishedModels) -> Assessment:
     has_interval = outcome.has_test and not outcome.folds
     low, high, standardised = _score_interval(models) if has_interval else (None, None, False)
     check, conformal = _conformal(models, test)
-    domain_check, domain = _domain(models, test) if config.domain else (None, None)
+    smiles = [models.rows.molecules.smiles[row - 1] for row in test.row_N.tolist()]
+    worst = worst_places(wrongness(outcome, test), smiles)
+    domain_check, domain = None, None
+    near: dict[int, NearestMolecule] = {}
+    if config.domain:
+        domain_check, domain, near = _domain(models, test, {int(test.row_N[row]) for row, _ in worst})
     results = ConfidenceResults(
         score_low=low,
         score_high=high,
@@ -118,7 +132,8 @@ def assess(models: FinishedModels) -> Assessment:
         conformal=check,
         domain=domain_check,
     )
-    return Assessment(results=results, conformal=conformal, domain=domain)
+    shown = worst_predictions(outcome, test, smiles, worst, near)
+    return Assessment(results=results, conformal=conformal, domain=domain, worst=shown)
 
 
 def asks_anew(found: ConfidenceResults | None, config: FinetuneConfig) -> bool:
@@ -267,15 +282,22 @@ def _target_coverage(
     )
 
 
-def _domain(models: FinishedModels, test: Calibration) -> tuple[DomainCheck, DomainRule]:
-    """Write the training molecules; return the errors of the test rows inside and outside of the domain."""
+def _domain(
+    models: FinishedModels, test: Calibration, asked: Collection[int]
+) -> tuple[DomainCheck, DomainRule, dict[int, NearestMolecule]]:
+    """Write the training molecules; return the errors of the test rows inside and outside of the domain.
+
+    And of the rows that are asked for, numbered from 1, the nearest training molecules.
+    """
     outcome, rows = models.outcome, models.rows
     smiles = rows.molecules.smiles
     train = np.unique(np.concatenate([split.train for split in models.splits]))
     has_value = np.flatnonzero((~np.isnan(test.labels_NL)).any(1))  # of others, such as bounds, no error is known
     test = test.take(has_value)
-    judged_R = judged_places(len(test.row_N), len(train), len(test.row_N))
-    tested, test = len(test.row_N), test.take(judged_R)
+    is_judged_R = np.zeros(len(test.row_N), bool)
+    is_judged_R[judged_places(len(test.row_N), len(train), len(test.row_N))] = True
+    looked_R = is_judged_R | np.isin(test.row_N, list(asked))
+    tested, test, is_judged_R = len(test.row_N), test.take(looked_R), is_judged_R[looked_R]
     test_R = test.row_N - 1
     with_vectors = len(train) <= MOST_WITH_VECTORS
     needed = np.unique(np.concatenate([train, test_R]))
@@ -288,12 +310,16 @@ def _domain(models: FinishedModels, test: Calibration) -> tuple[DomainCheck, Dom
     known = known_molecules(smiles, rows.outputs, rows.labels_ML, train, vectors if with_vectors else None)
     rule = write_known(models.folder, outcome.targets, known)
     inside_R = np.zeros(len(test_R), bool)
+    nearest: dict[int, NearestMolecule] = {}
     for place, unseen in _unseen(models, test_R, known) if len(test_R) else []:
         row_R = test_R[place]
         vector_RD = vectors(row_R) if with_vectors else None
         near = neighbours(unseen, rule, [smiles[row] for row in row_R.tolist()], vector_RD)
         inside_R[place] = near.in_domain_R
-    return replace(_compare(outcome, test, inside_R, with_vectors=with_vectors), test_rows=tested), rule
+        found = {row + 1: near.nearest(at) for at, row in enumerate(row_R.tolist()) if row + 1 in asked}
+        nearest |= {number: one for number, one in found.items() if one is not None}
+    check = _compare(outcome, test.take(is_judged_R), inside_R[is_judged_R], with_vectors=with_vectors)
+    return replace(check, test_rows=tested), rule, nearest
 
 
 def _unseen(models: FinishedModels, test_R: Int64, known: KnownMolecules) -> list[tuple[Int64, KnownMolecules]]:

@@ -65,6 +65,23 @@ class KnownMolecules:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class NearestMolecule:
+    """The training molecule that is nearest to a row by fingerprint.
+
+    Attributes:
+        smiles: canonical.
+        label_L: NaN where it has none.
+        similarity: Tanimoto similarity of ECFP4.
+        in_domain: whether the row is in the domain.
+    """
+
+    smiles: str
+    label_L: Float64
+    similarity: float
+    in_domain: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Neighbours:
     """The nearest training molecule of each row, and whether the row is in the domain.
 
@@ -81,6 +98,18 @@ class Neighbours:
     similarity_R: Float64
     vector_similarity_R: Float64 | None
     in_domain_R: npt.NDArray[np.bool_]
+
+    def nearest(self, row: int) -> NearestMolecule | None:
+        """Return the nearest molecule of a row, numbered from 0; None where there is none."""
+        smiles = self.smiles[row]
+        if smiles is None:
+            return None
+        return NearestMolecule(
+            smiles=smiles,
+            label_L=self.label_RL[row],
+            similarity=float(self.similarity_R[row]),
+            in_domain=bool(self.in_domain_R[row]),
+        )
 
 
 def known_molecules(

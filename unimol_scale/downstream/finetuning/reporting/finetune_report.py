@@ -1,4 +1,4 @@
-"""Writes the report of a fine-tuning, report.md, and its pictures."""
+"""Writes the report of a fine-tuning, report.md, and its pictures; and report.html, which is the same in one file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_text
+from unimol_scale.common.report.html_page import html_page
 from unimol_scale.common.report.markdown import markdown_table
 from unimol_scale.common.units import counted
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
@@ -23,10 +24,17 @@ from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.data.skipped_rows import ROW_NUMBERS
 from unimol_scale.downstream.finetuning.cautions import describe_spread
 from unimol_scale.downstream.finetuning.confidence.headline import headline
-from unimol_scale.downstream.finetuning.finetune_pictures import MOST_PANELS, draw_predictions, draw_training_curves
+from unimol_scale.downstream.finetuning.confidence.worst_predictions import WorstPrediction
 from unimol_scale.downstream.finetuning.folds.fold_files import read_out_of_fold
 from unimol_scale.downstream.finetuning.folds.fold_lines import describe_score, describe_split, fold_table
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
+from unimol_scale.downstream.finetuning.reporting.finetune_pictures import (
+    MOST_PANELS,
+    draw_predictions,
+    draw_training_curves,
+)
+from unimol_scale.downstream.finetuning.reporting.learning_curve import CurvePoint, curve_section
+from unimol_scale.downstream.finetuning.reporting.molecule_sections import cliff_section, worst_section
 from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult, plus_minus, sample_std
 from unimol_scale.downstream.labels.confusion_matrix import (
     confusion_lines,
@@ -36,11 +44,25 @@ from unimol_scale.downstream.labels.confusion_matrix import (
 from unimol_scale.downstream.labels.learning_notes import STANDARDISED
 from unimol_scale.store.schema import Float64
 
-REPORT_NAME = "report.md"
+REPORT_NAME, PAGE_NAME = "report.md", "report.html"
 
 
-def write_report(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) -> None:
-    """Write report and pictures from the results and the predictions in the folder."""
+def write_report(
+    folder: Path,
+    outcome: FinetuneResult,
+    config: FinetuneConfig,
+    worst: Sequence[WorstPrediction],
+    curve: Sequence[CurvePoint],
+) -> None:
+    """Write report and pictures from the results and the predictions in the folder.
+
+    Args:
+        folder: of the fine-tuning.
+        outcome: its results.
+        config: its settings.
+        worst: test rows that were predicted worst, the worst first.
+        curve: points of the learning curve; none, if there is no curve.
+    """
     pictures, spread_lines, more = ["course.png"], [], []
     if outcome.has_test:
         picture = "confusion.png" if outcome.outputs.num_classes else "roc.png"
@@ -54,7 +76,11 @@ def write_report(folder: Path, outcome: FinetuneResult, config: FinetuneConfig) 
             more = confusion_lines(outcome.outputs, count_confusions(outcome.outputs, labels_RL, predictions))
     draw_training_curves(folder / "course.png", outcome)
     lines = _lines(outcome, config, pictures, spread_lines)
-    commit_text(folder / REPORT_NAME, "\n".join([*lines, *more]) + "\n")
+    more += curve_section(folder, outcome, curve)
+    more += [*worst_section(folder, outcome, worst), *cliff_section(folder, outcome)]
+    text = "\n".join([*lines, *more]) + "\n"
+    commit_text(folder / REPORT_NAME, text)
+    commit_text(folder / PAGE_NAME, html_page(text, folder))
 
 
 def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, list[Float64]]:

@@ -1,0 +1,1 @@
+"""Benchmarks of others as tables with their official split."""

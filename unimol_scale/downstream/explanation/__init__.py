@@ -1,0 +1,1 @@
+"""Which atoms make a fine-tuned model predict what it predicts."""

@@ -1,0 +1,1 @@
+"""The report of a fine-tuning: what it says, and its pictures."""

@@ -1,0 +1,47 @@
+"""The events of a run in Weights & Biases. Needs the extra ``wandb``.
+
+Its own variables say where to: WANDB_PROJECT, WANDB_ENTITY, and WANDB_MODE=offline for a folder that ``wandb sync``
+sends later. Each session is a run there, and those of one run are a group: a resumed run does steps again, and what was
+logged there cannot be taken back.
+"""
+
+import os
+from typing import Any
+
+from unimol_scale.engine.log.sinks import Event, SinkStart
+from unimol_scale.engine.log.tensorboard import shown_values, tag_of
+
+PROJECT = "unimol-scale"  # where WANDB_PROJECT does not say another
+
+
+class WandbSink:
+    """A run of Weights & Biases, which sends in a process of its own.
+
+    Args:
+        start: of the session.
+    """
+
+    LIBRARY = "wandb"
+
+    def __init__(self, start: SinkStart) -> None:
+        import wandb
+
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=f"{start.name}, session {start.session}",
+            group=start.name,
+            dir=str(start.folder),
+            config=start.settings,
+            reinit="create_new",
+        )
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def event(self, event: Event) -> None:
+        """Hand an event over; returns at once."""
+        values = {tag_of(key): value for key, value in shown_values(event).items()}
+        self._run.log({"step": int(event["step"]), **values})
+
+    def close(self) -> None:
+        """Wait until everything is sent, or is on the disk."""
+        self._run.finish()

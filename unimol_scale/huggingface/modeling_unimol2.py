@@ -1,0 +1,99 @@
+"""The backbone as a model of transformers.
+
+This file is copied into the folder (``register_for_auto_class``), where it is imported under another name.
+Shapes: B molecules, A atoms (padded), N = A + 1 nodes (virtual node first), D atom channels, P pair channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from unimol_scale.checkpoints.weights import load_pretrained
+from unimol_scale.config import to_tree
+from unimol_scale.downstream.embedding.pooling import pool
+from unimol_scale.huggingface.configuration_unimol2 import UniMol2Config
+from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.encodings import GaussianKernel, ModelInput
+
+
+@dataclass
+class UniMol2Output(ModelOutput):  # type: ignore[misc]
+    """What the model says of a batch; values at padding are arbitrary.
+
+    Attributes:
+        last_hidden_state: [B, N, D], the virtual node first.
+        pooler_output: [B, D], a vector of each molecule.
+        pair_state: [B, N, N, P].
+        attention_mask: bool [B, N], true at real nodes.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    pair_state: Tensor | None = None
+    attention_mask: Tensor | None = None
+
+
+class UniMol2Model(PreTrainedModel):  # type: ignore[misc]
+    """The two-track Transformer of Uni-Mol2 (arXiv 2406.14969), without heads.
+
+    Args:
+        config: of the model.
+    """
+
+    config_class = UniMol2Config
+    base_model_prefix = "unimol2"
+    main_input_name = "token_BA"
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__(config)
+        self.backbone = TwoTrackBackbone(config.model_config)
+        self.post_init()
+
+    @classmethod
+    def from_unimol_scale(cls, source: str) -> "UniMol2Model":
+        """Return a model of unimol-scale, in evaluation mode, on the CPU; heads of its pretraining are left out.
+
+        Args:
+            source: run, checkpoint, exported model, released file, shipped model or name on the hub.
+
+        Raises:
+            CheckpointError: it is missing, damaged or of other tensors than the model's.
+        """
+        found = load_pretrained(source)
+        config = UniMol2Config(
+            architecture=to_tree(found.backbone.config),
+            seen=None if found.seen is None else to_tree(found.seen),
+            hydrogens=found.hydrogens,
+        )
+        model = cls(config)
+        model.backbone.load_state_dict(found.backbone.state_dict())
+        model.eval()
+        return model
+
+    def forward(self, return_dict: bool | None = None, **batch: Tensor) -> UniMol2Output | tuple[Any, ...]:
+        """Return representations.
+
+        Args:
+            return_dict: False returns a tuple.
+            batch: fields of ``ModelInput``, as ``SmilesCollator`` makes them.
+        """
+        seen = self.backbone(ModelInput(**batch))
+        output = UniMol2Output(
+            last_hidden_state=seen.atom_BND,
+            pooler_output=pool(seen, self.config.pooling),
+            pair_state=seen.pair_BNNP,
+            attention_mask=seen.valid_BN,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Do what a module does not do by itself when it is built on no device: its own weights are drawn there."""
+        if isinstance(module, GaussianKernel):
+            module.reset_centres()
+
+
+UniMol2Model.register_for_auto_class("AutoModel")
+AutoModel.register(UniMol2Config, UniMol2Model, exist_ok=True)
