@@ -161,12 +161,11 @@ def accept(options: argparse.Namespace) -> bool:
         limit = min(stage.quick_seconds if options.quick else stage.seconds, left)
         if limit < 1:
             results.append(StageResult(name=stage.name, status="not started: no time left", seconds=0, findings=None))
-            continue
-        results.append(run_stage(stage, options, limit))
+        else:
+            results.append(run_stage(stage, options, limit))
         print(f"{stage.name}: {results[-1].status} ({results[-1].seconds:.0f} s)", flush=True)
-        (options.output / "results.json").write_text(
-            json.dumps([dataclasses.asdict(result) for result in results], indent=1), encoding="utf-8"
-        )
+        told = [dataclasses.asdict(result) for result in results]
+        (options.output / "results.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
         (options.output / "report.md").write_text(report(results, options), encoding="utf-8")
     return all(result.status == "passed" for result in results)
 
