@@ -2,7 +2,8 @@
 #
 #   make demo      molecules → conformer store → ladder of pretrained models → scaling law
 #   make test      the test suite
-#   make checks    lint, format and types
+#   make checks    lint, format, types, and the documentation site, whose warnings are errors
+#   make docs      the documentation site, in site/
 #
 # TORCH chooses the torch that is installed: the default is the CPU build that CI tests; a GPU user says, for example,
 # make demo TORCH='torch==2.11.*'. PYTHON chooses the interpreter.
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 # Test and demo commands find deepspeed, ninja and unimol-scale without an activated environment.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup demo test checks format clean
+.PHONY: setup demo test checks docs format clean
 
 setup: $(VENV)/.installed
 
@@ -36,14 +37,17 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 30 --durations-min 5
 
-checks: setup
+checks: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) data runs reports
+	rm -rf $(VENV) data runs reports site

@@ -89,7 +89,9 @@ class BuildConfig:
         if self.conformers.count != 1 and not any(source.may_lack_geometry for source in self.each_source):
             names = " and ".join(repr(source.name) for source in self.each_source)
             keep = "source {} keeps the geometry of its" if self.source else "sources {} keep the geometry of their"
-            raise ConfigError(f"the {keep.format(names)} files: no --conformers")
+            raise ConfigError(
+                f"the {keep.format(names)} files: no --conformers; conformers.from_file=K keeps the K lowest of theirs"
+            )
         joint_label_units(self.each_source)
 
     @property

@@ -102,6 +102,8 @@ class ConformerConfig:
             (4 of 1,999 DFT geometries of PCQM4Mv2, double bonds in rings of 8 and more).
         energy_window: kcal/mol; conformers further above the molecule's lowest one are left out. None keeps all.
         rmsd_prune: Å; a conformer this near to one of lower energy is left out. None keeps all.
+        from_file: of a molecule whose source has conformers, keep at most so many: those of lowest energy that the two
+            settings above leave, lowest first. None keeps all, in the order of the file, whatever those say.
         engine: "rdkit" on CPUs, or "nvmolkit" on NVIDIA GPUs (see ``nvmolkit_engine``). "depiction" makes no conformer:
             the 2D depiction stands in as the one of each molecule, for models that read the 2D graph only.
         gpus: device numbers for nvmolkit; the pieces of a build take them in turn.
@@ -115,6 +117,7 @@ class ConformerConfig:
     stereo: Literal["keep", "drop"] = "drop"
     energy_window: float | None = None
     rmsd_prune: float | None = None
+    from_file: int | None = None
     engine: Literal["rdkit", "nvmolkit", "depiction"] = "rdkit"
     gpus: tuple[int, ...] = (0,)
 
@@ -124,6 +127,8 @@ class ConformerConfig:
         for name in ("attempts", "timeout_s", "max_iterations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"conformers.{name} must be at least 1, got {getattr(self, name)}")
+        if self.from_file is not None and not 1 <= self.from_file <= 255:
+            raise ConfigError(f"conformers.from_file must be 1 to 255, or null for all, got {self.from_file}")
         for name in ("energy_window", "rmsd_prune"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -148,8 +153,12 @@ class ConformerConfig:
         return "2D depiction" if self.engine == "depiction" else "ETKDGv3, MMFF94, else UFF, else as embedded"
 
     def recipe(self) -> Tree:
-        """Return every setting by the name that it has in manifests and in the recipes of caches."""
-        return _with_first_names(strict.to_tree(self))
+        """Return every setting by the name that it has in manifests and in the recipes of caches.
+
+        What is done with conformers of files is left out where that is nothing.
+        """
+        tree = _with_first_names(strict.to_tree(self))
+        return {key: value for key, value in tree.items() if key != "from_file" or value is not None}
 
     def identity(self) -> Tree:
         """Return the settings whose hash names caches, by those names: what was added later and is not used is out."""

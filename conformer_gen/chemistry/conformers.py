@@ -6,7 +6,7 @@ fails is returned.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
 import numpy as np
@@ -52,6 +52,8 @@ class CuratedMolecule:
             where the source has all of them, the hydrogens in the order of ``AddHs``.
         origins: [k] codes of ``ConformerOrigin`` of ``conformers``.
         labels: carried along.
+        energies: [k] kcal/mol of ``conformers`` above the lowest, NaN where the source has none; empty without any.
+        atom_labels: name → [k, n, w] of the atoms of ``conformers``.
     """
 
     id: str
@@ -61,6 +63,8 @@ class CuratedMolecule:
     conformers: Float32 | None = None
     origins: tuple[int, ...] = ()
     labels: tuple[float, ...] = ()
+    energies: tuple[float, ...] = ()
+    atom_labels: Mapping[str, Float32] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,20 +180,28 @@ def _parse(molecule: CuratedMolecule) -> tuple[Chem.Mol, Chem.Mol]:
 def _record_from_file(
     molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, config: ConformerConfig
 ) -> MoleculeRecord:
-    """Return the record of given geometry, all of it: what the file says is flagged, never dropped."""
+    """Return the record of given geometry: what the file says is flagged, never dropped, unless fewer are wanted."""
     assert molecule.conformers is not None
-    origin = np.array(molecule.origins, np.uint8)
     basis = full if config.hydrogens else heavy
-    if molecule.conformers.shape[1] < basis.GetNumAtoms():
+    n = basis.GetNumAtoms()
+    if molecule.conformers.shape[1] < n:
         raise _FailedError("no_hydrogens", "the source has no coordinates for every hydrogen")
-    return _record(
+    energy = np.array(molecule.energies or [np.nan] * len(molecule.origins), np.float32)
+    kept = np.arange(len(energy))
+    if config.from_file is not None:
+        order = _by_energy(energy)
+        kept = _near_and_distinct(heavy, molecule.conformers, energy, order, config)[: config.from_file]
+    conformers, origin = molecule.conformers[kept], np.array(molecule.origins, np.uint8)[kept]
+    record = _record(
         molecule,
         basis=basis,
-        coordinates=molecule.conformers[:, : basis.GetNumAtoms()],
+        coordinates=conformers[:, :n],
         origin=origin,
-        stereo=compare_stereo(molecule.smiles, full, molecule.conformers, flat=origin == ConformerOrigin.FLAT),
-        energy=np.full(len(origin), np.nan, np.float32),
+        stereo=compare_stereo(molecule.smiles, full, conformers, flat=origin == ConformerOrigin.FLAT),
+        energy=energy[kept],
     )
+    atom_labels = {name: values[kept][:, :n] for name, values in molecule.atom_labels.items()}
+    return dataclasses.replace(record, atom_labels=atom_labels)
 
 
 def _record_from_depiction(
@@ -282,6 +294,13 @@ def _choose(heavy: Chem.Mol, coordinates: Float64, stereo: UInt8, energy: Float3
         order = order[stereo[order] != ConformerStereo.CHANGED]
         if not len(order):
             raise _FailedError("stereo_changed", f"no conformer of {len(stereo)} has the stereo that the SMILES gives")
+    return _near_and_distinct(heavy, coordinates, energy, order, config)
+
+
+def _near_and_distinct(
+    heavy: Chem.Mol, coordinates: Float32 | Float64, energy: Float32, order: Int64, config: ConformerConfig
+) -> Int64:
+    """Return those of ``order`` within the energy window and not near to one before them."""
     if config.energy_window is not None:
         order = _within_window(energy, order, config.energy_window)
     if config.rmsd_prune is not None:
@@ -301,7 +320,7 @@ def _within_window(energy: Float32, order: Int64, window: float) -> Int64:
     return order[~(energy[order] > np.nanmin(energy[order]) + window)]
 
 
-def _distinct(heavy: Chem.Mol, coordinates: Float64, order: Int64, threshold: float) -> Int64:
+def _distinct(heavy: Chem.Mol, coordinates: Float32 | Float64, order: Int64, threshold: float) -> Int64:
     """Return those of ``order`` that are further than a threshold from all conformers kept before them, greedily.
 
     Args:

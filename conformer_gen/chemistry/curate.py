@@ -5,7 +5,9 @@ What only the whole set can tell (duplicates, sample, split) is chosen in select
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
@@ -15,11 +17,13 @@ from conformer_gen.chemistry.geometry import (
     atom_numbers,
     conformer_origins,
     number_atoms,
-    ordered_coordinates,
     parse_row,
+    positions_of,
     sound_conformers,
+    source_atoms,
+    stored_order,
 )
-from conformer_gen.sources.molecule import Rejected, SourceMolecule
+from conformer_gen.sources.molecule import Geometry, Rejected, SourceMolecule
 from unimol_scale.store.schema import Float32
 
 # RDKit counts what it takes for unpaired electrons from usual valences, which dative bonds to metals do not have.
@@ -40,6 +44,8 @@ class Curated:
         conformers: [k, n, 3] Å where the source has geometry: the atoms of ``smiles``, followed by the other
             hydrogens, in the order of RDKit's ``AddHs``, if the source has all of them.
         origins: [k] codes of ``ConformerOrigin``; empty where conformers are to be made.
+        energies: [k] kcal/mol above the lowest of ``conformers``; NaN where the source has none, empty without any.
+        atom_labels: name → [k, n, w] of the atoms of ``conformers``.
         left_out: conformers of the source that are no geometry of the molecule.
     """
 
@@ -47,6 +53,8 @@ class Curated:
     scaffold_smiles: str
     conformers: Float32 | None = None
     origins: tuple[int, ...] = ()
+    energies: tuple[float, ...] = ()
+    atom_labels: Mapping[str, Float32] = dataclasses.field(default_factory=dict)
     left_out: int = 0
 
 
@@ -91,9 +99,33 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
     sound = sound_conformers(fragment, origins)
     if isinstance(sound, Rejected):
         return sound
-    coordinates = ordered_coordinates(fragment, atom_numbers(molecule, order))
+    stored = stored_order(fragment, atom_numbers(molecule, order))
+    curated = dataclasses.replace(
+        curated,
+        conformers=positions_of(fragment, stored)[sound.kept],
+        origins=sound.origins,
+        left_out=len(origins) - len(sound.kept),
+    )
+    return (
+        _with_labels_of(row.geometry, curated, sound.kept, source_atoms(fragment, stored)) if row.geometry else curated
+    )
+
+
+def _with_labels_of(geometry: Geometry, curated: Curated, kept: Sequence[int], atoms: Sequence[int]) -> Curated:
+    """Return the molecule with what its geometry has beside coordinates.
+
+    Args:
+        geometry: of the row.
+        curated: its molecule.
+        kept: numbers of the conformers that are its.
+        atoms: numbers in the geometry of its atoms.
+    """
+    energies = np.array(geometry.energies)[list(kept)] if geometry.energies else np.zeros(0)
+    lowest = energies.min(where=~np.isnan(energies), initial=np.inf)
     return dataclasses.replace(
-        curated, conformers=coordinates[sound.kept], origins=sound.origins, left_out=len(origins) - len(sound.kept)
+        curated,
+        energies=tuple((energies - lowest).tolist()),
+        atom_labels={name: values[kept][:, atoms] for name, values in geometry.atom_labels.items()},
     )
 
 

@@ -1,7 +1,8 @@
 """A row of a source → RDKit molecule, and its coordinates in the atom order of the store. Imports RDKit.
 
 Three ways in which a row brings coordinates: an MDL block, a SMILES with ChemAxon's extension, and elements with
-positions beside a SMILES, as in XYZ files; the last has no bonds, so its atoms are matched to those of the SMILES.
+positions, as in XYZ files; the last has no bonds, so its atoms are matched to those of the SMILES beside it, or, where
+there is none, bonds are perceived.
 """
 
 import dataclasses
@@ -13,14 +14,17 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-from conformer_gen.chemistry.atom_matching import add_conformer, match_atoms, match_graphs
+from conformer_gen.chemistry.bonds.atom_matching import add_conformer, match_atoms, match_graphs
+from conformer_gen.chemistry.bonds.bond_perception import perceive_bonds
 from conformer_gen.chemistry.stereo import compare_stereo
-from conformer_gen.sources.molecule import Geometry, Rejected, SourceMolecule
+from conformer_gen.sources.molecule import MOL2_RECORD, Geometry, Rejected, SourceMolecule
 from unimol_scale.store.geometry_faults import COINCIDENT_A, Conformers, Fault, find_faults, is_drawn
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32
 
 CHARGED_HYDROGEN = re.compile(r"\[\d*H[+-]")
 NUMBER = "_number"
+SOURCE_NUMBER = "_source_number"
+PERCEIVED_FRAMES = 3  # of lowest energy, in which bonds are looked for before a molecule is given up
 STEREO_MATCHES = 50  # ways to lay a molecule onto itself whose stereo is compared
 DRAWN_BONDS = 4  # from which bonds all of the length that RDKit draws are no chance
 REASONS = {
@@ -42,9 +46,9 @@ def parse_row(row: SourceMolecule) -> Chem.Mol | Rejected:
         RuntimeError, ValueError: RDKit's, for chemistry it does not cope with.
     """
     if row.problem:
-        return Rejected(reason="unreadable_row", detail=row.problem)
+        return Rejected(reason=row.reason, detail=row.problem)
     if row.geometry is not None:
-        return _with_geometry(row.smiles, row.geometry)
+        return _with_geometry(row.smiles, row.geometry) if row.smiles else _perceived(row.geometry)
     if row.origin is None and not row.block:
         return parse_smiles(row.smiles)
     return _with_own_coordinates(row)
@@ -120,16 +124,16 @@ def atom_numbers(molecule: Chem.Mol, order: Sequence[int]) -> list[int]:
     return [molecule.GetAtomWithIdx(at).GetIntProp(NUMBER) for at in order]
 
 
-def ordered_coordinates(fragment: Chem.Mol, atoms: Sequence[int]) -> Float32:
-    """Return the coordinates of a molecule in the atom order of the store.
+def stored_order(fragment: Chem.Mol, atoms: Sequence[int]) -> list[int]:
+    """Return the atoms of a molecule with coordinates in the order of the store.
 
     Args:
-        fragment: with conformers; hydrogens may be atoms anywhere in it.
+        fragment: hydrogens may be atoms anywhere in it.
         atoms: of the fragment, those of the canonical SMILES in its order.
 
     Returns:
-        [k, n, 3] Å. These atoms; then, if every hydrogen has coordinates, the other hydrogens of each of them, which is
-        the order of ``Chem.AddHs(Chem.MolFromSmiles(smiles))``.
+        These atoms; then, if every hydrogen has coordinates, the other hydrogens of each of them, which is the order of
+        ``Chem.AddHs(Chem.MolFromSmiles(smiles))``.
     """
     own = set(atoms)
     order = list(atoms)
@@ -137,7 +141,17 @@ def ordered_coordinates(fragment: Chem.Mol, atoms: Sequence[int]) -> Float32:
         order += [
             hydrogen for at in atoms for hydrogen in _hydrogens(fragment.GetAtomWithIdx(at)) if hydrogen not in own
         ]
+    return order
+
+
+def positions_of(fragment: Chem.Mol, order: Sequence[int]) -> Float32:
+    """Return the coordinates [k, n, 3] Å of the atoms ``order`` in each conformer."""
     return np.stack([conformer.GetPositions()[order] for conformer in fragment.GetConformers()]).astype(np.float32)
+
+
+def source_atoms(fragment: Chem.Mol, order: Sequence[int]) -> list[int]:
+    """Return which atoms of ``SourceMolecule.geometry`` the atoms ``order`` of a fragment were."""
+    return [fragment.GetAtomWithIdx(at).GetIntProp(SOURCE_NUMBER) for at in order]
 
 
 def _hydrogens(atom: Chem.Atom) -> list[int]:
@@ -156,7 +170,14 @@ def _sanitised(parse: Callable[[bool], Chem.Mol | None], otherwise: str) -> Chem
 
 
 def _with_own_coordinates(row: SourceMolecule) -> Chem.Mol | Rejected:
-    if row.block:
+    if row.block.startswith(MOL2_RECORD):
+        molecule = _sanitised(
+            lambda sanitize: Chem.MolFromMol2Block(row.block, sanitize=sanitize, removeHs=False),
+            "RDKit cannot read this MOL2 record, whose atom types must be those of Corina",
+        )
+        if not isinstance(molecule, Rejected):
+            Chem.AssignStereochemistryFrom3D(molecule)
+    elif row.block:
         molecule = _sanitised(
             lambda sanitize: Chem.MolFromMolBlock(row.block, sanitize=sanitize, removeHs=False),
             "RDKit cannot read this SDF record",
@@ -253,6 +274,27 @@ def _with_geometry(smiles: str, geometry: Geometry) -> Chem.Mol | Rejected:
         return Rejected(reason="no_geometry", detail="all atoms lie on one point")
     if order is None:
         return _mismatch("the atoms are other ones, or bonded in another way, in the coordinates than in the SMILES")
+    return _placed(molecule, geometry, order)
+
+
+def _perceived(geometry: Geometry) -> Chem.Mol | Rejected:
+    """Return the molecule that the atoms' distances make, in the first of its frames in which they make one."""
+    energies = np.array(geometry.energies or [np.nan] * len(geometry.positions))
+    rejected = None
+    for frame in np.argsort(energies, kind="stable")[:PERCEIVED_FRAMES].tolist():
+        molecule = perceive_bonds(geometry.symbols, geometry.positions[frame], geometry.charge)
+        if not isinstance(molecule, Rejected):
+            molecule.RemoveAllConformers()
+            return _placed(molecule, geometry, list(range(len(geometry.symbols))))
+        rejected = rejected or molecule
+    assert rejected is not None, "a geometry has a frame"
+    return rejected
+
+
+def _placed(molecule: Chem.Mol, geometry: Geometry, order: Sequence[int]) -> Chem.Mol:
+    """Give a molecule all conformers of a geometry, and its atoms their numbers there, in place; return it."""
     for positions in geometry.positions[:, order]:
         add_conformer(molecule, positions)
+    for atom, number in zip(molecule.GetAtoms(), order, strict=True):
+        atom.SetIntProp(SOURCE_NUMBER, number)
     return molecule

@@ -31,7 +31,7 @@ from conformer_gen.selection.pieces import (
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.common.files import commit_file
 from unimol_scale.store import arrow_backend
-from unimol_scale.store.schema import Layout, MoleculeRecord, encode
+from unimol_scale.store.schema import ATOM_LABELS, Layout, MoleculeRecord, encode
 
 ConformerGenerator = Callable[[CuratedMolecule, ConformerConfig, int], MoleculeRecord | ConformerFailure]
 
@@ -66,6 +66,8 @@ def _curated_columns(row: SourceMolecule, config: CurateConfig, exclusions: Excl
         "scaffold": stable_hash(result.scaffold_smiles),
         "conformers": None if result.conformers is None else result.conformers.ravel(),
         "origins": result.origins,
+        "energies": result.energies,
+        **{name: values.ravel() for name, values in result.atom_labels.items()},
         "left_out": result.left_out,
     }
 
@@ -90,6 +92,7 @@ def _molecules(work: Path, chunk: int, positions: Sequence[int]) -> Iterable[tup
     table = read_chunk(work, chunk)
     for row in table.take(pa.array(np.asarray(positions, np.int64))).to_pylist():
         flat, origins = row["conformers"], tuple(row["origins"])
+        labelled = [name for name in ATOM_LABELS if row[name] is not None]
         yield (
             row["position"],
             CuratedMolecule(
@@ -100,6 +103,11 @@ def _molecules(work: Path, chunk: int, positions: Sequence[int]) -> Iterable[tup
                 conformers=None if flat is None else np.array(flat, np.float32).reshape(len(origins), -1, 3),
                 origins=origins,
                 labels=tuple(row["labels"]),
+                energies=tuple(row["energies"] or ()),
+                atom_labels={
+                    name: np.array(row[name], np.float32).reshape(len(origins), -1, ATOM_LABELS[name].width)
+                    for name in labelled
+                },
             ),
         )
 

@@ -26,16 +26,19 @@ from unimol_scale.common.text.json_files import NotJsonError, read_json, write_j
 from unimol_scale.common.trees import Flat, Tree, as_lines, as_newer, differences, flatten, unknown
 from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, SPLITS, read_manifest
-from unimol_scale.store.schema import PLANAR_SCALE, Layout
+from unimol_scale.store.schema import ATOM_LABELS, ATOM_LABELS_VERSION, PLANAR_SCALE, Layout
 
 WORK_NAME = ".build"
 PLAN_NAME = "plan.json"
 SOURCES = "sources"  # group of the manifest's parameters in which a build from several has those of each
+# Groups whose keys are the user's own words.
+FREE_GROUPS = ("labels", "atom_labels", "versions", "parameters.inputs", "parameters.frames", f"parameters.{SOURCES}")
 # Settings that came later, whose default is not what was done before: what their absence means.
 _DONE_BEFORE: Flat = {
     "parameters.radicals": "keep",
     "parameters.task_memory": None,
     "conformer_recipe.stereo": "keep",
+    "conformer_recipe.from_file": None,
 }
 
 
@@ -56,8 +59,11 @@ def plan_build(config: BuildConfig) -> Tree:
         recipe |= config.conformers.recipe()
         del recipe["hydrogens"]
         del recipe["gpus"]  # of this machine
+    if geometry_from_file and config.conformers.from_file is not None:
+        recipe |= {name: getattr(config.conformers, name) for name in ("from_file", "energy_window", "rmsd_prune")}
     recipe["method"] = "; where there is none: ".join(methods)
     return {
+        **_atom_labels(sources),
         "backend": config.backend,
         "coordinate_scale": None if geometry_from_file else config.conformers.coordinate_scale,
         "planar_scale": PLANAR_SCALE,
@@ -78,6 +84,13 @@ def plan_build(config: BuildConfig) -> Tree:
     }
 
 
+def _atom_labels(sources: Sequence[SourceConfig]) -> Tree:
+    """Return the fields of the manifest about labels of atoms that any source has; none where there are none."""
+    wanted = {name for source in sources for name in source.frames.keep}
+    units = {name: label.unit for name, label in ATOM_LABELS.items() if name in wanted}
+    return {"atom_labels": units, "schema_version": ATOM_LABELS_VERSION} if units else {}
+
+
 def _what_is_read(config: BuildConfig) -> Tree:
     """Return the inputs and settings of the source; of several, those of each under its tag."""
     if config.source is not None:
@@ -90,6 +103,8 @@ def _what_is_read(config: BuildConfig) -> Tree:
 def _read_of(source: SourceConfig) -> Tree:
     tree: Tree = {"inputs": describe(source)}
     tree |= {name: getattr(source, name) for name in ("limit", "sample", "smiles_column", "id_column")}
+    if (frames := source.resolved_frames) is not None:
+        tree["frames"] = strict.to_tree(frames)
     return tree if source.geometry == "keep" else {**tree, "geometry": source.geometry}
 
 
@@ -108,7 +123,7 @@ def sweep(output: Path) -> None:
 
 def layout_of(plan: Tree) -> Layout:
     """Return the layout of the records that the plan describes."""
-    return Layout(plan["coordinate_scale"], tuple(plan["labels"]))
+    return Layout(plan["coordinate_scale"], tuple(plan["labels"]), tuple(plan.get("atom_labels", ())))
 
 
 def _refuse_other(plan: Tree, theirs: Tree, file: Path, what: str, remedy: str) -> None:
@@ -119,7 +134,7 @@ def _refuse_other(plan: Tree, theirs: Tree, file: Path, what: str, remedy: str) 
     """
     before, now = flatten(theirs), flatten(plan)
     defaults = _defaults(tuple(plan["parameters"].get(SOURCES, ())))
-    if newer := unknown(before, {*now, *defaults, "labels", "versions", "parameters.inputs", f"parameters.{SOURCES}"}):
+    if newer := unknown(before, {*now, *defaults, *FREE_GROUPS}):
         raise StoreError(f"{as_newer(newer, file)}, {remedy}")
     if changed := differences(before, now, defaults):
         raise StoreError(f"{what} other parameters (there → here):{as_lines(changed)}\nGive the same, {remedy}")

@@ -19,6 +19,8 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unimol_scale.store.schema import ATOM_LABELS
+
 T = TypeVar("T")
 CURATED, CONFORMERS, FAILURES = "curated", "embedded", "failures"
 SUFFIXES = {CURATED: ".parquet", CONFORMERS: ".arrow", FAILURES: ".parquet"}
@@ -33,6 +35,8 @@ CURATED_SCHEMA = pa.schema(
         "conformers": pa.list_(pa.float32()),  # [k, n, 3] Å of a source with geometry, flat; null without
         "origins": pa.list_(pa.uint8()),  # [k]
         "labels": pa.list_(pa.float64()),
+        "energies": pa.list_(pa.float32()),  # [k] kcal/mol above the lowest
+        **{name: pa.list_(pa.float32()) for name in ATOM_LABELS},  # [k, n, w], flat
         "left_out": pa.int32(),  # conformers of the source that are no geometry of the molecule
         "reason": pa.string(),  # null for a molecule
         "detail": pa.string(),

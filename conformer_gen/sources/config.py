@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+from conformer_gen.sources.frame_settings import FramesConfig
 from conformer_gen.sources.registry import SOURCES
 from conformer_gen.sources.source import Source
 from unimol_scale.errors import ConfigError
@@ -16,8 +17,9 @@ class SourceConfig:
     """Which molecules to read.
 
     Attributes:
-        name: kind of source: sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9, unimol-lmdb, or
-            package.module:Name of one of your own; "sample" is the NCI set inside the RDKit wheel and needs no input.
+        name: kind of source: sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9, unimol-lmdb, xyz, ase-db, hdf5,
+            geom, md17, mol2, or package.module:Name of one of your own; "sample" is the NCI set inside the RDKit wheel
+            and needs no input.
         input: files, directories (searched recursively for the source's suffixes), tar archives, ``.uri`` lists and
             ``.wget`` or ``.curl`` scripts, http(s), s3 or gs URLs; for zinc20 also tranches such as CDAA or C[A-D]A?.
         limit: read no more rows than this: the first ones, which are rarely like the others.
@@ -25,11 +27,12 @@ class SourceConfig:
         smiles_column: name of the SMILES column, or its number from 1 in lines without a header (zinc20, smiles); None
             finds it by the usual names, and takes the first column of lines without a header.
         id_column: likewise of the identifier column; rows are named after file and row without one.
-        labels: columns (of csv and parquet), data fields (of sdf) or targets (of unimol-lmdb) that hold a number for
-            each molecule, and the unit of each.
+        labels: columns (of csv and parquet), data fields (of sdf), targets (of unimol-lmdb) or what frames have (xyz,
+            ase-db, hdf5) that hold a number for each molecule, and the unit of each.
         base_url: of zinc20's tranches; the file of tranche CDAA is <base_url>/CD/CDAA.smi.
         missing_ok: pass over URLs that do not exist; not every tranche does.
         geometry: of a source whose files have coordinates: "keep" them, or "make" conformers as for rows without any.
+        frames: of xyz, ase-db, hdf5, geom and md17: how frames become molecules with conformers.
     """
 
     name: str
@@ -42,6 +45,7 @@ class SourceConfig:
     base_url: str = ZINC20_URL
     missing_ok: bool = False
     geometry: Literal["keep", "make"] = "keep"
+    frames: FramesConfig = dataclasses.field(default_factory=FramesConfig)
 
     def __post_init__(self) -> None:
         SOURCES.check(self.name, "source.name")
@@ -66,11 +70,19 @@ class SourceConfig:
             raise ConfigError(f"smiles_column and id_column are for {names}, not {self.name!r}")
         if self.geometry == "make" and not kind.has_geometry:
             raise ConfigError(f"geometry: the source {self.name!r} has no coordinates; its conformers are made anyway")
+        if self.frames != FramesConfig() and kind.frames is None:
+            names = _names(lambda entry: entry.frames is not None)
+            raise ConfigError(f"frames is for {names}, not for {self.name!r}")
 
     @property
     def kind(self) -> Source:
         """The entry of the source. Code of a user's own is imported, so the workers of a build do not ask for it."""
         return SOURCES.entry(self.name)
+
+    @property
+    def resolved_frames(self) -> FramesConfig | None:
+        """How frames are read, with the format's own units, names and theory; None for a source of other rows."""
+        return self.kind.frames.resolved(self.frames) if self.kind.frames is not None else None
 
     @property
     def keeps_geometry(self) -> bool:

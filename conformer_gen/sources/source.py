@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
 from unimol_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class SourceSettings(Protocol):
         id_column: likewise of the identifiers.
         labels: label → unit, of those that the user has chosen.
         base_url: where the files lie that ``Source.expand`` names.
+        frames: how files of frames are read; for a format of yours, ``FrameFormat.resolved`` fills in what is open.
     """
 
     @property
@@ -41,6 +43,9 @@ class SourceSettings(Protocol):
 
     @property
     def base_url(self) -> str: ...  # noqa: D102
+
+    @property
+    def frames(self) -> FramesConfig: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,8 @@ class Source:
         ids_in_files: whether ``SourceMolecule.id`` is unique only inside a file; a build from several sources then puts
             the file's name before it.
         count_file: (a file) → how many rows it has, where it says so itself.
+        frames: of files of elements with coordinates: what their format says of them; ``source.frames`` then means
+            something.
         counted_as: name of the source as which its files are read to count rows, where those of that source's suffixes
             have one line for each row; "" for itself.
     """
@@ -92,6 +99,7 @@ class Source:
     refuse: Callable[[str], str] | None = None
     ids_in_files: bool = False
     count_file: Callable[[Path], int] | None = None
+    frames: FrameFormat | None = None
     counted_as: str = ""
 
     def __post_init__(self) -> None:

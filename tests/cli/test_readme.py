@@ -3,34 +3,40 @@
 import argparse
 import importlib
 import importlib.util
+import itertools
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import doc_blocks
+from tests.helpers.doc_blocks import REASONS, Block, blocks
 from unimol_scale.cli.main import build_parser as verbs
 from unimol_scale.cli.verbs.build import build_parser as build_command
 from unimol_scale.cli.verbs.pretrain import build_parser as pretrain_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [
-    REPOSITORY / "README.md",
-    *sorted((REPOSITORY / "docs").glob("*.md")),
-    *sorted((REPOSITORY / "launch").glob("*.md")),
-    REPOSITORY / "CONTRIBUTING.md",
-]
+PAGES = [REPOSITORY / "README.md", *doc_blocks.PAGES, REPOSITORY / "CONTRIBUTING.md"]
+FENCED = [block for page in doc_blocks.PAGES for block in blocks(page)]
+LANGUAGES = {"bash", "python", "yaml", "text"}
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)(#[^)]*)?\)")
+VARIABLE = re.compile(r"[A-Z_]+=")  # of the environment, before a command
 OUR_MODULE = re.compile(r"`(python -m benchmarks\.[^`…]*)`")
 OUR_FILE = re.compile(r"(?:configs|benchmarks|launch|conformer_gen|tests)/[\w./-]*\w")
 
 
 def commands(pages: list[Path]) -> list[list[str]]:
-    """Return the indented commands that start a program or a benchmark, and the benchmarks named in the text."""
+    """Return the printed commands that start a program or a benchmark, and the benchmarks named in the text."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
     lines = re.findall(r"^    (?:\w+=\S+ )?((?:unimol-scale|python|deepspeed) ?.*)$", text, re.MULTILINE)
     lines += OUR_MODULE.findall(text)
-    return [words for words in (shlex.split(line, comments=True) for line in lines) if "…" not in words]
+    printed = [shlex.split(line, comments=True) for line in lines]
+    for block in (block for page in pages for block in blocks(page) if block.language == "bash"):
+        for words in doc_blocks.commands(block):
+            start = list(itertools.dropwhile(VARIABLE.match, words))
+            printed += [start] if start and start[0] in ("unimol-scale", "python", "deepspeed") else []
+    return [words for words in printed if "…" not in words]
 
 
 def benchmark_parser(module: str) -> argparse.ArgumentParser:
@@ -59,11 +65,26 @@ def test_a_printed_command_is_understood(words: list[str]) -> None:
     parser.parse_args(words[script + 1 :])
 
 
+@pytest.mark.parametrize("block", FENCED, ids=lambda block: f"{block.page.name}:{block.line}")
+def test_a_block_of_code_is_run_or_says_what_it_needs(block: Block) -> None:
+    assert block.language in LANGUAGES
+    if block.title:
+        assert block.title.startswith(REASONS)
+
+
+@pytest.mark.parametrize("page", doc_blocks.PAGES, ids=lambda page: page.name)
+def test_a_page_starts_with_what_the_reader_can_do_after_it(page: Path) -> None:
+    if page.name != "benchmarks.md":
+        assert "fter this page" in page.read_text(encoding="utf-8").split("\n## ")[0]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_names_files_that_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     prose = re.sub(r"`[^`]*`", "", text)  # a SMILES may look like a link
-    linked = {(page.parent / target).resolve() for target, _ in LINK.findall(prose)}
+    # Links between pages of the site, some of which are made from the code, are checked when the site is built.
+    links = [] if page in doc_blocks.PAGES else LINK.findall(prose)
+    linked = {(page.parent / target).resolve() for target, _ in links}
     named = {REPOSITORY / name for name in OUR_FILE.findall(text)}
     assert not {path for path in linked | named if not path.exists()}
 

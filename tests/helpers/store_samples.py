@@ -8,10 +8,13 @@ import numpy as np
 
 from unimol_scale.store.manifest import Backend, Counts, Manifest, SplitEntry
 from unimol_scale.store.schema import (
+    ATOM_LABELS,
+    ATOM_LABELS_VERSION,
     ATOM_VOCABULARIES,
     BOND_VOCABULARIES,
     COORDINATE_SCALE,
     PLANAR_SCALE,
+    SCHEMA_VERSION,
     Layout,
     MoleculeRecord,
     encode,
@@ -72,10 +75,11 @@ def write_store(
     coordinate_scale: float | None = COORDINATE_SCALE,
     labels: Mapping[str, str] | None = None,
     hydrogens: bool = False,
+    atom_labels: Sequence[str] = (),
 ) -> Store:
     """Write a finished store in several shards; ``labels`` are names and units."""
     labels = labels or {}
-    layout = Layout(coordinate_scale, tuple(labels))
+    layout = Layout(coordinate_scale, tuple(labels), tuple(atom_labels))
     splits = {}
     for name, records in (("train", train), ("valid", valid)):
         parts = [records[start : start + shard_rows] for start in range(0, len(records), shard_rows)]
@@ -102,6 +106,8 @@ def write_store(
             versions={"rdkit": "none"},
             counts=Counts(read=stored, stored=stored, duplicates=0, failed=0),
             splits=splits,
+            schema_version=ATOM_LABELS_VERSION if atom_labels else SCHEMA_VERSION,
+            atom_labels={name: ATOM_LABELS[name].unit for name in atom_labels},
         ),
     )
     return open_store(root)

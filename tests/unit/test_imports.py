@@ -28,7 +28,8 @@ ORDER = {
     "": "errors private_apis common former_settings config store conformer_gen data model objectives checkpoints engine"
     " scaling downstream huggingface api unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
-    "conformer_gen.sources": "molecule source registry config inputs *",
+    "conformer_gen.chemistry": "bonds *",
+    "conformer_gen.sources": "frame_units molecule frame_settings source registry config inputs frames *",
     "unimol_scale.common": "files text * report machine fetching",
     "unimol_scale.model": "native presets kernels fused *",
     "unimol_scale.data": "vocabulary features batch steps *",

@@ -51,6 +51,8 @@ class MoleculeRow:
         origins: [k] how each conformer came about: a name of ``ConformerOrigin``, such as "MMFF" or "DFT".
         stereo: [k] how its stereo compares with that of the SMILES: a name of ``ConformerStereo``.
         labels: name → value; NaN where it is missing. Units: ``ConformerStore.label_units``.
+        atom_labels: of a store that has some, name → [k, n, w]: "forces" (kcal/mol/Å), "charges" (e); NaN where they
+            are missing.
         record: all of this as the store has it.
     """
 
@@ -67,6 +69,7 @@ class MoleculeRow:
     origins: tuple[str, ...]
     stereo: tuple[str, ...]
     labels: Mapping[str, float]
+    atom_labels: Mapping[str, Float32]
     record: MoleculeRecord
 
     def __eq__(self, other: object) -> bool:
@@ -234,6 +237,7 @@ class MoleculeRows(Sequence[MoleculeRow]):
             origins=tuple(ConformerOrigin(code).name for code in record.conformer_origin.tolist()),
             stereo=tuple(ConformerStereo(code).name for code in record.conformer_stereo.tolist()),
             labels=dict(zip(self._store.manifest.labels, record.labels, strict=True)),
+            atom_labels=record.atom_labels,
             record=record,
         )
 
@@ -311,7 +315,8 @@ def build_store(
 
     Args:
         source: "sample" (the NCI set inside RDKit, no download), "smiles", "csv", "parquet", "sdf", "zinc20",
-            "pcqm4mv2", "qm9", "unimol-lmdb". None: ``config`` names it.
+            "pcqm4mv2", "qm9", "unimol-lmdb", "xyz", "ase-db", "hdf5", "geom", "md17", "mol2". None: ``config`` names
+            it.
         input: files, directories or URLs; "sample" needs none.
         sources: instead of one source several: ``[{"name": "sdf", "input": "a.sdf"}, {"name": "sample", "limit": 9}]``.
             A molecule of several is the first one's; ids are as "sdf:mol1"; labels that a source has not are NaN.

@@ -49,6 +49,11 @@ class CommandParser(argparse.ArgumentParser):
         self._settings = load
         self._files = files
 
+    @property
+    def loads_settings(self) -> LoadSettings | None:
+        """What ``take_settings`` was given; None for a command without settings."""
+        return self._settings
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:

@@ -7,7 +7,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Union
+from typing import Any, Literal, NamedTuple, Union
 
 import yaml
 
@@ -25,11 +25,44 @@ def settings_text(config_type: type[Any], told: Mapping[str, str]) -> str:
         told: key, or group of keys → where its value comes from, for those that the command fills in itself.
     """
     lines: list[str] = []
-    for key, field, hint, meaning in _fields(config_type):
-        source = next((text for start, text in told.items() if key == start or key.startswith(f"{start}.")), None)
-        lines += _wrapped(f"{key}  ({source})" if source else f"{key}={_default(field)}", "")
-        lines += _wrapped(f"({_type_name(hint)}) {meaning}", "    ")
+    for setting in described_settings(config_type, told):
+        lines += _wrapped(
+            f"{setting.key}  ({setting.source})" if setting.source else f"{setting.key}={setting.default}", ""
+        )
+        lines += _wrapped(f"({setting.type_name}) {setting.meaning}", "    ")
     return "\n".join(lines)
+
+
+class DescribedSetting(NamedTuple):
+    """One setting as help and documentation show it.
+
+    Attributes:
+        key: dotted path.
+        default: as it would be written on the command line.
+        type_name: in words.
+        meaning: what the docstring of its dataclass says.
+        source: where its value comes from if the command fills it in itself; "" otherwise.
+    """
+
+    key: str
+    default: str
+    type_name: str
+    meaning: str
+    source: str
+
+
+def described_settings(config_type: type[Any], told: Mapping[str, str]) -> list[DescribedSetting]:
+    """Return every setting of a configuration in the order of its dataclasses.
+
+    Args:
+        config_type: dataclass of the whole configuration.
+        told: key, or group of keys → where its value comes from, for those that the command fills in itself.
+    """
+    found = []
+    for key, field, hint, meaning in _fields(config_type):
+        source = next((text for start, text in told.items() if key == start or key.startswith(f"{start}.")), "")
+        found.append(DescribedSetting(key, _default(field), _type_name(hint), meaning, source))
+    return found
 
 
 def _fields(config_type: type[Any], path: str = "") -> Iterator[tuple[str, "dataclasses.Field[Any]", Any, str]]:

@@ -26,6 +26,7 @@ class MoleculeBatch:
         path_BAA: int16, shortest path in bonds; ``PATH_UNREACHABLE`` between fragments.
         coordinates_BA3: float32, Å, of the conformer chosen; 0 at padding.
         planar_BA3: float32, Å, the 2D depiction in the plane z = 0; 0 at padding.
+        conformer_origin_B: uint8, codes of ``schema.ConformerOrigin`` of the conformer chosen.
         labels_BL: float64, those asked for, in the store's units; NaN where missing.
     """
 
@@ -38,6 +39,7 @@ class MoleculeBatch:
     path_BAA: npt.NDArray[np.int16]
     coordinates_BA3: npt.NDArray[np.float32]
     planar_BA3: npt.NDArray[np.float32]
+    conformer_origin_B: npt.NDArray[np.uint8]
     labels_BL: npt.NDArray[np.float64]
 
 
@@ -57,5 +59,6 @@ def collate(columns: MoleculeColumns) -> MoleculeBatch:
         path_BAA=shortest_paths(bonds_BAA3[..., 0] > 0),
         coordinates_BA3=pad(columns.coordinates, valid_BA),
         planar_BA3=pad(columns.planar_coordinates, valid_BA),
+        conformer_origin_B=columns.conformer_origin,
         labels_BL=columns.labels,
     )

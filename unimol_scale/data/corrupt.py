@@ -51,11 +51,15 @@ def draw_groups(keys: MoleculeKeys, stream: int, shares: Sequence[float]) -> Int
 
 
 def add_noise(
-    keys: MoleculeKeys, coordinates_BA3: Float32, valid_BA: Bool, std: float, stream: int = STREAM_NOISE
+    keys: MoleculeKeys, coordinates_BA3: Float32, valid_BA: Bool, std: float | Float32, stream: int = STREAM_NOISE
 ) -> Float32:
-    """Return coordinates plus Gaussian noise of standard deviation ``std`` Å on every axis of every real atom."""
+    """Return coordinates plus Gaussian noise of standard deviation ``std`` Å on every axis of every real atom.
+
+    ``std`` is one number, or one [B] for each molecule.
+    """
     B, A, _ = coordinates_BA3.shape
-    noise_BA3 = keys.normal(stream, 3 * A).reshape(B, A, 3) * std
+    scale = std[:, None, None] if isinstance(std, np.ndarray) else std
+    noise_BA3 = keys.normal(stream, 3 * A).reshape(B, A, 3) * scale
     noised: Float32 = (coordinates_BA3 + noise_BA3 * valid_BA[..., None]).astype(np.float32)
     return noised
 

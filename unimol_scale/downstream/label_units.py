@@ -1,25 +1,15 @@
-"""Units that labels can be converted between, so that scores are told in the unit of a paper.
+"""Units that labels can be converted between, so that scores are told in the unit of a paper. Standard library only."""
 
-Numbers: CODATA 2018 (Tiesinga et al. 2021, doi:10.1103/RevModPhys.93.025010). Standard library only.
-"""
-
+from unimol_scale.common.text.physical_units import ENERGIES, LENGTHS, spelt
 from unimol_scale.errors import ConfigError, nearest
 
 # Quantity → unit → its size in the first unit of the quantity.
 QUANTITIES: dict[str, dict[str, float]] = {
-    "energy": {
-        "Ha": 1.0,
-        "mHa": 1e-3,
-        "eV": 1.0 / 27.211386245988,
-        "meV": 1e-3 / 27.211386245988,
-        "kcal/mol": 1.0 / 627.5094740631,
-        "kJ/mol": 1.0 / 2625.4996394799,
-    },
-    "area": {"a0^2": 1.0, "Å^2": 1.0 / 0.529177210903**2},
-    "volume": {"a0^3": 1.0, "Å^3": 1.0 / 0.529177210903**3},
+    "energy": ENERGIES,
+    "area": {"a0^2": 1.0, "Å^2": 1.0 / LENGTHS["a0"] ** 2},
+    "volume": {"a0^3": 1.0, "Å^3": 1.0 / LENGTHS["a0"] ** 3},
     "heat capacity": {"cal/(mol K)": 1.0, "J/(mol K)": 1.0 / 4.184},
 }
-_OTHER_SPELLINGS = {"hartree": "Ha", "Hartree": "Ha", "A^2": "Å^2", "A^3": "Å^3", "bohr^2": "a0^2", "bohr^3": "a0^3"}
 
 
 def conversion_factor(label_unit: str, reported_unit: str) -> float:
@@ -32,7 +22,7 @@ def conversion_factor(label_unit: str, reported_unit: str) -> float:
     Raises:
         ConfigError: a unit is unknown, or they measure different quantities.
     """
-    label, reported = _spelt(label_unit), _spelt(reported_unit)
+    label, reported = spelt(label_unit), spelt(reported_unit)
     if label == reported:
         return 1.0
     for quantity, units in QUANTITIES.items():
@@ -43,8 +33,3 @@ def conversion_factor(label_unit: str, reported_unit: str) -> float:
             return units[label] / units[reported]
     known = ", ".join(unit for units in QUANTITIES.values() for unit in units)
     raise ConfigError(f"{label_unit!r} cannot be converted into {reported_unit!r}; units that can be are {known}")
-
-
-def _spelt(unit: str) -> str:
-    unit = unit.replace("²", "^2").replace("³", "^3").replace("Å", "Å").strip()  # the Ångström sign of Unicode
-    return _OTHER_SPELLINGS.get(unit, unit)

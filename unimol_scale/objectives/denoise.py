@@ -7,8 +7,9 @@ is another noise, and the target turns with the molecule. Shapes: B molecules, A
 N = A + 1 nodes, D atom channels.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -21,12 +22,23 @@ from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.input_views import STANDARD_VIEWS, InputsSeen, InputView
 from unimol_scale.data.steps.random_streams import MoleculeKeys
-from unimol_scale.errors import ConfigError
+from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.encodings import ModelInput, pairwise_distances
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective, PretrainingModel, Sample
+from unimol_scale.store.schema import ConformerOrigin, UInt8
+
+# Word of a setting → the origins that it means.
+ORIGIN_GROUPS = {
+    "dft": [ConformerOrigin.DFT],
+    "file": [ConformerOrigin.FILE],
+    "force_field": [
+        *(ConformerOrigin.MMFF, ConformerOrigin.MMFF_UNCONVERGED),
+        *(ConformerOrigin.UFF, ConformerOrigin.UFF_UNCONVERGED, ConformerOrigin.ETKDG),
+    ],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +51,8 @@ class DenoiseConfig:
         predict: ``geometry``, the clean coordinates and distances, or ``noise``, the noise in units of ``noise_std``.
         mask_fraction: of a molecule's tokens; 0: none are masked or predicted.
         noise_std: of the Gaussian noise on every coordinate, Å.
+        noise_std_of: origin of a geometry → the same of conformers of that origin, Å: "dft", "file", or "force_field"
+            (made here); ``noise_std`` is of all others, and of depictions.
         hide_features: probability that all atom, bond, degree and path features of a molecule are hidden.
         flat_geometry: probability that a molecule whose features are shown has its 2D depiction as geometry.
         token_weight: of the cross-entropy over masked tokens.
@@ -49,6 +63,7 @@ class DenoiseConfig:
     predict: Literal["geometry", "noise"] = "geometry"
     mask_fraction: float = 0.15
     noise_std: float = 0.2
+    noise_std_of: Mapping[str, float] = field(default_factory=dict)
     hide_features: float = 0.5
     flat_geometry: float = 0.5
     token_weight: float = 1.0
@@ -62,13 +77,32 @@ class DenoiseConfig:
         for name in ("noise_std", "token_weight", "coordinate_weight", "distance_weight"):
             if getattr(self, name) < 0.0:
                 raise ConfigError(f"denoise.{name} must not be negative, got {getattr(self, name)}")
-        if self.predict == "noise" and self.noise_std == 0.0:
-            raise ConfigError("denoise.predict is noise, so denoise.noise_std must be positive")
+        for name, std in self.noise_std_of.items():
+            if name not in ORIGIN_GROUPS:
+                raise ConfigError(f"denoise.noise_std_of: unknown origin {name!r}; {nearest(name, ORIGIN_GROUPS)}")
+            if std < 0.0:
+                raise ConfigError(f"denoise.noise_std_of.{name} must not be negative, got {std}")
+        if self.predict == "noise" and min(self.noise_std, *self.noise_std_of.values(), math.inf) == 0.0:
+            raise ConfigError("denoise.predict is noise, so denoise.noise_std must be positive, and noise_std_of, too")
         if not (self.masks or self.moves):
             raise ConfigError(
                 "denoise: nothing to predict; at least one of the loss weights must be positive, and the token's "
                 "needs a mask_fraction"
             )
+
+    def noise_std_B(self, origin_B: UInt8, flat_B: corrupt.Bool) -> corrupt.Float32 | None:
+        """Return the standard deviation of the noise on each molecule, Å; None if it is ``noise_std`` on all.
+
+        Args:
+            origin_B: codes of ``ConformerOrigin``.
+            flat_B: shown as depictions, whatever the origin.
+        """
+        if not self.noise_std_of:
+            return None
+        std_B = np.full(len(origin_B), self.noise_std, np.float32)
+        for name, std in self.noise_std_of.items():
+            std_B[np.isin(origin_B, ORIGIN_GROUPS[name]) & ~flat_B] = std
+        return std_B
 
     @property
     def masks(self) -> bool:
@@ -89,6 +123,7 @@ class DenoiseSample(Sample):
         masked_BA: bool, tokens to predict.
         atomic_number_BA: uint8, the true tokens.
         clean_BA3: float32, Å, the geometry before noise.
+        noise_std_B: float32, Å, of the noise on each molecule; None: the objective's on all.
         masked_M: int64, where ``masked_BA`` is true in the order of its elements; found when the sample is made, on the
             CPU, because only the host can wait for how many there are. None finds it.
     """
@@ -96,6 +131,7 @@ class DenoiseSample(Sample):
     masked_BA: Tensor
     atomic_number_BA: Tensor
     clean_BA3: Tensor
+    noise_std_B: Tensor | None = None
     masked_M: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -160,7 +196,8 @@ class DenoiseObjective(Objective):
         hidden_B = corrupt.chosen_molecules(keys, corrupt.STREAM_HIDE, config.hide_features)
         flat_B = ~hidden_B & corrupt.chosen_molecules(keys, corrupt.STREAM_FLAT, config.flat_geometry)
         clean_BA3 = np.where(flat_B[:, None, None], batch.planar_BA3, batch.coordinates_BA3)
-        noised_BA3 = corrupt.add_noise(keys, clean_BA3, valid_BA, config.noise_std)
+        std_B = config.noise_std_B(batch.conformer_origin_B, flat_B)
+        noised_BA3 = corrupt.add_noise(keys, clean_BA3, valid_BA, config.noise_std if std_B is None else std_B)
         if config.predict == "geometry":
             noised_BA3 = corrupt.align(noised_BA3, clean_BA3, valid_BA)
         masked_BA = corrupt.choose_masked(keys, valid_BA, config.mask_fraction if config.masks else 0.0)
@@ -182,6 +219,7 @@ class DenoiseObjective(Objective):
             masked_BA=torch.from_numpy(masked_BA),
             atomic_number_BA=torch.from_numpy(batch.atomic_number_BA),
             clean_BA3=torch.from_numpy(clean_BA3),
+            noise_std_B=None if std_B is None else torch.from_numpy(std_B),
         )
 
     def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
@@ -203,7 +241,8 @@ class DenoiseObjective(Objective):
             shown_BA3, clean_BA3, valid_BA = sample.input.coordinates_BA3, sample.clean_BA3, sample.input.valid_BA
             predicted_BA3 = model.coordinate_head(representation, shown_BA3)
             if self.config.predict == "noise":
-                sums["coordinate"] = noise_loss(predicted_BA3, clean_BA3, valid_BA, self.config.noise_std)
+                std = self.config.noise_std if sample.noise_std_B is None else sample.noise_std_B[:, None, None]
+                sums["coordinate"] = noise_loss(predicted_BA3, clean_BA3, valid_BA, std)
             else:
                 sums["coordinate"] = coordinate_loss(predicted_BA3, clean_BA3, valid_BA)
                 sums["distance"] = distance_loss(predicted_BA3, clean_BA3, valid_BA)
@@ -223,7 +262,7 @@ def coordinate_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor) 
     return (error_BA.sum(1) / valid_BA.sum(1)).sum()
 
 
-def noise_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor, std: float) -> Tensor:
+def noise_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor, std: float | Tensor) -> Tensor:
     """Return Σ over molecules of the mean over atoms and axes of |ε̂ − ε|²; 1 for who predicts no noise at all.
 
     The head moves atoms from r̃ = r + σε to where it takes them from, so its displacement is −σε̂, and ε̂ − ε =

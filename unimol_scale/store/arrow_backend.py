@@ -14,6 +14,7 @@ import pyarrow as pa
 from unimol_scale.errors import StoreError
 from unimol_scale.store.packing import num_bits, unpack
 from unimol_scale.store.schema import (
+    ATOM_LABEL_PREFIX,
     ATOM_VOCABULARIES,
     BOND_VOCABULARIES,
     LABEL_PREFIX,
@@ -21,6 +22,7 @@ from unimol_scale.store.schema import (
     PLANAR_SCALE,
     ConformerOrigin,
     ConformerStereo,
+    Float32,
     Float64,
     Int32,
     Int64,
@@ -46,6 +48,7 @@ class ColumnViews:
         planar_coordinates: [atoms, 2] int16 units of ``PLANAR_SCALE``.
         conformer_origin, conformer_stereo: [conformers] codes.
         labels: [R] of each label, float64.
+        atom_labels: name → [rows, w] of each label of atoms, float32.
     """
 
     batch: pa.RecordBatch
@@ -62,6 +65,7 @@ class ColumnViews:
     conformer_origin: npt.NDArray[np.uint8]
     conformer_stereo: npt.NDArray[np.uint8]
     labels: tuple[Float64, ...]
+    atom_labels: dict[str, Float32]
 
     @staticmethod
     def of(batch: pa.RecordBatch) -> "ColumnViews":
@@ -73,6 +77,11 @@ class ColumnViews:
             coordinate_offsets=_offsets(batch["coordinates"]),
             conformer_offsets=_offsets(batch["conformer_origin"]),
             labels=tuple(batch[name].to_numpy() for name in batch.schema.names if name.startswith(LABEL_PREFIX)),
+            atom_labels={
+                name.removeprefix(ATOM_LABEL_PREFIX): _values(batch[name])
+                for name in batch.schema.names
+                if name.startswith(ATOM_LABEL_PREFIX)
+            },
             **{
                 name: _values(batch[name])
                 for name in (
@@ -141,6 +150,10 @@ class ColumnViews:
             scaffold=self.batch["scaffold"][row].as_py(),
             key=self.batch["key"][row].as_py(),
             labels=tuple(float(label[row]) for label in self.labels),
+            atom_labels={
+                name: values[points].reshape(-1, atoms.stop - atoms.start, values.shape[1])
+                for name, values in self.atom_labels.items()
+            },
         )
 
     def check(self) -> None:
@@ -160,6 +173,7 @@ class ColumnViews:
             ("coordinates", num_atoms * num_conformers),
             ("conformer_stereo", num_conformers),
             ("energy", num_conformers),
+            *((f"{ATOM_LABEL_PREFIX}{name}", num_atoms * num_conformers) for name in self.atom_labels),
         ):
             if not np.array_equal(np.diff(_offsets(self.batch[name])), expected):
                 raise StoreError(f"the column {name} has another number of rows than its molecule")
@@ -178,6 +192,8 @@ class ColumnViews:
             raise StoreError("a coordinate is not finite")
         if any(np.any(np.isinf(label)) for label in self.labels):
             raise StoreError("a label is infinite")
+        if any(np.any(np.isinf(values)) for values in self.atom_labels.values()):
+            raise StoreError("a label of an atom is infinite")
         self.batch.validate(full=True)
 
 

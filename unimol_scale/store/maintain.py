@@ -62,6 +62,8 @@ def describe(store: Store) -> Table:
             f"{name} ({unit or 'no unit'}): {labelled.get(name, 0):,} molecules"
             for name, unit in manifest.labels.items()
         )
+    if manifest.atom_labels:
+        rows["labels of atoms"] = ", ".join(f"{name} ({unit})" for name, unit in manifest.atom_labels.items())
     rows |= {
         "format": f"{manifest.backend}, schema {manifest.schema_version}, coordinates {stored_as}",
         "hydrogens": "kept" if manifest.hydrogens else "removed",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.errors import ConfigError, NewerFileError, StoreError, version_problem
-from unimol_scale.store.schema import SCHEMA_VERSION, Layout
+from unimol_scale.store.schema import ATOM_LABELS, ATOM_LABELS_VERSION, SCHEMA_VERSION, Layout
 
 MANIFEST_NAME = "manifest.json"
 BUILD_COMMAND = "unimol-scale build --source sample"
@@ -142,6 +142,8 @@ class Manifest:
         splits: "train" and "valid".
         counts_by_source: of a store from several sources: tag of a source → what became of its rows; ids begin with
             these tags. Empty for one source, and then absent from the file.
+        atom_labels: names of the labels that atoms have, and the unit of each; absent from the file where there are
+            none, and ``schema_version`` is then ``SCHEMA_VERSION``, else ``ATOM_LABELS_VERSION``.
     """
 
     backend: Backend
@@ -158,17 +160,26 @@ class Manifest:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     counts_by_source: Mapping[str, SourceCounts] = dataclasses.field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    atom_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        version = ATOM_LABELS_VERSION if self.atom_labels else SCHEMA_VERSION
+        if self.schema_version != version:
+            raise ConfigError(f"schema_version is {self.schema_version}; with what the store has it is {version}")
+        if unknown := [name for name in self.atom_labels if name not in ATOM_LABELS]:
+            raise ConfigError(f"atom_labels: unknown {', '.join(unknown)}")
 
     @property
     def layout(self) -> Layout:
         """What the columns on disk depend on."""
-        return Layout(self.coordinate_scale, tuple(self.labels))
+        return Layout(self.coordinate_scale, tuple(self.labels), tuple(self.atom_labels))
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``; equal manifests give equal text."""
         tree = to_tree(self)
-        if not self.counts_by_source:
-            del tree["counts_by_source"]
+        for name in ("counts_by_source", "atom_labels"):
+            if not tree[name]:
+                del tree[name]
         return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
@@ -187,7 +198,8 @@ class Manifest:
         except json.JSONDecodeError as error:
             raise StoreError(f"{path} is damaged: {error}; rebuild the store") from error
         version = tree.get("schema_version") if isinstance(tree, dict) else None
-        if problem := version_problem(version, SCHEMA_VERSION, "schema_version"):
+        reads = SCHEMA_VERSION if version == SCHEMA_VERSION else ATOM_LABELS_VERSION
+        if problem := version_problem(version, reads, "schema_version"):
             raise StoreError(f"{path}: {problem}")
         try:
             return build(Manifest, tree, Origin(name=str(path), recorded=True))

@@ -56,7 +56,7 @@ def read_official(path: Path) -> Iterator[OfficialRecord | DamagedRecord]:
     Raises:
         StoreError: the file is not an LMDB file, or has been cut off.
     """
-    with contextlib.closing(_open(path)) as environment:
+    with contextlib.closing(open_lmdb(path)) as environment:
         try:
             with environment.begin(buffers=True) as transaction:
                 for key, value in transaction.cursor():
@@ -65,11 +65,16 @@ def read_official(path: Path) -> Iterator[OfficialRecord | DamagedRecord]:
             raise StoreError(f"{path} is damaged: {error}") from error
 
 
-def _open(path: Path) -> lmdb.Environment:
+def open_lmdb(path: Path) -> lmdb.Environment:
+    """Open a single LMDB file for reading.
+
+    Raises:
+        StoreError: it is none, or has been cut off.
+    """
     try:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True, max_readers=1)
     except lmdb.Error as error:
-        raise StoreError(f"{path} is not an LMDB file (a single file, as Uni-Mol writes it): {error}") from error
+        raise StoreError(f"{path} is not an LMDB file (a single file, without a folder): {error}") from error
     expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size = path.stat().st_size
     if size < expected:  # reading the missing pages would kill the process

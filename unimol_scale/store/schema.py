@@ -6,7 +6,7 @@ molecule; B molecules with A atoms and E bonds in all.
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ from unimol_scale.errors import StoreError
 from unimol_scale.store.packing import pack
 
 SCHEMA_VERSION = 2
+ATOM_LABELS_VERSION = 3  # of a store with labels of atoms, which programs of before cannot read
 COORDINATE_SCALE = 0.001  # Å per unit of the int16 coordinates of force-field conformers: ±32.767 Å around the centre
 PLANAR_SCALE = 0.01  # Å per unit of the int16 depiction: long chains are drawn at full length, ±327 Å
 INT16_LIMIT = 32767
 LABEL_PREFIX = "label:"  # of the column of a label
+ATOM_LABEL_PREFIX = "atom_label:"  # of the column of a label of atoms
 
 MISC = "misc"
 # Codes are positions in these lists, in the order of the Open Graph Benchmark (OGB) and of the released weights; a
@@ -52,6 +54,17 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 
+@dataclasses.dataclass(frozen=True)
+class AtomLabel:
+    """A label of every atom of every conformer: how many numbers it is, and their unit."""
+
+    width: int
+    unit: str
+
+
+ATOM_LABELS = {"forces": AtomLabel(3, "kcal/mol/Å"), "charges": AtomLabel(1, "e")}
+
+
 class ConformerOrigin(enum.IntEnum):
     """How the coordinates of a conformer came about."""
 
@@ -80,10 +93,12 @@ class Layout:
     Attributes:
         coordinate_scale: Å per unit when coordinates are int16, None when they are float32 Å.
         labels: names of the label columns, in order.
+        atom_labels: names among ``ATOM_LABELS`` of those that the records have, in order.
     """
 
     coordinate_scale: float | None = COORDINATE_SCALE
     labels: tuple[str, ...] = ()
+    atom_labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,10 +116,12 @@ class MoleculeRecord:
         planar_coordinates: [n, 2] Å, the 2D depiction, centred.
         conformer_origin: [k] codes of ``ConformerOrigin``.
         conformer_stereo: [k] codes of ``ConformerStereo``.
-        energy: [k] kcal/mol; NaN where no force field gave one.
+        energy: [k] kcal/mol; NaN where there is none. A force field's as it is; of a file's conformers, above the
+            lowest of the molecule's.
         scaffold: hash of the Murcko scaffold, 64 bits.
         key: hash of ``smiles``, 64 bits.
         labels: one number for each label of the store, in their order and units; NaN where it is missing.
+        atom_labels: name → [k, n, w] in the units of ``ATOM_LABELS``; NaN where it is missing.
     """
 
     id: str
@@ -121,6 +138,7 @@ class MoleculeRecord:
     scaffold: int
     key: int
     labels: tuple[float, ...] = ()
+    atom_labels: Mapping[str, Float32] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, m, k = len(self.atomic_number), len(self.bond_index), len(self.coordinates)
@@ -137,6 +155,8 @@ class MoleculeRecord:
         }
         for name, shape in expected.items():
             assert getattr(self, name).shape == shape, f"{name} is {getattr(self, name).shape}, expected {shape}"
+        for name, values in self.atom_labels.items():
+            assert values.shape == (k, n, ATOM_LABELS[name].width), f"{name} is {values.shape}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,7 +224,7 @@ def _starts(lengths: npt.NDArray[Any]) -> Int64:
 
 
 def arrow_schema(layout: Layout) -> pa.Schema:
-    """Return the schema on disk: the fixed columns, then one float64 column for each label."""
+    """Return the schema on disk: the fixed columns, then one float64 column for each label, then labels of atoms."""
     number = pa.float32() if layout.coordinate_scale is None else pa.int16()
     columns = {
         "id": pa.string(),
@@ -221,6 +241,10 @@ def arrow_schema(layout: Layout) -> pa.Schema:
         "scaffold": pa.uint64(),
         "key": pa.uint64(),
         **{f"{LABEL_PREFIX}{name}": pa.float64() for name in layout.labels},
+        **{  # conformer after conformer: k·n of them
+            f"{ATOM_LABEL_PREFIX}{name}": _list(pa.list_(_item(pa.float32()), ATOM_LABELS[name].width))
+            for name in layout.atom_labels
+        },
     }
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
@@ -242,7 +266,7 @@ def encode(records: Sequence[MoleculeRecord], layout: Layout) -> pa.RecordBatch:
     schema = arrow_schema(layout)
     columns: dict[str, pa.Array] = {}
     for field in schema:
-        if field.name.startswith(LABEL_PREFIX):
+        if field.name.startswith((LABEL_PREFIX, ATOM_LABEL_PREFIX)):
             continue
         values = [getattr(record, field.name) for record in records]
         if field.name == "coordinates":
@@ -257,7 +281,19 @@ def encode(records: Sequence[MoleculeRecord], layout: Layout) -> pa.RecordBatch:
         columns[field.name] = _array(values, field.type)
     for at, name in enumerate(layout.labels):
         columns[f"{LABEL_PREFIX}{name}"] = pa.array([record.labels[at] for record in records], pa.float64())
+    for name in layout.atom_labels:
+        column = f"{ATOM_LABEL_PREFIX}{name}"
+        columns[column] = _array([_atom_label(record, name) for record in records], schema.field(column).type)
     return pa.record_batch(list(columns.values()), schema=schema)
+
+
+def _atom_label(record: MoleculeRecord, name: str) -> Float32:
+    """Return a label of the atoms of a record, conformer after conformer: [k·n, w]; NaN where it has none."""
+    width = ATOM_LABELS[name].width
+    values = record.atom_labels.get(name)
+    if values is None:
+        return np.full((record.coordinates.shape[0] * record.coordinates.shape[1], width), np.nan, np.float32)
+    return values.reshape(-1, width)
 
 
 def quantise(coordinates: Float32, scale: float | None, name: str) -> npt.NDArray[Any]:

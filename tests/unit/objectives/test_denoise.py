@@ -19,6 +19,7 @@ from unimol_scale.objectives.denoise import (
     distance_loss,
     noise_loss,
 )
+from unimol_scale.store.schema import ConformerOrigin
 
 SIZES = [9, 4, 17, 1, 2, 12]
 
@@ -213,3 +214,24 @@ def test_masked_atoms_are_counted_on_the_host():
     _, made = sample(DenoiseConfig(mask_fraction=0.5))
     assert torch.equal(made.atomic_number_BA.flatten()[made.masked_M], made.atomic_number_BA[made.masked_BA])
     assert len(made.masked_M) == made.counts["token"]
+
+
+def test_noise_depends_on_the_origin_of_the_geometry():
+    origins = [ConformerOrigin.DFT, ConformerOrigin.MMFF, ConformerOrigin.ETKDG, ConformerOrigin.FILE]
+    columns = random_columns([20] * 200)
+    columns = dataclasses.replace(columns, conformer_origin=np.array(origins * 50, np.uint8))
+    config = dataclasses.replace(NOISE, noise_std_of={"dft": 0.04, "force_field": 0.2})
+    objective = DenoiseObjective(config)
+    made = objective.corrupt(collate(columns), keys(range(200)))
+    moved = (made.input.coordinates_BA3 - made.clean_BA3).reshape(50, 4, -1).transpose(0, 1).flatten(1).std(1)
+    torch.testing.assert_close(moved, torch.tensor([0.04, 0.2, 0.2, 0.1]), rtol=0.05, atol=0)
+    # Predicting no noise costs the same whatever the noise was.
+    sums = noise_loss(made.input.coordinates_BA3, made.clean_BA3, made.input.valid_BA, made.noise_std_B[:, None, None])
+    assert sums.item() / 200 == pytest.approx(1.0, abs=0.05)
+    same = DenoiseObjective(NOISE).corrupt(collate(columns), keys(range(200)))
+    again = DenoiseObjective(dataclasses.replace(NOISE, noise_std_of={"dft": NOISE.noise_std}))
+    assert same.noise_std_B is None
+    made = again.corrupt(collate(columns), keys(range(200)))
+    torch.testing.assert_close(made.input.coordinates_BA3, same.input.coordinates_BA3)
+    with pytest.raises(ConfigError, match="unknown origin 'DFT'"):
+        DenoiseConfig(noise_std_of={"DFT": 0.04})

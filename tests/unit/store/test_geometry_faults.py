@@ -11,7 +11,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 
-from conformer_gen.chemistry.atom_matching import add_conformer, match_atoms
+from conformer_gen.chemistry.bonds.atom_matching import add_conformer, match_atoms
 from conformer_gen.sources.molecule import Geometry
 from unimol_scale.store.geometry_faults import COVALENT_RADII, Conformers, Fault, find_faults, is_drawn
 

@@ -34,7 +34,7 @@ def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema_version 99 is newer than 2"),
+        ({"schema_version": 99}, "schema_version 99 is newer than 3"),
         (
             {"surprise": 1},
             "unknown key 'surprise', so a newer version .*; update unimol-scale to read it$",

@@ -24,7 +24,7 @@ Build a conformer store from SMILES, tranches, tables, structures or Uni-Mol's f
 {command} --config configs/build/sample.yaml conformers.count=4
 {command} --config configs/build/uni-mol2.yaml --dry-run   # from several sources: a list in the file
 
-The same command resumes a build that was stopped, by whatever.
+The same command resumes a build that was stopped.
 """
 
 

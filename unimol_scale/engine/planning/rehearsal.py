@@ -29,6 +29,7 @@ from unimol_scale.engine.planning.rank_memory import (
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.errors import RunError
 from unimol_scale.objectives.base import Objective, Sample, corruption_of
+from unimol_scale.store.schema import ConformerOrigin
 
 # Share of the memory left from which on what malloc keeps for itself could be missing: 1.8 times what is in use
 _TIGHT = 0.4
@@ -135,6 +136,7 @@ def carbon_chains(shape: MicroBatchShape, num_labels: int = 0) -> MoleculeBatch:
         path_BAA=repeated(shortest_paths(bonded_AA[None])[0], np.int16),
         coordinates_BA3=repeated(twisted_A3, np.float32),
         planar_BA3=repeated(flat_A3, np.float32),
+        conformer_origin_B=np.full(B, ConformerOrigin.MMFF, np.uint8),
         labels_BL=np.full((B, num_labels), np.nan),
     )
 

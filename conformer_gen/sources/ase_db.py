@@ -1,0 +1,221 @@
+"""ASE's databases as a source: SQLite files (.db) and fairchem's LMDB files (.aselmdb).
+
+Both are read without ASE: as columns of plain numbers and as JSON, so nothing that a file names is imported, unpickled
+or evaluated. Of SQLite files, arrays are blobs of little-endian numbers. Of LMDB files, a key is the row's number in
+decimals and its value the JSON of a row, compressed by zlib, where an array is a list or ``{"__ndarray__": [shape,
+dtype, numbers]}``.
+"""
+
+import contextlib
+import functools
+import json
+import sqlite3
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import numpy.typing as npt
+
+from conformer_gen.sources.columns import number
+from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
+from conformer_gen.sources.frames import Frame, bad_frame, group_frames
+from conformer_gen.sources.inputs.file_names import stem
+from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.source import Source, SourceSettings
+from unimol_scale.errors import SourceError, StoreError
+from unimol_scale.store.official_lmdb import open_lmdb
+
+SQLITE_MAGIC = b"SQLite format 3\0"
+MOST_BYTES = 16 << 20  # of one row, unpacked: 3,000 atoms with forces take half a megabyte
+BLOBS = {
+    "numbers": "<i4",
+    "positions": "<f8",
+    "cell": "<f8",
+    "forces": "<f8",
+    "charges": "<f8",
+    "initial_charges": "<f8",
+}
+COLUMNS = (*BLOBS, "pbc", "energy", "charge", "key_value_pairs")
+SUM_OF_CHARGES_WITHIN = 0.1  # of a whole number, to be taken for the net charge
+LONGEST_KEY = 19  # digits of a number of 64 bits
+
+Row = dict[str, Any]
+
+
+def read_ase_db(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
+    """Yield one row for each molecule, with its frames as conformers, and one for each row that cannot be read.
+
+    Raises:
+        SourceError: the file is neither kind of database, or a label is no number.
+    """
+    settings = ASE_DB_FORMAT.resolved(config.frames)
+    with path.open("rb") as file:
+        rows = _sqlite_rows(path) if file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC else _lmdb_rows(path)
+    return group_frames(_frames(stem(path.name), rows, settings, config.labels), settings)
+
+
+def _frames(
+    where: str,
+    rows: Iterator[tuple[str, Callable[[], Row]]],
+    settings: FramesConfig,
+    labels: Mapping[str, str],
+) -> Iterator[Frame | SourceMolecule]:
+    for key, read in rows:
+        name = f"{where}:{key}"
+        try:
+            row = read()
+            found = {**_members(row, "data"), **_members(row, "key_value_pairs")}
+            found |= {key: value for key, value in row.items() if value is not None}
+            frame = _frame(name, found, settings)
+        except (zlib.error, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+            yield bad_frame(name, "unreadable_row", f"{type(error).__name__}: {str(error)[:200]}")
+            continue
+        values = tuple(number(found.get(label), f"{name}, {label!r}") for label in labels)
+        yield Frame(**frame, labels=values)
+
+
+def _members(row: Row, name: str) -> Row:
+    value = row.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _frame(name: str, found: Row, settings: FramesConfig) -> dict[str, Any]:
+    fields = settings.fields
+    return {
+        "id": name,
+        "numbers": _array(found[fields["numbers"]], np.int64),
+        "positions": _array(found[fields["positions"]], np.float64).reshape(-1, 3),
+        "name": _text(found.get(fields.get("name", ""))),
+        "smiles": _text(found.get(fields["smiles"])),
+        "energy": found.get(fields["energy"]),
+        "charge": found.get(fields["charge"]),
+        "atom_labels": {
+            label: _array(found[fields[label]], np.float64)
+            for label in settings.keep
+            if found.get(fields[label]) is not None
+        },
+        "has_cell": _is_periodic(found.get("cell"), found.get("pbc", True)),
+    }
+
+
+def _array(value: Any, kind: type[np.generic]) -> npt.NDArray[Any]:  # noqa: ANN401
+    if isinstance(value, dict) and "array" in value:  # of a cell
+        value = value["array"]
+    if isinstance(value, dict):
+        shape, _, flat = value["__ndarray__"]
+        array = np.asarray(flat)
+        if array.size and array.size != np.prod(shape):
+            raise ValueError(f"an array of shape {shape} has {array.size} numbers")
+        value = array.reshape(shape)
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"an array holds {array.dtype}, no numbers")
+    return array.astype(kind)
+
+
+def _is_periodic(cell: Any, pbc: Any) -> bool:  # noqa: ANN401
+    """Return whether there is a cell that repeats; ASE writes one of zeros for molecules."""
+    flags = pbc["__ndarray__"][2] if isinstance(pbc, dict) else pbc
+    return cell is not None and bool(np.any(_array(cell, np.float64))) and bool(np.any(flags))
+
+
+def _text(value: Any) -> str:  # noqa: ANN401
+    return "" if value is None else str(value)
+
+
+def _sqlite_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    begun = False
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            if sys.version_info >= (3, 11):
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
+            # A view of that name would be a program of the file's.
+            is_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems' AND type = 'table'")
+            there = {row[1] for row in connection.execute("PRAGMA table_info(systems)")}
+            if is_table.fetchone() is None or not {"id", "numbers", "positions"} <= there:
+                raise SourceError(f"{path} is no database of ASE: it has no table of systems")
+            columns = [name for name in COLUMNS if name in there]
+            for key, *values in connection.execute(f"SELECT id, {', '.join(columns)} FROM systems ORDER BY id"):
+                begun = True
+                yield str(key), functools.partial(_from_columns, dict(zip(columns, values, strict=True)))
+    except sqlite3.Error as error:
+        if not begun:
+            raise SourceError(f"{path} cannot be read: {error}") from error
+        yield "rest", functools.partial(_fail, f"the file cannot be read to its end: {error}")
+
+
+def _fail(problem: str) -> Row:
+    raise ValueError(problem)
+
+
+def _from_columns(row: Row) -> Row:
+    for name, kind in BLOBS.items():
+        blob = row.get(name)
+        if blob is not None:
+            if not isinstance(blob, bytes):
+                raise TypeError(f"{name} is {blob!r}, no blob")
+            row[name] = np.frombuffer(blob, kind)
+    # ASE writes the sum of the atoms' initial charges, and 0 where there are none.
+    total, initial = row.pop("charge", None), row.get("initial_charges")
+    if initial is not None and isinstance(total, float) and abs(total - round(total)) < SUM_OF_CHARGES_WITHIN:
+        row["charge"] = round(total)
+    if row.get("charges") is None:
+        row["charges"] = initial
+    row["key_value_pairs"] = _object(row.get("key_value_pairs") or "{}")
+    forces = row.get("forces")
+    if forces is not None:
+        row["forces"] = forces.reshape(-1, 3)
+    return row
+
+
+def _lmdb_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
+    try:
+        with contextlib.closing(open_lmdb(path)) as environment, environment.begin() as transaction:
+            # In the order of their numbers, which is not that of the keys' bytes; 8 bytes a row.
+            found = (int(key) for key in transaction.cursor().iternext(values=False) if _is_row(key))
+            for key in np.sort(np.fromiter(found, np.int64)).tolist():
+                yield str(key), functools.partial(_unpacked, transaction.get(str(key).encode()))
+    except (lmdb.Error, StoreError) as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def _is_row(key: bytes) -> bool:
+    return key.isdigit() and len(key) < LONGEST_KEY
+
+
+def _unpacked(value: bytes | None) -> Row:
+    if value is None:
+        raise ValueError("its key begins with zeros")
+    if value[:1] == b"\x80":
+        raise ValueError("it is a pickle, which is not read; write it anew as .aselmdb")
+    machine = zlib.decompressobj()
+    text = machine.decompress(value, MOST_BYTES)
+    if machine.unconsumed_tail or not machine.eof:
+        raise ValueError(f"its record is cut off, or has more than {MOST_BYTES:,} bytes")
+    return _object(text)
+
+
+def _object(text: str | bytes) -> Row:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("its record is no object of JSON")
+    return value
+
+
+ASE_DB_FORMAT = FrameFormat(
+    units={"positions": "Å", "energy": "eV", "forces": "eV/Å", "charges": "e"},
+    fields={name: name for name in ("numbers", "positions", "energy", "forces", "charges", "charge", "smiles", "name")},
+)
+ASE_DB = Source(
+    name="ase-db",
+    suffixes=(".db", ".aselmdb"),
+    read_file=read_ase_db,
+    geometry="all",
+    takes_labels=True,
+    frames=ASE_DB_FORMAT,
+)

@@ -1,0 +1,41 @@
+"""MOL2 files: one molecule a record, with bonds and coordinates, as docking programs write ligands."""
+
+from collections.abc import Iterator
+
+from conformer_gen.sources.inputs.text_streams import TextStream
+from conformer_gen.sources.molecule import MOL2_RECORD, SourceMolecule
+from conformer_gen.sources.source import Source, SourceSettings
+from unimol_scale.store.schema import ConformerOrigin
+
+LONGEST_RECORD = 1 << 20  # characters
+
+
+def read_mol2(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolecule]:
+    """Yield one row for each record, named after its title if it has one."""
+    for at, record in enumerate(_records(stream), start=1):
+        name = f"{stream.stem}:{at}"
+        lines = record.split("\n", 2)
+        title = lines[1].strip() if len(lines) > 1 else ""
+        problem = "" if "@<TRIPOS>ATOM" in record else f"record {at} of {stream.name} has no atoms: is it cut off?"
+        if len(record) > LONGEST_RECORD:
+            record, problem = "", f"record {at} of {stream.name} has more than {LONGEST_RECORD:,} characters"
+        yield SourceMolecule(
+            id=title if title and title != "*****" else name, block=record, origin=ConformerOrigin.FILE, problem=problem
+        )
+
+
+def _records(stream: TextStream) -> Iterator[str]:
+    """Yield the text of each record; what stands before the first is a comment."""
+    lines: list[str] | None = None
+    for line in stream.text:
+        if line.startswith(MOL2_RECORD):
+            if lines is not None:
+                yield "".join(lines)
+            lines = []
+        if lines is not None and not line.startswith("#"):
+            lines.append(line)
+    if lines is not None:
+        yield "".join(lines)
+
+
+MOL2 = Source(name="mol2", suffixes=(".mol2",), read_stream=read_mol2, geometry="all")

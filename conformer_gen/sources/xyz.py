@@ -1,0 +1,145 @@
+"""XYZ files: plain or extended, with any number of frames one after another.
+
+A frame is a line with the number of atoms, a comment, and a line for each atom. In the extended form the comment has
+``key=value`` pairs, among them ``Properties``, which says what the columns are, and ``Lattice``.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from conformer_gen.sources.columns import number
+from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
+from conformer_gen.sources.frames import ATOMIC_NUMBERS, MOST_ATOMS, Frame, bad_frame, group_frames
+from conformer_gen.sources.inputs.text_streams import TextStream
+from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.source import Source, SourceSettings
+
+COUNT = re.compile(r"\s*(\d{1,12})\s*")
+PAIR = re.compile(r"""([A-Za-z_][\w.-]*)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|\{[^}]*\}|\S+)""")
+PLAIN_COLUMNS = "species:S:1:pos:R:3"
+ISOTOPES_OF_HYDROGEN = {"D": 1, "T": 1}
+LARGEST_WIDTH = 1_000
+
+
+def read_xyz(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolecule]:
+    """Yield one row for each molecule, with its frames as conformers, and one for each frame that cannot be read.
+
+    Raises:
+        SourceError: a label is no number.
+    """
+    settings = XYZ_FORMAT.resolved(config.frames)
+    return group_frames(_frames(stream, settings, config.labels), settings)
+
+
+def _frames(stream: TextStream, settings: FramesConfig, labels: Mapping[str, str]) -> Iterator[Frame | SourceMolecule]:
+    lines, at, count = iter(stream.text), 0, None
+    lost = False  # between a frame that went wrong and the next line that is a number of atoms
+    while (line := count or next(lines, None)) is not None:
+        count = None
+        match = COUNT.fullmatch(line)
+        if match is None:
+            if line.strip() and not lost:
+                at, lost = at + 1, True
+                yield bad_frame(f"{stream.stem}:{at}", "wrong_count", f"it begins with {line.strip()[:50]!r}, no count")
+            continue
+        at, lost = at + 1, False
+        name, size = f"{stream.stem}:{at}", int(match.group(1))
+        if not 1 <= size <= MOST_ATOMS:
+            lost = True
+            yield bad_frame(name, "wrong_count", f"it has {size:,} atoms; 1 to {MOST_ATOMS:,} are read")
+            continue
+        comment = next(lines, "")
+        atoms: list[list[str]] = []
+        while len(atoms) < size and (line := next(lines, None)) is not None:
+            if COUNT.fullmatch(line):
+                count = line  # the next frame begins
+                break
+            atoms.append(line.split())
+        if len(atoms) < size:
+            yield bad_frame(name, "wrong_count", f"it says {size} atoms and has {len(atoms)}")
+            continue
+        yield _frame(name, comment, atoms, settings, labels)
+
+
+def _frame(
+    name: str, comment: str, atoms: list[list[str]], settings: FramesConfig, labels: Mapping[str, str]
+) -> Frame | SourceMolecule:
+    pairs = {key: _unquoted(value) for key, value in PAIR.findall(comment)}
+    fields = settings.fields
+    chosen = tuple(number(pairs.get(label), f"frame {name}, {label!r}") for label in labels)
+    try:
+        columns = _columns(pairs.get("Properties", PLAIN_COLUMNS))
+        species, _ = columns[fields["numbers"]]
+        first, _ = columns[fields["positions"]]
+        numbers = [_atomic_number(atom[species]) for atom in atoms]
+        positions = [[float(atom[first]), float(atom[first + 1]), float(atom[first + 2])] for atom in atoms]
+        has_cell = any(float(value) for value in pairs.get("Lattice", "").split()) and "T" in pairs.get("pbc", "T")
+        atom_labels = {
+            label: [[float(value) for value in atom[slice(*columns[fields[label]])]] for atom in atoms]
+            for label in settings.keep
+            if fields[label] in columns
+        }
+    except (KeyError, IndexError, ValueError) as error:
+        return bad_frame(name, "unreadable_row", f"its atoms cannot be read: {error}")
+    return Frame(
+        id=name,
+        numbers=numbers,
+        positions=positions,
+        name=pairs.get(fields["name"], ""),
+        smiles=pairs.get(fields["smiles"], ""),
+        energy=_number(pairs.get(fields["energy"])),
+        charge=_number(pairs.get(fields["charge"])),
+        atom_labels=atom_labels,
+        labels=chosen,
+        has_cell=has_cell,
+    )
+
+
+def _unquoted(value: str) -> str:
+    if value[0] in "\"'{" and len(value) > 1:
+        return value[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    return value
+
+
+def _columns(text: str) -> dict[str, tuple[int, int]]:
+    """Return the columns [first, last) of each property of an atom."""
+    columns: dict[str, tuple[int, int]] = {}
+    parts, first = text.split(":"), 0
+    for name, _, width in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        if not 1 <= int(width) <= LARGEST_WIDTH:
+            raise ValueError(f"the property {name[:50]!r} has {width} columns")
+        columns[name] = first, first + int(width)
+        first += int(width)
+    return columns
+
+
+def _atomic_number(text: str) -> int:
+    """Return the number of an element; 0 where the text is none."""
+    symbol = text.capitalize()
+    return int(text) if text.isdecimal() else ATOMIC_NUMBERS.get(symbol) or ISOTOPES_OF_HYDROGEN.get(symbol, 0)
+
+
+def _number(text: str | None) -> Any:  # noqa: ANN401 - what is no number is refused with the frame
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+XYZ_FORMAT = FrameFormat(
+    # As ASE writes them.
+    units={"positions": "Å", "energy": "eV", "forces": "eV/Å", "charges": "e"},
+    fields={
+        **{name: name for name in ("energy", "forces", "charges", "charge", "smiles", "name")},
+        **{"numbers": "species", "positions": "pos"},
+    },
+)
+XYZ = Source(
+    name="xyz",
+    suffixes=(".xyz", ".extxyz"),
+    read_stream=read_xyz,
+    geometry="all",
+    takes_labels=True,
+    frames=XYZ_FORMAT,
+)
