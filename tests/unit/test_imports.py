@@ -31,7 +31,7 @@ ORDER = {
     "conformer_gen.chemistry": "bonds *",
     "conformer_gen.sources": "frame_units molecule frame_settings source registry config inputs frames *",
     "unimol_scale.common": "files text * report machine fetching",
-    "unimol_scale.model": "native *",
+    "unimol_scale.model": "native presets kernels fused *",
     "unimol_scale.data": "vocabulary features batch steps *",
     "unimol_scale.checkpoints": "safetensors_writer run *",
     "unimol_scale.engine": "log run parallel objective_setup planning *",
@@ -60,6 +60,7 @@ LIBRARIES = {
     "rdkit": ["conformer_gen", "unimol_scale.downstream"],
     "ray": ["conformer_gen.run.ray_*", "conformer_gen.selection.ray_selection"],
     "deepspeed": ["unimol_scale.engine.parallel"],
+    "triton": ["unimol_scale.model.fused.*"],
     "transformers": ["unimol_scale.huggingface"],
     "nvmolkit": ["conformer_gen.chemistry.nvmolkit_engine"],
     "matplotlib": [
