@@ -1,5 +1,6 @@
 """Fixtures for every test. What is heavy is imported when a test asks for it."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from unimol_scale.common.machine.threads import wait_passively
 
 # Before any test imports torch; the processes that tests start inherit it. A busy machine costs little time then.
 wait_passively()
+# Before any test imports Triton, whose own functions are then for its interpreter too.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE_ROWS = 205

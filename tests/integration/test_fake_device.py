@@ -44,6 +44,8 @@ WAITS = {
     "denoise-3-bf16-muon": 10,
     "denoise-3-bf16-muon-offload_optimizer": 18,
     "blend-1-bf16-checkpoint_every": 9,
+    "denoise-1-bf16-triton": 9,
+    "denoise-3-bf16-triton": 9,
     "benchmark-trainer": 0,
     # Of a step of fine-tuning, of two micro-batches that are predicted, of one that is embedded, …
     "finetune-2d-fp32": 1,

@@ -5,7 +5,7 @@ dataclasses: a micro-batch of a dozen small tensors took longer to receive than 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -84,6 +84,53 @@ def _replace(value: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any: 
 
 
 def to_device(value: T, device: torch.device, *, non_blocking: bool = True) -> T:
-    """Return a copy of a dataclass, mapping or tensor with every tensor inside on ``device``."""
-    moved: T = _replace(value, Tensor, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    """Return a copy of a dataclass, mapping or tensor with every tensor inside on ``device``.
+
+    Tensors that share a block, as ``unpack`` returns them, cross in one copy of it and share its copy.
+    """
+    def copy(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=non_blocking)
+
+    moved: T = _replace(value, Tensor, copy) if device.type == "cpu" else copy_by_blocks(value, copy)
     return moved
+
+
+def copy_by_blocks(value: T, copy: Callable[[Tensor], Tensor]) -> T:
+    """Return a value with its tensors copied; those that share a block of memory on the host, by one copy of it."""
+    tensors: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    _replace(value, Tensor, note)
+    copies = {place: copy(block) for place, block in _shared_blocks(tensors).items()}
+
+    def move(tensor: Tensor) -> Tensor:
+        copied = copies.get(_place(tensor)) if copies else None
+        if copied is None:
+            return copy(tensor)
+        start = tensor.storage_offset() * tensor.element_size()
+        return copied[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+
+    moved: T = _replace(value, Tensor, move)
+    return moved
+
+
+def _place(tensor: Tensor) -> int:
+    """Return where on the host the memory of a plain tensor lies; 0 for others."""
+    is_plain = type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.is_contiguous()
+    return tensor.untyped_storage().data_ptr() if is_plain else 0
+
+
+def _shared_blocks(tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Return place → bytes of the memory on the host that several tensors lie in and fill to more than half."""
+    found: dict[int, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(_place(tensor), []).append(tensor)
+    blocks = {}
+    for place, sharing in found.items():
+        storage = sharing[0].untyped_storage()
+        if place and len(sharing) > 1 and 2 * sum(tensor.nbytes for tensor in sharing) > storage.nbytes():
+            blocks[place] = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return blocks

@@ -4,7 +4,7 @@ Shapes: B molecules, A atoms, N = A + 1 nodes (virtual node first), D atom chann
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from unimol_scale.model.encodings import AtomEncoding, ModelInput, PairEncoding
 from unimol_scale.model.layers import NodeMasks, TwoTrackLayer
 from unimol_scale.model.presets import ModelConfig
-from unimol_scale.model.track_updates import layer_norm
+from unimol_scale.model.track_updates import dropping_of_batch, layer_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class TwoTrackBackbone(nn.Module):
         self.pair_encoding = PairEncoding(config)
         self.atom_norm = InputNorm(config.atom_width)
         self.pair_norm = InputNorm(config.pair_width)
-        self.layers = nn.ModuleList(TwoTrackLayer(config, rate) for rate in config.drop_paths)
+        self.layers = nn.ModuleList(TwoTrackLayer(config, rate, index) for index, rate in enumerate(config.drop_paths))
 
     def forward(self, batch: ModelInput, watch: Callable[[Tensor], None] | None = None) -> Representation:
         """Return atom [B, N, D] and pair [B, N, N, P] representations.
@@ -73,6 +73,8 @@ class TwoTrackBackbone(nn.Module):
         masks = NodeMasks.of(valid_BN, count_B, atom_BND.dtype)
         atom_BND = self.atom_norm(atom_BND, masks.nodes_B)
         pair_BNNP = self.pair_norm(self.pair_encoding(batch), masks.nodes_B)
+        dropping = dropping_of_batch(atom_BND, pair_BNNP, drops=self.training and self.config.has_dropout)
+        masks = replace(masks, dropping=dropping)
         every = self.config.checkpoint_every if torch.is_grad_enabled() else 0
         for index, layer in enumerate(self.layers):
             if watch is not None:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NORM_EPSILON = 1e-5
-# The reference's π; the released weights were trained with it.
-REFERENCE_PI = 3.14159
+# The reference's π and what it divides the outer product by; the released weights were trained with them.
+REFERENCE_PI, OUTER_PRODUCT_EPSILON = 3.14159, 1e-3
 _aten = torch.ops.aten
 # Below this width the two matrix libraries are equally fast.
 ONEDNN_MIN_WIDTH = 64

@@ -6,7 +6,7 @@ every parameter that it uses: ZeRO-3 fetches weights module by module, and each 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimol_scale.model.kernels import NORM_EPSILON, OuterProductFunction, linear
+from unimol_scale.model.fused.dropping import Dropping
+from unimol_scale.model.kernels import NORM_EPSILON, OUTER_PRODUCT_EPSILON, OuterProductFunction, linear
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.model.track_updates import (
     attention,
@@ -26,8 +27,8 @@ from unimol_scale.model.track_updates import (
 )
 
 Init = Literal["lecun", "he", "gate"]
-# Divides the outer product in the reference; kept because the released weights were trained with it.
-OUTER_PRODUCT_EPSILON = 1e-3
+# Number of the triangle update among a layer's branches.
+TRIANGLE = 3
 EMBEDDING_STD = 0.1
 # A normal distribution cut at two standard deviations has this standard deviation.
 TRUNCATED_STD = 0.87962566103423978
@@ -142,14 +143,13 @@ class PairBiasedAttention(nn.Module):
             residual: whether to add the nodes.
         """
         B, N, D = atom_BND.shape
-        if not (self.training and self.dropout):
-            weights = (self.norm_weight, self.norm_bias, self.qkv_weight, self.pair_weight, self.pair_bias)
-            done = attention(
-                atom_BND, pair_BNNP, *weights, self.out_weight, self.out_bias,
-                heads=self.heads, residual=residual, nodes_B=masks.nodes_B,
-            )  # fmt: skip
-            if done is not None:
-                return done
+        done = attention(
+            atom_BND, pair_BNNP, masks.key_mask_B1N, self.norm_weight, self.norm_bias, self.qkv_weight,
+            self.pair_weight, self.pair_bias, self.out_weight, self.out_bias, heads=self.heads, residual=residual,
+            dropout=self.dropout if self.training else 0.0, nodes_B=masks.nodes_B, dropping=masks.dropping,
+        )  # fmt: skip
+        if done is not None:
+            return done
         qkv_BN3D, bias_BHNN = self._projected(atom_BND, pair_BNNP, masks.nodes_B)
         weights_MNN, value_MNd = attention_weights(qkv_BN3D, bias_BHNN, masks.key_mask_B1N)
         weights_MNN = F.dropout(weights_MNN.to(value_MNd.dtype), self.dropout, self.training)
@@ -206,17 +206,18 @@ class FeedForward(nn.Module):
         self.up_weight, self.up_bias = linear_parameters(hidden, width, "he")
         self.down_weight, self.down_bias = linear_parameters(width, hidden, gain=gain)
 
-    def forward(self, x: Tensor, *, residual: bool, nodes_B: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, masks: "NodeMasks | None" = None, *, residual: bool) -> Tensor:
         """Return the update, added to the input if ``residual``; the same shape as the input.
 
         Args:
             x: nodes or pairs.
+            masks: of their batch, where they have one.
             residual: whether to add them.
-            nodes_B: see ``NodeMasks``.
         """
         return feed_forward(
             x, self.norm_weight, self.norm_bias, self.up_weight, self.up_bias, self.down_weight, self.down_bias,
-            residual=residual, dropout=self.dropout if self.training else 0.0, nodes_B=nodes_B,
+            residual=residual, dropout=self.dropout if self.training else 0.0,
+            nodes_B=masks.nodes_B if masks else None, dropping=masks.dropping if masks else None,
         )  # fmt: skip
 
 
@@ -245,8 +246,9 @@ class OuterProduct(nn.Module):
         """
         count_B11 = masks.count_B11
         done = outer_product(
-            pair_BNNP, atom_BND, count_B11.view(-1), self.norm_weight, self.norm_bias, self.project_weight,
-            self.project_bias, self.weight, self.bias, residual=residual, nodes_B=masks.nodes_B,
+            pair_BNNP, atom_BND, count_B11.view(-1), masks.valid_BN1, self.norm_weight, self.norm_bias,
+            self.project_weight, self.project_bias, self.weight, self.bias,
+            residual=residual, nodes_B=masks.nodes_B, dropping=masks.dropping,
         )  # fmt: skip
         if done is not None:
             return done
@@ -288,7 +290,7 @@ class TriangleUpdate(nn.Module):
         return triangle(
             pair_BNNP, masks.scale_B1NN, self.norm_weight, self.norm_bias, self.project_weight, self.project_bias,
             self.inner_weight, self.inner_bias, self.out_weight, self.out_bias, self.gate_weight, self.gate_bias,
-            residual=residual, nodes_B=masks.nodes_B,
+            residual=residual, nodes_B=masks.nodes_B, dropping=masks.dropping,
         )  # fmt: skip
 
 
@@ -302,6 +304,7 @@ class NodeMasks:
         scale_B1NN: n^-1/2 at pairs of real nodes, 0 elsewhere.
         count_B11: the n of the 1/n scalings, fp32.
         nodes_B: nodes of each molecule before its padding, int32; None where nobody needs it.
+        dropping: what Triton kernels drop of a branch's update before they add it; None where they do not compute it.
     """
 
     valid_BN1: Tensor
@@ -309,6 +312,7 @@ class NodeMasks:
     scale_B1NN: Tensor
     count_B11: Tensor
     nodes_B: Tensor | None = None
+    dropping: Dropping | None = None
 
     @staticmethod
     def of(valid_BN: Tensor, count_B: Tensor, dtype: torch.dtype) -> "NodeMasks":
@@ -337,9 +341,10 @@ class TwoTrackLayer(nn.Module):
     Args:
         config: of the model.
         drop_path: probability that a residual branch of this layer is left out for a molecule in training.
+        index: of the layer; two of them do not drop the same.
     """
 
-    def __init__(self, config: ModelConfig, drop_path: float = 0.0) -> None:
+    def __init__(self, config: ModelConfig, drop_path: float = 0.0, index: int = 0) -> None:
         super().__init__()
         gain = residual_gain(config)
         self.attention = PairBiasedAttention(config)
@@ -350,24 +355,34 @@ class TwoTrackLayer(nn.Module):
         self.drop_path = drop_path
         self.dropout = config.dropout
         self.triangle_dropout = config.triangle_dropout
+        self.index = index
 
     def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: NodeMasks) -> tuple[Tensor, Tensor]:
         """Return the updated nodes [B, N, D] and pairs [B, N, N, P]."""
-        # Where nothing is dropped, the updates add themselves to their input and save a pass over memory.
-        fused = not (self.training and (self.dropout or self.drop_path))
-        fused_triangle = not (self.training and (self.triangle_dropout or self.drop_path))
+        # Where nothing is dropped, or who computes an update drops it, that adds itself and saves a pass over memory.
+        whole = masks.dropping is not None
+        fused = whole or not (self.training and (self.dropout or self.drop_path))
+        fused_triangle = whole or not (self.training and (self.triangle_dropout or self.drop_path))
+        of_branch = [self._of_branch(masks, branch) for branch in range(5)]
 
-        atom = self.attention(atom_BND, pair_BNNP, masks, residual=fused)
+        atom = self.attention(atom_BND, pair_BNNP, of_branch[0], residual=fused)
         atom_BND = atom if fused else atom_BND + self._drop(atom)
-        atom = self.ffn(atom_BND, residual=fused, nodes_B=masks.nodes_B)
+        atom = self.ffn(atom_BND, of_branch[1], residual=fused)
         atom_BND = atom if fused else atom_BND + self._drop(atom)
-        pair = self.outer_product(atom_BND, pair_BNNP, masks, residual=fused)
+        pair = self.outer_product(atom_BND, pair_BNNP, of_branch[2], residual=fused)
         pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
-        pair = self.triangle(pair_BNNP, masks, residual=fused_triangle)
+        pair = self.triangle(pair_BNNP, of_branch[TRIANGLE], residual=fused_triangle)
         pair_BNNP = pair if fused_triangle else pair_BNNP + self._drop_rows(pair)
-        pair = self.pair_ffn(pair_BNNP, residual=fused, nodes_B=masks.nodes_B)
+        pair = self.pair_ffn(pair_BNNP, of_branch[4], residual=fused)
         pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
         return atom_BND, pair_BNNP
+
+    def _of_branch(self, masks: NodeMasks, branch: int) -> NodeMasks:
+        """Return the masks with what Triton kernels drop of a branch in training."""
+        if masks.dropping is None or not self.training:
+            return masks
+        rate = self.triangle_dropout if branch == TRIANGLE else self.dropout
+        return replace(masks, dropping=masks.dropping.of_branch(self.index, branch, rate, self.drop_path))
 
     def _drop(self, x: Tensor) -> Tensor:
         return self._drop_branch(F.dropout(x, self.dropout, self.training) if self.dropout else x)

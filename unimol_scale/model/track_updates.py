@@ -1,4 +1,4 @@
-"""Chooses who computes the updates of both tracks: C code for one CPU thread where it suits, else torch.
+"""Chooses who computes the updates of both tracks: C code for one CPU thread, Triton on a GPU, else torch.
 
 Shapes: B molecules, N nodes, A = N − 1 atoms, D atom channels, P pair channels, h hidden channels, C output channels.
 """
@@ -8,6 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unimol_scale.model import kernels
+from unimol_scale.model.fused import launching
+from unimol_scale.model.fused.dropping import Dropping, draw_seed
+from unimol_scale.model.fused.fused_branches import (
+    FusedAttentionFunction,
+    FusedFeedForwardFunction,
+    FusedOuterProductFunction,
+    FusedTriangleFunction,
+)
 from unimol_scale.model.native import functions as native
 from unimol_scale.model.native.library import suits, suits_nodes
 
@@ -22,23 +30,54 @@ def count_nodes(valid_BN: Tensor) -> Tensor | None:
     return (valid_BN * torch.arange(1, valid_BN.shape[1] + 1)).amax(1).int()
 
 
+def dropping_of_batch(atom_BND: Tensor, pair_BNNP: Tensor, *, drops: bool) -> Dropping | None:
+    """Return what Triton kernels draw from, if they compute this batch: whole branches, dropout and sum included.
+
+    None: somebody else does, and layers drop what a branch returns and add it.
+
+    Args:
+        atom_BND: nodes.
+        pair_BNNP: pairs.
+        drops: whether anything is dropped; if not, no random number is drawn.
+    """
+    if not launching.suits(pair_BNNP, atom_BND):
+        return None
+    return Dropping(seed=draw_seed(atom_BND) if drops else None)
+
+
 def attention(
-    atom_BND: Tensor, pair_BNNP: Tensor, *weights: Tensor, heads: int, residual: bool, nodes_B: Tensor | None
+    atom_BND: Tensor,
+    pair_BNNP: Tensor,
+    key_mask_B1N: Tensor,
+    *weights: Tensor,
+    heads: int,
+    residual: bool,
+    dropout: float,
+    nodes_B: Tensor | None,
+    dropping: Dropping | None,
 ) -> Tensor | None:
-    """Return [x +] the attention's update [B, N, D] by C code, or None: torch has to compute it.
+    """Return [x +] the attention's update [B, N, D] by Triton or C code, or None: torch has to compute it.
 
     Args:
         atom_BND: x.
         pair_BNNP: pairs.
+        key_mask_B1N: 0 at real nodes, −inf at padding.
         weights: weight and bias of the norm, W_qkv, weight and bias of the pair bias, of the last map.
         heads: number of them.
         residual: whether x is added.
+        dropout: of the attention weights.
         nodes_B: ``count_nodes``.
+        dropping: what Triton kernels drop of the update; None: they do not compute it.
     """
+    out: Tensor
+    if dropping is not None:
+        inner = dropping.inside(dropout)
+        out = FusedAttentionFunction.apply(atom_BND, pair_BNNP, key_mask_B1N, dropping, inner, *weights)  # type: ignore[no-untyped-call]
+        return out
     pair_weight = weights[3]
-    if nodes_B is None or not (suits(pair_BNNP, pair_weight) and suits_nodes(atom_BND, *weights)):
+    if dropout or nodes_B is None or not (suits(pair_BNNP, pair_weight) and suits_nodes(atom_BND, *weights)):
         return None
-    out: Tensor = native.NativeAttentionFunction.apply(nodes_B, heads, residual, atom_BND, pair_BNNP, *weights)  # type: ignore[no-untyped-call]
+    out = native.NativeAttentionFunction.apply(nodes_B, heads, residual, atom_BND, pair_BNNP, *weights)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -75,7 +114,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, nodes_B: Tensor | None) 
     return F.layer_norm(x, x.shape[-1:], weight, bias, kernels.NORM_EPSILON)
 
 
-def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float, nodes_B: Tensor | None = None) -> Tensor:
+def feed_forward(
+    x: Tensor,
+    *weights: Tensor,
+    residual: bool,
+    dropout: float,
+    nodes_B: Tensor | None = None,
+    dropping: Dropping | None = None,
+) -> Tensor:
     """Return [x +] W₂·D(GELU(W₁·LN(x) + b₁)) + b₂ over the last axis; see ``kernels.FeedForwardFunction``.
 
     Args:
@@ -84,9 +130,12 @@ def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float, no
         residual: whether x is added.
         dropout: probability in D.
         nodes_B: of nodes x [B, N, D] or pairs x [B, N, N, P], ``count_nodes``.
+        dropping: see ``attention``.
     """
     out: Tensor
-    if not dropout and (suits if x.dim() == PAIR_AXES else suits_nodes)(x, *weights):
+    if dropping is not None:
+        out = FusedFeedForwardFunction.apply(x, dropping, dropping.inside(dropout), *weights)  # type: ignore[no-untyped-call]
+    elif not dropout and (suits if x.dim() == PAIR_AXES else suits_nodes)(x, *weights):
         out = native.NativeFeedForwardFunction.apply(nodes_B, residual, x, *weights)  # type: ignore[no-untyped-call]
     else:
         out = kernels.FeedForwardFunction.apply(x, *weights, residual, dropout)  # type: ignore[no-untyped-call]
@@ -94,30 +143,48 @@ def feed_forward(x: Tensor, *weights: Tensor, residual: bool, dropout: float, no
 
 
 def outer_product(
-    pair_BNNP: Tensor, atom_BND: Tensor, count_B: Tensor, *weights: Tensor, residual: bool, nodes_B: Tensor | None
+    pair_BNNP: Tensor,
+    atom_BND: Tensor,
+    count_B: Tensor,
+    valid_BN1: Tensor,
+    *weights: Tensor,
+    residual: bool,
+    nodes_B: Tensor | None,
+    dropping: Dropping | None,
 ) -> Tensor | None:
-    """Return [x +] the outer product's update [B, N, N, P] by C code, or None: torch has to compute it.
+    """Return [x +] the outer product's update [B, N, N, P] by Triton or C code, or None: torch has to compute it.
 
     Args:
         pair_BNNP: x.
         atom_BND: nodes.
         count_B: the n of the 1/n scalings, fp32.
+        valid_BN1: 1 at real nodes, 0 at padding.
         weights: weight and bias of the norm, of the map to both factors, and of what their product is mapped by.
         residual: whether x is added.
         nodes_B: ``count_nodes``.
+        dropping: see ``attention``.
     """
+    out: Tensor
+    if dropping is not None:
+        out = FusedOuterProductFunction.apply(pair_BNNP, atom_BND, count_B, valid_BN1, dropping, *weights)  # type: ignore[no-untyped-call]
+        return out
     *of_nodes, weight_hX, bias_P = weights
     if nodes_B is None or weight_hX.dtype != torch.float32:
         return None
     if not (suits(pair_BNNP, bias_P, count_B) and suits_nodes(atom_BND, *of_nodes)):
         return None
     inputs = (pair_BNNP, atom_BND, count_B, *weights)
-    out: Tensor = native.NativeOuterProductFunction.apply(nodes_B, residual, *inputs)  # type: ignore[no-untyped-call]
+    out = native.NativeOuterProductFunction.apply(nodes_B, residual, *inputs)  # type: ignore[no-untyped-call]
     return out
 
 
 def triangle(
-    pair_BNNP: Tensor, scale_B1NN: Tensor, *weights: Tensor, residual: bool, nodes_B: Tensor | None = None
+    pair_BNNP: Tensor,
+    scale_B1NN: Tensor,
+    *weights: Tensor,
+    residual: bool,
+    nodes_B: Tensor | None = None,
+    dropping: Dropping | None = None,
 ) -> Tensor:
     """Return the triangle update [B, N, N, P]; see ``kernels.TriangleFunction``.
 
@@ -127,9 +194,12 @@ def triangle(
         weights: weight and bias of the norm, of A's and B's maps, of the inner norm, of o and of g.
         residual: whether x is added.
         nodes_B: ``count_nodes``.
+        dropping: see ``attention``; rows of pairs share a draw.
     """
     out: Tensor
-    if suits(pair_BNNP, *weights):
+    if dropping is not None:
+        out = FusedTriangleFunction.apply(pair_BNNP, scale_B1NN, dropping, *weights)  # type: ignore[no-untyped-call]
+    elif suits(pair_BNNP, *weights):
         out = native.NativeTriangleFunction.apply(nodes_B, residual, pair_BNNP, scale_B1NN, *weights)  # type: ignore[no-untyped-call]
     else:
         out = kernels.TriangleFunction.apply(pair_BNNP, scale_B1NN, *weights, residual)  # type: ignore[no-untyped-call]

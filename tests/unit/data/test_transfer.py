@@ -7,7 +7,7 @@ import torch
 from tests.helpers.molecules import random_columns
 from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
-from unimol_scale.data.transfer import pack, to_device
+from unimol_scale.data.transfer import copy_by_blocks, pack, to_device
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
 
@@ -60,3 +60,31 @@ def test_moving_leaves_what_is_no_tensor_alone():
     moved = to_device(VALUE, torch.device("meta"))
     assert all(tensor.is_meta for tensor in tensors_of(moved))
     assert (moved.nothing, moved.name) == (None, "x")
+
+
+def test_what_was_packed_crosses_in_one_copy_and_other_tensors_by_themselves():
+    copied = []
+
+    def copy(tensor):
+        copied.append(tensor)
+        return tensor.clone()
+
+    found = copy_by_blocks(pack(VALUE).unpack(), copy)
+    assert len(copied) < 3  # the block; nothing lies in the empty one
+    for mine, theirs in zip(tensors_of(VALUE), tensors_of(found), strict=True):
+        assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+        assert torch.equal(mine, theirs)
+    copied.clear()
+    found = copy_by_blocks(VALUE, copy)
+    assert len(copied) == len(tensors_of(VALUE))
+    assert all(map(torch.equal, tensors_of(found), tensors_of(VALUE)))
+    copied.clear()
+    sample = DenoiseObjective(DenoiseConfig()).corrupt(collate(random_columns([3, 5, 1])), keys([0, 1, 2]))
+    crossed = copy_by_blocks(pack(sample).unpack(), copy)
+    assert len(copied) == 1
+    assert torch.equal(crossed.masked_M, sample.masked_M)
+    assert torch.equal(crossed.input.coordinates_BA3, sample.input.coordinates_BA3)
+    copied.clear()
+    one = pack(VALUE).unpack().scalar  # a small part of a block
+    assert torch.equal(copy_by_blocks(one, copy), VALUE.scalar)
+    assert copied == [one]

@@ -89,7 +89,7 @@ def branch_of(module: type, width: tuple[int, int, int, int]) -> torch.nn.Module
 
 def update_of(branch: torch.nn.Module, atom_BND, pair_BNNP, masks: NodeMasks, residual: bool) -> torch.Tensor:
     if isinstance(branch, FeedForward):
-        return branch(atom_BND, residual=residual, nodes_B=masks.nodes_B)
+        return branch(atom_BND, masks, residual=residual)
     return branch(atom_BND, pair_BNNP, masks, residual=residual)
 
 

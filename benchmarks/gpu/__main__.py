@@ -1,0 +1,193 @@
+"""Accept a GPU in one call: what it computes, whether that is right, and how fast; in at most ten minutes.
+
+    python -m benchmarks.gpu --output results/gpu
+    python -m benchmarks.gpu --output results/cpu --device cpu --quick
+
+Needs nothing but this checkout and what the trainer imports. Every stage runs in a process of its own with a limit of
+its own, so that one that fails or hangs does not take the others with it. Writes NAME.json and NAME.log of every stage,
+report.md and results.json; the exit status is 0 only if all checks of all stages passed. On a CPU everything is small,
+and what only a GPU has is left out.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# As every command has it, and before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from benchmarks.common import again, as_started, module_parser, processor
+
+COMMAND = "python -m benchmarks.gpu"
+ALL_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of the acceptance run.
+
+    Attributes:
+        name: of its files, and of the function that does it.
+        module: of this package that the function is in.
+        seconds: that it may take on a GPU.
+        quick_seconds: on a CPU, where everything is small and other work may be going on.
+    """
+
+    name: str
+    module: str
+    seconds: float
+    quick_seconds: float = 300.0
+
+
+STAGES = (
+    Stage(name="peak", module="device_speed", seconds=40),
+    Stage(name="parity", module="numerics", seconds=60),
+    Stage(name="kernels", module="numerics", seconds=120),
+    Stage(name="syncs", module="device_speed", seconds=40),
+    Stage(name="speed", module="device_speed", seconds=150),
+    Stage(name="memory", module="device_speed", seconds=40),
+    Stage(name="engine", module="runs", seconds=150),
+    Stage(name="resume", module="runs", seconds=60),
+    Stage(name="large", module="runs", seconds=150),
+    Stage(name="downstream", module="downstream_use", seconds=60),
+    Stage(name="pretraining", module="runs", seconds=300),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """How a stage ended.
+
+    Attributes:
+        name: of the stage.
+        status: passed, failed, ended with a status, too slow, or not started for lack of time.
+        seconds: that it took.
+        findings: as its file has them; None: it left none.
+    """
+
+    name: str
+    status: str
+    seconds: float
+    findings: dict[str, object] | None
+
+
+def run_stage(stage: Stage, options: argparse.Namespace, seconds: float) -> StageResult:
+    """Run a stage in a process group of its own and end it when its time is over."""
+    told = options.output / f"{stage.name}.json"
+    told.unlink(missing_ok=True)
+    arguments = ["--stage", stage.name, "--seconds", f"{seconds:.0f}", "--output", str(options.output)]
+    arguments += ["--device", options.device, *(["--quick"] if options.quick else [])]
+    arguments += ["--store", str(options.store)] if options.store else []
+    command, environment = again(COMMAND, arguments)
+    if options.device == "cpu":
+        environment["TRITON_INTERPRET"] = "1"
+    begun = time.monotonic()
+    with (options.output / f"{stage.name}.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            status = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            status = None
+    findings = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else None
+    return StageResult(
+        name=stage.name, status=_said(status, findings, seconds), seconds=time.monotonic() - begun, findings=findings
+    )
+
+
+def _said(status: int | None, findings: dict[str, object] | None, seconds: float) -> str:
+    if status is None:
+        return f"took longer than {seconds:.0f} s"
+    if status or findings is None:
+        return f"ended with status {status}; see its log"
+    checks: list[dict[str, object]] = findings["checks"]  # type: ignore[assignment]
+    failed = [check for check in checks if not check["passed"]]
+    return f"{len(failed)} of {len(checks)} checks failed" if failed else "passed"
+
+
+def report(results: Sequence[StageResult], options: argparse.Namespace) -> str:
+    """Return the results as Markdown."""
+    lines = ["# Acceptance run", "", f"- `{as_started(COMMAND)}`", f"- host: {processor()}", ""]
+    lines += _table([["stage", "status", "s"], *([r.name, r.status, f"{r.seconds:.0f}"] for r in results)])
+    for result in results:
+        findings: dict[str, list] = result.findings or {}  # type: ignore[assignment]
+        lines += ["", f"## {result.name}", "", *(f"- {note}" for note in findings.get("notes", []))]
+        if checks := findings.get("checks"):
+            rows = [[c["name"], c["found"], c["wanted"], "yes" if c["passed"] else "**no**"] for c in checks]
+            lines += ["", *_table([["check", "found", "wanted", "passed"], *rows])]
+        for title, rows in (findings.get("tables") or {}).items():  # type: ignore[union-attr]
+            lines += ["", f"### {title}", "", *_table(rows)]
+    return "\n".join([*lines, ""])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+
+
+def do_stage(options: argparse.Namespace) -> None:
+    """Do one stage in this process."""
+    import torch
+
+    from benchmarks.gpu.stage import StageSettings
+
+    stage = next(stage for stage in STAGES if stage.name == options.stage)
+    folder = options.output / stage.name
+    folder.mkdir(parents=True, exist_ok=True)
+    function = getattr(importlib.import_module(f"benchmarks.gpu.{stage.module}"), stage.name)
+    settings = StageSettings(
+        device=torch.device(options.device), quick=options.quick, folder=folder, store=options.store,
+        seconds=options.seconds,
+    )  # fmt: skip
+    function(settings).write(options.output / f"{stage.name}.json")
+
+
+def accept(options: argparse.Namespace) -> bool:
+    """Run the stages, write the report, and return whether all passed."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    chosen = [stage for stage in STAGES if options.only is None or stage.name in options.only]
+    begun, results = time.monotonic(), []
+    for stage in chosen:
+        left = options.seconds - (time.monotonic() - begun)
+        limit = min(stage.quick_seconds if options.quick else stage.seconds, left)
+        if limit < 1:
+            results.append(StageResult(name=stage.name, status="not started: no time left", seconds=0, findings=None))
+        else:
+            results.append(run_stage(stage, options, limit))
+        print(f"{stage.name}: {results[-1].status} ({results[-1].seconds:.0f} s)", flush=True)
+        told = [dataclasses.asdict(result) for result in results]
+        (options.output / "results.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+        (options.output / "report.md").write_text(report(results, options), encoding="utf-8")
+    return all(result.status == "passed" for result in results)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit status."""
+    parser = module_parser(COMMAND, __doc__ or "")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--quick", action="store_true", help="everything small; always so on a CPU")
+    parser.add_argument("--store", type=Path, help="conformers for a real pretraining in the time that is left")
+    parser.add_argument("--seconds", type=float, default=ALL_SECONDS, help="for everything")
+    parser.add_argument("--only", nargs="+", choices=[stage.name for stage in STAGES], help="stages; default: all")
+    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    options.quick |= options.device == "cpu"
+    options.output = options.output.absolute()
+    if options.stage:
+        do_stage(options)
+        return 0
+    return 0 if accept(options) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""The Triton kernels, run by Triton's interpreter on the CPU, against autograd in fp64: values and every gradient.
+
+What they drop is drawn by the place of a value: the tests ask the kernels which factors they drew, and give autograd
+those.
+"""
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.helpers.molecules import random_columns
+from tests.helpers.random_keys import keys
+from tests.helpers.ranks import REPOSITORY
+from unimol_scale.data.batch import collate
+from unimol_scale.model.backbone import TwoTrackBackbone
+from unimol_scale.model.fused import launching
+from unimol_scale.model.fused.dropping import NOTHING, Dropping
+from unimol_scale.model.native.library import torch_only
+from unimol_scale.model.presets import DROPOUTS, preset
+from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
+
+pytest.importorskip("triton", reason="comes with torch's builds for GPUs, and with the extra dev")
+EPSILON = 1e-5
+# Largest error, as a share of a tensor's norm; bf16 has eight bits, and a branch rounds some ten times.
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 3e-2}
+DTYPES = list(TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def branches():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        launching.interprets.cache_clear()
+        from unimol_scale.model.fused import fused_branches
+
+        assert launching.interprets()
+        yield fused_branches
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def seed():
+    return torch.tensor([1234567], dtype=torch.int64)
+
+
+def random(*shape, gain=1.0):
+    return (gain * torch.randn(*shape)).requires_grad_()
+
+
+def assert_same_function(fused, reference, arguments, dtype):
+    """Equal values and gradients: kernels in ``dtype``, autograd in fp64 on the same rounded numbers."""
+    rounded = [x.detach().to(dtype) for x in arguments]
+    results = []
+    for function, kind in ((reference, torch.float64), (fused, dtype)):
+        inputs = [x.to(kind).requires_grad_(a.requires_grad) for x, a in zip(rounded, arguments, strict=True)]
+        y = function(*inputs)
+        if not results:
+            direction = torch.randn(y.shape)
+        wanted = [x for x in inputs if x.requires_grad]
+        results.append([y, *torch.autograd.grad(y, wanted, direction.to(dtype).to(kind))])
+    assert "Fused" in type(results[1][0].grad_fn).__name__
+    for at, (expected, found) in enumerate(zip(*results, strict=True)):
+        assert found.dtype == dtype
+        error = (found.double() - expected).norm().item()
+        assert error < TOLERANCE[dtype] * max(expected.norm().item(), 0.1), f"tensor {at}"
+
+
+def branch_factor(dropping, shape, sharing=1):
+    """The factors of dropout that a branch of this shape gets."""
+    from unimol_scale.model.fused.branch_steps import add_branch
+
+    rows = math.prod(shape[:-1])
+    ones = torch.ones(rows, shape[-1])
+    found = add_branch(torch.zeros_like(ones), ones, dropping, molecule=rows // shape[0], sharing=sharing)
+    return found.view(shape).double()
+
+
+def gelu_factor(dropping, rows, width):
+    from unimol_scale.model.fused.branch_steps import gelu
+
+    return gelu(torch.full((rows, width), 100.0), dropping).double() / 100.0
+
+
+def norm(x, weight, bias):
+    return F.layer_norm(x, x.shape[-1:], weight, bias, EPSILON)
+
+
+FEED_FORWARD = [((2, 5, 5, 24), 20, 0.0), ((3, 1, 40), 24, 0.3), ((2, 3, 3, 12), 33, 0.3)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "H", "rate"), FEED_FORWARD)
+def test_feed_forward(branches, shape, H, rate, dtype):
+    W = shape[-1]
+    dropping = Dropping(rate=rate, path=rate, seed=seed(), stream=32) if rate else NOTHING
+    inner = dropping.inside(rate)
+    factor, hidden_factor = branch_factor(dropping, shape), gelu_factor(inner, math.prod(shape[:-1]), H)
+
+    def reference(x, norm_weight, norm_bias, up, up_bias, down, down_bias):
+        active = F.gelu(norm(x, norm_weight, norm_bias) @ up.t() + up_bias) * hidden_factor.view(*shape[:-1], H)
+        return x + factor * (active @ down.t() + down_bias)
+
+    arguments = (random(*shape), random(W), random(W), random(H, W, gain=W**-0.5), random(H), random(W, H), random(W))
+    apply = branches.FusedFeedForwardFunction.apply
+    assert_same_function(lambda x, *w: apply(x, dropping, inner, *w), reference, arguments, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("N", "H", "d", "P", "rate"), [(7, 3, 8, 12, 0.0), (1, 2, 16, 8, 0.0), (9, 2, 16, 10, 0.3)])
+def test_attention(branches, N, H, d, P, rate, dtype):
+    B, D = 2, H * d
+    key_mask = torch.zeros(B, 1, N)
+    key_mask[1, :, (N + 2) // 2 :] = -math.inf
+    dropping = Dropping(rate=rate, seed=seed(), stream=32) if rate else NOTHING
+    inner = dropping.inside(rate)
+    factor, weight_factor = branch_factor(dropping, (B, N, D)), attention_factor(branches, inner, B, N, H, d)
+
+    def reference(atom, pair, norm_weight, norm_bias, qkv_weight, pair_weight, pair_bias, out, out_bias):
+        qkv = (norm(atom, norm_weight, norm_bias) @ qkv_weight.t()).view(B, N, 3, H, d).permute(2, 0, 3, 1, 4)
+        bias = (pair @ pair_weight.t() + pair_bias).permute(0, 3, 1, 2)
+        logits = qkv[0] @ qkv[1].transpose(2, 3) * d**-0.5 + bias + key_mask.double().unsqueeze(1)
+        mixed = (weight_factor * logits.softmax(-1)) @ qkv[2]
+        return atom + factor * (mixed.transpose(1, 2).reshape(B, N, D) @ out.t() + out_bias)
+
+    arguments = (
+        random(B, N, D), random(B, N, N, P), random(D), random(D), random(3 * D, D, gain=D**-0.5),
+        random(H, P, gain=0.3), random(H), random(D, D, gain=D**-0.5), random(D),
+    )  # fmt: skip
+    apply = branches.FusedAttentionFunction.apply
+    fused = lambda atom, pair, *w: apply(atom, pair, key_mask.to(atom.dtype), dropping, inner, *w)  # noqa: E731
+    assert_same_function(fused, reference, arguments, dtype)
+
+
+def attention_factor(branches, inner, B, N, H, d):
+    """The factors of attention's dropout [B, H, N, N]: equal weights, and values that say which node they are of."""
+    if inner.seed is None:
+        return torch.ones(())
+    qkv, mixed = torch.zeros(B, N, 3, H, d), torch.empty(B, N, H * d)
+    qkv[:, range(N), 2, :, range(N)] = 1.0
+    tensors = (qkv, torch.zeros(B * N * N, H), torch.zeros(B, N), mixed)
+    branches.launch_attention("attention_kernels.attention", (B, N, H * d), H, inner, *tensors)
+    return (mixed.view(B, N, H, d)[..., :N] * N).permute(0, 2, 1, 3).double()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("N", "D", "h", "P", "rate"), [(5, 24, 8, 20, 0.0), (1, 16, 3, 8, 0.0), (4, 16, 8, 33, 0.3)])
+def test_outer_product(branches, N, D, h, P, rate, dtype):
+    B, epsilon = 2, 1e-3
+    count = torch.tensor([float(N), (N + 1) // 2])
+    valid = (torch.arange(N) < count[:, None]).unsqueeze(-1)
+    dropping = Dropping(rate=rate, path=rate, seed=seed(), stream=64) if rate else NOTHING
+    factor = branch_factor(dropping, (B, N, N, P))
+    undo = (1.0 / (epsilon + 1.0 / count.double())).view(B, 1, 1, 1)
+
+    def reference(pair, atom, norm_weight, norm_bias, project, project_bias, weight, bias):
+        a, b = ((norm(atom, norm_weight, norm_bias) @ project.t() + project_bias) * valid).chunk(2, -1)
+        z = torch.einsum("bic,bjd,cdp->bijp", a, b, weight.view(h, h, P))
+        return pair + factor * (z * undo / count.double().view(B, 1, 1, 1) + bias * undo)
+
+    arguments = (
+        random(B, N, N, P), random(B, N, D), random(D), random(D), random(2 * h, D, gain=D**-0.5), random(2 * h),
+        random(h, h * P), random(P),
+    )  # fmt: skip
+    apply = branches.FusedOuterProductFunction.apply
+    fused = lambda pair, atom, *w: apply(pair, atom, count, valid.to(atom.dtype), dropping, *w)  # noqa: E731
+    assert_same_function(fused, reference, arguments, dtype)
+
+
+# A norm of few channels is a sign rather than a number: it doubles what rounding does.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("N", "P", "h", "rate"), [(5, 24, 12, 0.0), (1, 8, 3, 0.0), (17, 20, 9, 0.3)])
+def test_triangle(branches, N, P, h, rate, dtype):
+    B = 2
+    scale = torch.full((B, 1, N, N), N**-0.5)
+    scale[1, :, (N + 1) // 2 :] = 0.0
+    scale[1, ..., (N + 1) // 2 :] = 0.0
+    dropping = Dropping(rate=rate, path=rate, seed=seed(), stream=96) if rate else NOTHING
+    factor = branch_factor(dropping, (B, N, N, P), sharing=N)
+
+    def reference(x, norm_weight, norm_bias, project, project_bias, inner_w, inner_b, out, out_bias, gate, gate_bias):
+        normal = norm(x, norm_weight, norm_bias)
+        value, open_ = (normal @ project.t() + project_bias).chunk(2, -1)
+        a, b = (value * open_.sigmoid() * scale.to(x.dtype).squeeze(1).unsqueeze(-1)).chunk(2, -1)
+        product = torch.einsum("bikc,bjkc->bijc", a, b) + torch.einsum("bkic,bkjc->bijc", a, b)
+        return x + factor * (norm(product, inner_w, inner_b) @ out.t() + out_bias) * (normal @ gate.t() + gate_bias)
+
+    arguments = (
+        random(B, N, N, P), random(P), random(P), random(4 * h, P, gain=P**-0.5), random(4 * h), random(h), random(h),
+        random(P, h), random(P), random(P, P, gain=P**-0.5), random(P),
+    )  # fmt: skip
+    apply = branches.FusedTriangleFunction.apply
+    assert_same_function(lambda x, *w: apply(x, scale.to(x.dtype), dropping, *w), reference, arguments, dtype)
+
+
+SIZE = preset("0.03M", layers=2)
+
+
+def model_and_input(num_atoms=(4, 1, 6), **changes):
+    torch.manual_seed(0)
+    model = TwoTrackBackbone(dataclasses.replace(SIZE, **changes)).train()
+    for parameter in model.parameters():  # biases and gates that matter
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    batch = collate(random_columns(list(num_atoms)))
+    return model, DenoiseObjective(DenoiseConfig()).corrupt(batch, keys(range(len(num_atoms)))).input
+
+
+def results_of(model, batch):
+    """Representations of what is no padding, and gradients of a function of them."""
+    torch.manual_seed(1)
+    seen = model(batch)
+    valid_BNN = seen.valid_BN[:, :, None] & seen.valid_BN[:, None, :]
+    found = [seen.atom_BND[seen.valid_BN], seen.pair_BNNP[valid_BNN]]
+    gradients = torch.autograd.grad(sum(x.square().mean() for x in found), list(model.parameters()), allow_unused=True)
+    return [*found, *(gradient for gradient in gradients if gradient is not None)]
+
+
+def test_a_whole_model_of_molecules_of_several_sizes(branches):
+    model, batch = model_and_input((4, 1, 2))
+    with torch_only():
+        expected = results_of(model, batch)
+        started = []
+        with launching.kernels_switched(True), launching.launches_seen_by(lambda name, tensors: started.append(name)):
+            found = results_of(model, batch)
+    assert len(started) > 40
+    assert len(found) == len(expected)
+    for wanted, value in zip(expected, found, strict=True):
+        assert (value - wanted).norm() < 1e-4 * wanted.norm() + 1e-6
+
+
+def test_layers_that_are_computed_twice_drop_the_same_both_times(branches):
+    changes = {"layers": 1, **dict.fromkeys(DROPOUTS, 0.3)}
+    with launching.kernels_switched(True):
+        kept = results_of(*model_and_input((2, 1), **changes))
+        recomputed = results_of(*model_and_input((2, 1), **changes, checkpoint_every=1))
+    for expected, value in zip(kept, recomputed, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_draws_have_their_probability_and_differ_by_place_layer_and_branch(branches):
+    shape, rate = (4, 64, 128), 0.25
+    of_batch = Dropping(seed=seed())
+    factors = [
+        branch_factor(of_batch.of_branch(layer, branch, rate, 0.0), shape) for layer in (0, 1) for branch in (0, 4)
+    ]
+    for factor in factors:
+        assert factor.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)])
+        assert (factor == 0).double().mean().item() == pytest.approx(rate, abs=0.01)
+        assert (factor == 0).double().mean((0, 1)).std() < 0.05  # of every channel
+    for first in range(4):
+        for second in range(first):
+            both = ((factors[first] == 0) & (factors[second] == 0)).double().mean().item()
+            assert both == pytest.approx(rate**2, abs=0.01)
+    shared = branch_factor(of_batch.of_branch(0, 3, rate, 0.0), shape, sharing=8).view(4, 8, 8, 128)
+    assert (shared == shared[:, :, :1]).all()
+    left_out = branch_factor(of_batch.of_branch(0, 0, 0.0, 0.5), (64, 2, 16)).flatten(1)
+    assert (left_out == left_out[:, :1]).all()
+    assert (left_out[:, 0] == 0).double().mean().item() == pytest.approx(0.5, abs=0.2)
+
+
+def test_kernels_are_for_gpus_and_molecules_of_a_usual_size():
+    atom_BND, pair_BNNP = torch.zeros(2, 3, 16), torch.zeros(2, 3, 3, 8)
+    assert not launching.suits(pair_BNNP, atom_BND)
+    with launching.kernels_switched(True):
+        assert launching.suits(pair_BNNP, atom_BND)
+        assert not launching.suits(pair_BNNP, atom_BND.double())
+        assert not launching.suits(pair_BNNP.bfloat16(), atom_BND)
+        many = launching.MAX_NODES + 1
+        assert not launching.suits(torch.zeros(1, many, many, 1), torch.zeros(1, many, 1))
+        meta = torch.empty(2**20, 30, 30, 512, device="meta"), torch.empty(2**20, 30, 768, device="meta")
+        assert not launching.suits(*meta)
+
+
+def test_every_kernel_compiles_for_a_gpu_that_is_not_there():
+    # What the interpreter does not see: types, shapes known at compile time, registers that do not suffice.
+    command = [sys.executable, "-m", "benchmarks.gpu.compile_kernels", "--atoms", "25", "--precision", "bf16"]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command, env={**environment, "PYTHONPATH": paths}, cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "_kernels." in line]
+    assert {spilled for *_, spilled in rows} == {"0"}
+    listed = {name for name, *_ in rows}
+    assert len(listed) == 16
+    for name in listed:
+        assert callable(launching.kernel_named(name))

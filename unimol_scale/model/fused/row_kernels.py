@@ -1,0 +1,239 @@
+"""Triton kernels over rows of channels: layer norm, GELU, gates, dropout with its residual, and sums over rows.
+
+Every kernel computes in fp32 and stores in the dtype of what it writes. R rows of W channels in blocks [BR, BW]; BW is
+the power of two that holds W. Where a gradient of a weight is a sum over rows, each program adds up its blocks in a
+fixed order and writes a row of partial sums, so that results repeat to the bit; ``sum_partials`` adds those.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def keep(seed_ptr, stream, line, quad, LINE_QUADS: tl.constexpr, THRESHOLD: tl.constexpr):
+    """Return which values are kept [lines, 4·quads], from a counter-based generator (Philox) without any state.
+
+    The counter is the value's place, so a backward pass draws again what the forward pass drew. ``line`` and ``quad``
+    count rows and blocks of four columns; a row has LINE_QUADS of them.
+    """
+    counter = line[:, None] * LINE_QUADS + quad[None, :]
+    r0, r1, r2, r3 = tl.randint4x(tl.load(seed_ptr) + stream, counter)
+    bits = tl.join(tl.join(r0, r2), tl.join(r1, r3)).reshape(line.shape[0], 4 * quad.shape[0])
+    return bits.to(tl.uint32, bitcast=True) >= THRESHOLD
+
+
+@triton.jit
+def branch_factor(
+    seed_ptr, stream, row, quad, SHARING, MOLECULE,
+    LINE_QUADS: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr,
+    PATH_THRESHOLD: tl.constexpr, PATH_SCALE: tl.constexpr,
+):  # fmt: skip
+    """Return the factor [rows, columns] of dropout and of branches left out for whole molecules.
+
+    ``SHARING`` consecutive rows share a draw of the dropout, ``MOLECULE`` consecutive rows are of one molecule.
+    """
+    factor = tl.full((row.shape[0], 4 * quad.shape[0]), 1.0, tl.float32)
+    if THRESHOLD > 0:
+        factor = tl.where(keep(seed_ptr, stream, row // SHARING, quad, LINE_QUADS, THRESHOLD), SCALE, 0.0)
+    if PATH_THRESHOLD > 0:
+        drawn = tl.randint(tl.load(seed_ptr) + stream + 1, row // MOLECULE)
+        kept = drawn.to(tl.uint32, bitcast=True) >= PATH_THRESHOLD
+        factor = factor * tl.where(kept, PATH_SCALE, 0.0)[:, None]
+    return factor
+
+
+@triton.jit
+def gelu_and_slope(x):
+    """Return GELU(x) and its derivative."""
+    share = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+    return x * share, share + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+
+
+@triton.jit
+def layer_norm(
+    x_ptr, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, R, LINES, BATCH_STEP, LINE_STEP, CHANNEL_STEP,
+    W: tl.constexpr, EPSILON: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Write the layer norm in rows, the means and the reciprocal deviations; x has any strides, LINES rows a batch."""
+    row, channel = tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, BW)
+    here = (row < R)[:, None] & (channel < W)[None, :]
+    start = (row // LINES) * BATCH_STEP + (row % LINES) * LINE_STEP
+    x = tl.load(x_ptr + start[:, None] + channel[None, :] * CHANNEL_STEP, mask=here, other=0.0).to(tl.float32)
+    mean = tl.sum(x, 1) / W
+    centred = tl.where(here, x - mean[:, None], 0.0)
+    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / W + EPSILON)
+    weight = tl.load(weight_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
+    y = centred * rstd[:, None] * weight[None, :] + bias[None, :]
+    tl.store(y_ptr + row[:, None] * W + channel[None, :], y.to(y_ptr.dtype.element_ty), mask=here)
+    tl.store(mean_ptr + row, mean, mask=row < R)
+    tl.store(rstd_ptr + row, rstd, mask=row < R)
+
+
+@triton.jit
+def layer_norm_backward(
+    grad_ptr, x_ptr, mean_ptr, rstd_ptr, weight_ptr, residual_ptr, grad_x_ptr, partial_ptr, PARTIAL_STEP,
+    R, LINES, BATCH_STEP, LINE_STEP, CHANNEL_STEP,
+    W: tl.constexpr, RESIDUAL: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of x, added to that of a residual, and partial sums of those of weight and bias, in one pass.
+
+    ``grad`` and ``residual`` are in rows, x and its gradient have any strides.
+    """
+    channel = tl.arange(0, BW)
+    weight = tl.load(weight_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
+    weight_sum, bias_sum = tl.zeros((BW,), tl.float32), tl.zeros((BW,), tl.float32)
+    for first in range(tl.program_id(0) * BR, R, tl.num_programs(0) * BR):
+        row = first + tl.arange(0, BR)
+        here = (row < R)[:, None] & (channel < W)[None, :]
+        flat = row[:, None] * W + channel[None, :]
+        start = (row // LINES) * BATCH_STEP + (row % LINES) * LINE_STEP
+        place = start[:, None] + channel[None, :] * CHANNEL_STEP
+        grad = tl.load(grad_ptr + flat, mask=here, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + place, mask=here, other=0.0).to(tl.float32)
+        mean = tl.load(mean_ptr + row, mask=row < R, other=0.0)
+        rstd = tl.load(rstd_ptr + row, mask=row < R, other=0.0)
+        normal = tl.where(here, (x - mean[:, None]) * rstd[:, None], 0.0)
+        weight_sum += tl.sum(grad * normal, 0)
+        bias_sum += tl.sum(grad, 0)
+        weighted = grad * weight[None, :]
+        along, average = tl.sum(weighted * normal, 1) / W, tl.sum(weighted, 1) / W
+        grad_x = (weighted - average[:, None] - normal * along[:, None]) * rstd[:, None]
+        if RESIDUAL:
+            grad_x += tl.load(residual_ptr + flat, mask=here, other=0.0).to(tl.float32)
+        tl.store(grad_x_ptr + place, grad_x.to(grad_x_ptr.dtype.element_ty), mask=here)
+    partial = partial_ptr + tl.program_id(0) * PARTIAL_STEP + channel
+    tl.store(partial, weight_sum, mask=channel < W)
+    tl.store(partial + W, bias_sum, mask=channel < W)
+
+
+@triton.jit
+def add_branch(
+    x_ptr, update_ptr, gate_ptr, y_ptr, seed_ptr, stream, R, SHARING, MOLECULE,
+    W: tl.constexpr, GATED: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr,
+    PATH_THRESHOLD: tl.constexpr, PATH_SCALE: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Write x + dropout(update [∘ gate])."""
+    row, channel = tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, BW)
+    here = (row < R)[:, None] & (channel < W)[None, :]
+    flat = row[:, None] * W + channel[None, :]
+    update = tl.load(update_ptr + flat, mask=here, other=0.0).to(tl.float32)
+    if GATED:
+        update *= tl.load(gate_ptr + flat, mask=here, other=0.0).to(tl.float32)
+    factor = branch_factor(
+        seed_ptr, stream, row, tl.arange(0, BW // 4), SHARING, MOLECULE,
+        BW // 4, THRESHOLD, SCALE, PATH_THRESHOLD, PATH_SCALE,
+    )  # fmt: skip
+    y = tl.load(x_ptr + flat, mask=here, other=0.0).to(tl.float32) + factor * update
+    tl.store(y_ptr + flat, y.to(y_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def enter_backward(
+    grad_ptr, x_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, grad_update_ptr, normal_ptr, partial_ptr, PARTIAL_STEP,
+    seed_ptr, stream, R, MOLECULE,
+    W: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr,
+    PATH_THRESHOLD: tl.constexpr, PATH_SCALE: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of a branch's last map, its partial sums for the bias, and the branch's normalised input."""
+    channel = tl.arange(0, BW)
+    weight = tl.load(weight_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
+    total = tl.zeros((BW,), tl.float32)
+    for first in range(tl.program_id(0) * BR, R, tl.num_programs(0) * BR):
+        row = first + tl.arange(0, BR)
+        here = (row < R)[:, None] & (channel < W)[None, :]
+        flat = row[:, None] * W + channel[None, :]
+        factor = branch_factor(
+            seed_ptr, stream, row, tl.arange(0, BW // 4), 1, MOLECULE,
+            BW // 4, THRESHOLD, SCALE, PATH_THRESHOLD, PATH_SCALE,
+        )  # fmt: skip
+        grad = factor * tl.load(grad_ptr + flat, mask=here, other=0.0).to(tl.float32)
+        total += tl.sum(grad, 0)
+        tl.store(grad_update_ptr + flat, grad.to(grad_update_ptr.dtype.element_ty), mask=here)
+        x = tl.load(x_ptr + flat, mask=here, other=0.0).to(tl.float32)
+        mean = tl.load(mean_ptr + row, mask=row < R, other=0.0)
+        rstd = tl.load(rstd_ptr + row, mask=row < R, other=0.0)
+        normal = (x - mean[:, None]) * rstd[:, None] * weight[None, :] + bias[None, :]
+        tl.store(normal_ptr + flat, normal.to(normal_ptr.dtype.element_ty), mask=here)
+    tl.store(partial_ptr + tl.program_id(0) * PARTIAL_STEP + channel, total, mask=channel < W)
+
+
+@triton.jit
+def gate_backward(
+    grad_ptr, update_ptr, gate_ptr, grad_update_ptr, grad_gate_ptr, partial_ptr, PARTIAL_STEP,
+    seed_ptr, stream, R, SHARING, MOLECULE,
+    W: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr,
+    PATH_THRESHOLD: tl.constexpr, PATH_SCALE: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of both factors of a gated branch, and their partial sums for the biases."""
+    channel = tl.arange(0, BW)
+    update_sum, gate_sum = tl.zeros((BW,), tl.float32), tl.zeros((BW,), tl.float32)
+    for first in range(tl.program_id(0) * BR, R, tl.num_programs(0) * BR):
+        row = first + tl.arange(0, BR)
+        here = (row < R)[:, None] & (channel < W)[None, :]
+        flat = row[:, None] * W + channel[None, :]
+        factor = branch_factor(
+            seed_ptr, stream, row, tl.arange(0, BW // 4), SHARING, MOLECULE,
+            BW // 4, THRESHOLD, SCALE, PATH_THRESHOLD, PATH_SCALE,
+        )  # fmt: skip
+        grad = factor * tl.load(grad_ptr + flat, mask=here, other=0.0).to(tl.float32)
+        grad_update = grad * tl.load(gate_ptr + flat, mask=here, other=0.0).to(tl.float32)
+        grad_gate = grad * tl.load(update_ptr + flat, mask=here, other=0.0).to(tl.float32)
+        update_sum += tl.sum(grad_update, 0)
+        gate_sum += tl.sum(grad_gate, 0)
+        tl.store(grad_update_ptr + flat, grad_update.to(grad_update_ptr.dtype.element_ty), mask=here)
+        tl.store(grad_gate_ptr + flat, grad_gate.to(grad_gate_ptr.dtype.element_ty), mask=here)
+    partial = partial_ptr + tl.program_id(0) * PARTIAL_STEP + channel
+    tl.store(partial, update_sum, mask=channel < W)
+    tl.store(partial + W, gate_sum, mask=channel < W)
+
+
+@triton.jit
+def gelu(
+    hidden_ptr, active_ptr, seed_ptr, stream, R,
+    W: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Write dropout(GELU(hidden))."""
+    row, channel = tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, BW)
+    here = (row < R)[:, None] & (channel < W)[None, :]
+    flat = row[:, None] * W + channel[None, :]
+    active, _ = gelu_and_slope(tl.load(hidden_ptr + flat, mask=here, other=0.0).to(tl.float32))
+    if THRESHOLD > 0:
+        active *= tl.where(keep(seed_ptr, stream, row, tl.arange(0, BW // 4), BW // 4, THRESHOLD), SCALE, 0.0)
+    tl.store(active_ptr + flat, active.to(active_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def gelu_backward(
+    hidden_ptr, grad_active_ptr, active_ptr, grad_hidden_ptr, partial_ptr, PARTIAL_STEP, seed_ptr, stream, R,
+    W: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Write dropout(GELU(hidden)) again, the gradient of hidden, and its partial sums for the bias."""
+    channel = tl.arange(0, BW)
+    total = tl.zeros((BW,), tl.float32)
+    for first in range(tl.program_id(0) * BR, R, tl.num_programs(0) * BR):
+        row = first + tl.arange(0, BR)
+        here = (row < R)[:, None] & (channel < W)[None, :]
+        flat = row[:, None] * W + channel[None, :]
+        active, slope = gelu_and_slope(tl.load(hidden_ptr + flat, mask=here, other=0.0).to(tl.float32))
+        grad = tl.load(grad_active_ptr + flat, mask=here, other=0.0).to(tl.float32) * slope
+        if THRESHOLD > 0:
+            kept = keep(seed_ptr, stream, row, tl.arange(0, BW // 4), BW // 4, THRESHOLD)
+            active, grad = tl.where(kept, SCALE * active, 0.0), tl.where(kept, SCALE * grad, 0.0)
+        total += tl.sum(grad, 0)
+        tl.store(active_ptr + flat, active.to(active_ptr.dtype.element_ty), mask=here)
+        tl.store(grad_hidden_ptr + flat, grad.to(grad_hidden_ptr.dtype.element_ty), mask=here)
+    tl.store(partial_ptr + tl.program_id(0) * PARTIAL_STEP + channel, total, mask=channel < W)
+
+
+@triton.jit
+def sum_partials(partial_ptr, sum_ptr, ROWS, W, BR: tl.constexpr, BW: tl.constexpr):
+    """Write the sums over the rows of partial sums."""
+    channel = tl.program_id(0) * BW + tl.arange(0, BW)
+    total = tl.zeros((BW,), tl.float32)
+    for first in range(0, ROWS, BR):
+        row = first + tl.arange(0, BR)
+        here = (row < ROWS)[:, None] & (channel < W)[None, :]
+        total += tl.sum(tl.load(partial_ptr + row[:, None] * W + channel[None, :], mask=here, other=0.0), 0)
+    tl.store(sum_ptr + channel, total.to(sum_ptr.dtype.element_ty), mask=channel < W)
