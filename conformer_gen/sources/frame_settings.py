@@ -5,7 +5,6 @@ from typing import Literal
 
 from conformer_gen.sources.frame_units import STORE_UNITS, to_store
 from unimol_scale.errors import ConfigError, nearest
-from unimol_scale.store.schema import ATOM_LABELS
 
 # What a frame can have: numbers (elements), the quantities with units, the net charge, and what it is called.
 FIELDS = ("numbers", *STORE_UNITS, "charge", "smiles", "name")
@@ -56,9 +55,12 @@ class FramesConfig:
         for field in self.fields:
             if field not in FIELDS:
                 raise ConfigError(f"source.frames.fields: unknown {field!r}; {nearest(field, FIELDS)}")
-        for label in self.keep:
-            if label not in ATOM_LABELS:
-                raise ConfigError(f"source.frames.keep: unknown {label!r}; {nearest(label, ATOM_LABELS)}")
+        if self.keep:
+            from unimol_scale.store.schema import ATOM_LABELS  # here, because it loads NumPy, and help shall not wait
+
+            for label in self.keep:
+                if label not in ATOM_LABELS:
+                    raise ConfigError(f"source.frames.keep: unknown {label!r}; {nearest(label, ATOM_LABELS)}")
         if len(set(self.keep)) < len(self.keep):
             raise ConfigError(f"source.frames.keep names a label twice: {', '.join(self.keep)}")
 
