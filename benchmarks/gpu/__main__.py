@@ -170,8 +170,8 @@ def accept(options: argparse.Namespace) -> bool:
     return all(result.status == "passed" for result in results)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says and return the exit status."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -180,7 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=ALL_SECONDS, help="for everything")
     parser.add_argument("--only", nargs="+", choices=[stage.name for stage in STAGES], help="stages; default: all")
     parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit status."""
+    options = build_parser().parse_args(arguments)
     options.quick |= options.device == "cpu"
     options.output = options.output.absolute()
     if options.stage:

@@ -7,6 +7,7 @@ dropped that can be. Registers that do not suffice are spilled to memory, and th
 be zero.
 """
 
+import argparse
 import re
 import subprocess
 import tempfile
@@ -93,16 +94,21 @@ def table(size: str, atoms: int, precision: str) -> list[str]:
     return ["", f"## {size}, {precision}, {atoms} atoms", "", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile and list."""
-    import triton
-
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("--size", default="84M")
     parser.add_argument("--atoms", type=int, nargs="+", default=[25, 60], help="of a molecule")
     parser.add_argument("--precision", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--output", type=Path, help="Markdown file; default: the terminal")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compile and list."""
+    import triton
+
+    options = build_parser().parse_args(arguments)
     lines = ["# Triton kernels, compiled for compute capability 9.0", ""]
     lines += ["**Compiled, never run on a GPU.** Dropout everywhere; forward and backward of one layer.", ""]
     lines.append(f"- Triton {triton.__version__}, `{as_started(COMMAND)}`")

@@ -75,14 +75,19 @@ def report(sizes: Sequence[str], molecules: int, atoms: int) -> str:
     return "\n".join([*lines, ""])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Count and write."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("--sizes", nargs="+", default=SIZES)
     parser.add_argument("--molecules", type=int, default=296, help="in the micro-batch")
     parser.add_argument("--atoms", type=int, default=25, help="of each")
     parser.add_argument("--output", type=Path, help="Markdown file; default: the terminal")
-    options: argparse.Namespace = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Count and write."""
+    options: argparse.Namespace = build_parser().parse_args(arguments)
     deliver(report(options.sizes, options.molecules, options.atoms), options.output)
 
 

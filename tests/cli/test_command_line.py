@@ -44,8 +44,8 @@ WORDS = {
     ),
     "compare": "DIR --output",
     "predict": (
-        "FILE --cache --conformers --coverage --device --fragments --from --max-pairs --no-domain --output --skip-bad "
-        "--smiles-column"
+        "FILE --cache --conformers --coverage --device --dropout-samples --fragments --from --max-pairs --no-domain "
+        "--output --skip-bad --smiles-column"
     ),
     "explain": "MODEL INPUT --cache --conformers --device --max-pairs --output --skip-bad --smiles-column",
     "embed": (

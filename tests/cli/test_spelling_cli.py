@@ -44,7 +44,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_store: Pat
     ("words", "right"),
     [
         (["epochs=3"], "did you mean 'train.epochs'?"),
-        (["lr=3"], "did you mean 'train.learning_rate'?"),
+        (["lr=3"], "or 'train.learning_rate'?"),
         (["train.epoch=3"], "did you mean 'epochs'?"),
         (["train.learning-rate=3"], "did you mean 'learning_rate'?"),
         (["trian.epochs=3"], "did you mean 'train'?"),
@@ -61,7 +61,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_store: Pat
         (["smiles_column=on"], "smiles_column: expected text, got True (YAML reads the words yes, on"),
         (["split=yes"], "split: unknown value True; valid: cluster"),
         (["fractions=1"], "expected a list, such as fractions=[a, b], got 1"),
-        (["train=3"], "expected a group of keys, such as train.learning_rate, got 3"),
+        (["train=3"], "expected a group of keys, such as train.probe, got 3"),
         (["--smiles_column", "s"], "did you mean --smiles-column?"),
         (["--lable-fraction", "1"], "did you mean --label-fraction?"),
     ],

@@ -45,6 +45,7 @@ _ARGUMENTS = {
     "--order": "order", "--censored": "censored=True", "--weight-column": "weight_column", "--transform": "transform",
     "--hydrogens": "hydrogens", "--conformers": "conformers", "--no-baselines": "baselines=False",
     "--coverage": "coverage", "--no-domain": "domain=False", "--calibration-fraction": "calibration_fraction",
+    "--dropout-samples": "dropout_samples",
     "--tune": "tune", "--probe": "train.probe", "--lora": "train.lora_rank", "--learning-curve": "learning_curve=True",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
@@ -254,6 +255,7 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
     device: DeviceName = "auto",
     coverage: float | None = None,
     domain: bool = True,
+    dropout_samples: int = 0,
     progress: bool = False,
 ) -> MoleculePredictions:
     """Predict the properties of molecules with a fine-tuned model; its seeds are averaged.
@@ -272,6 +274,7 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
         coverage: share of the labels that intervals, or sets of classes, are to hold; None: as the model was
             fine-tuned (0.9).
         domain: look for the nearest training molecule of each, and say whether it is near enough.
+        dropout_samples: draws of the head's dropout, whose spread is ``dropout_std``; 0: none.
         progress: show messages and bars on standard error.
 
     Returns:
@@ -314,6 +317,7 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
             conformers=conformers,
             coverage=coverage,
             domain=domain,
+            dropout_samples=dropout_samples,
         )
         if unseen := unseen_inputs(found.config):
             warnings.warn(unseen, stacklevel=2)

@@ -16,7 +16,7 @@ from unimol_scale.api.molecule_inputs import SMILES
 from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.finetuning.confidence.belief import CLASSES, HIGH, LOW, spread_over_rows
 from unimol_scale.downstream.finetuning.confidence.calibration_file import seed_spread
-from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, SPREAD
+from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, DROPOUT_SPREAD, SPREAD
 from unimol_scale.downstream.finetuning.predictions.seed_predictions import SeedPredictions
 from unimol_scale.downstream.labels.outputs import Outputs
 from unimol_scale.store.schema import Float64
@@ -54,6 +54,8 @@ class MoleculePredictions:
         domain: column → values [M]: "nearest_training_smiles", "nearest_training_label" (of several targets "TARGET
             nearest_training_label"), "similarity", "vector_similarity" and "in_domain"; {} if nobody looked for them.
         notes: what a user must be told, such as why there are no intervals.
+        dropout_std: float64, shape of ``values``, standard deviation over draws of the head's dropout, as a mean over
+            seeds; None if no draws were asked for.
     """
 
     targets: tuple[str, ...]
@@ -72,6 +74,7 @@ class MoleculePredictions:
     class_sets: Texts | None = None
     domain: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dropout_std: Float64 | None = None
 
     @property
     def outputs(self) -> Outputs:
@@ -119,6 +122,8 @@ class MoleculePredictions:
                 columns[f"{name}{SPREAD}"] = self.seed_std[:, place]
                 if self.conformer_std is not None:
                     columns[f"{name}{CONFORMER_SPREAD}"] = self.conformer_std[:, place]
+                if self.dropout_std is not None:
+                    columns[f"{name}{DROPOUT_SPREAD}"] = self.dropout_std[:, place]
             for ending, values in ((LOW, self.low), (HIGH, self.high), (CLASSES, self.class_sets)):
                 if values is not None:
                     columns[f"{target} {ending}"] = values[:, at]
@@ -158,5 +163,6 @@ def molecule_predictions(found: SeedPredictions, given: Sequence[str] | None) ->
         task=found.config.task,
         classes=found.config.classes,
         notes=found.belief.notes,
+        dropout_std=None if found.dropout_std_RL is None else spread_over_rows(found.dropout_std_RL, row_R, M),
         **found.belief.of_all_rows(outputs, row_R, M),
     )

@@ -18,7 +18,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "The output has all columns of the file, with row (from 1, without the header), smiles_used and changes (what "
         "was done to the molecule), and for each target its prediction and its seed_std. That is the spread of the "
         "seeds and no error bar: errors are larger, as a rule. With several conformers of a molecule, conformer_std is "
-        "the spread over them. TARGET low and TARGET high are the ends of a conformal interval, TARGET classes the "
+        "the spread over them; with --dropout-samples, dropout_std is that over draws of the head's dropout. "
+        "TARGET low and TARGET high are the ends of a conformal interval, TARGET classes the "
         "credible classes; in_domain says whether a training molecule is near enough for that, and "
         "nearest_training_smiles which one is nearest."
     )
@@ -32,6 +33,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--fragments", choices=("largest", "reject"), help="of rows with several (default: as the model was fine-tuned)"
     )
     add("--conformers", type=int, metavar="K", help="of each molecule (default: as the model was fine-tuned)")
+    add("--dropout-samples", type=int, default=0, metavar="T", help="spread over T draws of the head's dropout, too")
     add("--coverage", type=float, metavar="C", help="of intervals or sets (default: as the model was fine-tuned, 0.9)")
     add("--no-domain", action="store_true", help="do not look for the nearest training molecules")
     add("--skip-bad", action="store_true", help="leave unusable molecules empty and list them beside the output")
@@ -60,6 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
         conformers=arguments.conformers,
         coverage=arguments.coverage,
         domain=not arguments.no_domain,
+        dropout_samples=arguments.dropout_samples,
     )
     print(summary)
     return 0

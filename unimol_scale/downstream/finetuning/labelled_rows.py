@@ -30,6 +30,7 @@ from unimol_scale.store.shards import open_store
 
 PREDICTED = "predicted "  # before the name of a target: column of its predictions
 SPREAD = " seed_std"  # behind the name of a target: standard deviation over seeds, not an error bar
+DROPOUT_SPREAD = " dropout_std"  # likewise: standard deviation over draws of the head's dropout
 CONFORMER_SPREAD = " conformer_std"  # likewise: standard deviation over the conformers of a molecule
 BOUND = " bound"  # behind the name of a target: column of the bounds of censored labels
 MOST_CLASSES = 5  # integer labels with more different values are taken for counts

@@ -80,6 +80,7 @@ def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
         mean_L=scaling.mean_L,
         std_L=scaling.std_L,
         pooling=problem.config.pooling if problem.fold is not None else None,
+        dropout=0.0 if problem.config.train.probe == "linear" else problem.config.train.dropout,
         references={} if problem.fold is None else {name: one.energies for name, one in problem.references.items()},
     )
     finished = FinishedSeed(member=member, outcome=_judge(problem, value_MW, trained, seed))

@@ -35,11 +35,12 @@ from unimol_scale.downstream.finetuning.confidence.belief import Believing
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, load_member, read_config
 from unimol_scale.downstream.finetuning.model.training import predict_conformers
+from unimol_scale.downstream.finetuning.predictions.dropout_spread import check_dropout, dropout_spread
 from unimol_scale.downstream.finetuning.predictions.output_table import predicted_table
 from unimol_scale.downstream.finetuning.predictions.seed_predictions import SeedPredictions
 from unimol_scale.downstream.labels.new_columns import write_csv
 from unimol_scale.errors import ConfigError, SourceError
-from unimol_scale.store.schema import LABEL_PREFIX, Int64
+from unimol_scale.store.schema import LABEL_PREFIX, Float64, Int64
 from unimol_scale.store.shards import open_store
 
 
@@ -56,6 +57,7 @@ class PredictOptions(TypedDict):
         conformers: of each molecule, over which predictions are averaged; None: as the model was fine-tuned.
         coverage: share of the labels that intervals or sets are to hold; None: as the model was fine-tuned.
         domain: look for the nearest training molecule of each (absent: yes).
+        dropout_samples: draws of the head's dropout, over which a spread is taken; 0 or absent: none.
     """
 
     smiles_column: str | None
@@ -67,6 +69,7 @@ class PredictOptions(TypedDict):
     conformers: NotRequired[int | None]
     coverage: NotRequired[float | None]
     domain: NotRequired[bool]
+    dropout_samples: NotRequired[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +134,12 @@ def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[Predi
     seeds. Of classes with names that is the name of the predicted class, and "TARGET p(CLASS)" follows: of two classes
     the probability of the positive one, of several that of each. With several seeds their standard deviation follows
     (``seed_std``), which is not an error bar. With several conformers, over which predictions are averaged, their
-    standard deviation follows (``conformer_std``, mean over seeds; empty for a molecule that has one). Of a regression
-    the ends of an interval follow (``low``, ``high``), of classes the set of the credible ones (``classes``), both
-    conformal. In the end there are the nearest training molecule and whether the row is in the domain
-    (``Belief.domain_columns``). Rows without a usable molecule have empty predictions. If the file has a column of one
-    of these names, the new column gets another name.
+    standard deviation follows (``conformer_std``, mean over seeds; empty for a molecule that has one). With
+    ``dropout_samples`` that over draws of the head's dropout follows (``dropout_std``, mean over seeds). Of a
+    regression the ends of an interval follow (``low``, ``high``), of classes the set of the credible ones
+    (``classes``), both conformal. In the end there are the nearest training molecule and whether the row is in the
+    domain (``Belief.domain_columns``). Rows without a usable molecule have empty predictions. If the file has a column
+    of one of these names, the new column gets another name.
 
     Args:
         file: table, SMILES lines or SDF, or a conformer store, whose conformers are then used.
@@ -277,10 +281,15 @@ def _predict(
     believing = Believing.of(folder, config, options.get("coverage"), domain=options.get("domain", True))
     row_R = np.flatnonzero(molecules.position_M >= 0)
     value_SRL = std_SRL = np.empty((len(config.members), 0, len(config.outputs.names)))
-    vector_RD = None
+    vector_RD = dropout_std_RL = None
+    draws = options.get("dropout_samples", 0)
+    if draws:
+        check_dropout(draws, min(member.dropout for member in config.members))
+        dropout_std_RL = np.empty((0, len(config.outputs.names)))
     if len(row_R):
-        found = _predictions(asked, row_R, folder, believing, options["max_pairs"], device)
-        vector_RD = found[0].vector_RD
+        found, each_dropout = _predictions(asked, row_R, folder, believing, options["max_pairs"], device, draws)
+        vector_RD = found[0].vector_RD if believing.compares_vectors else None
+        dropout_std_RL = np.mean(each_dropout, axis=0) if draws else None
         value_SRL, std_SRL = np.stack([one.mean_RL for one in found]), np.stack([one.std_RL for one in found])
         each = [config.references_of(member) for member in config.members]
         if any(each):
@@ -294,6 +303,7 @@ def _predict(
         value_SRL=value_SRL,
         conformer_std_SRL=std_SRL if asked.conformers > 1 else None,
         belief=believing.belief([molecules.smiles[row] for row in row_R.tolist()], value_SRL, vector_RD),
+        dropout_std_RL=dropout_std_RL,
     )
 
 
@@ -304,8 +314,12 @@ def _predictions(
     believing: Believing,
     max_pairs: int | None,
     device: torch.device,
-) -> list[ConformerStatistics]:
-    """Return the predictions of each seed for the R rows; of the first one with vectors, if they are compared."""
+    draws: int,
+) -> tuple[list[ConformerStatistics], list[Float64]]:
+    """Return the predictions of each seed for the R rows, and their spread over draws of dropout, if there are any.
+
+    The first seed's have vectors, if these are compared.
+    """
     molecules, config = asked.molecules, believing.config
     unlabelled = np.full((len(row_R), len(config.targets)), np.nan)
     reader = RowReader(
@@ -317,7 +331,7 @@ def _predictions(
     )
     passes = len(config.members) * len(reader.every_conformer()[0])  # each seed's model sees all conformers
     make_sample = SampleMaker(view=config.shown, model=config.model)
-    predictions = []
+    predictions, spreads = [], []
     seen = 0
     with StageProgress("predicting", len(row_R)) as progress:
 
@@ -332,6 +346,10 @@ def _predictions(
             model = load_member(folder, config, member).to(device)
             samples = each_conformer_once(reader, make_sample, max_pairs, device)
             compared = believing.compares_vectors and member is config.members[0]
-            found = predict_conformers(model, samples, scaling, device, on_rows=count, with_vectors=compared)
+            needed = compared or draws > 0
+            found = predict_conformers(model, samples, scaling, device, on_rows=count, with_vectors=needed)
             predictions.append(found)
-    return predictions
+            if draws:
+                assert found.vector_RD is not None
+                spreads.append(dropout_spread(model, found.vector_RD, scaling, draws, device))
+    return predictions, spreads

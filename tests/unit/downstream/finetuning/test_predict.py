@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -37,7 +38,7 @@ def place(tmp_path_factory):
         FinetuneConfig(
             data=folder / "set.csv", pretrained=str(folder / "pretrained"), targets=TARGETS, split="random",
             seeds=SEEDS, output=folder / "model", cache=folder / "cache", conformer_workers=1, device="cpu",
-            train=fitting(epochs=3), baselines=False,
+            train=fitting(epochs=3, dropout=0.1), baselines=False,
         )
     )  # fmt: skip
     return folder
@@ -193,6 +194,42 @@ def test_a_model_of_one_seed_has_no_spread(predicted, place, tmp_path):
     assert table["other"] == pytest.approx(seeds_of(place, "predicted other")[1][:3], rel=1e-6)
 
 
+def with_dropout(folder, tmp_path, dropout):
+    """A copy of a fine-tuned model that says that its heads were trained with dropout."""
+    shutil.copytree(folder, tmp_path / "dropped")
+    path = tmp_path / "dropped" / "finetuned.json"
+    tree = json.loads(path.read_text())
+    for member in tree["members"]:
+        member["dropout"] = dropout
+    path.write_text(json.dumps(tree))
+    return tmp_path / "dropped"
+
+
+def test_draws_of_dropout_have_a_spread_that_no_other_molecule_changes(place, predicted, tmp_path):
+    folder = with_dropout(place / "model", tmp_path, 0.5)
+    asked = {"folder": folder, "dropout_samples": 8, "skip_bad": True}
+    _, alone = predicted(["CCO"], **asked)
+    _, together = predicted(["c1ccccc1", "no molecule", "CCO", "CCCCC"], max_pairs=200, **asked)
+    _, plain = predicted(["CCO"])
+    for target in TARGETS:
+        assert alone[target] == plain[target], "the prediction itself has no dropout"
+        assert f"{target} dropout_std" not in plain
+        spread = together[f"{target} dropout_std"]
+        assert spread[1] is None
+        assert spread[0] > 0
+        assert spread[2] == pytest.approx(alone[f"{target} dropout_std"][0], rel=1e-4)
+
+
+@pytest.mark.parametrize(("dropout", "draws", "message"), [(0.0, 8, "trained without dropout"), (0.1, 1, "2 or more")])
+def test_draws_that_would_tell_nothing_are_refused(place, predicted, tmp_path, dropout, draws, message):
+    with pytest.raises(ConfigError, match=message):
+        predicted(["CCO"], folder=with_dropout(place / "model", tmp_path, dropout), dropout_samples=draws)
+
+
+def test_the_dropout_of_training_is_recorded(place):
+    assert {member.dropout for member in read_config(place / "model").members} == {0.1}
+
+
 def test_every_column_of_the_user_is_kept_and_what_was_done_to_a_molecule_is_said(predicted, tmp_path):
     (tmp_path / "mine.csv").write_text(
         'code,pKa,SMILES,note\n007,0.50,CCN,"a, b"\n,1e3,CCN.Cl,\nX,,[Na+].CC(=O)[O-],last\n'
@@ -260,7 +297,9 @@ def test_sdf_is_predicted_with_its_title_and_fields(place, predicted, tmp_path):
 
 
 def test_a_store_is_predicted_with_its_own_geometry(place, predicted, tmp_path):
-    store = next((place / "cache").glob("*/store"))
+    # Other tests leave stores of fewer molecules in the cache.
+    stores = (place / "cache").glob("*/store")
+    store = max(stores, key=lambda path: sum(shard.stat().st_size for shard in path.rglob("*.arrow")))
     line, table = predicted([], file=store)
     rows = [table["smiles"].index(text) for text in MOLECULES[:3]]
     assert line.startswith(f"{len(table['row'])} of {len(table['row'])} rows predicted")

@@ -105,19 +105,33 @@ class PropertyModel(nn.Module):
         vector_BD: Tensor = self.norm(pool(representation, self.pooling))
         return vector_BD
 
-    def from_vectors(self, hidden_BD: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return what ``forward`` does, [B, L], from the vectors of molecules; see ``properties``."""
+    def from_vectors(
+        self, hidden_BD: Tensor, generator: torch.Generator | None = None, *, thinned: bool = False
+    ) -> Tensor:
+        """Return what ``forward`` does, [B, W], from the vectors of molecules; see ``properties``.
+
+        Args:
+            hidden_BD: vectors of molecules.
+            generator: dropout of the head draws from it; None: from torch's own.
+            thinned: drop channels of the head in evaluation, too, the same for all molecules, so that the result does
+                not depend on how these are batched. A draw is one of the models that dropout has trained (Gal and
+                Ghahramani 2016, arXiv 1506.02142).
+        """
         if self.head == "mlp":
-            hidden_BD = self._drop(F.gelu(self.dense(hidden_BD)), generator)
+            hidden_BD = self._drop(F.gelu(self.dense(hidden_BD)), generator, thinned)
         elif self.head == "dense-tanh":
-            hidden_BD = self._drop(torch.tanh(self.dense(self._drop(hidden_BD, generator))), generator)
+            hidden_BD = torch.tanh(self.dense(self._drop(hidden_BD, generator, thinned)))
+            hidden_BD = self._drop(hidden_BD, generator, thinned)
         else:
-            hidden_BD = self._drop(hidden_BD, generator)
+            hidden_BD = self._drop(hidden_BD, generator, thinned)
         out_BW: Tensor = self.out(hidden_BD)
         return out_BW
 
-    def _drop(self, hidden_BD: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _drop(self, hidden_BD: Tensor, generator: torch.Generator | None, thinned: bool) -> Tensor:
+        kept = 1.0 - self.dropout
+        if thinned:
+            kept_1D = torch.empty(1, hidden_BD.shape[-1]).bernoulli_(kept, generator=generator)
+            return hidden_BD * kept_1D.to(hidden_BD) / kept
         if generator is None or not self.training or self.dropout == 0.0:
             return F.dropout(hidden_BD, self.dropout, self.training)
-        kept = 1.0 - self.dropout
         return hidden_BD * torch.empty_like(hidden_BD).bernoulli_(kept, generator=generator) / kept

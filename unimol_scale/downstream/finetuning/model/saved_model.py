@@ -43,6 +43,7 @@ class Member:
             empty, and in models older than this key: those of the whole.
         pooling: of the model of a fold, whose settings may have been searched by itself; None, and in models older than
             this key: that of the whole.
+        dropout: of the head in training; 0 in models older than this key, of which it is not known.
     """
 
     file: str
@@ -51,6 +52,7 @@ class Member:
     std_L: tuple[float, ...]
     references: dict[str, dict[str, float]] = field(default_factory=dict)
     pooling: Pooling | None = None
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +209,7 @@ def load_member(folder: Path, config: FinetunedConfig, member: Member) -> Proper
         config.model,
         config.outputs.num_logits,
         member.pooling or config.pooling,
-        dropout=0.0,
+        dropout=member.dropout,
         head=config.head,
         ordered=config.task == "ordinal",
     )

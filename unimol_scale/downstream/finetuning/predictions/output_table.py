@@ -6,7 +6,7 @@ Shapes: M rows, R of them with a molecule, L outputs (one a target, or a class o
 import numpy as np
 import pyarrow as pa
 
-from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED, SPREAD
+from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, DROPOUT_SPREAD, PREDICTED, SPREAD
 from unimol_scale.downstream.finetuning.predictions.seed_predictions import SeedPredictions
 from unimol_scale.downstream.labels.new_columns import free_name, spread_out
 
@@ -50,6 +50,8 @@ def predicted_table(file_columns: pa.Table, found: SeedPredictions) -> tuple[pa.
                 ours[named(f"{name}{SPREAD}")] = spread_out(value_SRL[:, :, place].std(0, ddof=1), row_R, M)
             if conformer_std_RL is not None:
                 ours[named(f"{name}{CONFORMER_SPREAD}")] = spread_out(conformer_std_RL[:, place], row_R, M)
+            if found.dropout_std_RL is not None:
+                ours[named(f"{name}{DROPOUT_SPREAD}")] = spread_out(found.dropout_std_RL[:, place], row_R, M)
         for ending, values_R in found.belief.target_columns(outputs, at).items():
             ours[named(f"{title} {ending}")] = spread_out(values_R, row_R, M)
     for title, values_R in found.belief.domain_columns(outputs).items():

@@ -24,6 +24,7 @@ class SeedPredictions:
         conformer_std_SRL: their standard deviations over conformers, NaN of a molecule with one; None where one
             conformer was asked for.
         belief: intervals and neighbours of the rows.
+        dropout_std_RL: standard deviation over draws of the head's dropout, as a mean over seeds; None: not asked for.
     """
 
     config: FinetunedConfig
@@ -32,6 +33,7 @@ class SeedPredictions:
     value_SRL: Float64
     conformer_std_SRL: Float64 | None
     belief: Belief
+    dropout_std_RL: Float64 | None = None
 
     @property
     def conformer_std_RL(self) -> Float64 | None:
