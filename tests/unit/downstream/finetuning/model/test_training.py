@@ -134,7 +134,8 @@ def test_a_training_side_by_side_repeats_itself_with_dropout_and_learns(molecule
     assert first[-1].loss < 0.7 * first[0].loss
 
 
-def test_only_what_can_be_computed_side_by_side_is():
+def test_only_what_can_be_computed_side_by_side_is(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     small, dropping = seeded_model(), seeded_model()
     dropping.backbone.config = dataclasses.replace(TINY, attention_dropout=0.1)
     large = PropertyModel(preset("0.5M"), 1, "mean", 0.1)
