@@ -45,7 +45,7 @@ def test_a_full_disk_is_a_clear_error_and_with_room_the_build_goes_on(
     store = small_disk("64k") / "store"
     command = [sys.executable, str(faults.SCRIPT), *COMMON, "--workers", "1", "--output", str(store)]
     reached = []
-    for size in ("64k", "224k"):
+    for size in ("64k", "256k"):
         small_disk(size)
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 2, result.stderr

@@ -99,6 +99,7 @@ def ladder_of(name: str, seed: int, options: argparse.Namespace) -> LadderConfig
         **run.overrides,
     }
     if run.objective == "distill":
+        overrides["objective.distill.normalise"] = "layer_norm"  # errors are then shares of the teacher's own size
         overrides["objective.distill.teacher"] = str(folder_of(TEACHER, seed, options))
     return LadderConfig(
         name=name,

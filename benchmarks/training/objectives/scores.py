@@ -148,7 +148,7 @@ def teacher_baselines(folder: Path, data: DataConfig) -> dict[str, dict[str, flo
     """
     model = load_pretrained(folder)
     config = model.backbone.config
-    objective = DistillObjective(DistillConfig(teacher=folder), config, config)
+    objective = DistillObjective(DistillConfig(teacher=folder, normalise="layer_norm"), config, config)
     teacher = Teacher(model.backbone, objective.config)
     targets, tokens, molecules, first = [], [], [], 0
     for sample in validation_samples(objective, data):

@@ -1,5 +1,6 @@
 """Code by its name: what is said when it is not there, is no such thing, or is named by somebody else than the user."""
 
+import importlib.util
 import re
 import sys
 from typing import get_args
@@ -37,12 +38,18 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
+OPTIONAL = ("wandb", "mlflow")  # names of entries that are names of libraries, too
+
+
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_every_name_stands_for_an_entry_and_is_listed(kind):
     registry = REGISTRIES[kind]
-    for name, entry in registry.items():
-        assert entry.name == name
-        assert registry.entry(name).name == name
+    for name in registry:
+        if name in OPTIONAL and importlib.util.find_spec(name) is None:
+            with pytest.raises(ConfigError, match=rf"pip install 'unimol-scale\[{name}\]'"):
+                registry.entry(name)
+        else:
+            assert registry.entry(name).name == name
         assert name in registry.listed
     with pytest.raises(
         ConfigError, match=rf"mine: unknown {kind} 'nosuch'; .*{next(iter(registry))}.* package\.module:Name"

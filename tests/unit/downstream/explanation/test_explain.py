@@ -103,6 +103,7 @@ def test_hidden_hydrogens_go_with_their_atom():
         degree_BA=np.ones((3, 4), np.uint8), bond_features_BAA3=bonds_BAA3, path_BAA=np.ones((3, 4, 4), np.int16),
         coordinates_BA3=np.zeros((3, 4, 3), np.float32), planar_BA3=np.zeros((3, 4, 3), np.float32),
         labels_BL=np.zeros((3, 1)),
+        conformer_origin_B=np.zeros(3, np.uint8),
     )  # fmt: skip
     maker = HidingSampleMaker(
         view=None, model=None, hidden_C=np.array([NOTHING, 0, 1]), heavy_C=np.array([2, 2, 2])

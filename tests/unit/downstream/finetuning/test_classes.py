@@ -72,7 +72,8 @@ def test_names_of_classes_come_back_with_a_probability_for_each(sets, settings, 
     assert each[0].to_dict()["kind p(ring) seed_std"].shape == (5,)
     report = (config.output / "report.md").read_text()
     assert "| predicted long | predicted ring | predicted short |" in report
-    counts = [line.split("|")[2:5] for line in report.split("## Confusion matrix")[1].splitlines() if "%" in line]
+    matrix = report.split("## Confusion matrix")[1].split("\n## ")[0]
+    counts = [line.split("|")[2:5] for line in matrix.splitlines() if "%" in line]
     assert np.array(counts, int).sum() == done.split_sizes["test"]
     assert "classes of 'kind': long (" in report
     assert "the shares of the classes" in report

@@ -213,6 +213,7 @@ SHY = [
             [
                 *("objective.name=distill", "objective.distill.teacher=t", "objective.distill.teacher_sha256=abc"),
                 "objective.distill.teacher_inputs=full",  # as there was no such setting
+                "objective.distill.normalise=layer_norm",
             ],
             "e31fc6b9c2986b838bb1e8de0e6cd9d3b041894d45f8a29ec8998eaca757f4c4",
         ),

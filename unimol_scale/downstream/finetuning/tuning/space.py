@@ -1,6 +1,6 @@
 """The settings that a search can reach: around those that are given, which are always among them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from unimol_scale.downstream.config import FinetuneConfig
@@ -73,5 +73,5 @@ class SearchSpace:
                 suggested[name] = trial.suggest_float(name, min(_LEAST_DECAY, decay), 1.0)
             else:
                 suggested[name] = trial.suggest_categorical(name, self.layer_counts)
-        every = {name: getattr(given, name) for name in TunedSettings.__dataclass_fields__}
+        every = {field.name: getattr(given, field.name) for field in fields(TunedSettings)}
         return TunedSettings(**{**every, **suggested})
