@@ -29,7 +29,8 @@ ORDER = {
     " scaling downstream huggingface api unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.chemistry": "bonds *",
-    "conformer_gen.sources": "frame_units molecule frame_settings source registry config inputs frames *",
+    "conformer_gen.sources": "frame_units molecule frame_settings source registry config inputs *"
+    " frame_files data_sets",
     "unimol_scale.common": "files text * report machine fetching",
     "unimol_scale.model": "native presets kernels fused *",
     "unimol_scale.data": "vocabulary features batch steps *",

@@ -20,7 +20,7 @@ from conformer_gen.chemistry.bonds.usual_forms import (
     least_cost_of_ion,
     preference,
 )
-from conformer_gen.sources.frames import ATOMIC_NUMBERS, neighbours, relative_distances
+from conformer_gen.sources.frame_files.frames import ATOMIC_NUMBERS, neighbours, relative_distances
 from conformer_gen.sources.molecule import Rejected
 from unimol_scale.store.schema import Float32, Float64
 

@@ -67,4 +67,5 @@ def _is_final(error: Exception) -> bool:
     if isinstance(status, int) and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return status not in TRY_AGAIN
     # The stores' libraries have a class each for missing credentials, without a common base, and need not be installed.
+    # Their file systems raise NotImplementedError for what they do not offer.
     return isinstance(error, ImportError | NotImplementedError) or "credential" in type(error).__name__.lower()

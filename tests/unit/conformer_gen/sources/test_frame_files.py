@@ -10,9 +10,9 @@ import pytest
 from rdkit import Chem
 
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.frame_files.xyz import read_xyz
 from conformer_gen.sources.frame_settings import FramesConfig
 from conformer_gen.sources.molecule import SourceMolecule
-from conformer_gen.sources.xyz import read_xyz
 from tests.helpers.frame_files import (
     BOHR,
     EV,

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.data_sets.tranches import expand_tranches
 from conformer_gen.sources.inputs import locations
 from conformer_gen.sources.inputs.locations import describe, locate
 from conformer_gen.sources.reader import check_source, read_source
-from conformer_gen.sources.tranches import expand_tranches
 from tests.helpers.file_server import serve
 from unimol_scale.common.fetching.download import FetchOptions
 from unimol_scale.errors import SourceError

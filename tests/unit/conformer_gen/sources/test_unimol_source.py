@@ -15,8 +15,8 @@ from rdkit.Chem import rdDistGeom
 
 from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.chemistry.curate import Curated, curate_molecule
+from conformer_gen.sources.data_sets.unimol import read_unimol, unimol_labels
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
-from conformer_gen.sources.unimol import read_unimol, unimol_labels
 from unimol_scale.errors import SourceError
 from unimol_scale.store.schema import ConformerOrigin
 

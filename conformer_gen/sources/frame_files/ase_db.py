@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from conformer_gen.sources.columns import number
+from conformer_gen.sources.frame_files.frames import Frame, bad_frame, group_frames
 from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
-from conformer_gen.sources.frames import Frame, bad_frame, group_frames
 from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings

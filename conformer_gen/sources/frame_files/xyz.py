@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from conformer_gen.sources.columns import number
+from conformer_gen.sources.frame_files.frames import ATOMIC_NUMBERS, MOST_ATOMS, Frame, bad_frame, group_frames
 from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
-from conformer_gen.sources.frames import ATOMIC_NUMBERS, MOST_ATOMS, Frame, bad_frame, group_frames
 from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings

@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from conformer_gen.sources.frame_files.frames import Frame, bad_frame, evenly_spaced, group_frames
 from conformer_gen.sources.frame_settings import FrameFormat
-from conformer_gen.sources.frames import Frame, bad_frame, evenly_spaced, group_frames
 from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings

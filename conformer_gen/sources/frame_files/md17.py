@@ -15,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from conformer_gen.sources.frame_files.frames import MOST_ATOMS, Frame, bad_frame, evenly_spaced, group_frames
 from conformer_gen.sources.frame_settings import FrameFormat
-from conformer_gen.sources.frames import MOST_ATOMS, Frame, bad_frame, evenly_spaced, group_frames
 from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings
@@ -77,6 +77,7 @@ def _frames(
                     energy=row["energy"].item() if "energy" in row else None,
                     atom_labels={"forces": row["forces"]} if "forces" in row else {},
                 )
+        # zipfile raises NotImplementedError for a compression that it does not know.
         except (ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
             yield bad_frame(name, "unreadable_row", str(error)[:200])
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from conformer_gen.sources.columns import number
+from conformer_gen.sources.frame_files.frames import MOST_ATOMS, Frame, bad_frame, evenly_spaced, group_frames
 from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
-from conformer_gen.sources.frames import MOST_ATOMS, Frame, bad_frame, evenly_spaced, group_frames
 from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings
