@@ -1,11 +1,12 @@
-"""Train one small model with AdamW and with Muon, over a few rates and seeds, and write down what each has reached.
+"""Train one small model by several optimizers and schedules, over a few rates and seeds, and compare what each reaches.
 
     python conformer_gen/build.py --source sample
-    python -m benchmarks.training.optimizers --output benchmarks/results/optimizers.md
+    python -m benchmarks.training.recipes --output benchmarks/results/recipes.md
 
 Every run is one of launch/pretrain.py on a single process, with the settings of configs/ladder/sample.yaml, the same
 number of steps and, of one seed, the same first weights and the same batches. A finished run is skipped, an unfinished
-one is resumed: interrupt it and start the same command again. The defaults take less than 40 minutes of one core.
+one is resumed: interrupt it and start the same command again. The defaults take about an hour of
+one core.
 """
 
 import argparse
@@ -39,33 +40,38 @@ from unimol_scale.scaling.ladder.ladder import LadderConfig, plan, read_ladder
 from unimol_scale.scaling.ladder.launch import launch_ladder
 from unimol_scale.store.shards import open_store
 
-COMMAND = "python -m benchmarks.training.optimizers"
+COMMAND = "python -m benchmarks.training.recipes"
 LADDER = REPOSITORY / "configs" / "ladder" / "sample.yaml"
 WARMUP_SHARE = 0.1
 EXIT_INTERRUPTED = 130
-_HEADER = ("optimizer", "rate", "loss", "less than AdamW's, paired", "seconds a step", "FLOPs more")
-ADAMW = "AdamW"
+BASELINE = "AdamW, linear"
+_HEADER = ("recipe", "rate", "loss", f"less than that of {BASELINE}, paired", "seconds a step", "FLOPs more")
 # Name → settings, and the tracks whose matrices Muon takes.
-OPTIMIZERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    ADAMW: ({}, ()),
-    "Muon, atom track": ({"train.optimizer": "muon", "train.muon_tracks": "atom"}, ("atom",)),
-    "Muon, pair track": ({"train.optimizer": "muon", "train.muon_tracks": "pair"}, ("pair",)),
-    "Muon, both tracks": ({"train.optimizer": "muon"}, ("atom", "pair")),
+RECIPES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    BASELINE: ({}, ()),
+    "AdamW, cosine": ({"train.schedule": "cosine"}, ()),
+    "AdamW, wsd 1-sqrt": ({"train.schedule": "wsd"}, ()),
+    "AdamW, wsd linear": ({"train.schedule": "wsd", "train.decay_shape": "linear"}, ()),
+    "AdamW, inverse-sqrt": ({"train.schedule": "inverse_sqrt"}, ()),
+    "Muon on atom track, linear": ({"train.optimizer": "muon", "train.muon_tracks": "atom"}, ("atom",)),
+    "Muon on pair track, linear": ({"train.optimizer": "muon", "train.muon_tracks": "pair"}, ("pair",)),
+    "Muon, linear": ({"train.optimizer": "muon"}, ("atom", "pair")),
+    "Muon, wsd 1-sqrt": ({"train.optimizer": "muon", "train.schedule": "wsd"}, ("atom", "pair")),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """The runs of one optimizer and one rate.
+    """The runs of one recipe and one rate.
 
     Attributes:
-        optimizer: name.
+        recipe: name.
         rate: at its peak.
         losses: by seed, of validation after the last step; infinite: the run diverged.
         seconds: of a step, mean.
     """
 
-    optimizer: str
+    recipe: str
     rate: float
     losses: tuple[float, ...]
     seconds: float
@@ -79,10 +85,10 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(student.ppf(0.975, len(values) - 1)) * error
 
 
-def ladder_of(optimizer: str, rate: float, options: argparse.Namespace) -> LadderConfig:
-    """Return the ladder of one optimizer and rate, with a rung for each seed."""
+def ladder_of(recipe: str, rate: float, options: argparse.Namespace) -> LadderConfig:
+    """Return the ladder of one recipe and rate, with a rung for each seed."""
     common, steps = read_ladder(LADDER), options.steps
-    name = f"{optimizer.replace(',', '').replace(' ', '-').lower()}-{rate:.3g}"
+    name = f"{recipe.replace(',', '').replace(' ', '-').lower()}-{rate:.3g}"
     return LadderConfig(
         name=name,
         data=options.data,
@@ -102,24 +108,24 @@ def ladder_of(optimizer: str, rate: float, options: argparse.Namespace) -> Ladde
             "train.validate_every": steps,
             "train.checkpoint_every": max(1, steps // 2),
             "zero.stage": 0,
-            **OPTIMIZERS[optimizer][0],
+            **RECIPES[recipe][0],
         },
     )
 
 
-def trained(optimizer: str, rate: float, options: argparse.Namespace) -> Cell:
-    """Bring the runs of one optimizer and rate to their end.
+def trained(recipe: str, rate: float, options: argparse.Namespace) -> Cell:
+    """Bring the runs of one recipe and rate to their end.
 
     Raises:
         UnimolScaleError: a run failed, or its folder holds one with other settings.
     """
-    config = ladder_of(optimizer, rate, options)
+    config = ladder_of(recipe, rate, options)
     rungs = plan(config)
     if any(result.action == "stopped" for result in launch_ladder(config, rungs)):
         raise KeyboardInterrupt
     summaries = [json.loads((rung.folder / SUMMARY_NAME).read_text(encoding="utf-8")) for rung in rungs]
     return Cell(
-        optimizer=optimizer,
+        recipe=recipe,
         rate=rate,
         losses=tuple(math.inf if it["diverged"] else it["final"]["valid/loss"] for it in summaries),
         seconds=float(np.mean([it["seconds"] / it["steps"] for it in summaries])),
@@ -127,12 +133,12 @@ def trained(optimizer: str, rate: float, options: argparse.Namespace) -> Cell:
 
 
 def best_of(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """Return for each optimizer the rate with the lowest mean loss."""
+    """Return for each recipe the rate with the lowest mean loss."""
     best: dict[str, Cell] = {}
     for cell in cells:
-        other = best.get(cell.optimizer)
+        other = best.get(cell.recipe)
         if other is None or np.mean(cell.losses) < np.mean(other.losses):
-            best[cell.optimizer] = cell
+            best[cell.recipe] = cell
     return best
 
 
@@ -144,15 +150,15 @@ def report(cells: Sequence[Cell], options: argparse.Namespace) -> str:
     model = preset(options.size)
     step_flops = options.batch * mean_flops(lambda n: training_flops(model, n), histogram)
     rates = sorted({cell.rate for cell in cells})
-    by_place = {(cell.optimizer, cell.rate): cell for cell in cells}
-    names = [name for name in OPTIMIZERS if any(cell.optimizer == name for cell in cells)]
+    by_place = {(cell.recipe, cell.rate): cell for cell in cells}
+    names = [name for name in RECIPES if any(cell.recipe == name for cell in cells)]
     losses = [[name, *(_loss(by_place[name, rate].losses) for rate in rates)] for name in names]
     best = best_of(cells)
-    compared = [_compared(best[name], best.get(ADAMW), step_flops, model) for name in names]
+    compared = [_compared(best[name], best.get(BASELINE), step_flops, model) for name in names]
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     return "\n".join(
         [
-            "# AdamW and Muon\n",
+            "# Optimizers and schedules at equal compute\n",
             f"- {datetime.datetime.now(datetime.timezone.utc).date()}, {processor()}, {usable_cores()} cores, no GPU "
             f"used; {versions}",
             f"- `{as_started(COMMAND)}`",
@@ -163,12 +169,12 @@ def report(cells: Sequence[Cell], options: argparse.Namespace) -> str:
             "- mean ± half of the 95 % interval over seeds (Student's t); a seed's batches are all the same",
             "",
             "## Validation loss by peak rate\n",
-            *markdown_table(["optimizer", *(f"{rate:.3g}" for rate in rates)], losses),
+            *markdown_table(["recipe", *(f"{rate:.3g}" for rate in rates)], losses),
             "",
             "## Each at its best rate\n",
             *markdown_table(_HEADER, compared),
             "",
-            "The best rate was chosen by the same losses, for every optimizer alike. *FLOPs more* is the work of "
+            "The best rate was chosen by the same losses, for every recipe alike. *FLOPs more* is the work of "
             "making steps orthogonal, as a share of the model's own.\n",
         ]
     )
@@ -185,13 +191,13 @@ def _with_interval(values: Sequence[float]) -> str:
     return f"{mean:.4f}" if math.isnan(half) else f"{mean:.4f} ± {half:.4f}"
 
 
-def _compared(cell: Cell, adamw: Cell | None, step_flops: float, model: ModelConfig) -> list[str]:
-    more = orthogonalisation_flops(model, OPTIMIZERS[cell.optimizer][1], 5) / step_flops
-    finite = all(map(math.isfinite, cell.losses)) and adamw is not None and all(map(math.isfinite, adamw.losses))
+def _compared(cell: Cell, baseline: Cell | None, step_flops: float, model: ModelConfig) -> list[str]:
+    more = orthogonalisation_flops(model, RECIPES[cell.recipe][1], 5) / step_flops
+    finite = all(map(math.isfinite, cell.losses)) and baseline is not None and all(map(math.isfinite, baseline.losses))
     less = ""
-    if adamw is not None and finite and cell.optimizer != ADAMW:
-        less = _with_interval([one - other for one, other in zip(adamw.losses, cell.losses, strict=True)])
-    return [cell.optimizer, f"{cell.rate:.3g}", _loss(cell.losses), less, f"{cell.seconds:.3f}", f"{more:.2%}"]
+    if baseline is not None and finite and cell.recipe != BASELINE:
+        less = _with_interval([one - other for one, other in zip(baseline.losses, cell.losses, strict=True)])
+    return [cell.recipe, f"{cell.rate:.3g}", _loss(cell.losses), less, f"{cell.seconds:.3f}", f"{more:.2%}"]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -203,9 +209,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=32, help="molecules of a step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=float, nargs="+", help="(default: half, once and twice the ladder's)")
-    parser.add_argument("--only", nargs="+", choices=list(OPTIMIZERS), default=list(OPTIMIZERS), metavar="NAME")
-    parser.add_argument("--runs", type=Path, default=Path("runs/optimizers"), metavar="DIR", help="run folders")
-    parser.add_argument("--output", type=Path, default=RESULTS / "optimizers.md", metavar="FILE.md")
+    parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="NAME")
+    parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), metavar="DIR", help="run folders")
+    parser.add_argument("--output", type=Path, default=RESULTS / "recipes.md", metavar="FILE.md")
     return parser
 
 
