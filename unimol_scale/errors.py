@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterable
 
 LIKELY = 0.7  # likeness of a key from which it is suggested
+ABBREVIATIONS = {"lr": "learning_rate"}  # that mean one key, although others have the same initials (lora_rank)
 
 
 class UnimolScaleError(Exception):
@@ -101,7 +102,8 @@ def nearest_key(path: str, valid: Iterable[str], everywhere: Iterable[str]) -> s
 def suggested_keys(path: str, everywhere: Iterable[str]) -> list[str]:
     """Return the dotted keys that an unknown one may stand for, the likeliest alone unless several are as likely.
 
-    A key of the same name at another level counts most, then its initials (lr), then one that is spelt alike.
+    A key of the same name at another level counts most, then what everybody shortens so (lr), then its initials, then
+    one that is spelt alike.
     """
     wanted = path.lower().replace("-", "_")
     scores: dict[str, float] = {}
@@ -116,6 +118,8 @@ def _likeness(wanted: str, key: str) -> float:
     its_parent, _, its_leaf = key.rpartition(".")
     if leaf == its_leaf:
         return 2.0 + difflib.SequenceMatcher(None, parent, its_parent).ratio() * bool(parent)
+    if ABBREVIATIONS.get(leaf) == its_leaf:
+        return 1.6
     if leaf == "".join(word[0] for word in its_leaf.split("_")) and len(leaf) > 1:
         return 1.5
     alike = difflib.SequenceMatcher(None, leaf, its_leaf).ratio()

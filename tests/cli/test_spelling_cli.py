@@ -44,7 +44,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_store: Pat
     ("words", "right"),
     [
         (["epochs=3"], "did you mean 'train.epochs'?"),
-        (["lr=3"], "or 'train.learning_rate'?"),
+        (["lr=3"], "did you mean 'train.learning_rate'?"),
         (["train.epoch=3"], "did you mean 'epochs'?"),
         (["train.learning-rate=3"], "did you mean 'learning_rate'?"),
         (["trian.epochs=3"], "did you mean 'train'?"),
