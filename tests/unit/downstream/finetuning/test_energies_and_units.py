@@ -116,7 +116,7 @@ def test_compositions_that_do_not_tell_elements_apart_are_told():
     fitted = fit_references("u0", labels, rings)
     assert fitted.rank == 1
     assert fitted.energies["C"] + 2 * fitted.energies["H"] == pytest.approx(-39.0, abs=0.01)
-    assert "tell only 1 of the 2 apart" in fitted.describe("u0", "Ha")
+    assert "determine only 1 of the 2" in fitted.describe("u0", "Ha")
     with pytest.raises(ConfigError, match="nothing is left to learn"):
         fit_references("u0", np.array([-40.0, -79.0]), [composition("C"), composition("CC")])
     labels[3] = np.nan

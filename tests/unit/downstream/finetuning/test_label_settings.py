@@ -193,7 +193,7 @@ def test_a_label_without_logarithm_is_named(sets, settings, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"transforms": {"sise": "log"}}, "'sise' is no target"),
+        ({"transforms": {"sise": "log"}}, "'sise' is not a target"),
         ({"transform": "log", "atom_references": ("size",)}, "is in atom_references, too"),
         ({"transform": "log", "task": "classification"}, "transform is of regression"),
         ({"censored": True, "task": "multiclass"}, "censored is of regression"),
