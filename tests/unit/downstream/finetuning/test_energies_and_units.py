@@ -49,7 +49,7 @@ def test_total_energies_are_learnt_to_within_what_composition_leaves(energies, t
     assert done.label_std[0] <= SIGNAL.std() * 1.2
     assert done.trivial[0] == pytest.approx(SIGNAL.std(), rel=2.0), "the mean of what is left, not of the totals"
     assert "C -37.7975, H -0.5008" in done.notes[0]
-    assert "predictions are of the total" in (config.folder / "report.md").read_text()
+    assert "predictions are total energies" in (config.folder / "report.md").read_text()
     table = pq.read_table(config.folder / "predictions-seed-0.parquet").to_pydict()
     np.testing.assert_allclose(table["u0"], total_energies())
     error = np.abs(np.array(table["u0"]) - table["predicted u0"])
