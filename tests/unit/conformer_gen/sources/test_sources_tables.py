@@ -180,7 +180,7 @@ def test_a_csv_that_is_cut_off_keeps_whole_rows_and_tells(tmp_path: Path) -> Non
 def test_what_is_no_parquet_file_says_so(tmp_path: Path) -> None:
     pq.write_table(pa.table({"smiles": ["C"] * 1000}), tmp_path / "whole.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-20])
-    with pytest.raises(SourceError, match="no Parquet file, or not all of one"):
+    with pytest.raises(SourceError, match="not a Parquet file, or not all of one"):
         read(tmp_path / "cut.parquet")
 
 

@@ -77,7 +77,7 @@ def test_what_is_no_benchmark_or_cannot_be_used_is_named(tmp_path):
         read_benchmark(tmp_path)
     with pytest.raises(SourceError, match="names rows that the table of 6 rows does not have"):
         read_benchmark(write_polaris(tmp_path / "a", [[0, 9], [1]]))
-    with pytest.raises(SourceError, match="its split is no pair"):
+    with pytest.raises(SourceError, match="its split is not a pair"):
         read_benchmark(write_polaris(tmp_path / "b", {"training": "binary"}))
     with pytest.raises(SourceError, match="one column of SMILES"):
         read_benchmark(write_polaris(tmp_path / "c", [[0], [1]], input_cols=["mol", "note"]))

@@ -54,7 +54,7 @@ def test_bounds_are_learnt_and_counted_but_not_judged(sets, settings):
     assert seed.test == pytest.approx(np.sqrt(np.mean((predicted - SIZE)[exact] ** 2)))
     assert predicted[bound & (part == "train")].mean() > predicted[~bound & (part == "train")].mean() + 1.0
     report = (config.folder / "report.md").read_text()
-    assert f"of {seed.bounds['train']}" in report.split("wrong side of ")[1].splitlines()[0]
+    assert f"of {seed.bounds['train']}" in report.split("all models violate ")[1].splitlines()[0]
     assert done.row_counts["bounds"] == bound.sum()
 
 
@@ -126,7 +126,7 @@ def test_weights_change_what_is_learnt_and_equal_ones_do_not(sets, settings, tmp
     plain = finetune(config)
     weighted = finetune(dataclasses.replace(config, weight_column="w", output=tmp_path / "w"))
     assert weighted.seeds[0].losses != plain.seeds[0].losses
-    assert any("the column 'w' says, over its mean" in note for note in weighted.notes)
+    assert any("by the column 'w', divided by its mean" in note for note in weighted.notes)
     rows = (MOLECULES, 10.0 ** (SIZE / 3))
     common = {"target": "size", "split": "random", "seeds": 1, "baselines": False, "cache": sets / "cache",
               "device": "cpu", "train": dataclasses.asdict(config.train)}  # fmt: skip
