@@ -138,7 +138,7 @@ def _checked(frame: Frame, config: FramesConfig, scale: dict[str, float]) -> _Ch
         if n > MOST_ATOMS:
             raise _RefusedError("too_many_atoms", f"it has {n:,} atoms, at most {MOST_ATOMS:,} are read")
         if numbers.min() < 1 or numbers.max() > len(SYMBOLS):
-            raise _RefusedError("unknown_element", "it has an atomic number that is no element's")
+            raise _RefusedError("unknown_element", "it has an atomic number that is not an element's")
         if not np.isfinite(positions).all():
             raise _RefusedError("no_geometry", "a coordinate is not a finite number")
         if frame.has_cell and config.cell == "refuse":
@@ -167,13 +167,13 @@ def _energy(value: Any) -> float:  # noqa: ANN401 - whatever a file has
     if value is None:
         return math.nan
     if isinstance(value, str | bytes | bool) or not math.isfinite(float(value)):
-        raise _RefusedError("energy_is_no_number", f"its energy is {value!r}, which is no finite number")
+        raise _RefusedError("energy_is_no_number", f"its energy is {value!r}, which is not a finite number")
     return float(value)
 
 
 def _whole(value: Any) -> int:  # noqa: ANN401
     if isinstance(value, str | bytes) or float(value) != round(float(value)):
-        raise _RefusedError("charge_is_no_number", f"its net charge is {value!r}, which is no whole number")
+        raise _RefusedError("charge_is_no_number", f"its net charge is {value!r}, which is not a whole number")
     return round(float(value))
 
 

@@ -32,7 +32,7 @@ def read_hdf5(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
 
     Raises:
         ConfigError: h5py is not installed.
-        SourceError: the file is no HDF5 file, or no group has positions, or a label is no number.
+        SourceError: the file is not an HDF5 file, or no group has positions, or a label is not a number.
     """
     try:
         import h5py
@@ -42,7 +42,7 @@ def read_hdf5(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise SourceError(f"{path} is no HDF5 file, or not all of one: {error}") from error
+        raise SourceError(f"{path} is not an HDF5 file, or not all of one: {error}") from error
     with file:
         found = False
         for name, group in _molecules(file, "", settings.fields["positions"]):
