@@ -100,6 +100,10 @@ class LadderConfig:
             values = getattr(self, key)
             if len(set(values)) != len(values) or any(not 0 < value < math.inf for value in values):
                 raise ConfigError(f"{key} must be positive and without repeats, got {list(values)}")
+        if self.trunk_rate != "longest" and (self.rate_law is None or self.schedule != "wsd"):
+            raise ConfigError(
+                "trunk_rate: only a rate_law sets the rate of a trunk, and only schedule: wsd has trunks; leave it out"
+            )
         if self.rate_factors and self.rate_law is not None:
             raise ConfigError("rate_factors finds the best rates, and rate_law sets them: leave one of the two out")
         self._check_budgets()
