@@ -48,9 +48,8 @@ class LadderConfig:
             every run does all its steps itself, with ``train.schedule`` of the overrides.
         rate_law: law.json of ``fit-scaling-law --rates``, which sets ``train.learning_rate`` of every run by its size,
             data and batch size; None: it is that of the overrides.
-        trunk_rate: the amount of data for which ``rate_law`` sets the one rate of a trunk and its branches: that of the
-            ``longest`` branch, or the ``middle``, the geometric mean of the shortest and the longest, from which none is
-            far.
+        trunk_rate: for which amount of data ``rate_law`` sets the one rate of a trunk and its branches: that of the
+            ``longest`` branch, or the ``middle``, the geometric mean of the shortest and the longest.
         rate_factors: a sweep: every run is made once for each factor, with that times its ``train.learning_rate``, for
             ``fit-scaling-law --rates``; empty: the rate as it is.
         batch_sizes: a sweep over ``train.global_batch_size``; empty: that of the overrides.
