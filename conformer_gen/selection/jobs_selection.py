@@ -1,7 +1,8 @@
 """Runs the passes over the whole set as jobs that meet through files; or as one job for a small set. Imports no Ray.
 
-At a billion rows a thousand jobs deal their rows to a thousand buckets. As objects in the memory of a cluster these are a
-million, each known to the driver; here they are a thousand files, of which the job of a bucket reads its part of each:
+At a billion rows a thousand jobs deal their rows to a thousand buckets. As objects in the memory of a cluster these
+are a million, each known to the driver; here they are a thousand files, of each of which the job of a bucket reads its
+part:
 
     selected/dealt/NNNNNN.arrow    rows of one slice, a record batch for each bucket; removed after each pass
 """

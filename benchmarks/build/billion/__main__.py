@@ -6,7 +6,8 @@ Each build runs in a process of its own: curation and conformers are replaced by
 columns (``generated_rows``); jobs, selection, assembly and report are the builder's own. Then the store of the largest
 build is named again until it has 838 million molecules (``training_path``), and a rank begins there at the first step
 and at a late one. Processor time is what counts on a shared machine. About 0.6 kB of disk are needed for each row,
-twice. Writes benchmarks/results/billion.md. Linux only (/proc).
+twice. Measurements are kept in benchmarks/results/billion/, and benchmarks/results/billion.md shows all of them. Linux
+only (/proc).
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pyarrow
 import ray
@@ -28,8 +29,11 @@ from benchmarks.build.billion.tables import build_tables, training_table
 from benchmarks.build.billion.training_path import FirstSteps, begin, repeat_shards
 from benchmarks.common import RESULTS, again, as_started, deliver, module_parser, processor
 from unimol_scale.common.machine.threads import usable_cores
+from unimol_scale.common.text.json_files import read_json, write_json
+from unimol_scale.common.trees import Tree
 
 COMMAND = "python -m benchmarks.build.billion"
+M = TypeVar("M", Measured, FirstSteps)
 MOLECULES = 838_000_000
 LATE_STEP = 700_000  # of 818,000 at a batch of 1,024
 WINDOW = 256  # shards that a process keeps open
@@ -51,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure everything and write the tables."""
+    """Measure what was asked for and write the tables of all that was ever measured."""
     options = build_parser().parse_args(arguments)
     if options.only is not None:
         _measure(json.loads(options.only))
@@ -59,31 +63,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.directory is not None:
         options.directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
-        builds, store = [], Path()
+        store = Path()
         for rows in options.rows:
             store = Path(folder) / f"store-{rows}"
-            config = {"rows": rows, "output": str(store), "workers": options.workers, "task_size": options.task_size}
-            builds.append(strict.build(Measured, _alone(config), strict.Origin(name=COMMAND)))
+            job = {"rows": rows, "output": str(store), "workers": options.workers, "task_size": options.task_size}
+            _keep(options.output, f"build-{rows:012d}", _alone(job))
         many = repeat_shards(store, Path(folder) / "many", MOLECULES)
         common = {"store": str(many), "batch_size": options.batch_size, "ranks": options.ranks, "steps": options.steps}
-        beginnings: list[dict[str, object]] = [{"step": 0}, {"step": LATE_STEP}, {"step": LATE_STEP, "window": WINDOW}]
-        trees = [_alone({**common, **beginning}) for beginning in beginnings]
-        starts = [strict.build(FirstSteps, tree, strict.Origin(name=COMMAND)) for tree in trees]
+        beginnings = ({"step": 0}, {"step": LATE_STEP}, {"step": LATE_STEP, "window": WINDOW})
+        for at, beginning in enumerate(beginnings):
+            _keep(options.output, f"training-{at}", _alone({**common, **beginning}))
+    deliver(report(options.output.with_suffix(""), options), options.output)
+
+
+def _keep(output: Path, name: str, measured: Tree) -> None:
+    """Put a measurement beside the report, with the day and the machine."""
+    machine = f"{processor()}, {usable_cores()} cores; Ray {ray.__version__}, Arrow {pyarrow.__version__}"
+    day = f"{datetime.datetime.now(tz=datetime.timezone.utc):%Y-%m-%d}"
+    write_json(output.with_suffix("") / f"{name}.json", {"day": day, "machine": machine, "measured": measured})
+
+
+def report(folder: Path, options: argparse.Namespace) -> str:
+    """Return the Markdown of all measurements in a folder."""
+    kept = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    builds = [_as(Measured, tree) for name, tree in kept.items() if name.startswith("build-")]
+    starts = [_as(FirstSteps, tree) for name, tree in kept.items() if name.startswith("training-")]
+    when = sorted({f"{tree['day']}, {tree['machine']}" for tree in kept.values()})
     head = [
         "# A billion rows, simulated",
         "",
-        f"- {datetime.datetime.now(tz=datetime.timezone.utc):%Y-%m-%d}, {processor()}, {usable_cores()} cores; "
-        f"Ray {ray.__version__}, Arrow {pyarrow.__version__}",
-        f"- `{as_started(COMMAND)}`",
+        *(f"- {line}" for line in when),
+        f"- last: `{as_started(COMMAND)}`",
         "- generated: hashes, scaffolds, sizes, SMILES and coordinates, in the files that curation and conformers "
         "leave; the rest is the builder's own code",
         "",
     ]
     tail = training_table(starts, options.batch_size, options.ranks)
-    deliver("\n".join([*head, *build_tables(builds), *tail]), options.output)
+    return "\n".join([*head, *build_tables(builds), *tail])
 
 
-def _measure(job: dict[str, Any]) -> None:
+def _as(kind: type[M], tree: Tree) -> M:
+    return strict.build(kind, tree["measured"], strict.Origin(name=COMMAND))
+
+
+def _measure(job: Tree) -> None:
     """Do one measurement and print it as JSON on the last line."""
     measured: Measured | FirstSteps
     if "rows" in job:
@@ -94,11 +117,11 @@ def _measure(job: dict[str, Any]) -> None:
     print(json.dumps(dataclasses.asdict(measured)))
 
 
-def _alone(job: dict[str, object]) -> dict[str, object]:
+def _alone(job: Tree) -> Tree:
     """Do one measurement in a fresh process."""
     command, environment = again(COMMAND, ["--only", json.dumps(job)])
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    found: Tree = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
