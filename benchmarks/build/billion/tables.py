@@ -29,8 +29,8 @@ def _seconds(builds: Sequence[Measured]) -> Lines:
     return [
         "## Seconds per million rows",
         "",
-        "Processor time of the driver + of everything that it started (and time of the clock, in which other work on the "
-        "machine counts). The driver's contains the generation of rows and the measurement.",
+        "Processor time of the driver + of everything that it started (and time of the clock, in which other work on "
+        "the machine counts). The driver's contains the generation of rows and the measurement.",
         "",
         *markdown_table(("pass", *_by_rows(builds)), rows),
         "",

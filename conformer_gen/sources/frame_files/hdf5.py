@@ -102,7 +102,7 @@ def _is_own(group: Any, name: str) -> bool:  # noqa: ANN401
         kind: int = group.id.links.get_info(name.encode("utf-8", "surrogateescape")).type
     except (KeyError, ValueError, RuntimeError):
         return False
-    return kind == h5py.h5l.TYPE_HARD
+    return bool(kind == h5py.h5l.TYPE_HARD)
 
 
 def _dataset(group: Any, name: str) -> Any:  # noqa: ANN401
