@@ -174,8 +174,8 @@ def prepare(
         for text, result in zip(smiles, curated_M, strict=True)
     ]
     distinct: dict[int, Given] = {}
-    for given in filter(None, given_M):
-        distinct.setdefault(given.key, given)
+    for one in filter(None, given_M):
+        distinct.setdefault(one.key, one)
     recipe = ConformerConfig(
         engine="rdkit" if geometry else "depiction", count=conformers if geometry else 1, hydrogens=hydrogens
     )

@@ -267,7 +267,7 @@ def _result(problems: Sequence[SeedProblem], hashes: InputHashes, seeds: Sequenc
         leakage=None,
         seeds=tuple(seeds),
         trivial=mean_scores([each.trivial for each in problems]),
-        test_molecules=count_labelled_molecules(rows.molecules.position_M[test], rows.labels_ML[test]),
+        test_molecules=count_labelled_molecules(rows.molecules.key_M[test], rows.labels_ML[test]),
         label_std=problem.scaling.spread_L,
         row_counts=count_rows(rows, [each.split for each in problems]),
         classes=dict(rows.classes),
