@@ -175,8 +175,8 @@ def finetune(
         model: run, checkpoint, exported model, released file, or ``owner/name`` on the hub; or what
             ``from_pretrained`` or ``pretrain`` returned. None, or "none": random weights of ``size``.
         data: table with SMILES (CSV, Parquet), SDF, or a conformer store with labels; a DataFrame, a pyarrow Table or a
-            dict of columns; or (SMILES, values) with values [M] or [M, L]. What is in memory is written as a table
-            beside the results.
+            dict of columns; or (SMILES, values) with values [M] or [M, L]. Molecules of RDKit may stand for SMILES, and
+            keep a 3D conformer that they have. What is in memory is written as a table beside the results.
         target: label columns; "all": every numeric one. Of (SMILES, values), names for them.
         output: folder of the results; None: finetuned/<data>-<model>.
         config: YAML file with settings, such as those in configs/downstream, or several, of which the later win: a
@@ -263,7 +263,8 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
     Args:
         model: folder that ``finetune`` wrote, or what it returned.
         molecules: a SMILES, or a list of them; a DataFrame, a pyarrow Table or a dict of columns with SMILES; or the
-            path of a table, SMILES lines, SDF or conformer store.
+            path of a table, SMILES lines, SDF or conformer store. Molecules of RDKit may stand for SMILES, and keep a
+            3D conformer that they have.
         smiles_column: of a table; None finds it by the usual names.
         fragments: of a SMILES with several, such as a salt: take the "largest" or "reject" it; None: as the model was
             fine-tuned.

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from unimol_scale.api.table_columns import columns_of
 from unimol_scale.common.text.argument_names import require_order
-from unimol_scale.downstream.data.molecules import count_with_coordinates, listed
+from unimol_scale.downstream.data.molecules import listed
+from unimol_scale.downstream.data.own_geometry.smiles_with_geometry import has_geometry, without_geometry
 from unimol_scale.downstream.data.skipped_rows import NAMED
 from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.schema import Float64
@@ -27,11 +28,11 @@ class MoleculeInputError(SourceError, ValueError):
 
 
 def molecules_of(X: Any, *, sees_3d: bool = False) -> list[str]:  # noqa: ANN401
-    """Return the SMILES of molecules, "" where one is missing.
+    """Return the SMILES of molecules, with coordinates where they bring a conformer, and "" where one is missing.
 
     Args:
         X: [M] a list, array or column of SMILES or of molecules of RDKit, or a table of one such column.
-        sees_3d: the model may be shown conformers, which are made; warn of others that are given.
+        sees_3d: the model may be shown conformers; warn if only some of the molecules bring one.
 
     Raises:
         MoleculeInputError: it is something else, or empty.
@@ -50,10 +51,11 @@ def molecules_of(X: Any, *, sees_3d: bool = False) -> list[str]:  # noqa: ANN401
         raise
     except (SourceError, ConfigError) as error:
         raise MoleculeInputError(str(error)) from error
-    if sees_3d and (given := count_with_coordinates(X)):
+    with_geometry = sum(map(has_geometry, texts)) if sees_3d else 0
+    if 0 < with_geometry < len(texts):
         warnings.warn(
-            f"X: {given:,} of {len(texts):,} molecules have coordinates, which are not used: conformers are made, as "
-            "they are for SMILES",
+            f"X: {with_geometry:,} of {len(texts):,} molecules have a conformer, which is used; for the others "
+            "conformers are made, which may differ in kind",
             stacklevel=3,
         )
     if not texts:
@@ -192,6 +194,6 @@ def warn_of_unusable(unusable: Sequence[tuple[int, str, str]], total: int, done:
 
 
 def _described(unusable: Sequence[tuple[int, str, str]], total: int) -> str:
-    first = "; ".join(f"X[{row}] {text!r}: {reason}" for row, text, reason in unusable[:NAMED])
+    first = "; ".join(f"X[{row}] {without_geometry(text)!r}: {reason}" for row, text, reason in unusable[:NAMED])
     more = f"; and {len(unusable) - NAMED:,} more" if len(unusable) > NAMED else ""
     return f"{len(unusable):,} of {total:,} molecules cannot be used: {first}{more}"

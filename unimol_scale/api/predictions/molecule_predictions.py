@@ -14,6 +14,7 @@ import pyarrow as pa
 from unimol_scale.api.equal_content import same_content
 from unimol_scale.api.molecule_inputs import SMILES
 from unimol_scale.downstream.config import Task
+from unimol_scale.downstream.data.own_geometry.smiles_with_geometry import without_geometry
 from unimol_scale.downstream.finetuning.confidence.belief import CLASSES, HIGH, LOW, spread_over_rows
 from unimol_scale.downstream.finetuning.confidence.calibration_file import seed_spread
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, DROPOUT_SPREAD, SPREAD
@@ -145,7 +146,7 @@ def molecule_predictions(found: SeedPredictions, given: Sequence[str] | None) ->
     molecules, row_R = found.molecules, found.row_R
     M, outputs = len(molecules.smiles), found.config.outputs
     conformer_std = found.conformer_std_RL
-    smiles = np.array(molecules.smiles if given is None else given, object)
+    smiles = np.array(molecules.smiles if given is None else [without_geometry(text) for text in given], object)
     reasons = np.full(M, "", object)
     for skipped in molecules.skipped:
         smiles[skipped.row] = skipped.smiles

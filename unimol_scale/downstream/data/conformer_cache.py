@@ -5,6 +5,8 @@ A cache is a folder of sets, whose names begin with that of the recipe. A set is
 written last. A molecule is taken from the first set that has it; those in no set are built into a new one. A conformer
 depends on molecule and recipe alone, so it does not matter which set it comes from. Fine-tunings that want the same
 molecules at the same time share the work: one builds, the others wait.
+
+A molecule that brings its own geometry is found by this geometry, too. Such molecules go into sets of their own.
 """
 
 import collections
@@ -25,7 +27,7 @@ import pyarrow.parquet as pq
 from rdkit import rdBase
 
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
-from conformer_gen.chemistry.conformers import ConformerFailure, generate_conformers
+from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
 from conformer_gen.chemistry.curate import Curated
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
@@ -40,6 +42,8 @@ from unimol_scale.common.files import commit_file
 from unimol_scale.common.machine.locks import wait_for_lock
 from unimol_scale.common.progress import StageProgress, told_after
 from unimol_scale.common.text.json_files import hash_json
+from unimol_scale.downstream.data.own_geometry.smiles_with_geometry import with_remedy
+from unimol_scale.downstream.data.own_geometry.geometry_store import write_own_geometry
 from unimol_scale.errors import ConformerError, StoreError
 from unimol_scale.store.manifest import ShardEntry, SplitEntry
 from unimol_scale.store.schema import SCHEMA_VERSION, Int64, Layout
@@ -69,6 +73,13 @@ class Given:
 
     text: str
     curated: Curated
+
+    @functools.cached_property
+    def key(self) -> int:
+        """What it is found by: its canonical SMILES, and its own geometry if it has one."""
+        own = self.curated.conformers
+        geometry = () if own is None else (hashlib.sha256(own.tobytes()).hexdigest(),)
+        return stable_hash(self.curated.smiles, *geometry)
 
 
 class Cached(NamedTuple):
@@ -105,13 +116,16 @@ def cached_store(
         StoreError: the cache cannot be written, or is damaged.
     """
     sets = _Sets(cache, _recipe(conformers))
-    key_K = np.array([stable_hash(molecule.curated.smiles) for molecule in molecules], np.uint64)
+    key_K = np.array([molecule.key for molecule in molecules], np.uint64)
     try:
         found = _found(key_K, sets)
         pairs = zip(molecules, key_K.tolist(), strict=True)
         missing = [one for one, key in pairs if key not in found.position and key not in found.failures]
+        if own := [one for one in missing if one.curated.conformers is not None]:
+            _add_own_set(own, sets.folder_of(own, curate), conformers)
+        if make := [one for one in missing if one.curated.conformers is None]:
+            _add_set(make, sets.folder_of(make, curate), curate, conformers, workers)
         if missing:
-            _add_set(missing, sets.folder_of(missing, curate), curate, conformers, workers)
             found = _found(key_K, sets)
         return found
     except OSError as error:
@@ -142,7 +156,7 @@ class _Sets:
 
     def folder_of(self, molecules: Sequence[Given], curate: CurateConfig) -> Path:
         """Return where the set of molecules is, or is to be made."""
-        smiles = sorted(molecule.curated.smiles for molecule in molecules)
+        smiles = sorted(_name(molecule) for molecule in molecules)
         return self.cache / f"{self.recipe}-{_digest({'smiles': smiles, 'curate': curate.identity()})}"
 
     def __iter__(self) -> Iterator[tuple[Path, _Index]]:
@@ -218,6 +232,42 @@ def _add_set(
             except ConformerError:  # of none of them, and the failures say why
                 keys = []
         _write_index(folder / INDEX_NAME, keys, _failures(output))
+
+
+def _add_own_set(molecules: Sequence[Given], folder: Path, conformers: ConformerConfig) -> None:
+    """Write molecules with the geometry that they bring into a set of their own; nothing is made, which takes no time."""
+    with _our_turn(folder):
+        if (folder / INDEX_NAME).is_file():
+            return
+        records, keys, failures = [], [], {}
+        for one in molecules:
+            result = generate_conformers(_with_own_conformers(one), conformers, 0)
+            if isinstance(result, ConformerFailure):
+                failures[one.key] = with_remedy(result)
+            else:
+                records.append(result)
+                keys.append(one.key)
+        if records:
+            write_own_geometry(folder / STORE_NAME, records, conformers)
+        _write_index(folder / INDEX_NAME, keys, failures)
+
+
+def _with_own_conformers(molecule: Given) -> CuratedMolecule:
+    curated = molecule.curated
+    return CuratedMolecule(
+        id=_id(curated.smiles),
+        smiles=curated.smiles,
+        key=stable_hash(curated.smiles),
+        scaffold=stable_hash(curated.scaffold_smiles),
+        conformers=curated.conformers,
+        origins=curated.origins,
+    )
+
+
+def _name(molecule: Given) -> str:
+    """Return what names a molecule in the digest of a set: its SMILES, and its key if it has a geometry of its own."""
+    smiles = molecule.curated.smiles
+    return smiles if molecule.curated.conformers is None else f"{smiles} {molecule.key}"
 
 
 def _write_index(path: Path, keys: Sequence[int], failures: dict[int, ConformerFailure]) -> None:

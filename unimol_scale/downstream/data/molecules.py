@@ -23,6 +23,12 @@ from conformer_gen.sources.lines import smiles_problem
 from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.conformer_cache import Given, cached_store
+from unimol_scale.downstream.data.own_geometry.smiles_with_geometry import (
+    curate_with_geometry,
+    has_geometry,
+    smiles_with_geometry,
+    without_geometry,
+)
 from unimol_scale.downstream.data.skipped_rows import Skipped, count_reasons
 from unimol_scale.errors import ConfigError, SourceError, StoreError, nearest
 from unimol_scale.store.manifest import SplitEntry
@@ -128,7 +134,8 @@ def prepare(
 ) -> Prepared:
     """Bring SMILES into canonical form, and make conformers of all molecules that the cache does not have.
 
-    Radicals are accepted, unlike in pretraining, where most of them are errors of a molecule library.
+    Radicals are accepted, unlike in pretraining, where most of them are errors of a molecule library. A SMILES with 3D
+    coordinates in its extension, such as ``listed`` makes of molecules of RDKit, keeps its own geometry.
 
     Args:
         smiles: [M] as the user wrote them.
@@ -150,33 +157,40 @@ def prepare(
         StoreError: the cache cannot be written, or is damaged.
     """
     curate = _curation(max_atoms, fragments)
-    curated_M = [_curated(text.strip(), curate, problems.get(row, "")) for row, text in enumerate(smiles)]
+    curated_M = [
+        _curated(text.strip(), curate, problems.get(row, ""), keeps_geometry=geometry)
+        for row, text in enumerate(smiles)
+    ]
+    shown = [without_geometry(text) for text in smiles]
     skipped = [
         Skipped(row=row, smiles=text, reason=result.reason, detail=result.detail)
-        for row, (text, result) in enumerate(zip(smiles, curated_M, strict=True))
+        for row, (text, result) in enumerate(zip(shown, curated_M, strict=True))
         if isinstance(result, Rejected)
     ]
     if refuse is not None:
         refuse(skipped)
-    distinct: dict[str, Given] = {}
-    for text, result in zip(smiles, curated_M, strict=True):
-        if isinstance(result, Curated):
-            distinct.setdefault(result.smiles, Given(text=text.strip(), curated=result))
+    given_M = [
+        Given(text=text.strip(), curated=result) if isinstance(result, Curated) else None
+        for text, result in zip(smiles, curated_M, strict=True)
+    ]
+    distinct: dict[int, Given] = {}
+    for one in filter(None, given_M):
+        distinct.setdefault(one.key, one)
     recipe = ConformerConfig(
         engine="rdkit" if geometry else "depiction", count=conformers if geometry else 1, hydrogens=hydrogens
     )
     split, place, failures = cached_store(list(distinct.values()), cache, curate, recipe, workers)
     position_M = np.full(len(smiles), -1, np.int64)
-    for row, (text, result) in enumerate(zip(smiles, curated_M, strict=True)):
-        if isinstance(result, Rejected):
+    for row, given in enumerate(given_M):
+        if given is None:
             continue
-        key = stable_hash(result.smiles)
-        if (why := failures.get(key)) is not None:
-            skipped.append(Skipped(row=row, smiles=text, reason=why.reason, detail=why.detail))
+        if (why := failures.get(given.key)) is not None:
+            skipped.append(Skipped(row=row, smiles=shown[row], reason=why.reason, detail=why.detail))
         else:
-            if key not in place:
-                raise StoreError(f"the cache {cache} lacks the molecule {result.smiles}: delete it, it is made again")
-            position_M[row] = place[key]
+            if given.key not in place:
+                lacking = given.curated.smiles
+                raise StoreError(f"the cache {cache} lacks the molecule {lacking}: delete it, it is made again")
+            position_M[row] = place[given.key]
     if refuse is not None:
         refuse(skipped)
     used = [r if isinstance(r, Curated) and p >= 0 else None for r, p in zip(curated_M, position_M, strict=True)]
@@ -188,7 +202,7 @@ def prepare(
         scaffold_M=np.array([stable_hash(r.scaffold_smiles) if r else 0 for r in used], np.uint64),
         scaffold_smiles=tuple(r.scaffold_smiles if r else "" for r in used),
         skipped=tuple(sorted(skipped, key=lambda one: one.row)),
-        changes=tuple(describe_changes(t.strip(), r.smiles) if r else "" for t, r in zip(smiles, used, strict=True)),
+        changes=tuple(describe_changes(t.strip(), r.smiles) if r else "" for t, r in zip(shown, used, strict=True)),
         hydrogens=hydrogens,
     )
 
@@ -196,7 +210,7 @@ def prepare(
 def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
     """Return SMILES in their order; what a table has where one is missing (None, NaN) becomes an empty one.
 
-    Molecules of RDKit become their SMILES; coordinates that they have are not used.
+    Molecules of RDKit become their SMILES, with the coordinates of a 3D conformer if they have one.
 
     Args:
         smiles: one or many.
@@ -220,15 +234,10 @@ def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
     return texts
 
 
-def count_with_coordinates(molecules: Any) -> int:  # noqa: ANN401 - whatever a caller has
-    """Return how many of the molecules are of RDKit and have a conformer with three dimensions."""
-    return sum(isinstance(one, Chem.Mol) and any(c.Is3D() for c in one.GetConformers()) for one in molecules)
-
-
 def _text_of(one: Any) -> Any:  # noqa: ANN401 - whatever stands in a list
     """Return the SMILES of a molecule of RDKit, "" for what is missing, and anything else as it is."""
     if isinstance(one, Chem.Mol):
-        return Chem.MolToSmiles(one)
+        return smiles_with_geometry(one)
     return "" if one is None or (isinstance(one, float) and math.isnan(one)) else one
 
 
@@ -302,9 +311,11 @@ def _curation(max_atoms: int | None, fragments: Fragments) -> CurateConfig:
     return CurateConfig(max_atoms=max_atoms, fragments=fragments, radicals="keep", valid_fraction=0.0)
 
 
-def _curated(text: str, config: CurateConfig, problem: str) -> Curated | Rejected:
+def _curated(text: str, config: CurateConfig, problem: str, *, keeps_geometry: bool = False) -> Curated | Rejected:
     if problem:
         return Rejected(reason="unreadable_row", detail=problem)
+    if keeps_geometry and has_geometry(text):
+        return curate_with_geometry(text, config)
     result = curate_molecule(SourceMolecule(id="", smiles=text, problem=smiles_problem(text)), config)
     if isinstance(result, Rejected) and "curate." in result.detail:  # keys of a build
         return dataclasses.replace(result, detail=result.detail.replace("curate.", ""))

@@ -9,6 +9,7 @@ import numpy as np
 import unimol_scale.config as strict
 from unimol_scale.checkpoints.run.checkpoint_folder import trained_model
 from unimol_scale.checkpoints.model_folder import read_config
+from unimol_scale.checkpoints.shipped import shipped_folder
 from unimol_scale.checkpoints.weights import find_checkpoint, local_path
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.summary_file import manifest_hash_of
@@ -63,6 +64,10 @@ def store_of(pretrained: Path) -> PretrainingStore:
                     return PretrainingStore(path=place, missing="", hydrogens=hydrogens)
             missing = f"the store {named} of {folder} is not here, or has changed"
             return PretrainingStore(path=None, missing=missing, hydrogens=hydrogens)
+    if shipped_folder(str(pretrained)) is not None:
+        card = f"unimol-scale model card {pretrained}"
+        missing = f"{pretrained} comes without the molecules of its pretraining, of which `{card}` tells"
+        return PretrainingStore(path=None, missing=missing)
     return PretrainingStore(path=None, missing=f"{pretrained} does not say what it was pretrained on")
 
 

@@ -156,7 +156,7 @@ class MolecularModel:
         """Return the representations of molecules; conformers are made where the model sees 3D, and kept.
 
         Args:
-            smiles: M of them; a single one counts as M = 1.
+            smiles: M of them; a single one counts as M = 1. Or molecules of RDKit; one with a 3D conformer keeps it.
             kind: ``molecule``, ``atom``, ``pair`` or ``attention``, the scores of every head before the softmax.
             pool: what stands for a molecule: the mean of its atoms, or the virtual node.
             inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``, shown as in pretraining, with a warning where it

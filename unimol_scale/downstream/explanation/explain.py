@@ -23,6 +23,9 @@ from unimol_scale.errors import SourceError
 from unimol_scale.store.schema import Float64
 
 _SURE = 1e-6  # a probability is taken to be at least so far from 0 and 1, so that its log-odds are finite
+_NO_MASK = (
+    "do not rely on the values of atoms, or fine-tune a model that was pretrained by denoising with masked atoms."
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,18 +118,19 @@ def explain_molecules(source: Path | Sequence[str], folder: Path, **options: Unp
         _explained(config, int(row), molecules.smiles[row], value_RW[start : start + n + 1])
         for row, start, n in zip(usable.tolist(), starts.tolist(), heavy, strict=True)
     )
-    return Explanations(config=config, molecules=found, skipped=molecules.skipped, notes=_notes(folder))
+    return Explanations(config=config, molecules=found, skipped=molecules.skipped, notes=_notes(folder, config))
 
 
-def _notes(folder: Path) -> tuple[str, ...]:
+def _notes(folder: Path, config: FinetunedConfig) -> tuple[str, ...]:
     """Return a caution if the mask means nothing to the models."""
     outcome = results.read(folder)
-    if outcome is None or outcome.start_sha256 is not None:
+    if outcome is not None and outcome.start_sha256 is None:
+        why = "The weights started at random, so the models have never seen the mask that hides an atom"
+    elif config.masks is False:
+        why = "Pretraining hid no atoms from this model, so it has never seen the mask that hides an atom"
+    else:
         return ()
-    return (
-        "The weights started at random, so the models have never seen the mask that hides an atom: take the values of "
-        "atoms with a grain of salt, or fine-tune a model that was pretrained by denoising.",
-    )
+    return (f"{why}: {_NO_MASK}",)
 
 
 def _explained(config: FinetunedConfig, row: int, smiles: str, value_RW: Float64) -> ExplainedMolecule:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
+from unimol_scale.downstream.data.molecules import UInt64
 from unimol_scale.downstream.labels.outputs import trivial_outputs
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import score
-from unimol_scale.store.schema import Float64, Int64
+from unimol_scale.store.schema import Float64
 
 # The RMSE of n normal errors has a relative standard error of 1/√(2n): with 20 molecules, one sixth.
 FEW_MOLECULES = 20
@@ -42,9 +43,9 @@ def mean_scores(scores: Sequence[Sequence[float | None]]) -> tuple[float | None,
     return tuple(float(np.mean(values)) if values else None for values in found)
 
 
-def count_labelled_molecules(position_R: Int64, label_RL: Float64) -> tuple[int, ...]:
-    """Return the number of distinct molecules with a label, target by target."""
-    return tuple(len(np.unique(position_R[~np.isnan(label_R)])) for label_R in label_RL.T)
+def count_labelled_molecules(key_R: UInt64, label_RL: Float64) -> tuple[int, ...]:
+    """Return the number of distinct molecules with a label, target by target; a key names a molecule."""
+    return tuple(len(np.unique(key_R[~np.isnan(label_R)])) for label_R in label_RL.T)
 
 
 def cautions(
@@ -72,7 +73,7 @@ def cautions(
     few = {name: number for name, number in zip(targets, molecules, strict=False) if number < FEW_MOLECULES}
     if few:
         least = min(few.values())
-        of = "" if len(targets) == 1 else f" for {_names(list(few))}"
+        of = "" if len(targets) == 1 else f" for {first_names(list(few))}"
         noun = "molecule" if least == 1 else "molecules"
         said.append(f"only {least:,} test {noun}{of}: another choice of test molecules may give quite another score")
     worse = [
@@ -83,12 +84,13 @@ def cautions(
         and (value <= trivially if higher_is_better else value >= trivially)
     ]
     if worse:
-        of = "" if len(targets) == 1 else f" for {_names([name for name, _ in worse])}"
+        of = "" if len(targets) == 1 else f" for {first_names([name for name, _ in worse])}"
         said.append(f"no better than predicting {trivial_name}{of} ({metric} {worse[0][1]:.3g})")
     return tuple(said)
 
 
-def _names(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 

@@ -267,7 +267,7 @@ def _result(problems: Sequence[SeedProblem], hashes: InputHashes, seeds: Sequenc
         leakage=None,
         seeds=tuple(seeds),
         trivial=mean_scores([each.trivial for each in problems]),
-        test_molecules=count_labelled_molecules(rows.molecules.position_M[test], rows.labels_ML[test]),
+        test_molecules=count_labelled_molecules(rows.molecules.key_M[test], rows.labels_ML[test]),
         label_std=problem.scaling.spread_L,
         row_counts=count_rows(rows, [each.split for each in problems]),
         classes=dict(rows.classes),
@@ -292,6 +292,7 @@ def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]
         fragments=config.fragments,
         view=chosen.view,
         pretrained_inputs=chosen.seen,
+        masks=problem.start.masks,
         references={target: one.energies for target, one in whole.items()},
         hydrogens=bool(config.hydrogens),
         conformers=config.conformers,
@@ -303,13 +304,14 @@ def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]
 
 def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
     if config.pretrained is None or config.reinitialise:
-        return StartingModel(model=model, backbone=None, coordinate_head=None, pretrained_on=None)
+        return StartingModel(model=model, backbone=None, coordinate_head=None, pretrained_on=None, masks=False)
     pretrained = load_pretrained(config.pretrained).float()
     return StartingModel(
         model=model,
         backbone=pretrained.backbone,
         coordinate_head=pretrained.coordinate_head if pretrained.heads.coordinate else None,
         pretrained_on=store_of(Path(config.pretrained)),
+        masks=pretrained.heads.token,
     )
 
 

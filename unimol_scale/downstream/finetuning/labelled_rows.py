@@ -104,18 +104,16 @@ class Rows:
 
     def describe_repeated(self) -> str:
         """Return a line on rows that share a molecule with another usable row; "" if there are none."""
-        position_R, labels_RL = self.molecules.position_M[self.usable_M], self.labels_ML[self.usable_M]
-        distinct, place_R = np.unique(position_R, return_inverse=True)
-        if len(distinct) == len(position_R):
+        key_R, labels_RL = self.molecules.key_M[self.usable_M], self.labels_ML[self.usable_M]
+        distinct, place_R = np.unique(key_R, return_inverse=True)
+        if len(distinct) == len(key_R):
             return ""
         low, high = (np.full((len(distinct), labels_RL.shape[1]), np.nan) for _ in range(2))
         np.fmin.at(low, place_R, labels_RL)
         np.fmax.at(high, place_R, labels_RL)
         differing = int((high > low).any(axis=1).sum())
-        return (
-            f"{len(position_R):,} rows are of {len(distinct):,} distinct molecules, {differing:,} of which have "
-            "different labels in different rows; all rows count"
-        )
+        contradicting = f", {differing:,} of which have different labels in different rows" if differing else ""
+        return f"{len(key_R):,} rows are of {len(distinct):,} distinct molecules{contradicting}; all rows count"
 
     def describe_conformers(self, wanted: int) -> str:
         """Return a line on molecules with fewer conformers than were asked for; "" if there are none."""

@@ -169,6 +169,6 @@ def count_rows(rows: Rows, splits: Sequence[DataSplit]) -> dict[str, int]:
         "used": len(used),
         "reduced_to_fragment": sum(FRAGMENT_KEPT in change for change in changes),
         "isotopes_removed": sum(ISOTOPES_LOST in change for change in changes),
-        "repeated_molecule": len(used) - len(np.unique(molecules.position_M[used])),
+        "repeated_molecule": len(used) - len(np.unique(molecules.key_M[used])),
         "bounds": 0 if rows.bounds is None else int((rows.bounds.side_ML[used] != 0.0).sum()),
     }

@@ -85,14 +85,14 @@ class Target:
     network: float = DEFAULT_NETWORK * _LINK_SHARE
 
 
-def named_target(name: str, precision: str) -> Target:
-    """Return a device by its name.
+def named_target(name: str, precision: str, flag: str = "--device") -> Target:
+    """Return a device by its name; ``flag`` is what it was given by, for messages.
 
     Raises:
         ConfigError: no device has that name.
     """
     if name.lower() not in DEVICES:
-        raise ConfigError(f"--device: unknown device {name!r}; {nearest(name.lower(), DEVICES)}")
+        raise ConfigError(f"{flag}: unknown device {name!r}; {nearest(name.lower(), DEVICES)}")
     device = DEVICES[name.lower()]
     peak = device.bf16 if precision == "bf16" else device.fp32
     return Target(

@@ -5,14 +5,12 @@ import os
 import pickle
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
@@ -209,18 +207,6 @@ def test_rows_count_by_their_weights(quick):
 def test_weights_that_are_no_weights_are_refused(quick, weights, message):
     with pytest.raises(ValueError, match=message):
         us.MoleculeRegressor(**quick).fit(SMILES, CARBON, sample_weight=weights)
-
-
-def test_coordinates_of_molecules_are_not_used_which_is_said(fitted, quick):
-    with_coordinates = Chem.AddHs(Chem.MolFromSmiles("CCO"))
-    rdDistGeom.EmbedMolecule(with_coordinates, randomSeed=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # the model sees the graph
-        assert fitted.predict([with_coordinates]) == pytest.approx(fitted.predict(["CCO"]))
-    with pytest.warns(UserWarning, match="1 of 2 molecules have coordinates, which are not used: conformers are made"):
-        us.MoleculeEmbedder(quick["pretrained"], inputs="3d", cache=quick["cache"]).fit(["C"]).transform(
-            [with_coordinates, "CCO"]
-        )
 
 
 def test_a_loaded_model_is_refused_since_clones_would_copy_it(quick):

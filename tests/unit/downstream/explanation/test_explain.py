@@ -10,12 +10,15 @@ import torch
 from rdkit import Chem
 
 import unimol_scale as us
-from tests.helpers.tiny_finetuning import fitting, write_table
+from tests.helpers.tiny_finetuning import TINY, fitting, write_table
+from unimol_scale.checkpoints.weights import save_pretrained
 from unimol_scale.cli.main import main
 from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.explanation.explain import explain_molecules
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.errors import SourceError
+from unimol_scale.model.accounting import Heads
+from unimol_scale.model.model_with_heads import HeadedModel
 
 ENDS = ("C", "N", "O", "CN", "CCO", "F")
 MIDDLES = ("CC", "CNC", "c1ccc(cc1)", "c1cnc(cc1)", "CC(N)C", "CC(O)CC")
@@ -111,6 +114,14 @@ def test_hidden_hydrogens_go_with_their_atom():
     hidden_BA = maker._hidden(batch, np.arange(3))
     assert hidden_BA.tolist() == [[False] * 4, [True, False, True, False], [False, True, False, True]]
     assert torch.from_numpy(hidden_BA).dtype == torch.bool
+
+
+@pytest.mark.parametrize(("heads", "warns"), [(Heads(relations=("path",)), True), (Heads(token=True), False)])
+def test_a_model_that_never_saw_hidden_atoms_is_explained_with_a_caution(place, settings, tmp_path, heads, warns):
+    save_pretrained(HeadedModel(TINY, heads), tmp_path / "pretrained")
+    finetune(settings(pretrained=str(tmp_path / "pretrained"), seeds=1, train=fitting(epochs=1), inputs="2d"))
+    found = us.explain(settings().output, ["CCN"], cache=place / "cache")
+    assert any("Pretraining hid no atoms" in note for note in found.notes) == warns
 
 
 def test_a_model_whose_weights_started_at_random_is_explained_with_a_caution(place, settings, tmp_path):

@@ -87,7 +87,7 @@ def test_a_prediction_is_the_mean_of_the_seeds_with_their_spread(place, predicte
         "vector_similarity",
         "in_domain",
     ]
-    assert "no intervals there: a coverage of 0.9 takes 9 calibration rows, and this model has 6 fewer" in line
+    assert "no intervals for size, other: a coverage of 0.9 takes 9 calibration rows, and this model has 3" in line
     for target in TARGETS:
         seeds = seeds_of(place, f"predicted {target}")
         assert table[target] == pytest.approx(seeds.mean(0), rel=1e-5)

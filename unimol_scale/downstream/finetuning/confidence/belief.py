@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unimol_scale.downstream.finetuning.cautions import first_names
 from unimol_scale.downstream.finetuning.confidence.calibration_file import (
     CALIBRATION_NAME,
     Calibration,
@@ -175,14 +176,15 @@ class Believing:
         lacking = [target for target, missing in zip(self.config.targets, missing_L, strict=True) if missing]
         if not lacking:
             return self
-        scarce = " of each class" if self.config.outputs.classes_each else ""
+        what, scarce = ("sets of classes", " of each class") if self.config.outputs.classes_each else ("intervals", "")
+        needed = rows_needed(self.coverage)
         said = (
-            f"a coverage of {self.coverage:g} takes {rows_needed(self.coverage):,} calibration rows{scarce}, and this "
-            f"model has {max(missing_L):,} fewer for {', '.join(lacking[:3])}{' …' if len(lacking) > 3 else ''}"
+            f"no {what} for {first_names(lacking)}: a coverage of {self.coverage:g} takes {needed:,} calibration "
+            f"rows{scarce}, and this model has {needed - max(missing_L):,}"
         )
         if is_asked:
             raise ConfigError(f"--coverage: {said}; ask for less, or fine-tune with more rows")
-        return Believing(**{**vars(self), "notes": (*self.notes, f"no intervals there: {said}")})
+        return Believing(**{**vars(self), "notes": (*self.notes, said)})
 
     @property
     def compares_vectors(self) -> bool:

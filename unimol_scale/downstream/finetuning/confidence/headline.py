@@ -4,6 +4,7 @@ import numpy as np
 
 from unimol_scale.common.units import counted
 from unimol_scale.downstream.baselines.verdict_words import shown_baseline, shown_metric
+from unimol_scale.downstream.finetuning.cautions import first_names
 from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult
 from unimol_scale.downstream.uncertainty.confidence_results import ConformalCheck, DomainCheck, TargetCoverage
 
@@ -36,8 +37,7 @@ def short_headline(outcome: FinetuneResult) -> list[str]:
     found = outcome.confidence
     if found is None:
         return []
-    said = [_coverage(outcome, found.conformal, at) for at in range(min(len(outcome.targets), HEADLINE_TARGETS))]
-    lines = [f"how sure: {_promise(outcome, found.conformal)} {'; '.join(said)}"]
+    lines = [f"how sure: {_promise(outcome, found.conformal)} {_coverages(outcome, found.conformal)}"]
     if found.domain is not None:
         lines.append(f"where not to use it: {_domain_errors(outcome, found.domain)}")
     return lines
@@ -85,10 +85,9 @@ def _how_sure(outcome: FinetuneResult) -> str:
     found = outcome.confidence
     assert found is not None, "asked for only then"
     check = found.conformal
-    each = [_coverage(outcome, check, at) for at in range(min(len(outcome.targets), HEADLINE_TARGETS))]
-    more = len(outcome.targets) - HEADLINE_TARGETS
-    said = [f"{_promise(outcome, check)} {'; '.join(each)}" + (f"; and {more:,} more targets" if more > 0 else "")]
-    said.append(f"They are calibrated on {_ROWS[check.rows]}")
+    said = [f"{_promise(outcome, check)} {_coverages(outcome, check)}"]
+    if not all(one.missing for one in check.targets):
+        said.append(f"They are calibrated on {_ROWS[check.rows]}")
     if found.spread:
         said.append(found.spread[0].upper() + found.spread[1:])
     return ". ".join(said) + "."
@@ -98,6 +97,30 @@ def _promise(outcome: FinetuneResult, check: ConformalCheck) -> str:
     what = "sets of credible classes" if outcome.outputs.classes_each else "intervals"
     plain = len(check.targets) == 1 and check.targets[0].found is not None
     return f"the {100 * check.coverage:g} % {what} of `predict`{'' if plain else ':'}"
+
+
+def _coverages(outcome: FinetuneResult, check: ConformalCheck) -> str:
+    """Return what was found of the first targets, and of how many there is nothing, for want of calibration rows."""
+    lacking = [at for at, one in enumerate(check.targets) if one.missing]
+    if len(lacking) < 2:
+        lacking = []
+    told = [at for at in range(len(outcome.targets)) if at not in lacking]
+    said = [_coverage(outcome, check, at) for at in told[:HEADLINE_TARGETS]]
+    if (more := len(told) - HEADLINE_TARGETS) > 0:
+        said.append(f"and {more:,} more targets")
+    if lacking:
+        said.append(_too_few(outcome, check, lacking))
+    return "; ".join(said)
+
+
+def _too_few(outcome: FinetuneResult, check: ConformalCheck, lacking: list[int]) -> str:
+    """Return why several targets have no interval, or no set of classes."""
+    rows = sorted(check.targets[at].calibration_rows for at in lacking)
+    counts = f"{rows[0]:,}" if rows[0] == rows[-1] else f"{rows[0]:,} to {rows[-1]:,}"
+    needed = rows[0] + max(check.targets[at].missing for at in lacking)
+    scarce = " of the rarest class" if outcome.outputs.classes_each else ""
+    names = first_names([outcome.targets[at] for at in lacking])
+    return f"none for {names}, which have {counts} calibration rows{scarce}; this coverage takes {needed:,}"
 
 
 def _coverage(outcome: FinetuneResult, check: ConformalCheck, target: int) -> str:

@@ -73,6 +73,7 @@ class FinetunedConfig:
         fragments: what was done with rows of several fragments; models older than this key took the largest.
         view: how molecules are shown to the model; None, and in models older than this key: in the standard way.
         pretrained_inputs: the inputs that pretraining has shown to it; None: that is not known, or there was none.
+        masks: pretraining has hidden atoms from the model, as ``explain`` does; None: the model is older than this key.
         references: target → element → energy, in the target's unit, that is added to the outputs for each atom; a
             target that is not there, and a model older than this key, has none. Those of a cross-validation are with
             its members.
@@ -101,6 +102,7 @@ class FinetunedConfig:
     fragments: Fragments = "largest"
     view: InputView | None = None
     pretrained_inputs: tuple[Inputs, ...] | None = None
+    masks: bool | None = None
     references: dict[str, dict[str, float]] = field(default_factory=dict)
     hydrogens: bool = False
     conformers: int = 1

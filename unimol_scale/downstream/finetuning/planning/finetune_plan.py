@@ -103,7 +103,8 @@ def plan_finetuning(config: FinetuneConfig, device: str) -> FinetunePlan:
         SourceError: the data is missing or wrong.
         CheckpointError: the pretrained model cannot be read.
     """
-    target = target_here(config.train.precision) if device == HERE else named_target(device, config.train.precision)
+    precision = config.train.precision
+    target = target_here(precision) if device == HERE else named_target(device, precision, "--plan, beside here")
     model, _, _ = identify_start(config)
     check_trained_layers(config.train.trained_layers, model.layers)
     config = replace(config.with_counts, hydrogens=sees_hydrogens(config))

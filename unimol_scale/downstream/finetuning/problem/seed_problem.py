@@ -35,12 +35,14 @@ class StartingModel:
         backbone: pretrained weights; None starts from random ones.
         coordinate_head: the pretrained one; None: the model has none, or the weights are random.
         pretrained_on: the store of its pretraining, or why that is not known; None for random weights.
+        masks: pretraining has hidden atoms from it, and it had to predict them.
     """
 
     model: ModelConfig
     backbone: TwoTrackBackbone | None
     coordinate_head: CoordinateHead | None
     pretrained_on: PretrainingStore | None
+    masks: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,78 @@
+"""The conformer that a molecule of RDKit brings along, as text: a SMILES with coordinates. Imports RDKit.
+
+ChemAxon's extension of a SMILES can hold the coordinates of its atoms. Such a text goes wherever a SMILES goes, also into
+a table, and keeps the geometry on the way. ``prepare`` then takes it instead of making a conformer.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+
+from conformer_gen.chemistry.config import CurateConfig
+from conformer_gen.chemistry.conformers import ConformerFailure
+from conformer_gen.chemistry.curate import Curated, curate_molecule
+from conformer_gen.chemistry.geometry import DRAWN_BONDS
+from conformer_gen.sources.molecule import Rejected, SourceMolecule
+from unimol_scale.store.geometry_faults import Conformers, is_drawn
+from unimol_scale.store.schema import ConformerOrigin, Float64
+
+# The first atom of the coordinates has a third one; of a depiction there are two: ``CO |(0,0,;1.5,0,)|``.
+_COORDINATES_3D = re.compile(r"\s\|(?:[^|]*,)?\([^,;()|]+,[^,;()|]+,[^,;()|]+[;)]")
+_FIELDS = Chem.CXSmilesFields.CX_COORDS | Chem.CXSmilesFields.CX_ENHANCEDSTEREO
+DECIMALS = 4  # of Å, as in SDF files
+
+
+def smiles_with_geometry(molecule: Chem.Mol) -> str:
+    """Return the SMILES of a molecule and, of its first conformer with three dimensions, the coordinates.
+
+    A depiction is no such conformer, also where it is marked as one.
+    """
+    chosen = next((one for one in molecule.GetConformers() if one.Is3D()), None)
+    if chosen is None:
+        return Chem.MolToSmiles(molecule)
+    carrier = Chem.Mol(molecule, confId=chosen.GetId())
+    positions = np.round(chosen.GetPositions(), DECIMALS)
+    if not positions[:, 2].any():  # the extension would leave out the third coordinate, as it does of a depiction
+        if _is_depiction(molecule, positions):
+            return Chem.MolToSmiles(molecule)
+        positions = np.roll(positions, 1, axis=1)  # a rotation
+    carrier.GetConformer().SetPositions(np.ascontiguousarray(positions))
+    parameters: Any = Chem.SmilesWriteParams()
+    text: str = Chem.MolToCXSmiles(carrier, parameters, _FIELDS)
+    return text
+
+
+def has_geometry(text: str) -> bool:
+    """Return whether a SMILES has 3D coordinates in its extension."""
+    return "|" in text and _COORDINATES_3D.search(text) is not None
+
+
+def without_geometry(text: str) -> str:
+    """Return a SMILES for messages and tables: without the extension if that holds 3D coordinates."""
+    return text.partition(" |")[0] if has_geometry(text) else text
+
+
+def curate_with_geometry(text: str, config: CurateConfig) -> Curated | Rejected:
+    """Return the molecule of a SMILES with coordinates, or why it cannot be used."""
+    return curate_molecule(SourceMolecule(id="", smiles=text, origin=ConformerOrigin.FILE), config)
+
+
+def with_remedy(failure: ConformerFailure) -> ConformerFailure:
+    """Return why a molecule with its own geometry has no record, with what to do about it."""
+    if failure.reason != "no_hydrogens":
+        return failure
+    detail = (
+        "the model sees hydrogens, and the conformer does not have all of them: Chem.AddHs(molecule, addCoords=True) "
+        "adds them"
+    )
+    return dataclasses.replace(failure, detail=detail)
+
+
+def _is_depiction(molecule: Chem.Mol, positions: Float64) -> bool:
+    bonds = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()], np.int64)
+    numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], np.uint8)
+    drawn = is_drawn(Conformers.of_one_molecule(numbers, bonds, positions[None]))
+    return len(bonds) >= DRAWN_BONDS and bool(drawn[0])
