@@ -56,6 +56,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--law", default="auto", metavar="LAW", help="with --next: as in fit-scaling-law (default: %(default)s)"
     )
     verb.add_argument(
+        "--rate-law",
+        type=Path,
+        metavar="FILE",
+        help="with --next: law.json of fit-scaling-law --rates, which sets the learning rate by size and data "
+        "(default: it follows those of the runs, by size alone)",
+    )
+    verb.add_argument(
         "--objective",
         metavar="NAME",
         help="with --next: of the runs; needed where it is package.module:Class, code that the ladder is to import",
@@ -86,6 +93,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--submit belongs to --slurm")
     if arguments.budget is not None:
         raise ConfigError("--budget belongs to --next; the budgets of a ladder stand in its file")
+    if arguments.rate_law is not None:
+        raise ConfigError("--rate-law belongs to --next; a ladder has the key rate_law in its file")
     if arguments.objective is not None:
         raise ConfigError("--objective belongs to --next; that of a ladder stands in its file")
     from unimol_scale.scaling.ladder.ladder import plan, read_ladder
@@ -181,7 +190,13 @@ def _write_next(arguments: argparse.Namespace) -> int:
     require_file(arguments.output)
     absent = former_defaults(PretrainConfig)
     choice = choose_next(
-        arguments.next, arguments.budget, arguments.law, objective=arguments.objective, absent=absent, counter=_count
+        arguments.next,
+        arguments.budget,
+        arguments.law,
+        objective=arguments.objective,
+        absent=absent,
+        counter=_count,
+        rate_law=arguments.rate_law,
     )
     write_next(choice, arguments.output)
     print("\n".join(choice.lines))
