@@ -74,6 +74,14 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     verb.take_settings(_settings)
 
 
+# Options of --next → where a ladder has the same.
+OF_NEXT = {
+    "budget": "the budgets of a ladder stand in its file",
+    "objective": "that of a ladder stands in its file",
+    "rate_law": "a ladder has the key rate_law in its file",
+}
+
+
 def _settings() -> tuple[type[Any], Mapping[str, str]]:
     from unimol_scale.scaling.ladder.ladder import LadderConfig
 
@@ -91,12 +99,9 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--device belongs to --dry-run; the runs take what the machine has")
     if arguments.submit and not arguments.slurm:
         raise ConfigError("--submit belongs to --slurm")
-    if arguments.budget is not None:
-        raise ConfigError("--budget belongs to --next; the budgets of a ladder stand in its file")
-    if arguments.rate_law is not None:
-        raise ConfigError("--rate-law belongs to --next; a ladder has the key rate_law in its file")
-    if arguments.objective is not None:
-        raise ConfigError("--objective belongs to --next; that of a ladder stands in its file")
+    for name, where in OF_NEXT.items():
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} belongs to --next; {where}")
     from unimol_scale.scaling.ladder.ladder import plan, read_ladder
     from unimol_scale.scaling.ladder.ladder_rates import rate_lines
 

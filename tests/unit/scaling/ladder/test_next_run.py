@@ -135,7 +135,12 @@ def test_the_learning_rate_comes_from_the_neighbours_and_is_explained(
 
 
 def test_a_law_of_the_best_rate_sets_it_by_size_and_data(runs: Path, tmp_path: Path) -> None:
-    law = {"kind": KIND, "coefficients": {"a": 1.0, "b": -0.4, "c": -0.1}, "parameters_counted": "total"}
+    law = {
+        "schema_version": 1,
+        "kind": KIND,
+        "coefficients": {"a": 1.0, "b": -0.4, "c": -0.1},
+        "parameters_counted": "total",
+    }
     law["ranges"] = {"N": [1e4, 1e5], "D": [1e3, 1e9]}
     (tmp_path / "law.json").write_text(json.dumps(law))
     choice = choose_next([runs], "2e13", "chinchilla", bootstrap=0, rate_law=tmp_path / "law.json")
