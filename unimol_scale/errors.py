@@ -91,7 +91,7 @@ def nearest_key(path: str, valid: Iterable[str], everywhere: Iterable[str]) -> s
     parent, _, leaf = path.rpartition(".")
     found = suggested_keys(path, everywhere)
     here = len(found) == 1 and found[0].rpartition(".")[0] == parent
-    # A group of keys is no key, but may be what is misspelt: trian.epochs.
+    # A group of keys is not a key, but may be what is misspelt: trian.epochs.
     group = difflib.get_close_matches(leaf, names, n=1, cutoff=0.5)
     if here or (not found and group):
         found = [found[0].rpartition(".")[2] if here else group[0]]

@@ -229,22 +229,8 @@ OTHERS = (
         library="ray",
         owner="ray.exceptions.RayTaskError",
         names=("cause",),
-        where=("ray_tasks.py", "ray_selection.py"),
+        where=("ray_tasks.py",),
         why="The error of a task as it was raised there: what the user can mend is raised as itself.",
-    ),
-    PrivateApi(
-        library="ray",
-        owner="ray.data.DataContext",
-        names=("shuffle_strategy", "shuffle_input_batch_bytes"),
-        where=("ray_selection.py",),
-        why="A shuffle by tasks alone, in pieces that a small node holds; there is no documented setting.",
-    ),
-    PrivateApi(
-        library="ray",
-        owner="ray.data.context.ShuffleStrategy",
-        names=("SHUFFLE_V2",),
-        where=("ray_selection.py",),
-        why="As above.",
     ),
     PrivateApi(
         library="tensorboard",

@@ -11,6 +11,7 @@ from conformer_gen.report.pictures import ORIGIN_LABELS, STAGE_LABELS, STEREO_LA
 from conformer_gen.report.progress_samples import SAMPLES_NAME
 from conformer_gen.report.stage_rates import read_rates
 from conformer_gen.report.store_counts import StoreCounts, count_store
+from conformer_gen.selection.replacements import RunJobs
 from conformer_gen.selection.selected_rows import Selection, read_selection
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.report.markdown import markdown_table
@@ -23,17 +24,18 @@ LONGEST_CELL, CONFLICT_CELL = 90, 200  # characters
 Lines = list[str]
 
 
-def write_report(store: Store, failures: Path, work: Path) -> None:
+def write_report(store: Store, failures: Path, work: Path, run: RunJobs) -> None:
     """Write report.md and its pictures into the store.
 
     Args:
         store: complete but for its manifest file.
         failures: failures.parquet.
         work: work directory of the build, with its selection and the samples of its rate.
+        run: runs the jobs that count.
     """
     selection = read_selection(work)
     assert selection is not None, "a store is assembled from a selection"
-    counts = count_store(store, failures)
+    counts = count_store(store, failures, run)
     pictures = draw_all(counts, selection, read_rates(work / SAMPLES_NAME), store.path)
     commit_text(store.path / REPORT_NAME, "\n".join(_report(store.manifest, selection, counts, pictures)))
 

@@ -1,11 +1,12 @@
 """What a build amounts to, counted shard by shard from the store's own columns. Imports Arrow, NumPy and the store.
 
-Memory holds one shard, the scaffolds of the validation split, and counters of fixed size.
+Each shard is a job; a job holds its shard and the scaffolds of the validation split, and returns counters.
 """
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conformer_gen.selection.replacements import RunJobs
+from conformer_gen.selection.sampling import UInt64
 from unimol_scale.store.arrow_backend import ColumnViews
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Int32, Int64
 from unimol_scale.store.shards import Store, read_shard
@@ -62,28 +65,39 @@ class StoreCounts:
     causes: tuple[Cause, ...]
 
 
-def count_store(store: Store, failures: Path) -> StoreCounts:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ShardCounts:
+    """What one shard adds.
+
+    Attributes:
+        codes: [4, 256] atoms of each element; conformers of each origin and of each stereo; molecules by conformers.
+        energies: [50] as ``StoreCounts.energies``.
+        scaffolds: sorted; of a training shard only those that validation has, too.
+    """
+
+    codes: Int64
+    energies: Int64
+    scaffolds: UInt64
+
+
+def count_store(store: Store, failures: Path, run: RunJobs) -> StoreCounts:
     """Read the store shard by shard and count.
 
     Args:
-        store: all of its shards are there.
+        store: all of its shards are there; every process that runs a job finds them at its path.
         failures: failures.parquet.
+        run: runs the jobs.
     """
-    elements, origins, stereo, conformers = (np.zeros(NUM_CODES, np.int64) for _ in range(4))
-    energies = np.zeros(ENERGY_STEPS, np.int64)
-    valid, shared = np.empty(0, np.uint64), np.empty(0, np.uint64)
-    for split in ("valid", "train"):
-        for batch in _batches(store, split):
-            views = ColumnViews.of(batch)
-            elements += np.bincount(views.atomic_number, minlength=NUM_CODES)
-            origins += np.bincount(views.conformer_origin, minlength=NUM_CODES)
-            stereo += np.bincount(_flat(batch, "conformer_stereo"), minlength=NUM_CODES)
-            conformers += np.bincount(np.diff(views.conformer_offsets), minlength=NUM_CODES)
-            energies += energy_histogram(_flat(batch, "energy"), views.conformer_offsets)
-            if split == "valid":
-                valid = np.union1d(valid, batch["scaffold"].to_numpy())
-            else:
-                shared = np.union1d(shared, np.intersect1d(batch["scaffold"].to_numpy(), valid))
+    codes, energies = np.zeros((4, NUM_CODES), np.int64), np.zeros(ENERGY_STEPS, np.int64)
+    scaffolds = {name: np.empty(0, np.uint64) for name in ("valid", "train")}
+    for name in scaffolds:  # in this order: of the training split only scaffolds of validation are of interest
+        within = None if name == "valid" else scaffolds["valid"]
+        count = functools.partial(_count_shard, store, name, within)
+        for shard in run(count, range(len(store.manifest.splits[name].shards))):
+            codes += shard.codes
+            energies += shard.energies
+            scaffolds[name] = np.union1d(scaffolds[name], shard.scaffolds)
+    elements, origins, stereo, conformers = codes
     return StoreCounts(
         sizes={
             name: {int(size): count for size, count in split.size_histogram.items()}
@@ -94,15 +108,28 @@ def count_store(store: Store, failures: Path) -> StoreCounts:
         stereo={kind: int(stereo[kind]) for kind in ConformerStereo if stereo[kind]},
         conformers={int(count): int(conformers[count]) for count in np.flatnonzero(conformers)},
         energies=energies,
-        valid_scaffolds=len(valid),
-        shared_scaffolds=len(shared),
+        valid_scaffolds=len(scaffolds["valid"]),
+        shared_scaffolds=len(scaffolds["train"]),
         causes=count_causes(failures),
     )
 
 
-def _batches(store: Store, split: str) -> Iterator[pa.RecordBatch]:
-    for entry in store.manifest.splits[split].shards:
-        yield read_shard(store, entry)
+def _count_shard(store: Store, split: str, within: UInt64 | None, number: int) -> _ShardCounts:
+    """Count one shard of a split; of its scaffolds take those that are in ``within``, None: all."""
+    batch = read_shard(store, store.manifest.splits[split].shards[number])
+    views = ColumnViews.of(batch)
+    columns = (
+        views.atomic_number,
+        views.conformer_origin,
+        _flat(batch, "conformer_stereo"),
+        np.diff(views.conformer_offsets),
+    )
+    found = np.unique(batch["scaffold"].to_numpy())
+    return _ShardCounts(
+        codes=np.stack([np.bincount(column, minlength=NUM_CODES) for column in columns]),
+        energies=energy_histogram(_flat(batch, "energy"), views.conformer_offsets),
+        scaffolds=found if within is None else np.intersect1d(found, within, assume_unique=True),
+    )
 
 
 def _flat(batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:

@@ -116,8 +116,9 @@ def _build(
         with contextlib.nullcontext(executor) if executor else _executor(config, num_rows, generator) as running:
             selection, molecules = _run_stages(config, work.absolute(), job, sources, exclusions, running)
             manifest = assemble.assemble(output, config, plan, selection, running)
-        if with_report:
-            write_report(_unfinished_store(config, manifest), output / assemble.FAILURES_NAME, work)
+            if with_report:
+                store = _unfinished_store(config, manifest)
+                write_report(store, output / assemble.FAILURES_NAME, work, running.run_all)
         workspace.sweep(output)
         write_manifest(output, manifest)
         shutil.rmtree(work)
@@ -212,4 +213,4 @@ def _generate(conformer_job: ConformerJob, work: Path, job: Job, starting: Start
 
 
 def _unfinished_store(config: BuildConfig, manifest: Manifest) -> Store:
-    return Store(config.directory, manifest, manifest.to_json())
+    return Store(config.directory.absolute(), manifest, manifest.to_json())

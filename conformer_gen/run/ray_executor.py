@@ -21,8 +21,8 @@ from conformer_gen.config import BuildConfig
 from conformer_gen.report.progress_samples import SampledProgress
 from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
 from conformer_gen.run.ray_tasks import Stage, run_all, run_light_watched, run_watched
+from conformer_gen.selection.jobs_selection import JOB_MEMORY_BYTES, select
 from conformer_gen.selection.pieces import CURATED
-from conformer_gen.selection.ray_selection import select
 from conformer_gen.selection.selected_rows import Selection
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError
@@ -89,11 +89,14 @@ class RayExecutor:
     @property
     def run_all(self) -> UnorderedMap:
         """What runs the jobs of assembly."""
-        return functools.partial(run_all, max_in_flight=self._max_in_flight, memory=self._config.task_bytes)
+        return self._run_in(self._config.task_bytes)
+
+    def _run_in(self, memory: int) -> UnorderedMap:
+        return functools.partial(run_all, max_in_flight=self._max_in_flight, memory=memory)
 
     def select(self, work: Path) -> Selection:
         """Choose among all curated rows, or return what an earlier run chose."""
-        return select(work, self._config)
+        return select(work, self._config, self._run_in(JOB_MEMORY_BYTES))
 
     def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
         """Run all jobs of a stage.

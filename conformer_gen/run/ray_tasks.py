@@ -220,7 +220,7 @@ def run_all(function: Callable[[J], R], jobs: Iterable[J], *, max_in_flight: int
     """Yield ``function`` of every job, in the order in which they end. The function must bear being run twice.
 
     Args:
-        function: of a module, so that every process finds it.
+        function: may hold what every job needs; it is sent once.
         jobs: read as room allows.
         max_in_flight: tasks at a time.
         memory: bytes that Ray sets aside for one.
@@ -231,7 +231,9 @@ def run_all(function: Callable[[J], R], jobs: Iterable[J], *, max_in_flight: int
     """
     source, returned = iter(jobs), collections.deque[J]()
     losses: collections.Counter[J] = collections.Counter()
-    running: InFlight[J] = InFlight(lambda job: _call.options(memory=memory).remote(function, job), max_in_flight)
+    call = _call.options(memory=memory)
+    shared = ray.put(function)  # once, not with every job
+    running: InFlight[J] = InFlight(lambda job: call.remote(shared, job), max_in_flight)
     while True:
         running.fill(_again(source, returned))
         if not len(running):

@@ -79,7 +79,7 @@ def number(value: object, where: str) -> float:
         remedy = "mend it, or leave it empty where it is missing"
         if has_decimal_comma(value):
             remedy = "write decimals with a point, not with a comma"
-        raise SourceError(f"{where} is {value!r}, which is no number; {remedy}")
+        raise SourceError(f"{where} is {value!r}, which is not a number; {remedy}")
     return result
 
 

@@ -22,7 +22,7 @@ def to_store(quantity: str, unit: str) -> float:
         unit: such as "eV", or "Ha/bohr" of forces.
 
     Raises:
-        ConfigError: it is no unit of the quantity.
+        ConfigError: it is not a unit of the quantity.
     """
     store = STORE_UNITS[quantity]
     if quantity in ("forces", "gradient"):

@@ -1,4 +1,4 @@
-"""What every source yields: one row, as the source has it; and why a row is no molecule. Imports NumPy only."""
+"""What every source yields: one row, as the source has it; and why a row is not a molecule. Imports NumPy only."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -42,9 +42,9 @@ class SourceMolecule:
             that a conformer lies in a plane, as depictions and flat molecules do. None: to be made, or those of
             ``geometry``.
         labels: one number for each label of the source, NaN where it is missing.
-        problem: why this row is no molecule, where reading it already tells; empty otherwise.
+        problem: why this row is not a molecule, where reading it already tells; empty otherwise.
         reason: of the problem, in a word to count by.
-        ends_early: this is no row of the source, but says that its data ends too early.
+        ends_early: this is not a row of the source, but says that its data ends too early.
     """
 
     id: str

@@ -51,7 +51,7 @@ def chosen_rows(rows: Iterator[SourceMolecule], config: SourceConfig, seed: int)
 def check_source(config: SourceConfig) -> None:
     """Find out what is wrong with local inputs before anything is built.
 
-    The first row of every file is read; all rows if labels were chosen, since a label that is no number stops a build.
+    The first row of every file is read; all rows if labels were chosen, since a label must be a number.
 
     Raises:
         SourceError: as ``read_source``.

@@ -16,7 +16,7 @@ def read_sdf(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolec
     """Yield one row for each record.
 
     Raises:
-        SourceError: a label is no number, or no record has it.
+        SourceError: a label is not a number, or no record has it.
     """
     seen: set[str] = set()
     for at, record in enumerate(records(stream), start=1):

@@ -20,7 +20,7 @@ def read_csv(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolec
     """Yield one row for each record of a table with commas, semicolons or tabs; blank lines are none.
 
     Raises:
-        SourceError: a column is not there, or a label is no number.
+        SourceError: a column is not there, or a label is not a number.
     """
     columns: _Columns | None = None
     for record in csv_records(stream, config.smiles_column):
@@ -92,7 +92,7 @@ def read_parquet(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]
     """Yield one row for each of a Parquet table.
 
     Raises:
-        SourceError: it is no Parquet file, a column is not there or holds no text, or a label is no number.
+        SourceError: it is not a Parquet file, a column is not there or holds no text, or a label is not a number.
     """
     names = parquet_names(path)
     smiles = names[find_smiles(str(path), names, config.smiles_column)]
@@ -124,7 +124,7 @@ def parquet_names(path: Path) -> list[str]:
     """Return the names of the columns.
 
     Raises:
-        SourceError: it is no Parquet file.
+        SourceError: it is not a Parquet file.
     """
     names: list[str] = _parquet_schema(path).names
     return names
@@ -162,7 +162,7 @@ def _parquet_schema(path: Path) -> Any:  # noqa: ANN401 - Arrow's
     try:
         return pq.read_schema(path)
     except pa.ArrowInvalid as error:
-        raise SourceError(f"{path} is no Parquet file, or not all of one: {error}") from error
+        raise SourceError(f"{path} is not a Parquet file, or not all of one: {error}") from error
 
 
 def parquet_records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site: adds the pages made from the code, and linked files of the repository.
+"""What MkDocs calls while it builds the site: adds pages made from code and notebooks, and files that pages link to.
 
 A page may link to any file of the repository by its relative path, as it would when it is read in a checkout. In the
 site such a file becomes a page of its own under ``repository/``, or, where the site knows its repository's address,
@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import notebook_pages
 import reference_pages
 from mkdocs.structure.files import File, Files
 from mkdocs.utils import get_relative_url
@@ -30,6 +31,8 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:  # noqa: ANN401
     """Add the generated pages, then every file of the repository that a page links to, and what those link to."""
     for path, text in reference_pages.pages().items():
         files.append(File.generated(config, path, content=text))
+    for path, content in notebook_pages.pages(DOCS / "notebooks", "notebooks"):
+        files.append(File.generated(config, path, content=content))
     if config["repo_url"]:
         return files
     waiting = [DOCS / file.src_uri for file in files.documentation_pages() if (DOCS / file.src_uri).exists()]

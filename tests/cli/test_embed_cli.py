@@ -255,7 +255,7 @@ def test_half_precision_is_near_and_not_equal(embed):
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("lost.csv", "does not exist"), ("model", "no finished conformer store"), ("mine.xyz", "must end in .smi")],
+    [("lost.csv", "does not exist"), ("model", "not a finished conformer store"), ("mine.xyz", "must end in .smi")],
 )
 def test_a_source_of_another_kind_is_refused(embed, tmp_path, source, message):
     (tmp_path / "mine.xyz").write_text("")

@@ -210,7 +210,7 @@ def test_a_table_of_others_is_of_samples_or_tokens_never_of_molecules(
         (["runs", "--law", "repeated"], "the runs do not all say U"),
         (["runs", "--size-of", "a=1M"], "known by event files alone"),
         (["runs", "--leave-out", "a"], "there is no such run"),
-        (["runs", "--law", "power", "--budget", "1e12"], "does not weigh size against data"),
+        (["runs", "--law", "power", "--budget", "1e12"], "has no trade-off between size and data"),
         (["runs", "--output", "runs/0.1M-200-0/summary.json"], "is a file, not a folder; choose another place"),
     ],
 )

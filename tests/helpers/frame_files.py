@@ -100,6 +100,6 @@ def curated(row: SourceMolecule) -> Curated:
 
 
 def reasons(rows: list[SourceMolecule]) -> list[str]:
-    """Why each row is no molecule, "" where it is one."""
+    """Why each row is not a molecule, "" where it is one."""
     results = [curate_molecule(row, CurateConfig()) for row in rows]
     return [result.reason if isinstance(result, Rejected) else "" for result in results]

@@ -81,6 +81,33 @@ def test_it_learns_on_dft_geometries_with_hydrogens_and_its_model_is_shown_what_
     assert model.seen.inputs == ("3d",)
 
 
+def test_both_steps_of_denoise_and_distill_run_on_frames_with_perceived_bonds(monkeypatch, capsys, tmp_path):
+    frames = ""
+    for smiles in SMILES:
+        molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        assert rdDistGeom.EmbedMolecule(molecule, randomSeed=1) == 0
+        count, _, *atoms = Chem.MolToXYZBlock(molecule).splitlines()
+        frames += "\n".join([count, "Properties=species:S:1:pos:R:3 energy=-40.5", *atoms, ""])
+    (tmp_path / "frames.xyz").write_text(frames)
+    tree = {
+        "source": {"name": "xyz", "input": [str(tmp_path / "frames.xyz")], "frames": {"origin": "dft"}},
+        "curate": {"valid_fraction": 0.2, "split": "random"}, "output": str(tmp_path / "store"), "workers": 1,
+    }  # fmt: skip
+    built = driver.build(strict.build(BuildConfig, tree, strict.Origin(name="test"))).store
+    assert built.manifest.counts.stored == len(SMILES)
+    pretrain = pretraining(monkeypatch, capsys, built.path)
+    status, said = pretrain("--config", CONFIG, "--output", tmp_path / "teacher", *FAST, "data.hydrogens=drop")
+    assert status == 0, said
+    assert np.isfinite(list(losses(tmp_path / "teacher", "loss").values())).all()
+    student = ["--config", CONFIG.with_name("distill.yaml"), "--output", tmp_path / "student", *FAST]
+    status, said = pretrain(*student, f"objective.distill.teacher={tmp_path / 'teacher'}")
+    assert status == 0, said
+    found = list(losses(tmp_path / "student", "loss").values())
+    assert len(found) == 20
+    assert np.isfinite(found).all()
+    assert from_pretrained(tmp_path / "student").seen.inputs != ("3d",)
+
+
 def test_a_store_without_hydrogens_is_refused(monkeypatch, capsys, sample_store, tmp_path):
     status, said = pretraining(monkeypatch, capsys, sample_store)("--config", CONFIG, "--output", tmp_path / "run")
     assert status == EXIT_USER_ERROR

@@ -1,5 +1,6 @@
 """The passes over the whole set on Ray, against the same passes in one process."""
 
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import ray
 from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver
-from conformer_gen.selection import ray_selection
+from conformer_gen.run.ray_tasks import run_all
+from conformer_gen.selection.jobs_selection import select
 from conformer_gen.selection.selected_rows import SELECTED, Selection, read_selection
+from conformer_gen.selection.selection_passes import BUCKET_ROWS as BUCKET_ROWS_OF_A_BUILD
 from conformer_gen.selection.selection_passes import InProcess, Passes
 from conformer_gen.sources.config import SourceConfig
 from tests.helpers.curated_rows import config, random_rows, selected, write
@@ -36,27 +39,31 @@ def cpus(request: pytest.FixtureRequest) -> Iterator[int]:
     ray.shutdown()
 
 
+def on_ray(work: Path, bucket_rows: int = BUCKET_ROWS_OF_A_BUILD) -> Selection:
+    return select(work, BUILD, functools.partial(run_all, max_in_flight=4, memory=2**20), bucket_rows)
+
+
 def in_process(work: Path, cuts: tuple[int, ...]) -> tuple[Selection, list[tuple[int, int, bool]]]:
     write(work, random_rows(300), cuts)
     selection = Passes(work=work, config=BUILD).run(InProcess())
     return selection, selected(selection, work)
 
 
-def test_ray_data_selects_what_one_process_selects(cpus: int, tmp_path: Path) -> None:
+def test_jobs_on_ray_select_what_one_process_selects(cpus: int, tmp_path: Path) -> None:
     expected = in_process(tmp_path / "whole", ())
     work = tmp_path / "spread"
     write(work, random_rows(300), (3 * cpus,))
-    selection = ray_selection.select(work, BUILD, BUCKET_ROWS)
+    selection = on_ray(work, BUCKET_ROWS)
     assert (selection, selected(selection, work)) == expected
     assert len(list((work / SELECTED).glob("part-*"))) > 1
     # Done is done: nothing is chosen again.
     (work / SELECTED / "part-000000.parquet").unlink()
-    assert ray_selection.select(work, BUILD, BUCKET_ROWS) == selection
+    assert on_ray(work, BUCKET_ROWS) == selection
     assert not (work / SELECTED / "part-000000.parquet").exists()
 
     small = tmp_path / "small"
     write(small, random_rows(300))
-    assert (ray_selection.select(small, BUILD), selected(selection, small)) == expected
+    assert (on_ray(small), selected(selection, small)) == expected
 
 
 @pytest.mark.parametrize("cpus", [2], indirect=True)
@@ -65,7 +72,7 @@ def test_a_fault_of_the_disk_comes_out_as_what_it_is(cpus: int, bucket_rows: int
     write(tmp_path, random_rows(300))
     (tmp_path / SELECTED).write_text("a file where the directory should be")
     with pytest.raises(NotADirectoryError):  # its number is what tells a full disk from others
-        ray_selection.select(tmp_path, BUILD, bucket_rows)
+        on_ray(tmp_path, bucket_rows)
     assert read_selection(tmp_path) is None
 
 

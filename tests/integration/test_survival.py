@@ -211,7 +211,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(undisturbed, 
 
 @pytest.fixture(scope="module")
 def store_with_a_nan(tmp_path_factory):
-    """A store of 32 molecules of which the one numbered 7 has a coordinate that is no number: a disk that lies."""
+    """A store of 32 molecules of which the one numbered 7 has a coordinate that is not a number: a disk that lies."""
     records = [random_record(number, max_conformers=1) for number in range(36)]
     planted = np.float32(1234.5)
     records[7].coordinates[0, 0, 0] = planted

@@ -60,7 +60,7 @@ SEEN_ONLY_BY = {"conformer_gen": ["downstream", "api", "cli"], "unimol_scale": [
 # Library → the modules that may import it, or whose files and folders may.
 LIBRARIES = {
     "rdkit": ["conformer_gen", "unimol_scale.downstream"],
-    "ray": ["conformer_gen.run.ray_*", "conformer_gen.selection.ray_selection"],
+    "ray": ["conformer_gen.run.ray_*"],
     "deepspeed": ["unimol_scale.engine.parallel"],
     "triton": ["unimol_scale.model.fused.*"],
     "transformers": ["unimol_scale.huggingface"],

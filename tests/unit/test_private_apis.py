@@ -98,8 +98,6 @@ def instance_of(owner: str) -> object:
         return argparse.ArgumentParser()
     if owner == "ray.exceptions.RayTaskError":
         return importlib.import_module("ray.exceptions").RayTaskError("a task", "its traceback", ValueError())
-    if owner == "ray.data.DataContext":
-        return importlib.import_module("ray.data").DataContext()
     module, found = owner, []
     while importlib.util.find_spec(module.partition(".")[0]) and not found:
         try:

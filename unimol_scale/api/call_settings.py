@@ -99,7 +99,7 @@ def given_sources(sources: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return the setting ``sources`` of a build with lists of inputs in every entry; empty for None.
 
     Raises:
-        ConfigError: it is no list.
+        ConfigError: it is not a list.
     """
     if sources is None:
         return {}

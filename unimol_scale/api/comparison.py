@@ -23,7 +23,7 @@ def compare(*models: "str | PathLike[str]", output: str | Path | None = None) ->
         ``headline()`` says which model is better and whether that is sure.
 
     Raises:
-        ConfigError: there are fewer than two models; one is no finished cross-validation; they differ in data, metric,
+        ConfigError: fewer than two models; one is not a finished cross-validation; they differ in data, metric,
             or folds; the output cannot be written.
         SourceError: the out-of-fold predictions of one are missing or damaged.
 

@@ -82,7 +82,7 @@ class FinetunedModel:
 
     @property
     def seed_std(self) -> float:
-        """Sample standard deviation of the test score over seeds, which is no error bar; NaN of one seed."""
+        """Sample standard deviation of the test score over seeds, which is not an error bar; NaN of one seed."""
         return self.result.seed_std
 
     @property
@@ -282,8 +282,8 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
         Values in the order of the molecules; NaN, with the reason, for those that cannot be used.
 
     Raises:
-        SourceError: a file is missing or wrong, or what was given is no list of SMILES.
-        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
+        SourceError: a file is missing or wrong, or what was given is not a list of SMILES.
+        CheckpointError: the folder is not a fine-tuned model, or a file in it is damaged.
         ConfigError: an argument is wrong, the device is not there, or a molecule exceeds ``max_pairs``.
         StoreError: a store is damaged, or the cache cannot be written.
         RunError: a prediction is not a finite number.
@@ -356,7 +356,7 @@ def explain(  # noqa: PLR0913 - all but two are named by the caller
 
     Raises:
         SourceError: a file is missing or wrong, or no molecule can be used.
-        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
+        CheckpointError: the folder is not a fine-tuned model, or a file in it is damaged.
         ConfigError: an argument is wrong, the device is not there, or the output cannot be written.
         StoreError: a store is damaged, or the cache cannot be written.
         RunError: a prediction is not a finite number.

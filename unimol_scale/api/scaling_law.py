@@ -214,7 +214,7 @@ class ScalingLaw:
             against: "N", "D" or "C", which must differ between the runs; None: the first that does.
 
         Returns:
-            A matplotlib Figure, which a notebook shows and ``.savefig`` writes.
+            A matplotlib Figure. A notebook shows it after ``%matplotlib inline``; ``.savefig`` writes it.
 
         Raises:
             RunError: that variable does not differ.

@@ -11,7 +11,7 @@ from unimol_scale.common.text.argument_names import require_order
 
 
 def columns_of(table: object) -> dict[str, list[Any]] | None:
-    """Return name → values of a table's columns, in their order; None for what is no table.
+    """Return name → values of a table's columns, in their order; None for what is not a table.
 
     Raises:
         ConfigError: a column is a set.

@@ -73,7 +73,7 @@ def read_config(directory: Path) -> PretrainedConfig:
                 f"runs/<name>, or pretrain one: unimol-scale pretrain --data {directory} --size NAME"
             ) from error
         raise CheckpointError(
-            f"{directory} is no checkpoint: it has no {CONFIG_NAME} "
+            f"{directory} is not a checkpoint: it has no {CONFIG_NAME} "
             f"(a run has one in {MODEL_FOLDER}/ when it is finished, and checkpoints before that)"
         ) from error
     except OSError as error:

@@ -98,7 +98,7 @@ def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} is no safetensors file: {error}") from error
+        raise CheckpointError(f"checkpoint {path}: {WEIGHTS_NAME} is not a safetensors file: {error}") from error
     try:
         model = empty_model(config.model, config.heads, config.seen)
         _check_tensors(tensors, model.state_dict())
@@ -262,7 +262,7 @@ def save_official(model: HeadedModel, path: Path | str) -> None:
 
 
 def find_checkpoint(path: Path) -> CheckpointInfo | None:
-    """Return the checkpoint that a directory names, verified; None if it has a finished model, or is no run.
+    """Return the checkpoint that a directory names, verified; None if it has a finished model, or is not a run.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or all checkpoints of the run are.

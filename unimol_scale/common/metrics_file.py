@@ -47,7 +47,7 @@ def event_of(line: JsonLine) -> Event | None:
 
 
 def number_of(value: object) -> float | None:
-    """Return a logged value as a number; None for null and for whatever is no finite number."""
+    """Return a logged value as a number; None for null and for whatever is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

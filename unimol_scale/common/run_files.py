@@ -10,7 +10,7 @@ TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 MODEL_FOLDER = "model"  # of a finished run
 MODEL_CARD_NAME = "README.md"  # of a model that was made ready for others
-FINETUNED_NAME = "finetuned.json"  # of a fine-tuned model, whose folder is no run's
+FINETUNED_NAME = "finetuned.json"  # of a fine-tuned model, whose folder is not a run's
 SUMMARY_SCHEMA_VERSION = 1
 UNIQUE = "unique_molecules"  # key of the summary: distinct molecules of the training part
 # A run whose last validation loss is this far above its best has diverged.

@@ -73,7 +73,7 @@ class LabelSettings:
         if len(set(self.order)) < len(self.order) or len(self.order) == 1:
             raise ConfigError(f"order must name two or more different classes, got {', '.join(self.order)}")
         if "all" not in targets and (unknown := [name for name in self.transforms if name not in targets]):
-            raise ConfigError(f"transforms: {unknown[0]!r} is no target; the targets are {', '.join(targets)}")
+            raise ConfigError(f"transforms: {unknown[0]!r} is not a target; the targets are {', '.join(targets)}")
         if both := [name for name in self.transforms_of(targets) if name in atom_references]:
             raise ConfigError(
                 f"transform: {both[0]!r} is in atom_references, too; energies of elements add up, and their logarithms "

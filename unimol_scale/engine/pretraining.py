@@ -114,7 +114,7 @@ def _is_done(config: PretrainConfig) -> bool:
 
 @contextlib.contextmanager
 def _kept_environment() -> Iterator[None]:
-    """Take back what a lone process says of its ranks: what it starts later is no rank of this run."""
+    """Take back what a lone process says of its ranks: what it starts later is not a rank of this run."""
     before = {name: os.environ.get(name) for name in RANK_VARIABLES}
     try:
         yield

@@ -45,7 +45,7 @@ def read_official_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]
             warnings.simplefilter("ignore")  # torch on old pickle protocols: either it reads them, or it raises
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its reader met
-        reason = _code_in(path) or f"it is no torch file of tensors and plain values ({type(error).__name__})"
+        reason = _code_in(path) or f"it is not a torch file of tensors and plain values ({type(error).__name__})"
         raise CheckpointError(f"checkpoint {path} is not loaded: {reason}") from error
     tensors = content.get("model") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):

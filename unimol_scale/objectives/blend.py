@@ -18,7 +18,7 @@ What keeps the hidden relations out of the input:
   atom's distances; this model has no such feature.
 * Coordinates are read by the distance kernel, gated as above, and by the head of the noise, which sees r_j − r_i only
   where 3D is shown and predicts nothing else.
-* The virtual node and its pairs have the same embedding in every molecule; the number of atoms is no relation.
+* The virtual node and its pairs have the same embedding in every molecule; the number of atoms is not a relation.
 * The diagonal draws like any pair: its three relations are the same in every molecule, and none is predicted.
 
 What is predicted of the edges are always the bonds along the path.

@@ -142,7 +142,7 @@ def with_own_settings(config: ObjectiveConfig, origin: Origin) -> ObjectiveConfi
         origin: of the settings, for messages.
 
     Raises:
-        ConfigError: the class cannot be imported or is no objective, or a setting is unknown or wrong.
+        ConfigError: the class cannot be imported or is not an objective, or a setting is unknown or wrong.
     """
     if not is_reference(config.name):
         return config

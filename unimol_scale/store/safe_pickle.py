@@ -148,16 +148,16 @@ class _Machine:
 
     def _extend(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise ValueError("items are added to something that is no list")
+            raise ValueError("items are added to something that is not a list")
         self.stack[-1].extend(items)
 
     def _update(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict) or len(items) % 2:
-            raise ValueError("pairs are added to something that is no dict")
+            raise ValueError("pairs are added to something that is not a dict")
         if not all(
             isinstance(key, str) for key in items[::2]
         ):  # strings hash unpredictably, so none are made to collide
-            raise StoreError("a dict in it has a key that is no string")
+            raise StoreError("a dict in it has a key that is not a string")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _dict(self) -> None:
@@ -184,7 +184,7 @@ class _Machine:
             dtype, data = arguments
             self.stack.append(_array(data, dtype, (1,), False)[0].item())
         else:
-            raise StoreError("its pickle calls something that is no array constructor; it was not run")
+            raise StoreError("its pickle calls something that is not an array constructor; it was not run")
 
     def _build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
@@ -195,7 +195,7 @@ class _Machine:
             self.stack[-1] = filled = _array(data, dtype, shape, bool(fortran))
             self._memo.update(dict.fromkeys(target.memo, filled))
         else:
-            raise StoreError("its pickle sets the state of something that is no array")
+            raise StoreError("its pickle sets the state of something that is not an array")
 
 
 def _dtype_code(code: object) -> str:

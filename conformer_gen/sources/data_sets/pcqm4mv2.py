@@ -29,7 +29,7 @@ def read_pcqm4mv2(paths: Sequence[Path], config: SourceSettings) -> Iterator[Sou
     """Yield one row for each of the CSV.
 
     Raises:
-        SourceError: there is not one CSV and at most one SDF, or a column is missing, or a gap is no number.
+        SourceError: there is not one CSV and at most one SDF, or a column is missing, or a gap is not a number.
     """
     tables = [path for path in paths if bare_suffix(path.name) == ".csv"]
     structures = [path for path in paths if path not in tables]

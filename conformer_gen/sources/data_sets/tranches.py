@@ -60,7 +60,7 @@ def _letters(pattern: str, text: str, meaning: str, allowed: str) -> list[str]:
     wrong = sorted(wanted - set(allowed))
     if wrong or not wanted:
         raise SourceError(
-            f"tranche {pattern}: {', '.join(wrong) or text} is no letter of {meaning}; valid: {', '.join(allowed)}"
+            f"tranche {pattern}: {', '.join(wrong) or text} is not a letter of {meaning}; valid: {', '.join(allowed)}"
         )
     return sorted(wanted)
 

@@ -50,7 +50,7 @@ def read_ase_db(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
     """Yield one row for each molecule, with its frames as conformers, and one for each row that cannot be read.
 
     Raises:
-        SourceError: the file is neither kind of database, or a label is no number.
+        SourceError: the file is neither kind of database, or a label is not a number.
     """
     settings = ASE_DB_FORMAT.resolved(config.frames)
     with path.open("rb") as file:
@@ -138,7 +138,7 @@ def _sqlite_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
             is_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems' AND type = 'table'")
             there = {row[1] for row in connection.execute("PRAGMA table_info(systems)")}
             if is_table.fetchone() is None or not {"id", "numbers", "positions"} <= there:
-                raise SourceError(f"{path} is no database of ASE: it has no table of systems")
+                raise SourceError(f"{path} is not a database of ASE: it has no table of systems")
             columns = [name for name in COLUMNS if name in there]
             for key, *values in connection.execute(f"SELECT id, {', '.join(columns)} FROM systems ORDER BY id"):
                 begun = True
@@ -203,7 +203,7 @@ def _unpacked(value: bytes | None) -> Row:
 def _object(text: str | bytes) -> Row:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError("its record is no object of JSON")
+        raise ValueError("its record is not an object of JSON")
     return value
 
 

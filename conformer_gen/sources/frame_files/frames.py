@@ -60,6 +60,30 @@ class Frame:
     has_cell: bool = False
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frames:
+    """All frames of one molecule as arrays, in the file's units.
+
+    Attributes:
+        id: of the first frame.
+        numbers: [n] atomic numbers.
+        positions: [k, n, 3].
+        name, smiles: of the molecule, "" where it has none.
+        energies: [k]; None where there are none.
+        charges: [k] net charge; None where it is not said.
+        atom_labels: name → [k, n] or [k, n, w].
+    """
+
+    id: str
+    numbers: npt.NDArray[Any]
+    positions: npt.NDArray[Any]
+    name: str
+    smiles: str
+    energies: npt.NDArray[Any] | None
+    charges: npt.NDArray[Any] | None
+    atom_labels: dict[str, npt.NDArray[Any]]
+
+
 def bad_frame(name: str, reason: str, problem: str) -> SourceMolecule:
     """Return the row of a frame that cannot be taken."""
     return SourceMolecule(id=name, reason=reason, problem=f"frame {name}: {problem}")
@@ -116,6 +140,61 @@ def group_frames(frames: Iterable[Frame | SourceMolecule], config: FramesConfig)
         yield group.row()
 
 
+def clean_molecule(frames: Frames, config: FramesConfig) -> SourceMolecule | None:
+    """Return the row that ``group_frames`` would make of frames with which nothing is wrong; None if anything is.
+
+    All frames are looked at together, which takes a tenth of the time.
+
+    Args:
+        frames: of one molecule.
+        config: resolved by the format of the file.
+    """
+    kind = config.group or ("name" if frames.name else "smiles")
+    numbers, k = frames.numbers, len(frames.positions)
+    n = len(numbers)
+    if kind not in ("name", "smiles") or not getattr(frames, kind) or not 1 <= k <= config.most:
+        return None
+    if numbers.dtype.kind not in "iu" or frames.positions.shape != (k, n, 3) or not 1 <= n <= MOST_ATOMS:
+        return None
+    scale = {quantity: to_store(quantity, unit) for quantity, unit in config.units.items()}
+    positions = frames.positions.astype(np.float64) * scale["positions"]
+    energies = np.full(k, math.nan) if frames.energies is None else frames.energies.astype(np.float64)
+    charges = np.zeros(k) if frames.charges is None else frames.charges.astype(np.float64)
+    if energies.shape != (k,) or charges.shape != (k,) or charges[0] % 1 or (charges != charges[0]).any():
+        return None
+    known = numbers.min() >= 1 and numbers.max() <= len(SYMBOLS)
+    finite = np.isfinite(positions).all() and (frames.energies is None or np.isfinite(energies).all())
+    if not known or not finite or len({one.tobytes() for one in positions}) < k:
+        return None
+    try:
+        labels = {name: _labels_of_all(frames, name, scale) for name in config.keep}
+    except _RefusedError:
+        return None
+    assert config.origin is not None, "resolved"
+    return SourceMolecule(
+        id=frames.name or frames.id,
+        smiles=frames.smiles,
+        geometry=Geometry(
+            symbols=tuple(SYMBOLS[number - 1] for number in numbers.tolist()),
+            positions=positions.astype(np.float32),
+            origins=(ORIGINS[config.origin],) * k,
+            energies=() if frames.energies is None else tuple((energies * scale["energy"]).tolist()),
+            charge=config.charge if frames.charges is None else int(charges[0]),
+            atom_labels=labels,
+        ),
+    )
+
+
+def _labels_of_all(frames: Frames, name: str, scale: dict[str, float]) -> Float32:
+    """Return a label of the atoms of all frames, [k, n, w]."""
+    k, n = frames.positions.shape[:2]
+    values = {label: each.reshape(k * n, -1) for label, each in frames.atom_labels.items() if each.shape[:2] == (k, n)}
+    if len(values) < len(frames.atom_labels):
+        raise _RefusedError("wrong_count", f"its labels of atoms are not of {k} frames of {n} atoms")
+    whole = Frame(id=frames.id, numbers=frames.numbers, positions=frames.positions, atom_labels=values)
+    return _atom_label(whole, name, k * n, scale).reshape(k, n, -1)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Checked:
     """A frame in the store's units."""
@@ -138,7 +217,7 @@ def _checked(frame: Frame, config: FramesConfig, scale: dict[str, float]) -> _Ch
         if n > MOST_ATOMS:
             raise _RefusedError("too_many_atoms", f"it has {n:,} atoms, at most {MOST_ATOMS:,} are read")
         if numbers.min() < 1 or numbers.max() > len(SYMBOLS):
-            raise _RefusedError("unknown_element", "it has an atomic number that is no element's")
+            raise _RefusedError("unknown_element", "it has an atomic number that is not an element's")
         if not np.isfinite(positions).all():
             raise _RefusedError("no_geometry", "a coordinate is not a finite number")
         if frame.has_cell and config.cell == "refuse":
@@ -167,13 +246,13 @@ def _energy(value: Any) -> float:  # noqa: ANN401 - whatever a file has
     if value is None:
         return math.nan
     if isinstance(value, str | bytes | bool) or not math.isfinite(float(value)):
-        raise _RefusedError("energy_is_no_number", f"its energy is {value!r}, which is no finite number")
+        raise _RefusedError("energy_is_no_number", f"its energy is {value!r}, which is not a finite number")
     return float(value)
 
 
 def _whole(value: Any) -> int:  # noqa: ANN401
     if isinstance(value, str | bytes) or float(value) != round(float(value)):
-        raise _RefusedError("charge_is_no_number", f"its net charge is {value!r}, which is no whole number")
+        raise _RefusedError("charge_is_no_number", f"its net charge is {value!r}, which is not a whole number")
     return round(float(value))
 
 

@@ -6,6 +6,7 @@ plain datasets of numbers and text inside the file are read, slice by slice: no 
 external datasets, no objects.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from conformer_gen.sources.columns import number
-from conformer_gen.sources.frame_files.frames import MOST_ATOMS, Frame, bad_frame, evenly_spaced, group_frames
+from conformer_gen.sources.frame_files.frames import (
+    MOST_ATOMS,
+    Frame,
+    Frames,
+    bad_frame,
+    clean_molecule,
+    evenly_spaced,
+    group_frames,
+)
 from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
 from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.molecule import SourceMolecule
@@ -32,7 +41,7 @@ def read_hdf5(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
 
     Raises:
         ConfigError: h5py is not installed.
-        SourceError: the file is no HDF5 file, or no group has positions, or a label is no number.
+        SourceError: the file is not an HDF5 file, or no group has positions, or a label is not a number.
     """
     try:
         import h5py
@@ -42,12 +51,13 @@ def read_hdf5(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise SourceError(f"{path} is no HDF5 file, or not all of one: {error}") from error
+        raise SourceError(f"{path} is not an HDF5 file, or not all of one: {error}") from error
     with file:
         found = False
-        for name, group in _molecules(file, "", settings.fields["positions"]):
+        for name, group, positions in _molecules(file, "", settings.fields["positions"]):
             found = True
-            yield from group_frames(_frames(f"{stem(path.name)}:{name}", group, settings, config), settings)
+            frames = _frames(f"{stem(path.name)}:{name}", group, positions, settings, config)
+            yield from group_frames(frames, settings)
         if not found:
             wanted = settings.fields["positions"]
             raise SourceError(
@@ -61,8 +71,8 @@ def _molecules(
     name: str,
     positions: str,
     inside: frozenset[int] = frozenset(),
-) -> Iterator[tuple[str, Any]]:
-    """Yield the groups with positions, in the order of their names.
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the groups with positions and the dataset of these, in the order of their names.
 
     Args:
         group: to look through.
@@ -72,37 +82,48 @@ def _molecules(
     """
     import h5py
 
-    if _dataset(group, positions) is not None:
-        yield name or "/", group
+    if (dataset := _dataset(group, positions)) is not None:
+        yield name or "/", group, dataset
         return
     inside |= {h5py.h5o.get_info(group.id).addr}
     if len(inside) > DEEPEST:
         return
     for key in group:
-        if isinstance(group.get(key, getlink=True), h5py.HardLink) and group.get(key, getclass=True) is h5py.Group:
-            member = group[key]
-            if h5py.h5o.get_info(member.id).addr not in inside:
-                yield from _molecules(member, f"{name}/{key}".lstrip("/"), positions, inside)
+        member = group[key] if _is_own(group, key) else None
+        if isinstance(member, h5py.Group) and h5py.h5o.get_info(member.id).addr not in inside:
+            yield from _molecules(member, f"{name}/{key}".lstrip("/"), positions, inside)
+
+
+def _is_own(group: Any, name: str) -> bool:  # noqa: ANN401
+    """Return whether a group has a member of that name that lies in the file itself."""
+    import h5py
+
+    try:  # the library's own call: what h5py wraps around it takes four times as long
+        kind: int = group.id.links.get_info(name.encode("utf-8", "surrogateescape")).type
+    except (KeyError, ValueError, RuntimeError):
+        return False
+    return bool(kind == h5py.h5l.TYPE_HARD)
 
 
 def _dataset(group: Any, name: str) -> Any:  # noqa: ANN401
     """Return a dataset whose numbers lie in the file itself; None if there is no such."""
     import h5py
 
-    if not name or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+    if not name or not _is_own(group, name):
         return None
-    found = group.get(name)
+    found = group[name]
     return found if isinstance(found, h5py.Dataset) and not found.is_virtual and not found.external else None
 
 
 def _frames(
     name: str,
     group: Any,  # noqa: ANN401
+    positions: Any,  # noqa: ANN401
     settings: FramesConfig,
     config: SourceSettings,
 ) -> Iterator[Frame | SourceMolecule]:
     try:
-        yield from _read_frames(name, group, settings, config)
+        yield from _read_frames(name, group, positions, settings, config)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         yield bad_frame(name, "unreadable_row", f"{type(error).__name__}: {str(error)[:200]}")
 
@@ -110,39 +131,55 @@ def _frames(
 def _read_frames(
     name: str,
     group: Any,  # noqa: ANN401
+    positions: Any,  # noqa: ANN401
     settings: FramesConfig,
     config: SourceSettings,
 ) -> Iterator[Frame | SourceMolecule]:
     fields = settings.fields
-    positions = _numbers_of(group, fields["positions"])
-    if len(positions.shape) == 2:
-        positions = positions[()][None] if positions.size <= 3 * MOST_ATOMS else positions
-    if len(positions.shape) != 3 or not 1 <= positions.shape[1] <= MOST_ATOMS or positions.shape[2] != 3:
-        yield bad_frame(name, "wrong_count", f"its positions have the shape {positions.shape}")
+    _check_numbers(positions, fields["positions"])
+    shape = positions.shape
+    if len(shape) == 2 and positions.size <= 3 * MOST_ATOMS:
+        positions, shape = positions[()][None], (1, *shape)
+    if len(shape) != 3 or not 1 <= shape[1] <= MOST_ATOMS or shape[2] != 3:
+        yield bad_frame(name, "wrong_count", f"its positions have the shape {shape}")
         return
     smiles, title = (_text(group, fields.get(field, "")) for field in ("smiles", "name"))
     numbers = _numbers_of(group, fields["numbers"])[: MOST_ATOMS + 1].reshape(-1)
     wanted = {label: fields[label] for label in ("energy", "charge", *_atom_quantities(settings)) if label in fields}
-    found = {label: _numbers_of(group, own) for label, own in wanted.items() if own in group}
+    found = {label: _numbers_of(group, there) for label, there in wanted.items() if there in group}
     labels = {label: _numbers_of(group, label) for label in config.labels}
-    k = len(positions)
+    k = shape[0]
     frames = evenly_spaced(k, settings.most)
     for first in range(0, len(frames), FRAMES_AT_ONCE):
         block = frames[first : first + FRAMES_AT_ONCE]
         shown = _block(positions, block, k)
         values = {label: _block(data, block, k) for label, data in found.items()}
         chosen = {label: _block(data, block, k) for label, data in labels.items()}
+        if len(block) == len(frames) and not chosen:
+            molecule = Frames(
+                id=f"{name}:{block[0] + 1}",
+                numbers=numbers,
+                positions=shown,
+                name=title or name,
+                smiles=smiles,
+                energies=values.get("energy"),
+                charges=values.get("charge"),
+                atom_labels={label: data for label, data in values.items() if label not in ("energy", "charge")},
+            )
+            if (row := clean_molecule(molecule, settings)) is not None:
+                yield row
+                return
         for at, frame in enumerate(block.tolist()):
-            row = {label: data[at] for label, data in values.items()}
+            own = {label: data[at] for label, data in values.items()}
             yield Frame(
                 id=f"{name}:{frame + 1}",
                 numbers=numbers,
                 positions=shown[at],
                 name=title or name,
                 smiles=smiles,
-                energy=_scalar(row.pop("energy", None)),
-                charge=_scalar(row.pop("charge", None)),
-                atom_labels=row,
+                energy=_scalar(own.pop("energy", None)),
+                charge=_scalar(own.pop("charge", None)),
+                atom_labels=own,
                 labels=tuple(number(_scalar(data[at]), f"{name}, {label!r}") for label, data in chosen.items()),
             )
 
@@ -185,12 +222,17 @@ def _numbers_of(group: Any, name: str) -> Any:  # noqa: ANN401
     found = _dataset(group, name)
     if found is None:
         raise KeyError(f"it has no dataset {name!r} of its own")
-    if found.dtype.kind not in "iuf":
-        raise TypeError(f"{name} holds {found.dtype}, no numbers")
-    chunk = np.prod(found.chunks or (1,), dtype=np.float64) * found.dtype.itemsize
+    _check_numbers(found, name)
+    return found
+
+
+def _check_numbers(found: Any, name: str) -> None:  # noqa: ANN401
+    kind = found.dtype
+    if kind.kind not in "iuf":
+        raise TypeError(f"{name} holds {kind}, no numbers")
+    chunk = math.prod(found.chunks or (1,)) * kind.itemsize
     if chunk > MOST_CHUNK_BYTES:
         raise ValueError(f"{name} is stored in pieces of {chunk:,.0f} bytes")
-    return found
 
 
 HDF5_FORMAT = FrameFormat(

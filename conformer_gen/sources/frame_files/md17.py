@@ -35,7 +35,7 @@ def read_md17(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
     """Yield the row of the molecule, with frames at equal distances in the trajectory as conformers.
 
     Raises:
-        SourceError: the file is no archive of NumPy's, or has no positions and elements.
+        SourceError: the file is not an archive of NumPy's, or has no positions and elements.
     """
     settings = MD17_FORMAT.resolved(config.frames)
     try:

@@ -26,7 +26,7 @@ def read_xyz(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolec
     """Yield one row for each molecule, with its frames as conformers, and one for each frame that cannot be read.
 
     Raises:
-        SourceError: a label is no number.
+        SourceError: a label is not a number.
     """
     settings = XYZ_FORMAT.resolved(config.frames)
     return group_frames(_frames(stream, settings, config.labels), settings)
@@ -120,7 +120,7 @@ def _atomic_number(text: str) -> int:
     return int(text) if text.isdecimal() else ATOMIC_NUMBERS.get(symbol) or ISOTOPES_OF_HYDROGEN.get(symbol, 0)
 
 
-def _number(text: str | None) -> Any:  # noqa: ANN401 - what is no number is refused with the frame
+def _number(text: str | None) -> Any:  # noqa: ANN401 - what is not a number is refused with the frame
     try:
         return None if text is None else float(text)
     except ValueError:

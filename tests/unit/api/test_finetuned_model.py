@@ -276,7 +276,7 @@ def test_a_smiles_with_points_and_slashes_is_no_name(place, smiles):
         (lambda place: fit(place, (MOLECULES, {1.0})), us.ConfigError, "^data: expected a list, got a set"),
         (lambda place: fit(place, {"smiles": {"C"}}, target="y"), us.ConfigError, "^column smiles: expected a list"),
         (lambda place: fit(place, (MOLECULES, VALUES), fractions={0.8, 0.1}), us.ConfigError, "^fractions: expected a"),
-        (lambda place: us.predict(place / "pretrained", "C"), us.CheckpointError, "is no fine-tuned model"),
+        (lambda place: us.predict(place / "pretrained", "C"), us.CheckpointError, "is not a fine-tuned model"),
         (lambda place: predicted(place, {1, 2}), us.SourceError, "predict takes a SMILES, or a list of them"),
         (
             lambda place: predicted(place, "CCO.Cl", fragments="x"),

@@ -160,7 +160,7 @@ def test_a_weights_file_of_another_kind_is_refused(saved):
     tree = json.loads((saved / "config.json").read_text())
     tree |= {"weights_bytes": file.stat().st_size, "weights_sha256": hash_file(file)}
     (saved / "config.json").write_text(json.dumps(tree))
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
         load_pretrained(saved)
 
 
@@ -259,7 +259,7 @@ def test_a_model_outlives_the_options_of_later_versions(saved, model, tmp_path):
 
 
 def test_what_is_no_checkpoint_is_said_to_be_none(saved, tmp_path):
-    with pytest.raises(CheckpointError, match=r"no checkpoint: it has no config.json"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint: it has no config.json"):
         load_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
         load_pretrained(tmp_path / "nowhere")

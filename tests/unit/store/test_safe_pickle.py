@@ -143,9 +143,9 @@ FROMBUFFER = b"cnumpy.core.numeric\n_frombuffer\n"
     [
         (b"\x80\x04cos\nsystem\n.", r"os\.system"),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", r"os\.system"),
-        (b"\x80\x04cnumpy\nndarray\n(tR.", "no array constructor"),
-        (b"\x80\x04" + RECONSTRUCT + b"(cnumpy\ndtype\n)tR.", "no array constructor"),
-        (b"\x80\x04cnumpy\nndarray\n}(X\x01\x00\x00\x00aK\x01ub.", "no array"),
+        (b"\x80\x04cnumpy\nndarray\n(tR.", "not an array constructor"),
+        (b"\x80\x04" + RECONSTRUCT + b"(cnumpy\ndtype\n)tR.", "not an array constructor"),
+        (b"\x80\x04cnumpy\nndarray\n}(X\x01\x00\x00\x00aK\x01ub.", "not an array"),
         (b"\x80\x04cnumpy\ndtype\n(X\x01\x00\x00\x00OtR.", "dtype O"),
         (b"\x80\x04" + FROMBUFFER + b"(C\x04abcd" + DTYPE + b"(J\xff\xff\xff\x7ftX\x01\x00\x00\x00CtR.", "damaged"),
         (b"\x80\x04" + FROMBUFFER + b"(C\x04abcd" + DTYPE + b"(J\xff\xff\xff\xfftX\x01\x00\x00\x00CtR.", "damaged"),

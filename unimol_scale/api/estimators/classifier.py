@@ -148,7 +148,7 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
                 read from the folder: fitting anew takes these.
 
         Raises:
-            CheckpointError: it is no fine-tuned model, or damaged.
+            CheckpointError: it is not a fine-tuned model, or damaged.
             ConfigError: its model is a regression.
         """
         opened: MoleculeClassifier = cls._open(folder, parameters)

@@ -113,7 +113,7 @@ def as_numbers(values: npt.NDArray[Any]) -> Float64:
     """Return labels as float64 of the same shape; NaN, and None, are missing ones.
 
     Raises:
-        MoleculeInputError: one is no number, or is not finite; or, of a single target, is missing.
+        MoleculeInputError: one is not a number, or is not finite; or, of a single target, is missing.
     """
     try:
         numbers = np.asarray(values, np.float64)

@@ -83,7 +83,7 @@ class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[mis
 
         Args:
             X: [M] as in ``fit``.
-            return_std: return the standard deviation over the models of several ``seeds``, too, which is no error bar.
+            return_std: also return the standard deviation over the models of several ``seeds``. It is not an error bar.
 
         Returns:
             float64 [M], or [M, L] if y had two dimensions; with ``return_std`` two of them.
@@ -136,7 +136,7 @@ class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[mis
                 read from the folder: fitting anew takes these.
 
         Raises:
-            CheckpointError: it is no fine-tuned model, or damaged.
+            CheckpointError: it is not a fine-tuned model, or damaged.
             ConfigError: its model is a classifier.
         """
         opened: MoleculeRegressor = cls._open(folder, parameters)

@@ -38,7 +38,7 @@ class MoleculePredictions:
         values: float64 [M, L], the mean over seeds, in the units of the targets; of a classification the probability of
             class 1 (the positive class, the last of ``classes``); of several classes [M, K], that of each. NaN where
             the molecule cannot be used.
-        seed_std: float64, shape of ``values``, standard deviation over seeds, which is no error bar; NaN of a single
+        seed_std: float64, shape of ``values``, standard deviation over seeds; it is not an error bar. NaN of a single
             seed.
         reasons: str [M], why a molecule cannot be used; "" where it can.
         smiles_used: str [M], the canonical SMILES that the model saw; None where the molecule cannot be used.

@@ -152,7 +152,7 @@ class ShareReader:
         sizes: parameter → its number of elements, in the order of the first share.
 
     Raises:
-        CheckpointError: a share is missing or is no safetensors file, a parameter is not covered exactly once.
+        CheckpointError: a share is missing or is not a safetensors file, a parameter is not covered exactly once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -257,7 +257,7 @@ class ShareReader:
                 run = _Run(int(start), int(start) + length, path)
                 self._runs.setdefault((name, kind), []).append(run)
         except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is no share of a checkpoint: {error}") from error
+            raise CheckpointError(f"{path} is not a share of a checkpoint: {error}") from error
 
     def _check_cover(self, name: str, kind: str, runs: Sequence[_Run]) -> None:
         reached, before = 0, runs[0]

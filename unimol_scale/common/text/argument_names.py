@@ -51,7 +51,7 @@ def path_text(value: object, name: str, wanted: str) -> str:
 
 
 def require_order(value: object, name: str) -> None:
-    """Check that an argument is no set, whose order is another one in every process.
+    """Check that an argument is not a set, whose order is another one in every process.
 
     Raises:
         ConfigError: it is one.

@@ -129,7 +129,7 @@ def open_text(path: Path, errors: str = "replace") -> Iterator[Iterator[str]]:
         errors: as of ``decoded``.
 
     Raises:
-        SourceError: it cannot be read, is no text, or ends too early.
+        SourceError: it cannot be read, is not text, or ends too early.
     """
 
     def lines() -> Iterator[str]:

@@ -64,7 +64,9 @@ def verdict_sentence(found: BaselineResults, metric: str, trivial_name: str = "t
         said = f"There is no sure difference between the model and {rival} ({interval}): either may be the better one."
     elif found.test_molecules < FEW_MOLECULES:
         count = f"{found.test_molecules:,} test molecule{'' if found.test_molecules == 1 else 's'}"
-        said = f"{count} are too few to say whether the model or {rival}, is better; it takes {FEW_MOLECULES} or more."
+        said = (
+            f"{count} are too few to say whether the model or {rival}, is better; {FEW_MOLECULES} or more are needed."
+        )
     else:
         said = f"The test labels are too few to say whether the model or {rival}, is better."
     if best.verdict != "better" and found.trivial.verdict in ("worse", "no sure difference"):

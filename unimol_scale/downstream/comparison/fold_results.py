@@ -61,7 +61,7 @@ def read_fold_results(folders: Sequence[Path]) -> tuple[FoldResult, ...]:
             are the same.
 
     Raises:
-        ConfigError: there are fewer than two; one is no finished cross-validation; they differ in targets, metric,
+        ConfigError: there are fewer than two; one is not a finished cross-validation; they differ in targets, metric,
             molecules, labels or folds.
         SourceError: the out-of-fold predictions of one are missing or damaged.
     """

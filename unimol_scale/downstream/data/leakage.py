@@ -44,7 +44,7 @@ class Leakage:
         shown = f" (such as {', '.join(self.examples)})" if self.examples else ""
         return (
             f"leakage: of {self.total:,} test molecules, {_share(self.molecules_by_key, self.total)} are in "
-            f"{self.store}{shown}, and {_share(self.by_scaffold, self.total)} have a scaffold that is there, too"
+            f"{self.store}{shown}, and {_share(self.by_scaffold, self.total)} have a scaffold that is also there"
         )
 
 
@@ -72,8 +72,8 @@ def describe_overlap(
     examples = list(dict.fromkeys(smiles[row] for row in same))[:EXAMPLES]
     shown = f" (such as {', '.join(examples)})" if examples else ""
     return (
-        f"of {len(test):,} test rows, the molecules of {_share(len(same), len(test))} are in training or validation "
-        f"too{shown}, and the scaffolds of {_share(alike, len(test))}"
+        f"of {len(test):,} test rows, {_share(len(same), len(test))} have a molecule that is also in training or "
+        f"validation{shown}, and {_share(alike, len(test))} have a scaffold that is"
     )
 
 

@@ -32,7 +32,7 @@ def check_there(path: Path) -> None:
         remedy = "its build is unfinished: run the command that began it again, it resumes"
     else:
         remedy = "name one file in it, or build a store of them: unimol-scale build"
-    raise SourceError(f"{path} is a folder without {MANIFEST_NAME}, so it is no finished conformer store; {remedy}")
+    raise SourceError(f"{path} is a folder without {MANIFEST_NAME}, so it is not a finished conformer store; {remedy}")
 
 
 def skipped_file(output: Path) -> Path:

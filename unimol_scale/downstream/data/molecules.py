@@ -230,7 +230,7 @@ def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
     texts = [_text_of(one) for one in smiles]
     for row, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            raise SourceError(f"{caller}: row {row} is {text!r}, which is no text; give SMILES, or molecules of RDKit")
+            raise SourceError(f"{caller}: row {row} is {text!r}, which is not text; give SMILES, or molecules of RDKit")
     return texts
 
 

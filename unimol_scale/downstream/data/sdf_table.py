@@ -30,7 +30,7 @@ def read_sdf_table(path: Path) -> tuple[pa.Table, dict[int, str]]:
     first; a record without a field has an empty text there.
 
     Raises:
-        SourceError: it is no text, or holds no record.
+        SourceError: it is not text, or holds no record.
     """
     rows: list[Mapping[str, str]] = []
     structures: list[str] = []

@@ -56,14 +56,14 @@ class FittedReferences:
         """Return a line for the report."""
         shown = ", ".join(f"{element} {energy:.6g}" for element, energy in self.energies.items())
         said = (
-            f"{target}: energies of the elements, fitted to the training rows, are taken off ({shown}"
-            f"{f' {unit}' if unit else ''}); the rest is learnt and judged, as papers do with energies of atomisation, "
-            "and predictions are of the total"
+            f"{target}: energies of the elements, fitted to the training rows, are subtracted ({shown}"
+            f"{f' {unit}' if unit else ''}); the model learns the remainder, and scores are for it, as papers do with "
+            "atomisation energies; predictions are total energies"
         )
         if self.rank < len(self.energies):
             said += (
-                f"; the training rows tell only {self.rank} of the {len(self.energies)} apart, so predictions for "
-                "molecules whose composition is unlike theirs are not to be trusted"
+                f"; the training rows determine only {self.rank} of the {len(self.energies)}, so do not trust "
+                "predictions for molecules of other compositions"
             )
         return said
 

@@ -99,7 +99,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
     changed = differences(*(flatten(strict.to_tree(settings)) for settings in (before, config)))
     if changed := {key: pair for key, pair in changed.items() if key not in free}:
         raise ConfigError(
-            f"{folder} holds a fine-tuning of other settings (then → now):{as_lines(changed)}\n"
+            f"{folder} holds a fine-tuning of other settings (before → now):{as_lines(changed)}\n"
             "Choose another --output or remove it"
         )
     then = read_recorded(folder / INPUTS_NAME, "choose another --output or remove the folder")

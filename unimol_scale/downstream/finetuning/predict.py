@@ -99,7 +99,7 @@ def predict_molecules(source: Path | Sequence[str], folder: Path, **options: Unp
 
     Raises:
         SourceError: a file is missing or wrong, or a molecule is unusable and ``skip_bad`` is off.
-        CheckpointError: the folder is no fine-tuned model, or a file in it is damaged.
+        CheckpointError: the folder is not a fine-tuned model, or a file in it is damaged.
         ConfigError: the device is not there.
         StoreError: the store is damaged, or holds depictions where the model sees conformers.
         RunError: a prediction is not a finite number.

@@ -24,14 +24,14 @@ def describe_learning(
     if transforms := settings.transforms_of(outputs.targets):
         learnt = ", ".join(f"{name} of {target!r}" for target, name in transforms.items())
         notes.append(
-            f"learnt in place of the labels: {learnt}, standardised as all labels are; predictions, scores and units "
-            "are those of the labels themselves"
+            f"learnt instead of the labels: {learnt}, standardised like all labels; predictions, scores and units are "
+            "still those of the labels"
         )
     if weight_R is not None:
         share_R = weight_R / weight_R.mean()
         fold = f" ({where})" if where else ""
         notes.append(
-            f"rows weigh in the loss as the column {settings.weight_column!r} says, over its mean: "
+            f"rows are weighted in the loss by the column {settings.weight_column!r}, divided by its mean: "
             f"{share_R.min():.3g} to {share_R.max():.3g}{fold}; scores are not weighted"
         )
     if settings.class_weights == "balanced":

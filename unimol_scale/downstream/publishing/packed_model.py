@@ -65,7 +65,7 @@ def push_to_hub(
         CheckpointError: the model cannot be read, the library is not installed, or the hub refuses.
     """
     if not hub.is_name(repository):
-        raise CheckpointError(f"{repository!r} is no place on the hub; write owner/name")
+        raise CheckpointError(f"{repository!r} is not a place on the hub; write owner/name")
     if (ready := packed_folder(model)) is not None:
         return hub.upload(ready, repository, private=private, token=token)
     with tempfile.TemporaryDirectory() as folder:

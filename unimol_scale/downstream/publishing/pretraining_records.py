@@ -49,12 +49,12 @@ def read_records(run: Path) -> PretrainingRecords:
     """Return what a finished run and its store recorded.
 
     Raises:
-        CheckpointError: the folder is no finished run, or its store is not here any more.
+        CheckpointError: the folder is not a finished run, or its store is not here any more.
         UnreadableRunError: a file of the run is damaged.
         StoreError: the store is damaged.
     """
     if not (run / CONFIG_NAME).is_file():
-        raise CheckpointError(f"{run} is no run: it has no {CONFIG_NAME}. A card is written from what a run recorded")
+        raise CheckpointError(f"{run} is not a run: it has no {CONFIG_NAME}. A card needs the records of a run")
     summary = read_summary(run)
     if not summary.is_finished:
         raise CheckpointError(f"{run} is not finished; start it again to have it go on to its end")

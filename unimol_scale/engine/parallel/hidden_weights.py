@@ -2,7 +2,7 @@
 
 Muon (arXiv 2502.16982) makes the update of a *matrix* orthogonal, so it has to know what is one linear map. The layers
 store several maps in one weight where one matrix product computes them all: they are taken apart here. Everything else
-of a model, that is embeddings, the distance kernel, norms, biases and heads, is no hidden matrix.
+of a model, that is embeddings, the distance kernel, norms, biases and heads, is not a hidden matrix.
 
 Shapes: D atom channels, P pair channels, H heads, h hidden pair channels, F hidden atom channels, K matrices of R rows
 and C columns each in one weight.

@@ -251,7 +251,7 @@ def plan_run(
         histogram: atoms → molecules of the training split.
         world_size: ranks.
         target: the device of each of them.
-        assumed: the histogram is no store's: sizes are assumed and the number of molecules is not known.
+        assumed: the histogram is not a store's: sizes are assumed and the number of molecules is not known.
 
     Raises:
         ConfigError: the batch does not divide among the ranks, or ``data.max_pairs`` is too low for a molecule.

@@ -86,7 +86,7 @@ def find_branch_point(config: PretrainConfig) -> CheckpointInfo:
     Raises:
         CheckpointError: the trunk has no such checkpoint, or it is damaged.
     """
-    assert config.branch_from is not None, "the run is no branch"
+    assert config.branch_from is not None, "the run is not a branch"
     trunk, step = config.branch_from, config.train.decay_start
     path = trunk / CHECKPOINTS / folder_name(step)
     if path.is_dir():

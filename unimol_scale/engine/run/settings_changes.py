@@ -164,7 +164,7 @@ def refuse_without_steps(found: CheckpointInfo, config: PretrainConfig, change: 
         return
     if change is not None and change.curve:
         raise RunError(
-            f"{config.output} has done {found.step} steps with other settings (then → now):"
+            f"{config.output} has done {found.step} steps with other settings (before → now):"
             f"{as_lines({key: change.changes[key] for key in change.curve})}\n"
             f"With train.steps={config.train.steps} no step would be done with the new ones. Give the settings of "
             "then, ask for more steps, or choose another --output"
@@ -203,9 +203,9 @@ def nothing_left(config: PretrainConfig, summary: Mapping[str, Any], data_manife
     change = change_since(before, done, config, data_manifest_sha256)
     if change is not None and change.curve:
         raise RunError(
-            f"{config.output} is finished, with other settings (then → now):"
+            f"{config.output} is finished, with other settings (before → now):"
             f"{as_lines({key: change.changes[key] for key in change.curve})}\n"
-            "Choose another --output for the new ones, or give the settings of then; --extend STEPS goes on with it, "
+            "Choose another --output for the new ones, or repeat the earlier settings; --extend STEPS goes on with it, "
             "and --init begins another run from its weights"
         )
     return True

@@ -48,6 +48,8 @@ class LadderConfig:
             every run does all its steps itself, with ``train.schedule`` of the overrides.
         rate_law: law.json of ``fit-scaling-law --rates``, which sets ``train.learning_rate`` of every run by its size,
             data and batch size; None: it is that of the overrides.
+        trunk_rate: for which amount of data ``rate_law`` sets the one rate of a trunk and its branches: that of the
+            ``longest`` branch, or the ``middle``, the geometric mean of the shortest and the longest.
         rate_factors: a sweep: every run is made once for each factor, with that times its ``train.learning_rate``, for
             ``fit-scaling-law --rates``; empty: the rate as it is.
         batch_sizes: a sweep over ``train.global_batch_size``; empty: that of the overrides.
@@ -72,6 +74,7 @@ class LadderConfig:
     warmup: float | None = None
     schedule: Literal["wsd"] | None = None
     rate_law: Path | None = None
+    trunk_rate: Literal["longest", "middle"] = "longest"
     rate_factors: tuple[float, ...] = ()
     batch_sizes: tuple[int, ...] = ()
     seeds: tuple[int, ...] = (0,)
@@ -96,6 +99,10 @@ class LadderConfig:
             values = getattr(self, key)
             if len(set(values)) != len(values) or any(not 0 < value < math.inf for value in values):
                 raise ConfigError(f"{key} must be positive and without repeats, got {list(values)}")
+        if self.trunk_rate != "longest" and (self.rate_law is None or self.schedule != "wsd"):
+            raise ConfigError(
+                "trunk_rate: only a rate_law sets the rate of a trunk, and only schedule: wsd has trunks; leave it out"
+            )
         if self.rate_factors and self.rate_law is not None:
             raise ConfigError("rate_factors finds the best rates, and rate_law sets them: leave one of the two out")
         self._check_budgets()
@@ -218,16 +225,23 @@ def _variants(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> I
 
 
 def _with_rates(config: LadderConfig, law: Path, rungs: Sequence[Rung], counter: ModelCounter | None) -> list[Rung]:
-    """Return the runs with the learning rates of a law; branches have that of their trunk, which is of the longest."""
+    """Return the runs with the learning rates of a law; branches have that of their trunk."""
     rates = LadderRates(law)
-    longest = {size: max(rung.steps for rung in rungs if rung.size == size) for size in config.sizes}
+    of_trunk = {size: _trunk_steps(config, rungs, size) for size in config.sizes if config.schedule == "wsd"}
     found = []
     for rung in rungs:
         count = count_model(rung.size, rung.overrides, config.objective, counter, "rate_law")
-        steps = longest[rung.size] if config.schedule == "wsd" else rung.steps
+        steps = of_trunk.get(rung.size, rung.steps)
         rate, beyond = rates.setting(rung.size, rung.overrides, steps, count)
         found.append(replace(rung, overrides={**rung.overrides, **rate}, rate_notes=beyond))
     return found
+
+
+def _trunk_steps(config: LadderConfig, rungs: Sequence[Rung], size: str) -> int:
+    """Return the steps for which the rate of the trunk of a size is set."""
+    branches = [rung.steps for rung in rungs if rung.size == size and not rung.is_trunk]
+    longest = max(branches)
+    return longest if config.trunk_rate == "longest" else round(math.sqrt(min(branches) * longest))
 
 
 def _whole_run(

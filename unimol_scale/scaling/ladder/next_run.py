@@ -191,7 +191,7 @@ def _fit(points: Points, name: str, config: FitConfig) -> Fit:
     laws = [law for law in chosen if len(set(law.variables)) > 1]
     if not laws:
         names = ", ".join(law.name for law in joint)
-        raise ConfigError(f"--law: {name} does not weigh size against data; valid: auto, {names}")
+        raise ConfigError(f"--law: {name} has no trade-off between size and data; valid: auto, {names}")
     law = laws[0] if len(laws) == 1 else choose_law(laws, points, config).law
     return fit_law(law, points, config)
 

@@ -361,6 +361,6 @@ def _check_request(request: str, law: Law, points: Points, wanted: Mapping[str, 
     usual = float(np.median(points.columns[absent]))
     if abs(wanted[absent] / usual - 1) > SAME_BUDGET:
         raise RunError(
-            f"--predict {request}: the law {law.label} says nothing about another {absent}; its runs had "
+            f"--predict {request}: the law {law.label} does not depend on {absent}; its runs had "
             f"{absent} = {usual:.6g}. Ask for that, or train runs that differ in {absent} (three values or more)"
         )

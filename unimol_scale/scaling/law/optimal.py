@@ -140,7 +140,7 @@ def lowest_of_slice(fit: Fit, points: Points, flops: float) -> Optimum | None:
 def _check_law(law: Law, points: Points) -> None:
     if not weighs_size_against_data(law):
         raise RunError(
-            f"the law {law.label} does not weigh size against data, so that no allocation of a budget follows from it; "
+            f"the law {law.label} has no trade-off between size and data, so it cannot divide a budget between them; "
             "use --law chinchilla, kaplan or unimol2 with runs that differ in both N and D"
         )
     if "C" not in points.columns:

@@ -25,25 +25,25 @@ Rows = tuple[list[str], list[list[str]]]
 MANY_POINTS = 60  # held-out points in the report; law.json has all
 # File of a picture → its caption.
 CAPTIONS = {
-    "loss_vs_N.png": "Each line is the law at one budget of data; a good law passes through its runs and, without "
-    "having seen them, through the held-out ones.",
-    "loss_vs_D.png": "Each line is the law at one size; where repeated data count less, with the most distinct data "
-    "that any run had, and runs with less of it lie above.",
+    "loss_vs_N.png": "Each line is the law at one budget of data. A good law passes through its runs, and also "
+    "through the held-out ones, which the fit did not see.",
+    "loss_vs_D.png": "Each line is the law at one size. If repeated data count less, the lines are for the most "
+    "distinct data that any run had, and runs with fewer distinct data lie above them.",
     "loss_vs_C.png": "Each line is the law at one size; the lower edge of all lines is what compute can buy.",
-    "residuals.png": "Points should scatter about 0 without a trend; a slope or an arch means that the law has the "
-    "wrong form, and that predictions beyond the runs lean the same way.",
-    "curves.png": "Runs end at the right; only their last points compare, because before them the learning rate has "
-    "not come down.",
-    "terms.png": "Terms have floors and exponents of their own: where one has flattened, the others still gain.",
-    "exponents.png": "Every draw is the law fitted to the runs drawn anew. A long diagonal means that two exponents "
-    "trade against each other: quote neither alone. Two heaps, or a heap at the edge, mean that the runs do not settle "
-    "it.",
+    "residuals.png": "Points should scatter about 0 without a trend. A slope or an arch means that the law has the "
+    "wrong form, and that predictions beyond the runs err in the same direction.",
+    "curves.png": "Only the last points of the runs, at the right, can be compared. Before the end, the learning rate "
+    "has not come down yet.",
+    "terms.png": "Terms have floors and exponents of their own: when one has flattened, the others may still improve.",
+    "exponents.png": "Each point is the law fitted to runs drawn with replacement. If the points form a long diagonal, "
+    "two exponents trade off against each other: quote neither alone. If they form two clusters, or a cluster at the "
+    "edge, the runs do not determine the exponent.",
     "repeats.png": "How many epochs of new data a number of epochs is worth. Runs scatter where data are "
     "a small part of their loss.",
-    "isoflop.png": "How the loss depends on size when the compute is the same: left of the minimum the model is too "
-    "small, right of it it sees too little. The curves are the law's; a picture, no estimate of its own.",
-    "allocation.png": "What to spend a budget on. Runs above the line at the left were too large for their compute; "
-    "runs above it at the right saw more data than was worth it.",
+    "isoflop.png": "How the loss depends on size at equal compute. Left of the minimum the model is too small; right "
+    "of it, the model sees too few data. The curves are those of the law, not a separate estimate.",
+    "allocation.png": "How to spend a budget. Runs above the line at the left were too large for their compute; "
+    "runs above it at the right saw more data than was worthwhile.",
 }
 
 
@@ -100,7 +100,13 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path], tasks: Sequenc
             lines += ["", TASK_CAPTION, "", "![Tasks](tasks.png)"]
     lines += ["", "## Choice of the law", "", *markdown_table(*_candidate_table(analysis))]
     if analysis.terms:
-        lines += ["", "## Loss terms", "", "Parts of the loss have floors of their own, so each has its own law.", ""]
+        lines += [
+            "",
+            "## Loss terms",
+            "",
+            "The terms of the loss have different floors, so each has a law of its own.",
+            "",
+        ]
         header = ["term", "law", "estimates", "mean held-out error", "note"]
         lines += markdown_table(header, [_term_row(term) for term in analysis.terms])
     for title, path in pictures.items():
@@ -108,7 +114,7 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path], tasks: Sequenc
     lines += ["", "## How this law was made", "", *checklist_lines(law_checklist(analysis))]
     lines += ["", "## Runs", "", *markdown_table(*_run_table(analysis))]
     if analysis.notes:
-        lines += ["", "Left out, or to be known:", "", *[f"- {note}" for note in analysis.notes]]
+        lines += ["", "Runs that were left out, and other notes:", "", *[f"- {note}" for note in analysis.notes]]
     lines += ["", "## law.json", "", "Everything above in full precision.", ""]
     lines += markdown_table(["key", "holds"], [[f"`{key}`", text] for key, text in SCHEMA.items()])
     return "\n".join(lines) + "\n"
@@ -116,7 +122,7 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path], tasks: Sequenc
 
 def _held_out_lines(analysis: Analysis) -> list[str]:
     if analysis.held_out_error is None:
-        return ["Nothing was held out, so that nothing here tests the law."]
+        return ["No run was held out, so nothing here tests the law."]
     rows = [
         [
             check.name,
@@ -128,7 +134,7 @@ def _held_out_lines(analysis: Analysis) -> list[str]:
         for check in analysis.checks[:MANY_POINTS]
     ]
     lines = [
-        f"The fit did not see these (`--hold-out {analysis.config.hold_out}`). Mean |error|: "
+        f"The fit did not see these runs (`--hold-out {analysis.config.hold_out}`). The mean absolute error is "
         f"{analysis.held_out_error:.2%}. `--hold-out none` fits all runs.",
         "",
         *markdown_table(*statistics_rows(analysis)),

@@ -52,7 +52,7 @@ def write_rate_report(analysis: RateAnalysis, folder: Path) -> Path:
             lines += ["", f"## {title}", "", CAPTIONS[path.name], "", f"![{title}]({path.name})"]
         lines += ["", "## How this law was made", "", *checklist_lines(checklist)]
         if analysis.notes:
-            lines += ["", "## Left out, or to be known", "", *[f"- {note}" for note in analysis.notes]]
+            lines += ["", "## What was left out, and other notes", "", *[f"- {note}" for note in analysis.notes]]
         lines += [
             "",
             "## law.json",

@@ -55,18 +55,18 @@ def _how_good(analysis: Analysis) -> str:
     error = analysis.held_out_error
     if error is None:
         return "Nothing was held out, so nothing here tests the law; `--hold-out largest` does."
-    poor = "poor: do not lean on predictions of larger runs"
+    poor = "poor: do not rely on predictions of larger runs"
     verdict = "good" if error <= GOOD else "fair" if error <= FAIR else poor
     held = analysis.points.take(analysis.held_out)
     bias = np.array([check.relative_error for check in analysis.checks])
     side = ""
     if len(bias) > 1 and (np.all(bias > 0) or np.all(bias < 0)):
-        side = f", every one of them {'too high' if bias[0] > 0 else 'too low'}"
+        side = f", always too {'high' if bias[0] > 0 else 'low'}"
     many = len(held) > 1
     what = f"{len(held)} points" if many else held.names[0]
     return (
-        f"What the fit did not see ({what}, {_range(held.columns['N'])} parameters) it predicts "
-        f"{'with a mean error of' if many else 'to'} {error:.2%}{side}. That is {verdict}."
+        f"The law predicts what the fit did not see ({what}, {_range(held.columns['N'])} parameters) with "
+        f"{'a mean error' if many else 'an error'} of {error:.2%}{side}. That is {verdict}."
     )
 
 
@@ -78,7 +78,9 @@ def _what_it_says(analysis: Analysis) -> list[str]:
     if constant is not None:
         floor = fit.parameters[constant.coefficient]
         if constant.coefficient in fit.undetermined:
-            lines.append(f"Whether the loss has a floor, and where, is not settled (best estimate {floor:.3g}).")
+            lines.append(
+                f"These runs do not determine whether the loss has a floor, or where (best estimate: {floor:.3g})."
+            )
         elif floor == 0:
             lines.append("The runs show no floor of the loss: the best estimate of it is 0.")
         else:
@@ -102,7 +104,7 @@ def _price(analysis: Analysis, term: Term, *, alone: bool) -> str:
         doubled = f"the {analysis.points.unit}s, none of them seen before,"
     part = "the loss" if alone else f"the part of the loss that is due to {lack}"
     estimate = f"{term.exponent} = {value:.4g}{_span(fit, term.exponent)}"
-    return f"Doubling {doubled} takes {1 - 2 ** -abs(value):.1%} off {part} ({estimate})."
+    return f"Doubling {doubled} reduces {part} by {1 - 2 ** -abs(value):.1%} ({estimate})."
 
 
 def _largest_run(analysis: Analysis, constant: Term | None, terms: list[Term]) -> list[str]:
@@ -113,15 +115,15 @@ def _largest_run(analysis: Analysis, constant: Term | None, terms: list[Term]) -
     index = int(np.argmax(columns["C"] if "C" in columns else columns["N"] * columns["D"]))
     costliest = {name: values[index : index + 1] for name, values in columns.items()}
     total = float(analysis.fit.predict(costliest)[0])
-    parts = [] if constant is None else [(analysis.fit.parameters[constant.coefficient], "for the floor")]
+    parts = [] if constant is None else [(analysis.fit.parameters[constant.coefficient], "the floor")]
     for term in terms:
         assert term.exponent is not None
         assert term.variable is not None
         lack = VARIABLES[term.variable][1].format(unit=analysis.points.unit)
-        parts.append((float(term_value(term, analysis.fit.parameters, costliest)[0]), f"for {lack}"))
-    shares = ", ".join(f"{value:.3g} {what}" for value, what in sorted(parts, reverse=True))
+        parts.append((float(term_value(term, analysis.fit.parameters, costliest)[0]), f"due to {lack}"))
+    shares = ", ".join(f"{value:.3g} is {what}" for value, what in sorted(parts, reverse=True))
     name = analysis.points.names[index]
-    return [f"The loss of the costliest run, {name}, is {total:.4g} by the law: {shares}."]
+    return [f"By the law, the costliest run, {name}, has a loss of {total:.4g}: {shares}."]
 
 
 def _worth_of_repetition(analysis: Analysis) -> list[str]:
@@ -131,15 +133,18 @@ def _worth_of_repetition(analysis: Analysis) -> list[str]:
         return []
     most = float((points.columns["D"] / points.columns["U"]).max())
     if name in fit.undetermined:
-        return [f"What repeated {points.unit}s are worth is not settled: {name} is open, at up to {most:.3g} epochs."]
+        return [
+            f"These runs, of up to {most:.3g} epochs, do not determine what repeated {points.unit}s are worth "
+            f"({name} is open)."
+        ]
     fades = fit.parameters[name]
     shown = [epochs for epochs in EPOCHS if epochs <= max(most, EPOCHS[0])]
     worth = effective_data(np.array(shown), np.ones(len(shown)), np.array(fades))
     examples = ", ".join(f"{epochs:g} epochs {value:.3g}" for epochs, value in zip(shown, worth, strict=True))
     return [
-        f"Repeated {points.unit}s are worth less than new ones: in epochs of new {points.unit}s, {examples} "
-        f"({name} = {fades:.4g}{_span(fit, name)}), and no number of epochs more than {1 + fades:.3g}. The runs "
-        f"have up to {most:.3g} epochs."
+        f"Repeated {points.unit}s are worth less than new ones. Counted in epochs of new {points.unit}s, these are "
+        f"worth: {examples} ({name} = {fades:.4g}{_span(fit, name)}). No number of epochs is worth more than "
+        f"{1 + fades:.3g}. The runs have up to {most:.3g} epochs."
     ]
 
 
@@ -148,7 +153,7 @@ def _where_next(analysis: Analysis) -> list[str]:
     for one in analysis.optima:
         size, data = _counted(one.parameters, one.parameters_interval), _counted(one.molecules, one.molecules_interval)
         what = f"{size} parameters and {data} {analysis.points.unit}s"
-        lines.append(f"{powers(one.flops)} FLOPs are best spent on {what}, for a loss of {one.loss:.4g}.")
+        lines.append(f"The best use of {powers(one.flops)} FLOPs is {what}, for a loss of {one.loss:.4g}.")
     for prediction in analysis.predictions:
         span = "" if prediction.interval is None else f" ({prediction.interval[0]:.4g} to {prediction.interval[1]:.4g})"
         lines.append(f"{prediction.request} should reach a loss of {prediction.loss:.4g}{span}.")
@@ -167,8 +172,8 @@ def _counted(value: float, interval: Interval | None) -> str:
 def _how_sure(fit: Fit) -> list[str]:
     if not fit.undetermined:
         return []
-    pronoun = "it" if len(fit.undetermined) == 1 else "them"
-    return [f"These runs do not settle {', '.join(fit.undetermined)}: do not quote {pronoun}, whatever the table says."]
+    pronoun = "its value" if len(fit.undetermined) == 1 else "their values"
+    return [f"These runs do not determine {', '.join(fit.undetermined)}. Do not quote {pronoun} from the table."]
 
 
 def _span(fit: Fit, name: str) -> str:

@@ -63,7 +63,7 @@ def flops_per_molecule(name: str, atoms: int) -> float:
     """Return the training FLOPs of a preset for one molecule of so many atoms, by the model's accounting.
 
     Raises:
-        RunError: the size is no preset; a bare number of parameters does not say what its pair track costs.
+        RunError: the size is not a preset; a bare number of parameters does not say what its pair track costs.
     """
     from unimol_scale.model.accounting import training_flops
     from unimol_scale.model.presets import PRESETS

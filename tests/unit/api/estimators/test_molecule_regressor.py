@@ -82,7 +82,7 @@ def test_molecules_come_in_whatever_a_user_has_them_in(fitted, kind):
         ({"CCO", "CC"}, "has no order"),
         (pd.DataFrame({"smiles": ["C"], "name": ["methane"]}), r"a table of 2 columns \(smiles, name\)"),
         (np.array([["C", "CC"]]), "a table of 2 columns"),
-        ([1.5, 2.5], "row 1 is 1.5, which is no text"),
+        ([1.5, 2.5], "row 1 is 1.5, which is not text"),
         (["CCO", "C1CC", None], r"2 of 3 molecules cannot be used: X\[1\] 'C1CC': .*; X\[2\] '': "),
     ],
 )
@@ -242,7 +242,7 @@ def test_a_folder_of_the_user_stays_and_opens_as_an_estimator(quick, tmp_path):
         us.ConfigError, match="holds a model of regression, and MoleculeClassifier is of classification"
     ):
         us.MoleculeClassifier.from_folder(tmp_path / "kept")
-    with pytest.raises(us.CheckpointError, match="is no fine-tuned model"):
+    with pytest.raises(us.CheckpointError, match="is not a fine-tuned model"):
         us.MoleculeRegressor.from_folder(tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_what_can_not_be_answered_is_said(state, tmp_path):
 def test_what_is_no_safetensors_file_is_named(state, tmp_path, content):
     write(tmp_path, evenly(state, 2))
     (tmp_path / share_name(1, 2)).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"share-00001-of-00002.safetensors is no share of a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"share-00001-of-00002.safetensors is not a share of a checkpoint"):
         ShareReader(tmp_path)
 
 

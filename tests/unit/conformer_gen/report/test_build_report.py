@@ -65,7 +65,7 @@ def count(values: Callable[[MoleculeRecord], np.ndarray]) -> dict[int, int]:
 @pytest.mark.parametrize("backend", ["arrow", "lmdb"])
 def test_tallies_are_those_of_the_records(tmp_path: Path, backend: Backend) -> None:
     store, failures, _ = finish(tmp_path, backend)
-    counts = count_store(store, failures)
+    counts = count_store(store, failures, map)
     assert counts.elements == count(lambda record: record.atomic_number)
     assert list(counts.elements.values()) == sorted(counts.elements.values(), reverse=True)
     assert counts.origins == count(lambda record: record.conformer_origin)
@@ -80,7 +80,7 @@ def test_tallies_are_those_of_the_records(tmp_path: Path, backend: Backend) -> N
 def test_a_scaffold_on_both_sides_is_told(tmp_path: Path) -> None:
     store = write_store(tmp_path, RECORDS[:10], [RECORDS[0], *RECORDS[9:12]])
     pq.write_table(pa.table({name: pa.array([], pa.string()) for name in ("stage", "reason")}), tmp_path / "f.parquet")
-    counts = count_store(store, tmp_path / "f.parquet")
+    counts = count_store(store, tmp_path / "f.parquet", map)
     assert (counts.valid_scaffolds, counts.shared_scaffolds) == (4, 2)
 
 
@@ -92,7 +92,7 @@ def test_energies_are_counted_above_the_lowest_of_the_molecule() -> None:
 
 
 def test_failures_are_counted_by_cause_with_an_example(finished: Finished) -> None:
-    causes = count_store(*finished[:2]).causes
+    causes = count_store(*finished[:2], map).causes
     assert [(cause.stage, cause.reason, cause.rows, cause.id) for cause in causes] == [
         ("embed", "no_conformer", 2, "second"),
         ("curate", "not_parsed", 1, "first"),
@@ -103,7 +103,7 @@ def test_failures_are_counted_by_cause_with_an_example(finished: Finished) -> No
 def test_the_report_shows_every_picture_that_it_names_and_the_numbers(finished: Finished) -> None:
     store, failures, work = finished
     counts = Counts(read=30, stored=23, duplicates=0, failed=0, not_sampled=7)
-    write_report(Store(store.path, dataclasses.replace(store.manifest, counts=counts), ""), failures, work)
+    write_report(Store(store.path, dataclasses.replace(store.manifest, counts=counts), ""), failures, work, map)
     text = (store.path / "report.md").read_text()
     named = {line.split("(")[-1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     names = ["atoms", "elements", "scaffolds", "origins", "conformers", "failures"]
@@ -120,7 +120,7 @@ def test_the_report_shows_every_picture_that_it_names_and_the_numbers(finished: 
 
 
 def test_rows_of_a_source_do_not_break_the_tables(finished: Finished) -> None:
-    write_report(*finished)
+    write_report(*finished, map)
     lines = (finished[0].path / "report.md").read_text().splitlines()
     (row,) = [line for line in lines if "not_parsed" in line]
     assert row.replace("\\|", "").count("|") == 7
@@ -137,7 +137,7 @@ def test_the_same_store_has_the_same_report_whatever_its_rate_was(finished: Fini
     for speed in (1.0, 3.0):
         lines = [{"seconds": s, "stage": "generating conformers", "molecules": s * speed} for s in range(40)]
         (finished[2] / "progress.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        write_report(*finished)
+        write_report(*finished, map)
         found.append(contents())
     assert found[0].pop("rate.png") != found[1].pop("rate.png")
     assert found[0] == found[1]
@@ -146,7 +146,7 @@ def test_the_same_store_has_the_same_report_whatever_its_rate_was(finished: Fini
 def test_a_store_of_one_molecule_without_failures_has_a_report(tmp_path: Path) -> None:
     _, failures, work = finish(tmp_path, failed=[])
     store = write_store(tmp_path / "one", RECORDS[:1])
-    write_report(store, failures, work)
+    write_report(store, failures, work, map)
     text = (store.path / "report.md").read_text()
     assert "failures.png" not in text
     assert "None." in text

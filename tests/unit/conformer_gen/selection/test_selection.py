@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.build_report import _duplicates
 from conformer_gen.run.worker import curate_piece
+from conformer_gen.selection import jobs_selection
 from conformer_gen.selection.pieces import Piece
 from conformer_gen.selection.selected_rows import SELECTED, SUMMARY_NAME, Selection, read_selection
 from conformer_gen.selection.selection_passes import InProcess, Passes, first_rows
@@ -25,6 +26,10 @@ from unimol_scale.store.manifest import Counts
 
 def select(work: Path, build: BuildConfig, **settings: int) -> Selection:
     return Passes(work=work, config=build, **settings).run(InProcess())
+
+
+def select_by_jobs(work: Path, build: BuildConfig, bucket_rows: int) -> Selection:
+    return jobs_selection.select(work, build, map, bucket_rows)
 
 
 def by_scaffold(rows: list[Row], selection: Selection, work: Path) -> tuple[set[int | None], set[int | None]]:
@@ -42,6 +47,21 @@ def test_the_first_row_with_each_key_wins_in_any_order(keys: list[int], seed: in
     shuffled = np.array(keys, np.uint64)[order]
     kept = first_rows(chunks[order], positions[order].astype(np.int32), shuffled)
     assert sorted(order[kept].tolist()) == sorted({key: i for i, key in reversed(list(enumerate(keys)))}.values())
+
+
+@pytest.mark.parametrize("curate", [{}, {"target": 90, "temperature": 0.01, "valid_fraction": 0.2}])
+def test_jobs_that_meet_through_files_select_what_one_process_selects(curate: dict[str, float], tmp_path: Path) -> None:
+    rows, build = random_rows(300), config(seed=5, **curate)
+    for name in ("one", "many", "little"):
+        write(tmp_path / name, rows if name != "little" else rows[:3])
+    expected = select(tmp_path / "one", build)
+    selection = select_by_jobs(tmp_path / "many", build, 40)
+    assert (selection, selected(selection, tmp_path / "many")) == (expected, selected(expected, tmp_path / "one"))
+    # Nothing is left of what the jobs handed to each other.
+    left = [path.name for path in (tmp_path / "many" / SELECTED).iterdir()]
+    assert all(name == SUMMARY_NAME or name.startswith("part-") for name in left), left
+    # More buckets than rows: most of them are empty.
+    assert select_by_jobs(tmp_path / "little", config(), 1) == select(tmp_path / "little", config())
 
 
 def test_every_distinct_molecule_is_selected_once_in_order(tmp_path: Path) -> None:

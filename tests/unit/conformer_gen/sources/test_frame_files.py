@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import pickle
 import sqlite3
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from rdkit import Chem
 
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.frame_files import hdf5
 from conformer_gen.sources.frame_files.xyz import read_xyz
 from conformer_gen.sources.frame_settings import FramesConfig
 from conformer_gen.sources.molecule import SourceMolecule
@@ -108,6 +110,26 @@ def write_spice(path: Path) -> None:
 def test_hdf5_in_the_layout_of_spice(tmp_path: Path) -> None:
     write_spice(tmp_path / "spice.hdf5")
     check(read("hdf5", tmp_path, frames=KEEP), HARTREE, HARTREE / BOHR)
+
+
+@pytest.mark.parametrize(
+    "settings", [KEEP, FramesConfig(origin="dft"), FramesConfig(origin="dft", group="smiles", charge=1)]
+)
+def test_frames_of_a_group_that_are_looked_at_together_give_the_rows_of_one_after_another(
+    tmp_path: Path, settings: FramesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    write_spice(tmp_path / "spice.hdf5")
+    with h5py.File(tmp_path / "spice.hdf5", "a") as file:
+        file["1/charge"], file["2/charge"] = [0.0], [0.4]
+        file["1/mbis_charges"] = np.zeros((FRAMES, len(file["1/atomic_numbers"]), 1))
+    together = read("hdf5", tmp_path, frames=settings)
+    monkeypatch.setattr(hdf5, "clean_molecule", lambda frames, config: None)
+    one_by_one = read("hdf5", tmp_path, frames=settings)
+    assert [row.id for row in together] == [row.id for row in one_by_one]
+    assert sum(row.geometry is not None for row in together) == 2
+    for here, there in zip(together, one_by_one, strict=True):
+        assert pickle.dumps(here) == pickle.dumps(there)
 
 
 def test_hdf5_in_another_layout_by_a_mapping(tmp_path: Path) -> None:

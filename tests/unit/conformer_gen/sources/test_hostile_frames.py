@@ -68,7 +68,7 @@ def test_a_view_that_counts_for_ever_is_no_database_of_ase(tmp_path: Path) -> No
             "CREATE VIEW systems AS WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n) "
             "SELECT id, '' AS numbers, '' AS positions FROM n"
         )
-    with pytest.raises(SourceError, match="no database of ASE"):
+    with pytest.raises(SourceError, match="not a database of ASE"):
         read("ase-db", tmp_path / "a.db")
 
 

@@ -30,9 +30,9 @@ def test_tranches_are_codes_or_patterns() -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("LDAA", "L is no letter of molecular weight; valid: A, B, C, D, E, F, G, H, I, J, K"),
-        ("CDDA", "D is no letter of reactivity; valid: A, B, C, E, G, I"),
-        ("C[A-Z]AA", "Z is no letter of logP"),
+        ("LDAA", "L is not a letter of molecular weight; valid: A, B, C, D, E, F, G, H, I, J, K"),
+        ("CDDA", "D is not a letter of reactivity; valid: A, B, C, E, G, I"),
+        ("C[A-Z]AA", "Z is not a letter of logP"),
         ("C[D-A]AA", "the range D-A runs backwards"),
     ],
 )

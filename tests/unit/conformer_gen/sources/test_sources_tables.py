@@ -93,7 +93,7 @@ def test_labels_are_numbers_or_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cell", ["high", "inf", "1,5", "> 3"])
 def test_a_label_that_is_no_number_is_found_before_anything_is_built(tmp_path: Path, cell: str) -> None:
     (tmp_path / "a.csv").write_text(f'smiles,y\nCCO,1\nCCN,"{cell}"\n')
-    with pytest.raises(SourceError, match=rf"a\.csv: row 2 \(line 3\), column 'y' is '{cell}', which is no number"):
+    with pytest.raises(SourceError, match=rf"a\.csv: row 2 \(line 3\), column 'y' is '{cell}', which is not a number"):
         check_source(config_of(tmp_path / "a.csv", labels={"y": "eV"}))
     check_source(config_of(tmp_path / "a.csv"))
     with pytest.raises(SourceError, match="has no column 'Y'; valid: smiles, y"):
@@ -180,7 +180,7 @@ def test_a_csv_that_is_cut_off_keeps_whole_rows_and_tells(tmp_path: Path) -> Non
 def test_what_is_no_parquet_file_says_so(tmp_path: Path) -> None:
     pq.write_table(pa.table({"smiles": ["C"] * 1000}), tmp_path / "whole.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-20])
-    with pytest.raises(SourceError, match="no Parquet file, or not all of one"):
+    with pytest.raises(SourceError, match="not a Parquet file, or not all of one"):
         read(tmp_path / "cut.parquet")
 
 

@@ -61,7 +61,7 @@ FOREST = "the best baseline, a random forest on RDKit descriptors"
         (
             found("too few to tell", 0.5, 0.4, 0.6, molecules=5),
             "rmse",
-            f"5 test molecules are too few to say whether the model or {FOREST}, is better; it takes 20 or more.",
+            f"5 test molecules are too few to say whether the model or {FOREST}, is better; 20 or more are needed.",
             f"too few test molecules to compare the model with {FOREST}: RMSE ratio 0.5 (0.4 to 0.6)",
         ),
     ],

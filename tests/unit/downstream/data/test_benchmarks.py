@@ -73,11 +73,11 @@ def test_several_test_sets_of_polaris_keep_their_names(tmp_path):
 
 
 def test_what_is_no_benchmark_or_cannot_be_used_is_named(tmp_path):
-    with pytest.raises(SourceError, match=r"is no benchmark: one of TDC is a folder with train_val\.csv"):
+    with pytest.raises(SourceError, match=r"is not a benchmark: one of TDC is a folder with train_val\.csv"):
         read_benchmark(tmp_path)
     with pytest.raises(SourceError, match="names rows that the table of 6 rows does not have"):
         read_benchmark(write_polaris(tmp_path / "a", [[0, 9], [1]]))
-    with pytest.raises(SourceError, match="its split is no pair"):
+    with pytest.raises(SourceError, match="its split is not a pair"):
         read_benchmark(write_polaris(tmp_path / "b", {"training": "binary"}))
     with pytest.raises(SourceError, match="one column of SMILES"):
         read_benchmark(write_polaris(tmp_path / "c", [[0], [1]], input_cols=["mol", "note"]))

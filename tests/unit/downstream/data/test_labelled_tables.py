@@ -213,7 +213,7 @@ def test_a_missing_file_and_an_unknown_kind_are_errors(written, tmp_path):
         read(written(b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml", "a.xlsx"))
     with pytest.raises(SourceError, match="is a zip archive; unpack it"):
         read(written(b"PK\x03\x04" + bytes(26) + b"a.csv", "a.zip"))
-    with pytest.raises(SourceError, match="no Parquet file"):
+    with pytest.raises(SourceError, match="not a Parquet file"):
         read(written("CC", "a.parquet"))
     with pytest.raises(SourceError, match="cannot be read: the data is cut off"):
         read(written(gzip.compress(b"smiles\n" + b"CC\n" * 9999)[:-9], "a.csv.gz"))

@@ -90,11 +90,11 @@ def test_the_report_leads_with_four_lines_and_the_command_ends_with_them(model):
     valid = predictions(model).predictions("valid")
     half = np.abs(valid["size"] - valid["predicted size"]).max()
     held = np.mean(np.abs(test["size"] - test["predicted size"]) <= half)
-    assert f"hold {held:.0%} of {len(test['size'])} test labels (95 % interval " in report[4]
+    assert f"contain {held:.0%} of {len(test['size'])} test labels (95 % interval " in report[4]
     assert f"mean width {2 * half:.3g}" in report[4]
-    assert "the validation rows, which chose the epochs too" in report[4]
+    assert "the validation rows, which also chose the epochs" in report[4]
     sure, where = short_headline(read(model))
-    assert sure.startswith("how sure: the 90 % intervals of `predict` hold")
+    assert sure.startswith("how sure: the 90 % intervals of `predict` contain")
     assert where.startswith("where not to use it: ")
 
 
@@ -178,7 +178,7 @@ def test_rows_that_are_set_aside_train_nothing_and_calibrate(place):
     assert config.conformal.rows == "calibration"
     kept = read_calibration(place / "aside", config.outputs, config.conformal)
     assert sorted(kept.row_N) == sorted(parts["calibration"]["row"])
-    assert "set aside for that" in (place / "aside" / "report.md").read_text()
+    assert "reserved for calibration" in (place / "aside" / "report.md").read_text()
     assert outcome.confidence.spread == ""  # of one seed
 
 

@@ -49,7 +49,7 @@ def test_total_energies_are_learnt_to_within_what_composition_leaves(energies, t
     assert done.label_std[0] <= SIGNAL.std() * 1.2
     assert done.trivial[0] == pytest.approx(SIGNAL.std(), rel=2.0), "the mean of what is left, not of the totals"
     assert "C -37.7975, H -0.5008" in done.notes[0]
-    assert "predictions are of the total" in (config.folder / "report.md").read_text()
+    assert "predictions are total energies" in (config.folder / "report.md").read_text()
     table = pq.read_table(config.folder / "predictions-seed-0.parquet").to_pydict()
     np.testing.assert_allclose(table["u0"], total_energies())
     error = np.abs(np.array(table["u0"]) - table["predicted u0"])
@@ -116,7 +116,7 @@ def test_compositions_that_do_not_tell_elements_apart_are_told():
     fitted = fit_references("u0", labels, rings)
     assert fitted.rank == 1
     assert fitted.energies["C"] + 2 * fitted.energies["H"] == pytest.approx(-39.0, abs=0.01)
-    assert "tell only 1 of the 2 apart" in fitted.describe("u0", "Ha")
+    assert "determine only 1 of the 2" in fitted.describe("u0", "Ha")
     with pytest.raises(ConfigError, match="nothing is left to learn"):
         fit_references("u0", np.array([-40.0, -79.0]), [composition("C"), composition("CC")])
     labels[3] = np.nan

@@ -135,7 +135,7 @@ def test_a_target_that_has_one_class_only_among_the_training_rows_is_told(place,
     done = finetune(settings(**given, targets=("flat", "mixed")))
     shared, one_class = done.notes
     assert one_class == "targets with one class only among the training rows: flat"
-    assert shared.startswith("of 5 test rows, the molecules of 0 (0.0 %) are in training or validation too, and the")
+    assert shared.startswith("of 5 test rows, 0 (0.0 %) have a molecule that is also in training or validation, and")
     assert one_class in (settings().output / "report.md").read_text()
     with pytest.raises(ConfigError, match="'flat' has only the label 0 among the 20 training rows of the column split"):
         finetune(settings(**given, targets=("flat",), output=settings().output / "other"))
@@ -148,8 +148,10 @@ def test_a_test_molecule_that_training_has_too_is_told(place, settings):
     done = finetune(settings(data=data, targets=("y",), split="column", split_column="split", seeds=1))
     repeated, shared = done.notes
     assert "30 rows are of 29 distinct molecules" in repeated
-    assert shared.startswith("of 5 test rows, the molecules of 1 (20.0 %) are in training or validation too (such as C")
-    assert shared.endswith("and the scaffolds of 1 (20.0 %)")
+    assert shared.startswith(
+        "of 5 test rows, 1 (20.0 %) have a molecule that is also in training or validation (such as C"
+    )
+    assert shared.endswith("and 1 (20.0 %) have a scaffold that is")
 
 
 def test_classes_that_are_fitted_as_numbers_are_told(place, settings):
@@ -346,7 +348,7 @@ def test_the_spread_of_seeds_is_told_to_be_no_error_bar(finished):
     values = np.stack([table["predicted size"][test].astype(float) for table in tables])
     within = np.abs(values.mean(0) - tables[0]["size"][test].astype(float)) <= 2 * values.std(0, ddof=1)
     assert (
-        f"is no error bar: within two of it lie {within.mean():.0%} of the test labels"
+        f"is not an error bar: {within.mean():.0%} of the test labels lie within twice the spread"
         in (config.output / "report.md").read_text()
     )
 

@@ -57,7 +57,7 @@ def test_settings_from_before_a_key_there_is_now_are_the_same_settings(finished,
     text = (tmp_path / "ft" / "config.yaml").read_text()
     (tmp_path / "ft" / "config.yaml").write_text(text.replace("  precision: fp32\n", ""))
     assert finetune(dataclasses.replace(config, output=tmp_path / "ft")) == done
-    with pytest.raises(ConfigError, match=r"\(then → now\):\n  train\.precision: fp32 → bf16\nChoose another"):
+    with pytest.raises(ConfigError, match=r"\(before → now\):\n  train\.precision: fp32 → bf16\nChoose another"):
         finetune(dataclasses.replace(config, output=tmp_path / "ft", train=fitting(epochs=4, precision="bf16")))
 
 
@@ -146,7 +146,7 @@ def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkey
 def test_other_settings_in_the_same_folder_are_refused_and_named(finished, change, named):
     config, _ = finished
     before = {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
-    expected = f"holds a fine-tuning of other settings (then → now):\n  {named}\nChoose another --output or remove it"
+    expected = f"holds a fine-tuning of other settings (before → now):\n  {named}\nChoose another --output or remove it"
     with pytest.raises(ConfigError, match=re.escape(expected)):
         finetune(dataclasses.replace(config, **change))
     assert before == {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}

@@ -74,7 +74,7 @@ def test_the_official_split_of_a_data_set_sends_each_molecule_by_its_index(made,
 def test_a_store_is_split_by_a_label_of_0_1_and_2(made, tmp_path):
     store = store_of(tmp_path / "store")
     done, parts = made(data=store, split="column", split_column="part", targets=("all",))
-    assert done.targets == ("gap",), "the split is no target"
+    assert done.targets == ("gap",), "the split is not a target"
     assert [parts[text] for text in MOLECULES[:26]] == ["train"] * 20 + ["valid"] * 3 + ["test"] * 3
     with pytest.raises(SourceError, match="no label 'parts'; did you mean 'part'"):
         made(data=store, split="column", split_column="parts", output=tmp_path / "no")

@@ -54,7 +54,7 @@ def test_bounds_are_learnt_and_counted_but_not_judged(sets, settings):
     assert seed.test == pytest.approx(np.sqrt(np.mean((predicted - SIZE)[exact] ** 2)))
     assert predicted[bound & (part == "train")].mean() > predicted[~bound & (part == "train")].mean() + 1.0
     report = (config.folder / "report.md").read_text()
-    assert f"of {seed.bounds['train']}" in report.split("wrong side of ")[1].splitlines()[0]
+    assert f"of {seed.bounds['train']}" in report.split("all models violate ")[1].splitlines()[0]
     assert done.row_counts["bounds"] == bound.sum()
 
 
@@ -126,7 +126,7 @@ def test_weights_change_what_is_learnt_and_equal_ones_do_not(sets, settings, tmp
     plain = finetune(config)
     weighted = finetune(dataclasses.replace(config, weight_column="w", output=tmp_path / "w"))
     assert weighted.seeds[0].losses != plain.seeds[0].losses
-    assert any("the column 'w' says, over its mean" in note for note in weighted.notes)
+    assert any("by the column 'w', divided by its mean" in note for note in weighted.notes)
     rows = (MOLECULES, 10.0 ** (SIZE / 3))
     common = {"target": "size", "split": "random", "seeds": 1, "baselines": False, "cache": sets / "cache",
               "device": "cpu", "train": dataclasses.asdict(config.train)}  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_label_without_logarithm_is_named(sets, settings, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"transforms": {"sise": "log"}}, "'sise' is no target"),
+        ({"transforms": {"sise": "log"}}, "'sise' is not a target"),
         ({"transform": "log", "atom_references": ("size",)}, "is in atom_references, too"),
         ({"transform": "log", "task": "classification"}, "transform is of regression"),
         ({"censored": True, "task": "multiclass"}, "censored is of regression"),
@@ -216,5 +216,5 @@ def test_the_report_says_what_became_of_every_row(sets, settings, tmp_path):
     }  # fmt: skip
     report = (config.folder / "report.md").read_text()
     table = dict(re.findall(r"^\| (.*?) +\| (\d+) +\|$", report.split("## Rows")[1], re.MULTILINE))
-    assert table["of the used: reduced to the largest fragment"] == "1"
+    assert table["used, reduced to the largest fragment"] == "1"
     assert table["without a usable molecule: too_many_atoms"] == "1"

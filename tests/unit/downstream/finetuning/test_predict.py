@@ -166,7 +166,7 @@ def test_a_table_is_csv_or_parquet(predicted, output):
 def test_a_file_that_is_not_there_and_a_folder_that_is_no_model_are_named(predicted, place, tmp_path):
     with pytest.raises(SourceError, match=r"lost\.csv does not exist"):
         predicted([], file=tmp_path / "lost.csv")
-    with pytest.raises(CheckpointError, match=r"pretrained is no fine-tuned model.*unimol-scale finetune"):
+    with pytest.raises(CheckpointError, match=r"pretrained is not a fine-tuned model.*unimol-scale finetune"):
         predicted(["CCO"], folder=place / "pretrained")
 
 

@@ -85,7 +85,7 @@ def test_what_is_no_finished_run_gets_no_card(run, tmp_path):
     (run / "summary.json").unlink()
     with pytest.raises(us.UnimolScaleError, match=r"summary\.json cannot be read"):
         pack_model(run, tmp_path / "packed")
-    with pytest.raises(CheckpointError, match="is no run"):
+    with pytest.raises(CheckpointError, match="is not a run"):
         pack_model(tmp_path, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
 

@@ -66,6 +66,18 @@ def test_branches_have_the_rate_of_their_trunk(tmp_path: Path) -> None:
         assert rates == {alone.overrides["train.learning_rate"]}
 
 
+def test_a_trunk_may_have_the_rate_of_the_middle_of_its_branches(tmp_path: Path) -> None:
+    keys = {"sizes": ["0.1M"], "schedule": "wsd", "warmup": 0.1, "steps": [2000, 8000, 32000]}
+    rungs = plan(read_ladder(write(tmp_path, trunk_rate="middle", **keys)))
+    (alone,) = plan(read_ladder(write(tmp_path, sizes=["0.1M"], steps=[8000])))
+    assert {rung.overrides["train.learning_rate"] for rung in rungs} == {alone.overrides["train.learning_rate"]}
+
+
+def test_a_trunks_rate_is_refused_where_no_law_sets_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trunk_rate: only a rate_law sets the rate of a trunk"):
+        read_ladder(write(tmp_path, trunk_rate="middle", schedule="wsd", warmup=0.1, rate_law=None))
+
+
 def test_the_plan_tells_the_rates_and_what_is_extrapolated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ladder", str(write(tmp_path)), "--dry-run"]) == 0
     told = capsys.readouterr().out

@@ -148,7 +148,7 @@ def test_a_model_is_made_for_any_number_of_parameters() -> None:
     ("arguments", "message"),
     [
         (["--budget", "lots"], "not a number of FLOPs"),
-        (["--law", "power"], "does not weigh size against data"),
+        (["--law", "power"], "has no trade-off between size and data"),
         (["--law", "powr"], "unknown law 'powr'"),
         (["--slurm"], "give that file the other options"),
     ],

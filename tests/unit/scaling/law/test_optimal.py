@@ -88,7 +88,7 @@ def test_the_joint_law_of_kaplan_has_an_optimum_too() -> None:
 def test_what_does_not_determine_an_optimum_is_refused() -> None:
     points = make(lambda n: 6 * n)
     fit = fitted(points)
-    with pytest.raises(RunError, match="power in N does not weigh size against data"):
+    with pytest.raises(RunError, match="power in N has no trade-off between size and data"):
         compute_optimal(fit_law(Power("N"), points, FitConfig(bootstrap=0)), points, 1e12)
     bare = {name: column for name, column in points.columns.items() if name != "C"}
     without = Points(names=points.names, runs=points.runs, columns=bare, loss=points.loss)

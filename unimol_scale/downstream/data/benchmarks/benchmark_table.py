@@ -66,7 +66,7 @@ def read_benchmark(path: Path) -> BenchmarkTable:
         columns, smiles, targets = read_polaris(file)
         return BenchmarkTable(kind="Polaris", columns=columns, smiles=smiles, targets=targets)
     raise SourceError(
-        f"{path} is no benchmark: one of TDC is a folder with {' and '.join(TDC_FILES)}, one of Polaris has "
+        f"{path} is not a benchmark: one of TDC is a folder with {' and '.join(TDC_FILES)}, one of Polaris has "
         f"{POLARIS_FILE}"
     )
 

@@ -37,7 +37,7 @@ def read_polaris(file: Path) -> tuple[pa.Table, str, tuple[str, ...]]:
         raise SourceError(f"{file} has the inputs {', '.join(inputs)}; one column of SMILES can be used")
     split = _value(file, benchmark, "split")
     if not isinstance(split, Sequence) or len(split) != 2 or not isinstance(split[0], Sequence):
-        raise SourceError(f"{file}: its split is no pair of lists of rows; benchmarks of version 1 have that")
+        raise SourceError(f"{file}: its split is not a pair of lists of rows; benchmarks of version 1 have that")
     return _with_split(file, table.select([*inputs, *targets]), split), inputs[0], tuple(targets)
 
 
@@ -81,7 +81,7 @@ def _value(file: Path, tree: Mapping[str, Any], key: str) -> Any:  # noqa: ANN40
     for name in (key, first + "".join(map(str.capitalize, rest))):
         if name in tree:
             return tree[name]
-    raise SourceError(f"{file} has no key {key!r}, so it is no benchmark of Polaris")
+    raise SourceError(f"{file} has no key {key!r}, so it is not a benchmark of Polaris")
 
 
 def _listed(file: Path, tree: Mapping[str, Any], key: str) -> list[str]:

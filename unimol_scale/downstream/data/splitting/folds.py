@@ -91,7 +91,7 @@ def scaffold_groups(rows: Int64, scaffold_smiles: Sequence[str], smiles: Sequenc
 
 
 def given_groups(rows: Int64, words: Sequence[str]) -> Groups:
-    """Return the rows of each fold that a column names; folds are ordered by number, or by name if one is no number.
+    """Return the rows of each fold that a column names; folds are ordered by number, or by name if one is not a number.
 
     Raises:
         ConfigError: a row has no word, or all have the same.

@@ -10,9 +10,9 @@ from unimol_scale.downstream.uncertainty.confidence_results import ConformalChec
 
 _SURE = 0.05  # p value below which errors outside of the domain are said to be larger
 _ROWS = {
-    "validation": "the validation rows, which chose the epochs too, so they may be a little too narrow "
-    "(`--calibration-fraction` sets rows aside for nothing else)",
-    "calibration": "rows that were set aside for that",
+    "validation": "the validation rows, which also chose the epochs, so they may be slightly too narrow "
+    "(`--calibration-fraction` reserves rows for calibration alone)",
+    "calibration": "rows that were reserved for calibration",
     "out-of-fold": "the residuals of all folds (CV+)",
 }
 
@@ -130,8 +130,8 @@ def _coverage(outcome: FinetuneResult, check: ConformalCheck, target: int) -> st
     if one.missing:
         scarce = "of the rarest class " if outcome.outputs.classes_each else ""
         return (
-            f"{name}none, for {counted(one.calibration_rows, 'calibration row')} {scarce}are too few; this coverage "
-            f"takes {one.missing + one.calibration_rows:,}"
+            f"{name}none, because {counted(one.calibration_rows, 'calibration row')} {scarce}are too few; this "
+            f"coverage needs {one.missing + one.calibration_rows:,}"
         )
     if one.found is None or one.width is None:
         why = "too few test rows have a label" if outcome.has_test else "there are no test rows"
@@ -139,12 +139,12 @@ def _coverage(outcome: FinetuneResult, check: ConformalCheck, target: int) -> st
     found = one.found
     words = {
         "as promised": f"in line with the promised {check.coverage:.0%}",
-        "less": f"LESS than the promised {check.coverage:.0%}: these test rows are less like the training rows than "
-        "those that the intervals were calibrated on, or chance was against it",
+        "less": f"LESS than the promised {check.coverage:.0%}: either these test rows are less like the training "
+        "rows than the calibration rows are, or it is bad luck",
         "more": f"more than the promised {check.coverage:.0%}",
     }[found.against(check.coverage)]
     held = (
-        f"{name}hold {found.share:.0%} of {found.rows:,} test labels (95 % interval {found.low:.0%} to "
+        f"{name}contain {found.share:.0%} of {found.rows:,} test labels (95 % interval {found.low:.0%} to "
         f"{found.high:.0%}; {words})"
     )
     return f"{held}, {_width(outcome, one, target)}"
@@ -169,8 +169,9 @@ def _where_not(outcome: FinetuneResult) -> str:
     check = found.domain
     by = "by fingerprint (ECFP4) and by the model's own vector" if check.with_vectors else "by fingerprint (ECFP4)"
     return (
-        f"where `predict` says in_domain = false: {_domain_errors(outcome, check)}. In the domain is what is at least "
-        f"as similar to a training molecule, {by}, as 95 % of the training molecules are to another one."
+        f"where `predict` says in_domain = false: {_domain_errors(outcome, check)}. A molecule is in the domain if it "
+        f"is at least as similar to a training molecule, {by}, as 95 % of the training molecules are to another "
+        "training molecule."
     )
 
 
@@ -189,11 +190,11 @@ def _domain_errors(outcome: FinetuneResult, check: DomainCheck) -> str:
     drawn = "" if judged == check.test_rows else f" (drawn from {check.test_rows:,})"
     if not judged:
         why = "no test row has a label that is a value" if outcome.has_test else "there are no test rows"
-        return f"how large errors are there is not known, since {why}"
+        return f"errors outside of the domain are not known, since {why}"
     rows = f"{check.outside:,} of {judged:,} test rows{drawn} are outside of the domain"
     if not check.outside:
-        return f"{rows}, so nothing is known of errors there ({what} inside {shown(check.inside_error)})"
-    errors = f"{what} there {shown(check.outside_error)}, inside {shown(check.inside_error)}"
+        return f"{rows}, so errors outside of it are not known ({what} inside {shown(check.inside_error)})"
+    errors = f"{what} outside {shown(check.outside_error)}, inside {shown(check.inside_error)}"
     if check.larger_p is None:
         return f"{rows} ({errors}; too few to compare)"
     sure = "surely larger" if check.larger_p < _SURE else "not surely larger"

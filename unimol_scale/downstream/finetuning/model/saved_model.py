@@ -172,7 +172,7 @@ def read_config(folder: Path) -> FinetunedConfig:
     path = folder / FINETUNED_NAME
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is no fine-tuned model: it has no {FINETUNED_NAME}, which `unimol-scale finetune` writes last; "
+            f"{folder} is not a fine-tuned model: it has no {FINETUNED_NAME}, written last by `unimol-scale finetune`; "
             f"{_remedy(folder)}"
         )
     try:

@@ -179,10 +179,10 @@ _ROW_WORDS = {
     "unlabelled": "with a molecule and no label",
     "unused": "in no part of the split",
     "used": "used",
-    "reduced_to_fragment": "of the used: reduced to the largest fragment",
-    "isotopes_removed": "of the used: without their isotope labels",
-    "repeated_molecule": "of the used: of a molecule that another row has, too (they count)",
-    "bounds": "labels of the used that are bounds",
+    "reduced_to_fragment": "used, reduced to the largest fragment",
+    "isotopes_removed": "used, without their isotope labels",
+    "repeated_molecule": "used, with the same molecule as another row (each row counts)",
+    "bounds": "labels of used rows that are bounds",
 }
 
 
@@ -209,8 +209,8 @@ def _bound_lines(outcome: FinetuneResult) -> list[str]:
     if not said:
         return []
     return [
-        f"censored labels (bounds): predictions of all models are on the wrong side of {', '.join(said)}; scores are "
-        "of the other labels alone, and baselines are fitted to them"
+        f"censored labels (bounds): the predictions of all models violate {', '.join(said)}; scores use the other "
+        "labels only, and so do the baselines"
     ]
 
 
@@ -275,8 +275,8 @@ def _baseline_notes(outcome: FinetuneResult) -> list[str]:
     notes = [
         f"baselines: forests of {TREES} trees and gradient boosting (scikit-learn, defaults otherwise) on ECFP counts "
         f"(Morgan, radius {ECFP_RADIUS}, {ECFP_COUNTS:,}) and on the {NUM_DESCRIPTORS} descriptors of RDKit, fitted to "
-        "the same training rows; the best is the one of the best validation score. Intervals: paired bootstrap over "
-        "test molecules and seeds, so they speak of molecules like those of the test rows. Predictions of validation "
+        "the same training rows; the best is the one with the best validation score. Intervals: paired bootstrap over "
+        "test molecules and seeds, so they hold for molecules like those of the test rows. Predictions for validation "
         f"and test rows: {files}"
     ]
     limits: dict[str, int] = {}
@@ -286,8 +286,8 @@ def _baseline_notes(outcome: FinetuneResult) -> list[str]:
         rows = max(member.train_rows for member in found.members)
         said = ", ".join(f"{shown_baseline(name)} {most:,}" for name, most in limits.items())
         notes.append(
-            f"for their time, some baselines were fitted to a random choice of the {rows:,} training rows ({said}), "
-            "and would be better with all"
+            f"to save time, some baselines were fitted to a random subset of the {rows:,} training rows ({said}); with "
+            "all rows they would be better"
         )
     if unreadable := max(member.unreadable for member in found.members):
         notes.append(
@@ -328,8 +328,8 @@ def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequ
     if outcome.task == "regression":
         within = (error_RL <= 2.0 * spread_RL)[there_RL].mean()
         said.append(
-            "the spread of the seeds (seed_std of `predict`) is no error bar: within two of it lie "
-            f"{within:.0%} of the test labels; within two error bars it would be about 95 %"
+            "the spread over seeds (seed_std of `predict`) is not an error bar: "
+            f"{within:.0%} of the test labels lie within twice the spread; within two error bars it would be about 95 %"
         )
     return said
 

@@ -101,8 +101,8 @@ def curve_section(folder: Path, outcome: FinetuneResult, points: Sequence[CurveP
         "",
         "## Learning curve",
         "",
-        "The same fine-tuning with a part of the labels of its training rows. Where the curve is not flat at its end, "
-        "more labels would help; where it is flat, less noise in them, or another model, would.",
+        "The same fine-tuning with a part of the labels of its training rows. If the curve is not flat at its end, "
+        "more labels would help. If it is flat, less noise in the labels or another model would help more.",
         "",
         f"![]({CURVE_PICTURE})",
         "",

@@ -51,15 +51,15 @@ def worst_section(folder: Path, outcome: FinetuneResult, worst: Sequence[WorstPr
         if looked:
             cells += _near_cells(folder, outcome, one, f"worst-{rank}-nearest")
         rows.append(cells)
-    by = "of all errors over the standard deviation of their labels" if several else "of the largest errors"
+    by = "with the largest errors, in standard deviations of their labels" if several else "with the largest errors"
     if outcome.outputs.classes_each:
-        by = "whose true class was given the least probability"
+        by = "whose true class was given the lowest probability"
     return [
         "",
         "## Worst predictions",
         "",
-        f"The {counted(len(rows), 'test molecule')} {by}. What they have in common is what the models have not learnt; "
-        "a wrong label, or a molecule unlike all training molecules, is a common reason, too.",
+        f"The {counted(len(rows), 'test molecule')} {by}. Look for what they have in common: the models have not "
+        "learnt it. Other common reasons are wrong labels, and molecules unlike all training molecules.",
         "",
         *markdown_table(header, rows),
     ]
@@ -102,8 +102,9 @@ def _cliff_sentence(outcome: FinetuneResult, found: FoundCliffs, molecules: int,
     )
     return (
         f"{counted(found.pairs, 'pair')} of {molecules:,} labelled molecules{drawn} {differ}, although the "
-        f"Tanimoto similarity of their ECFP4 is at least {LEAST_SIMILAR:g}. The steepest, each molecule once; a "
-        "prediction is shown of test molecules. A pair can be chemistry, or an error of measurement or of a name."
+        f"Tanimoto similarity of their ECFP4 is at least {LEAST_SIMILAR:g}. The steepest are shown, each "
+        "molecule once, with predictions for test molecules. A cliff may be real chemistry, or a wrong measurement or "
+        "structure."
     )
 
 

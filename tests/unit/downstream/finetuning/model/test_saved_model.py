@@ -64,7 +64,7 @@ def test_what_is_loaded_predicts_the_same(saved, tmp_path):
 
 
 def test_a_folder_without_the_last_file_is_no_model(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is no fine-tuned model: it has no finetuned\.json"):
+    with pytest.raises(CheckpointError, match=r"is not a fine-tuned model: it has no finetuned\.json"):
         read_config(tmp_path)
 
 

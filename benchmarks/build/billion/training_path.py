@@ -1,0 +1,118 @@
+"""A store of 838 million molecules made of a few shards named many times, opened as a rank of a run opens it.
+
+The manifest names as many shards as a store of that size has; their files are hard links to a few real ones, so that
+each is looked up, opened and mapped by itself. The way from there to the first micro-batch is the trainer's own:
+manifest, order, planner, reader, loader. Sizes and hashes in the manifest are those of the real shards.
+"""
+
+import collections
+import dataclasses
+import itertools
+import resource
+import time
+from pathlib import Path
+
+from unimol_scale.common.machine.memory import resident_bytes
+from unimol_scale.store.manifest import MANIFEST_NAME, SplitEntry, read_manifest
+from unimol_scale.store.shards import write_manifest
+
+SEED = 0
+MAX_PAIRS = 40_000
+
+
+@dataclasses.dataclass(kw_only=True)
+class FirstSteps:
+    """What a rank needs to begin at a step.
+
+    Attributes:
+        step: the first one.
+        window: data.shuffle_window; None: none.
+        shards: of the store.
+        manifest_bytes: of manifest.json.
+        open_s: from the manifest to the loader.
+        first_s: from there to the first step's micro-batches, all of this rank's.
+        later_s: of each step after it.
+        resident_bytes: of the process at the end, mapped pages of shards included.
+        anonymous_bytes: of these, what is not a file's.
+        peak_bytes: largest resident set.
+    """
+
+    step: int
+    window: int | None
+    shards: int
+    manifest_bytes: int
+    open_s: float
+    first_s: float
+    later_s: tuple[float, ...]
+    resident_bytes: int
+    anonymous_bytes: int
+    peak_bytes: int
+
+
+def repeat_shards(store: Path, output: Path, molecules: int) -> Path:
+    """Make a store of at least so many training molecules from one with a few full shards."""
+    manifest, _ = read_manifest(store)
+    entries = manifest.splits["train"].shards
+    full = [entry for entry in entries if entry.rows == max(one.rows for one in entries)]
+    number = -(-molecules // full[0].rows)
+    (output / "train").mkdir(parents=True, exist_ok=True)
+    shards = []
+    for at, entry in zip(range(number), itertools.cycle(full), strict=False):
+        file = f"train/shard-{at:05d}{Path(entry.file).suffix}"
+        (output / file).hardlink_to(store / entry.file)
+        shards.append(dataclasses.replace(entry, file=file))
+    sizes = collections.Counter[str]()
+    for size, count in manifest.splits["train"].size_histogram.items():
+        sizes[size] = count * number // len(entries)  # the sizes are those of all shards, near enough
+    rows = sum(entry.rows for entry in shards)
+    splits = {**manifest.splits, "train": SplitEntry(shards=tuple(shards), size_histogram=dict(sizes))}
+    stored = rows + manifest.splits["valid"].rows
+    counts = dataclasses.replace(manifest.counts, read=stored, stored=stored, duplicates=0, failed=0, not_sampled=0)
+    for entry in manifest.splits["valid"].shards:
+        (output / entry.file).parent.mkdir(exist_ok=True)
+        (output / entry.file).hardlink_to(store / entry.file)
+    write_manifest(output, dataclasses.replace(manifest, splits=splits, counts=counts))
+    return output
+
+
+def begin(store: Path, step: int, window: int | None, *, batch_size: int, ranks: int, steps: int) -> FirstSteps:
+    """Open a store as rank 0 does, and load some steps in this process.
+
+    Args:
+        store: with many shards.
+        step: the first one; a run that resumes begins at a late one.
+        window: data.shuffle_window.
+        batch_size: molecules of all ranks.
+        ranks: of the run.
+        steps: to load.
+    """
+    # Here, since the simulated builds, which import this module, need no torch.
+    from unimol_scale.data.dataset import DataConfig, training_loader
+    from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
+
+    began = time.monotonic()
+    config = DataConfig(path=str(store), max_pairs=MAX_PAIRS, workers=0, shuffle_window=window)
+    corruption = DenoiseObjective(DenoiseConfig()).corrupt_at
+    loader = training_loader(config, corruption, batch_size=batch_size, seed=SEED, rank=0, world_size=ranks)
+    opened = time.monotonic()
+    times = [opened]
+    for _ in loader.steps(step, step + steps):
+        times.append(time.monotonic())
+    each = [after - before for before, after in itertools.pairwise(times)]
+    return FirstSteps(
+        step=step,
+        window=window,
+        shards=sum(1 for _ in (store / "train").iterdir()),
+        manifest_bytes=(store / MANIFEST_NAME).stat().st_size,
+        open_s=opened - began,
+        first_s=each[0],
+        later_s=tuple(each[1:]),
+        resident_bytes=resident_bytes(),
+        anonymous_bytes=_anonymous_bytes(),
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def _anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))

@@ -1,0 +1,50 @@
+"""The rows of the simulated build: distributed as they should be, and the same wherever they are made."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from rdkit import Chem
+
+from benchmarks.build.billion.generated_rows import ZINC20, curated_table, records, smiles_of, source_rows
+from benchmarks.build.billion.simulated_build import Folder, Measured, Pass
+from benchmarks.build.billion.tables import build_tables
+from conformer_gen.selection.pieces import CURATED_SCHEMA
+from unimol_scale.store.schema import Layout, arrow_schema
+
+
+def test_scaffolds_are_as_many_as_in_zinc20() -> None:
+    scaffolds = ZINC20.scaffolds(np.arange(118_969, dtype=np.uint64))
+    for rows, found_in_tranches in ((1_000, 941), (10_000, 8_474), (118_969, 73_077)):
+        assert len(np.unique(scaffolds[:rows])) == pytest.approx(found_in_tranches, rel=0.08)
+
+
+def test_a_row_is_the_same_in_whatever_chunk_it_is_made() -> None:
+    whole = curated_table(5_000, np.arange(2_000))
+    assert whole.schema == CURATED_SCHEMA
+    half = curated_table(6_000, np.arange(1_000)).drop_columns("position")
+    assert half == whole.slice(1_000).drop_columns("position")
+    assert [row.smiles for row in source_rows(6_000, 6_003)] == smiles_of(
+        np.arange(6_000, 6_003, dtype=np.uint64)
+    ).to_pylist()
+    assert all(Chem.MolFromSmiles(smiles) for smiles in whole["smiles"].slice(0, 50).to_pylist())
+    keys = pc.drop_null(curated_table(0, np.arange(100_000))["key"])
+    assert 1 - len(keys.unique()) / len(keys) == pytest.approx(ZINC20.duplicates, rel=0.2)
+
+
+def test_records_are_a_store_s() -> None:
+    curated = curated_table(0, np.arange(100))
+    batch = records(curated, seed=1)
+    assert batch.schema == arrow_schema(Layout())
+    assert batch["key"] == pa.array(curated["key"])
+    batch.validate(full=True)
+
+
+def test_the_tables_say_what_a_billion_rows_take() -> None:
+    one = Pass(name="assembly", seconds=3.6, driver_s=0.36, tasks_s=3.6, driver_bytes=2**20, task_bytes=2**20)
+    folder = Folder(name="train", bytes=500_000_000, files=20, most=20)
+    build = Measured(rows=1_000_000, passes=(one,), folders=(folder,), counts={})
+    text = "\n".join(build_tables([build]))
+    assert "| assembly | 0.36 + 3.60 (3.6) |" in text
+    assert "| assembly | 0.10 | 1.0 | – |" in text
+    assert "503 GB and 0.0 million files" in text
