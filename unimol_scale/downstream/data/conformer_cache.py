@@ -235,7 +235,7 @@ def _add_set(
 
 
 def _add_own_set(molecules: Sequence[Given], folder: Path, conformers: ConformerConfig) -> None:
-    """Write molecules with the geometry that they bring into a set of their own; nothing is made, which takes no time."""
+    """Write molecules with the geometry that they bring into a set of their own; no conformer is made."""
     with _our_turn(folder):
         if (folder / INDEX_NAME).is_file():
             return

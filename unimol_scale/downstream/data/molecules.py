@@ -24,7 +24,6 @@ from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.downstream.config import Fragments
 from unimol_scale.downstream.data.conformer_cache import Given, cached_store
 from unimol_scale.downstream.data.own_geometry.smiles_with_geometry import (
-    curate_with_geometry,
     has_geometry,
     smiles_with_geometry,
     without_geometry,
@@ -32,7 +31,7 @@ from unimol_scale.downstream.data.own_geometry.smiles_with_geometry import (
 from unimol_scale.downstream.data.skipped_rows import Skipped, count_reasons
 from unimol_scale.errors import ConfigError, SourceError, StoreError, nearest
 from unimol_scale.store.manifest import SplitEntry
-from unimol_scale.store.schema import Int64
+from unimol_scale.store.schema import ConformerOrigin, Int64
 from unimol_scale.store.shards import Store, StoreSplit, open_store
 from unimol_scale.store.source import LocalShards
 
@@ -314,9 +313,8 @@ def _curation(max_atoms: int | None, fragments: Fragments) -> CurateConfig:
 def _curated(text: str, config: CurateConfig, problem: str, *, keeps_geometry: bool = False) -> Curated | Rejected:
     if problem:
         return Rejected(reason="unreadable_row", detail=problem)
-    if keeps_geometry and has_geometry(text):
-        return curate_with_geometry(text, config)
-    result = curate_molecule(SourceMolecule(id="", smiles=text, problem=smiles_problem(text)), config)
+    origin = ConformerOrigin.FILE if keeps_geometry and has_geometry(text) else None
+    result = curate_molecule(SourceMolecule(id="", smiles=text, origin=origin, problem=smiles_problem(text)), config)
     if isinstance(result, Rejected) and "curate." in result.detail:  # keys of a build
         return dataclasses.replace(result, detail=result.detail.replace("curate.", ""))
     return result

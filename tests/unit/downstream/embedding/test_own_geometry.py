@@ -92,6 +92,15 @@ def test_a_model_of_hydrogens_says_which_conformer_lacks_them(embed):
         embed(placed(), placed(hydrogens=False), hydrogens=True)
 
 
+def test_a_conformer_whose_atoms_clash_is_refused_by_row(embed):
+    clashing = placed()
+    positions = clashing.GetConformer().GetPositions()
+    positions[5] = positions[2] + 0.4
+    clashing.GetConformer().SetPositions(positions)
+    with pytest.raises(us.SourceError, match=r"row 2 '[^|]+': \w+ \(.*Å"):
+        embed(placed(), clashing)
+
+
 def test_the_graph_alone_needs_no_conformer(embed):
     np.testing.assert_allclose(*embed(placed(), CHIRAL, inputs="2d"), atol=1e-6)
 

@@ -71,5 +71,5 @@ def test_a_plan_says_what_fits_and_starts_nothing(settings, place, capsys):
     assert "it fits l4" in printed
     assert "an epoch" in printed
     assert not config.output.exists()
-    with pytest.raises(ConfigError, match="unknown device 'rtx9'"):
+    with pytest.raises(ConfigError, match="--plan, beside here: unknown device 'rtx9'"):
         plan_finetuning(config, "rtx9")

@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.chemistry.conformers import ConformerFailure
-from conformer_gen.chemistry.curate import Curated, curate_molecule
 from conformer_gen.chemistry.geometry import DRAWN_BONDS
-from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.store.geometry_faults import Conformers, is_drawn
-from unimol_scale.store.schema import ConformerOrigin, Float64
+from unimol_scale.store.schema import Float64
 
 # The first atom of the coordinates has a third one; of a depiction there are two: ``CO |(0,0,;1.5,0,)|``.
 _COORDINATES_3D = re.compile(r"\s\|(?:[^|]*,)?\([^,;()|]+,[^,;()|]+,[^,;()|]+[;)]")
@@ -53,11 +50,6 @@ def has_geometry(text: str) -> bool:
 def without_geometry(text: str) -> str:
     """Return a SMILES for messages and tables: without the extension if that holds 3D coordinates."""
     return text.partition(" |")[0] if has_geometry(text) else text
-
-
-def curate_with_geometry(text: str, config: CurateConfig) -> Curated | Rejected:
-    """Return the molecule of a SMILES with coordinates, or why it cannot be used."""
-    return curate_molecule(SourceMolecule(id="", smiles=text, origin=ConformerOrigin.FILE), config)
 
 
 def with_remedy(failure: ConformerFailure) -> ConformerFailure:
