@@ -218,10 +218,10 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
     return None
 
 
-def has_repeated(points: Points) -> bool:
-    """Return whether some of the runs are known to have seen their data more than once."""
+def has_repeated(points: Points, epochs: float = REPEATED) -> bool:
+    """Return whether some of the runs are known to have seen their data more often than so many times."""
     columns = points.columns
-    return "U" in columns and bool(np.any(columns["D"] > REPEATED * columns["U"]))
+    return "U" in columns and bool(np.any(columns["D"] > epochs * columns["U"]))
 
 
 def _solve(problem: RegressionProblem, weight: FloatArray, config: FitConfig) -> Solution:

@@ -49,6 +49,11 @@ class LawChoice:
     candidates: tuple[Candidate, ...]
 
 
+# From which the worth of repeated data shows beside the noise of runs: four epochs are nearly worth new data
+# (Muennighoff et al. 2023, arXiv 2305.16264).
+ENOUGH_EPOCHS = 2.0
+
+
 def hold_out_mask(points: Points, rule: str) -> np.ndarray:
     """Return which points are held out, bool [n].
 
@@ -99,8 +104,8 @@ def candidate_laws(points: Points, entries: Sequence[LawEntry] | None = None) ->
     varying = {name: int(distinct(points.columns[name]).max()) > 0 for name in ("N", "D")}
     if varying["N"] and varying["D"]:
         laws = [entry.make("N") for entry in entries if not entry.one_variable]
-        # Unless something was repeated, a law that tells repeated data from new data is no other law.
-        laws = [law for law in laws if asked_for or law.fades is None or has_repeated(points)]
+        # A law that tells repeated data from new data is hardly another one where little was repeated.
+        laws = [law for law in laws if asked_for or law.fades is None or has_repeated(points, ENOUGH_EPOCHS)]
         return [*laws, *(entry.make("C") for entry in alone)] if "C" in points.columns else laws
     variable: Variable = "N" if varying["N"] else "D"
     return [entry.make(variable) for entry in alone]
