@@ -56,6 +56,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--law", default="auto", metavar="LAW", help="with --next: as in fit-scaling-law (default: %(default)s)"
     )
     verb.add_argument(
+        "--rate-law",
+        type=Path,
+        metavar="FILE",
+        help="with --next: law.json of fit-scaling-law --rates, which sets the learning rate by size and data "
+        "(default: it follows those of the runs, by size alone)",
+    )
+    verb.add_argument(
         "--objective",
         metavar="NAME",
         help="with --next: of the runs; needed where it is package.module:Class, code that the ladder is to import",
@@ -65,6 +72,14 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     )
     verb.set_defaults(run=_run, stopped=GOES_ON)
     verb.take_settings(_settings)
+
+
+# Options of --next → where a ladder has the same.
+OF_NEXT = {
+    "budget": "the budgets of a ladder stand in its file",
+    "objective": "that of a ladder stands in its file",
+    "rate_law": "a ladder has the key rate_law in its file",
+}
 
 
 def _settings() -> tuple[type[Any], Mapping[str, str]]:
@@ -84,10 +99,9 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--device belongs to --dry-run; the runs take what the machine has")
     if arguments.submit and not arguments.slurm:
         raise ConfigError("--submit belongs to --slurm")
-    if arguments.budget is not None:
-        raise ConfigError("--budget belongs to --next; the budgets of a ladder stand in its file")
-    if arguments.objective is not None:
-        raise ConfigError("--objective belongs to --next; that of a ladder stands in its file")
+    for name, where in OF_NEXT.items():
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} belongs to --next; {where}")
     from unimol_scale.scaling.ladder.ladder import plan, read_ladder
     from unimol_scale.scaling.ladder.ladder_rates import rate_lines
 
@@ -181,7 +195,13 @@ def _write_next(arguments: argparse.Namespace) -> int:
     require_file(arguments.output)
     absent = former_defaults(PretrainConfig)
     choice = choose_next(
-        arguments.next, arguments.budget, arguments.law, objective=arguments.objective, absent=absent, counter=_count
+        arguments.next,
+        arguments.budget,
+        arguments.law,
+        objective=arguments.objective,
+        absent=absent,
+        counter=_count,
+        rate_law=arguments.rate_law,
     )
     write_next(choice, arguments.output)
     print("\n".join(choice.lines))

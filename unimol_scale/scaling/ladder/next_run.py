@@ -22,6 +22,7 @@ from unimol_scale.config import Origin, build, read_yaml
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
 from unimol_scale.scaling.ladder.model_for_size import DIMENSIONS, SizedModel, model_for_parameters
+from unimol_scale.scaling.ladder.next_rate import rate_by_law, rate_by_neighbours
 from unimol_scale.scaling.ladder.objective_count import ModelCounter, count_model
 from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
 from unimol_scale.scaling.law.law_choice import candidate_laws, choose_law
@@ -94,6 +95,7 @@ def choose_next(
     objective: str | None = None,
     absent: Mapping[str, Any] = MappingProxyType({}),
     counter: ModelCounter | None = None,
+    rate_law: Path | None = None,
 ) -> NextRun:
     """Fit a law to the runs and choose the best next run for a budget.
 
@@ -106,6 +108,8 @@ def choose_next(
         absent: dotted key → what it means if a run of an earlier version does not record it, where that is not the
             default of today.
         counter: counts for runs that learn something other than denoise.
+        rate_law: law.json of ``fit-scaling-law --rates``, which sets the learning rate by size, data and batch; None:
+            the rate follows those of the runs, by size alone.
 
     Raises:
         RunError: the runs do not determine such a law, or do not say how they were trained.
@@ -134,7 +138,10 @@ def choose_next(
     columns = columns_at(points, np.array([sized.parameters]), np.array([float(molecules)]))
     columns = {**columns, "C": np.array([cost])}
     band = fit.band(columns)
-    learning_rate, how = _learning_rate(records, sized.parameters)
+    if rate_law is None:
+        learning_rate, how = rate_by_neighbours(records, sized.parameters)
+    else:
+        learning_rate, how = rate_by_law(rate_law, sized.parameters, molecules, batch_size)
     loss = float(fit.predict(columns)[0])
     interval = None if band is None else (float(band[0][0]), float(band[1][0]))
     tree, source = _ladder(template, sized, steps, learning_rate), template.record.name
@@ -268,50 +275,6 @@ def _costs(
         return count_model(size, {**settings, **own}, objective, counter, "--next").training_flops
 
     return cost(record.size or sized.size, model), cost(sized.size, sized.model)
-
-
-def _learning_rate(records: Sequence[RunRecord], parameters: float) -> tuple[float, str]:
-    """Return the learning rate for a size, and how it was chosen.
-
-    Between sizes of runs it is interpolated in log-log. Beyond them it follows the slope over all sizes, but never
-    rises: a rate that is too high ruins a run, one that is too low costs little.
-    """
-    best: dict[float, tuple[float, float, str]] = {}  # N → loss and rate of its best run, name of the size
-    for record in records:
-        rate = _rate_of(Path(record.source) / CONFIG_NAME)
-        size = record.size or engineering(record.parameters)
-        if rate is not None and (record.parameters not in best or record.loss < best[record.parameters][0]):
-            best[record.parameters] = (record.loss, rate, size)
-    if not best:
-        raise RunError(f"none of the runs says its learning rate in its {CONFIG_NAME}")
-    known = sorted((count, rate, size) for count, (_, rate, size) in best.items())
-    log_n, log_rate = np.log([n for n, _, _ in known]), np.log([rate for _, rate, _ in known])
-    if len({rate for _, rate, _ in known}) == 1:
-        return known[0][1], "that of every run"
-    where = math.log(parameters)
-    if log_n[0] <= where <= log_n[-1]:
-        rate = math.exp(float(np.interp(where, log_n, log_rate)))
-        above = int(np.searchsorted(log_n, where))
-        below = max(above - 1, 0)
-        ends = " and ".join(f"{known[i][2]} ({known[i][1]:.3g})" for i in sorted({below, min(above, len(known) - 1)}))
-        return rate, f"interpolated in log-log between the best runs of {ends}"
-    end = 0 if where < log_n[0] else -1
-    slope = min(float(np.polyfit(log_n, log_rate, 1)[0]), 0.0)
-    fall = min(slope * (where - float(log_n[end])), 0.0)
-    if fall == 0.0:
-        how = f"that of the nearest size, {known[end][2]}: beyond the sizes that were run it is never raised"
-        return known[end][1], how
-    rate = math.exp(float(log_rate[end]) + fall)
-    return rate, f"continued beyond {known[end][2]} ({known[end][1]:.3g}) as N^{slope:.2f}, the trend over all sizes"
-
-
-def _rate_of(path: Path) -> float | None:
-    """Return the learning rate of a run; None if its configuration does not have it."""
-    try:
-        train = read_yaml(path)[0].get("train") if path.is_file() else None
-        return float(train["learning_rate"]) if isinstance(train, Mapping) else None
-    except (ConfigError, OSError, KeyError, TypeError, ValueError):
-        return None
 
 
 def _ladder(template: TemplateRun, sized: SizedModel, steps: int, learning_rate: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from unimol_scale.scaling.ladder.launch import command
 from unimol_scale.scaling.ladder.model_for_size import model_for_parameters
 from unimol_scale.scaling.ladder.next_run import NextRun, choose_next, write_next
 from unimol_scale.scaling.law.analysis import parameters_of_size
+from unimol_scale.scaling.rates.rate_law_file import KIND
 from unimol_scale.scaling.runs.read_runs import read_runs
 
 SIZES = ("0.1M", "0.2M", "0.5M", "1M", "2M")
@@ -133,6 +134,23 @@ def test_the_learning_rate_comes_from_the_neighbours_and_is_explained(
     assert how in line
 
 
+def test_a_law_of_the_best_rate_sets_it_by_size_and_data(runs: Path, tmp_path: Path) -> None:
+    law = {
+        "schema_version": 1,
+        "kind": KIND,
+        "coefficients": {"a": 1.0, "b": -0.4, "c": -0.1},
+        "parameters_counted": "total",
+    }
+    law["ranges"] = {"N": [1e4, 1e5], "D": [1e3, 1e9]}
+    (tmp_path / "law.json").write_text(json.dumps(law))
+    choice = choose_next([runs], "2e13", "chinchilla", bootstrap=0, rate_law=tmp_path / "law.json")
+    n, d = choice.sized.parameters, choice.molecules
+    assert choice.learning_rate == pytest.approx(np.exp(1.0 - 0.4 * np.log(n) - 0.1 * np.log(d)), rel=1e-6)
+    assert choice.tree["overrides"]["train"]["learning_rate"] == pytest.approx(choice.learning_rate, rel=0.005)
+    (line,) = [line for line in choice.lines if line.startswith("learning rate")]
+    assert "law.json; extrapolated: N is" in line
+
+
 def test_a_model_is_made_for_any_number_of_parameters() -> None:
     for parameters in np.geomspace(3e4, 3e9, 14):
         sized = model_for_parameters(float(parameters), {})
@@ -151,6 +169,7 @@ def test_a_model_is_made_for_any_number_of_parameters() -> None:
         (["--law", "power"], "has no trade-off between size and data"),
         (["--law", "powr"], "unknown law 'powr'"),
         (["--slurm"], "give that file the other options"),
+        (["--rate-law", "nowhere.json"], "nowhere.json cannot be read"),
     ],
 )
 def test_a_mistake_is_told(
