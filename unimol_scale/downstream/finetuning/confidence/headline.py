@@ -121,7 +121,7 @@ def _too_few(outcome: FinetuneResult, check: ConformalCheck, lacking: list[int])
     needed = rows[0] + max(check.targets[at].missing for at in lacking)
     scarce = " of the rarest class" if outcome.outputs.classes_each else ""
     names = first_names([outcome.targets[at] for at in lacking])
-    return f"none for {names}, which have {counts}{scarce}; this coverage takes {needed:,}"
+    return f"none for {names}, which have {counts}{scarce}; this coverage needs {needed:,}"
 
 
 def _coverage(outcome: FinetuneResult, check: ConformalCheck, target: int) -> str:
