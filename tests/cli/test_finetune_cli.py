@@ -148,7 +148,7 @@ def test_the_last_lines_say_against_what_how_sure_and_where_not_to_use_it(run, t
     against, sure, where = out.splitlines()[-3:]
     assert against.startswith("too few test molecules to compare the model with the best baseline")
     assert sure == (
-        "how sure: the 90 % intervals of `predict`: none, for 2 calibration rows are too few; this coverage takes 9"
+        "how sure: the 90 % intervals of `predict`: none, because 2 calibration rows are too few; this coverage needs 9"
     )
     assert where.startswith("where not to use it: ")
     folder = tmp_path / "finetuned" / "set-scratch"

@@ -79,7 +79,7 @@ def test_a_rare_class_leaves_no_sets_and_the_report_counts_its_rows(made):
     fitted, found = made(KIND, coverage=0.95)
     assert found.class_sets is None
     assert any("takes 19 calibration rows of each class" in note for note in found.notes)
-    assert "of the rarest class are too few; this coverage takes 19" in fitted.report.read_text()
+    assert "of the rarest class are too few; this coverage needs 19" in fitted.report.read_text()
 
 
 def test_every_row_of_a_cross_validation_of_classes_calibrates(made):

@@ -12,7 +12,7 @@ def test_targets_with_too_few_calibration_rows_are_named_in_one_sentence(place, 
         inputs="2d", baselines=False, output=tmp_path / "many", cache=place / "cache", device="cpu",
         settings={"train.epochs": 1},
     )  # fmt: skip
-    said = "none for assay 0, assay 1, assay 2 and 1 more, which have 3 calibration rows; this coverage takes 9"
+    said = "none for assay 0, assay 1, assay 2 and 1 more, which have 3 calibration rows; this coverage needs 9"
     line = short_headline(fitted.result)[0]
     assert line.endswith(f": {said}")
     report = fitted.report.read_text()

@@ -116,11 +116,12 @@ def _coverages(outcome: FinetuneResult, check: ConformalCheck) -> str:
 def _too_few(outcome: FinetuneResult, check: ConformalCheck, lacking: list[int]) -> str:
     """Return why several targets have no interval, or no set of classes."""
     rows = sorted(check.targets[at].calibration_rows for at in lacking)
-    counts = f"{rows[0]:,}" if rows[0] == rows[-1] else f"{rows[0]:,} to {rows[-1]:,}"
+    least, most = f"{rows[0]:,}", counted(rows[-1], "calibration row")
+    counts = most if rows[0] == rows[-1] else f"{least} to {most}"
     needed = rows[0] + max(check.targets[at].missing for at in lacking)
     scarce = " of the rarest class" if outcome.outputs.classes_each else ""
     names = first_names([outcome.targets[at] for at in lacking])
-    return f"none for {names}, which have {counts} calibration rows{scarce}; this coverage takes {needed:,}"
+    return f"none for {names}, which have {counts}{scarce}; this coverage needs {needed:,}"
 
 
 def _coverage(outcome: FinetuneResult, check: ConformalCheck, target: int) -> str:
