@@ -23,7 +23,7 @@ LINK = re.compile(r"(\]\()(?![a-z]+:|#|<)([^)\s#]+)(#[^)\s]*)?(\))")
 CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 # Material loads this script from another host for sites that are opened as files; ours is a copy.
 SHIM, OUR_SHIM = "https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js"
-COPIED_AS_THEY_ARE = {".png", ".svg", ".jpg"}
+COPIED_AS_THEY_ARE = {".png", ".svg", ".jpg", ".parquet"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "bash", ".json": "json", ".toml": "toml"}
 
 
