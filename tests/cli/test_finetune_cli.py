@@ -260,7 +260,7 @@ def test_a_gpu_that_is_not_there_is_one_line(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("set.csv", "--from", "nowhere", "--output", "p.csv"), "nowhere is no fine-tuned model"),
+        (("set.csv", "--from", "nowhere", "--output", "p.csv"), "nowhere is not a fine-tuned model"),
         (("set.csv", "--from", "nowhere", "--output", "p.xlsx"), "must end in .csv or .parquet"),
         (
             ("set.csv", "--from", "nowhere", "--output", "set.csv"),
