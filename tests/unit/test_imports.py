@@ -40,7 +40,7 @@ ORDER = {
     "unimol_scale.downstream": "metric metrics registry uncertainty label_settings trained_parts tune_settings"
     " config compute launched_ranks label_units labels fold_statistics depiction data baselines embedding"
     " finetuning explanation comparison publishing",
-    "unimol_scale.downstream.data": "splitting benchmarks *",
+    "unimol_scale.downstream.data": "splitting benchmarks own_geometry *",
     "unimol_scale.downstream.finetuning": "finetuning_folder adaptation model cautions labelled_rows tuning results"
     " folds confidence predictions reporting atom_references row_parts problem probe planning *",
     "unimol_scale.api": "equal_content table_columns molecule_inputs predictions * estimators",
