@@ -29,6 +29,7 @@ class ScriptedRay:
         self._script, self._names = script, (f"task {number}" for number in itertools.count())
         monkeypatch.setattr(ray_tasks.ray, "wait", lambda references, **_: (references[:1], references[1:]))
         monkeypatch.setattr(ray_tasks.ray, "get", self.get)
+        monkeypatch.setattr(ray_tasks.ray, "put", lambda thing: thing)  # the real one would start Ray
         monkeypatch.setattr(ray_tasks, "POLL_S", 0.001)
         monkeypatch.setattr(ray_tasks, "NODE_LOSS_S", 0.05)
 
