@@ -49,7 +49,7 @@ def test_a_full_disk_is_a_clear_error_and_with_room_the_build_goes_on(
         small_disk(size)
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 2, result.stderr
-        assert "the disk is full: make room, and the same command goes on" in result.stderr
+        assert "the disk is full: make room, and run the same command again to continue" in result.stderr
         assert not (store / "manifest.json").exists()
         reached.append(sorted(path.name for path in (store / ".build").iterdir()))
     assert "embedded" not in reached[0], "it was full for the workers"

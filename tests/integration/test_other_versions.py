@@ -180,12 +180,12 @@ def test_what_a_newer_version_wrote_is_named_and_called_that(store, pretrain, tm
         status, said = pretrain(*arguments)
         assert status == EXIT_USER_ERROR
         assert f"{run / 'config.yaml'} was written by a newer version of unimol-scale" in said
-        assert f"\n  {named}\nUpdate unimol-scale to go on with it, or choose another --output" in said
+        assert f"\n  {named}\nUpdate unimol-scale to continue with it, or choose another --output" in said
     unfinish(run, 8)
     status, said = pretrain("--output", run)
     assert status == EXIT_USER_ERROR
     assert "step-00000008 was written by a newer version of unimol-scale" in said
-    assert f"\n  {named}\nUpdate unimol-scale to go on with it" in said
+    assert f"\n  {named}\nUpdate unimol-scale to continue with it" in said
     if kind is not ModelConfig:  # the model itself is another then, whatever the user wants
         status, said = pretrain("--output", run, "--override")
         assert status == 0, said

@@ -1,7 +1,7 @@
-"""Where a command's messages and bars appear: on standard error. A call of the library only logs. Imports rich.
+"""Shows a command's messages and progress bars on standard error. Library calls only log. Imports rich.
 
-The code of both packages logs its messages, to loggers that are named after its modules, and prints nothing. A command
-shows them with ``shown_on_stderr``; ``terminal_bar`` draws a bar inside such a block only.
+Both packages log their messages to loggers named after their modules, and print nothing themselves. A command shows the
+messages with ``shown_on_stderr``; ``terminal_bar`` draws a bar only inside such a block.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ PACKAGES = ("unimol_scale", "conformer_gen")
 
 
 class CommandHandler(logging.Handler):
-    """Prints the text of every message in one line, above the newest bar if there is one.
+    """Prints the text of each message, above the newest progress bar if there is one.
 
     Attributes:
-        consoles: of the bars on show, the newest last.
+        consoles: the consoles of the bars that are visible, newest last.
     """
 
     def __init__(self) -> None:
@@ -27,9 +27,9 @@ class CommandHandler(logging.Handler):
         self.consoles: list[Console] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a message, if there is anybody to read it."""
+        """Print a message; do nothing if standard error cannot be written."""
         text = record.getMessage()
-        with contextlib.suppress(OSError):  # whoever read it is gone, or the disk is full: the work goes on
+        with contextlib.suppress(OSError):  # a closed pipe or a full disk must not stop the work
             if self.consoles:
                 self.consoles[-1].print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
             else:
@@ -37,11 +37,11 @@ class CommandHandler(logging.Handler):
 
 
 class CommandBar(Progress):
-    """A bar of a command, above which its messages appear while it is on show.
+    """A progress bar of a command. Messages appear above it while it is visible.
 
     Args:
-        handler: of the command.
-        columns: of the bar.
+        handler: prints the messages of the command.
+        columns: the columns of the bar.
     """
 
     def __init__(self, handler: CommandHandler, *columns: ProgressColumn) -> None:
@@ -49,12 +49,12 @@ class CommandBar(Progress):
         self._handler = handler
 
     def start(self) -> None:
-        """Show it."""
+        """Show the bar."""
         super().start()
         self._handler.consoles.append(self.console)
 
     def stop(self) -> None:
-        """Leave it as it stands."""
+        """Stop updating the bar and leave its last state on the terminal."""
         if self.console in self._handler.consoles:
             self._handler.consoles.remove(self.console)
         super().stop()
@@ -62,7 +62,7 @@ class CommandBar(Progress):
 
 @contextlib.contextmanager
 def shown_on_stderr() -> Iterator[None]:
-    """Print messages on standard error while the block runs, and allow bars; inside such a block it does nothing."""
+    """Print messages on standard error and allow bars while the block runs. A nested block changes nothing."""
     if _handler() is not None:
         yield
         return
@@ -83,7 +83,7 @@ def shown_on_stderr() -> Iterator[None]:
 
 
 def terminal_bar(*columns: ProgressColumn) -> CommandBar | None:
-    """Return a bar, not yet on show; None where no command shows its messages, or there is no terminal or notebook."""
+    """Return a bar that is not started yet; None outside a command, or without a terminal or notebook."""
     handler = _handler()
     if handler is None or not (sys.stderr.isatty() or Console(stderr=True).is_jupyter):
         return None
@@ -91,6 +91,6 @@ def terminal_bar(*columns: ProgressColumn) -> CommandBar | None:
 
 
 def _handler() -> CommandHandler | None:
-    """Return the handler of the command that runs; None in a call of the library."""
+    """Return the handler of the running command; None in a library call."""
     handlers = logging.getLogger(PACKAGES[0]).handlers
     return next((handler for handler in handlers if isinstance(handler, CommandHandler)), None)

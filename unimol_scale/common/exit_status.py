@@ -1,11 +1,11 @@
-"""With which status commands end, for those that end and those that start them. Standard library only."""
+"""The exit statuses of the commands, for the commands and for code that starts them. Standard library only."""
 
-EXIT_FAILED = 1  # the work went wrong, or what was checked is not as it should be
+EXIT_FAILED = 1  # the work failed, or a check did not pass
 EXIT_USER_ERROR = 2
-# Of a run that was stopped after it had saved its state: the same command goes on (sysexits' EX_TEMPFAIL).
+# The run was stopped after saving its state; the same command continues it (EX_TEMPFAIL of sysexits.h).
 EXIT_STOPPED = 75
-EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
-EXIT_NO_READER = 141  # as shells say of a closed pipe
+EXIT_INTERRUPTED = 130  # the status that shells report for Ctrl-C (128 + SIGINT)
+EXIT_NO_READER = 141  # the status that shells report for a closed pipe (128 + SIGPIPE)
 
-# What is said after Ctrl-C where nothing is lost.
-GOES_ON = "Stopped. The same command goes on where it was."
+# Printed after Ctrl-C if no work is lost.
+GOES_ON = "Stopped. Run the same command again to continue where it stopped."

@@ -1,6 +1,7 @@
-"""Reads metrics.jsonl, the log of a run: the one reader for trainer, pictures, scaling laws and benchmarks.
+"""Reads metrics.jsonl, the log of a run, for the trainer, plots, scaling laws and benchmarks.
 
-A line is an event: an object with ``step`` and numbers. A number that is not finite is null, so null is no value.
+A line is an event: an object with ``step`` and numbers. Numbers that are not finite are written as null, so null means
+that there is no value.
 """
 
 import math
@@ -16,12 +17,12 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a metrics file holds.
+    """The content of a metrics file.
 
     Attributes:
         events: in the order of the file.
-        damaged: numbers of the lines that hold no event. The last line of the file is not among them: a run that was
-            killed ends with a torn one, and nothing is missing.
+        damaged: numbers of the lines that hold no event. The last line is never counted: a killed run leaves it
+            incomplete, and nothing is lost.
     """
 
     events: tuple[Event, ...]
@@ -60,7 +61,7 @@ def number_of(value: object) -> float | None:
 def values_by_step(events: Sequence[Event], key: str) -> dict[int, float]:
     """Return step → value of a key, in rising order of steps.
 
-    A resumed run logs the steps since its last checkpoint again: the later line counts. Null is no value.
+    A resumed run logs the steps since its last checkpoint again; the later line is used. Null values are left out.
     """
     found = {int(event["step"]): value for event in events if (value := number_of(event.get(key))) is not None}
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Whether a folder or a file can be written, found out before any work is spent on it; nothing is left behind."""
+"""Checks whether a folder or file can be written before any work starts. Leaves nothing behind."""
 
 import os
 import tempfile
@@ -8,14 +8,14 @@ from unimol_scale.errors import ConfigError
 
 
 def require_folder(folder: Path, setting: str = "--output") -> None:
-    """Refuse a folder that cannot be written, or cannot be made.
+    """Refuse a folder that cannot be written or made.
 
     Args:
-        folder: need not exist yet, nor the folders above it.
-        setting: that names it, for the message.
+        folder: the folder; neither it nor its parents need to exist.
+        setting: the flag or setting that names the folder, for the message.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the folder cannot be written or made.
     """
     existing = folder
     while not os.path.lexists(existing) and existing != existing.parent:
@@ -38,11 +38,11 @@ def require_file(file: Path, setting: str = "--output") -> None:
     """Refuse a file that cannot be written.
 
     Args:
-        file: need not exist yet, nor its folder.
-        setting: that names it, for the message.
+        file: the file; neither it nor its folder needs to exist.
+        setting: the flag or setting that names the file, for the message.
 
     Raises:
-        ConfigError: it is a folder, or its folder cannot be written.
+        ConfigError: the path is a folder, or its folder cannot be written.
     """
     if file.is_dir():
         raise ConfigError(f"{setting} {file} is a folder; give the name of a file")

@@ -1,9 +1,9 @@
-"""Code by its name: the registries of sources, objectives, laws, metrics and sinks, and ``package.module:Name``.
+"""Finds code by name: registries of sources, objectives, laws, metrics and sinks, and ``package.module:Name``.
 
-Ours are listed by a short name. Whoever writes one of their own names it ``package.module:Name`` in the same place, and
-it is treated as ours are. Such a name is imported where a user gives it: on the command line, in a call from Python, or
-in a file of settings that the user names. What a run folder, a checkpoint, a store or a fine-tuned model says of itself
-is never imported, since these may come from anywhere: they are read as text, and code of their own must be named again.
+Built-in entries have short names. Users name their own code as ``package.module:Name`` in the same place, and it works
+like a built-in entry. Such a name is imported only if the user gives it: on the command line, in a Python call, or in a
+settings file that the user names. A name recorded in a run folder, checkpoint, store or fine-tuned model is never
+imported, because such files may come from anywhere; the user must give the name again.
 """
 
 import importlib
@@ -31,25 +31,25 @@ def is_reference(text: object) -> bool:
 
 
 def is_installed(library: str) -> bool:
-    """Return whether a library can be imported; it is not."""
+    """Return whether a library is installed, without importing it."""
     try:
         return sys.modules.get(library) is not None or importlib.util.find_spec(library) is not None
-    except ValueError:  # it was put there without a specification
+    except ValueError:  # in sys.modules, but without a module specification
         return True
 
 
 def load(reference: str) -> Any:  # noqa: ANN401
-    """Import a module and return what it has under a name.
+    """Import a module and return its attribute of a given name.
 
-    Modules are looked for where Python looks for them, and last in the current folder, so that a file in it needs no
-    installation. The processes that this one starts find them in the same places.
+    Modules are searched on Python's path, and last in the current folder, so that a file there needs no installation.
+    Child processes search the same places.
 
     Args:
         reference: ``package.module:Name``.
 
     Raises:
-        ConfigError: there is no such module or name in it, or the module cannot be imported; says where it was looked
-            for.
+        ConfigError: the module does not exist or cannot be imported, or lacks the name. The message says where the
+            module was searched.
     """
     match = _REFERENCE.fullmatch(reference)
     assert match is not None, reference
@@ -63,15 +63,17 @@ def load(reference: str) -> Any:  # noqa: ANN401
 
 
 def _import(module: str) -> ModuleType:
-    here = os.getcwd()  # noqa: PTH109 - as Python writes it on its path
+    here = os.getcwd()  # noqa: PTH109 - the form that Python itself puts on its path
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
-    importlib.invalidate_caches()  # the file may be a moment old
+    importlib.invalidate_caches()  # the file may have been written a moment ago
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name
-        if missing is None or not f"{module}.".startswith(f"{missing}."):  # the module is there, and lacks another one
+        if missing is None or not f"{module}.".startswith(
+            f"{missing}."
+        ):  # another module, which it imports, is missing
             raise ConfigError(f"the module {module} cannot be imported: {error}{_place(error)}") from error
         path = os.environ.get(_PATH)
         raise ConfigError(
@@ -94,7 +96,7 @@ def _place(error: BaseException) -> str:
 
 
 def _public_names(found: object) -> Iterable[str]:
-    """Return the names that somebody may have meant: what a module or class defines itself, and does not import."""
+    """Return the names that the user may have meant: those that a module or class defines rather than imports."""
     home = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
     public = {name: value for name, value in vars(found).items() if not name.startswith("_")}
     return [
@@ -105,7 +107,7 @@ def _public_names(found: object) -> Iterable[str]:
 
 
 def accepts(function: Callable[..., Any], *arguments: object) -> bool:
-    """Return whether a function or class can be called with these arguments; True if it does not say."""
+    """Return whether a function or class can be called with these arguments; True if its signature is unknown."""
     try:
         signature = inspect.signature(function)
     except ValueError:
@@ -118,15 +120,15 @@ def accepts(function: Callable[..., Any], *arguments: object) -> bool:
 
 
 class Registry(Mapping[str, EntryT], Generic[EntryT]):
-    """What there is of one kind: ours by name, in order, and anybody's by ``package.module:Name``.
+    """The entries of one kind: built-in ones by short name, in order, and users' own by ``package.module:Name``.
 
-    An entry is imported when it is asked for, so that a list of names costs nothing.
+    An entry is imported when it is looked up, so listing the names costs nothing.
 
     Args:
-        kind: in a word or two, for messages, such as "law".
-        entries: our names → ``package.module:Name`` of each.
-        adopt: (what a name stands for, the name) → the entry. Raises ``ConfigError`` with what is missing of it, as the
-            end of a sentence that begins with the kind and the name.
+        kind: what the entries are, for messages, such as "law".
+        entries: short name → ``package.module:Name`` of each built-in entry.
+        adopt: (imported object, its name) → the entry. Raises ``ConfigError`` if the object is unsuitable; the text is
+            the end of a sentence that begins with the kind and the name.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, str], adopt: Callable[[Any, str], EntryT]) -> None:
@@ -151,15 +153,15 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         return f"{', '.join(self)}, or package.module:Name of your own code"
 
     def check(self, name: str | None, key: str, also: Sequence[str] = ()) -> None:
-        """Find out whether a name can be an entry's; one of the form ``package.module:Name`` is not imported.
+        """Check that a name can name an entry; ``package.module:Name`` is not imported.
 
         Args:
-            name: to be looked at; None, where none was given, is fine.
-            key: setting or flag that holds it, for the message.
-            also: words that are valid in its place and name no entry.
+            name: the name to check; None (nothing given) is valid.
+            key: the setting or flag that holds the name, for the message.
+            also: further valid words that name no entry.
 
         Raises:
-            ConfigError: it cannot.
+            ConfigError: the name is unknown.
         """
         if name is None or name in self._entries or name in also or is_reference(name):
             return
@@ -170,10 +172,10 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         raise ConfigError(f"{key}: unknown {self._kind} {name!r}; {hint}")
 
     def entry(self, name: str) -> EntryT:
-        """Return the entry of a name that the user has given; one of the form ``package.module:Name`` is imported.
+        """Return the entry of a name that the user has given; ``package.module:Name`` is imported.
 
         Raises:
-            ConfigError: there is none, it cannot be imported, or it is not what it must be.
+            ConfigError: there is no such entry, it cannot be imported, or it lacks what its kind requires.
         """
         self.check(name, self._kind)
         try:
@@ -183,19 +185,19 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
 
 
 def must_be_named(names: Sequence[str], given: Sequence[str], how: str) -> None:
-    """Raise if something else than the user names code.
+    """Refuse to import code that only a run folder names, and not the user.
 
     Args:
-        names: as the settings of an earlier run and what the user gives, laid over them, have them.
-        given: as the user alone gives them.
-        how: how they are given, for the message, such as "--objective {}".
+        names: the names in force: those recorded by an earlier run, overridden by what the user gives.
+        given: the names that the user gives.
+        how: how the user gives them, for the message, such as "--objective {}".
 
     Raises:
-        ConfigError: one is of the form ``package.module:Name``, and the user has not given it.
+        ConfigError: a name has the form ``package.module:Name``, and the user has not given it.
     """
     for name in names:
         if is_reference(name) and name not in given:
             raise ConfigError(
-                f"the run names code of its own, {name}. A folder may come from anywhere, so code is imported only if "
+                f"the run uses its own code, {name}. A folder may come from anywhere, so code is imported only if "
                 f"you name it yourself: add {how.format(','.join(names))}"
             )

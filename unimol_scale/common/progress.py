@@ -1,7 +1,7 @@
-"""How far a piece of work is: a bar on the terminal of a command, a message every few seconds elsewhere. Imports rich.
+"""Shows progress: as a bar on a command's terminal, elsewhere as a message every few seconds. Imports rich.
 
-Every bar of the project is made here, by ``ProgressDisplay``; there is one only where a command runs. Messages are
-logged, so that a library call is silent unless its caller listens.
+``ProgressDisplay`` makes every bar of the project, and only inside a command. Messages are logged, so a library call is
+silent unless its caller enables logging.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ Columns = Callable[[], Sequence[ProgressColumn]]
 
 
 def stage_columns() -> Sequence[ProgressColumn]:
-    """Return the columns of a stage: name, bar, what the field ``text`` says, time left."""
+    """Return the columns of a stage: name, bar, the field ``text``, time left."""
     return (_text("{task.description}"), BarColumn(), _text("{task.fields[text]}"), TimeRemainingColumn())
 
 
 def count_columns() -> Sequence[ProgressColumn]:
-    """Return the columns of a number of items: name, bar, how many of how many, time left."""
+    """Return the columns for counting items: name, bar, "done/total", time left."""
     return (_text("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def training_columns() -> Sequence[ProgressColumn]:
-    """Return the columns of a training: name, bar, how many of how many, and the fields ``eta`` and ``status``."""
+    """Return the columns of a training run: name, bar, "done/total", and the fields ``eta`` and ``status``."""
     bar = BarColumn(bar_width=16)
     return (_text("{task.description}"), bar, MofNCompleteColumn(), _text("{task.fields[eta]}"), _StatusColumn())
 
@@ -46,7 +46,7 @@ def _text(text_format: str) -> TextColumn:
 
 
 class _StatusColumn(ProgressColumn):
-    """What a narrow terminal cuts off first, so that the bar stays one line."""
+    """The column that a narrow terminal cuts off first, so that the bar stays on one line."""
 
     def __init__(self) -> None:
         super().__init__(Column(no_wrap=False))
@@ -57,16 +57,16 @@ class _StatusColumn(ProgressColumn):
 
 
 class ProgressDisplay:
-    """Shows how far something is, once it is started. A terminal that has gone stops nothing.
+    """Shows the progress of a piece of work once it is started. A closed terminal does not stop the work.
 
     Args:
-        label: what it is, at the beginning of the bar.
-        total: how much there is to do; None: not known.
-        columns: of the bar; None: there is none, and messages come on a terminal as well.
-        log: takes the messages.
-        shown: whether there is a bar, or messages, at all.
+        label: name of the work, shown at the beginning of the bar.
+        total: number of items; None if it is not known.
+        columns: the columns of the bar; None: draw no bar, and log messages on a terminal too.
+        log: logger of the messages.
+        shown: whether to show anything at all.
         interval_s: seconds between two messages.
-        line_at_once: whether the first one need not wait so long.
+        line_at_once: whether the first message may come without that delay.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class ProgressDisplay:
         self._task = TaskID(0)
 
     def start(self, completed: int = 0, **fields: Any) -> None:  # noqa: ANN401
-        """Show the bar, if there is to be one.
+        """Show the bar, if there is one.
 
         Args:
-            completed: done already.
-            fields: that the columns want.
+            completed: number of items that are already done.
+            fields: values of the fields that the columns show.
         """
         self._bar = terminal_bar(*self._columns()) if self._shown and self._columns is not None else None
         if self._bar is not None:
@@ -100,19 +100,19 @@ class ProgressDisplay:
             self._bar.start()
 
     def stop(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar and leave its last state on the terminal."""
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.stop()
 
     def update(self, completed: int, **fields: Any) -> None:  # noqa: ANN401
-        """Move the bar and change fields of its columns; does nothing where there is none."""
+        """Advance the bar and set fields of its columns; do nothing if there is no bar."""
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.update(self._task, completed=completed, **fields)
 
     def line(self, text: str, *, at_once: bool = False) -> None:
-        """Send a message if there is no bar, and the last one is a while ago or this one is to come at once."""
+        """Log a message if there is no bar, and either the last one was ``interval_s`` ago or ``at_once`` is set."""
         if self._bar is not None or not self._shown:
             return
         now = time.monotonic()
@@ -122,12 +122,12 @@ class ProgressDisplay:
 
 
 class StageProgress:
-    """Counts molecules of one stage and shows count, rate and, where the total is known, the time left.
+    """Counts the molecules of one stage and shows the count, the rate and, if the total is known, the time left.
 
     Args:
-        label: of the stage, such as "curating".
-        total: molecules in the stage, None when it is not known beforehand.
-        shown: whether there is a bar, or messages, at all.
+        label: name of the stage, such as "curating".
+        total: number of molecules in the stage; None if it is not known beforehand.
+        shown: whether to show anything at all.
     """
 
     def __init__(self, label: str, total: int | None, *, shown: bool = True) -> None:
@@ -160,11 +160,11 @@ class StageProgress:
 
     @property
     def advanced(self) -> int:
-        """Molecules that this run finished."""
+        """Number of molecules that this run finished."""
         return self._done - self._before
 
     def skip(self, molecules: int) -> None:
-        """Count molecules as done by an earlier run; they do not count into the rate."""
+        """Count molecules that an earlier run finished; they do not affect the rate."""
         self._before += molecules
         self._done += molecules
 
@@ -174,17 +174,17 @@ class StageProgress:
         self._display.update(self._done, text=self._text())
 
     def tick(self) -> None:
-        """Show a new line, or bring the bar up to date; call it often."""
+        """Update the bar, or log a message if one is due; call it often."""
         self._display.update(self._done, text=self._text())
         self._display.line(self._line())
 
 
 def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Yield items with a progress bar on the terminal of a command, or a message every few seconds elsewhere.
+    """Yield items and show progress: a bar on a command's terminal, elsewhere a message every few seconds.
 
     Args:
-        items: to go through.
-        total: how many they are.
+        items: the items to yield.
+        total: number of items.
         label: what is done with them.
     """
     display = ProgressDisplay(label, total, count_columns)
@@ -200,7 +200,7 @@ def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
 
 @contextlib.contextmanager
 def told_after(seconds: float, tell: Callable[[], object]) -> Iterator[None]:
-    """Call ``tell`` once, in another thread, if the block takes longer than so many seconds."""
+    """Call ``tell`` once, in another thread, if the block takes longer than ``seconds``."""
     timer = threading.Timer(seconds, tell)
     timer.daemon = True
     timer.start()

@@ -1,6 +1,6 @@
-"""Standard output and error that never stop a command over a symbol, a closed pipe or a missing terminal.
+"""Keeps a command running if standard output or error lacks a symbol, is a closed pipe or is missing.
 
-A terminal or log file that is not UTF-8 gets plain signs for those that it lacks. Files are written as UTF-8 anyway.
+On a terminal or log file that is not UTF-8, symbols are replaced by plain ones. Files are always written as UTF-8.
 """
 
 import codecs
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 _HANDLER = "unimol_scale.plain_signs"
-# What Unicode's own decompositions do not know.
+# Replacements for characters that Unicode does not decompose into ASCII.
 _PLAIN = {
     "−": "-", "–": "-", "—": "-", "‑": "-", "→": "->", "←": "<-", "×": "x", "·": "*", "±": "+/-", "≈": "~",
     "≤": "<=", "≥": ">=", "≠": "!=", "µ": "u", "μ": "u", "°": "deg", "σ": "sigma", "Σ": "sum", "α": "alpha",
@@ -22,10 +22,10 @@ _PLAIN = {
 
 
 def prepare_streams() -> None:
-    """Let standard output and error print anything; call it once, before anything is printed.
+    """Make standard output and error accept any text; call this once, before anything is printed.
 
-    A symbol that the encoding lacks is replaced by plain signs. A stream that was closed before the start takes
-    everything and keeps nothing.
+    A symbol that the encoding lacks is replaced by plain ones. A stream that was closed before the start discards what
+    is written to it.
     """
     codecs.register_error(_HANDLER, _plain_signs)
     for name in ("stdout", "stderr"):
@@ -37,8 +37,8 @@ def prepare_streams() -> None:
 
 
 def drop_output(stream: IO[str]) -> None:
-    """Let a stream whose reader is gone write to nowhere, so that nothing complains about it at exit."""
-    with contextlib.suppress(OSError, ValueError):  # a stream of a test has no descriptor
+    """Redirect a stream whose reader has gone to the null device, so that Python reports no error at exit."""
+    with contextlib.suppress(OSError, ValueError):  # a stream that a test captures has no descriptor
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)

@@ -1,6 +1,6 @@
-"""Reads and writes summary.json, what a run was when it ended: the one way for trainer, ladder, laws and fine-tuning.
+"""Reads and writes summary.json, which describes a finished run, for the trainer, ladder, laws and fine-tuning.
 
-A run writes it last. Its readers want different keys of it, and those that a reader does not want may be wrong.
+A run writes it last. A reader checks only the keys that it needs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from unimol_scale.common.run_files import SUMMARY_NAME, SUMMARY_SCHEMA_VERSION
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.errors import RunError
 
-REMEDY = "delete it and start the run again to have it written anew"
+REMEDY = "delete it and run the same command again, which writes a new one"
 FINISHED = "finished"
 Value = TypeVar("Value")
 
@@ -23,11 +23,11 @@ class UnreadableRunError(RunError):
 
 @dataclass(frozen=True)
 class Summary(Mapping[str, Any]):
-    """What a summary says, or a group of keys in it.
+    """The content of a summary, or of one group of keys in it.
 
     Attributes:
-        path: of the file, for messages.
-        tree: as it was read.
+        path: the file, for messages.
+        tree: its keys and values.
     """
 
     path: Path
@@ -43,10 +43,10 @@ class Summary(Mapping[str, Any]):
         return len(self.tree)
 
     def value(self, key: str, kind: type[Value]) -> Value:
-        """Return the value of a key that must be there.
+        """Return the value of a required key.
 
         Raises:
-            UnreadableRunError: it is missing or of another type.
+            UnreadableRunError: the key is missing, or its value has another type.
         """
         if key not in self.tree:
             raise UnreadableRunError(f"{self.path} lacks the key {key!r}; {REMEDY}")
@@ -56,10 +56,10 @@ class Summary(Mapping[str, Any]):
         return value
 
     def number(self, key: str) -> float:
-        """Return the number of a key that must be there; it may not be finite.
+        """Return the number under a required key; it need not be finite.
 
         Raises:
-            UnreadableRunError: it is missing or no number.
+            UnreadableRunError: the key is missing, or its value is not a number.
         """
         value = self.tree.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -67,21 +67,21 @@ class Summary(Mapping[str, Any]):
         return float(value)
 
     def group(self, key: str) -> "Summary":
-        """Return a group of keys that must be there.
+        """Return a required group of keys.
 
         Raises:
-            UnreadableRunError: it is missing or no group.
+            UnreadableRunError: the group is missing, or the value is not a group.
         """
         return Summary(self.path, self.value(key, dict))
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to the end of its steps."""
+        """Whether the run completed all its steps."""
         return self.tree.get("status") == FINISHED
 
     @property
     def world_size(self) -> int:
-        """Ranks of the run's last session; 1 where it does not say."""
+        """Number of ranks in the run's last session; 1 if the summary does not say."""
         found = self.tree.get("world_size")
         return found if isinstance(found, int) else 1
 
@@ -94,10 +94,10 @@ def write_summary(folder: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_summary(folder: Path) -> Summary:
-    """Return the summary of a run.
+    """Return the summary of a run folder.
 
     Raises:
-        UnreadableRunError: it is missing or damaged.
+        UnreadableRunError: the file is missing or damaged.
     """
     path = folder / SUMMARY_NAME
     try:
@@ -109,9 +109,9 @@ def read_summary(folder: Path) -> Summary:
 
 
 def manifest_hash_of(folder: Path) -> str | None:
-    """Return the hash of the manifest of the store that a run was trained on; None where its summary does not say."""
+    """Return the manifest hash of the store that a run was trained on; None if its summary does not say."""
     try:
         known = read_summary(folder).get("data_manifest_sha256")
-    except UnreadableRunError:  # unfinished, or damaged, which is told by whoever needs more of it
+    except UnreadableRunError:  # the run is unfinished, or the file is damaged; stricter readers report the damage
         return None
     return str(known) if known else None

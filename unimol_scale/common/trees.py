@@ -1,7 +1,7 @@
-"""Nested settings: flattened to dotted keys, laid over one another, and compared. Imports the standard library only.
+"""Flattens nested settings to dotted keys, merges them and compares them. Imports the standard library only.
 
-A tree is a mapping of keys to values or to further trees, as YAML and JSON files hold it. Flat settings are dotted
-key → value, such as ``train.learning_rate`` → 1e-4.
+A tree maps keys to values or to further trees, like a YAML or JSON file. Flat settings map dotted keys to values, such
+as ``train.learning_rate`` → 1e-4.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ Differences = dict[str, tuple[Any, Any]]
 
 
 def group_of(hint: Any) -> type[Any] | None:  # noqa: ANN401
-    """Return the dataclass of a group of settings by its type hint, which may be "or None"; None for other hints."""
+    """Return the dataclass in the type hint of a settings group, which may be optional; None for other hints."""
     choices = [hint]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         choices = [choice for choice in typing.get_args(hint) if choice is not type(None)]
@@ -26,7 +26,7 @@ def group_of(hint: Any) -> type[Any] | None:  # noqa: ANN401
 
 
 def leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the values of a tree, each behind the keys that lead to it; an empty group is a value."""
+    """Yield (keys that lead to a value, the value) for each value of a tree; an empty group is a value."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, (*above, key))
@@ -35,12 +35,12 @@ def leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def flatten(tree: Mapping[str, Any]) -> Flat:
-    """Return a tree as dotted key → value; an empty group has no key."""
+    """Return a tree as dotted key → value; empty groups are left out."""
     return {".".join(map(str, keys)): value for keys, value in leaves(tree) if not isinstance(value, Mapping)}
 
 
 def nested(path: str, value: Any) -> Tree:  # noqa: ANN401
-    """Return the tree that has one value, at a dotted key."""
+    """Return a tree that holds a single value under a dotted key."""
     *parents, leaf = path.split(".")
     tree: Tree = {leaf: value}
     for parent in reversed(parents):
@@ -49,14 +49,14 @@ def nested(path: str, value: Any) -> Tree:  # noqa: ANN401
 
 
 def without(tree: Mapping[str, Any], keys: Sequence[str]) -> Tree:
-    """Return a tree without the value that ``keys`` lead to, and without the group that this leaves empty."""
+    """Return a tree without the value under ``keys``, and without groups that become empty."""
     first, *rest = keys
     left = without(tree[first], rest) if rest else {}
     return {key: left if key == first else value for key, value in tree.items() if key != first or left}
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Tree:
-    """Return ``base`` with the values of ``change`` laid over it, mapping by mapping; neither argument is modified."""
+    """Return ``base`` with its values overridden by ``change``, merging nested mappings; modifies neither argument."""
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
@@ -67,12 +67,12 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Tree:
 def differences(
     before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> Differences:
-    """Return the flat settings that differ. An absent one counts as its default, or as None if it has none.
+    """Return the flat settings that differ. An absent setting counts as its default, or as None without a default.
 
     Args:
-        before: flat settings as any version recorded them.
+        before: flat settings, possibly recorded by another version.
         now: flat settings to compare them with.
-        defaults: dotted key → what its absence means.
+        defaults: dotted key → the value that its absence stands for.
     """
     known = defaults or {}
     pairs = {key: (before.get(key, known.get(key)), now.get(key, known.get(key))) for key in [*before, *now]}
@@ -89,16 +89,16 @@ def unknown(before: Mapping[str, Any], known: Collection[str]) -> Flat:
 
 
 def as_lines(changed: Differences) -> str:
-    """Return differences as indented lines, "key: before → now"."""
+    """Return differences as indented lines of the form "key: before → now"."""
     return "".join(f"\n  {key}: {_shown(old)} → {_shown(new)}" for key, (old, new) in changed.items())
 
 
 def as_newer(recorded: Mapping[str, Any], where: object) -> str:
-    """Return the error about recorded settings that this version does not know: what they are, and what to do."""
+    """Return the error message about recorded settings that this version does not know."""
     lines = "".join(f"\n  {key}: {_shown(value)}" for key, value in recorded.items())
     return (
         f"{where} was written by a newer version of unimol-scale, with settings that this version does not know:{lines}"
-        "\nUpdate unimol-scale to go on with it"
+        "\nUpdate unimol-scale to continue with it"
     )
 
 

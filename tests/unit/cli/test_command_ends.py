@@ -19,7 +19,7 @@ from unimol_scale.cli.entry import run_command
 def work():
 {body}
     return 0
-sys.exit(run_command(work, lambda: "Stopped. The same command goes on where it was."))
+sys.exit(run_command(work, lambda: "Stopped. Run the same command again to continue where it stopped."))
 """
 
 
@@ -51,7 +51,7 @@ def test_ctrl_c_is_one_line() -> None:
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (130, "Stopped. The same command goes on where it was.\n")
+    assert (process.returncode, errors) == (130, "Stopped. Run the same command again to continue where it stopped.\n")
 
 
 def test_a_second_ctrl_c_waits_for_nothing() -> None:
@@ -83,7 +83,7 @@ def test_ctrl_c_reaches_the_command_while_rdkit_works() -> None:
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert (process.returncode, errors) == (130, "Stopped. The same command goes on where it was.\n")
+    assert (process.returncode, errors) == (130, "Stopped. Run the same command again to continue where it stopped.\n")
 
 
 def test_a_script_in_the_background_is_not_meant_by_ctrl_c() -> None:
@@ -129,7 +129,7 @@ def test_a_full_disk_under_the_output_is_one_line() -> None:
         (
             "import socket\none, two = socket.socket(), socket.socket()\none.bind(('127.0.0.1', 0))\n"
             "two.bind(one.getsockname())",
-            "a network port is taken by another program",
+            "another program uses the network port",
         ),
     ],
 )

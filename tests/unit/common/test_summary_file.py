@@ -32,7 +32,9 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_summary_is_named_with_what_to_do(tmp_path: Path, text: str, reason: str) -> None:
-    with pytest.raises(UnreadableRunError, match=rf"{tmp_path}/summary\.json {reason}.*delete it and start the run"):
+    with pytest.raises(
+        UnreadableRunError, match=rf"{tmp_path}/summary\.json {reason}.*delete it and run the same command"
+    ):
         read_summary(summary_with(tmp_path, text))
     assert manifest_hash_of(tmp_path) is None
 

@@ -33,5 +33,5 @@ def test_settings_that_are_not_known_are_found_but_in_tables_of_the_users_own_na
     assert unknown(flat, {"train.lr", "units"}) == {"train.lrx": 2, "unitsx": 3}
     assert as_newer({"train.lrx": 2}, "runs/a/config.yaml").splitlines()[1:] == [
         "  train.lrx: 2",
-        "Update unimol-scale to go on with it",
+        "Update unimol-scale to continue with it",
     ]

@@ -117,20 +117,22 @@ def test_no_rank_waits_longer_than_a_minute_and_none_in_silence(
     monkeypatch.setattr(download, "QUIET_WAIT_S", 0.5)
     name = "/train/shard-00001.arrow"
     server.answers[name] = lambda handler, number: handler.status(503, Retry_After="1" if number == 0 else "61")
-    with pytest.raises(StoreError, match=r"shard-00001\.arrow .*the server answers 503 .*, asked to wait 61 s"):
+    with pytest.raises(
+        StoreError, match=r"shard-00001\.arrow .*the server answered 503 .*, the server asks to wait 61 s"
+    ):
         ids(train(server, tmp_path / "cache"), 1)
     assert len(server.ranges(name)) == 2
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"{server.url}{name} does not come for now: the server answers 503")
-    assert told.endswith("asked again in 1 s")
+    assert told.startswith(f"{server.url}{name} is not available now: the server answered 503")
+    assert told.endswith("trying again in 1 s")
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (404, r"gives no train/shard-00001\.arrow: .*the server answers 404"),
-        (401, r"train/shard-00001\.arrow of .* cannot be fetched: .*the server answers 401"),
-        (500, r"train/shard-00001\.arrow of .* cannot be fetched after 3 tries: the server answers 500"),
+        (404, r"gives no train/shard-00001\.arrow: .*the server answered 404"),
+        (401, r"train/shard-00001\.arrow of .* cannot be fetched: .*the server answered 401"),
+        (500, r"train/shard-00001\.arrow of .* cannot be fetched after 3 tries: the server answered 500"),
     ],
 )
 def test_why_a_shard_cannot_be_had_is_said_and_its_room_is_free_again(
@@ -146,7 +148,7 @@ def test_why_a_shard_cannot_be_had_is_said_and_its_room_is_free_again(
 
 def test_a_shard_that_is_replaced_on_the_server_is_noticed(store: Store, server: Server, tmp_path: Path) -> None:
     server.answers["/train/shard-00001.arrow"] = lambda handler, _: handler.send(b"<html>Sign in</html>")
-    with pytest.raises(StoreError, match=r"after 3 tries: it has other content \(20 bytes\) than it must have"):
+    with pytest.raises(StoreError, match=r"after 3 tries: its content \(20 bytes\) differs from the expected file"):
         ids(train(server, tmp_path / "cache"), 1)
 
 

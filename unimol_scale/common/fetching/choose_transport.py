@@ -1,4 +1,4 @@
-"""Chooses the transport for a URL: HTTP or an object store. Their libraries are imported when they are needed."""
+"""Chooses the transport for a URL: HTTP or an object store. Imports the library of a transport on first use."""
 
 from unimol_scale.common.fetching.transport import Transport
 from unimol_scale.errors import SourceError
@@ -9,12 +9,12 @@ OBJECT_STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
 def transport_for(url: str, connections: int, stall_s: float) -> Transport:
-    """Return the way to a URL's file.
+    """Return the transport that fetches a URL.
 
     Args:
-        url: http(s), s3 or gs.
-        connections: at a time, at most.
-        stall_s: seconds without a byte after which a connection counts as dead.
+        url: with the scheme http, https, s3, gs or gcs.
+        connections: largest number of simultaneous connections; object stores ignore it.
+        stall_s: seconds without data after which a connection counts as dead; object stores ignore it.
 
     Raises:
         SourceError: the scheme is unknown, or its package is not installed.
@@ -27,7 +27,7 @@ def transport_for(url: str, connections: int, stall_s: float) -> Transport:
 
 
 def transport_of_any(url: str, connections: int, stall_s: float) -> tuple[Transport, str]:
-    """Return the way to the files under a URL of any scheme that fsspec knows, and what it calls the URL itself.
+    """Return the transport for a URL of any scheme that fsspec knows, and the URL as that transport expects it.
 
     Raises:
         SourceError: the scheme is unknown, or its package is not installed.
@@ -45,7 +45,7 @@ def transport_of_any(url: str, connections: int, stall_s: float) -> tuple[Transp
         package = OBJECT_STORES.get(scheme)
         remedy = f"{url} needs the package {package}: pip install {package}" if package else f"{url}: {error}"
         raise SourceError(remedy) from error
-    except Exception as error:  # of the packages of the schemes
+    except Exception as error:  # each file system of fsspec raises classes of its own
         raise SourceError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
 
 

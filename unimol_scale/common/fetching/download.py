@@ -1,4 +1,4 @@
-"""One remote file on disk: its unfinished part, what is known about it, and how often to try. Imports no network."""
+"""Downloads one remote file: its unfinished part on disk, its version, and when to try again. Imports no network."""
 
 import contextlib
 import dataclasses
@@ -15,10 +15,10 @@ from unimol_scale.common.fetching.transport import NetworkError, RefusedError, T
 from unimol_scale.common.files import commit_text, flush, hash_file
 from unimol_scale.errors import ConfigError, SourceError
 
-MOST_CONNECTIONS = 8  # what files.docking.org asks for
+MOST_CONNECTIONS = 8  # the limit that files.docking.org asks its users to respect
 PART_SUFFIX, VERSION_SUFFIX = ".part", ".part.json"
 LONGEST_BACKOFF_S = 60.0
-QUIET_WAIT_S = 2.0  # a longer one is told
+QUIET_WAIT_S = 2.0  # longer waits are logged
 HEAD_BYTES = 1024
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -30,13 +30,13 @@ class FetchOptions:
     """How remote files are fetched.
 
     Attributes:
-        connections: at a time, over all files; at most 8.
-        ahead: files fetched ahead of the one that is being read; at most 8.
-        stall_s: seconds without a byte after which a connection is cut and tried again.
-        tries: in a row that bring no further byte, before a file is given up.
-        backoff_s: seconds before the second try; doubled for each further one, up to 60.
-        longest_wait_s: seconds that a server may ask to wait; one that asks for more is left alone.
-        missing_ok: pass over files that the server does not have; they are listed in ``missing.txt``.
+        connections: largest number of simultaneous connections over all files; at most 8.
+        ahead: how many files are fetched ahead of the one that is being read; at most 8.
+        stall_s: seconds without data after which a connection is closed and tried again.
+        tries: consecutive attempts without any new data before a file is given up.
+        backoff_s: seconds before the second attempt; doubled for each further one, up to 60.
+        longest_wait_s: longest wait, in seconds, that a server may ask for; a file is given up if it asks for more.
+        missing_ok: skip files that the server does not have and list them in ``missing.txt``.
     """
 
     connections: int = MOST_CONNECTIONS
@@ -61,15 +61,15 @@ class FetchOptions:
 
 
 class StoppedError(Exception):
-    """The reader has gone; nothing is wrong."""
+    """The reader needs no more data and ended the download; nothing is wrong."""
 
 
 class GivenUpError(RefusedError):
-    """A file has not come, however often it was tried.
+    """A file could not be downloaded in the allowed number of attempts.
 
     Attributes:
-        reason: what happened the last time.
-        tries: how often that was in a row.
+        reason: why the last attempt failed.
+        tries: number of consecutive failures.
     """
 
     def __init__(self, text: str, reason: str = "", tries: int = 0) -> None:
@@ -78,7 +78,7 @@ class GivenUpError(RefusedError):
 
 
 class UnwritableError(SourceError):
-    """The disk does not take a file; ``cause`` is what it said."""
+    """A downloaded file cannot be written to disk; ``cause`` is the system's error."""
 
     def __init__(self, text: str, cause: OSError | None = None) -> None:
         super().__init__(text)
@@ -87,30 +87,30 @@ class UnwritableError(SourceError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Content:
-    """What a file must hold, where that is known beforehand: its bytes and their SHA-256, hexadecimal."""
+    """The expected content of a file, if it is known beforehand: its size in bytes and its hexadecimal SHA-256."""
 
     bytes: int
     sha256: str
 
 
 def read_patiently(url: str, transport: Transport, options: FetchOptions) -> bytes:
-    """Return a small file, tried as often as ``options`` say.
+    """Return the bytes of a small file, trying as often as ``options`` say.
 
     Args:
-        url: as the transport knows it.
-        transport: the way to it.
+        url: the URL as the transport expects it.
+        transport: fetches the file.
         options: how often to try.
 
     Raises:
         MissingError: there is no such file.
-        RefusedError: it cannot be had.
+        RefusedError: the file cannot be fetched.
     """
 
     def attempt() -> bytes:
         with contextlib.closing(transport.open(url, 0, None)) as body:
             content = b"".join(iter(body.read, b""))
         if body.version.size not in (None, len(content)):
-            raise NetworkError(f"{len(content):,} bytes came instead of {body.version.size:,}")
+            raise NetworkError(f"received {len(content):,} of {body.version.size:,} bytes")
         return content
 
     return _patiently(url, options, threading.Event(), attempt, lambda: 0)
@@ -119,18 +119,18 @@ def read_patiently(url: str, transport: Transport, options: FetchOptions) -> byt
 def _patiently(
     url: str, options: FetchOptions, stop: threading.Event, attempt: Callable[[], Result], reached: Callable[[], int]
 ) -> Result:
-    """Return what ``attempt`` returns in the end.
+    """Call ``attempt`` until it succeeds and return its result.
 
     Args:
         url: for messages.
         options: how often to try.
-        stop: set by the reader when it wants no more.
+        stop: set by the reader when it needs no more data.
         attempt: tries once.
-        reached: counts the bytes so far; further ones give more tries.
+        reached: returns the bytes received so far; progress resets the count of failures.
 
     Raises:
-        GivenUpError: it failed too often, or the server wants to be left alone.
-        StoppedError: the reader has gone.
+        GivenUpError: it failed too often, or the server asks for too long a wait.
+        StoppedError: the reader needs no more data.
     """
     furthest, failures = reached(), 0
     while True:
@@ -144,39 +144,39 @@ def _patiently(
             furthest = max(furthest, now)
             wait_s = _backoff(url, options, failures) if error.wait_s is None else error.wait_s
             if failures >= options.tries or wait_s > options.longest_wait_s:
-                asked = f", asked to wait {wait_s:,.0f} s" if error.wait_s else ""
+                asked = f", the server asks to wait {wait_s:,.0f} s" if error.wait_s else ""
                 raise GivenUpError(
-                    f"{url} does not come: {error} ({failures} tries without a further byte, {now:,} bytes so far"
-                    f"{asked}); run the same command again later, it goes on from there",
+                    f"{url} cannot be downloaded: {error} ({failures} tries without new data, {now:,} bytes so far"
+                    f"{asked}); run the same command again later: it continues the download",
                     f"{error}{asked}",
                     failures,
                 ) from error
             if wait_s > QUIET_WAIT_S:
-                _log.warning(f"{url} does not come for now: {error}; asked again in {wait_s:,.0f} s")
+                _log.warning(f"{url} is not available now: {error}; trying again in {wait_s:,.0f} s")
             stop.wait(wait_s)
 
 
 def _backoff(url: str, options: FetchOptions, failures: int) -> float:
-    """Return the pause after some failures: doubled each time, spread by a hash so that files do not march."""
+    """Return the pause in seconds: doubled with each failure; a hash spreads it so that retries do not coincide."""
     digest = hashlib.sha256(f"{url} {failures}".encode()).digest()
     spread = 0.5 + 0.5 * digest[0] / 255
     return min(LONGEST_BACKOFF_S, options.backoff_s * 2.0 ** min(failures - 1, 30)) * spread
 
 
 class Download:
-    """One file on its way from a URL to ``target``.
+    """The download of one file from a URL to ``target``.
 
-    Beside the unfinished file, its version is kept, so that a later process can ask for the rest of the same file;
-    where the content is known beforehand, that is not needed.
+    The version of the remote file is kept beside the unfinished file, so that a later process can request the rest of
+    the same version. No version is kept if the content is known beforehand.
 
     Args:
-        url: of the file, as the transport knows it.
-        target: where it is when it is complete; its directory is made.
+        url: the URL as the transport expects it.
+        target: path of the complete file; its directory is made.
         options: how often to try.
-        stop: set by the reader when it wants no more.
-        count: called with the number of bytes whenever some came.
-        content: what the file must hold; None: not known, and anything but a web page will do.
-        part: the unfinished file, in the directory of ``target``; None: beside it, under its name with a suffix.
+        stop: set by the reader when it needs no more data.
+        count: called with the number of bytes in each block received.
+        content: the expected content; None if it is not known, in which case only web pages are refused.
+        part: the unfinished file, in the directory of ``target``; None: the target's name with the suffix ``.part``.
     """
 
     def __init__(
@@ -195,23 +195,23 @@ class Download:
         self._version_file = target.with_name(target.name + VERSION_SUFFIX)
 
     def run(self, transport: Transport) -> Path:
-        """Fetch what is missing of the file and return its path; at once where it is complete.
+        """Download the missing rest of the file and return its path; return at once if the file is complete.
 
         Raises:
             MissingError: there is no such file.
-            RefusedError: it is a web page, cannot be had, or does not come after all tries.
-            UnwritableError: the disk does not take it.
-            StoppedError: the reader has gone.
+            RefusedError: the file is a web page, cannot be fetched, or was given up after all tries.
+            UnwritableError: the file cannot be written to disk.
+            StoppedError: the reader needs no more data.
         """
         if self._target.exists():
             return self._target
         try:
             self._target.parent.mkdir(parents=True, exist_ok=True)
             _patiently(self._url, self._options, self._stop, lambda: self._attempt(transport), self._length)
-        except OSError as error:  # those of the network have become NetworkError
+        except OSError as error:  # of the disk: network errors are NetworkError by now
             raise UnwritableError(
                 f"{self._target} cannot be written: {error.strerror or error}; "
-                "make room or give another --output, and run the same command again: it goes on from there",
+                "make room or give another --output, and run the same command again: it continues the download",
                 error,
             ) from error
         return self._target
@@ -224,7 +224,7 @@ class Download:
             body = transport.open(self._url, start, version)
             if body.start not in (0, start) or (body.start and not (version and version.is_surely(body.version))):
                 body.close()
-                body = transport.open(self._url, 0, None)  # another file by now, or one that cannot be told from it
+                body = transport.open(self._url, 0, None)  # the remote file has changed, or may have changed
             with contextlib.closing(body):
                 if body.start == 0:
                     self._begin(body.version)
@@ -233,7 +233,7 @@ class Download:
             if size is None and self._content is not None:
                 size = self._content.bytes
             if size is not None and size != self._length():
-                raise NetworkError(f"{self._length():,} bytes came instead of {size:,}")
+                raise NetworkError(f"received {self._length():,} of {size:,} bytes")
         self._check()
         flush(self._part)
         self._part.replace(self._target)
@@ -241,7 +241,7 @@ class Download:
         flush(self._target.parent)
 
     def _begin(self, version: Version) -> None:
-        """Start anew; the old bytes go first, so that they are never beside another version's name."""
+        """Start anew; remove the old bytes first, so that they never lie beside the record of another version."""
         if self._content is not None:
             self._empty()
             return
@@ -257,13 +257,13 @@ class Download:
                     raise StoppedError
 
     def _check(self) -> None:
-        """Refuse a file that cannot be the right one; its bytes go."""
+        """Refuse a file that cannot be the right one, and remove its bytes."""
         if self._content is not None:
             found = self._length()
             if found != self._content.bytes or hash_file(self._part) != self._content.sha256:
                 self._empty()
                 raise NetworkError(
-                    f"it has other content ({found:,} bytes) than it must have ({self._content.bytes:,} bytes)"
+                    f"its content ({found:,} bytes) differs from the expected file ({self._content.bytes:,} bytes)"
                 )
             return
         with self._part.open("rb") as file:
@@ -274,14 +274,14 @@ class Download:
             raise RefusedError(f"{self._url} is a web page, not data; check the address, or whether the site is down")
 
     def _empty(self) -> None:
-        """Remove the bytes and leave the file, whose name may claim room for them."""
+        """Empty the unfinished file without deleting it, since its existence may reserve its name."""
         self._part.open("wb").close()
 
     def _length(self) -> int:
         return self._part.stat().st_size if self._part.exists() else 0
 
     def _version(self) -> Version | None:
-        """Return the version of the unfinished file, None where there is none or it cannot be known."""
+        """Return the version of the unfinished file; None if there is no such file or its version is unknown."""
         if self._content is not None:
             return Version(size=self._content.bytes) if self._length() <= self._content.bytes else None
         try:

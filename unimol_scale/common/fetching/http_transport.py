@@ -1,4 +1,4 @@
-"""Files over HTTP and HTTPS, from any byte on. Imports fsspec and aiohttp."""
+"""Reads files over HTTP and HTTPS, starting at any byte. Imports fsspec and aiohttp."""
 
 import asyncio
 import concurrent.futures
@@ -30,11 +30,11 @@ Result = TypeVar("Result")
 
 
 class HttpTransport:
-    """HTTP and HTTPS with ``Range`` requests. Proxies are taken from the environment.
+    """HTTP and HTTPS with ``Range`` requests. Proxy settings come from the environment.
 
     Args:
-        connections: at most as many at a time, idle ones included.
-        stall_s: seconds without a byte after which a connection counts as dead.
+        connections: largest number of simultaneous connections, idle ones included.
+        stall_s: seconds without data after which a connection counts as dead.
     """
 
     def __init__(self, connections: int, stall_s: float) -> None:
@@ -48,9 +48,9 @@ class HttpTransport:
                 **keys,
             )
 
-        self._files = HTTPFileSystem(get_client=client, skip_instance_cache=True)  # its end is the session's
+        self._files = HTTPFileSystem(get_client=client, skip_instance_cache=True)  # lives as long as the session
         self._loop = self._files.loop
-        # What threads are waiting for; cancelling it is the only thing that wakes them from a silent server.
+        # The futures that threads wait for. A thread waiting for a silent server can be woken only by cancelling them.
         self._awaited: set[concurrent.futures.Future[Any]] = set()
         self._closed = False
         self._session: aiohttp.ClientSession = self._wait(self._files.set_session())
@@ -85,7 +85,7 @@ class HttpTransport:
     def _wait(self, action: Coroutine[Any, Any, Result]) -> Result:
         future = asyncio.run_coroutine_threadsafe(action, self._loop)
         self._awaited.add(future)
-        if self._closed:  # by another thread, which has not seen this one
+        if self._closed:  # another thread closed this between the check and the registration of this future
             future.cancel()
         try:
             return future.result()
@@ -107,10 +107,10 @@ class HttpTransport:
 
 
 class _Response:
-    """An answer whose blocks are taken from the connection as they come.
+    """A response whose blocks are read from the connection into a queue as they arrive.
 
-    aiohttp forgets what it holds when a connection breaks, so a reader in another thread would lose the last blocks,
-    or all of a small file; here they wait in a queue. Made and used inside the event loop.
+    aiohttp drops its buffer when a connection breaks, so a reader in another thread would lose the last blocks, or a
+    whole small file. Made and used inside the event loop.
     """
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
@@ -127,7 +127,7 @@ class _Response:
             await self._blocks.put(error)
 
     async def next(self) -> bytes:
-        """Return the next block, none at the end; raise what broke the connection."""
+        """Return the next block, empty at the end; raise the error that broke the connection."""
         block = await self._blocks.get()
         if isinstance(block, BaseException):
             raise block
@@ -140,16 +140,16 @@ class _Response:
 
 
 def _extent(url: str, response: aiohttp.ClientResponse) -> tuple[int, int | None]:
-    """Return the first byte of an answer and the whole file's size, or raise what the status means."""
+    """Return the offset of a response's first byte and the size of the whole file, or raise the error of its status."""
     status, headers = response.status, response.headers
     if status == HTTPStatus.OK:
         return 0, int(headers["Content-Length"]) if "Content-Length" in headers else None
     if status == HTTPStatus.PARTIAL_CONTENT:
         found = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         if found is None:
-            raise RefusedError(f"{url}: the server sends a part of the file and does not say which")
+            raise RefusedError(f"{url}: the server sent part of the file without saying which part")
         return int(found[1]), None if found[2] == "*" else int(found[2])
-    said = f"the server answers {status} {response.reason or ''}".rstrip()
+    said = f"the server answered {status} {response.reason or ''}".rstrip()
     if status in MISSING:
         raise MissingError(f"{url}: {said}")
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in TRY_AGAIN:
@@ -158,7 +158,7 @@ def _extent(url: str, response: aiohttp.ClientResponse) -> tuple[int, int | None
 
 
 def _retry_after(text: str) -> float | None:
-    """Return the seconds of a ``Retry-After`` header: a number or a date."""
+    """Return the seconds to wait by a ``Retry-After`` header, which is a number or a date; None if it is neither."""
     if text.isdigit():
         return float(text)
     try:

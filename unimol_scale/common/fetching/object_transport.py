@@ -1,4 +1,4 @@
-"""Files of anything that fsspec knows: object stores above all. Imports fsspec."""
+"""Reads files through any file system that fsspec knows, mainly object stores. Imports fsspec."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class ObjectTransport:
-    """A file system of fsspec, such as S3 or Google Cloud Storage. Timeouts and credentials are that package's own."""
+    """A file system of fsspec, such as S3 or Google Cloud Storage, with the timeouts and credentials of its package."""
 
     def __init__(self, files: fsspec.AbstractFileSystem) -> None:
         self._files = files
@@ -62,7 +62,7 @@ def _attempted(url: str, action: Callable[[], Result]) -> Result:
 
 
 def _is_final(error: Exception) -> bool:
-    """Return whether an error of a store's own class will be the same the next time: a refusal, or no credentials."""
+    """Return whether trying again is pointless after an error of a store's own class: refused, or no credentials."""
     status = getattr(error, "status", getattr(error, "code", None))
     if isinstance(status, int) and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return status not in TRY_AGAIN

@@ -1,7 +1,7 @@
-"""What every transport of remote files offers, and the errors that it raises. Imports the standard library only.
+"""The interface of the transports for remote files, and their errors. Imports the standard library only.
 
-Everything that can go wrong comes out as one of three: ``MissingError`` and ``RefusedError`` are final, and after a
-``NetworkError`` one may try again.
+A transport raises three errors: ``MissingError`` and ``RefusedError`` are final; after a ``NetworkError`` the caller
+may try again.
 """
 
 import dataclasses
@@ -16,19 +16,19 @@ TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class MissingError(SourceError):
-    """The server has no such file, or does not give it to us."""
+    """The server does not have the file, or denies access to it."""
 
 
 class RefusedError(SourceError):
-    """The file cannot be had in this way."""
+    """The file cannot be fetched, and trying again would not help."""
 
 
 class NetworkError(Exception):
-    """The network or the server failed for now.
+    """The network or the server failed, perhaps only for a moment.
 
     Args:
         reason: what happened.
-        wait_s: seconds that the server asks to wait; None where it does not say.
+        wait_s: seconds that the server asks clients to wait; None if it does not say.
     """
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
@@ -38,14 +38,14 @@ class NetworkError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Version:
-    """What tells one version of a remote file from another; empty or None where the server does not say."""
+    """Identifies one version of a remote file. Fields are empty or None if the server does not state them."""
 
     etag: str = ""
     last_modified: str = ""
     size: int | None = None
 
     def is_surely(self, other: "Version") -> bool:
-        """Return whether the two have something in common to compare, and nothing that differs."""
+        """Return whether at least one field is known on both sides, and all such fields are equal."""
         pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in dataclasses.fields(self)]
         known = [(mine, theirs) for mine, theirs in pairs if mine not in ("", None) and theirs not in ("", None)]
         return bool(known) and all(mine == theirs for mine, theirs in known)
@@ -61,10 +61,10 @@ class Body:
     """An open remote file.
 
     Attributes:
-        start: the byte at which it begins, which may be 0 although another was asked for.
-        version: of the file, with its whole size.
-        read: returns the next bytes, none at the end; raises ``NetworkError``.
-        close: ends the connection.
+        start: offset of its first byte; may be 0 although another offset was requested.
+        version: the version of the file; its size is that of the whole file.
+        read: returns the next bytes, empty at the end; raises ``NetworkError``.
+        close: closes the connection.
     """
 
     start: int
@@ -74,16 +74,16 @@ class Body:
 
 
 class Transport(Protocol):
-    """A way to remote files."""
+    """Fetches remote files."""
 
     def open(self, url: str, start: int, version: Version | None) -> Body:
-        """Open a file at the byte ``start`` if it still is ``version``, else at its beginning.
+        """Open a file at the byte ``start`` if its version is still ``version``, else at its beginning.
 
         Raises:
             MissingError: there is no such file.
-            RefusedError: it cannot be had.
-            NetworkError: try again.
+            RefusedError: the file cannot be fetched.
+            NetworkError: the request failed, but may succeed later.
         """
 
     def close(self) -> None:
-        """Cut every connection; readers get ``NetworkError``."""
+        """Close every connection; waiting readers raise ``NetworkError``."""

@@ -1,4 +1,4 @@
-"""Where a command computes, and how the libraries below it say that memory is full there. Imports torch when asked."""
+"""Picks the device of a command, and recognises errors about full memory. Imports torch on first use."""
 
 import contextlib
 import re
@@ -22,22 +22,22 @@ _MEMORY_IS_FULL = re.compile(
 
 
 def pick_device(name: str) -> "torch.device":
-    """Return the device of ``auto``, ``cpu`` or ``cuda``; auto takes a GPU if there is one.
+    """Return the device named by ``auto``, ``cpu`` or ``cuda``; ``auto`` is the GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: the device is ``cuda`` and torch finds no GPU.
     """
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this machine has no GPU that torch can use; take --device cpu")
+        raise ConfigError("--device cuda: this machine has no GPU that torch can use; use --device cpu")
     return torch.device(name)
 
 
 def full_memory(error: BaseException) -> str | None:
-    """Return the line in which an error says that memory is full; None: it says something else."""
+    """Return the line of an error's text that says that memory is full; None for any other error."""
     import torch
 
     lines = str(error).splitlines()
@@ -49,10 +49,10 @@ def full_memory(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def refusing_full_memory(advice: str) -> Iterator[None]:
-    """Turn what libraries raise when memory is full into an error that says what to do; also a decorator.
+    """Turn out-of-memory errors of the libraries into an error that says what to do; also usable as a decorator.
 
     Args:
-        advice: a sentence.
+        advice: what the user can do, as a whole sentence.
 
     Raises:
         RunError: memory is full.
@@ -67,10 +67,10 @@ def refusing_full_memory(advice: str) -> Iterator[None]:
 
 
 def set_own_threads(count: int) -> None:
-    """Let the operations of the calling thread compute with ``count`` threads, whatever other threads do.
+    """Set the number of threads of torch operations in the calling thread, independently of other threads.
 
-    A thread that has never asked how many it has gets, when it first does, the number that was set last in any thread,
-    and what was set in it before is forgotten: so it is asked first.
+    The first call of ``torch.get_num_threads`` in a thread overwrites that thread's own setting with the one made last
+    in any thread. It is therefore called before the number is set.
     """
     import torch
 

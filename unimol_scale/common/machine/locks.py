@@ -1,7 +1,7 @@
-"""Locks on files, which the system gives up when their process ends.
+"""File locks, which the system releases when the process that holds them ends.
 
-They are those of ``flock``: between the processes of a machine, and between machines where a network file system passes
-them on. Where the file system has none, that is an error and says so: going on unprotected would damage data silently.
+They use ``flock``, which works between the processes of a machine, and between machines if the network file system
+supports it. A file system without locks is an error, since unprotected writes could silently damage data.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ from typing import IO
 from unimol_scale.common.progress import told_after
 from unimol_scale.errors import StoreError
 
-PATIENCE_S = 2.0  # a wait that takes longer is told
+PATIENCE_S = 2.0  # longer waits are reported
 _LONGEST_NAME = 200
 
 
 class HeldError(Exception):
-    """Somebody else holds the lock.
+    """Another process holds the lock.
 
     Attributes:
-        holder: who, for the end of a sentence: " (process 12 on host)"; empty where the file does not say.
+        holder: who holds it, as the end of a sentence: " (process 12 on host)"; empty if the file does not say.
     """
 
     def __init__(self, holder: str) -> None:
@@ -35,13 +35,13 @@ def claim_lock(path: Path) -> IO[bytes]:
     """Lock a file for this process alone, or fail at once.
 
     Args:
-        path: of the lock file, in a folder that is there; made if it is not. Who holds it is written into it.
+        path: the lock file, made if it is missing; its folder must exist. The holder's name is written into it.
 
     Returns:
         The open file; the lock is held until it is closed or this process ends.
 
     Raises:
-        HeldError: somebody else holds it.
+        HeldError: another process holds it.
         StoreError: the file system has no locks.
     """
     file = _open(path)
@@ -57,12 +57,12 @@ def claim_lock(path: Path) -> IO[bytes]:
 
 @contextlib.contextmanager
 def wait_for_lock(path: Path, tell: Callable[[str], object]) -> Iterator[None]:
-    """Hold a lock alone while the block runs; wait for it as long as it takes.
+    """Hold an exclusive lock while the block runs; wait for it as long as it takes.
 
     Args:
-        path: of the lock file, in a folder that is there; made if it is not. Who holds it is written into it.
-        tell: called once, in another thread, if the wait takes longer than two seconds; gets who holds the lock, as in
-            ``HeldError.holder``.
+        path: the lock file, made if it is missing; its folder must exist. The holder's name is written into it.
+        tell: called once, in another thread, if the wait takes longer than two seconds. Its argument names the holder,
+            as ``HeldError.holder`` does.
 
     Raises:
         StoreError: the file system has no locks.
@@ -77,12 +77,12 @@ def wait_for_lock(path: Path, tell: Callable[[str], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_lock(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock while the block runs; tell nobody, and leave the file as it is.
+    """Hold a lock while the block runs, without writing the holder's name into the file.
 
     Args:
-        path: of the lock file, in a folder that is there; made if it is not.
-        shared: together with others that share it; else alone.
-        wait: as long as it takes; else the block runs without the lock.
+        path: the lock file, made if it is missing; its folder must exist.
+        shared: whether other processes may hold the lock at the same time, if they share it too.
+        wait: whether to wait until the lock is free; if not, the block runs without a lock that is taken.
 
     Yields:
         Whether the lock is held.
@@ -99,7 +99,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _lock(file: IO[bytes], kind: int) -> bool:
-    """Return whether the file is locked now; False if that would have meant to wait."""
+    """Lock the file and return True; return False if another process holds the lock and ``kind`` forbids waiting."""
     try:
         fcntl.flock(file, kind)
     except BlockingIOError:
@@ -113,7 +113,7 @@ def _lock(file: IO[bytes], kind: int) -> bool:
 
 
 def _sign(file: IO[bytes]) -> None:
-    """Write who holds the lock into its file; on a full disk nobody learns it."""
+    """Write who holds the lock into its file; on a full disk the name stays unknown."""
     with contextlib.suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -123,6 +123,6 @@ def _holder(file: IO[bytes]) -> str:
     try:
         file.seek(0)
         name = file.read(_LONGEST_NAME).decode(errors="replace").strip()
-    except (OSError, ValueError):  # ValueError: closed in the meantime, by the thread that waited
+    except (OSError, ValueError):  # ValueError: the waiting thread has closed the file in the meantime
         return ""
     return f" ({name})" if name else ""

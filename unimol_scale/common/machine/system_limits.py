@@ -1,30 +1,30 @@
-"""What the system refuses, as one line that says what to do: disks, permissions, open files, ports, shared memory."""
+"""Turns refusals of the system (disk, permissions, open files, ports, shared memory) into one line of advice."""
 
 import errno
 import resource
 
 from unimol_scale.errors import ConfigError
 
-# More than any command here opens; some systems set a hard limit of a thousand million.
+# More than any command here opens; some systems have a hard limit of a billion.
 _MOST_FILES = 65_536
 _PORT_TAKEN = ("EADDRINUSE", "Address already in use", "address already in use")
 _FILES = ("Too many open files", "received 0 items of ancdata")
 _SHARED_MEMORY = ("shared memory", "/torch_", "(shm)", "Bus error")
 _REMEDIES = {
-    errno.ENOSPC: "the disk is full: make room, and the same command goes on",
-    errno.EDQUOT: "your quota is used up: make room, and the same command goes on",
+    errno.ENOSPC: "the disk is full: make room, and run the same command again to continue",
+    errno.EDQUOT: "your disk quota is used up: make room, and run the same command again to continue",
     errno.EROFS: "the file system is read-only: choose a place that can be written",
-    errno.EACCES: "you lack the permission: choose another place, or change the permissions",
-    errno.EPERM: "you lack the permission: choose another place, or change the permissions",
+    errno.EACCES: "permission denied: choose another place, or change the permissions",
+    errno.EPERM: "permission denied: choose another place, or change the permissions",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place",
     errno.EISDIR: "it is a folder, not a file: choose another name",
-    errno.EEXIST: "something else has that name: choose another one",
+    errno.EEXIST: "the name is taken: choose another one",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
 
 def raise_file_limit() -> None:
-    """Allow this process and its children as many open files as the system permits them."""
+    """Raise the limit on open files of this process and its children as far as the system permits, up to 65,536."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -32,10 +32,10 @@ def raise_file_limit() -> None:
 
 
 def require_open_files(number: int) -> None:
-    """Refuse to start where the system permits fewer open files than that.
+    """Refuse to start if the system permits fewer open files than ``number``.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: the limit is lower.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit != resource.RLIM_INFINITY and limit < number:
@@ -46,13 +46,13 @@ def require_open_files(number: int) -> None:
 
 
 def port_is_taken(error: BaseException) -> bool:
-    """Return whether an error says that another program listens at a port."""
+    """Return whether an error says that another program uses a network port."""
     taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
     return taken or any(sign in str(error) for sign in _PORT_TAKEN)
 
 
 def explain(error: BaseException) -> str | None:
-    """Return what the system refused and what to do about it, in one line; None if the error is of another kind."""
+    """Return one line that says what the system refused and what to do; None for other kinds of errors."""
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.EMFILE, errno.ENFILE) or any(sign in text for sign in _FILES):
@@ -62,7 +62,7 @@ def explain(error: BaseException) -> str | None:
             "`ulimit -n 4096`, or lower data.workers"
         )
     if port_is_taken(error):
-        return f"a network port is taken by another program: {text.splitlines()[0]}"
+        return f"another program uses the network port: {text.splitlines()[0]}"
     if isinstance(error, RuntimeError) and any(sign in text for sign in _SHARED_MEMORY):
         return (
             "there is no room in shared memory (/dev/shm), through which loader processes hand over their batches. "

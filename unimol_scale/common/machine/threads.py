@@ -1,7 +1,7 @@
-"""How many CPU threads to compute with, and how they wait. Imports the standard library only.
+"""Chooses the number of CPU threads and how they wait. Imports the standard library only.
 
-The user's word comes first: ``OMP_NUM_THREADS``. Without it the cores count that this process may use (affinity, as
-taskset, Slurm and cpusets set it, and the CPU quota of a container), and a small model gets fewer threads than that.
+``OMP_NUM_THREADS`` takes precedence. Without it, the number follows from the cores that this process may use (its
+affinity as set by taskset, Slurm or cpusets, and the CPU quota of its container); a small model uses fewer threads.
 """
 
 import os
@@ -12,25 +12,25 @@ NUM_THREADS = "OMP_NUM_THREADS"
 # A 0.1M model takes as long on two threads as on one [measured].
 PARAMETERS_PER_THREAD = 100_000
 _WAIT_POLICY = "OMP_WAIT_POLICY"
-# Each of them says how OpenMP threads wait, to one library or another.
+# Each of these tells one OpenMP library or another how its threads wait.
 _WAIT_SETTINGS = (_WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def wait_passively() -> None:
-    """Let OpenMP threads sleep while they wait, here and in child processes, unless the user has said how they wait.
+    """Make OpenMP threads sleep while they wait, here and in child processes, unless the user has set how they wait.
 
-    OpenMP libraries read this once, when they are loaded: call it before torch is imported. Threads that spin keep a
-    core from its neighbours: on two cores that other programs use too, the same training took 225 s instead of 22,
-    and 26 with passive waiting [measured].
+    OpenMP libraries read the setting once, when they are loaded: call this before torch is imported. Spinning threads
+    keep a core from other programs: on two cores that other programs used too, a training of 22 s took 225 s with
+    spinning threads and 26 s with passive waiting [measured].
     """
     if not any(name in os.environ for name in _WAIT_SETTINGS):
         os.environ[_WAIT_POLICY] = "PASSIVE"
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use: its affinity, within the quota of its container."""
+    """Return the number of cores that this process may use: its affinity, limited by the quota of its container."""
     return max(1, int(min(len(affinity()), cpu_quota())))
 
 
@@ -42,10 +42,9 @@ def affinity() -> frozenset[int]:
 
 
 def given_threads() -> int | None:
-    """Return what the user set by ``OMP_NUM_THREADS``, of a list its first number; None if nothing.
+    """Return the user's ``OMP_NUM_THREADS``, the first number if it is a list; None if the user has not set it.
 
-    torchrun sets it to 1 for several ranks where it is not set. That is not the user's word; what torchrun itself was
-    started with is.
+    For several ranks torchrun sets the variable to 1 if it is not set. That value is not the user's and is ignored.
     """
     text = os.environ.get(NUM_THREADS, "").split(",")[0].strip()
     if not text.isdecimal() or int(text) == 0 or (text == "1" and _is_torchruns_default()):
@@ -54,29 +53,29 @@ def given_threads() -> int | None:
 
 
 def threads_for(parameters: int, cores: int) -> int:
-    """Return how many threads a model computes with: what the user set, else no more than its size can use.
+    """Return the number of threads for a model: the user's setting, else no more than its size can use.
 
     Args:
-        parameters: of the model.
-        cores: that this process may use.
+        parameters: number of parameters of the model.
+        cores: number of cores that this process may use.
     """
     return given_threads() or max(1, min(cores, parameters // PARAMETERS_PER_THREAD))
 
 
 def fair_share(mine: Collection[int], of_all: Sequence[Collection[int]]) -> int:
-    """Return how many cores a process may count on beside its siblings.
+    """Return the number of cores that a process can count on while its siblings compute too.
 
-    Siblings that are bound to cores of their own keep them all; those that may run on the same cores share them.
+    Siblings bound to cores of their own have them to themselves; siblings that may run on the same cores share them.
 
     Args:
-        mine: cores that this process may run on.
-        of_all: the same of every sibling on the machine, this process included.
+        mine: numbers of the cores that this process may run on.
+        of_all: the same for every sibling on the machine, including this process.
     """
     return max(1, int(sum(1 / sum(core in cores for cores in of_all) for core in mine) + 1e-9))
 
 
 def cpu_quota() -> float:
-    """Return the cores' worth of time that the control groups of this process grant; infinite without a limit."""
+    """Return the CPU quota of this process's control groups, in cores; infinite without a limit."""
     try:
         lines = (_PROC / "self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

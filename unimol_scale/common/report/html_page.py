@@ -1,6 +1,6 @@
-"""Turns a report in Markdown into one HTML page that holds everything it shows: pictures are inside of the file.
+"""Turns a Markdown report into a single HTML file with its pictures embedded.
 
-The page has no scripts, and asks for nothing from elsewhere, so it can be mailed. Imports markdown-it when it is used.
+The page has no scripts and loads nothing from elsewhere, so it can be sent by mail. Imports markdown-it on first use.
 """
 
 import base64
@@ -38,13 +38,13 @@ th { background: #f7f7f8; }
 
 
 def html_page(markdown: str, folder: Path) -> str:
-    """Return a page of a report.
+    """Return the HTML page of a report.
 
-    Tables become scrollable; those with pictures become cards on a narrow screen, as of a phone.
+    Tables become scrollable; on a narrow screen, such as a phone's, tables with pictures become cards.
 
     Args:
-        markdown: CommonMark and tables. HTML in it is shown as text, since names in a report come from anywhere.
-        folder: that paths of pictures are relative to; those of PNG and SVG files in it are put into the page.
+        markdown: CommonMark with tables. HTML in it is shown as text, since names in a report may come from anywhere.
+        folder: the folder that picture paths are relative to; its PNG and SVG files are embedded.
 
     Raises:
         OSError: a picture cannot be read.
@@ -72,7 +72,7 @@ def _reader(folder: Path) -> "MarkdownIt":
 
     def image(tokens: Sequence["Token"], at: int, options: Any, env: Any) -> str:  # noqa: ANN401
         source = str(tokens[at].attrs["src"])
-        if ":" in source:  # from elsewhere: the page asks for nothing
+        if ":" in source:  # a URL: the page must not load anything
             return html.escape(source)
         tokens[at].attrs["src"] = _embedded(folder / source)
         return str(draw(tokens, at, options, env))
@@ -96,7 +96,7 @@ def _tables(tokens: Sequence["Token"]) -> Iterator[Sequence["Token"]]:
 
 
 def _prepare_table(table: Sequence["Token"]) -> None:
-    """Say which of the two kinds it is, and give each cell the title of its column, which a card shows."""
+    """Set the class of a table, and give each cell of a table with pictures its column title, which cards show."""
     header = [table[at + 1].content for at, token in enumerate(table) if token.type == "th_open"]
     has_pictures = any(child.type == "image" for token in table for child in token.children or ())
     table[0].attrs["class"] = "scroll cards" if has_pictures else "scroll"

@@ -1,10 +1,10 @@
-"""Tables in Markdown, whatever their cells hold. Imports the standard library only."""
+"""Writes Markdown tables and escapes their cells. Imports the standard library only."""
 
 from collections.abc import Iterable, Sequence
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a table; a bar in a cell stays in its cell."""
+    """Return the lines of a table; vertical bars in cells are escaped."""
     return [_line(header), _line(["---"] * len(header)), *map(_line, rows)]
 
 

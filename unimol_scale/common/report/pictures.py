@@ -1,4 +1,4 @@
-"""What the pictures of all reports share: colours, grid, and the way into a file. Imports matplotlib when it saves."""
+"""What the plots of all reports share: colours, grid and saving. Imports matplotlib when a figure is saved."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,16 @@ _DOTS_PER_INCH = 130
 
 
 def draw_grid(axes: Any, axis: str = "both") -> None:  # noqa: ANN401
-    """Draw a pale grid behind everything, for one axis ("x", "y") or both."""
+    """Draw a pale grid behind the data, for one axis ("x" or "y") or both ("both")."""
     axes.grid(True, which="major", axis=axis, color=_PALE_GREY, linewidth=0.7)
     axes.set_axisbelow(True)
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG, complete or absent; the same figure gives the same bytes, whichever matplotlib drew it.
+    """Write a figure as PNG, complete or absent, without the version of matplotlib in its metadata.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

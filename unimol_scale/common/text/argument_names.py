@@ -1,4 +1,4 @@
-"""Messages about the arguments of a call: those that name flags of a command come to name arguments instead."""
+"""Rewrites messages of a command for callers of the Python API: arguments instead of command-line flags."""
 
 import contextlib
 import os
@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping
 
 from unimol_scale.errors import ConfigError, UnimolScaleError
 
-# A command that a message recommends keeps its flags.
+# Flags inside a recommended command are left as they are.
 _COMMAND = r"(?:unimol-scale|python|deepspeed)\s[^,;()`\n]*"
 
 
 def in_arguments(text: str, arguments: Mapping[str, str]) -> str:
-    """Return a message of a command as one of a call.
+    """Return a message with command-line flags replaced by arguments of a Python call.
 
     Args:
-        text: names flags of the command.
-        arguments: flag, alone or with the word behind it, such as "--from none" → what is said in a call, such as
-            "model=None". The longest that fits counts.
+        text: a message that names flags of the command.
+        arguments: a flag, alone or with its value, such as "--from none" → its form in a call, such as "model=None".
+            The longest match is used.
     """
     flags = [re.escape(flag) for flag in sorted(arguments, key=len, reverse=True)]
     pattern = "|".join([_COMMAND, *(rf"(?<![\w-]){flag}(?![\w-])" for flag in flags)])
@@ -26,7 +26,7 @@ def in_arguments(text: str, arguments: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def naming_arguments(arguments: Mapping[str, str]) -> Iterator[None]:
-    """Let errors name the arguments of a call; ``arguments`` as of ``in_arguments``."""
+    """Make errors raised in the block name arguments of a call; for ``arguments`` see ``in_arguments``."""
     try:
         yield
     except UnimolScaleError as error:
@@ -35,15 +35,15 @@ def naming_arguments(arguments: Mapping[str, str]) -> Iterator[None]:
 
 
 def path_text(value: object, name: str, wanted: str) -> str:
-    """Return a path, or what stands for one, as text.
+    """Return a path-like argument as text.
 
     Args:
-        value: that was given.
-        name: of the argument.
-        wanted: what may be given, for the message.
+        value: the value given.
+        name: name of the argument.
+        wanted: what the argument accepts, for the message.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the value is neither a string nor a path.
     """
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"{name}: expected {wanted}, got {type(value).__name__}")
@@ -51,10 +51,10 @@ def path_text(value: object, name: str, wanted: str) -> str:
 
 
 def require_order(value: object, name: str) -> None:
-    """Check that an argument is not a set, whose order is another one in every process.
+    """Check that an argument is not a set, whose order differs between processes.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: the argument is a set.
     """
     if isinstance(value, set | frozenset):
         raise ConfigError(f"{name}: expected a list, got a {type(value).__name__}, which has no order")

@@ -1,7 +1,7 @@
-"""Lines of a delimited table → records: which delimiter, where the header ends, and no row lost to a stray quote.
+"""Splits the lines of a delimited table into records: finds the delimiter and header, and survives stray quotes.
 
-Rows are counted from 1 below the header, blank lines left out; lines are those of the file. Imports the standard
-library only.
+Rows are counted from 1 below the header, without blank lines; line numbers count every line of the file. Imports the
+standard library only.
 """
 
 import collections
@@ -16,7 +16,7 @@ from unimol_scale.errors import SourceError
 DELIMITERS = ",\t;"
 QUOTE = '"'
 EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-HEADER_LINES = 50  # no header has more; a quote that is open for longer was never closed
+HEADER_LINES = 50  # no header is longer; a quote that is open for longer was never closed
 
 IsRow = Callable[[Sequence[str], Sequence[str]], bool]
 
@@ -25,11 +25,11 @@ class Record(NamedTuple):
     """One record of a table.
 
     Attributes:
-        names: of the columns.
-        fields: as many as the record has; none where it could not be taken apart.
-        row: its number, from 1 below the header.
-        line: of the file, where it begins, from 1.
-        problem: what is wrong with it, if anything.
+        names: names of the columns.
+        fields: the fields of the record; empty if it could not be split.
+        row: number of the row, from 1 below the header.
+        line: number of the line in the file at which the record begins, from 1.
+        problem: what is wrong with the record; empty if nothing is.
     """
 
     names: list[str]
@@ -56,19 +56,20 @@ def _any_row(names: Sequence[str], fields: Sequence[str]) -> bool:
 def read_records(
     name: str, lines: Iterable[str], expected: Collection[str] = (), is_row: IsRow = _any_row
 ) -> Iterator[Record]:
-    """Yield the records of a table with commas, tabs or semicolons and a header; blank lines are none.
+    """Yield the records of a table that has a header and uses commas, tabs or semicolons; skip blank lines.
 
-    A quoted field may hold line ends. Where a quote is never closed, or closed only after lines that are rows by
-    themselves, the record is its first line with a problem, and the lines after it are read as rows of their own.
+    A quoted field may contain line breaks. If a quote is never closed, or closed only after lines that look like rows
+    themselves, the record consists of its first line and has a problem, and the next lines are read as separate rows.
 
     Args:
-        name: of the table, for messages.
-        lines: of its text, each with its end.
-        expected: names in lower case, one of which the header is likely to have: tells the delimiter.
-        is_row: whether a line inside a quoted field, which has as many fields as the header, is a row by itself.
+        name: name of the table, for messages.
+        lines: its lines, each with its line end.
+        expected: column names in lower case, one of which the header probably has; used to find the delimiter.
+        is_row: (column names, fields) → whether a line inside a quoted field is really a row. Called for lines that
+            have as many fields as the header.
 
     Raises:
-        SourceError: a quote in its header is not closed.
+        SourceError: a quote in the header is not closed.
     """
     source = _Lines(lines)
     delimiter, names = _header(name, source, expected)
@@ -105,7 +106,7 @@ class _Lines(Iterator[str]):
 
 
 def _header(name: str, source: _Lines, expected: Collection[str]) -> tuple[str, list[str]]:
-    """Return the delimiter, and the names of the columns; leave the source behind them."""
+    """Return the delimiter and the column names; leave the source at the first line after the header."""
     first = next((line for line in source if line.strip()), None)
     if first is None:
         return DELIMITERS[0], []
@@ -135,7 +136,7 @@ def _header(name: str, source: _Lines, expected: Collection[str]) -> tuple[str, 
 def _quoted(
     line: str, source: _Lines, delimiter: str, is_row: Callable[[list[str]], bool], width: int
 ) -> tuple[list[str], str]:
-    """Return the fields of a record that begins in a line with quotes, and what is wrong with it, if anything."""
+    """Return the fields of a record that begins in a line with quotes, and its problem, empty if there is none."""
     more: list[str] = []
 
     def of_record() -> Iterator[str]:
@@ -144,11 +145,11 @@ def _quoted(
             more.append(further)
             yield further
 
-    remedy = "mend it (a quote inside a quoted field is written twice)"
+    remedy = "correct it (a quote inside a quoted field is written twice)"
     try:
         fields = next(csv.reader(of_record(), delimiter=delimiter, strict=True))
     except csv.Error as error:
-        if not more and len(line) < csv.field_size_limit():  # text behind a closing quote: odd, but within its line
+        if not more and len(line) < csv.field_size_limit():  # text after a closing quote: odd, but within its line
             return next(csv.reader([line], delimiter=delimiter)), ""
         source.give_back(more)
         return [], f"a quote in this line is not closed ({error}); {remedy}"
@@ -156,5 +157,5 @@ def _quoted(
         inside = further.replace(QUOTE, "").rstrip("\n").split(delimiter)
         if len(inside) == width and is_row(inside):
             source.give_back(more)
-            return [], f"a quote in this line is closed only behind further rows; {remedy}"
+            return [], f"a quote in this line is closed only after further rows; {remedy}"
     return fields, ""

@@ -1,4 +1,4 @@
-"""Files that hold one JSON object: read with a reason where they hold none, written complete or not at all."""
+"""Reads and writes files that hold one JSON object; writes are complete or leave nothing."""
 
 import hashlib
 import json
@@ -10,19 +10,19 @@ from unimol_scale.common.files import commit_text
 
 
 class NotJsonError(ValueError):
-    """A file holds no JSON object; the text says why and reads on from the name of the file."""
+    """A file holds no JSON object. The text says why; it continues a sentence that begins with the file's name."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        OSError: it cannot be read.
-        NotJsonError: it holds something else.
+        OSError: the file cannot be read.
+        NotJsonError: the file does not hold a JSON object.
     """
     try:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # RecursionError: a thousand brackets
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested too deeply
         raise NotJsonError(f"is not JSON: {error}") from error
     if not isinstance(tree, dict):
         raise NotJsonError(f"must hold a JSON object, not a {type(tree).__name__}")
@@ -33,13 +33,13 @@ def write_json(path: Path, tree: Mapping[str, Any], indent: int | None = 1) -> N
     """Write a JSON file, complete or absent.
 
     Args:
-        path: of the file; its directory is made.
-        tree: what it is to hold.
-        indent: spaces a level; None: all in one line.
+        path: the file; its directory is made.
+        tree: the object to write.
+        indent: spaces per level; None writes a single line.
     """
     commit_text(path, json.dumps(tree, indent=indent) + "\n")
 
 
 def hash_json(tree: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a tree as JSON, hexadecimal, whatever the order of its keys."""
+    """Return the hexadecimal SHA-256 of a tree written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

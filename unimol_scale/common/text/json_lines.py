@@ -1,4 +1,4 @@
-"""Reads files of one JSON object a line, and survives what a kill, a full disk or a lost block left in them."""
+"""Reads files with one JSON object per line; tolerates lines damaged by a killed process or a full disk."""
 
 import json
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class JsonLine:
-    """One line that is not empty.
+    """A line that is not empty.
 
     Attributes:
-        number: of the line in the file, from 1.
-        raw: its bytes, without the line break.
-        value: the object that it holds; None when it holds none.
+        number: line number in the file, from 1.
+        raw: the bytes of the line, without the line break.
+        value: the JSON object in the line; None if there is none.
     """
 
     number: int
@@ -23,9 +23,9 @@ class JsonLine:
 
 
 def read_json_lines(path: Path) -> Iterator[JsonLine]:
-    """Yield the lines of a file, damaged ones included; empty lines are left out.
+    """Yield the lines of a file, including damaged ones; skip empty lines.
 
-    The numbers that JSON does not have (NaN, Infinity) are read as None.
+    NaN and Infinity, which are not valid JSON, are read as None.
 
     Raises:
         OSError: the file cannot be read.
@@ -40,6 +40,6 @@ def read_json_lines(path: Path) -> Iterator[JsonLine]:
 def _object(text: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(text, parse_constant=lambda _: None)
-    except (ValueError, RecursionError):  # torn, not UTF-8, zeros after a power failure
+    except (ValueError, RecursionError):  # an incomplete line, not UTF-8, or zeros after a power failure
         return None
     return value if isinstance(value, dict) else None

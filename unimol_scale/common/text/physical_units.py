@@ -1,6 +1,6 @@
-"""Units of energy and length, and what they are of each other. Standard library only.
+"""Units of energy and length, and their conversion factors. Standard library only.
 
-Numbers: CODATA 2018 (Tiesinga et al. 2021, doi:10.1103/RevModPhys.93.025010).
+Values: CODATA 2018 (Tiesinga et al. 2021, doi:10.1103/RevModPhys.93.025010).
 """
 
 # Unit → its size in Ha.
@@ -22,6 +22,6 @@ _OTHER_SPELLINGS = {
 
 
 def spelt(unit: str) -> str:
-    """Return a unit in the spelling of this file, if it is another spelling of one."""
+    """Return a unit in the spelling used here; an unknown unit is returned stripped and otherwise unchanged."""
     unit = unit.replace("²", "^2").replace("³", "^3").replace("\u212b", "Å").strip()  # the Ångström sign of Unicode
     return _OTHER_SPELLINGS.get(unit, unit)

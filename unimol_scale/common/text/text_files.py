@@ -1,9 +1,9 @@
-"""A file as it is found on disk → lines of text: unpacked, decoded and cut at whole lines, whatever its name says.
+"""Reads lines of text from a file: decompresses and decodes it, and returns whole lines only.
 
-Compression and encoding are told by content, not by name: browsers unpack in silence, and spreadsheets write UTF-16.
-Where compressed data is cut off or damaged, the text ends after the last whole line before that place, since half a
-line may be another molecule, and ``Unpacked.problem`` says so. Imports nothing but the standard library, and Arrow for
-zstd.
+Compression and encoding are detected from the content, not from the name: browsers decompress silently, and
+spreadsheets write UTF-16. If compressed data is truncated or damaged, the text ends after the last whole line before
+the damage, since half a line may be a different molecule, and ``Unpacked.problem`` says so. Imports the standard
+library, and Arrow for zstd.
 """
 
 import bz2
@@ -23,16 +23,16 @@ from unimol_scale.errors import SourceError
 BLOCK_BYTES = 2**18
 LONGEST_LINE_BYTES = 2**26
 HEAD_BYTES = 1024
-STRAY = 8  # one zero in so many bytes is no slip of the pen
+STRAY = 8  # one zero byte or more in this many bytes is no accident
 TAR_MARK, TAR_MARK_AT = b"ustar", 257
-BYTE_ORDER_MARKS = {  # the longer ones first: that of UTF-32 begins as that of UTF-16
+BYTE_ORDER_MARKS = {  # longer ones first: the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
 WEB_PAGE = re.compile(rb"\s*<(!doctype|!--|html|head|body|title|meta|script|\?xml)", re.IGNORECASE)
-# What bytes that are not UTF-8 become with errors="surrogateescape"; no text that was decoded has these.
+# Bytes that are not UTF-8 become these with errors="surrogateescape"; properly decoded text never contains them.
 UNDECODED = re.compile("[\udc80-\udcff]")
 UTF8_REMEDY = "save it as UTF-8"
 
@@ -56,25 +56,25 @@ NOT_TEXT = {
     b"Rar!": "a RAR archive; unpack it, or pack it as .tar.gz",
     b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
     b"\x5d\x00\x00": "an LZMA file of the old format; unpack it, or pack it as .xz",
-    PARQUET_MAGIC: "a Parquet file; let its name end in .parquet (of a build: --source parquet)",
+    PARQUET_MAGIC: "a Parquet file; rename it to end in .parquet (for a build, use --source parquet)",
     b"ARROW1": "an Arrow file; write it as Parquet or CSV",
 }
 WORKBOOK = b"[Content_Types].xml"  # the first member of the zip archive that an .xlsx file is
 
 
 class Unpacked:
-    """Bytes without their compression, as far as they can be read.
+    """The decompressed bytes of a file, as far as they can be read.
 
     Args:
-        name: of the file, for messages.
+        name: name of the file, for messages.
         file: the bytes on disk.
-        num_missing: bytes that an archive says are still to come; None where nothing says so.
+        num_missing: returns the number of bytes that an archive says are still to come; None outside an archive.
 
     Attributes:
-        problem: why they ended too early; empty before the end, and if all is well.
+        problem: why the data ended too early; empty before the end, and if nothing is wrong.
 
     Raises:
-        SourceError: the file is of a kind that is not unpacked here, such as a zip archive.
+        SourceError: the file has a format that is not supported here, such as a zip archive.
     """
 
     def __init__(self, name: str, file: io.BufferedReader, num_missing: Callable[[], int] | None = None) -> None:
@@ -90,13 +90,13 @@ class Unpacked:
         self.problem = ""
 
     def read(self, size: int) -> bytes:
-        """Return some bytes, at most ``size``; none at the end."""
+        """Return at most ``size`` bytes; empty at the end."""
         try:
             data: bytes = self._file.read1(size)
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the data's
                 raise
-            self.problem = f"the data is cut off or damaged ({error}); what stands before that place was read"
+            self.problem = f"the data is cut off or damaged ({error}); everything before the damage was read"
             return b""
         if not data and self._num_missing is not None and (missing := self._num_missing()):
             self.problem = f"the archive is cut off: {missing:,} bytes of this file are missing"
@@ -104,15 +104,15 @@ class Unpacked:
 
 
 def decoded(name: str, unpacked: Unpacked, errors: str = "replace") -> io.TextIOWrapper:
-    """Return the text of unpacked bytes: whole lines that end in a line feed, whatever ended them in the file.
+    """Return the text of decompressed bytes as whole lines; every line end becomes a line feed.
 
     Args:
-        name: of the file, for messages.
+        name: name of the file, for messages.
         unpacked: its bytes: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
-        errors: what becomes of bytes that are not UTF-8: "replace" or "surrogateescape".
+        errors: how to treat bytes that are not UTF-8: "replace" or "surrogateescape".
 
     Raises:
-        SourceError: it is a web page, or no text.
+        SourceError: the file is a web page, or not text.
     """
     lines = _WholeLines(name, _in_utf8(unpacked))
     head = lines.head()
@@ -122,14 +122,14 @@ def decoded(name: str, unpacked: Unpacked, errors: str = "replace") -> io.TextIO
 
 @contextlib.contextmanager
 def open_text(path: Path, errors: str = "replace") -> Iterator[Iterator[str]]:
-    """Give the lines of a file that must be there as a whole.
+    """Open a file that must be complete, and yield its lines.
 
     Args:
-        path: plain, or packed by gzip, bzip2, xz or zstd, whatever it is called.
-        errors: as of ``decoded``.
+        path: a plain file, or one compressed by gzip, bzip2, xz or zstd, whatever its suffix.
+        errors: how to treat bytes that are not UTF-8, as in ``decoded``.
 
     Raises:
-        SourceError: it cannot be read, is not text, or ends too early.
+        SourceError: the file cannot be read, is not text, or is truncated.
     """
 
     def lines() -> Iterator[str]:
@@ -147,10 +147,10 @@ def open_text(path: Path, errors: str = "replace") -> Iterator[Iterator[str]]:
 
 
 def is_parquet(path: Path) -> bool:
-    """Return whether a file that is there is Parquet, whatever its name says.
+    """Return whether an existing file is Parquet, by its content.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -160,10 +160,10 @@ def is_parquet(path: Path) -> bool:
 
 
 def check_decoded(name: str, line: int, text: str) -> None:
-    """Find out whether a text that was decoded with "surrogateescape" has bytes that are not UTF-8.
+    """Refuse a line that was decoded with "surrogateescape" and holds bytes that are not UTF-8.
 
     Raises:
-        SourceError: it has; names the line and what to do.
+        SourceError: the line holds such bytes; the message gives its number and what to do.
     """
     if not text.isascii() and UNDECODED.search(text):
         shown = UNDECODED.sub(lambda match: bytes([ord(match.group()) - 0xDC00]).decode("latin-1"), text[:100])
@@ -180,7 +180,7 @@ def _check_head(name: str, head: bytes) -> None:
     if b"\0" not in head or _has_stray_zeros(head):
         return
     if head[TAR_MARK_AT:].startswith(TAR_MARK):
-        raise SourceError(f"{name} is a tar archive; let its name end in .tar, .tar.gz or the like, or unpack it")
+        raise SourceError(f"{name} is a tar archive; rename it to end in .tar, .tar.gz or the like, or unpack it")
     fewer, more = sorted((head[::2].count(0), head[1::2].count(0)))
     if fewer == 0 and 4 * more > len(head):  # most letters have a zero beside them
         raise SourceError(f"{name} seems to be UTF-16 without a byte order mark; {UTF8_REMEDY}")
@@ -188,25 +188,25 @@ def _check_head(name: str, head: bytes) -> None:
 
 
 def _has_stray_zeros(head: bytes) -> bool:
-    """Return whether bytes with zeros are text all the same: its rows with zeros are judged one by one."""
+    """Return whether bytes are text with a few stray zeros; the rows that hold them are judged one by one later."""
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head.replace(b"\0", b""))
     odd = sum(not character.isprintable() and not character.isspace() for character in text) + text.count("\ufffd")
     return odd == 0 and head.count(0) * STRAY < len(head)
 
 
 class _Bytes(Protocol):
-    """What whole lines are cut from."""
+    """A source of bytes from which whole lines are cut."""
 
     @property
     def problem(self) -> str:
-        """Why it ended too early."""
+        """Why the data ended too early; empty if it did not."""
 
     def read(self, size: int) -> bytes:
-        """Return some bytes; none at the end."""
+        """Return some bytes; empty at the end."""
 
 
 def _in_utf8(unpacked: Unpacked) -> _Bytes:
-    """Return the bytes as they are, or those of the same text in UTF-8 where a mark says that it is another."""
+    """Return the bytes as UTF-8, transcoded if a byte order mark names another encoding."""
     head = unpacked.read(BLOCK_BYTES)
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
     return _Begun(head, unpacked) if encoding is None else _Transcoded(_Begun(head, unpacked), encoding)
@@ -228,7 +228,7 @@ class _Begun:
 
 
 class _Transcoded:
-    """The UTF-8 of a text in another encoding; what cannot be decoded becomes a mark that no SMILES has."""
+    """A text in another encoding as UTF-8; what cannot be decoded becomes U+FFFD, which no SMILES contains."""
 
     def __init__(self, source: _Begun, encoding: str) -> None:
         self._source = source
@@ -246,7 +246,7 @@ class _Transcoded:
 
 
 class _WholeLines(io.RawIOBase):
-    """Passes on whole lines; the last may lack its end only where the data is known to be complete."""
+    """Passes on whole lines; the last line may lack its line end only if the data is known to be complete."""
 
     def __init__(self, name: str, source: _Bytes) -> None:
         self._name, self._source = name, source

@@ -88,7 +88,8 @@ def test_what_a_newer_version_built_is_named_and_called_that(tmp_path: Path) -> 
             StoreError, match=rf"{file} was written by a newer .*\n  conformer_recipe\.macrocycles: as_any\n"
         ) as caught:
             build(config_of(tmp_path / name))
-        assert "\n  parameters.charges: keep\nUpdate unimol-scale to go on with it, choose another" in str(caught.value)
+        advice = "\n  parameters.charges: keep\nUpdate unimol-scale to continue with it, choose another"
+        assert advice in str(caught.value)
     assert open_store(tmp_path / "whole" / "store").split("train"), "to be read it needs none of them"
 
 

@@ -217,5 +217,5 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(driver.workspace, "claim", full)
-    with pytest.raises(StoreError, match="the disk is full: make room, and the same command goes on"):
+    with pytest.raises(StoreError, match="the disk is full: make room, and run the same command again to continue"):
         driver.build(BuildConfig(source=SourceConfig(name="sample"), output=tmp_path))

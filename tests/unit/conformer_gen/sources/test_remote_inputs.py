@@ -92,7 +92,7 @@ def test_a_server_without_ranges_is_asked_for_the_whole_again(server: Server, tm
 
 def test_a_server_without_ranges_that_always_hangs_up_is_given_up(server: Server, tmp_path: Path) -> None:
     server.answers["/a"] = lambda h, number: h.send(DATA, ranges=False, cut_at=HALF)
-    with pytest.raises(SourceError, match=r"/a does not come: .*3 tries without a further byte"):
+    with pytest.raises(SourceError, match=r"/a cannot be downloaded: .*3 tries without new data"):
         fetched(server, tmp_path, "/a")
 
 
@@ -166,7 +166,7 @@ def test_a_server_in_trouble_is_tried_again(server: Server, tmp_path: Path, code
 
 def test_a_server_that_stays_in_trouble_is_given_up_by_name(server: Server, tmp_path: Path) -> None:
     server.answers["/a"] = lambda handler, number: handler.status(500)
-    with pytest.raises(SourceError, match=rf"{server.url}/a does not come: the server answers 500"):
+    with pytest.raises(SourceError, match=rf"{server.url}/a cannot be downloaded: the server answered 500"):
         fetched(server, tmp_path, "/a")
     assert len(server.requests) == 3
 
@@ -185,14 +185,14 @@ def test_the_wait_that_a_server_asks_for_is_kept(server: Server, tmp_path: Path)
     assert fetched(server, tmp_path, "/a") == [DATA]
     assert times[1] - times[0] >= 1.0
     server.answers["/b"] = lambda handler, number: handler.status(503, Retry_After="999999")
-    with pytest.raises(SourceError, match=r"/b .*asked to wait 999,999 s"):
+    with pytest.raises(SourceError, match=r"/b .*asks to wait 999,999 s"):
         fetched(server, tmp_path, "/b")
 
 
 @pytest.mark.parametrize("code", [404, 403, 410, 400, 401])
 def test_a_file_that_is_refused_is_an_error_at_once(server: Server, tmp_path: Path, code: int) -> None:
     server.answers["/a"] = lambda handler, number: handler.status(code)
-    with pytest.raises(SourceError, match=rf"{server.url}/a: the server answers {code}"):
+    with pytest.raises(SourceError, match=rf"{server.url}/a: the server answered {code}"):
         fetched(server, tmp_path, "/a")
     assert len(server.requests) == 1
 
@@ -271,7 +271,7 @@ def test_a_reader_that_stops_early_leaves_no_thread_behind(server: Server, tmp_p
 def test_a_disk_that_refuses_is_an_error_that_says_where(server: Server, tmp_path: Path) -> None:
     server.answers["/a"] = lambda handler, _: handler.send(DATA)
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(SourceError, match=r"cannot be written: .*it goes on from there"):
+    with pytest.raises(SourceError, match=r"cannot be written: .*it continues the download"):
         fetched(server, tmp_path / "file", "/a")
 
 
