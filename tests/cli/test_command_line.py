@@ -134,4 +134,4 @@ def test_the_first_help_is_written_for_users(capsys):
     with pytest.raises(SystemExit):
         cli_main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "Molecules to conformers, pretraining with ZeRO" in said
+    assert "pretrain molecular models with DeepSpeed ZeRO" in said

@@ -11,7 +11,7 @@ def test_the_help_says_what_each_is_for(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit, match="0"):
         main(["ladder", "--help"])
     text = capsys.readouterr().out
-    for words in ("Slurm job array", "start nothing", "best next run", "training compute of the next run"):
+    for words in ("Slurm job array", "print the planned runs", "best next run", "training compute of the next run"):
         assert words in " ".join(text.split())
 
 

@@ -60,7 +60,7 @@ def test_a_torn_log_and_a_torn_summary_do_not_stop_the_fit(
     for folder in sorted(runs.iterdir())[:-1]:
         (folder / "summary.json").write_text("")
     assert main(["fit-scaling-law", str(runs), "--bootstrap", "0", "--output", str(tmp_path / "report")]) == 2
-    assert "17 runs were left out, as the notes above say" in capsys.readouterr().err
+    assert "17 runs were left out, see the notes above" in capsys.readouterr().err
 
 
 def test_a_table_is_fitted_with_named_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

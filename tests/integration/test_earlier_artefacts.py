@@ -177,7 +177,7 @@ def test_finished_work_is_known_as_finished(earlier):
     for arguments in done:
         log = earlier.folder / option(arguments, "--output") / "metrics.jsonl"
         before = log.read_bytes()
-        assert "is finished already with these settings; nothing to do" in earlier.run("pretrain", *arguments)
+        assert "is already finished with these settings; nothing to do" in earlier.run("pretrain", *arguments)
         assert log.read_bytes() == before
     (ladder,) = earlier.commands("unimol-scale", verb="ladder")
     earlier.was_written_here(earlier.folder / "ladder")  # a ladder of 2026-11-28 wants its store where it was

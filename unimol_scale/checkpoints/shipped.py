@@ -6,7 +6,7 @@ from pathlib import Path
 from unimol_scale.common.run_files import MODEL_CARD_NAME
 
 DEFAULT_MODEL = "unimol-scale-2m"  # of commands that are not told which
-MODEL_HELP = "run, checkpoint, name of `model list`, or owner/name of the hub"  # what --from takes
+MODEL_HELP = "a run, a checkpoint, a name of `model list`, or owner/name on the Hugging Face hub"  # values of --from
 SHIPPED_FOLDER = Path(__file__).parents[1] / "shipped"
 
 

@@ -1,1 +1,1 @@
-"""The commands: their arguments, and how they begin and end. Every other package is below this one."""
+"""The command line: arguments, printing and exit statuses. May import every other package; none imports it."""

@@ -1,4 +1,4 @@
-"""``python -m unimol_scale.cli``: the ``unimol-scale`` command where no script of that name is installed."""
+"""``python -m unimol_scale.cli``: the ``unimol-scale`` command for environments without the installed script."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The parser of every command: settings between flags, ``--help-settings``, and the right spelling of unknown words.
+"""The argument parser of all commands: settings among flags, ``--help-settings``, and spelling suggestions.
 
-A usage error ends with status 2, as argparse's own do.
+Usage errors exit with status 2, as in argparse.
 """
 
 import argparse
@@ -22,11 +22,17 @@ _ALIKE = 0.6
 LoadSettings = Callable[[], tuple[type[Any], Mapping[str, str]]]
 
 
+def as_sentence(text: str) -> str:
+    """Return the one-line help of a verb as a sentence, for its description."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 class CommandParser(argparse.ArgumentParser):
-    """An argparse parser whose errors name the right spelling.
+    """An argparse parser whose errors suggest the right spelling.
 
     Args:
-        arguments: as of ``argparse.ArgumentParser``.
+        arguments: positional arguments of ``argparse.ArgumentParser``.
+        options: keyword arguments of ``argparse.ArgumentParser``.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
@@ -35,32 +41,32 @@ class CommandParser(argparse.ArgumentParser):
         self._settings: LoadSettings | None = None
         self._files: Sequence[str] = ()
         self.add_argument(
-            "--help-settings", action=_PrintSettings, nargs=0, help="print all settings with their defaults, and stop"
+            "--help-settings", action=_PrintSettings, nargs=0, help="print all settings with their defaults and exit"
         )
 
     def take_settings(self, load: LoadSettings, files: Sequence[str] = ()) -> None:
-        """Name the settings of this command.
+        """Declare the settings of this command.
 
         Args:
-            load: returns their dataclass, and ``told`` of ``settings_text``. It is called when they are needed, for
-                their modules may be slow to import.
-            files: destinations of flags that take several files, behind which settings may stand.
+            load: returns the settings dataclass and the argument ``told`` of ``settings_text``. It is called only when
+                they are needed, because their modules may be slow to import.
+            files: destinations of flags that take several files; settings may follow these files.
         """
         self._settings = load
         self._files = files
 
     @property
     def loads_settings(self) -> LoadSettings | None:
-        """What ``take_settings`` was given; None for a command without settings."""
+        """The loader given to ``take_settings``; None for a command without settings."""
         return self._settings
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse; settings may stand before, between and after flags, and an unknown word is an error.
+        """Parse arguments; settings may stand before, between and after flags, and unknown words are errors.
 
         Returns:
-            The arguments, and no rest.
+            The arguments, and an empty list of unparsed words.
         """
         self._words = list(sys.argv[1:] if args is None else args)
         arguments, rest = super().parse_known_args(self._words, namespace)
@@ -68,16 +74,16 @@ class CommandParser(argparse.ArgumentParser):
         takes_settings = any(action.dest == SETTINGS for action in self._actions)
         if unknown or (rest and not takes_settings):
             self.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
-        if takes_settings:  # argparse takes the first settings only, and leaves others to the flag before them
+        if takes_settings:  # argparse takes only the first group of settings, and gives others to the preceding flag
             found = [*getattr(arguments, SETTINGS), *rest, *self._settings_among_files(arguments)]
             setattr(arguments, SETTINGS, found)
         return arguments, []
 
     def _settings_among_files(self, arguments: argparse.Namespace) -> list[str]:
-        """Take the settings out of the values of flags that take several files, and return them.
+        """Remove settings from the values of flags that take several files, and return them.
 
-        A word with a "=" that is no file is one if its key is known, or so much like a known one that the error should
-        name that.
+        A word with "=" that is not an existing file is a setting if its key is known, or so similar to a known key that
+        the error should suggest that key.
         """
         found: list[str] = []
         for name in self._files:
@@ -90,11 +96,11 @@ class CommandParser(argparse.ArgumentParser):
 
     def _is_setting(self, words: Sequence[str], place: int) -> bool:
         before, word = words[max(place - 1, 0)], words[place]
-        # A space on one or both sides of the "=", which is told later.
+        # A space before or after the "="; reported later.
         if "=" in words[max(place - 1, 0) : place + 2] or (before.endswith("=") and before is not word):
             return True
         key, equals, _ = word.partition("=")
-        # Of "source.labels.logS", whose last part is the user's own name, only the group is known.
+        # Only the group is known of keys such as "source.labels.logS", whose last part the user chooses.
         group = key.partition(".")[0]
         groups = {known.partition(".")[0] for known in [*self._keys(), *self._former_names()]}
         alike = difflib.get_close_matches(group, groups, n=1, cutoff=LIKELY) or suggested_keys(key, self._keys())
@@ -108,7 +114,7 @@ class CommandParser(argparse.ArgumentParser):
         return former_names(self._settings()[0]) if self._settings is not None else {}
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and message, with the right spelling of what is not known, and exit with status 2."""
+        """Print the usage and the message with spelling suggestions, and exit with status 2."""
         hints = [hint for place in range(len(self._words)) if (hint := self._flag_hint(place))]
         if message.startswith("unrecognized"):
             hints += [self._setting_hint(word) for word in self._words if re.match(r"\w[\w.-]*=", word)]
@@ -119,17 +125,17 @@ class CommandParser(argparse.ArgumentParser):
         super().error("; ".join([message, *dict.fromkeys(filter(None, hints))]))
 
     def settings_help(self) -> str:
-        """Return what ``--help-settings`` prints."""
+        """Return the text that ``--help-settings`` prints."""
         if self._settings is not None:
             kind = "key=value" if any(action.dest == SETTINGS for action in self._actions) else "keys of its file"
             return f"Settings of {self.prog} ({kind}):\n\n{settings_text(*self._settings())}"
         verbs = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         if verbs:
             return "\n".join(f"{self.prog} {name} --help-settings" for name in verbs[0].choices)
-        return f"{self.prog} has no settings beside its flags:\n\n{self.format_help()}"
+        return f"{self.prog} has no settings besides its flags:\n\n{self.format_help()}"
 
     def _setting_hint(self, word: str) -> str:
-        """Return what to write instead of key=value for a command that takes none."""
+        """Return what to write instead of key=value for a command without settings."""
         key, _, value = word.partition("=")
         flag = f"--{key.replace('_', '-')}"
         if any(action.dest == SETTINGS for action in self._actions):
@@ -139,7 +145,7 @@ class CommandParser(argparse.ArgumentParser):
         return "this command has no settings of the form key=value"
 
     def _flag_hint(self, place: int) -> str:
-        """Return how a word of the command line should be written, or "" if nothing is wrong with it."""
+        """Return a suggestion for a misspelt word of the command line; "" if there is none."""
         flag, equals, value = self._words[place].partition("=")
         known = [name for name in self._option_string_actions if name.startswith("--")]
         if not flag.startswith("--") or flag == "--" or any(name.startswith(flag) for name in known):
@@ -149,17 +155,17 @@ class CommandParser(argparse.ArgumentParser):
         name = present_name(self._settings()[0], name) if self._settings is not None else name
         likely = suggested_keys(name, self._keys())
         same = [key for key in likely if key.rpartition(".")[2] == name.rpartition(".")[2]]
-        # A flag of that very name, then a setting of that name at any level, then the flag that is spelt alike.
+        # In this order: a flag of that name, a setting of that name in any group, a flag with a similar name.
         alike = difflib.get_close_matches(hyphened, known, n=1, cutoff=_ALIKE)
         if alike and (hyphened in known or not same):
             return f"did you mean {alike[0]}?"
         if not likely:
             return ""
         if not any(action.dest == SETTINGS for action in self._actions):
-            return f"{likely[0]} is a key of the file that the command reads"
+            return f"{likely[0]} is a key of the file that this command reads, not a flag"
         follows = self._words[place + 1] if place + 1 < len(self._words) else ""
         value = value if equals else "" if follows.startswith("-") or "=" in follows else follows
-        return f"{likely[0]} is a setting and no flag: write {likely[0]}={value or 'VALUE'}"
+        return f"{likely[0]} is a setting, not a flag: write {likely[0]}={value or 'VALUE'}"
 
 
 class _PrintSettings(argparse.Action):

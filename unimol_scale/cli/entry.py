@@ -1,4 +1,4 @@
-"""How every command begins and ends: its surroundings are set up once, and whatever stops it is said in one line."""
+"""Starts and ends every command: sets up the process, and reports errors and interruptions in one line."""
 
 import _thread
 import contextlib
@@ -17,34 +17,34 @@ from unimol_scale.common.machine.threads import wait_passively
 from unimol_scale.common.standard_streams import drop_output, prepare_streams
 from unimol_scale.errors import UnimolScaleError
 
-# Ends the waiting of a thread; nobody sends it otherwise, and whoever does not handle it does not notice.
+# Wakes a waiting thread. Nothing else sends this signal, and a process ignores it by default.
 _WAKE = signal.SIGURG
 
 
 def set_up() -> None:
-    """Prepare what a command runs in; call it before torch is imported."""
+    """Set up threads, streams and the limit on open files; call this before torch is imported."""
     wait_passively()
     prepare_streams()
     raise_file_limit()
 
 
 def run_command(work: Callable[[], int], stopped: Callable[[], str] = lambda: "Stopped.") -> int:
-    """Run a command and return its exit status; what a user can mend, and Ctrl-C, end in one line.
+    """Run a command and return its exit status; report errors that the user can fix, and Ctrl-C, in one line.
 
     Args:
-        work: does it all, imports of heavy libraries included, and returns the status.
-        stopped: says after Ctrl-C what becomes of the work.
+        work: does all the work, including imports of heavy libraries, and returns the status.
+        stopped: returns the message printed after Ctrl-C, which says what happens to the work so far.
 
     Returns:
-        The status of the work; 2 for an error that the user can mend, 130 after Ctrl-C, 141 if nobody reads the
-        output any more. A second Ctrl-C ends the process at once, with 130.
+        The status of the work; 2 for an error that the user can fix, 130 after Ctrl-C, 141 if the output is a closed
+        pipe. A second Ctrl-C ends the process at once, with status 130.
     """
     set_up()
     with shown_on_stderr(), _Interrupts():
         try:
             try:
                 return work()
-            finally:  # a closed pipe is noticed here, and not by the interpreter at its end
+            finally:  # so that a closed pipe is noticed here, and not by the interpreter at exit
                 sys.stdout.flush()
         except UnimolScaleError as error:
             return _fail(str(error))
@@ -61,7 +61,7 @@ def run_command(work: Callable[[], int], stopped: Callable[[], str] = lambda: "S
 
 
 def say(line: str) -> None:
-    """Print a line to standard error, if there is anybody to read it."""
+    """Print a line to standard error; if that fails, discard all further output to it."""
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
@@ -73,15 +73,15 @@ def _fail(line: str) -> int:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         return EXIT_USER_ERROR
-    drop_output(sys.stdout)  # such as a full disk, whose complaint would come again at exit
+    drop_output(sys.stdout)  # flushing failed, for example on a full disk, and would fail again at exit
     return EXIT_USER_ERROR
 
 
 class _Interrupts:
-    """Ctrl-C while a command runs: the first one interrupts, as ever, the second one ends the process at once.
+    """Handles Ctrl-C while a command runs: the first one interrupts as usual, the second one ends the process at once.
 
-    A thread of its own takes the signal, which all other threads block. RDKit's functions would take it for
-    themselves otherwise: they break off, return half a result, and Python never learns of it.
+    A dedicated thread receives the signal, and all other threads block it. Otherwise RDKit's functions would catch it:
+    they would stop early and return an incomplete result, and Python would not notice.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class _Interrupts:
     def __enter__(self) -> "_Interrupts":
         if threading.current_thread() is self._main:
             self._before = signal.getsignal(signal.SIGINT)
-        if self._before is signal.default_int_handler:  # else it is ignored, as in the background of a script
+        if self._before is signal.default_int_handler:  # otherwise Ctrl-C is ignored, as in background jobs of a script
             signal.signal(signal.SIGINT, self._interrupt)
             self._before_wake = signal.signal(_WAKE, _do_nothing)
             self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -107,9 +107,9 @@ class _Interrupts:
         if self._before is not signal.default_int_handler:
             return
         self._over = True
-        signal.pthread_kill(self._thread.ident or 0, signal.SIGINT)  # which it waits for
+        signal.pthread_kill(self._thread.ident or 0, signal.SIGINT)  # the thread waits for this signal
         self._thread.join()
-        # What Python does at its end must not be interrupted with a traceback.
+        # After a Ctrl-C, a further one must not interrupt Python's shutdown with a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL if self._count else self._before)
         signal.signal(_WAKE, self._before_wake)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -119,19 +119,19 @@ class _Interrupts:
             signal.sigwait({signal.SIGINT})
             if self._over:
                 return
-            if signal.getsignal(signal.SIGINT) == self._interrupt:  # else somebody else has taken over, such as a run
+            if signal.getsignal(signal.SIGINT) == self._interrupt:  # otherwise other code, such as a run, handles it
                 self._count += 1
                 if self._count > 1:
                     _end()
             _thread.interrupt_main(signal.SIGINT)
-            signal.pthread_kill(self._main.ident or 0, _WAKE)  # it may be waiting
+            signal.pthread_kill(self._main.ident or 0, _WAKE)  # the main thread may be waiting
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Make a waiting thread look whether there is something to do."""
+    """Handle the wake-up signal: its arrival alone makes the thread check for a pending interrupt."""
 
 
 def _end() -> None:

@@ -1,6 +1,6 @@
 """The ``unimol-scale`` command: finds the verb, runs it, and turns errors into one line and an exit status.
 
-Every verb has a file of ``verbs``, which declares its arguments and imports what is heavy only when it runs.
+Every verb has a file in ``verbs``, which declares its arguments and imports heavy libraries only when it runs.
 """
 
 import argparse
@@ -27,16 +27,18 @@ from unimol_scale.cli.verbs import (
     store,
 )
 
-# In the order in which --help names them.
+# In the order in which --help lists them.
 VERBS = (
     build, pretrain, runs, fit_scaling_law, ladder, plan, finetune, compare, predict, explain, embed, model, store,
     checkpoint, benchmark,
 )  # fmt: skip
-_DESCRIPTION = "Molecules to conformers, pretraining with ZeRO, scaling laws, and what follows from them."
+_DESCRIPTION = (
+    "Build conformer stores, pretrain molecular models with DeepSpeed ZeRO, fit scaling laws, fine-tune and predict."
+)
 
 
 def build_parser() -> CommandParser:
-    """Return the parser of every verb."""
+    """Return the parser with all verbs."""
     parser = CommandParser(prog="unimol-scale", description=_DESCRIPTION)
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # given by some launchers
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -49,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 when the work asked for is done, 2 for an error that the user can mend, 75 if it was stopped after it had
-        saved what it trained, 130 after Ctrl-C.
+        The exit status: 0 if the work is done, 1 if it failed or a check did not pass, 2 for an error that the user can
+        fix, 75 if the work was stopped after saving its state, 130 after Ctrl-C, 141 if the output is a closed pipe.
     """
     stopped = "Stopped."
 

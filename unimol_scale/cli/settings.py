@@ -1,4 +1,4 @@
-"""From a command's arguments to its settings: the YAML file, the flags that stand for a setting, and key=value."""
+"""Collects a command's settings from its YAML file, the flags that stand for settings, and key=value arguments."""
 
 import argparse
 from collections.abc import Mapping
@@ -15,16 +15,17 @@ def settings_of(
     *,
     flags_win: bool = False,
 ) -> tuple[Tree, Origin]:
-    """Lay the file under what the command line gives.
+    """Return the settings of the file, overridden by those of the command line.
 
     Args:
-        arguments: with ``config`` and ``assignments``.
-        flags: name of an argument → dotted path of the setting that it stands for; None says that it was not given.
-        more: settings that follow from other arguments, as a tree; they count as flags.
-        flags_win: over key=value; otherwise key=value wins over them.
+        arguments: parsed arguments with the attributes ``config`` and ``assignments``. An attribute that is None was
+            not given.
+        flags: name of an argument → dotted path of the setting that it stands for.
+        more: settings that follow from other arguments, as a tree; they have the precedence of flags.
+        flags_win: whether flags take precedence over key=value; by default key=value takes precedence.
 
     Returns:
-        The settings, and where each came from.
+        The settings, and where each of them came from.
 
     Raises:
         ConfigError: the file or an assignment cannot be read.

@@ -1,4 +1,4 @@
-"""Prints the settings of a verb: every key with its default, type and meaning, read from the dataclasses themselves."""
+"""Describes the settings of a verb: every key with its default, type and meaning, as read from the dataclasses."""
 
 import dataclasses
 import inspect
@@ -22,7 +22,7 @@ def settings_text(config_type: type[Any], told: Mapping[str, str]) -> str:
 
     Args:
         config_type: dataclass of the whole configuration.
-        told: key, or group of keys → where its value comes from, for those that the command fills in itself.
+        told: key, or group of keys → where its value comes from, for settings that the command fills in itself.
     """
     lines: list[str] = []
     for setting in described_settings(config_type, told):
@@ -34,13 +34,13 @@ def settings_text(config_type: type[Any], told: Mapping[str, str]) -> str:
 
 
 class DescribedSetting(NamedTuple):
-    """One setting as help and documentation show it.
+    """One setting as shown in help and documentation.
 
     Attributes:
-        key: dotted path.
-        default: as it would be written on the command line.
-        type_name: in words.
-        meaning: what the docstring of its dataclass says.
+        key: its dotted path.
+        default: its default, as it would be written on the command line.
+        type_name: its type in words.
+        meaning: its description in the docstring of its dataclass.
         source: where its value comes from if the command fills it in itself; "" otherwise.
     """
 
@@ -56,7 +56,7 @@ def described_settings(config_type: type[Any], told: Mapping[str, str]) -> list[
 
     Args:
         config_type: dataclass of the whole configuration.
-        told: key, or group of keys → where its value comes from, for those that the command fills in itself.
+        told: key, or group of keys → where its value comes from, for settings that the command fills in itself.
     """
     found = []
     for key, field, hint, meaning in _fields(config_type):
@@ -66,7 +66,7 @@ def described_settings(config_type: type[Any], told: Mapping[str, str]) -> list[
 
 
 def _fields(config_type: type[Any], path: str = "") -> Iterator[tuple[str, "dataclasses.Field[Any]", Any, str]]:
-    """Yield dotted key, field, type hint and meaning of every key, those of groups included."""
+    """Yield dotted key, field, type hint and meaning of every key, including the keys inside groups."""
     hints = typing.get_type_hints(config_type)
     meanings = _meanings(config_type)
     for field in dataclasses.fields(config_type):
@@ -78,7 +78,7 @@ def _fields(config_type: type[Any], path: str = "") -> Iterator[tuple[str, "data
 
 
 def _meanings(config_type: type[Any]) -> dict[str, str]:
-    """Return name of a field → what the docstring says of it under "Attributes:"."""
+    """Return name of a field → its description in the section "Attributes:" of the docstring."""
     found: dict[str, str] = {}
     for one in reversed(config_type.__mro__):
         found |= _own_meanings(inspect.cleandoc(one.__doc__ or ""))
@@ -99,7 +99,7 @@ def _default(field: "dataclasses.Field[Any]") -> str:
         value = field.default_factory()
     else:
         return "…  (required)"
-    # Flow style in one line is also how a value is written on the command line.
+    # A value is written on the command line in YAML's flow style too.
     text: str = yaml.safe_dump(to_tree(value), default_flow_style=True, width=10_000, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 

@@ -4,11 +4,12 @@
 
     model = UniMol2Model.from_unimol_scale("unimol-scale-2m")
     model.save_pretrained("folder")                       # or model.push_to_hub("owner/name")
-    model = AutoModel.from_pretrained("folder")           # in other programs with trust_remote_code=True
+    model = AutoModel.from_pretrained("folder")           # other programs need trust_remote_code=True
     output = model(**SmilesCollator(model.config)(["CCO", "c1ccccc1O"]))
     output.pooler_output                                  # [molecules, channels]
 
-A name is imported when it is first used; ``UniMol2Model`` makes the two known to ``AutoModel`` and ``AutoConfig``.
+Names are imported on first use. Importing ``UniMol2Model`` registers the model and its configuration with ``AutoModel``
+and ``AutoConfig``.
 """
 
 import importlib
@@ -29,7 +30,7 @@ _HOMES = {
 }
 __all__ = ["SmilesCollator", "UniMol2Config", "UniMol2Model", "UniMol2Output"]
 
-if not TYPE_CHECKING:  # for which any name would be there
+if not TYPE_CHECKING:  # a type checker would accept any name if it saw this function
 
     def __getattr__(name: str) -> Any:  # noqa: ANN401
         if name not in _HOMES:

@@ -1,4 +1,4 @@
-"""What a model in a Hugging Face folder is: the content of its config.json. Needs transformers.
+"""The configuration of a model in a Hugging Face folder, stored as its config.json. Needs transformers.
 
 This file is copied into the folder (``register_for_auto_class``), where it is imported under another name.
 """
@@ -11,18 +11,18 @@ from unimol_scale.config import Origin, build, to_tree
 from unimol_scale.data.input_views import InputsSeen
 from unimol_scale.model.presets import ModelConfig, preset
 
-DEFAULT_SIZE = "0.1M"  # of a configuration that says nothing, which transformers asks for to compare with
+DEFAULT_SIZE = "0.1M"  # size of a configuration without arguments, which transformers makes to compare others with
 
 
 class UniMol2Config(PretrainedConfig):  # type: ignore[misc]
-    """Dimensions of a model, and what pretraining has shown to it.
+    """The dimensions of a model, and the inputs that it was pretrained on.
 
     Args:
-        architecture: ``ModelConfig`` as a tree; None: that of the smallest preset.
-        seen: ``InputsSeen`` as a tree; None: that is not known.
-        hydrogens: whether pretraining has shown hydrogens as atoms; None: that is not known.
-        pooling: what ``pooler_output`` is: ``mean`` of the atoms, or ``virtual_node``.
-        options: what every configuration of transformers has.
+        architecture: ``ModelConfig`` as a nested dict; None uses the preset 0.1M.
+        seen: ``InputsSeen`` as a nested dict; None if it is not known.
+        hydrogens: whether hydrogens were atoms in pretraining; None if it is not known.
+        pooling: how ``pooler_output`` is computed: ``mean`` of the atoms, or ``virtual_node``.
+        options: further arguments of ``PretrainedConfig``.
     """
 
     model_type = "unimol2"
@@ -43,21 +43,21 @@ class UniMol2Config(PretrainedConfig):  # type: ignore[misc]
 
     @property
     def model_config(self) -> ModelConfig:
-        """Dimensions and options of the model.
+        """The dimensions and options of the model.
 
         Raises:
-            ConfigError: a key is unknown or missing.
+            ConfigError: a key of ``architecture`` is unknown or missing.
         """
         return build(ModelConfig, self.architecture, Origin(name="architecture", recorded=True))
 
     @property
     def inputs_seen(self) -> InputsSeen | None:
-        """What pretraining has shown to the model; None: that is not known."""
+        """The inputs that the model was pretrained on; None if they are not known."""
         return None if self.seen is None else build(InputsSeen, self.seen, Origin(name="seen", recorded=True))
 
     @property
     def hidden_size(self) -> int:
-        """Channels of an atom, which transformers calls so."""
+        """Number of atom channels D, under the name that transformers uses."""
         return self.model_config.atom_width
 
 

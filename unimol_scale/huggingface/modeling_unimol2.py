@@ -1,4 +1,4 @@
-"""The backbone as a model of transformers.
+"""The backbone as a transformers model.
 
 This file is copied into the folder (``register_for_auto_class``), where it is imported under another name.
 Shapes: B molecules, A atoms (padded), N = A + 1 nodes (virtual node first), D atom channels, P pair channels.
@@ -21,13 +21,13 @@ from unimol_scale.model.encodings import GaussianKernel, ModelInput
 
 @dataclass
 class UniMol2Output(ModelOutput):  # type: ignore[misc]
-    """What the model says of a batch; values at padding are arbitrary.
+    """The representations of a batch; values at padding are arbitrary.
 
     Attributes:
-        last_hidden_state: [B, N, D], the virtual node first.
-        pooler_output: [B, D], a vector of each molecule.
-        pair_state: [B, N, N, P].
-        attention_mask: bool [B, N], true at real nodes.
+        last_hidden_state: atom representations [B, N, D], the virtual node first.
+        pooler_output: one vector per molecule [B, D].
+        pair_state: pair representations [B, N, N, P].
+        attention_mask: bool [B, N], True at real nodes.
     """
 
     last_hidden_state: Tensor | None = None
@@ -40,7 +40,7 @@ class UniMol2Model(PreTrainedModel):  # type: ignore[misc]
     """The two-track Transformer of Uni-Mol2 (arXiv 2406.14969), without heads.
 
     Args:
-        config: of the model.
+        config: the configuration of the model.
     """
 
     config_class = UniMol2Config
@@ -54,13 +54,14 @@ class UniMol2Model(PreTrainedModel):  # type: ignore[misc]
 
     @classmethod
     def from_unimol_scale(cls, source: str) -> "UniMol2Model":
-        """Return a model of unimol-scale, in evaluation mode, on the CPU; heads of its pretraining are left out.
+        """Load a model of unimol-scale on the CPU, in evaluation mode, without its pretraining heads.
 
         Args:
-            source: run, checkpoint, exported model, released file, shipped model or name on the hub.
+            source: a run, a checkpoint, an exported model, a released file, the name of a shipped model, or owner/name
+                on the Hugging Face hub.
 
         Raises:
-            CheckpointError: it is missing, damaged or of other tensors than the model's.
+            CheckpointError: the model is missing or damaged, or its tensors do not match its configuration.
         """
         found = load_pretrained(source)
         config = UniMol2Config(
@@ -74,11 +75,11 @@ class UniMol2Model(PreTrainedModel):  # type: ignore[misc]
         return model
 
     def forward(self, return_dict: bool | None = None, **batch: Tensor) -> UniMol2Output | tuple[Any, ...]:
-        """Return representations.
+        """Return the representations of a batch.
 
         Args:
-            return_dict: False returns a tuple.
-            batch: fields of ``ModelInput``, as ``SmilesCollator`` makes them.
+            return_dict: False returns a tuple instead of ``UniMol2Output``.
+            batch: the fields of ``ModelInput``, as ``SmilesCollator`` returns them.
         """
         seen = self.backbone(ModelInput(**batch))
         output = UniMol2Output(
@@ -90,7 +91,7 @@ class UniMol2Model(PreTrainedModel):  # type: ignore[misc]
         return output.to_tuple() if return_dict is False else output
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Do what a module does not do by itself when it is built on no device: its own weights are drawn there."""
+        """Set the weights that a module built on the meta device does not initialise itself."""
         if isinstance(module, GaussianKernel):
             module.reset_centres()
 

@@ -1,4 +1,4 @@
-"""Turns SMILES into batches of tensors, as a data loader or a ``Trainer`` of transformers wants them. Imports RDKit."""
+"""Turns SMILES into batches of tensors for a data loader or the ``Trainer`` of transformers. Imports RDKit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -22,12 +22,13 @@ SMILES, LABELS = "smiles", "labels"
 
 
 class SmilesCollator:
-    """Makes the input of a model; conformers are made where it sees 3D, and kept.
+    """Makes the input of a model from SMILES. If the model sees 3D, conformers are generated and cached.
 
     Args:
-        config: of the model.
-        inputs: what the model sees; None: the richest that pretraining has shown, or everything it can see.
-        cache: folder of conformers.
+        config: the configuration of the model.
+        inputs: "2d", "3d" or "2d+3d"; None: the richest input that the model was pretrained on, or, if that is not
+            known, everything that its architecture accepts.
+        cache: folder in which conformers are kept.
     """
 
     def __init__(
@@ -36,13 +37,13 @@ class SmilesCollator:
         self._config, self._inputs, self._cache = config, inputs, Path(cache)
 
     def __call__(self, examples: Sequence[str] | Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Return the fields of ``ModelInput``, and ``labels`` if the examples have them.
+        """Return the tensors of ``ModelInput`` by field name, and ``labels`` if the examples have them.
 
         Args:
-            examples: SMILES, or mappings with "smiles" and perhaps "labels".
+            examples: SMILES, or mappings with the key "smiles" and optionally "labels".
 
         Raises:
-            SourceError: a SMILES cannot be used; names rows and reasons.
+            SourceError: some SMILES cannot be used. The message gives their rows and the reasons.
         """
         texts = [one if isinstance(one, str) else str(one[SMILES]) for one in examples]
         model = self._config.model_config

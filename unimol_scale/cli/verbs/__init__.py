@@ -1,1 +1,1 @@
-"""One file for each verb of ``unimol-scale``: its arguments, what it calls, and what it prints."""
+"""The verbs of ``unimol-scale``, one file each: arguments, the call that does the work, and printing."""

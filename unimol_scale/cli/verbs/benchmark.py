@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.cli.command_line import as_sentence
+
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     """Declare the verb.
@@ -11,15 +13,17 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "make one table, with the official split as a column, of a benchmark of TDC or Polaris on this disk"
-    verb = verbs.add_parser("benchmark", help=text, description=f"{text}. Neither library is needed.")
+    text = "convert a downloaded TDC or Polaris benchmark to a CSV table with the official split as a column"
+    verb = verbs.add_parser(
+        "benchmark", help=text, description=f"{as_sentence(text)} Neither library needs to be installed."
+    )
     verb.add_argument(
         "path",
         type=Path,
         metavar="PATH",
-        help="of TDC a folder with train_val.csv and test.csv; of Polaris benchmark.json or its folder",
+        help="TDC: a folder with train_val.csv and test.csv; Polaris: benchmark.json or its folder",
     )
-    verb.add_argument("--output", type=Path, required=True, metavar="FILE", help="CSV")
+    verb.add_argument("--output", type=Path, required=True, metavar="FILE", help="the CSV file to write")
     verb.set_defaults(run=_run)
 
 

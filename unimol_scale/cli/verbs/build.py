@@ -1,4 +1,4 @@
-"""The verb ``build``, which is also ``conformer_gen/build.py``: its arguments, and what it prints."""
+"""The verb ``build``, which ``conformer_gen/build.py`` runs too: arguments and printing."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ Build a conformer store from SMILES, tranches, tables, structures or Uni-Mol's f
 {command} --source csv --input mine.csv --conformers 10 --exclude test-set.csv
 {command} --source zinc20 --input 'C[A-D]AA' --ray-address auto --output /shared/zinc
 {command} --config configs/build/sample.yaml conformers.count=4
-{command} --config configs/build/uni-mol2.yaml --dry-run   # from several sources: a list in the file
+{command} --config configs/build/uni-mol2.yaml --dry-run   # several sources, listed in the file
 
-The same command resumes a build that was stopped.
+To resume a build that was stopped, run the same command again.
 """
 
 
@@ -41,7 +41,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
 
 
 def build_parser() -> CommandParser:
-    """Return the parser of ``conformer_gen/build.py``."""
+    """Return the argument parser of ``conformer_gen/build.py``."""
     description = _DESCRIPTION.format(command="python conformer_gen/build.py")
     raw = argparse.RawDescriptionHelpFormatter
     parser = CommandParser(prog="build.py", description=description, formatter_class=raw)
@@ -50,23 +50,36 @@ def build_parser() -> CommandParser:
 
 
 def _declare(parser: CommandParser) -> None:
-    """Declare the arguments; each flag is short for a key of ``BuildConfig``."""
+    """Declare the arguments; most flags stand for a key of ``BuildConfig``."""
     add = parser.add_argument
-    add("--source", metavar="S", help=SOURCES.listed)
-    add("--input", nargs="+", metavar="PATH", help="files, directories, URLs, .uri lists; zinc20: C[A-D]AA too")
-    add("--output", type=Path, metavar="DIR", help="where the store goes (default: data/<source>)")
-    add("--backend", help="arrow (default) or lmdb")
-    add("--conformers", type=int, metavar="K", help="conformers of each molecule (default 1)")
-    add("--seed", type=int, metavar="N", help="of conformers and split (default 0)")
-    add("--workers", type=int, metavar="N", help="processes of a local Ray (default: all cores)")
+    add("--source", metavar="S", help=f"kind of input: {SOURCES.listed}")
+    add(
+        "--input",
+        nargs="+",
+        metavar="PATH",
+        help="files, directories, URLs or .uri lists; zinc20 also takes tranche names such as C[A-D]AA",
+    )
+    add("--output", type=Path, metavar="DIR", help="folder of the store (default: data/<source>)")
+    add("--backend", help="file format of the store: arrow (default) or lmdb")
+    add("--conformers", type=int, metavar="K", help="number of conformers per molecule (default: 1)")
+    add("--seed", type=int, metavar="N", help="seed of the conformers and of the train/valid split (default: 0)")
+    add("--workers", type=int, metavar="N", help="number of processes of a local Ray (default: all cores)")
     add("--ray-address", metavar="A", help="use a running Ray cluster; its nodes must share the output directory")
     add("--limit", type=int, metavar="N", help="read only the first N rows")
-    add("--sample", type=int, metavar="N", help="draw N rows at random, by the seed; reads every input to its end")
+    add("--sample", type=int, metavar="N", help="draw N rows at random by the seed; reads all inputs to their end")
     add("--hydrogens", action="store_true", default=None, help="keep hydrogens as atoms")
-    add("--engine", metavar="E", help="rdkit (default), nvmolkit on NVIDIA GPUs, or depiction: flat, for 2D models")
-    add("--exclude", nargs="+", metavar="FILE", help="molecules that must not enter, such as test sets of benchmarks")
-    add("--config", type=Path, metavar="FILE", help="YAML with the keys of configs/build/sample.yaml")
-    add("--dry-run", action="store_true", help="measure a few rows; print rows, core-hours and bytes of a build")
+    add(
+        "--engine",
+        metavar="E",
+        help="rdkit (default), nvmolkit (on NVIDIA GPUs), or depiction (flat 2D coordinates, for 2D models)",
+    )
+    add("--exclude", nargs="+", metavar="FILE", help="molecules to leave out, such as the test sets of benchmarks")
+    add("--config", type=Path, metavar="FILE", help="YAML file with the keys of configs/build/sample.yaml")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="measure a few rows, print the estimated rows, core-hours and bytes of the build, and exit",
+    )
     add("assignments", nargs="*", metavar="key=value", help="any other key, such as curate.valid_fraction=0.1")
     parser.take_settings(_settings, files=("input", "exclude"))
     parser.set_defaults(run=partial(_run, parser), stopped=GOES_ON)
@@ -79,7 +92,7 @@ def _settings() -> tuple[type[Any], Mapping[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0 when the store is finished, 2 for an error that the user can mend, 130 after Ctrl-C."""
+    """Run the command and return its exit status, as ``run_command`` does."""
 
     def work() -> int:
         arguments = build_parser().parse_args(argv)

@@ -14,36 +14,56 @@ if TYPE_CHECKING:
     from unimol_scale.checkpoints.run.checkpoint_folder import CheckpointInfo
     from unimol_scale.model.model_with_heads import HeadedModel
 
-MODEL_HELP = "a directory of ours, a run or a checkpoint of one, a released file, or owner/name on the hub"
+MODEL_HELP = (
+    "a run folder or one of its checkpoints, an exported model folder, a released Uni-Mol2 file, or owner/name on the "
+    "Hugging Face hub"
+)
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb ``checkpoint`` with its sub-verbs to the command line."""
-    checkpoint = verbs.add_parser("checkpoint", help="look at, check or convert the weights of a model")
+    checkpoint = verbs.add_parser("checkpoint", help="inspect, verify or convert the weights of a model")
     actions = checkpoint.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    info = actions.add_parser("info", help="print what a checkpoint holds")
+    info = actions.add_parser("info", help="print the format, step, size, hash and options of a checkpoint")
     info.add_argument("checkpoint", type=Path, metavar="PATH", help=MODEL_HELP)
     info.set_defaults(run=run_info)
 
     verify = actions.add_parser(
-        "verify", help="check every hash, or compare with another implementation's outputs; status 1 if they differ"
+        "verify",
+        help="check every hash, or with --reference compare the outputs with another implementation's; exits with "
+        "status 1 if anything differs",
     )
     verify.add_argument("checkpoint", type=Path, metavar="PATH", help=MODEL_HELP)
-    verify.add_argument("--reference", type=Path, metavar="NPZ", help="compare with these: batch/* arrays and outputs")
-    verify.add_argument("--features", type=Path, metavar="NPZ", help="default: features.npz beside the reference")
-    verify.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the weights (default: fp32)")
     verify.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="cpu", help="that compares (default: %(default)s)"
+        "--reference",
+        type=Path,
+        metavar="NPZ",
+        help="inputs (arrays batch/*) and outputs to compare with",
     )
     verify.add_argument(
-        "--tolerance", type=float, metavar="X", help="largest relative difference (default: 2e-5, in bf16 5e-2)"
+        "--features", type=Path, metavar="NPZ", help="features of its molecules (default: features.npz beside it)"
+    )
+    verify.add_argument(
+        "--dtype", choices=("fp32", "bf16"), default="fp32", help="dtype of the weights (default: %(default)s)"
+    )
+    verify.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="cpu",
+        help="device that computes the outputs (default: %(default)s)",
+    )
+    verify.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="largest relative difference that counts as equal (default: 2e-5, in bf16 5e-2)",
     )
     verify.set_defaults(run=run_verify)
 
-    importer = actions.add_parser("import", help="read a released file, write a directory of ours")
-    importer.add_argument("checkpoint", type=Path, metavar="RELEASED")
-    importer.add_argument("--output", type=Path, required=True, metavar="DIR")
+    importer = actions.add_parser("import", help="convert a released Uni-Mol2 file to a model folder")
+    importer.add_argument("checkpoint", type=Path, metavar="RELEASED", help="the released Uni-Mol2 file")
+    importer.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model folder to write")
     importer.set_defaults(run=run_import)
 
     export = actions.add_parser("export", help="write a checkpoint in the released format or as safetensors")
@@ -52,17 +72,27 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--weights",
         choices=("averaged", "last"),
         default="averaged",
-        help="of a checkpoint: their mean over the steps if the run keeps one, or as they are (default: averaged)",
+        help="averaged: the running mean of the weights, if the run keeps one; last: the weights of the last step "
+        "(default: %(default)s)",
     )
-    export.add_argument("--format", choices=("official", "safetensors"), required=True)
     export.add_argument(
-        "--output", type=Path, required=True, metavar="PATH", help="a file, for safetensors a directory"
+        "--format",
+        choices=("official", "safetensors"),
+        required=True,
+        help="official: the format of the released Uni-Mol2 files; safetensors: a model folder",
+    )
+    export.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="file (official) or folder (safetensors) to write",
     )
     export.set_defaults(run=run_export)
 
 
 def run_info(arguments: argparse.Namespace) -> int:
-    """Print format, sizes, parameters by group, dtype, hash and options."""
+    """Print format, size, parameters by group, dtype, hash and options of a model."""
     from rich.console import Console
 
     from unimol_scale.checkpoints.weights import find_checkpoint, load_checkpoint, load_pretrained, local_path
@@ -75,7 +105,7 @@ def run_info(arguments: argparse.Namespace) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Check the files, or run the model on the reference's batch and print the largest difference per output."""
+    """Check the files; with a reference, run the model on its batch and print the largest difference per output."""
     if arguments.reference is None:
         return _verify_files(arguments.checkpoint)
     import torch
@@ -106,7 +136,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 
 def run_import(arguments: argparse.Namespace) -> int:
-    """Released file → directory of ours."""
+    """Convert a released file to a model folder."""
     from unimol_scale.checkpoints.weights import load_official_checkpoint, save_pretrained
 
     require_folder(arguments.output)
@@ -116,7 +146,7 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    """Any checkpoint → released file, or directory of ours."""
+    """Write any model as a file in the released format, or as a model folder."""
     from unimol_scale.checkpoints.weights import load_pretrained, save_official, save_pretrained
 
     (require_file if arguments.format == "official" else require_folder)(arguments.output)
@@ -128,7 +158,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 
 def _verify_files(path: Path) -> int:
-    """Re-hash a model's file, or every checkpoint of a run; status 1 if one is damaged."""
+    """Check the hashes of a model file, or of every checkpoint of a run; return 1 if one is damaged, else 0."""
     from unimol_scale.checkpoints.model_folder import CONFIG_NAME, model_folder
     from unimol_scale.checkpoints.run.checkpoint_folder import checkpoints_in, verify
     from unimol_scale.checkpoints.run.shares import ShareReader

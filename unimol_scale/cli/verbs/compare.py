@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.cli.command_line import as_sentence
+
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     """Declare the verb.
@@ -11,15 +13,15 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "compare cross-validations of the same data, and say which model is better and whether that is sure"
+    text = "compare cross-validations of the same data, and report which differences between models are significant"
     more = (
-        "The folders are of fine-tunings with the same data, metric, --split (one that ends in -kfold), --folds, "
-        "--repeats and --seed. A difference is sure if its 95 % interval, for all pairs together and corrected for the "
-        "training rows that folds share, excludes 0."
+        "The folders must come from fine-tunings with the same data, metric, --split (a kind that ends in -kfold), "
+        "--folds, --repeats and --seed. A difference is significant if its 95 % interval excludes 0. The intervals "
+        "hold for all pairs simultaneously and are corrected for the training rows that folds share."
     )
-    verb = verbs.add_parser("compare", help=text, description=f"{text}. {more}")
-    verb.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="two or more that finetune wrote")
-    verb.add_argument("--output", type=Path, metavar="FILE.md", help="write a report there, with a picture beside it")
+    verb = verbs.add_parser("compare", help=text, description=f"{as_sentence(text)} {more}")
+    verb.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="two or more folders that finetune wrote")
+    verb.add_argument("--output", type=Path, metavar="FILE.md", help="write a report here, with a plot beside it")
     verb.set_defaults(run=_run, stopped="Stopped. Nothing was written.")
 
 

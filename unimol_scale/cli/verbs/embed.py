@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
+from unimol_scale.cli.command_line import as_sentence
 from unimol_scale.common.machine.memory import keep_freed_memory
 
 
@@ -14,15 +15,15 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "write the representations of molecules, atoms or pairs of atoms, or attention scores, as a Parquet file"
-    verb = verbs.add_parser("embed", help=text, description=text)
+    text = "write representations of molecules, atoms or atom pairs, or attention scores, to a Parquet file"
+    verb = verbs.add_parser("embed", help=text, description=as_sentence(text))
     add = verb.add_argument
     add(
         "source",
         type=Path,
         metavar="FILE_OR_STORE",
-        help="CSV, TSV, Parquet, SMILES lines or SDF (its structures alone are taken), or a conformer store; "
-        "rows count from 1, without the header",
+        help="CSV, TSV, Parquet, SMILES lines, SDF (only its structures are used) or a conformer store; rows are "
+        "counted from 1, without the header",
     )
     add(
         "--from", dest="pretrained", default=DEFAULT_MODEL, metavar="MODEL", help=f"{MODEL_HELP} (default: %(default)s)"
@@ -32,38 +33,70 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         type=Path,
         required=True,
         metavar="FILE",
-        help=".parquet; of whole molecules also .csv or .npz",
+        help="name ending in .parquet; vectors of whole molecules also .csv or .npz",
     )
     add(
         "--representation",
         choices=("molecule", "atom", "pair", "attention"),
         default="molecule",
-        help="attention: the scores of every layer and head for pairs of atoms, before the softmax and with the pair "
-        "bias (default: %(default)s)",
+        help="what to write; attention: the scores of every layer and head for pairs of atoms, including the pair "
+        "bias, before the softmax (default: %(default)s)",
     )
     add(
         "--pooling",
         choices=("mean", "virtual_node"),
         default="mean",
-        help="what a molecule is (default: its atoms' mean)",
+        help="how atoms become the vector of a molecule (default: the mean of its atoms)",
     )
-    add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
+    add(
+        "--inputs",
+        choices=("2d", "3d", "2d+3d"),
+        help="use the graph, the 3D structure or both (default: everything that the model was pretrained on)",
+    )
     add(
         "--hydrogens",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="the model sees hydrogens as atoms (default: as it was pretrained)",
+        help="treat hydrogens as atoms (default: as in pretraining)",
     )
-    add("--conformers", type=int, default=1, metavar="K", help="write the mean over so many (default: %(default)s)")
-    add("--smiles-column", metavar="C", help="found by the usual names if not given")
-    add("--max-atoms", type=int, metavar="N", help="refuse molecules with more heavy atoms (default: 128)")
-    add("--fragments", choices=("largest", "reject"), default="largest", help="of a salt (default: %(default)s)")
-    add("--skip-bad", action="store_true", help="list unusable molecules in a table beside the output and go on")
-    add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
-    add("--max-pairs", type=int, metavar="N", help="memory budget: padded pairs at once (default: suits the device)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights (default: %(default)s)")
-    verb.set_defaults(run=_embed, stopped="Stopped. Conformers that are ready are kept; nothing else was written.")
+    add(
+        "--conformers",
+        type=int,
+        default=1,
+        metavar="K",
+        help="average over K conformers per molecule (default: %(default)s)",
+    )
+    add("--smiles-column", metavar="C", help="column of the SMILES (default: found by common names)")
+    add("--max-atoms", type=int, metavar="N", help="refuse molecules with more than N heavy atoms (default: 128)")
+    add(
+        "--fragments",
+        choices=("largest", "reject"),
+        default="largest",
+        help="for molecules of several fragments, such as salts: use the largest, or refuse them "
+        "(default: %(default)s)",
+    )
+    add("--skip-bad", action="store_true", help="list unusable molecules in a table beside the output and continue")
+    add(
+        "--cache",
+        type=Path,
+        default=Path("data/cache"),
+        metavar="DIR",
+        help="folder in which conformers are kept (default: %(default)s)",
+    )
+    add(
+        "--max-pairs",
+        type=int,
+        metavar="N",
+        help="memory budget: padded atom pairs computed at once (default: suits the device)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto uses a GPU if there is one (default: %(default)s)",
+    )
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="dtype of the weights (default: %(default)s)")
+    verb.set_defaults(run=_embed, stopped="Stopped. Finished conformers are kept; nothing else was written.")
 
 
 def _embed(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.cli.command_line import as_sentence
 from unimol_scale.common.machine.memory import keep_freed_memory
 
 
@@ -13,24 +14,40 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "show which atoms a fine-tuned model's predictions come from, as pictures and a table"
+    text = "show which atoms a fine-tuned model's predictions depend on, as pictures and a table"
     how = (
-        "Each atom in turn is hidden from the model, with its hydrogens, by the mask of its pretraining; what the "
-        "prediction loses is the atom's. The folder gets explanations.html, which holds all pictures, explanations.md, "
-        "molecules/ with an SVG of each, and attributions.csv with a line for every atom."
+        "Each atom in turn, with its hydrogens, is hidden by the mask token of pretraining; the change of the "
+        "prediction is attributed to that atom. The output folder receives explanations.html with all pictures, "
+        "explanations.md, molecules/ with an SVG file per molecule, and attributions.csv with one line per atom."
     )
-    verb = verbs.add_parser("explain", help=text, description=f"{text}. {how}")
+    verb = verbs.add_parser("explain", help=text, description=f"{as_sentence(text)} {how}")
     add = verb.add_argument
     add("folder", type=Path, metavar="MODEL", help="folder that finetune wrote")
     add("file", metavar="INPUT", help="CSV, TSV, Parquet, SMILES lines, SDF, a conformer store, or one SMILES")
-    add("--output", type=Path, required=True, metavar="DIR", help="is made")
-    add("--smiles-column", metavar="C", help="found by the usual names if not given")
-    add("--conformers", type=int, metavar="K", help="of each molecule (default: as the model was fine-tuned)")
-    add("--skip-bad", action="store_true", help="list unusable molecules in skipped.csv and go on")
-    add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
-    add("--max-pairs", type=int, metavar="N", help="memory budget in padded pairs (default: what suits the device)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
-    verb.set_defaults(run=_run, stopped="Stopped. Conformers that are ready are kept; nothing else was written.")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder to write; made if it is missing")
+    add("--smiles-column", metavar="C", help="column of the SMILES (default: found by common names)")
+    add("--conformers", type=int, metavar="K", help="conformers per molecule (default: as in fine-tuning)")
+    add("--skip-bad", action="store_true", help="list unusable molecules in skipped.csv and continue")
+    add(
+        "--cache",
+        type=Path,
+        default=Path("data/cache"),
+        metavar="DIR",
+        help="folder in which conformers are kept (default: %(default)s)",
+    )
+    add(
+        "--max-pairs",
+        type=int,
+        metavar="N",
+        help="memory budget: padded atom pairs computed at once (default: suits the device)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto uses a GPU if there is one (default: %(default)s)",
+    )
+    verb.set_defaults(run=_run, stopped="Stopped. Finished conformers are kept; nothing else was written.")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
+from unimol_scale.cli.command_line import as_sentence
 from unimol_scale.cli.settings import settings_of
 from unimol_scale.common.exit_status import GOES_ON
 from unimol_scale.common.machine.memory import keep_freed_memory
@@ -36,110 +37,187 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "fit a pretrained model to labelled molecules, judge it on a test split, and write a report"
-    verb = verbs.add_parser("finetune", help=text, description=text)
+    text = "fine-tune a pretrained model on labelled molecules, evaluate it on a test split, and write a report"
+    verb = verbs.add_parser("finetune", help=text, description=as_sentence(text))
     add = verb.add_argument
     add("--from", dest="pretrained", metavar="MODEL", help=f"{MODEL_HELP}, or none (default: {DEFAULT_MODEL})")
-    add("--size", help="with --from none: the preset that starts from random weights")
-    add("--reinitialise", action="store_true", default=None, help="random weights in the dimensions of --from")
+    add("--size", help="with --from none: the preset to train from random weights")
+    add(
+        "--reinitialise",
+        action="store_true",
+        default=None,
+        help="replace the weights of --from by random ones, to see what pretraining contributes",
+    )
     add(
         "--data",
         type=Path,
         metavar="FILE",
         help="table with SMILES, SDF with data fields, or a conformer store with labels",
     )
-    add("--smiles-column", metavar="C", help="found by the usual names if not given")
+    add("--smiles-column", metavar="C", help="column of the SMILES (default: found by common names)")
     add("--target", nargs="+", dest="targets", metavar="C", help="label columns or data fields; all: every numeric one")
-    add("--task", choices=get_args(Task), help="told from the labels if not given")
-    add("--positive", metavar="CLASS", help="of two classes with names (default: the last of the alphabet)")
-    add("--order", type=lambda text: text.split(","), metavar="A,B,C", help="of task ordinal: the lowest class first")
-    add("--censored", action="store_true", default=None, help="labels such as >10 and <0.1 are bounds (regression)")
-    add("--weight-column", metavar="C", help="weights of the rows in the loss; scores are not weighted")
-    add("--transform", choices=get_args(Transform), help="learn the logarithm of the labels (default: none)")
+    add("--task", choices=get_args(Task), help="kind of labels (default: inferred from the labels)")
+    add(
+        "--positive",
+        metavar="CLASS",
+        help="with two named classes: the one whose probability is predicted (default: the alphabetically last)",
+    )
+    add(
+        "--order",
+        type=lambda text: text.split(","),
+        metavar="A,B,C",
+        help="with --task ordinal: all classes, lowest first",
+    )
+    add(
+        "--censored",
+        action="store_true",
+        default=None,
+        help="regression: treat labels such as >10 and <0.1 as bounds",
+    )
+    add("--weight-column", metavar="C", help="column of the rows' weights in the loss; scores are not weighted")
+    add(
+        "--transform",
+        choices=get_args(Transform),
+        help="regression: fit the logarithm of the labels (default: none)",
+    )
     add(
         "--class-weights",
         choices=get_args(ClassWeights),
-        help="balanced: all classes weigh the same in the loss (default: none)",
+        help="balanced: all classes have the same total weight in the loss (default: none)",
     )
     add(
         "--split",
         choices=get_args(SplitKind),
         metavar="KIND",
-        help=f"{', '.join(get_args(SplitKind))}; those ending in -kfold are cross-validations (default: scaffold)",
+        help=f"{', '.join(get_args(SplitKind))}; kinds ending in -kfold are cross-validations (default: scaffold)",
     )
     add(
         "--split-column",
         metavar="C",
-        help="of train, valid, test (--split column), folds (column-kfold) or times (time)",
+        help="column with train, valid and test (--split column), with folds (column-kfold) or with times (time)",
     )
-    add("--folds", type=int, metavar="K", help="of a cross-validation (default: 5)")
-    add("--repeats", type=int, metavar="R", help="of a cross-validation, dealing the rows anew (default: 1)")
-    add("--label-fraction", type=float, metavar="F", help="share of the training rows that is used (default: 1)")
-    add("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model sees (default: all it can)")
+    add("--folds", type=int, metavar="K", help="number of folds of a cross-validation (default: 5)")
+    add(
+        "--repeats",
+        type=int,
+        metavar="R",
+        help="number of times that a cross-validation assigns rows to folds anew (default: 1)",
+    )
+    add("--label-fraction", type=float, metavar="F", help="fraction of the training rows to use (default: 1)")
+    add(
+        "--inputs",
+        choices=("2d", "3d", "2d+3d"),
+        help="use the graph, the 3D structure or both (default: everything that the model was pretrained on)",
+    )
     add(
         "--hydrogens",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="the model sees hydrogens as atoms (default: as it was pretrained)",
+        help="treat hydrogens as atoms (default: as in pretraining)",
     )
-    add("--conformers", type=int, metavar="K", help="one is drawn each epoch, predictions average all (default: 1)")
-    add("--pooling", choices=("mean", "virtual_node"), help="what stands for a molecule (default: mean of its atoms)")
+    add(
+        "--conformers",
+        type=int,
+        metavar="K",
+        help="conformers per molecule; training draws one each epoch, predictions average all (default: 1)",
+    )
+    add(
+        "--pooling",
+        choices=("mean", "virtual_node"),
+        help="how atoms become the vector of a molecule (default: the mean of its atoms)",
+    )
     add(
         "--probe",
         choices=get_args(Probe),
-        help="fit a head alone, to vectors that are computed once: takes seconds (default: train the whole model)",
+        help="fit only a head, to vectors that are computed once; takes seconds (default: train the whole model)",
     )
     add(
         "--baselines",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="compare with forests and boosting on fingerprints and descriptors (default: yes)",
+        help="compare with random forests and gradient boosting on fingerprints and descriptors (default: yes)",
     )
-    add("--coverage", type=float, metavar="C", help="of the intervals or sets of classes of predict (default: 0.9)")
-    add("--conformal", choices=("plain", "normalised"), help="normalised: wider where seeds disagree (default: plain)")
     add(
-        "--calibration-fraction", type=float, metavar="F", help="of the training rows, for intervals alone (default: 0)"
+        "--coverage",
+        type=float,
+        metavar="C",
+        help="target coverage of the intervals or class sets that predict writes (default: 0.9)",
+    )
+    add(
+        "--conformal",
+        choices=("plain", "normalised"),
+        help="prediction intervals of one width, or normalised: wider where seeds disagree (default: plain)",
+    )
+    add(
+        "--calibration-fraction",
+        type=float,
+        metavar="F",
+        help="fraction of the training rows set aside to calibrate the intervals (default: 0)",
     )
     add(
         "--domain",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="keep the training molecules, to name the nearest one of what is predicted (default: yes)",
+        help="save the training molecules, so that predict can name the nearest one (default: yes)",
     )
     add(
         "--plan",
         metavar="DEVICE",
-        help="print memory and time on a device (rtx4090, h100, … or here), and start nothing",
+        help="print the memory and time needed on a device (rtx4090, h100, …; here: this machine) and exit",
     )
-    add("--lora", type=int, metavar="RANK", help="train the head and low-rank updates of the weights (default: none)")
+    add(
+        "--lora",
+        type=int,
+        metavar="RANK",
+        help="train only the head and low-rank updates of the weights (default: train all weights)",
+    )
     add(
         "--tune",
         type=int,
         metavar="N",
-        help="try N settings by cross-validation within training and validation rows, and take the best (default: 0)",
+        help="try N settings by cross-validation within the training and validation rows, and use the best "
+        "(default: 0)",
     )
     add(
         "--learning-curve",
         action="store_true",
         default=None,
-        help="fit to an eighth, a quarter and half of the labels, too, and draw the scores (default: no)",
+        help="also train on an eighth, a quarter and half of the labels, and plot the scores (default: no)",
     )
-    add("--loss", choices=("mse", "mae", "huber"), help="of a regression (default: mse)")
-    add("--metric", metavar="M", help=METRICS.listed)
-    add("--seeds", type=int, metavar="K", help="models that are fitted (default: 3; of each fold 1)")
-    add("--seed", type=int, metavar="N", help="of the split and of the first model (default: 0)")
-    add("--fragments", choices=("largest", "reject"), help="of rows with several, as salts have (default: largest)")
-    add("--skip-bad", action="store_true", default=None, help="list unusable molecules in skipped.csv and go on")
-    add("--pretraining-store", type=Path, metavar="DIR", help="count test molecules in it (default: the run's own)")
-    add("--output", type=Path, metavar="DIR", help="(default: finetuned/<data>-<model>)")
-    add("--cache", type=Path, metavar="DIR", help="where conformers are kept (default: data/cache)")
-    add("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
+    add("--loss", choices=("mse", "mae", "huber"), help="loss of a regression (default: mse)")
+    add("--metric", metavar="M", help=f"score that chooses the best epoch and is reported: {METRICS.listed}")
+    add(
+        "--seeds",
+        type=int,
+        metavar="K",
+        help="number of models to train (default: 3; in a cross-validation 1 per fold)",
+    )
+    add("--seed", type=int, metavar="N", help="seed of the split and of the first model (default: 0)")
+    add(
+        "--fragments",
+        choices=("largest", "reject"),
+        help="for molecules of several fragments, such as salts: use the largest, or refuse them (default: largest)",
+    )
+    add("--skip-bad", action="store_true", default=None, help="list unusable molecules in skipped.csv and continue")
+    add(
+        "--pretraining-store",
+        type=Path,
+        metavar="DIR",
+        help="report how many test molecules this store contains (default: the store of the pretraining run)",
+    )
+    add("--output", type=Path, metavar="DIR", help="folder of the results (default: finetuned/<data>-<model>)")
+    add("--cache", type=Path, metavar="DIR", help="folder in which conformers are kept (default: data/cache)")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        help="where to compute; auto uses a GPU if there is one (default: auto)",
+    )
     add(
         "--config",
         type=Path,
         metavar="FILE",
         action="append",
-        help="YAML such as those in configs/downstream; given several times, the later files win",
+        help="YAML file such as those in configs/downstream; may be repeated, and later files override earlier ones",
     )
     add("assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5")
     verb.set_defaults(run=_run, stopped=GOES_ON)
@@ -153,7 +231,7 @@ def _settings() -> tuple[type[Any], Mapping[str, str]]:
 
 
 def config_of(arguments: argparse.Namespace) -> "FinetuneConfig":
-    """Return the fine-tuning that the arguments ask for."""
+    """Return the settings of the fine-tuning that the arguments ask for."""
     from unimol_scale.config import build
     from unimol_scale.downstream.config import FinetuneConfig
 
@@ -162,7 +240,7 @@ def config_of(arguments: argparse.Namespace) -> "FinetuneConfig":
     tree, origin = settings_of(arguments, FLAGS)
     if "pretrained" not in tree:
         if "size" in tree:
-            raise ConfigError("--size NAME is the size of a model with random weights: give --from none with it")
+            raise ConfigError("--size NAME is for models with random weights: add --from none")
         tree["pretrained"] = DEFAULT_MODEL
     if str(tree["pretrained"]).lower() == NO_MODEL:
         tree["pretrained"] = None
@@ -196,10 +274,10 @@ def _run(arguments: argparse.Namespace) -> int:
         ranks.told_by_main(None)  # the end
         leave_ranks()
     if outcome == before:
-        print(f"{config.folder} has the results of this fine-tuning already; nothing was computed")
-    print(outcome.describe())  # first, with what must be known of the score
+        print(f"{config.folder} already has the results of this fine-tuning; nothing was computed")
+    print(outcome.describe())  # first, since it says what the score means
     if outcome.skipped:
-        print(f"{outcome.skipped:,} of {outcome.rows:,} rows without a usable molecule: {config.folder}/skipped.csv")
+        print(f"{outcome.skipped:,} of {outcome.rows:,} rows have no usable molecule: see {config.folder}/skipped.csv")
     for line in (*outcome.notes, outcome.leakage):
         if line:
             print(line)
@@ -221,7 +299,7 @@ def _plan(config: "FinetuneConfig", device: str) -> int:
 
 
 def _tell_apart(arguments: argparse.Namespace) -> None:
-    """Move the settings among the words behind --target: a word with "=" is a setting, unless it is a column."""
+    """Separate settings from the words after --target: a word with "=" is a setting unless a column has that name."""
     doubtful = [word for word in arguments.targets if "=" in word]
     if not doubtful:
         return
@@ -234,7 +312,7 @@ def _tell_apart(arguments: argparse.Namespace) -> None:
 
 
 def _columns(tree: Mapping[str, Any]) -> Collection[str]:
-    """Return the names that a target can have; none if the data cannot be read, which is told later."""
+    """Return the names that a target can have; none if the data cannot be read, which is reported later."""
     from unimol_scale.downstream.data.labelled_tables import read_table
     from unimol_scale.downstream.data.molecule_files import is_store
     from unimol_scale.store.shards import open_store

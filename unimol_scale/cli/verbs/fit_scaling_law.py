@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unimol_scale.cli.command_line import as_sentence
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.burn_in import SHARE, share_of_user
@@ -26,8 +27,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "fit a scaling law to finished runs, test it on the largest size, and write a report"
-    verb = verbs.add_parser("fit-scaling-law", help=text, description=text)
+    text = "fit a scaling law to finished runs, test it on the largest model size, and write a report"
+    verb = verbs.add_parser("fit-scaling-law", help=text, description=as_sentence(text))
     verb.add_argument(
         "runs",
         nargs="+",
@@ -39,53 +40,65 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--law",
         default="auto",
         metavar="LAW",
-        help=f"auto takes the law that predicts left-out sizes best; or {LAWS.listed} (default: %(default)s)",
+        help=f"auto: the law that predicts held-out sizes best; or {LAWS.listed} (default: %(default)s)",
     )
     verb.add_argument(
-        "--variable", choices=("N", "D", "C"), help="of a law in one variable (default: the one that varies)"
+        "--variable", choices=("N", "D", "C"), help="variable of a one-variable law (default: the one that varies)"
     )
     verb.add_argument(
         "--hold-out",
         default="largest",
         metavar="RULE",
-        help="largest, none, a number of sizes or a fraction of them (default: %(default)s)",
+        help="model sizes to exclude from the fit and test it on: largest, none, a number of sizes, or a fraction of "
+        "them (default: %(default)s)",
     )
     verb.add_argument(
-        "--predict", action="append", default=[], metavar="SIZE@MOLECULES", help="such as 1.1B@838M; may be repeated"
+        "--predict",
+        action="append",
+        default=[],
+        metavar="SIZE@MOLECULES",
+        help="predict the loss of this run, such as 1.1B@838M; may be repeated",
     )
     verb.add_argument(
         "--budget",
         action="append",
         default=[],
         metavar="FLOPS",
-        help="training compute such as 1e21, whose best N and D are asked for; may be repeated",
+        help="print the best N and D for this training compute, such as 1e21; may be repeated",
     )
     verb.add_argument(
         "--task",
         type=Path,
         metavar="TABLE",
-        help="results of the pretrained models on tasks, CSV or Parquet with the columns run, task, metric, value and, "
-        "where known, loss, checkpoint, seed: the law from the loss to the error, and --predict of the tasks, too",
+        help="also fit laws from the pretraining loss to the error on tasks, and apply --predict to the tasks. TABLE "
+        "is CSV or Parquet with the columns run, task, metric and value, and optionally loss, checkpoint and seed",
     )
     verb.add_argument(
         "--rates",
         action="store_true",
-        help="fit the best learning rate by size, data and batch size instead, from sweeps; `ladder` takes the law "
-        "(rate_law)",
+        help="fit the best learning rate as a function of model size, data and batch size instead, from sweeps; "
+        "ladder uses that law (rate_law)",
     )
     verb.add_argument(
         "--distinct",
         metavar="COUNT",
-        help="of the law repeated: distinct molecules at hand for --predict and --budget (default: the most that a run "
-        "had)",
+        help="with --law repeated: number of distinct molecules that --predict and --budget assume (default: the "
+        "largest number of any run)",
     )
     _declare_trajectories(verb)
     _declare_reading(verb)
-    verb.add_argument("--bootstrap", type=int, default=1000, help="draws for the intervals (default: %(default)s)")
+    verb.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="bootstrap draws for the intervals (default: %(default)s)",
+    )
     verb.add_argument(
         "--output",
         type=Path,
         default=DEFAULT_OUTPUT,
+        metavar="DIR",
         help="folder of the report (default: %(default)s; with --rates reports/rates)",
     )
     verb.set_defaults(run=_run)
@@ -96,19 +109,19 @@ def _declare_trajectories(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--trajectories",
         action="store_true",
-        help="fit the validations along every run instead of the ends of the schedules",
+        help="fit the validation losses along every run instead of only the final ones",
     )
     verb.add_argument(
         "--burn-in",
         type=float,
         metavar="FRACTION",
-        help=f"with --trajectories: share of every run that is left out at its start (default: {SHARE})",
+        help=f"with --trajectories: fraction at the start of every run to leave out (default: {SHARE})",
     )
     verb.add_argument(
         "--burn-in-steps",
         type=int,
         metavar="N",
-        help="with --trajectories, instead of a share: optimiser steps that are left out (Uni-Mol2: 200000)",
+        help="with --trajectories, instead of a fraction: number of optimiser steps to leave out (Uni-Mol2: 200000)",
     )
 
 
@@ -125,30 +138,31 @@ def _declare_reading(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=HEADER",
-        help="of tables: the header of N, D, C, S, U (distinct data), lr, batch, loss, loss/TERM, weight, name or "
-        "size; D may be C/(6N), C may be 6ND or model@ATOMS; of event files: the tag of N, D, C, loss or lr; D may be "
-        "step*BATCH; may be repeated",
+        help="in tables, the column that holds KEY, which is N, D, C, S, U (distinct data), lr, batch, loss, "
+        "loss/TERM, weight, name or size; D may be C/(6N), and C may be 6ND or model@ATOMS. In event files, the tag "
+        "that holds N, D, C, loss or lr; D may be step*BATCH. May be repeated",
     )
     verb.add_argument(
         "--data-unit",
         choices=("molecule", "sample", "token"),
-        help="what D counts, for the words of the report (default: molecule for runs, sample for tables, token if the "
-        "header of D says so)",
+        help="what D counts, for the wording of the report (default: molecule for runs, sample for tables, token if "
+        "the header of D says so)",
     )
     verb.add_argument(
         "--size-of",
         action="append",
         default=[],
         metavar="RUN=SIZE",
-        help="of a run known by its event files: a preset or a number of parameters; may be repeated",
+        help="size of a run that has only event files: a preset or a number of parameters; may be repeated",
     )
     verb.add_argument(
-        "--leave-out", action="append", default=[], metavar="RUN", help="a run that does not count; may be repeated"
+        "--leave-out", action="append", default=[], metavar="RUN", help="ignore this run; may be repeated"
     )
     verb.add_argument(
         "--trunks",
         action="store_true",
-        help="count trunks, too: runs at a constant learning rate that branches go on from, which lie above the law",
+        help="include trunks, the runs at a constant learning rate from which branches continue; their losses lie "
+        "above the law",
     )
 
 
@@ -199,7 +213,7 @@ def _run_loss(arguments: argparse.Namespace) -> int:
     )
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    # On a terminal a spinner that goes away; in a log one plain line for each of the two slow stages.
+    # On a terminal a temporary spinner; in a log one plain line for each of the two slow stages.
     with console.status("") as status:
         _stage(console, status, f"fitting {len(records)} run{'s' if len(records) != 1 else ''}")
         analysis = _analyse(records, notes, config)
@@ -224,7 +238,7 @@ def _print_results(console: Any, analysis: "Analysis", tasks: "Sequence[TaskLaw]
         console.print(rich_table("Held-out statistics", *statistics_rows(analysis)))
     if analysis.optima:
         header, rows = optimum_rows(analysis)
-        # What they lean on is told in lines of their own: a narrow terminal has no room for another column.
+        # The last column, what the optimum relies on, is printed as notes: a narrow terminal has no room for it.
         console.print(rich_table("Compute-optimal", header[:-1], [row[:-1] for row in rows]))
         for row in rows:
             console.print(f"note: {row[0]} FLOPs: {row[-1]}", markup=False, soft_wrap=True)
@@ -267,7 +281,7 @@ def _run_rates(arguments: argparse.Namespace) -> int:
         ("--burn-in-steps", arguments.burn_in_steps),
     ):
         if given:
-            raise RunError(f"{flag} belongs to a law of the loss, and --rates fits one of the learning rate")
+            raise RunError(f"{flag} belongs to a law of the loss, but --rates fits a law of the learning rate")
     output = Path("reports/rates") if arguments.output == DEFAULT_OUTPUT else arguments.output
     require_folder(output)
     console = Console(highlight=False)
@@ -303,7 +317,7 @@ def _analyse(records: "Sequence[RunRecord]", notes: Sequence[str], config: "Anal
         left_out = sum(": left out" in note for note in notes)
         if left_out == 0:
             raise
-        raise RunError(f"{error}; {left_out} runs were left out, as the notes above say") from error
+        raise RunError(f"{error}; {left_out} runs were left out, see the notes above") from error
 
 
 def _stage(console: Any, status: Any, text: str) -> None:  # noqa: ANN401

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unimol_scale.cli.command_line import as_sentence
 from unimol_scale.common.exit_status import EXIT_STOPPED, GOES_ON
 from unimol_scale.common.output_checks import require_file
 from unimol_scale.errors import ConfigError, nearest
@@ -21,36 +22,42 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "train every size, budget and seed of a ladder, one after the other; finished runs are skipped"
+    text = "train every size, budget and seed of a ladder, one after the other, skipping finished runs"
     verb = verbs.add_parser(
         "ladder",
         help=text,
-        description=text,
-        epilog="With --next no run is started: the best next one is chosen and its ladder file written.",
+        description=as_sentence(text),
+        epilog="With --next no run is started: the command chooses the best next run and writes a ladder file for it.",
     )
     verb.add_argument(
-        "config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file such as configs/ladder/sample.yaml"
+        "config", nargs="?", type=Path, metavar="CONFIG", help="ladder file (YAML) such as configs/ladder/sample.yaml"
     )
     verb.add_argument(
-        "--dry-run", action="store_true", help="print the plan, its hours, disk and commands, start nothing"
+        "--dry-run", action="store_true", help="print the planned runs, hours, disk space and commands, and exit"
     )
     verb.add_argument(
-        "--device", metavar="NAME", help="with --dry-run: such as a100 or h100 (default: the one of this machine)"
+        "--device",
+        metavar="NAME",
+        help="with --dry-run: device of the estimate, such as a100 or h100 (default: this machine's)",
     )
     verb.add_argument(
-        "--only", action="append", default=[], metavar="RUN", help="this run of the ladder alone; may be repeated"
+        "--only", action="append", default=[], metavar="RUN", help="train only this run of the ladder; may be repeated"
     )
     verb.add_argument(
-        "--slurm", action="store_true", help="write a Slurm job array, one task a run, instead of training here"
+        "--slurm", action="store_true", help="write a Slurm job array with one task per run, instead of training here"
     )
-    verb.add_argument("--submit", action="store_true", help="with --slurm: hand it to sbatch")
+    verb.add_argument("--submit", action="store_true", help="with --slurm: submit the job array with sbatch")
     verb.add_argument(
-        "--next", nargs="+", type=Path, metavar="RUNS", help="fit a law to these runs and write the best next run"
+        "--next",
+        nargs="+",
+        type=Path,
+        metavar="RUNS",
+        help="fit a law to these runs and write a ladder file with the best next run",
     )
     verb.add_argument(
         "--budget",
         metavar="FLOPS",
-        help="with --next: training compute of the next run, such as 3e18 (default: 4 times the costliest run's)",
+        help="with --next: training compute of the next run, such as 3e18 (default: 4 times that of the costliest run)",
     )
     verb.add_argument(
         "--law", default="auto", metavar="LAW", help="with --next: as in fit-scaling-law (default: %(default)s)"
@@ -59,26 +66,30 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--rate-law",
         type=Path,
         metavar="FILE",
-        help="with --next: law.json of fit-scaling-law --rates, which sets the learning rate by size and data "
-        "(default: it follows those of the runs, by size alone)",
+        help="with --next: law.json of fit-scaling-law --rates, which gives the learning rate by size and data "
+        "(default: extrapolate the runs' learning rates by size)",
     )
     verb.add_argument(
         "--objective",
         metavar="NAME",
-        help="with --next: of the runs; needed where it is package.module:Class, code that the ladder is to import",
+        help="with --next: objective of the runs; required only if it is your own code, package.module:Class",
     )
     verb.add_argument(
-        "--output", type=Path, default=Path("next.yaml"), help="with --next: the ladder file (default: %(default)s)"
+        "--output",
+        type=Path,
+        default=Path("next.yaml"),
+        metavar="FILE",
+        help="with --next: the ladder file to write (default: %(default)s)",
     )
     verb.set_defaults(run=_run, stopped=GOES_ON)
     verb.take_settings(_settings)
 
 
-# Options of --next → where a ladder has the same.
+# Options of --next → where to set the same for a ladder.
 OF_NEXT = {
-    "budget": "the budgets of a ladder stand in its file",
-    "objective": "that of a ladder stands in its file",
-    "rate_law": "a ladder has the key rate_law in its file",
+    "budget": "set the budgets of a ladder in its file",
+    "objective": "set the objective of a ladder in its file",
+    "rate_law": "set rate_law in the file of the ladder",
 }
 
 
@@ -90,13 +101,16 @@ def _settings() -> tuple[type[Any], Mapping[str, str]]:
 
 def _run(arguments: argparse.Namespace) -> int:
     if (arguments.config is None) == (arguments.next is None):
-        raise ConfigError("give either a ladder file, or --next with the runs to learn from")
+        raise ConfigError("give either a ladder file, or --next with the runs to fit a law to")
     if arguments.next is not None:
         if arguments.slurm or arguments.submit or arguments.only or arguments.dry_run:
-            raise ConfigError("--next writes a ladder file; give that file the other options")
+            raise ConfigError(
+                "--next writes a ladder file and starts nothing; run `unimol-scale ladder` on that file with --slurm, "
+                "--submit, --only or --dry-run"
+            )
         return _write_next(arguments)
     if arguments.device is not None and not arguments.dry_run:
-        raise ConfigError("--device belongs to --dry-run; the runs take what the machine has")
+        raise ConfigError("--device belongs to --dry-run; the runs themselves use this machine's devices")
     if arguments.submit and not arguments.slurm:
         raise ConfigError("--submit belongs to --slurm")
     for name, where in OF_NEXT.items():
@@ -123,7 +137,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _count(size: str, settings: Mapping[str, Any]) -> "ObjectiveCount":
-    """Count for objectives other than denoise, which imports torch."""
+    """Return the counts of an objective other than denoise; imports torch."""
     from unimol_scale.engine.planning.objective_counts import count_objective
 
     return count_objective(size, settings)
@@ -164,7 +178,7 @@ def _write_slurm(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]", *,
         return 0
     arrays = write_scripts(config, file, left)
     print("\n".join(f"{array.script}: {array.runs} runs, one array task each" for array in arrays), end="; ")
-    print(f"{finished} are finished already")
+    print(f"{finished} are already finished")
     print("\n".join(submit(arrays) if submitting else [f"next: {by_hand(array)}" for array in arrays]))
     return 0
 
@@ -180,7 +194,7 @@ def _launch(config: "LadderConfig", file: Path, rungs: "Sequence[Rung]") -> int:
     left = len(rungs) - sum(result.action != "stopped" for result in results)
     if left:
         runs = "run is" if left == 1 else "runs are"
-        line = f"Stopped; what was saved is kept. {left} {runs} left: `unimol-scale ladder {file}` goes on"
+        line = f"Stopped; saved checkpoints are kept. {left} {runs} left: `unimol-scale ladder {file}` continues"
         console.print(line, markup=False, soft_wrap=True)
         return EXIT_STOPPED
     console.print(f"next: unimol-scale fit-scaling-law {config.output}", markup=False, soft_wrap=True)

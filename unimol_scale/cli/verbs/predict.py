@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.cli.command_line import as_sentence
 from unimol_scale.common.machine.memory import keep_freed_memory
 
 
@@ -13,34 +14,66 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "predict properties of molecules with a fine-tuned model; several seeds are averaged"
+    text = "predict properties of molecules with a fine-tuned model, averaging its seeds"
     columns = (
-        "The output has all columns of the file, with row (from 1, without the header), smiles_used and changes (what "
-        "was done to the molecule), and for each target its prediction and its seed_std. That is the spread of the "
-        "seeds and no error bar: errors are larger, as a rule. With several conformers of a molecule, conformer_std is "
-        "the spread over them; with --dropout-samples, dropout_std is that over draws of the head's dropout. "
-        "TARGET low and TARGET high are the ends of a conformal interval, TARGET classes the "
-        "credible classes; in_domain says whether a training molecule is near enough for that, and "
-        "nearest_training_smiles which one is nearest."
+        "The output has all columns of the file, and: row (from 1, without the header); smiles_used and changes (how "
+        "the molecule was modified); for each target its prediction and its seed_std. seed_std is the spread of the "
+        "seeds, not an error bar: errors are usually larger. With several conformers per molecule, conformer_std is "
+        "the spread over them; with --dropout-samples, dropout_std is the spread over draws of the head's dropout. "
+        "TARGET low and TARGET high bound a conformal prediction interval, and TARGET classes lists the classes of a "
+        "conformal prediction set. in_domain says whether a training molecule is similar enough to trust them, and "
+        "nearest_training_smiles names the most similar one."
     )
-    verb = verbs.add_parser("predict", help=text, description=f"{text}. {columns}")
+    verb = verbs.add_parser("predict", help=text, description=f"{as_sentence(text)} {columns}")
     add = verb.add_argument
     add("file", type=Path, metavar="FILE", help="CSV, TSV, Parquet, SMILES lines, SDF, or a conformer store")
     add("--from", dest="folder", type=Path, required=True, metavar="DIR", help="folder that finetune wrote")
-    add("--output", type=Path, required=True, metavar="FILE", help="CSV or Parquet")
-    add("--smiles-column", metavar="C", help="found by the usual names if not given")
+    add("--output", type=Path, required=True, metavar="FILE", help="the CSV or Parquet file to write")
+    add("--smiles-column", metavar="C", help="column of the SMILES (default: found by common names)")
     add(
-        "--fragments", choices=("largest", "reject"), help="of rows with several (default: as the model was fine-tuned)"
+        "--fragments",
+        choices=("largest", "reject"),
+        help="for molecules of several fragments, such as salts: use the largest, or refuse them (default: as in "
+        "fine-tuning)",
     )
-    add("--conformers", type=int, metavar="K", help="of each molecule (default: as the model was fine-tuned)")
-    add("--dropout-samples", type=int, default=0, metavar="T", help="spread over T draws of the head's dropout, too")
-    add("--coverage", type=float, metavar="C", help="of intervals or sets (default: as the model was fine-tuned, 0.9)")
-    add("--no-domain", action="store_true", help="do not look for the nearest training molecules")
-    add("--skip-bad", action="store_true", help="leave unusable molecules empty and list them beside the output")
-    add("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers (default: %(default)s)")
-    add("--max-pairs", type=int, metavar="N", help="memory budget in padded pairs (default: what suits the device)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
-    verb.set_defaults(run=_run, stopped="Stopped. Conformers that are ready are kept; nothing else was written.")
+    add("--conformers", type=int, metavar="K", help="conformers per molecule (default: as in fine-tuning)")
+    add(
+        "--dropout-samples",
+        type=int,
+        default=0,
+        metavar="T",
+        help="add the spread over T draws of the head's dropout (default: %(default)s)",
+    )
+    add(
+        "--coverage",
+        type=float,
+        metavar="C",
+        help="coverage of the prediction intervals or sets (default: as in fine-tuning, there 0.9)",
+    )
+    add("--no-domain", action="store_true", help="do not search for the nearest training molecules")
+    add(
+        "--skip-bad", action="store_true", help="leave predictions of unusable molecules empty and list these molecules"
+    )
+    add(
+        "--cache",
+        type=Path,
+        default=Path("data/cache"),
+        metavar="DIR",
+        help="folder in which conformers are kept (default: %(default)s)",
+    )
+    add(
+        "--max-pairs",
+        type=int,
+        metavar="N",
+        help="memory budget: padded atom pairs computed at once (default: suits the device)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto uses a GPU if there is one (default: %(default)s)",
+    )
+    verb.set_defaults(run=_run, stopped="Stopped. Finished conformers are kept; nothing else was written.")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The verbs ``runs list``, ``table``, ``compare`` and ``prune``. Imports what does the work only when a verb runs."""
+"""The verbs ``runs list``, ``table``, ``compare`` and ``prune``. Imports heavy libraries only when a verb runs."""
 
 import argparse
 from pathlib import Path
@@ -10,47 +10,56 @@ from unimol_scale.errors import ConfigError
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb ``runs`` with its sub-verbs to the command line."""
     runs = verbs.add_parser(
-        "runs", help="list runs, compare them, write them as one table, or delete checkpoints that nothing needs"
+        "runs", help="list runs, compare them, write them to one table, or delete checkpoints that are not needed"
     )
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    listing = actions.add_parser("list", help="print every run below some folders, finished or not")
+    listing = actions.add_parser("list", help="list all runs in some folders, finished or not")
     listing.add_argument("paths", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders that hold them")
     listing.set_defaults(run=run_list)
 
     table = actions.add_parser(
-        "table", help="write finished runs, their curves and settings as a Parquet file, which fit-scaling-law reads"
+        "table", help="write finished runs, their curves and settings to a Parquet file, which fit-scaling-law reads"
     )
     table.add_argument("paths", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders that hold them")
-    table.add_argument("--output", type=Path, required=True, metavar="FILE", help="Parquet")
+    table.add_argument("--output", type=Path, required=True, metavar="FILE", help="the Parquet file to write")
     table.set_defaults(run=run_table)
 
     comparing = actions.add_parser(
-        "compare", help="print side by side what runs have come to and which settings differ, and draw their curves"
+        "compare", help="print the results of runs and the settings that differ side by side, and plot their curves"
     )
     comparing.add_argument("paths", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders that hold them")
     comparing.add_argument(
-        "--output", type=Path, default=Path("reports/runs.png"), metavar="FILE", help="PNG (default: %(default)s)"
+        "--output",
+        type=Path,
+        default=Path("reports/runs.png"),
+        metavar="FILE",
+        help="the PNG file to write (default: %(default)s)",
     )
     comparing.set_defaults(run=run_compare)
 
     pruning = actions.add_parser(
         "prune",
-        help="show which checkpoints of finished runs nothing needs; --yes deletes them",
-        description="Kept are the newest checkpoint of each run, the best, those of train.keep_steps, and what another "
-        "of these runs branches off from or names. Runs that have not ended are left alone.",
+        help="show which checkpoints of finished runs are not needed; --yes deletes them",
+        description="Shows which checkpoints of finished runs are not needed; --yes deletes them. The command keeps "
+        "the newest and the best checkpoint of each run, those of train.keep_steps, and those that another of these "
+        "runs branches off from or refers to. It does not touch runs that have not ended.",
     )
     pruning.add_argument(
-        "paths", type=Path, nargs="+", metavar="RUNS", help="folders with all runs that may branch off from one another"
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="RUNS",
+        help="run folders, or folders that hold them; name all runs that branch off from one another",
     )
     choice = pruning.add_mutually_exclusive_group()
-    choice.add_argument("--dry-run", action="store_true", help="only show them, as without --yes")
-    choice.add_argument("--yes", action="store_true", help="delete them")
+    choice.add_argument("--dry-run", action="store_true", help="only show the checkpoints (the default)")
+    choice.add_argument("--yes", action="store_true", help="delete the checkpoints that are not needed")
     pruning.set_defaults(run=run_prune)
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """Print the runs as a table, and why some cannot be used."""
+    """Print the runs as a table; the last column says why a run cannot be used."""
     from rich.console import Console
     from rich.table import Table
 
@@ -74,7 +83,7 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 
 def run_table(arguments: argparse.Namespace) -> int:
-    """Write the runs as one Parquet file."""
+    """Write the runs to one Parquet file."""
     from unimol_scale.scaling.runs.read_runs import read_runs
     from unimol_scale.scaling.runs.runs_table import write_runs_table
 
@@ -83,12 +92,12 @@ def run_table(arguments: argparse.Namespace) -> int:
     for note in notes:
         print(note)
     write_runs_table(records, arguments.output)
-    print(f"{arguments.output}: {len(records):,} runs; unimol-scale fit-scaling-law {arguments.output} fits them")
+    print(f"{arguments.output}: {len(records):,} runs\nnext: unimol-scale fit-scaling-law {arguments.output}")
     return 0
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    """Print runs side by side, and draw their curves."""
+    """Print runs side by side, and plot their curves."""
     from rich.console import Console
     from rich.table import Table
 
@@ -112,7 +121,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
         if rows:
             console.print(table)
         else:
-            print("their settings are the same")
+            print("the runs have the same settings")
     if different_objectives(runs):
         print("the objectives differ, so the losses cannot be compared")
     draw_run_curves(arguments.output, runs)
@@ -121,7 +130,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 
 def run_prune(arguments: argparse.Namespace) -> int:
-    """Show the checkpoints that nothing needs, and delete them if asked to."""
+    """Show the checkpoints that are not needed, and delete them if ``--yes`` was given."""
     from unimol_scale.checkpoints.run.unneeded_checkpoints import delete_unneeded, find_unneeded
     from unimol_scale.common.units import byte_size, counted
     from unimol_scale.scaling.runs.read_runs import find_run_folders
@@ -130,17 +139,17 @@ def run_prune(arguments: argparse.Namespace) -> int:
     found = find_unneeded(list(dict.fromkeys(folders)))
     for run in found:
         if run.left_alone:
-            print(f"{run.folder}: left alone, {run.left_alone}")
+            print(f"{run.folder}: not touched, because {run.left_alone}")
         for name, why in (run.kept or {}).items():
             print(f"{run.folder}: {name} is kept ({why})")
         for info in run.unneeded:
             print(f"{run.folder}: {info.path.name} is not needed, {byte_size(info.bytes)}")
     number, size = sum(len(run.unneeded) for run in found), byte_size(sum(run.bytes for run in found))
     if not arguments.yes:
-        print(f"{counted(number, 'checkpoint')} of {size} can be deleted; nothing was. --yes deletes them")
+        print(f"{counted(number, 'checkpoint')} ({size}) can be deleted. Nothing was deleted; --yes deletes them")
         return 0
     for run in found:
         if not run.left_alone:
             delete_unneeded(run)
-    print(f"{counted(number, 'checkpoint')} deleted, {size}")
+    print(f"{counted(number, 'checkpoint')} deleted ({size})")
     return 0

@@ -5,28 +5,30 @@ from pathlib import Path
 
 from unimol_scale.common.exit_status import EXIT_FAILED
 
-NAMED = 20  # conformers that are no geometry of their molecule
+NAMED = 20  # largest number of implausible conformers that are listed one by one
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb ``store`` with its sub-verbs to the command line."""
-    store = verbs.add_parser("store", help="look at, check or convert a conformer store")
+    store = verbs.add_parser("store", help="inspect, verify or convert a conformer store")
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     info = actions.add_parser("info", help="print what a store holds and how it was made")
-    info.add_argument("directory", type=Path, metavar="DIR")
+    info.add_argument("directory", type=Path, metavar="DIR", help="the store")
     info.set_defaults(run=run_info)
 
     verify = actions.add_parser(
-        "verify", help="hash every shard again, decode every record, check every geometry; status 1 if damaged"
+        "verify",
+        help="check the hash of every shard, decode every record and check every geometry; exits with status 1 if "
+        "anything is wrong",
     )
-    verify.add_argument("directory", type=Path, metavar="DIR")
+    verify.add_argument("directory", type=Path, metavar="DIR", help="the store")
     verify.set_defaults(run=run_verify)
 
     convert = actions.add_parser("convert", help="write the same store in the other file format")
-    convert.add_argument("directory", type=Path, metavar="DIR")
-    convert.add_argument("--backend", choices=("arrow", "lmdb"), required=True)
-    convert.add_argument("--output", type=Path, required=True, metavar="DIR")
+    convert.add_argument("directory", type=Path, metavar="DIR", help="the store")
+    convert.add_argument("--backend", choices=("arrow", "lmdb"), required=True, help="file format of the new store")
+    convert.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the new store")
     convert.set_defaults(run=run_convert)
 
 
@@ -42,7 +44,7 @@ def run_info(arguments: argparse.Namespace) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Check every shard and every geometry; name what is bad."""
+    """Check every shard and every geometry, and list what is damaged or implausible."""
     from unimol_scale.store.maintain import verify
     from unimol_scale.store.shards import open_store
 
@@ -59,8 +61,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
         molecules = len({(one.file, one.id) for one in found.implausible})
         more = f" (the first {NAMED} are named above)" if len(found.implausible) > NAMED else ""
         print(
-            f"{store.path}: {len(found.implausible):,} conformers of {molecules:,} molecules cannot be geometries of "
-            f"their molecules{more}; build the store again, which leaves them out"
+            f"{store.path}: {len(found.implausible):,} conformers of {molecules:,} molecules are not plausible "
+            f"geometries of their molecules{more}; build the store again, which leaves them out"
         )
     if found.damages or found.implausible:
         return EXIT_FAILED
@@ -69,7 +71,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
-    """Write the store again in another format."""
+    """Write the store in the other file format."""
     from unimol_scale.store.maintain import convert
     from unimol_scale.store.shards import open_store
 

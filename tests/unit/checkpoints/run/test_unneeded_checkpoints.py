@@ -42,9 +42,9 @@ def test_nothing_is_deleted_without_yes_and_then_only_what_nothing_needs(runs, c
         assert {name: left(runs / name) for name in everything} == everything
     said = capsys.readouterr().out
     assert "3 checkpoints of" in said
-    assert "nothing was. --yes deletes them" in said
+    assert "Nothing was deleted; --yes deletes them" in said
     assert f"{runs}/trunk: step-00000080 is kept ({runs}/branch branches off there)" in said
-    assert f"{runs}/running: left alone, it has no summary.json" in said
+    assert f"{runs}/running: not touched, because it has no summary.json" in said
     assert main(["runs", "prune", str(runs), "--yes"]) == 0
     assert left(runs / "trunk") == [40, 60, 80, 120]
     assert left(runs / "branch") == [100]
