@@ -250,7 +250,7 @@ def test_rows_with_geometry_keep_it_beside_rows_that_get_conformers(tmp_path: Pa
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        ({"name": "sample"}, "^sources: expected a list of settings of each source, got dict"),
+        ({"name": "sample"}, "^sources: expected a list of dicts, one per source, got dict"),
         (["sample"], r"sources\[0\]: expected a group of keys"),
         ([{"name": "sample", "inputs": 1}], r"sources\[0\].inputs: unknown key 'inputs'; did you mean 'input'"),
     ],

@@ -1,1 +1,1 @@
-"""What ``import unimol_scale`` offers: one file for each kind of work, above every other room but the command line."""
+"""The public functions and classes of ``import unimol_scale``. May import every package except the command line."""

@@ -1,4 +1,4 @@
-"""From the arguments of a call to settings, and what every public function does around its work. Imports no torch."""
+"""Turns the arguments of a call into settings, and wraps every public function's work. Imports no torch."""
 
 import contextlib
 import dataclasses
@@ -22,21 +22,21 @@ def read_call(
     short: Mapping[str, str],
     *given: Mapping[str, Any],
 ) -> tuple[Tree, Origin]:
-    """Lay the settings of a call over those of a file.
+    """Return the settings of a file, overridden by those of a call.
 
     Args:
-        function: what was called; messages name it, and its arguments where one is misspelt.
-        config: YAML file, or several, of which the later win; None: there is none.
-        short: name of an argument → dotted key that it is short for. A group of settings, which is a mapping, may have
-            the name of an argument.
-        given: settings by such names, by dotted keys, or as groups; later ones win. A name of ``short`` whose value is
-            None is not given.
+        function: the called function; messages name it, and suggest its arguments if one is misspelt.
+        config: YAML file, or several, of which later ones override earlier ones; None: no file.
+        short: name of an argument → dotted key of the setting that it stands for. A value that is a mapping counts as
+            the group of settings with that name instead.
+        given: settings by argument name, by dotted key, or as groups; later mappings override earlier ones. An
+            argument in ``short`` whose value is None counts as not given.
 
     Returns:
-        The settings, and where each came from.
+        The settings, and where each of them came from.
 
     Raises:
-        ConfigError: the file cannot be read, settings are no mapping of names, or a value is a set.
+        ConfigError: the file cannot be read, the settings are not a mapping of names, or a value is a set.
     """
     tree: Tree = {}
     for settings in given:
@@ -57,13 +57,13 @@ def read_call(
 
 
 def _plain(value: Any, name: str) -> Any:  # noqa: ANN401
-    """Return a value as YAML would give it: NumPy's numbers and arrays, tuples and paths become plain ones."""
+    """Return a value as YAML would yield it: NumPy numbers and arrays, tuples and paths become plain values."""
     require_order(value, name)
     if isinstance(value, Mapping):
         return {str(key): _plain(inside, f"{name}.{key}") for key, inside in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "tolist"):  # an array, or a number of NumPy's
+    if hasattr(value, "tolist"):  # an array, or a NumPy number
         return _plain(value.tolist(), name)
     if isinstance(value, list | tuple):
         return [_plain(item, name) for item in value]
@@ -72,10 +72,10 @@ def _plain(value: Any, name: str) -> Any:  # noqa: ANN401
 
 @contextlib.contextmanager
 def a_call(arguments: Mapping[str, str], *, progress: bool = False) -> Iterator[None]:
-    """Do the work of a public function: its errors name its arguments, and it shows progress if that is asked for.
+    """Run the work of a public function: errors name its arguments, and progress is shown if requested.
 
     Args:
-        arguments: as of ``in_arguments``, such as "--hold-out" → "hold_out".
+        arguments: flag → argument, such as "--hold-out" → "hold_out"; see ``in_arguments``.
         progress: show messages and bars on standard error, as the command does.
     """
     with shown_on_stderr() if progress else contextlib.nullcontext(), naming_arguments(arguments):
@@ -83,10 +83,10 @@ def a_call(arguments: Mapping[str, str], *, progress: bool = False) -> Iterator[
 
 
 def as_list(value: Any) -> Any:  # noqa: ANN401
-    """Return a single name as a list of it.
+    """Return a single path or URL as a list; return anything else unchanged.
 
     Raises:
-        ConfigError: it is a table in memory.
+        ConfigError: the value is a table in memory.
     """
     if columns_of(value) is not None:
         raise ConfigError(
@@ -96,15 +96,15 @@ def as_list(value: Any) -> Any:  # noqa: ANN401
 
 
 def given_sources(sources: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return the setting ``sources`` of a build with lists of inputs in every entry; empty for None.
+    """Return the setting ``sources`` of a build, with a list of inputs in every entry; an empty dict for None.
 
     Raises:
-        ConfigError: it is not a list.
+        ConfigError: ``sources`` is not a list.
     """
     if sources is None:
         return {}
     if isinstance(sources, str | Mapping) or not isinstance(sources, Sequence):
-        raise ConfigError(f"sources: expected a list of settings of each source, got {type(sources).__name__}")
+        raise ConfigError(f"sources: expected a list of dicts, one per source, got {type(sources).__name__}")
     with_input = [isinstance(one, Mapping) and "input" in one for one in sources]
     each = zip(sources, with_input, strict=True)
     return {"sources": [{**one, "input": as_list(one["input"])} if has else one for one, has in each]}

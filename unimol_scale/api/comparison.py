@@ -1,4 +1,4 @@
-"""``compare``: which of several fine-tuned models is better, and whether that is sure. Imports torch."""
+"""``compare``: tests which of several fine-tuned models is significantly better. Imports torch."""
 
 from os import PathLike
 from pathlib import Path
@@ -12,20 +12,20 @@ _ARGUMENTS = {"--output": "output", "--folds": "folds", "--repeats": "repeats", 
 
 
 def compare(*models: "str | PathLike[str]", output: str | Path | None = None) -> Comparison:
-    """Compare fine-tunings by cross-validation of the same data with the same folds.
+    """Compare cross-validated fine-tunings of the same data with the same folds.
 
     Args:
-        models: two or more folders that ``finetune`` wrote with a split that ends in -kfold, or what it returned.
-        output: Markdown file (.md) for a report, with a picture beside it; None: nothing is written.
+        models: two or more folders that ``finetune`` wrote with a split that ends in -kfold, or its return values.
+        output: Markdown file (.md) for a report, with a plot beside it; None writes nothing.
 
     Returns:
-        Means, and for each pair the difference with its 95 % intervals; ``str`` of it is what the command prints, and
-        ``headline()`` says which model is better and whether that is sure.
+        The mean scores, and for each pair the difference with its 95 % intervals. ``str`` of the result is what the
+        command prints; ``headline()`` says which model is better and whether the difference is significant.
 
     Raises:
-        ConfigError: fewer than two models; one is not a finished cross-validation; they differ in data, metric,
-            or folds; the output cannot be written.
-        SourceError: the out-of-fold predictions of one are missing or damaged.
+        ConfigError: there are fewer than two models, one is not a finished cross-validation, they differ in data,
+            metric or folds, or the output cannot be written.
+        SourceError: the out-of-fold predictions of a model are missing or damaged.
 
     Source:
         Repeated-measures analysis of variance and Tukey's intervals: Ash et al., J. Chem. Inf. Model. 2025. Variance

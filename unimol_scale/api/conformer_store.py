@@ -1,7 +1,7 @@
-"""``build_store`` and ``open_store``: a conformer store as rows of NumPy arrays, and as RDKit molecules.
+"""``build_store`` and ``open_store``: a conformer store as rows of NumPy arrays and as RDKit molecules.
 
-Reading a store needs NumPy and Arrow only; the builder and RDKit are imported when a function needs them. Shapes: M
-molecules; n atoms, m bonds and k conformers of one.
+Reading a store needs only NumPy and Arrow; the builder and RDKit are imported when a function needs them. Shapes: M
+molecules; n atoms, m bonds and k conformers of one molecule.
 """
 
 import operator
@@ -26,7 +26,7 @@ from unimol_scale.store.shards import open_store as open_local_store
 if TYPE_CHECKING:
     from rdkit import Chem
 
-ROWS_TOGETHER = 256  # that are read at once while a store is gone through
+ROWS_TOGETHER = 256  # rows that are read at once when a store is iterated over
 _BUILD_ARGUMENTS = {
     "--source": "source", "--input": "input", "--output": "output", "--conformers": "conformers", "--limit": "limit",
     "--sample": "sample", "--exclude": "exclude", "--hydrogens": "hydrogens", "--engine": "engine",
@@ -38,22 +38,23 @@ class MoleculeRow:
     """One molecule of a store; its atoms are in the order of its SMILES. Rows with equal content are equal.
 
     Attributes:
-        id: name that the source gave it.
-        smiles: canonical, isomeric.
+        id: the molecule's name in its source.
+        smiles: canonical isomeric SMILES.
         split: "train" or "valid".
         atomic_numbers: uint8 [n].
-        bonds: uint16 [m, 2] atom numbers from 0; each bond once.
-        atom_features: uint8 [n, 8] codes, see ``unimol_scale.store.schema.ATOM_VOCABULARIES``.
-        bond_features: uint8 [m, 3] codes of ``BOND_VOCABULARIES`` there.
-        coordinates: float32 [k, n, 3] Å, each conformer centred on its mean.
-        planar_coordinates: float32 [n, 2] Å, the 2D depiction.
-        energies: float32 [k] kcal/mol of the force field; NaN where none gave one.
-        origins: [k] how each conformer came about: a name of ``ConformerOrigin``, such as "MMFF" or "DFT".
-        stereo: [k] how its stereo compares with that of the SMILES: a name of ``ConformerStereo``.
-        labels: name → value; NaN where it is missing. Units: ``ConformerStore.label_units``.
-        atom_labels: of a store that has some, name → [k, n, w]: "forces" (kcal/mol/Å), "charges" (e); NaN where they
-            are missing.
-        record: all of this as the store has it.
+        bonds: atom indices from 0, uint16 [m, 2]; each bond appears once.
+        atom_features: codes, uint8 [n, 8]; see ``unimol_scale.store.schema.ATOM_VOCABULARIES``.
+        bond_features: codes, uint8 [m, 3]; see ``BOND_VOCABULARIES`` in the same module.
+        coordinates: Å, float32 [k, n, 3]; each conformer is centred on its mean.
+        planar_coordinates: coordinates of the 2D depiction in Å, float32 [n, 2].
+        energies: force-field energies in kcal/mol, float32 [k]; NaN for conformers without one.
+        origins: how each conformer was made, [k] names of ``ConformerOrigin``, such as "MMFF" or "DFT".
+        stereo: how the stereochemistry of each conformer compares with that of the SMILES, [k] names of
+            ``ConformerStereo``.
+        labels: name → value, NaN if it is missing. Units: ``ConformerStore.label_units``.
+        atom_labels: labels of atoms, if the store has any: name → [k, n, w], "forces" (kcal/mol/Å) or "charges" (e);
+            NaN for missing values.
+        record: the same data as stored.
     """
 
     id: str
@@ -86,16 +87,16 @@ class MoleculeRow:
         return f"MoleculeRow({self.smiles!r}, {atoms} atoms, conformers: {conformers}, {self.split})"
 
     def to_rdkit(self) -> "Chem.Mol":
-        """Return the molecule as RDKit's, with its conformers, its hydrogens where they are stored, and its labels.
+        """Return an RDKit molecule with the conformers, the labels and, if they are stored, the hydrogens.
 
-        Atoms are in the same order as here. Each conformer has the properties ``origin``, ``stereo`` and, where it is
-        known, ``energy_kcal_mol``; the molecule has one property for each label that is not missing.
+        The atoms are in the same order as here. Each conformer has the properties ``origin``, ``stereo`` and, if it is
+        known, ``energy_kcal_mol``. The molecule has one property for each label that is not missing.
 
         Returns:
-            ``rdkit.Chem.Mol`` of n atoms and k conformers, in Å.
+            ``rdkit.Chem.Mol`` with n atoms and k conformers, in Å.
 
         Raises:
-            StoreError: the SMILES is not of the record's atoms.
+            StoreError: the SMILES does not match the atoms of the record.
         """
         from conformer_gen.chemistry.graph import rdkit_molecule
 
@@ -107,15 +108,15 @@ class MoleculeRow:
 
 
 class MoleculeRows(Sequence[MoleculeRow]):
-    """Molecules of a store: a number gives one, a slice or an array of numbers gives some, as rows like these.
+    """Molecules of a store. An index returns one row; a slice, a list of indices or a mask returns ``MoleculeRows``.
 
-    Columns are read when they are asked for. Numbers come as arrays [M]; what has another length for every molecule
-    comes as a list of M arrays.
+    Columns are read on access. A column of numbers is an array [M]; a column whose length differs between molecules is
+    a list of M arrays.
 
     Args:
-        store: that they are in.
-        places: [M] of the molecules, counted over all of train and then all of valid.
-        splits: of the store, in that order; None opens them.
+        store: the store that holds the molecules.
+        places: [M] indices of the molecules, counted over all of train and then all of valid.
+        splits: the splits of the store, in that order; None opens them.
     """
 
     def __init__(self, store: Store, places: Sequence[int], splits: Mapping[str, StoreSplit] | None = None) -> None:
@@ -133,7 +134,7 @@ class MoleculeRows(Sequence[MoleculeRow]):
     def __getitem__(self, which: "slice | Sequence[int] | npt.NDArray[Any]") -> "MoleculeRows": ...
 
     def __getitem__(self, which: Any) -> "MoleculeRow | MoleculeRows":
-        """Return the molecule of a number, from 0 or from the end (-1), or those of a slice, numbers or a mask."""
+        """Return the molecule at an index (negative: from the end), or those of a slice, indices or a mask."""
         if isinstance(which, slice):
             return MoleculeRows(self._store, self._places[which], self._splits)
         try:
@@ -141,7 +142,7 @@ class MoleculeRows(Sequence[MoleculeRow]):
         except TypeError:
             return MoleculeRows(self._store, self._chosen(which), self._splits)
         if not -len(self) <= number < len(self):
-            raise IndexError(f"there is no molecule {number:,} among {len(self):,}, which count from 0")
+            raise IndexError(f"there is no molecule {number:,}: {len(self):,} molecules are counted from 0")
         (row,) = self._read([self._places[number]])
         return row
 
@@ -154,7 +155,7 @@ class MoleculeRows(Sequence[MoleculeRow]):
 
     @property
     def ids(self) -> npt.NDArray[np.object_]:
-        """Names that the source gave, str [M]."""
+        """Names of the molecules in their source, str [M]."""
         return self._texts(StoreSplit.ids)
 
     @property
@@ -184,17 +185,17 @@ class MoleculeRows(Sequence[MoleculeRow]):
 
     @property
     def energies(self) -> list[Float32]:
-        """Energies in kcal/mol, M arrays float32 [k]; NaN where no force field gave one."""
+        """Force-field energies in kcal/mol, M arrays float32 [k]; NaN for conformers without one."""
         return [row.energies for row in self]
 
     @property
     def labels(self) -> dict[str, Float64]:
-        """Name of a label → float64 [M], NaN where it is missing; units: ``label_units`` of the store."""
+        """Name of a label → values, float64 [M], NaN for missing ones; units: ``label_units`` of the store."""
         rows = [row.labels for row in self]
         return {name: np.array([row[name] for row in rows], np.float64) for name in self._store.manifest.labels}
 
     def _chosen(self, which: Any) -> list[int]:  # noqa: ANN401
-        """Return the places of molecules that are given by numbers or by a mask."""
+        """Return the places of the molecules chosen by indices or by a mask."""
         numbers = np.asarray(which)
         numbers = numbers if numbers.size else numbers.astype(np.int64)  # an empty list has no type of its own
         if numbers.ndim != 1 or numbers.dtype.kind not in "biu":
@@ -206,7 +207,7 @@ class MoleculeRows(Sequence[MoleculeRow]):
         return places
 
     def _by_split(self, places: Sequence[int]) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Yield for each split: its name, positions in ``places``, and the molecules there by their numbers in it."""
+        """Yield for each split its name, positions in ``places``, and the indices of those molecules in the split."""
         every = np.asarray(places, np.int64)
         start = 0
         for name, split in self._splits.items():
@@ -255,18 +256,18 @@ class MoleculeRows(Sequence[MoleculeRow]):
 
 
 class ConformerStore(MoleculeRows):
-    """A finished store: all its molecules as rows, those of train before those of valid.
+    """A finished store with all its molecules as rows: train first, then valid.
 
     Attributes:
-        location: directory or URL.
-        path: directory; of a remote store, that of its cache.
+        location: folder or URL.
+        path: folder; for a remote store, the folder of its cache.
         splits: "train" and "valid" → the molecules of each.
-        label_units: name of a label → its unit, "" for none.
-        metadata: what the store says of itself: source, seed, how conformers were made, parameters, versions of
-            libraries, counts of what was read, and so on.
+        label_units: name of a label → its unit, "" if it has none.
+        metadata: the manifest of the store: source, seed, how conformers were made, parameters, library versions,
+            counts of molecules, and so on.
 
     Args:
-        store: as ``unimol_scale.store.shards.open_store`` returns it.
+        store: the return value of ``unimol_scale.store.shards.open_store``.
     """
 
     def __init__(self, store: Store) -> None:
@@ -284,12 +285,12 @@ class ConformerStore(MoleculeRows):
 
     @property
     def train(self) -> MoleculeRows:
-        """The molecules to learn from."""
+        """The training molecules."""
         return self.splits["train"]
 
     @property
     def valid(self) -> MoleculeRows:
-        """The molecules to validate on."""
+        """The validation molecules."""
         return self.splits["valid"]
 
     def __fspath__(self) -> str:
@@ -311,18 +312,19 @@ def build_store(
     settings: Mapping[str, Any] | None = None,
     **more: Any,  # noqa: ANN401
 ) -> ConformerStore:
-    """Build a conformer store, or finish one that an earlier call began; what is finished is opened.
+    """Build a conformer store and open it; continue a build that was interrupted, or open one that is finished.
 
     Args:
         source: "sample" (the NCI set inside RDKit, no download), "smiles", "csv", "parquet", "sdf", "zinc20",
-            "pcqm4mv2", "qm9", "unimol-lmdb", "xyz", "ase-db", "hdf5", "geom", "md17", "mol2". None: ``config`` names
-            it.
+            "pcqm4mv2", "qm9", "unimol-lmdb", "xyz", "ase-db", "hdf5", "geom", "md17", "mol2", or package.module:Name
+            of your own code. None: ``config`` or ``sources`` names it.
         input: files, directories or URLs; "sample" needs none.
-        sources: instead of one source several: ``[{"name": "sdf", "input": "a.sdf"}, {"name": "sample", "limit": 9}]``.
-            A molecule of several is the first one's; ids are as "sdf:mol1"; labels that a source has not are NaN.
+        sources: a list of sources: ``[{"name": "sdf", "input": "a.sdf"}, {"name": "sample", "limit": 9}]``. A molecule
+            that occurs in several sources is taken from the first one. Ids have the form "sdf:mol1". Labels
+            that a source lacks are NaN.
         output: folder of the store; None: data/<source>.
-        config: YAML file with settings, such as those in configs/build; the arguments win over it.
-        progress: show messages and bars on standard error. Without, messages go to the loggers ``conformer_gen`` and
+        config: YAML file with settings, such as those in configs/build; the arguments override it.
+        progress: show messages and bars on standard error; otherwise messages go to the loggers ``conformer_gen`` and
             ``unimol_scale``, and nothing is printed.
         settings: any setting by its dotted key, such as ``{"conformers.energy_window": 5.0}``.
         more: settings by the names of the command's flags (``conformers``, ``hydrogens``, ``engine``, ``exclude``,
@@ -333,13 +335,14 @@ def build_store(
         The store, opened.
 
     Raises:
-        ConfigError: a setting is unknown or wrong; names it, and the nearest valid one.
+        ConfigError: a setting is unknown or wrong. The message names it, and the nearest valid one.
         SourceError: an input is missing, or holds no usable molecule.
         ConformerError: no molecule got a conformer.
         StoreError: the output folder holds something else, or cannot be written.
 
     Source:
-        Conformers: ETKDGv3 (Wang et al. 2020, doi 10.1021/acs.jcim.0c00025), MMFF94 (Halgren 1996), else UFF, by RDKit.
+        Conformers: ETKDGv3 (Wang et al. 2020, doi 10.1021/acs.jcim.0c00025), relaxed by MMFF94 (Halgren 1996) or, for
+        molecules outside its parameters, UFF; all in RDKit.
 
     Example:
         >>> import unimol_scale as us
@@ -361,22 +364,22 @@ def build_store(
 def open_store(
     path: str | Path, *, cache_dir: str | Path = DEFAULT_CACHE, cache_bytes: int = DEFAULT_CACHE_BYTES
 ) -> ConformerStore:
-    """Open a finished store for reading, on disk or behind a URL. Its files are opened when first needed.
+    """Open a finished store for reading, on disk or at a URL. Its files are opened when they are first needed.
 
     Args:
-        path: folder, or URL of one (http, s3, gs, whatever fsspec knows).
-        cache_dir: of a URL: folder on a local disk for its shards.
-        cache_bytes: of a URL: most bytes of shards that are kept there.
+        path: folder of the store, or its URL (http, s3, gs or any other scheme of fsspec).
+        cache_dir: for a URL: folder on a local disk in which shards are kept.
+        cache_bytes: for a URL: largest total size of the kept shards, in bytes.
 
     Returns:
-        All molecules as rows; ``.train`` and ``.valid`` are those of a split.
+        All molecules as rows; ``.train`` and ``.valid`` are the molecules of one split.
 
     Raises:
-        StoreError: there is no finished store, it is of another version, or it cannot be fetched.
+        StoreError: there is no finished store, it has another format version, or it cannot be fetched.
         ConfigError: ``path`` is neither text nor a path.
 
     Source:
-        The format is that of ``unimol_scale.store.schema``, as Arrow or LMDB files.
+        The format is described in ``unimol_scale.store.schema``; the files are Arrow or LMDB.
 
     Example:
         >>> import unimol_scale as us

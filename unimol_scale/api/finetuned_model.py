@@ -55,11 +55,11 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class FinetunedModel:
-    """A finished fine-tuning; it stands for its folder wherever a path is asked for, such as in ``predict``.
+    """A finished fine-tuning. It can be used wherever the path of its folder is expected, such as in ``predict``.
 
     Attributes:
-        folder: with report.md, results.json, the models and the predictions of all rows.
-        result: scores, cautions and everything else that the report says.
+        folder: folder with report.md, results.json, the models and the predictions of all rows.
+        result: scores, cautions and all other content of the report.
     """
 
     folder: Path
@@ -72,32 +72,32 @@ class FinetunedModel:
 
     @property
     def metric(self) -> str:
-        """By which the test rows are judged."""
+        """Name of the metric that scores the test rows."""
         return self.result.metric
 
     @property
     def score(self) -> float:
-        """Test score, mean over seeds and folds; its unit is ``result.unit``. NaN if no rows were set aside for it."""
+        """Test score, averaged over seeds and folds, in ``result.unit``. NaN if there were no test rows."""
         return self.result.mean
 
     @property
     def seed_std(self) -> float:
-        """Sample standard deviation of the test score over seeds, which is not an error bar; NaN of one seed."""
+        """Sample standard deviation of the test score over seeds; not an error bar. NaN for a single seed."""
         return self.result.seed_std
 
     @property
     def scores(self) -> dict[int, float]:
-        """Seed → test score; NaN likewise."""
+        """Seed → test score, in ``result.unit``; NaN if there were no test rows."""
         return {seed.seed: mean_test([seed]) for seed in self.result.seeds}
 
     @property
     def baselines(self) -> dict[str, float | None]:
-        """Name of each baseline → its test score by the same metric, the best on the validation rows first.
+        """Name of each baseline → its test score by the same metric; the best one on the validation rows comes first.
 
-        They are forests and gradient boosting on fingerprints ("ecfp_forest", "ecfp_boosting") and on the descriptors
-        of RDKit ("rdkit_forest", "rdkit_boosting"), fitted to the same rows, and the mean of the training labels
-        ("trivial"). For several targets a mean; of targets in different units, in standard deviations of the training
-        labels. Empty if they were turned off (``baselines=False``), or in results of earlier versions.
+        Baselines are random forests and gradient boosting on fingerprints ("ecfp_forest", "ecfp_boosting") and on RDKit
+        descriptors ("rdkit_forest", "rdkit_boosting"), fitted to the same rows, and the mean of the training labels
+        ("trivial"). For several targets the score is the mean; if their units differ, in standard deviations of the
+        training labels. Empty with ``baselines=False``, and for results of earlier versions.
         """
         found = self.result.baselines
         if found is None:
@@ -107,10 +107,10 @@ class FinetunedModel:
 
     @property
     def verdict(self) -> str:
-        """Whether the models are better than the best baseline, and whether that is sure, in words; "" without any.
+        """A sentence that compares the models with the best baseline and says whether the difference is significant.
 
-        The numbers are in ``result.baselines.best`` (a 95 % interval of a paired bootstrap over test molecules and
-        seeds).
+        Empty without baselines. The numbers are in ``result.baselines.best``, with the 95 % interval of a paired
+        bootstrap over test molecules and seeds.
         """
         return self.result.verdict
 
@@ -118,14 +118,14 @@ class FinetunedModel:
         """Return the rows of the data with labels and predictions.
 
         Args:
-            split: "train", "valid", "test", or "calibration" if rows were set aside for that; None: all rows.
+            split: "train", "valid", "test", or "calibration" if rows were set aside for calibration; None: all rows.
 
         Returns:
-            Columns [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN where
-            missing), "predicted TARGET" (mean over seeds) and "TARGET seed_std"; with several conformers of a molecule
-            "TARGET conformer_std" too, as a mean over seeds. Of classes with names, label and "predicted TARGET" are
-            names, and "predicted TARGET p(CLASS)" is the probability of the positive class, or of each of several,
-            with spreads of its own. Of a cross-validation those of ``out_of_fold_columns``.
+            Column name → values [rows]: "row" (int64, from 1), "smiles", "split", each target (its label, float64, NaN
+            if it is missing), "predicted TARGET" (mean over seeds) and "TARGET seed_std"; with several conformers per
+            molecule also "TARGET conformer_std", averaged over seeds. For named classes, label and "predicted TARGET"
+            are class names, and "predicted TARGET p(CLASS)" is the probability of the positive class, or of each class
+            if there are more than two, with its own spreads. A cross-validation returns ``out_of_fold_columns``.
         """
         if self.result.folds:
             return out_of_fold_columns(self.folder, self.result.outputs, split)
@@ -142,7 +142,7 @@ class FinetunedModel:
         return columns | prediction_columns(outputs, outputs.read_labels(tables[0])[keep], value_SRW, spread_RW)
 
     def explain(self, molecules: Any, **options: Any) -> Explanations:  # noqa: ANN401
-        """Return which atoms the predictions of molecules come from; see ``unimol_scale.explain``."""
+        """Return which atoms the predictions for molecules depend on; see ``unimol_scale.explain``."""
         return explain(self, molecules, **options)
 
     def __fspath__(self) -> str:
@@ -167,34 +167,36 @@ def finetune(
     settings: Mapping[str, Any] | None = None,
     **more: Any,  # noqa: ANN401
 ) -> FinetunedModel:
-    """Fit a pretrained model to labelled molecules, judge it on a test split, and write a report.
+    """Fine-tune a pretrained model on labelled molecules, evaluate it on a test split, and write a report.
 
-    A folder that holds this fine-tuning already is read; one that holds some of its seeds is finished.
+    If the folder already holds this fine-tuning, its results are read; if it holds some of the seeds, the others are
+    trained.
 
     Args:
-        model: run, checkpoint, exported model, released file, or ``owner/name`` on the hub; or what
-            ``from_pretrained`` or ``pretrain`` returned. None, or "none": random weights of ``size``.
-        data: table with SMILES (CSV, Parquet), SDF, or a conformer store with labels; a DataFrame, a pyarrow Table or a
-            dict of columns; or (SMILES, values) with values [M] or [M, L]. Molecules of RDKit may stand for SMILES, and
-            keep a 3D conformer that they have. What is in memory is written as a table beside the results.
-        target: label columns; "all": every numeric one. Of (SMILES, values), names for them.
+        model: a run, a checkpoint, an exported model, a released file, the name of a model that comes with the package,
+            or ``owner/name`` on the Hugging Face hub; or the return value of ``from_pretrained`` or ``pretrain``. None
+            or "none": random weights of the preset ``size``.
+        data: a table with SMILES (CSV, Parquet), an SDF, or a conformer store with labels; a DataFrame, a pyarrow Table
+            or a dict of columns; or (SMILES, values) with values [M] or [M, L]. RDKit molecules may replace SMILES;
+            their 3D conformer is used if they have one. Data in memory is written as a table beside the results.
+        target: label columns; "all": every numeric one. For (SMILES, values), their names.
         output: folder of the results; None: finetuned/<data>-<model>.
-        config: YAML file with settings, such as those in configs/downstream, or several, of which the later win: a
-            data set's and a paper's. The arguments win over them.
-        progress: show messages and bars on standard error. Without, messages go to the logger ``unimol_scale``, and
+        config: YAML file with settings, such as those in configs/downstream, or several files, such as one for a data
+            set and one for a paper; later files override earlier ones, and the arguments override all.
+        progress: show messages and bars on standard error; otherwise messages go to the logger ``unimol_scale``, and
             nothing is printed.
-        weights: [M], of the rows of data in memory in the loss, not negative; scores are not weighted. Of a table, name
-            its column by ``weight_column`` instead.
+        weights: [M] non-negative weights of the rows in the loss, for data in memory; scores are not weighted. For a
+            file, give ``weight_column`` instead.
         settings: any setting by its dotted key, such as ``{"train.epochs": 20}``.
         more: any other setting of ``unimol-scale finetune --help-settings`` by its name: ``split``, ``folds``,
             ``repeats``, ``seeds``, ``seed``, ``metric``, ``units``, ``inputs``, ``hydrogens``, ``conformers``,
-            ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, ``baselines`` (False: none are fitted),
-            ``coverage``, ``conformal``, ``calibration_fraction``, ``domain`` (False: no training molecules are kept),
-            ``learning_curve``, ``tune`` (number of settings that are tried, of which the best are taken), …; or groups
-            of settings, such as ``train={"epochs": 20}``.
+            ``skip_bad``, ``smiles_column``, ``device``, ``cache``, ``size``, ``baselines`` (False fits none),
+            ``coverage``, ``conformal``, ``calibration_fraction``, ``domain`` (False keeps no training molecules),
+            ``learning_curve``, ``tune`` (number of settings to try, of which the best are used), …; or groups of
+            settings, such as ``train={"epochs": 20}``.
 
     Returns:
-        Scores for each seed, predictions, folder and report.
+        The scores of each seed, the predictions, the folder and the report.
 
     Raises:
         ConfigError: a setting is unknown or wrong, or the folder holds other results.
@@ -230,7 +232,7 @@ def finetune(
         targets = [target] if isinstance(target, str) else list(target or ())
         if isinstance(data, str | PathLike):
             if weights is not None:
-                raise ConfigError("weights are of data in memory; name the column of a file: weight_column=NAME")
+                raise ConfigError("weights are for data in memory; for a file, give weight_column=NAME")
             named["data"] = fspath(data)
         else:
             columns, targets = labelled_columns(data, targets)
@@ -258,38 +260,39 @@ def predict(  # noqa: PLR0913 - all but two are named by the caller
     dropout_samples: int = 0,
     progress: bool = False,
 ) -> MoleculePredictions:
-    """Predict the properties of molecules with a fine-tuned model; its seeds are averaged.
+    """Predict the properties of molecules with a fine-tuned model, averaging its seeds.
 
     Args:
-        model: folder that ``finetune`` wrote, or what it returned.
-        molecules: a SMILES, or a list of them; a DataFrame, a pyarrow Table or a dict of columns with SMILES; or the
-            path of a table, SMILES lines, SDF or conformer store. Molecules of RDKit may stand for SMILES, and keep a
-            3D conformer that they have.
-        smiles_column: of a table; None finds it by the usual names.
-        fragments: of a SMILES with several, such as a salt: take the "largest" or "reject" it; None: as the model was
-            fine-tuned.
-        conformers: of each molecule, over which predictions are averaged; None: as the model was fine-tuned.
-        cache: folder of conformers.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
+        model: folder that ``finetune`` wrote, or its return value.
+        molecules: a SMILES or a list of SMILES; a DataFrame, a pyarrow Table or a dict of columns with SMILES; or the
+            path of a table, SMILES lines, SDF or conformer store. RDKit molecules may replace SMILES; their 3D
+            conformer is used if they have one.
+        smiles_column: column of the SMILES in a table; None finds it by common names.
+        fragments: for molecules of several fragments, such as salts: use the "largest" fragment, or "reject" them;
+            None: as in fine-tuning.
+        conformers: number of conformers per molecule, over which predictions are averaged; None: as in fine-tuning.
+        cache: folder in which conformers are kept.
+        max_pairs: largest number of padded pairs Σ(n+1)² in a micro-batch of molecules with n atoms, which limits the
+            memory used; None: a number that suits the device.
         device: "auto", "cpu" or "cuda".
-        coverage: share of the labels that intervals, or sets of classes, are to hold; None: as the model was
-            fine-tuned (0.9).
-        domain: look for the nearest training molecule of each, and say whether it is near enough.
-        dropout_samples: draws of the head's dropout, whose spread is ``dropout_std``; 0: none.
+        coverage: fraction of the labels that the intervals, or sets of classes, should contain; None: as in fine-tuning
+            (0.9 unless set there).
+        domain: find the nearest training molecule of each molecule, and report whether it is similar enough.
+        dropout_samples: number of draws of the head's dropout, whose spread is ``dropout_std``; 0: none.
         progress: show messages and bars on standard error.
 
     Returns:
-        Values in the order of the molecules; NaN, with the reason, for those that cannot be used.
+        Values in the order of the molecules; NaN and a reason for molecules that cannot be used.
 
     Raises:
-        SourceError: a file is missing or wrong, or what was given is not a list of SMILES.
+        SourceError: a file is missing or wrong, or ``molecules`` is none of the above.
         CheckpointError: the folder is not a fine-tuned model, or a file in it is damaged.
-        ConfigError: an argument is wrong, the device is not there, or a molecule exceeds ``max_pairs``.
+        ConfigError: an argument is wrong, the device does not exist, or a molecule exceeds ``max_pairs``.
         StoreError: a store is damaged, or the cache cannot be written.
         RunError: a prediction is not a finite number.
 
     Source:
-        The mean over models of several seeds: deep ensembles (arXiv 1612.01474).
+        The mean over models of several seeds is a deep ensemble (arXiv 1612.01474).
 
     Example:
         >>> import unimol_scale as us
@@ -337,27 +340,28 @@ def explain(  # noqa: PLR0913 - all but two are named by the caller
     device: DeviceName = "auto",
     progress: bool = False,
 ) -> Explanations:
-    """Find out which atoms the predictions of a fine-tuned model come from, by hiding each of them in turn.
+    """Attribute the predictions of a fine-tuned model to atoms, by hiding each atom in turn.
 
     Args:
-        model: folder that ``finetune`` wrote, or what it returned.
-        molecules: as ``predict`` takes them.
-        output: folder for explanations.html with the pictures, and for attributions.csv; None: nothing is written.
-        smiles_column: of a table; None finds it by the usual names.
-        conformers: of each molecule, over which predictions are averaged; None: as the model was fine-tuned.
-        cache: folder of conformers.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
+        model: folder that ``finetune`` wrote, or its return value.
+        molecules: molecules in any form that ``predict`` accepts.
+        output: folder for explanations.html with the pictures, and for attributions.csv; None writes nothing.
+        smiles_column: column of the SMILES in a table; None finds it by common names.
+        conformers: number of conformers per molecule, over which predictions are averaged; None: as in fine-tuning.
+        cache: folder in which conformers are kept.
+        max_pairs: largest number of padded pairs Σ(n+1)² in a micro-batch of molecules with n atoms, which limits the
+            memory used; None: a number that suits the device.
         device: "auto", "cpu" or "cuda".
         progress: show messages and bars on standard error.
 
     Returns:
-        ``molecules``, each with ``smiles``, ``prediction_W`` and ``attribution_AW`` (atoms in the order of the SMILES);
-        ``skipped``, the rows that cannot be used.
+        An object with ``molecules``, each with ``smiles``, ``prediction_W`` and ``attribution_AW`` (A atoms in the
+        order of the SMILES, W outputs), and ``skipped``, the rows that cannot be used.
 
     Raises:
         SourceError: a file is missing or wrong, or no molecule can be used.
         CheckpointError: the folder is not a fine-tuned model, or a file in it is damaged.
-        ConfigError: an argument is wrong, the device is not there, or the output cannot be written.
+        ConfigError: an argument is wrong, the device does not exist, or the output cannot be written.
         StoreError: a store is damaged, or the cache cannot be written.
         RunError: a prediction is not a finite number.
 

@@ -1,4 +1,4 @@
-"""``fit_rate_law``: from sweeps over the learning rate to a law of the best one. Imports no torch."""
+"""``fit_rate_law``: fits a law of the best learning rate to sweeps over the learning rate. Imports no torch."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,13 @@ _log = logging.getLogger(__name__)
 class LearningRateLaw:
     """A law of the best learning rate: lr* = exp(a) · N^b · D^c · batch^d.
 
+    N counts parameters, D molecules seen in training, and batch molecules per step.
+
     Args:
-        analysis: of the sweeps.
+        analysis: the analysis of the sweeps.
 
     Attributes:
-        analysis: everything that the report shows: ``minima`` of the sweeps, ``law``, ``left_out_error``.
+        analysis: all content of the report: ``minima`` of the sweeps, ``law``, ``left_out_error``.
     """
 
     def __init__(self, analysis: RateAnalysis) -> None:
@@ -41,23 +43,23 @@ class LearningRateLaw:
 
     @property
     def formula(self) -> str:
-        """Of the law, in its coefficients."""
+        """The formula of the law in terms of its coefficients."""
         return self.analysis.law.formula
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """Name in the formula → estimate."""
+        """Name of a coefficient in the formula → estimate."""
         return dict(self.analysis.law.coefficients)
 
     @property
     def intervals(self) -> dict[str, Interval] | None:
-        """Name → interval (low, high); None where the sweeps are too few for one."""
+        """Name of a coefficient → interval (low, high); None if there are too few sweeps for intervals."""
         found = self.analysis.law.intervals
         return None if found is None else dict(found)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know: sweeps without a minimum, variables that did not vary."""
+        """Warnings about the fit, such as sweeps without a minimum and variables that did not vary."""
         return self.analysis.warnings
 
     def __repr__(self) -> str:
@@ -65,15 +67,15 @@ class LearningRateLaw:
         return f"LearningRateLaw({self.formula}; {shown})"
 
     def rate(self, size: str | float, molecules: str | float, batch: int | None = None) -> float:
-        """Return the best learning rate of a run; where it is extrapolated, a warning is logged.
+        """Return the best learning rate of a run; log a warning if it is extrapolated.
 
         Args:
-            size: preset or size of a run, such as "84M", or N as the fit counts it.
-            molecules: seen in training: D, a number or text such as "838M".
-            batch: molecules of a step; needed where the law has it.
+            size: a preset or the size of a run, such as "84M", or a number of parameters N as the fit counts them.
+            molecules: number of molecules D seen in training, as a number or as text such as "838M".
+            batch: molecules per step; required if the law depends on it.
 
         Raises:
-            RunError: the size is not known, or the law needs the batch size.
+            RunError: the size is unknown, ``molecules`` is not a positive number, or the law needs the batch size.
         """
         with a_call(_ARGUMENTS):
             parameters = parameters_of_size(str(size), self.analysis.records, self.analysis.config.parameters)
@@ -85,10 +87,10 @@ class LearningRateLaw:
             return self.analysis.law.rate(parameters, data, batch)
 
     def report(self, folder: str | Path) -> Path:
-        """Write what the command writes: report.md, law.json, which a ladder takes, and the pictures.
+        """Write the files that the command writes: report.md, the plots, and law.json, which a ladder can use.
 
         Args:
-            folder: made if it is not there.
+            folder: output folder; made if it is missing.
 
         Returns:
             Path of report.md.
@@ -96,14 +98,14 @@ class LearningRateLaw:
         Raises:
             ConfigError: the folder cannot be written.
         """
-        from unimol_scale.scaling.report.rate_report import write_rate_report  # brings matplotlib
+        from unimol_scale.scaling.report.rate_report import write_rate_report  # imports matplotlib
 
         with a_call(_ARGUMENTS):
             require_folder(Path(folder))
             return write_rate_report(self.analysis, Path(folder))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what law.json holds: plain numbers, texts, lists and dicts."""
+        """Return the content of law.json as plain numbers, strings, lists and dicts."""
         return rates_to_json(self.analysis, rate_checklist(self.analysis))
 
 
@@ -116,24 +118,25 @@ def fit_rate_law(
     leave_out: Sequence[str] = (),
     bootstrap: int = 1000,
 ) -> LearningRateLaw:
-    """Fit the best learning rate by size, data and batch size to sweeps.
+    """Fit the best learning rate as a function of size, data and batch size to sweeps.
 
-    A sweep is several runs of one size, budget and batch size that differ in the learning rate; its best rate is the
-    minimum of a parabola of log loss in log rate.
+    A sweep is a set of runs of one size, budget and batch size that differ in the learning rate. Its best rate is the
+    minimum of a parabola fitted to log loss against log rate.
 
     Args:
-        runs: as ``fit_scaling_law`` takes them; a table has a column lr and, if it differs, one named batch.
+        runs: runs in any form that ``fit_scaling_law`` accepts; a table has a column lr and, if batch sizes differ, a
+            column batch.
         parameters: which parameters N counts: "total", "non-embedding", "atom-track" or "pair-track".
-        columns: of tables N, D, lr, batch, loss, … → header of that column.
-        sizes: name of a run that is known by its event files → its size.
-        leave_out: names of runs that do not count.
-        bootstrap: draws for the intervals; 0 for none.
+        columns: for tables: N, D, lr, batch, loss, … → header of the column that holds it.
+        sizes: for runs that have only event files: name of the run → its size.
+        leave_out: names of runs to ignore.
+        bootstrap: number of bootstrap draws for the intervals; 0 for no intervals.
 
     Returns:
-        The law: ``coefficients``, ``intervals``, ``rate``, ``report``.
+        The law, with ``coefficients``, ``intervals``, ``rate`` and ``report``.
 
     Raises:
-        RunError: the runs are no sweeps, or too few of these have a minimum.
+        RunError: the runs are not sweeps, or too few sweeps have a minimum.
         ConfigError: an option is wrong.
 
     Source:

@@ -1,4 +1,4 @@
-"""Models for others, by call: those that come with the package, and one's own on the hub."""
+"""``shipped_models`` and ``push_to_hub``: models that come with the package, and publishing your own."""
 
 from os import PathLike
 from pathlib import Path
@@ -21,26 +21,27 @@ def push_to_hub(
     token: str | None = None,
     precision: Stored = "fp32",
 ) -> str:
-    """Send a pretrained model with its card to the Hugging Face hub; ``from_pretrained(repository)`` loads it.
+    """Upload a pretrained model and its card to the Hugging Face hub; ``from_pretrained(repository)`` loads it.
 
     Args:
-        model: a finished run whose store is here, what ``from_pretrained`` or ``pretrain`` returned of one, a folder
-            that ``unimol-scale model pack`` wrote, or the name of a model that comes with the package.
-        repository: ``owner/name``; made if it does not exist.
-        private: visible to its owner only.
-        token: of the hub; None: of the login that the library remembers.
-        precision: of the weights there, of a run; ``bf16`` halves them, and they load as fp32.
+        model: a finished run whose store is on this machine, the return value of ``from_pretrained`` or ``pretrain``
+            for such a run, a folder that ``unimol-scale model pack`` wrote, or the name of a model that comes with the
+            package.
+        repository: ``owner/name``; created if it does not exist.
+        private: create a repository that only its owner can see.
+        token: access token of the hub; None: the token of the saved login.
+        precision: for runs: dtype of the uploaded weights. ``bf16`` halves the file, which is loaded as fp32.
 
     Returns:
-        Its address.
+        The address of the repository.
 
     Raises:
-        CheckpointError: the run is not finished or its store is not here, ``huggingface_hub`` is not installed, or the
-            hub refuses.
-        ConfigError: the model was not loaded from a folder, or changed since.
+        CheckpointError: the run is not finished, its store is not on this machine, ``huggingface_hub`` is not
+            installed, or the hub refuses the upload.
+        ConfigError: the model was not loaded from a folder, or its weights have changed since.
 
     Source:
-        The card's sections are those of Mitchell et al. 2019 (arXiv 1810.03993), as far as a run records them.
+        The sections of the card follow Mitchell et al. 2019 (arXiv 1810.03993), as far as a run records them.
 
     Example:
         >>> import unimol_scale as us

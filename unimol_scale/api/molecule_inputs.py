@@ -1,4 +1,4 @@
-"""Molecules as a caller has them, in memory or in files → what fine-tuning and prediction read. Imports RDKit."""
+"""Converts molecules given in memory or in files to the input of fine-tuning and prediction. Imports RDKit."""
 
 import csv
 import hashlib
@@ -27,16 +27,16 @@ WEIGHT = "sample weight"
 
 
 def file_or_smiles(molecules: Any, smiles_column: str | None) -> Path | list[str]:  # noqa: ANN401
-    """Return the path of molecules in a file, or their SMILES.
+    """Return the path of molecules in a file, or the SMILES of molecules in memory.
 
-    A text is a path if a file is there, or if it ends as the name of a table does, compressed or not.
+    A string is a path if that file exists, or if it ends in the suffix of a molecule file, compressed or not.
 
     Args:
-        molecules: a SMILES, a list of them, a table in memory, or a path.
-        smiles_column: of a table in memory; None finds it by the usual names.
+        molecules: a SMILES, a list of SMILES, a table in memory, or a path.
+        smiles_column: column of the SMILES in a table in memory; None finds it by common names.
 
     Raises:
-        SourceError: it is none of these.
+        SourceError: ``molecules`` is none of these.
     """
     if isinstance(molecules, PathLike):
         return Path(molecules)
@@ -53,19 +53,19 @@ def _is_path(text: str) -> bool:
     path = Path(text)
     try:
         return path.is_file() or is_store(path) or bare_suffix(path.name) in SUFFIXES
-    except OSError:  # a SMILES may be longer than a name can be
+    except OSError:  # a SMILES may be longer than the longest file name
         return False
 
 
 def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]], list[str]]:  # noqa: ANN401
-    """Return the columns of labelled molecules in memory, and the names of the labels where they are known.
+    """Return the columns of labelled molecules in memory, and the names of the labels if they are known.
 
     Args:
         data: a table, or (SMILES, values) with values [M] or [M, L].
-        names: of the labels; none of (SMILES, values) gives them names.
+        names: names of the labels; if empty, the labels of (SMILES, values) are named "value" or "value_1", …
 
     Raises:
-        SourceError: it is neither a table nor SMILES with values, or their lengths differ.
+        SourceError: the data is neither a table nor SMILES with values, or lengths differ.
         ConfigError: a set was given, which has no order.
     """
     columns = columns_of(data)
@@ -84,7 +84,9 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
     values = _values(data[1])
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or len(values) != len(smiles):
-        raise SourceError(f"data: {len(smiles):,} SMILES and {len(values):,} values; give one row of values for each")
+        raise SourceError(
+            f"data: {len(smiles):,} SMILES and {len(values):,} rows of values; give one row of values per SMILES"
+        )
     names = names or (["value"] if values.shape[1] == 1 else [f"value_{at}" for at in range(1, values.shape[1] + 1)])
     if len(names) != values.shape[1]:
         raise SourceError(f"target: {len(names)} names for {values.shape[1]} columns of values")
@@ -92,17 +94,17 @@ def labelled_columns(data: Any, names: list[str]) -> tuple[dict[str, list[Any]],
 
 
 def add_weights(columns: dict[str, list[Any]], weights: Any) -> str:  # noqa: ANN401
-    """Add a column of weights of the rows to columns in memory; return its name.
+    """Add a column with the weights of the rows to columns in memory, and return its name.
 
     Raises:
-        SourceError: there is not one number for each row.
+        SourceError: there is not exactly one number per row.
     """
     require_order(weights, "weights")
     rows = len(next(iter(columns.values())))
     try:
         values = np.asarray(weights, np.float64)
     except (TypeError, ValueError) as error:
-        raise SourceError(f"weights: they are not numbers: {error}") from error
+        raise SourceError(f"weights: expected numbers: {error}") from error
     if values.shape != (rows,):
         raise SourceError(f"weights: expected one for each of {rows:,} rows, got shape {values.shape}")
     name = WEIGHT
@@ -113,7 +115,7 @@ def add_weights(columns: dict[str, list[Any]], weights: Any) -> str:  # noqa: AN
 
 
 def _values(given: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401
-    """Return labels in memory as float64, or, where they are all names of classes, as objects."""
+    """Return labels in memory as float64, or as objects if all of them are class names."""
     try:
         return np.asarray(given, np.float64)
     except (TypeError, ValueError) as error:
@@ -121,12 +123,12 @@ def _values(given: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401
         if names.ndim in (1, 2) and all(value is None or isinstance(value, str) for value in names.ravel().tolist()):
             return names
         raise SourceError(
-            f"data: the values are neither numbers nor names of classes: {error}; classes are names, or 0 and 1"
+            f"data: the values are neither numbers nor class names: {error}; classes are names, or 0 and 1"
         ) from error
 
 
 def write_columns(columns: Mapping[str, Sequence[Any]], folder: Path) -> Path:
-    """Write a table whose name tells its content, so that other data is another fine-tuning; return its path."""
+    """Write a table and return its path; the name contains a hash, so that different data has a different name."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -1,4 +1,4 @@
-"""``pretrain``: a pretraining run in this process, such as a notebook's. Imports torch and DeepSpeed."""
+"""``pretrain``: runs pretraining in this process, for example in a notebook. Imports torch and DeepSpeed."""
 
 import sys
 from collections.abc import Mapping
@@ -27,15 +27,17 @@ _ARGUMENTS = {f"--{name}": name for name in (*_SHORT, *_HOW, "size", "resume")} 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedRun:
-    """What a call of ``pretrain`` came to; it stands for the run folder wherever a path is asked for.
+    """The result of ``pretrain``. It can be used wherever the path of the run folder is expected.
 
     Attributes:
-        folder: of the run, with config.yaml, metrics.jsonl, curve.png, checkpoints, and ``model`` once it is finished.
-        how: "finished"; "finished before", so that nothing was done; or "stopped", so that the same call goes on.
-        steps: optimizer steps done.
-        losses: of the last validation: "valid/loss", and "valid/loss/NAME" of each term; without unit.
-        summary: of a finished run, as its summary.json: parameters, molecules, FLOPs, seconds, best losses, …
-        settings: of the run, as nested dicts.
+        folder: the run folder, with config.yaml, metrics.jsonl, curve.png, checkpoints, and ``model`` once the run is
+            finished.
+        how: "finished"; "finished before" if there was nothing to do; "stopped" if the same call would continue.
+        steps: number of optimizer steps done.
+        losses: losses of the last validation, which have no unit: "valid/loss", and "valid/loss/NAME" for each term.
+        summary: content of summary.json: parameters, molecules, FLOPs, seconds, best losses, …; None unless the run is
+            finished.
+        settings: the settings of the run, as nested dicts.
     """
 
     folder: Path
@@ -47,12 +49,12 @@ class PretrainedRun:
 
     @property
     def stopped(self) -> bool:
-        """Whether the run has steps left, because it was told to stop."""
+        """Whether the run was stopped before its last step."""
         return self.how == "stopped"
 
     @property
     def loss(self) -> float:
-        """Validation loss after the last validation."""
+        """Loss of the last validation; it has no unit."""
         return self.losses["valid/loss"]
 
     def __fspath__(self) -> str:
@@ -73,35 +75,35 @@ def pretrain(
     settings: Mapping[str, Any] | None = None,
     **more: Any,  # noqa: ANN401
 ) -> PretrainedRun:
-    """Pretrain a model in this process, or go on with a run from its newest intact checkpoint.
+    """Pretrain a model in this process, or continue a run from its newest intact checkpoint.
 
-    One process trains; several GPUs need the command under a launcher. Ctrl-C stops the run after its step, with a
-    checkpoint, and returns; a second one is a KeyboardInterrupt. In a thread no signal is heard. Batches are made in
-    this process too, unless ``data.workers`` asks for loader processes; a script that does needs
-    ``if __name__ == "__main__":`` around its work, as with ``torch.utils.data``.
+    Training uses one process; for several GPUs, start the command under a launcher. The first Ctrl-C stops the run
+    after the current step, saves a checkpoint and returns; the second one raises KeyboardInterrupt. Outside the main
+    thread Ctrl-C is not handled. Batches are made in this process unless ``data.workers`` requests loader processes; a
+    script that does so must guard its work with ``if __name__ == "__main__":``, as with ``torch.utils.data``.
 
     Args:
-        size: preset of the model: "0.03M" … "4M", "42M" … "1.1B". Only ``extend`` does without.
+        size: preset of the model: "0.03M" … "4M", "42M" … "1.1B". Required unless ``extend`` is given.
         data: conformer store; None: the one store under data/.
         output: run folder; None: runs/SIZE-OBJECTIVE-seedN.
-        config: YAML file with settings, such as those in configs/pretrain; the arguments win over it.
-        resume: take up what the run folder holds; without, a folder with checkpoints is an error.
-        progress: show messages and a bar on standard error. Without, messages go to the logger ``unimol_scale``, and
+        config: YAML file with settings, such as those in configs/pretrain; the arguments override it.
+        resume: continue the run in the run folder; if False, a folder with checkpoints is an error.
+        progress: show messages and a bar on standard error; otherwise messages go to the logger ``unimol_scale``, and
             nothing is printed.
         settings: any setting by its dotted key, such as ``{"train.steps": 1000}``.
-        more: ``objective``; ``seed``; ``init`` (a model whose weights a new run begins with); ``extend`` (steps by
-            which a run goes on, with its own settings); ``override`` (go on although settings differ); ``profile``
-            (trace a few steps); or groups of settings, such as ``train={"steps": 1000}``.
+        more: ``objective``; ``seed``; ``init`` (a model from whose weights a new run starts); ``extend`` (number of
+            steps by which to extend a run, with its own settings); ``override`` (continue although settings differ);
+            ``profile`` (trace a few steps); or groups of settings, such as ``train={"steps": 1000}``.
 
     Returns:
-        Folder, steps, losses, and whether it was stopped.
+        The folder, the steps, the losses, and whether the run was stopped.
 
     Raises:
-        ConfigError: a setting is unknown or wrong; names it, and the nearest valid one.
+        ConfigError: a setting is unknown or wrong. The message names it, and the nearest valid one.
         StoreError: the store is missing, or the run folder holds something else.
         CheckpointError: no checkpoint can be used, or the run was trained with other settings.
-        RunError: another process trains there, memory does not suffice, or the loss stays not finite.
-        KeyboardInterrupt: Ctrl-C before the first step, or a second one.
+        RunError: another process trains in the run folder, memory is full, or the loss does not become finite again.
+        KeyboardInterrupt: Ctrl-C before the first step, or a second Ctrl-C.
 
     Source:
         Model and recipe: Uni-Mol2 (arXiv 2406.14969). Sharding: ZeRO (arXiv 1910.02054), by DeepSpeed.
@@ -127,7 +129,7 @@ def pretrain(
             if not isinstance(extend, int):
                 raise ConfigError(f"extend: expected a whole number of steps, got {extend!r}")
             if not resume:
-                raise ConfigError("extend goes on with a run, and resume=False does not; give one of them")
+                raise ConfigError("extend continues a run, but resume=False starts anew; give only one of them")
             run = resolve_extended(extend, size, chosen, origin)
         elif size is None:
             raise ConfigError("size is required: a preset, such as '0.1M' or '84M'")
@@ -143,16 +145,16 @@ def pretrain(
 
 
 def _require_main_file() -> None:
-    """Check that loader processes can start: they import the program's file, where it has one.
+    """Check that loader processes can start, which import the file of the main program if it has one.
 
     Raises:
-        ConfigError: the program was read from standard input.
+        ConfigError: the program has no file because it was read from standard input.
     """
-    path = getattr(sys.modules["__main__"], "__file__", None)  # a notebook has none, which is fine
+    path = getattr(sys.modules["__main__"], "__file__", None)  # None in a notebook, where loader processes can start
     if path is not None and not Path(path).is_file():
         raise ConfigError(
-            f"data.workers: loader processes import the file of the program, and {path} is none; write the program to "
-            "a file, or leave data.workers at 0"
+            f"data.workers: loader processes import the file of the program, but {path} is not a file; write the "
+            "program to a file, or leave data.workers at 0"
         )
 
 

@@ -1,4 +1,4 @@
-"""``plan``: what a pretraining run would need, as numbers and as the screen that the command prints. Imports torch."""
+"""``plan``: estimates what a pretraining run needs, as numbers and as printable text. Imports torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -19,12 +19,12 @@ _ARGUMENTS = {f"--{name.replace('_', '-')}": name for name in (*_SHORT, *_DEVICE
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RunPlan(Plan):
-    """A plan: its numbers are attributes, ``str`` of it is what the command prints.
+    """A plan with its numbers as attributes; ``str`` of it is what the command prints.
 
-    Bytes, FLOPs and seconds are plain numbers of these units; see ``Plan`` for each.
+    Numbers are in bytes, FLOPs and seconds unless ``Plan`` states another unit.
 
     Attributes:
-        screen: text of the command.
+        screen: the text that the command prints.
         tree: all numbers, warnings and advice as nested dicts, as ``unimol-scale plan --json`` prints them.
     """
 
@@ -50,21 +50,22 @@ def plan(
     settings: Mapping[str, Any] | None = None,
     **more: Any,  # noqa: ANN401
 ) -> RunPlan:
-    """Return what a pretraining run would need: memory, micro-batches, FLOPs, days, disk. Nothing is trained.
+    """Estimate what a pretraining run needs: memory, micro-batches, FLOPs, days, disk. Nothing is trained.
 
     Args:
         size: preset of the model, such as "84M".
-        gpus: ranks, one for each GPU.
-        device: name of the GPUs, such as "a100" or "h100"; "here": the device of this process.
+        gpus: number of GPUs, each running one rank.
+        device: kind of GPU, such as "a100" or "h100"; "here": the device of this process.
         data: conformer store; None: the one store under data/.
-        atoms: instead of a store: mean number of atoms of molecules that are assumed.
-        config: YAML file with settings of the run; the arguments win over it.
+        atoms: instead of a store: assumed mean number of atoms per molecule.
+        config: YAML file with settings of the run; the arguments override it.
         settings: any setting by its dotted key, such as ``{"train.steps": 1000}``.
-        more: ``objective`` and ``zero_stage``; ``gpu_memory`` ("80GB"), ``peak_flops`` (FLOP/s), ``mfu`` (share of
-            them) and ``network`` ("25GB", a second) in place of the device's; or groups of settings.
+        more: ``objective`` and ``zero_stage``; ``gpu_memory`` ("80GB"), ``peak_flops`` (FLOP/s), ``mfu`` (the fraction
+            of these that is reached) and ``network`` (bytes per second, "25GB") instead of the device's values; or
+            groups of settings.
 
     Returns:
-        The plan. Its parts have the units of ``Plan``: bytes, FLOPs, seconds, days.
+        The plan, in bytes, FLOPs, seconds and days; see ``Plan``.
 
     Raises:
         ConfigError: a setting is unknown or wrong, or settings, store and devices do not fit together.

@@ -1,4 +1,4 @@
-"""``fit_scaling_law``: from runs or a table of losses to a law that predicts. Imports no torch."""
+"""``fit_scaling_law``: fits a scaling law to runs or to a table of losses. Imports no torch."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,29 +40,32 @@ _log = logging.getLogger(__name__)
 
 
 class LawOptions(TypedDict, total=False):
-    """What may be said of a fit beside its runs and its law.
+    """Options of ``fit_scaling_law`` besides the runs and the law.
 
     Attributes:
-        variable: "N", "D" or "C" of a law in one variable; None: the one that varies.
+        variable: variable "N", "D" or "C" of a one-variable law; None: the one that varies.
         parameters: which parameters N counts: "total", "non-embedding", "atom-track" or "pair-track".
-        trajectories: fit the validations along every run instead of the ends of the schedules.
-        distinct: of the law "repeated": distinct molecules at hand for ``predict`` and ``optimal``, a number or text
-            such as "884M"; None: the most that a run had.
-        data_unit: what D counts, for the words of the report: "molecule", "sample" or "token"; None: what the runs or
-            the table say.
-        burn_in: with trajectories: share of every run that is left out at its start; None: 0.25.
-        burn_in_steps: instead of a share, optimiser steps that are left out (Uni-Mol2: 200,000).
-        columns: of tables N, D, C, S, U, lr, batch, loss, loss/TERM, weight, name or size → header of that column;
-            D may be "C/(6N)", C may be "6ND" or "model@ATOMS". Of event files N, D, C, loss or lr → tag; D may be
-            "step*BATCH".
-        sizes: name of a run that is known by its event files → its size, a preset or a number of parameters.
-        leave_out: names of runs that do not count.
-        trunks: count runs at a constant rate that branches go on from, which lie above the law.
-        bootstrap: draws for the intervals; 0 for none.
-        predict: requests "SIZE@MOLECULES" for the report, such as "1.1B@838M".
-        task: results of the pretrained models on tasks: a table, a file or in memory, with the columns run, task,
-            metric, value and, where known, loss, checkpoint, seed. The law of every task is in ``ScalingLaw.tasks``.
-        budgets: FLOPs whose best size and data are asked for in the report; with law "auto", a law that can answer.
+        trajectories: fit the validation losses along every run instead of only the final ones.
+        distinct: for the law "repeated": number of distinct molecules that ``predict`` and ``optimal`` assume, as a
+            number or as text such as "884M"; None: the largest number of any run.
+        data_unit: what D counts, for the wording of the report: "molecule", "sample" or "token"; None: inferred from
+            the runs or the table.
+        burn_in: with trajectories: fraction at the start of every run to leave out; None: 0.25.
+        burn_in_steps: with trajectories, instead of a fraction: number of optimiser steps to leave out (Uni-Mol2:
+            200,000).
+        columns: for tables: N, D, C, S, U, lr, batch, loss, loss/TERM, weight, name or size → header of the column
+            that holds it; D may be "C/(6N)", and C may be "6ND" or "model@ATOMS". For event files: N, D, C, loss or lr
+            → tag; D may be "step*BATCH".
+        sizes: for runs that have only event files: name of the run → its size, a preset or a number of parameters.
+        leave_out: names of runs to ignore.
+        trunks: include trunks, the runs at a constant learning rate from which branches continue; their losses lie
+            above the law.
+        bootstrap: number of bootstrap draws for the intervals; 0 for no intervals.
+        predict: predictions for the report, as "SIZE@MOLECULES", such as "1.1B@838M".
+        task: results of the pretrained models on tasks: a table in a file or in memory, with the columns run, task,
+            metric and value, and optionally loss, checkpoint and seed. The laws are in ``ScalingLaw.tasks``.
+        budgets: training compute in FLOPs for which the report gives the best size and data; with law "auto", only laws
+            that have such an optimum are considered.
     """
 
     variable: Variable | None
@@ -83,16 +86,16 @@ class LawOptions(TypedDict, total=False):
 
 
 class ScalingLaw:
-    """A fitted law. Losses have no unit; N counts parameters, D molecules seen, C training FLOPs.
+    """A fitted law. Losses have no unit; N counts parameters, D molecules seen in training, C training FLOPs.
 
     Args:
-        analysis: of the runs.
+        analysis: the analysis of the runs.
         tasks: laws from the loss to the error on tasks.
 
     Attributes:
-        analysis: everything that the report shows, in full precision.
-        tasks: the law of every task: ``form``, ``parameters``, ``intervals``, ``predictions`` of the requests, and
-            ``obstacle`` where there is none.
+        analysis: all content of the report, in full precision.
+        tasks: the law of every task: ``form``, ``parameters``, ``intervals``, ``predictions``, and ``obstacle``, the
+            reason if there is no law.
     """
 
     def __init__(self, analysis: Analysis, tasks: Sequence[TaskLaw] = ()) -> None:
@@ -101,54 +104,54 @@ class ScalingLaw:
 
     @property
     def name(self) -> str:
-        """Of the law: "chinchilla", "kaplan", "power", …."""
+        """Name of the law, such as "chinchilla", "kaplan" or "power"."""
         return self.analysis.fit.law.name
 
     @property
     def formula(self) -> str:
-        """Of the law, in its parameters."""
+        """The formula of the law in terms of its parameters."""
         return self.analysis.fit.law.formula
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Name in the formula → estimate."""
+        """Name of a parameter in the formula → estimate."""
         return dict(self.analysis.fit.parameters)
 
     @property
     def intervals(self) -> dict[str, Interval] | None:
-        """Name → percentile interval (low, high) of ``confidence``; None where the runs are too few for one."""
+        """Name of a parameter → percentile interval (low, high); None if there are too few runs for intervals."""
         found = self.analysis.fit.intervals
         return None if found is None else dict(found)
 
     @property
     def confidence(self) -> float:
-        """Mass of the intervals."""
+        """Nominal coverage of the intervals, such as 0.9."""
         return self.analysis.fit.confidence
 
     @property
     def undetermined(self) -> tuple[str, ...]:
-        """Names of parameters that the runs do not settle, although they settle the curve."""
+        """Names of parameters that the runs do not determine, although they determine the curve."""
         return self.analysis.fit.undetermined
 
     @property
     def held_out(self) -> tuple[HeldOutPoint, ...]:
-        """The points that the fit did not see, each with its measured and its predicted loss."""
+        """The points excluded from the fit, each with its measured and its predicted loss."""
         return self.analysis.checks
 
     @property
     def held_out_error(self) -> float | None:
-        """Mean of their relative errors, each without its sign; None when nothing was held out."""
+        """Mean absolute relative error on the held-out points; None if there are none."""
         return self.analysis.held_out_error
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know, and why ``budgets`` that were asked for have no optimum."""
+        """Warnings about the fit, and the reasons why requested ``budgets`` have no optimum."""
         unanswered = (in_arguments(reason, _ARGUMENTS) for reason in self.analysis.unanswered)
         return (*self.analysis.fit.warnings, *dict.fromkeys(unanswered))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Runs that were left out, and why."""
+        """Runs that were left out, with the reasons."""
         return tuple(in_arguments(note, _ARGUMENTS) for note in self.analysis.notes)
 
     def __repr__(self) -> str:
@@ -158,34 +161,36 @@ class ScalingLaw:
         return f"ScalingLaw({self.analysis.fit.law.label}: {self.formula}; {shown}; {tested})"
 
     def predict(self, size: str | float, molecules: str | float) -> Prediction:
-        """Return the loss of a model that is trained on so many molecules.
+        """Return the predicted loss of a model trained on a number of molecules.
 
         Args:
-            size: preset or size of a run, such as "1.1B", or N as the fit counts it.
-            molecules: seen in training: D, a number or text such as "838M".
+            size: a preset or the size of a run, such as "1.1B", or a number of parameters N as the fit counts them.
+            molecules: number of molecules D seen in training, as a number or as text such as "838M".
 
         Returns:
-            ``loss``; ``interval`` (low, high) of the law, not of a single run; ``notes`` on what it leans on.
+            ``loss``; ``interval`` (low, high), the uncertainty of the law, not of a single run; ``notes`` on what the
+            prediction relies on.
 
         Raises:
-            RunError: the size is not known, or the law has no word on it.
+            RunError: the size is unknown, or the law cannot predict this run.
         """
         with a_call(_ARGUMENTS):
             return predict_for(self.analysis, f"{_text(size)}@{_text(molecules)}")
 
     def predict_tasks(self, size: str | float, molecules: str | float) -> dict[str, TaskPrediction]:
-        """Return the error on every task of a model that is trained on so many molecules.
+        """Return the predicted error on every task of a model trained on a number of molecules.
 
         Args:
             size: see ``predict``.
             molecules: see ``predict``.
 
         Returns:
-            Task → ``error`` (the metric, or 1 − it where higher is better), ``interval`` of both laws together,
-            ``notes``; and ``obstacle`` where it is not determined. Tasks without a law are left out.
+            Task → ``error`` (the metric, or 1 − metric if higher is better), ``interval`` with the uncertainty of both
+            laws, ``notes``, and ``obstacle``, the reason if the error is not determined. Tasks without a law are left
+            out.
 
         Raises:
-            RunError: there are no tasks, the size is not known, or the law has no word on it.
+            RunError: there are no tasks, the size is unknown, or the law cannot predict this run.
         """
         if not self.tasks:
             raise RunError("there are no tasks: fit_scaling_law(..., task=TABLE) takes their results")
@@ -193,13 +198,13 @@ class ScalingLaw:
         return {law.task: predict_task(law, self.analysis, loss) for law in self.tasks if law.form is not None}
 
     def optimal(self, flops: str | float) -> Optimum:
-        """Return the size and the data of the lowest loss for a budget of training compute.
+        """Return the size and the amount of data with the lowest predicted loss for a compute budget.
 
         Args:
-            flops: C, a number or text such as "1e21".
+            flops: training compute C in FLOPs, as a number or as text such as "1e21".
 
         Returns:
-            ``parameters`` (N), ``molecules`` (D), ``loss``, their intervals, and ``exponent`` a of N ∝ C^a.
+            ``parameters`` (N), ``molecules`` (D), ``loss``, their intervals, and ``exponent``, the a in N ∝ C^a.
 
         Raises:
             RunError: the law or the runs do not determine an optimum.
@@ -208,16 +213,17 @@ class ScalingLaw:
             return compute_optimal(self.analysis.fit, self.analysis.points, parse_flops(str(flops), "flops"))
 
     def plot(self, against: str | None = None) -> "Figure":
-        """Return a picture of the runs and the law; pyplot and its state are not used.
+        """Return a plot of the runs and the law; pyplot and its global state are not used.
 
         Args:
-            against: "N", "D" or "C", which must differ between the runs; None: the first that does.
+            against: variable of the horizontal axis, "N", "D" or "C", which must differ between the runs; None: the
+                first that does.
 
         Returns:
-            A matplotlib Figure. A notebook shows it after ``%matplotlib inline``; ``.savefig`` writes it.
+            A matplotlib Figure. A notebook shows it after ``%matplotlib inline``; ``.savefig`` writes it to a file.
 
         Raises:
-            RunError: that variable does not differ.
+            RunError: the runs do not differ in that variable.
         """
         from unimol_scale.scaling.report.law_pictures import law_figure
 
@@ -229,10 +235,10 @@ class ScalingLaw:
         return law_figure(self.analysis, axis)
 
     def report(self, folder: str | Path) -> Path:
-        """Write what the command writes: report.md, law.json and the pictures.
+        """Write the files that the command writes: report.md, law.json and the plots.
 
         Args:
-            folder: made if it is not there.
+            folder: output folder; made if it is missing.
 
         Returns:
             Path of report.md.
@@ -240,14 +246,14 @@ class ScalingLaw:
         Raises:
             ConfigError: the folder cannot be written.
         """
-        from unimol_scale.scaling.report.law_report import write_report  # brings matplotlib
+        from unimol_scale.scaling.report.law_report import write_report  # imports matplotlib
 
         with a_call(_ARGUMENTS):
             require_folder(Path(folder))
             return write_report(self.analysis, Path(folder), self.tasks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what law.json holds: plain numbers, texts, lists and dicts."""
+        """Return the content of law.json as plain numbers, strings, lists and dicts."""
         return to_json(self.analysis, self.tasks)
 
 
@@ -258,22 +264,23 @@ def fit_scaling_law(
     hold_out: str | float = "largest",
     **options: Unpack[LawOptions],
 ) -> ScalingLaw:
-    """Fit a scaling law to finished runs or to a table of losses, and test it on what it did not see.
+    """Fit a scaling law to finished runs or to a table of losses, and test it on held-out sizes.
 
     Args:
         runs: run folders, folders of TensorBoard event files, directories of either, tables (.csv, .tsv, .parquet), or
             a list of these; results of ``pretrain``; or a table in memory: a DataFrame, a pyarrow Table, or a dict of
-            columns N, D, loss and, where they are known, C, U, name, size, loss/TERM.
-        law: "auto" takes the law that predicts left-out sizes best; or "chinchilla", "kaplan", "power", "repeated",
-            "saturating", "unimol2".
-        hold_out: "largest" size, "none", a number of sizes, or a fraction of them.
+            columns N, D, loss and optionally C, U, name, size, loss/TERM.
+        law: "auto" chooses the law that predicts held-out sizes best; or "chinchilla", "kaplan", "power", "repeated",
+            "saturating", "unimol2", or package.module:Name of your own code.
+        hold_out: sizes to exclude from the fit and test it on: "largest", "none", a number of sizes, or a fraction of
+            them.
         options: see ``LawOptions``.
 
     Returns:
-        The law: ``parameters``, ``intervals``, ``predict``, ``optimal``, ``plot``, ``report``.
+        The law, with ``parameters``, ``intervals``, ``predict``, ``optimal``, ``plot`` and ``report``.
 
     Raises:
-        RunError: the runs are missing, may not be compared, or do not determine the law.
+        RunError: the runs are missing, cannot be compared, or do not determine the law.
         ConfigError: an option is unknown or wrong.
 
     Source:
@@ -328,7 +335,8 @@ def _config(law: str, hold_out: str | float, options: LawOptions) -> AnalysisCon
     """Return the settings of an analysis.
 
     Raises:
-        ConfigError, RunError: an option is wrong.
+        ConfigError: an option is wrong.
+        RunError: a number in an option cannot be read.
     """
     parameters, bootstrap = options.get("parameters", "total"), options.get("bootstrap", 1000)
     if parameters not in PARAMETER_GROUPS:
@@ -364,10 +372,10 @@ def _text(number: str | float) -> str:
 
 
 def runs_given(runs: Any) -> list[Path | ColumnTable]:  # noqa: ANN401
-    """Return what a call names as runs: paths, and tables in memory.
+    """Return the runs given to a call as paths and tables in memory.
 
     Raises:
-        RunError: it is none of these.
+        RunError: something else was given, or the list is empty.
     """
     columns = columns_of(runs)
     if columns is not None:

@@ -233,7 +233,7 @@ def test_a_smiles_with_points_and_slashes_is_no_name(place, smiles):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda place: fit(place, (MOLECULES, VALUES[:-1])), us.SourceError, "^data: 30 SMILES and 29 values"),
+        (lambda place: fit(place, (MOLECULES, VALUES[:-1])), us.SourceError, "^data: 30 SMILES and 29 rows of values"),
         (
             lambda place: fit(place, (MOLECULES, ["a"] * 30)),
             us.SourceError,

@@ -1,1 +1,1 @@
-"""Estimators with scikit-learn's interface, on pretrained models."""
+"""Estimators with scikit-learn's interface, built on pretrained models."""

@@ -1,4 +1,4 @@
-"""``MoleculeClassifier``: classes, or several yes-or-no labels, of molecules, as a scikit-learn estimator.
+"""``MoleculeClassifier``: a scikit-learn estimator for classes, or several yes-or-no labels, of molecules.
 
 Shapes: M molecules, L labels, K classes.
 """
@@ -31,20 +31,20 @@ MULTICLASS = "multiclass"  # the task of more than two classes
 class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[misc]
     """Classification of molecules by fine-tuning a pretrained model, as a scikit-learn estimator.
 
-    ``fit`` does what ``us.finetune`` does, without a test; the parameters are those of ``help(us.MoleculeClassifier)``.
-    It clones, pickles (with its weights, without the pretrained model), and works in pipelines, ``cross_val_score`` and
-    ``GridSearchCV``.
+    ``fit`` does what ``us.finetune`` does, but sets no test rows aside. The parameters are documented in ``__init__``.
+    The estimator can be cloned and pickled (the pickle holds the fine-tuned weights, not the pretrained model), and
+    works in pipelines, ``cross_val_score`` and ``GridSearchCV``.
 
     Attributes:
-        classes_: [K] sorted; of several labels a list of [0, 1] for each.
-        target_names_: [L] names of the labels, of the columns of y if it has any.
-        folder_: folder of the fine-tuned models, for ``us.predict``; it has report.md.
-        result_: scores of the validation rows, notes on the data and more; None of a copy without them.
+        classes_: [K] sorted classes; for several labels a list of L arrays [0, 1].
+        target_names_: [L] names of the labels: the column names of y if it has any.
+        folder_: folder of the fine-tuned models and their report.md; ``us.predict`` accepts it.
+        result_: scores of the validation rows, notes on the data and more; None if the folder has no results.
 
     Raises:
-        ConfigError: in ``fit``: a parameter or a setting is wrong, or ``folder`` holds another
-            fine-tuning.
-        MoleculeInputError: a SourceError and a ValueError: molecules or labels cannot be used; names them.
+        ConfigError: in ``fit``: a parameter or a setting is wrong, or ``folder`` holds another fine-tuning.
+        MoleculeInputError: some molecules or labels cannot be used; the message names them. It is both a SourceError
+            and a ValueError.
         CheckpointError: the pretrained model cannot be loaded.
         RunError: training failed.
 
@@ -65,13 +65,13 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
     _tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel", MULTICLASS)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MoleculeClassifier":  # noqa: ANN401
-        """Fine-tune on all rows; some of them choose the epoch.
+        """Fine-tune on the rows; the fraction ``validation_fraction`` of them chooses the best epoch instead.
 
         Args:
-            X: [M] SMILES or molecules of RDKit, in a list, array, Series or table of one column.
-            y: [M] classes, numbers or names; or [M, L] of 0 and 1, of which some may be missing (NaN).
-            sample_weight: [M] of the rows in the loss, not negative; None: all alike. Scores of the validation rows
-                are not weighted.
+            X: [M] SMILES or RDKit molecules, in a list, array, Series or table with one column.
+            y: [M] classes, as numbers or names; or [M, L] of 0 and 1, of which some may be missing (NaN).
+            sample_weight: [M] non-negative weights of the rows in the loss; None: equal weights. Scores of the
+                validation rows are not weighted.
         """
         smiles = molecules_of(X, sees_3d=self.inputs != "2d")
         values, names = table_of_labels(y, len(smiles))
@@ -88,41 +88,43 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
         """Return probabilities; NaN for unusable molecules if ``handle_invalid="nan"``.
 
         Args:
-            X: [M] as in ``fit``.
+            X: [M] molecules, as in ``fit``.
 
         Returns:
-            float64 [M, K], in the order of ``classes_``; of several labels [M, L], the probability of each.
+            float64 [M, K], in the order of ``classes_``; for several labels float64 [M, L], the probability that each
+            label is 1.
 
         Raises:
             NotFittedError: ``fit`` was not called.
-            MoleculeInputError: a molecule cannot be used; names it.
+            MoleculeInputError: a molecule cannot be used; the message names it.
         """
         return self._probabilities(self._predictions(X).values)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: ANN401
-        """Return the likelier class of each molecule; of several labels, whether each is likelier than not.
+        """Return the most likely class of each molecule; for several labels, 1 where the probability is at least 0.5.
 
-        With ``handle_invalid="nan"`` it is NaN for unusable molecules: numbers are then floats, names objects.
+        With ``handle_invalid="nan"`` unusable molecules are NaN; the array then holds floats, or objects for names.
 
         Args:
-            X: [M] as in ``fit``.
+            X: [M] molecules, as in ``fit``.
 
         Returns:
-            [M] of ``classes_``, or of several labels int64 [M, L] of 0 and 1.
+            [M] elements of ``classes_``; for several labels int64 [M, L] of 0 and 1.
 
         Raises:
             NotFittedError: ``fit`` was not called.
-            MoleculeInputError: a molecule cannot be used; names it.
+            MoleculeInputError: a molecule cannot be used; the message names it.
         """
         return self._decided(self._predictions(X).values)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: ANN401
-        """Return the accuracy: the share of molecules whose class, or all of whose known labels, are predicted right.
+        """Return the accuracy: the fraction of molecules whose class, or all of whose known labels, are correct.
 
-        With ``handle_invalid="nan"`` molecules that cannot be used are left out, with a warning.
+        With ``handle_invalid="nan"`` molecules that cannot be used are left out with a warning.
 
         Raises:
-            MoleculeInputError: y has another shape than in ``fit``, or see ``predict``.
+            NotFittedError: ``fit`` was not called.
+            MoleculeInputError: the shape of y differs from that in ``fit``, or a molecule cannot be used.
         """
         found = self._predictions(X)
         label, _ = table_of_labels(y, len(found))
@@ -143,26 +145,26 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
         """Open a folder that ``unimol-scale finetune``, ``us.finetune`` or ``fit`` wrote as a fitted estimator.
 
         Args:
-            folder: of the fine-tuned model; the files stay there. The classes of a fine-tuning are 0 and 1.
-            parameters: of the estimator, such as ``device`` and ``handle_invalid``. Those of the fine-tuning are not
-                read from the folder: fitting anew takes these.
+            folder: folder of the fine-tuned model; its files stay there.
+            parameters: parameters of the estimator, such as ``device`` and ``handle_invalid``. The settings of the
+                fine-tuning are not read from the folder; a new ``fit`` uses these parameters.
 
         Raises:
-            CheckpointError: it is not a fine-tuned model, or damaged.
-            ConfigError: its model is a regression.
+            CheckpointError: the folder is not a fine-tuned model, or is damaged.
+            ConfigError: the model is a regression.
         """
         opened: MoleculeClassifier = cls._open(folder, parameters)
         return opened
 
     def _take(self, fitted: FinetunedFolder, config: FinetunedConfig, known: Mapping[str, Any]) -> None:
         super()._take(fitted, config, known)
-        named = getattr(config, "classes", {}).get(config.targets[0], (0, 1))  # of a fine-tuning by a command
+        named = getattr(config, "classes", {}).get(config.targets[0], (0, 1))  # for a folder that ``fit`` did not write
         self.classes_: Any = np.array(known.get("classes", named))
         if config.task == "multilabel":
             self.classes_ = [np.array([0, 1]) for _ in config.targets]
 
     def _probabilities(self, value_MW: Float64) -> Float64:
-        """Return [M, K], or [M, L] of several labels, of the W numbers that models give for a molecule."""
+        """Return probabilities [M, K], or [M, L] for several labels, from the W outputs per molecule."""
         one_of_two = not isinstance(self.classes_, list) and value_MW.shape[1] == 1
         return np.hstack([1.0 - value_MW, value_MW]) if one_of_two else value_MW
 
@@ -187,13 +189,13 @@ class MoleculeClassifier(ClassifierMixin, FinetunedEstimator):  # type: ignore[m
 
 
 def _coded(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Float64]:
-    """Return the classes, sorted, and the place of each label among them, float64 [M].
+    """Return the sorted classes, and the index of each label among them, float64 [M].
 
     Raises:
-        MoleculeInputError: a label is missing, or there is one class.
-        ValueError: scikit-learn's, for labels that are no classes.
+        MoleculeInputError: a label is missing, or there is only one class.
+        ValueError: from scikit-learn, if the labels are not classes.
     """
-    missing_M = np.array([value is None or value != value for value in values.tolist()])  # NaN is not itself
+    missing_M = np.array([value is None or value != value for value in values.tolist()])  # NaN differs from itself
     if missing_M.any():
         raise MoleculeInputError(
             f"y: Input y contains NaN: {missing_M.sum():,} of {len(values):,} labels are missing, the first is "
@@ -203,23 +205,23 @@ def _coded(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Float64]:
     classes, place_M = np.unique(values, return_inverse=True)
     if len(classes) == 1:
         raise MoleculeInputError(
-            f"y: all {len(values):,} labels are of one class, {classes.tolist()[0]!r}: nothing can be learnt"
+            f"y: all {len(values):,} labels are of one class, {classes.tolist()[0]!r}; give labels of two or more"
         )
     return classes, place_M.astype(np.float64)
 
 
 def _zeros_and_ones(values: npt.NDArray[Any]) -> Float64:
-    """Return labels [M, L] of 0, 1 and NaN.
+    """Return labels, float64 [M, L], of 0, 1 and NaN.
 
     Raises:
-        MoleculeInputError: one is something else.
+        MoleculeInputError: a label has another value.
     """
     label_ML = as_numbers(values)
     wrong = np.argwhere(~np.isnan(label_ML) & ~np.isin(label_ML, (0.0, 1.0)))
     if len(wrong):
         row, column = wrong[0].tolist()
         raise MoleculeInputError(
-            f"y: several labels of a molecule are 0, 1 or missing (NaN), got {label_ML[row, column]:g} in "
+            f"y: with several labels per molecule each must be 0, 1 or missing (NaN), got {label_ML[row, column]:g} in "
             f"y[{row}, {column}]"
         )
     return label_ML

@@ -1,4 +1,4 @@
-"""``MoleculeEmbedder``: vectors of a pretrained model as features, a scikit-learn transformer. Imports torch and RDKit.
+"""``MoleculeEmbedder``: a scikit-learn transformer from molecules to vectors of a model. Imports torch and RDKit.
 
 Shapes: M molecules, D atom channels.
 """
@@ -25,17 +25,18 @@ from unimol_scale.store.schema import Float32
 
 
 class MoleculeEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Molecules → vectors of a pretrained model, as ``model.embed`` gives them; a scikit-learn transformer.
+    """A scikit-learn transformer from molecules to the vectors that ``model.embed`` of a pretrained model returns.
 
-    Nothing is trained: ``fit`` loads the model. A pickle holds the weights, and needs the model's files no more.
+    Nothing is trained: ``fit`` loads the model. A pickle holds the weights and does not need the model's files.
 
     Attributes:
-        n_components_: D, length of a vector.
+        n_components_: length D of a vector.
 
     Raises:
         CheckpointError: in ``fit``: the pretrained model cannot be loaded.
         ConfigError: a parameter is wrong.
-        MoleculeInputError: a SourceError and a ValueError: molecules cannot be used; names them.
+        MoleculeInputError: some molecules cannot be used; the message names them. It is both a SourceError and a
+            ValueError.
 
     Source:
         The interface: scikit-learn (Buitinck et al. 2013, arXiv 1309.0238).
@@ -66,20 +67,20 @@ class MoleculeEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         device: str = "auto",
         verbose: bool = False,
     ) -> None:
-        """Keep the parameters; they are checked when they are used.
+        """Store the parameters; they are checked when they are used.
 
         Args:
-            pretrained: name of a model that comes with the package, run, checkpoint, exported model, released file, or
-                ``owner/name`` on the hub.
-            pooling: what stands for a molecule: the "mean" of its atoms, or the "virtual_node".
-            inputs: what the model sees, "2d", "3d" or "2d+3d"; None: the richest that pretraining has shown to it.
-            conformers: of each molecule, over which vectors are averaged.
-            hydrogens: show hydrogens as atoms; None: as in pretraining.
-            fragments: of a molecule with several, such as a salt: take the "largest", or "reject" it.
-            max_atoms: molecules with more heavy atoms are refused; None: 128.
-            handle_invalid: of molecules that cannot be used: "raise" an error that names them, or "nan": their vectors
-                are NaN.
-            cache: folder of conformers; None: data/cache.
+            pretrained: the name of a model that comes with the package, a run, a checkpoint, an exported model, a
+                released file, or ``owner/name`` on the Hugging Face hub.
+            pooling: how atoms become the vector of a molecule: the "mean" of its atoms, or the "virtual_node".
+            inputs: what the model sees, "2d", "3d" or "2d+3d"; None: the richest input that it was pretrained on.
+            conformers: number of conformers per molecule, over which vectors are averaged.
+            hydrogens: whether hydrogens are atoms; None: as in pretraining.
+            fragments: for molecules of several fragments, such as salts: use the "largest" fragment, or "reject" them.
+            max_atoms: largest number of heavy atoms of a molecule; None: 128.
+            handle_invalid: what to do with molecules that cannot be used: "raise" an error that names them, or return
+                "nan" vectors for them.
+            cache: folder in which conformers are kept; None: data/cache.
             device: "auto", "cpu" or "cuda".
             verbose: show messages and bars on standard error.
         """
@@ -99,8 +100,8 @@ class MoleculeEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Load the model.
 
         Args:
-            X: [M] molecules, which are not looked at closely.
-            y: not used.
+            X: [M] molecules; only their type is checked.
+            y: ignored.
         """
         molecules_of(X)
         check_handling(self.handle_invalid)
@@ -112,14 +113,14 @@ class MoleculeEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Return the vectors of molecules.
 
         Args:
-            X: [M] SMILES or molecules of RDKit, in a list, array, Series or table of one column.
+            X: [M] SMILES or RDKit molecules, in a list, array, Series or table with one column.
 
         Returns:
             float32 [M, D]; NaN for unusable molecules if ``handle_invalid="nan"``.
 
         Raises:
             NotFittedError: ``fit`` was not called.
-            MoleculeInputError: a molecule cannot be used; names it.
+            MoleculeInputError: a molecule cannot be used; the message names it.
             ConfigError: a parameter is wrong.
         """
         check_is_fitted(self)
@@ -157,15 +158,15 @@ class MoleculeEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
 
 class _LoadedModel:
-    """A pretrained model; pickled, it is the content of its files, and no object of torch.
+    """A pretrained model. Its pickle holds the content of its files and no torch objects.
 
     Args:
-        source: of the model.
+        source: name or path from which the model is loaded.
     """
 
     def __init__(self, source: str) -> None:
         self.model = from_pretrained(source)
-        if self.model.model.hydrogens is None:  # a copy has no run beside it that would tell
+        if self.model.model.hydrogens is None:  # a pickled copy has no run folder to read it from
             self.model.model.hydrogens = pretrained_with_hydrogens(source)
 
     def __getstate__(self) -> dict[str, FileFolder]:

@@ -1,4 +1,4 @@
-"""Molecules and labels as scikit-learn hands them over → SMILES and numbers; and the errors about them.
+"""Converts the X and y of scikit-learn to SMILES and numbers, and reports unusable ones.
 
 Shapes: M molecules, L targets.
 """
@@ -19,23 +19,23 @@ from unimol_scale.errors import ConfigError, SourceError, nearest
 from unimol_scale.store.schema import Float64
 
 HandleInvalid = Literal["raise", "nan"]
-# Columns that a fine-tuning writes beside those of the targets, which no target may be called.
+# Columns that a fine-tuning writes beside those of the targets; no target may have these names.
 TAKEN = ("smiles", "row", "split")
 
 
 class MoleculeInputError(SourceError, ValueError):
-    """Molecules or labels that were given to an estimator cannot be used; also the ValueError of scikit-learn."""
+    """Molecules or labels given to an estimator cannot be used; also a ValueError, as scikit-learn expects."""
 
 
 def molecules_of(X: Any, *, sees_3d: bool = False) -> list[str]:  # noqa: ANN401
-    """Return the SMILES of molecules, with coordinates where they bring a conformer, and "" where one is missing.
+    """Return the SMILES of molecules, with coordinates if they have a conformer; "" for a missing molecule.
 
     Args:
-        X: [M] a list, array or column of SMILES or of molecules of RDKit, or a table of one such column.
-        sees_3d: the model may be shown conformers; warn if only some of the molecules bring one.
+        X: [M] a list, array or column of SMILES or RDKit molecules, or a table with one such column.
+        sees_3d: whether the model may use conformers; if so, warn if only some of the molecules have one.
 
     Raises:
-        MoleculeInputError: it is something else, or empty.
+        MoleculeInputError: X is something else, or empty.
     """
     if isinstance(X, str):
         raise MoleculeInputError(f"X: expected a list of SMILES, got one text; write [{X!r}]")
@@ -54,8 +54,8 @@ def molecules_of(X: Any, *, sees_3d: bool = False) -> list[str]:  # noqa: ANN401
     with_geometry = sum(map(has_geometry, texts)) if sees_3d else 0
     if 0 < with_geometry < len(texts):
         warnings.warn(
-            f"X: {with_geometry:,} of {len(texts):,} molecules have a conformer, which is used; for the others "
-            "conformers are made, which may differ in kind",
+            f"X: {with_geometry:,} of {len(texts):,} molecules have a conformer, which is used; conformers of the "
+            "others are generated, and may come from another method",
             stacklevel=3,
         )
     if not texts:
@@ -68,20 +68,20 @@ def _only_column(columns: dict[Any, Any]) -> Any:  # noqa: ANN401
         return next(iter(columns.values()))
     names = ", ".join(map(str, columns))
     raise MoleculeInputError(
-        f"X: a table of {len(columns)} columns ({names[:200]}) was given; give the one that has the molecules, such as "
-        'table["smiles"]'
+        f"X: expected one column of molecules, got a table of {len(columns)} columns ({names[:200]}); give the column "
+        'that holds the molecules, such as table["smiles"]'
     )
 
 
 def table_of_labels(y: Any, rows: int) -> tuple[npt.NDArray[Any], tuple[str, ...]]:  # noqa: ANN401
-    """Return labels as an array, [M] or [M, L] as they were given, of whatever dtype, and the names of the targets.
+    """Return labels as an array, [M] or [M, L] as given and of any dtype, and the names of the targets.
 
     Args:
-        y: list, array, Series, or DataFrame with one column for each target.
-        rows: M.
+        y: list, array, Series, or DataFrame with one column per target.
+        rows: number of molecules M.
 
     Raises:
-        MoleculeInputError: there is none, it has another shape, or not a row for each molecule.
+        MoleculeInputError: y is None, has another number of dimensions, or does not have one row per molecule.
     """
     if y is None:
         raise MoleculeInputError("y: this estimator requires y to be passed, but the target y is None")
@@ -102,7 +102,7 @@ def table_of_labels(y: Any, rows: int) -> tuple[npt.NDArray[Any], tuple[str, ...
 
 
 def _target_names(given: Sequence[Any], count: int) -> tuple[str, ...]:
-    """Return the names that were given, if a table can have them; else "y", or "y1", "y2" and so on."""
+    """Return the given names if they can be columns of a table; otherwise "y", or "y1", "y2" and so on."""
     names = [name for name in given if isinstance(name, str) and name and name == name.strip() and name not in TAKEN]
     if len(names) == count == len(set(names)):
         return tuple(names)
@@ -110,10 +110,10 @@ def _target_names(given: Sequence[Any], count: int) -> tuple[str, ...]:
 
 
 def as_numbers(values: npt.NDArray[Any]) -> Float64:
-    """Return labels as float64 of the same shape; NaN, and None, are missing ones.
+    """Return labels as float64 of the same shape; NaN and None are missing labels.
 
     Raises:
-        MoleculeInputError: one is not a number, or is not finite; or, of a single target, is missing.
+        MoleculeInputError: a label is not a number or is infinite, or a label of a single target is missing.
     """
     try:
         numbers = np.asarray(values, np.float64)
@@ -134,7 +134,7 @@ def weights_of(sample_weight: Any, rows: int) -> Float64 | None:  # noqa: ANN401
     """Return the weights of the rows in the loss, float64 [M]; None if none are given.
 
     Raises:
-        MoleculeInputError: there is not one for each row, one is negative or no finite number, or all are zero.
+        MoleculeInputError: there is not one weight per row, one is negative or not a finite number, or all are zero.
     """
     if sample_weight is None:
         return None
@@ -142,7 +142,7 @@ def weights_of(sample_weight: Any, rows: int) -> Float64 | None:  # noqa: ANN401
     try:
         weight_M = np.asarray(sample_weight, np.float64)
     except (TypeError, ValueError) as error:
-        raise MoleculeInputError(f"sample_weight: they are not numbers: {error}") from error
+        raise MoleculeInputError(f"sample_weight: the weights are not numbers: {error}") from error
     if weight_M.ndim != 1:
         raise MoleculeInputError(
             f"Sample weights must be 1D array or scalar, got the shape {weight_M.shape}; give one number for "
@@ -155,15 +155,15 @@ def weights_of(sample_weight: Any, rows: int) -> Float64 | None:  # noqa: ANN401
         row = int(wrong_M.argmax())
         raise MoleculeInputError(f"sample_weight: expected numbers ≥ 0, got {weight_M[row]:g} in sample_weight[{row}]")
     if not weight_M.any():
-        raise MoleculeInputError("sample_weight: all weights are 0, so that there is nothing to learn from")
+        raise MoleculeInputError("sample_weight: all weights are 0; at least one must be positive")
     return weight_M
 
 
 def check_handling(handle_invalid: str) -> None:
-    """Check how unusable molecules are to be treated.
+    """Check the parameter ``handle_invalid``.
 
     Raises:
-        ConfigError: it is no such way.
+        ConfigError: its value is unknown.
     """
     if handle_invalid not in get_args(HandleInvalid):
         raise ConfigError(
@@ -175,22 +175,22 @@ def refuse_unusable(unusable: Sequence[tuple[int, str, str]], total: int) -> Non
     """Raise an error that names the first molecules that cannot be used; do nothing if there are none.
 
     Args:
-        unusable: row (from 0), text and reason of each.
-        total: molecules that were given.
+        unusable: row (from 0), text and reason of each unusable molecule.
+        total: number of molecules given.
 
     Raises:
-        MoleculeInputError: there is one.
+        MoleculeInputError: there is an unusable molecule.
     """
     if unusable:
         raise MoleculeInputError(
-            f"X: {_described(unusable, total)}. Mend them, or go on without them: handle_invalid='nan'"
+            f"X: {_described(unusable, total)}. Correct them, or continue without them: handle_invalid='nan'"
         )
 
 
 def warn_of_unusable(unusable: Sequence[tuple[int, str, str]], total: int, done: str) -> None:
-    """Warn of molecules that cannot be used, saying what was ``done`` with them; do nothing if there are none."""
+    """Warn of molecules that cannot be used and say what was ``done`` with them; do nothing if there are none."""
     if unusable:
-        warnings.warn(f"X: {_described(unusable, total)}; {done}", stacklevel=4)  # who called fit or score
+        warnings.warn(f"X: {_described(unusable, total)}; {done}", stacklevel=4)  # points at the caller of fit or score
 
 
 def _described(unusable: Sequence[tuple[int, str, str]], total: int) -> str:

@@ -1,4 +1,4 @@
-"""What regressor and classifier share: parameters, a fine-tuning as ``fit``, and predictions. Imports torch and RDKit.
+"""The base of regressor and classifier: parameters, ``fit`` by fine-tuning, predictions. Imports torch and RDKit.
 
 Shapes: M molecules, L targets.
 """
@@ -38,8 +38,8 @@ from unimol_scale.downstream.finetuning.row_parts import ONE_OF_SEVERAL
 from unimol_scale.errors import CheckpointError, ConfigError, UnimolScaleError, nearest
 from unimol_scale.store.schema import Float64
 
-VALIDATION_SPLITS = ("random", "scaffold", "scaffold-similarity", "cluster")  # which need SMILES only
-# Setting of a fine-tuning → the parameter that says it.
+VALIDATION_SPLITS = ("random", "scaffold", "scaffold-similarity", "cluster")  # those that need nothing but SMILES
+# Setting of a fine-tuning → the parameter that sets it.
 _NAMED = {
     "train.epochs": "epochs",
     "train.learning_rate": "learning_rate",
@@ -47,15 +47,15 @@ _NAMED = {
     "inputs": "inputs",
     "conformers": "conformers",
 }
-# Settings that an estimator decides → what to do instead of giving them.
+# Settings that the estimator sets itself → what to do instead of giving them.
 _DECIDED = {
     **dict.fromkeys(("data", "smiles_column", "targets"), "give X and y to fit"),
     "pretrained": "give the parameter pretrained",
     "weight_column": "give sample_weight to fit",
-    "task": "take MoleculeRegressor or MoleculeClassifier",
+    "task": "use MoleculeRegressor or MoleculeClassifier",
     **dict.fromkeys(
         ("split", "split_column", "split_file", "split_parts", "valid_rows", "fractions", "split_sizes"),
-        "fit uses all rows that it is given; give validation_fraction and validation_split",
+        "fit uses all rows given to it; use the parameters validation_fraction and validation_split",
     ),
     **dict.fromkeys(("folds", "repeats"), "use scikit-learn's cross_validate"),
     "seeds": "give the parameter seeds",
@@ -64,9 +64,9 @@ _DECIDED = {
     "skip_bad": "give the parameter handle_invalid",
     "cache": "give the parameter cache",
     "device": "give the parameter device",
-    "baselines": "fit sets no rows aside, by which they could be judged; us.finetune does",
+    "baselines": "fit has no test rows to compare them on; us.finetune has",
 }
-_OWN_TABLE = re.compile(r"\S*molecules-[0-9a-f]{8}\.csv")  # that ``finetune`` writes of data in memory
+_OWN_TABLE = re.compile(r"\S*molecules-[0-9a-f]{8}\.csv")  # the table to which ``finetune`` writes data in memory
 
 
 class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
@@ -94,27 +94,29 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
         device: str = "auto",
         verbose: bool = False,
     ) -> None:
-        """Keep the parameters; they are checked by ``fit``.
+        """Store the parameters; ``fit`` checks them.
 
         Args:
-            pretrained: what training starts from: name of a model that comes with the package, run, checkpoint,
-                exported model, released file, or ``owner/name`` on the hub; None: random weights of the preset that
-                ``settings`` names as ``size``.
-            epochs: largest number of passes over the training rows; None: 60. The best one is kept.
-            learning_rate: peak rate of AdamW; None: 1e-4.
-            batch_size: molecules in one step; None: 32.
-            seeds: models that are fitted, which differ in initialisation and order of rows; predictions are their mean.
-            inputs: what the model sees, "2d", "3d" or "2d+3d"; None: the richest that pretraining has shown to it.
-            conformers: of each molecule, over which predictions are averaged; an epoch sees one of them. None: 1.
-            validation_fraction: share of the rows given to ``fit`` that chooses the best epoch and is not trained on.
-            validation_split: "random" (of each class alike), "scaffold", "scaffold-similarity" or "cluster".
+            pretrained: where training starts: the name of a model that comes with the package, a run, a checkpoint, an
+                exported model, a released file, or ``owner/name`` on the Hugging Face hub; None: random weights of the
+                preset that ``settings`` names as ``size``.
+            epochs: largest number of passes over the training rows; None: 60. The best epoch is kept.
+            learning_rate: peak learning rate of AdamW; None: 1e-4.
+            batch_size: molecules per step; None: 32.
+            seeds: number of models to fit. They differ in initialisation and order of rows; predictions are averaged.
+            inputs: what the model sees, "2d", "3d" or "2d+3d"; None: the richest input that it was pretrained on.
+            conformers: number of conformers per molecule; an epoch sees one of them, and predictions are averaged over
+                all. None: 1.
+            validation_fraction: fraction of the rows given to ``fit`` that is used to choose the best epoch, not to
+                train.
+            validation_split: "random" (stratified by class), "scaffold", "scaffold-similarity" or "cluster".
             settings: any other setting of ``us.finetune`` by its dotted key, such as ``{"train.patience": 5}``.
-            handle_invalid: of molecules that cannot be used: "raise" an error that names them; or "nan": leave them out
-                of ``fit``, with a warning, and predict NaN for them.
-            random_state: seed of the validation rows and of the first model; None: another one in every fit.
-            folder: where models and report are kept, for one fit only; None: in a private folder, which is removed with
-                the estimator.
-            cache: folder of conformers; None: data/cache.
+            handle_invalid: what to do with molecules that cannot be used: "raise" an error that names them; or "nan":
+                leave them out of ``fit`` with a warning, and predict NaN for them.
+            random_state: seed of the validation rows and of the first model; None: a new seed in every fit.
+            folder: folder in which models and report are kept, for one fit only; None: a private folder, which is
+                removed together with the estimator.
+            cache: folder in which conformers are kept; None: data/cache.
             device: "auto", "cpu" or "cuda".
             verbose: show messages and bars on standard error.
         """
@@ -137,7 +139,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
 
     @property
     def folder_(self) -> Path:
-        """Folder of the fine-tuned model, for ``us.predict`` and ``unimol-scale predict``."""
+        """Folder of the fine-tuned models, which ``us.predict`` and ``unimol-scale predict`` accept."""
         check_is_fitted(self)
         path: Path = self._fitted.path
         return path
@@ -151,21 +153,21 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
         known: Mapping[str, Any],
         weight_M: Float64 | None,
     ) -> None:
-        """Fine-tune, and take over what came of it.
+        """Fine-tune, and set the attributes of a fitted estimator.
 
         Args:
             X: [M] SMILES.
-            labels_ML: NaN where missing.
-            targets: [L] names.
+            labels_ML: labels, NaN for missing ones.
+            targets: [L] names of the targets.
             task: kind of the labels.
-            known: what is to be remembered of the labels as they were given (``estimator.json``).
-            weight_M: of the rows in the loss; None: all alike.
+            known: what to remember about the labels as they were given (``estimator.json``).
+            weight_M: weights of the rows in the loss; None: equal weights.
         """
         settings = self._settings(task)
         if isinstance(self.pretrained, MolecularModel):
             raise ConfigError(
-                "pretrained: expected the name or path of a model, so that clones and pickles need no weights, got a "
-                f"loaded model; give {self.pretrained.source or 'the folder that it was saved in'!r}"
+                "pretrained: expected the name or path of a model, because clones and pickles must not hold its "
+                f"weights, got a loaded model; give {self.pretrained.source or 'the folder in which it is saved'!r}"
             )
         fitted = FinetunedFolder(None if self.folder is None else Path(fspath(self.folder)))
         columns = {SMILES: X, **{name: labels_ML[:, at].tolist() for at, name in enumerate(targets)}}
@@ -188,12 +190,12 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
         self.result_: FinetuneResult | None = done.result
 
     def _take(self, fitted: FinetunedFolder, config: FinetunedConfig, known: Mapping[str, Any]) -> None:
-        """Set what a fitted estimator has."""
+        """Set the attributes of a fitted estimator."""
         self._fitted = fitted
         self.target_names_ = config.targets
 
     def _settings(self, task: str) -> dict[str, Any]:
-        """Return the settings of the fine-tuning, checked as far as they are an estimator's own."""
+        """Return the settings of the fine-tuning; check the estimator's own parameters."""
         check_handling(self.handle_invalid)
         if self.validation_split not in VALIDATION_SPLITS:
             raise ConfigError(
@@ -210,11 +212,13 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
             raise ConfigError(f'settings: expected a mapping such as {{"train.patience": 5}}, got {more!r}')
         for key in flatten(more):
             if key in _DECIDED:
-                raise ConfigError(f"settings: {key} is decided by the estimator: {_DECIDED[key]}")
+                raise ConfigError(f"settings: {key} is set by the estimator: {_DECIDED[key]}")
             if key in named:
-                raise ConfigError(f"settings: {key} is given as the parameter {_NAMED[key]}, too; give one of them")
+                raise ConfigError(
+                    f"settings: {key} is also given as the parameter {_NAMED[key]}; give only one of them"
+                )
         return {
-            "domain": False,  # no estimator returns it; for ``us.predict`` with ``folder_``, settings can turn it on
+            "domain": False,  # estimators do not return it; ``settings`` can turn it on for ``us.predict(folder_, …)``
             **more,
             **named,
             "smiles_column": SMILES,
@@ -239,10 +243,10 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _predictions(self, X: Any) -> MoleculePredictions:  # noqa: ANN401
-        """Return what the models predict; NaN where a molecule cannot be used, if that is allowed.
+        """Return the predictions of the models; NaN for unusable molecules if ``handle_invalid="nan"``.
 
         Raises:
-            MoleculeInputError: there are none, or one cannot be used.
+            MoleculeInputError: there are no molecules, or one cannot be used.
         """
         check_is_fitted(self)
         check_handling(self.handle_invalid)
@@ -252,7 +256,7 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
             texts,
             cache=self._cache,
             device=self.device,  # type: ignore[arg-type]
-            domain=False,  # nothing of it is returned
+            domain=False,  # estimators do not return it
             progress=bool(self.verbose),
         )
         if self.handle_invalid == "raise":
@@ -262,12 +266,12 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def _open(cls, folder: "str | PathLike[str]", parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401
-        """Return a fitted estimator of a folder that ``finetune`` or an estimator wrote."""
+        """Return a fitted estimator from a folder that ``finetune`` or an estimator wrote."""
         path = Path(fspath(folder))
         config = read_config(path)
         if config.task not in cls._tasks:
             raise ConfigError(
-                f"{path} holds a model of {config.task}, and {cls.__name__} is of {' or '.join(cls._tasks)}; open it "
+                f"{path} holds a model for {config.task}, but {cls.__name__} is for {' or '.join(cls._tasks)}; open it "
                 "with the other estimator"
             )
         estimator = cls(**parameters)
@@ -286,14 +290,14 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 def known_rows(found: MoleculePredictions, total: int) -> Any:  # noqa: ANN401
-    """Return which molecules have a prediction, bool [M]; warn of the others, which a score leaves out."""
+    """Return which molecules have a prediction, bool [M]; warn of the others, which the score leaves out."""
     bad = np.flatnonzero(found.reasons != "").tolist()
     warn_of_unusable([(row, found.smiles[row], found.reasons[row]) for row in bad], total, "the score leaves them out")
     return found.reasons == ""
 
 
 def _skipped_rows(folder: Path) -> list[tuple[int, str, str]]:
-    """Return row (from 0), text and reason of the molecules that a fine-tuning left out."""
+    """Return row (from 0), text and reason of each molecule that the fine-tuning left out."""
     path = folder / "skipped.csv"
     if not path.is_file():
         return []
@@ -302,7 +306,7 @@ def _skipped_rows(folder: Path) -> list[tuple[int, str, str]]:
 
 
 def _known(folder: Path) -> dict[str, Any]:
-    """Return what an estimator has written of the labels; empty if a command has fine-tuned."""
+    """Return what an estimator recorded about the labels; empty if the folder was not written by an estimator."""
     path = folder / ESTIMATOR_NAME
     if not path.is_file():
         return {}
@@ -314,7 +318,7 @@ def _known(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _of_fit() -> Iterator[None]:
-    """Let messages speak of the data that was given, not of the table that it is written into."""
+    """Make messages refer to the data given to fit, not to the table to which it was written."""
     try:
         yield
     except UnimolScaleError as error:

@@ -1,7 +1,7 @@
-"""Folders with the files of fitted estimators: given by the user, or private ones that go when the estimator goes.
+"""Folders with the files of fitted estimators: given by the user, or private and removed with the estimator.
 
-A pickle holds the content of the files that prediction needs, JSON and safetensors, and no object of torch; unpickled,
-they are in a private folder of the new process.
+A pickle holds the content of the files that prediction needs (JSON and safetensors) and no torch objects. Unpickling
+writes them to a private folder of the new process.
 """
 
 import tempfile
@@ -11,17 +11,17 @@ from pathlib import Path
 from unimol_scale.common.run_files import FINETUNED_NAME
 from unimol_scale.downstream.finetuning.model.saved_model import read_config
 
-ESTIMATOR_NAME = "estimator.json"  # what an estimator knows of the labels beside the fine-tuning
+ESTIMATOR_NAME = "estimator.json"  # what an estimator records about the labels, in addition to the fine-tuning
 
 
 class FileFolder:
-    """A folder of an estimator.
+    """The folder of an estimator.
 
     Args:
-        path: kept by the user; None makes a private one, which is removed with this object.
+        path: a folder of the user, which is kept; None makes a private one, which is removed with this object.
 
     Attributes:
-        path: of the folder, which need not exist yet.
+        path: path of the folder, which need not exist yet.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -31,7 +31,7 @@ class FileFolder:
         self.path = path
 
     def content(self) -> dict[str, bytes]:
-        """Return name → content of the files that a copy of this folder needs: all of them."""
+        """Return name → content of all files in the folder, which a copy needs."""
         return {file.name: file.read_bytes() for file in sorted(self.path.iterdir()) if file.is_file()}
 
     def __getstate__(self) -> dict[str, Mapping[str, bytes]]:

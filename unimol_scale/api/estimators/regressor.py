@@ -1,4 +1,4 @@
-"""``MoleculeRegressor``: numbers of molecules, as a scikit-learn estimator.
+"""``MoleculeRegressor``: a scikit-learn estimator for numeric properties of molecules.
 
 Shapes: M molecules, L targets.
 """
@@ -26,20 +26,21 @@ from unimol_scale.store.schema import Float64
 
 
 class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[misc]
-    """Regression of properties of molecules by fine-tuning a pretrained model, as a scikit-learn estimator.
+    """Regression of molecular properties by fine-tuning a pretrained model, as a scikit-learn estimator.
 
-    ``fit`` does what ``us.finetune`` does, without a test; the parameters are those of ``help(us.MoleculeRegressor)``.
-    It clones, pickles (with its weights, without the pretrained model), and works in pipelines, ``cross_val_score`` and
-    ``GridSearchCV``.
+    ``fit`` does what ``us.finetune`` does, but sets no test rows aside. The parameters are documented in ``__init__``.
+    The estimator can be cloned and pickled (the pickle holds the fine-tuned weights, not the pretrained model), and
+    works in pipelines, ``cross_val_score`` and ``GridSearchCV``.
 
     Attributes:
-        target_names_: [L] names of the targets, of the columns of y if it has any.
-        folder_: folder of the fine-tuned models, for ``us.predict``; it has report.md.
-        result_: scores of the validation rows, notes on the data and more; None of a copy without them.
+        target_names_: [L] names of the targets: the column names of y if it has any.
+        folder_: folder of the fine-tuned models and their report.md; ``us.predict`` accepts it.
+        result_: scores of the validation rows, notes on the data and more; None if the folder has no results.
 
     Raises:
         ConfigError: in ``fit``: a parameter or a setting is wrong, or ``folder`` holds another fine-tuning.
-        MoleculeInputError: a SourceError and a ValueError: molecules or labels cannot be used; names them.
+        MoleculeInputError: some molecules or labels cannot be used; the message names them. It is both a SourceError
+            and a ValueError.
         CheckpointError: the pretrained model cannot be loaded.
         RunError: training failed.
 
@@ -62,13 +63,13 @@ class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[mis
     _tasks: ClassVar[tuple[str, ...]] = ("regression",)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MoleculeRegressor":  # noqa: ANN401
-        """Fine-tune on all rows; some of them choose the epoch.
+        """Fine-tune on the rows; the fraction ``validation_fraction`` of them chooses the best epoch instead.
 
         Args:
-            X: [M] SMILES or molecules of RDKit, in a list, array, Series or table of one column.
-            y: [M], or [M, L] for several targets, of which some may be missing (NaN).
-            sample_weight: [M] of the rows in the loss, not negative; None: all alike. Scores of the validation rows
-                are not weighted.
+            X: [M] SMILES or RDKit molecules, in a list, array, Series or table with one column.
+            y: labels [M], or [M, L] for several targets, of which some may be missing (NaN).
+            sample_weight: [M] non-negative weights of the rows in the loss; None: equal weights. Scores of the
+                validation rows are not weighted.
         """
         smiles = molecules_of(X, sees_3d=self.inputs != "2d")
         values, names = table_of_labels(y, len(smiles))
@@ -82,39 +83,41 @@ class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[mis
         """Return predictions in the unit of y; NaN for unusable molecules if ``handle_invalid="nan"``.
 
         Args:
-            X: [M] as in ``fit``.
+            X: [M] molecules, as in ``fit``.
             return_std: also return the standard deviation over the models of several ``seeds``. It is not an error bar.
 
         Returns:
-            float64 [M], or [M, L] if y had two dimensions; with ``return_std`` two of them.
+            float64 [M], or [M, L] if y had two dimensions; with ``return_std`` a pair of such arrays.
 
         Raises:
             NotFittedError: ``fit`` was not called.
-            ConfigError: ``return_std`` of a single model.
-            MoleculeInputError: a molecule cannot be used; names it.
+            ConfigError: ``return_std`` was requested, but there is only one model.
+            MoleculeInputError: a molecule cannot be used; the message names it.
         """
         found = self._predictions(X)
         if not return_std:
             return self._shaped(found.values)
         if np.isnan(found.seed_std).all() and not np.isnan(found.values).all():
-            raise ConfigError("return_std needs several models, and this estimator has one: fit it with seeds=3")
+            raise ConfigError("return_std needs several models, but this estimator has one: fit it with seeds=3")
         return self._shaped(found.values), self._shaped(found.seed_std)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: ANN401
-        """Return R², of several targets the mean over them.
+        """Return R²; for several targets, its mean over them.
 
-        Labels that are missing, and with ``handle_invalid="nan"`` molecules that cannot be used, with a warning, are
-        left out.
+        Missing labels are left out. With ``handle_invalid="nan"`` molecules that cannot be used are left out with a
+        warning.
 
         Raises:
-            MoleculeInputError: a target has no label, or see ``predict``.
+            NotFittedError: ``fit`` was not called.
+            MoleculeInputError: a target has no labels, the number of targets differs from that in ``fit``, or a
+                molecule cannot be used.
         """
         found = self._predictions(X)
         values, _ = table_of_labels(y, len(found))
         labels_ML = as_numbers(values).reshape(len(found), -1)
         if labels_ML.shape != found.values.shape:
             raise MoleculeInputError(
-                f"y: {labels_ML.shape[1]} targets, and the estimator was fitted to {found.values.shape[1]}"
+                f"y: {labels_ML.shape[1]} targets, but the estimator was fitted to {found.values.shape[1]}"
             )
         usable_M = known_rows(found, len(found))
         scores = []
@@ -122,7 +125,7 @@ class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[mis
             there_M = usable_M & ~np.isnan(label_M)
             weight = None if sample_weight is None else np.asarray(sample_weight)[there_M]
             if not there_M.any():
-                raise MoleculeInputError("y: a target has no label, so that it has no score")
+                raise MoleculeInputError("y: a target has no labels, so it cannot be scored")
             scores.append(r2_score(label_M[there_M], value_M[there_M], sample_weight=weight))
         return float(np.mean(scores))
 
@@ -131,13 +134,13 @@ class MoleculeRegressor(RegressorMixin, FinetunedEstimator):  # type: ignore[mis
         """Open a folder that ``unimol-scale finetune``, ``us.finetune`` or ``fit`` wrote as a fitted estimator.
 
         Args:
-            folder: of the fine-tuned model; the files stay there.
-            parameters: of the estimator, such as ``device`` and ``handle_invalid``. Those of the fine-tuning are not
-                read from the folder: fitting anew takes these.
+            folder: folder of the fine-tuned model; its files stay there.
+            parameters: parameters of the estimator, such as ``device`` and ``handle_invalid``. The settings of the
+                fine-tuning are not read from the folder; a new ``fit`` uses these parameters.
 
         Raises:
-            CheckpointError: it is not a fine-tuned model, or damaged.
-            ConfigError: its model is a classifier.
+            CheckpointError: the folder is not a fine-tuned model, or is damaged.
+            ConfigError: the model is a classifier.
         """
         opened: MoleculeRegressor = cls._open(folder, parameters)
         return opened

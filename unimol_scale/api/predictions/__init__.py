@@ -1,1 +1,1 @@
-"""What predictions are returned as."""
+"""The object that ``predict`` returns."""

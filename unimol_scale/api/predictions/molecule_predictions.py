@@ -1,4 +1,4 @@
-"""What a fine-tuned model predicts of molecules, as a Python object.
+"""The predictions of a fine-tuned model as a Python object.
 
 Shapes: M molecules, L targets, K classes.
 """
@@ -27,36 +27,37 @@ Texts = npt.NDArray[np.object_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MoleculePredictions:
-    """What a fine-tuned model predicts, in the order of the molecules that were given.
+    """The predictions of a fine-tuned model, in the order of the given molecules.
 
-    ``numpy.asarray`` of it gives ``values``. Predictions of equal content are equal.
+    ``numpy.asarray`` returns ``values``. Predictions with equal content are equal.
 
     Attributes:
-        targets: [L] names.
-        units: target → unit, where one is known.
-        smiles: str [M] as given; "" where a SMILES was missing.
-        values: float64 [M, L], the mean over seeds, in the units of the targets; of a classification the probability of
-            class 1 (the positive class, the last of ``classes``); of several classes [M, K], that of each. NaN where
-            the molecule cannot be used.
-        seed_std: float64, shape of ``values``, standard deviation over seeds; it is not an error bar. NaN of a single
+        targets: [L] names of the targets.
+        units: target → unit, if one is known.
+        smiles: SMILES as given, str [M]; "" for a missing SMILES.
+        values: predictions averaged over seeds, float64 [M, L], in the units of the targets. For a classification, the
+            probability of class 1 (the positive class, the last of ``classes``); for more than two classes the
+            probability of each, [M, K]. NaN for molecules that cannot be used.
+        seed_std: standard deviation over seeds, float64, same shape as ``values``; not an error bar. NaN for a single
             seed.
-        reasons: str [M], why a molecule cannot be used; "" where it can.
-        smiles_used: str [M], the canonical SMILES that the model saw; None where the molecule cannot be used.
-        changes: str [M], what made another molecule of a SMILES, such as a fragment that was taken; "" for nothing.
-        conformer_std: float64, shape of ``values``, standard deviation over the conformers of a molecule, as a mean
-            over seeds; NaN for a molecule with one. None if one conformer was asked for.
-        task: what the model predicts.
-        classes: target → names of its classes; targets of numbers, or of 0 and 1, are not there.
-        low: float64 [M, L], lower ends of conformal intervals, NaN where there is none; None of classes, or of a model
-            without calibration rows.
-        high: likewise, upper ends.
-        class_sets: str [M, L], sets of credible classes, such as "{0, 1}" or "{active}"; "" or None where there is
-            none. None of a regression, or of a model without calibration rows.
-        domain: column → values [M]: "nearest_training_smiles", "nearest_training_label" (of several targets "TARGET
-            nearest_training_label"), "similarity", "vector_similarity" and "in_domain"; {} if nobody looked for them.
-        notes: what a user must be told, such as why there are no intervals.
-        dropout_std: float64, shape of ``values``, standard deviation over draws of the head's dropout, as a mean over
-            seeds; None if no draws were asked for.
+        reasons: why a molecule cannot be used, str [M]; "" for usable molecules.
+        smiles_used: canonical SMILES that the model saw, str [M]; None for molecules that cannot be used.
+        changes: how the molecule was modified, such as the fragment that was used, str [M]; "" if it was not.
+        conformer_std: standard deviation over the conformers of a molecule, averaged over seeds, float64, same shape as
+            ``values``; NaN for a molecule with a single conformer. None if one conformer was requested.
+        task: the kind of labels that the model predicts.
+        classes: target → names of its classes; targets with numbers, or with 0 and 1, are absent.
+        low: lower ends of conformal intervals, float64 [M, L], NaN where there is none; None for a classification, or
+            for a model without calibration rows.
+        high: upper ends, likewise.
+        class_sets: conformal prediction sets, str [M, L], such as "{0, 1}" or "{active}"; "" or None where there is
+            none. None for a regression, or for a model without calibration rows.
+        domain: column name → values [M]: "nearest_training_smiles", "nearest_training_label" (for several targets
+            "TARGET nearest_training_label"), "similarity", "vector_similarity" and "in_domain"; {} if they were not
+            requested.
+        notes: remarks for the user, such as why there are no intervals.
+        dropout_std: standard deviation over draws of the head's dropout, averaged over seeds, float64, same shape as
+            ``values``; None if no draws were requested.
     """
 
     targets: tuple[str, ...]
@@ -79,14 +80,14 @@ class MoleculePredictions:
 
     @property
     def outputs(self) -> Outputs:
-        """What the columns of ``values`` are."""
+        """The meaning of the columns of ``values``."""
         return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     @property
     def predicted_classes(self) -> dict[str, Texts]:
-        """Target → the name of the predicted class of each molecule [M], None where it cannot be used.
+        """Target → names of the predicted classes, [M], None for molecules that cannot be used.
 
-        Only of targets whose classes have names.
+        Only for targets whose classes have names.
         """
         return self.outputs.decide(self.values)
 
@@ -107,10 +108,11 @@ class MoleculePredictions:
         return f"MoleculePredictions({', '.join(self.targets)} of {usable:,} of {len(self):,} molecules)"
 
     def to_dict(self) -> dict[str, npt.NDArray[Any]]:
-        """Return columns for a DataFrame: smiles, each target with its spreads and interval, the domain, and the rest.
+        """Return name → column [M], for a DataFrame.
 
-        The rest are reason, smiles_used and changes. Of classes with names, the column of the target has the name of
-        the predicted class, and "TARGET p(CLASS)" its probability, or that of each of several classes.
+        The columns are smiles, each target with its spreads and interval, the columns of ``domain``, reason,
+        smiles_used and changes. For named classes, the column of the target holds the name of the predicted class, and
+        "TARGET p(CLASS)" the probability of the positive class, or of each class if there are more than two.
         """
         columns: dict[str, npt.NDArray[Any]] = {SMILES: self.smiles}
         outputs, decided = self.outputs, self.predicted_classes
@@ -132,16 +134,16 @@ class MoleculePredictions:
         return {**columns, "reason": self.reasons, "smiles_used": self.smiles_used, "changes": self.changes}
 
     def to_table(self) -> pa.Table:
-        """Return the same columns as a pyarrow Table, null where a number is missing."""
+        """Return the columns of ``to_dict`` as a pyarrow Table; missing numbers are null."""
         return pa.table({name: pa.array(values, from_pandas=True) for name, values in self.to_dict().items()})
 
 
 def molecule_predictions(found: SeedPredictions, given: Sequence[str] | None) -> MoleculePredictions:
-    """Return what several models predict as their mean and spread, in the order of the molecules.
+    """Return the mean and spread of several models' predictions, in the order of the molecules.
 
     Args:
-        found: by every model.
-        given: SMILES [M] as the caller has them; None: as they were read from a file.
+        found: the predictions of every model.
+        given: [M] SMILES as the caller gave them; None: as they were read from a file.
     """
     molecules, row_R = found.molecules, found.row_R
     M, outputs = len(molecules.smiles), found.config.outputs

@@ -92,7 +92,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         type=int,
         default=1000,
         metavar="N",
-        help="bootstrap draws for the intervals (default: %(default)s)",
+        help="number of bootstrap draws for the intervals (default: %(default)s)",
     )
     verb.add_argument(
         "--output",

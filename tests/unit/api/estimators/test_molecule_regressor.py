@@ -116,7 +116,7 @@ def test_several_targets_may_lack_labels(quick):
     there = [at for at in range(30) if at != 3]
     expected = (r2_score(CARBON, found[:, 0]) + r2_score(AROMATIC[there], found[there, 1])) / 2
     assert model.score(SMILES, values) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="1 targets, and the estimator was fitted to 2"):
+    with pytest.raises(ValueError, match="1 targets, but the estimator was fitted to 2"):
         model.score(SMILES, CARBON)
     with pytest.raises(us.ConfigError, match="return_std needs several models"):
         model.predict(SMILES, return_std=True)
@@ -141,8 +141,8 @@ def test_labels_that_are_no_labels_are_refused(quick, values, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": {"split": "scaffold"}}, "split is decided by the estimator: .*give validation_fraction"),
-        ({"settings": {"train": {"epochs": 5}}}, "train.epochs is given as the parameter epochs, too"),
+        ({"settings": {"split": "scaffold"}}, "split is set by the estimator: .*validation_fraction"),
+        ({"settings": {"train": {"epochs": 5}}}, "train.epochs is also given as the parameter epochs"),
         ({"settings": {"train.patiense": 5}}, "patience"),
         ({"settings": 5}, "expected a mapping"),
         ({"validation_split": "time"}, "validation_split: unknown value 'time'; valid: cluster, random"),
@@ -239,7 +239,7 @@ def test_a_folder_of_the_user_stays_and_opens_as_an_estimator(quick, tmp_path):
     opened = us.MoleculeRegressor.from_folder(tmp_path / "kept", cache=quick["cache"])
     np.testing.assert_array_equal(opened.predict(SMILES), expected[:, 0])
     with pytest.raises(
-        us.ConfigError, match="holds a model of regression, and MoleculeClassifier is of classification"
+        us.ConfigError, match="holds a model for regression, but MoleculeClassifier is for classification"
     ):
         us.MoleculeClassifier.from_folder(tmp_path / "kept")
     with pytest.raises(us.CheckpointError, match="is not a fine-tuned model"):
