@@ -116,7 +116,7 @@ def test_import_verify_and_export_keep_every_bit(golden, tmp_path, capsys):
         assert torch.equal(tensor, second["model"][name]), name
     assert main(["checkpoint", "import", str(golden / "checkpoint.pt"), "--output", str(ours)]) == 2
     assert main(["checkpoint", "export", str(ours), "--format", "official", "--output", str(released)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_info_shows_counts_and_options(golden, tmp_path, capsys):

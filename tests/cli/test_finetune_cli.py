@@ -331,7 +331,10 @@ def test_a_fine_tuned_model_where_a_pretrained_one_is_asked_for_says_what_to_do(
         ("checkpoint", "export", model, "--format", "official", "--output", "e"),
     ):
         line = refused(run(*arguments))
-        assert f"{model} is a fine-tuned model, not a pretrained one. It predicts: unimol-scale predict FILE" in line
+        assert (
+            f"{model} is a fine-tuned model, not a pretrained one. To predict with it: unimol-scale predict FILE"
+            in line
+        )
         assert "it started from random weights" in line
 
 

@@ -1,1 +1,1 @@
-"""Models on disk: the released format and our own, in and out, and proof that a file computes what it should."""
+"""Reads and writes models on disk, in the released format and our own, and verifies them against reference outputs."""

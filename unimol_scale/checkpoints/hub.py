@@ -1,4 +1,4 @@
-"""Fetches models from the Hugging Face hub by name, and sends them there.
+"""Downloads models from the Hugging Face hub by name, and uploads them.
 
 The dependency ``huggingface_hub`` is optional.
 """
@@ -18,7 +18,7 @@ def is_name(text: str) -> bool:
 
 
 def is_hub_name(path: Path | str) -> bool:
-    """Return whether a text is ``owner/name`` of the hub, and not the path of a missing file or folder."""
+    """Return whether a text is a hub name ``owner/name``, and not the path of a missing file or folder."""
     text, path = str(path), Path(path)
     return bool(
         is_name(text)
@@ -29,7 +29,7 @@ def is_hub_name(path: Path | str) -> bool:
 
 
 def download(name: str, files: tuple[str, ...]) -> Path:
-    """Return a local folder with some files of a model on the hub; files in the cache are not fetched again.
+    """Return a local folder with the given files of a model on the hub; cached files are not downloaded again.
 
     Raises:
         CheckpointError: the optional dependency is not installed, there is no such model, or it cannot be fetched.
@@ -50,22 +50,28 @@ def download(name: str, files: tuple[str, ...]) -> Path:
 
 
 def upload(folder: Path, name: str, *, private: bool, token: str | None) -> str:
-    """Send all files of a folder to a model repository of the hub, which is made if it is not there.
+    """Upload all files of a folder to a model repository of the hub, which is created if it does not exist.
+
+    Args:
+        folder: folder to upload.
+        name: ``owner/name`` of the repository.
+        private: create a repository that only its owner can see.
+        token: access token of the hub; None: the token of the saved login.
 
     Returns:
-        its address.
+        The address of the repository.
 
     Raises:
-        CheckpointError: the optional dependency is not installed, or the hub refuses.
+        CheckpointError: the optional dependency is not installed, or the hub refuses the upload.
     """
     try:
         import huggingface_hub
     except ImportError as error:
-        raise CheckpointError("to send a model to the Hugging Face hub, pip install 'unimol-scale[hub]'") from error
+        raise CheckpointError("to upload a model to the Hugging Face hub, pip install 'unimol-scale[hub]'") from error
     try:
         hub = huggingface_hub.HfApi(token=token)
         address = hub.create_repo(name, private=private, exist_ok=True)
         hub.upload_folder(repo_id=name, folder_path=str(folder), commit_message="Weights and card")
     except (OSError, ValueError) as error:  # the errors of the hub are subclasses of these
-        raise CheckpointError(f"{folder} cannot be sent to {name} on the Hugging Face hub: {error}") from error
+        raise CheckpointError(f"{folder} cannot be uploaded to {name} on the Hugging Face hub: {error}") from error
     return str(address)

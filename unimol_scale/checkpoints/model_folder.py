@@ -1,4 +1,4 @@
-"""The directory of a model: its name for the weights, and ``config.json``, which says what they are. No torch."""
+"""The folder of a model: the name of its weights file, and ``config.json``, which describes them. Imports no torch."""
 
 import contextlib
 import dataclasses
@@ -15,26 +15,25 @@ from unimol_scale.model.accounting import Heads
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.store.manifest import MANIFEST_NAME
 
-FORMAT_VERSION = 2  # 1 had the heads of one objective only
+FORMAT_VERSION = 2  # version 1 stored the heads of only one objective
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedConfig:
-    """Content of ``config.json``.
+    """Content of ``config.json``. Files of earlier versions lack the keys that have a default here.
 
     Attributes:
-        format_version: of the directory's layout.
-        model: dimensions and options.
-        heads: of the model.
+        format_version: version of the folder's layout.
+        model: dimensions and options of the model.
+        heads: heads of the model.
         weights_bytes: size of ``model.safetensors``.
-        weights_sha256: of its content, hexadecimal.
-        seen: what pretraining showed to the model; None: that is not known, as of a model that is older than this key.
-        hydrogens: the molecules that the model was pretrained on have hydrogens as atoms; None, and in files older than
-            this key: that is not known.
-        loads_as: dtype that the weights are turned into, where the file has narrower ones to be small; None, and in
-            files older than this key: as they are stored.
+        weights_sha256: hexadecimal SHA-256 of ``model.safetensors``.
+        seen: the inputs that the model was pretrained on; None if they are not known.
+        hydrogens: whether hydrogens were atoms in pretraining; None if it is not known.
+        loads_as: dtype to which the weights are converted on loading, for files that store a narrower dtype to save
+            space; None: they keep the stored dtype.
     """
 
     format_version: int
@@ -48,18 +47,18 @@ class PretrainedConfig:
 
 
 def model_folder(path: Path) -> Path:
-    """Return the folder of the model: ``model`` in the folder of a run, else the directory itself."""
+    """Return the folder of the model: the subfolder ``model`` of a run folder, otherwise the folder itself."""
     inside = path / MODEL_FOLDER
     return inside if not (path / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else path
 
 
 def read_config(directory: Path) -> PretrainedConfig:
-    """Read ``config.json``, strictly: every key must be known, and those without a default be there.
+    """Read ``config.json`` strictly: every key must be known, and every key without a default must be present.
 
-    An option that did not exist when the file was written is absent from it and takes its default.
+    An option that did not exist when the file was written takes its default.
 
     Raises:
-        CheckpointError: it is missing or wrong; names the key.
+        CheckpointError: the file is missing or wrong. The message names the key.
     """
     path = model_folder(directory) / CONFIG_NAME
     try:
@@ -89,12 +88,12 @@ def read_config(directory: Path) -> PretrainedConfig:
 
 
 def _finetuned_instead(directory: Path) -> str:
-    """Return advice for a fine-tuned model that was given instead of a pretrained one."""
+    """Return the message for a fine-tuned model that was given instead of a pretrained one."""
     start = "that it started from"
     with contextlib.suppress(ConfigError):
         tree, _ = read_yaml(directory / RUN_CONFIG_NAME)
         start += f": {tree['pretrained']}" if tree.get("pretrained") else " (it started from random weights)"
     return (
-        f"{directory} is a fine-tuned model, not a pretrained one. It predicts: unimol-scale predict FILE --from "
-        f"{directory} --output predicted.csv. To embed, or to fine-tune again, give the pretrained model {start}"
+        f"{directory} is a fine-tuned model, not a pretrained one. To predict with it: unimol-scale predict FILE "
+        f"--from {directory} --output predicted.csv. To embed, or to fine-tune again, give the pretrained model {start}"
     )

@@ -1,7 +1,7 @@
 """Runs a model on the batch of a reference, and compares every output with that of the reference.
 
-Differences are relative: the largest absolute difference over the largest absolute value of the reference, without
-padding, where values are arbitrary. Integers must be equal.
+Differences are relative: the largest absolute difference divided by the largest absolute value of the reference.
+Padding, where values are arbitrary, is left out. Integers must be equal.
 """
 
 import math
@@ -24,11 +24,12 @@ from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
 DEFAULT_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-2}
-WEIGHTS = {"token": 1.0, "coordinate": 1.0, "distance": 1.0}  # of the reference
+WEIGHTS = {"token": 1.0, "coordinate": 1.0, "distance": 1.0}  # weights of the loss terms in the reference
 LOSSES = {"masked_token_loss": "token", "coord_loss": "coordinate", "dist_loss": "distance"}
-# Gradients that are zero by symmetry (of a bias added to every key) are rounding noise on both sides. Therefore a norm
-# counts as at least this share of the largest one. In bf16 all small gradients are noisy: rounding the weights changes
-# that of the distance map, a sum over all pairs whose terms cancel, by 8 %. There all are compared with the largest.
+# Gradients that are zero by symmetry (that of a bias added to every key) are rounding noise on both sides. Differences
+# of norms are therefore divided by at least this fraction of the largest norm. In bf16 all small gradients are noisy:
+# rounding the weights changes the gradient of the distance map, a sum over all pairs whose terms cancel, by 8 %.
+# Therefore all differences are divided by the largest norm there.
 GRADIENT_FLOOR = {torch.float32: 5e-3, torch.bfloat16: 1.0}
 
 
@@ -37,8 +38,8 @@ class Difference:
     """Difference of one output from the reference.
 
     Attributes:
-        output: its name.
-        value: relative difference; for integers the number of unequal ones; None if the reference does not have it.
+        output: name of the output.
+        value: relative difference; for integers, how many are unequal; None if the reference lacks this output.
         exact: whether the value must be 0.
         note: where the difference is largest.
     """
@@ -49,12 +50,12 @@ class Difference:
     note: str = ""
 
     def within(self, tolerance: float) -> bool:
-        """Whether the difference is within the tolerance; an absent output is."""
-        return self.value is None or self.value <= (0.0 if self.exact else tolerance)  # NaN does not
+        """Return whether the difference is within the tolerance; True if the reference lacks this output."""
+        return self.value is None or self.value <= (0.0 if self.exact else tolerance)  # False for NaN
 
 
 def cast_parameters(model: HeadedModel, dtype: torch.dtype) -> HeadedModel:
-    """Cast the parameters in place, but not the centres of the kernel, as a training engine does."""
+    """Cast the parameters in place, as a training engine does; the centres of the Gaussian kernel are not cast."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
@@ -64,13 +65,13 @@ def compare(model: HeadedModel, reference: Reference) -> list[Difference]:
     """Compare every integer, output, loss and gradient norm of a reference with that of the model, in this order.
 
     Args:
-        model: in evaluation mode; its parameters' dtype and device are those of the comparison. Gradients are
-            overwritten.
-        reference: from ``read_reference``.
+        model: the model, in evaluation mode; the comparison uses the dtype and device of its parameters. Its gradients
+            are overwritten.
+        reference: the return value of ``read_reference``.
 
     Raises:
-        CheckpointError: the model has other heads than a released one, an output has another shape, or the gradient
-            norms are of other tensors.
+        CheckpointError: the model does not have the heads of a released one, the shape of an output differs, or the
+            gradient norms belong to other tensors.
     """
     if model.heads != DENOISE_HEADS:
         raise CheckpointError(f"only a model with the heads of Uni-Mol2 can be compared; this one has {model.heads}")
@@ -145,7 +146,7 @@ def _compare_outputs(model: HeadedModel, reference: Reference) -> Iterator[Diffe
         expected = reference.outputs[key]
         if tuple(value.shape) != expected.shape:
             raise CheckpointError(
-                f"the reference's {key!r} has shape {expected.shape}, this model gives {tuple(value.shape)}"
+                f"the reference's {key!r} has shape {expected.shape}, this model returns {tuple(value.shape)}"
             )
         if not real.any():
             yield Difference(output=label, value=0.0, note="empty")

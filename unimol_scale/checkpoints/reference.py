@@ -1,4 +1,4 @@
-"""Reads a batch and its outputs from another implementation, and turns its integer encoding into our input.
+"""Reads a batch and its outputs from another implementation, and converts its integer encoding to our input.
 
 The file is an npz with arrays ``batch/*`` (the collated batch) and the outputs. Shapes: B molecules, A atoms
 (padded).
@@ -38,10 +38,10 @@ class Reference:
 
     Attributes:
         sample: the batch as input of our model.
-        batch: arrays of the batch in the encoding of the reference, without the prefix ``batch/``.
-        outputs: those of ``OUTPUTS`` that the file has.
-        features: ``i/name`` → integers of molecule i; {} if there is no such file.
-        gradient_norms: tensor name of the released format → L2 norm; None if there is no such file.
+        batch: arrays of the batch in the encoding of the reference; their names lack the prefix ``batch/``.
+        outputs: arrays of those ``OUTPUTS`` that the file has.
+        features: ``i/name`` → integers of molecule i; {} if there is no file of features.
+        gradient_norms: tensor name in the released format → L2 norm; None if there is no file of norms.
     """
 
     sample: DenoiseSample
@@ -55,12 +55,12 @@ def read_reference(path: Path, features: Path | None = None) -> Reference:
     """Read batch and outputs, and the features and gradient norms beside them if they exist.
 
     Args:
-        path: npz of batch and outputs.
-        features: npz of features by molecule; None takes ``features.npz`` beside ``path`` if there is one.
+        path: npz file with the batch and its outputs.
+        features: npz file with the features of each molecule; None uses ``features.npz`` beside ``path`` if it exists.
 
     Raises:
-        CheckpointError: a file is missing or unreadable, or has neither outputs nor gradient norms to compare with.
-        StoreError: a code of the batch is out of range; names the molecule.
+        CheckpointError: a file is missing or unreadable, or holds no outputs to compare with.
+        StoreError: a code of the batch is out of range. The message names the molecule.
     """
     arrays = _read_npz(path)
     batch = {name.removeprefix("batch/"): value for name, value in arrays.items() if name.startswith("batch/")}
@@ -98,12 +98,12 @@ def _read_norms(path: Path) -> dict[str, float] | None:
     try:
         return {str(name): float(norm) for name, norm in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"reference {path} is no JSON of tensor name → norm: {error}") from error
+        raise CheckpointError(f"reference {path} is not a JSON object of tensor name → norm: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Code:
-    """Encoding of one array: raw value = code − offset, from ``low`` to ``high``; ``hidden`` is a separate code."""
+    """Encoding of one array: raw value = code − offset, between ``low`` and ``high``; ``hidden`` is a separate code."""
 
     name: str
     offset: int | Int64
@@ -112,7 +112,7 @@ class _Code:
     hidden: int = vocab.HIDDEN
 
     def decode(self, code: Int64, real: Bools, hidden: Bools, absent: int | None = None) -> Int64:
-        """Return raw values, 0 where hidden, padded or ``absent``; masks broadcast against ``code`` [B, …]."""
+        """Return raw values, 0 at hidden, padded or ``absent`` entries; masks broadcast against ``code`` [B, …]."""
         none = (code == absent) & ~hidden
         raw = code - self.offset
         in_range = none | ((raw >= self.low) & (raw <= self.high))
@@ -121,21 +121,21 @@ class _Code:
             index = [int(i) for i in np.argwhere(wrong)[0]]
             raise StoreError(
                 f"molecule {index[0]} of the batch: {self.name} has the code {code[tuple(index)]} at {index[1:]}, "
-                "which stands for nothing there"
+                "which is not valid there"
             )
         return np.where(real & ~hidden & ~none, raw, 0)
 
 
 def decode_batch(batch: Arrays) -> DenoiseSample:
-    """Turn a collated batch in the encoding of the reference into our input and targets.
+    """Convert a collated batch in the encoding of the reference to our input and targets.
 
     Args:
-        batch: src_token, target_token (0 where not masked), degree [B, A]; src_pos, target_pos [B, A, 3] Å;
-            atom_feat [B, A, 8]; edge_feat [B, A, A, 3]; shortest_path [B, A, A].
+        batch: integers src_token, target_token (0 at atoms that are not masked) and degree [B, A], atom_feat [B, A, 8],
+            edge_feat [B, A, A, 3] and shortest_path [B, A, A]; floats src_pos and target_pos [B, A, 3] in Å.
 
     Raises:
-        CheckpointError: an array is missing or of another shape.
-        StoreError: a code is out of range; names the molecule's position in the batch.
+        CheckpointError: an array is missing or has another shape or dtype.
+        StoreError: a code is out of range. The message gives the molecule's position in the batch.
     """
     token_BA, target_BA = _tokens(batch)
     B, A = token_BA.shape
@@ -150,7 +150,7 @@ def decode_batch(batch: Arrays) -> DenoiseSample:
         low=0,
         high=np.array([len(values) - 1 for values in ATOM_VOCABULARIES.values()]),
     )
-    # Bonds are kept as raw code + 1, from 1 on.
+    # Our input stores bond features as raw code + 1, so that they start at 1.
     bond = _Code(
         name="edge_feat",
         offset=vocab.BOND_FEATURE_OFFSET - 1 + vocab.BOND_FEATURE_STRIDE * features[: vocab.NUM_BOND_FEATURES],

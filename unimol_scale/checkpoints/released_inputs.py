@@ -1,4 +1,4 @@
-"""What pretraining showed to a model in the released format: what its file says, else what Uni-Mol2's shows."""
+"""The inputs that a model in the released format was pretrained on: as its file states, otherwise those of Uni-Mol2."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,18 +9,18 @@ from unimol_scale.errors import CheckpointError, ConfigError
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
-SEEN_KEY = "seen"  # beside the dimensions of a file that we have written
+SEEN_KEY = "seen"  # in files written by this package, beside the dimensions
 
 
 def seen_by_released(stated: Mapping[str, object], config: ModelConfig) -> InputsSeen | None:
-    """Return what pretraining showed; None: whoever wrote the file did not know it.
+    """Return the inputs that the model was pretrained on; None if the writer of the file did not know them.
 
     Args:
-        stated: what the file says beside its tensors.
-        config: of its model.
+        stated: what the file states besides its tensors.
+        config: the configuration of its model.
 
     Raises:
-        CheckpointError: it is not to be understood, such as one that a newer version wrote.
+        CheckpointError: the statement cannot be interpreted, for example because a newer version wrote it.
     """
     if SEEN_KEY not in stated:
         return _seen_by_uni_mol2(config)
@@ -36,7 +36,7 @@ def seen_by_released(stated: Mapping[str, object], config: ModelConfig) -> Input
 
 
 def seen_to_state(seen: InputsSeen | None, config: ModelConfig) -> dict[str, Any]:
-    """Return what a file has to state so that ``seen_by_released`` returns the same: nothing for Uni-Mol2's."""
+    """Return what a file must state so that ``seen_by_released`` returns ``seen``: nothing for those of Uni-Mol2."""
     return {} if seen == _seen_by_uni_mol2(config) else {SEEN_KEY: to_tree(seen)}
 
 

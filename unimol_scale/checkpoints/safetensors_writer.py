@@ -1,4 +1,4 @@
-"""Writes safetensors one tensor at a time and hashes them; the library's writer needs all tensors in memory."""
+"""Writes and hashes safetensors files one tensor at a time; the library's own writer needs all tensors in memory."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unimol_scale.common.files import flush
 
-# Names of the format.
+# Names of the dtypes in the format.
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 _CHUNK = 1 << 24  # bytes that are written at once
 
@@ -24,8 +24,8 @@ class FileEntry:
     """Size and hash of a complete file.
 
     Attributes:
-        bytes: size.
-        sha256: of the content, hexadecimal.
+        bytes: size in bytes.
+        sha256: hexadecimal SHA-256 of the content.
     """
 
     bytes: int
@@ -41,17 +41,20 @@ class TensorKind:
 
     @property
     def bytes(self) -> int:
-        """Size of the tensor."""
+        """Size of the tensor in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_safetensors(path: Path, kinds: Mapping[str, TensorKind], tensor_of: Callable[[str], Tensor]) -> FileEntry:
-    """Write a file and flush it to disk; the same tensors give the same bytes.
+    """Write a safetensors file and flush it to disk; equal tensors yield equal bytes.
 
     Args:
-        path: of the file.
-        kinds: name → dtype and shape, in the order in which they are written.
-        tensor_of: returns a tensor of that kind, on any device; called once for each name, in order.
+        path: the file to write.
+        kinds: name → dtype and shape, in the order of writing.
+        tensor_of: name → tensor of that dtype and shape, on any device; called once for each name, in order.
+
+    Returns:
+        Size and hash of the file.
 
     Raises:
         OSError: the disk is full or fails.
@@ -71,7 +74,7 @@ def write_safetensors(path: Path, kinds: Mapping[str, TensorKind], tensor_of: Ca
         for block in _blocks(text, kinds, tensor_of):
             digest.update(block)
             size += len(block)
-            while block:  # an unbuffered file may write only a part
+            while block:  # an unbuffered write may be partial
                 block = block[file.write(block) :]
     flush(path)
     return FileEntry(bytes=size, sha256=digest.hexdigest())

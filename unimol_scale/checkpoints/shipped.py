@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unimol_scale.common.run_files import MODEL_CARD_NAME
 
-DEFAULT_MODEL = "unimol-scale-2m"  # of commands that are not told which
+DEFAULT_MODEL = "unimol-scale-2m"  # of commands and calls that name no model
 MODEL_HELP = "a run, a checkpoint, a name of `model list`, or owner/name on the Hugging Face hub"  # values of --from
 SHIPPED_FOLDER = Path(__file__).parents[1] / "shipped"
 
@@ -15,9 +15,9 @@ class ShippedModel:
     """A model that comes with the package.
 
     Attributes:
-        name: that ``from_pretrained`` and ``--from`` take.
-        folder: of its weights, ``config.json`` and card.
-        about: one line, the first paragraph of its card.
+        name: name that ``from_pretrained`` and ``--from`` accept.
+        folder: folder with its weights, ``config.json`` and card.
+        about: first paragraph of its card, in one line.
     """
 
     name: str
@@ -26,18 +26,18 @@ class ShippedModel:
 
     @property
     def card(self) -> Path:
-        """File that says what it was trained on, how good it is and where its limits are."""
+        """Path of the model card: training data, scores and limits."""
         return self.folder / MODEL_CARD_NAME
 
 
 def shipped_models() -> list[ShippedModel]:
-    """Return the models that come with the package, in the order of their names.
+    """Return the models that come with the package, sorted by name.
 
     Returns:
-        Name, folder and one line about each; ``from_pretrained(name)`` loads it.
+        Name, folder and a one-line description of each; ``from_pretrained(name)`` loads it.
 
     Raises:
-        OSError: a card that was installed cannot be read.
+        OSError: the card of a model cannot be read.
 
     Source:
         Each model's card, ``unimol-scale model card NAME``.
@@ -52,7 +52,7 @@ def shipped_models() -> list[ShippedModel]:
 
 
 def shipped_folder(name: str) -> Path | None:
-    """Return the folder of a model that comes with the package; None if there is none of that name."""
+    """Return the folder of a model that comes with the package; None if there is no model of that name."""
     return next((model.folder for model in shipped_models() if model.name == name), None)
 
 

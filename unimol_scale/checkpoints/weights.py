@@ -1,8 +1,8 @@
-"""Loads and saves pretrained models: released files, our own directories, runs and their checkpoints, the hub.
+"""Loads and saves pretrained models: released files, model folders, runs and their checkpoints, the hub.
 
-Our own format is ``model.safetensors`` and, written after it, ``config.json`` with the configuration of the model, its
-heads, and size and SHA-256 of the tensors. A finished run has such a directory, ``model``. Nothing here runs code from
-a file. Files are checked completely before a model is returned.
+A model folder holds ``model.safetensors`` and, written after it, ``config.json`` with the configuration of the model,
+its heads, and size and SHA-256 of the weights file. A finished run has a model folder, ``model``. Nothing here runs
+code from a file. Files are checked completely before a model is returned.
 """
 
 import contextlib
@@ -55,12 +55,12 @@ from unimol_scale.model.presets import ModelConfig
 
 
 class Identity(NamedTuple):
-    """What can be known of a model without its weights.
+    """What is known about a model without reading its weights.
 
     Attributes:
-        model: dimensions and options.
-        sha256: of its weights, hexadecimal.
-        seen: what pretraining showed to it; None: that is not known.
+        model: dimensions and options of the model.
+        sha256: hexadecimal hash that identifies its weights.
+        seen: the inputs that it was pretrained on; None if they are not known.
     """
 
     model: ModelConfig
@@ -69,17 +69,17 @@ class Identity(NamedTuple):
 
 
 def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
-    """Load a model, in evaluation mode, on the CPU.
+    """Load a model on the CPU, in evaluation mode.
 
     Args:
-        path: a directory that ``save_pretrained`` wrote (weights keep their dtype), a file in the released format, the
-            folder of a run (while it is unfinished, its newest intact checkpoint counts), a checkpoint of one, the name
-            of a model that comes with the package, or ``owner/name`` on the Hugging Face hub.
-        averaged: of a checkpoint, take the mean of the weights over the steps if the run keeps one.
+        path: a folder that ``save_pretrained`` wrote (weights keep their dtype unless its ``loads_as`` was given), a
+            file in the released format, a run folder (its newest intact checkpoint if the run is unfinished), a
+            checkpoint, the name of a model that comes with the package, or ``owner/name`` on the Hugging Face hub.
+        averaged: for checkpoints: load the running mean of the weights if the run keeps one.
 
     Raises:
-        CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's; names the
-            file, the tensor or the byte.
+        CheckpointError: the model is missing, truncated or damaged, its file holds code, or its tensors do not match
+            its configuration. The message names the file, the tensor or the byte.
     """
     path = local_path(path)
     if not path.is_dir():
@@ -110,10 +110,10 @@ def load_pretrained(path: Path | str, *, averaged: bool = True) -> HeadedModel:
 
 
 def identify(path: Path | str) -> Identity:
-    """Return which model ``load_pretrained`` would load.
+    """Return the identity of the model that ``load_pretrained`` would load; weights in a model folder are not read.
 
     Raises:
-        CheckpointError: see ``load_pretrained``; the weights of a directory are not read.
+        CheckpointError: see ``load_pretrained``.
     """
     path = local_path(path)
     if path.is_dir():
@@ -127,10 +127,10 @@ def identify(path: Path | str) -> Identity:
 
 
 def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> HeadedModel:
-    """Load the model of a verified checkpoint: fp32, evaluation mode; for ``averaged`` see ``load_pretrained``.
+    """Load the model of a verified checkpoint in fp32, in evaluation mode; for ``averaged`` see ``load_pretrained``.
 
     Raises:
-        CheckpointError: the shares are not complete, or not of the model that the trainer recorded.
+        CheckpointError: the shares are incomplete, or do not match the model that the trainer recorded.
     """
     trained = trained_model(checkpoint)
     model = empty_model(trained.model, trained.heads, trained.seen)
@@ -144,9 +144,11 @@ def load_checkpoint(checkpoint: CheckpointInfo, *, averaged: bool = True) -> Hea
 
 
 def load_official_checkpoint(path: Path | str) -> HeadedModel:
-    """Load a file in the released Uni-Mol2 format: fp32, evaluation mode, ``padded`` and ``chirality``.
+    """Load a file in the released Uni-Mol2 format, in fp32 and evaluation mode.
 
-    A file that does not say what pretraining showed to its model is taken for one of the released ones.
+    The model has the options of the released weights, ``normalize_by="padded"`` and ``pair_type="chirality"``.
+
+    If a file does not state the inputs of pretraining, they are assumed to be those of Uni-Mol2.
 
     Raises:
         CheckpointError: see ``load_pretrained``.
@@ -163,17 +165,17 @@ def load_official_checkpoint(path: Path | str) -> HeadedModel:
 
 
 def save_pretrained(model: HeadedModel, directory: Path | str, *, loads_as: Literal["fp32"] | None = None) -> None:
-    """Write a model as a directory from which ``load_pretrained`` loads the same bits.
+    """Write a model as a folder from which ``load_pretrained`` loads identical weights.
 
-    ``config.json`` is written last: a directory without it is not a model.
+    ``config.json`` is written last: a folder without it is not a model.
 
     Args:
-        model: with weights of any dtype.
-        directory: to be written.
-        loads_as: dtype that these weights are turned into when they are loaded; None: they stay as they are.
+        model: model with weights of any dtype.
+        directory: folder to write.
+        loads_as: dtype to which the weights are converted when they are loaded; None: they keep their dtype.
 
     Raises:
-        CheckpointError: the directory is not empty or cannot be written, or a weight is not finite.
+        CheckpointError: the folder is not empty or cannot be written, or a weight is not finite.
     """
     state = model.state_dict()
     for name, tensor in state.items():
@@ -187,9 +189,9 @@ def save_checkpoint(checkpoint: CheckpointInfo, directory: Path | str, *, averag
     """Write the model of a checkpoint as ``save_pretrained`` does, with one tensor at a time in memory.
 
     Args:
-        checkpoint: verified.
-        directory: to be written.
-        averaged: the mean over the steps if the run kept one, else the weights after the last step.
+        checkpoint: a verified checkpoint.
+        directory: folder to write.
+        averaged: write the running mean of the weights if the run keeps one, else the weights after the last step.
 
     Raises:
         CheckpointError: see ``save_pretrained`` and ``load_checkpoint``.
@@ -237,10 +239,10 @@ def _save(
 
 
 def save_official(model: HeadedModel, path: Path | str) -> None:
-    """Write a model as a file in the released format: ``model``, ``config`` with its dimensions, ``args`` None.
+    """Write a model as a file in the released format: ``model``, ``config`` with its dimensions, and ``args`` (None).
 
-    What pretraining showed to the model stands beside the dimensions unless it is what Uni-Mol2's shows; other readers
-    leave it alone.
+    The inputs of pretraining are stored beside the dimensions unless they are those of Uni-Mol2; other readers of the
+    format ignore them.
 
     Raises:
         CheckpointError: the format cannot express the model, the file exists or cannot be written, or a weight is not
@@ -250,11 +252,11 @@ def save_official(model: HeadedModel, path: Path | str) -> None:
     config = model.backbone.config
     dimensions = released_dimensions(config)
     if path.exists():
-        raise CheckpointError(f"{path} exists already; choose another output")
+        raise CheckpointError(f"{path} already exists; choose another output")
     tensors = to_official({name: tensor.detach() for name, tensor in model.state_dict().items()}, config)
     for name, tensor in tensors.items():
         check_values(name, tensor)
-    # Parts of a fused tensor share its memory, and torch.save would write all of it for each part.
+    # The parts of a fused tensor share its memory, and torch.save would write the whole tensor for each part.
     stated = {**dimensions, **seen_to_state(model.seen, config)}
     content = {"model": {name: t.clone() for name, t in tensors.items()}, "config": stated, "args": None}
     with _writing(path):
@@ -262,18 +264,18 @@ def save_official(model: HeadedModel, path: Path | str) -> None:
 
 
 def find_checkpoint(path: Path) -> CheckpointInfo | None:
-    """Return the checkpoint that a directory names, verified; None if it has a finished model, or is not a run.
+    """Return the verified checkpoint in a folder; None if the folder has a finished model or is not a run.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or all checkpoints of the run are.
+        CheckpointError: the checkpoint is damaged, or all checkpoints of the run are damaged.
     """
     return None if (model_folder(path) / CONFIG_NAME).is_file() else resolve_checkpoint(path)
 
 
 def local_path(path: Path | str) -> Path:
-    """Return the path; for a name, of the package or ``owner/name`` of the hub, the local folder of that model.
+    """Return the local path of a model; a name is resolved to a shipped model or a downloaded model of the hub.
 
-    A path that exists wins over a name.
+    A path that exists takes precedence over a name.
     """
     if not Path(path).exists() and (shipped := shipped_folder(str(path))) is not None:
         return shipped
@@ -281,18 +283,18 @@ def local_path(path: Path | str) -> Path:
 
 
 def empty_model(config: ModelConfig, heads: Heads = DENOISE_HEADS, seen: InputsSeen | None = None) -> HeadedModel:
-    """Return a model without values of its parameters (on the meta device)."""
+    """Return a model on the meta device, whose parameters have no values."""
     with torch.device("meta"):
         return HeadedModel(config, heads, seen)
 
 
 def _filled(model: HeadedModel, state: Mapping[str, Tensor], hydrogens: bool | None = None) -> HeadedModel:
-    # Copied into memory that torch has aligned: with the alignment of the file, matrix products would differ in their
-    # last bits from those of the trained model.
+    # Copied into memory aligned by torch: with the alignment of the file, matrix products would differ in their last
+    # bits from those of the trained model.
     owned = {name: tensor.clone() for name, tensor in state.items()}
     model.load_state_dict(owned, strict=True, assign=True)
     kernel = model.backbone.pair_encoding.distance
-    if kernel is not None:  # the centres are constants, which are in no file
+    if kernel is not None:  # the centres are constants, which no file stores
         kernel.centres_G = GaussianKernel(model.backbone.config).centres_G
     model.hydrogens = hydrogens
     return model.eval()
@@ -307,7 +309,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
             raise CheckpointError(f"the tensor {name!r} has shape {found}, expected {wanted}")
         check_values(name, tensors[name])
     if surplus := sorted(set(tensors) - set(expected)):
-        raise CheckpointError(f"{len(surplus)} tensors belong to no part of the model, the first is {surplus[0]!r}")
+        raise CheckpointError(f"{len(surplus)} tensors do not belong to the model, the first is {surplus[0]!r}")
 
 
 @contextlib.contextmanager

@@ -174,5 +174,5 @@ def test_an_output_that_is_not_finite_never_passes(tmp_path, batch):
     assert found["coord_loss"].value is None
     assert found["coord_loss"].within(0.0)
     np.savez(tmp_path / "outputs.npz", **arrays, x=np.zeros((3, A + 1, 9), np.float32))
-    with pytest.raises(CheckpointError, match=r"'x' has shape \(3, 5, 9\), this model gives \(3, 5, 8\)"):
+    with pytest.raises(CheckpointError, match=r"'x' has shape \(3, 5, 9\), this model returns \(3, 5, 8\)"):
         compare(model, read_reference(tmp_path / "outputs.npz"))

@@ -1,1 +1,1 @@
-"""The checkpoints of a run: written share by share, published, found and read again."""
+"""The checkpoints of a run: writing them as shares, publishing, finding and reading them."""

@@ -1,10 +1,10 @@
-"""The checkpoints of a run as folders on disk: published, found, verified, deleted. Each is complete or absent.
+"""Publishes, finds, verifies and deletes the checkpoints of a run, which are folders. Each is complete or absent.
 
-A checkpoint is a folder ``step-…`` with the shares of all ranks and ``manifest.json``. The manifest has the format
-version, the step, what the trainer recorded, size and SHA-256 of every share, and a hash of itself. Every rank writes
-its share into ``tmp-step-…``. Rank 0 then writes the manifest, renames the folder to ``step-…`` and replaces the file
-``latest`` by a rename. A kill at any moment leaves the older checkpoints as they were. Before a checkpoint is deleted,
-its folder is renamed to ``tmp-deleted-…``. Folders ``tmp-…`` never count as checkpoints.
+A checkpoint is a folder ``step-…`` with the shares of all ranks and ``manifest.json``. The manifest holds the format
+version, the step, the trainer's records, size and SHA-256 of every share, and a hash of itself. Every rank writes its
+share into ``tmp-step-…``. Rank 0 then writes the manifest, renames the folder to ``step-…`` and replaces the file
+``latest`` by a rename. If the process is killed at any moment, older checkpoints stay intact. Before a checkpoint is
+deleted, its folder is renamed to ``tmp-deleted-…``. Folders ``tmp-…`` never count as checkpoints.
 """
 
 import contextlib
@@ -41,18 +41,18 @@ _DELETED = "tmp-deleted-"
 
 
 class NewerCheckpointError(CheckpointError):
-    """A newer version of unimol-scale wrote a checkpoint: it is intact, and an older one is no replacement for it."""
+    """A newer version of unimol-scale wrote the checkpoint. It is not damaged, so no older one may replace it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointManifest:
-    """What ``manifest.json`` says, its own hash apart.
+    """The content of ``manifest.json`` without its own hash.
 
     Attributes:
-        format_version: of the folder's layout.
-        step: optimizer steps done.
-        meta: what the trainer recorded.
-        files: name → size and hash.
+        format_version: version of the folder's layout.
+        step: number of optimizer steps done.
+        meta: the trainer's records.
+        files: name → size and hash of each share.
     """
 
     format_version: int
@@ -66,11 +66,11 @@ class CheckpointInfo:
     """A published checkpoint.
 
     Attributes:
-        path: its folder.
-        step: optimizer steps done.
-        meta: what the trainer recorded with it: ranks, counters.
+        path: folder of the checkpoint.
+        step: number of optimizer steps done.
+        meta: the trainer's records, such as ranks and counters.
         files: name → size and hash of each share.
-        sha256: of the manifest's content, which covers every file: the identity of the whole.
+        sha256: SHA-256 of the manifest's content. It covers every file and thus identifies the whole checkpoint.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class CheckpointInfo:
 
     @property
     def bytes(self) -> int:
-        """Size of all shares."""
+        """Total size of all shares, in bytes."""
         return sum(entry.bytes for entry in self.files.values())
 
 
@@ -90,10 +90,10 @@ class TrainedModel:
     """The model that a run trains, as the trainer recorded it.
 
     Attributes:
-        model: dimensions and options.
-        heads: those that the model of the finished run keeps.
-        seen: what pretraining shows to it; None: that is not known, as of a checkpoint that is older than this key.
-        hydrogens: the molecules that it learns from have hydrogens as atoms; None in checkpoints older than this key.
+        model: dimensions and options of the model.
+        heads: the heads that the model of the finished run keeps.
+        seen: the inputs of pretraining; None if they are not known, as in checkpoints of earlier versions.
+        hydrogens: whether hydrogens are atoms in pretraining; None in checkpoints of earlier versions.
     """
 
     model: ModelConfig
@@ -107,10 +107,10 @@ class DiskUsage:
     """How much disk space the checkpoints of a run use.
 
     Attributes:
-        kept: number of checkpoints.
-        kept_bytes: their size.
+        kept: number of checkpoints that are kept.
+        kept_bytes: their total size.
         removed: number of checkpoints that were just deleted.
-        removed_bytes: their size.
+        removed_bytes: their total size.
     """
 
     kept: int
@@ -119,7 +119,7 @@ class DiskUsage:
     removed_bytes: int
 
     def describe(self, states: str = "") -> str:
-        """Return the usage in words; ``states`` is put after the size of the kept checkpoints."""
+        """Return the usage in words; ``states`` is inserted after the size of the kept checkpoints."""
         text = f"{self.kept} kept, {byte_size(self.kept_bytes)} on disk{states}"
         return text + (f"; {self.removed} deleted, {byte_size(self.removed_bytes)}" if self.removed else "")
 
@@ -130,30 +130,30 @@ def folder_name(step: int) -> str:
 
 
 def step_folders(root: Path) -> list[Path]:
-    """Return the published checkpoints under a run's checkpoints folder, intact or not, by ascending step."""
+    """Return the published checkpoints in a run's checkpoints folder, intact or not, by ascending step."""
     folders = [path for path in root.glob("step-*") if _FOLDER.fullmatch(path.name) and path.is_dir()]
     return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def temporary_folder(root: Path, step: int) -> Path:
-    """Return where a checkpoint is written before it is published; ``root`` is the run's checkpoints folder."""
+    """Return the folder into which a checkpoint is written before it is published; ``root`` as in ``publish``."""
     return root / f"tmp-{folder_name(step)}"
 
 
 def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> CheckpointInfo:
-    """Make a written checkpoint the newest one. Call it once, after every rank has written its share in this session.
+    """Publish a written checkpoint as the newest one. Call this once, after every rank has written its share.
 
-    Other files in the temporary folder, such as shares that another number of ranks left there, are deleted.
+    Other files in the temporary folder, such as shares of a session with another number of ranks, are deleted.
 
     Args:
         root: the run's checkpoints folder.
-        step: optimizer steps done.
-        world_size: ranks that wrote a share.
-        meta: recorded with it, as JSON can hold it.
+        step: number of optimizer steps done.
+        world_size: number of ranks, each of which wrote a share.
+        meta: records to store in the manifest; JSON must be able to represent them.
 
     Raises:
         CheckpointError: the share of a rank is missing.
-        OSError: the disk is full or refuses; older checkpoints are as they were.
+        OSError: the disk is full or cannot be written; older checkpoints are unchanged.
     """
     temporary, final = temporary_folder(root, step), root / folder_name(step)
     files = read_notes(temporary, world_size)
@@ -168,9 +168,9 @@ def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> 
         "meta": dict(meta),
         "files": {name: dataclasses.asdict(entry) for name, entry in files.items()},
     }
-    tree = json.loads(json.dumps(content))  # the hash is of what a reader will see
+    tree = json.loads(json.dumps(content))  # hash the content as a reader will see it
     write_json(temporary / MANIFEST, {**tree, "sha256": content_hash(tree)})
-    mark_deleted(final)  # the run was resumed from an earlier step, and this step is saved again
+    mark_deleted(final)  # exists if the run was resumed from an earlier step and saves this step again
     temporary.rename(final)
     flush(root)
     commit_text(root / LATEST, final.name + "\n")
@@ -178,7 +178,7 @@ def publish(root: Path, step: int, world_size: int, meta: Mapping[str, Any]) -> 
 
 
 def content_hash(tree: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's content without its own hash; the spacing of the text does not matter."""
+    """Return the SHA-256 of a manifest's content without its own hash; independent of the formatting of the file."""
     content = {key: value for key, value in tree.items() if key != "sha256"}
     return hash_json(content)
 
@@ -187,7 +187,7 @@ def read_manifest(folder: Path) -> CheckpointInfo:
     """Read the manifest of a checkpoint; the shares are not read.
 
     Raises:
-        CheckpointError: the manifest is missing, damaged or of another format.
+        CheckpointError: the manifest is missing, damaged or has another format.
     """
     path = folder / MANIFEST
     try:
@@ -199,8 +199,8 @@ def read_manifest(folder: Path) -> CheckpointInfo:
     version = tree.get("format_version")
     if version is None and {"step", "meta", "files"} <= set(tree):
         raise CheckpointError(
-            f"checkpoint {folder} is in DeepSpeed's own format, which an earlier version wrote and this one does not "
-            "read; finish that run with the version that began it, or choose another --output"
+            f"checkpoint {folder} is in DeepSpeed's own format, which an earlier version wrote and this one cannot "
+            "read; finish that run with the version that started it, or choose another --output"
         )
     if problem := version_problem(version, FORMAT_VERSION):
         newer = isinstance(version, int) and version > FORMAT_VERSION
@@ -218,10 +218,10 @@ def read_manifest(folder: Path) -> CheckpointInfo:
 
 
 def verify(folder: Path) -> CheckpointInfo:
-    """Read a checkpoint's manifest and re-hash every share.
+    """Read a checkpoint's manifest and check the size and hash of every share.
 
     Raises:
-        CheckpointError: it is incomplete or damaged; names the file.
+        CheckpointError: the checkpoint is incomplete or damaged. The message names the file.
     """
     info = read_manifest(folder)
     for name, entry in info.files.items():
@@ -240,13 +240,16 @@ def verify(folder: Path) -> CheckpointInfo:
 
 
 def newest_valid(root: Path) -> tuple[CheckpointInfo | None, list[str]]:
-    """Return the newest checkpoint that verifies, and one line for each newer one that does not.
+    """Return the newest intact checkpoint, and a message for each newer one that is damaged.
 
     Args:
         root: a run's checkpoints folder.
 
+    Returns:
+        The checkpoint, or None if there are no checkpoints; and the messages.
+
     Raises:
-        CheckpointError: there are checkpoints and none is intact, or a newer version wrote the newest.
+        CheckpointError: there are checkpoints but none is intact, or a newer version wrote the newest one.
     """
     problems: list[str] = []
     for folder in reversed(step_folders(root)):
@@ -264,19 +267,19 @@ def newest_valid(root: Path) -> tuple[CheckpointInfo | None, list[str]]:
 
 
 def checkpoints_in(path: Path) -> list[Path]:
-    """Return the checkpoints that a path names: itself, or those of a run or of a run's checkpoints folder."""
+    """Return the checkpoints under a path: the path itself, or those of a run or of a run's checkpoints folder."""
     if _FOLDER.fullmatch(path.name) or any(path.glob("share-*")):
         return [path]
     return step_folders(path / CHECKPOINTS) or step_folders(path)
 
 
 def resolve_checkpoint(path: Path) -> CheckpointInfo | None:
-    """Return the checkpoint that a path names, verified; for a run its newest intact one, or None if it has none.
+    """Return the verified checkpoint at a path; for a run its newest intact one, or None if it has no checkpoints.
 
-    A warning names newer checkpoints that are damaged.
+    Newer checkpoints that are damaged are named in a warning.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or all checkpoints of the run are.
+        CheckpointError: the checkpoint is damaged, or all checkpoints of the run are damaged.
     """
     folders = checkpoints_in(path)
     if not folders:
@@ -290,10 +293,11 @@ def resolve_checkpoint(path: Path) -> CheckpointInfo | None:
 
 
 def trained_model(info: CheckpointInfo) -> TrainedModel:
-    """Return which model a checkpoint is of. An option that is younger than the checkpoint has its default.
+    """Return the model that a checkpoint belongs to. Options newer than the checkpoint have their defaults.
 
     Raises:
-        CheckpointError: the trainer did not record it, or an option without a default is missing, or one is unknown.
+        CheckpointError: the trainer did not record the model, an option without a default is missing, or an option is
+            unknown.
     """
     tree = {name: info.meta[name] for name in ("model", "heads", "seen", "hydrogens") if name in info.meta}
     try:
@@ -303,18 +307,18 @@ def trained_model(info: CheckpointInfo) -> TrainedModel:
 
 
 def prune(newest: CheckpointInfo, keep: int, *, keep_best: bool, keep_steps: Collection[int] = ()) -> DiskUsage:
-    """Mark the checkpoints of a run that are no longer wanted; ``delete_marked`` deletes them.
+    """Mark the checkpoints of a run that are no longer needed; ``delete_marked`` deletes them.
 
-    Checkpoints of later steps than the newest one are marked, too: the run went on from an earlier step, since they are
-    damaged or were rolled back. A folder whose manifest cannot be read is left for a person to look at. The file
-    ``best`` names the best checkpoint.
+    Checkpoints of steps after ``newest`` are marked too: the run continued from an earlier step because they were
+    damaged or rolled back. A folder whose manifest cannot be read is not touched, so that a person can inspect it. The
+    name of the best checkpoint is written into the file ``best``.
 
     Args:
         newest: the checkpoint that was published last.
-        keep: how many of the newest to keep; with 0 the best one is not kept either.
-        keep_best: whether to keep the checkpoint of the lowest ``meta["validation_loss"]``, which is None in those that
-            were not validated.
-        keep_steps: steps whose checkpoints are kept in any case.
+        keep: number of newest checkpoints to keep; with 0 the best one is not kept either.
+        keep_best: whether to keep the checkpoint with the lowest ``meta["validation_loss"]``; the loss is None in
+            checkpoints that were not validated.
+        keep_steps: steps whose checkpoints are always kept.
     """
     root = newest.path.parent
     readable = []
@@ -347,15 +351,15 @@ def _disk_usage(infos: Sequence[CheckpointInfo], kept: set[Path]) -> DiskUsage:
 
 
 def delete_marked(root: Path) -> None:
-    """Delete all checkpoints that are marked, also by sessions that were killed; large files take a while."""
+    """Delete all marked checkpoints, including those marked by killed sessions; this takes a while for large files."""
     for folder in root.glob(f"{_DELETED}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def delete_leftovers(root: Path) -> None:
-    """Delete what killed sessions left half written or half deleted; no save may be running."""
+    """Delete half-written and half-deleted folders of killed sessions; no save may be running."""
     for leftover in root.glob("tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)  # a folder that remains is harmless: see ``publish``
+        shutil.rmtree(leftover, ignore_errors=True)  # a folder that cannot be deleted is harmless: see ``publish``
 
 
 def _validation_loss(info: CheckpointInfo) -> float:

@@ -1,8 +1,8 @@
-"""Saves this rank's share of a run in the background: a copy to host memory, then a thread that writes it.
+"""Saves this rank's share of a run in the background: copies it to host memory, and writes the copy in a thread.
 
-Only the copy in ``start`` delays the step loop. ``state`` tells how far the save is. When all ranks have ``WRITTEN``
-(the trainer takes a vote), all call ``publish``. When a rank has ``FAILED`` and no rank is writing any more, all call
-``discard``. A full or failing disk never raises an error in the step loop.
+Only the copy in ``start`` delays the step loop. ``state`` is the progress of the save. When all ranks are ``WRITTEN``
+(the trainer collects their states), all call ``publish``. When a rank has ``FAILED`` and no rank is writing any more,
+all call ``discard``. A full or failing disk never raises an error in the step loop.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from unimol_scale.errors import CheckpointError
 
 
 class SaveState(enum.Enum):
-    """State of the save on this rank; ``IDLE``: no save waits to be published or discarded."""
+    """State of the save on this rank; ``IDLE`` means that no save waits to be published or discarded."""
 
     IDLE = enum.auto()
     WRITING = enum.auto()
@@ -34,22 +34,23 @@ class SaveState(enum.Enum):
 class Saver:
     """Writes the shares of one rank, one save at a time.
 
-    The copy needs as much host memory as the share: 12 bytes for each parameter that the rank owns, 16 with averaged
-    weights. It is kept for the next save. With a GPU it is page-locked, and torch rounds it up to a power of two.
+    The copy needs as much host memory as the share: 12 bytes per parameter that the rank owns, 16 with averaged
+    weights. The next save reuses its buffer. With a GPU the buffer is page-locked, and torch rounds its size up to a
+    power of two.
 
     Args:
         root: the run's checkpoints folder, on a file system that all ranks share.
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of ranks.
-        synchronous: make no copy and write before ``start`` returns.
+        synchronous: write before ``start`` returns, without a copy.
 
     Attributes:
-        step: of the current save, or of the last one.
+        step: step of the current save, or of the last one.
         error: why the last save failed; empty if it did not.
-        copy_seconds: time that the last copy took; 0 without a copy.
-        write_seconds: time that writing the last share took, known once it is written.
-        written_bytes: size of the last share.
-        disk_usage: of the checkpoints, after the last ``publish`` that succeeded; on rank 0 only.
+        copy_seconds: duration of the last copy; 0 without a copy.
+        write_seconds: duration of writing the last share, set once it is written.
+        written_bytes: size of the last share, set once it is written.
+        disk_usage: disk usage of the checkpoints after the last successful ``publish``; only on rank 0.
     """
 
     def __init__(self, root: Path, rank: int, world_size: int, *, synchronous: bool = False) -> None:
@@ -70,13 +71,13 @@ class Saver:
 
     @property
     def state(self) -> SaveState:
-        """State of the save on this rank. An error other than one of the file system is a bug, and is raised here."""
+        """State of the save on this rank. An error that is not one of the file system is a bug, and is raised here."""
         if self._defect is not None:
             raise self._defect
         return self._state
 
     def start(self, step: int, fragments: Sequence[Fragment]) -> None:
-        """Start to save the state after ``step`` steps; the fragments may change as soon as this returns.
+        """Start to save the state after ``step`` steps; the fragments may be modified as soon as this returns.
 
         The previous save must have been published or discarded.
         """
@@ -100,17 +101,18 @@ class Saver:
     def publish(
         self, meta: Mapping[str, Any], *, keep: int, keep_best: bool = False, keep_steps: Collection[int] = ()
     ) -> CheckpointInfo | None:
-        """Publish the save as a checkpoint. All ranks call this when all have ``WRITTEN``; rank 0 does the work.
+        """Publish the save as a checkpoint. All ranks call this when all are ``WRITTEN``; rank 0 does the work.
 
         Args:
-            meta: recorded with the checkpoint, as JSON can hold it; ``validation_loss`` decides which one is the best.
-            keep: how many of the newest to keep; older ones are deleted in the background.
-            keep_best: whether to keep the best one, too.
-            keep_steps: steps whose checkpoints are kept, too.
+            meta: records to store in the manifest, as JSON can represent them; ``validation_loss`` determines the best
+                checkpoint.
+            keep: number of newest checkpoints to keep; older ones are deleted in the background.
+            keep_best: whether to keep the best checkpoint as well.
+            keep_steps: steps whose checkpoints are kept as well.
 
         Returns:
-            The checkpoint on rank 0, None on the others. None on rank 0 means that it failed and ``error`` says why;
-            older checkpoints are as they were, and the next save is not affected.
+            The checkpoint on rank 0, None on the others. None on rank 0 means that publishing failed, and ``error``
+            says why; older checkpoints are unchanged, and the next save is not affected.
         """
         assert self.wait() is SaveState.WRITTEN, f"the save of step {self.step} is {self.state.name}"
         self._state = SaveState.IDLE
@@ -128,16 +130,16 @@ class Saver:
         return info
 
     def discard(self) -> None:
-        """Delete what this rank wrote of the save. All ranks call this when no rank is writing any more."""
+        """Delete what this rank wrote for the save. All ranks call this when no rank is writing any more."""
         self.wait()
         self._state = SaveState.IDLE
         folder = checkpoint_folder.temporary_folder(self._root, self.step)
-        with contextlib.suppress(OSError):  # the disk may fail here, too; the next session deletes the rest
+        with contextlib.suppress(OSError):  # the disk may fail here too; the next session deletes the rest
             remove_share(folder, self._rank, self._world_size)
-            folder.rmdir()  # the last rank succeeds; for the others it is not empty
+            folder.rmdir()  # succeeds on the last rank; on the others the folder is not empty
 
     def _copy(self, fragments: Sequence[Fragment]) -> list[Fragment]:
-        """Copy the fragments into host memory, which is kept for the next save."""
+        """Copy the fragments into a buffer in host memory, which the next save reuses."""
         tensors = [tensor for fragment in fragments for tensor in fragment.states.values()]
         total = sum(len(tensor) for tensor in tensors)
         on_gpu = any(tensor.is_cuda for tensor in tensors)
@@ -167,7 +169,7 @@ class Saver:
         else:
             self.written_bytes = entry.bytes
             self.write_seconds = time.perf_counter() - begun
-            self._state = SaveState.WRITTEN  # set last: a reader of the state may read the rest
+            self._state = SaveState.WRITTEN  # set last, because readers rely on the values above once they see it
 
     def _run(self, work: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -181,7 +183,7 @@ class Saver:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until nothing is being written, whatever comes of it."""
+        """Wait until nothing is being written, whether or not the write succeeds."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

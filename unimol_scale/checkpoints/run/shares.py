@@ -1,8 +1,9 @@
-"""The training state of a run on disk: weights and optimizer states of every parameter, in one file (share) a rank.
+"""Stores the training state of a run: weights and optimizer states of every parameter, one file (share) per rank.
 
 A rank owns fragments: ranges of elements of flattened parameters. The fragments of all ranks cover every parameter
-exactly once. A state that was written by any number of ranks under any ZeRO stage can therefore be read by any other: a
-reader asks for a range of elements and gets it from the files that hold it. Files are safetensors, never pickle.
+exactly once. A state written by any number of ranks under any ZeRO stage can therefore be read by any other number
+under any other stage: a reader requests a range of elements, which is collected from the files that hold it. Files are
+safetensors, never pickle.
 """
 
 import json
@@ -21,8 +22,8 @@ from unimol_scale.checkpoints.safetensors_writer import FileEntry, TensorKind, w
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_text, flush
 from unimol_scale.errors import CheckpointError
 
-# What is kept of an element: the fp32 master weight, AdamW's two moments or Muon's one momentum and, if a run averages
-# its weights, the mean.
+# The states stored for an element: the fp32 master weight, AdamW's two moments or Muon's momentum and, if a run
+# averages its weights, their mean.
 WEIGHT, MOMENT, SQUARE, MOMENTUM, MEAN = "weight", "exp_avg", "exp_avg_sq", "momentum", "ema"
 OPTIMIZER_KINDS = frozenset({MOMENT, SQUARE, MOMENTUM})
 
@@ -34,9 +35,9 @@ class Fragment:
     """A range of elements of one flattened parameter.
 
     Attributes:
-        name: of the parameter, as ``named_parameters`` gives it.
-        start: its first element.
-        states: kind (``WEIGHT`` …) → fp32 [number of elements].
+        name: name of the parameter, as in ``named_parameters``.
+        start: index of the first element.
+        states: kind (``WEIGHT`` …) → values, fp32 [number of elements].
     """
 
     name: str
@@ -55,22 +56,25 @@ def share_name(rank: int, world_size: int) -> str:
 
 
 def write_share(folder: Path, rank: int, world_size: int, fragments: Sequence[Fragment]) -> FileEntry:
-    """Write the share of a rank, flush it to disk, and then write a note beside it with its size and hash.
+    """Write the share of a rank, flush it to disk, and then write a note with its size and hash beside it.
 
-    A share is complete once its note exists. The same fragments give the same bytes. The states may be on any device;
-    they are copied piece by piece.
+    A share is complete once its note exists. Equal fragments yield equal bytes. The states may be on any device; they
+    are copied piece by piece.
 
     Args:
-        folder: of all shares of one state; it is made.
-        rank: that owns the share.
+        folder: folder for all shares of one state; it is made.
+        rank: rank that owns the share.
         world_size: number of shares.
-        fragments: of this rank.
+        fragments: fragments of this rank.
+
+    Returns:
+        Size and hash of the share.
 
     Raises:
-        OSError: the disk is full or fails; nothing of this share is left.
+        OSError: the disk is full or fails; nothing of this share remains.
     """
     path = folder / share_name(rank, world_size)
-    remove_share(folder, rank, world_size)  # the note of an earlier attempt must not stand for this one
+    remove_share(folder, rank, world_size)  # the note of an earlier attempt must not be mistaken for this one's
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
@@ -88,7 +92,7 @@ def write_share(folder: Path, rank: int, world_size: int, fragments: Sequence[Fr
 
 
 def remove_share(folder: Path, rank: int, world_size: int) -> None:
-    """Delete the share of a rank, if there is one, and its note before it."""
+    """Delete the share of a rank if it exists; delete its note first."""
     path = folder / share_name(rank, world_size)
     _note(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
@@ -118,21 +122,21 @@ def _note(share: Path) -> Path:
 
 
 def _keyed(fragments: Sequence[Fragment]) -> dict[str, Tensor]:
-    """Return the key of each tensor in a share → the tensor."""
+    """Return key in a share → tensor."""
     tensors: dict[str, Tensor] = {}
     for fragment in fragments:
         for kind in sorted(fragment.states):
             if not len(fragment.states[kind]):
                 continue
             key = f"{fragment.name}/{fragment.start}/{kind}"
-            assert key not in tensors, f"two fragments of one rank begin alike: {key}"
+            assert key not in tensors, f"two fragments of one rank start at the same element: {key}"
             tensors[key] = fragment.states[kind]
     return tensors
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Elements ``start`` to ``stop`` of a parameter, and the share that has them."""
+    """Elements ``start`` to ``stop`` of a parameter, and the share that holds them."""
 
     start: int
     stop: int
@@ -140,19 +144,20 @@ class _Run:
 
 
 class ShareReader:
-    """Reads the state in a folder of shares. Elements are read from memory-mapped files when they are asked for.
+    """Reads the state in a folder of shares. Elements are read on demand from memory-mapped files.
 
-    Hashes are not checked here: verify a checkpoint before.
+    Hashes are not checked here: verify the checkpoint first.
 
     Args:
-        folder: with the shares of all ranks.
+        folder: folder with the shares of all ranks.
 
     Attributes:
-        kinds: states that are kept (``WEIGHT`` …), of every element but those of the two optimizers.
-        sizes: parameter → its number of elements, in the order of the first share.
+        kinds: the kinds of states that are stored (``WEIGHT`` …). Every parameter has all of them except the states of
+            the optimizer that it does not use; see ``kinds_of``.
+        sizes: parameter → number of elements, in the order of the first share.
 
     Raises:
-        CheckpointError: a share is missing or is not a safetensors file, a parameter is not covered exactly once.
+        CheckpointError: a share is missing or is not a safetensors file, or a parameter is not covered exactly once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -171,21 +176,21 @@ class ShareReader:
         for name in self.sizes:
             for kind in sorted(self.kinds_of(muon=(name, MOMENTUM) in self._runs)):
                 if (name, kind) not in self._runs:
-                    raise CheckpointError(f"{folder}: the parameter {name!r} has no {kind!r}, others have")
+                    raise CheckpointError(f"{folder}: the parameter {name!r} has no {kind!r}, unlike the others")
 
     def kinds_of(self, *, muon: bool) -> frozenset[str]:
-        """Return the states of each parameter that Muon moves, which has one momentum, or of each that AdamW moves."""
+        """Return the kinds of states of each parameter that Muon updates (``muon``), or that AdamW updates."""
         return self.kinds - ({MOMENT, SQUARE} if muon else {MOMENTUM})
 
     def elements(self, kind: str) -> int:
-        """Return the number of elements of which a kind of state is kept."""
+        """Return the number of elements for which a kind of state is stored."""
         return sum(self.sizes[name] for name, other in self._runs if other == kind)
 
     def read(self, name: str, kind: str, start: int, stop: int) -> Tensor:
-        """Return elements of a flattened parameter, fp32 [stop - start]; do not write into them.
+        """Return elements of a flattened parameter, fp32 [stop - start]; do not modify them.
 
         Raises:
-            CheckpointError: there is no such parameter or kind, or it has fewer elements.
+            CheckpointError: there is no such parameter or kind, or the parameter has fewer elements.
         """
         runs = self._runs.get((name, kind))
         if runs is None:
@@ -203,10 +208,10 @@ class ShareReader:
         return torch.cat(parts) if parts else torch.empty(0)
 
     def full(self, name: str, kind: str, shape: Sequence[int]) -> Tensor:
-        """Return a whole parameter, fp32 [*shape]; do not write into it.
+        """Return a whole parameter, fp32 [*shape]; do not modify it.
 
         Raises:
-            CheckpointError: it is not there or has another number of elements.
+            CheckpointError: the parameter is missing or has another number of elements.
         """
         count = 1
         for length in shape:
@@ -218,12 +223,12 @@ class ShareReader:
         return self.read(name, kind, 0, count).view(*shape)
 
     def weight(self, name: str, shape: Sequence[int], *, averaged: bool) -> Tensor:
-        """Return the weights of a whole parameter, fp32 [*shape]; do not write into them.
+        """Return the weights of a whole parameter, fp32 [*shape]; do not modify them.
 
         Args:
-            name: of the parameter.
-            shape: of the parameter.
-            averaged: return the mean over the steps if the run kept one, else the weights after the last step.
+            name: name of the parameter.
+            shape: shape of the parameter.
+            averaged: return the running mean of the weights if the run keeps one, else the weights after the last step.
 
         Raises:
             CheckpointError: the parameter is missing or has another number of elements.
@@ -231,7 +236,7 @@ class ShareReader:
         return self.full(name, MEAN if averaged and MEAN in self.kinds else WEIGHT, shape)
 
     def _shares(self) -> list[Path]:
-        """Return the shares in the order of their ranks; none may be missing."""
+        """Return the shares in the order of their ranks; raise an error if one is missing."""
         found = {p: match for p in sorted(self._folder.glob("share-*")) if (match := _NAME.fullmatch(p.name))}
         if not found:
             raise CheckpointError(f"{self._folder} has no shares")
@@ -269,6 +274,6 @@ class ShareReader:
             if run.start < reached:
                 raise CheckpointError(
                     f"{self._folder}: elements {run.start} to {min(reached, run.stop) - 1} of {kind!r} of {name!r} are "
-                    f"twice: in {before.share.name} and in {run.share.name}"
+                    f"stored twice: in {before.share.name} and in {run.share.name}"
                 )
             reached, before = run.stop, run

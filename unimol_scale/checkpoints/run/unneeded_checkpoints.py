@@ -1,8 +1,8 @@
-"""Which checkpoints of finished runs nothing needs any more, and how they are deleted.
+"""Finds and deletes the checkpoints of finished runs that are no longer needed.
 
-Kept are the newest one that is intact, the best, those of ``train.keep_steps``, and whatever another run names: as the
-point where it branches off, as its initial weights, or as a teacher. Runs that have not ended are left alone, since
-they may be running.
+For each run, the newest intact checkpoint, the best one, those of ``train.keep_steps`` and every checkpoint that
+another run refers to are kept. A run refers to the checkpoint where it branches off, its initial weights, and its
+teacher. Runs that have not ended are not touched, since they may still be running.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ class PrunableRun:
     """The checkpoints of one run.
 
     Attributes:
-        folder: of the run.
-        unneeded: by ascending step.
+        folder: the run folder.
+        unneeded: the checkpoints that are not needed, by ascending step.
         kept: name of a checkpoint → why it is kept.
-        left_alone: why nothing of this run is deleted; "" if that is not so.
+        left_alone: why nothing of this run may be deleted; "" if checkpoints may be deleted.
     """
 
     folder: Path
@@ -45,18 +45,18 @@ class PrunableRun:
 
     @property
     def bytes(self) -> int:
-        """Size of what is not needed."""
+        """Total size of the checkpoints that are not needed."""
         return sum(info.bytes for info in self.unneeded)
 
 
 def find_unneeded(runs: Sequence[Path]) -> list[PrunableRun]:
-    """Return what can be deleted of each run that has checkpoints.
+    """Return the checkpoints that can be deleted, for each run that has checkpoints.
 
     Args:
-        runs: folders of runs; those that branched off from one of them must be among them to be known.
+        runs: run folders. Runs that branch off from one of them must be included; references from others are not seen.
 
     Raises:
-        ConfigError: the settings of a run cannot be read, so what it needs is not known.
+        ConfigError: the settings of a run cannot be read, so the checkpoints that it refers to are unknown.
     """
     settings = {folder: _settings_of(folder) for folder in runs}
     named = _named_by_others(settings)
@@ -64,10 +64,10 @@ def find_unneeded(runs: Sequence[Path]) -> list[PrunableRun]:
 
 
 def delete_unneeded(run: PrunableRun) -> None:
-    """Delete what was found, and what killed sessions left half written.
+    """Delete the checkpoints that are not needed, and half-written folders of killed sessions.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file system refuses to rename a folder.
     """
     for info in run.unneeded:
         mark_deleted(info.path)
@@ -104,7 +104,7 @@ def _look_at(folder: Path, settings: Flat, named: dict[Path, str]) -> PrunableRu
 
 
 def _named_by_others(settings: dict[Path, Flat]) -> dict[Path, str]:
-    """Return the checkpoints that some run names, or branches off from → which run, and how."""
+    """Return checkpoint → the run that refers to it, and how, for all runs."""
     found: dict[Path, str] = {}
     for folder, flat in settings.items():
         for key, value in flat.items():
@@ -118,10 +118,10 @@ def _named_by_others(settings: dict[Path, Flat]) -> dict[Path, str]:
 
 
 def _settings_of(folder: Path) -> Flat:
-    """Return the settings of a run; {} where it recorded none.
+    """Return the settings of a run; {} if it recorded none.
 
     Raises:
-        ConfigError: they cannot be read, so what the run needs is not known.
+        ConfigError: the settings cannot be read.
     """
     path = folder / CONFIG_NAME
     return flatten(read_yaml(path)[0]) if path.is_file() else {}

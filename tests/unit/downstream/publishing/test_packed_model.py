@@ -126,7 +126,7 @@ def test_a_run_and_a_packed_model_go_to_the_hub_with_their_cards(run, tmp_path, 
     assert us.push_to_hub(us.from_pretrained(run), "owner/loaded") == "https://hub.example/owner/loaded"
     files = {"README.md", "config.json", "model.safetensors"}
     assert Hub.sent == {"owner/mine": files, "owner/packed": files, "owner/loaded": files}
-    with pytest.raises(CheckpointError, match=r"cannot be sent to owner/forbidden .* 403 forbidden"):
+    with pytest.raises(CheckpointError, match=r"cannot be uploaded to owner/forbidden .* 403 forbidden"):
         us.push_to_hub(run, "owner/forbidden")
     with pytest.raises(CheckpointError, match="write owner/name"):
         us.push_to_hub(run, "mine")
