@@ -230,7 +230,7 @@ def test_hydrogens_and_several_conformers_are_the_users_choice(embed, model, tmp
     assert (said[b"hydrogens"], said[b"conformers"]) == (b"false", b"1")
     status, printed, _ = embed(SMILES, "--conformers", "2", "--inputs", "2d")
     assert status == 2
-    assert "conformers 2: the model shall see the 2D graph only" in printed
+    assert "conformers 2: the model sees only the 2D graph" in printed
 
 
 def test_a_store_shows_its_hydrogens_to_a_model_that_was_pretrained_with_them(embed, model, tmp_path):
@@ -243,7 +243,7 @@ def test_a_store_shows_its_hydrogens_to_a_model_that_was_pretrained_with_them(em
     assert len(embed([], "--no-hydrogens", "--representation", "atom", source=stores[True])[2]["atoms"][0]) == 3
     status, printed, _ = embed([], source=stores[False])
     assert status == 2
-    assert "the model shall see hydrogens as atoms, and the store at" in printed
+    assert "the model sees hydrogens as atoms, but the store at" in printed
     assert embed([], "--no-hydrogens", source=stores[False])[0] == 0
 
 

@@ -136,7 +136,7 @@ def test_a_cross_validation_becomes_a_model_of_all_folds_and_two_are_compared(ru
     assert status == 0
     assert "| longer − short |" in out.replace("short − longer", "longer − short")
     assert "report: cmp.md" in out
-    assert "repeats is of split=" in refused(
+    assert "repeats applies to split=" in refused(
         run("finetune", *SCRATCH, "--data", "set.csv", "--target", "length", "repeats=2")
     )
 
@@ -290,7 +290,7 @@ def test_conformers_and_hydrogens_are_flags_or_settings_of_a_file(run, tmp_path)
     assert "conformers must be 1 to 255" in refused(run(*predict, "--conformers", 0))
     assert "conformers must be at least 1" in refused(run("finetune", *scratch, *asked, "--conformers", 0))
     told = refused(run("finetune", *scratch, *asked, "--inputs", "2d", "--conformers", 2, "--output", "flat"))
-    assert "say conformers 1, or inputs 2d+3d or 3d" in told
+    assert "set conformers to 1, or inputs to 2d+3d or 3d" in told
     assert not (tmp_path / "flat").exists()
 
 

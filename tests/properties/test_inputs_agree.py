@@ -114,8 +114,8 @@ def test_other_input_is_warned_of_and_the_richest_that_was_shown_is_the_default(
     assert choose_inputs(None, model, seen).inputs == inputs[0]
     for one in set(RICHEST_FIRST if model.geometry else ["2d"]) - set(inputs):
         said = choose_inputs(one, model, seen).warning
-        assert f"inputs {one}: pretraining has never shown such input to this model, only {inputs[0]}" in said
-        assert f"; inputs {inputs[0]} uses what pretraining has taught it" in said
+        assert f"inputs {one}: this model was not pretrained on such input, only {inputs[0]}" in said
+        assert f"; inputs {inputs[0]} uses only pretrained weights" in said
 
 
 @pytest.mark.parametrize("name", ["denoise", "denoise-noise-only", "denoise-flat-only", "distill"])

@@ -1,1 +1,1 @@
-"""What a pretrained model is used for: representations, fine-tuning, predictions."""
+"""Uses of a pretrained model: representations, fine-tuning, predictions."""

@@ -1,8 +1,8 @@
-"""How micro-batches are computed on a device: how large they may be, on how many CPU threads, and how many at once.
+"""Computes micro-batches on a device: their largest size, the CPU threads of each, and how many run at once.
 
-On a CPU several micro-batches are computed at the same time, each on few threads, while the next ones are read. Threads
-inside one operation wait for each other at its end, and the operations of a small model are short; micro-batches share
-only the interpreter's lock, which operations release.
+On a CPU several micro-batches are computed at the same time, each on a few threads, while the next ones are read. Many
+threads inside one operation would spend much time waiting for each other, because the operations of a small model are
+short. Concurrent micro-batches share only the interpreter's lock, which operations release.
 """
 
 import contextlib
@@ -22,28 +22,28 @@ from unimol_scale.errors import ConfigError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Padded pairs of a micro-batch: on a CPU, larger ones do not fit the caches; on a GPU, smaller ones leave it idle.
+# Padded pairs per micro-batch: on a CPU, larger ones do not fit into the caches; a GPU is idle with smaller ones.
 _CPU_PAIRS, _GPU_PAIRS = 10_000, 200_000
-# Micro-batches computed at once: each needs memory of its own; further threads are shared among them.
+# Largest number of concurrent micro-batches, since each needs its own memory; further threads are shared among them.
 _MOST_CONCURRENT = 8
-# Decorator: a device whose memory is full becomes an error that says what to lower.
+# Decorator: turns an out-of-memory error into an error that says what to lower.
 explain_full_memory = refusing_full_memory(
     "Lower the memory budget of a micro-batch (--max-pairs, in a fine-tuning train.max_pairs), or free the device"
 )
 
 
 def use_granted_cores() -> None:
-    """Compute with as many CPU threads as the user set, else as there are cores that this process may use."""
+    """Set torch's number of CPU threads to the user's setting, else to the cores available to this process."""
     torch.set_num_threads(threads.given_threads() or threads.usable_cores())
 
 
 @contextlib.contextmanager
 def limited_threads(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Limit torch to as many CPU threads as a model of this size can use, inside the block only.
+    """Limit torch to the number of CPU threads that a model of this size can use, inside the block only.
 
     Args:
-        model: that is trained or run.
-        device: that computes; with a GPU the number of threads stays.
+        model: model that is trained or run.
+        device: device that computes; on a GPU the number of threads is not changed.
     """
     before = torch.get_num_threads()
     if device.type == "cpu":
@@ -56,15 +56,15 @@ def limited_threads(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def pair_budget(chosen: int | None, device: torch.device, largest: int) -> int:
-    """Return the most padded pairs Σ(n+1)² of one micro-batch: the user's choice, else what suits the device.
+    """Return the largest number of padded pairs Σ(n+1)² per micro-batch of molecules with n atoms.
 
     Args:
-        chosen: by the user; None takes what suits the device, and at least the largest molecule.
-        device: that computes.
-        largest: atoms of the largest molecule.
+        chosen: the user's choice; None: a number that suits the device and the largest molecule.
+        device: device that computes.
+        largest: number of atoms of the largest molecule.
 
     Raises:
-        ConfigError: the choice is below 1, or does not hold the largest molecule.
+        ConfigError: the choice is below 1, or too small for the largest molecule.
     """
     if chosen is not None:
         if chosen < 1:
@@ -75,7 +75,7 @@ def pair_budget(chosen: int | None, device: torch.device, largest: int) -> int:
 
 
 def concurrency_of(device: torch.device) -> tuple[int, int]:
-    """Return how many micro-batches are computed at once on a device, and by how many CPU threads each."""
+    """Return the number of micro-batches computed at once on a device, and the number of CPU threads of each."""
     num_threads = torch.get_num_threads()
     concurrent = min(num_threads, _MOST_CONCURRENT) if device.type == "cpu" else 1
     return concurrent, num_threads // concurrent
@@ -85,12 +85,12 @@ def map_concurrently(work: Callable[[Item], Result], items: Iterable[Item], devi
     """Yield ``work(item)`` for every item, in the order of the items.
 
     Args:
-        work: is called in other threads, where modes of the caller such as ``torch.no_grad`` do not hold.
-        items: are read in the caller's thread, as results are asked for.
-        device: that the work computes on.
+        work: function called in other threads, where modes of the caller such as ``torch.no_grad`` are not active.
+        items: arguments of ``work``; read in the caller's thread, as results are consumed.
+        device: device on which ``work`` computes.
 
     Raises:
-        Exception: whatever the work or the items raise; work that has not started is dropped.
+        Exception: any error of ``work`` or ``items``; work that has not started is cancelled.
     """
     concurrent, threads_each = concurrency_of(device)
     before = torch.get_num_threads()
@@ -105,4 +105,4 @@ def map_concurrently(work: Callable[[Item], Result], items: Iterable[Item], devi
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # the setting of a pool's thread holds for threads that start later, too
+        torch.set_num_threads(before)  # threads that start later would inherit the setting of the pool's threads

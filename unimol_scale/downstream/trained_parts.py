@@ -1,4 +1,4 @@
-"""Settings of a fine-tuning about which weights it moves: all, the last layers, or a head alone. Imports no torch."""
+"""Settings for the weights that a fine-tuning updates: all, the last layers, or only a head. Imports no torch."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ DEFAULT_HEAD: HeadName = "mlp"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedParts:
-    """Which weights are moved; keys ``train.…``.
+    """The weights that are updated; keys ``train.…``.
 
     Attributes:
-        probe: the backbone stays as it is, and a head is fitted to the vectors of the molecules, which are computed
-            once and kept in the cache: "linear" is a ridge regression or a logistic regression, "mlp" the head ``mlp``.
-            The validation rows choose the penalty of the one, and how many times ``learning_rate`` the other learns at.
-            Of several conformers the mean of their vectors is learnt. None: the backbone is trained, too.
-        trained_layers: number of the last layers that are trained with the head; those below and the encodings stay as
-            they are. None: everything is trained.
+        probe: freeze the backbone and fit only a head to the vectors of the molecules, which are computed once and kept
+            in the cache: "linear" is a ridge or logistic regression, "mlp" is the head ``mlp``. The validation rows
+            choose the penalty of the former and a factor on ``learning_rate`` for the latter. With several conformers
+            the mean of their vectors is used. None: the backbone is trained too.
+        trained_layers: number of last layers that are trained together with the head; the layers below and the
+            encodings are frozen. None: everything is trained.
         lora_rank: rank of low-rank updates of the layers' linear maps (LoRA, arXiv 2106.09685), which are trained with
-            the head in place of the weights, and added to the saved weights; 0: the weights themselves are trained.
-        lora_alpha: the updates are scaled by this over the rank, as by peft.
-        lora_targets: tracks whose linear maps get one.
+            the head instead of the weights, and added to the weights when they are saved; 0: no LoRA.
+        lora_alpha: the updates are multiplied by lora_alpha / lora_rank, as in peft.
+        lora_targets: tracks whose linear maps have updates.
     """
 
     probe: Probe | None = None
@@ -38,8 +38,8 @@ class TrainedParts:
     def _check_parts(self) -> None:
         if self.trained_layers is not None and self.trained_layers < 1:
             raise ConfigError(
-                f"train.trained_layers must be at least 1, got {self.trained_layers}; train.probe (--probe) trains no "
-                "layer"
+                f"train.trained_layers must be at least 1, got {self.trained_layers}; to train no layer, use "
+                "train.probe (--probe)"
             )
         if self.lora_rank < 0 or not self.lora_alpha > 0.0 or not self.lora_targets:
             raise ConfigError(
@@ -47,23 +47,23 @@ class TrainedParts:
                 f"name a track; got {self.lora_rank}, {self.lora_alpha}, {list(self.lora_targets)}"
             )
         if self.probe is not None and (self.trained_layers is not None or self.lora_rank):
-            raise ConfigError("train.probe trains no layer: leave train.trained_layers and train.lora_rank out")
+            raise ConfigError("train.probe trains no layer: remove train.trained_layers and train.lora_rank")
 
     def head_of(self, head: HeadName) -> HeadName:
-        """Return the kind of the head; ``head`` is what was asked for, and a probe has one of its own."""
+        """Return the kind of the head: the probe's own head if there is a probe, otherwise ``head``."""
         return self.probe or head
 
     def describe(self, chosen: Sequence[Mapping[str, float]]) -> list[str]:
-        """Return lines on what was trained; none if it was everything.
+        """Return lines that say what was trained; none if everything was.
 
         Args:
-            chosen: what the validation rows chose for a probe, of each model.
+            chosen: for a probe, name → value chosen on the validation rows, for each model.
         """
         if self.probe is not None:
             values = [f"{name} {value:.3g}" for each in chosen for name, value in each.items()]
             what = "a linear model" if self.probe == "linear" else "a small network"
             said = ", ".join(dict.fromkeys(values))
-            return [f"the backbone is frozen, and {what} was fitted to its vectors; chosen by validation rows: {said}"]
+            return [f"the backbone is frozen, and {what} was fitted to its vectors; chosen on validation rows: {said}"]
         layers = "layer" if self.trained_layers == 1 else f"{self.trained_layers} layers"
         if self.lora_rank:
             where = "all layers" if self.trained_layers is None else f"the last {layers}"
@@ -77,21 +77,21 @@ class TrainedParts:
         return []
 
     def check_probe(self, head: str, seeds: int | None, loss: str | None, *, censored: bool, task: str | None) -> None:
-        """Check that the other settings of a fine-tuning fit a probe.
+        """Check that the other settings of a fine-tuning are compatible with a probe.
 
         Raises:
-            ConfigError: one does not.
+            ConfigError: a setting is not.
         """
         if self.probe is None:
             return
         if head not in (DEFAULT_HEAD, self.probe):
-            raise ConfigError(f"train.probe={self.probe} has a head of its own: leave head={head} out")
+            raise ConfigError(f"train.probe={self.probe} has its own head: remove head={head}")
         if self.probe != "linear":
             return
         if seeds is not None and seeds > 1:
-            raise ConfigError(f"seeds={seeds}: a linear probe depends on no seed, so there is one model only")
+            raise ConfigError(f"seeds={seeds}: a linear probe does not depend on the seed, so there is only one model")
         if loss not in (None, "mse"):
-            raise ConfigError(f"train.probe=linear fits squares: loss={loss} needs train.probe=mlp, or none")
+            raise ConfigError(f"train.probe=linear minimises squares: loss={loss} needs train.probe=mlp, or no probe")
         if censored or task == "ordinal":
             what = "censored labels" if censored else "ordered classes"
-            raise ConfigError(f"train.probe=linear cannot learn {what}: take train.probe=mlp, or none")
+            raise ConfigError(f"train.probe=linear cannot learn {what}: use train.probe=mlp, or no probe")

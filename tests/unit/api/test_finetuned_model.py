@@ -277,7 +277,7 @@ def test_a_smiles_with_points_and_slashes_is_no_name(place, smiles):
         (lambda place: fit(place, {"smiles": {"C"}}, target="y"), us.ConfigError, "^column smiles: expected a list"),
         (lambda place: fit(place, (MOLECULES, VALUES), fractions={0.8, 0.1}), us.ConfigError, "^fractions: expected a"),
         (lambda place: us.predict(place / "pretrained", "C"), us.CheckpointError, "is not a fine-tuned model"),
-        (lambda place: predicted(place, {1, 2}), us.SourceError, "predict takes a SMILES, or a list of them"),
+        (lambda place: predicted(place, {1, 2}), us.SourceError, "predict expects a SMILES or a list of SMILES"),
         (
             lambda place: predicted(place, "CCO.Cl", fragments="x"),
             us.ConfigError,
@@ -286,7 +286,7 @@ def test_a_smiles_with_points_and_slashes_is_no_name(place, smiles):
         (
             lambda place: us.from_pretrained(place / "pretrained").embed({"smiles": ["CCO"]}),
             us.SourceError,
-            "embed takes a SMILES, or a list of them, got a table; give its column",
+            "embed expects a SMILES or a list of SMILES, got a table; give its column",
         ),
         (lambda place: predicted(place, "nowhere.csv"), us.SourceError, "nowhere.csv does not exist"),
         (lambda place: predicted(place, "C", device="tpu"), us.ConfigError, "^device: unknown value 'tpu'"),

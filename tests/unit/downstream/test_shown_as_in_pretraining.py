@@ -34,7 +34,7 @@ SEEN = {
     "blend": BlendObjective(BlendConfig(atom_features="own", show_degree=False)).seen(TINY),
     "unknown": None,
 }
-NEVER_2D = "inputs 2d: pretraining has never shown such input to this model, only 3d"
+NEVER_2D = "inputs 2d: this model was not pretrained on such input, only 3d"
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,1 @@
-"""What needs no pretraining: fingerprints and descriptors with forests and boosting, and the mean of the labels."""
+"""Baselines without pretraining: forests and boosting on fingerprints and descriptors, and the mean of the labels."""

@@ -1,4 +1,4 @@
-"""What the baselines of a fine-tuning came to, as ``results.json`` keeps it. Imports no torch.
+"""The results of the baselines of a fine-tuning, as stored in ``results.json``. Imports no torch.
 
 Shapes: L targets.
 """
@@ -9,19 +9,19 @@ from typing import Literal
 
 import numpy as np
 
-TRIVIAL = "trivial"  # the mean of the training labels; of classes, the share of ones
+TRIVIAL = "trivial"  # the mean of the training labels; for classes, their frequency
 Verdict = Literal["better", "no sure difference", "worse", "too few to tell"]
 Scores = tuple[float | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineScore:
-    """Scores of one baseline, by the metric of the fine-tuning.
+    """Scores of one baseline by the metric of the fine-tuning.
 
     Attributes:
-        name: of the table model, or "trivial".
-        valid_by_target: [L] of the validation rows; None where undefined.
-        test_by_target: [L] of the test rows.
+        name: name of the table model, or "trivial".
+        valid_by_target: [L] scores of the validation rows; None where undefined.
+        test_by_target: [L] scores of the test rows; None where undefined.
     """
 
     name: str
@@ -31,16 +31,17 @@ class BaselineScore:
 
 @dataclass(frozen=True, kw_only=True)
 class MemberBaselines:
-    """The baselines that saw the same rows as one or several models of the fine-tuning.
+    """The baselines fitted to the same rows as one or several models of the fine-tuning.
 
     Attributes:
-        seeds: of these models.
-        chosen: the table model that is best on the validation rows.
-        scores: of every table model, and of the trivial one.
-        label_std: [L] standard deviation of the training labels of a regression; empty for classifiers.
-        limits: name of a table model → the most training rows that it was fitted to, where a target has more.
-        train_rows: training rows of the target that has most of them.
-        unreadable: rows that are left out, since RDKit cannot read their SMILES.
+        seeds: seeds of these models.
+        chosen: name of the table model that is best on the validation rows.
+        scores: scores of every table model and of the trivial baseline.
+        label_std: [L] standard deviations of the training labels of a regression; empty for classifiers.
+        limits: name of a table model → largest number of training rows that it was fitted to, for models that did not
+            see all rows of a target.
+        train_rows: number of training rows of the target with the most labels.
+        unreadable: number of rows left out because RDKit cannot read their SMILES.
     """
 
     seeds: tuple[int, ...]
@@ -58,20 +59,20 @@ class MemberBaselines:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """The models of a fine-tuning against one baseline, on the same test rows.
+    """The models of a fine-tuning compared with one baseline on the same test rows.
 
-    For several targets, the mean over them; of errors in different units, in standard deviations of the training
-    labels.
+    For several targets it is the mean over them; errors in different units are divided by the standard deviations of
+    the training labels.
 
     Attributes:
-        against: the best table model by the validation rows ("best"), or "trivial".
-        is_ratio: ``value`` is the error of the models over that of the baseline; else the score of the models minus
-            that of the baseline.
-        value: of all test rows; None where it is undefined.
-        low: end of its 95 % interval.
-        high: its other end.
-        verdict: what the interval says of the models.
-        verdict_by_target: [L] the same of each target by itself.
+        against: "best" for the best table model on the validation rows, or "trivial".
+        is_ratio: True if ``value`` is the models' error divided by that of the baseline; False if it is the models'
+            score minus that of the baseline.
+        value: ratio or difference over all test rows; None if it is undefined.
+        low: lower end of its 95 % interval.
+        high: upper end of its 95 % interval.
+        verdict: conclusion from the interval.
+        verdict_by_target: [L] conclusions for each target separately.
     """
 
     against: str
@@ -88,10 +89,10 @@ class BaselineResults:
     """All baselines of a fine-tuning.
 
     Attributes:
-        members: one entry for all models that saw the same rows.
-        best: the models against the best table model of each entry.
-        trivial: the models against the mean of the training labels.
-        test_molecules: distinct molecules among the test rows that are compared.
+        members: one entry for each group of models that saw the same rows.
+        best: the models compared with the best table model of each entry.
+        trivial: the models compared with the mean of the training labels.
+        test_molecules: number of distinct molecules among the compared test rows.
     """
 
     members: tuple[MemberBaselines, ...]
@@ -112,12 +113,12 @@ class BaselineResults:
     def mean(
         self, name: str | None, *, part: Literal["valid", "test"] = "test", standardised: bool = False
     ) -> float | None:
-        """Return the score of a baseline, as a mean over targets and then over members.
+        """Return the score of a baseline, averaged over targets and then over members; None if it is undefined.
 
         Args:
-            name: of the baseline; None: of each member the one that was chosen.
-            part: whose rows.
-            standardised: in standard deviations of the training labels.
+            name: name of the baseline; None: the one that was chosen in each member.
+            part: rows whose score is returned.
+            standardised: whether to divide by the standard deviation of the training labels.
         """
         found = []
         for member in self.members:
@@ -129,7 +130,7 @@ class BaselineResults:
         return float(np.mean(found)) if found else None
 
     def target_mean(self, target: int) -> float | None:
-        """Return the test score of one target by the table models that were chosen, mean over members."""
+        """Return the test score of the chosen table models for one target, averaged over members."""
         scores = [member.of(member.chosen).test_by_target[target] for member in self.members]
         there = [value for value in scores if value is not None]
         return float(np.mean(there)) if there else None

@@ -1,4 +1,4 @@
-"""Fits the baselines to the rows of a fine-tuning, keeps their predictions, and reads what an earlier call has kept.
+"""Fits the baselines to the rows of a fine-tuning, stores their predictions, and reads stored ones.
 
 Shapes: M rows, L targets, W outputs.
 """
@@ -31,26 +31,26 @@ from unimol_scale.errors import ConfigError
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-Predictions = Mapping[str, Float64]  # name of a baseline → float64 [M, W] as learnt, NaN outside of valid and test
-_BY = " predicted "  # between the name of a baseline and that of a target: column of its predictions
+Predictions = Mapping[str, Float64]  # name of a baseline → float64 [M, W] in the scale learnt; NaN outside valid, test
+_BY = " predicted "  # joins the names of a baseline and a target to the column name of the predictions
 _SEED = 0
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRows:
-    """Labelled molecules as the baselines see them: the same rows, labels and parts as the models that they stand by.
+    """Labelled molecules for the baselines: the same rows, labels and split as for the models they are compared with.
 
     Attributes:
-        smiles: [M] canonical; "" where a row has no molecule.
-        targets: [L] names.
+        smiles: [M] canonical SMILES; "" for a row without a molecule.
+        targets: [L] names of the targets.
         task: kind of the labels.
-        metric: that chooses the best of them on the validation rows.
-        split: which rows are of which part; training rows are those that the models were trained on.
-        learnt_ML: labels, without energies of the elements where those are taken off; NaN where missing.
-        reference_ML: what was taken off, and is added to the predictions that are kept; None: nothing was.
+        metric: metric that chooses the best baseline on the validation rows.
+        split: the split; its training rows are those that the models were trained on.
+        learnt_ML: labels after subtracting energies of the elements (``reference_ML``); NaN for missing labels.
+        reference_ML: energies of the elements, which are added to the stored predictions; None: none were subtracted.
         classes: target → names of its classes.
-        weight_ML: float64, of the labels in the loss, 1 outside of the training rows; None: all weigh the same.
+        weight_ML: float64 weights of the labels in the loss, 1 outside the training rows; None: equal weights.
     """
 
     smiles: Sequence[str]
@@ -65,26 +65,26 @@ class TableRows:
 
     @property
     def outputs(self) -> Outputs:
-        """What a baseline says of a molecule."""
+        """The outputs of a baseline for a molecule."""
         return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     @property
     def judged(self) -> Int64:
-        """Int64, the validation and test rows, ascending."""
+        """Numbers of the validation and test rows, int64, ascending."""
         return np.sort(np.concatenate([self.split.valid, self.split.test]))
 
     @property
     def train(self) -> Int64:
-        """Int64, the training rows that any of the baselines sees, ascending: all, up to 200,000."""
+        """Numbers of the training rows that any baseline sees, int64, ascending: all, up to 200,000."""
         return choose_rows(self.split.train, max(model.most_rows for model in TABLE_MODELS), _SEED)
 
     @property
     def used(self) -> Int64:
-        """Int64, the rows that need features, ascending."""
+        """Numbers of the rows that need features, int64, ascending."""
         return np.sort(np.concatenate([self.train, self.judged]))
 
     def sha256(self) -> str:
-        """Return a hash of everything that the fits and their scores depend on."""
+        """Return a SHA-256, hexadecimal, of everything that the fits and their scores depend on."""
         digest = hashlib.sha256(repr((self.task, self.metric.name, self.targets)).encode())
         for part in PARTS:
             rows = getattr(self.split, part)
@@ -97,7 +97,7 @@ class TableRows:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedBaselines:
-    """Content of ``baselines-seed-N.json``, which is written last and marks them as finished.
+    """Content of ``baselines-seed-N.json``, which is written last and marks the baselines as finished.
 
     Attributes:
         rows_sha256: ``TableRows.sha256``.
@@ -111,18 +111,18 @@ class RecordedBaselines:
 def fit_baselines(
     rows: TableRows, features: TableFeatures, seeds: tuple[int, ...], trees: int = TREES
 ) -> tuple[MemberBaselines, Predictions]:
-    """Fit every table model and the trivial one to the training rows, and choose on the validation rows.
+    """Fit every table model and the trivial baseline to the training rows, and choose on the validation rows.
 
-    Labels of validation rows are used for the choice alone, those of test rows for the scores alone.
+    Labels of validation rows are used only for the choice, those of test rows only for the scores.
 
     Args:
         rows: labelled molecules.
-        features: [M] of them.
-        seeds: of the models of the fine-tuning that see the same rows.
-        trees: of a forest.
+        features: features of these M molecules.
+        seeds: seeds of the fine-tuned models that see the same rows.
+        trees: number of trees of a forest.
 
     Returns:
-        Scores, and the predictions of validation and test rows.
+        The scores, and the predictions for validation and test rows.
     """
     outputs, W = rows.outputs, len(rows.outputs.names)
     label_ML = np.where(features.readable[:, None], rows.learnt_ML, np.nan)
@@ -135,7 +135,7 @@ def fit_baselines(
     for model in TABLE_MODELS:
         value_MW, asked_RF = np.full((len(label_ML), W), np.nan), features.dense(model.features, asked)
         for at, known in enumerate(known_L):
-            if not len(known):  # none of the molecules with this label can be read
+            if not len(known):  # RDKit can read none of the molecules with this label
                 continue
             fitted = choose_rows(known, model.rows_for(len(rows.targets)), _SEED)
             data = (features.dense(model.features, fitted), label_ML[fitted, at])
@@ -163,7 +163,7 @@ def fit_baselines(
 
 
 def _choose(rows: TableRows, label_ML: Float64, found: Predictions, label_std: Sequence[float]) -> str:
-    """Return the table model with the best validation score, as epochs are chosen: of scaled labels for several."""
+    """Return the table model with the best validation score; several targets are scaled, as when choosing epochs."""
     scale_L = np.array(label_std) if len(label_std) > 1 else np.ones(len(rows.targets))
     sign = 1.0 if rows.metric.higher_is_better else -1.0
 
@@ -184,20 +184,20 @@ def _scores(rows: TableRows, label_ML: Float64, name: str, value_MW: Float64) ->
 
 
 def _judged(label_ML: Float64, value_MW: Float64, part: Int64) -> tuple[Float64, Float64]:
-    """Return labels, NaN where nothing was predicted, and predictions of some rows."""
+    """Return labels (NaN where nothing was predicted) and predictions for some rows."""
     return predicted_labels(label_ML[part], value_MW[part]), value_MW[part]
 
 
 def kept_baselines(
     folder: Path, rows: TableRows, features: Callable[[], TableFeatures], seeds: tuple[int, ...]
 ) -> tuple[MemberBaselines, Predictions]:
-    """Return the baselines of some rows that a folder has; fit them and keep them there if it has none of these rows.
+    """Return the stored baselines for some rows; fit and store them if the folder has none for these rows.
 
     Args:
-        folder: of the fine-tuning; gets ``baselines-seed-N.json`` and ``.parquet``, N being the first seed.
+        folder: folder of the fine-tuning; the files are ``baselines-seed-N.json`` and ``.parquet``, N the first seed.
         rows: labelled molecules.
-        features: computes them for [M] molecules; is called only if needed.
-        seeds: of the models that see the same rows.
+        features: computes the features of the M molecules; called only if needed.
+        seeds: seeds of the models that see the same rows.
 
     Raises:
         ConfigError: a file is damaged, or a newer version wrote it.
@@ -208,7 +208,7 @@ def kept_baselines(
         try:
             tree = read_json(done)
         except (OSError, NotJsonError) as error:
-            raise ConfigError(f"{done} is damaged: it {error}; remove it, the baselines are fitted again") from error
+            raise ConfigError(f"{done} is damaged: it {error}; remove it to fit the baselines again") from error
         recorded = strict.build(RecordedBaselines, tree, strict.Origin(name=str(done), recorded=True))
         if recorded.rows_sha256 == rows_sha256:
             return dataclasses.replace(recorded.member, seeds=seeds), _read(table, rows)
@@ -220,12 +220,12 @@ def kept_baselines(
 
 
 def baseline_columns(outputs: Sequence[str]) -> list[str]:
-    """Return the names of the columns of the predictions of all baselines, for the names of their outputs."""
+    """Return the column names of all baselines' predictions, given the names of the outputs."""
     return [f"{name}{_BY}{output}" for output in outputs for name in (*(m.name for m in TABLE_MODELS), TRIVIAL)]
 
 
 def _write(path: Path, rows: TableRows, predictions: Predictions) -> None:
-    """Write the validation and test rows with labels and predictions; null where there is none."""
+    """Write the validation and test rows with labels and predictions; missing values are null."""
     judged = rows.judged
     valid = set(rows.split.valid.tolist())
     total_ML = rows.learnt_ML if rows.reference_ML is None else rows.learnt_ML + rows.reference_ML

@@ -1,7 +1,7 @@
-"""Is a difference between two predictors more than luck with test molecules and seeds? A paired bootstrap over both.
+"""A paired bootstrap over test molecules and seeds: is the difference between two predictors more than chance?
 
-All predictors are judged on the same draws of test molecules (Efron and Tibshirani 1993, An Introduction to the
-Bootstrap). All rows of a molecule are drawn together, in all groups of rows, since they are no independent evidence.
+All predictors are scored on the same draws of test molecules (Efron and Tibshirani 1993, An Introduction to the
+Bootstrap). All rows of a molecule are drawn together, in all groups of rows, because they are not independent.
 
 Shapes: R test rows, S seeds, L targets, U distinct molecules, D draws.
 """
@@ -20,26 +20,26 @@ from unimol_scale.downstream.metrics import log_losses
 Float64 = npt.NDArray[np.float64]
 
 DRAWS = 2000
-# Of metrics that are computed draw by draw.
+# For metrics that are computed draw by draw.
 SLOW_DRAWS = 500
-FEW_MOLECULES = 20  # with fewer, an interval of draws from them is too narrow to say that anything is sure
-# Of the score, a difference that nobody would call one, however sure: such as that of rounding.
+FEW_MOLECULES = 20  # with fewer test molecules, bootstrap intervals are too narrow to conclude anything from them
+# Differences below this fraction of the score are never called significant; they may be due to rounding.
 NO_DIFFERENCE = 1e-3
-_ENDS = (0.025, 0.975)  # of a 95 % interval
+_ENDS = (0.025, 0.975)  # ends of a 95 % interval, as quantiles
 _SEED = 0
-_CHUNK = 2**22  # weights that are in memory at once
+_CHUNK = 2**22  # number of weights held in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedRows:
-    """Test rows, and what every predictor says of them.
+    """Test rows, and the predictions of every predictor for them.
 
     Attributes:
-        label_RL: NaN where missing.
-        molecule_R: equal for rows of one molecule, in all groups.
-        predictions: name of a predictor → float64 [S, R, W], of each of its seeds; the W outputs are L, or the
-            probabilities of all classes of the only target.
-        scale_L: float64, what errors of a target are divided by before the mean over targets.
+        label_RL: labels, NaN for missing ones.
+        molecule_R: identifies the molecule of each row; equal for rows of one molecule, across all groups.
+        predictions: name of a predictor → predictions of each of its seeds, float64 [S, R, W]; the W outputs are one
+            per target, or the probabilities of all classes of a single target.
+        scale_L: float64, by which the errors of a target are divided before averaging over targets.
     """
 
     label_RL: Float64
@@ -51,18 +51,19 @@ class JudgedRows:
 def drawn_scores(
     groups: Sequence[JudgedRows], metric: Metric, draws: int | None = None
 ) -> tuple[dict[str, Float64], dict[str, Float64]]:
-    """Return the score of every predictor, target by target, as it is and of every draw of molecules and seeds.
+    """Return the score of every predictor for every target: of all rows, and of every draw of molecules and seeds.
 
-    A score is the mean over the seeds, drawn anew with replacement where there are several, and over the groups. Of
-    three seeds that is a rough measure of how much they scatter, and without it there would be none.
+    A score is the mean over the seeds and over the groups. If there are several seeds, every draw also draws the seeds
+    with replacement. With three seeds this is only a rough measure of their spread, but better than none.
 
     Args:
-        groups: rows of one fine-tuning, or of one fold of it.
-        metric: of the scores; errors in the units of the labels are divided by ``scale_L``.
-        draws: number of draws; None: 2,000, or 500 of a metric that is computed draw by draw.
+        groups: the rows of a fine-tuning, or of each of its folds.
+        metric: metric of the scores; errors in the units of the labels are divided by ``scale_L``.
+        draws: number of draws; None: 2,000, or 500 for metrics that are computed draw by draw.
 
     Returns:
-        Predictor → float64 [1, L], and predictor → float64 [D, L]; NaN where undefined.
+        Predictor → scores of all rows, float64 [1, L]; and predictor → scores of the draws, float64 [D, L]. NaN where
+        a score is undefined.
     """
     draws = draws or (DRAWS if metric.name in _WEIGHTED else SLOW_DRAWS)
     distinct_U, molecule_all = np.unique(np.concatenate([group.molecule_R for group in groups]), return_inverse=True)
@@ -92,18 +93,18 @@ def paired_difference(
     metric: Metric,
     molecules_L: Sequence[int],
 ) -> PairedDifference:
-    """Return how the models (``one``) differ from a baseline (``other``), and whether that is sure.
+    """Return how the models (``one``) differ from a baseline (``other``), and whether the difference is significant.
 
     Args:
         against: name of the baseline.
-        one: scores as they are, [1, L], and of every draw, [D, L]; see ``drawn_scores``.
-        other: likewise, of the same draws.
-        metric: of the scores.
-        molecules_L: distinct test molecules with a label, target by target.
+        one: scores of the models: of all rows [1, L] and of every draw [D, L]; see ``drawn_scores``.
+        other: scores of the baseline, for the same draws.
+        metric: metric of the scores.
+        molecules_L: number of distinct test molecules with a label, for each target.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
     (own_L,), (their_L,) = one[0], other[0]
-    # Targets for which both are defined.
+    # Targets for which both scores are defined.
     defined_L = ~np.isnan(own_L + their_L)
     means = [_nanmean(values[:, defined_L], 1) for values in (one[1], other[1], one[0], other[0])]
     own_D, their_D, own, theirs = means
@@ -132,7 +133,7 @@ def paired_difference(
 
 
 def _verdict(gain_D: Float64, score: float, molecules: int) -> Verdict:
-    """Return what draws of a gain say; most of them must say something, as one without both classes does not."""
+    """Return the conclusion from draws of a gain [D]; more than half of them must be defined (not NaN)."""
     there = gain_D[~np.isnan(gain_D)]
     if molecules < FEW_MOLECULES or 2 * len(there) <= len(gain_D):
         return "too few to tell"
@@ -142,7 +143,7 @@ def _verdict(gain_D: Float64, score: float, molecules: int) -> Verdict:
 
 
 def _drawn_counts(num_molecules: int, draws: int) -> Iterator[Float64]:
-    """Yield how often each molecule is in each draw, float64 [at most D, U], some draws at a time."""
+    """Yield how often each molecule occurs in each draw, float64 [at most D, U], some draws at a time."""
     random = np.random.default_rng(_SEED)
     size = max(1, _CHUNK // num_molecules)
     for start in range(0, draws, size):
@@ -159,7 +160,7 @@ def _some_seeds(score_SDL: Float64, random: np.random.Generator) -> Float64:
 
 
 def _scores(group: JudgedRows, prediction_SRL: Float64, metric: Metric, weight_DR: Float64) -> Float64:
-    """Return [S, D, L], the scores of rows that count so many times; NaN where undefined."""
+    """Return the scores [S, D, L] of rows weighted by ``weight_DR``; NaN where undefined."""
     num_seeds, num_targets = len(prediction_SRL), group.label_RL.shape[1]
     found: Float64 = np.full((num_seeds, len(weight_DR), num_targets), np.nan)
     function = _WEIGHTED.get(metric.name, functools.partial(_draw_by_draw, metric))
@@ -188,7 +189,7 @@ def _log_loss(label_R: Float64, prediction_R: Float64, weight_DR: Float64) -> Fl
 
 
 def _any_roc_auc(label_R: Float64, prediction_R: Float64, weight_DR: Float64) -> Float64:
-    """The area; of several classes the mean over those among the labels drawn, each against all others."""
+    """Return the area; for several classes, the mean over classes that occur in the labels, each against the rest."""
     if prediction_R.ndim == 1:
         return _roc_auc(label_R, prediction_R, weight_DR)
     classes = np.unique(label_R)
@@ -197,13 +198,13 @@ def _any_roc_auc(label_R: Float64, prediction_R: Float64, weight_DR: Float64) ->
 
 
 def _roc_auc(label_R: Float64, prediction_R: Float64, weight_DR: Float64) -> Float64:
-    """The share of pairs of a positive and a negative that are in order; of equal predictions, half of them."""
+    """Return the fraction of pairs of a positive and a negative in the right order; ties count as half."""
     order = np.argsort(prediction_R, kind="stable")
     positive_R = label_R[order] == 1.0
     _, first, tied_R = np.unique(prediction_R[order], return_index=True, return_inverse=True)
-    last_R = np.append(first[1:], len(order))[tied_R]  # behind the last row with the same prediction
+    last_R = np.append(first[1:], len(order))[tied_R]  # index after the last row with the same prediction
     negatives_DR = np.where(positive_R, 0.0, weight_DR[:, order])
-    below_DR = np.pad(np.cumsum(negatives_DR, axis=1), ((0, 0), (1, 0)))  # negatives in front of each place
+    below_DR = np.pad(np.cumsum(negatives_DR, axis=1), ((0, 0), (1, 0)))  # number of negatives before each place
     positives_DR = np.where(positive_R, weight_DR[:, order], 0.0)
     above_D = (positives_DR * (below_DR[:, first[tied_R]] + below_DR[:, last_R]) / 2.0).sum(1)
     pairs_D = positives_DR.sum(1) * negatives_DR.sum(1)
@@ -226,7 +227,7 @@ def _weighted_mean(value_R: Float64, weight_DR: Float64) -> Float64:
 
 
 def _nanmean(values: Float64, axis: int) -> Float64:
-    """Return means of what is not NaN; NaN where nothing is."""
+    """Return means over values that are not NaN; NaN where there are none."""
     there = ~np.isnan(values)
     count = there.sum(axis)
     mean: Float64 = np.where(count > 0, np.where(there, values, 0.0).sum(axis) / np.maximum(count, 1), np.nan)

@@ -1,4 +1,4 @@
-"""Molecules as rows of numbers: counts of ECFP, and all descriptors of RDKit.
+"""Features of the baselines: ECFP counts, and all RDKit descriptors.
 
 Shapes: M molecules, 2,048 counts, F descriptors.
 """
@@ -23,21 +23,22 @@ Bool = npt.NDArray[np.bool_]
 ECFP_RADIUS = 2
 ECFP_COUNTS = 2048
 NUM_DESCRIPTORS = len(Descriptors.descList)
-# Molecules that are worth a process: their descriptors take 4 s [measured on ESOL].
+# Number of molecules that is worth a process of its own: their descriptors take 4 s [measured on ESOL].
 _PIECE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableFeatures:
-    """Molecules as rows of numbers; they depend on the molecules alone, so nothing of a test row can leak.
+    """The features of molecules. They depend only on the molecule, so nothing can leak from test rows.
 
     Attributes:
-        ecfp: uint16 [M, 2048] in sparse rows, counts of Morgan environments up to radius 2 (ECFP4; Rogers and Hahn
-            2010, doi:10.1021/ci100050t), folded.
-        rdkit: float32 [M, F], arcsinh of every descriptor of ``Descriptors.descList``: trees do not notice such a
-            change of scale, and it keeps what exceeds float32, such as Ipc, in order. NaN where RDKit gives no finite
-            number, such as partial charges of metals; trees of scikit-learn sort NaN to the side that fits better.
-        readable: bool [M], False where RDKit cannot read the SMILES; the row has no features.
+        ecfp: folded counts of Morgan environments up to radius 2 (ECFP4; Rogers and Hahn 2010,
+            doi:10.1021/ci100050t), uint16 [M, 2048], sparse by rows.
+        rdkit: arcsinh of every descriptor in ``Descriptors.descList``, float32 [M, F]. A monotonic change of scale does
+            not affect trees, and it brings descriptors that exceed float32, such as Ipc, into range. NaN where RDKit
+            returns no finite number, such as partial charges of metals; scikit-learn's trees send NaN to the side that
+            fits better.
+        readable: bool [M], False if RDKit cannot read the SMILES; such a row has no features.
     """
 
     ecfp: Any
@@ -55,7 +56,7 @@ class TableFeatures:
 
 
 def cores() -> int:
-    """Return how many cores the baselines may use: what the user set, else those that this process has."""
+    """Return the number of cores for the baselines: the user's setting, else the cores available to this process."""
     return given_threads() or usable_cores()
 
 
@@ -63,7 +64,7 @@ def table_features(smiles: Sequence[str]) -> TableFeatures:
     """Return the features of molecules; equal SMILES are computed once.
 
     Args:
-        smiles: [M].
+        smiles: [M] SMILES.
     """
     distinct = list(dict.fromkeys(smiles))
     pieces = [distinct[start : start + _PIECE] for start in range(0, len(distinct), _PIECE)]
@@ -99,7 +100,7 @@ def _features(smiles: Sequence[str]) -> tuple[Any, Float32, Bool]:
     return sparse.csr_matrix(ecfp), np.arcsinh(rdkit).astype(np.float32), readable
 
 
-def _descriptor(function: Any, molecule: Chem.Mol) -> float:  # noqa: ANN401 - one of RDKit's
+def _descriptor(function: Any, molecule: Chem.Mol) -> float:  # noqa: ANN401 - an RDKit function
     try:
         return float(function(molecule))
     except (ValueError, RuntimeError, ZeroDivisionError, OverflowError):  # not defined for this molecule

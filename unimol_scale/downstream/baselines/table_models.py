@@ -1,6 +1,6 @@
-"""The table models: a random forest and gradient boosting of scikit-learn, on either kind of features.
+"""The table models: scikit-learn's random forest and gradient boosting, each on either kind of features.
 
-One model a target, fitted to the labels that are known. Shapes: R rows, F features, L targets.
+There is one model per target, fitted to the known labels. Shapes: R rows, F features, L targets.
 """
 
 from dataclasses import dataclass
@@ -23,17 +23,18 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 TREES = 500
-# Beyond 10,000 rows scikit-learn stops boosting early, by a tenth of the training rows, so that more trees do no harm;
-# that tenth needs all classes.
+# Above 10,000 rows boosting stops early, judged by a tenth of the training rows, so that more trees do no harm. That
+# tenth must contain all classes.
 _EARLY_STOPPING_ROWS = 10_000
 _LEAST_OF_A_CLASS = 100
 _MOST_BOOSTED_TREES = 1000
-# A count above 31 is rare; with 255 bins, fingerprints give the same model in three times the time [measured on ESOL].
+# Counts above 31 are rare; with 255 bins, fitting to fingerprints takes three times as long and yields the same model
+# [measured on ESOL].
 _COUNT_BINS = 32
-# Targets up to which the limits of rows below hold; with more of them, fewer rows each.
+# The limits on rows below hold for up to this many targets; with more targets, each gets fewer rows.
 _TARGETS = 12
 _LEAST_ROWS = 100
-_PIECE = 5000  # rows that are predicted at once
+_PIECE = 5000  # number of rows predicted at once
 _SEED = 0
 
 
@@ -42,12 +43,12 @@ class TableModel:
     """A kind of table model.
 
     Attributes:
-        name: in files.
-        shown: in reports.
-        features: that it sees.
-        forest: a random forest, or else gradient boosting.
-        most_rows: training rows of a target that it is fitted to; of more, a random choice. Time and memory grow with
-            them: a forest of 10,000 rows takes minutes and 0.5 GB.
+        name: name in files.
+        shown: name in reports.
+        features: kind of features that it uses.
+        forest: True for a random forest, False for gradient boosting.
+        most_rows: largest number of training rows per target; from more rows a random subset is drawn. Time and memory
+            grow with the rows: a forest on 10,000 rows takes minutes and 0.5 GB.
     """
 
     name: str
@@ -57,7 +58,7 @@ class TableModel:
     most_rows: int
 
     def rows_for(self, num_targets: int) -> int:
-        """Return the most training rows of each of so many targets."""
+        """Return the largest number of training rows per target, given the number of targets."""
         return max(_LEAST_ROWS, self.most_rows * _TARGETS // max(_TARGETS, num_targets))
 
 
@@ -90,29 +91,31 @@ def fit_and_predict(
     num_classes: int = 0,
     weight_N: Float64 | None = None,
 ) -> Float64:
-    """Fit a model of one target and return its predictions, float64 [R]: numbers, or probabilities of class 1.
+    """Fit a model of one target and return its predictions for other rows.
 
-    Of a task with a probability for each of K classes, they are [R, K]; a class without a training row has 0.
-
-    The same input gives the same predictions to the last bit, whatever the cores. Everything but the number of trees is
-    scikit-learn's default: forests of Breiman 2001 (doi:10.1023/A:1010933404324), boosting after LightGBM (Ke et al.
-    2017).
+    Equal inputs yield bitwise equal predictions, independent of the number of cores. Settings other than the number of
+    trees, the bins and early stopping are scikit-learn's defaults: forests after Breiman 2001
+    (doi:10.1023/A:1010933404324), boosting after LightGBM (Ke et al. 2017).
 
     Args:
-        model: which.
-        task: of the labels.
-        train: features [N, F] and labels float64 [N], none of them NaN.
+        model: the kind of model.
+        task: kind of the labels.
+        train: features [N, F] and labels, float64 [N], without NaN.
         asked_RF: features of the rows to predict.
-        trees: of a forest.
-        num_classes: K; 0: there is one output.
-        weight_N: of the training rows; None: all weigh the same.
+        trees: number of trees of a forest.
+        num_classes: number of classes K that each get a probability; 0: there is one output.
+        weight_N: weights of the training rows; None: equal weights.
+
+    Returns:
+        float64 [R]: numbers, or probabilities of class 1; float64 [R, K] with ``num_classes``, where a class without
+        training rows has probability 0.
     """
     features_NF, label_N = train
     trivial_W = trivial_outputs(label_N[:, None], num_classes)
     unchanging = np.tile(trivial_W if num_classes else trivial_W[0], (len(asked_RF), *[1] * bool(num_classes)))
-    if np.ptp(label_N) == 0.0:  # a class alone, or one row
+    if np.ptp(label_N) == 0.0:  # a single class, or a single row
         return unchanging
-    # What is the same in all training rows, or known in none, cannot be split on.
+    # Features that are constant over the training rows, or missing in all of them, cannot be split on.
     low_F, high_F = np.fmin.reduce(features_NF), np.fmax.reduce(features_NF)
     kept_F = (high_F > low_F) | (np.isnan(features_NF).any(0) & ~np.isnan(low_F))
     if not kept_F.any():
@@ -120,7 +123,7 @@ def fit_and_predict(
     estimator = _estimator(model, task, label_N, trees)
     estimator.fit(features_NF[:, kept_F], label_N, sample_weight=weight_N)
     if model.forest:
-        estimator.n_jobs = 1  # threads add the trees up in any order
+        estimator.n_jobs = 1  # several threads would add up the trees in varying order
     pieces = [asked_RF[start : start + _PIECE][:, kept_F] for start in range(0, len(asked_RF), _PIECE)]
     return np.concatenate([unchanging[:0], *(_predict(estimator, task, piece, num_classes) for piece in pieces)])
 
@@ -137,7 +140,7 @@ def _predict(estimator: Any, task: Task, piece_RF: npt.NDArray[Any], num_classes
     return value_RK
 
 
-def _estimator(model: TableModel, task: Task, label_N: Float64, trees: int) -> Any:  # noqa: ANN401 - of scikit-learn
+def _estimator(model: TableModel, task: Task, label_N: Float64, trees: int) -> Any:  # noqa: ANN401 - a scikit-learn estimator
     if model.forest:
         forest = RandomForestRegressor if task == "regression" else RandomForestClassifier
         return forest(n_estimators=trees, random_state=_SEED, n_jobs=cores())
@@ -153,7 +156,7 @@ def _estimator(model: TableModel, task: Task, label_N: Float64, trees: int) -> A
 
 
 def choose_rows(known_N: Int64, most: int, seed: int) -> Int64:
-    """Return a random choice of at most so many rows, in their order; the same for the same seed."""
+    """Return at most ``most`` of the rows, chosen at random by ``seed``, in their original order."""
     if len(known_N) <= most:
         return known_N
     return known_N[np.sort(np.random.default_rng(seed).permutation(len(known_N))[:most])]

@@ -30,7 +30,7 @@ from unimol_scale.store.schema import Float64
 PAIR_COLUMNS = (
     "difference",
     "95 % interval, all pairs together",
-    "sure",
+    "significant",
     "p",
     "folds better",
     "effect size",
@@ -44,16 +44,18 @@ class ComparedPair:
     """Two results, the better one first.
 
     Attributes:
-        better: number of the result with the better mean score.
-        worse: number of the other.
-        difference: score of the better one minus that of the other.
-        interval: 95 %, simultaneous for all pairs and corrected for training rows that folds share.
-        p: of no difference, likewise.
-        uncorrected: 95 %, simultaneous, as if folds were independent.
-        rows: 95 % interval of the difference over drawn test molecules, of this pair alone, with the models as they
-            are; None for a metric that is not there any more.
-        effect: absolute mean over the standard deviation of the differences of the folds; NaN if they do not vary.
-        folds_better: number of folds in which the better one is better.
+        better: index of the result with the better mean score.
+        worse: index of the other result.
+        difference: score of the better result minus that of the other.
+        interval: 95 % interval of the difference, simultaneous for all pairs and corrected for training rows that folds
+            share.
+        p: p-value of no difference, simultaneous and corrected as well.
+        uncorrected: 95 % interval, simultaneous, as if folds were independent.
+        rows: 95 % interval of the difference over bootstrap draws of test molecules, for this pair alone, with the
+            models fixed; None if the metric is the user's own.
+        effect: absolute mean of the differences of the folds divided by their standard deviation; NaN if they do not
+            vary.
+        folds_better: number of folds in which the better result has the better score.
     """
 
     better: int
@@ -68,7 +70,7 @@ class ComparedPair:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the corrected simultaneous interval excludes no difference."""
+        """Whether the difference is significant: the corrected simultaneous interval excludes 0."""
         return not self.interval.holds(0.0)
 
 
@@ -77,21 +79,21 @@ class Comparison:
     """Several cross-validations of the same data with the same folds.
 
     Attributes:
-        data: name.
-        metric: of the scores.
-        unit: of the scores; "" if they have none.
+        data: name of the data.
+        metric: name of the metric.
+        unit: unit of the scores; "" if they have none.
         higher_is_better: whether a higher score is better.
-        folds: number of blocks.
-        described_folds: such as "5 folds × 2 repeats".
-        names: [A] of the results, in the order in which they were given.
-        folders: [A] of the results.
-        starts: [A] what their weights started from.
-        means: [A] mean score over folds.
-        intervals: [A] 95 %, corrected, of each mean by itself.
-        p: of no difference between any of the results: analysis of variance with repeated measures, corrected.
-        uncorrected_p: as if folds were independent.
-        test_to_train: test rows over training and validation rows of a fold, by which the variances are corrected.
-        pairs: every pair, those with the best result first.
+        folds: number of blocks J.
+        described_folds: the folds in words, such as "5 folds × 2 repeats".
+        names: [A] names of the results, in the order in which they were given.
+        folders: [A] folders of the results.
+        starts: [A] what their training started from.
+        means: [A] mean scores over folds.
+        intervals: [A] corrected 95 % intervals of the means, each by itself.
+        p: p-value of no difference between any of the results, by a corrected repeated-measures analysis of variance.
+        uncorrected_p: the same p-value as if folds were independent.
+        test_to_train: test rows divided by training and validation rows of a fold, used to correct the variances.
+        pairs: all pairs; pairs with the best result come first.
     """
 
     data: str
@@ -112,22 +114,22 @@ class Comparison:
 
     @property
     def ranking(self) -> tuple[int, ...]:
-        """Numbers of the results, the best mean first."""
+        """Indices of the results, the best mean first."""
         sign = -1.0 if self.higher_is_better else 1.0
         return tuple(sorted(range(len(self.names)), key=lambda at: sign * self.means[at]))
 
     def headline(self) -> str:
-        """Return in words which result is better, and whether that is sure."""
+        """Return in words which result is better, and whether the difference is significant."""
         best, *others = self.ranking
         ties = [pair.worse for pair in self.pairs if pair.better == best and not pair.is_sure]
         name = self.names[best]
         if not ties:
             than = self.names[others[0]] if len(others) == 1 else f"all {len(others)} others"
-            return f"{name} is better than {than}, and that is sure (95 %)"
+            return f"{name} is significantly better than {than} (95 %)"
         tied = ", ".join(self.names[at] for at in ties)
         sure = [self.names[at] for at in others if at not in ties]
-        also = f"; it is surely better than {', '.join(sure)}" if sure else ""
-        return f"{name} has the best mean, but whether it is better than {tied} cannot be told from these folds{also}"
+        also = f"; it is significantly better than {', '.join(sure)}" if sure else ""
+        return f"{name} has the best mean, but is not significantly better than {tied}{also}"
 
     def result_table(self) -> list[str]:
         """Return a Markdown table of the results, the best first."""
@@ -136,9 +138,7 @@ class Comparison:
             [self.names[at], self.starts[at], f"{self.means[at]:.4g}", _shown(self.intervals[at])]
             for at in self.ranking
         ]
-        return markdown_table(
-            ["result", "start", f"{self.metric}{unit}, mean of folds", "95 % interval by itself"], rows
-        )
+        return markdown_table(["result", "start", f"{self.metric}{unit}, mean of folds", "95 % interval"], rows)
 
     def pair_table(self) -> list[str]:
         """Return a Markdown table of all pairs."""
@@ -175,17 +175,17 @@ class Comparison:
 def compare_folds(folders: Sequence[Path]) -> Comparison:
     """Compare cross-validations of the same data with the same folds, in pairs.
 
-    The scores of the folds are compared as ``compare_methods`` says: analysis of variance with repeated measures and
-    Tukey's intervals (Ash et al., JCIM 2025), whose variance is corrected for the training rows that folds share
-    (Nadeau and Bengio 2003). They are about models trained on other molecules like these. Beside them is an interval
-    from a bootstrap of the tested molecules with the models as they are, of each pair by itself.
+    The scores of the folds are compared by ``compare_methods``: a repeated-measures analysis of variance and Tukey's
+    intervals (Ash et al., JCIM 2025), with the variance corrected for the training rows that folds share (Nadeau and
+    Bengio 2003). These intervals also account for training on other molecules from the same distribution. In addition,
+    each pair has an interval from a bootstrap of the test molecules with the models fixed.
 
     Args:
-        folders: of finished fine-tunings by cross-validation.
+        folders: folders of finished cross-validations.
 
     Raises:
-        ConfigError: there are fewer than two, or they are not of the same data, metric and folds.
-        SourceError: the out-of-fold predictions of one are missing or damaged.
+        ConfigError: there are fewer than two folders, or they differ in data, metric or folds.
+        SourceError: the out-of-fold predictions of a result are missing or damaged.
     """
     return compare_results(read_fold_results(folders))
 
@@ -194,7 +194,7 @@ def compare_results(found: Sequence[FoldResult]) -> Comparison:
     """Compare cross-validations as ``compare_folds`` does.
 
     Args:
-        found: two or more, which ``check_alike`` has found to be of the same rows in the same folds.
+        found: two or more results that passed ``check_alike``.
 
     Raises:
         ConfigError: the metric is not defined in every fold.
@@ -261,7 +261,7 @@ def _turned(interval: Interval, direction: float) -> Interval:
 
 
 def _drawn(found: Sequence[FoldResult]) -> Float64 | None:
-    """Return the scores of drawn molecules, [A, D]; None if the metric is somebody's own and not there any more."""
+    """Return the scores for draws of molecules, [A, D]; None if the metric is the user's own."""
     outcome = found[0].outcome
     if outcome.metric not in METRICS:
         return None
@@ -288,7 +288,7 @@ def _drawn(found: Sequence[FoldResult]) -> Float64 | None:
 
 
 def _of_fold(one: FoldResult, repeat: int, fold: int) -> tuple[Float64, Float64, Float64]:
-    """Return rows [R], labels [R, L] and predictions [S, R, L] of a fold; rows are sorted by row and seed."""
+    """Return row numbers [R], labels [R, L] and predictions [S, R, L] of a fold; input rows are sorted by row, seed."""
     here = (one.rows.repeat_T == repeat) & (one.rows.fold_T == fold)
     seeds = len(np.unique(one.rows.seed_T[here]))
     row_R = one.rows.row_T[here][::seeds]

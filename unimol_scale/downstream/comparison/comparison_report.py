@@ -1,4 +1,4 @@
-"""Writes a comparison of cross-validations: a Markdown file, and a picture of the intervals beside it."""
+"""Writes a comparison of cross-validations as a Markdown file, with a plot of the intervals beside it."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from unimol_scale.errors import ConfigError
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:
-    """Write the comparison to ``path`` (.md), and the picture beside it (.png).
+    """Write the comparison to ``path`` (.md), and the plot beside it (.png).
 
     Raises:
         ConfigError: the name does not end in .md, or the file cannot be written.
     """
     if path.suffix != ".md":
-        raise ConfigError(f"--output {path}: the name must end in .md; the picture gets the same name with .png")
+        raise ConfigError(f"--output {path}: the name must end in .md; the plot has the same name with .png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_intervals(path.with_suffix(".png"), comparison)
@@ -33,7 +33,7 @@ def _lines(path: Path, comparison: Comparison) -> list[str]:
         f"# {comparison.data}: {comparison.headline()}",
         "",
         f"{comparison.metric} ({better} is better), {comparison.described_folds}. Every molecule was tested once in "
-        "each repeat, in the same fold of all results.",
+        "each repeat, in the same fold for all results.",
         "",
         *comparison.result_table(),
         "",
@@ -43,25 +43,26 @@ def _lines(path: Path, comparison: Comparison) -> list[str]:
         "",
         "## How to read it",
         "",
-        "- A difference is called sure if its 95 % interval excludes 0. The intervals are Tukey's, after an analysis "
-        "of variance with repeated measures whose blocks are the folds (Ash et al., J. Chem. Inf. Model. 2025). They "
-        "hold for all pairs together.",
+        "- A difference is called significant if its 95 % interval excludes 0. The intervals are Tukey's, after a "
+        "repeated-measures analysis of variance whose blocks are the folds (Ash et al., J. Chem. Inf. Model. 2025). "
+        "They hold for all pairs simultaneously.",
         "- Folds share training molecules, so they are not independent. The variance of a mean over folds is therefore "
-        f"{factor} times that of one fold; the second number is test rows over training and validation rows (Nadeau "
-        "and Bengio 2003). The uncorrected interval is too narrow, and is shown because others report it.",
-        f"- p of no difference between any of the results: {comparison.p:.2g}, without correction "
+        f"taken as {factor} times that of one fold; the second number is the ratio of test rows to training and "
+        "validation rows (Nadeau and Bengio 2003). The uncorrected interval is too narrow; it is shown because other "
+        "studies report it.",
+        f"- p-value of no difference between any of the results: {comparison.p:.2g}; without the correction "
         f"{comparison.uncorrected_p:.2g}.",
-        "- The effect size is the mean difference over the standard deviation of the differences of the folds.",
-        "- The interval over molecules is of a bootstrap that draws the tested molecules anew, with all their rows and "
-        "repeats, and keeps the models. It is of each pair by itself, and does not contain what other training "
-        "molecules would change.",
-        "- No interval says anything about molecules unlike those of this data, or whether a difference is large "
+        "- The effect size is the mean difference divided by the standard deviation of the differences of the folds.",
+        "- The interval over molecules comes from a bootstrap that draws the test molecules with all their rows and "
+        "repeats, and keeps the models fixed. It is computed for each pair separately, and does not include the effect "
+        "of training on other molecules.",
+        "- No interval says anything about molecules unlike those in this data, or whether a difference is large "
         "enough to matter.",
     ]
 
 
 def draw_intervals(path: Path, comparison: Comparison) -> None:
-    """Draw the difference of every pair with its simultaneous interval: blue if it excludes 0, else grey."""
+    """Plot the difference of every pair with its simultaneous interval: blue if it excludes 0, else grey."""
     pairs = comparison.pairs
     figure = Figure(figsize=(8.0, 1.5 + 0.42 * len(pairs)), layout="constrained")
     axes = figure.subplots()
@@ -78,7 +79,7 @@ def draw_intervals(path: Path, comparison: Comparison) -> None:
     better = "right" if comparison.higher_is_better else "left"
     axes.set_xlabel(
         f"difference of {comparison.metric}{unit}; better to the {better} of 0\n"
-        "line: 95 % for all pairs together, corrected; band: without the correction; blue: sure",
+        "line: 95 % for all pairs together, corrected; band: without the correction; blue: significant",
         parse_math=False,
     )
     draw_grid(axes, "x")

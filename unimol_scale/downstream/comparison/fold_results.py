@@ -21,10 +21,10 @@ class FoldResult:
     """A finished cross-validation.
 
     Attributes:
-        name: in tables.
-        folder: of its results.
-        outcome: its scores.
-        rows: its out-of-fold predictions, in the order of repeat, fold, row and seed.
+        name: name in tables.
+        folder: folder of the results.
+        outcome: the scores.
+        rows: the out-of-fold predictions, sorted by repeat, fold, row and seed.
     """
 
     name: str
@@ -34,7 +34,7 @@ class FoldResult:
 
     @property
     def scores_J(self) -> Float64:
-        """Score of each block, mean over its seeds; fp64.
+        """Score of each block, averaged over its seeds, float64 [J].
 
         Errors of targets without a common unit are in standard deviations of the training labels.
         """
@@ -49,7 +49,7 @@ class FoldResult:
 
     @property
     def unit(self) -> str:
-        """Of the scores; "" if they have none."""
+        """Unit of the scores; "" if they have none."""
         return self.outcome.unit if self.outcome.has_mean else "standard deviations of the training labels"
 
 
@@ -57,18 +57,18 @@ def read_fold_results(folders: Sequence[Path]) -> tuple[FoldResult, ...]:
     """Read several cross-validations that were tested on the same rows.
 
     Args:
-        folders: of the results; each is named by the last part of its path, or by the whole path where two of these
-            are the same.
+        folders: folders of the results. A result is named by the last part of its path; if two are the same, all are
+            named by their whole paths.
 
     Raises:
-        ConfigError: there are fewer than two; one is not a finished cross-validation; they differ in targets, metric,
-            molecules, labels or folds.
-        SourceError: the out-of-fold predictions of one are missing or damaged.
+        ConfigError: there are fewer than two folders, one is not a finished cross-validation, or they differ in
+            targets, metric, molecules, labels or folds.
+        SourceError: the out-of-fold predictions of a result are missing or damaged.
     """
     if len(folders) < 2:
-        raise ConfigError("a comparison needs the folders of two fine-tunings at least")
+        raise ConfigError("a comparison needs the folders of at least two fine-tunings")
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ConfigError("a comparison needs different folders; one is given twice")
+        raise ConfigError("a comparison needs different folders, but one is given twice")
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -81,11 +81,11 @@ def read_fold_result(name: str, folder: Path) -> FoldResult:
     """Read a cross-validation.
 
     Args:
-        name: that it gets.
-        folder: of its results.
+        name: name to give to the result.
+        folder: folder of the result.
 
     Raises:
-        ConfigError: it is not finished, or is a fine-tuning with a single split.
+        ConfigError: the fine-tuning is not finished, or has a single split.
         SourceError: its out-of-fold predictions are missing or damaged.
     """
     outcome = results.read(folder)
@@ -93,8 +93,8 @@ def read_fold_result(name: str, folder: Path) -> FoldResult:
         raise ConfigError(f"{folder} has no finished fine-tuning: it has no {results.RESULTS_NAME}")
     if not outcome.folds:
         raise ConfigError(
-            f"{folder} holds a fine-tuning with a single split, whose test is too small to compare two models well; "
-            "fine-tune with a cross-validation, such as --split scaffold-kfold --repeats 2"
+            f"{folder} holds a fine-tuning with a single split, whose test set is too small to compare two models "
+            "reliably; fine-tune with a cross-validation, such as --split scaffold-kfold --repeats 2"
         )
     return FoldResult(
         name=name, folder=folder, outcome=outcome, rows=_sorted(read_out_of_fold(folder, outcome.outputs))
@@ -116,20 +116,20 @@ def _sorted(rows: OutOfFold) -> OutOfFold:
 
 
 def check_alike(found: Sequence[FoldResult]) -> None:
-    """Check that results are of the same rows in the same folds.
+    """Check that all results have the same rows in the same folds.
 
     Raises:
-        ConfigError: they are not; says what differs.
+        ConfigError: results differ. The message says in what.
     """
     for other in found[1:]:
         _check_pair(found[0], other)
 
 
 def _check_pair(one: FoldResult, other: FoldResult) -> None:
-    """Check that two results are of the same rows in the same folds.
+    """Check that two results have the same rows in the same folds.
 
     Raises:
-        ConfigError: they are not; says what differs.
+        ConfigError: they differ. The message says in what.
     """
     what = f"{one.folder} and {other.folder} cannot be compared: "
     for key in ("targets", "metric", "task"):
@@ -147,20 +147,20 @@ def _check_pair(one: FoldResult, other: FoldResult) -> None:
     smiles, others = (dict(zip(rows.row_T.tolist(), rows.smiles_T, strict=True)) for rows in (mine, theirs))
     if odd := sorted(smiles.keys() ^ others.keys()):
         raise ConfigError(
-            f"{what}{len(odd):,} rows are tested in one only, the first is row {odd[0]}; give the same data"
+            f"{what}{len(odd):,} rows are tested in only one of them, the first is row {odd[0]}; use the same data"
         )
     if odd := [row for row, text in smiles.items() if others[row] != text]:
         raise ConfigError(
-            f"{what}{len(odd):,} rows have other molecules, the first is row {odd[0]}; give the same data"
+            f"{what}{len(odd):,} rows have different molecules, the first is row {odd[0]}; use the same data"
         )
     if _places(mine) != _places(theirs):
-        raise ConfigError(f"{what}rows are tested in other folds; give both the same --split and --seed")
+        raise ConfigError(f"{what}rows are tested in different folds; give both the same --split and --seed")
     if not np.array_equal(_labels_of_rows(mine), _labels_of_rows(theirs), equal_nan=True):
-        raise ConfigError(f"{what}labels differ; give the same data and report_units")
+        raise ConfigError(f"{what}labels differ; use the same data and report_units")
 
 
 def _places(rows: OutOfFold) -> set[tuple[int, int, int]]:
-    """Return repeat, fold and row of everything that was tested, whatever the number of seeds."""
+    """Return (repeat, fold, row) of all tested rows, independent of the number of seeds."""
     return set(zip(rows.repeat_T.tolist(), rows.fold_T.tolist(), rows.row_T.tolist(), strict=True))
 
 

@@ -1,1 +1,1 @@
-"""Rows of a user as molecules with labels: tables, conformers, splits, batches."""
+"""Prepares users' data: tables, conformers, splits, batches."""

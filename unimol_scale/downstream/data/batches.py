@@ -32,7 +32,7 @@ from unimol_scale.store.schema import Float64
 from unimol_scale.store.shards import StoreSplit
 
 _PREFETCH = 8
-# Rows that are cut into micro-batches together where their order does not matter; more rows need less padding.
+# Number of rows that are divided into micro-batches together if their order does not matter; more need less padding.
 _READ_TOGETHER = 1024
 
 
@@ -41,10 +41,10 @@ class LabelledSample:
     """One micro-batch.
 
     Attributes:
-        input: what the model sees.
-        label_BL: fp64, in the units of the table; NaN where missing.
-        row_B: int64, row of the reader that each molecule is of.
-        clean_BA3: float32, Å, the coordinates before noise; None: ``input`` has them without noise.
+        input: input of the model.
+        label_BL: labels, float64, in the units of the table; NaN for missing ones.
+        row_B: row of the reader that each molecule comes from, int64.
+        clean_BA3: coordinates before noise, float32, Å; None: the coordinates in ``input`` have no noise.
     """
 
     input: ModelInput
@@ -54,16 +54,16 @@ class LabelledSample:
 
 
 class RowReader:
-    """Reads rows: each has a molecule of a store and labels of its own; several rows may have the same molecule.
+    """Reads rows. Each row has labels and refers to a molecule of a store; several rows may share a molecule.
 
     Args:
-        split: of the store.
-        position_R: int64, position in the split of the molecule of each row.
-        labels_RL: NaN where missing.
-        drop_hydrogens: remove hydrogens that the store has as atoms, for a model that sees heavy atoms only.
-        conformers: 1 reads the first conformer of a molecule. More: every epoch reads one of the first so many, drawn
-            by seed, epoch and row; a molecule with fewer has those that it has.
-        conformer_R: int64, the conformer that is read of each row, whatever the epoch; None: see ``conformers``.
+        split: split of the store that holds the molecules.
+        position_R: position of each row's molecule in the split, int64.
+        labels_RL: labels, float64, NaN for missing ones.
+        drop_hydrogens: remove hydrogens that are atoms in the store, for a model that sees only heavy atoms.
+        conformers: 1 reads the first conformer of a molecule. With a larger number, every epoch reads one of the first
+            ``conformers`` (or all, if there are fewer), drawn by seed, epoch and row.
+        conformer_R: the conformer to read for each row in every epoch, int64; None: see ``conformers``.
     """
 
     def __init__(
@@ -91,27 +91,27 @@ class RowReader:
 
     @property
     def largest(self) -> int:
-        """Atoms of the largest molecule, with hydrogens if they are stored."""
+        """Number of atoms of the largest molecule, including hydrogens if they are stored."""
         return int(self._split.sizes(self._position_R)[0].max())
 
     def num_atoms(self, molecule_B: Int64) -> Int32:
-        """Return the atoms of rows, int32 [B]."""
+        """Return the number of atoms of each row, int32 [B]."""
         if self._drops:
             return heavy_counts(self._split.gather(self._position_R[molecule_B]))
         return self._split.sizes(self._position_R[molecule_B])[0]
 
     def prefetch(self, shards: Sequence[int]) -> None:
-        """Do nothing: tables are small, and their molecules are on this machine."""
+        """Do nothing: tables are small, and their molecules are stored on this machine."""
 
     def read(self, keys: MoleculeKeys) -> MoleculeBatch:
-        """Return rows, each with one conformer, padded."""
+        """Return rows as a padded batch, each with one conformer."""
         columns = self._split.gather(self._position_R[keys.molecule_B], self._chosen(keys))
         if self._drops:
             columns = drop_hydrogens(columns)
         return collate(dataclasses.replace(columns, labels=self.labels_RL[keys.molecule_B]))
 
     def _chosen(self, keys: MoleculeKeys) -> Int64 | None:
-        """Return the conformer of each row, int64 [B]; None: the first."""
+        """Return the conformer to read for each row, int64 [B]; None: the first one."""
         if self._conformer_R is not None:
             return self._conformer_R[keys.molecule_B]
         if self.conformers == 1:
@@ -124,9 +124,9 @@ class RowReader:
         return np.minimum(self._split.sizes(position_B)[1], self.conformers)
 
     def every_conformer(self) -> tuple["RowReader", Int64]:
-        """Return a reader whose rows are the conformers of these rows, and int64 [C], the row that each belongs to.
+        """Return a reader whose rows are the conformers of these rows, and the row of each conformer, int64 [C].
 
-        Of a reader of one conformer for each row, that is the reader itself.
+        A reader of one conformer per row returns itself.
         """
         if self.conformers == 1 or self._conformer_R is not None:
             return self, np.arange(len(self), dtype=np.int64)
@@ -150,7 +150,7 @@ class SampleMaker:
     Attributes:
         view: how molecules are shown to the model.
         model: dimensions of the model.
-        noise_std: of Gaussian noise on every coordinate, Å, another one in every epoch; 0: none.
+        noise_std: standard deviation of Gaussian noise on every coordinate, Å, drawn anew in every epoch; 0: none.
     """
 
     view: InputView
@@ -186,23 +186,23 @@ def training_batches(
     """Return the loader of training steps: epochs in random order, as in pretraining.
 
     Args:
-        reader: of the training rows.
+        reader: reader of the training rows.
         make_sample: turns rows into samples.
         config: settings of the training.
-        seed: of the order of the rows, and of what samples draw.
-        device: to compute on.
-        at_once: micro-batches that are computed side by side, and wait for one another.
-        ranks: that share the micro-batches of a step; None: this process has all of them.
+        seed: seed of the order of rows, and of random numbers in samples.
+        device: device that computes.
+        at_once: number of micro-batches that are computed side by side and wait for one another.
+        ranks: ranks that share the micro-batches of a step; None: this process computes all of them.
 
     Raises:
-        ConfigError: ``max_pairs`` does not hold the largest molecule, or there are more ranks than molecules in a step.
+        ConfigError: ``max_pairs`` is too small for the largest molecule, or a step has fewer molecules than ranks.
     """
     rank, world_size = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
     max_pairs = pair_budget(config.max_pairs, device, reader.largest)
     batch_size = min(config.batch_size, len(reader))  # a step must not see a row several times
     batch_size -= batch_size % world_size  # every rank has as many micro-batches
     if batch_size < 1:
-        raise ConfigError(f"a step has {config.batch_size} molecules at most, too few for {world_size} ranks")
+        raise ConfigError(f"a step has at most {config.batch_size} molecules, too few for {world_size} ranks")
     order = Order([len(reader)], batch_size=batch_size, seed=seed)
     planner = StepPlanner(reader, order, world_size=world_size, max_pairs=max_pairs, at_once=at_once)
     return _loader(planner, reader, make_sample, workers=config.workers, seed=seed, rank=rank)
@@ -214,7 +214,7 @@ def each_row_once(
     """Yield every row once, with one conformer, in micro-batches of molecules of similar size.
 
     Raises:
-        ConfigError: ``max_pairs`` does not hold the largest molecule.
+        ConfigError: ``max_pairs`` is too small for the largest molecule.
     """
     order = InOrder(len(reader), _READ_TOGETHER)
     budget = pair_budget(max_pairs, device, reader.largest)
@@ -227,10 +227,10 @@ def each_row_once(
 def each_conformer_once(
     reader: RowReader, make_sample: SampleMaker, max_pairs: int | None, device: torch.device
 ) -> Iterator[LabelledSample]:
-    """Yield every row with each of its conformers once; ``row_B`` names the row, which may therefore come repeatedly.
+    """Yield every conformer of every row once; ``row_B`` is the row, which occurs once for each of its conformers.
 
     Raises:
-        ConfigError: ``max_pairs`` does not hold the largest molecule.
+        ConfigError: ``max_pairs`` is too small for the largest molecule.
     """
     conformers, row_C = reader.every_conformer()
     for sample in each_row_once(conformers, make_sample, max_pairs, device):
@@ -240,10 +240,10 @@ def each_conformer_once(
 def repeated_samples(
     reader: RowReader, make_sample: SampleMaker, max_pairs: int | None, device: torch.device
 ) -> Iterable[LabelledSample]:
-    """Return the samples of ``each_conformer_once`` for several passes: in memory, unless rows have many conformers.
+    """Return the samples of ``each_conformer_once`` for repeated passes: in memory if rows have one conformer.
 
     Raises:
-        ConfigError: ``max_pairs`` does not hold the largest molecule.
+        ConfigError: ``max_pairs`` is too small for the largest molecule.
     """
     if reader.conformers == 1:
         return list(each_conformer_once(reader, make_sample, max_pairs, device))
@@ -252,7 +252,7 @@ def repeated_samples(
 
 @dataclass(frozen=True)
 class _ReadAgain:
-    """Samples that are read anew for every pass."""
+    """Samples that are read again in every pass."""
 
     read: Callable[[], Iterator[LabelledSample]]
 

@@ -1,12 +1,12 @@
-"""Conformers of distinct molecules, built for those that the cache does not have. Imports the builder.
+"""Returns conformers of distinct molecules, and builds those that the cache lacks. Imports the builder.
 
-A cache is a folder of sets, whose names begin with that of the recipe. A set is a store that ``conformer_gen`` built
-(the same curation, conformers and seed as for pretraining, all of it in the split train) and the index of its molecules,
-written last. A molecule is taken from the first set that has it; those in no set are built into a new one. A conformer
-depends on molecule and recipe alone, so it does not matter which set it comes from. Fine-tunings that want the same
-molecules at the same time share the work: one builds, the others wait.
+A cache is a folder of sets, whose names begin with the name of the recipe. A set consists of a store built by
+``conformer_gen`` (with the curation, conformers and seed of pretraining, and all molecules in the split train) and the
+index of its molecules, which is written last. A molecule is taken from the first set that has it; molecules in no set
+are built into a new one. A conformer depends only on molecule and recipe, so it does not matter which set it comes from.
+Fine-tunings that need the same molecules at the same time share the work: one builds, the others wait.
 
-A molecule that brings its own geometry is found by this geometry, too. Such molecules go into sets of their own.
+A molecule with its own geometry is identified by this geometry as well. Such molecules are stored in separate sets.
 """
 
 import collections
@@ -52,42 +52,42 @@ from unimol_scale.store.source import LocalShards
 
 UInt64 = npt.NDArray[np.uint64]
 
-# Part of every recipe: raise it when the builder makes other conformers, or refuses others, with the same settings.
+# Part of every recipe: increase it if the builder's conformers or refusals change for the same settings.
 RECIPE_VERSION = 2
 _log = logging.getLogger(__name__)
 STORE_NAME, INDEX_NAME = "store", "index.parquet"
-# As many conformers are made in this process; starting another one, or Ray, takes longer.
+# Up to this many conformers are generated in this process; starting another one, or Ray, would take longer.
 FEW = 256
-QUIET = 32  # so many take a second or so, and show no progress
-PIECE = 50  # molecules that a process of Ray takes at a time: some seconds, after each of which the progress moves
+QUIET = 32  # up to this many take about a second, and show no progress
+PIECE = 50  # number of molecules that a Ray process handles at a time; takes seconds, after which the progress moves
 SLOW_S = 10.0
 SAY_2D = (
-    "Making conformers takes a while; they are kept in the cache. 2D needs none of this: take inputs 2d (predict has "
-    "the inputs that its model was fine-tuned with)."
+    "Generating conformers takes a while; they are kept in the cache. 2D inputs need none: set inputs to 2d (predict "
+    "uses the inputs of the fine-tuning)."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-    """A molecule: the SMILES as it was given, and what curation made of it."""
+    """A molecule: the SMILES as given, and the result of curation."""
 
     text: str
     curated: Curated
 
     @functools.cached_property
     def key(self) -> int:
-        """What it is found by: its canonical SMILES, and its own geometry if it has one."""
+        """Key of the molecule: a hash of its canonical SMILES, and of its own geometry if it has one."""
         own = self.curated.conformers
         geometry = () if own is None else (hashlib.sha256(own.tobytes()).hexdigest(),)
         return stable_hash(self.curated.smiles, *geometry)
 
 
 class Cached(NamedTuple):
-    """Where molecules are.
+    """Positions of molecules in a view of the cache.
 
     Attributes:
-        split: the molecules that were asked for, and others of the same sets.
-        position: key → its place in the split.
+        split: the requested molecules, and others of the same sets.
+        position: key → position in the split.
         failures: key → why there is no conformer.
     """
 
@@ -103,14 +103,14 @@ def cached_store(
     conformers: ConformerConfig,
     workers: int | None,
 ) -> Cached:
-    """Return where distinct molecules are; those that are in no set of the cache are built into a new one.
+    """Return the positions of distinct molecules; molecules in no set of the cache are built into a new one.
 
     Args:
-        molecules: distinct, in the order in which a new set gets them.
-        cache: folder of the sets; made if it is not there.
-        curate: how they were curated.
-        conformers: how to make them.
-        workers: processes for more than ``FEW`` conformers; None: all cores.
+        molecules: distinct molecules, in the order in which a new set stores them.
+        cache: folder of the sets; made if it is missing.
+        curate: how the molecules were curated.
+        conformers: how to generate conformers.
+        workers: number of processes for more than ``FEW`` conformers; None: all cores.
 
     Raises:
         StoreError: the cache cannot be written, or is damaged.
@@ -133,14 +133,14 @@ def cached_store(
 
 
 class _Index(NamedTuple):
-    """The molecules of one set: keys, ascending, their rows in its store (-1: failed), and why some failed."""
+    """The molecules of one set: keys in ascending order, their rows in its store (-1: failed), and reasons of failures."""
 
     key_K: UInt64
     row_K: Int64
     failures: dict[int, ConformerFailure]
 
     def rows(self, wanted_K: UInt64) -> Int64:
-        """Return the row of each wanted key, -1 where it failed, -2 where it is not here."""
+        """Return the row of each wanted key: -1 if its conformer failed, -2 if it is not in this set."""
         if not len(self.key_K):
             return np.full(len(wanted_K), -2)
         at_K = np.minimum(np.searchsorted(self.key_K, wanted_K), len(self.key_K) - 1)
@@ -155,12 +155,12 @@ class _Sets:
     recipe: str
 
     def folder_of(self, molecules: Sequence[Given], curate: CurateConfig) -> Path:
-        """Return where the set of molecules is, or is to be made."""
+        """Return the folder of the set of these molecules, which need not exist yet."""
         smiles = sorted(_name(molecule) for molecule in molecules)
         return self.cache / f"{self.recipe}-{_digest({'smiles': smiles, 'curate': curate.identity()})}"
 
     def __iter__(self) -> Iterator[tuple[Path, _Index]]:
-        """Yield the finished sets, in the order of their names."""
+        """Yield the finished sets, sorted by name."""
         for path in sorted(self.cache.glob(f"{self.recipe}-*/{INDEX_NAME}")):
             state = path.stat()
             yield path.parent, _read_index(path, state.st_mtime_ns, state.st_ino)
@@ -168,11 +168,11 @@ class _Sets:
 
 @functools.lru_cache(maxsize=1024)
 def _read_index(path: Path, changed: int, number: int) -> _Index:
-    """Read the index of a set; the file's time and number make that of a set that was made again another one."""
+    """Read the index of a set; the file's time and inode number are part of the cache key, in case it is rebuilt."""
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
-        raise StoreError(f"{path} is damaged: {error}; delete {path.parent}, and it is made again") from error
+        raise StoreError(f"{path} is damaged: {error}; delete {path.parent} to have it built again") from error
     key_K, row_K = table["key"].to_numpy(), table["row"].to_numpy()
     failed = table.filter(pa.array(row_K < 0)).to_pylist()
     failures = {one["key"]: ConformerFailure(reason=one["reason"], detail=one["detail"]) for one in failed}
@@ -209,7 +209,7 @@ def _opened(folder: Path) -> Store:
     try:
         return open_store(folder / STORE_NAME)
     except StoreError as error:
-        raise StoreError(f"{error}; or delete {folder}, a set of the cache of conformers: it is made again") from error
+        raise StoreError(f"{error}; or delete {folder}, a set of the conformer cache, to have it built again") from error
 
 
 def _add_set(
@@ -219,23 +219,23 @@ def _add_set(
     conformers: ConformerConfig,
     workers: int | None,
 ) -> None:
-    """Build molecules into a set of their own, unless another process is at it: then wait for that one."""
+    """Build molecules into a new set; if another process is building it, wait for that process instead."""
     output = folder / STORE_NAME
     with _our_turn(folder):
         if (folder / INDEX_NAME).is_file():
             return
-        flat = conformers.engine == "depiction"  # which takes no time worth a word
+        flat = conformers.engine == "depiction"  # too fast to need a message
         with contextlib.nullcontext() if flat else told_after(SLOW_S, lambda: _log.info(SAY_2D)):
             try:
                 _build(molecules, folder / "molecules.parquet", output, curate, conformers, workers)
                 keys = open_store(output).split("train").column("key").to_pylist()
-            except ConformerError:  # of none of them, and the failures say why
+            except ConformerError:  # no molecule has a conformer; the failures say why
                 keys = []
         _write_index(folder / INDEX_NAME, keys, _failures(output))
 
 
 def _add_own_set(molecules: Sequence[Given], folder: Path, conformers: ConformerConfig) -> None:
-    """Write molecules with the geometry that they bring into a set of their own; no conformer is made."""
+    """Write molecules with their own geometry into a new set; no conformers are generated."""
     with _our_turn(folder):
         if (folder / INDEX_NAME).is_file():
             return
@@ -265,7 +265,7 @@ def _with_own_conformers(molecule: Given) -> CuratedMolecule:
 
 
 def _name(molecule: Given) -> str:
-    """Return what names a molecule in the digest of a set: its SMILES, and its key if it has a geometry of its own."""
+    """Return the name of a molecule in the digest of a set: its SMILES, and its key if it has its own geometry."""
     smiles = molecule.curated.smiles
     return smiles if molecule.curated.conformers is None else f"{smiles} {molecule.key}"
 
@@ -286,7 +286,7 @@ def _our_turn(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def tell(holder: str) -> None:
-        _log.info(f"waiting for another process{holder}, which makes these conformers in {folder}")
+        _log.info(f"waiting for another process{holder}, which generates these conformers in {folder}")
 
     with wait_for_lock(folder / "lock", tell):
         yield
@@ -300,7 +300,7 @@ def _build(
     conformers: ConformerConfig,
     workers: int | None,
 ) -> None:
-    if not source.is_file():  # else it holds the same molecules, perhaps written in another way
+    if not source.is_file():  # otherwise it holds the same molecules, perhaps with different SMILES
         _write_source(source, molecules)
     config = BuildConfig(
         source=SourceConfig(name="parquet", input=(str(source),), smiles_column="smiles", id_column="id"),
@@ -316,16 +316,16 @@ def _build(
 
 
 def _show(label: str, total: int | None, log: SampleLog | None) -> StageProgress:
-    """Show the conformers of more than a few molecules, and nothing else."""
+    """Return the progress display of a stage, visible only when conformers of many molecules are generated."""
     shown = label == GENERATING and total is not None and total > QUIET
     return StageProgress(label, total, shown=shown)
 
 
 def _recipe(conformers: ConformerConfig) -> str:
-    """Return what names the way in which conformers are made. How molecules were chosen plays no part in it."""
+    """Return the name of a recipe for conformers; it does not depend on how molecules were selected."""
     determines = {
         "version": RECIPE_VERSION,
-        "embed": conformers.identity(),  # as caches have called it from the first
+        "embed": conformers.identity(),  # the name of this key in existing caches
         "schema": SCHEMA_VERSION,
         "rdkit": rdBase.rdkitVersion,
     }
@@ -341,7 +341,7 @@ def _id(smiles: str) -> str:
 
 
 def _write_source(path: Path, molecules: Sequence[Given]) -> None:
-    # As given: curation on the other side starts from the same text and ends in the same molecule.
+    # SMILES as given, so that the builder's curation starts from the same text and yields the same molecule.
     columns = {"smiles": [m.text for m in molecules], "id": [_id(m.curated.smiles) for m in molecules]}
     commit_file(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
 

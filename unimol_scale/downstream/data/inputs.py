@@ -1,4 +1,4 @@
-"""Model inputs of clean molecules: the 2D graph, the 3D conformer, or both, shown as pretraining has shown them.
+"""Model inputs of clean molecules: the 2D graph, the 3D conformer, or both, in the same form as in pretraining.
 
 Shapes: B molecules, A atoms (padded).
 """
@@ -22,17 +22,17 @@ from unimol_scale.store.schema import ConformerOrigin
 from unimol_scale.store.shards import StoreSplit
 
 
-MOST_CONFORMERS = 255  # of a molecule, as ``conformers.count`` of a build
+MOST_CONFORMERS = 255  # largest number of conformers per molecule, as for ``conformers.count`` of a build
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenInputs:
-    """What a model is shown, and how.
+    """The inputs of a model, and their form.
 
     Attributes:
         inputs: ``2d``, ``3d`` or ``2d+3d``.
-        view: how molecules are shown to it.
-        seen: the inputs that pretraining has shown to it, the richest first; None: that is not known.
+        view: form in which molecules are shown to the model.
+        seen: the inputs that the model was pretrained on, richest first; None if they are not known.
     """
 
     inputs: Inputs
@@ -41,24 +41,24 @@ class ChosenInputs:
 
     @property
     def warning(self) -> str:
-        """A warning that pretraining has not shown it such input; "" if it has, or if that is not known."""
+        """A warning that the model was not pretrained on these inputs; "" if it was, or if that is not known."""
         return "" if self.seen is None else describe_unseen(self.inputs, self.seen)
 
 
 def choose_inputs(asked: Inputs | None, model: ModelConfig, seen: InputsSeen | None) -> ChosenInputs:
-    """Return what a model is shown: as pretraining has shown it, or if that is not known, in the standard way.
+    """Return the inputs of a model in the form of its pretraining, or in the standard form if that is not known.
 
     Args:
-        asked: the inputs that the user wants; None: the richest that pretraining has shown, or if that is not known,
-            everything that the model can see.
+        asked: the inputs that the user wants; None: the richest inputs that the model was pretrained on, or, if they
+            are not known, everything that the model can see.
         model: dimensions of the model.
-        seen: what pretraining has shown to it; None: that is not known.
+        seen: the inputs that the model was pretrained on; None if they are not known.
 
     Raises:
-        ConfigError: 3D was asked for, and the model sees no geometry.
+        ConfigError: 3D was requested, but the model sees no geometry.
     """
     if asked not in (None, "2d") and not model.geometry:
-        raise ConfigError(f"inputs {asked} needs a model that sees distances; this one sees the 2D graph only: say 2d")
+        raise ConfigError(f"inputs {asked} needs a model that sees distances; this one sees only the 2D graph: use 2d")
     possible: tuple[Inputs, ...] = RICHEST_FIRST if model.geometry else ("2d",)
     known = () if seen is None else tuple(inputs for inputs in seen.inputs if inputs in possible)
     inputs = asked or (known or possible)[0]
@@ -67,19 +67,19 @@ def choose_inputs(asked: Inputs | None, model: ModelConfig, seen: InputsSeen | N
 
 
 def describe_unseen(inputs: Inputs, seen: Sequence[Inputs]) -> str:
-    """Return a warning that pretraining has not shown some input to a model; "" if it has.
+    """Return a warning that a model was not pretrained on some inputs; "" if it was.
 
     Args:
-        inputs: what the model is shown.
-        seen: what pretraining has shown to it, the richest first.
+        inputs: the inputs of the model.
+        seen: the inputs that it was pretrained on, richest first.
     """
     if inputs in seen:
         return ""
     shown = f"only {' and '.join(seen)}" if seen else "only elements"
-    advice = f"; inputs {seen[0]} uses what pretraining has taught it" if seen else ""
+    advice = f"; inputs {seen[0]} uses only pretrained weights" if seen else ""
     return (
-        f"inputs {inputs}: pretraining has never shown such input to this model, {shown}, so part of what it reads "
-        f"there was not trained by pretraining{advice}"
+        f"inputs {inputs}: this model was not pretrained on such input, {shown}, so some weights that read it were not "
+        f"pretrained{advice}"
     )
 
 
@@ -87,37 +87,37 @@ def require_conformers(split: StoreSplit) -> None:
     """Check that a store has conformers.
 
     Raises:
-        StoreError: it has 2D depictions only.
+        StoreError: the store has only 2D depictions.
     """
     origins = {name for shard in split.entry.shards for name in shard.origins}
     if origins == {ConformerOrigin.FLAT.name}:
         raise StoreError(
-            "the store holds 2D depictions in place of conformers, and the model shall see 3D; take inputs 2d, or "
+            "the store holds 2D depictions instead of conformers, but the inputs include 3D; set inputs to 2d, or "
             "build a store with conformers (conformers.engine=rdkit)"
         )
 
 
 def check_conformers(conformers: int, inputs: Inputs) -> None:
-    """Check that a model can tell several conformers of a molecule apart.
+    """Check a number of conformers, and that the inputs distinguish several conformers.
 
     Raises:
-        ConfigError: there are none, more than a store can hold, or the model sees the 2D graph only.
+        ConfigError: the number is out of range, or there are several but the model sees only the 2D graph.
     """
     if not 1 <= conformers <= MOST_CONFORMERS:
         raise ConfigError(f"conformers must be 1 to {MOST_CONFORMERS}, got {conformers}")
     if conformers > 1 and inputs == "2d":
         raise ConfigError(
-            f"conformers {conformers}: the model shall see the 2D graph only, which is the same for all conformers of "
-            "a molecule; say conformers 1, or inputs 2d+3d or 3d"
+            f"conformers {conformers}: the model sees only the 2D graph, which is the same for all conformers of a "
+            "molecule; set conformers to 1, or inputs to 2d+3d or 3d"
         )
 
 
 def clean_input(batch: MoleculeBatch, view: InputView, model: ModelConfig) -> ModelInput:
-    """Return molecules without any corruption.
+    """Return the model input of molecules without any corruption.
 
     Args:
         batch: clean molecules.
-        view: how they are shown; where it shows no distances, coordinates are not read.
+        view: form in which they are shown; if it shows no distances, coordinates are not read.
         model: dimensions of the model.
     """
     B, A = batch.valid_BA.shape

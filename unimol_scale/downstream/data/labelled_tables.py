@@ -1,7 +1,7 @@
-"""Reads files of SMILES and labels as one table, and finds out which task the labels allow. No chemistry yet.
+"""Reads files of SMILES and labels as one table, and infers the task from the labels. Molecules are not parsed here.
 
-CSV, TSV and Parquet have a header; lines of SMILES (.smi, .txt) may have one. Column names, missing values and numbers
-are read by the rules of the builder, so that a file means the same here as in a build.
+CSV, TSV and Parquet files have a header; lines of SMILES (.smi, .txt) may have one. Column names, missing values and
+numbers are read by the rules of the builder, so that a file has the same meaning here as in a build.
 """
 
 import dataclasses
@@ -41,10 +41,10 @@ Float64 = npt.NDArray[np.float64]
 _LINES = SOURCES["smiles"].suffixes
 SUFFIXES = (".csv", ".tsv", ".parquet", *_LINES, *sdf_table.SUFFIXES)  # as ``bare_suffix`` gives them
 ALL_TARGETS = ("all",)
-# Numbers that name a row and are no property of it; the last, and what begins as below, is what pandas calls its index.
+# Columns that identify a row and are not labels. The last one, and names with the prefix below, are a pandas index.
 ROW_NAMES = (*ID_NAMES, "", "__index_level_0__")
 UNNAMED = "unnamed: "
-ROWS_TOGETHER = 50_000  # of text, before they become Arrow's
+ROWS_TOGETHER = 50_000  # rows of text that are converted to Arrow together
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,15 +52,15 @@ class LabelledTable:
     """The rows of a file: M molecules with L labels.
 
     Attributes:
-        name: of the file, without folders and suffixes.
-        smiles: [M] as in the file, without surrounding white space; "" where empty.
-        labels_ML: float64, NaN where missing; L is 0 for a table that is only to be predicted or embedded.
+        name: name of the file, without folders and suffixes.
+        smiles: [M] SMILES as in the file, without surrounding white space; "" for empty cells.
+        labels_ML: labels, float64, NaN for missing ones; L is 0 for a table without labels, for predict or embed.
         targets: [L] names of the labels.
-        splits: [M] "train", "valid" or "test" as the split column has it, if one was asked for.
-        columns: every column of the file, as it is there.
+        splits: [M] content of the split column, such as "train", "valid" or "test", if one was requested.
+        columns: all columns of the file, unchanged.
         problems: row → why it could not be read, for rows whose SMILES is empty for that reason.
-        classes: target → names of its classes, whose numbers, from 0, are the labels; targets of numbers are not there.
-        bounds: of labels such as ">10", which have no value; None: there are none.
+        classes: target → names of its classes; their indices from 0 are the labels. Targets with numbers are absent.
+        bounds: bounds of labels such as ">10", which have no value; None if there are none.
     """
 
     name: str
@@ -89,12 +89,12 @@ def read_table(
     """Read a file of molecules.
 
     Args:
-        path: .csv, .tsv, .smi or .txt, plain or compressed, .parquet, or .sdf, whose data fields are columns. What it
-            is packed by is told by its content.
-        smiles_column: None finds it by the usual names; in lines without a header it is the first. There, a column is
-            asked for by its number, from 1.
-        targets: columns of labels; ("all",) takes every column of numbers that is neither a row's name nor the split.
-        split_column: holds train, valid or test.
+        path: .csv, .tsv, .smi or .txt, plain or compressed, .parquet, or .sdf, whose data fields are columns.
+            Compression is detected from the content.
+        smiles_column: column of the SMILES; None finds it by common names. In lines without a header it is the first
+            column by default, and columns are named by their numbers, from 1.
+        targets: columns of labels; ("all",) means every column of numbers except row names and the split.
+        split_column: column with train, valid or test.
         how: how labels are read.
 
     Raises:
@@ -107,7 +107,7 @@ def read_table(
         raise SourceError(f"{path} does not exist, or is not a file")
     if sdf_table.is_sdf(path):
         if smiles_column is not None:
-            raise ConfigError(f"{path}: smiles_column is of a table; SDF has the structures in its records")
+            raise ConfigError(f"{path}: smiles_column applies to tables; an SDF has the structures in its records")
         return _labelled_sdf(path, targets, split_column, how)
     readers: dict[str, Callable[[Path], pa.Table]] = {
         ".csv": lambda path: _read_delimited(path, smiles_column),
@@ -122,8 +122,10 @@ def read_table(
     suffix = ".parquet" if is_parquet(path) else bare_suffix(path.name)
     if suffix not in readers:
         with path.open("rb") as file:
-            Unpacked(str(path), file)  # says so if it is a workbook or an archive
-        raise SourceError(f"{path}: its name must end in {', '.join(SUFFIXES)}, text also in .gz or the like after it")
+            Unpacked(str(path), file)  # raises a specific error for workbooks and archives
+        raise SourceError(
+            f"{path}: its name must end in {', '.join(SUFFIXES)}; text files may be compressed, such as .csv.gz"
+        )
     table = readers[suffix](path)
     if not table.num_rows:
         raise SourceError(f"{path} has no rows")
@@ -168,7 +170,7 @@ def _labelled(
                 classes[target] = found.classes
             if np.isnan(labels[target]).all():
                 if found.bound_M is not None:
-                    raise SourceError(f"{path}: every label of the target {target!r} is a bound: none has a value")
+                    raise SourceError(f"{path}: all labels of the target {target!r} are bounds: none has a value")
                 raise SourceError(f"{path}: all {len(smiles):,} labels of the target {target!r} are missing")
     return LabelledTable(
         name=stem(path.name),
@@ -184,7 +186,7 @@ def _labelled(
 
 def _place(path: Path, names: Sequence[str], wanted: str) -> int:
     place = find_column(str(path), names, wanted, ())
-    assert place is not None, "a column that was asked for is there, or an error"
+    assert place is not None, "find_column raises an error if a requested column is missing"
     return place
 
 
@@ -193,7 +195,7 @@ def _texts(column: pa.ChunkedArray) -> list[str]:
 
 
 def _every_label(path: Path, table: pa.Table, taken: set[int | None], smiles: Sequence[str]) -> dict[str, Float64]:
-    """Return every column of numbers; a column of mostly numbers is an error, not a column of text."""
+    """Return every column of numbers; a column of mostly numbers with some text is an error."""
     labels: dict[str, Float64] = {}
     for at, name in enumerate(name.strip() for name in table.column_names):
         if at in taken or name.lower() in ROW_NAMES or name.lower().startswith(UNNAMED):
@@ -214,7 +216,7 @@ def _every_label(path: Path, table: pa.Table, taken: set[int | None], smiles: Se
 
 
 def _read_delimited(path: Path, smiles_column: str | None) -> pa.Table:
-    """Read a table with commas, semicolons or tabs and a header; every column as text."""
+    """Read a table with a header and commas, semicolons or tabs; all columns are read as text."""
     expected, is_row = molecule_rows(smiles_column)
     names: list[str] = []
     pieces: list[list[pa.Array]] = []
@@ -231,7 +233,7 @@ def _read_delimited(path: Path, smiles_column: str | None) -> pa.Table:
 
 
 def _whole_row(path: Path, record: Record) -> list[str]:
-    """Return the fields of a record, as many as the header has; further empty fields are ignored."""
+    """Return the fields of a record, as many as in the header; surplus empty fields are ignored."""
     fields, width = record.fields, len(record.names)
     if record.problem:
         raise SourceError(record.problem)
@@ -239,19 +241,19 @@ def _whole_row(path: Path, record: Record) -> list[str]:
         shown = ",".join(fields)[:200]
         raise SourceError(
             f"{path} cannot be read: {record.place} has {len(fields)} fields, the header has {width} ({shown!r}); "
-            "is a quote not closed, or a comma not quoted?"
+            "check for an unclosed quote or an unquoted comma"
         )
     check_decoded(str(path), record.line, ",".join(fields))
     return fields[:width]
 
 
 def _read_parquet(path: Path, smiles_column: str | None, wanted: Sequence[str]) -> pa.Table:
-    """Read a Parquet file; bytes of text become text. Nested columns are kept as they are.
+    """Read a Parquet file; binary columns of text become text. Nested columns are kept unchanged.
 
     Args:
         path: the file.
-        smiles_column: None finds it by the usual names.
-        wanted: further columns that will be asked for.
+        smiles_column: column of the SMILES; None finds it by common names.
+        wanted: further columns that will be needed.
     """
     names = parquet_names(path)
     check_parquet_column(path, names[find_smiles(str(path), names, smiles_column)], text=True)
@@ -271,23 +273,24 @@ def _read_parquet(path: Path, smiles_column: str | None, wanted: Sequence[str]) 
 
 
 def _decoded(value: bytes | str | None) -> str | None:
-    """Return text; what is not UTF-8 becomes a mark that no SMILES and no number has."""
+    """Return text; bytes that are not UTF-8 become U+FFFD, which no SMILES and no number contains."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _read_lines(path: Path, smiles_column: str | None, *, whole: bool) -> pa.Table:
-    """Read lines of SMILES and whatever stands beside them; every column as text.
+    """Read lines of SMILES and further columns; all columns are read as text.
 
     Args:
-        path: the file; blank lines and comments (#) are no rows.
-        smiles_column: a name that tells a header, beside the usual ones.
-        whole: refuse lines that have not as many columns as the header; where only SMILES are read, names may lack.
+        path: the file; blank lines and comments (#) are skipped.
+        smiles_column: a column name that identifies a header, in addition to the common ones.
+        whole: refuse lines whose number of columns differs from the header. If only SMILES are read, names may be
+            missing.
     """
     with open_text(path) as lines:
         taken = [(at, split_line(line)) for at, line in enumerate(lines, start=1)]
     rows = [(at, fields) for at, fields in taken if fields and not fields[0].startswith("#")]
     if rows and EXCEL_SEPARATOR.fullmatch(" ".join(rows[0][1])):
-        raise SourceError(f"{path} is a table for Excel (sep=…): let its name end in .csv")
+        raise SourceError(f"{path} is a table for Excel (sep=…): rename it to end in .csv")
     names = [name.strip() for name in rows[0][1]] if rows else []
     if {name.lower() for name in names} & set(SMILES_NAMES) or smiles_column in names:
         del rows[0]
@@ -296,7 +299,7 @@ def _read_lines(path: Path, smiles_column: str | None, *, whole: bool) -> pa.Tab
                 counts = f"{len(fields)} columns, the header has {len(names)}"
                 raise SourceError(f"{path}: {place_of(row, line)} has {counts}")
     else:
-        # Columns have numbers; the first has a usual name, unless another is asked for.
+        # Columns are named by number; the first one gets a common name of SMILES unless another column was requested.
         names = [str(at + 1) for at in range(max((len(fields) for _, fields in rows), default=0))]
         if smiles_column is None and names:
             names[0] = SMILES_NAMES[0]
@@ -309,8 +312,8 @@ def _read_lines(path: Path, smiles_column: str | None, *, whole: bool) -> pa.Tab
 def infer_task(table: LabelledTable) -> Task:
     """Return the task that the labels suggest.
 
-    "multiclass" if they are names of more than two classes; "classification", or of several targets "multilabel", if
-    all are 0 or 1 or names of two classes; else "regression".
+    It is "multiclass" if they are names of more than two classes; "classification" (or "multilabel" for several
+    targets) if all are 0 or 1, or names of two classes; otherwise "regression".
 
     Raises:
         ConfigError: the table has no labels.
@@ -329,20 +332,20 @@ def check_task(table: LabelledTable, task: Task) -> None:
     """Check that the labels fit a task.
 
     Args:
-        table: with at least one target.
-        task: "regression" takes any number; "classification" 0 and 1 of one target, "multilabel" of one or more;
+        table: table with at least one target.
+        task: "regression" accepts any numbers; "classification" 0 and 1 of one target, "multilabel" of one or more;
             "multiclass" and "ordinal" the classes of one target.
 
     Raises:
-        ConfigError: there is no target, or more than the task takes.
-        SourceError: a label is neither 0 nor 1; names the first rows.
+        ConfigError: there are no targets, or more than the task accepts.
+        SourceError: a label is neither 0 nor 1. The message names the first rows.
     """
     _require_labels(table)
     if task == "regression":
         return
     if task in ("classification", *BY_CLASS) and len(table.targets) > 1:
-        remedy = "say multilabel" if task == "classification" else "fine-tune on each by itself"
-        raise ConfigError(f"task {task} is of one target, {table.name} has {len(table.targets)}: {remedy}")
+        remedy = "use task multilabel" if task == "classification" else "fine-tune on each of them separately"
+        raise ConfigError(f"task {task} applies to one target, but {table.name} has {len(table.targets)}: {remedy}")
     if task in BY_CLASS:  # every label became a class when it was read
         return
     for at, target in enumerate(table.targets):
@@ -350,14 +353,14 @@ def check_task(table: LabelledTable, task: Task) -> None:
         if len(classes := table.classes.get(target, ())) > 2:
             raise SourceError(
                 f"{table.name}: the target {target!r} has {len(classes)} classes, {', '.join(classes)}; task {task} "
-                "takes two, --task multiclass takes more"
+                "needs two, --task multiclass accepts more"
             )
         wrong = np.flatnonzero(~np.isnan(labels) & ~np.isin(labels, (0.0, 1.0)))
         if len(wrong):
             shown = named_rows(wrong, table.smiles, labels[wrong].tolist())
             raise SourceError(
-                f"{table.name}: {len(wrong):,} labels of the target {target!r} are neither 0 nor 1, as task {task} "
-                f"needs them: {shown}"
+                f"{table.name}: {len(wrong):,} labels of the target {target!r} are neither 0 nor 1, which task {task} "
+                f"requires: {shown}"
             )
 
 

@@ -1,6 +1,6 @@
-"""Counts test molecules, and their scaffolds, that are in the pretraining store or in the training rows.
+"""Counts test molecules, and their scaffolds, that occur in the pretraining store or in the training rows.
 
-Pretraining sees no labels, so a test molecule in the store does not make a score invalid, but a reader should know.
+Pretraining sees no labels, so a test molecule in the store does not invalidate a score, but readers should know of it.
 """
 
 import dataclasses
@@ -21,14 +21,16 @@ EXAMPLES = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """Test molecules that are in a store.
+    """The overlap of test molecules with a store.
 
     Attributes:
-        store: its directory.
-        molecules_by_key: test molecules in the store: the same canonical SMILES, with stereo and charges.
-        by_scaffold: test molecules whose Murcko scaffold is in the store; molecules without rings do not count.
-        total: test molecules.
-        examples: SMILES of a few that are in the store.
+        store: folder of the store.
+        molecules_by_key: number of test molecules in the store, with the same canonical SMILES (stereo and charges
+            included).
+        by_scaffold: number of test molecules whose Murcko scaffold is in the store; molecules without rings do not
+            count.
+        total: number of test molecules.
+        examples: SMILES of a few test molecules in the store.
     """
 
     store: str
@@ -55,14 +57,14 @@ def _share(count: int, total: int) -> str:
 def describe_overlap(
     test: Int64, others: Int64, *, key_M: UInt64, smiles: Sequence[str], scaffold_smiles: Sequence[str]
 ) -> str:
-    """Return a line on test molecules and scaffolds that training or validation rows have, too; "" if there are none.
+    """Return a line on test molecules and scaffolds that also occur in training or validation; "" if there are none.
 
     Args:
-        test: int64, test rows.
-        others: int64, training and validation rows.
-        key_M: uint64, hashes of the canonical SMILES of all rows.
-        smiles: [M].
-        scaffold_smiles: [M] "" for a molecule without rings, which shares none.
+        test: numbers of the test rows, int64.
+        others: numbers of the training and validation rows, int64.
+        key_M: hashes of the canonical SMILES of all rows, uint64.
+        smiles: [M] SMILES of all rows.
+        scaffold_smiles: [M] scaffolds of all rows; "" for a molecule without rings, which shares no scaffold.
     """
     same = test[np.isin(key_M[test], key_M[others])].tolist()
     known = {scaffold_smiles[row] for row in others.tolist()} - {""}
@@ -73,7 +75,7 @@ def describe_overlap(
     shown = f" (such as {', '.join(examples)})" if examples else ""
     return (
         f"of {len(test):,} test rows, {_share(len(same), len(test))} have a molecule that is also in training or "
-        f"validation{shown}, and {_share(alike, len(test))} have a scaffold that is"
+        f"validation{shown}, and {_share(alike, len(test))} have a scaffold that is also there"
     )
 
 
@@ -84,10 +86,10 @@ def report_leakage(
 
     Args:
         store_dir: the pretraining store.
-        key_M: uint64, hashes of the canonical SMILES of the test molecules, at least one.
-        scaffold_M: uint64, hashes of their scaffolds.
-        smiles: [M] to show some of them.
-        scaffold_smiles: [M] "" for a molecule without rings.
+        key_M: hashes of the canonical SMILES of the test molecules, uint64; at least one.
+        scaffold_M: hashes of their scaffolds, uint64.
+        smiles: [M] SMILES of the test molecules, used as examples.
+        scaffold_smiles: [M] their scaffolds; "" for a molecule without rings.
 
     Raises:
         StoreError: the store is missing, unfinished or damaged.

@@ -1,4 +1,4 @@
-"""Checks of file names before any work: the molecules exist, and the output does not overwrite them."""
+"""Checks file names before any work starts: the molecules exist, and the output does not overwrite them."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ KINDS = "a table (CSV, TSV, Parquet), lines of SMILES, SDF, or a conformer store
 
 
 def is_store(path: Path) -> bool:
-    """Return whether a finished conformer store is there."""
+    """Return whether a path is a finished conformer store."""
     return (path / MANIFEST_NAME).is_file()
 
 
@@ -18,25 +18,25 @@ def check_there(path: Path) -> None:
     """Check that a path is a file or a finished store.
 
     Raises:
-        SourceError: it is neither; says what is there instead, and what to do.
+        SourceError: it is neither. The message says what it is instead, and what to do.
     """
     if path.is_file() or is_store(path):
         return
     if not path.is_dir():
         raise SourceError(f"{path} does not exist; give {KINDS}")
     if (path / FINETUNED_NAME).is_file():
-        remedy = f"it is a fine-tuned model, which `unimol-scale predict FILE --from {path}` takes"
+        remedy = f"it is a fine-tuned model: use it with `unimol-scale predict FILE --from {path}`"
     elif (path / CHECKPOINTS).is_dir() or (path / MODEL_FOLDER).is_dir():
-        remedy = f"it is a training run, which finetune and embed take with --from {path}"
+        remedy = f"it is a training run: use it with finetune or embed and --from {path}"
     elif (path / ".build").is_dir():
-        remedy = "its build is unfinished: run the command that began it again, it resumes"
+        remedy = "its build is unfinished: run the build command again to resume it"
     else:
-        remedy = "name one file in it, or build a store of them: unimol-scale build"
+        remedy = "name one file in it, or build a store from its files: unimol-scale build"
     raise SourceError(f"{path} is a folder without {MANIFEST_NAME}, so it is not a finished conformer store; {remedy}")
 
 
 def skipped_file(output: Path) -> Path:
-    """Return the table of rows without a usable molecule, which stands beside the output."""
+    """Return the path of the table of rows without a usable molecule, beside the output."""
     return output.with_suffix(".skipped.csv")
 
 
@@ -48,6 +48,6 @@ def check_apart(output: Path, source: Path) -> None:
     """
     if source.resolve() in (output.resolve(), skipped_file(output).resolve()):
         raise ConfigError(
-            f"--output {output}: the file that is read, {source}, would be overwritten by it or by its table of "
-            "skipped rows; choose another name"
+            f"--output {output}: the output or its table of skipped rows would overwrite the input {source}; choose "
+            "another name"
         )

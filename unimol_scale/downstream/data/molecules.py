@@ -1,4 +1,4 @@
-"""From SMILES, or a store, to molecules in a store: where the molecule of each row is, and why some rows have none.
+"""Maps rows with SMILES, or the rows of a store, to molecules in a store, and says why some rows have none.
 
 Shapes: M rows.
 """
@@ -40,8 +40,8 @@ UInt64 = npt.NDArray[np.uint64]
 NO_PROBLEMS: Mapping[int, str] = {}
 FRAGMENT_KEPT, LEFT_OUT = "largest fragment kept", "; left out: "
 ISOTOPES_LOST = "isotope labels removed"
-ROWS_SHOWN = 3  # rows that a line names
-# Texts that may have several fragments, atom maps or isotopes; the others need not be parsed again.
+ROWS_SHOWN = 3  # number of rows that a line names
+# SMILES that may have several fragments, atom maps or isotopes; others need not be parsed again.
 _SUSPECT = re.compile(r"\.|:\d+\]|\[\d")
 
 
@@ -53,7 +53,7 @@ class ChangeCount:
         self._first: list[str] = []
 
     def add(self, row: int, changes: str) -> None:
-        """Count a row; rows count from 0, and ``changes`` is of ``describe_changes``."""
+        """Count a row (from 0); ``changes`` is the return value of ``describe_changes``."""
         self._rows += 1
         self._unlabelled += ISOTOPES_LOST in changes
         if FRAGMENT_KEPT in changes:
@@ -69,8 +69,8 @@ class ChangeCount:
             more = f"; and {self._reduced - ROWS_SHOWN:,} more" if self._reduced > ROWS_SHOWN else ""
             said.append(
                 f"{self._reduced:,} of {self._rows:,} rows have several fragments and were reduced to the largest "
-                f"({'; '.join(self._first)}{more}), so a salt gets the value of its largest ion; take "
-                "fragments reject to refuse such rows"
+                f"({'; '.join(self._first)}{more}), so a salt gets the value of its largest ion; set fragments to "
+                "reject to refuse such rows"
             )
         if self._unlabelled:
             said.append(f"{self._unlabelled:,} of {self._rows:,} rows lost their isotope labels")
@@ -79,17 +79,17 @@ class ChangeCount:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Rows, and where their molecules are.
+    """Rows, and the positions of their molecules.
 
     Attributes:
         split: the molecules.
-        position_M: int64, position of each row's molecule in ``split``; -1 where skipped. Rows may share a position.
-        smiles: [M] canonical, in the atom order of the records; "" where skipped.
-        key_M: uint64, hash of the canonical SMILES; 0 where skipped.
-        scaffold_M: uint64, hash of the Murcko scaffold; 0 where skipped.
-        scaffold_smiles: [M] Murcko scaffold without stereo; "" without rings, and where skipped.
+        position_M: position of each row's molecule in ``split``, int64; -1 for skipped rows. Rows may share a position.
+        smiles: [M] canonical SMILES in the atom order of the records; "" for skipped rows.
+        key_M: hash of the canonical SMILES, uint64; 0 for skipped rows.
+        scaffold_M: hash of the Murcko scaffold, uint64; 0 for skipped rows.
+        scaffold_smiles: [M] Murcko scaffold without stereo; "" for molecules without rings and for skipped rows.
         skipped: rows without a molecule, ascending.
-        changes: [M] how the molecule differs from the one in the row, in words; "" if it does not, and where skipped.
+        changes: [M] how the molecule differs from that in the row, in words; "" if it does not, and for skipped rows.
         hydrogens: whether the molecules have hydrogens as atoms.
     """
 
@@ -104,7 +104,7 @@ class Prepared:
     hydrogens: bool
 
     def describe_counts(self) -> str:
-        """Return a line on how many rows were skipped, by reason, and reduced to a fragment; "" if none was."""
+        """Return a line on how many rows were skipped, by reason, or reduced to a fragment; "" if there are none."""
         said = [f"{count:,} skipped ({reason})" for reason, count in count_reasons(self.skipped).items()]
         if reduced := sum(FRAGMENT_KEPT in change for change in self.changes):
             said.append(f"{reduced:,} reduced to the largest fragment")
@@ -131,23 +131,23 @@ def prepare(
     hydrogens: bool = False,
     conformers: int = 1,
 ) -> Prepared:
-    """Bring SMILES into canonical form, and make conformers of all molecules that the cache does not have.
+    """Canonicalise SMILES, and generate conformers of all molecules that the cache lacks.
 
     Radicals are accepted, unlike in pretraining, where most of them are errors of a molecule library. A SMILES with 3D
-    coordinates in its extension, such as ``listed`` makes of molecules of RDKit, keeps its own geometry.
+    coordinates in its extension, as ``listed`` makes it from an RDKit molecule, keeps its own geometry.
 
     Args:
-        smiles: [M] as the user wrote them.
-        cache: folder of the conformers; it is made if needed.
-        geometry: make conformers; without them, models that see the graph only get 2D depictions.
+        smiles: [M] SMILES as the user wrote them.
+        cache: folder of the conformers; made if it is missing.
+        geometry: generate conformers; if False, 2D depictions are made for models that see only the graph.
         max_atoms: refuse molecules with more heavy atoms; None: 128.
-        workers: processes that make conformers, if there are many; None: all cores.
-        refuse: called with the rows without a molecule before any conformer is made, and again with those without a
-            conformer; it raises an error unless they may be skipped. None: they are skipped.
-        fragments: for a row with several, such as a salt: take the "largest", or "reject" the row.
+        workers: number of processes that generate conformers, if there are many; None: all cores.
+        refuse: called with the rows without a molecule before conformers are generated, and again with those without a
+            conformer; raises an error unless they may be skipped. None: they are skipped.
+        fragments: for molecules of several fragments, such as salts: use the "largest", or "reject" the row.
         problems: row → why it could not be read, for rows that have no SMILES for that reason.
         hydrogens: keep hydrogens as atoms.
-        conformers: how many to make of each molecule; without ``geometry`` there is one depiction.
+        conformers: number of conformers per molecule; without ``geometry`` there is one depiction.
 
     Returns:
         The rows. Those without a usable molecule, or without a conformer, are in ``skipped``.
@@ -188,7 +188,7 @@ def prepare(
         else:
             if given.key not in place:
                 lacking = given.curated.smiles
-                raise StoreError(f"the cache {cache} lacks the molecule {lacking}: delete it, it is made again")
+                raise StoreError(f"the cache {cache} lacks the molecule {lacking}: delete it to have it built again")
             position_M[row] = place[given.key]
     if refuse is not None:
         refuse(skipped)
@@ -207,54 +207,54 @@ def prepare(
 
 
 def listed(smiles: str | Sequence[str], caller: str) -> list[str]:
-    """Return SMILES in their order; what a table has where one is missing (None, NaN) becomes an empty one.
+    """Return a list of SMILES; missing ones (None, NaN) become "".
 
-    Molecules of RDKit become their SMILES, with the coordinates of a 3D conformer if they have one.
+    RDKit molecules become SMILES with the coordinates of their 3D conformer, if they have one.
 
     Args:
-        smiles: one or many.
-        caller: name of the function that got them, for messages.
+        smiles: one SMILES or molecule, or many.
+        caller: name of the function that received them, for messages.
 
     Raises:
-        SourceError: they have no order, are a table, or one is something else.
+        SourceError: they have no order, are a table, or one is neither text nor a molecule.
     """
     if isinstance(smiles, str):
         return [smiles]
     if isinstance(smiles, Mapping) or hasattr(smiles, "columns"):
-        raise SourceError(f"{caller} takes a SMILES, or a list of them, got a table; give its column of SMILES")
-    if hasattr(smiles, "to_pylist"):  # a column of Arrow
+        raise SourceError(f"{caller} expects a SMILES or a list of SMILES, got a table; give its column of SMILES")
+    if hasattr(smiles, "to_pylist"):  # an Arrow column
         smiles = smiles.to_pylist()
     if isinstance(smiles, bytes) or not hasattr(smiles, "__getitem__"):
-        raise SourceError(f"{caller} takes a SMILES, or a list of them in an order, got {type(smiles).__name__}")
+        raise SourceError(f"{caller} expects a SMILES or a list of SMILES, got {type(smiles).__name__}")
     texts = [_text_of(one) for one in smiles]
     for row, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            raise SourceError(f"{caller}: row {row} is {text!r}, which is not text; give SMILES, or molecules of RDKit")
+            raise SourceError(f"{caller}: row {row} is {text!r}, which is not text; give SMILES or RDKit molecules")
     return texts
 
 
-def _text_of(one: Any) -> Any:  # noqa: ANN401 - whatever stands in a list
-    """Return the SMILES of a molecule of RDKit, "" for what is missing, and anything else as it is."""
+def _text_of(one: Any) -> Any:  # noqa: ANN401 - any element of a list
+    """Return the SMILES of an RDKit molecule, "" for a missing value, and anything else unchanged."""
     if isinstance(one, Chem.Mol):
         return smiles_with_geometry(one)
     return "" if one is None or (isinstance(one, float) and math.isnan(one)) else one
 
 
 def why_refused(molecule: SourceMolecule, max_atoms: int | None, fragments: Fragments) -> Rejected | None:
-    """Return why ``prepare`` would skip a row before it makes conformers; None if it would not."""
+    """Return why ``prepare`` would skip a row before generating conformers; None if it would not."""
     result = _curated(molecule.smiles.strip(), _curation(max_atoms, fragments), molecule.problem)
     return result if isinstance(result, Rejected) else None
 
 
 def prepare_store(path: Path, *, scaffolds: bool = True) -> Prepared:
-    """Return all molecules of a store as rows, those of train before those of valid; none is skipped.
+    """Return all molecules of a store as rows, train before valid; none is skipped.
 
     Args:
-        path: of the store.
-        scaffolds: compute the scaffolds; otherwise all of ``scaffold_smiles`` are "".
+        path: folder of the store.
+        scaffolds: compute the scaffolds; if False, all ``scaffold_smiles`` are "".
 
     Raises:
-        StoreError: missing, unfinished or damaged.
+        StoreError: the store is missing, unfinished or damaged.
     """
     store = open_store(path)
     split = whole_split(store)
@@ -275,27 +275,27 @@ def prepare_store(path: Path, *, scaffolds: bool = True) -> Prepared:
 
 
 def leaves_out_hydrogens(stored: bool, wanted: bool, where: str) -> bool:
-    """Return whether hydrogens have to be removed from molecules before a model sees them.
+    """Return whether hydrogens must be removed from molecules before a model sees them.
 
     Args:
-        stored: the molecules have hydrogens as atoms.
-        wanted: the model sees hydrogens as atoms.
+        stored: whether the molecules have hydrogens as atoms.
+        wanted: whether the model sees hydrogens as atoms.
         where: the store, for messages.
 
     Raises:
-        ConfigError: the model sees hydrogens, and the store has none as atoms.
+        ConfigError: the model sees hydrogens, but the store has none as atoms.
     """
     if wanted and not stored:
         raise ConfigError(
-            f"the model shall see hydrogens as atoms, and the store at {where} has none; build it with hydrogens: "
-            "unimol-scale build --hydrogens; or give a table of SMILES, whose conformers are made with them; or go on "
-            "without: hydrogens=false"
+            f"the model sees hydrogens as atoms, but the store at {where} has none. Build it with hydrogens "
+            "(unimol-scale build --hydrogens), give a table of SMILES, whose conformers have hydrogens, or continue "
+            "without hydrogens (hydrogens=false)"
         )
     return stored and not wanted
 
 
 def whole_split(store: Store) -> StoreSplit:
-    """Return the molecules of train and, after them, of valid as one split."""
+    """Return the molecules of train, followed by those of valid, as one split."""
     entries = [store.split(name).entry for name in store.manifest.splits]
     histogram: Counter[str] = Counter()
     for entry in entries:
@@ -323,11 +323,11 @@ def _curated(text: str, config: CurateConfig, problem: str, *, keeps_geometry: b
 def describe_changes(text: str, smiles: str) -> str:
     """Return how curation changed the molecule of a row, in words; "" if it is the same molecule.
 
-    The order of atoms, aromatic or Kekulé bonds, and explicit hydrogens do not make it another molecule.
+    Molecules that differ only in atom order, Kekulé or aromatic bonds, or explicit hydrogens are the same.
 
     Args:
         text: SMILES as the user wrote it, which RDKit can read.
-        smiles: of the curated molecule.
+        smiles: SMILES of the curated molecule.
     """
     if not _SUSPECT.search(text):
         return ""
@@ -348,7 +348,7 @@ def describe_changes(text: str, smiles: str) -> str:
 
 
 def _kept(fragments: tuple[Chem.Mol, ...], used: Chem.Mol, smiles: str) -> str:
-    """Return which fragment is used and which were left out, with their counts."""
+    """Return a text with the fragment that is used and those that were left out, with their counts."""
     counts = Counter(Chem.MolToSmiles(_unmapped(fragment)) for fragment in fragments)
     counts[smiles if smiles in counts else _nearest(counts, used)] -= 1
     left_out = [f"{name} ({number} times)" if number > 1 else name for name, number in counts.items() if number]
@@ -358,7 +358,7 @@ def _kept(fragments: tuple[Chem.Mol, ...], used: Chem.Mol, smiles: str) -> str:
 
 
 def _nearest(counts: Counter[str], used: Chem.Mol) -> str:
-    """Return the fragment with as many heavy atoms as the one used; curation may write its SMILES differently."""
+    """Return the fragment with the same number of heavy atoms as ``used``, whose SMILES curation may have changed."""
     heavy = used.GetNumHeavyAtoms()
     return next((name for name in counts if _heavy(name) == heavy), next(iter(counts)))
 

@@ -1,4 +1,4 @@
-"""Finds the store that a model was pretrained on, and compares the size of its molecules with others."""
+"""Finds the store that a model was pretrained on, and compares the sizes of its molecules with others."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ from unimol_scale.store.remote import is_url
 from unimol_scale.store.schema import Int32
 from unimol_scale.store.shards import open_store
 
-ALMOST_ALL = 0.99  # share of the store's molecules; its few largest do not count
-WORTH_SAYING = 0.1  # share of larger molecules from which on the user is told
+ALMOST_ALL = 0.99  # fraction of the store's molecules to compare with; its few largest molecules are ignored
+WORTH_SAYING = 0.1  # fraction of larger molecules from which the user is warned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class PretrainingStore:
     """The store that a run was trained on.
 
     Attributes:
-        path: of the store; None if it is not on this machine, or not known.
+        path: folder of the store; None if it is not on this machine, or not known.
         missing: why there is no path; "" if there is one.
-        hydrogens: what the run did with hydrogens that the store has as atoms: ``data.hydrogens`` of its settings.
+        hydrogens: the run's setting ``data.hydrogens``: how it treated hydrogens that are atoms in the store.
     """
 
     path: Path | None
@@ -42,11 +42,11 @@ class PretrainingStore:
 def store_of(pretrained: Path) -> PretrainingStore:
     """Find the store that a run names in its settings.
 
-    Runs of earlier versions have a path relative to the folder where they were started. It is looked for relative to
-    the current folder and to the folders above the run.
+    Runs of earlier versions recorded a path relative to the folder in which they were started. It is searched relative
+    to the current folder and to the folders above the run.
 
     Args:
-        pretrained: the run, or a folder in it.
+        pretrained: the run, a folder in it, or the name of a model that comes with the package.
     """
     for folder in (pretrained, *pretrained.parents[:2]):
         if (folder / CONFIG_NAME).is_file():
@@ -62,20 +62,20 @@ def store_of(pretrained: Path) -> PretrainingStore:
                 manifest = place / MANIFEST_NAME
                 if manifest.is_file() and known in (None, hash_file(manifest)):
                     return PretrainingStore(path=place, missing="", hydrogens=hydrogens)
-            missing = f"the store {named} of {folder} is not here, or has changed"
+            missing = f"the store {named} of {folder} is not on this machine, or has changed"
             return PretrainingStore(path=None, missing=missing, hydrogens=hydrogens)
     if shipped_folder(str(pretrained)) is not None:
         card = f"unimol-scale model card {pretrained}"
-        missing = f"{pretrained} comes without the molecules of its pretraining, of which `{card}` tells"
+        missing = f"{pretrained} comes without its pretraining molecules; `{card}` describes them"
         return PretrainingStore(path=None, missing=missing)
     return PretrainingStore(path=None, missing=f"{pretrained} does not say what it was pretrained on")
 
 
 def pretrained_with_hydrogens(pretrained: Path | str) -> bool | None:
-    """Return whether a model has seen hydrogens as atoms: what its file says, else the run and its store.
+    """Return whether a model saw hydrogens as atoms in pretraining, as recorded in its file, its run or its store.
 
     Returns:
-        None: that is not known, as of a released file, or of an older run whose store is not here.
+        True or False; None if it is not known, as for a released file, or an older run whose store is missing.
 
     Raises:
         CheckpointError: the model cannot be read.
@@ -94,16 +94,17 @@ def pretrained_with_hydrogens(pretrained: Path | str) -> bool | None:
 
 
 def describe_larger(store_dir: Path, num_atoms_R: Int32, num_all_atoms_R: Int32 | None = None) -> str:
-    """Return a line on how many molecules are larger than almost all of a store; "" if few are.
+    """Return a line on how many molecules are larger than 99 % of the molecules in a store; "" if few are.
 
     Args:
         store_dir: the pretraining store.
-        num_atoms_R: int32, heavy atoms of each molecule, at least one.
-        num_all_atoms_R: int32, hydrogens counted, for a store whose sizes count them; None: not known.
+        num_atoms_R: number of heavy atoms of each molecule, int32; at least one molecule.
+        num_all_atoms_R: number of atoms including hydrogens, int32, for a store whose sizes include them; None if it is
+            not known.
 
     Returns:
-        The line; for a store that has hydrogens as atoms, whose sizes count them, one that says so if those of the
-        molecules are not known.
+        The line. If the store's sizes include hydrogens and those of the molecules are not known, it says that sizes
+        were not compared.
 
     Raises:
         StoreError: the store is missing or unfinished.
@@ -113,7 +114,7 @@ def describe_larger(store_dir: Path, num_atoms_R: Int32, num_all_atoms_R: Int32 
     if manifest.hydrogens and num_all_atoms_R is not None:
         num_atoms_R = num_all_atoms_R
     elif manifest.hydrogens:
-        return f"whether molecules are larger than those in {store_dir} was not compared: it counts hydrogens as atoms"
+        return f"molecule sizes were not compared with {store_dir}, because its sizes include hydrogens"
     histogram = manifest.splits["train"].size_histogram
     if not histogram:
         return ""
@@ -121,19 +122,20 @@ def describe_larger(store_dir: Path, num_atoms_R: Int32, num_all_atoms_R: Int32 
     larger = int((num_atoms_R > usual).sum())
     if larger < WORTH_SAYING * len(num_atoms_R):
         return ""
-    counted = "atoms, hydrogens counted" if manifest.hydrogens else "heavy atoms"
+    counted = "atoms including hydrogens" if manifest.hydrogens else "heavy atoms"
     return (
         f"of {len(num_atoms_R):,} molecules, {larger:,} ({100 * larger / len(num_atoms_R):.1f} %) are larger than "
-        f"{100 * ALMOST_ALL:.0f} % of those in {store_dir} ({usual} {counted}): the model has seen few as large"
+        f"{100 * ALMOST_ALL:.0f} % of those in {store_dir} ({usual} {counted}): pretraining saw few molecules of that "
+        "size"
     )
 
 
 def size_quantile(histogram: Mapping[str, int], share: float) -> int:
-    """Return the smallest size that at least a share of the molecules do not exceed.
+    """Return the smallest size that at least a given fraction of the molecules do not exceed.
 
     Args:
-        histogram: atoms (as text) → molecules, as manifests have it; at least one molecule.
-        share: above 0, at most 1.
+        histogram: number of atoms (as text) → number of molecules, as in manifests; at least one molecule.
+        share: the fraction, above 0 and at most 1.
     """
     sizes = sorted(int(size) for size in histogram)
     reached = np.cumsum([histogram[str(size)] for size in sizes]) >= share * sum(histogram.values())

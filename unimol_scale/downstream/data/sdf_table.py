@@ -1,8 +1,7 @@
-"""Reads SDF files as a table: a row for each record, with its structure as SMILES and its data fields as text.
+"""Reads SDF files as a table: one row per record, with its structure as SMILES and its data fields as text.
 
-Only the structure is taken, with the stereo that its coordinates or wedges show. Conformers are made as for SMILES, so
-that a molecule gets the same prediction from every file format. A store that is built from the file keeps its
-coordinates.
+Only the structure is used, with the stereo given by its coordinates or wedges. Conformers are generated as for SMILES,
+so that a molecule gets the same prediction from every file format. A store built from the file keeps its coordinates.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,18 +18,18 @@ from unimol_scale.errors import SourceError
 from unimol_scale.store.schema import ConformerOrigin
 
 SUFFIXES = (".sdf", ".sd", ".mol")
-STRUCTURE = "structure of the record"  # name of the column of SMILES, unlikely in a file
+STRUCTURE = "structure of the record"  # name of the column of SMILES; unlikely to be the name of a data field
 TITLE = "title"
 
 
 def read_sdf_table(path: Path) -> tuple[pa.Table, dict[int, str]]:
-    """Return the records as a table, and row → problem of those without a readable structure.
+    """Return the records as a table, and row → problem for records without a readable structure.
 
-    The columns are ``STRUCTURE``, the titles if there are any, and the data fields in the order in which they appear
-    first; a record without a field has an empty text there.
+    The columns are ``STRUCTURE``, the titles if there are any, and the data fields in order of first appearance. A
+    record that lacks a field has an empty text in its column.
 
     Raises:
-        SourceError: it is not text, or holds no record.
+        SourceError: the file is not text, or holds no records.
     """
     rows: list[Mapping[str, str]] = []
     structures: list[str] = []
@@ -51,24 +50,24 @@ def read_sdf_table(path: Path) -> tuple[pa.Table, dict[int, str]]:
 
 
 def is_sdf(path: Path) -> bool:
-    """Return whether a file is named as SDF, plain or compressed."""
+    """Return whether the name of a file is that of an SDF, plain or compressed."""
     return bare_suffix(path.name) in SUFFIXES
 
 
 def describe_geometry(path: Path, *, sees_3d: bool) -> str:
-    """Return a line that says that the coordinates of an SDF file are not used; "" if there are none to use."""
+    """Return a line that says that the coordinates of an SDF file are not used; "" if the model needs none."""
     if not sees_3d or not is_sdf(path):
         return ""
     return (
-        f"conformers were made for the structures in {path.name}, whose own coordinates are not used; a store that is "
-        "built of it (unimol-scale build --source sdf) keeps them"
+        f"conformers were generated for the structures in {path.name}, whose own coordinates are not used; to use "
+        "them, build a store from the file: unimol-scale build --source sdf"
     )
 
 
 def structure_smiles(molecule: SourceMolecule) -> tuple[str, str]:
-    """Return the SMILES of a row that has a mol block, and why there is none; one of them is empty.
+    """Return the SMILES of a row that has a mol block, and why there is no SMILES; one of the two is empty.
 
-    A row without a block has its own SMILES.
+    The SMILES of a row without a block is returned unchanged.
     """
     if molecule.problem or not molecule.block:
         return molecule.smiles, molecule.problem
@@ -85,7 +84,7 @@ def structure_smiles(molecule: SourceMolecule) -> tuple[str, str]:
 
 
 def data_fields(record: str) -> dict[str, str]:
-    """Return the data fields of a record: name → value, whose lines stay lines."""
+    """Return the data fields of a record: name → value, which may have several lines."""
     fields: dict[str, str] = {}
     name: str | None = None
     for line in record.partition(BLOCK_END)[2].split("\n"):
@@ -110,4 +109,4 @@ def _records(path: Path) -> Iterator[tuple[SourceMolecule, Mapping[str, str]]]:
 
     for molecule in read_streams(path, SUFFIXES, read):
         yield molecule, dict(newest)
-        newest.clear()  # what says that a file ends too early has no fields
+        newest.clear()  # the row that reports a truncated file has no fields

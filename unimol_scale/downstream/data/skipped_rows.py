@@ -1,4 +1,4 @@
-"""Rows without a usable molecule: they stop the work, or are listed in a table beside its output."""
+"""Handles rows without a usable molecule: they stop the work, or are listed in a table beside its output."""
 
 import csv
 import functools
@@ -14,10 +14,10 @@ import pyarrow.csv
 from unimol_scale.common.files import TEMPORARY_SUFFIX, commit_file, flush
 from unimol_scale.errors import SourceError
 
-ROW_NUMBERS = "rows count from 1, without the header"
-REMEDY = "Mend them, or leave them out with --skip-bad, which lists them in a table"
-NAMED = 5  # rows named in a message
-# Rows count from 1 in the table, without the header.
+ROW_NUMBERS = "rows are counted from 1, without the header"
+REMEDY = "Correct them, or leave them out with --skip-bad, which lists them in a table"
+NAMED = 5  # number of rows named in a message
+# Rows are counted from 1 in the table, without the header.
 COLUMNS = ("row", "smiles", "reason", "detail")
 
 
@@ -26,10 +26,10 @@ class Skipped:
     """A row without a molecule.
 
     Attributes:
-        row: from 0.
-        smiles: as given.
-        reason: short, to count by.
-        detail: of this one.
+        row: number of the row, from 0.
+        smiles: SMILES as given.
+        reason: short reason, by which rows are counted.
+        detail: details of this row.
     """
 
     row: int
@@ -42,8 +42,8 @@ class UnusableRowsError(SourceError):
     """Rows have no usable molecule, and may not be skipped.
 
     Args:
-        message: for the user.
-        skipped: those rows.
+        message: message for the user.
+        skipped: the rows.
     """
 
     def __init__(self, message: str, skipped: Sequence[Skipped] = ()) -> None:
@@ -52,7 +52,7 @@ class UnusableRowsError(SourceError):
 
 
 def count_reasons(skipped: Sequence[Skipped]) -> dict[str, int]:
-    """Return reason → number of rows that were skipped for it, in the order of the alphabet."""
+    """Return reason → number of rows skipped for it, sorted by reason."""
     return dict(sorted(Counter(one.reason for one in skipped).items()))
 
 
@@ -61,8 +61,8 @@ def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy
 
     Args:
         skipped: rows without a molecule.
-        num_rows: all rows, for the message.
-        where: the file that the rows are in, for the message.
+        num_rows: total number of rows, for the message.
+        where: the file with the rows, for the message.
         remedy: what the user can do, for the message.
 
     Raises:
@@ -80,30 +80,30 @@ def refuse_skipped(skipped: Sequence[Skipped], num_rows: int, where: str, remedy
 
 
 def refuser_for(file: Path | str, num_rows: int) -> Callable[[Sequence[Skipped]], None]:
-    """Return ``refuse_skipped`` for the rows of one file, as ``prepare`` takes it."""
+    """Return ``refuse_skipped`` for the rows of one file, as an argument for ``prepare``."""
     return functools.partial(refuse_skipped, num_rows=num_rows, where=str(file), remedy=REMEDY)
 
 
 def write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
-    """Write skipped rows as a CSV table with the columns ``COLUMNS``."""
+    """Write skipped rows to a CSV file with the columns ``COLUMNS``."""
     values = ([s.row + 1 for s in skipped], *([getattr(s, name) for s in skipped] for name in COLUMNS[1:]))
     table = pa.table(dict(zip(COLUMNS, values, strict=True)))
     commit_file(path, lambda temporary: pyarrow.csv.write_csv(table, temporary))
 
 
 class SkippedTable:
-    """Writes skipped rows as they come; at the end of the block the table is complete, and absent if there are none.
+    """Writes skipped rows as they occur. After the block the table is complete, or absent if there are none.
 
-    A table that an earlier run left is removed: a reader would take it for this run's.
+    A table of an earlier run is removed, because a reader would mistake it for this run's.
 
     Args:
-        path: of the table.
-        source: the file that the rows are in, for messages.
+        path: the table to write.
+        source: the file with the rows, for messages.
         skip_bad: whether rows may be skipped at all.
 
     Attributes:
         rows: number of rows written so far.
-        first: the first few of them.
+        first: the first few of these rows.
     """
 
     def __init__(self, path: Path, source: Path, *, skip_bad: bool) -> None:
@@ -126,12 +126,12 @@ class SkippedTable:
         """Append rows.
 
         Raises:
-            SourceError: there are some, and ``skip_bad`` is off.
+            UnusableRowsError: there are such rows, and ``skip_bad`` is False.
         """
         if not skipped:
             return
         if not self._skip_bad:
-            refuse_skipped(skipped, len(skipped), f"{self._source}, after others that are fine", REMEDY)
+            refuse_skipped(skipped, len(skipped), f"{self._source}, after usable rows", REMEDY)
         with self._temporary.open("w" if not self.rows else "a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if not self.rows:

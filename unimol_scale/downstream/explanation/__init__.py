@@ -1,1 +1,1 @@
-"""Which atoms make a fine-tuned model predict what it predicts."""
+"""Attributes the predictions of a fine-tuned model to atoms."""

@@ -1,1 +1,1 @@
-"""What labels are: numbers, classes and bounds; how they are read, weighted, and written beside predictions."""
+"""Labels: numbers, classes and bounds; how they are read, weighted, and written beside predictions."""

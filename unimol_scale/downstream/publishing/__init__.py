@@ -1,1 +1,1 @@
-"""Makes a pretrained model ready for others: its weights, its card, and its way to the hub."""
+"""Packages a pretrained model with its model card, and uploads it to the hub."""

@@ -1,1 +1,1 @@
-"""How far predictions can be believed, in arithmetic on arrays: conformal intervals and sets, the domain of a model."""
+"""Uncertainty as functions of arrays: conformal intervals and sets, and the applicability domain of a model."""

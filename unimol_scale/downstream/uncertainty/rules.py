@@ -1,4 +1,4 @@
-"""What ``finetuned.json`` keeps of the uncertainty of its predictions: how intervals and the domain are found.
+"""What ``finetuned.json`` stores about uncertainty: how intervals are made, and where the domain ends.
 
 Shapes: L targets.
 """
@@ -14,25 +14,26 @@ LEAST_COVERAGE = 0.5
 
 
 def check_coverage(coverage: float) -> None:
-    """Check that a coverage is one to ask for.
+    """Check that a coverage is valid.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is below 0.5, 1 or more, or NaN.
     """
-    if not LEAST_COVERAGE <= coverage < 1.0:  # NaN is not
+    if not LEAST_COVERAGE <= coverage < 1.0:  # refuses NaN too
         raise ConfigError(f"coverage must be at least {LEAST_COVERAGE} and below 1, such as 0.9; got {coverage}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConformalRule:
-    """How intervals or sets are made from the calibration rows, which a file beside ``finetuned.json`` holds.
+    """How intervals or sets are made from the calibration rows, which are in a file beside ``finetuned.json``.
 
     Attributes:
-        sha256: of that file, hexadecimal.
-        rows: which rows it has: those of validation, which chose the epochs too; those that were set aside for nothing
-            else; or every row, as predicted by the models of a cross-validation that had not seen it.
-        coverage: share of the labels that are to be held, where ``predict`` is not asked for another one.
-        kind: whether residuals of a regression are taken as they are, or over ``spread of the seeds + floor``.
+        sha256: hexadecimal SHA-256 of that file.
+        rows: which rows it holds: the validation rows, which also chose the epochs; rows set aside only for
+            calibration; or all rows, predicted by models of a cross-validation that had not seen them.
+        coverage: fraction of the labels that intervals or sets should contain, unless ``predict`` is given another one.
+        kind: "plain" for residuals of a regression as they are, "normalised" for residuals divided by
+            ``spread of the seeds + floor``.
         floor_L: that floor, the mean spread of the training rows, in units of the targets; empty for "plain".
     """
 
@@ -45,12 +46,14 @@ class ConformalRule:
 
 @dataclass(frozen=True, kw_only=True)
 class DomainRule:
-    """Where the domain ends; the training molecules are in a file beside ``finetuned.json``.
+    """Where the applicability domain ends; the training molecules are in a file beside ``finetuned.json``.
 
     Attributes:
-        sha256: of that file, hexadecimal.
-        fingerprint: least Tanimoto similarity of ECFP4; None: there are fewer than two training molecules.
-        vector: least cosine of the model's vectors; None: likewise, or the file has no vectors.
+        sha256: hexadecimal SHA-256 of that file.
+        fingerprint: smallest Tanimoto similarity of ECFP4 inside the domain; None with fewer than two training
+            molecules.
+        vector: smallest cosine similarity of the model's vectors inside the domain; None with fewer than two training
+            molecules, or if the file has no vectors.
     """
 
     sha256: str

@@ -49,7 +49,7 @@ def test_the_report_has_the_comparison_and_the_raw_predictions(tmp_path):
     ]
     write_fold_report(tmp_path / "folds.md", "command", [SetResults(set="ESOL", fraction=0.25, starts=tuple(starts))])
     report = (tmp_path / "folds.md").read_text()
-    assert "## ESOL, 25% of the training labels\n\ndenoise is better than scratch (denoise), and that is sure" in report
+    assert "## ESOL, 25% of the training labels\n\ndenoise is significantly better than scratch (denoise)" in report
     assert "| **denoise − scratch (denoise)** | -" in report
     assert (tmp_path / "folds" / "ESOL-0.25.png").is_file()
     table = pq.read_table(tmp_path / "folds" / "out_of_fold.parquet").to_pydict()

@@ -41,22 +41,22 @@ FOREST = "the best baseline, a random forest on RDKit descriptors"
         (
             found("better", 0.87, 0.81, 0.93),
             "rmse",
-            f"The model is surely better than {FOREST} (95 % interval of the RMSE ratio 0.81 to 0.93).",
-            f"the model is surely better than {FOREST}: RMSE ratio 0.87 (0.81 to 0.93)",
+            f"The model is significantly better than {FOREST} (95 % interval of the RMSE ratio 0.81 to 0.93).",
+            f"the model is significantly better than {FOREST}: RMSE ratio 0.87 (0.81 to 0.93)",
         ),
         (
             found("no sure difference", 1.02, 0.93, 1.12),
             "mae",
-            f"There is no sure difference between the model and {FOREST} (95 % interval of the MAE ratio 0.93 to "
-            "1.12): either may be the better one.",
-            f"no sure difference between the model and {FOREST}: MAE ratio 1.02 (0.93 to 1.12)",
+            f"The model and {FOREST}, do not differ significantly (95 % interval of the MAE ratio 0.93 to 1.12): "
+            "either may be the better one.",
+            f"no significant difference between the model and {FOREST}: MAE ratio 1.02 (0.93 to 1.12)",
         ),
         (
             found("worse", -0.081, -0.12, -0.04, is_ratio=False),
             "roc_auc",
-            f"The model is surely worse than {FOREST} (95 % interval of the ROC-AUC difference -0.120 to -0.040): do "
-            "not use it as it is; fine-tune longer, or from another start.",
-            f"the model is surely worse than {FOREST}: ROC-AUC difference -0.081 (-0.120 to -0.040)",
+            f"The model is significantly worse than {FOREST} (95 % interval of the ROC-AUC difference -0.120 to "
+            "-0.040): do not use it as it is. Fine-tune longer, or start from another model.",
+            f"the model is significantly worse than {FOREST}: ROC-AUC difference -0.081 (-0.120 to -0.040)",
         ),
         (
             found("too few to tell", 0.5, 0.4, 0.6, molecules=5),
@@ -75,8 +75,8 @@ def test_a_model_that_does_not_beat_the_mean_is_told_so():
     trivial = dataclasses.replace(CLEAR, value=0.99, low=0.95, high=1.04, verdict="no sure difference")
     said = verdict_sentence(found("worse", 2.0, 1.7, 2.3, trivial=trivial), "rmse")
     assert said.endswith(
-        " It is not even surely better than predicting the mean of the training labels (95 % interval of the RMSE "
-        "ratio 0.95 to 1.04)."
+        " It is not even significantly better than predicting the mean of the training labels (95 % interval of the "
+        "RMSE ratio 0.95 to 1.04)."
     )
     assert "not even" not in verdict_sentence(found("worse", 2.0, 1.7, 2.3), "rmse")
 
@@ -84,7 +84,7 @@ def test_a_model_that_does_not_beat_the_mean_is_told_so():
 def test_a_baseline_of_fewer_rows_is_told_wherever_it_is_named():
     limited = dataclasses.replace(MEMBER, limits={"rdkit_forest": 10_000}, train_rows=110_000)
     said = verdict_sentence(found("better", 0.5, 0.4, 0.6, members=(limited,)), "rmse")
-    assert "a random forest on RDKit descriptors of 10,000 of the 110,000 training rows (95 %" in said
+    assert "a random forest on RDKit descriptors fitted to 10,000 of the 110,000 training rows (95 %" in said
     other = dataclasses.replace(MEMBER, limits={"ecfp_forest": 10_000}, train_rows=110_000)
     assert "110,000" not in verdict_sentence(found("better", 0.5, 0.4, 0.6, members=(other,)), "rmse")
 
@@ -92,7 +92,7 @@ def test_a_baseline_of_fewer_rows_is_told_wherever_it_is_named():
 def test_folds_with_other_choices_are_told():
     members = (MEMBER, MEMBER, dataclasses.replace(MEMBER, chosen="ecfp_boosting"))
     said = verdict_sentence(found("better", 0.5, 0.4, 0.6, members=members), "rmse")
-    assert "which is chosen for each split by itself, most often random forest on RDKit descriptors" in said
+    assert "which is chosen for each split separately, most often random forest on RDKit descriptors" in said
 
 
 def test_what_has_no_number_gets_none():
@@ -103,4 +103,6 @@ def test_what_has_no_number_gets_none():
 
 def test_targets_are_counted_by_their_verdicts():
     several = dataclasses.replace(CLEAR, verdict_by_target=("better", "worse", "better", "no sure difference"))
-    assert count_verdicts(several) == "2 surely better, 1 surely worse, 1 without a sure difference"
+    assert (
+        count_verdicts(several) == "2 significantly better, 1 significantly worse, 1 without a significant difference"
+    )

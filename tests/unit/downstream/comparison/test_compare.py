@@ -39,11 +39,10 @@ def test_the_model_with_the_smaller_error_is_surely_better_and_a_tie_is_told(tmp
     assert [pair.worse for pair in found.pairs].count(0) == 2
     first, second = (found.names[at] for at in found.ranking[:2])
     assert found.headline() == (
-        f"{first} has the best mean, but whether it is better than {second} cannot be told from these folds; it is "
-        "surely better than bad"
+        f"{first} has the best mean, but is not significantly better than {second}; it is significantly better than bad"
     )
     two = compare_folds(folders[:2])
-    assert two.headline() == "good is better than bad, and that is sure (95 %)"
+    assert two.headline() == "good is significantly better than bad (95 %)"
     assert str(two).count("\n| ") == 7
 
 
@@ -96,23 +95,26 @@ def test_what_is_not_alike_is_refused(tmp_path):
 
     refused("one is given twice", one)
     refused(
-        "tested in other folds; give both the same --split and --seed", write_folds(tmp_path / "d", LABELS, 1, dealt=1)
+        "tested in different folds; give both the same --split and --seed",
+        write_folds(tmp_path / "d", LABELS, 1, dealt=1),
     )
     refused("labels differ", write_folds(tmp_path / "l", LABELS + 0.1, 1))
     refused("different metric, rmse and mae", write_folds(tmp_path / "m", LABELS, 1, metric="mae"))
     refused("3 folds × 2 repeats, the other 3 folds × 3 repeats", write_folds(tmp_path / "r", LABELS, 1, repeats=3))
-    refused("3 rows are tested in one only, the first is row 88", write_folds(tmp_path / "s", LABELS[:87], 1))
+    refused("3 rows are tested in only one of them, the first is row 88", write_folds(tmp_path / "s", LABELS[:87], 1))
     smiles = ["other", *(f"mol{row}" for row in range(1, 90))]
-    refused("1 rows have other molecules, the first is row 1", write_folds(tmp_path / "o", LABELS, 1, smiles=smiles))
+    refused(
+        "1 rows have different molecules, the first is row 1", write_folds(tmp_path / "o", LABELS, 1, smiles=smiles)
+    )
     refused("no finished fine-tuning", tmp_path)
     single = shutil.copytree(one, tmp_path / "single")
     outcome = results.read(one)
     results.write(single, dataclasses.replace(outcome, seeds=(dataclasses.replace(outcome.seeds[0], fold=None),)))
-    refused("a single split, whose test is too small", single)
+    refused("a single split, whose test set is too small", single)
     damaged = shutil.copytree(one, tmp_path / "damaged")
     (damaged / "out_of_fold.parquet").unlink()
     refused("out_of_fold.parquet, with the predictions of a cross-validation, cannot be read", damaged, SourceError)
-    with pytest.raises(ConfigError, match="two fine-tunings at least"):
+    with pytest.raises(ConfigError, match="at least two fine-tunings"):
         compare_folds([one])
 
 
@@ -120,14 +122,14 @@ def test_the_command_prints_a_table_and_writes_a_report_with_a_picture(tmp_path,
     folders = [write_folds(tmp_path / name, LABELS, noise) for name, noise in (("bad", 1.0), ("good", 0.3))]
     assert main(["compare", *map(str, folders), "--output", str(tmp_path / "r" / "cmp.md")]) == 0
     printed = capsys.readouterr().out
-    assert "good is better than bad, and that is sure" in printed.splitlines()[0]
+    assert "good is significantly better than bad" in printed.splitlines()[0]
     report = (tmp_path / "r" / "cmp.md").read_text()
-    assert report.startswith("# set: good is better than bad, and that is sure (95 %)")
+    assert report.startswith("# set: good is significantly better than bad (95 %)")
     assert "![](cmp.png)" in report
     assert "(1/6 + 0.333) times that of one fold" in report
     assert (matplotlib.image.imread(tmp_path / "r" / "cmp.png")[..., :3] < 0.5).any()
     for arguments, said in (
-        ([str(folders[0])], "two fine-tunings at least"),
+        ([str(folders[0])], "at least two fine-tunings"),
         ([*map(str, folders), "--output", "cmp.txt"], "must end in .md"),
     ):
         assert main(["compare", *arguments]) == 2

@@ -43,7 +43,7 @@ def write_polaris(folder, split, camel=False, table="table.parquet", **more):
 def test_a_benchmark_of_tdc_has_its_split_and_its_name(tdc, tmp_path, capsys):
     assert main(["benchmark", str(tdc), "--output", str(tmp_path / "caco.csv")]) == 0
     said = capsys.readouterr().out
-    assert "TDC benchmark, 4 rows for training and 2 for the test, 1 target" in said
+    assert "TDC benchmark, 4 training rows and 2 test rows, 1 target" in said
     assert "--target caco2_wang --split column --split-column split valid_rows=1" in said
     rows = rows_of(tmp_path / "caco.csv")
     assert [row["split"] for row in rows] == ["train"] * 4 + ["test"] * 2
@@ -73,7 +73,7 @@ def test_several_test_sets_of_polaris_keep_their_names(tmp_path):
 
 
 def test_what_is_no_benchmark_or_cannot_be_used_is_named(tmp_path):
-    with pytest.raises(SourceError, match=r"is not a benchmark: one of TDC is a folder with train_val\.csv"):
+    with pytest.raises(SourceError, match=r"is not a benchmark: a TDC benchmark is a folder with train_val\.csv"):
         read_benchmark(tmp_path)
     with pytest.raises(SourceError, match="names rows that the table of 6 rows does not have"):
         read_benchmark(write_polaris(tmp_path / "a", [[0, 9], [1]]))

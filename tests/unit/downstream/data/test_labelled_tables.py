@@ -236,7 +236,7 @@ def test_classes_other_than_0_and_1_are_named(written):
     check_task(read(written("smiles,a\nCC,0\nCCC,\n"), "a"), "classification")
     with pytest.raises(SourceError, match=r"2 labels of the target 'b' .* row 2 \(CCC\): -1.0, row 3 \(C\): 2.0"):
         check_task(table, "multilabel")
-    with pytest.raises(ConfigError, match="say multilabel"):
+    with pytest.raises(ConfigError, match="use task multilabel"):
         check_task(table, "classification")
 
 

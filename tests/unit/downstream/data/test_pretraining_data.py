@@ -52,7 +52,7 @@ def test_nothing_is_said_of_molecules_as_small_as_the_store_s_or_of_few(tmp_path
 
 def test_sizes_that_count_hydrogens_are_not_compared_and_that_is_said(tmp_path):
     store = store_of(tmp_path / "zinc", [3, 5], hydrogens=True)
-    assert "was not compared: it counts hydrogens" in describe_larger(store, np.array([50], np.int32))
+    assert "because its sizes include hydrogens" in describe_larger(store, np.array([50], np.int32))
 
 
 def test_a_folder_that_is_no_store_is_an_error(tmp_path):

@@ -71,8 +71,8 @@ def test_the_report_leads_with_a_baseline_that_is_better(lost):
     found = done.baselines
     assert found.best.verdict == "worse"
     assert lines[3].startswith(f"- **Against what:** {done.verdict} The best baseline (")
-    assert "The model is surely worse than the best baseline" in lines[3]
-    assert "not even surely better than predicting the mean of the training labels" in lines[3]
+    assert "The model is significantly worse than the best baseline" in lines[3]
+    assert "not even significantly better than predicting the mean of the training labels" in lines[3]
     assert (
         f"has RMSE {found.mean(None):.4g}, predicting the mean of the training labels {done.trivial[0]:.4g}."
         in lines[3]
@@ -83,7 +83,7 @@ def test_the_report_leads_with_a_baseline_that_is_better(lost):
     )
     assert f"| {done.mean:.4g} ± " in table[2]
     assert f"| {found.mean(None):.4g} | {found.best.value:.3g} (" in table[3]
-    assert table[3].endswith(": model surely worse |")
+    assert table[3].endswith(": model significantly worse |")
     assert len({line.split("|")[1] for line in table[2:]}) == 6
     assert found.best.value == pytest.approx(done.mean / found.mean(None))
     assert found.mean("trivial") == pytest.approx(done.trivial[0])
@@ -170,10 +170,10 @@ def test_several_targets_in_different_units_are_judged_one_by_one_and_together(l
     own = np.mean([done.standardised(seed) for seed in done.seeds])
     assert found.best.value == pytest.approx(own / found.mean(None, standardised=True))
     report = (tmp_path / "ft" / "report.md").read_text()
-    assert f"Target by target, against the best baseline: {2} surely worse." in report
+    assert f"Target by target, against the best baseline: {2} significantly worse." in report
     assert f"| this model | {np.mean([s.valid_scores[s.best_epoch - 1] for s in done.seeds]):.4g} ± " in report
     assert f"| heavy | g/mol | {done.target_mean(1):.4g} ± " in report
-    assert f" | {found.target_mean(1):.4g} | model surely worse | " in report
+    assert f" | {found.target_mean(1):.4g} | model significantly worse | " in report
 
 
 def test_classes_are_compared_by_their_metric(lost, tmp_path):
@@ -208,5 +208,5 @@ def test_a_target_may_not_be_named_as_a_column_of_their_predictions(place, setti
 def test_the_terminal_gets_one_short_line(lost):
     _, done = lost
     line = short_verdict(done.baselines, done.metric)
-    assert line.startswith("the model is surely worse than the best baseline, ")
+    assert line.startswith("the model is significantly worse than the best baseline, ")
     assert len(line) < 140

@@ -141,7 +141,7 @@ def test_the_positive_class_is_the_one_with_label_1(sets, settings):
     ("error", "message", "changes"),
     [
         (ConfigError, "no class 'toxic'; ", {"positive": "toxic"}),
-        (ConfigError, "class_weights is of classes",
+        (ConfigError, "class_weights applies to classes",
          {"data": "set.csv", "targets": ("size",), "class_weights": "balanced"}),
         (ConfigError, "metric rmse is not one of multiclass", {"task": "multiclass", "metric": "rmse"}),
         (ConfigError, "positive is of two classes, and the target 'kind' .* has 3: long, ring, short",
@@ -168,5 +168,5 @@ def test_class_names_in_memory(sets, tmp_path):
 
 
 def test_a_setting_is_checked_before_anything_is_read():
-    with pytest.raises(ConfigError, match="positive is of two classes; the labels are of multiclass"):
+    with pytest.raises(ConfigError, match="positive applies to two classes, but the task is multiclass"):
         FinetuneConfig(data="x", targets=("y",), size="84M", task="multiclass", positive="a")  # type: ignore[arg-type]

@@ -225,7 +225,7 @@ def test_every_row_of_a_cross_validation_calibrates_with_the_models_that_had_not
     assert sorted(read_back.models) == sorted(kept.models)
     assert outcome.confidence.conformal.targets[0].found.rows == len(MOLECULES)
     assert outcome.confidence.domain.inside + outcome.confidence.domain.outside == len(MOLECULES)
-    with pytest.raises(ConfigError, match="calibration_fraction is of a single split"):
+    with pytest.raises(ConfigError, match="calibration_fraction applies to single splits"):
         settings(place, "wrong", split="random-kfold", seeds=None, calibration_fraction=0.1)
 
 

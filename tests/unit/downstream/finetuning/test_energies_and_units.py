@@ -150,7 +150,7 @@ def test_scores_and_predictions_are_in_the_unit_that_was_asked_for(place, settin
         ({"atom_references": ("u0",)}, "atom_references: .* has no column 'u0'"),
         (
             {"targets": ("aromatic",), "atom_references": ("aromatic",)},
-            "of regression; the labels are of classification",
+            "to regression, but the task is classification",
         ),
     ],
 )

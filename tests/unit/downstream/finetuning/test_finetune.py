@@ -151,7 +151,7 @@ def test_a_test_molecule_that_training_has_too_is_told(place, settings):
     assert shared.startswith(
         "of 5 test rows, 1 (20.0 %) have a molecule that is also in training or validation (such as C"
     )
-    assert shared.endswith("and 1 (20.0 %) have a scaffold that is")
+    assert shared.endswith("and 1 (20.0 %) have a scaffold that is also there")
 
 
 def test_classes_that_are_fitted_as_numbers_are_told(place, settings):
@@ -185,7 +185,7 @@ def with_splits(place, name, **labels):
         ([1] * 29 + ["high"], {}, r"not numbers: row 30 \(O=Cc1ccccc1\): 'high'"),
         ([0, 2] * 15, {"task": "classification"}, "neither 0 nor 1"),
         ([0, 1] * 15, {"metric": "rmse"}, "metric rmse is not one of classification"),
-        ([0, 1] * 15, {"loss": "mae"}, "loss mae is of regression"),
+        ([0, 1] * 15, {"loss": "mae"}, "loss mae applies to regression"),
         ([1] * 15 + ["1_000"] * 15, {}, "not numbers: row 16 .*'1_000'"),
     ],
 )  # fmt: skip
@@ -213,7 +213,7 @@ def test_what_does_not_fit_the_task_is_refused_before_conformers_are_made(settin
     monkeypatch.setattr("unimol_scale.downstream.finetuning.labelled_rows.prepare", None)
     with pytest.raises(ConfigError, match="metric roc_auc is not one of regression"):
         finetune(settings(metric="roc_auc"))
-    with pytest.raises(ConfigError, match="loss huber is of regression"):
+    with pytest.raises(ConfigError, match="loss huber applies to regression"):
         finetune(settings(targets=("aromatic",), loss="huber"))
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no GPU that torch can use"):
@@ -261,11 +261,11 @@ def labelled_store(folder, *, hydrogens=False):
 
 def test_a_store_with_labels_is_fine_tuned_on_with_what_it_holds(settings, tmp_path):
     store = labelled_store(tmp_path / "store")
-    with pytest.raises(StoreError, match="holds 2D depictions in place of conformers"):
+    with pytest.raises(StoreError, match="holds 2D depictions instead of conformers"):
         finetune(settings(data=store))
     with pytest.raises(SourceError, match="no label 'siz'; did you mean 'size'"):
         finetune(settings(data=store, targets=("siz",), inputs="2d"))
-    with pytest.raises(ConfigError, match="task classification is of one target"):
+    with pytest.raises(ConfigError, match="task classification applies to one target"):
         finetune(settings(data=store, targets=("size", "aromatic"), inputs="2d", task="classification"))
     with pytest.raises(ConfigError, match="max_atoms needs a table"):
         finetune(settings(data=store, inputs="2d", max_atoms=10))

@@ -97,7 +97,7 @@ def test_a_store_keeps_its_hydrogens_or_loses_them_and_one_without_is_refused(pl
     options = {
         "smiles_column": None, "skip_bad": False, "cache": place / "cache", "max_pairs": None, "device_name": "cpu"
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="the model shall see hydrogens as atoms, and the store at"):
+    with pytest.raises(ConfigError, match="the model sees hydrogens as atoms, but the store at"):
         predict_molecules(place / "heavy", tmp_path / "True", **options)
     heavy, all_atoms = (
         predict_molecules(place / store, tmp_path / "False", **options) for store in ("heavy", "all-atoms")
@@ -131,9 +131,9 @@ def test_sizes_are_compared_with_a_store_as_it_counts_them(place, settings, tmp_
     (store / "manifest.json").write_text(json.dumps(manifest))
     done = finetune(settings(pretraining_store=store, output=tmp_path / "larger"))
     (note,) = [note for note in done.notes if "larger than" in note]
-    assert "(8 atoms, hydrogens counted): the model has seen few as large" in note
+    assert "(8 atoms including hydrogens): pretraining saw few molecules of that size" in note
     done = finetune(settings(pretraining_store=store, hydrogens=False, output=tmp_path / "not"))
-    assert [note for note in done.notes if "was not compared: it counts hydrogens as atoms" in note]
+    assert [note for note in done.notes if "because its sizes include hydrogens" in note]
 
 
 def test_models_of_an_earlier_version_go_on_without_hydrogens(settings):

@@ -113,7 +113,7 @@ def test_ordered_classes_come_back_by_name_and_are_judged_by_rank(sets, settings
             r"labels of the target 'grade' are not in --order: row \d+ .*'medium'",
         ),
         ({"order": ("low", "low")}, ConfigError, "two or more different classes"),
-        ({"task": "multiclass", "order": GRADES}, ConfigError, "order is of task ordinal"),
+        ({"task": "multiclass", "order": GRADES}, ConfigError, "order applies to task ordinal"),
     ],
 )
 def test_an_order_that_does_not_fit_is_refused(sets, settings, changes, error, message):
@@ -194,9 +194,9 @@ def test_a_label_without_logarithm_is_named(sets, settings, tmp_path):
     ("changes", "message"),
     [
         ({"transforms": {"sise": "log"}}, "'sise' is not a target"),
-        ({"transform": "log", "atom_references": ("size",)}, "is in atom_references, too"),
-        ({"transform": "log", "task": "classification"}, "transform is of regression"),
-        ({"censored": True, "task": "multiclass"}, "censored is of regression"),
+        ({"transform": "log", "atom_references": ("size",)}, "is also in atom_references"),
+        ({"transform": "log", "task": "classification"}, "transform applies to regression"),
+        ({"censored": True, "task": "multiclass"}, "censored applies to regression"),
         ({"weight_column": "size"}, "'size' is a target"),
     ],
 )

@@ -250,7 +250,7 @@ def test_every_column_of_the_user_is_kept_and_what_was_done_to_a_molecule_is_sai
         "2 of 3 rows have several fragments and were reduced to the largest (row 2 without Cl; row 3 without [Na+])"
         in line
     )
-    assert "take fragments reject to refuse such rows" in line
+    assert "set fragments to reject to refuse such rows" in line
     predicted([], file=tmp_path / "mine.csv", output="p.csv")
     with (tmp_path / "p.csv").open() as file:
         assert [(row["code"], row["pKa"], row["note"]) for row in csv.DictReader(file)] == [

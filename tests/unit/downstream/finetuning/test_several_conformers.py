@@ -230,7 +230,7 @@ def test_a_model_without_the_key_has_one_conformer(finished, stores, tmp_path):
     [
         ({"conformers": 0}, "conformers must be at least 1, got 0"),
         ({"conformers": 300}, "conformers must be 1 to 255, got 300"),
-        ({"inputs": "2d"}, "conformers 3: the model shall see the 2D graph only, which is the same for all conformers"),
+        ({"inputs": "2d"}, "conformers 3: the model sees only the 2D graph, which is the same for all conformers"),
     ],
 )
 def test_conformers_that_cannot_be_are_refused(settings, changes, message):

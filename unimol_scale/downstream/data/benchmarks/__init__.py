@@ -1,1 +1,1 @@
-"""Benchmarks of others as tables with their official split."""
+"""Reads public benchmarks as tables with their official splits."""

@@ -1,4 +1,4 @@
-"""A benchmark of TDC or Polaris, from its files on this disk, as one table with the official split as a column.
+"""Reads the local files of a TDC or Polaris benchmark as one table with the official split as a column.
 
 Neither library is needed: their files are CSV, JSON and Parquet.
 """
@@ -16,7 +16,7 @@ from unimol_scale.downstream.data.benchmarks.tdc_benchmark import TDC_FILES, rea
 from unimol_scale.errors import SourceError
 
 SPLIT = "split"
-VALID_SHARE = 0.125  # of the rows that are not for the test, as TDC's own validation split
+VALID_SHARE = 0.125  # fraction of the rows outside the test set, as in TDC's own validation split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class BenchmarkTable:
 
     Attributes:
         kind: "TDC" or "Polaris".
-        columns: molecules, labels, and ``split``: train, or test.
+        columns: table with molecules, labels, and ``split``: train, test or unused.
         smiles: name of the column of molecules.
         targets: names of the label columns.
     """
@@ -36,14 +36,14 @@ class BenchmarkTable:
     targets: tuple[str, ...]
 
     def describe(self, path: Path) -> str:
-        """Return what it is, and the command that fits a model to it, for the table at a path."""
+        """Return a description of the table at ``path``, and the command that fine-tunes a model on it."""
         parts = self.columns[SPLIT].to_pylist()
         train, test = parts.count("train"), parts.count("test")
         targets = " ".join(f'"{name}"' if " " in name else name for name in self.targets)
         return (
-            f"{path}: {self.kind} benchmark, {train:,} rows for training and {test:,} for the test, "
+            f"{path}: {self.kind} benchmark, {train:,} training rows and {test:,} test rows, "
             f"{counted(len(self.targets), 'target')}\n"
-            f"fit a model to it: unimol-scale finetune --data {path} --smiles-column {self.smiles} --target {targets} "
+            f"next: unimol-scale finetune --data {path} --smiles-column {self.smiles} --target {targets} "
             f"--split column --split-column {SPLIT} valid_rows={max(1, round(VALID_SHARE * train))}"
         )
 
@@ -52,11 +52,11 @@ def read_benchmark(path: Path) -> BenchmarkTable:
     """Read a benchmark.
 
     Args:
-        path: of TDC a folder with train_val.csv and test.csv, such as admet_group/caco2_wang; of Polaris benchmark.json
-            or its folder, as ``benchmark.to_json`` writes it.
+        path: for TDC, a folder with train_val.csv and test.csv, such as admet_group/caco2_wang; for Polaris,
+            benchmark.json or its folder, as written by ``benchmark.to_json``.
 
     Raises:
-        SourceError: it is neither, or a file is missing or damaged.
+        SourceError: the path is neither, or a file is missing or damaged.
     """
     if all((path / name).is_file() for name in TDC_FILES):
         columns, targets = read_tdc(path)
@@ -66,8 +66,8 @@ def read_benchmark(path: Path) -> BenchmarkTable:
         columns, smiles, targets = read_polaris(file)
         return BenchmarkTable(kind="Polaris", columns=columns, smiles=smiles, targets=targets)
     raise SourceError(
-        f"{path} is not a benchmark: one of TDC is a folder with {' and '.join(TDC_FILES)}, one of Polaris has "
-        f"{POLARIS_FILE}"
+        f"{path} is not a benchmark: a TDC benchmark is a folder with {' and '.join(TDC_FILES)}, a Polaris benchmark "
+        f"has {POLARIS_FILE}"
     )
 
 
@@ -75,6 +75,6 @@ def write_benchmark(path: Path, found: BenchmarkTable) -> None:
     """Write the table as CSV.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     commit_file(path, lambda temporary: pyarrow.csv.write_csv(found.columns, temporary))

@@ -1,7 +1,7 @@
-"""Reads a benchmark of Polaris (polarishub.io) that ``benchmark.to_json(folder)`` has written.
+"""Reads a Polaris benchmark (polarishub.io) written by ``benchmark.to_json(folder)``.
 
-benchmark.json names the dataset's JSON file, and that the Parquet table. Both may name places on another machine; then
-the files are looked for beside benchmark.json. Versions differ in whether keys are snake_case or camelCase.
+benchmark.json names the dataset's JSON file, which names the Parquet table. If these paths belong to another machine,
+the files are searched beside benchmark.json. Keys are snake_case or camelCase, depending on the version of Polaris.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from unimol_scale.errors import SourceError
 
 POLARIS_FILE = "benchmark.json"
 _DATASET_FILE, _TABLE_FILE = "dataset.json", "table.parquet"
-TEST_SET = "test_set"  # column with the name of the test set, where there are several
+TEST_SET = "test_set"  # column with the name of the test set, if there are several
 
 
 def read_polaris(file: Path) -> tuple[pa.Table, str, tuple[str, ...]]:
@@ -34,10 +34,10 @@ def read_polaris(file: Path) -> tuple[pa.Table, str, tuple[str, ...]]:
         if name not in table.column_names:
             raise SourceError(f"{file}: the table has no column {name!r}, only {', '.join(table.column_names)}")
     if len(inputs) != 1:
-        raise SourceError(f"{file} has the inputs {', '.join(inputs)}; one column of SMILES can be used")
+        raise SourceError(f"{file} has the inputs {', '.join(inputs)}; only one column of SMILES is supported")
     split = _value(file, benchmark, "split")
     if not isinstance(split, Sequence) or len(split) != 2 or not isinstance(split[0], Sequence):
-        raise SourceError(f"{file}: its split is not a pair of lists of rows; benchmarks of version 1 have that")
+        raise SourceError(f"{file}: its split is not a pair of lists of rows, as in benchmarks of version 1")
     return _with_split(file, table.select([*inputs, *targets]), split), inputs[0], tuple(targets)
 
 
@@ -69,7 +69,7 @@ def _table_of(file: Path, benchmark: Mapping[str, Any]) -> pa.Table:
 
 
 def _found(file: Path, named: Path, name: str) -> Path:
-    """Return a file where it is named, relative to the file that names it, or beside that one."""
+    """Return a file at its named path, relative to the file that names it, or beside that file."""
     for path in (file.parent / named, file.parent / name, file.parent / "dataset" / name):
         if path.is_file():
             return path

@@ -1,4 +1,4 @@
-"""Reads a benchmark of Therapeutics Data Commons (Huang et al. 2021, arXiv 2102.09548) as its groups lie on disk."""
+"""Reads a benchmark of Therapeutics Data Commons (Huang et al. 2021, arXiv 2102.09548) from its downloaded group."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ _DRUG, _LABEL = "Drug", "Y"
 
 
 def read_tdc(folder: Path) -> tuple[pa.Table, tuple[str, ...]]:
-    """Return the rows of both files, and the name of the label: that of the folder, as TDC calls the benchmark.
+    """Return the rows of both files, and the name of the label, which is the name of the folder (the benchmark).
 
-    Columns: Drug_ID and others as they are, ``smiles``, the label, and ``split``.
+    Columns: ``smiles``, the label, ``split``, and Drug_ID and others unchanged.
 
     Raises:
         SourceError: a file cannot be read, or lacks a column.
@@ -38,7 +38,7 @@ def _read(path: Path, part: str) -> pa.Table:
     for name in (_DRUG, _LABEL):
         if name not in table.column_names:
             raise SourceError(
-                f"{path} has no column {name!r}, only {', '.join(table.column_names)}; benchmarks of single molecules "
-                "have one"
+                f"{path} has no column {name!r}, only {', '.join(table.column_names)}; only benchmarks of single "
+                "molecules, which have this column, can be used"
             )
     return table.append_column("split", pa.array([part] * len(table)))

@@ -1,1 +1,1 @@
-"""The geometry that molecules of a user bring along: as text, and as a store."""
+"""Users' own geometries of molecules: as text, and as a conformer store."""

@@ -1,6 +1,6 @@
-"""Writes records of molecules that bring their own geometry as a store. Imports the builder's settings.
+"""Writes a store of molecules with their own geometries. Imports the builder's settings.
 
-A build would keep one record of each molecule; here a molecule may come with several geometries, a record each.
+A build keeps one record per molecule; here a molecule may have several geometries, each with its own record.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ def write_own_geometry(path: Path, records: Sequence[MoleculeRecord], conformers
     """Write a store whose split ``train`` has the records in their order; ``valid`` is empty.
 
     Args:
-        path: of the store; made, or written over.
-        records: at least one.
-        conformers: how conformers are made of molecules without geometry, of which hydrogens matter here too.
+        path: folder of the store; made, or overwritten.
+        records: the molecules; at least one.
+        conformers: how conformers of molecules without geometry are made; recorded in the store with its ``hydrogens``.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the store cannot be written.
     """
     layout = Layout(COORDINATE_SCALE)
     entry = write_shard(path.absolute(), "train/shard-00000", encode(records, layout), "arrow")

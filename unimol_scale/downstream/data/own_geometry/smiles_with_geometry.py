@@ -1,7 +1,7 @@
-"""The conformer that a molecule of RDKit brings along, as text: a SMILES with coordinates. Imports RDKit.
+"""Writes the conformer of an RDKit molecule as text: a SMILES with coordinates. Imports RDKit.
 
-ChemAxon's extension of a SMILES can hold the coordinates of its atoms. Such a text goes wherever a SMILES goes, also into
-a table, and keeps the geometry on the way. ``prepare`` then takes it instead of making a conformer.
+ChemAxon's extended SMILES can hold atomic coordinates. Such a text can be used wherever a SMILES can, also in a table,
+and keeps the geometry. ``prepare`` then uses it instead of generating a conformer.
 """
 
 import dataclasses
@@ -16,26 +16,26 @@ from conformer_gen.chemistry.geometry import DRAWN_BONDS
 from unimol_scale.store.geometry_faults import Conformers, is_drawn
 from unimol_scale.store.schema import Float64
 
-# The first atom of the coordinates has a third one; of a depiction there are two: ``CO |(0,0,;1.5,0,)|``.
+# In 3D the first atom has three coordinates; a depiction has two: ``CO |(0,0,;1.5,0,)|``.
 _COORDINATES_3D = re.compile(r"\s\|(?:[^|]*,)?\([^,;()|]+,[^,;()|]+,[^,;()|]+[;)]")
 _FIELDS = Chem.CXSmilesFields.CX_COORDS | Chem.CXSmilesFields.CX_ENHANCEDSTEREO
-DECIMALS = 4  # of Å, as in SDF files
+DECIMALS = 4  # decimals of coordinates in Å, as in SDF files
 
 
 def smiles_with_geometry(molecule: Chem.Mol) -> str:
-    """Return the SMILES of a molecule and, of its first conformer with three dimensions, the coordinates.
+    """Return the SMILES of a molecule with the coordinates of its first 3D conformer, if it has one.
 
-    A depiction is no such conformer, also where it is marked as one.
+    A 2D depiction is not used, even if it is marked as 3D.
     """
     chosen = next((one for one in molecule.GetConformers() if one.Is3D()), None)
     if chosen is None:
         return Chem.MolToSmiles(molecule)
     carrier = Chem.Mol(molecule, confId=chosen.GetId())
     positions = np.round(chosen.GetPositions(), DECIMALS)
-    if not positions[:, 2].any():  # the extension would leave out the third coordinate, as it does of a depiction
+    if not positions[:, 2].any():  # planar: the extension would omit the third coordinate, as for a depiction
         if _is_depiction(molecule, positions):
             return Chem.MolToSmiles(molecule)
-        positions = np.roll(positions, 1, axis=1)  # a rotation
+        positions = np.roll(positions, 1, axis=1)  # rotates the molecule, so that z is not 0 everywhere
     carrier.GetConformer().SetPositions(np.ascontiguousarray(positions))
     parameters: Any = Chem.SmilesWriteParams()
     text: str = Chem.MolToCXSmiles(carrier, parameters, _FIELDS)
@@ -48,17 +48,17 @@ def has_geometry(text: str) -> bool:
 
 
 def without_geometry(text: str) -> str:
-    """Return a SMILES for messages and tables: without the extension if that holds 3D coordinates."""
+    """Return a SMILES for messages and tables, without the extension if it holds 3D coordinates."""
     return text.partition(" |")[0] if has_geometry(text) else text
 
 
 def with_remedy(failure: ConformerFailure) -> ConformerFailure:
-    """Return why a molecule with its own geometry has no record, with what to do about it."""
+    """Return a failure of a molecule with its own geometry, with advice added."""
     if failure.reason != "no_hydrogens":
         return failure
     detail = (
-        "the model sees hydrogens, and the conformer does not have all of them: Chem.AddHs(molecule, addCoords=True) "
-        "adds them"
+        "the model sees hydrogens, but the conformer lacks some of them: Chem.AddHs(molecule, addCoords=True) adds "
+        "them"
     )
     return dataclasses.replace(failure, detail=detail)
 

@@ -1,1 +1,1 @@
-"""What splits of all kinds are made of, and splits into folds."""
+"""Building blocks of all splits, and splits into folds."""

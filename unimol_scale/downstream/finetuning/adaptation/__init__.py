@@ -1,1 +1,1 @@
-"""Which weights of a pretrained backbone a fine-tuning moves."""
+"""Chooses the weights of a pretrained backbone that fine-tuning updates."""

@@ -1,1 +1,1 @@
-"""How far the predictions of a fine-tuning can be believed: what it keeps for that, and what its report leads with."""
+"""How far predictions can be trusted: what a fine-tuning measures and stores, and how its report begins."""

@@ -1,1 +1,1 @@
-"""What a cross-validation leaves behind beside its models."""
+"""The files and messages of a cross-validation, apart from its models."""

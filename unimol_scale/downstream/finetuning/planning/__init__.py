@@ -1,1 +1,1 @@
-"""What a fine-tuning would need, before it starts."""
+"""Estimates what a fine-tuning needs before it starts."""

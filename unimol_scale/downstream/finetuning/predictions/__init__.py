@@ -1,1 +1,1 @@
-"""What is predicted of molecules, and the table that it is written to."""
+"""Predictions for molecules, and the table to which they are written."""

@@ -1,1 +1,1 @@
-"""Heads that are fitted to the vectors of a frozen backbone, which are computed once."""
+"""Heads fitted to the vectors of a frozen backbone, which are computed only once."""

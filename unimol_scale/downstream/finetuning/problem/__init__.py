@@ -1,1 +1,1 @@
-"""What the models of all seeds and folds are fitted to, and what a reader should know about it."""
+"""The data to which the models of all seeds and folds are fitted, and notes about it for the reader."""
