@@ -92,7 +92,7 @@ def test_vectors_are_written_as_csv_and_npz_too(embed, model, tmp_path, capsys):
         assert arrays["row"].tolist() == [1, 2, 3, 4, 5]
     capsys.readouterr()
     assert main([*common, "--output", str(tmp_path / "found.csv"), "--representation", "atom"]) == 2
-    assert "holds the vectors of molecules only" in capsys.readouterr().err
+    assert "can hold only vectors of molecules" in capsys.readouterr().err
     (tmp_path / "none.csv").write_text("name,smiles\n")
     assert main([*common[:1], str(tmp_path / "none.csv"), *common[2:], "--output", str(tmp_path / "none.npz")]) == 2
     assert not (tmp_path / "none.npz").exists()
@@ -269,7 +269,7 @@ def test_what_is_read_is_not_written_over(model, tmp_path, capsys, name):
     file = tmp_path / name
     file.write_text("smiles\nCCO\n")
     assert main(["embed", str(file), "--from", str(model), "--output", str(tmp_path / "mine.parquet")]) == 2
-    assert "would be overwritten" in capsys.readouterr().err
+    assert "would overwrite the input" in capsys.readouterr().err
     assert file.read_text() == "smiles\nCCO\n"
 
 

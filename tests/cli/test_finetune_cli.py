@@ -264,7 +264,7 @@ def test_a_gpu_that_is_not_there_is_one_line(run):
         (("set.csv", "--from", "nowhere", "--output", "p.xlsx"), "must end in .csv or .parquet"),
         (
             ("set.csv", "--from", "nowhere", "--output", "set.csv"),
-            "the file that is read, set.csv, would be overwritten",
+            "would overwrite the input set.csv",
         ),
     ],
 )
@@ -317,7 +317,7 @@ def test_what_must_be_known_of_a_score_is_in_the_first_line(run, tmp_path):
     status, out, _ = run("finetune", *SCRATCH, "--data", "set.csv", "--seeds", 1, "--target", "length", *SHORT)
     assert status == 0
     first, report = out.splitlines()[0], (tmp_path / "finetuned" / "set-scratch" / "report.md").read_text()
-    assert "CAUTION: only 2 test molecules: another choice of test molecules may give quite another score" in first
+    assert "CAUTION: only 2 test molecules: other test molecules may give a very different score" in first
     assert report.splitlines()[0] == f"# {first}"
 
 

@@ -1,4 +1,4 @@
-"""Draws molecules as SVG: plain, or with a value for every atom as colours. Imports RDKit.
+"""Draws molecules as SVG: plain, or with a value of every atom as a colour. Imports RDKit.
 
 Shapes: A heavy atoms.
 """
@@ -15,17 +15,17 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from unimol_scale.common.files import commit_text
 
 WIDTH, HEIGHT = 260, 200  # pixels of a plain picture
-_LARGE = 1.7  # times as large are pictures with values, which have a number at every atom
-_RAISES, _LOWERS = (0.94, 0.42, 0.30), (0.36, 0.54, 0.90)  # red and blue, of the largest values
-_NOTED = 0.1  # share of the largest value, from which an atom's is written beside it
+_LARGE = 1.7  # factor by which pictures with values are larger, because they have numbers at atoms
+_RAISES, _LOWERS = (0.94, 0.42, 0.30), (0.36, 0.54, 0.90)  # red and blue, for the largest values
+_NOTED = 0.1  # fraction of the largest value from which an atom's value is written beside it
 
 
 def draw_molecule(path: Path, smiles: str) -> None:
     """Draw a molecule.
 
     Args:
-        path: of the SVG file.
-        smiles: of the molecule.
+        path: the SVG file to write.
+        smiles: SMILES of the molecule.
     """
     drawing = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT)
     _options(drawing)
@@ -37,10 +37,11 @@ def draw_values(path: Path, smiles: str, value_A: npt.NDArray[np.float64], large
     """Draw a molecule with a disk at every atom: red for positive values, blue for negative, pale for small ones.
 
     Args:
-        path: of the SVG file.
-        smiles: of the molecule; its atoms are in the order of the values.
-        value_A: of each atom.
-        largest: absolute value of the strongest colour, so that pictures can be compared; None: that of this molecule.
+        path: the SVG file to write.
+        smiles: SMILES of the molecule; its atoms are in the order of the values.
+        value_A: value of each atom.
+        largest: absolute value that has the strongest colour, so that pictures can be compared; None: the largest of
+            this molecule.
     """
     molecule = _planar(smiles)
     if molecule.GetNumAtoms() != len(value_A):
@@ -72,7 +73,7 @@ def _colour(value: float, scale: float) -> tuple[float, float, float]:
 
 
 def lenient_molecule(smiles: str) -> Chem.Mol:
-    """Return a molecule with its atoms in the order of the SMILES, also one whose valences RDKit does not accept."""
+    """Return a molecule with its atoms in the order of the SMILES, even if RDKit does not accept its valences."""
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(smiles)
         if molecule is None:

@@ -113,7 +113,7 @@ def test_a_loaded_model_is_fine_tuned_unless_its_weights_were_changed(place, tmp
     assert found.scores[0] == fit(place, (list(MOLECULES), VALUES), output=tmp_path / "two", seeds=1).scores[0]
     with torch.no_grad():
         next(model.parameters()).add_(1.0)
-    with pytest.raises(us.ConfigError, match="weights were changed since they were loaded from"):
+    with pytest.raises(us.ConfigError, match="weights have changed since they were loaded from"):
         us.finetune(model, (list(MOLECULES), VALUES), cache=place / "cache", **call)
 
 
@@ -124,14 +124,14 @@ def test_a_model_with_the_weights_of_one_step_is_refused_for_what_it_is(place, t
     averaged = us.from_pretrained(tmp_path / "run")
     assert us.finetune(averaged, data, cache=place / "cache", **call).result.start == "run"
     model = us.from_pretrained(tmp_path / "run", averaged=False)
-    with pytest.raises(us.ConfigError, match="run with averaged=False, and fine-tuning takes the averaged weights"):
+    with pytest.raises(us.ConfigError, match="run with averaged=False, but fine-tuning uses the averaged weights"):
         us.finetune(model, data, cache=place / "cache", **call)
     save_pretrained(model, tmp_path / "saved")  # as the message says
     again = us.from_pretrained(tmp_path / "saved", averaged=False)
     us.finetune(again, data, cache=place / "cache", **{**call, "output": tmp_path / "two"})
     with torch.no_grad():
         next(model.parameters()).add_(1.0)
-    with pytest.raises(us.ConfigError, match="weights were changed since they were loaded from"):
+    with pytest.raises(us.ConfigError, match="weights have changed since they were loaded from"):
         us.finetune(model, data, cache=place / "cache", **call)
 
 

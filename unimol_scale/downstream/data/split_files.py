@@ -1,7 +1,7 @@
-"""Reads which part of a split each row belongs to from a file beside the data: a table of ids, or arrays of indices.
+"""Reads a split from a file beside the data: a table of ids and parts, or arrays of indices by part.
 
-The data set's own split of PCQM4Mv2, split_dict.pt, is a torch file of NumPy arrays; nothing that such a file names is
-run but the making of arrays of numbers. PyTorch is loaded for such a file only.
+PCQM4Mv2's own split, split_dict.pt, is a torch file of NumPy arrays. Loading such a file can construct arrays of numbers
+and runs no other code that the file names. PyTorch is imported only for such files.
 
 Shapes: M rows of the data.
 """
@@ -27,7 +27,7 @@ Int64 = npt.NDArray[np.int64]
 
 SPLIT_COLUMN = "split"
 ARRAYS = (".pt", ".pth", ".npz")
-# What arrays of whole numbers are made of in a torch file; their maker under its names in NumPy 1 and 2.
+# What a torch file may use to construct integer arrays; the constructor has different names in NumPy 1 and 2.
 _MAKE_ARRAY: Any = np.empty(0).__reduce__()[0]
 _MAKERS: list[Any] = [
     *((_MAKE_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
@@ -40,23 +40,23 @@ _MAKERS: list[Any] = [
 def read_split_file(
     path: Path, ids: Sequence[str] | None, num_rows: int, column: str | None, *, counts_rows: bool
 ) -> tuple[str, ...]:
-    """Return the word of each row, [M], such as "train" or "test-dev"; ``ABSENT`` where the file does not name it.
+    """Return the word of each row, [M], such as "train" or "test-dev"; ``ABSENT`` for rows that the file lacks.
 
     Args:
-        path: table with a column of ids and one of parts (CSV, TSV, Parquet); or index arrays by part, of torch (.pt)
+        path: table with a column of ids and one of parts (CSV, TSV, Parquet); or index arrays by part, from torch (.pt)
             or NumPy (.npz), where index i is the row with the id i.
-        ids: [M] of the rows; None if the data has none.
-        num_rows: M.
-        column: of the parts, in a table; None: "split".
-        counts_rows: where ids are no whole numbers, take indices for places of rows, from 0; otherwise it is an error.
+        ids: [M] ids of the rows; None if the data has none.
+        num_rows: number of rows M.
+        column: column of the parts in a table; None: "split".
+        counts_rows: if ids are not whole numbers, treat indices as row numbers from 0; if False, that is an error.
 
     Raises:
-        SourceError: the file is damaged or of another kind, or names a row twice; ids are no indices.
+        SourceError: the file is damaged, has another format or names a row twice, or the ids are not indices.
     """
     if path.suffix.lower() in ARRAYS:
         return _by_index(path, _read_arrays(path), _indices_of(path, ids, num_rows, counts_rows))
     if ids is None:
-        raise SourceError(f"{path} names rows by id, and the data has no column of ids ({', '.join(ID_NAMES)})")
+        raise SourceError(f"{path} names rows by id, but the data has no column of ids ({', '.join(ID_NAMES)})")
     word_of = _read_words(path, column)
     return tuple(word_of.get(name, ABSENT) for name in ids)
 
@@ -76,7 +76,7 @@ def _places(path: Path, names: Sequence[str], column: str | None) -> tuple[int, 
     if id_at is None:
         raise SourceError(f"{path} has no column of ids ({', '.join(ID_NAMES)}), but {', '.join(names)[:300]}")
     part_at = find_column(str(path), names, column or SPLIT_COLUMN, ())
-    assert part_at is not None, "a column that was asked for is there, or an error"
+    assert part_at is not None, "find_column raises an error if a requested column is missing"
     return id_at, part_at
 
 
@@ -116,15 +116,15 @@ def _read_arrays(path: Path) -> dict[str, Int64]:
             with np.load(path, allow_pickle=False) as archive:
                 content: object = dict(archive)
         else:
-            import torch  # here, for results can be read without it
+            import torch  # imported here, because results can be read without it
 
             with torch.serialization.safe_globals(_MAKERS), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch on old pickle protocols
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its reader met
+    except Exception as error:  # torch raises errors of many classes
         kind = type(error).__name__
         raise SourceError(
-            f"split file {path} is not loaded: it is damaged, or holds something else than arrays of numbers ({kind})"
+            f"split file {path} cannot be loaded: it is damaged, or holds something other than arrays of numbers ({kind})"
         ) from error
     if not isinstance(content, Mapping) or not content:
         raise SourceError(f"split file {path} must hold arrays of indices by part, not {type(content).__name__}")
@@ -146,7 +146,7 @@ def _by_index(path: Path, parts: Mapping[str, Int64], index_M: Int64) -> tuple[s
         taken = part_of[indices] >= 0
         if taken.any() or len(np.unique(indices)) < len(indices):
             shown = indices[taken][:1].tolist()
-            raise SourceError(f"split file {path}: an index of {name!r} is there twice {shown or ''}".rstrip())
+            raise SourceError(f"split file {path}: an index of {name!r} occurs twice {shown or ''}".rstrip())
         part_of[indices] = place
     place_M = part_of[np.minimum(index_M, most + 1)]
     return tuple(names[place] if place >= 0 else ABSENT for place in place_M.tolist())
@@ -161,6 +161,6 @@ def _indices_of(path: Path, ids: Sequence[str] | None, num_rows: int, counts_row
         return np.arange(num_rows, dtype=np.int64)
     shown = f"such as {odd[0]!r}" if odd else "of which there are none"
     raise SourceError(
-        f"{path} has indices, and the ids of the molecules, {shown}, are no whole numbers; give a table with the columns "
-        "id and split"
+        f"{path} has indices, but the ids of the molecules, {shown}, are not whole numbers; give a table with the "
+        "columns id and split"
     )

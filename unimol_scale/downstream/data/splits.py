@@ -1,6 +1,6 @@
 """Splits rows once into training, validation and test: by scaffold, cluster or time, at random, or as given.
 
-Every kind of split sorts rows into groups that must stay together, orders the groups, and divides them. Splits into
+Every kind of split collects rows into groups that must stay together, orders the groups, and divides them. Splits into
 folds are in ``splitting.folds``.
 """
 
@@ -38,41 +38,41 @@ def split_rows(
 ) -> DataSplit:
     """Divide the usable rows of a table into training, validation and test.
 
-    scaffold: the deterministic Murcko split of MoleculeNet (Wu et al. 2018) as DeepChem's ScaffoldSplitter makes it,
-        which the papers use. Scaffolds have no stereo. The largest come first; among equals, the one whose first
-        molecule comes last. Each goes into training if it fits there, else into validation if it fits, else into the
-        test. Molecules without rings are one scaffold.
+    scaffold: the deterministic Murcko split of MoleculeNet (Wu et al. 2018), as in DeepChem's ScaffoldSplitter, which
+        the papers use. Scaffolds have no stereo. Large scaffolds come first; among equally large ones, the one whose
+        first molecule comes last. Each goes into training if it fits, otherwise into validation if it fits, otherwise
+        into the test. Molecules without rings share one scaffold.
     scaffold-similarity: Uni-Mol2 mentions such a split for QM9 without defining it. Here scaffolds are ordered by their
-        similarity to the whole set (``bulk_similarity``), the most similar first, and cut in two places: training, then
-        validation, then the test, which has the most unusual scaffolds. Molecules without rings have no scaffold and
-        come first. As with other scaffold splits, the test is out of distribution; the definition is this project's.
-    cluster: as "scaffold", with clusters of molecules in place of scaffolds (``cluster_molecules``). Where nearly all
-        molecules are in clusters of their own, it is nearly a random split.
-    time: the oldest rows are for training and the newest for the test. Rows of the same time stay together; rows of the
-        same molecule do too, at its oldest time, for from then on it is known.
-    random: by seed; rows of the same molecule stay together.
-    stratified: likewise, each class by itself, so that all parts have about the same share of it.
-    column, file: as the data, or a file beside it, says; fractions and sizes are not used.
+        similarity to the whole set (``bulk_similarity``), most similar first, and divided into training, validation and
+        test, which has the most unusual scaffolds. Molecules without rings have no scaffold and come first. As with
+        other scaffold splits, the test is out of distribution; the definition is this project's.
+    cluster: like "scaffold", with clusters of molecules instead of scaffolds (``cluster_molecules``). If nearly every
+        molecule is a cluster of its own, this is nearly a random split.
+    time: the oldest rows are for training, the newest for the test. Rows of the same time stay together. Rows of the
+        same molecule stay together too, at its oldest time, because the molecule is known from then on.
+    random: random by seed; rows of the same molecule stay together.
+    stratified: like "random", but for each class separately, so that all parts have similar fractions of each class.
+    column, file: as stated in the data, or in a file beside it; fractions and sizes are ignored.
 
     Args:
         kind: one of the above.
-        usable_M: bool [M], the rows that have a molecule.
+        usable_M: which rows have a molecule, bool [M].
         scaffold_smiles: [M] Murcko scaffolds, "" for none.
         smiles: [M] canonical SMILES.
-        splits: [M] words; needed by "column" and "file", and, as times, by "time".
+        splits: [M] words of the split column or file; needed by "column" and "file", and, as times, by "time".
         split_parts: word → part, or "unused"; None, or {}: the words are "train", "valid" and "test".
-        valid_rows: of "column" and "file" without validation rows: how many training rows become such, by seed; rows of
-            the same molecule stay together.
-        fractions: of train, valid and test; parts are as near to them as whole groups allow. Test may be 0: then no
-            row is set aside for it.
-        sizes: in place of fractions, numbers of rows, one of them None: the rest. Random parts have exactly these, as
-            long as there are molecules with one row to fill them up.
-        classes: [M] of the rows; needed by "stratified".
-        seed: of "random", "stratified" and ``valid_rows``.
+        valid_rows: for "column" and "file" without validation rows: number of training rows that become validation
+            rows, by seed; rows of the same molecule stay together.
+        fractions: fractions of train, valid and test, matched as closely as whole groups allow. The test fraction may
+            be 0: then no rows are set aside for it.
+        sizes: instead of fractions, numbers of rows, one of them None for the rest. Random parts have exactly these
+            sizes if there are enough molecules with a single row.
+        classes: [M] classes of the rows; needed by "stratified".
+        seed: seed of "random", "stratified" and ``valid_rows``.
 
     Raises:
-        ConfigError: a part would be empty; wrong fractions (``check_fractions``); sizes beyond the number of rows; a
-            word that is no part, or no time; too many molecules for clusters.
+        ConfigError: a part would be empty, the fractions are wrong (``check_fractions``), the sizes exceed the number
+            of rows, a word is not a part or not a time, or there are too many molecules for clusters.
     """
     check_fractions(fractions)
     needed = PARTS if sizes is not None or fractions[2] > 0.0 else PARTS[:2]
@@ -98,14 +98,14 @@ def split_rows(
     else:
         groups = group_rows(rows, scaffold_smiles)
         similarity = bulk_similarity([scaffold_smiles[group[0]] for group in groups], [len(g) for g in groups])
-        order = np.argsort(-similarity, kind="stable")  # among equals, the one whose first row comes first
+        order = np.argsort(-similarity, kind="stable")  # among equals, the one with the earliest first row comes first
         parts = cut([groups[at] for at in order.tolist()], ends)
     dealt = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
     if not all(dealt[name] for name in needed):
         remedy = "give more molecules, other fractions, or split=random"
         if kind in GIVEN_SPLITS:
             remedy = "valid_rows=N takes validation rows from the training rows" if dealt["train"] else "see split_parts"
-        raise ConfigError(f"split {kind} deals {len(rows):,} usable molecules as {dealt}: a part is empty; {remedy}")
+        raise ConfigError(f"split {kind} divides {len(rows):,} usable molecules as {dealt}: a part is empty; {remedy}")
     train, valid, test = (np.sort(np.array(part, np.int64)) for part in parts)
     return DataSplit(train=train, valid=valid, test=test)
 
@@ -117,11 +117,11 @@ def _stratified(
     sizes: Sequence[int | None] | None,
     random: np.random.Generator,
 ) -> Groups:
-    """Divide the groups of each class at random; the class of a group is that of its first row."""
+    """Divide the groups of each class at random; a group has the class of its first row."""
     if classes is None:
-        raise ConfigError("split=stratified divides each class by itself, and the labels are no classes of one target")
+        raise ConfigError("split=stratified divides by class, but the labels are not classes of a single target")
     if sizes is not None:
-        raise ConfigError("split=stratified divides by fractions; leave split_sizes out")
+        raise ConfigError("split=stratified divides by fractions; remove split_sizes")
     of_class: dict[Hashable, Groups] = {}
     for group in groups:
         of_class.setdefault(classes[group[0]], []).append(group)
@@ -134,7 +134,7 @@ def _stratified(
 
 
 def _by_time(rows: Int64, smiles: Sequence[str], words: Sequence[str] | None) -> Groups:
-    """Return the rows of one time together, the oldest first; the time of a molecule is its oldest."""
+    """Return groups of rows of the same time, oldest first; a molecule has its oldest time."""
     if words is None:
         raise ConfigError("split=time needs the name of a column: split_column")
     time_R = read_times(words, rows)
@@ -146,7 +146,7 @@ def _by_time(rows: Int64, smiles: Sequence[str], words: Sequence[str] | None) ->
 
 
 def _ends(total: int, fractions: Sequence[float], sizes: Sequence[int | None] | None) -> tuple[float, float]:
-    """Return after how many rows training ends, and after how many validation."""
+    """Return the number of rows after which training ends, and after which validation ends."""
     if sizes is None:
         return fractions[0] * total, (fractions[0] + fractions[1]) * total
     rest = total - sum(size or 0 for size in sizes)
@@ -177,7 +177,7 @@ def _with_validation(parts: list[list[int]], smiles: Sequence[str], valid_rows: 
     """Move some training rows into the empty validation part."""
     train, valid, test = parts
     if valid:
-        raise ConfigError(f"valid_rows: the split has {len(valid):,} validation rows already; leave valid_rows out")
+        raise ConfigError(f"valid_rows: the split already has {len(valid):,} validation rows; remove valid_rows")
     if valid_rows >= len(train):
         raise ConfigError(f"valid_rows {valid_rows:,} must be fewer than the {len(train):,} training rows")
     groups = shuffled(group_rows(np.array(train, np.int64), smiles), np.random.default_rng(seed))
@@ -189,9 +189,9 @@ def keep_fraction(rows: Int64, fraction: float, seed: int) -> Int64:
     """Return a random part of the rows, in their order; with the same seed, a smaller part is a subset of a larger one.
 
     Args:
-        rows: int64 [R]; at least one is kept.
-        fraction: share of the rows that is kept.
-        seed: of the choice.
+        rows: row numbers, int64 [R]; at least one is kept.
+        fraction: fraction of the rows to keep.
+        seed: seed of the choice.
 
     Raises:
         ConfigError: the fraction is not above 0 and at most 1.
@@ -203,16 +203,16 @@ def keep_fraction(rows: Int64, fraction: float, seed: int) -> Int64:
 
 
 def set_aside(split: DataSplit, fraction: float, smiles: Sequence[str], seed: int) -> DataSplit:
-    """Return the split with a share of its training rows, drawn by molecule, as rows for calibration.
+    """Return the split with a fraction of its training rows, drawn by molecule, moved to calibration.
 
     Args:
-        split: without such rows.
-        fraction: share of the training rows; 0 takes none.
-        smiles: [M] canonical; rows of the same molecule stay together.
-        seed: of the choice.
+        split: a split without calibration rows.
+        fraction: fraction of the training rows; 0 moves none.
+        smiles: [M] canonical SMILES; rows of the same molecule stay together.
+        seed: seed of the choice.
 
     Raises:
-        ConfigError: no row is left for one of the two.
+        ConfigError: training or calibration would have no rows.
     """
     if not fraction:
         return split

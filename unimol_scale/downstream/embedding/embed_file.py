@@ -1,4 +1,4 @@
-"""Embeds the molecules of a file or a store into a file, as a stream: memory does not grow with Parquet or CSV.
+"""Embeds the molecules of a file or a store into a file, as a stream: with Parquet or CSV memory use is constant.
 
 Shapes: R rows at a time, n atoms of a molecule, D atom channels, P pair channels, L layers,
 H heads.
@@ -43,27 +43,27 @@ GPU_WORKERS = 2  # loader processes; without a GPU they would take CPU time from
 def embed_file(config: EmbedFileConfig, ranks: Ranks | None = None) -> str:
     """Write the representations of all molecules of a file or a store; return lines for the user.
 
-    Hydrogens are atoms of the molecules if the model has seen them so in pretraining, or if that is asked for. Those
-    that a store has as atoms are removed otherwise.
+    Hydrogens are atoms of the molecules if they were in pretraining, or if that is requested. Otherwise hydrogens that
+    are atoms in a store are removed.
 
     Columns: ``row`` (from 1, without the header), ``smiles`` (canonical, as the model saw it), ``key``, ``changes``
-    (how the molecule differs from the one in the row, such as a fragment that was taken; empty if it does not), and the
-    representation. That is ``embedding``, a list of D numbers, for molecules; ``atoms``, a list of n such lists, for
-    atoms; ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers, row by row of the matrix, for pairs; and
-    ``num_atoms`` and ``attention``, the same with L·H numbers (see ``RepresentationConfig``), for attention scores. The
-    metadata of the schema has the SHA-256 of the weights, the representation and the inputs, and for attention scores
-    the numbers of layers and heads. The file is complete or absent. ``vector_files`` has the columns of .csv and .npz.
+    (how the molecule differs from that in the row, such as the fragment that was used; empty if it does not), and the
+    representation. For molecules that is ``embedding``, a list of D numbers; for atoms ``atoms``, a list of n such
+    lists; for pairs ``num_atoms`` and ``pairs``, a list of n·n lists of P numbers, the matrix row by row; for attention
+    scores ``num_atoms`` and ``attention``, the same with L·H numbers (see ``RepresentationConfig``). The metadata of
+    the schema holds the SHA-256 of the weights, the representation and the inputs, and for attention scores the numbers
+    of layers and heads. The file is complete or absent. ``vector_files`` documents the columns of .csv and .npz.
 
     Args:
-        config: what is embedded and how.
-        ranks: that share the rows; all of them call this and see the folder of the output, and the first one writes it.
-            None: this process is alone.
+        config: what to embed and how.
+        ranks: ranks that share the rows. All of them call this function and see the folder of the output; the first one
+            writes it. None: this process works alone.
 
     Raises:
-        SourceError: the source is missing or wrong, has no usable row, or has unusable ones and ``skip_bad`` is off.
+        SourceError: the source is missing or wrong, has no usable rows, or has unusable rows and ``skip_bad`` is False.
         CheckpointError: the model cannot be read.
         ConfigError: the model cannot see the inputs, or the output cannot be written.
-        StoreError: the store or the cache is damaged, or has 2D depictions and the model needs conformers.
+        StoreError: the store or the cache is damaged, or has 2D depictions but the model needs conformers.
     """
     given = SourceRows.of(config)
     if ranks is None or ranks.is_main:
@@ -86,16 +86,16 @@ def embed_file(config: EmbedFileConfig, ranks: Ranks | None = None) -> str:
             rows = put_together(each, embedder.schema, folder, ranks)
         written = _write(config, embedder.schema, rows, skipped) if is_main else len(list(rows))
     line = f"{written:,} of {written + skipped.rows:,} rows embedded: {config.output}"
-    line += f"; the other {skipped.rows:,}: {config.skipped_file}" if skipped.rows else ""
+    line += f"; the other {skipped.rows:,} are listed in {config.skipped_file}" if skipped.rows else ""
     geometry = describe_geometry(config.source, sees_3d=embedder.chosen.inputs != "2d")
     return "\n".join(filter(None, (line, embedder.chosen.warning, embedder.changed.describe(), geometry)))
 
 
 def _write(config: EmbedFileConfig, schema: pa.Schema, rows: Iterable[pa.Table], skipped: SkippedTable) -> int:
-    """Write the output, and return how many rows it has.
+    """Write the output, and return its number of rows.
 
     Raises:
-        SourceError: it would have none.
+        SourceError: there are no rows to write.
     """
     written = 0
 
@@ -118,14 +118,14 @@ class _Embedder:
     """Makes tables of the representations of rows.
 
     Attributes:
-        backbone: on its device.
-        seen: what pretraining has shown to it.
-        chosen: what it is shown.
-        hydrogens: it sees hydrogens as atoms.
-        representation: which one.
-        schema: of the tables.
-        ranks: that share the rows of every chunk; None: this process is alone.
-        changed: counts rows whose molecule differs from the one that was given.
+        backbone: the model, on its device.
+        seen: the inputs that the model was pretrained on.
+        chosen: the inputs of the model.
+        hydrogens: whether it sees hydrogens as atoms.
+        representation: the kind of representation.
+        schema: schema of the tables.
+        ranks: ranks that share the rows of every chunk; None: this process works alone.
+        changed: counts rows whose molecule differs from the given one.
     """
 
     backbone: TwoTrackBackbone
@@ -142,8 +142,8 @@ class _Embedder:
         """Load the model.
 
         Raises:
-            CheckpointError: it cannot be read.
-            ConfigError: it cannot see the inputs, or there is no such device.
+            CheckpointError: the model cannot be read.
+            ConfigError: the model cannot see the inputs, or the device does not exist.
         """
         device = pick_device(config.device) if ranks is None else ranks.device
         sha256 = identify(config.pretrained).sha256

@@ -1,4 +1,4 @@
-"""Says where the weights of a model in memory are read from, for what loads them anew."""
+"""Finds the path from which the weights of a model in memory can be loaded again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,10 @@ from unimol_scale.errors import ConfigError
 
 
 def source_of(model: Any) -> str | None:  # noqa: ANN401
-    """Return where the weights are read from; None for random ones.
+    """Return the path from which the weights can be loaded; None for random weights.
 
     Raises:
-        ConfigError: they are nowhere, or are others than will be read there.
+        ConfigError: the model was not loaded from a path, or its weights differ from those at the path.
     """
     if model is None or (isinstance(model, str) and model.lower() == NO_MODEL):
         return None
@@ -30,14 +30,14 @@ def source_of(model: Any) -> str | None:  # noqa: ANN401
     save = "save it with unimol_scale.checkpoints.weights.save_pretrained, and give that folder"
     if not model.averaged and _holds(model, model.source, averaged=False):
         raise ConfigError(
-            f"model: it was loaded from {model.source} with averaged=False, and fine-tuning takes the averaged weights "
+            f"model: it was loaded from {model.source} with averaged=False, but fine-tuning uses the averaged weights "
             f"of a checkpoint; give the path to start from those, or, to start from the weights of this model, {save}"
         )
-    raise ConfigError(f"model: its weights were changed since they were loaded from {model.source}; {save}")
+    raise ConfigError(f"model: its weights have changed since they were loaded from {model.source}; {save}")
 
 
 def _holds(model: MolecularModel, source: str, *, averaged: bool) -> bool:
-    """Return whether a model has the weights that are read from a path."""
+    """Return whether a model has the same weights as those at a path."""
     there: Mapping[str, Tensor] = load_pretrained(source, averaged=averaged).state_dict()
     here: Mapping[str, Tensor] = model.model.state_dict()
     return all(

@@ -1,4 +1,4 @@
-"""The one line: ``from_pretrained("runs/mine").embed(["CCO", "c1ccccc1"])``. Imports torch and RDKit."""
+"""``from_pretrained``: a model that embeds SMILES in one line. Imports torch and RDKit."""
 
 import functools
 import inspect
@@ -29,14 +29,14 @@ _ARGUMENTS = {"--max-pairs": "max_pairs", "--inputs": "inputs"}
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """What ``embed_usable`` made of M SMILES, R of which are usable molecules.
+    """The result of ``embed_usable`` for M SMILES, R of which are usable molecules.
 
     Attributes:
-        row_R: int64, from 0, which SMILES each value is of.
-        smiles: [R] canonical; atoms are in its order.
-        values: of the R molecules; float32 [R, D], or a list of arrays.
+        row_R: index of the SMILES that each value belongs to, int64, from 0.
+        smiles: [R] canonical SMILES; atoms are in their order.
+        values: representations of the R molecules, float32 [R, D], or a list of arrays; see ``MolecularModel.embed``.
         skipped: the other rows, each with a reason.
-        changes: [R] what made another molecule of a SMILES, such as a fragment that was taken; "" for nothing.
+        changes: [R] how the molecule was modified, such as the fragment that was used; "" if it was not.
     """
 
     row_R: Int64
@@ -47,20 +47,20 @@ class Embedded:
 
 
 class MolecularModel:
-    """A pretrained model that takes SMILES. Move it with ``.to(device)`` and it computes there.
+    """A pretrained model that accepts SMILES. It computes on the device to which ``.to(device)`` moves it.
 
-    Every attribute of the torch module inside is one of this object too: ``backbone``, ``heads``, ``parameters()``,
+    All attributes of the torch module inside are available here too: ``backbone``, ``heads``, ``parameters()``,
     ``state_dict()``, ``training``, and so on.
 
     Args:
         model: the torch module.
-        source: what it was loaded from; None: it was made otherwise.
-        averaged: whether of a checkpoint there the averaged weights were taken.
+        source: name or path from which it was loaded; None if it was not loaded.
+        averaged: whether the averaged weights of a checkpoint were loaded.
 
     Attributes:
         model: the torch module.
-        source: what it was loaded from.
-        averaged: whether the averaged weights were taken, if there are any.
+        source: name or path from which it was loaded; None if it was not loaded.
+        averaged: whether the averaged weights of a checkpoint were loaded.
     """
 
     def __init__(self, model: HeadedModel, source: str | None = None, *, averaged: bool = True) -> None:
@@ -81,7 +81,7 @@ class MolecularModel:
 
         def call(*arguments: object, **options: object) -> Any:  # noqa: ANN401
             result = value(*arguments, **options)
-            return self if result is self.model else result  # as of .half() and .requires_grad_()
+            return self if result is self.model else result  # methods such as .half() return the module itself
 
         return call
 
@@ -153,33 +153,37 @@ class MolecularModel:
         hydrogens: bool | None = None,
         conformers: int = 1,
     ) -> Float32 | list[Float32]:
-        """Return the representations of molecules; conformers are made where the model sees 3D, and kept.
+        """Return the representations of molecules. If the model sees 3D, conformers are generated and cached.
 
         Args:
-            smiles: M of them; a single one counts as M = 1. Or molecules of RDKit; one with a 3D conformer keeps it.
-            kind: ``molecule``, ``atom``, ``pair`` or ``attention``, the scores of every head before the softmax.
-            pool: what stands for a molecule: the mean of its atoms, or the virtual node.
-            inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``, shown as in pretraining, with a warning where it
-                was not; None: the richest that pretraining has shown, or if that is not known, everything it can see.
-            cache: folder of conformers; None: data/cache.
+            smiles: M SMILES, or a single one (M = 1). RDKit molecules may replace SMILES; their 3D conformer is used if
+                they have one.
+            kind: ``molecule``, ``atom``, ``pair`` or ``attention`` (the scores of every head before the softmax).
+            pool: how atoms become the vector of a molecule: their ``mean``, or the ``virtual_node``.
+            inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``, in the form of pretraining, with a warning if the
+                model was not pretrained on it; None: the richest input that it was pretrained on, or, if that is not
+                known, everything that it can see.
+            cache: folder in which conformers are kept; None: data/cache.
             max_atoms: molecules with more heavy atoms are refused; None: 128.
-            fragments: of a SMILES with several, such as a salt: take the "largest", with a warning (``embed_usable``
-                says in ``changes`` what was taken), or "reject" it.
-            max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
-            hydrogens: show hydrogens as atoms; None: as in pretraining, and without where that is not known.
-            conformers: to make of each molecule; the mean of their representations is returned.
+            fragments: for molecules of several fragments, such as salts: use the "largest" fragment with a warning
+                (``changes`` of ``embed_usable`` names it), or "reject" them.
+            max_pairs: largest number of padded pairs Σ(n+1)² in a micro-batch of molecules with n atoms, which limits
+                the memory used; None: a number that suits the device.
+            hydrogens: whether hydrogens are atoms; None: as in pretraining, or no if that is not known.
+            conformers: number of conformers per molecule; the mean of their representations is returned.
 
         Returns:
-            float32 [M, D] of molecules; of atoms a list of [n, D], of pairs a list of [n, n, P] and of attention a list
-            of [n, n, layers·heads], whose n heavy atoms are in the order of the canonical SMILES (``embed_usable``
-            returns it). Hydrogens, where they are atoms, follow in the order of RDKit's AddHs. A score is q·k/√d plus
-            the head's bias for the pair, of the first atom's query and the second one's key; head h of layer l is
-            channel l·heads + h, from 0.
+            For molecules float32 [M, D]; for atoms a list of M arrays [n, D]; for pairs [n, n, P]; for attention
+            [n, n, layers·heads]. The n heavy atoms are in the order of the canonical SMILES, which ``embed_usable``
+            returns. Hydrogens, if they are atoms, follow in the order of RDKit's AddHs. A score is q·k/√d plus the
+            head's bias for the pair, with the query q of the first atom and the key k of the second; head h of layer l
+            is channel l·heads + h, counted from 0.
 
         Raises:
-            SourceError: a SMILES cannot be used; names rows, SMILES and reasons. ``embed_usable`` goes on without.
-            ConfigError: 3D or several conformers were asked of a model that sees the graph, or a molecule exceeds
-                ``max_pairs``.
+            SourceError: some SMILES cannot be used. The message gives their rows and reasons; ``embed_usable``
+                continues without them.
+            ConfigError: 3D or several conformers were requested, but the model sees only the graph; or a molecule
+                exceeds ``max_pairs``.
             StoreError: the cache cannot be written.
         """
         with naming_arguments(_ARGUMENTS):
@@ -188,7 +192,7 @@ class MolecularModel:
             )
             texts = listed(smiles, "embed")
             prepared = self._prepare(texts, config, cache, max_atoms, fragments, hydrogens)
-            refuse_skipped(prepared.skipped, len(texts), "embed", "Mend them, or go on without them with embed_usable")
+            refuse_skipped(prepared.skipped, len(texts), "embed", "Correct them, or use embed_usable to skip them")
             if changed := prepared.describe_changes():
                 warnings.warn(changed, stacklevel=2)
             return self._represent(prepared, config)
@@ -207,7 +211,7 @@ class MolecularModel:
         hydrogens: bool | None = None,
         conformers: int = 1,
     ) -> Embedded:
-        """Do what ``embed`` does, and go on without SMILES that cannot be used: they are listed in the result."""
+        """Do what ``embed`` does, but skip SMILES that cannot be used and list them in the result."""
         with naming_arguments(_ARGUMENTS):
             config = RepresentationConfig(
                 kind=kind, pooling=pool, inputs=inputs, max_pairs=max_pairs, conformers=conformers
@@ -248,7 +252,7 @@ class MolecularModel:
 
     @functools.cached_property
     def _hydrogens(self) -> bool | None:
-        """Whether the model has seen hydrogens as atoms in pretraining; None: not known."""
+        """Whether hydrogens were atoms in pretraining; None if it is not known."""
         if self.model.hydrogens is not None or self.source is None:
             return self.model.hydrogens
         return pretrained_with_hydrogens(self.source)
@@ -267,23 +271,25 @@ class MolecularModel:
 
 
 def from_pretrained(path: "str | PathLike[str]", *, averaged: bool = True) -> MolecularModel:
-    """Load a model that takes SMILES, in evaluation mode, on the CPU.
+    """Load a pretrained model that accepts SMILES, on the CPU, in evaluation mode.
 
     Args:
         path: the name of a model that comes with the package (``shipped_models``), a run, a checkpoint, an exported
-            directory, a file in the released Uni-Mol2 format, or ``owner/name`` on the Hugging Face hub; or what
-            ``pretrain`` returned.
-        averaged: of a checkpoint, take the mean of the weights over the steps if the run keeps one.
+            model folder, a file in the released Uni-Mol2 format, or ``owner/name`` on the Hugging Face hub; or the
+            return value of ``pretrain``.
+        averaged: for checkpoints: load the running mean of the weights if the run keeps one.
 
     Returns:
-        The model: ``embed`` takes SMILES; ``model.model`` is the torch module, whose attributes are this object's too.
+        The model. ``embed`` accepts SMILES; ``model.model`` is the torch module, whose attributes are available on the
+        returned object too.
 
     Raises:
-        CheckpointError: missing, truncated, damaged, holding code, or of other tensors than the model's.
+        CheckpointError: the model is missing, truncated or damaged, its file holds code, or its tensors do not match
+            its configuration.
         ConfigError: ``path`` is neither text nor a path.
 
     Source:
-        Uni-Mol2 (arXiv 2406.14969), whose released files load with outputs equal to 2e-5.
+        Uni-Mol2 (arXiv 2406.14969). Outputs of its released files agree within a relative difference of 2e-5.
 
     Example:
         >>> import unimol_scale as us

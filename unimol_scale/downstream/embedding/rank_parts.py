@@ -1,7 +1,7 @@
-"""Rows that several ranks compute, each a share of every chunk, put together in their order by the first rank.
+"""Collects rows computed by several ranks: each computes a share of every chunk, and the first rank restores the order.
 
-Each rank writes its rows into a part of its own, in a folder that all of them see, since results may be larger than
-memory. The first rank reads the parts when all are complete.
+Each rank writes its rows to its own part file, in a folder that all of them see, since results may exceed memory. The
+first rank reads the parts when all are complete.
 """
 
 import shutil
@@ -26,7 +26,7 @@ def open_parts(output: Path, ranks: Ranks) -> Iterator[Path]:
     """Yield the folder of the parts, which is removed when all ranks are done.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be made.
     """
     folder = parts_folder(output)
     folder.mkdir(exist_ok=True)
@@ -37,20 +37,20 @@ def open_parts(output: Path, ranks: Ranks) -> Iterator[Path]:
 
 
 def share_of(rows: int, ranks: Ranks) -> slice:
-    """Return the rows of a chunk that a rank computes: as many as the others, but for one."""
+    """Return the rows of a chunk that a rank computes; the shares of ranks differ by at most one row."""
     return slice(rows * ranks.rank // ranks.world_size, rows * (ranks.rank + 1) // ranks.world_size)
 
 
 def put_together(
     chunks: Iterable[Iterable[pa.Table]], schema: pa.Schema, folder: Path, ranks: Ranks
 ) -> Iterator[pa.Table]:
-    """Yield, on the first rank, the rows of all ranks in order; on the others nothing. Every rank has to exhaust it.
+    """Yield the rows of all ranks in order on the first rank, and nothing on the others. Every rank must exhaust it.
 
     Args:
-        chunks: tables of this rank's share of each chunk; all ranks have equally many chunks.
-        schema: of the tables.
-        folder: of the parts.
-        ranks: this process among the others.
+        chunks: tables of this rank's share of each chunk; all ranks have the same number of chunks.
+        schema: schema of the tables.
+        folder: folder of the parts.
+        ranks: all ranks, including this process.
     """
     counts = []
     with pa.OSFile(str(_part(folder, ranks.rank)), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
@@ -78,7 +78,7 @@ def _part(folder: Path, rank: int) -> Path:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield what was written, piece by piece; no piece has rows of two chunks."""
+    """Yield the written batches; no batch has rows of two chunks."""
     with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as reader:
         for batch in reader:
             if len(batch):

@@ -31,7 +31,7 @@ from unimol_scale.store.shards import StoreSplit
 
 Kind = Literal["molecule", "atom", "pair", "attention"]
 
-# Rows of a step: enough for micro-batches of molecules of similar size, few enough for the results to fit in memory.
+# Rows per step: enough for micro-batches of molecules of similar size, few enough for the results to fit in memory.
 _TOGETHER: dict[Kind, int] = {"molecule": 1024, "atom": 1024, "pair": 32, "attention": 8}
 _PREFETCH = 8
 
@@ -41,16 +41,17 @@ class RepresentationConfig:
     """Settings of a representation.
 
     Attributes:
-        kind: ``molecule`` [D], ``atom`` [n, D], ``pair`` [n, n, P] or ``attention`` [n, n, L·H]. Atoms and pairs come
-            without the virtual node, in the order of the store's canonical SMILES. Attention is what each head takes
-            the softmax of, q·k/√d plus the head's bias for the pair, of the first atom's query and the second one's
-            key; channel l·H + h is head h of layer l, from 0.
-        pooling: how atoms become one vector of the molecule.
-        inputs: what the model sees; None: the richest that pretraining has shown to it, or everything it can.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch: the memory budget. None: what suits the device.
-        workers: loader processes; 0 prepares batches in this one.
-        conformers: most of a molecule whose representations are averaged. They have the same atoms in the same order,
-            so atoms and pairs are averaged as molecules are, and the mean of the atoms stays the molecule's vector.
+        kind: ``molecule`` [D], ``atom`` [n, D], ``pair`` [n, n, P] or ``attention`` [n, n, L·H]. Atoms and pairs
+            exclude the virtual node and are in the order of the store's canonical SMILES. Attention scores are the
+            inputs of each head's softmax, q·k/√d plus the head's bias for the pair, with the query q of the first atom
+            and the key k of the second; channel l·H + h is head h of layer l, counted from 0.
+        pooling: how atoms become the vector of a molecule.
+        inputs: what the model sees; None: the richest input that it was pretrained on, or everything that it can see.
+        max_pairs: largest number of padded pairs Σ(n+1)² in a micro-batch, which limits the memory used; None: a number
+            that suits the device.
+        workers: number of loader processes; 0 prepares batches in the main process.
+        conformers: largest number of conformers per molecule whose representations are averaged. Their atoms are in the
+            same order, so atoms and pairs can be averaged too, and the mean over atoms equals the molecule's vector.
     """
 
     kind: Kind = "molecule"
@@ -85,26 +86,26 @@ def represent(
     seen: InputsSeen | None = None,
     drop_hydrogens: bool = False,
 ) -> Iterator[list[Float32]]:
-    """Yield the representations of rows, in their order, some rows at a time.
+    """Yield the representations of rows in their order, some rows at a time.
 
     The result of a row does not depend on the other rows, except for rounding. Outputs of released models
-    (``normalize_by: padded``) depend on padding, so a micro-batch has molecules of one size only; an implementation
-    that pads gives other values.
+    (``normalize_by: padded``) depend on padding, so their micro-batches hold molecules of a single size; an
+    implementation that pads returns different values.
 
     Args:
-        backbone: in evaluation mode; it computes on the device and in the dtype of its parameters.
-        split: of a store.
-        position_R: int64, position in the split of the molecule of each row.
-        config: which representation.
-        seen: what pretraining has shown to the model; molecules are shown in the same way. None: that is not known.
-        drop_hydrogens: remove hydrogens that the store has as atoms, for a model that sees heavy atoms only.
+        backbone: the model in evaluation mode; it computes on the device and in the dtype of its parameters.
+        split: split of a store that holds the molecules.
+        position_R: position of each row's molecule in the split, int64.
+        config: the kind of representation.
+        seen: the inputs that the model was pretrained on, whose form is used; None if they are not known.
+        drop_hydrogens: remove hydrogens that are atoms in the store, for a model that sees only heavy atoms.
 
     Yields:
-        For each of the next rows its array, fp32.
+        The arrays of the next rows, float32.
 
     Raises:
-        ConfigError: 3D was asked for and the model sees no geometry, or a molecule exceeds ``max_pairs``.
-        StoreError: 3D was asked for and the store has 2D depictions only.
+        ConfigError: 3D was requested but the model sees no geometry, or a molecule exceeds ``max_pairs``.
+        StoreError: 3D was requested but the store has only 2D depictions.
         RunError: memory is full.
     """
     assert not backbone.training, "dropout would change the result"
@@ -137,7 +138,7 @@ def represent(
         return step, sample.row_B.tolist(), _represented(backbone, sample, config)
 
     done = map_concurrently(work, samples, next(backbone.parameters()).device)
-    left: list[Float32] = []  # conformers of a row whose others are in the next step
+    left: list[Float32] = []  # conformers of a row whose other conformers are in the next step
     first = 0
     for _, parts in itertools.groupby(done, key=lambda part: part[0]):
         arrays = {place: array for _, places, some in parts for place, array in zip(places, some, strict=True)}
@@ -149,13 +150,13 @@ def represent(
 
 
 def _means(arrays: Sequence[Float32], row_C: Int64) -> tuple[list[Float32], int]:
-    """Return the mean over conformers of each row of which all conformers are there, and the conformers used.
+    """Return the means over conformers of the rows that are complete, and the number of conformers used.
 
     Args:
-        arrays: of the first conformers, in their order.
-        row_C: int64, the row of each of these conformers and of the next one, if there is one.
+        arrays: representations of the first conformers, in order.
+        row_C: the row of each of these conformers and of the next one, if there is one, int64.
     """
-    last_C = np.flatnonzero(np.diff(row_C, append=-1)) + 1  # behind the conformers of each row
+    last_C = np.flatnonzero(np.diff(row_C, append=-1)) + 1  # index after the conformers of each row
     means: list[Float32] = []
     used = 0
     for end in last_C[last_C <= len(arrays)].tolist():
@@ -201,7 +202,7 @@ def _represented(backbone: TwoTrackBackbone, sample: LabelledSample, config: Rep
 
 
 def _attention(backbone: TwoTrackBackbone, shown: ModelInput, num_atoms_B: Sequence[int]) -> list[Float32]:
-    """Return [n, n, L·H] of every molecule; the device holds the scores of one layer at a time."""
+    """Return the scores [n, n, L·H] of every molecule; the device holds those of one layer at a time."""
     H, layer = backbone.config.heads, itertools.count()
     arrays = [np.empty((n, n, backbone.config.layers * H), np.float32) for n in num_atoms_B]
 

@@ -1,4 +1,4 @@
-"""The rows of a file or a store that are embedded, some thousands at a time. Shapes: R rows at a time."""
+"""Reads the rows of a file or a store for embedding, some thousands at a time. Shapes: R rows at a time."""
 
 import dataclasses
 import itertools
@@ -32,7 +32,7 @@ from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.schema import Int64
 from unimol_scale.store.shards import StoreSplit, open_store
 
-ROWS_TOGETHER = 20_000  # rows whose conformers are made and cached together
+ROWS_TOGETHER = 20_000  # number of rows whose conformers are generated and cached together
 SUFFIXES = SOURCE_OF_SUFFIX
 
 
@@ -41,18 +41,18 @@ class EmbedFileConfig:
     """Settings of ``embed_file``.
 
     Attributes:
-        source: table or lines of SMILES or SDF, plain or compressed, or a conformer store.
-        pretrained: model, as ``from_pretrained`` takes it.
-        output: Parquet file; for the vectors of molecules also .csv or .npz.
-        representation: which representation, of which inputs, with which memory budget.
-        smiles_column: of a table; None finds it by the usual names.
-        cache: folder of the conformers.
+        source: table, lines of SMILES or SDF, plain or compressed, or a conformer store.
+        pretrained: a model in any form that ``from_pretrained`` accepts.
+        output: Parquet file; for vectors of molecules also .csv or .npz.
+        representation: kind of representation, inputs and memory budget.
+        smiles_column: column of the SMILES in a table; None finds it by common names.
+        cache: folder in which conformers are kept.
         device: auto, cpu or cuda.
-        precision: of the model's weights; results are fp32.
-        skip_bad: list rows without a usable molecule in a table beside the output instead of stopping.
+        precision: dtype of the model's weights; results are fp32.
+        skip_bad: list rows without a usable molecule in a table beside the output instead of stopping with an error.
         max_atoms: molecules with more heavy atoms are refused; None: 128.
-        fragments: for a row with several, such as a salt: take the "largest", or "reject" the row.
-        hydrogens: the model sees hydrogens as atoms; None: as it was pretrained, and without where that is not known.
+        fragments: for molecules of several fragments, such as salts: use the "largest", or "reject" the row.
+        hydrogens: whether hydrogens are atoms; None: as in pretraining, or no if that is not known.
     """
 
     source: Path
@@ -74,7 +74,7 @@ class EmbedFileConfig:
 
     @property
     def skipped_file(self) -> Path:
-        """Table of the rows without a usable molecule."""
+        """Path of the table of rows without a usable molecule."""
         return skipped_file(self.output)
 
 
@@ -84,13 +84,13 @@ class RowChunk:
 
     Attributes:
         split: the molecules.
-        position_R: int64, position of each row's molecule in ``split``.
-        row_R: int64, number of each row, from 0.
-        smiles: [R] canonical.
-        key_R: uint64.
-        leaves_out_hydrogens: hydrogens have to be removed from the molecules.
+        position_R: position of each row's molecule in ``split``, int64.
+        row_R: number of each row, from 0, int64.
+        smiles: [R] canonical SMILES.
+        key_R: hashes of the canonical SMILES, uint64.
+        leaves_out_hydrogens: whether hydrogens must be removed from the molecules.
         skipped: rows without a molecule.
-        changes: [R] how the molecule differs from the one in the row, in words; "" if it does not.
+        changes: [R] how the molecule differs from that in the row, in words; "" if it does not.
     """
 
     split: StoreSplit
@@ -116,11 +116,11 @@ class RowChunk:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRows:
-    """Where rows come from.
+    """The source of the rows.
 
     Attributes:
-        config: of the whole.
-        source: how the builder reads a file; None: it is a store.
+        config: settings of the embedding.
+        source: how the builder reads the file; None for a store.
     """
 
     config: EmbedFileConfig
@@ -128,28 +128,28 @@ class SourceRows:
 
     @staticmethod
     def of(config: EmbedFileConfig) -> "SourceRows":
-        """Look at what was given.
+        """Return the source that the settings name.
 
         Raises:
             SourceError: the file is missing or of an unknown kind.
-            ConfigError: a setting of tables was given for a store.
+            ConfigError: a setting for tables was given for a store.
         """
         source = None if is_store(config.source) else _source_of(config)
         if source is None and (config.smiles_column is not None or config.fragments == "reject"):
             raise ConfigError(
-                "--smiles-column and --fragments reject are of tables; a store has the molecules it was built with"
+                "--smiles-column and --fragments reject apply to tables; a store has the molecules it was built with"
             )
         return SourceRows(config=config, source=source)
 
     def chunks(self, *, geometry: bool, hydrogens: bool) -> tuple[int | None, Iterator[RowChunk]]:
-        """Return the number of rows, None if it is not known, and the rows, part by part.
+        """Return the number of rows (None if it is not known) and the rows in chunks.
 
         Args:
             geometry: whether the model sees distances.
             hydrogens: whether it sees hydrogens as atoms.
 
         Raises:
-            SourceError: a row has no usable molecule, and ``skip_bad`` is off.
+            SourceError: a row has no usable molecule, and ``skip_bad`` is False.
         """
         if self.source is not None:
             total = _check_rows(self.source, self.config)
@@ -170,17 +170,17 @@ def _source_of(config: EmbedFileConfig) -> SourceConfig:
     suffix = bare_suffix(config.source.name)
     if suffix not in SUFFIXES:
         raise SourceError(
-            f"{config.source}: the name must end in {', '.join(SUFFIXES)}, plain or compressed; of other files build a "
-            "store first: unimol-scale build"
+            f"{config.source}: the name must end in {', '.join(SUFFIXES)}, plain or compressed; for other files, build "
+            "a store first: unimol-scale build"
         )
     return SourceConfig(name=SUFFIXES[suffix], input=(str(config.source),), smiles_column=config.smiles_column)
 
 
 def _check_rows(source: SourceConfig, config: EmbedFileConfig) -> int | None:
-    """Check that all rows have a usable molecule, and return their number; None, unchecked, if rows may be skipped.
+    """Check that all rows have a usable molecule and return their number; if rows may be skipped, return None at once.
 
     Raises:
-        SourceError: a row has no usable molecule; names the first ones.
+        SourceError: a row has no usable molecule. The message names the first ones.
     """
     if config.skip_bad:
         return None
@@ -227,7 +227,7 @@ def _of_file(source: SourceConfig, config: EmbedFileConfig, *, geometry: bool, h
 
 
 def _with_smiles(molecule: SourceMolecule) -> SourceMolecule:
-    """Return a row with the SMILES of its structure, also for a record of an SDF file."""
+    """Return a row with the SMILES of its structure, which is derived for records of an SDF file."""
     smiles, problem = structure_smiles(molecule)
     return SourceMolecule(id=molecule.id, smiles=smiles, problem=problem)
 

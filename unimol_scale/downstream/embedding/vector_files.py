@@ -1,4 +1,4 @@
-"""Writes representations as Parquet, or the vectors of molecules as CSV or NPZ for programs that read no Parquet.
+"""Writes representations as Parquet, or vectors of molecules as CSV or NPZ for programs that cannot read Parquet.
 
 Shapes: R rows, D channels.
 """
@@ -20,7 +20,7 @@ VECTORS = "embedding"  # column of the vectors of molecules
 
 
 class TableWriter(Protocol):
-    """Takes tables of one schema, one after another."""
+    """Accepts tables of one schema, one after another."""
 
     def write_table(self, table: pa.Table) -> None:
         """Append the rows of a table."""
@@ -30,14 +30,14 @@ def check_suffix(path: Path, kind: str) -> None:
     """Refuse a name whose format is unknown, or cannot hold a kind of representation.
 
     Raises:
-        ConfigError: says which names can.
+        ConfigError: the name is unsuitable. The message says which names are valid.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"--output {path}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     if kind != "molecule" and path.suffix != ".parquet":
         raise ConfigError(
-            f"--output {path}: {path.suffix} holds the vectors of molecules only; a name in .parquet holds the "
-            f"representation {kind!r}, too"
+            f"--output {path}: {path.suffix} can hold only vectors of molecules; for the representation {kind!r} the "
+            "name must end in .parquet"
         )
 
 
@@ -45,15 +45,15 @@ def check_suffix(path: Path, kind: str) -> None:
 def open_writer(path: Path, suffix: str, schema: pa.Schema) -> Iterator[TableWriter]:
     """Yield a writer of a new file.
 
-    parquet: the schema as it is, with its metadata; a stream.
-    csv: the columns before the vector, then ``v0`` … ``v<D-1>``; a stream.
-    npz: an array of every column, [R], and ``embedding``, float32 [R, D]; read without pickles. All rows are in memory
-        until the end.
+    parquet: the schema unchanged, with its metadata; written as a stream.
+    csv: the columns before the vector, then ``v0`` … ``v<D-1>``; written as a stream.
+    npz: an array [R] for each column, and ``embedding``, float32 [R, D]; loads without pickle. All rows are held in
+        memory until the end.
 
     Args:
-        path: of the file, whatever its name.
-        suffix: one of ``SUFFIXES``.
-        schema: of every table; the last column of csv and npz is the vector.
+        path: the file to write; its name does not matter.
+        suffix: one of ``SUFFIXES``, which determines the format.
+        schema: schema of every table; for csv and npz its last column is the vector.
     """
     if suffix == ".parquet":
         with pq.ParquetWriter(path, schema) as parquet:
@@ -90,7 +90,7 @@ class _NpzArrays:
         columns: dict[str, Any] = {}
         for name in table.column_names[:-1]:
             values = table[name].to_numpy()
-            # Text of a fixed width, since arrays of objects would be pickled.
+            # Fixed-width text, since arrays of objects would be pickled.
             columns[name] = values.astype(str) if pa.types.is_string(table.schema.field(name).type) else values
         columns[VECTORS] = _vectors(table)
         with path.open("wb") as file:  # given a name, savez would add a suffix to it

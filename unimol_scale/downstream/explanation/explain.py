@@ -1,4 +1,4 @@
-"""Explains predictions of a fine-tuned model: a value for every atom of every molecule, for each target.
+"""Explains predictions of a fine-tuned model by a value for every atom of every molecule and every target.
 
 Shapes: M rows, A atoms of a molecule, W outputs (``Outputs``).
 """
@@ -22,7 +22,7 @@ from unimol_scale.downstream.finetuning.predict import AskedRows, PredictOptions
 from unimol_scale.errors import SourceError
 from unimol_scale.store.schema import Float64
 
-_SURE = 1e-6  # a probability is taken to be at least so far from 0 and 1, so that its log-odds are finite
+_SURE = 1e-6  # probabilities are clipped to this distance from 0 and 1, so that their log-odds are finite
 _NO_MASK = (
     "do not rely on the values of atoms, or fine-tune a model that was pretrained by denoising with masked atoms."
 )
@@ -30,15 +30,15 @@ _NO_MASK = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExplainedMolecule:
-    """What a prediction owes to each atom of a molecule.
+    """The contribution of each atom of a molecule to its predictions.
 
     Attributes:
-        row: of the input, from 1.
-        smiles: canonical; atoms are in its order.
-        prediction_W: in the units of the targets, or probabilities.
-        attribution_AW: the prediction less that of the molecule with the atom hidden, with its hydrogens: in the units
-            of the target; of classes, in log-odds. Positive: the atom raises the prediction. They do not add up to the
-            prediction.
+        row: row of the input, from 1.
+        smiles: canonical SMILES; atoms are in its order.
+        prediction_W: predictions, in the units of the targets, or probabilities.
+        attribution_AW: the prediction minus the prediction with the atom and its hydrogens hidden, in the units of the
+            target, or in log-odds for classes. A positive value means that the atom raises the prediction. The values
+            do not add up to the prediction.
     """
 
     row: int
@@ -48,7 +48,7 @@ class ExplainedMolecule:
 
     @property
     def elements(self) -> tuple[str, ...]:
-        """[A] symbols."""
+        """[A] element symbols."""
         return tuple(atom.GetSymbol() for atom in lenient_molecule(self.smiles).GetAtoms())
 
 
@@ -57,10 +57,10 @@ class Explanations:
     """Explained predictions.
 
     Attributes:
-        config: of the fine-tuned model.
-        molecules: in the order of the rows, without those that cannot be used.
-        skipped: the other rows.
-        notes: what a reader must know.
+        config: settings of the fine-tuned model.
+        molecules: the explained molecules, in the order of the rows.
+        skipped: rows that cannot be used.
+        notes: cautions for the reader.
     """
 
     config: FinetunedConfig
@@ -70,18 +70,18 @@ class Explanations:
 
 
 def explain_molecules(source: Path | Sequence[str], folder: Path, **options: Unpack[PredictOptions]) -> Explanations:
-    """Explain what a fine-tuned model predicts of molecules.
+    """Explain the predictions of a fine-tuned model for molecules.
 
     Args:
-        source: SMILES; or a table, SMILES lines, SDF or conformer store.
-        folder: that ``finetune`` wrote.
-        options: as of a prediction; coverage and domain are not used.
+        source: SMILES; or the path of a table, SMILES lines, SDF or conformer store.
+        folder: folder that ``finetune`` wrote.
+        options: options of a prediction; coverage and domain are ignored.
 
     Raises:
-        SourceError: a file is missing or wrong, a molecule is unusable and ``skip_bad`` is off, or all are.
+        SourceError: a file is missing or wrong, a molecule is unusable and ``skip_bad`` is False, or all are unusable.
         CheckpointError: the folder is not a fine-tuned model, or a file in it is damaged.
-        ConfigError: the device is not there.
-        StoreError: the store is damaged, or holds depictions where the model sees conformers.
+        ConfigError: the device does not exist.
+        StoreError: the store is damaged, or holds 2D depictions but the model needs conformers.
         RunError: a prediction is not a finite number.
     """
     config = read_config(folder)
@@ -122,10 +122,10 @@ def explain_molecules(source: Path | Sequence[str], folder: Path, **options: Unp
 
 
 def _notes(folder: Path, config: FinetunedConfig) -> tuple[str, ...]:
-    """Return a caution if the mask means nothing to the models."""
+    """Return a caution if the models were never trained on the mask token."""
     outcome = results.read(folder)
     if outcome is not None and outcome.start_sha256 is None:
-        why = "The weights started at random, so the models have never seen the mask that hides an atom"
+        why = "Training started from random weights, so the models have never seen the mask that hides an atom"
     elif config.masks is False:
         why = "Pretraining hid no atoms from this model, so it has never seen the mask that hides an atom"
     else:
@@ -134,7 +134,7 @@ def _notes(folder: Path, config: FinetunedConfig) -> tuple[str, ...]:
 
 
 def _explained(config: FinetunedConfig, row: int, smiles: str, value_RW: Float64) -> ExplainedMolecule:
-    """Return one molecule; the first of its values is the prediction with all atoms."""
+    """Return one explained molecule; the first row of its values is the prediction with all atoms visible."""
     scale_RW = value_RW if config.task == "regression" else _log_odds(value_RW)
     return ExplainedMolecule(
         row=row + 1, smiles=smiles, prediction_W=value_RW[0], attribution_AW=scale_RW[0] - scale_RW[1:]

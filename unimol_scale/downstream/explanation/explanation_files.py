@@ -1,4 +1,4 @@
-"""Writes explanations: a table of every atom, a picture of every molecule and target, and a page that shows them."""
+"""Writes explanations: a table of all atoms, a picture per molecule and target, and a page that shows them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +16,18 @@ from unimol_scale.downstream.explanation.explain import ExplainedMolecule, Expla
 from unimol_scale.downstream.labels.new_columns import write_csv
 
 TABLE_NAME, MARKDOWN_NAME, PAGE_NAME, PICTURES = "attributions.csv", "explanations.md", "explanations.html", "molecules"
-MOST_DRAWN = 100  # pictures, with which a page has some megabytes
+MOST_DRAWN = 100  # largest number of pictures; a page with so many has some megabytes
 
 
 def write_explanations(folder: Path, found: Explanations) -> str:
     """Write ``attributions.csv``, pictures, ``explanations.md`` and ``explanations.html``; return lines for the user.
 
-    The table has a line for every atom: ``row``, ``smiles_used``, ``atom`` (from 0, in the order of that SMILES),
+    The table has one line per atom: ``row``, ``smiles_used``, ``atom`` (from 0, in the order of that SMILES),
     ``element``, and a column for each output of the model.
 
     Args:
-        folder: is made if needed.
-        found: what is to be written.
+        folder: output folder; made if it is missing.
+        found: the explanations.
 
     Raises:
         OSError: the folder cannot be written.
@@ -62,12 +62,12 @@ def _lines(folder: Path, found: Explanations) -> list[str]:
     config, outputs = found.config, found.config.outputs
     unit = "in the unit of the target" if config.task == "regression" else "in log-odds"
     lines = [
-        f"# What {', '.join(config.targets)} is predicted from",
+        f"# Which atoms the predictions of {', '.join(config.targets)} depend on",
         "",
-        "The number of an atom is what the prediction loses when the model is not told which element the atom is, with "
-        f"its hydrogens ({unit}). Red: the atom raises the prediction; blue: it lowers it. They are what the model "
-        "uses, not what nature does, and they do not add up to the prediction. All pictures of a target share one "
-        "scale.",
+        "The number at an atom is the change of the prediction caused by that atom: the prediction minus the "
+        f"prediction with the atom and its hydrogens hidden from the model ({unit}). Red: the atom raises the "
+        "prediction; blue: it lowers it. The numbers describe the model, not the chemistry behind it, and they do not "
+        "add up to the prediction. All pictures of a target share one colour scale.",
         "",
         *(line for note in found.notes for line in (f"**{note}**", "")),
     ]
@@ -78,14 +78,16 @@ def _lines(folder: Path, found: Explanations) -> list[str]:
         rows = list(_rows(folder, found, shown, place, largest))
         lines += [f"## {name}", "", *markdown_table(["molecule", "row", "prediction"], rows), ""]
     if len(shown) < len(found.molecules):
-        lines.append(f"Pictures are of the first {len(shown):,} of {len(found.molecules):,}; {TABLE_NAME} has all.")
+        lines.append(
+            f"Pictures show the first {len(shown):,} of {len(found.molecules):,} molecules; {TABLE_NAME} has all."
+        )
     return lines
 
 
 def _rows(
     folder: Path, found: Explanations, shown: tuple[ExplainedMolecule, ...], place: int, largest: float
 ) -> Iterator[list[str]]:
-    """Draw the molecules of one output, and yield their lines."""
+    """Draw the molecules for one output, and yield their rows of the table."""
     config = found.config
     unit = config.units.get(config.targets[place], "") if config.task == "regression" else ""
     for one in shown:

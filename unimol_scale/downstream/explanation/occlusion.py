@@ -1,9 +1,9 @@
-"""What a prediction owes to each atom, by occlusion: the prediction less that of the molecule with the atom hidden.
+"""Computes the contribution of each atom to a prediction by occlusion: the change when the atom is hidden.
 
-A hidden atom keeps its place: bonds, paths and distances stay, so that the other atoms see the molecule that it is. Its
-element becomes the mask token, and its features and degree become those that are hidden, which pretraining by denoising
-shows to the model, and teaches it to make up for. To take the atom away instead would open rings and break molecules
-in two, which no model has seen. (Occlusion: Zeiler and Fergus 2014, arXiv 1311.2901.)
+A hidden atom keeps its position: bonds, paths and distances stay, so that the other atoms see the same molecule. Its
+element becomes the mask token, and its features and degree become the hidden codes, both of which pretraining by
+denoising has trained. Removing the atom instead would open rings and break molecules apart, which no model has seen.
+(Occlusion: Zeiler and Fergus 2014, arXiv 1311.2901.)
 
 Shapes: R rows (a molecule with one atom hidden, or none), C conformers of all rows, B of them in a micro-batch, A atoms
 (padded), W outputs.
@@ -25,16 +25,16 @@ from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig
 from unimol_scale.downstream.finetuning.model.training import predict_conformers
 from unimol_scale.store.schema import Float64, Int64
 
-NOTHING = -1  # in place of an atom: none is hidden
+NOTHING = -1  # instead of the index of an atom: no atom is hidden
 
 
 @dataclass(frozen=True, kw_only=True)
 class HidingSampleMaker(SampleMaker):
-    """Turns clean molecules into samples in which an atom is hidden, with the hydrogens on it.
+    """Turns clean molecules into samples in which one atom and its hydrogens are hidden.
 
     Attributes:
-        hidden_C: int64, the atom of each conformer's molecule that is hidden, or ``NOTHING``.
-        heavy_C: int64, atoms of its SMILES; those behind them are hydrogens of the conformer.
+        hidden_C: index of the atom to hide in each conformer, or ``NOTHING``, int64.
+        heavy_C: number of atoms of its SMILES, int64; the atoms after them are hydrogens.
     """
 
     hidden_C: Int64
@@ -77,21 +77,21 @@ def predict_with_hidden(
     device: torch.device,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> Float64:
-    """Return predictions of molecules in which an atom is hidden, float64 [R, W], means over seeds and conformers.
+    """Return predictions for molecules with a hidden atom, float64 [R, W], averaged over seeds and conformers.
 
     Args:
-        folder: of the fine-tuned model.
-        config: of the model.
-        rows: the molecules; each occurs once with each of its atoms hidden.
-        hidden_R: int64, the atom that is hidden, or ``NOTHING``.
-        heavy_R: int64, atoms of the molecule's SMILES.
-        max_pairs: most padded pairs of one micro-batch; None: what suits the device.
-        device: to compute on.
-        on_rows: called with the number of conformers in each micro-batch that is done.
+        folder: folder of the fine-tuned model.
+        config: settings of the model.
+        rows: the molecules; each occurs once with each of its atoms hidden, and once with none.
+        hidden_R: index of the hidden atom, or ``NOTHING``, int64.
+        heavy_R: number of atoms of the molecule's SMILES, int64.
+        max_pairs: largest number of padded pairs in a micro-batch; None: a number that suits the device.
+        device: device that computes.
+        on_rows: called with the number of conformers in each finished micro-batch.
 
     Raises:
         CheckpointError: the file of a model is damaged.
-        ConfigError: ``max_pairs`` does not hold the largest molecule.
+        ConfigError: ``max_pairs`` is too small for the largest molecule.
         RunError: memory is full, or a prediction is not finite.
     """
     conformers, row_C = rows.every_conformer()

@@ -1,4 +1,4 @@
-"""Sets the models of a fine-tuning against the baselines, on the same test rows.
+"""Compares the models of a fine-tuning with the baselines on the same test rows.
 
 Shapes: M rows, R test rows, S seeds, L targets.
 """
@@ -26,13 +26,13 @@ _MODELS, _BEST = "models", "best"
 
 @dataclass(frozen=True, kw_only=True)
 class FittedMember:
-    """One model of a fine-tuning, whose predictions are in its folder.
+    """A model of a fine-tuning, whose predictions are in the folder of the fine-tuning.
 
     Attributes:
-        seed: of the model.
+        seed: seed of the model.
         rows: the data as the model learnt it.
-        split: the rows that it was fitted to and judged by.
-        weight_RL: of the training labels in the loss; None: all weigh the same.
+        split: the rows that it was fitted to and scored on.
+        weight_RL: weights of the training labels in the loss; None: equal weights.
     """
 
     seed: int
@@ -48,7 +48,7 @@ class FittedMember:
         return weight_ML
 
     def as_table(self, metric: Metric) -> TableRows:
-        """Return what the baselines are fitted to: the same rows, labels and parts."""
+        """Return the data for the baselines: the same rows, labels and split."""
         return TableRows(
             smiles=self.rows.molecules.smiles,
             targets=self.rows.targets,
@@ -65,16 +65,16 @@ class FittedMember:
 def judge_baselines(
     folder: Path, members: Sequence[FittedMember], metric: Metric, *, standardised: bool
 ) -> BaselineResults:
-    """Fit the baselines, or read those that the folder has, and compare the models with them.
+    """Fit the baselines, or read stored ones, and compare the models with them.
 
-    Models that saw the same rows, such as those of several seeds of one split, share their baselines.
+    Models that saw the same rows, such as the seeds of one split, share their baselines.
 
     Args:
-        folder: of the fine-tuning, with the predictions of every model.
+        folder: folder of the fine-tuning, with the predictions of every model.
         members: all models.
-        metric: of validation and test.
-        standardised: errors of several targets are divided by the standard deviation of their training labels before
-            the mean over them, since their units differ.
+        metric: metric of validation and test.
+        standardised: whether errors are divided by the standard deviation of the training labels before averaging over
+            targets, because their units differ.
 
     Raises:
         ConfigError: a file is damaged, or a newer version wrote it.
@@ -100,7 +100,7 @@ def judge_baselines(
 
 
 def _computed_once(tables: Sequence[TableRows]) -> Callable[[], TableFeatures]:
-    """Return a function that computes the features of all rows that any table needs, at its first call alone."""
+    """Return a function that computes the features of all rows that any table needs, on its first call only."""
 
     @functools.cache
     def features() -> TableFeatures:
@@ -126,7 +126,7 @@ def _judged_rows(
 
 
 def _count_molecules(judged: Sequence[JudgedRows]) -> tuple[int, ...]:
-    """Return the number of distinct test molecules with a label, target by target."""
+    """Return the number of distinct test molecules with a label, for each target."""
     molecule_R = np.concatenate([group.molecule_R for group in judged])
     known_RL = ~np.isnan(np.concatenate([group.label_RL for group in judged]))
     return tuple(len(np.unique(molecule_R[known_R])) for known_R in known_RL.T)

@@ -1,10 +1,10 @@
-"""Energies of the elements, which are taken off total energies so that what binds the atoms is learnt.
+"""Energies of the elements, which are subtracted from total energies so that the models learn the binding energy.
 
-Total energies differ between molecules by their composition above all: those of QM9 have a standard deviation of 38 Ha,
-ten thousand times and more the errors that are reported. Papers learn atomisation energies, with energies of free atoms
-as references (0.37 Ha); here one energy for each element is fitted to the training rows by least squares, without a
-constant, hydrogens that a SMILES implies included, which leaves 0.04 Ha [measured on 14,170 molecules]. An absolute
-error is the same whatever the references are.
+Total energies of molecules differ mainly by composition: in QM9 their standard deviation is 38 Ha, more than ten
+thousand times the reported errors. Papers learn atomisation energies, which subtract energies of free atoms and leave a
+standard deviation of 0.37 Ha. Here one energy per element is fitted to the training rows by least squares, without a
+constant and including implicit hydrogens, which leaves 0.04 Ha [measured on 14,170 molecules]. Absolute errors do not
+depend on the references.
 
 Shapes: M rows, E elements.
 """
@@ -21,15 +21,15 @@ from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float64, Int64
 
 References = Mapping[str, float]  # symbol of an element → energy, in the unit of the labels
-# What is left of the labels over the labels, below which it is the rounding of the fit.
+# Smallest ratio of the remainder to the labels; below it, the remainder is only rounding of the fit.
 LEAST_SHARE_LEFT = 1e-10
 
 
 def composition(smiles: str) -> Counter[str]:
-    """Return the number of atoms of each element, with the hydrogens that a SMILES implies.
+    """Return the number of atoms of each element, including implicit hydrogens.
 
     Args:
-        smiles: that RDKit has written.
+        smiles: a SMILES written by RDKit.
     """
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(smiles)
@@ -44,9 +44,9 @@ class FittedReferences:
     """References of one target, and how well the training rows determine them.
 
     Attributes:
-        energies: symbol → energy.
-        rank: number of combinations of elements that the training rows tell apart; fewer than elements if, such as in
-            alkanes alone, one number of atoms follows from the others.
+        energies: symbol of an element → energy, in the unit of the labels.
+        rank: number of independent combinations of elements in the training rows; smaller than the number of elements
+            if the count of one element follows from the others, as in alkanes.
     """
 
     energies: dict[str, float]
@@ -69,17 +69,17 @@ class FittedReferences:
 
 
 def fit_references(target: str, labels_M: Float64, compositions: Sequence[Mapping[str, int]]) -> FittedReferences:
-    """Fit one energy for each element to labels that are total energies.
+    """Fit one energy per element to labels that are total energies.
 
-    Where the compositions leave energies undetermined, those with the least sum of squares are taken.
+    If the compositions do not determine all energies, the solution with the smallest sum of squares is used.
 
     Args:
-        target: name, for messages.
-        labels_M: of the training rows; NaN where missing.
-        compositions: [M] of ``composition``.
+        target: name of the target, for messages.
+        labels_M: labels of the training rows; NaN for missing ones.
+        compositions: [M] return values of ``composition``.
 
     Raises:
-        ConfigError: the fit leaves nothing to learn, as where there are no more rows than elements.
+        ConfigError: the fit leaves nothing to learn, for example because there are no more rows than elements.
     """
     known = np.flatnonzero(~np.isnan(labels_M)).tolist()
     elements = sorted({element for row in known for element in compositions[row]})
@@ -90,7 +90,8 @@ def fit_references(target: str, labels_M: Float64, compositions: Sequence[Mappin
     if left.std() <= LEAST_SHARE_LEFT * np.abs(labels).max():
         raise ConfigError(
             f"atom_references: the numbers of atoms explain all {len(known):,} training labels of {target!r}, so "
-            f"nothing is left to learn (elements: {', '.join(elements)}); give more rows, or leave the target out there"
+            f"nothing is left to learn (elements: {', '.join(elements)}); give more rows, or remove the target from "
+            "atom_references"
         )
     return FittedReferences(energies=dict(zip(elements, energy_E.tolist(), strict=True)), rank=int(rank))
 
@@ -109,12 +110,12 @@ def without_reference(references: Mapping[str, References], counts: Mapping[str,
 def reference_energies(
     references: Mapping[str, References], targets: Sequence[str], compositions: Sequence[Mapping[str, int]]
 ) -> Float64:
-    """Return what was taken off the labels of molecules and is added to predictions, float64 [molecules, targets].
+    """Return the energies subtracted from labels and added to predictions, float64 [molecules, targets].
 
     Args:
-        references: target → references; targets that are not there get 0.
-        targets: names.
-        compositions: of the molecules; NaN for an element without a reference.
+        references: target → references; absent targets get 0.
+        targets: names of the targets.
+        compositions: compositions of the molecules; an element without a reference gives NaN.
     """
     energies = [
         [reference_energy(references[t], counts) if t in references else 0.0 for t in targets]
@@ -131,17 +132,17 @@ def fit_row_references(
     rows: Int64,
     split: DataSplit,
 ) -> tuple[dict[str, FittedReferences], Float64]:
-    """Fit references to the training rows, and return what they take off every row, float64 [M, targets].
+    """Fit references to the training rows; return them, and the energies to subtract, float64 [M, targets].
 
-    That is NaN for rows that are not usable, and for rows in no part of the split with an element that training lacks.
+    Energies are NaN for unusable rows, and for rows outside the split with an element that the training rows lack.
 
     Args:
         wanted: targets that are total energies.
         targets: names of the labels.
-        labels_ML: NaN where missing.
-        smiles: [M] canonical.
-        rows: int64, the usable ones.
-        split: of them.
+        labels_ML: labels, NaN for missing ones.
+        smiles: [M] canonical SMILES.
+        rows: numbers of the usable rows, int64.
+        split: their split.
 
     Raises:
         ConfigError: a validation or test row has an element that no training row has, or nothing is left to learn.

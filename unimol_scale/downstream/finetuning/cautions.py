@@ -1,4 +1,4 @@
-"""Warnings about a test score, that it is of few molecules or no better than the mean, and about the spread of seeds.
+"""Warnings about test scores (few molecules, no better than the mean) and about the spread of the seeds.
 
 Shapes: M rows, L targets.
 """
@@ -17,34 +17,34 @@ from unimol_scale.store.schema import Float64
 
 # The RMSE of n normal errors has a relative standard error of 1/√(2n): with 20 molecules, one sixth.
 FEW_MOLECULES = 20
-USEFUL_CORRELATION = 0.5  # from which a spread sorts predictions by their likely errors
-NAMED = 3  # targets that a sentence names
+USEFUL_CORRELATION = 0.5  # smallest correlation at which the spread is useful to sort predictions by likely error
+NAMED = 3  # number of targets that a sentence names
 
 
 def trivial_scores(
     metric: Metric, train_RL: Float64, test_RL: Float64, num_classes: int = 0
 ) -> tuple[float | None, ...]:
-    """Return the score, target by target, of predicting the mean of the training labels for every test row.
+    """Return the score, for each target, of predicting the mean of the training labels for every test row.
 
-    For a classifier that mean is the share of ones; of several classes, their shares, of which the largest makes the
-    most frequent class the predicted one. None where the metric is undefined.
+    For two classes that mean is the fraction of ones; for several classes it is their frequencies, so that the most
+    frequent class is predicted. None where the metric is undefined.
     """
     value_W = trivial_outputs(train_RL, num_classes)
     return score(metric, test_RL, np.tile(value_W, (len(test_RL), 1))).per_target
 
 
 def mean_scores(scores: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
-    """Return the mean over folds of the scores of each target, [L]; None where no fold has one.
+    """Return the mean over folds of the scores of each target, [L]; None where no fold has a score.
 
     Args:
-        scores: of every fold, [L] each.
+        scores: scores of every fold, each [L].
     """
     found = ([value for value in values if value is not None] for values in zip(*scores, strict=True))
     return tuple(float(np.mean(values)) if values else None for values in found)
 
 
 def count_labelled_molecules(key_R: UInt64, label_RL: Float64) -> tuple[int, ...]:
-    """Return the number of distinct molecules with a label, target by target; a key names a molecule."""
+    """Return the number of distinct molecules (keys) with a label, for each target."""
     return tuple(len(np.unique(key_R[~np.isnan(label_R)])) for label_R in label_RL.T)
 
 
@@ -61,13 +61,13 @@ def cautions(
     """Return warnings about a test score; none for a score of many molecules that is better than predicting the mean.
 
     Args:
-        metric: name of that of the scores.
-        targets: [L] names.
-        scores: [L] of the models, mean over seeds; None where undefined.
-        trivial: [L] see ``trivial_scores``; empty if unknown.
-        molecules: [L] test molecules with a label; empty if unknown.
-        higher_is_better: whether a higher value of the metric is better.
-        trivial_name: what is predicted of every molecule without a model.
+        metric: name of the metric.
+        targets: [L] names of the targets.
+        scores: [L] scores of the models, averaged over seeds; None where undefined.
+        trivial: [L] scores of ``trivial_scores``; empty if unknown.
+        molecules: [L] numbers of test molecules with a label; empty if unknown.
+        higher_is_better: whether a higher score is better.
+        trivial_name: what the trivial predictor predicts for every molecule, in words.
     """
     said = []
     few = {name: number for name, number in zip(targets, molecules, strict=False) if number < FEW_MOLECULES}
@@ -75,7 +75,7 @@ def cautions(
         least = min(few.values())
         of = "" if len(targets) == 1 else f" for {first_names(list(few))}"
         noun = "molecule" if least == 1 else "molecules"
-        said.append(f"only {least:,} test {noun}{of}: another choice of test molecules may give quite another score")
+        said.append(f"only {least:,} test {noun}{of}: other test molecules may give a very different score")
     worse = [
         (name, trivially)
         for name, value, trivially in zip(targets, scores, trivial, strict=False)
@@ -96,13 +96,13 @@ def first_names(names: Sequence[str]) -> str:
 
 
 def describe_spread(spread_RL: Float64, error_RL: Float64) -> str:
-    """Return in words whether the spread over seeds says which predictions are wrong.
+    """Return in words whether the spread over seeds indicates which predictions are wrong.
 
-    By Spearman's rank correlation of spread and absolute error, a mean over targets, with the 95 % interval of Fieller
-    et al. 1957 (doi:10.1093/biomet/44.3-4.470).
+    It uses Spearman's rank correlation of spread and absolute error, averaged over targets, with the 95 % interval of
+    Fieller et al. 1957 (doi:10.1093/biomet/44.3-4.470).
 
     Args:
-        spread_RL: standard deviation over seeds of the predictions of the test rows.
+        spread_RL: standard deviation over seeds of the predictions for the test rows.
         error_RL: absolute error of their mean; NaN without a label.
     """
     column = "the spread of the seeds (seed_std of `predict`)"
@@ -114,7 +114,7 @@ def describe_spread(spread_RL: Float64, error_RL: Float64) -> str:
             found.append(float(spearmanr(spread_R[known_R], error_R[known_R]).statistic))
             most = max(most, int(known_R.sum()))
     if not found:
-        return f"whether {column} follows the error cannot be told from these test rows: do not rely on it"
+        return f"these test rows cannot show whether {column} follows the error: do not rely on it"
     value = float(np.mean(found))
     centre, half = math.atanh(min(max(value, -0.999), 0.999)), 1.96 * math.sqrt(1.06 / (most - 3))
     low, high = math.tanh(centre - half), math.tanh(centre + half)
@@ -122,5 +122,5 @@ def describe_spread(spread_RL: Float64, error_RL: Float64) -> str:
     if low <= 0.0:
         return f"do not trust {column} as an uncertainty: on the test rows it does not follow the error ({numbers})"
     if value < USEFUL_CORRELATION:
-        return f"{column} follows the error, but weakly ({numbers}): a large one is a hint, a small one no promise"
+        return f"{column} follows the error only weakly ({numbers}): a small spread does not mean a small error"
     return f"{column} follows the error ({numbers}): predictions can be sorted by it"

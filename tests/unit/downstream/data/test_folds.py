@@ -128,7 +128,7 @@ def test_clusters_are_those_of_rdkit_and_stay_whole():
 
 def test_too_many_molecules_for_clusters_are_refused(monkeypatch):
     monkeypatch.setattr("unimol_scale.downstream.data.splitting.clusters.MOST_CLUSTERED", 5)
-    with pytest.raises(ConfigError, match="30 are more than 5; take a split by scaffold"):
+    with pytest.raises(ConfigError, match="30 molecules are more than 5; use a split by scaffold"):
         folds_of("cluster-kfold", [""] * 30, smiles=MOLECULES)
 
 
@@ -151,7 +151,7 @@ def test_folds_are_those_of_the_column_in_the_order_of_their_numbers():
 def test_too_few_groups_are_refused():
     with pytest.raises(ConfigError, match="3 groups of molecules are too few for 5 folds"):
         folds_of("scaffold-kfold", ["a", "b", "c"] * 9)
-    with pytest.raises(ConfigError, match="repeat 1, fold 1: the .* rows outside its test are of 1 groups, too few"):
+    with pytest.raises(ConfigError, match="repeat 1, fold 1: the .* rows outside its test form 1 groups, too few"):
         folds_of("scaffold-kfold", ["a", "b"] * 9, folds=2)
 
 

@@ -90,15 +90,15 @@ def test_indices_of_a_table_without_numbers_as_ids_count_its_rows_from_0(tmp_pat
     np.savez(tmp_path / "a.npz", train=[0, 3], test=[1])
     assert read(tmp_path / "a.npz", ids=None) == ("train", "test", "", "train")
     assert read(tmp_path / "a.npz", ids=IDS) == ("train", "test", "", "train")
-    with pytest.raises(SourceError, match="such as 'm3', are no whole numbers"):
+    with pytest.raises(SourceError, match="such as 'm3', are not whole numbers"):
         read(tmp_path / "a.npz", ids=IDS, counts_rows=False)
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"train": [0, 1], "test": [1]}, "an index of 'test' is there twice"),
-        ({"train": [0, 0]}, "an index of 'train' is there twice"),
+        ({"train": [0, 1], "test": [1]}, "an index of 'test' occurs twice"),
+        ({"train": [0, 0]}, "an index of 'train' occurs twice"),
         ({"train": [-1]}, "'train' must be a list of indices from 0"),
         ({"train": [0.5]}, "'train' must be a list of indices from 0, got float64"),
     ],
@@ -123,7 +123,7 @@ def test_a_file_that_would_run_something_is_refused_and_runs_nothing(tmp_path):
     torch.save({"train": Hostile(tmp_path / "ran")}, tmp_path / "a.pt")
     np.savez(tmp_path / "a.npz", train=np.array([Hostile(tmp_path / "ran")]))
     for name in ("a.pt", "a.npz"):
-        with pytest.raises(SourceError, match="is not loaded: it is damaged, or holds something else than arrays"):
+        with pytest.raises(SourceError, match="cannot be loaded: it is damaged, or holds something other than arrays"):
             read(tmp_path / name)
     assert not (tmp_path / "ran").exists()
     torch.save([1, 2], tmp_path / "list.pt")

@@ -232,5 +232,5 @@ def test_a_stratified_split_gives_every_part_its_share_of_each_class_and_keeps_m
     assert not {smiles[row] for row in dealt.train} & {smiles[row] for row in dealt.valid}
     again = split("stratified", [""] * 100, smiles=smiles, classes=classes, fractions=(0.8, 0.2, 0.0), seed=4)
     assert parts_of(again) != parts_of(dealt)
-    with pytest.raises(ConfigError, match="the labels are no classes of one target"):
+    with pytest.raises(ConfigError, match="the labels are not classes of a single target"):
         split("stratified", [""] * 100, smiles=smiles)

@@ -78,7 +78,7 @@ def test_several_classes_get_sets_of_names_each_class_covered_by_itself(made, co
 def test_a_rare_class_leaves_no_sets_and_the_report_counts_its_rows(made):
     fitted, found = made(KIND, coverage=0.95)
     assert found.class_sets is None
-    assert any("takes 19 calibration rows of each class" in note for note in found.notes)
+    assert any("needs 19 calibration rows of each class" in note for note in found.notes)
     assert "of the rarest class are too few; this coverage needs 19" in fitted.report.read_text()
 
 

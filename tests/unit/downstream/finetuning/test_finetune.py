@@ -368,7 +368,7 @@ def test_that_leakage_was_not_checked_is_said_in_the_report(place, tmp_path, set
     shutil.copytree(place / "pretrained", run / "model")
     (run / "config.yaml").write_text("data: {path: data/gone}\n")
     done = finetune(settings(pretrained=str(run), seeds=1, output=tmp_path / "out", train=fitting(epochs=1)))
-    line = f"leakage: not checked, because the store data/gone of {run} is not here"
+    line = f"leakage: not checked, because the store data/gone of {run} is not on this machine"
     assert done.leakage.startswith(line)
     assert line in (tmp_path / "out" / "report.md").read_text()
 

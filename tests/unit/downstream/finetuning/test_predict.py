@@ -87,7 +87,7 @@ def test_a_prediction_is_the_mean_of_the_seeds_with_their_spread(place, predicte
         "vector_similarity",
         "in_domain",
     ]
-    assert "no intervals for size, other: a coverage of 0.9 takes 9 calibration rows, and this model has 3" in line
+    assert "no intervals for size, other: a coverage of 0.9 needs 9 calibration rows, but this model has 3" in line
     for target in TARGETS:
         seeds = seeds_of(place, f"predicted {target}")
         assert table[target] == pytest.approx(seeds.mean(0), rel=1e-5)
@@ -132,7 +132,7 @@ def test_a_list_of_skipped_rows_does_not_outlive_the_predictions_it_is_of(predic
 
 
 def test_the_file_that_is_read_is_not_written_over(predicted, tmp_path):
-    with pytest.raises(ConfigError, match="would be overwritten"):
+    with pytest.raises(ConfigError, match="would overwrite the input"):
         predicted(["CCO"], output="asked.csv")
     assert "CCO" in (tmp_path / "asked.csv").read_text()
     mended = tmp_path / "p.skipped.csv"  # what an earlier prediction left, with its rows mended
@@ -310,7 +310,7 @@ def test_a_store_is_predicted_with_its_own_geometry(place, predicted, tmp_path):
 
 def test_a_place_without_molecules_says_what_is_there(place, predicted, tmp_path):
     for folder, message in (
-        (place / "model", "it is a fine-tuned model, which `unimol-scale predict FILE --from"),
+        (place / "model", "it is a fine-tuned model: use it with `unimol-scale predict FILE --from"),
         (tmp_path, "name one file in it, or build a store"),
         (tmp_path / "lost", "lost does not exist; give a table"),
     ):

@@ -19,23 +19,23 @@ Int64 = npt.NDArray[np.int64]
 
 MORGAN_RADIUS = 2
 MORGAN_BITS = 2048
-# 1 − Tanimoto similarity, up to which two molecules are neighbours. Ash et al. (JCIM 2025) and the tools around it
-# (Walters' useful_rdkit_utils) take 0.65. Much less leaves nearly every molecule of a diverse set by itself, which
-# makes the split a random one.
+# Largest 1 − Tanimoto similarity of neighbours. Ash et al. (JCIM 2025) and related tools (Walters' useful_rdkit_utils)
+# use 0.65. With much smaller values nearly every molecule of a diverse set is a cluster of its own, which makes the
+# split a random one.
 CLUSTER_DISTANCE = 0.65
-MOST_CLUSTERED = 50_000  # all pairs are compared: some minutes
+MOST_CLUSTERED = 50_000  # comparing all pairs of so many takes minutes
 
 
 def cluster_molecules(smiles: Sequence[str], distance: float = CLUSTER_DISTANCE) -> Int64:
-    """Return the number of the cluster of every molecule, int64 [N], from 0: the clusters of Butina (JCICS 1999).
+    """Return the cluster of every molecule, int64 [N], counted from 0, by Butina's algorithm (JCICS 1999).
 
-    The molecule with the most neighbours and all these neighbours are a cluster; of what is left, the molecule that had
-    the most neighbours at the beginning, and those of its neighbours that are left, are the next. Among equals the last
-    one goes first, as in RDKit, whose clusters these are; RDKit's own function holds all distances in memory.
+    The molecule with the most neighbours forms a cluster with all of them. The next cluster is formed by the remaining
+    molecule that had the most neighbours at the beginning, with its remaining neighbours, and so on. Among equals the
+    last one goes first, as in RDKit. The clusters are the same as RDKit's, whose function holds all distances in memory.
 
     Args:
-        smiles: [N] that RDKit has written; equal ones are in the same cluster.
-        distance: most of 1 − Tanimoto similarity between neighbours, of Morgan fingerprints (radius 2, 2,048 bits).
+        smiles: [N] SMILES written by RDKit; equal ones are in the same cluster.
+        distance: largest 1 − Tanimoto similarity of neighbours, for Morgan fingerprints (radius 2, 2,048 bits).
 
     Raises:
         ConfigError: there are too many molecules to compare all pairs.
@@ -43,8 +43,8 @@ def cluster_molecules(smiles: Sequence[str], distance: float = CLUSTER_DISTANCE)
     distinct = list(dict.fromkeys(smiles))
     if len(distinct) > MOST_CLUSTERED:
         raise ConfigError(
-            f"clusters compare all pairs of molecules, and {len(distinct):,} are more than {MOST_CLUSTERED:,}; take a "
-            "split by scaffold"
+            f"clusters compare all pairs of molecules, and {len(distinct):,} molecules are more than "
+            f"{MOST_CLUSTERED:,}; use a split by scaffold"
         )
     neighbours = _neighbours(distinct, distance)
     order = sorted(range(len(distinct)), key=lambda at: (len(neighbours[at]), at), reverse=True)
@@ -62,7 +62,7 @@ def cluster_molecules(smiles: Sequence[str], distance: float = CLUSTER_DISTANCE)
 
 
 def group_clusters(rows: Int64, smiles: Sequence[str]) -> Groups:
-    """Return the rows of similar molecules together (``cluster_molecules``), in the order of their first rows.
+    """Return groups of rows of similar molecules (``cluster_molecules``), in the order of their first rows.
 
     Raises:
         ConfigError: there are too many molecules.
@@ -73,7 +73,7 @@ def group_clusters(rows: Int64, smiles: Sequence[str]) -> Groups:
 
 
 def _neighbours(smiles: Sequence[str], distance: float) -> list[Int32]:
-    """Return the neighbours of each molecule, without itself."""
+    """Return the neighbours of each molecule, excluding itself."""
     generator: Any = rdFingerprintGenerator.GetMorganGenerator(radius=MORGAN_RADIUS, fpSize=MORGAN_BITS)  # type: ignore[no-untyped-call]
     with rdBase.BlockLogs():
         prints = [generator.GetFingerprint(_molecule(text)) for text in smiles]

@@ -1,4 +1,4 @@
-"""Repeated cross-validation: splits rows into folds, each of which is the test once, several times over.
+"""Splits rows into the folds of a repeated cross-validation.
 
 Shapes: M rows of the data, R of them usable, G groups.
 """
@@ -33,23 +33,23 @@ def split_folds(
     """Split the usable rows of a table for a repeated cross-validation: every row is tested once in each repeat.
 
     random-kfold: rows of the same molecule stay together.
-    scaffold-kfold: molecules of the same Murcko scaffold do (``scaffold_groups``).
-    cluster-kfold: similar molecules do (``cluster_molecules``).
+    scaffold-kfold: molecules with the same Murcko scaffold stay together (``scaffold_groups``).
+    cluster-kfold: similar molecules stay together (``cluster_molecules``).
     column-kfold: the split column names the fold of each row (``given_folds``).
 
-    The groups of the first three are dealt by ``deal_folds``, and validation rows are taken by the same groups.
+    ``deal_folds`` distributes the groups of the first three kinds, and chooses whole groups for validation.
 
     Args:
         kind: one of the above.
-        usable_M: bool [M], the rows that have a molecule.
+        usable_M: which rows have a molecule, bool [M].
         scaffold_smiles: [M] Murcko scaffolds, "" for none.
         smiles: [M] canonical SMILES.
-        splits: [M] words; needed by "column-kfold".
-        folds: number of folds; "column-kfold" has its own.
-        repeats: how many times; 1 for "column-kfold".
-        fractions: of train, valid and test in a single split. The test of a fold has 1/folds of the rows, and the rest
-            is divided in the ratio of the first two.
-        seed: of all that is random.
+        splits: [M] words of the split column; needed by "column-kfold".
+        folds: number of folds; ignored by "column-kfold".
+        repeats: number of repeats; ignored by "column-kfold", which has one.
+        fractions: fractions of train, valid and test in a single split. A fold tests 1/folds of the rows; the rest is
+            divided in the ratio of the first two fractions.
+        seed: seed of all random choices.
 
     Returns:
         Folds with their rows, in order.
@@ -74,34 +74,34 @@ def split_folds(
 
 
 def scaffold_groups(rows: Int64, scaffold_smiles: Sequence[str], smiles: Sequence[str]) -> Groups:
-    """Return the rows of one Murcko scaffold together; a molecule without rings is a group of its own.
+    """Return groups of rows with the same Murcko scaffold; each molecule without rings is a group of its own.
 
-    In the single scaffold split of MoleculeNet all molecules without rings are one scaffold, "", which goes into
-    training as a whole. For folds that is not right: no scaffold is nothing that such molecules have in common, and the
-    group is a third of ESOL and of FreeSolv, so that one fold would be of them alone and nearly twice as large as the
-    others, and no model would ever learn from some of them to predict others.
+    In MoleculeNet's single scaffold split all molecules without rings share the scaffold "" and go into training
+    together. That is not suitable for folds: lacking a scaffold is not a similarity. In ESOL and FreeSolv this group is
+    a third of the molecules: it would fill one fold, nearly twice as large as the others, and no model could learn from
+    some of these molecules to predict the others.
 
     Args:
-        rows: int64 [R].
-        scaffold_smiles: [M] "" for a molecule without rings.
-        smiles: [M] canonical.
+        rows: row numbers, int64 [R].
+        scaffold_smiles: [M] Murcko scaffolds, "" for a molecule without rings.
+        smiles: [M] canonical SMILES.
     """
     names = [(scaffold, "" if scaffold else text) for scaffold, text in zip(scaffold_smiles, smiles, strict=True)]
     return group_rows(rows, names)
 
 
 def given_groups(rows: Int64, words: Sequence[str]) -> Groups:
-    """Return the rows of each fold that a column names; folds are ordered by number, or by name if one is not a number.
+    """Return the rows of each fold named in a column; folds are sorted by number, or by name if one is not a number.
 
     Raises:
-        ConfigError: a row has no word, or all have the same.
+        ConfigError: a row has no fold, or all rows have the same one.
     """
     for row in rows.tolist():
         if not words[row]:
             raise ConfigError(f"split=column-kfold: row {row + 1} has no fold in the split column")
     groups = group_rows(rows, words)
     if len(groups) < 2:
-        raise ConfigError(f"split=column-kfold: all rows are in the fold {words[groups[0][0]]!r}; two are needed")
+        raise ConfigError(f"split=column-kfold: all rows are in the fold {words[groups[0][0]]!r}; at least two are needed")
     names = [words[group[0]] for group in groups]
     numbered = all(name.isascii() and name.isdigit() for name in names)
     order = sorted(range(len(groups)), key=lambda at: (int(names[at]) if numbered else 0, names[at]))
@@ -111,25 +111,25 @@ def given_groups(rows: Int64, words: Sequence[str]) -> Groups:
 def deal_folds(
     groups: Groups, *, folds: int, repeats: int, valid_share: float, seed: int
 ) -> tuple[tuple[Fold, DataSplit], ...]:
-    """Deal groups of rows to folds, anew in each repeat, and take validation rows out of the others of each fold.
+    """Assign groups of rows to folds, anew in each repeat, and choose validation rows from the rows outside each test.
 
-    In each repeat every row is in the test of one fold; a group is never divided, neither between folds nor between
-    training and validation. Large groups are dealt first, each to the fold that has the fewest rows by then, so that
-    the sizes differ by no more than the largest group, and by one row if there are enough groups of one. Groups of
-    about the same size (within a factor of two) are in random order, and validation is of groups drawn at random.
+    In each repeat every row is tested in one fold. A group is never divided, neither between folds nor between training
+    and validation. Large groups are assigned first, each to the fold with the fewest rows so far. Fold sizes therefore
+    differ by at most the largest group, and by at most one row if there are enough groups of one row. Groups of similar
+    size (within a factor of two) are in random order; validation groups are drawn at random.
 
     Args:
-        groups: [G] of rows.
+        groups: G groups of rows.
         folds: number of folds.
-        repeats: how many times all rows are dealt.
-        valid_share: share of the rows outside the test that is for validation.
-        seed: of all that is random; a repeat does not depend on how many repeats there are.
+        repeats: number of repeats.
+        valid_share: fraction of the rows outside the test that is used for validation.
+        seed: seed of all random choices; a repeat does not depend on the number of repeats.
 
     Returns:
         The folds of the first repeat, those of the second, and so on.
 
     Raises:
-        ConfigError: there are too few groups for all parts of all folds to have rows.
+        ConfigError: there are too few groups to fill all parts of all folds.
     """
     dealt = []
     for repeat in range(1, repeats + 1):
@@ -146,15 +146,15 @@ def deal_folds(
 def given_folds(
     tests: Groups, smiles: Sequence[str], *, valid_share: float, seed: int
 ) -> tuple[tuple[Fold, DataSplit], ...]:
-    """Return folds that are given, with validation rows drawn at random out of the others of each fold.
+    """Return given folds, with validation rows drawn at random from the rows outside each test.
 
-    Rows of the same molecule stay together there; what else the folds keep together is not known.
+    Rows of the same molecule stay together in training or validation; other similarities are not considered.
 
     Args:
         tests: rows of each fold.
-        smiles: [M] canonical.
-        valid_share: share of the rows outside the test that is for validation.
-        seed: of that choice.
+        smiles: [M] canonical SMILES.
+        valid_share: fraction of the rows outside the test that is used for validation.
+        seed: seed of the choice.
 
     Raises:
         ConfigError: there are too few rows.
@@ -172,7 +172,7 @@ def _deal(groups: Groups, folds: int, random: np.random.Generator) -> list[Group
     """Return the groups of each fold."""
     if len(groups) < folds:
         raise ConfigError(
-            f"{len(groups)} groups of molecules are too few for {folds} folds; take fewer, or split=random-kfold"
+            f"{len(groups)} groups of molecules are too few for {folds} folds; use fewer folds, or split=random-kfold"
         )
     dealt: list[Groups] = [[] for _ in range(folds)]
     sizes = np.zeros(folds, np.int64)
@@ -185,7 +185,7 @@ def _deal(groups: Groups, folds: int, random: np.random.Generator) -> list[Group
 
 
 def _split(test: Groups, rest: Groups, valid_share: float, random: np.random.Generator, fold: Fold) -> DataSplit:
-    """Return a fold's parts; validation has at least one group."""
+    """Return the parts of a fold; validation has at least one group."""
     total = sum(len(group) for group in rest)
     mixed = shuffled(rest, random)
     valid, train, _ = fill(mixed, (valid_share * total, total))
@@ -194,8 +194,8 @@ def _split(test: Groups, rest: Groups, valid_share: float, random: np.random.Gen
         valid, train = smallest, [row for group in mixed if group is not smallest for row in group]
     if not train:
         raise ConfigError(
-            f"{fold}: the {total:,} rows outside its test are of {len(rest)} groups, too few for training and "
-            "validation; take more folds, or split=random-kfold"
+            f"{fold}: the {total:,} rows outside its test form {len(rest)} groups, too few for training and "
+            "validation; use more folds, or split=random-kfold"
         )
     flat = [row for group in test for row in group]
     train_R, valid_R, test_R = (np.sort(np.array(part, np.int64)) for part in (train, valid, flat))

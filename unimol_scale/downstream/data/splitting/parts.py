@@ -1,4 +1,4 @@
-"""The parts that rows are divided into, and what a split is. Light to import."""
+"""The parts into which rows are divided, and the class of a split. Light to import."""
 
 import dataclasses
 
@@ -9,13 +9,13 @@ Int64 = npt.NDArray[np.int64]
 
 PARTS = ("train", "valid", "test")
 UNUSED = "unused"
-CALIBRATION = "calibration"  # rows that only say how wide intervals have to be
-ABSENT = ""  # word of a row that a split file does not name
+CALIBRATION = "calibration"  # rows used only to calibrate the width of intervals
+ABSENT = ""  # word of a row that is missing in a split file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSplit:
-    """Rows of each part, int64, ascending; no row is in two parts, and only test and calibration may be empty."""
+    """Row numbers of each part, int64, ascending. The parts are disjoint; only test and calibration may be empty."""
 
     train: Int64
     valid: Int64
@@ -24,14 +24,14 @@ class DataSplit:
 
     @property
     def parts(self) -> dict[str, Int64]:
-        """Name → rows of every part that has any."""
+        """Name → row numbers of train, valid and test, and of calibration unless it is empty."""
         every = {name: getattr(self, name) for name in PARTS}
         return {**every, CALIBRATION: self.calibration} if len(self.calibration) else every
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
 class Fold:
-    """Which fold of a cross-validation a split is; both numbers count from 1."""
+    """The repeat and the fold of a cross-validation, both counted from 1."""
 
     repeat: int
     fold: int

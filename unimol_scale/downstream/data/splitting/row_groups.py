@@ -1,4 +1,4 @@
-"""Groups of rows that must stay together, and how ordered groups are divided into parts."""
+"""Collects rows into groups that must stay together, and divides ordered groups into parts."""
 
 from collections.abc import Hashable, Sequence
 
@@ -7,17 +7,17 @@ import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 
-ROUNDING = 1e-9  # rows: 0.7 + 0.1 is a little less than 0.8
+ROUNDING = 1e-9  # tolerance in rows, since 0.7 + 0.1 is slightly less than 0.8
 
 Groups = list[list[int]]
 
 
 def group_rows(rows: Int64, names: Sequence[Hashable]) -> Groups:
-    """Return rows with the same name together, in the order of their first rows.
+    """Return groups of rows with the same name, in the order of their first rows.
 
     Args:
-        rows: int64 [R].
-        names: [M] of every row.
+        rows: row numbers, int64 [R].
+        names: [M] name of every row of the data.
     """
     groups: dict[Hashable, list[int]] = {}
     for row in rows.tolist():
@@ -31,7 +31,7 @@ def shuffled(groups: Sequence[list[int]], random: np.random.Generator) -> Groups
 
 
 def largest_first(groups: Sequence[list[int]]) -> Groups:
-    """Return the groups by size; among equals, the one whose first row comes last is the first."""
+    """Return the groups by decreasing size; among equals, the one with the latest first row comes first."""
     return sorted(groups, key=lambda group: (-len(group), -group[0]))
 
 
@@ -39,8 +39,8 @@ def fill(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> Groups:
     """Divide groups in order, each into the first of three parts with enough room; the last one takes the rest.
 
     Args:
-        groups: of rows.
-        ends: after how many rows the first part ends, and after how many the second.
+        groups: groups of rows.
+        ends: number of rows after which the first part ends, and after which the second part ends.
     """
     first: list[int] = []
     second: list[int] = []
@@ -56,13 +56,13 @@ def fill(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> Groups:
 
 
 def cut(groups: Sequence[Sequence[int]], ends: tuple[float, float]) -> Groups:
-    """Cut ordered groups into three parts with sizes as near to those wanted as whole groups allow.
+    """Divide ordered groups into three consecutive parts whose sizes match ``ends`` as closely as whole groups allow.
 
-    No part is empty, but the last one if the second ends behind all rows.
+    No part is empty if there are enough groups, except the last one if the second part ends after all rows.
     """
     count = len(groups)
     rows = np.cumsum([len(group) for group in groups])
-    after_second = 1 if count and ends[1] < rows[-1] - ROUNDING else 0  # groups that the last part must have
+    after_second = 1 if count and ends[1] < rows[-1] - ROUNDING else 0  # least number of groups in the last part
     if count < 2 + after_second:
         return [[row for group in groups for row in group], [], []]
     first, second = (int(np.abs(rows - end).argmin()) + 1 for end in ends)

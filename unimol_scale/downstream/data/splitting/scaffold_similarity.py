@@ -1,4 +1,4 @@
-"""How similar scaffolds are to those of a whole set. Uses RDKit fingerprints.
+"""Measures how similar scaffolds are to those of a whole set. Uses RDKit fingerprints.
 
 Shapes: S scaffolds.
 """
@@ -19,14 +19,14 @@ Float64 = npt.NDArray[np.float64]
 def bulk_similarity(scaffolds: Sequence[str], sizes: Sequence[int]) -> Float64:
     """Return how similar each scaffold is to the scaffolds of all molecules.
 
-    The Tanimoto similarity of its Morgan fingerprint (radius 2, 2,048 bits) to those of the M molecules that have a
-    scaffold, as a ratio of sums, Σ|s ∩ m| / Σ|s ∪ m|, which needs each bit's count over the set and no pair of
-    scaffolds: after iSIM (López-Pérez et al. 2024, doi:10.1039/D4DD00041B). Time and memory grow with the number of
-    scaffolds, not with its square.
+    It is the Tanimoto similarity of the scaffold's Morgan fingerprint s (radius 2, 2,048 bits) to the fingerprints m of
+    all molecules that have a scaffold, as a ratio of sums, Σ|s ∩ m| / Σ|s ∪ m|. This needs only the count of each bit
+    over the set, no pairs of scaffolds (iSIM, López-Pérez et al. 2024, doi:10.1039/D4DD00041B), so time and memory grow
+    linearly with the number of scaffolds.
 
     Args:
-        scaffolds: [S] SMILES, all different; "" for no scaffold.
-        sizes: [S] molecules of each.
+        scaffolds: [S] different SMILES; "" for no scaffold.
+        sizes: [S] number of molecules with each scaffold.
 
     Returns:
         float64 [S] in [0, 1]; infinite for "".
@@ -47,7 +47,7 @@ def bulk_similarity(scaffolds: Sequence[str], sizes: Sequence[int]) -> Float64:
 
 
 def _parsed(scaffold: str) -> Chem.Mol:
-    """Return a scaffold as it is written: aromatic where it says so, since it need not have a Kekulé structure."""
+    """Parse a scaffold with its aromaticity as written, since it need not have a Kekulé structure."""
     molecule = Chem.MolFromSmiles(scaffold, sanitize=False)
     assert molecule is not None, f"RDKit has written the scaffold {scaffold!r} and cannot read it"
     molecule.UpdatePropertyCache(strict=False)

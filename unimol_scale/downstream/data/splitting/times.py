@@ -1,4 +1,4 @@
-"""Reads the words of a column of times: numbers, or dates as ISO 8601 writes them."""
+"""Reads a column of times: numbers, or dates in ISO 8601 format."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ Int64 = npt.NDArray[np.int64]
 
 
 def read_times(words: Sequence[str], rows: Int64) -> Float64:
-    """Return a number for every row that grows with its time, float64 [R].
+    """Return a number for every row that increases with its time, float64 [R].
 
     Args:
-        words: [M] of the column, all numbers (such as 2015 or 20150317) or all dates (2015, 2015-03, 2015-03-17,
-            2015-03-17 12:30, 2015-03-17T12:30:05).
-        rows: int64 [R], of which the time is needed.
+        words: [M] content of the column, all numbers (such as 2015 or 20150317) or all dates (2015, 2015-03,
+            2015-03-17, 2015-03-17 12:30, 2015-03-17T12:30:05).
+        rows: numbers of the rows whose time is needed, int64 [R].
 
     Raises:
-        ConfigError: one has no time, or another word; names the row.
+        ConfigError: a row has no time, or something else. The message gives the row.
     """
     chosen = [words[row].strip() for row in rows.tolist()]
     numbers = [_number(word) for word in chosen]
@@ -44,9 +44,9 @@ def _number(word: str) -> float | None:
 
 
 def _date(word: str) -> float | None:
-    """Return the microseconds since 1970."""
+    """Return the microseconds since 1970; None if the word is not a date."""
     try:
-        date = np.datetime64(word, "us") if word[:1].isdigit() else None  # it takes words such as "today", too
+        date = np.datetime64(word, "us") if word[:1].isdigit() else None  # NumPy also accepts words such as "today"
     except ValueError:
         return None
     return None if date is None else float(date.astype(np.int64))

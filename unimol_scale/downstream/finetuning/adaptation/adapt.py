@@ -1,4 +1,4 @@
-"""Makes a backbone ready for a training that moves a part of its weights."""
+"""Prepares a backbone for training only a part of its weights."""
 
 import torch
 
@@ -9,12 +9,12 @@ from unimol_scale.model.backbone import TwoTrackBackbone
 
 
 def adapt(backbone: TwoTrackBackbone, parts: TrainedParts, seed: int) -> None:
-    """Freeze what is not trained, and add adapters if there are to be any.
+    """Freeze the weights that are not trained, and add LoRA adapters if there are any.
 
     Args:
-        backbone: is changed in place.
-        parts: what is trained.
-        seed: of the adapters; torch's random state stays as it is.
+        backbone: the backbone; changed in place.
+        parts: which weights are trained.
+        seed: seed of the adapters; torch's random state is not changed.
     """
     if parts.probe is not None:
         backbone.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the linear maps of the layers, which are added to the weights in the end (arXiv 2106.09685).
+"""Low-rank adapters (LoRA) on the linear maps of the layers; merged into the weights after training (arXiv 2106.09685).
 
 Shapes: weights [O, I] as stored, r the rank.
 """
@@ -15,13 +15,13 @@ from unimol_scale.model.backbone import TwoTrackBackbone
 
 
 class LowRankUpdate(nn.Module):
-    """Adds α/r · B·A to a weight; A is drawn as by ``nn.Linear`` (Kaiming-uniform) and B is 0, as in peft.
+    """Adds α/r · B·A to a weight; A is initialised as in ``nn.Linear`` (Kaiming-uniform) and B is 0, as in peft.
 
-    The bilinear map of the outer product has its rank counted in the shape that it is stored in. A rank beyond the
-    smaller side of a weight is held to that side, and the scale stays α/r of the setting.
+    For the bilinear map of the outer product, the rank refers to the shape in which it is stored. The rank is limited
+    to the smaller dimension of a weight; the scale stays α/r with the given r.
 
     Args:
-        weight: [O, I], for its shape, device and dtype.
+        weight: the weight [O, I], whose shape, device and dtype are used.
         rank: r.
         alpha: α.
     """
@@ -37,22 +37,22 @@ class LowRankUpdate(nn.Module):
             nn.init.kaiming_uniform_(self.A, a=math.sqrt(5.0))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight with the update."""
+        """Return the weight plus the update, [O, I]."""
         return torch.addmm(weight, self.B, self.A, alpha=self.scale)
 
 
 def add_adapters(
     backbone: TwoTrackBackbone, targets: tuple[LoraTarget, ...], rank: int, alpha: float, trained_layers: int | None
 ) -> None:
-    """Freeze a backbone, and put adapters on the linear maps of its layers; their draws come from torch's generator.
+    """Freeze a backbone, and add adapters to the linear maps of its layers, initialised from torch's generator.
 
     Args:
-        backbone: is changed in place: the tensors of a weight that has an adapter get other names until
-            ``merge_adapters``.
-        targets: tracks whose maps get one.
-        rank: of the updates.
-        alpha: their scale is alpha / rank.
-        trained_layers: of the last layers alone; None: of all.
+        backbone: the backbone; changed in place. Weights with an adapter have other tensor names until
+            ``merge_adapters`` is called.
+        targets: tracks whose linear maps get adapters.
+        rank: rank of the updates.
+        alpha: the updates are scaled by alpha / rank.
+        trained_layers: number of last layers that get adapters; None: all layers.
     """
     backbone.requires_grad_(False)
     shapes = {name: tuple(parameter.shape) for name, parameter in backbone.named_parameters()}
@@ -67,7 +67,7 @@ def add_adapters(
 
 
 def merge_adapters(backbone: TwoTrackBackbone) -> None:
-    """Add the updates of all adapters to their weights and take the adapters off; a backbone without any stays so."""
+    """Add the updates of all adapters to their weights and remove the adapters; do nothing if there are none."""
     for module in list(backbone.modules()):
         if parametrize.is_parametrized(module):
             for tensor in list(module.parametrizations):  # type: ignore[union-attr, arg-type]

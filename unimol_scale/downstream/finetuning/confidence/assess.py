@@ -1,4 +1,4 @@
-"""Measures on the test rows how sure the predictions of a fine-tuning are, and keeps what ``predict`` needs for it.
+"""Measures the uncertainty of predictions on the test rows, and stores what ``predict`` needs to report it.
 
 Shapes: M rows of the data, R test rows, S models, L targets, W outputs (``Outputs``), D channels.
 """
@@ -56,8 +56,8 @@ from unimol_scale.downstream.uncertainty.rules import CalibratedOn, ConformalRul
 from unimol_scale.store.schema import Float64, Int64
 
 _DRAWS = 500
-_ENDS = (0.025, 0.975)  # of a 95 % interval
-_FEW = 5  # rows on either side of the domain's end, with fewer of which errors are not compared
+_ENDS = (0.025, 0.975)  # ends of a 95 % interval, as quantiles
+_FEW = 5  # errors inside and outside the domain are compared only with at least this many rows on each side
 
 Vectors = Callable[[Int64], Float32]
 
@@ -67,12 +67,12 @@ class FinishedModels:
     """Models of a fine-tuning whose predictions are in its folder.
 
     Attributes:
-        config: of the fine-tuning.
-        outcome: their scores.
-        rows: the data as they learnt it; of a cross-validation, in its first fold.
-        splits: of each fold, or the single one.
-        metric: of the scores.
-        vectors: returns float32 [R, D], what the first model makes of rows that are numbered from 0.
+        config: settings of the fine-tuning.
+        outcome: scores of the models.
+        rows: the data as they learnt it; for a cross-validation, in its first fold.
+        splits: the split of each fold, or the single split.
+        metric: metric of the scores.
+        vectors: row numbers from 0 → vectors of the first model, float32 [R, D].
     """
 
     config: FinetuneConfig
@@ -90,13 +90,13 @@ class FinishedModels:
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """What was measured, and what ``finetuned.json`` is to keep.
+    """The measured uncertainty, and the rules to store in ``finetuned.json``.
 
     Attributes:
-        results: of the test rows.
+        results: measurements on the test rows.
         conformal: how intervals or sets are made.
-        domain: None: it was turned off.
-        worst: test rows that were predicted worst, for the report.
+        domain: where the domain ends; None if it was turned off.
+        worst: the worst predicted test rows, for the report.
     """
 
     results: ConfidenceResults
@@ -106,9 +106,9 @@ class Assessment:
 
 
 def assess(models: FinishedModels) -> Assessment:
-    """Calibrate on rows that the models were not fitted to, measure on the test rows, and write the files of both.
+    """Calibrate on rows that the models were not fitted to, measure on the test rows, and write the files for both.
 
-    Without test rows, nothing is measured.
+    Without test rows nothing is measured.
 
     Raises:
         ConfigError: a file of the folder is damaged.
@@ -137,9 +137,9 @@ def assess(models: FinishedModels) -> Assessment:
 
 
 def asks_anew(found: ConfidenceResults | None, config: FinetuneConfig) -> bool:
-    """Return whether a finished fine-tuning is to be assessed with other settings than it was.
+    """Return whether a finished fine-tuning must be assessed again because the settings differ.
 
-    Results of versions that did not assess it are left as they are.
+    Results of versions that did not assess uncertainty are left unchanged.
     """
     if found is None:
         return False
@@ -149,7 +149,7 @@ def asks_anew(found: ConfidenceResults | None, config: FinetuneConfig) -> bool:
 
 
 def _tested_rows(models: FinishedModels) -> Calibration:
-    """Return the test rows, as predicted by the models that had not seen them."""
+    """Return the test rows, predicted by models that had not seen them."""
     outcome = models.outcome
     if outcome.folds:
         return calibrate_out_of_fold(models.folder, outcome.seeds, outcome.outputs)
@@ -157,9 +157,9 @@ def _tested_rows(models: FinishedModels) -> Calibration:
 
 
 def _describe_spread(outcome: FinetuneResult, test: Calibration) -> str:
-    """Return whether the spread of the seeds of a single split follows the error, in words; "" if there is none.
+    """Return in words whether the spread of the seeds of a single split follows the error; "" if there is no spread.
 
-    Of several classes both are of the probability of the true one.
+    With several classes, spread and error are those of the probability of the true class.
     """
     if outcome.folds or len(outcome.seeds) < 2 or not outcome.has_test:
         return ""
@@ -192,7 +192,7 @@ def _score_interval(models: FinishedModels) -> tuple[float | None, float | None,
 
 
 def _conformal(models: FinishedModels, test: Calibration) -> tuple[ConformalCheck, ConformalRule]:
-    """Write the calibration rows; return what intervals come to on the test rows, and how they are made."""
+    """Write the calibration rows; return how the intervals perform on the test rows, and how they are made."""
     config, outcome, split = models.config, models.outcome, models.splits[0]
     rows: CalibratedOn = "out-of-fold" if outcome.folds else "calibration" if len(split.calibration) else "validation"
     calibration = test
@@ -233,8 +233,8 @@ def _others_of_each_group(
 ) -> list[tuple[Calibration, ConformalRows]]:
     """Return the rows of each fold with intervals from the residuals of all other folds.
 
-    The intervals for a new molecule (CV+) cannot be had for these rows, for all models but those of their own fold have
-    seen them. So the prediction is that of their fold, and the residuals are of rows with which they share no fold.
+    The intervals for a new molecule (CV+) cannot be computed for these rows, because all models except those of their
+    own fold have seen them. Therefore the prediction comes from their own fold, and the residuals from all other folds.
     """
     found = []
     for group in range(len(test.models)):
@@ -251,7 +251,7 @@ def _target_coverage(
     outcome: FinetuneResult,
     coverage: float,
 ) -> TargetCoverage:
-    """Return what the intervals or sets of one target were worth; ``label_N`` are those of all calibration rows."""
+    """Return the coverage of the intervals or sets of a target; ``label_N`` are the labels of all calibration rows."""
     num_classes = outcome.outputs.classes_each
     calibration_rows, missing = scarce_rows(label_N, num_classes), missing_rows(label_N, num_classes, coverage)
     held, widths, singles = [], [], []
@@ -285,14 +285,16 @@ def _target_coverage(
 def _domain(
     models: FinishedModels, test: Calibration, asked: Collection[int]
 ) -> tuple[DomainCheck, DomainRule, dict[int, NearestMolecule]]:
-    """Write the training molecules; return the errors of the test rows inside and outside of the domain.
+    """Write the training molecules, and compare the test rows with them.
 
-    And of the rows that are asked for, numbered from 1, the nearest training molecules.
+    Returns:
+        The errors of the test rows inside and outside the domain; where the domain ends; and, for the rows in
+        ``asked`` (numbered from 1), row → nearest training molecule.
     """
     outcome, rows = models.outcome, models.rows
     smiles = rows.molecules.smiles
     train = np.unique(np.concatenate([split.train for split in models.splits]))
-    has_value = np.flatnonzero((~np.isnan(test.labels_NL)).any(1))  # of others, such as bounds, no error is known
+    has_value = np.flatnonzero((~np.isnan(test.labels_NL)).any(1))  # other rows, such as bounds, have no known error
     test = test.take(has_value)
     is_judged_R = np.zeros(len(test.row_N), bool)
     is_judged_R[judged_places(len(test.row_N), len(train), len(test.row_N))] = True
@@ -323,9 +325,9 @@ def _domain(
 
 
 def _unseen(models: FinishedModels, test_R: Int64, known: KnownMolecules) -> list[tuple[Int64, KnownMolecules]]:
-    """Return places among the test rows, and the molecules to compare these rows with: those of no other test row.
+    """Return positions of test rows, and the known molecules to compare them with, which exclude their own.
 
-    In a cross-validation every molecule is a training molecule, so each fold is compared with the others of its repeat.
+    In a cross-validation every molecule is a training molecule, so each fold is compared with the other folds.
     """
     outcome, smiles = models.outcome, models.rows.molecules.smiles
     if not outcome.folds:
@@ -362,7 +364,7 @@ def _compare(outcome: FinetuneResult, test: Calibration, inside_R: "np.ndarray",
 
 
 def _errors(outcome: FinetuneResult, test: Calibration) -> tuple[Float64, bool]:
-    """Return errors [R, L], NaN without a label, and whether they are in the one unit of all labels."""
+    """Return errors [R, L], NaN without a label, and whether they are in the common unit of all labels."""
     outputs = outcome.outputs
     if outputs.classes_each:
         each = [outputs.decide_codes(test.prediction_NW[:, outputs.places(at)]) for at in range(len(outputs.targets))]

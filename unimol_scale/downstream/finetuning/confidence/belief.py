@@ -1,4 +1,4 @@
-"""Says of predicted molecules how far each prediction can be believed: intervals or sets, neighbours, the domain.
+"""Computes how far predictions can be trusted: intervals or sets, nearest training molecules, the domain.
 
 Shapes: R rows, L targets, W outputs (``Outputs``), S models, D channels.
 """
@@ -33,22 +33,25 @@ from unimol_scale.downstream.uncertainty.rules import check_coverage
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32, Float64, Int64
 
-LOW, HIGH, CLASSES = "low", "high", "classes"  # behind the name of a target
+LOW, HIGH, CLASSES = "low", "high", "classes"  # endings of column names, after the name of a target
 NEAREST, LABEL = "nearest_training_smiles", "nearest_training_label"
 SIMILARITY, VECTOR_SIMILARITY, IN_DOMAIN = "similarity", "vector_similarity", "in_domain"
-_EARLIER = "intervals and nearest training molecules need a new fine-tuning: this model is older than they are"
+_EARLIER = (
+    "no intervals and no nearest training molecules, because an earlier version fine-tuned this model; fine-tune again "
+    "to have them"
+)
 
 Columns = dict[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Belief:
-    """What is known of the predictions of some rows beside their values.
+    """What is known about the predictions for some rows besides their values.
 
     Attributes:
-        conformal: intervals, or sets of classes; None: there are none.
-        neighbours: nearest training molecules; None: nobody looked for them, or they were not kept.
-        notes: what a user must be told.
+        conformal: intervals, or sets of classes; None if there are none.
+        neighbours: nearest training molecules; None if they were not requested or not stored.
+        notes: remarks for the user.
     """
 
     conformal: ConformalRows | None
@@ -56,9 +59,9 @@ class Belief:
     notes: tuple[str, ...]
 
     def target_columns(self, outputs: Outputs, target: int) -> Columns:
-        """Return the columns of a target, by the ends of their names: low and high, or classes; {} without any.
+        """Return the columns of a target by the endings of their names: low and high, or classes; {} if there are none.
 
-        Values are float64 [R], or str [R] such as "{0, 1}" or "{active}", "{}" where no class is credible.
+        Values are float64 [R], or str [R] such as "{0, 1}" or "{active}"; "{}" is an empty set.
         """
         found = self.conformal
         if found is None or found.missing_L[target]:
@@ -70,11 +73,11 @@ class Belief:
         return {LOW: found.low_RL[:, target], HIGH: found.high_RL[:, target]}
 
     def domain_columns(self, outputs: Outputs) -> Columns:
-        """Return the columns of the domain by name; {} without any.
+        """Return the columns of the domain by name; {} if there are none.
 
-        "nearest_training_smiles" (str, None if there is none), "nearest_training_label" (float64, or the name of a
-        class, None if there is none; of several targets "TARGET nearest_training_label" of each), "similarity"
-        (Tanimoto of ECFP4, float64), "vector_similarity" (cosine, float64, if there are vectors), "in_domain" (bool).
+        They are "nearest_training_smiles" (str or None), "nearest_training_label" (float64, or a class name or None;
+        for several targets "TARGET nearest_training_label" of each), "similarity" (Tanimoto of ECFP4, float64),
+        "vector_similarity" (cosine, float64, if there are vectors) and "in_domain" (bool).
         """
         found = self.neighbours
         if found is None:
@@ -91,12 +94,12 @@ class Belief:
         return {**columns, IN_DOMAIN: found.in_domain_R}
 
     def of_all_rows(self, outputs: Outputs, row_R: Int64, rows: int) -> dict[str, Any]:
-        """Return "low" and "high" or "class_sets" ([M, L], if there are any), and "domain", its columns [M] by name.
+        """Return "low" and "high" or "class_sets" ([M, L], if there are any), and "domain" (name → column [M]).
 
         Args:
-            outputs: what is predicted.
-            row_R: int64, which of the M rows these are.
-            rows: M.
+            outputs: the outputs of the model.
+            row_R: positions of these rows among the M rows, int64.
+            rows: number of rows M.
         """
         said: dict[str, Any] = {}
         of_targets = [self.target_columns(outputs, at) for at in range(len(outputs.targets))]
@@ -112,13 +115,13 @@ class Belief:
 
 @dataclass(frozen=True, kw_only=True)
 class Believing:
-    """What a fine-tuned model has for judging its own predictions.
+    """What a fine-tuned model stores for judging its predictions.
 
     Attributes:
-        config: of the model.
-        coverage: of intervals and sets.
-        calibration: None: there are no intervals.
-        known: training molecules; None: they are not compared.
+        config: settings of the model.
+        coverage: coverage of intervals and sets.
+        calibration: calibration rows; None if there are no intervals.
+        known: training molecules; None if predictions are not compared with them.
         notes: why something is missing.
     """
 
@@ -130,17 +133,17 @@ class Believing:
 
     @staticmethod
     def of(folder: Path, config: FinetunedConfig, coverage: float | None, *, domain: bool) -> "Believing":
-        """Read what a folder has.
+        """Read the files of a folder.
 
         Args:
-            folder: of the fine-tuned model.
-            config: of that model.
-            coverage: of intervals and sets; None: as the model was fine-tuned.
-            domain: whether the nearest training molecules are looked for.
+            folder: folder of the fine-tuned model.
+            config: settings of that model.
+            coverage: coverage of intervals and sets; None: as in fine-tuning.
+            domain: whether to find the nearest training molecules.
 
         Raises:
-            ConfigError: a coverage is asked for that is none, or of a model that has no intervals.
-            CheckpointError: a file is damaged; one that is missing, since it was not passed on, is only noted.
+            ConfigError: the requested coverage is invalid, or was requested of a model without intervals.
+            CheckpointError: a file is damaged. A missing file, which the owner may not have shared, is only noted.
         """
         if coverage is not None:
             check_coverage(coverage)
@@ -151,14 +154,14 @@ class Believing:
         elif (folder / CALIBRATION_NAME).is_file():
             calibration = read_calibration(folder, config.outputs, rule)
         else:
-            notes.append(f"no intervals, since {folder} lacks {CALIBRATION_NAME}")
+            notes.append(f"no intervals, because {folder} lacks {CALIBRATION_NAME}")
         if coverage is not None and calibration is None:
             raise ConfigError(f"--coverage {coverage:g}: {notes[0] if notes else 'this model has no intervals'}")
         if domain and config.domain is not None:
             if (folder / DOMAIN_NAME).is_file():
                 known = read_known(folder, config.targets, config.domain)
             else:
-                notes.append(f"no nearest training molecules, since {folder} lacks {DOMAIN_NAME}")
+                notes.append(f"no nearest training molecules, because {folder} lacks {DOMAIN_NAME}")
         return Believing(
             config=config,
             coverage=coverage if coverage is not None else 0.0 if rule is None else rule.coverage,
@@ -168,7 +171,7 @@ class Believing:
         )._checked(is_asked=coverage is not None)
 
     def _checked(self, *, is_asked: bool) -> "Believing":
-        """Return the same with a note on targets without intervals, which is an error if a coverage was asked for."""
+        """Return the same with a note on targets without intervals; raise an error if a coverage was requested."""
         if self.calibration is None:
             return self
         nothing = np.empty((len(self.config.members), 0, len(self.config.outputs.names)))
@@ -179,11 +182,11 @@ class Believing:
         what, scarce = ("sets of classes", " of each class") if self.config.outputs.classes_each else ("intervals", "")
         needed = rows_needed(self.coverage)
         said = (
-            f"no {what} for {first_names(lacking)}: a coverage of {self.coverage:g} takes {needed:,} calibration "
-            f"rows{scarce}, and this model has {needed - max(missing_L):,}"
+            f"no {what} for {first_names(lacking)}: a coverage of {self.coverage:g} needs {needed:,} calibration "
+            f"rows{scarce}, but this model has {needed - max(missing_L):,}"
         )
         if is_asked:
-            raise ConfigError(f"--coverage: {said}; ask for less, or fine-tune with more rows")
+            raise ConfigError(f"--coverage: {said}; use a lower coverage, or fine-tune with more rows")
         return Believing(**{**vars(self), "notes": (*self.notes, said)})
 
     @property
@@ -195,9 +198,9 @@ class Believing:
         """Return intervals or sets, and neighbours.
 
         Args:
-            smiles: [R] canonical.
-            value_SRW: predictions of every model, as ``ConformalRows`` are in.
-            vector_RD: of the first model; None: not needed, or there is no row.
+            smiles: [R] canonical SMILES.
+            value_SRW: predictions of every model, in the same scale as the calibration rows.
+            vector_RD: vectors of the first model; None if they are not needed, or there are no rows.
         """
         near, rule = None, self.config.domain
         if self.known is not None and rule is not None and smiles:
@@ -216,7 +219,7 @@ class Believing:
 
 
 def spread_over_rows(value_R: npt.NDArray[Any], row_R: Int64, rows: int) -> npt.NDArray[Any]:
-    """Return the values of all M rows, [M] or [M, L]: NaN, None or False for those without a molecule."""
+    """Return values for all M rows, [M] or [M, L]: NaN, None or False for rows without a molecule."""
     absent = {"f": np.nan, "b": False}.get(value_R.dtype.kind)
     value_M = np.full((rows, *value_R.shape[1:]), absent, value_R.dtype)
     value_M[row_R] = value_R

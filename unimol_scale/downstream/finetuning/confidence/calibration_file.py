@@ -1,6 +1,6 @@
-"""The calibration rows of a fine-tuning: labels, and predictions by the models that had not seen them.
+"""The calibration rows of a fine-tuning: labels, and predictions by models that had not seen them.
 
-``calibration.parquet`` lies beside ``finetuned.json``, which has its hash and how it is used (``ConformalRule``).
+``calibration.parquet`` is stored beside ``finetuned.json``, which records its hash and its use (``ConformalRule``).
 
 Shapes: N calibration rows, R rows to be predicted, S models of all seeds and folds, L targets, W outputs (``Outputs``),
 C classes of a target, G groups of calibration rows that the same models had not seen.
@@ -34,12 +34,13 @@ class Calibration:
     """Calibration rows.
 
     Attributes:
-        row_N: int64, row of the data, from 1.
-        models: [G] places in ``FinetunedConfig.members`` of the models that had not seen the rows of a group.
-        group_N: int64, from 0.
-        labels_NL: NaN where missing, or where it is a bound, from which no residual can be known.
-        prediction_NW: means over these models, in the units of the targets, or probabilities (``Outputs``).
-        spread_NW: their standard deviation; NaN of one model.
+        row_N: row of the data, from 1, int64.
+        models: [G] indices in ``FinetunedConfig.members`` of the models that had not seen the rows of a group.
+        group_N: group of each row, from 0, int64.
+        labels_NL: labels; NaN if missing, or if the label is a bound, which has no residual.
+        prediction_NW: predictions averaged over these models, in the units of the targets, or probabilities
+            (``Outputs``).
+        spread_NW: standard deviation over these models; NaN for a single model.
     """
 
     row_N: Int64
@@ -50,7 +51,7 @@ class Calibration:
     spread_NW: Float64
 
     def take(self, chosen_N: "np.ndarray") -> "Calibration":
-        """Return some rows, by a mask or their places, as if all of them were of one group."""
+        """Return some rows, chosen by a mask or indices, as a single group."""
         return Calibration(
             row_N=self.row_N[chosen_N],
             models=((),),
@@ -63,14 +64,14 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConformalRows:
-    """Intervals of rows, or sets of their credible classes.
+    """Prediction intervals of rows, or prediction sets of classes.
 
     Attributes:
-        coverage: share of the labels that they are to hold.
-        missing_L: calibration rows that are lacking for that, target by target; where any is, there is no interval.
-        low_RL: in the units of the targets, NaN where there is no interval; None: these are sets.
-        high_RL: likewise.
-        in_set_RLC: bool, which classes of each target are credible; None: these are intervals.
+        coverage: fraction of the labels that they should contain.
+        missing_L: number of calibration rows missing for that, per target; if it is not 0, there is no interval.
+        low_RL: lower ends in the units of the targets, NaN where there is no interval; None for sets.
+        high_RL: upper ends, likewise.
+        in_set_RLC: which classes are in the set of each target, bool; None for intervals.
     """
 
     coverage: float
@@ -80,11 +81,11 @@ class ConformalRows:
     in_set_RLC: "np.ndarray | None" = None
 
     def class_words(self, target: int, names: Sequence[str]) -> list[str]:
-        """Return the set of each row as text, such as "{0, 1}"; "" where there is none.
+        """Return the set of each row as text, such as "{0, 1}"; "" if there is none.
 
         Args:
-            target: its place.
-            names: [C] of its classes.
+            target: index of the target.
+            names: [C] names of its classes.
         """
         assert self.in_set_RLC is not None, "sets"
         if self.missing_L[target]:
@@ -94,13 +95,13 @@ class ConformalRows:
 
 
 def calibrate_on_part(folder: Path, seeds: Sequence[SeedResult], outputs: Outputs, row_N: Int64) -> Calibration:
-    """Return calibration rows of a single split, which no model was trained on.
+    """Return calibration rows of a single split, on which no model was trained.
 
     Args:
-        folder: with the predictions of every seed.
-        seeds: all of them.
-        outputs: what they predict.
-        row_N: int64, ascending, from 0.
+        folder: folder with the predictions of every seed.
+        seeds: all seeds.
+        outputs: the outputs of the models.
+        row_N: numbers of the rows from 0, ascending, int64.
     """
     value_SNW = np.stack([read_predictions(folder, seed.seed, outputs.names)[row_N] for seed in seeds])
     table = pq.read_table(folder / f"predictions-seed-{seeds[0].seed}.parquet", columns=list(outputs.targets))
@@ -115,10 +116,10 @@ def calibrate_on_part(folder: Path, seeds: Sequence[SeedResult], outputs: Output
 
 
 def calibrate_out_of_fold(folder: Path, seeds: Sequence[SeedResult], outputs: Outputs) -> Calibration:
-    """Return all rows of a cross-validation, as predicted by the models of the folds in which they were tested.
+    """Return all rows of a cross-validation, predicted by the models of the folds in which they were tested.
 
-    Of several repeats and seeds the predictions of a row are averaged, as they are for a new molecule (Kim, Xu and
-    Barber 2020, arXiv 2002.09025).
+    The predictions of several repeats and seeds are averaged, as they are for a new molecule (Kim, Xu and Barber 2020,
+    arXiv 2002.09025).
     """
     found = read_out_of_fold(folder, outputs)
     place_of = {seed.seed: place for place, seed in enumerate(seeds)}
@@ -144,13 +145,13 @@ def calibrate_out_of_fold(folder: Path, seeds: Sequence[SeedResult], outputs: Ou
 
 
 def fold_of_rows(folder: Path, outputs: Outputs, fold: Fold) -> Int64:
-    """Return the rows that were tested in a fold, int64, ascending, from 0."""
+    """Return the numbers of the rows that were tested in a fold, from 0, ascending, int64."""
     found = read_out_of_fold(folder, outputs)
     return np.unique(found.row_T[(found.repeat_T == fold.repeat) & (found.fold_T == fold.fold)]) - 1
 
 
 def seed_spread(value_SRW: Float64) -> Float64:
-    """Return the sample standard deviation over models, [R, W]; NaN of one model."""
+    """Return the sample standard deviation over models, [R, W]; NaN for a single model."""
     if len(value_SRW) < 2:
         return np.full(value_SRW.shape[1:], np.nan)
     spread_RW: Float64 = value_SRW.std(axis=0, ddof=1)
@@ -164,14 +165,14 @@ def conformal_rows(
     coverage: float,
     floor_L: Sequence[float] = (),
 ) -> ConformalRows:
-    """Return intervals of a regression, or sets of the credible classes of each target.
+    """Return prediction intervals of a regression, or prediction sets of classes, for each target.
 
     Args:
-        calibration: rows.
+        calibration: the calibration rows.
         value_SRW: predictions of all models, in the order of ``FinetunedConfig.members``.
-        outputs: what they are.
-        coverage: share of the labels that are to be held.
-        floor_L: of normalised residuals (``ConformalRule``); empty: they are taken as they are.
+        outputs: the outputs of the models.
+        coverage: fraction of the labels that intervals or sets should contain.
+        floor_L: floor of normalised residuals (``ConformalRule``); empty: residuals are not normalised.
     """
     value_GRW = np.stack([value_SRW[list(models) or slice(None)].mean(0) for models in calibration.models])
     R, L, C = value_SRW.shape[1], len(outputs.targets), outputs.classes_each
@@ -201,27 +202,27 @@ def conformal_rows(
 
 
 def scarce_rows(label_N: Float64, num_classes: int) -> int:
-    """Return the calibration rows with a label; of classes, those of the rarest one.
+    """Return the number of calibration rows with a label; for classes, the number of rows of the rarest class.
 
     Args:
-        label_N: NaN where missing.
-        num_classes: C; 0 of a regression.
+        label_N: labels, NaN for missing ones.
+        num_classes: number of classes C; 0 for a regression.
     """
     known = label_N[~np.isnan(label_N)]
     return min((int((known == label).sum()) for label in range(num_classes)), default=len(known))
 
 
 def missing_rows(label_N: Float64, num_classes: int, coverage: float) -> int:
-    """Return how many calibration rows are lacking for a coverage; of classes, of the rarest one."""
+    """Return how many calibration rows are missing for a coverage; for classes, rows of the rarest class."""
     return max(0, rows_needed(coverage) - scarce_rows(label_N, num_classes))
 
 
 def write_calibration(folder: Path, outputs: Outputs, calibration: Calibration) -> str:
-    """Write ``calibration.parquet``; return its SHA-256.
+    """Write ``calibration.parquet``; return its SHA-256, hexadecimal.
 
-    Columns: ``row`` (int64, from 1), ``models`` (list of int64: places of the models that had not seen it, from 0), for
-    each target "label TARGET" (of classes their numbers), and for each name of the outputs "predicted NAME" and "spread
-    NAME". All of these are float64, null where there is none.
+    Columns: ``row`` (int64, from 1); ``models`` (list of int64: indices from 0 of the models that had not seen the
+    row); for each target "label TARGET" (class indices for classes); and for each output "predicted NAME" and "spread
+    NAME". The latter are float64, null for missing values.
     """
     models = [list(calibration.models[group]) for group in calibration.group_N.tolist()]
     columns = {"row": pa.array(calibration.row_N), "models": pa.array(models, pa.list_(pa.int64()))}
@@ -238,10 +239,10 @@ def write_calibration(folder: Path, outputs: Outputs, calibration: Calibration) 
 
 
 def read_calibration(folder: Path, outputs: Outputs, rule: ConformalRule) -> Calibration:
-    """Read what ``write_calibration`` wrote.
+    """Read the file that ``write_calibration`` wrote.
 
     Raises:
-        CheckpointError: the file differs from the one that ``finetuned.json`` names.
+        CheckpointError: the hash of the file differs from that in ``finetuned.json``.
     """
     path = folder / CALIBRATION_NAME
     check_kept(path, rule.sha256)
@@ -263,7 +264,7 @@ def check_kept(path: Path, sha256: str) -> None:
     """Check that a file of a fine-tuned model is unchanged.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: the file has changed.
     """
     if hash_file(path) != sha256:
         raise CheckpointError(f"{path} is damaged (its SHA-256 differs from {FINETUNED_NAME})")

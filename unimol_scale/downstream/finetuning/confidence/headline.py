@@ -1,4 +1,4 @@
-"""What the report of a fine-tuning leads with: how good, against what, how sure, where not to use it."""
+"""Writes the first lines of the report of a fine-tuning: how good, against what, how sure, where not to use it."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from unimol_scale.downstream.finetuning.cautions import first_names
 from unimol_scale.downstream.finetuning.results import HEADLINE_TARGETS, FinetuneResult
 from unimol_scale.downstream.uncertainty.confidence_results import ConformalCheck, DomainCheck, TargetCoverage
 
-_SURE = 0.05  # p value below which errors outside of the domain are said to be larger
+_SURE = 0.05  # p-value below which errors outside the domain are called significantly larger
 _ROWS = {
     "validation": "the validation rows, which also chose the epochs, so they may be slightly too narrow "
     "(`--calibration-fraction` reserves rows for calibration alone)",
@@ -18,10 +18,7 @@ _ROWS = {
 
 
 def headline(outcome: FinetuneResult) -> list[str]:
-    """Return the four lines in Markdown, or only the last two without test rows.
-
-    There are none for results that say nothing of their confidence.
-    """
+    """Return the four lines in Markdown; only the last two without test rows; none for results without confidence."""
     if outcome.confidence is None:
         return []
     judged = [f"- **How good:** {_how_good(outcome)}", f"- **Against what:** {_against_what(outcome)}"]
@@ -33,7 +30,7 @@ def headline(outcome: FinetuneResult) -> list[str]:
 
 
 def short_headline(outcome: FinetuneResult) -> list[str]:
-    """Return what a command prints of the last two lines; none for results that say nothing of it."""
+    """Return the last two lines in the short form that a command prints; none for results without confidence."""
     found = outcome.confidence
     if found is None:
         return []
@@ -67,7 +64,7 @@ def _how_good(outcome: FinetuneResult) -> str:
 
 
 def _against_what(outcome: FinetuneResult) -> str:
-    """Return which is better, the models or what needs no pretraining, and the scores of the latter."""
+    """Return whether the models or the baselines are better, and the scores of the baselines."""
     found, metric, mean = outcome.baselines, shown_metric(outcome.metric), outcome.outputs.trivial
     if found is None:
         there = [value for value in outcome.trivial if value is not None]
@@ -100,7 +97,7 @@ def _promise(outcome: FinetuneResult, check: ConformalCheck) -> str:
 
 
 def _coverages(outcome: FinetuneResult, check: ConformalCheck) -> str:
-    """Return what was found of the first targets, and of how many there is nothing, for want of calibration rows."""
+    """Return the measured coverage of the first targets, and the targets that have too few calibration rows."""
     lacking = [at for at, one in enumerate(check.targets) if one.missing]
     if len(lacking) < 2:
         lacking = []
@@ -114,7 +111,7 @@ def _coverages(outcome: FinetuneResult, check: ConformalCheck) -> str:
 
 
 def _too_few(outcome: FinetuneResult, check: ConformalCheck, lacking: list[int]) -> str:
-    """Return why several targets have no interval, or no set of classes."""
+    """Return why several targets have no intervals, or no sets of classes."""
     rows = sorted(check.targets[at].calibration_rows for at in lacking)
     least, most = f"{rows[0]:,}", counted(rows[-1], "calibration row")
     counts = most if rows[0] == rows[-1] else f"{least} to {most}"
@@ -125,7 +122,7 @@ def _too_few(outcome: FinetuneResult, check: ConformalCheck, lacking: list[int])
 
 
 def _coverage(outcome: FinetuneResult, check: ConformalCheck, target: int) -> str:
-    """Return what was found of one target."""
+    """Return the measured coverage of one target."""
     one = check.targets[target]
     name = "" if len(outcome.targets) == 1 else f"{outcome.targets[target]}: "
     if one.missing:
@@ -198,5 +195,5 @@ def _domain_errors(outcome: FinetuneResult, check: DomainCheck) -> str:
     errors = f"{what} outside {shown(check.outside_error)}, inside {shown(check.inside_error)}"
     if check.larger_p is None:
         return f"{rows} ({errors}; too few to compare)"
-    sure = "surely larger" if check.larger_p < _SURE else "not surely larger"
+    sure = "significantly larger" if check.larger_p < _SURE else "not significantly larger"
     return f"{rows} ({errors}: {sure}, p {check.larger_p:.2g})"

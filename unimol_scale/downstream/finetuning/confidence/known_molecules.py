@@ -1,6 +1,7 @@
-"""The training molecules of a fine-tuning, to which molecules that are predicted are compared.
+"""The training molecules of a fine-tuning, with which predicted molecules are compared.
 
-``domain.parquet`` lies beside ``finetuned.json``, which has its hash and the ends of the domain (``DomainRule``).
+``domain.parquet`` is stored beside ``finetuned.json``, which records its hash and where the domain ends
+(``DomainRule``).
 
 Shapes: M rows of the data, N training molecules, R rows, L targets, D channels.
 """
@@ -31,9 +32,9 @@ from unimol_scale.downstream.uncertainty.rules import DomainRule
 from unimol_scale.store.schema import Float64, Int64
 
 DOMAIN_NAME = "domain.parquet"
-MOST_WITH_VECTORS = 50_000  # training rows; of more, fingerprints alone are compared
+MOST_WITH_VECTORS = 50_000  # largest number of training rows with vectors; with more, only fingerprints are compared
 _LABEL, _VECTOR = "label ", "vector"
-_SHOWN_FROM = 10_000_000  # comparisons that take longer than some seconds
+_SHOWN_FROM = 10_000_000  # number of comparisons from which progress is shown, since they take more than some seconds
 
 Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
@@ -44,10 +45,11 @@ class KnownMolecules:
     """Distinct training molecules.
 
     Attributes:
-        smiles: [N] canonical.
-        labels_NL: mean over the rows of a molecule, NaN without any; of classes with names, NaN where its rows differ.
-        vector_ND: float16, of the first model, after the LayerNorm of its head, which gives all channels the same
-            scale; None: there are too many rows.
+        smiles: [N] canonical SMILES.
+        labels_NL: labels averaged over the rows of a molecule, NaN without labels; for named classes NaN if its rows
+            differ.
+        vector_ND: vectors of the first model, float16, after the LayerNorm of its head, which gives all channels the
+            same scale; None if there are too many rows.
     """
 
     smiles: tuple[str, ...]
@@ -69,8 +71,8 @@ class NearestMolecule:
     """The training molecule that is nearest to a row by fingerprint.
 
     Attributes:
-        smiles: canonical.
-        label_L: NaN where it has none.
+        smiles: canonical SMILES.
+        label_L: its labels, NaN for missing ones.
         similarity: Tanimoto similarity of ECFP4.
         in_domain: whether the row is in the domain.
     """
@@ -86,11 +88,12 @@ class Neighbours:
     """The nearest training molecule of each row, and whether the row is in the domain.
 
     Attributes:
-        smiles: [R] of the nearest by fingerprint; None where there is none.
-        label_RL: of that molecule, NaN where it has none.
-        similarity_R: Tanimoto similarity of ECFP4 to it; NaN where there is none.
-        vector_similarity_R: largest cosine of the model's vectors to any training molecule; None: vectors are not kept.
-        in_domain_R: bool.
+        smiles: [R] SMILES of the nearest molecule by fingerprint; None if there is none.
+        label_RL: labels of that molecule, NaN for missing ones.
+        similarity_R: Tanimoto similarity of ECFP4 to it; NaN if there is none.
+        vector_similarity_R: largest cosine similarity of the model's vectors to any training molecule; None if vectors
+            are not stored.
+        in_domain_R: whether the row is in the domain, bool.
     """
 
     smiles: tuple[str | None, ...]
@@ -100,7 +103,7 @@ class Neighbours:
     in_domain_R: npt.NDArray[np.bool_]
 
     def nearest(self, row: int) -> NearestMolecule | None:
-        """Return the nearest molecule of a row, numbered from 0; None where there is none."""
+        """Return the nearest molecule of a row (from 0); None if there is none."""
         smiles = self.smiles[row]
         if smiles is None:
             return None
@@ -122,11 +125,11 @@ def known_molecules(
     """Return the distinct molecules of some rows.
 
     Args:
-        smiles: [M] canonical.
-        outputs: what the labels are.
-        labels_ML: NaN where missing.
-        row_R: int64, the training rows.
-        vectors: returns float32 [R, D] of rows; None: there are no vectors.
+        smiles: [M] canonical SMILES.
+        outputs: the kind of the labels.
+        labels_ML: labels, NaN for missing ones.
+        row_R: numbers of the training rows, int64.
+        vectors: row numbers → vectors, float32 [R, D]; None: no vectors are stored.
     """
     rows_of: dict[str, list[int]] = {}
     for row in row_R.tolist():
@@ -139,9 +142,9 @@ def known_molecules(
 
 
 def write_known(folder: Path, targets: Sequence[str], known: KnownMolecules) -> DomainRule:
-    """Write ``domain.parquet``; return where the domain ends.
+    """Write ``domain.parquet``, and return where the domain ends.
 
-    Columns: ``smiles``, "label TARGET" for each target (float64), and ``vector`` (float16 [D]), if there are vectors.
+    Columns: ``smiles``, "label TARGET" for each target (float64), and ``vector`` (float16 [D]) if there are vectors.
     """
     columns: dict[str, pa.Array] = {"smiles": pa.array(known.smiles, pa.string())}
     columns |= {f"{_LABEL}{t}": pa.array(known.labels_NL[:, at], from_pandas=True) for at, t in enumerate(targets)}
@@ -168,10 +171,10 @@ def write_known(folder: Path, targets: Sequence[str], known: KnownMolecules) -> 
 
 
 def read_known(folder: Path, targets: Sequence[str], rule: DomainRule) -> KnownMolecules:
-    """Read what ``write_known`` wrote.
+    """Read the file that ``write_known`` wrote.
 
     Raises:
-        CheckpointError: the file differs from the one that ``finetuned.json`` names.
+        CheckpointError: the hash of the file differs from that in ``finetuned.json``.
     """
     path = folder / DOMAIN_NAME
     check_kept(path, rule.sha256)
@@ -196,9 +199,9 @@ def neighbours(
     Args:
         known: training molecules.
         rule: where the domain ends.
-        smiles: [R] canonical.
-        vector_RD: of the model; None: fingerprints alone are compared.
-        own_R: int64, place of a training molecule that a row is not compared with; None: all are compared.
+        smiles: [R] canonical SMILES.
+        vector_RD: vectors of the rows; None: only fingerprints are compared.
+        own_R: index of the training molecule with which a row is not compared, int64; None: all are compared.
     """
     is_long = len(smiles) * len(known.smiles) > _SHOWN_FROM
     every = track(known.smiles, len(known.smiles), "fingerprints of training molecules") if is_long else known.smiles
@@ -221,7 +224,7 @@ def neighbours(
 
 
 def _common_label(values_RL: Float64, is_named_L: npt.NDArray[np.bool_]) -> Float64:
-    """Return the mean of each target; NaN without a label, and where classes differ, for between names is nothing."""
+    """Return the mean label of each target; NaN without labels, or if named classes differ, which have no mean."""
     there_RL = ~np.isnan(values_RL)
     count_L = there_RL.sum(0)
     mean_L: Float64 = np.where(count_L > 0, np.where(there_RL, values_RL, 0.0).sum(0) / np.maximum(count_L, 1), np.nan)

@@ -1,4 +1,4 @@
-"""The test rows that were predicted worst. Shapes: N test rows, L targets, W outputs (``Outputs``)."""
+"""Finds the worst predicted test rows. Shapes: N test rows, L targets, W outputs (``Outputs``)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ MOST_SHOWN = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WorstPrediction:
-    """A test row, the target of it that was predicted worst, and the nearest training molecule.
+    """A test row, its worst predicted target, and the nearest training molecule.
 
     Attributes:
-        row: of the data, from 1.
-        smiles: canonical.
-        target: its place.
-        label: of the target.
-        prediction_W: all outputs of the models that had not seen the row.
-        spread: standard deviation of the target's prediction over models; NaN of one, or of classes.
-        near: the nearest training molecule by fingerprint; None: there is none, or nobody looked for it.
+        row: row of the data, from 1.
+        smiles: canonical SMILES.
+        target: index of the target.
+        label: label of the target.
+        prediction_W: all outputs, from models that had not seen the row.
+        spread: standard deviation of the target's prediction over models; NaN for a single model, or for classes.
+        near: the nearest training molecule by fingerprint; None if there is none, or it was not requested.
     """
 
     row: int
@@ -37,10 +37,10 @@ class WorstPrediction:
 
 
 def wrongness(outcome: FinetuneResult, test: Calibration) -> Float64:
-    """Return how wrong predictions are, so that targets can be compared, float64 [N, L]; NaN without a label.
+    """Return errors that are comparable between targets, float64 [N, L]; NaN without a label.
 
-    Of a regression the absolute error in standard deviations of the training labels; of classes one minus the
-    probability of the true one.
+    For a regression it is the absolute error in standard deviations of the training labels; for classes, one minus the
+    probability of the true class.
     """
     outputs, labels_NL = outcome.outputs, test.labels_NL
     wrong_NL: Float64
@@ -57,11 +57,11 @@ def wrongness(outcome: FinetuneResult, test: Calibration) -> Float64:
 
 
 def worst_places(wrong_NL: Float64, smiles: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the places (row, target) of the worst predictions, the worst first; each molecule occurs once.
+    """Return (row, target) of the worst predictions, the worst first; each molecule occurs once.
 
     Args:
-        wrong_NL: see ``wrongness``.
-        smiles: [N] of the rows.
+        wrong_NL: return value of ``wrongness``.
+        smiles: [N] SMILES of the rows.
     """
     found: dict[str, tuple[int, int]] = {}
     order = np.argsort(np.where(np.isnan(wrong_NL), -np.inf, wrong_NL), axis=None, kind="stable")[::-1]
@@ -80,14 +80,14 @@ def worst_predictions(
     places: Sequence[tuple[int, int]],
     near: Mapping[int, NearestMolecule],
 ) -> tuple[WorstPrediction, ...]:
-    """Return the rows at some places.
+    """Return the predictions at the given places.
 
     Args:
-        outcome: of the fine-tuning.
+        outcome: results of the fine-tuning.
         test: its test rows.
-        smiles: [N] of these rows.
-        places: of ``worst_places``.
-        near: row of the data, from 1 → the training molecule that is nearest to it.
+        smiles: [N] SMILES of these rows.
+        places: return value of ``worst_places``.
+        near: row of the data, from 1 → nearest training molecule.
     """
     return tuple(
         WorstPrediction(
